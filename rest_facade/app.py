@@ -1,0 +1,77 @@
+"""The Flask app: routes, errors, CORS, and how it reads paths."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import flask
+import flask_cors
+import grpc.aio
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
+
+from eliza.sessions.v1.errors import cut
+from rest_facade import bodies, clock, errors, routes
+from rest_facade.backend import Backend
+from rest_facade.bridge import TOO_LARGE
+from rest_facade.errors import ApiError
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+_PREFLIGHT_SECONDS = 24 * 60 * 60
+
+
+class _App(flask.Flask):
+    def wsgi_app(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        # A trailing slash changes nothing, and neither do several; Flask's own tolerance ends at one.
+        environ["PATH_INFO"] = environ["PATH_INFO"].rstrip("/") or "/"
+        return super().wsgi_app(environ, start_response)
+
+    def make_default_options_response(self) -> flask.Response:
+        response = super().make_default_options_response()
+        response.status_code = 204
+        del response.headers["Content-Type"]
+        return response
+
+
+def create_app(backend: Backend) -> flask.Flask:
+    """The WSGI app over a backend. It runs in the bridge: its views await their calls."""
+    app = _App("rest_facade", static_folder=None)
+    # No path is ever answered with a redirect.
+    app.url_map.merge_slashes = False
+    routes.add_routes(app, backend)
+    clock.add_routes(app, backend)
+    app.before_request(_refuse_large_body)
+    app.register_error_handler(ApiError, _tell)
+    app.register_error_handler(grpc.aio.AioRpcError, lambda error: _tell(errors.from_rpc(error)))
+    app.register_error_handler(HTTPException, lambda error: _tell(_from_http(error)))
+    app.register_error_handler(Exception, lambda error: _tell(errors.unforeseen(error)))
+    flask_cors.CORS(
+        app,
+        send_wildcard=True,
+        methods=["GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS"],
+        expose_headers=["Retry-After", "Allow"],
+        max_age=_PREFLIGHT_SECONDS,
+    )
+    return app
+
+
+def _tell(error: ApiError) -> flask.Response:
+    return bodies.respond(error.body, error.http_status, error.headers)
+
+
+def _refuse_large_body() -> None:
+    limit = flask.request.environ.get(TOO_LARGE)
+    if limit is not None:
+        raise ApiError("REQUEST_TOO_LARGE", f"The body is larger than {limit} bytes", maxBytes=limit)
+
+
+def _from_http(error: HTTPException) -> ApiError:
+    """Flask's own refusals in the words of the table."""
+    if isinstance(error, MethodNotAllowed):
+        allowed = sorted(error.valid_methods or ())
+        return ApiError("METHOD_NOT_ALLOWED", "The path does not have this method", method=flask.request.method, allowed=allowed)
+    if isinstance(error, NotFound):
+        return ApiError("PATH_NOT_FOUND", "There is no such path", path=cut(flask.request.path))
+    if error.code is not None and 400 <= error.code < 500:
+        return ApiError("INVALID_REQUEST", f"Invalid request: {error.name}", reason=error.name)
+    return errors.unforeseen(error)

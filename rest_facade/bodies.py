@@ -1,0 +1,67 @@
+"""JSON bodies: reading a request's, writing a response's."""
+
+import json
+from typing import Any, NoReturn
+
+import flask
+import orjson
+from werkzeug.http import parse_options_header
+
+from eliza.sessions.v1.errors import cut
+from rest_facade.errors import ApiError
+
+
+def read_object() -> dict[str, Any]:
+    """The JSON object in the present request's body; an empty body counts as `{}` and needs no content type.
+
+    Raises UNSUPPORTED_MEDIA_TYPE when the body is not JSON by its content type, INVALID_REQUEST when it is malformed or no object.
+    Strings may hold lone surrogates and numbers may be infinite: what they mean is for each field to say.
+    """
+    data = flask.request.get_data(cache=False)
+    if not data:
+        return {}
+    content_type = flask.request.content_type or ""
+    if not _is_json(content_type):
+        raise ApiError("UNSUPPORTED_MEDIA_TYPE", "The body must be application/json in UTF-8", contentType=cut(content_type))
+    body = _parse(data)
+    if not isinstance(body, dict):
+        raise _invalid("the body is not a JSON object")
+    return body
+
+
+def respond(body: object, status: int = 200, headers: dict[str, str] | None = None) -> flask.Response:
+    """A response with a JSON body."""
+    return flask.Response(orjson.dumps(body), status, headers, content_type="application/json")
+
+
+def _is_json(content_type: str) -> bool:
+    if content_type == "application/json":
+        return True
+    kind, parameters = parse_options_header(content_type)
+    kind = kind.lower()
+    json_kind = kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+    return json_kind and parameters.get("charset", "utf-8").lower() in ("utf-8", "utf8")
+
+
+def _parse(data: bytes) -> Any:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        pass
+    # orjson also refuses escaped lone surrogates and numbers like 1e400, which are well-formed JSON with a bad value in it.
+    try:
+        return json.loads(data.decode(), parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise _invalid("the body nests too deeply") from error
+    except UnicodeDecodeError as error:
+        raise _invalid("the body is not UTF-8") from error
+    except ValueError as error:
+        raise _invalid("the body is not well-formed JSON") from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _invalid(reason: str) -> ApiError:
+    return ApiError("INVALID_REQUEST", f"Invalid request: {reason}", reason=reason)

@@ -1,0 +1,134 @@
+"""The API's messages as the JSON bodies that the contract names. Written by hand, field by field: ten times cheaper than MessageToDict."""
+
+from collections.abc import Sequence
+from typing import Any, Final, TypeAlias
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from eliza.sessions.v1 import times, values
+from eliza.sessions.v1.message_pb2 import Message, SessionStatus
+from eliza.sessions.v1.session_pb2 import Session
+from eliza.sessions.v1.session_service_pb2 import GetServiceStatusResponse, SessionStats
+from eliza.sessions.v1.timeout_pb2 import TimeoutConfig
+
+Body: TypeAlias = dict[str, Any]
+
+_HEALTH: Final = {
+    GetServiceStatusResponse.HEALTH_HEALTHY: "healthy",
+    GetServiceStatusResponse.HEALTH_DEGRADED: "degraded",
+    GetServiceStatusResponse.HEALTH_UNHEALTHY: "unhealthy",
+}
+
+
+def created_session(session: Session) -> Body:
+    """CreateSessionResponse."""
+    return {
+        "sessionId": session.session_id,
+        "channelId": session.channel_id,
+        "agentId": session.agent_id,
+        "userId": session.user_id,
+        "createdAt": iso(session.created_at),
+        "metadata": values.plain(session.metadata),
+        "expiresAt": iso(session.expires_at),
+        "timeoutConfig": _timeout_config(session.timeout_config),
+    }
+
+
+def session_info(session: Session) -> Body:
+    """SessionInfo: CreateSessionResponse and the live status."""
+    body = created_session(session)
+    body["lastActivity"] = iso(session.last_activity)
+    body["renewalCount"] = session.renewal_count
+    body["timeRemaining"] = session.time_remaining_ms
+    body["isNearExpiration"] = session.is_near_expiration
+    return body
+
+
+def session_list(sessions: Sequence[Session], total: int, stats: SessionStats, next_page_token: str) -> Body:
+    """SessionList; `nextPageToken` only when there is more."""
+    body: Body = {
+        "sessions": [session_info(session) for session in sessions],
+        "total": total,
+        "stats": {
+            "totalSessions": stats.total_sessions,
+            "activeSessions": stats.active_sessions,
+            "expiredSessions": stats.expired_sessions,
+        },
+    }
+    if next_page_token:
+        body["nextPageToken"] = next_page_token
+    return body
+
+
+def sent_message(message: Message, status: SessionStatus) -> Body:
+    """MessageResponse. It must never have a key `success`: a published client drops the body of any response that has one."""
+    body: Body = {
+        "id": message.message_id,
+        "content": message.content,
+        "authorId": message.author_id,
+        "createdAt": iso(message.created_at),
+        "metadata": values.plain(message.metadata),
+        "sessionStatus": {
+            "expiresAt": iso(status.expires_at),
+            "renewalCount": status.renewal_count,
+            "wasRenewed": status.was_renewed,
+            "isNearExpiration": status.is_near_expiration,
+        },
+    }
+    if message.HasField("attachments"):
+        body["attachments"] = values.plain_list(message.attachments)
+    return body
+
+
+def page_message(message: Message) -> Body:
+    """A message of a MessagesPage; `metadata` has the agent's `thought` and `actions` when it gave them."""
+    metadata = values.plain(message.metadata)
+    if message.HasField("thought"):
+        metadata["thought"] = message.thought
+    if message.actions:
+        metadata["actions"] = list(message.actions)
+    body: Body = {
+        "id": message.message_id,
+        "content": message.content,
+        "authorId": message.author_id,
+        "isAgent": message.is_agent,
+        "createdAt": iso(message.created_at),
+        "metadata": metadata,
+    }
+    if message.HasField("attachments"):
+        body["attachments"] = values.plain_list(message.attachments)
+    return body
+
+
+def messages_page(messages: Sequence[Message], has_more: bool) -> Body:
+    """MessagesPage, of messages newest first; `cursors` in milliseconds, only when there is a message."""
+    body: Body = {"messages": [page_message(message) for message in messages], "hasMore": has_more}
+    if messages:
+        body["cursors"] = {"before": values.ms_floor(messages[-1].created_at), "after": values.ms_floor(messages[0].created_at)}
+    return body
+
+
+def health(status: GetServiceStatusResponse) -> Body:
+    """Health; `uptime` in seconds."""
+    return {
+        "status": _HEALTH[status.health],
+        "activeSessions": status.active_sessions,
+        "timestamp": iso(status.timestamp),
+        "expiringSoon": status.expiring_soon,
+        "invalidSessions": status.invalid_sessions,
+        "uptime": values.number(status.uptime_seconds),
+    }
+
+
+def iso(when: Timestamp) -> str:
+    """An instant as the contract writes it: `2026-01-31T09:05:00.000Z`."""
+    return times.iso(values.ms_floor(when))
+
+
+def _timeout_config(config: TimeoutConfig) -> Body:
+    return {
+        "timeoutMinutes": values.number(config.timeout_minutes),
+        "autoRenew": config.auto_renew,
+        "maxDurationMinutes": values.number(config.max_duration_minutes),
+        "warningThresholdMinutes": values.number(config.warning_threshold_minutes),
+    }

@@ -1,0 +1,98 @@
+"""Errors as REST tells them: the exception that carries one, and what becomes of an RPC's error."""
+
+import math
+import uuid
+from collections.abc import Mapping
+from typing import Any, Final
+
+import grpc.aio
+import structlog
+
+from eliza.sessions.v1 import errors_pb2, values
+from eliza.sessions.v1.errors import TABLE, error_info
+
+METADATA_MAX_BYTES: Final = 10_240
+"""The greatest size of metadata as compact JSON, in bytes. The server checks it; an error of the facade's own has to name it too."""
+
+_RETRY_AFTER_SECONDS = 1
+
+_log = structlog.get_logger(__name__)
+
+_WITHOUT_INFO: Final[Mapping[grpc.StatusCode, tuple[str, str, Mapping[str, Any]]]] = {
+    grpc.StatusCode.UNAVAILABLE: ("UNAVAILABLE", "The session service is out of reach", {"retryAfterSeconds": _RETRY_AFTER_SECONDS}),
+    grpc.StatusCode.RESOURCE_EXHAUSTED: (
+        "RESOURCE_EXHAUSTED",
+        "The session service has more to do than it can",
+        {"retryAfterSeconds": _RETRY_AFTER_SECONDS},
+    ),
+    grpc.StatusCode.DEADLINE_EXCEEDED: ("DEADLINE_EXCEEDED", "The session service did not answer in time", {}),
+}
+
+
+class ApiError(Exception):
+    """An error of the table of errors, as the client is told it."""
+
+    def __init__(self, reason: str, message: str, /, **details: Any) -> None:
+        """`reason` names a row of the table; `details` are spelt and typed as in the JSON body."""
+        super().__init__(message)
+        self.message = message
+        self.row = TABLE[reason]
+        self.details = details
+
+    @property
+    def http_status(self) -> int:
+        """The HTTP status of the answer."""
+        return self.row.http_status
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The body of the answer: `{"error", "details", "code"}`."""
+        return {"error": self.message, "details": self.details, "code": self.row.reason}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the answer's headers have to say: `Retry-After` with 429 and 503, in whole seconds, and `Allow` with 405."""
+        if self.http_status in (429, 503):
+            return {"Retry-After": str(math.ceil(self.details.get("retryAfterSeconds", _RETRY_AFTER_SECONDS)))}
+        if self.http_status == 405:
+            return {"Allow": ", ".join(self.details["allowed"])}
+        return {}
+
+
+def from_rpc(error: grpc.aio.AioRpcError) -> ApiError:
+    """What the client is told about a failed call: the server's own error if it gave one, else the status that fits."""
+    info = error_info(error)
+    if info is not None and info.reason in TABLE:
+        kinds = TABLE[info.reason].details
+        details = {name: _typed(kinds.get(name, errors_pb2.DETAIL_KIND_UNSPECIFIED), text) for name, text in info.metadata.items()}
+        return ApiError(info.reason, error.details() or info.reason, **details)
+    if error.code() in _WITHOUT_INFO:
+        reason, message, defaults = _WITHOUT_INFO[error.code()]
+        return ApiError(reason, message, **defaults)
+    return unforeseen(error)
+
+
+def unforeseen(error: BaseException) -> ApiError:
+    """An error that nobody foresaw: the log gets its cause and an id, the client the id alone."""
+    error_id = str(uuid.uuid4())
+    _log.error("unforeseen error", error_id=error_id, exc_info=error)
+    return ApiError("INTERNAL", "Internal error", errorId=error_id)
+
+
+def _typed(kind: int, text: str) -> Any:
+    """A detail of an ErrorInfo in its JSON type."""
+    match kind:
+        case errors_pb2.DETAIL_KIND_NUMBER:
+            return values.number(float(text))
+        case errors_pb2.DETAIL_KIND_FIELD:
+            return _camel(text)
+        case errors_pb2.DETAIL_KIND_FIELD_LIST:
+            return [_camel(name) for name in text.split(",")]
+        case _:
+            return text
+
+
+def _camel(path: str) -> str:
+    """The REST spelling of a field or a path of fields: `timeout_config.auto_renew` becomes `timeoutConfig.autoRenew`."""
+    head, *rest = path.split("_")
+    return head + "".join(word[:1].upper() + word[1:] for word in rest)

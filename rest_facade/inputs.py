@@ -1,0 +1,266 @@
+"""What a client sent, as the requests of the API. The server checks values; here is only what a proto cannot express: JSON types and text.
+
+Whatever is raised is an ApiError that tells the client about the field.
+"""
+
+import datetime as dt
+import json
+import math
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Final, TypeAlias
+
+import orjson
+from google.protobuf.struct_pb2 import ListValue, Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from eliza.sessions.v1 import times, values
+from eliza.sessions.v1.errors import cut
+from eliza.sessions.v1.message_service_pb2 import ListMessagesRequest, SendMessageRequest
+from eliza.sessions.v1.session_service_pb2 import CreateSessionRequest, ListSessionsRequest, UpdateTimeoutRequest
+from eliza.sessions.v1.timeout_pb2 import TimeoutConfig
+from rest_facade.errors import METADATA_MAX_BYTES, ApiError
+
+Body: TypeAlias = Mapping[str, Any]
+Query: TypeAlias = Mapping[str, str]
+
+SESSIONS_BOUND: Final = 1000
+"""The greatest number of sessions that one answer lists, also when the client gives no limit."""
+
+_MESSAGES_DEFAULT = 50
+_MESSAGES_BOUND = 100
+
+_DECIMAL = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)\s*", re.ASCII)
+_NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?\s*", re.ASCII | re.IGNORECASE)
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+# What a Timestamp can hold: the years 1 to 9999.
+_EARLIEST_MS = -62_135_596_800_000
+_LATEST_MS = 253_402_300_799_999
+
+
+def create_session(body: Body) -> CreateSessionRequest:
+    """The body of POST /sessions. Raises MISSING_FIELDS, INVALID_UUID, INVALID_METADATA, INVALID_TIMEOUT_CONFIG, in this order."""
+    try:
+        return CreateSessionRequest(
+            agent_id=_id(body, "agentId"),
+            user_id=_id(body, "userId"),
+            metadata=_metadata(body),
+            timeout_config=_nested_timeout(body),
+        )
+    except ApiError:
+        # The server, which would have told about missing and malformed ids first, will not see this request.
+        missing = [name for name in ("agentId", "userId") if body.get(name) in (None, "")]
+        if missing:
+            raise ApiError("MISSING_FIELDS", f"Missing required fields: {', '.join(missing)}", missingFields=missing) from None
+        for name in ("agentId", "userId"):
+            if not _UUID.fullmatch(_id(body, name)):
+                raise _invalid_uuid(name, body[name]) from None
+        raise
+
+
+def send_message(body: Body, session_id: str) -> SendMessageRequest:
+    """The body of POST /sessions/{sessionId}/messages. Raises INVALID_CONTENT and INVALID_METADATA."""
+    content = body.get("content")
+    if not isinstance(content, str):
+        raise _invalid_content("content must be a string of 1 to 4000 characters")
+    if not _is_text(content):
+        raise _invalid_content("content holds a lone surrogate, which is not text")
+    attachments = _attachments(body)
+    _check_transport(body)
+    return SendMessageRequest(session_id=session_id, content=content, metadata=_metadata(body), attachments=attachments)
+
+
+def update_timeout(body: Body, session_id: str) -> UpdateTimeoutRequest:
+    """The body of PATCH /sessions/{sessionId}/timeout. Raises INVALID_TIMEOUT_CONFIG."""
+    return UpdateTimeoutRequest(session_id=session_id, timeout_config=_timeout(body))
+
+
+def list_messages(query: Query, session_id: str) -> ListMessagesRequest:
+    """The query of GET /sessions/{sessionId}/messages. Raises INVALID_PAGINATION for a cursor that is no instant."""
+    return ListMessagesRequest(
+        session_id=session_id,
+        page_size=_clamped(_number(query.get("limit", ""), _MESSAGES_DEFAULT), _MESSAGES_BOUND),
+        before=_instant(query, "before"),
+        after=_instant(query, "after"),
+    )
+
+
+def list_sessions(query: Query) -> ListSessionsRequest:
+    """The query of GET /sessions. Raises INVALID_PAGINATION for a limit that is no number."""
+    text = query.get("limit", "")
+    limit = _number(text, math.nan) if text else SESSIONS_BOUND
+    if math.isnan(limit):
+        raise _invalid_pagination("limit", text, "limit must be a number")
+    return ListSessionsRequest(
+        page_size=_clamped(limit, SESSIONS_BOUND),
+        page_token=query.get("pageToken", ""),
+        agent_id=query.get("agentId", ""),
+        user_id=query.get("userId", ""),
+    )
+
+
+def shown(value: object) -> str:
+    """A JSON value as an error repeats it: text as it is, anything else as JSON, cut."""
+    if isinstance(value, str):
+        return cut(value)
+    try:
+        return cut(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    except RecursionError:
+        return "…"
+
+
+def _id(body: Body, name: str) -> str:
+    value = body.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str) or not _is_text(value):
+        raise _invalid_uuid(name, value)
+    return value
+
+
+def _metadata(body: Body) -> Struct | None:
+    metadata = body.get("metadata")
+    if metadata is None:
+        return None
+    if not isinstance(metadata, dict):
+        raise _invalid_metadata("metadata must be an object")
+    if _is_far_too_large(metadata):
+        raise _invalid_metadata(f"metadata is larger than {METADATA_MAX_BYTES} bytes as compact JSON")
+    try:
+        return values.struct(metadata)
+    except ValueError as error:
+        raise _invalid_metadata(f"metadata {error}") from error
+
+
+def _is_far_too_large(metadata: Body) -> bool:
+    """Whether the server is sure to refuse it for its size: a body full of metadata would keep the loop busy for a second to convert.
+
+    Twice the limit, because the server writes 1.0 as 1.
+    """
+    try:
+        return len(orjson.dumps(metadata)) > 2 * METADATA_MAX_BYTES
+    except orjson.JSONEncodeError:
+        return False
+
+
+def _attachments(body: Body) -> ListValue | None:
+    attachments = body.get("attachments")
+    if attachments is None:
+        return None
+    if not isinstance(attachments, list):
+        raise _invalid_content("attachments must be an array")
+    try:
+        return values.list_value(attachments)
+    except ValueError as error:
+        raise _invalid_content(f"attachments {error}") from error
+
+
+def _check_transport(body: Body) -> None:
+    """Which way the agent's reply goes: by `transport`, or by the older `mode`; so far only as an event and in the history."""
+    name = "mode" if body.get("transport") is None else "transport"
+    if body.get(name) not in (None, "websocket"):
+        raise _invalid_content(f"{name} must be websocket")
+
+
+def _nested_timeout(body: Body) -> TimeoutConfig | None:
+    settings = body.get("timeoutConfig")
+    if settings is None:
+        return None
+    if not isinstance(settings, dict):
+        raise _invalid_timeout("timeoutConfig", settings, "timeoutConfig must be an object")
+    return _timeout(settings)
+
+
+def _timeout(settings: Body) -> TimeoutConfig:
+    auto_renew = settings.get("autoRenew")
+    if not isinstance(auto_renew, bool | None):
+        raise _invalid_timeout("autoRenew", auto_renew, "autoRenew must be a boolean")
+    return TimeoutConfig(
+        timeout_minutes=_minutes(settings, "timeoutMinutes"),
+        auto_renew=auto_renew,
+        max_duration_minutes=_minutes(settings, "maxDurationMinutes"),
+        warning_threshold_minutes=_minutes(settings, "warningThresholdMinutes"),
+    )
+
+
+def _minutes(settings: Body, name: str) -> float | None:
+    value = settings.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not (isinstance(value, int | float) or (isinstance(value, str) and _DECIMAL.fullmatch(value))):
+        raise _invalid_timeout(name, value, f"{name} must be a number")
+    try:
+        return float(value)
+    except OverflowError:
+        # Only an int overflows: a float and a string become infinite by themselves.
+        return math.inf if int(value) > 0 else -math.inf
+
+
+def _number(text: str, otherwise: float) -> float:
+    return float(text) if _NUMBER.fullmatch(text) else otherwise
+
+
+def _clamped(limit: float, bound: int) -> int:
+    return int(min(max(limit, 1), bound))
+
+
+def _instant(query: Query, parameter: str) -> Timestamp | None:
+    """A cursor: milliseconds since the epoch or ISO 8601; empty counts as absent.
+
+    What is finer than a millisecond is rounded up for `before` and down for `after`: so the cursor excludes what it says and no more.
+    """
+    text = query.get(parameter, "").strip()
+    if not text:
+        return None
+    if _DECIMAL.fullmatch(text):
+        instant = Decimal(text)
+    else:
+        try:
+            instant = _decimal_ms(text)
+        except ValueError as error:
+            reason = f"{parameter} must be milliseconds since the epoch or ISO 8601"
+            raise _invalid_pagination(parameter, text, reason) from error
+    if not _EARLIEST_MS <= instant <= _LATEST_MS:
+        raise _invalid_pagination(parameter, text, f"{parameter} is out of range")
+    return values.timestamp(math.ceil(instant) if parameter == "before" else math.floor(instant))
+
+
+def _decimal_ms(text: str) -> Decimal:
+    """ISO 8601 as milliseconds and the fraction of one. Raises ValueError."""
+    try:
+        ms = times.ms_from_iso(text)
+    except ValueError:
+        # The + of an offset means a space where it stands unescaped in a query.
+        text = "+".join(text.rsplit(" ", 1))
+        ms = times.ms_from_iso(text)
+    return ms + Decimal(dt.datetime.fromisoformat(text).microsecond % 1000) / 1000
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _invalid_uuid(field: str, value: object) -> ApiError:
+    return ApiError("INVALID_UUID", f"{field} is not a UUID", field=field, value=shown(value))
+
+
+def _invalid_content(reason: str) -> ApiError:
+    return ApiError("INVALID_CONTENT", f"Invalid content: {reason}", reason=reason)
+
+
+def _invalid_metadata(reason: str) -> ApiError:
+    return ApiError("INVALID_METADATA", f"Invalid metadata: {reason}", reason=reason, maxBytes=METADATA_MAX_BYTES)
+
+
+def _invalid_timeout(field: str, value: object, reason: str) -> ApiError:
+    return ApiError("INVALID_TIMEOUT_CONFIG", f"Invalid timeout configuration: {reason}", field=field, value=shown(value), reason=reason)
+
+
+def _invalid_pagination(parameter: str, value: str, reason: str) -> ApiError:
+    return ApiError("INVALID_PAGINATION", f"Invalid pagination: {reason}", parameter=parameter, value=cut(value), reason=reason)

@@ -1,0 +1,67 @@
+"""The facade as a running program."""
+
+import contextlib
+import signal
+import socket
+from collections.abc import Callable, Generator
+from typing import Final
+
+import uvicorn
+
+from rest_facade.app import create_app
+from rest_facade.backend import Backend
+from rest_facade.bridge import Bridge
+from rest_facade.protocol import HttpProtocol
+
+MAX_BODY_BYTES: Final = 2 * 1024 * 1024
+"""The greatest size of a request's body, as the contract has it."""
+
+
+async def serve(
+    server: str,
+    listener: socket.socket,
+    on_ready: Callable[[], None],
+    *,
+    grace_seconds: int,
+    deadline_seconds: float = 30,
+    max_body_bytes: int = MAX_BODY_BYTES,
+) -> None:
+    """Serves REST on a bound socket until SIGTERM or SIGINT, then lets the requests under way finish and returns.
+
+    `server` is the gRPC server's HOST:PORT; it need not be there yet. `on_ready` is called once connections are accepted. A call to
+    the server may take `deadline_seconds`, the requests under way at the signal `grace_seconds`: then they are cancelled.
+    """
+    backend = Backend(server, deadline_seconds)
+    config = uvicorn.Config(
+        Bridge(create_app(backend), backend, max_body_bytes),
+        interface="asgi3",
+        http=HttpProtocol,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=grace_seconds,
+    )
+    await _Server(config, on_ready).serve([listener])
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        # uvicorn's own raises the signal again after the orderly stop, which would end the process before its caller has stopped the rest.
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

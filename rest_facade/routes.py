@@ -1,0 +1,136 @@
+"""The endpoints under /api/messaging/sessions: each reads its request, makes its call, and writes the answer."""
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import flask
+import grpc.aio
+from werkzeug.routing import BaseConverter
+
+from eliza.sessions.v1.message_pb2 import Message
+from eliza.sessions.v1.session_pb2 import Session
+from eliza.sessions.v1.session_service_pb2 import (
+    DeleteSessionRequest,
+    GetServiceStatusRequest,
+    GetServiceStatusResponse,
+    GetSessionRequest,
+    RenewSessionRequest,
+    SendHeartbeatRequest,
+)
+from rest_facade import bodies, codec, errors, inputs
+from rest_facade.backend import Backend
+from rest_facade.errors import ApiError
+
+BASE: Final = "/api/messaging/sessions"
+"""The path of the collection of sessions."""
+
+_Input = TypeVar("_Input")
+_Request = TypeVar("_Request")
+
+
+class _SessionId(BaseConverter):
+    """Any one segment of a path but `health`, which is matched before it, whatever the method."""
+
+    regex = r"(?!health(?:/|$))[^/]+"
+
+
+def add_routes(app: flask.Flask, backend: Backend) -> None:
+    """Gives the app the endpoints of the contract."""
+    views = _Views(backend)
+    session = f"{BASE}/<session:session_id>"
+    app.url_map.converters["session"] = _SessionId
+    app.add_url_rule(BASE, view_func=views.create_session, methods=["POST"])
+    app.add_url_rule(BASE, view_func=views.list_sessions, methods=["GET"])
+    app.add_url_rule(f"{BASE}/health", view_func=views.get_health, methods=["GET"])
+    app.add_url_rule(session, view_func=views.get_session, methods=["GET"])
+    app.add_url_rule(session, view_func=views.delete_session, methods=["DELETE"])
+    app.add_url_rule(f"{session}/messages", view_func=views.send_message, methods=["POST"])
+    app.add_url_rule(f"{session}/messages", view_func=views.list_messages, methods=["GET"])
+    app.add_url_rule(f"{session}/renew", view_func=views.renew_session, methods=["POST"])
+    app.add_url_rule(f"{session}/timeout", view_func=views.update_timeout, methods=["PATCH"])
+    app.add_url_rule(f"{session}/heartbeat", view_func=views.send_heartbeat, methods=["POST"])
+
+
+class _Views:
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def create_session(self) -> flask.Response:
+        request = inputs.create_session(bodies.read_object())
+        answer = self._backend.call(self._backend.sessions.CreateSession, request)
+        return bodies.respond(codec.created_session(answer.session), 201)
+
+    def list_sessions(self) -> flask.Response:
+        request = inputs.list_sessions(flask.request.args)
+        wanted = request.page_size
+        sessions: list[Session] = []
+        while True:
+            page = self._backend.call(self._backend.sessions.ListSessions, request)
+            sessions += page.sessions
+            if not page.next_page_token or len(sessions) >= wanted:
+                return bodies.respond(codec.session_list(sessions, page.total_size, page.stats, page.next_page_token))
+            request.page_size = wanted - len(sessions)
+            request.page_token = page.next_page_token
+
+    def get_health(self) -> flask.Response:
+        try:
+            status = self._backend.call(self._backend.sessions.GetServiceStatus, GetServiceStatusRequest())
+        except grpc.aio.AioRpcError as error:
+            fault = errors.from_rpc(error)
+            if fault.http_status != 503:
+                fault = ApiError("UNAVAILABLE", fault.message, retryAfterSeconds=1)
+            return bodies.respond({"status": "unhealthy", **fault.body}, fault.http_status, fault.headers)
+        if status.health == GetServiceStatusResponse.HEALTH_UNHEALTHY:
+            fault = ApiError("UNAVAILABLE", "The store cannot write", retryAfterSeconds=1)
+            return bodies.respond({**codec.health(status), **fault.body}, fault.http_status, fault.headers)
+        return bodies.respond(codec.health(status))
+
+    def get_session(self, session_id: str) -> flask.Response:
+        answer = self._backend.call(self._backend.sessions.GetSession, GetSessionRequest(session_id=session_id))
+        return bodies.respond(codec.session_info(answer.session))
+
+    def delete_session(self, session_id: str) -> flask.Response:
+        self._backend.call(self._backend.sessions.DeleteSession, DeleteSessionRequest(session_id=session_id))
+        return bodies.respond({"success": True, "message": f"Session {session_id.lower()} deleted successfully"})
+
+    def send_message(self, session_id: str) -> flask.Response:
+        request = self._judge(inputs.send_message, bodies.read_object(), session_id)
+        answer = self._backend.call(self._backend.messages.SendMessage, request)
+        return bodies.respond(codec.sent_message(answer.message, answer.session_status), 201)
+
+    def list_messages(self, session_id: str) -> flask.Response:
+        request = self._judge(inputs.list_messages, flask.request.args, session_id)
+        forward = request.HasField("after") and not request.HasField("before")
+        wanted = request.page_size
+        messages: list[Message] = []
+        while True:
+            # A page of large messages is shorter than asked; the contract's is not.
+            page = self._backend.call(self._backend.messages.ListMessages, request)
+            messages = [*page.messages, *messages] if forward else [*messages, *page.messages]
+            if not page.has_more or len(messages) >= wanted:
+                return bodies.respond(codec.messages_page(messages, page.has_more))
+            request.page_size = wanted - len(messages)
+            request.page_token = page.next_page_token
+
+    def renew_session(self, session_id: str) -> flask.Response:
+        bodies.read_object()
+        answer = self._backend.call(self._backend.sessions.RenewSession, RenewSessionRequest(session_id=session_id))
+        return bodies.respond(codec.session_info(answer.session))
+
+    def update_timeout(self, session_id: str) -> flask.Response:
+        request = self._judge(inputs.update_timeout, bodies.read_object(), session_id)
+        answer = self._backend.call(self._backend.sessions.UpdateTimeout, request)
+        return bodies.respond(codec.session_info(answer.session))
+
+    def send_heartbeat(self, session_id: str) -> flask.Response:
+        bodies.read_object()
+        answer = self._backend.call(self._backend.sessions.SendHeartbeat, SendHeartbeatRequest(session_id=session_id))
+        return bodies.respond(codec.session_info(answer.session))
+
+    def _judge(self, reader: Callable[[_Input, str], _Request], given: _Input, session_id: str) -> _Request:
+        """What the reader makes of what was given. Before it is called bad (400), the session must exist (404) and be live (410)."""
+        try:
+            return reader(given, session_id)
+        except ApiError:
+            self._backend.call(self._backend.sessions.GetSession, GetSessionRequest(session_id=session_id))
+            raise

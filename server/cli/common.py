@@ -1,0 +1,54 @@
+"""What several commands need: settings with readable failures, and sockets."""
+
+import asyncio
+import errno
+import socket
+import time
+from typing import Any, Final
+
+import click
+
+from server import logs
+from server.settings import Settings, SettingsError, load_settings, split_address
+
+TAKEN_ADDRESS_SECONDS: Final = 3.0
+RETRY_SECONDS: Final = 0.05
+
+
+def settings_or_exit(**overrides: Any) -> Settings:
+    """The settings, with logging set up by them. Ends the command with the lines of what is wrong."""
+    try:
+        settings = load_settings(**overrides)
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
+    logs.configure(settings.log_level, settings.log_format)
+    return settings
+
+
+async def listen(name: str, address: str) -> socket.socket:
+    """A socket that listens on HOST:PORT. Ends the command when the address cannot be had; `name` is the setting's.
+
+    The workers of a service that was killed let go of their socket a moment after it, so a taken address is tried for a while.
+    """
+    host, port = split_address(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    last_try = time.monotonic() + TAKEN_ADDRESS_SECONDS
+    while True:
+        try:
+            return socket.create_server((host, port), family=family, backlog=2048)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > last_try:
+                raise click.ClickException(f"{name} {address} cannot be listened on: {error.strerror}") from error
+        await asyncio.sleep(RETRY_SECONDS)
+
+
+def with_port(address: str, port: int) -> str:
+    """The address with its port replaced."""
+    return f"{address.rpartition(':')[0] or '0.0.0.0'}:{port}"
+
+
+def reachable(address: str) -> str:
+    """The address as a client on this machine can use it: loopback where the server listens on all addresses."""
+    host, port = split_address(address)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

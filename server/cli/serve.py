@@ -1,0 +1,64 @@
+"""`eliza-sessions serve`: the gRPC server and the REST facade."""
+
+import asyncio
+import contextlib
+import socket
+import sys
+from typing import Final
+
+import click
+import uvloop
+
+from server.agents.registry import AgentsFileError
+from server.cli.common import listen, reachable, settings_or_exit, with_port
+from server.cli.rest import stop_signal
+from server.cli.workers import Workers
+from server.domain.agents import ECHO_ID
+from server.service import AddressError, Service
+from server.settings import Settings
+from server.store.base import StoreOpenError
+
+_TRY: Final = """\
+Try it:
+  curl -X POST http://{rest}/api/messaging/sessions -H 'Content-Type: application/json' \\
+    -d '{{"agentId": "{agent}", "userId": "11111111-1111-4111-8111-111111111111"}}'
+"""
+
+
+@click.command()
+@click.option("--database-url", metavar="URL", help="Where the store is.  [DATABASE_URL, sqlite:///eliza-sessions.db]")
+@click.option("--grpc-address", metavar="HOST:PORT", help="Where gRPC listens; port 0 picks a free one.  [GRPC_ADDRESS, 127.0.0.1:50051]")
+@click.option("--rest-address", metavar="HOST:PORT", help="Where REST listens; port 0 picks a free one.  [REST_ADDRESS, 127.0.0.1:3000]")
+@click.option("--no-rest", is_flag=True, help="Run the gRPC server alone.")
+@click.option("--rest-workers", type=int, help="How many processes of the REST facade.  [REST_WORKERS, 1]")
+@click.option("--agents-file", metavar="FILE", help="A TOML file of agents to register.  [AGENTS_FILE]")
+def serve(no_rest: bool, **overrides: str | int | None) -> None:
+    """Run the gRPC server and the REST facade.
+
+    Prints one line, `ready grpc=HOST:PORT rest=HOST:PORT`, once both accept calls; logs go to standard error. SIGTERM and SIGINT stop
+    both: what is in flight is finished, then the store is closed.
+    """
+    settings = settings_or_exit(**overrides)
+    try:
+        uvloop.run(_serve(settings, with_rest=not no_rest))
+    except (StoreOpenError, AgentsFileError, AddressError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+async def _serve(settings: Settings, *, with_rest: bool) -> None:
+    stopped = asyncio.create_task(stop_signal())
+    async with contextlib.AsyncExitStack() as stack:
+        service = await Service.start(settings)
+        stack.push_async_callback(service.stop)
+        grpc_address = with_port(settings.grpc_address, service.port)
+        ready = f"ready grpc={grpc_address}"
+        rest_address = ""
+        if with_rest:
+            listener: socket.socket = stack.enter_context(await listen("REST_ADDRESS", settings.rest_address))
+            rest_address = with_port(settings.rest_address, listener.getsockname()[1])
+            ready += f" rest={rest_address}"
+            await stack.enter_async_context(Workers(settings, reachable(grpc_address), listener).running())
+        print(ready, flush=True)
+        if rest_address and sys.stdout.isatty():
+            print(_TRY.format(rest=reachable(rest_address), agent=ECHO_ID), flush=True)
+        await stopped

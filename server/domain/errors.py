@@ -1,0 +1,165 @@
+"""Everything that can be wrong, as exceptions.
+
+DomainError
+├── SessionNotFoundError, SessionExpiredError, SessionRenewalError
+├── AgentNotFoundError, AgentAlreadyExistsError
+├── MissingFieldsError, InvalidUuidError, InvalidContentError, InvalidMetadataError,
+│   InvalidPaginationError, InvalidTimeoutConfigError, InvalidFieldError
+└── UnavailableError, ResourceExhaustedError
+
+`reason` is the row of the error table (errors.proto) that tells status codes; `details` are that row's details, as strings.
+A message is for the client: it never holds metadata or anything of the inside.
+"""
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from eliza.sessions.v1.times import iso
+
+
+class DomainError(Exception):
+    """The base of all: `str(error)` is the public message, `details` go out with it."""
+
+    reason: ClassVar[str]
+
+    def __init__(self, message: str, **details: object) -> None:
+        super().__init__(message)
+        self.details = {name: _plain(value) for name, value in details.items()}
+
+
+class SessionNotFoundError(DomainError):
+    """There is no such session: it never was, it was deleted, or it was purged."""
+
+    reason = "SESSION_NOT_FOUND"
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__("Session not found", sessionId=session_id)
+
+
+class SessionExpiredError(DomainError):
+    """The session's expiry, in ms, has been reached."""
+
+    reason = "SESSION_EXPIRED"
+
+    def __init__(self, session_id: str, expires_at_ms: int) -> None:
+        expires_at = iso(expires_at_ms)
+        super().__init__(f"Session expired at {expires_at}", sessionId=session_id, expiresAt=expires_at)
+
+
+class SessionRenewalError(DomainError):
+    """A renewal by hand has nothing to gain: the expiry stands at the maximum duration already."""
+
+    reason = "SESSION_RENEWAL_FAILED"
+
+    def __init__(self, session_id: str, max_duration_minutes: float, created_at_ms: int) -> None:
+        super().__init__(
+            "The session cannot be renewed: it has reached its maximum duration",
+            sessionId=session_id,
+            reason="maximum duration reached",
+            maxDurationMinutes=max_duration_minutes,
+            createdAt=iso(created_at_ms),
+        )
+
+
+class AgentNotFoundError(DomainError):
+    """There is no agent with this id."""
+
+    reason = "AGENT_NOT_FOUND"
+
+    def __init__(self, agent_id: str) -> None:
+        super().__init__("Agent not found", agentId=agent_id)
+
+
+class AgentAlreadyExistsError(DomainError):
+    """An agent with this id exists already."""
+
+    reason = "AGENT_ALREADY_EXISTS"
+
+    def __init__(self, agent_id: str) -> None:
+        super().__init__("An agent with this id exists already", agentId=agent_id)
+
+
+class MissingFieldsError(DomainError):
+    """Required fields are missing: these, and no others."""
+
+    reason = "MISSING_FIELDS"
+
+    def __init__(self, missing_fields: Iterable[str]) -> None:
+        names = ",".join(missing_fields)
+        super().__init__(f"Missing required fields: {names.replace(',', ', ')}", missingFields=names)
+
+
+class InvalidUuidError(DomainError):
+    """A field that must hold a UUID does not."""
+
+    reason = "INVALID_UUID"
+
+    def __init__(self, field: str, value: str) -> None:
+        super().__init__(f"{field} is not a UUID", field=field, value=value)
+
+
+class InvalidContentError(DomainError):
+    """The content or the attachments of a message are not acceptable. The public message contains the word `content`."""
+
+    reason = "INVALID_CONTENT"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"Invalid content: {why}", reason=why)
+
+
+class InvalidMetadataError(DomainError):
+    """Metadata is too large or not JSON. The public message contains the word `metadata`."""
+
+    reason = "INVALID_METADATA"
+
+    def __init__(self, why: str, max_bytes: int) -> None:
+        super().__init__(f"Invalid metadata: {why}", reason=why, maxBytes=max_bytes)
+
+
+class InvalidPaginationError(DomainError):
+    """A page size, cursor or token makes no sense."""
+
+    reason = "INVALID_PAGINATION"
+
+    def __init__(self, parameter: str, value: object, why: str) -> None:
+        super().__init__(f"{parameter} {why}", parameter=parameter, value=value, reason=why)
+
+
+class InvalidTimeoutConfigError(DomainError):
+    """A timeout setting is no number, or out of range where it is not clamped."""
+
+    reason = "INVALID_TIMEOUT_CONFIG"
+
+    def __init__(self, field: str, value: object, why: str) -> None:
+        super().__init__(f"{field} {why}", field=field, value=value, reason=why)
+
+
+class InvalidFieldError(DomainError):
+    """A field outside the classes above holds what it must not."""
+
+    reason = "INVALID_FIELD"
+
+    def __init__(self, field: str, value: object, why: str) -> None:
+        super().__init__(f"{field} {why}", field=field, value=value, reason=why)
+
+
+class UnavailableError(DomainError):
+    """The service cannot do this now: it stops, or its store cannot be used. Nothing was done; try again."""
+
+    reason = "UNAVAILABLE"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retryAfterSeconds=1)
+
+
+class ResourceExhaustedError(DomainError):
+    """There is no room left. Nothing was done; try again later."""
+
+    reason = "RESOURCE_EXHAUSTED"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, retryAfterSeconds=10)
+
+
+def _plain(value: object) -> str:
+    return f"{value:.15g}" if isinstance(value, float) else str(value)

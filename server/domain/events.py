@@ -1,0 +1,39 @@
+"""The entries of a session's log: what happened to it, in the order of their sequence."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from server.domain.messages import Message
+
+
+class EntryKind(StrEnum):
+    """What an entry reports."""
+
+    MESSAGE = "message"
+    """A message of the user or the agent, and what it did to the session."""
+    RENEWAL = "renewal"
+    """A renewal that came with no message: by hand, or by a heartbeat."""
+    TIMEOUT_CHANGE = "timeout_change"
+    """Changed timeout settings."""
+    WARNING = "warning"
+    """The warning threshold was reached."""
+    EXPIRY = "expiry"
+    """The session expired."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry: its place, its time, what it reports, and how the session stood right after.
+
+    `sequence` starts at 1 and has no gaps; `at_ms` strictly increases within the session; `message` is set for a MESSAGE.
+    """
+
+    session_id: str
+    sequence: int
+    at_ms: int
+    kind: EntryKind
+    expires_at_ms: int
+    renewal_count: int
+    was_renewed: bool
+    is_near_expiration: bool
+    message: Message | None = None

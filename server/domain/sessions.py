@@ -1,0 +1,231 @@
+"""The life of a session, as rules: functions of (session, now, input) that return the new session and the entries for its log.
+
+A rule that applies to a live session raises SessionExpiredError otherwise; nothing revives an expired session.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from server.domain.errors import SessionExpiredError, SessionRenewalError
+from server.domain.events import Entry, EntryKind
+from server.domain.messages import Draft, Message, Reply, check_draft, check_metadata
+from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig, TimeoutConfig, TimeoutPolicy, changed, minutes_ms, resolve
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session as it is stored. Ids are UUIDs in lower case, `metadata` is the text of a JSON object, times are ms since the epoch.
+
+    `renewed_at_ms` is the last renewal, or the creation. `warned`: the warning was given since. `expired`: the expiry is in the log.
+    `last_sequence` and `last_entry_ms` are those of the latest entry of the log; 0 and one ms before the creation at first.
+    """
+
+    id: str
+    channel_id: str
+    agent_id: str
+    user_id: str
+    metadata: str
+    timeout: TimeoutConfig
+    created_at_ms: int
+    last_activity_ms: int
+    renewed_at_ms: int
+    expires_at_ms: int
+    renewal_count: int
+    warned: bool
+    expired: bool
+    last_sequence: int
+    last_entry_ms: int
+
+    @property
+    def end_ms(self) -> int:
+        """The instant of the maximum duration, which no renewal passes."""
+        return self.created_at_ms + minutes_ms(self.timeout.max_duration_minutes)
+
+    @property
+    def warn_at_ms(self) -> int:
+        """The instant from which on the session is near its expiration."""
+        return self.expires_at_ms - minutes_ms(self.timeout.warning_threshold_minutes)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a rule leaves: the session after it, and the entries that it appends to the log, in order."""
+
+    session: Session
+    entries: tuple[Entry, ...] = ()
+
+
+Rule = Callable[[Session, int], Outcome]
+"""A rule with its input bound: of the session and the instant in ms."""
+
+
+def create(
+    now_ms: int,
+    *,
+    session_id: str,
+    channel_id: str,
+    agent_id: str,
+    user_id: str,
+    metadata: str,
+    policy: TimeoutPolicy,
+    request: PartialTimeoutConfig = NOTHING_NAMED,
+    agent: PartialTimeoutConfig = NOTHING_NAMED,
+) -> Session:
+    """A new session. Raises InvalidMetadataError, InvalidTimeoutConfigError.
+
+    Contract: "`expiresAt = createdAt + timeoutMinutes`, never later than `createdAt + maxDurationMinutes`. `renewalCount` is 0."
+    """
+    check_metadata(metadata)
+    timeout = resolve(policy, request, agent)
+    return Session(
+        id=session_id,
+        channel_id=channel_id,
+        agent_id=agent_id,
+        user_id=user_id,
+        metadata=metadata,
+        timeout=timeout,
+        created_at_ms=now_ms,
+        last_activity_ms=now_ms,
+        renewed_at_ms=now_ms,
+        expires_at_ms=now_ms + minutes_ms(min(timeout.timeout_minutes, timeout.max_duration_minutes)),
+        renewal_count=0,
+        warned=False,
+        expired=False,
+        last_sequence=0,
+        last_entry_ms=now_ms - 1,
+    )
+
+
+def is_expired(session: Session, now_ms: int) -> bool:
+    """Contract: "expired from the instant `now >= expiresAt`"; and for good once the log says so, even if the clock goes back."""
+    return session.expired or now_ms >= session.expires_at_ms
+
+
+def require_live(session: Session, now_ms: int) -> None:
+    """Raises SessionExpiredError when the session is expired."""
+    if is_expired(session, now_ms):
+        raise SessionExpiredError(session.id, session.expires_at_ms)
+
+
+def time_remaining_ms(session: Session, now_ms: int) -> int:
+    """Milliseconds to the expiry, never negative."""
+    return 0 if session.expired else max(0, session.expires_at_ms - now_ms)
+
+
+def is_near_expiration(session: Session, now_ms: int) -> bool:
+    """Contract: "true when `timeRemaining` is within the warning threshold and above zero"."""
+    return session.warn_at_ms <= now_ms and time_remaining_ms(session, now_ms) > 0
+
+
+def send_message(session: Session, now_ms: int, message_id: str, draft: Draft) -> Outcome:
+    """Stores the user's message, which is activity. Raises SessionExpiredError, InvalidContentError, InvalidMetadataError."""
+    require_live(session, now_ms)
+    check_draft(draft)
+    message = Message(message_id, False, draft.content, draft.metadata, draft.attachments, None, ())
+    return _appended(_active(session, now_ms), now_ms, EntryKind.MESSAGE, renewed=session.timeout.auto_renew, message=message)
+
+
+def store_reply(session: Session, now_ms: int, message_id: str, reply: Reply) -> Outcome:
+    """Stores the agent's message, which is not the user's activity and renews nothing.
+
+    Raises SessionExpiredError, InvalidContentError, InvalidMetadataError.
+    """
+    require_live(session, now_ms)
+    check_draft(reply.draft)
+    draft = reply.draft
+    message = Message(message_id, True, draft.content, draft.metadata, draft.attachments, reply.thought, reply.actions)
+    return _appended(session, now_ms, EntryKind.MESSAGE, message=message)
+
+
+def heartbeat(session: Session, now_ms: int) -> Outcome:
+    """Keeps alive; an entry is made only where it renews. Raises SessionExpiredError."""
+    require_live(session, now_ms)
+    active = _active(session, now_ms)
+    return _appended(active, now_ms, EntryKind.RENEWAL, renewed=True) if session.timeout.auto_renew else Outcome(active)
+
+
+def renew(session: Session, now_ms: int) -> Outcome:
+    """Renews by hand, whatever auto_renew says. Raises SessionExpiredError, SessionRenewalError.
+
+    Contract: "once the maximum duration leaves nothing to gain (the expiry already stands at `createdAt + maxDurationMinutes`) it fails
+    with 422".
+    """
+    require_live(session, now_ms)
+    if session.expires_at_ms >= session.end_ms:
+        raise SessionRenewalError(session.id, session.timeout.max_duration_minutes, session.created_at_ms)
+    return _appended(_renewed(session, now_ms), now_ms, EntryKind.RENEWAL, renewed=True)
+
+
+def update_timeout(session: Session, now_ms: int, change: PartialTimeoutConfig, policy: TimeoutPolicy) -> Outcome:
+    """Changes the settings that `change` names and computes the expiry anew. Raises SessionExpiredError, InvalidTimeoutConfigError.
+
+    Contract: "It recomputes `expiresAt` from `lastActivity` (with `autoRenew`) or from the last renewal or creation (without), capped
+    by the maximum duration. Where the result is already past, the session is expired from then on".
+    A change that names nothing does nothing.
+    """
+    require_live(session, now_ms)
+    if change == NOTHING_NAMED:
+        return Outcome(session)
+    patched = replace(session, timeout=changed(policy, session.timeout, change))
+    start_ms = session.last_activity_ms if patched.timeout.auto_renew else session.renewed_at_ms
+    patched = replace(patched, expires_at_ms=_expiry(patched, start_ms))
+    still_warned = session.warned and now_ms >= patched.warn_at_ms
+    return _appended(replace(patched, warned=still_warned), now_ms, EntryKind.TIMEOUT_CHANGE)
+
+
+def fall_due(session: Session, now_ms: int) -> Outcome:
+    """Does what time alone makes happen: the expiry, or else the warning; nothing when neither is due.
+
+    Contract: "A warning falls due when `expiresAt - warningThresholdMinutes` is reached, once per renewal." It is
+    skipped when the session has meanwhile expired.
+    """
+    if session.expired:
+        return Outcome(session)
+    if now_ms >= session.expires_at_ms:
+        return _appended(replace(session, expired=True), now_ms, EntryKind.EXPIRY)
+    if not session.warned and now_ms >= session.warn_at_ms:
+        return _appended(replace(session, warned=True), now_ms, EntryKind.WARNING)
+    return Outcome(session)
+
+
+def due_at_ms(session: Session) -> int | None:
+    """The instant at which `fall_due` next has something to do; None once the expiry is in the log."""
+    if session.expired:
+        return None
+    return session.expires_at_ms if session.warned else min(session.warn_at_ms, session.expires_at_ms)
+
+
+def _active(session: Session, now_ms: int) -> Session:
+    """Contract: "Activity (a message, a heartbeat) sets `lastActivity = now`. With `autoRenew` … it also renews"."""
+    if session.timeout.auto_renew:
+        return _renewed(session, now_ms)
+    return replace(session, last_activity_ms=max(now_ms, session.last_activity_ms))
+
+
+def _renewed(session: Session, now_ms: int) -> Session:
+    """Contract: "`expiresAt = min(now + timeoutMinutes, createdAt + maxDurationMinutes)`, `renewalCount += 1`, the warning is re-armed"."""
+    now_ms = max(now_ms, session.last_activity_ms)
+    return replace(
+        session,
+        last_activity_ms=now_ms,
+        renewed_at_ms=now_ms,
+        expires_at_ms=_expiry(session, now_ms),
+        renewal_count=session.renewal_count + 1,
+        warned=False,
+    )
+
+
+def _expiry(session: Session, start_ms: int) -> int:
+    return min(start_ms + minutes_ms(session.timeout.timeout_minutes), session.end_ms)
+
+
+def _appended(session: Session, now_ms: int, kind: EntryKind, *, renewed: bool = False, message: Message | None = None) -> Outcome:
+    """The session with one more entry, at a time that strictly increases.
+
+    Contract: "when the clock has not moved on, the next message gets the last one's time plus 1 ms".
+    """
+    sequence, at_ms = session.last_sequence + 1, max(now_ms, session.last_entry_ms + 1)
+    session = replace(session, last_sequence=sequence, last_entry_ms=at_ms)
+    near = is_near_expiration(session, now_ms)
+    entry = Entry(session.id, sequence, at_ms, kind, session.expires_at_ms, session.renewal_count, renewed, near, message)
+    return Outcome(session, (entry,))

@@ -1,0 +1,47 @@
+"""The purge of sessions that expired longer ago than the retention."""
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from server.clock import Clock
+from server.domain.errors import DomainError
+from server.domain.timeouts import minutes_ms
+from server.store.base import Store
+
+STEP_ROWS: Final = 500
+"""Small enough that writers which queue behind a step do not notice it."""
+
+log = structlog.get_logger()
+
+
+class Purge:
+    """Removes old records in small steps, between which writers have their turn.
+
+    Contract: "it … goes on answering 410 until its record is purged (the retention is a setting)".
+    """
+
+    def __init__(self, store: Store, clock: Clock, *, retention_minutes: float, interval_minutes: float) -> None:
+        self._store = store
+        self._clock = clock
+        self._retention_ms = minutes_ms(retention_minutes)
+        self._interval_s = interval_minutes * 60
+
+    async def run_due(self) -> None:
+        """Removes all that is past its retention at this instant. Raises what the store raises when it cannot be used."""
+        expired_by_ms = self._clock.now_ms() - self._retention_ms
+        removed = 0
+        while step := await self._store.purge(expired_by_ms, STEP_ROWS):
+            removed += step
+        if removed:
+            log.info("purged expired sessions", rows=removed)
+
+    async def run(self) -> None:
+        """Purges at every interval, until cancelled."""
+        while True:
+            try:
+                await self.run_due()
+            except DomainError as error:
+                log.warning("the purge is held up", cause=str(error))
+            await asyncio.sleep(self._interval_s)

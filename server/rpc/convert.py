@@ -1,0 +1,123 @@
+"""Between the domain's values and the API's messages."""
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from google.protobuf import struct_pb2
+
+from eliza.sessions.v1 import agent_pb2, message_pb2, session_pb2, timeout_pb2, values
+from server.domain.agents import Agent, AgentKind
+from server.domain.errors import InvalidContentError, InvalidFieldError, InvalidMetadataError
+from server.domain.events import Entry
+from server.domain.messages import EMPTY_OBJECT, MAX_METADATA_BYTES, Message
+from server.domain.sessions import Session, is_near_expiration, time_remaining_ms
+from server.domain.timeouts import PartialTimeoutConfig, TimeoutConfig
+
+_KINDS = {AgentKind.ECHO: agent_pb2.AGENT_KIND_ECHO}
+_KINDS_BACK = {number: kind for kind, number in _KINDS.items()}
+_TIMEOUT_FIELDS = tuple(timeout_pb2.TimeoutConfig.DESCRIPTOR.fields_by_name)
+
+
+def session_message(session: Session, now_ms: int) -> session_pb2.Session:
+    """A session as it stands at an instant."""
+    return session_pb2.Session(
+        session_id=session.id,
+        channel_id=session.channel_id,
+        agent_id=session.agent_id,
+        user_id=session.user_id,
+        created_at=values.timestamp(session.created_at_ms),
+        metadata=values.struct(orjson.loads(session.metadata)),
+        expires_at=values.timestamp(session.expires_at_ms),
+        timeout_config=timeout_message(session.timeout),
+        last_activity=values.timestamp(session.last_activity_ms),
+        renewal_count=session.renewal_count,
+        time_remaining_ms=time_remaining_ms(session, now_ms),
+        is_near_expiration=is_near_expiration(session, now_ms),
+        last_sequence=session.last_sequence,
+    )
+
+
+def message_message(session: Session, entry: Entry, message: Message) -> message_pb2.Message:
+    """A stored message, with the session's metadata laid under its own.
+
+    Contract: "the session's metadata, overlaid by the message's own, and `sessionId`, which a client cannot overwrite".
+    """
+    metadata = {**orjson.loads(session.metadata), **orjson.loads(message.metadata), "sessionId": session.id}
+    return message_pb2.Message(
+        message_id=message.id,
+        session_id=session.id,
+        sequence=entry.sequence,
+        author_id=session.agent_id if message.is_agent else session.user_id,
+        is_agent=message.is_agent,
+        content=message.content,
+        created_at=values.timestamp(entry.at_ms),
+        metadata=values.struct(metadata),
+        attachments=None if message.attachments is None else values.list_value(orjson.loads(message.attachments)),
+        thought=message.thought,
+        actions=message.actions,
+    )
+
+
+def session_status(entry: Entry) -> message_pb2.SessionStatus:
+    """What a message did to its session."""
+    return message_pb2.SessionStatus(
+        expires_at=values.timestamp(entry.expires_at_ms),
+        renewal_count=entry.renewal_count,
+        was_renewed=entry.was_renewed,
+        is_near_expiration=entry.is_near_expiration,
+    )
+
+
+def timeout_message(config: TimeoutConfig | PartialTimeoutConfig) -> timeout_pb2.TimeoutConfig:
+    """Timeout settings; what is None stays unset."""
+    return timeout_pb2.TimeoutConfig(
+        timeout_minutes=config.timeout_minutes,
+        auto_renew=config.auto_renew,
+        max_duration_minutes=config.max_duration_minutes,
+        warning_threshold_minutes=config.warning_threshold_minutes,
+    )
+
+
+def timeout_request(message: timeout_pb2.TimeoutConfig) -> PartialTimeoutConfig:
+    """The settings that a request names."""
+    named: dict[str, Any] = {field: getattr(message, field) for field in _TIMEOUT_FIELDS if message.HasField(field)}  # type: ignore[arg-type]
+    return PartialTimeoutConfig(**named)
+
+
+def metadata_text(message: struct_pb2.Struct) -> str:
+    """The compact JSON text of metadata. Raises InvalidMetadataError."""
+    if not message.fields:
+        return EMPTY_OBJECT
+    return _text(lambda: values.plain(message), lambda why: InvalidMetadataError(f"metadata {why}", MAX_METADATA_BYTES))
+
+
+def attachments_text(message: struct_pb2.ListValue) -> str:
+    """The compact JSON text of attachments. Raises InvalidContentError."""
+    return _text(lambda: values.plain_list(message), lambda why: InvalidContentError(f"attachments {why}"))
+
+
+def agent_message(agent: Agent) -> agent_pb2.Agent:
+    """A registered agent."""
+    return agent_pb2.Agent(
+        agent_id=agent.id,
+        name=agent.name,
+        kind=_KINDS[agent.kind],
+        timeout_config=timeout_message(agent.timeout),
+        created_at=values.timestamp(agent.created_at_ms),
+        updated_at=values.timestamp(agent.updated_at_ms),
+    )
+
+
+def agent_kind(number: agent_pb2.AgentKind.ValueType) -> AgentKind:
+    """The kind that a request names. Raises InvalidFieldError."""
+    if number not in _KINDS_BACK:
+        raise InvalidFieldError("kind", number, "is not a kind of agent that this version knows")
+    return _KINDS_BACK[number]
+
+
+def _text(read: Callable[[], values.Json], refuse: Callable[[str], Exception]) -> str:
+    try:
+        return orjson.dumps(read()).decode()
+    except ValueError as error:
+        raise refuse(str(error)) from error

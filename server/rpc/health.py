@@ -1,0 +1,78 @@
+"""The standard health protocol, and the watch over the store that it reports."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+import structlog
+from grpc_health.v1 import health_pb2
+from grpc_health.v1._async import HealthServicer as LibraryHealthServicer
+
+from server.domain.errors import DomainError
+from server.store.base import Store
+
+CHECK_SECONDS: Final = 5.0
+RECHECK_SECONDS: Final = 1.0
+
+log = structlog.get_logger()
+
+
+class HealthServicer(LibraryHealthServicer):  # type: ignore[misc]
+    """grpc.health.v1 with List, which the library leaves out."""
+
+    async def List(self, request: health_pb2.HealthListRequest, context: Any) -> health_pb2.HealthListResponse:
+        """The status of every service that has one."""
+        statuses = {name: health_pb2.HealthCheckResponse(status=status) for name, status in self._server_status.items()}
+        return health_pb2.HealthListResponse(statuses=statuses)
+
+
+class HealthMonitor:
+    """Tries every few seconds whether the store can write, and sets the status of the services by it."""
+
+    def __init__(self, store: Store, services: Sequence[str]) -> None:
+        self.servicer = HealthServicer()
+        self._store = store
+        self._services = ("", *services)
+        self._doubt = asyncio.Event()
+        self._serving: bool | None = None
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether the store could write when it was last tried."""
+        return bool(self._serving)
+
+    def doubt(self) -> None:
+        """Has the store tried at once: a call has met with trouble."""
+        self._doubt.set()
+
+    async def check(self) -> None:
+        """Tries the store and sets the status by it."""
+        try:
+            await self._store.check_writable()
+        except DomainError:
+            await self._set(False)
+        else:
+            await self._set(True)
+
+    async def run(self) -> None:
+        """Checks until cancelled."""
+        while True:
+            await self.check()
+            try:
+                async with asyncio.timeout(CHECK_SECONDS if self._serving else RECHECK_SECONDS):
+                    await self._doubt.wait()
+            except TimeoutError:
+                continue
+            self._doubt.clear()
+            if not self._serving:
+                await asyncio.sleep(RECHECK_SECONDS)
+
+    async def _set(self, serving: bool) -> None:
+        if serving is self._serving:
+            return
+        if self._serving is not None:
+            log.warning("health changed", serving=serving)
+        self._serving = serving
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in self._services:
+            await self.servicer.set(service, status)

@@ -1,0 +1,72 @@
+"""MessageService: the messages of sessions."""
+
+from functools import partial
+from typing import Any, Final
+
+from eliza.sessions.v1 import message_service_pb2 as pb
+from eliza.sessions.v1 import values
+from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceServicer
+from server.agents.delivery import Delivery
+from server.clock import Clock
+from server.domain.errors import DomainError
+from server.domain.ids import new_id
+from server.domain.messages import Draft
+from server.domain.sessions import Session, require_live, send_message
+from server.rpc.convert import attachments_text, message_message, metadata_text, session_status
+from server.rpc.paging import make_token, page_size, read_token
+from server.store.base import Store
+
+DEFAULT_PAGE: Final = 50
+GREATEST_PAGE: Final = 100
+
+
+class MessageService(MessageServiceServicer):
+    """See message_service.proto."""
+
+    def __init__(self, store: Store, clock: Clock, delivery: Delivery) -> None:
+        self._store = store
+        self._clock = clock
+        self._delivery = delivery
+
+    async def SendMessage(self, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
+        session_id = request.session_id.lower()
+        try:
+            attachments = attachments_text(request.attachments) if request.HasField("attachments") else None
+            draft = Draft(request.content, metadata_text(request.metadata), attachments)
+        except DomainError:
+            # The session comes before its message in the order of checks.
+            await self._live_session(session_id)
+            raise
+        outcome = await self._store.apply(session_id, partial(send_message, message_id=new_id(), draft=draft))
+        (entry,) = outcome.entries
+        assert entry.message is not None
+        self._delivery.deliver(outcome.session, entry.message)
+        return pb.SendMessageResponse(message=message_message(outcome.session, entry, entry.message), session_status=session_status(entry))
+
+    async def ListMessages(self, request: pb.ListMessagesRequest, context: Any) -> pb.ListMessagesResponse:
+        session = await self._live_session(request.session_id.lower())
+        size = page_size(request.page_size, DEFAULT_PAGE, GREATEST_PAGE)
+        before_ms = values.ms_ceil(request.before) if request.HasField("before") else None
+        after_ms = values.ms_floor(request.after) if request.HasField("after") else None
+        forward = after_ms is not None and before_ms is None
+        scope = ("messages", session.id, before_ms, after_ms)
+        if request.page_token:
+            (position_ms,) = read_token(request.page_token, scope, (int,))
+            assert isinstance(position_ms, int)
+            before_ms, after_ms = (before_ms, position_ms) if forward else (position_ms, after_ms)
+        page = await self._store.list_messages(session, limit=size, before_ms=before_ms, after_ms=after_ms)
+        response = pb.ListMessagesResponse(
+            messages=[message_message(session, entry, entry.message) for entry in page.messages if entry.message], has_more=page.has_more
+        )
+        if page.messages:
+            newest_ms, oldest_ms = page.messages[0].at_ms, page.messages[-1].at_ms
+            response.cursor_before.CopyFrom(values.timestamp(oldest_ms))
+            response.cursor_after.CopyFrom(values.timestamp(newest_ms))
+            if page.has_more:
+                response.next_page_token = make_token(scope, (newest_ms if forward else oldest_ms,))
+        return response
+
+    async def _live_session(self, session_id: str) -> Session:
+        session = await self._store.get_session(session_id)
+        require_live(session, self._clock.now_ms())
+        return session

@@ -1,0 +1,61 @@
+"""The gRPC server: every service on one port."""
+
+from typing import Final
+
+import grpc
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from eliza.sessions.v1 import (
+    agent_service_pb2,
+    agent_service_pb2_grpc,
+    clock_service_pb2,
+    clock_service_pb2_grpc,
+    message_service_pb2,
+    message_service_pb2_grpc,
+    session_service_pb2,
+    session_service_pb2_grpc,
+)
+from server.agents.delivery import Delivery
+from server.clock import Clock, TestClock
+from server.domain.timeouts import TimeoutPolicy
+from server.lifecycle.deadlines import Deadlines
+from server.lifecycle.purge import Purge
+from server.rpc.agent_service import AgentService
+from server.rpc.boundary import Boundary
+from server.rpc.clock_service import ClockService
+from server.rpc.health import HealthMonitor
+from server.rpc.message_service import MessageService
+from server.rpc.session_service import SessionService
+from server.store.base import Store
+
+MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
+"""Room for the largest attachments (2 MiB of JSON) in the wordiest Struct."""
+
+SERVICE_NAMES: Final = tuple(
+    module.DESCRIPTOR.services_by_name[name].full_name
+    for module, name in (
+        (session_service_pb2, "SessionService"),
+        (message_service_pb2, "MessageService"),
+        (agent_service_pb2, "AgentService"),
+    )
+)
+CLOCK_SERVICE_NAME: Final = clock_service_pb2.DESCRIPTOR.services_by_name["ClockService"].full_name
+
+
+def build_server(
+    store: Store, clock: Clock, policy: TimeoutPolicy, delivery: Delivery, deadlines: Deadlines, purge: Purge
+) -> tuple[grpc.aio.Server, HealthMonitor]:
+    """The server with all its services, ClockService among them when the clock is a test clock, and the monitor of its health."""
+    names = (*SERVICE_NAMES, CLOCK_SERVICE_NAME) if isinstance(clock, TestClock) else SERVICE_NAMES
+    monitor = HealthMonitor(store, names)
+    options = [("grpc.max_receive_message_length", MAX_REQUEST_BYTES), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]
+    server = grpc.aio.server(interceptors=[Boundary(monitor.doubt)], options=options)
+    session_service_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(store, clock, policy, monitor), server)
+    message_service_pb2_grpc.add_MessageServiceServicer_to_server(MessageService(store, clock, delivery), server)
+    agent_service_pb2_grpc.add_AgentServiceServicer_to_server(AgentService(store, clock, policy), server)
+    if isinstance(clock, TestClock):
+        clock_service_pb2_grpc.add_ClockServiceServicer_to_server(ClockService(clock, deadlines, purge), server)
+    health_pb2_grpc.add_HealthServicer_to_server(monitor.servicer, server)
+    reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    return server, monitor

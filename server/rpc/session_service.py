@@ -1,0 +1,108 @@
+"""SessionService: the life of sessions."""
+
+from functools import partial
+from typing import Any, Final
+
+from eliza.sessions.v1 import session_service_pb2 as pb
+from eliza.sessions.v1 import values
+from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceServicer
+from server.clock import Clock
+from server.domain.errors import MissingFieldsError
+from server.domain.ids import new_id, uuid_field
+from server.domain.messages import check_metadata
+from server.domain.sessions import create, heartbeat, renew, require_live, update_timeout
+from server.domain.timeouts import TimeoutPolicy, check_numbers
+from server.rpc.convert import metadata_text, session_message, timeout_request
+from server.rpc.health import HealthMonitor
+from server.rpc.paging import make_token, page_size, read_token
+from server.store.base import Position, Store
+
+DEFAULT_PAGE: Final = 100
+GREATEST_PAGE: Final = 1000
+
+
+class SessionService(SessionServiceServicer):
+    """See session_service.proto."""
+
+    def __init__(self, store: Store, clock: Clock, policy: TimeoutPolicy, health: HealthMonitor) -> None:
+        self._store = store
+        self._clock = clock
+        self._policy = policy
+        self._health = health
+        self._started_at_ms = clock.now_ms()
+
+    async def CreateSession(self, request: pb.CreateSessionRequest, context: Any) -> pb.CreateSessionResponse:
+        if missing := [field for field in ("agent_id", "user_id") if not getattr(request, field)]:
+            raise MissingFieldsError(missing)
+        agent_id, user_id = uuid_field("agent_id", request.agent_id), uuid_field("user_id", request.user_id)
+        metadata, timeout = metadata_text(request.metadata), timeout_request(request.timeout_config)
+        # The body is checked before the agent is looked for.
+        check_metadata(metadata)
+        check_numbers(timeout)
+        agent = await self._store.get_agent(agent_id)
+        session = create(
+            self._clock.now_ms(),
+            session_id=new_id(),
+            channel_id=new_id(),
+            agent_id=agent_id,
+            user_id=user_id,
+            metadata=metadata,
+            policy=self._policy,
+            request=timeout,
+            agent=agent.timeout,
+        )
+        await self._store.create_session(session)
+        return pb.CreateSessionResponse(session=session_message(session, session.created_at_ms))
+
+    async def GetSession(self, request: pb.GetSessionRequest, context: Any) -> pb.GetSessionResponse:
+        session, now_ms = await self._store.get_session(request.session_id.lower()), self._clock.now_ms()
+        require_live(session, now_ms)
+        return pb.GetSessionResponse(session=session_message(session, now_ms))
+
+    async def ListSessions(self, request: pb.ListSessionsRequest, context: Any) -> pb.ListSessionsResponse:
+        now_ms = self._clock.now_ms()
+        agent_id = uuid_field("agent_id", request.agent_id) if request.agent_id else None
+        user_id = uuid_field("user_id", request.user_id) if request.user_id else None
+        size, scope, after = page_size(request.page_size, DEFAULT_PAGE, GREATEST_PAGE), ("sessions", agent_id, user_id), None
+        if request.page_token:
+            after = Position(*read_token(request.page_token, scope, (int, str)))  # type: ignore[arg-type]
+        page = await self._store.list_sessions(now_ms, limit=size, after=after, agent_id=agent_id, user_id=user_id)
+        counts = await self._store.counts(now_ms)
+        return pb.ListSessionsResponse(
+            sessions=[session_message(session, now_ms) for session in page.sessions],
+            next_page_token=make_token(scope, (page.sessions[-1].created_at_ms, page.sessions[-1].id)) if page.has_more else "",
+            total_size=page.total,
+            stats=pb.SessionStats(
+                total_sessions=counts.active + counts.expired, active_sessions=counts.active, expired_sessions=counts.expired
+            ),
+        )
+
+    async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Any) -> pb.DeleteSessionResponse:
+        await self._store.delete_session(request.session_id.lower())
+        return pb.DeleteSessionResponse()
+
+    async def RenewSession(self, request: pb.RenewSessionRequest, context: Any) -> pb.RenewSessionResponse:
+        outcome = await self._store.apply(request.session_id.lower(), renew)
+        return pb.RenewSessionResponse(session=session_message(outcome.session, self._clock.now_ms()))
+
+    async def UpdateTimeout(self, request: pb.UpdateTimeoutRequest, context: Any) -> pb.UpdateTimeoutResponse:
+        rule = partial(update_timeout, change=timeout_request(request.timeout_config), policy=self._policy)
+        outcome = await self._store.apply(request.session_id.lower(), rule)
+        return pb.UpdateTimeoutResponse(session=session_message(outcome.session, self._clock.now_ms()))
+
+    async def SendHeartbeat(self, request: pb.SendHeartbeatRequest, context: Any) -> pb.SendHeartbeatResponse:
+        outcome = await self._store.apply(request.session_id.lower(), heartbeat)
+        return pb.SendHeartbeatResponse(session=session_message(outcome.session, self._clock.now_ms()))
+
+    async def GetServiceStatus(self, request: pb.GetServiceStatusRequest, context: Any) -> pb.GetServiceStatusResponse:
+        now_ms = self._clock.now_ms()
+        counts = await self._store.counts(now_ms)
+        health = pb.GetServiceStatusResponse.HEALTH_DEGRADED if counts.invalid else pb.GetServiceStatusResponse.HEALTH_HEALTHY
+        return pb.GetServiceStatusResponse(
+            health=health if self._health.is_serving else pb.GetServiceStatusResponse.HEALTH_UNHEALTHY,
+            active_sessions=counts.active,
+            expiring_soon=counts.expiring_soon,
+            invalid_sessions=counts.invalid,
+            timestamp=values.timestamp(now_ms),
+            uptime_seconds=max(0, now_ms - self._started_at_ms) / 1000,
+        )

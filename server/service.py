@@ -1,0 +1,93 @@
+"""The whole server, put together from its settings: store, life cycle, agents, gRPC."""
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from server.agents.delivery import Delivery
+from server.agents.registry import register_at_start
+from server.clock import Clock, SystemClock, TestClock
+from server.lifecycle.deadlines import Deadlines
+from server.lifecycle.purge import Purge
+from server.rpc.server import build_server
+from server.settings import Settings
+from server.store import open_store
+from server.store.base import Store
+
+log = structlog.get_logger()
+
+
+class AddressError(Exception):
+    """An address cannot be listened on; the text says which and why."""
+
+
+class Service:
+    """A running server. Made by `start`, ended by `stop`; `port` is where gRPC listens."""
+
+    def __init__(self, settings: Settings, store: Store, clock: Clock) -> None:
+        self.port = 0
+        self._settings = settings
+        self._store = store
+        self._delivery = Delivery(store)
+        self._deadlines = Deadlines(store, clock)
+        self._purge = Purge(
+            store,
+            clock,
+            retention_minutes=settings.session_retention_minutes,
+            interval_minutes=settings.session_cleanup_interval_minutes,
+        )
+        self._server, self._health = build_server(store, clock, settings.timeout_policy, self._delivery, self._deadlines, self._purge)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @classmethod
+    async def start(cls, settings: Settings) -> "Service":
+        """Opens the store and serves. Raises StoreOpenError, AgentsFileError or AddressError, saying why."""
+        clock: Clock = TestClock() if settings.test_clock else SystemClock()
+        store = await open_store(settings.database_url, clock)
+        try:
+            agents_file = Path(settings.agents_file) if settings.agents_file else None
+            await register_at_start(store, clock, settings.timeout_policy, agents_file)
+            service = cls(settings, store, clock)
+            await service._serve()
+        except BaseException:
+            await store.close()
+            raise
+        return service
+
+    async def stop(self) -> None:
+        """Says NOT_SERVING, finishes what is in flight within the grace period, and closes the store."""
+        await self._health.servicer.enter_graceful_shutdown()
+        await self._server.stop(self._settings.shutdown_grace_seconds)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.shutdown_grace_seconds):
+                await self._delivery.drain()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._settings.clear_sessions_on_shutdown:
+            await self._store.clear_sessions()
+        await self._store.close()
+
+    async def _serve(self) -> None:
+        try:
+            self.port = self._server.add_insecure_port(self._settings.grpc_address)
+        except RuntimeError as error:
+            raise AddressError(f"GRPC_ADDRESS {self._settings.grpc_address} cannot be listened on: is it in use?") from error
+        await self._health.check()
+        await self._deadlines.run_due()
+        await self._server.start()
+        for work in (self._deadlines.run(), self._purge.run(), self._health.run()):
+            self._tasks.append(asyncio.create_task(_logged(work)))
+
+
+async def _logged(work: Coroutine[Any, Any, None]) -> None:
+    """Runs background work that is not meant to end; its failure is logged here, and nowhere else."""
+    try:
+        await work
+    except Exception:
+        log.exception("background work failed")
+        raise

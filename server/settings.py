@@ -1,0 +1,106 @@
+"""Every setting, once: its variable, default, bounds and meaning. The README's table is checked against this."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from server.domain.timeouts import TimeoutConfig, TimeoutPolicy
+
+
+class SettingsError(Exception):
+    """The environment cannot be used; the text has a line for each variable that is wrong."""
+
+
+def _address(text: str) -> str:
+    split_address(text)
+    return text
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """The host and the port of `HOST:PORT` or `[IPv6]:PORT`; no host means all addresses. Raises ValueError."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535 or (":" in host) != host.startswith("["):
+        raise ValueError("HOST:PORT with a port from 0 to 65535")
+    return host.strip("[]") or "0.0.0.0", int(port)
+
+
+Address = Annotated[str, AfterValidator(_address)]
+Minutes = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """The environment of the service. Field names in capitals are the variables; an empty variable counts as unset."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", hide_input_in_errors=True)
+
+    session_default_timeout_minutes: Minutes = Field(30, ge=1, le=10080, description="Inactivity timeout of a session that asks for none.")
+    session_min_timeout_minutes: Minutes = Field(5, ge=1, le=60, description="Least `timeoutMinutes`.")
+    session_max_timeout_minutes: Minutes = Field(1440, ge=60, le=10080, description="Greatest `timeoutMinutes`.")
+    session_max_duration_minutes: Minutes = Field(720, ge=60, le=20160, description="Default `maxDurationMinutes`.")
+    session_warning_threshold_minutes: Minutes = Field(5, ge=1, le=60, description="Default `warningThresholdMinutes`.")
+    session_cleanup_interval_minutes: Minutes = Field(
+        5, ge=1, le=60, description="How often expired records past their retention are purged."
+    )
+    session_retention_minutes: Minutes = Field(
+        1440, ge=0, le=525600, description="How long the record of an expired session is kept, answering 410, before it is purged."
+    )
+    clear_sessions_on_shutdown: bool = Field(False, description="Drop every session on an orderly shutdown.")
+    database_url: str = Field(
+        "sqlite:///eliza-sessions.db", description="Where the store is: `sqlite:///PATH` (`sqlite:////PATH` from the root)."
+    )
+    grpc_address: Address = Field("127.0.0.1:50051", description="Where the gRPC server listens. Port 0 picks a free one.")
+    rest_address: Address = Field("127.0.0.1:3000", description="Where the REST facade listens. Port 0 picks a free one.")
+    rest_workers: int = Field(1, ge=1, le=64, description="Processes of the REST facade.")
+    rest_deadline_seconds: float = Field(
+        30, ge=0.1, le=600, allow_inf_nan=False, description="How long a REST request waits for the server before it answers 504."
+    )
+    shutdown_grace_seconds: float = Field(
+        10, ge=0, le=600, allow_inf_nan=False, description="How long a shutdown waits for the calls in flight."
+    )
+    agents_file: str | None = Field(None, description="A TOML file of agents to register at the start; it wins over what is stored.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level that is logged.")
+    log_format: Literal["console", "json"] = Field("console", description="How a line of the log looks.")
+    test_clock: bool = Field(False, description="Puts the service's time into the hands of clients. For tests only.")
+    eliza_server_auth_token: None = Field(
+        None, description="Authentication is not built yet: the service refuses to start while this is set, rather than stand open."
+    )
+
+    @property
+    def timeout_policy(self) -> TimeoutPolicy:
+        """The defaults and bounds of timeout settings."""
+        defaults = TimeoutConfig(
+            self.session_default_timeout_minutes, True, self.session_max_duration_minutes, self.session_warning_threshold_minutes
+        )
+        return TimeoutPolicy(defaults, self.session_min_timeout_minutes, self.session_max_timeout_minutes)
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Reads the environment, with what the command line says laid over it (None: nothing). Raises SettingsError.
+
+    Contract: "A value that is no number or out of bounds stops the start with a line that names the variable, its value and the bounds".
+    """
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        raise SettingsError("\n".join(_line(problem) for problem in error.errors())) from None
+
+
+def bounds(name: str) -> str:
+    """The bounds of a setting, as people read them; empty where there are none."""
+    field = Settings.model_fields[name]
+    limits = {type(limit).__name__: limit for limit in field.metadata}
+    if "Ge" in limits:
+        return f"{limits['Ge'].ge:g} to {limits['Le'].le:g}"
+    if field.annotation is bool:
+        return "true or false"
+    return " or ".join(choice for choice in getattr(field.annotation, "__args__", ()) if isinstance(choice, str))
+
+
+def _line(problem: Any) -> str:
+    name = str(problem["loc"][0])
+    if name == "eliza_server_auth_token":
+        return "ELIZA_SERVER_AUTH_TOKEN is set, but this version cannot protect its API yet: unset it, or protect the ports by other means"
+    kinds: dict[Any, str] = {int: "a whole number from ", float: "a number from "}
+    wanted = kinds.get(Settings.model_fields[name].annotation, "") + bounds(name)
+    return f"{name.upper()} is {problem['input']!r}: it must be {wanted or problem['ctx']['error']}"

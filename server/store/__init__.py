@@ -1,0 +1,22 @@
+"""Where sessions are kept: the Store interface (`base`) and the databases behind it (`sqlite`; PostgreSQL is to come)."""
+
+from pathlib import Path
+
+from server.clock import Clock
+from server.store.base import Store, StoreOpenError
+from server.store.sqlite import SqliteStore
+
+SQLITE_SCHEME = "sqlite:///"
+
+
+async def open_store(database_url: str, clock: Clock) -> Store:
+    """Opens the store that a DATABASE_URL names, making or migrating it first. Raises StoreOpenError, saying why."""
+    return await SqliteStore.open(sqlite_path(database_url), clock)
+
+
+def sqlite_path(database_url: str) -> Path:
+    """The path in a DATABASE_URL. Raises StoreOpenError for one that this version cannot open."""
+    path = database_url.removeprefix(SQLITE_SCHEME)
+    if path in (database_url, ""):
+        raise StoreOpenError(f"DATABASE_URL is {database_url!r}: this version opens sqlite:///PATH only")
+    return Path(path)

@@ -1,0 +1,179 @@
+"""The Store interface. Its docstrings are the contract that every back end keeps and `tests/store` checks."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from server.domain.agents import Agent
+from server.domain.events import Entry
+from server.domain.sessions import Outcome, Rule, Session
+
+AgentChange = Callable[[Agent, int], Agent]
+"""A change of an agent with its input bound: of the agent and the instant in ms."""
+
+
+class StoreOpenError(Exception):
+    """The store cannot be opened; the text says why, and what to do about it, to whoever starts the service."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in an order of creation: of the time in ms, then of the id."""
+
+    created_at_ms: int
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessagePage:
+    """A page of messages, newest first; `has_more`: at least one more lies beyond it in the direction of travel."""
+
+    messages: list[Entry]
+    has_more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPage:
+    """A page of active sessions in order of creation; `total` is how many match on all pages."""
+
+    sessions: list[Session]
+    has_more: bool
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many sessions the store holds, by state. `invalid`: their rows cannot be read back."""
+
+    active: int
+    expired: int
+    expiring_soon: int
+    invalid: int
+
+
+class Store(ABC):
+    """Keeps agents, sessions and their logs.
+
+    A writing method returns once its effect is durable, and then any reading method sees it. Writes on one session happen one after the
+    other; each happens wholly or not at all. A call that is cancelled before its turn writes nothing. Every method may raise
+    UnavailableError (the store is closed, or cannot be read or written now) and every writing one ResourceExhaustedError (there is no
+    room); nothing was done then.
+    """
+
+    @abstractmethod
+    async def create_session(self, session: Session) -> None:
+        """Adds a session, whose id and channel are new."""
+
+    @abstractmethod
+    async def apply(self, session_id: str, rule: Rule) -> Outcome:
+        """Loads a session, applies the rule to it at the present instant, and persists the outcome, in one transaction.
+
+        :raises SessionNotFoundError: there is no such session
+        :raises DomainError: whatever the rule raises; nothing is written then
+        """
+
+    @abstractmethod
+    async def delete_session(self, session_id: str) -> None:
+        """Removes a session, live or expired, with its messages and its log.
+
+        :raises SessionNotFoundError: there is no such session
+        """
+
+    @abstractmethod
+    async def get_session(self, session_id: str) -> Session:
+        """Reads a session, live or expired.
+
+        :raises SessionNotFoundError: there is no such session
+        """
+
+    @abstractmethod
+    async def list_sessions(
+        self, now_ms: int, *, limit: int, after: Position | None = None, agent_id: str | None = None, user_id: str | None = None
+    ) -> SessionPage:
+        """Reads at most `limit` sessions that are active at `now_ms`, the oldest first, from the first one behind `after`.
+
+        A page stops early, after at least one session, where its text grows past PAGE_BYTES.
+        """
+
+    @abstractmethod
+    async def list_messages(
+        self, session: Session, *, limit: int, before_ms: int | None = None, after_ms: int | None = None
+    ) -> MessagePage:
+        """Reads at most `limit` messages of a session whose time lies strictly between the cursors, newest first.
+
+        With `after_ms` alone they are the oldest of these (travelling forward), otherwise the newest (travelling back). A page stops
+        early, after at least one message, where its text, with the session's metadata under each message, grows past PAGE_BYTES.
+        """
+
+    @abstractmethod
+    async def counts(self, now_ms: int) -> Counts:
+        """Counts the sessions as they stand at `now_ms`."""
+
+    @abstractmethod
+    async def due(self, now_ms: int, limit: int) -> list[str]:
+        """The ids of at most `limit` sessions to which something happens by itself at `now_ms` or before, the longest due first."""
+
+    @abstractmethod
+    async def next_due_ms(self) -> int | None:
+        """The earliest instant at which something happens to a session by itself; None when there is none."""
+
+    @abstractmethod
+    async def purge(self, expired_by_ms: int, limit: int) -> int:
+        """Takes one small step of removing the sessions that expired at `expired_by_ms` or before, with their logs.
+
+        It removes at most `limit` rows, entries before their sessions, and returns how many: 0 when nothing is left to remove.
+        """
+
+    @abstractmethod
+    async def clear_sessions(self) -> None:
+        """Removes every session with its log. Agents stay."""
+
+    @abstractmethod
+    async def create_agent(self, agent: Agent) -> None:
+        """Adds an agent.
+
+        :raises AgentAlreadyExistsError: its id is taken
+        """
+
+    @abstractmethod
+    async def update_agent(self, agent_id: str, change: AgentChange) -> Agent:
+        """Loads an agent, changes it at the present instant, and persists the result, in one transaction; returns it.
+
+        :raises AgentNotFoundError: there is no such agent
+        :raises DomainError: whatever the change raises; nothing is written then
+        """
+
+    @abstractmethod
+    async def delete_agent(self, agent_id: str) -> None:
+        """Removes an agent; its sessions stay.
+
+        :raises AgentNotFoundError: there is no such agent
+        """
+
+    @abstractmethod
+    async def get_agent(self, agent_id: str) -> Agent:
+        """Reads an agent.
+
+        :raises AgentNotFoundError: there is no such agent
+        """
+
+    @abstractmethod
+    async def list_agents(self, *, limit: int, after: Position | None = None) -> list[Agent]:
+        """Reads at most `limit` agents in order of registration, from the first one behind `after`."""
+
+    @abstractmethod
+    async def check_writable(self) -> None:
+        """Makes a small durable write, to find out whether the store can.
+
+        :raises UnavailableError: it cannot
+        :raises ResourceExhaustedError: it has no room
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Finishes the writes that were accepted, then lets go of the database. The store is of no use afterwards."""
+
+
+PAGE_BYTES = 640 * 1024
+"""How much text of JSON and content a page holds: as protobuf it then stays below the 4 MiB that a gRPC client takes by default, whatever
+is in it, except where a single message is larger."""

@@ -1,0 +1,239 @@
+"""The Store on a SQLite file of this process alone: one writer thread, short reads where they are, long reads on a thread of their own."""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Final, TypeVar, cast
+
+from server.clock import Clock
+from server.domain.agents import Agent
+from server.domain.errors import AgentAlreadyExistsError, AgentNotFoundError, SessionNotFoundError, UnavailableError
+from server.domain.sessions import Outcome, Rule, Session
+from server.domain.timeouts import MINUTE_MS
+from server.store import sqlite_rows as rows
+from server.store.base import PAGE_BYTES, AgentChange, Counts, MessagePage, Position, SessionPage, Store
+from server.store.sqlite_file import FileLock, connect, prepare, public_error
+from server.store.sqlite_writer import SqliteWriter
+
+T = TypeVar("T")
+
+_SESSION: Final = ", ".join(rows.SESSION)
+_ENTRY: Final = ", ".join(rows.ENTRY)
+_AGENT: Final = ", ".join(rows.AGENT)
+_ENTRY_TEXTS: Final = [rows.ENTRY.index(column) for column in ("content", "metadata", "attachments", "thought", "actions")]
+_ALWAYS_MS: Final = 2**62
+
+
+class SqliteStore(Store):
+    """See Store. Made by `open`."""
+
+    def __init__(self, path: Path, lock: FileLock, clock: Clock) -> None:
+        self._lock = lock
+        self._write_connection = connect(path)
+        self._read_connection = connect(path, read_only=True)
+        self._long_connection = connect(path, read_only=True)
+        self._long_reader = ThreadPoolExecutor(1, "sqlite-reader")
+        self._writer = SqliteWriter(self._write_connection, clock)
+        self._closed = False
+
+    @classmethod
+    async def open(cls, path: Path, clock: Clock) -> "SqliteStore":
+        """Opens the file, making or migrating it first. Raises StoreOpenError, saying why."""
+        return cls(path, await asyncio.to_thread(prepare, path), clock)
+
+    async def create_session(self, session: Session) -> None:
+        await self._writer.create(session)
+
+    async def apply(self, session_id: str, rule: Rule) -> Outcome:
+        return await self._writer.apply(session_id, rule)
+
+    async def delete_session(self, session_id: str) -> None:
+        await self._writer.delete(session_id)
+
+    async def get_session(self, session_id: str) -> Session:
+        found = self._read(lambda connection: connection.execute(_GET_SESSION, (session_id,)).fetchall())
+        if not found:
+            raise SessionNotFoundError(session_id)
+        return rows.session_of(found[0])
+
+    async def list_sessions(
+        self, now_ms: int, *, limit: int, after: Position | None = None, agent_id: str | None = None, user_id: str | None = None
+    ) -> SessionPage:
+        filters = {"agent_id": agent_id, "user_id": user_id}
+        named = {column: value for column, value in filters.items() if value is not None}
+        where = " AND ".join(["expires_at_ms > :now AND NOT expired", *(f"{column} = :{column}" for column in named)])
+        start = after or Position(-_ALWAYS_MS, "")
+
+        def read(connection: sqlite3.Connection) -> SessionPage:
+            total = connection.execute(f"SELECT count(*) FROM sessions WHERE {where}", {"now": now_ms, **named}).fetchone()[0]
+            statement = (
+                f"SELECT {_SESSION} FROM sessions WHERE {where} AND (created_at_ms, id) > (:created_at_ms, :id) "
+                "ORDER BY created_at_ms, id LIMIT :limit"
+            )
+            values = {"now": now_ms, "created_at_ms": start.created_at_ms, "id": start.id, "limit": limit + 1, **named}
+            with closing(connection.execute(statement, values)) as found:
+                page, has_more = _page(map(rows.session_of, found), limit, lambda session: len(session.metadata))
+            return SessionPage(page, has_more, total)
+
+        return await self._read_long(read)
+
+    async def list_messages(
+        self, session: Session, *, limit: int, before_ms: int | None = None, after_ms: int | None = None
+    ) -> MessagePage:
+        forward = after_ms is not None and before_ms is None
+        statement = (
+            f"SELECT {_ENTRY} FROM log WHERE session_id = ? AND message_id IS NOT NULL AND at_ms > ? AND at_ms < ? "
+            f"ORDER BY at_ms {'ASC' if forward else 'DESC'} LIMIT ?"
+        )
+        low_ms, high_ms = -_ALWAYS_MS if after_ms is None else after_ms, _ALWAYS_MS if before_ms is None else before_ms
+
+        def size(row: rows.Row) -> int:
+            return len(session.metadata) + sum(len(row[column] or "") for column in _ENTRY_TEXTS)
+
+        def read(connection: sqlite3.Connection) -> MessagePage:
+            with closing(connection.execute(statement, (session.id, low_ms, high_ms, limit + 1))) as found:
+                page, has_more = _page(found, limit, size)
+            messages = list(map(rows.entry_of, page))
+            return MessagePage(messages[::-1] if forward else messages, has_more)
+
+        return self._read(read)
+
+    async def counts(self, now_ms: int) -> Counts:
+        live = "expires_at_ms > :now AND NOT expired"
+        soon = f"{live} AND expires_at_ms - round(warning_threshold_minutes * {MINUTE_MS}) <= :now"
+
+        def read(connection: sqlite3.Connection) -> Counts:
+            total, active, expiring_soon, invalid = connection.execute(
+                f"SELECT count(*), count(*) FILTER (WHERE {live}), count(*) FILTER (WHERE {soon}), "
+                "count(*) FILTER (WHERE NOT json_valid(metadata)) FROM sessions",
+                {"now": now_ms},
+            ).fetchone()
+            return Counts(active, total - active, expiring_soon, invalid)
+
+        return await self._read_long(read)
+
+    async def due(self, now_ms: int, limit: int) -> list[str]:
+        statement = "SELECT id FROM sessions WHERE due_at_ms <= ? ORDER BY due_at_ms LIMIT ?"
+        return self._read(lambda connection: [row[0] for row in connection.execute(statement, (now_ms, limit))])
+
+    async def next_due_ms(self) -> int | None:
+        statement = "SELECT min(due_at_ms) FROM sessions WHERE due_at_ms IS NOT NULL"
+        return self._read(lambda connection: cast(int | None, connection.execute(statement).fetchone()[0]))
+
+    async def purge(self, expired_by_ms: int, limit: int) -> int:
+        def work(connection: sqlite3.Connection, now_ms: int) -> int:
+            entries = connection.execute(
+                "DELETE FROM log WHERE rowid IN (SELECT log.rowid FROM sessions JOIN log ON log.session_id = sessions.id "
+                "WHERE sessions.expires_at_ms <= ? LIMIT ?)",
+                (expired_by_ms, limit),
+            ).rowcount
+            sessions = connection.execute(
+                "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at_ms <= ? "
+                "AND NOT EXISTS (SELECT 1 FROM log WHERE session_id = sessions.id) LIMIT ?)",
+                (expired_by_ms, limit - entries),
+            ).rowcount
+            return entries + sessions
+
+        return await self._writer.run(work)
+
+    async def clear_sessions(self) -> None:
+        def work(connection: sqlite3.Connection, now_ms: int) -> None:
+            connection.execute("DELETE FROM log")
+            connection.execute("DELETE FROM sessions")
+
+        await self._writer.run(work)
+
+    async def create_agent(self, agent: Agent) -> None:
+        def work(connection: sqlite3.Connection, now_ms: int) -> None:
+            row = rows.agent_row(agent)
+            statement = f"INSERT INTO agents ({_AGENT}) VALUES ({_marks(row)}) ON CONFLICT (id) DO NOTHING"
+            if not connection.execute(statement, row).rowcount:
+                raise AgentAlreadyExistsError(agent.id)
+
+        await self._writer.run(work)
+
+    async def update_agent(self, agent_id: str, change: AgentChange) -> Agent:
+        def work(connection: sqlite3.Connection, now_ms: int) -> Agent:
+            agent = change(_agent(agent_id, connection), now_ms)
+            row = rows.agent_row(agent)
+            connection.execute(f"UPDATE agents SET ({_AGENT}) = ({_marks(row)}) WHERE id = ?", (*row, agent_id))
+            return agent
+
+        return await self._writer.run(work)
+
+    async def delete_agent(self, agent_id: str) -> None:
+        def work(connection: sqlite3.Connection, now_ms: int) -> None:
+            if not connection.execute("DELETE FROM agents WHERE id = ?", (agent_id,)).rowcount:
+                raise AgentNotFoundError(agent_id)
+
+        await self._writer.run(work)
+
+    async def get_agent(self, agent_id: str) -> Agent:
+        return self._read(lambda connection: _agent(agent_id, connection))
+
+    async def list_agents(self, *, limit: int, after: Position | None = None) -> list[Agent]:
+        start = after or Position(-_ALWAYS_MS, "")
+        statement = f"SELECT {_AGENT} FROM agents WHERE (created_at_ms, id) > (?, ?) ORDER BY created_at_ms, id LIMIT ?"
+        values = start.created_at_ms, start.id, limit
+        return self._read(lambda connection: list(map(rows.agent_of, connection.execute(statement, values))))
+
+    async def check_writable(self) -> None:
+        def work(connection: sqlite3.Connection, now_ms: int) -> None:
+            # The same value again: SQLite writes the page all the same, and that is what is wanted.
+            connection.execute(f"PRAGMA user_version = {connection.execute('PRAGMA user_version').fetchone()[0]}")
+
+        await self._writer.run(work)
+
+    async def close(self) -> None:
+        self._closed = True
+        await self._writer.close()
+        await asyncio.to_thread(self._long_reader.shutdown)
+        for connection in (self._long_connection, self._read_connection, self._write_connection):
+            connection.close()
+        self._lock.release()
+
+    def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        """A short, indexed read, where it is called: a hop to a thread costs more."""
+        return self._guarded(read, self._read_connection)
+
+    async def _read_long(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        """A read that may scan a table, off the event loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._long_reader, self._guarded, read, self._long_connection)
+
+    def _guarded(self, read: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
+        if self._closed:
+            raise UnavailableError("The service is stopping")
+        try:
+            return read(connection)
+        except sqlite3.Error as error:
+            raise public_error(error) from error
+
+
+_GET_SESSION: Final = f"SELECT {_SESSION} FROM sessions WHERE id = ?"
+_GET_AGENT: Final = f"SELECT {_AGENT} FROM agents WHERE id = ?"
+
+
+def _agent(agent_id: str, connection: sqlite3.Connection) -> Agent:
+    found = connection.execute(_GET_AGENT, (agent_id,)).fetchall()
+    if not found:
+        raise AgentNotFoundError(agent_id)
+    return rows.agent_of(found[0])
+
+
+def _marks(row: rows.Row) -> str:
+    return ", ".join("?" * len(row))
+
+
+def _page(found: Iterable[T], limit: int, size: Callable[[T], int]) -> tuple[list[T], bool]:
+    """The first `limit` of what was found, or as many as fit PAGE_BYTES, at least one; and whether there is more."""
+    page: list[T] = []
+    total = 0
+    for item in found:
+        total += size(item)
+        if len(page) == limit or (page and total > PAGE_BYTES):
+            return page, True
+        page.append(item)
+    return page, False

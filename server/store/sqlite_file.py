@@ -1,0 +1,163 @@
+"""The SQLite file: made, locked, checked and migrated before anyone uses it."""
+
+import fcntl
+import os
+import re
+import sqlite3
+from importlib import resources
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from server.domain.errors import ResourceExhaustedError, UnavailableError
+from server.store.base import StoreOpenError
+
+APPLICATION_ID: Final = 0x656C7A61
+"""Marks a file as ours: "elza" in ASCII."""
+
+_BUSY_TIMEOUT_S = 5.0
+_CACHE_KIB = 65_536
+_JOURNAL_LIMIT_BYTES = 64 * 1024 * 1024
+
+log = structlog.get_logger()
+
+
+class FileLock:
+    """Holds `<file>.lock` for this process, so that no second one works on the same file.
+
+    The system lets go of it however the process ends.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Takes the lock. Raises StoreOpenError, naming the process that has it."""
+        self._fd = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(self._fd, 20).decode(errors="replace").strip() or "unknown"
+            os.close(self._fd)
+            raise StoreOpenError(f"{path} is in use by another process (pid {holder}): one process owns the file") from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Lets go of the lock."""
+        os.close(self._fd)
+
+
+def prepare(path: Path) -> FileLock:
+    """Makes the file and its directory where they are missing, locks it, checks that it is sound and ours, and migrates it.
+
+    Raises StoreOpenError, saying why; the file is then as it was.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        lock = FileLock(path)
+    except OSError as error:
+        raise StoreOpenError(f"{path} cannot be opened: {error.strerror}") from error
+    try:
+        connection = connect(path)
+        try:
+            _check(path, connection)
+            _migrate(path, connection)
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        lock.release()
+        raise StoreOpenError(f"{path} cannot be used: {error}") from error
+    except BaseException:
+        lock.release()
+        raise
+    return lock
+
+
+def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """A connection in autocommit mode, for use by one thread at a time. Raises sqlite3.Error."""
+    connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256)
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    if read_only:
+        connection.execute("PRAGMA query_only = ON")
+    else:
+        # FULL: a commit has reached the disk before anyone is told of it.
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_LIMIT_BYTES}")
+    return connection
+
+
+def _check(path: Path, connection: sqlite3.Connection) -> None:
+    try:
+        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+        if tables and application_id != APPLICATION_ID:
+            raise StoreOpenError(f"{path} is a SQLite database of another program: name another file in DATABASE_URL")
+        problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.DatabaseError as error:
+        if _primary_code(error) not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            raise
+        problem = str(error)
+    if problem != "ok":
+        raise StoreOpenError(f"{path} is damaged or is no SQLite database ({problem}): restore it from a backup, or name another file")
+
+
+def _migrate(path: Path, connection: sqlite3.Connection) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    migrations = _migrations()
+    if version > len(migrations):
+        raise StoreOpenError(f"{path} was written by a newer version (schema {version}, this one knows {len(migrations)}): upgrade")
+    if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+        raise StoreOpenError(f"{path} does not support SQLite's WAL mode: put it on a local file system")
+    for number, script in enumerate(migrations[version:], start=version + 1):
+        try:
+            connection.executescript(
+                f"BEGIN IMMEDIATE; {script} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number}; COMMIT;"
+            )
+        except sqlite3.Error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+
+def schema_version() -> int:
+    """The schema that this version works with: the number of its last migration."""
+    return len(_migrations())
+
+
+def _migrations() -> list[str]:
+    directory = resources.files("server.store") / "migrations" / "sqlite"
+    files = sorted((file for file in directory.iterdir() if re.fullmatch(r"\d{4}_\w+\.sql", file.name)), key=lambda file: file.name)
+    if [int(file.name[:4]) for file in files] != list(range(1, len(files) + 1)):
+        raise StoreOpenError(f"the migrations are not numbered from 1 without gaps: {', '.join(file.name for file in files)}")
+    return [file.read_text() for file in files]
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    return error.sqlite_errorcode & 0xFF
+
+
+def public_error(error: sqlite3.Error) -> Exception:
+    """What a caller gets for an error of the database: a typed one where the database cannot be used now, otherwise the error itself."""
+    code = _primary_code(error)
+    if code == sqlite3.SQLITE_FULL:
+        log.error("the store has no room left", cause=str(error))
+        return ResourceExhaustedError("The store has no room left")
+    if code in _UNUSABLE:
+        log.error("the store cannot be used", cause=str(error), code=error.sqlite_errorname)
+        return UnavailableError("The store cannot be used now")
+    return error
+
+
+_UNUSABLE = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_PERM,
+}

@@ -1,0 +1,189 @@
+"""Rows of the SQLite tables and the domain's values: one list of columns for each table, from which every statement is made."""
+
+from typing import Any, Final
+
+import orjson
+
+from server.domain.agents import Agent, AgentKind
+from server.domain.events import Entry, EntryKind
+from server.domain.messages import Message
+from server.domain.sessions import Session, due_at_ms
+from server.domain.timeouts import PartialTimeoutConfig, TimeoutConfig
+
+Row = tuple[Any, ...]
+
+_TIMEOUT: Final = ("timeout_minutes", "auto_renew", "max_duration_minutes", "warning_threshold_minutes")
+
+SESSION_FIXED: Final = ("id", "channel_id", "agent_id", "user_id", "metadata", "created_at_ms")
+SESSION_CHANGING: Final = (
+    *_TIMEOUT,
+    "last_activity_ms",
+    "renewed_at_ms",
+    "expires_at_ms",
+    "renewal_count",
+    "warned",
+    "expired",
+    "last_sequence",
+    "last_entry_ms",
+)
+SESSION: Final = (*SESSION_FIXED, *SESSION_CHANGING)
+
+ENTRY: Final = (
+    "session_id",
+    "sequence",
+    "at_ms",
+    "kind",
+    "expires_at_ms",
+    "renewal_count",
+    "was_renewed",
+    "is_near_expiration",
+    "message_id",
+    "is_agent",
+    "content",
+    "metadata",
+    "attachments",
+    "thought",
+    "actions",
+)
+AGENT: Final = ("id", "name", "kind", "created_at_ms", "updated_at_ms", *_TIMEOUT)
+
+
+def session_fixed_row(session: Session) -> Row:
+    """The values of SESSION_FIXED."""
+    return session.id, session.channel_id, session.agent_id, session.user_id, session.metadata, session.created_at_ms
+
+
+def session_changing_row(session: Session) -> Row:
+    """The values of SESSION_CHANGING, and then `due_at_ms`."""
+    timeout = session.timeout
+    return (
+        timeout.timeout_minutes,
+        timeout.auto_renew,
+        timeout.max_duration_minutes,
+        timeout.warning_threshold_minutes,
+        session.last_activity_ms,
+        session.renewed_at_ms,
+        session.expires_at_ms,
+        session.renewal_count,
+        session.warned,
+        session.expired,
+        session.last_sequence,
+        session.last_entry_ms,
+        due_at_ms(session),
+    )
+
+
+def session_of(row: Row) -> Session:
+    """The session in a row of SESSION."""
+    (
+        session_id,
+        channel_id,
+        agent_id,
+        user_id,
+        metadata,
+        created_at_ms,
+        timeout_minutes,
+        auto_renew,
+        max_duration_minutes,
+        warning_threshold_minutes,
+        last_activity_ms,
+        renewed_at_ms,
+        expires_at_ms,
+        renewal_count,
+        warned,
+        expired,
+        last_sequence,
+        last_entry_ms,
+    ) = row
+    return Session(
+        session_id,
+        channel_id,
+        agent_id,
+        user_id,
+        metadata,
+        TimeoutConfig(timeout_minutes, bool(auto_renew), max_duration_minutes, warning_threshold_minutes),
+        created_at_ms,
+        last_activity_ms,
+        renewed_at_ms,
+        expires_at_ms,
+        renewal_count,
+        bool(warned),
+        bool(expired),
+        last_sequence,
+        last_entry_ms,
+    )
+
+
+def entry_row(entry: Entry) -> Row:
+    """The values of ENTRY."""
+    standing = (
+        entry.session_id,
+        entry.sequence,
+        entry.at_ms,
+        entry.kind,
+        entry.expires_at_ms,
+        entry.renewal_count,
+        entry.was_renewed,
+        entry.is_near_expiration,
+    )
+    message = entry.message
+    if message is None:
+        return *standing, None, None, None, None, None, None, None
+    actions = orjson.dumps(message.actions).decode() if message.actions else None
+    return (
+        *standing,
+        message.id,
+        message.is_agent,
+        message.content,
+        message.metadata,
+        message.attachments,
+        message.thought,
+        actions,
+    )
+
+
+def entry_of(row: Row) -> Entry:
+    """The entry in a row of ENTRY."""
+    session_id, sequence, at_ms, kind, expires_at_ms, renewal_count, was_renewed, is_near_expiration, message_id, *rest = row
+    message = None
+    if message_id is not None:
+        is_agent, content, metadata, attachments, thought, actions = rest
+        message = Message(
+            message_id, bool(is_agent), content, metadata, attachments, thought, tuple(orjson.loads(actions)) if actions else ()
+        )
+    return Entry(
+        session_id,
+        sequence,
+        at_ms,
+        EntryKind(kind),
+        expires_at_ms,
+        renewal_count,
+        bool(was_renewed),
+        bool(is_near_expiration),
+        message,
+    )
+
+
+def agent_row(agent: Agent) -> Row:
+    """The values of AGENT."""
+    timeout = agent.timeout
+    return (
+        agent.id,
+        agent.name,
+        agent.kind,
+        agent.created_at_ms,
+        agent.updated_at_ms,
+        timeout.timeout_minutes,
+        timeout.auto_renew,
+        timeout.max_duration_minutes,
+        timeout.warning_threshold_minutes,
+    )
+
+
+def agent_of(row: Row) -> Agent:
+    """The agent in a row of AGENT."""
+    agent_id, name, kind, created_at_ms, updated_at_ms, timeout_minutes, auto_renew, max_duration_minutes, warning_threshold_minutes = row
+    timeout = PartialTimeoutConfig(
+        timeout_minutes, None if auto_renew is None else bool(auto_renew), max_duration_minutes, warning_threshold_minutes
+    )
+    return Agent(agent_id, name, AgentKind(kind), created_at_ms, updated_at_ms, timeout)

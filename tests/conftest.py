@@ -1,0 +1,31 @@
+"""Fixtures that more than one folder uses."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness import Serve
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """One service with a test clock for all tests of a pytest process. Move its clock forward only, and expect other tests' sessions in it."""
+    running = Serve(tmp_path_factory.mktemp("service"), TEST_CLOCK="1")
+    yield running
+    assert running.stop() == 0, running.log()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Serve]]:
+    """Starts services of the test's own: `start("--no-rest", TEST_CLOCK="1")`. Those in one directory share a store; `directory=` names another."""
+    running: list[Serve] = []
+
+    def starter(*arguments: str, directory: Path = tmp_path, **environment: str) -> Serve:
+        running.append(Serve(directory, *arguments, **environment))
+        return running[-1]
+
+    yield starter
+    for one in running:
+        if one.process.poll() is None:
+            one.kill()
