@@ -10,7 +10,7 @@ from tests.harness import Serve
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """One service with a test clock for all tests of a pytest process. Move its clock forward only, and expect other tests' sessions in it."""
+    """One service with a test clock for all tests of a pytest process: move its clock forward only; other tests' sessions are in it."""
     running = Serve(tmp_path_factory.mktemp("service"), TEST_CLOCK="1")
     yield running
     assert running.stop() == 0, running.log()
@@ -18,7 +18,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Serve]]:
-    """Starts services of the test's own: `start("--no-rest", TEST_CLOCK="1")`. Those in one directory share a store; `directory=` names another."""
+    """Starts services of the test's own: `start("--no-rest", TEST_CLOCK="1")`.
+
+    Those in one directory share a store, so the earlier one must have ended; `directory=` names another.
+    """
     running: list[Serve] = []
 
     def starter(*arguments: str, directory: Path = tmp_path, **environment: str) -> Serve:

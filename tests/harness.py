@@ -27,7 +27,7 @@ class Serve:
     """A running service. `grpc` and `rest` are its addresses; `channel` and the stubs lead to the first, `http` and `url` to the second."""
 
     def __init__(self, directory: Path, *arguments: str, **environment: str) -> None:
-        """Starts the service with `directory` holding its store, and waits until it is ready. A later one in the same directory goes on with it."""
+        """Starts the service and waits until it is ready. `directory` holds its store; a later service there goes on with it."""
         directory.mkdir(parents=True, exist_ok=True)
         self.log_path = directory / "serve.log"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SESSION_", "GRPC_", "REST_"))}
