@@ -28,9 +28,11 @@ class _Views:
         self._backend = backend
 
     def get_clock(self) -> flask.Response:
+        """Reads the test clock; 404 when it is off."""
         return bodies.respond({"now": codec.iso(self._read().now)})
 
     def move_clock(self) -> flask.Response:
+        """Sets or advances the test clock; 404 when it is off."""
         self._read()
         body = {name: value for name, value in bodies.read_object().items() if value is not None}
         clock = self._backend.clock

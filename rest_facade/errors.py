@@ -11,9 +11,6 @@ import structlog
 from eliza.sessions.v1 import errors_pb2, values
 from eliza.sessions.v1.errors import TABLE, error_info
 
-METADATA_MAX_BYTES: Final = 10_240
-"""The greatest size of metadata as compact JSON, in bytes. The server checks it; an error of the facade's own has to name it too."""
-
 _RETRY_AFTER_SECONDS = 1
 
 _log = structlog.get_logger(__name__)
@@ -65,17 +62,21 @@ def from_rpc(error: grpc.aio.AioRpcError) -> ApiError:
     if info is not None and info.reason in TABLE:
         kinds = TABLE[info.reason].details
         details = {name: _typed(kinds.get(name, errors_pb2.DETAIL_KIND_UNSPECIFIED), text) for name, text in info.metadata.items()}
-        return ApiError(info.reason, error.details() or info.reason, **details)
+        return ApiError(info.reason, _respelt(error.details() or info.reason, kinds, info.metadata), **details)
     if error.code() in _WITHOUT_INFO:
         reason, message, defaults = _WITHOUT_INFO[error.code()]
         return ApiError(reason, message, **defaults)
-    return unforeseen(error)
+    return _internal(rpc_status=error.code().name, rpc_details=error.details())
 
 
 def unforeseen(error: BaseException) -> ApiError:
     """An error that nobody foresaw: the log gets its cause and an id, the client the id alone."""
+    return _internal(exc_info=error)
+
+
+def _internal(**cause: object) -> ApiError:
     error_id = str(uuid.uuid4())
-    _log.error("unforeseen error", error_id=error_id, exc_info=error)
+    _log.error("unforeseen error", error_id=error_id, **cause)
     return ApiError("INTERNAL", "Internal error", errorId=error_id)
 
 
@@ -90,6 +91,15 @@ def _typed(kind: int, text: str) -> Any:
             return [_camel(name) for name in text.split(",")]
         case _:
             return text
+
+
+def _respelt(message: str, kinds: Mapping[str, int], texts: Mapping[str, str]) -> str:
+    """The server's message with the fields that its details name spelt as in REST."""
+    for name, kind in kinds.items():
+        if kind in (errors_pb2.DETAIL_KIND_FIELD, errors_pb2.DETAIL_KIND_FIELD_LIST):
+            for field in texts.get(name, "").split(","):
+                message = message.replace(field, _camel(field)) if "_" in field else message
+    return message
 
 
 def _camel(path: str) -> str:

@@ -9,27 +9,21 @@ import math
 import re
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
-import orjson
 from google.protobuf.struct_pb2 import ListValue, Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from eliza.sessions.v1 import times, values
 from eliza.sessions.v1.errors import cut
+from eliza.sessions.v1.limits import DEFAULT_MESSAGES, MAX_MESSAGES, MAX_METADATA_BYTES, MAX_SESSIONS
 from eliza.sessions.v1.message_service_pb2 import ListMessagesRequest, SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import CreateSessionRequest, ListSessionsRequest, UpdateTimeoutRequest
 from eliza.sessions.v1.timeout_pb2 import TimeoutConfig
-from rest_facade.errors import METADATA_MAX_BYTES, ApiError
+from rest_facade.errors import ApiError
 
 Body: TypeAlias = Mapping[str, Any]
 Query: TypeAlias = Mapping[str, str]
-
-SESSIONS_BOUND: Final = 1000
-"""The greatest number of sessions that one answer lists, also when the client gives no limit."""
-
-_MESSAGES_DEFAULT = 50
-_MESSAGES_BOUND = 100
 
 _DECIMAL = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)\s*", re.ASCII)
 _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?\s*", re.ASCII | re.IGNORECASE)
@@ -81,7 +75,7 @@ def list_messages(query: Query, session_id: str) -> ListMessagesRequest:
     """The query of GET /sessions/{sessionId}/messages. Raises INVALID_PAGINATION for a cursor that is no instant."""
     return ListMessagesRequest(
         session_id=session_id,
-        page_size=_clamped(_number(query.get("limit", ""), _MESSAGES_DEFAULT), _MESSAGES_BOUND),
+        page_size=_clamped(_number(query.get("limit", ""), DEFAULT_MESSAGES), MAX_MESSAGES),
         before=_instant(query, "before"),
         after=_instant(query, "after"),
     )
@@ -90,11 +84,11 @@ def list_messages(query: Query, session_id: str) -> ListMessagesRequest:
 def list_sessions(query: Query) -> ListSessionsRequest:
     """The query of GET /sessions. Raises INVALID_PAGINATION for a limit that is no number."""
     text = query.get("limit", "")
-    limit = _number(text, math.nan) if text else SESSIONS_BOUND
+    limit = _number(text, math.nan) if text else MAX_SESSIONS
     if math.isnan(limit):
         raise _invalid_pagination("limit", text, "limit must be a number")
     return ListSessionsRequest(
-        page_size=_clamped(limit, SESSIONS_BOUND),
+        page_size=_clamped(limit, MAX_SESSIONS),
         page_token=query.get("pageToken", ""),
         agent_id=query.get("agentId", ""),
         user_id=query.get("userId", ""),
@@ -126,23 +120,10 @@ def _metadata(body: Body) -> Struct | None:
         return None
     if not isinstance(metadata, dict):
         raise _invalid_metadata("metadata must be an object")
-    if _is_far_too_large(metadata):
-        raise _invalid_metadata(f"metadata is larger than {METADATA_MAX_BYTES} bytes as compact JSON")
     try:
         return values.struct(metadata)
     except ValueError as error:
         raise _invalid_metadata(f"metadata {error}") from error
-
-
-def _is_far_too_large(metadata: Body) -> bool:
-    """Whether the server is sure to refuse it for its size: a body full of metadata would keep the loop busy for a second to convert.
-
-    Twice the limit, because the server writes 1.0 as 1.
-    """
-    try:
-        return len(orjson.dumps(metadata)) > 2 * METADATA_MAX_BYTES
-    except orjson.JSONEncodeError:
-        return False
 
 
 def _attachments(body: Body) -> ListValue | None:
@@ -255,7 +236,7 @@ def _invalid_content(reason: str) -> ApiError:
 
 
 def _invalid_metadata(reason: str) -> ApiError:
-    return ApiError("INVALID_METADATA", f"Invalid metadata: {reason}", reason=reason, maxBytes=METADATA_MAX_BYTES)
+    return ApiError("INVALID_METADATA", f"Invalid metadata: {reason}", reason=reason, maxBytes=MAX_METADATA_BYTES)
 
 
 def _invalid_timeout(field: str, value: object, reason: str) -> ApiError:

@@ -8,13 +8,14 @@ from typing import Final
 
 import uvicorn
 
+from eliza.sessions.v1.limits import MAX_BODY_BYTES
 from rest_facade.app import create_app
 from rest_facade.backend import Backend
 from rest_facade.bridge import Bridge
 from rest_facade.protocol import HttpProtocol
 
-MAX_BODY_BYTES: Final = 2 * 1024 * 1024
-"""The greatest size of a request's body, as the contract has it."""
+KEEP_ALIVE_SECONDS: Final = 75
+"""How long an idle connection is kept: longer than clients keep theirs, so that none sends into a connection that is just closing."""
 
 
 async def serve(
@@ -42,6 +43,7 @@ async def serve(
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=grace_seconds,
     )
     await _Server(config, on_ready).serve([listener])

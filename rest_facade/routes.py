@@ -56,11 +56,13 @@ class _Views:
         self._backend = backend
 
     def create_session(self) -> flask.Response:
+        """Creates a session of a user with an agent: 201."""
         request = inputs.create_session(bodies.read_object())
         answer = self._backend.call(self._backend.sessions.CreateSession, request)
         return bodies.respond(codec.created_session(answer.session), 201)
 
     def list_sessions(self) -> flask.Response:
+        """Lists the active sessions, the oldest first."""
         request = inputs.list_sessions(flask.request.args)
         wanted = request.page_size
         sessions: list[Session] = []
@@ -73,6 +75,7 @@ class _Views:
             request.page_token = page.next_page_token
 
     def get_health(self) -> flask.Response:
+        """Tells how the service is: 503 when it cannot serve."""
         try:
             status = self._backend.call(self._backend.sessions.GetServiceStatus, GetServiceStatusRequest())
         except grpc.aio.AioRpcError as error:
@@ -86,19 +89,23 @@ class _Views:
         return bodies.respond(codec.health(status))
 
     def get_session(self, session_id: str) -> flask.Response:
+        """Reads one session and its live status."""
         answer = self._backend.call(self._backend.sessions.GetSession, GetSessionRequest(session_id=session_id))
         return bodies.respond(codec.session_info(answer.session))
 
     def delete_session(self, session_id: str) -> flask.Response:
+        """Ends and removes a session, live or expired."""
         self._backend.call(self._backend.sessions.DeleteSession, DeleteSessionRequest(session_id=session_id))
         return bodies.respond({"success": True, "message": f"Session {session_id.lower()} deleted successfully"})
 
     def send_message(self, session_id: str) -> flask.Response:
+        """Sends a message, which renews the session when auto-renewal is on: 201."""
         request = self._judge(inputs.send_message, bodies.read_object(), session_id)
         answer = self._backend.call(self._backend.messages.SendMessage, request)
         return bodies.respond(codec.sent_message(answer.message, answer.session_status), 201)
 
     def list_messages(self, session_id: str) -> flask.Response:
+        """Pages through the history, newest first."""
         request = self._judge(inputs.list_messages, flask.request.args, session_id)
         forward = request.HasField("after") and not request.HasField("before")
         wanted = request.page_size
@@ -113,16 +120,19 @@ class _Views:
             request.page_token = page.next_page_token
 
     def renew_session(self, session_id: str) -> flask.Response:
+        """Renews by hand, also when auto-renewal is off: 422 at the maximum duration."""
         bodies.read_object()
         answer = self._backend.call(self._backend.sessions.RenewSession, RenewSessionRequest(session_id=session_id))
         return bodies.respond(codec.session_info(answer.session))
 
     def update_timeout(self, session_id: str) -> flask.Response:
+        """Changes the timeout settings that the body names."""
         request = self._judge(inputs.update_timeout, bodies.read_object(), session_id)
         answer = self._backend.call(self._backend.sessions.UpdateTimeout, request)
         return bodies.respond(codec.session_info(answer.session))
 
     def send_heartbeat(self, session_id: str) -> flask.Response:
+        """Keeps alive, and renews when auto-renewal is on."""
         bodies.read_object()
         answer = self._backend.call(self._backend.sessions.SendHeartbeat, SendHeartbeatRequest(session_id=session_id))
         return bodies.respond(codec.session_info(answer.session))

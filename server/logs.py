@@ -10,7 +10,8 @@ def configure(level: str, style: str) -> None:
     """Sets the least level (`debug`, `info`, `warning`, `error`) and the style (`console`, `json`), of our logs and the libraries'."""
     renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
     if style == "console":
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        # A plain traceback: others show the values of variables, and with them what users said.
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

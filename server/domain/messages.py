@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 
+from eliza.sessions.v1.limits import MAX_ATTACHMENTS_BYTES, MAX_CONTENT_CODE_POINTS, MAX_METADATA_BYTES
 from server.domain.errors import InvalidContentError, InvalidMetadataError
 
-MAX_CONTENT_CODE_POINTS = 4000
-MAX_METADATA_BYTES = 10_240
-MAX_ATTACHMENTS_BYTES = 2 * 1024 * 1024
 EMPTY_OBJECT = "{}"
 
 

@@ -1,11 +1,12 @@
 """AgentService: the registry of agents."""
 
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from eliza.sessions.v1 import agent_pb2, timeout_pb2
 from eliza.sessions.v1 import agent_service_pb2 as pb
 from eliza.sessions.v1.agent_service_pb2_grpc import AgentServiceServicer
+from eliza.sessions.v1.limits import DEFAULT_SESSIONS, MAX_SESSIONS
 from server.clock import Clock
 from server.domain.agents import Agent, check_agent
 from server.domain.errors import InvalidFieldError, MissingFieldsError
@@ -14,9 +15,6 @@ from server.domain.timeouts import TimeoutPolicy
 from server.rpc.convert import agent_kind, agent_message, timeout_request
 from server.rpc.paging import make_token, page_size, read_token
 from server.store.base import Position, Store
-
-DEFAULT_PAGE: Final = 100
-GREATEST_PAGE: Final = 1000
 
 _SCOPE = ("agents",)
 _TIMEOUT = "timeout_config"
@@ -45,7 +43,7 @@ class AgentService(AgentServiceServicer):
         return pb.GetAgentResponse(agent=agent_message(await self._store.get_agent(request.agent_id.lower())))
 
     async def ListAgents(self, request: pb.ListAgentsRequest, context: Any) -> pb.ListAgentsResponse:
-        size, after = page_size(request.page_size, DEFAULT_PAGE, GREATEST_PAGE), None
+        size, after = page_size(request.page_size, DEFAULT_SESSIONS, MAX_SESSIONS), None
         if request.page_token:
             after = Position(*read_token(request.page_token, _SCOPE, (int, str)))  # type: ignore[arg-type]
         found = await self._store.list_agents(limit=size + 1, after=after)

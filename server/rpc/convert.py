@@ -7,10 +7,11 @@ import orjson
 from google.protobuf import struct_pb2
 
 from eliza.sessions.v1 import agent_pb2, message_pb2, session_pb2, timeout_pb2, values
+from eliza.sessions.v1.limits import MAX_METADATA_BYTES
 from server.domain.agents import Agent, AgentKind
 from server.domain.errors import InvalidContentError, InvalidFieldError, InvalidMetadataError
 from server.domain.events import Entry
-from server.domain.messages import EMPTY_OBJECT, MAX_METADATA_BYTES, Message
+from server.domain.messages import EMPTY_OBJECT, Message
 from server.domain.sessions import Session, is_near_expiration, time_remaining_ms
 from server.domain.timeouts import PartialTimeoutConfig, TimeoutConfig
 

@@ -1,10 +1,11 @@
 """MessageService: the messages of sessions."""
 
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from eliza.sessions.v1 import message_service_pb2 as pb
 from eliza.sessions.v1 import values
+from eliza.sessions.v1.limits import DEFAULT_MESSAGES, MAX_MESSAGES
 from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceServicer
 from server.agents.delivery import Delivery
 from server.clock import Clock
@@ -15,9 +16,6 @@ from server.domain.sessions import Session, require_live, send_message
 from server.rpc.convert import attachments_text, message_message, metadata_text, session_status
 from server.rpc.paging import make_token, page_size, read_token
 from server.store.base import Store
-
-DEFAULT_PAGE: Final = 50
-GREATEST_PAGE: Final = 100
 
 
 class MessageService(MessageServiceServicer):
@@ -45,7 +43,7 @@ class MessageService(MessageServiceServicer):
 
     async def ListMessages(self, request: pb.ListMessagesRequest, context: Any) -> pb.ListMessagesResponse:
         session = await self._live_session(request.session_id.lower())
-        size = page_size(request.page_size, DEFAULT_PAGE, GREATEST_PAGE)
+        size = page_size(request.page_size, DEFAULT_MESSAGES, MAX_MESSAGES)
         before_ms = values.ms_ceil(request.before) if request.HasField("before") else None
         after_ms = values.ms_floor(request.after) if request.HasField("after") else None
         forward = after_ms is not None and before_ms is None

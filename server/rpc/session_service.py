@@ -1,10 +1,11 @@
 """SessionService: the life of sessions."""
 
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from eliza.sessions.v1 import session_service_pb2 as pb
 from eliza.sessions.v1 import values
+from eliza.sessions.v1.limits import DEFAULT_SESSIONS, MAX_SESSIONS
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceServicer
 from server.clock import Clock
 from server.domain.errors import MissingFieldsError
@@ -16,9 +17,6 @@ from server.rpc.convert import metadata_text, session_message, timeout_request
 from server.rpc.health import HealthMonitor
 from server.rpc.paging import make_token, page_size, read_token
 from server.store.base import Position, Store
-
-DEFAULT_PAGE: Final = 100
-GREATEST_PAGE: Final = 1000
 
 
 class SessionService(SessionServiceServicer):
@@ -63,7 +61,7 @@ class SessionService(SessionServiceServicer):
         now_ms = self._clock.now_ms()
         agent_id = uuid_field("agent_id", request.agent_id) if request.agent_id else None
         user_id = uuid_field("user_id", request.user_id) if request.user_id else None
-        size, scope, after = page_size(request.page_size, DEFAULT_PAGE, GREATEST_PAGE), ("sessions", agent_id, user_id), None
+        size, scope, after = page_size(request.page_size, DEFAULT_SESSIONS, MAX_SESSIONS), ("sessions", agent_id, user_id), None
         if request.page_token:
             after = Position(*read_token(request.page_token, scope, (int, str)))  # type: ignore[arg-type]
         page = await self._store.list_sessions(now_ms, limit=size, after=after, agent_id=agent_id, user_id=user_id)

@@ -61,7 +61,7 @@ class Message(_message.Message):
 
     @_builtins.property
     def attachments(self) -> _struct_pb2.ListValue:
-        """What was attached; absent when nothing was given. At most 2 MiB as compact JSON."""
+        """What was attached; absent when nothing was given."""
 
     @_builtins.property
     def actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -37,11 +37,11 @@ class SendMessageRequest(_message.Message):
     """The text: 1 to 4000 Unicode code points, no NUL. White space alone is a message."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """What to attach to the message: at most 10,240 bytes as compact JSON."""
+        """What to attach to the message: at most 10,240 bytes as compact JSON, and 30 levels deep."""
 
     @_builtins.property
     def attachments(self) -> _struct_pb2.ListValue:
-        """Attachments, of any JSON shape: at most 2 MiB as compact JSON."""
+        """Attachments, of any JSON shape: at most 2 MiB as compact JSON, 30 levels deep, and 20,000 values through all levels."""
 
     def __init__(
         self,

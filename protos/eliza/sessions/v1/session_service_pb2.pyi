@@ -39,7 +39,7 @@ class CreateSessionRequest(_message.Message):
     """UUID of the user, of any version, in either letter case. Required."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """What to attach to the session: at most 10,240 bytes as compact JSON."""
+        """What to attach to the session: at most 10,240 bytes as compact JSON, and 30 levels deep."""
 
     @_builtins.property
     def timeout_config(self) -> _timeout_pb2.TimeoutConfig:

@@ -1,17 +1,16 @@
 """Between protobuf's well-known types and plain Python: Timestamp and ms, Struct and dict, ListValue and list."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from google.protobuf.struct_pb2 import NULL_VALUE, ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from eliza.sessions.v1.limits import MAX_DEPTH, MAX_VALUES
+
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 """What JSON can say."""
-
-MAX_DEPTH = 30
-"""How deep objects and arrays may nest: protobuf reads at most 100 nested messages, and a level of a Struct takes three."""
 
 _EXACT = 2**53
 
@@ -35,25 +34,25 @@ def ms_ceil(when: Timestamp) -> int:
 def struct(fields: Mapping[str, Json]) -> Struct:
     """The Struct of a JSON object. Raises ValueError, saying why, for what JSON or protobuf cannot hold."""
     message = Struct()
-    _fill_fields(message, fields, MAX_DEPTH)
+    _fill_fields(message, fields, MAX_DEPTH, iter(range(MAX_VALUES)))
     return message
 
 
 def list_value(items: Sequence[Json]) -> ListValue:
     """The ListValue of a JSON array. Raises ValueError, saying why, for what JSON or protobuf cannot hold."""
     message = ListValue()
-    _fill_items(message, items, MAX_DEPTH)
+    _fill_items(message, items, MAX_DEPTH, iter(range(MAX_VALUES)))
     return message
 
 
 def plain(message: Struct) -> dict[str, Json]:
     """The JSON object of a Struct; whole numbers are ints. Raises ValueError, saying why, for what JSON cannot hold."""
-    return _plain_fields(message, MAX_DEPTH)
+    return _plain_fields(message, MAX_DEPTH, iter(range(MAX_VALUES)))
 
 
 def plain_list(message: ListValue) -> list[Json]:
     """The JSON array of a ListValue; whole numbers are ints. Raises ValueError, saying why, for what JSON cannot hold."""
-    return _plain_items(message, MAX_DEPTH)
+    return _plain_items(message, MAX_DEPTH, iter(range(MAX_VALUES)))
 
 
 def number(value: float) -> int | float:
@@ -61,23 +60,22 @@ def number(value: float) -> int | float:
     return int(value) if value.is_integer() and abs(value) <= _EXACT else value
 
 
-def _fill_fields(message: Struct, fields: Mapping[str, Json], depth: int) -> None:
-    if not depth:
-        raise ValueError(f"nests deeper than {MAX_DEPTH} levels")
+def _fill_fields(message: Struct, fields: Mapping[str, Json], depth: int, room: Iterator[int]) -> None:
+    _check_depth(depth)
     target = message.fields
     for key, item in fields.items():
-        _fill(target[_text(key)], item, depth)
+        _fill(target[_text(key)], item, depth, room)
 
 
-def _fill_items(message: ListValue, items: Sequence[Json], depth: int) -> None:
-    if not depth:
-        raise ValueError(f"nests deeper than {MAX_DEPTH} levels")
+def _fill_items(message: ListValue, items: Sequence[Json], depth: int, room: Iterator[int]) -> None:
+    _check_depth(depth)
     add = message.values.add
     for item in items:
-        _fill(add(), item, depth)
+        _fill(add(), item, depth, room)
 
 
-def _fill(value: Value, item: Json, depth: int) -> None:
+def _fill(value: Value, item: Json, depth: int, room: Iterator[int]) -> None:
+    _check_room(room)
     if isinstance(item, str):
         value.string_value = _text(item)
     elif item is None:
@@ -88,10 +86,20 @@ def _fill(value: Value, item: Json, depth: int) -> None:
         value.number_value = _finite(item)
     elif isinstance(item, Mapping):
         value.struct_value.SetInParent()
-        _fill_fields(value.struct_value, item, depth - 1)
+        _fill_fields(value.struct_value, item, depth - 1, room)
     else:
         value.list_value.SetInParent()
-        _fill_items(value.list_value, item, depth - 1)
+        _fill_items(value.list_value, item, depth - 1, room)
+
+
+def _check_depth(depth: int) -> None:
+    if not depth:
+        raise ValueError(f"nests deeper than {MAX_DEPTH} levels")
+
+
+def _check_room(room: Iterator[int]) -> None:
+    if next(room, None) is None:
+        raise ValueError(f"holds more than {MAX_VALUES} values")
 
 
 def _text(text: str) -> str:
@@ -112,19 +120,18 @@ def _finite(value: float) -> float:
     return result
 
 
-def _plain_fields(message: Struct, depth: int) -> dict[str, Json]:
-    if not depth:
-        raise ValueError(f"nests deeper than {MAX_DEPTH} levels")
-    return {key: _plain(value, depth) for key, value in message.fields.items()}
+def _plain_fields(message: Struct, depth: int, room: Iterator[int]) -> dict[str, Json]:
+    _check_depth(depth)
+    return {key: _plain(value, depth, room) for key, value in message.fields.items()}
 
 
-def _plain_items(message: ListValue, depth: int) -> list[Json]:
-    if not depth:
-        raise ValueError(f"nests deeper than {MAX_DEPTH} levels")
-    return [_plain(value, depth) for value in message.values]
+def _plain_items(message: ListValue, depth: int, room: Iterator[int]) -> list[Json]:
+    _check_depth(depth)
+    return [_plain(value, depth, room) for value in message.values]
 
 
-def _plain(value: Value, depth: int) -> Json:
+def _plain(value: Value, depth: int, room: Iterator[int]) -> Json:
+    _check_room(room)
     match value.WhichOneof("kind"):
         case "string_value":
             return value.string_value
@@ -133,8 +140,8 @@ def _plain(value: Value, depth: int) -> Json:
         case "bool_value":
             return value.bool_value
         case "struct_value":
-            return _plain_fields(value.struct_value, depth - 1)
+            return _plain_fields(value.struct_value, depth - 1, room)
         case "list_value":
-            return _plain_items(value.list_value, depth - 1)
+            return _plain_items(value.list_value, depth - 1, room)
         case _:
             return None

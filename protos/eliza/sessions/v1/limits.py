@@ -1,0 +1,29 @@
+"""The bounds that the contract sets to what clients send, and those that both servers have to know. No protobuf here."""
+
+from typing import Final
+
+MAX_CONTENT_CODE_POINTS: Final = 4000
+"""The longest content of a message, in Unicode code points."""
+
+MAX_METADATA_BYTES: Final = 10_240
+"""The greatest metadata, in bytes of compact UTF-8 JSON."""
+
+MAX_ATTACHMENTS_BYTES: Final = 2 * 1024 * 1024
+"""The greatest attachments of a message, in bytes of compact UTF-8 JSON."""
+
+MAX_BODY_BYTES: Final = 2 * 1024 * 1024
+"""The greatest body of a REST request, in bytes."""
+
+MAX_DEPTH: Final = 30
+"""How deep objects and arrays may nest: protobuf reads at most 100 nested messages, and a level of a Struct takes three."""
+
+MAX_VALUES: Final = 20_000
+"""How many values metadata or attachments may hold, counted through all levels: each costs both servers time, however small it is."""
+
+DEFAULT_MESSAGES: Final = 50
+MAX_MESSAGES: Final = 100
+"""How many messages a page has when nobody says, and at most."""
+
+DEFAULT_SESSIONS: Final = 100
+MAX_SESSIONS: Final = 1000
+"""How many sessions or agents a page has when nobody says, and at most; a REST list without a limit has at most MAX_SESSIONS."""
