@@ -1,0 +1,130 @@
+"""What happens by itself, on a store: deadlines and the purge."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from server.clock import TestClock
+from server.domain.errors import SessionNotFoundError
+from server.domain.sessions import Session
+from server.domain.timeouts import PartialTimeoutConfig
+from server.lifecycle.deadlines import BATCH, Deadlines
+from server.lifecycle.purge import STEP_ROWS, Purge
+from server.store.base import Counts
+from server.store.sqlite import SqliteStore
+from tests.store.conformance import MINUTE, T0, say, session
+
+HANGS_SECONDS = 20
+
+
+@pytest.fixture
+def clock() -> TestClock:
+    clock = TestClock()
+    clock.set_ms(T0)
+    return clock
+
+
+@pytest.fixture
+async def store(tmp_path: Path, clock: TestClock) -> AsyncIterator[SqliteStore]:
+    store = await SqliteStore.open(tmp_path / "store.db", clock)
+    yield store
+    await store.close()
+
+
+async def many(store: SqliteStore, count: int, minutes: float = 30.0) -> list[Session]:
+    new = [session(T0, PartialTimeoutConfig(timeout_minutes=minutes)) for _ in range(count)]
+    await asyncio.gather(*map(store.create_session, new))
+    return new
+
+
+class TestDeadlines:
+    async def test_more_than_a_batch_at_once(self, store: SqliteStore, clock: TestClock) -> None:
+        new = await many(store, 2 * BATCH + 10)
+        clock.set_ms(T0 + 25 * MINUTE)
+        await Deadlines(store, clock).run_due()
+        assert all([(await store.get_session(one.id)).warned for one in new])
+        assert await store.next_due_ms() == T0 + 30 * MINUTE
+        clock.set_ms(T0 + 30 * MINUTE)
+        await Deadlines(store, clock).run_due()
+        assert all([(await store.get_session(one.id)).expired for one in new])
+        assert await store.next_due_ms() is None
+
+    async def test_what_is_not_due_is_left_alone(self, store: SqliteStore, clock: TestClock) -> None:
+        (one,) = await many(store, 1)
+        clock.set_ms(T0 + 25 * MINUTE - 1)
+        await Deadlines(store, clock).run_due()
+        assert await store.get_session(one.id) == one
+
+    async def test_it_sees_a_deadline_that_comes_nearer_while_it_waits(self, store: SqliteStore, clock: TestClock) -> None:
+        (one,) = await many(store, 1)
+        running = asyncio.ensure_future(Deadlines(store, clock).run())
+        await asyncio.sleep(0)
+        clock.set_ms(T0 + 30 * MINUTE)
+        async with asyncio.timeout(HANGS_SECONDS):
+            while not (await store.get_session(one.id)).expired:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    async def test_a_session_that_is_deleted_meanwhile(self, store: SqliteStore, clock: TestClock) -> None:
+        new = await many(store, 20)
+        clock.set_ms(T0 + 30 * MINUTE)
+        await asyncio.gather(Deadlines(store, clock).run_due(), *(store.delete_session(one.id) for one in new[::2]))
+        assert await store.counts(T0 + 30 * MINUTE) == Counts(0, 10, 0, 0)
+        assert await store.next_due_ms() is None
+
+    async def test_a_clock_that_is_set_back_meanwhile(self, store: SqliteStore, clock: TestClock) -> None:
+        """What was due is not due any more; that is no reason to go on asking for ever."""
+        (one,) = await many(store, 1)
+
+        class SetBack(TestClock):
+            def now_ms(self) -> int:
+                return T0 + 30 * MINUTE
+
+        async with asyncio.timeout(HANGS_SECONDS / 4):
+            await Deadlines(store, SetBack()).run_due()
+        assert await store.get_session(one.id) == one
+
+    async def test_a_session_that_cannot_be_written_does_not_hold_up_the_others(
+        self, store: SqliteStore, clock: TestClock, tmp_path: Path
+    ) -> None:
+        """Contract: "Warnings and expiries happen when they fall due"."""
+        bad, *good = await many(store, 5, 30.0)
+        (later,) = await many(store, 1, 60.0)
+        outsider = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+        outsider.execute(
+            "INSERT INTO log (session_id, sequence, at_ms, kind, expires_at_ms, renewal_count, was_renewed, is_near_expiration) "
+            "VALUES (?, 1, 0, 'warning', 0, 0, 0, 0)",
+            (bad.id,),
+        )
+        outsider.close()
+        running = asyncio.ensure_future(Deadlines(store, clock).run())
+        async with asyncio.timeout(HANGS_SECONDS / 4):
+            for now_ms, sessions in ((T0 + 30 * MINUTE, good), (T0 + 60 * MINUTE, [later])):
+                clock.set_ms(now_ms)
+                for one in sessions:
+                    while not (await store.get_session(one.id)).expired:
+                        assert not running.done(), "no deadline is ever looked at again"
+                        await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+class TestPurge:
+    async def test_it_removes_what_is_past_its_retention_in_steps(self, store: SqliteStore, clock: TestClock) -> None:
+        old, kept = (await many(store, 1))[0], (await many(store, 1, 31.0))[0]
+        for target in (old, kept):
+            await asyncio.gather(*(store.apply(target.id, say()) for _ in range(STEP_ROWS + 7)))
+        purge = Purge(store, clock, retention_minutes=10, interval_minutes=5)
+        clock.set_ms(T0 + 40 * MINUTE - 1)
+        await purge.run_due()
+        assert (await store.get_session(old.id)).id == old.id
+        clock.set_ms(T0 + 40 * MINUTE)
+        await purge.run_due()
+        with pytest.raises(SessionNotFoundError):
+            await store.get_session(old.id)
+        assert (await store.get_session(kept.id)).last_sequence == STEP_ROWS + 7
+        assert (await store.list_messages(old, limit=1)).messages == []

@@ -1,0 +1,162 @@
+"""SqliteStore keeps the contract of Store; and what its writer thread does beyond that."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from server.clock import TestClock
+from server.domain.errors import InvalidContentError, ResourceExhaustedError, UnavailableError
+from server.domain.sessions import Outcome, Session, fall_due
+from server.store import sqlite_file
+from server.store.base import Counts, Store
+from server.store.sqlite import SqliteStore
+from server.store.sqlite_writer import GROUP_SIZE
+from tests.store.conformance import MINUTE, T0, StoreConformance, contents, history, misbehave, say
+from tests.unit.samples import session
+
+
+@asynccontextmanager
+async def writer_held(store: Store) -> AsyncIterator[None]:
+    """The writer thread waits in a rule, so that what is called for in the block queues and makes one group."""
+    waits, goes_on = threading.Event(), threading.Event()
+
+    def wait(start: Session, now_ms: int) -> Outcome:
+        waits.set()
+        goes_on.wait()
+        return Outcome(start)
+
+    blocker = session()
+    await store.create_session(blocker)
+    holding = asyncio.ensure_future(store.apply(blocker.id, wait))
+    try:
+        await asyncio.to_thread(waits.wait)
+        deleting = asyncio.ensure_future(store.delete_session(blocker.id))
+        await asyncio.sleep(0)
+        yield
+    finally:
+        goes_on.set()
+    await asyncio.gather(holding, deleting)
+
+
+class TestSqliteStore(StoreConformance):
+    async def open(self, directory: Path, clock: TestClock) -> Store:
+        return await SqliteStore.open(directory / "store.db", clock)
+
+    held = staticmethod(writer_held)
+
+    async def test_a_call_that_is_cancelled_before_its_turn_writes_nothing(self, store: Store, one: Session) -> None:
+        async with self.held(store):
+            tasks = [asyncio.ensure_future(store.apply(one.id, say(f"{n}"))) for n in range(10)]
+            new = session()
+            creating = asyncio.ensure_future(store.create_session(new))
+            clearing = asyncio.ensure_future(store.clear_sessions())
+            await asyncio.sleep(0)
+            for task in (*tasks[::2], creating, clearing):
+                task.cancel()
+            await asyncio.sleep(0)
+        results = await asyncio.gather(*tasks, creating, clearing, return_exceptions=True)
+        assert [isinstance(result, asyncio.CancelledError) for result in results] == [True, False] * 5 + [True, True]
+        log = await history(store, one)
+        assert contents(log) == ["1", "3", "5", "7", "9"]
+        assert [entry.sequence for entry in log] == [1, 2, 3, 4, 5]
+        assert (await store.counts(T0)).active == 1
+
+    async def test_a_call_that_is_cancelled_during_its_turn_is_carried_out_wholly(self, store: Store, one: Session) -> None:
+        begun, goes_on = threading.Event(), threading.Event()
+
+        def slow(start: Session, now_ms: int) -> Outcome:
+            begun.set()
+            goes_on.wait()
+            return say("slow")(start, now_ms)
+
+        task = asyncio.ensure_future(store.apply(one.id, slow))
+        await asyncio.to_thread(begun.wait)
+        task.cancel()
+        goes_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (await store.apply(one.id, say("next"))).entries[0].sequence == 2
+        assert contents(await history(store, one)) == ["slow", "next"]
+
+    async def test_what_queues_is_committed_together(self, store: SqliteStore, one: Session) -> None:
+        statements: list[str] = []
+        async with self.held(store):
+            store._write_connection.set_trace_callback(statements.append)
+            tasks = [asyncio.ensure_future(store.apply(one.id, say(f"{n}"))) for n in range(GROUP_SIZE - 1)]
+            await asyncio.sleep(0)
+        await asyncio.gather(*tasks)
+        store._write_connection.set_trace_callback(None)
+        assert statements.count("COMMIT") == 2, "the group that was held up, and the one that queued meanwhile"
+
+    async def test_only_the_culprit_of_a_group_pays(self, store: SqliteStore, one: Session) -> None:
+        statements: list[str] = []
+        async with self.held(store):
+            store._write_connection.set_trace_callback(statements.append)
+            rules = [say("0"), misbehave, say("1")]
+            tasks = [asyncio.ensure_future(store.apply(one.id, rule)) for rule in rules]
+            await asyncio.sleep(0)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        store._write_connection.set_trace_callback(None)
+        assert contents(await history(store, one)) == ["0", "1"]
+        assert statements.count("ROLLBACK") == 2, "of the group, and of the culprit"
+
+    async def test_a_rule_that_refuses_does_not_break_up_its_group(self, store: SqliteStore, one: Session) -> None:
+        statements: list[str] = []
+        async with self.held(store):
+            store._write_connection.set_trace_callback(statements.append)
+            tasks = [asyncio.ensure_future(store.apply(one.id, rule)) for rule in (say("0"), say(""), say("1"))]
+            await asyncio.sleep(0)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        store._write_connection.set_trace_callback(None)
+        assert isinstance(results[1], InvalidContentError)
+        assert contents(await history(store, one)) == ["0", "1"]
+        assert (statements.count("COMMIT"), statements.count("ROLLBACK")) == (2, 0)
+
+    async def test_a_full_database(self, store: SqliteStore, one: Session) -> None:
+        await store.apply(one.id, say("before"))
+        pages = store._write_connection.execute("PRAGMA page_count").fetchone()[0]
+        store._write_connection.execute(f"PRAGMA max_page_count = {pages + 20}")
+        acknowledged, refused = ["before"], []
+        while len(refused) < 20:
+            content = f"{len(acknowledged)} " + "x" * 3000
+            (result,) = await self.together(store, [store.apply(one.id, say(content))])
+            if isinstance(result, Outcome):
+                acknowledged.append(content)
+            else:
+                refused.append(type(result))
+        assert set(refused) == {ResourceExhaustedError}
+        assert contents(await history(store, one)) == acknowledged
+        store._write_connection.execute(f"PRAGMA max_page_count = {2**30}")
+        await store.apply(one.id, say("after"))
+        log = await history(store, one)
+        assert contents(log) == [*acknowledged, "after"]
+        assert [entry.sequence for entry in log] == list(range(1, len(log) + 1))
+
+    async def test_sessions_whose_rows_cannot_be_read_back_are_counted(self, store: SqliteStore, one: Session) -> None:
+        await self.added(store)
+        store._write_connection.execute("UPDATE sessions SET metadata = '{\"a' WHERE id = ?", (one.id,))
+        assert await store.counts(T0) == Counts(2, 0, 0, 1)
+
+
+class TestSomeoneElseHoldsTheLock:
+    async def test_writes_are_unavailable_and_reads_go_on(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sqlite_file, "_BUSY_TIMEOUT_S", 0.05)
+        store = await SqliteStore.open(tmp_path / "store.db", TestClock())
+        one = session()
+        await store.create_session(one)
+        outsider = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+        outsider.execute("BEGIN IMMEDIATE")
+        for call in (store.apply(one.id, fall_due), store.create_session(session()), store.check_writable(), store.purge(T0 + MINUTE, 5)):
+            with pytest.raises(UnavailableError):
+                await call
+        assert await store.get_session(one.id) == one
+        assert (await store.counts(T0)).active == 1
+        outsider.execute("ROLLBACK")
+        outsider.close()
+        await store.check_writable()
+        await store.close()

@@ -1,0 +1,318 @@
+"""The SQLite file: who may open it, what is refused, and that nothing is lost when it is closed."""
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from server.clock import TestClock
+from server.domain.agents import Agent, AgentKind
+from server.domain.errors import SessionExpiredError
+from server.domain.sessions import Session
+from server.store import open_store, sqlite_file, sqlite_path
+from server.store.base import StoreOpenError
+from server.store.sqlite import SqliteStore
+from tests.store.conformance import contents, history, say
+from tests.unit.samples import AGENT, T0, session
+
+HOLDER = """
+import asyncio, sys
+from pathlib import Path
+from server.clock import TestClock
+from server.store.sqlite import SqliteStore
+
+async def main():
+    store = await SqliteStore.open(Path(sys.argv[1]), TestClock())
+    print("open", flush=True)
+    sys.stdin.readline()
+    await store.close()
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "store.db"
+
+
+async def opened(path: Path) -> SqliteStore:
+    clock = TestClock()
+    clock.set_ms(T0)
+    return await SqliteStore.open(path, clock)
+
+
+async def populated(path: Path, sessions: int = 40) -> list[Session]:
+    """Makes a store with some pages of everything, and closes it."""
+    store = await opened(path)
+    many = [session(T0 + n, metadata='{"a":"' + "m" * 500 + '"}') for n in range(sessions)]
+    await asyncio.gather(*map(store.create_session, many))
+    await asyncio.gather(*(store.apply(one.id, say(f"{n}" + "x" * 200)) for one in many for n in range(20)))
+    await store.create_agent(Agent(AGENT, "a", AgentKind.ECHO, T0, T0))
+    await store.close()
+    return many
+
+
+def what_is_on_the_disk(path: Path) -> dict[str, bytes]:
+    """The database and its write-ahead log, where that has anything in it."""
+    files = {name: path.with_name(name) for name in (path.name, path.name + "-wal", path.name + "-journal")}
+    return {name: content for name, file in files.items() if file.is_file() and (content := file.read_bytes())}
+
+
+async def refused(path: Path) -> str:
+    """Why the store cannot be opened; what is on the disk is as it was."""
+    before = what_is_on_the_disk(path)
+    with pytest.raises(StoreOpenError) as caught:
+        await opened(path)
+    assert what_is_on_the_disk(path) == before
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+class TestAFreshFile:
+    async def test_only_its_owner_can_read_it(self, path: Path) -> None:
+        old = os.umask(0)
+        try:
+            store = await opened(path)
+        finally:
+            os.umask(old)
+        await store.create_session(session())
+        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+        assert modes == dict.fromkeys(("store.db", "store.db-wal", "store.db-shm", "store.db.lock"), 0o600)
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        await store.close()
+
+    async def test_directories_above_it_are_made(self, tmp_path: Path) -> None:
+        store = await opened(tmp_path / "a" / "b" / "c" / "store.db")
+        await store.close()
+
+    async def test_a_directory_that_is_there_is_left_as_it_is(self, path: Path) -> None:
+        path.parent.mkdir(mode=0o755)
+        os.chmod(path.parent, 0o755)
+        await (await opened(path)).close()
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
+
+    async def test_a_commit_has_reached_the_disk(self, path: Path) -> None:
+        store = await opened(path)
+
+        def pragma(name: str) -> object:
+            return store._write_connection.execute(f"PRAGMA {name}").fetchone()[0]
+
+        assert (pragma("journal_mode"), pragma("synchronous"), pragma("foreign_keys")) == ("wal", 2, 1)
+        for reader in (store._read_connection, store._long_connection):
+            with pytest.raises(sqlite3.OperationalError):
+                reader.execute("DELETE FROM sessions")
+        await store.close()
+
+    async def test_it_is_marked_and_numbered(self, path: Path) -> None:
+        await (await opened(path)).close()
+        with sqlite3.connect(path) as connection:
+            assert connection.execute("PRAGMA application_id").fetchone()[0] == sqlite_file.APPLICATION_ID
+            assert connection.execute("PRAGMA user_version").fetchone()[0] == sqlite_file.schema_version() >= 1
+        connection.close()
+
+    async def test_migrations_are_numbered_from_1_without_gaps(self) -> None:
+        directory = Path(sqlite_file.__file__).parent / "migrations" / "sqlite"
+        files = sorted(file.name for file in directory.iterdir() if file.suffix == ".sql")
+        assert [re.fullmatch(r"(\d{4})_\w+\.sql", name).group(1) for name in files] == [f"{n:04}" for n in range(1, len(files) + 1)]
+        assert sqlite_file.schema_version() == len(files)
+
+    async def test_by_its_url(self, tmp_path: Path) -> None:
+        store = await open_store(f"sqlite:///{tmp_path}/x.db", TestClock())
+        await store.close()
+        assert (tmp_path / "x.db").exists()
+        assert sqlite_path("sqlite:///relative.db") == Path("relative.db")
+        for url in ("postgresql://host/db", "sqlite:///", "sqlite://x.db", "", "store.db"):
+            with pytest.raises(StoreOpenError, match="DATABASE_URL"):
+                sqlite_path(url)
+
+
+class TestReopening:
+    async def test_everything_is_there_again(self, path: Path) -> None:
+        many = await populated(path)
+        store = await opened(path)
+        assert (await store.list_sessions(T0, limit=100)).total == len(many)
+        for one in many[::7]:
+            assert contents(await history(store, one)) == [f"{n}" + "x" * 200 for n in range(20)]
+            stored = await store.get_session(one.id)
+            assert (stored.last_sequence, stored.renewal_count) == (20, 20)
+            assert (await store.apply(one.id, say("on"))).entries[0].sequence == 21
+        assert [agent.id for agent in await store.list_agents(limit=5)] == [AGENT]
+        await store.close()
+
+    async def test_a_closed_store_leaves_one_file_and_the_lock(self, path: Path) -> None:
+        await populated(path)
+        assert {file.name for file in path.parent.iterdir()} == {"store.db", "store.db.lock"}
+
+    async def test_what_was_written_when_the_process_was_killed(self, path: Path, tmp_path: Path) -> None:
+        """A copy of the files of an open store is what a killed process leaves."""
+        store = await opened(path)
+        one = session()
+        await store.create_session(one)
+        for n in range(10):
+            await store.apply(one.id, say(f"{n}"))
+        shutil.copytree(path.parent, tmp_path / "copy")
+        await store.close()
+        copy = await opened(tmp_path / "copy" / "store.db")
+        assert contents(await history(copy, one)) == [f"{n}" for n in range(10)]
+        with pytest.raises(SessionExpiredError):
+            await copy.apply(one.id, lambda start, _: say()(start, start.expires_at_ms))
+        await copy.close()
+
+
+class TestASecondProcess:
+    @pytest.fixture
+    def holder(self, path: Path) -> subprocess.Popen:
+        process = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdout.readline() == b"open\n"
+        yield process
+        process.kill()
+        process.communicate()
+
+    async def test_it_is_refused_and_told_which_process_has_the_file(self, path: Path, holder: subprocess.Popen) -> None:
+        with pytest.raises(StoreOpenError) as caught:
+            await opened(path)
+        assert re.search(rf"\b{holder.pid}\b", str(caught.value))
+        assert str(path) in str(caught.value)
+
+    async def test_it_may_when_the_first_has_ended(self, path: Path, holder: subprocess.Popen) -> None:
+        holder.communicate(b"\n")
+        assert holder.returncode == 0
+        await (await opened(path)).close()
+
+    async def test_it_may_when_the_first_was_killed(self, path: Path, holder: subprocess.Popen) -> None:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        await (await opened(path)).close()
+
+    async def test_a_second_store_of_this_process_is_refused_too(self, path: Path) -> None:
+        store = await opened(path)
+        with pytest.raises(StoreOpenError, match=rf"\b{os.getpid()}\b"):
+            await opened(path)
+        await store.create_session(session())
+        await store.close()
+        await (await opened(path)).close()
+
+
+def make_directory(path: Path) -> None:
+    path.mkdir(parents=True)
+
+
+def read(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+def write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
+
+
+def foreign(path: Path) -> None:
+    make_directory(path.parent)
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE bookmarks (url TEXT)")
+    connection.execute("INSERT INTO bookmarks VALUES ('x')")
+    connection.commit()
+    connection.close()
+
+
+def foreign_with_a_wal(path: Path) -> None:
+    """What a program leaves that was killed: its last commits are in the write-ahead log only."""
+    make_directory(path.parent)
+    made = path.with_name("made.db")
+    connection = sqlite3.connect(made, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("CREATE TABLE bookmarks (url TEXT)")
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{made}{suffix}", f"{path}{suffix}")
+    connection.close()
+    made.unlink()
+
+
+class TestWhatIsRefused:
+    """Each with a text that says why, and the file is as it was."""
+
+    @pytest.mark.parametrize("make", [foreign, foreign_with_a_wal], ids=lambda make: make.__name__)
+    async def test_a_database_of_another_program(self, path: Path, make: Callable[[Path], None]) -> None:
+        make(path)
+        assert "another program" in await refused(path)
+
+    @pytest.mark.parametrize("junk", [b"xy", b"hello, world\n" * 1000, bytes(range(256)) * 64, b"SQLite format 2\0" + b"\0" * 5000])
+    async def test_a_file_that_is_no_database(self, path: Path, junk: bytes) -> None:
+        write(path, junk)
+        assert "no SQLite database" in await refused(path)
+
+    async def test_a_database_with_a_damaged_page(self, path: Path) -> None:
+        await populated(path)
+        whole = read(path)
+        size = 4096
+        for start in range(0, len(whole), 7 * size):
+            page = bytes(byte ^ 0xFF for byte in whole[start : start + size])
+            write(path, whole[:start] + page + whole[start + size :])
+            why = await refused(path)
+            assert "damaged" in why, f"page {start // size + 1}: {why}"
+        write(path, whole)
+        await (await opened(path)).close()
+
+    async def test_a_database_that_was_cut(self, path: Path) -> None:
+        await populated(path)
+        whole = read(path)
+        write(path, whole[: len(whole) // 2])
+        assert "damaged" in await refused(path)
+
+    async def test_a_database_of_a_newer_version(self, path: Path) -> None:
+        await populated(path)
+        connection = sqlite3.connect(path)
+        connection.execute(f"PRAGMA user_version = {sqlite_file.schema_version() + 1}")
+        connection.close()
+        why = await refused(path)
+        assert "newer version" in why
+        assert str(sqlite_file.schema_version() + 1) in why
+
+    async def test_a_path_that_is_a_directory(self, path: Path) -> None:
+        make_directory(path)
+        assert "cannot be opened" in await refused(path)
+
+    async def test_a_path_below_a_file(self, path: Path) -> None:
+        path.parent.write_text("a file")
+        with pytest.raises(StoreOpenError, match="cannot be opened"):
+            await opened(path)
+        assert path.parent.read_text() == "a file"
+
+    async def test_a_migration_that_fails_leaves_what_was_there(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        many = await populated(path, 3)
+        good = sqlite_file._migrations()
+        broken = "CREATE TABLE extra (a TEXT) STRICT; UPDATE sessions SET metadata = 'lost'; INSERT INTO nowhere VALUES (1);"
+        monkeypatch.setattr(sqlite_file, "_migrations", lambda: [*good, broken])
+        assert "nowhere" in await refused(path)
+        monkeypatch.setattr(sqlite_file, "_migrations", lambda: good)
+        store = await opened(path)
+        assert (await store.get_session(many[0].id)).metadata == many[0].metadata
+        await store.close()
+
+    async def test_a_migration_is_made_once(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        many = await populated(path, 3)
+        good = sqlite_file._migrations()
+        monkeypatch.setattr(sqlite_file, "_migrations", lambda: [*good, "CREATE TABLE extra (a TEXT) STRICT;"])
+        for _ in range(2):
+            store = await opened(path)
+            assert (await store.get_session(many[0].id)).metadata == many[0].metadata
+            await store.close()
+        connection = sqlite3.connect(path)
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == len(good) + 1
+        connection.close()
+
+    async def test_a_refusal_lets_go_of_the_lock(self, path: Path) -> None:
+        write(path, b"junk")
+        await refused(path)
+        write(path, b"")
+        await (await opened(path)).close()

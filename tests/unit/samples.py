@@ -1,0 +1,57 @@
+"""What the tests of rules and stores start from: a policy, a session, and strategies for what clients may ask."""
+
+import math
+import uuid
+
+from hypothesis import strategies as st
+
+from server.domain.sessions import Session, create
+from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig, TimeoutConfig, TimeoutPolicy
+
+T0 = 1_769_850_300_000
+"""2026-01-31T09:05:00.000Z."""
+MINUTE = 60_000
+POLICY = TimeoutPolicy(TimeoutConfig(30.0, True, 720.0, 5.0), 5.0, 1440.0)
+"""The documented defaults and bounds."""
+AGENT = "00000000-0000-4000-8000-0000000000aa"
+USER = "11111111-1111-4111-8111-111111111111"
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+"""Text that a store must keep: all of Unicode but NUL and surrogates."""
+
+MINUTES = st.one_of(
+    st.floats(5, 1440),
+    st.integers(1, 3000).map(float),
+    st.sampled_from([0.0, -1.0, 4.999, 5.0, 1440.0, 1440.1, 2880.0, 1e9, math.inf, -math.inf]),
+)
+"""Minutes as a client may ask for them, in range and out of it, but not NaN."""
+
+
+def partials(minutes: st.SearchStrategy[float] = MINUTES) -> st.SearchStrategy[PartialTimeoutConfig]:
+    """Timeout settings, each of them named or not."""
+    maybe = st.none() | minutes
+    return st.builds(PartialTimeoutConfig, maybe, st.none() | st.booleans(), maybe, maybe)
+
+
+def session(
+    now_ms: int = T0,
+    timeout: PartialTimeoutConfig = NOTHING_NAMED,
+    *,
+    agent: PartialTimeoutConfig = NOTHING_NAMED,
+    session_id: str | None = None,
+    agent_id: str = AGENT,
+    user_id: str = USER,
+    metadata: str = "{}",
+) -> Session:
+    """A session as `create` makes it."""
+    return create(
+        now_ms,
+        session_id=session_id or str(uuid.uuid4()),
+        channel_id=str(uuid.uuid4()),
+        agent_id=agent_id,
+        user_id=user_id,
+        metadata=metadata,
+        policy=POLICY,
+        request=timeout,
+        agent=agent,
+    )

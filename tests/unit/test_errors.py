@@ -1,0 +1,126 @@
+"""The table of errors against the contract's, and the errors of the rules against the table."""
+
+import re
+
+import grpc
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eliza.sessions.v1.errors import TABLE, VALUE_LIMIT, cut
+from server.domain import errors
+from server.domain.errors import DomainError
+
+CONTRACT = [
+    ("SessionNotFoundError", "SESSION_NOT_FOUND", 404, ["sessionId"]),
+    ("SessionExpiredError", "SESSION_EXPIRED", 410, ["sessionId", "expiresAt"]),
+    ("SessionCreationError", "SESSION_CREATION_FAILED", 500, ["reason"]),
+    ("AgentNotFoundError", "AGENT_NOT_FOUND", 404, ["agentId"]),
+    ("InvalidUuidError", "INVALID_UUID", 400, ["field", "value"]),
+    ("MissingFieldsError", "MISSING_FIELDS", 400, ["missingFields"]),
+    ("InvalidContentError", "INVALID_CONTENT", 400, ["reason"]),
+    ("InvalidMetadataError", "INVALID_METADATA", 400, ["reason", "maxBytes"]),
+    ("InvalidPaginationError", "INVALID_PAGINATION", 400, ["parameter", "value", "reason"]),
+    ("InvalidTimeoutConfigError", "INVALID_TIMEOUT_CONFIG", 400, ["field", "value", "reason"]),
+    ("SessionRenewalError", "SESSION_RENEWAL_FAILED", 422, ["sessionId", "reason", "maxDurationMinutes", "createdAt"]),
+    ("MessageSendError", "MESSAGE_SEND_FAILED", 500, ["sessionId", "reason"]),
+]
+"""The contract's table: class, code, HTTP status, details."""
+
+GRPC = {
+    400: {grpc.StatusCode.INVALID_ARGUMENT},
+    404: {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED},
+    405: {grpc.StatusCode.UNIMPLEMENTED},
+    409: {grpc.StatusCode.ALREADY_EXISTS},
+    410: {grpc.StatusCode.FAILED_PRECONDITION},
+    413: {grpc.StatusCode.RESOURCE_EXHAUSTED},
+    415: {grpc.StatusCode.INVALID_ARGUMENT},
+    422: {grpc.StatusCode.FAILED_PRECONDITION},
+    429: {grpc.StatusCode.RESOURCE_EXHAUSTED},
+    500: {grpc.StatusCode.INTERNAL},
+    503: {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED},
+    504: {grpc.StatusCode.DEADLINE_EXCEEDED},
+}
+
+ARGUMENTS: dict[type[DomainError], tuple] = {
+    errors.SessionNotFoundError: ("s",),
+    errors.SessionExpiredError: ("s", 0),
+    errors.SessionRenewalError: ("s", 720.0, 0),
+    errors.AgentNotFoundError: ("a",),
+    errors.AgentAlreadyExistsError: ("a",),
+    errors.MissingFieldsError: (["agent_id", "user_id"],),
+    errors.InvalidUuidError: ("agent_id", "x"),
+    errors.InvalidContentError: ("is empty",),
+    errors.InvalidMetadataError: ("is too large", 10_240),
+    errors.InvalidPaginationError: ("limit", -1, "must not be negative"),
+    errors.InvalidTimeoutConfigError: ("timeout_minutes", 0.1, "is out of range"),
+    errors.InvalidFieldError: ("name", "x", "is bad"),
+    errors.UnavailableError: ("busy",),
+    errors.ResourceExhaustedError: ("full",),
+}
+
+
+def subclasses(of: type[DomainError]) -> set[type[DomainError]]:
+    return {below for child in of.__subclasses__() for below in {child, *subclasses(child)}}
+
+
+@pytest.mark.parametrize(("error_class", "code", "status", "details"), CONTRACT, ids=[row[1] for row in CONTRACT])
+def test_the_documented_rows(error_class: str, code: str, status: int, details: list[str]) -> None:
+    row = TABLE[code]
+    assert (row.reason, row.error_class, row.http_status, list(row.details)) == (code, error_class, status, details)
+
+
+@pytest.mark.parametrize("row", TABLE.values(), ids=str)
+def test_grpc_and_http_agree(row: object) -> None:
+    assert row.grpc_status in GRPC[row.http_status]
+    assert row.error_class.endswith("Error")
+    assert re.fullmatch(r"[A-Z][A-Z_]+", row.reason)
+
+
+def test_404_is_not_found_and_410_and_422_are_failed_preconditions() -> None:
+    assert TABLE["SESSION_NOT_FOUND"].grpc_status is TABLE["AGENT_NOT_FOUND"].grpc_status is grpc.StatusCode.NOT_FOUND
+    assert TABLE["SESSION_EXPIRED"].grpc_status is TABLE["SESSION_RENEWAL_FAILED"].grpc_status is grpc.StatusCode.FAILED_PRECONDITION
+
+
+def test_classes_are_told_apart() -> None:
+    assert len({row.error_class for row in TABLE.values()}) == len(TABLE)
+
+
+def test_every_error_of_the_rules_is_tried_here() -> None:
+    assert subclasses(DomainError) == set(ARGUMENTS)
+
+
+@pytest.mark.parametrize(("error_class", "arguments"), ARGUMENTS.items(), ids=[one.__name__ for one in ARGUMENTS])
+def test_every_error_has_its_row_and_carries_exactly_its_details(error_class: type[DomainError], arguments: tuple) -> None:
+    row, error = TABLE[error_class.reason], error_class(*arguments)
+    assert row.error_class == error_class.__name__
+    assert list(error.details) == list(row.details)
+    assert all(isinstance(value, str) for value in error.details.values())
+    assert str(error)
+
+
+def test_reasons_are_not_shared() -> None:
+    assert len({one.reason for one in ARGUMENTS}) == len(ARGUMENTS)
+
+
+def test_details_as_text() -> None:
+    assert errors.MissingFieldsError(["agent_id", "user_id"]).details == {"missingFields": "agent_id,user_id"}
+    assert errors.SessionExpiredError("s", 1_769_850_300_000).details["expiresAt"] == "2026-01-31T09:05:00.000Z"
+    assert errors.SessionRenewalError("s", 720.0, 0).details["maxDurationMinutes"] == "720"
+    assert errors.SessionRenewalError("s", 7.5, 0).details["maxDurationMinutes"] == "7.5"
+    assert errors.InvalidMetadataError("x", 10_240).details["maxBytes"] == "10240"
+
+
+def test_words_that_published_clients_look_for() -> None:
+    assert "content" in str(errors.InvalidContentError("is too long"))
+    assert "metadata" in str(errors.InvalidMetadataError("is too large", 1))
+
+
+@given(st.text())
+def test_a_value_is_repeated_as_text_that_can_be_sent(value: str) -> None:
+    text = cut(value)
+    text.encode()
+    assert len(text) <= VALUE_LIMIT
+    assert "\0" not in text
+    if len(value) <= VALUE_LIMIT and value.isprintable():
+        assert text == value

@@ -1,0 +1,64 @@
+"""UUIDs: any version, either letter case, and nothing else."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.domain.errors import InvalidUuidError
+from server.domain.ids import new_id, uuid_field
+
+HEX = st.text("0123456789abcdefABCDEF")
+
+
+@given(st.uuids())
+def test_any_uuid_in_either_case(value: object) -> None:
+    assert uuid_field("agent_id", str(value)) == str(value)
+    assert uuid_field("agent_id", str(value).upper()) == str(value)
+
+
+@pytest.mark.parametrize("value", ["00000000-0000-0000-0000-000000000000", "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF"])
+def test_well_formed_whatever_its_version(value: str) -> None:
+    assert uuid_field("user_id", value) == value.lower()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "x",
+        "11111111-1111-4111-8111-11111111111",
+        "11111111-1111-4111-8111-1111111111111",
+        "11111111-1111-4111-8111-11111111111g",
+        "11111111111141118111111111111111",
+        "{11111111-1111-4111-8111-111111111111}",
+        "urn:uuid:11111111-1111-4111-8111-111111111111",
+        " 11111111-1111-4111-8111-111111111111",
+        "11111111-1111-4111-8111-111111111111\n",
+        "1111111-11111-4111-8111-111111111111",
+        "１1111111-1111-4111-8111-111111111111",
+        "11111111-1111-4111-8111-11111111111\u0661",
+        "11111111\u20101111-4111-8111-111111111111",
+    ],
+)
+def test_what_is_not_one(value: str) -> None:
+    with pytest.raises(InvalidUuidError) as caught:
+        uuid_field("user_id", value)
+    assert caught.value.details == {"field": "user_id", "value": value}
+
+
+@given(st.text() | st.from_regex(r"[0-9a-fA-F-]{30,40}"))
+def test_any_text_is_one_or_is_refused(value: str) -> None:
+    well_formed = re.fullmatch("-".join(rf"[0-9a-fA-F]{{{n}}}" for n in (8, 4, 4, 4, 12)), value)
+    if well_formed:
+        assert uuid_field("f", value) == value.lower()
+    else:
+        with pytest.raises(InvalidUuidError):
+            uuid_field("f", value)
+
+
+def test_new_ids_are_uuids_and_differ() -> None:
+    ids = {new_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    assert all(uuid_field("f", one) == one for one in ids)

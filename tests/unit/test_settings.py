@@ -1,0 +1,136 @@
+"""The environment: every documented variable with its default and bounds."""
+
+import math
+import re
+from collections.abc import Callable
+
+import pytest
+
+from server.domain.timeouts import TimeoutConfig, TimeoutPolicy
+from server.settings import Settings, SettingsError, load_settings, split_address
+
+VARIABLES = [
+    ("SESSION_DEFAULT_TIMEOUT_MINUTES", 30, 1, 10080),
+    ("SESSION_MIN_TIMEOUT_MINUTES", 5, 1, 60),
+    ("SESSION_MAX_TIMEOUT_MINUTES", 1440, 60, 10080),
+    ("SESSION_MAX_DURATION_MINUTES", 720, 60, 20160),
+    ("SESSION_WARNING_THRESHOLD_MINUTES", 5, 1, 60),
+    ("SESSION_CLEANUP_INTERVAL_MINUTES", 5, 1, 60),
+]
+"""The contract's table: variable, default, bounds."""
+NAMES = [row[0] for row in VARIABLES]
+
+Load = Callable[..., Settings]
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Loads the settings from these variables and no others."""
+
+    def loader(**variables: str) -> Settings:
+        for name in Settings.model_fields:
+            monkeypatch.delenv(name.upper(), raising=False)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        return load_settings()
+
+    return loader
+
+
+def refusal(load: Load, **variables: str) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load(**variables)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "default", "low", "high"), VARIABLES, ids=NAMES)
+class TestMinutes:
+    def test_the_default(self, load: Load, name: str, default: float, low: float, high: float) -> None:
+        assert getattr(load(), name.lower()) == default
+
+    def test_empty_counts_as_unset(self, load: Load, name: str, default: float, low: float, high: float) -> None:
+        assert getattr(load(**{name: ""}), name.lower()) == default
+
+    def test_both_bounds_are_accepted(self, load: Load, name: str, default: float, low: float, high: float) -> None:
+        for bound in (low, high, low + 0.5):
+            assert getattr(load(**{name: str(bound)}), name.lower()) == bound
+
+    def test_out_of_bounds_or_no_number_stops_the_start(self, load: Load, name: str, default: float, low: float, high: float) -> None:
+        beyond = [low - 1, high + 1, math.nextafter(low, 0), math.nextafter(high, math.inf), -low, 0]
+        for value in [*map(str, beyond), "thirty", "nan", "inf", "-inf", "30 minutes", "1,5", "0x10", "true"]:
+            line = refusal(load, **{name: value})
+            assert line.startswith(name)
+            assert "\n" not in line
+            assert value in line
+            assert re.search(rf"\b{low}\b.*\b{high}\b", line.partition(value)[2]), line
+
+
+def test_every_wrong_variable_has_its_line(load: Load) -> None:
+    lines = refusal(load, **dict.fromkeys(NAMES, "-7")).splitlines()
+    assert [line.split()[0] for line in lines] == NAMES
+
+
+class TestClearSessions:
+    @pytest.mark.parametrize(("value", "means"), [("", False), ("false", False), ("true", True), ("1", True), ("0", False), ("TRUE", True)])
+    def test_values(self, load: Load, value: str, means: bool) -> None:
+        assert load(CLEAR_SESSIONS_ON_SHUTDOWN=value).clear_sessions_on_shutdown is means
+
+    def test_the_default(self, load: Load) -> None:
+        assert load().clear_sessions_on_shutdown is False
+
+    def test_anything_else_stops_the_start(self, load: Load) -> None:
+        line = refusal(load, CLEAR_SESSIONS_ON_SHUTDOWN="maybe")
+        assert "CLEAR_SESSIONS_ON_SHUTDOWN" in line
+        assert "maybe" in line
+        assert "true or false" in line
+
+
+class TestAuthToken:
+    def test_it_refuses_to_start_and_does_not_repeat_the_secret(self, load: Load) -> None:
+        line = refusal(load, ELIZA_SERVER_AUTH_TOKEN="s3cret")
+        assert "ELIZA_SERVER_AUTH_TOKEN" in line
+        assert "s3cret" not in line
+
+    def test_empty_counts_as_unset(self, load: Load) -> None:
+        assert load(ELIZA_SERVER_AUTH_TOKEN="").eliza_server_auth_token is None
+
+
+def test_the_policy_is_what_the_variables_say(load: Load) -> None:
+    assert load().timeout_policy == TimeoutPolicy(TimeoutConfig(30, True, 720, 5), 5, 1440)
+    given = load(
+        SESSION_DEFAULT_TIMEOUT_MINUTES="10",
+        SESSION_MIN_TIMEOUT_MINUTES="2",
+        SESSION_MAX_TIMEOUT_MINUTES="100",
+        SESSION_MAX_DURATION_MINUTES="90",
+        SESSION_WARNING_THRESHOLD_MINUTES="3",
+    ).timeout_policy
+    assert given == TimeoutPolicy(TimeoutConfig(10, True, 90, 3), 2, 100)
+    assert given.max_duration_minutes == 200
+
+
+def test_the_command_line_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRPC_ADDRESS", "127.0.0.1:1")
+    assert load_settings(grpc_address="127.0.0.1:2").grpc_address == "127.0.0.1:2"
+    assert load_settings(grpc_address=None).grpc_address == "127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("127.0.0.1:0", ("127.0.0.1", 0)),
+        ("localhost:65535", ("localhost", 65535)),
+        ("[::1]:50051", ("::1", 50051)),
+        (":3000", ("0.0.0.0", 3000)),
+    ],
+)
+def test_addresses(text: str, parts: tuple[str, int]) -> None:
+    assert split_address(text) == parts
+
+
+@pytest.mark.parametrize("text", ["localhost", "127.0.0.1", "h:65536", "h:-1", "h:", "::1:80", "h:http", "h:8０", "h: 1"])
+def test_what_is_no_address_stops_the_start(load: Load, text: str) -> None:
+    for name in ("GRPC_ADDRESS", "REST_ADDRESS"):
+        line = refusal(load, **{name: text})
+        assert line.startswith(name)
+        assert text in line
+        assert "HOST:PORT" in line

@@ -1,0 +1,369 @@
+"""Carry out a step through REST and through gRPC; what comes back has REST's words, so that one expectation fits both."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+import grpc
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import ListValue, Struct, Value
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from eliza.sessions.v1 import agent_pb2, agent_service_pb2, clock_service_pb2, errors_pb2, message_pb2, message_service_pb2, session_pb2
+from eliza.sessions.v1 import session_service_pb2 as session_service
+from eliza.sessions.v1.errors import DOMAIN, TABLE, error_info
+from eliza.sessions.v1.timeout_pb2 import TimeoutConfig
+from tests.harness import Serve
+from tests.wire.answers import Failure, Success, read_error
+from tests.wire.contract import ENDPOINTS, PREFIX
+from tests.wire.shapes import details_shape, differences, iso, ms_of
+from tests.wire.steps import Text
+
+PATIENCE_SECONDS: Final = 120
+"""How long anything that must happen may take on a busy machine."""
+
+ROUTES: Final = {
+    "create": ("POST", "/sessions"),
+    "get": ("GET", "/sessions/{sessionId}"),
+    "send": ("POST", "/sessions/{sessionId}/messages"),
+    "messages": ("GET", "/sessions/{sessionId}/messages"),
+    "renew": ("POST", "/sessions/{sessionId}/renew"),
+    "update_timeout": ("PATCH", "/sessions/{sessionId}/timeout"),
+    "heartbeat": ("POST", "/sessions/{sessionId}/heartbeat"),
+    "delete": ("DELETE", "/sessions/{sessionId}"),
+    "list": ("GET", "/sessions"),
+    "health": ("GET", "/sessions/health"),
+}
+"""The endpoint of each operation, as the contract's table writes it."""
+
+_CLOCK_ROUTES = {"clock": "GET", "set_clock": "POST", "advance": "POST"}
+_SUCCESS = {(endpoint.method, endpoint.path): endpoint.success for endpoint in ENDPOINTS}
+_HEALTH = {1: "healthy", 2: "degraded", 3: "unhealthy"}
+
+
+class Driver(Protocol):
+    """A transport."""
+
+    def perform(self, call: str, session: str, given: Any) -> Success | Failure:
+        """Makes one call."""
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    """Waits until the condition is true."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"in vain: {what}"
+        time.sleep(0.005)
+
+
+class GrpcDriver:
+    """Calls the generated stubs."""
+
+    def __init__(self, service: Serve) -> None:
+        self._service = service
+
+    def perform(self, call: str, session: str, given: Any) -> Success | Failure:
+        try:
+            return getattr(self, f"_{call}")(session, given)
+        except grpc.RpcError as error:
+            return read_rpc_error(error)
+
+    def _create(self, _: str, given: Any) -> Success:
+        request = json_format.ParseDict(given, session_service.CreateSessionRequest())
+        body, extras = _session(self._service.sessions.CreateSession(request, timeout=PATIENCE_SECONDS).session)
+        live = ("lastActivity", "renewalCount", "timeRemaining", "isNearExpiration")
+        return Success({key: value for key, value in body.items() if key not in live}, {**extras, **{key: body[key] for key in live}})
+
+    def _get(self, session: str, _: Any) -> Success:
+        request = session_service.GetSessionRequest(session_id=session)
+        return Success(*_session(self._service.sessions.GetSession(request, timeout=PATIENCE_SECONDS).session))
+
+    def _renew(self, session: str, _: Any) -> Success:
+        request = session_service.RenewSessionRequest(session_id=session)
+        return Success(*_session(self._service.sessions.RenewSession(request, timeout=PATIENCE_SECONDS).session))
+
+    def _heartbeat(self, session: str, _: Any) -> Success:
+        request = session_service.SendHeartbeatRequest(session_id=session)
+        return Success(*_session(self._service.sessions.SendHeartbeat(request, timeout=PATIENCE_SECONDS).session))
+
+    def _update_timeout(self, session: str, given: Any) -> Success:
+        request = session_service.UpdateTimeoutRequest(session_id=session, timeout_config=json_format.ParseDict(given, TimeoutConfig()))
+        return Success(*_session(self._service.sessions.UpdateTimeout(request, timeout=PATIENCE_SECONDS).session))
+
+    def _delete(self, session: str, _: Any) -> Success:
+        self._service.sessions.DeleteSession(session_service.DeleteSessionRequest(session_id=session), timeout=PATIENCE_SECONDS)
+        # The empty answer says what REST has a sentence for.
+        return Success({"success": True, "message": f"Session {session.lower()} deleted successfully"}, {})
+
+    def _send(self, session: str, given: Any) -> Success:
+        request = json_format.ParseDict({"sessionId": session, **given}, message_service_pb2.SendMessageRequest())
+        answer = self._service.messages.SendMessage(request, timeout=PATIENCE_SECONDS)
+        body, extras = _message(answer.message)
+        del body["isAgent"]
+        status = answer.session_status
+        body["sessionStatus"] = {
+            "expiresAt": _time(status.expires_at),
+            "renewalCount": status.renewal_count,
+            "wasRenewed": status.was_renewed,
+            "isNearExpiration": status.is_near_expiration,
+        }
+        return Success(body, {**extras, "isAgent": answer.message.is_agent})
+
+    def _messages(self, session: str, given: Any) -> Success:
+        cursors = {name: _timestamp(given[name]) for name in ("before", "after") if name in given}
+        request = message_service_pb2.ListMessagesRequest(
+            session_id=session, page_size=given.get("limit", 0), page_token=given.get("pageToken", ""), **cursors
+        )
+        answer = self._service.messages.ListMessages(request, timeout=PATIENCE_SECONDS)
+        read = [_message(message) for message in answer.messages]
+        body: dict[str, Any] = {"messages": [body for body, _ in read], "hasMore": answer.has_more}
+        if answer.HasField("cursor_before") or answer.HasField("cursor_after"):
+            body["cursors"] = {"before": ms_of(_time(answer.cursor_before)), "after": ms_of(_time(answer.cursor_after))}
+        assert bool(answer.next_page_token) == answer.has_more
+        return Success(body, {"nextPageToken": answer.next_page_token, "sequences": [extras["sequence"] for _, extras in read]})
+
+    def _list(self, _: str, given: Any) -> Success:
+        request = session_service.ListSessionsRequest(
+            page_size=given.get("limit", 0),
+            page_token=given.get("pageToken", ""),
+            agent_id=given.get("agentId", ""),
+            user_id=given.get("userId", ""),
+        )
+        answer = self._service.sessions.ListSessions(request, timeout=PATIENCE_SECONDS)
+        body: dict[str, Any] = {
+            "sessions": [_session(session)[0] for session in answer.sessions],
+            "total": answer.total_size,
+            "stats": {
+                "totalSessions": answer.stats.total_sessions,
+                "activeSessions": answer.stats.active_sessions,
+                "expiredSessions": answer.stats.expired_sessions,
+            },
+        }
+        if answer.next_page_token:
+            body["nextPageToken"] = answer.next_page_token
+        return Success(body, {})
+
+    def _health(self, _: str, __: Any) -> Success:
+        answer = self._service.sessions.GetServiceStatus(session_service.GetServiceStatusRequest(), timeout=PATIENCE_SECONDS)
+        body = {
+            "status": _HEALTH[answer.health],
+            "activeSessions": answer.active_sessions,
+            "timestamp": _time(answer.timestamp),
+            "expiringSoon": answer.expiring_soon,
+            "invalidSessions": answer.invalid_sessions,
+            "uptime": _number(answer.uptime_seconds),
+        }
+        return Success(body, {})
+
+    def _clock(self, _: str, __: Any) -> Success:
+        return Success({"now": _time(self._service.clock.GetClock(clock_service_pb2.GetClockRequest(), timeout=PATIENCE_SECONDS).now)}, {})
+
+    def _set_clock(self, _: str, given: Any) -> Success:
+        request = clock_service_pb2.SetClockRequest(now=_timestamp(given["now"]) if "now" in given else None)
+        return Success({"now": _time(self._service.clock.SetClock(request, timeout=PATIENCE_SECONDS).now)}, {})
+
+    def _advance(self, _: str, given: Any) -> Success:
+        request = clock_service_pb2.AdvanceClockRequest(advance_ms=given["advanceMs"])
+        return Success({"now": _time(self._service.clock.AdvanceClock(request, timeout=PATIENCE_SECONDS).now)}, {})
+
+    def _create_agent(self, _: str, given: Any) -> Success:
+        request = agent_service_pb2.CreateAgentRequest(agent=json_format.ParseDict(given, agent_pb2.Agent()))
+        return Success(_agent(self._service.agents.CreateAgent(request, timeout=PATIENCE_SECONDS).agent), {})
+
+    def _get_agent(self, _: str, given: Any) -> Success:
+        request = agent_service_pb2.GetAgentRequest(agent_id=given["agentId"])
+        return Success(_agent(self._service.agents.GetAgent(request, timeout=PATIENCE_SECONDS).agent), {})
+
+    def _list_agents(self, _: str, given: Any) -> Success:
+        request = agent_service_pb2.ListAgentsRequest(page_size=given.get("limit", 0), page_token=given.get("pageToken", ""))
+        answer = self._service.agents.ListAgents(request, timeout=PATIENCE_SECONDS)
+        body: dict[str, Any] = {"agents": [_agent(agent) for agent in answer.agents]}
+        if answer.next_page_token:
+            body["nextPageToken"] = answer.next_page_token
+        return Success(body, {})
+
+    def _update_agent(self, _: str, given: Any) -> Success:
+        request = json_format.ParseDict({"agent": given["agent"]}, agent_service_pb2.UpdateAgentRequest())
+        if "paths" in given:
+            request.update_mask.paths.extend(given["paths"])
+        return Success(_agent(self._service.agents.UpdateAgent(request, timeout=PATIENCE_SECONDS).agent), {})
+
+    def _delete_agent(self, _: str, given: Any) -> Success:
+        request = agent_service_pb2.DeleteAgentRequest(agent_id=given["agentId"])
+        self._service.agents.DeleteAgent(request, timeout=PATIENCE_SECONDS)
+        return Success({}, {})
+
+    def _settle(self, session: str, given: Any) -> Success:
+        request = session_service.GetSessionRequest(session_id=session)
+
+        def settled() -> bool:
+            found = self._service.sessions.GetSession(request, timeout=PATIENCE_SECONDS).session
+            return found.last_sequence >= given["entries"]
+
+        wait_until(settled, f"{given['entries']} entries in the log")
+        return Success({}, {})
+
+
+class RestDriver:
+    """Makes requests to the documented paths. What REST does not have, the agents, goes through gRPC."""
+
+    def __init__(self, service: Serve) -> None:
+        self._service = service
+        self._grpc = GrpcDriver(service)
+
+    def perform(self, call: str, session: str, given: Any) -> Success | Failure:
+        if call == "http":
+            response = self._service.http.request(
+                given["method"],
+                f"http://{self._service.rest}{given['path']}",
+                data=given["data"].encode(),
+                headers=given["headers"],
+                timeout=PATIENCE_SECONDS,
+            )
+            return read_error(response.status_code, response.headers, response.content)
+        if call in ROUTES:
+            method, path = ROUTES[call]
+            return self._request(method, PREFIX + path.replace("{sessionId}", session), given, _SUCCESS[method, path])
+        if call in _CLOCK_ROUTES:
+            return self._request(_CLOCK_ROUTES[call], "/test/clock", given, 200)
+        return self._grpc.perform(call, session, given)
+
+    def _request(self, method: str, path: str, given: Any, success: int) -> Success | Failure:
+        sent: dict[str, Any] = {}
+        if isinstance(given, Text):
+            sent = {"data": given.text.encode(), "headers": {"Content-Type": "application/json"}}
+        elif given:
+            sent = {"params" if method == "GET" else "json": given}
+        response = self._service.http.request(method, f"http://{self._service.rest}{path}", timeout=PATIENCE_SECONDS, **sent)
+        if response.status_code >= 400:
+            return read_error(response.status_code, response.headers, response.content)
+        assert response.status_code == success, response.text
+        assert response.headers["Content-Type"] == "application/json"
+        assert response.headers["Access-Control-Allow-Origin"] == "*"
+        return Success(json.loads(response.content), {})
+
+
+def read_rpc_error(error: grpc.RpcError) -> Failure:
+    """The error of a failed call, which keeps to the table in every respect."""
+    info = error_info(error)
+    assert info is not None, error
+    assert info.domain == DOMAIN
+    row = TABLE[info.reason]
+    assert error.code() is row.grpc_status, error
+    details = {name: _detail(row.details.get(name), text) for name, text in info.metadata.items()}
+    problems = [*differences(details_shape(info.reason), details, "details")]
+    assert not problems, (problems, error)
+    assert error.details(), error
+    return Failure(info.reason, error.details(), details)
+
+
+def camel(name: str) -> str:
+    """A field of a proto as REST spells it."""
+    head, *rest = name.split("_")
+    return head + "".join(map(str.title, rest))
+
+
+def _detail(kind: int | None, text: str) -> Any:
+    match kind:
+        case errors_pb2.DETAIL_KIND_NUMBER:
+            return _number(float(text))
+        case errors_pb2.DETAIL_KIND_FIELD:
+            return ".".join(map(camel, text.split(".")))
+        case errors_pb2.DETAIL_KIND_FIELD_LIST:
+            return list(map(camel, text.split(",")))
+        case _:
+            return text
+
+
+def _session(session: session_pb2.Session) -> tuple[dict[str, Any], dict[str, Any]]:
+    config = session.timeout_config
+    assert all(config.HasField(field) for field in TimeoutConfig.DESCRIPTOR.fields_by_name)
+    body = {
+        "sessionId": session.session_id,
+        "channelId": session.channel_id,
+        "agentId": session.agent_id,
+        "userId": session.user_id,
+        "createdAt": _time(session.created_at),
+        "metadata": _plain(session.metadata),
+        "expiresAt": _time(session.expires_at),
+        "timeoutConfig": _timeout(config),
+        "lastActivity": _time(session.last_activity),
+        "renewalCount": session.renewal_count,
+        "timeRemaining": session.time_remaining_ms,
+        "isNearExpiration": session.is_near_expiration,
+    }
+    return body, {"lastSequence": session.last_sequence}
+
+
+def _message(message: message_pb2.Message) -> tuple[dict[str, Any], dict[str, Any]]:
+    body = {
+        "id": message.message_id,
+        "content": message.content,
+        "authorId": message.author_id,
+        "isAgent": message.is_agent,
+        "createdAt": _time(message.created_at),
+        "metadata": _plain(message.metadata),
+    }
+    if message.HasField("attachments"):
+        body["attachments"] = _plain(message.attachments)
+    return body, {"sequence": message.sequence, "sessionId": message.session_id}
+
+
+def _agent(agent: agent_pb2.Agent) -> dict[str, Any]:
+    return {
+        "agentId": agent.agent_id,
+        "name": agent.name,
+        "kind": agent_pb2.AgentKind.Name(agent.kind),
+        "timeoutConfig": _timeout(agent.timeout_config),
+        "createdAt": _time(agent.created_at),
+        "updatedAt": _time(agent.updated_at),
+    }
+
+
+def _timeout(config: TimeoutConfig) -> dict[str, Any]:
+    return {camel(field.name): value if isinstance(value, bool) else _number(value) for field, value in config.ListFields()}
+
+
+def _plain(value: Message) -> Any:
+    match value:
+        case Struct():
+            return {key: _plain(item) for key, item in value.fields.items()}
+        case ListValue():
+            return [_plain(item) for item in value.values]
+        case Value():
+            kind = value.WhichOneof("kind")
+            inner = getattr(value, kind)
+            if kind in ("struct_value", "list_value"):
+                return _plain(inner)
+            return None if kind == "null_value" else _number(inner) if kind == "number_value" else inner
+    raise TypeError(value)
+
+
+def _number(value: float) -> int | float:
+    return int(value) if value % 1 == 0 else value
+
+
+def _time(when: Timestamp) -> str:
+    assert when.nanos % 1_000_000 == 0, when
+    return iso(when.seconds * 1000 + when.nanos // 1_000_000)
+
+
+def _timestamp(value: int | str) -> Timestamp:
+    ms = value if isinstance(value, int) else ms_of(value)
+    return Timestamp(seconds=ms // 1000, nanos=ms % 1000 * 1_000_000)
+
+
+def now_ms(service: Serve) -> int:
+    """The service's time."""
+    now = service.clock.GetClock(clock_service_pb2.GetClockRequest(), timeout=PATIENCE_SECONDS).now
+    return ms_of(_time(now))
+
+
+def saved_value(name: str, answer: Mapping[str, Any]) -> Any:
+    """A value of an answer by its path: `cursors.before`, `messages.0.id`."""
+    value: Any = answer
+    for part in name.split("."):
+        value = value[int(part)] if isinstance(value, list) else value[part]
+    return value

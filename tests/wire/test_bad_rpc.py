@@ -1,0 +1,68 @@
+"""Bad input over gRPC: every error has a known reason, none is a fault of the service, and nothing is half done."""
+
+import uuid
+from typing import Any
+
+import grpc
+import pytest
+
+from eliza.sessions.v1 import agent_service_pb2, clock_service_pb2, message_service_pb2, session_service_pb2
+from tests.harness import Serve
+from tests.wire.bad_input import ANY, FINE, SID, USER
+from tests.wire.bad_rpc import BAD, REFUSED, BadRpc, paths, token
+from tests.wire.drivers import PATIENCE_SECONDS, read_rpc_error
+
+BY_GRPC = {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNIMPLEMENTED}
+
+
+def standing(service: Serve, session: str, user: str) -> Any:
+    """What a piece could have changed."""
+    sessions = service.sessions.ListSessions(session_service_pb2.ListSessionsRequest(user_id=user), timeout=PATIENCE_SECONDS).sessions
+    history = service.messages.ListMessages(message_service_pb2.ListMessagesRequest(session_id=session), timeout=PATIENCE_SECONDS).messages
+    agents = service.agents.ListAgents(agent_service_pb2.ListAgentsRequest(page_size=1000), timeout=PATIENCE_SECONDS).agents
+    now = service.clock.GetClock(clock_service_pb2.GetClockRequest(), timeout=PATIENCE_SECONDS).now
+    return list(sessions), list(history), list(agents), now
+
+
+@pytest.mark.parametrize("piece", [pytest.param(piece, id=f"{number}: {piece.name[:60]}") for number, piece in enumerate(BAD)])
+def test_bad_rpc(service: Serve, piece: BadRpc) -> None:
+    user = str(uuid.uuid4())
+    session = service.create(userId=user)["sessionId"]
+    before = standing(service, session, user)
+    request = piece.request.replace(SID.encode(), session.encode()).replace(USER.encode(), user.encode())
+    error = error_of(service, piece.method, request)
+    if error is None:
+        assert FINE in piece.outcome.split() or piece.outcome == ANY
+        assert standing(service, session, user)
+        return
+    if piece.outcome == REFUSED:
+        assert error.code() in BY_GRPC
+    else:
+        reason = read_rpc_error(error).code
+        assert piece.outcome == ANY or reason in piece.outcome.split(), error
+        assert reason not in ("INTERNAL", "SESSION_CREATION_FAILED", "MESSAGE_SEND_FAILED")
+    assert standing(service, session, user) == before
+
+
+def error_of(service: Serve, method: str, request: bytes) -> grpc.RpcError | None:
+    """How a call with these bytes fails; None when it does not."""
+    try:
+        service.channel.unary_unary(method)(request, timeout=PATIENCE_SECONDS)
+    except grpc.RpcError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("position", [2**64 - 1, 2**63, -(2**63), True, "x", 0.5, None, {}, []])
+def test_a_forged_token_of_a_history(service: Serve, position: object) -> None:
+    session = service.create()["sessionId"]
+    forged = token([["messages", session, None, None], [position]])
+    request = message_service_pb2.ListMessagesRequest(session_id=session, page_token=forged)
+    error = error_of(service, paths()["ListMessages"], request.SerializeToString())
+    assert error is None or read_rpc_error(error).code == "INVALID_PAGINATION"
+
+
+def test_the_pieces_are_many_and_distinct_and_on_every_method() -> None:
+    assert len({(piece.method, piece.request) for piece in BAD}) >= 60
+    assert len({piece.name for piece in BAD}) == len(BAD)
+    assert {piece.method for piece in BAD} >= set(paths().values())
