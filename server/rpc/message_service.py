@@ -1,5 +1,7 @@
 """MessageService: the messages of sessions."""
 
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
@@ -7,13 +9,14 @@ from eliza.sessions.v1 import message_service_pb2 as pb
 from eliza.sessions.v1 import values
 from eliza.sessions.v1.limits import DEFAULT_MESSAGES, MAX_MESSAGES
 from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceServicer
-from server.agents.delivery import Delivery
+from server.agents.delivery import Delivery, Progress
 from server.clock import Clock
-from server.domain.errors import DomainError
+from server.domain.errors import AgentReplyTimeoutError, DomainError
+from server.domain.events import Chunk, Entry
 from server.domain.ids import new_id
 from server.domain.messages import Draft
 from server.domain.sessions import Session, require_live, send_message
-from server.rpc.convert import attachments_text, message_message, metadata_text, session_status
+from server.rpc.convert import attachments_text, chunk_message, message_message, metadata_text, session_status
 from server.rpc.paging import make_token, page_size, read_token
 from server.store.base import Store
 
@@ -21,12 +24,38 @@ from server.store.base import Store
 class MessageService(MessageServiceServicer):
     """See message_service.proto."""
 
-    def __init__(self, store: Store, clock: Clock, delivery: Delivery) -> None:
+    def __init__(self, store: Store, clock: Clock, delivery: Delivery, reply_deadline_s: float) -> None:
         self._store = store
         self._clock = clock
         self._delivery = delivery
+        self._reply_deadline_s = reply_deadline_s
 
     async def SendMessage(self, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
+        return await self._send(request, None)
+
+    async def Converse(self, request: pb.ConverseRequest, context: Any) -> AsyncIterator[pb.ConverseResponse]:
+        progress: asyncio.Queue[Progress] = asyncio.Queue()
+        sent = await self._send(request.message, progress.put_nowait)
+        yield pb.ConverseResponse(user_message=sent)
+        deadline = asyncio.get_running_loop().time() + self._reply_deadline_s
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    item = await progress.get()
+            except TimeoutError:
+                raise AgentReplyTimeoutError(sent.message.session_id, sent.message.message_id) from None
+            match item:
+                case Chunk():
+                    yield pb.ConverseResponse(chunk=chunk_message(item))
+                case Entry():
+                    assert item.message is not None
+                    session = await self._store.get_session(item.session_id)
+                    yield pb.ConverseResponse(reply=message_message(session, item, item.message))
+                    return
+                case _:
+                    raise item
+
+    async def _send(self, request: pb.SendMessageRequest, follow: Callable[[Progress], None] | None) -> pb.SendMessageResponse:
         session_id = request.session_id.lower()
         try:
             attachments = attachments_text(request.attachments) if request.HasField("attachments") else None
@@ -38,7 +67,7 @@ class MessageService(MessageServiceServicer):
         outcome = await self._store.apply(session_id, partial(send_message, message_id=new_id(), draft=draft))
         (entry,) = outcome.entries
         assert entry.message is not None
-        self._delivery.deliver(outcome.session, entry.message)
+        self._delivery.deliver(outcome.session, entry.sequence, entry.message, follow)
         return pb.SendMessageResponse(message=message_message(outcome.session, entry, entry.message), session_status=session_status(entry))
 
     async def ListMessages(self, request: pb.ListMessagesRequest, context: Any) -> pb.ListMessagesResponse:

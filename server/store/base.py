@@ -1,7 +1,7 @@
 """The Store interface. Its docstrings are the contract that every back end keeps and `tests/store` checks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from server.domain.agents import Agent
@@ -51,6 +51,10 @@ class Counts:
     invalid: int
 
 
+CommitListener = Callable[[Collection[str]], None]
+"""Is told the ids of sessions that a commit has changed or removed."""
+
+
 class Store(ABC):
     """Keeps agents, sessions and their logs.
 
@@ -59,6 +63,13 @@ class Store(ABC):
     UnavailableError (the store is closed, or cannot be read or written now) and every writing one ResourceExhaustedError (there is no
     room); nothing was done then.
     """
+
+    @abstractmethod
+    def add_listener(self, listener: CommitListener) -> None:
+        """Has the listener called on the event loop after each commit that `apply` or `delete_session` waits for, before they return.
+
+        It must not raise, nor take long. What the purge and `clear_sessions` remove it is not told.
+        """
 
     @abstractmethod
     async def create_session(self, session: Session) -> None:
@@ -87,6 +98,13 @@ class Store(ABC):
         """
 
     @abstractmethod
+    async def find_channel(self, channel_id: str) -> str:
+        """Finds the id of the session with this channel.
+
+        :raises SessionNotFoundError: there is no such channel
+        """
+
+    @abstractmethod
     async def list_sessions(
         self, now_ms: int, *, limit: int, after: Position | None = None, agent_id: str | None = None, user_id: str | None = None
     ) -> SessionPage:
@@ -103,6 +121,13 @@ class Store(ABC):
 
         With `after_ms` alone they are the oldest of these (travelling forward), otherwise the newest (travelling back). A page stops
         early, after at least one message, where its text, with the session's metadata under each message, grows past PAGE_BYTES.
+        """
+
+    @abstractmethod
+    async def list_entries(self, session_id: str, *, after_sequence: int, limit: int) -> list[Entry]:
+        """Reads at most `limit` entries of a session's log behind a sequence, in order, without gaps; none for a session that is not there.
+
+        It stops early, after at least one entry, where their text grows past PAGE_BYTES.
         """
 
     @abstractmethod
