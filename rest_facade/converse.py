@@ -36,7 +36,7 @@ class Conversation:
     async def __aiter__(self) -> AsyncIterator[ConverseResponse | None]:
         """What comes after the message was stored; None where nothing has for a while."""
         while True:
-            reading: asyncio.Task[ConverseResponse | None] = asyncio.create_task(read(self._call))
+            reading = asyncio.create_task(read(self._call))
             try:
                 while not (await asyncio.wait([reading], timeout=HEARTBEAT_SECONDS))[0]:
                     yield None

@@ -57,7 +57,8 @@ class Sockets:
 
     async def close(self) -> None:
         """Closes every connection in a way that has clients connect again."""
-        await self._io.eio.disconnect()
+        for transport_id in list(self._io.eio.sockets):
+            await self._io.eio.disconnect(transport_id)
 
     def _queue(self, socket_id: str) -> asyncio.Queue[Any] | None:
         transport_id = self._io.manager.eio_sid_from_sid(socket_id, _NAMESPACE)
