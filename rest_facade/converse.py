@@ -21,7 +21,7 @@ class Conversation:
 
     async def open(self) -> SendMessageResponse:
         """Waits until the message is stored."""
-        first = await read(self._call)
+        first = await self._read()
         if first is None:
             raise EOFError("the server ended the conversation before it began")
         return first.user_message
@@ -36,7 +36,7 @@ class Conversation:
     async def __aiter__(self) -> AsyncIterator[ConverseResponse | None]:
         """What comes after the message was stored; None where nothing has for a while."""
         while True:
-            reading = asyncio.create_task(read(self._call))
+            reading = asyncio.create_task(self._read())
             try:
                 while not (await asyncio.wait([reading], timeout=HEARTBEAT_SECONDS))[0]:
                     yield None
@@ -46,6 +46,9 @@ class Conversation:
             if part is None:
                 return
             yield part
+
+    async def _read(self) -> ConverseResponse | None:
+        return await read(self._call)
 
     def close(self) -> None:
         """Waits no longer. A message that was stored stays, and gets its reply."""

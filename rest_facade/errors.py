@@ -17,6 +17,8 @@ _log = structlog.get_logger(__name__)
 
 _WITHOUT_INFO: Final[Mapping[grpc.StatusCode, tuple[str, str, Mapping[str, Any]]]] = {
     grpc.StatusCode.UNAVAILABLE: ("UNAVAILABLE", "The session service is out of reach", {"retryAfterSeconds": _RETRY_AFTER_SECONDS}),
+    # Not by us, who would not look at the answer: the server stops, and could wait no longer.
+    grpc.StatusCode.CANCELLED: ("UNAVAILABLE", "The session service is stopping", {"retryAfterSeconds": _RETRY_AFTER_SECONDS}),
     grpc.StatusCode.RESOURCE_EXHAUSTED: (
         "RESOURCE_EXHAUSTED",
         "The session service has more to do than it can",

@@ -34,8 +34,9 @@ class Service:
         self._settings = settings
         self._store = store
         self._signals = Signals()
-        store.add_listener(self._signals.changed)
+        store.add_listener(self._signals.committed)
         self._delivery = Delivery(store, self._signals.chunk)
+        store.add_listener(self._delivery.committed)
         self._deadlines = Deadlines(store, clock)
         self._purge = Purge(
             store,

@@ -6,14 +6,13 @@ the chunks of replies under way, which the store does not have, are kept for it;
 
 import asyncio
 from collections import deque
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from server.domain.errors import DomainError, InvalidFieldError, SessionExpiredError, SessionNotFoundError, UnavailableError
 from server.domain.events import Chunk, Entry
 from server.domain.sessions import Session
-from server.store.base import Store
+from server.store.base import Commit, Store
 
 PAGE_ENTRIES: Final = 100
 WAITING_CHUNKS: Final = 1000
@@ -47,10 +46,11 @@ class Signals:
         self._watches: dict[str, set[Watch]] = {}
         self.closed = False
 
-    def changed(self, session_ids: Collection[str]) -> None:
-        """Says that these sessions' logs have grown, or are gone. Takes time only for those that are watched."""
-        for session_id in self._watches.keys() & session_ids:
-            for watch in self._watches[session_id]:
+    def committed(self, commit: Commit) -> None:
+        """Wakes the watches of the sessions whose logs a commit has grown, or that it has removed."""
+        changed = [outcome.session.id for outcome in commit.outcomes if outcome.entries]
+        for session_id in (*changed, *commit.deleted):
+            for watch in self._watches.get(session_id, ()):
                 watch.wake(session_id)
 
     def chunk(self, chunk: Chunk) -> None:

@@ -1,7 +1,7 @@
 """The Store interface. Its docstrings are the contract that every back end keeps and `tests/store` checks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from server.domain.agents import Agent
@@ -51,8 +51,16 @@ class Counts:
     invalid: int
 
 
-CommitListener = Callable[[Collection[str]], None]
-"""Is told the ids of sessions that a commit has changed or removed."""
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What one commit has done to sessions: the outcomes of rules, in order, and the ids of sessions that were deleted."""
+
+    outcomes: Sequence[Outcome]
+    deleted: Sequence[str]
+
+
+CommitListener = Callable[[Commit], None]
+"""Is told what a commit has done."""
 
 
 class Store(ABC):
@@ -66,9 +74,9 @@ class Store(ABC):
 
     @abstractmethod
     def add_listener(self, listener: CommitListener) -> None:
-        """Has the listener called on the event loop after each commit that `apply` or `delete_session` waits for, before they return.
+        """Has the listener called on the event loop after each commit of `apply` and `delete_session`, also where the caller is gone.
 
-        It must not raise, nor take long. What the purge and `clear_sessions` remove it is not told.
+        It is called before they return, and must not raise, nor take long. What the purge and `clear_sessions` remove it is not told.
         """
 
     @abstractmethod
@@ -159,6 +167,10 @@ class Store(ABC):
 
         :raises AgentAlreadyExistsError: its id is taken
         """
+
+    @abstractmethod
+    async def seed_agent(self, agent: Agent) -> None:
+        """Adds an agent once in the life of the store: not where it was seeded before, even if it is gone since, nor over another."""
 
     @abstractmethod
     async def update_agent(self, agent_id: str, change: AgentChange) -> Agent:

@@ -166,10 +166,15 @@ class SqliteStore(Store):
 
     async def create_agent(self, agent: Agent) -> None:
         def work(connection: sqlite3.Connection, now_ms: int) -> None:
-            row = rows.agent_row(agent)
-            statement = f"INSERT INTO agents ({_AGENT}) VALUES ({_marks(row)}) ON CONFLICT (id) DO NOTHING"
-            if not connection.execute(statement, row).rowcount:
+            if not _insert_agent(agent, connection):
                 raise AgentAlreadyExistsError(agent.id)
+
+        await self._writer.run(work)
+
+    async def seed_agent(self, agent: Agent) -> None:
+        def work(connection: sqlite3.Connection, now_ms: int) -> None:
+            if connection.execute("INSERT INTO seeded_agents VALUES (?) ON CONFLICT DO NOTHING", (agent.id,)).rowcount:
+                _insert_agent(agent, connection)
 
         await self._writer.run(work)
 
@@ -232,6 +237,13 @@ class SqliteStore(Store):
 
 _GET_SESSION: Final = f"SELECT {_SESSION} FROM sessions WHERE id = ?"
 _GET_AGENT: Final = f"SELECT {_AGENT} FROM agents WHERE id = ?"
+
+
+def _insert_agent(agent: Agent, connection: sqlite3.Connection) -> bool:
+    """Adds an agent; tells whether its id was free."""
+    row = rows.agent_row(agent)
+    statement = f"INSERT INTO agents ({_AGENT}) VALUES ({_marks(row)}) ON CONFLICT (id) DO NOTHING"
+    return bool(connection.execute(statement, row).rowcount)
 
 
 def _agent(agent_id: str, connection: sqlite3.Connection) -> Agent:

@@ -19,7 +19,7 @@ from server.domain.errors import DomainError, SessionNotFoundError, UnavailableE
 from server.domain.events import Entry
 from server.domain.sessions import Outcome, Rule, Session
 from server.store import sqlite_rows as rows
-from server.store.base import CommitListener
+from server.store.base import Commit, CommitListener
 from server.store.sqlite_file import public_error
 
 T = TypeVar("T")
@@ -112,10 +112,11 @@ class SqliteWriter:
     async def delete(self, session_id: str) -> None:
         """Removes a session. Raises SessionNotFoundError."""
 
-        def work(group: _Group, now_ms: int) -> None:
+        def work(group: _Group, now_ms: int) -> str:
             group.session(session_id)
             group.sessions[session_id] = None
             group.deleted.add(session_id)
+            return session_id
 
         await self._submit(work, session_id)
 
@@ -215,9 +216,14 @@ class SqliteWriter:
         return [session for session in map(group.sessions.get, ids) if session is not None]
 
     def _answer(self, group: list[_Operation]) -> None:
-        changed = {operation.session_id for operation in group if operation.session_id is not None and operation.error is None}
+        done = [operation for operation in group if operation.session_id is not None and operation.error is None]
+        results = [operation.result for operation in done]
+        # A rule leaves its outcome, a deletion the session's id.
+        commit = Commit(
+            [result for result in results if isinstance(result, Outcome)], [result for result in results if isinstance(result, str)]
+        )
         for listener in self.listeners:
-            listener(changed)
+            listener(commit)
         for operation in group:
             if operation.future.cancelled():
                 continue
