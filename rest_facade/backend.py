@@ -1,11 +1,14 @@
 """The way to the server: one channel, its stubs, and the call that a synchronous view makes through them."""
 
 import asyncio
-from typing import Self, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from typing import Any, Final, Self, TypeAlias, TypeVar, cast
 
 import greenback
 import grpc.aio
 
+from eliza.sessions.v1.agent_service_pb2 import GetAgentRequest
+from eliza.sessions.v1.agent_service_pb2_grpc import AgentServiceStub
 from eliza.sessions.v1.clock_service_pb2_grpc import ClockServiceStub
 from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceStub
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
@@ -13,6 +16,10 @@ from rest_facade.errors import ApiError
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
+
+_Streaming: TypeAlias = grpc.aio.UnaryStreamCall[Any, _Response] | grpc.aio.StreamStreamCall[Any, _Response]
+
+REMOVED_AGENT_NAME: Final = "Agent"
 
 _OPTIONS = [
     # A server that comes back is found within a second; without these, gRPC waits for up to two minutes between attempts.
@@ -29,14 +36,20 @@ _OPTIONS = [
 class Backend:
     """The server's services. An async context manager: the channel belongs to the loop that enters it."""
 
-    def __init__(self, address: str, deadline_seconds: float) -> None:
-        """`address` is HOST:PORT; a call that has no answer after `deadline_seconds` fails. Nothing is opened yet."""
+    def __init__(self, address: str, deadline_seconds: float, reply_deadline_seconds: float) -> None:
+        """`address` is HOST:PORT; a call that has no answer after `deadline_seconds` fails. Nothing is opened yet.
+
+        The server has its own deadline for an agent's reply; `reply_deadline_seconds` should not be less.
+        """
         self._address = address
-        self._deadline_seconds = deadline_seconds
+        self.deadline_seconds = deadline_seconds
+        self.reply_deadline_seconds = deadline_seconds + reply_deadline_seconds
 
     async def __aenter__(self) -> Self:
         """Opens the channel. The server need not be there yet."""
         self._channel = grpc.aio.insecure_channel(self._address, _OPTIONS)
+        self._stopping = asyncio.get_running_loop().create_future()
+        self.agents = AgentServiceStub(self._channel)
         self.sessions = SessionServiceStub(self._channel)
         self.messages = MessageServiceStub(self._channel)
         self.clock = ClockServiceStub(self._channel)
@@ -46,10 +59,54 @@ class Backend:
         """Closes the channel; calls under way are cancelled."""
         await self._channel.close()
 
-    def call(self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response], request: _Request) -> _Response:
-        """Makes one call from a view and waits for its answer. Raises grpc.aio.AioRpcError; ApiError when the request was cancelled."""
+    def stop_streams(self) -> None:
+        """Ends the streams that views write: they would not end by themselves."""
+        if not self._stopping.done():
+            self._stopping.set_result(None)
+
+    def iterate(self, items: AsyncIterator[_Response]) -> Iterator[_Response]:
+        """The items of an asynchronous iterator for a view's generator, until the facade stops."""
+        while not self._stopping.done():
+            following = asyncio.ensure_future(_next(items))
+            try:
+                greenback.await_(asyncio.wait([following, self._stopping], return_when=asyncio.FIRST_COMPLETED))
+            finally:
+                following.cancel()
+            if not following.done() or (item := following.result()) is None:
+                return
+            yield item[0]
+
+    async def agent_name(self, agent_id: str) -> str:
+        """What people call an agent; one that has been removed is "Agent". Raises grpc.aio.AioRpcError."""
         try:
-            return greenback.await_(method(request, timeout=self._deadline_seconds))
+            answer = await self.agents.GetAgent(GetAgentRequest(agent_id=agent_id), timeout=self.deadline_seconds)
+        except grpc.aio.AioRpcError as error:
+            if error.code() != grpc.StatusCode.NOT_FOUND:
+                raise
+            return REMOVED_AGENT_NAME
+        return answer.agent.name
+
+    def wait(self, answer: Awaitable[_Response]) -> _Response:
+        """Waits in a view. Raises what the awaitable raises; ApiError when the request was cancelled."""
+        try:
+            return greenback.await_(answer)
         except asyncio.CancelledError as error:
             # The client left, and nobody reads the answer; or the facade stops and could wait no longer, and the client gets one.
             raise ApiError("UNAVAILABLE", "The service is stopping", retryAfterSeconds=1) from error
+
+    def call(self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response], request: _Request) -> _Response:
+        """Makes one call from a view and waits for its answer. Raises grpc.aio.AioRpcError; ApiError when the request was cancelled."""
+        return self.wait(method(request, timeout=self.deadline_seconds))
+
+
+async def read(call: "_Streaming[_Response]") -> _Response | None:
+    """The next response of a stream; None at its end. Raises grpc.aio.AioRpcError."""
+    response = await call.read()
+    return None if response is grpc.aio.EOF else cast(_Response, response)
+
+
+async def _next(items: AsyncIterator[_Response]) -> tuple[_Response] | None:
+    """The next item, in a tuple because it may be None itself; None at the end."""
+    async for item in items:
+        return (item,)
+    return None

@@ -6,6 +6,7 @@ from typing import Any, Final, TypeAlias
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from eliza.sessions.v1 import times, values
+from eliza.sessions.v1.log_pb2 import ReplyChunk
 from eliza.sessions.v1.message_pb2 import Message, SessionStatus
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import GetServiceStatusResponse, SessionStats
@@ -30,7 +31,7 @@ def created_session(session: Session) -> Body:
         "createdAt": iso(session.created_at),
         "metadata": values.plain(session.metadata),
         "expiresAt": iso(session.expires_at),
-        "timeoutConfig": _timeout_config(session.timeout_config),
+        "timeoutConfig": timeout_config(session.timeout_config),
     }
 
 
@@ -68,16 +69,32 @@ def sent_message(message: Message, status: SessionStatus) -> Body:
         "authorId": message.author_id,
         "createdAt": iso(message.created_at),
         "metadata": values.plain(message.metadata),
-        "sessionStatus": {
-            "expiresAt": iso(status.expires_at),
-            "renewalCount": status.renewal_count,
-            "wasRenewed": status.was_renewed,
-            "isNearExpiration": status.is_near_expiration,
-        },
+        "sessionStatus": session_status(status),
     }
     if message.HasField("attachments"):
         body["attachments"] = values.plain_list(message.attachments)
     return body
+
+
+def session_status(status: SessionStatus) -> Body:
+    """The `sessionStatus` of a MessageResponse."""
+    return {
+        "expiresAt": iso(status.expires_at),
+        "renewalCount": status.renewal_count,
+        "wasRenewed": status.was_renewed,
+        "isNearExpiration": status.is_near_expiration,
+    }
+
+
+def agent_response(message: Message) -> Body:
+    """`agentResponse` and `done`: a page's message, and at the top level what live clients read: `text`, `thought`, `actions`."""
+    thought = message.thought if message.HasField("thought") else None
+    return {**page_message(message), "text": message.content, "thought": thought, "actions": list(message.actions)}
+
+
+def chunk(piece: ReplyChunk) -> Body:
+    """A piece of a reply under way."""
+    return {"messageId": piece.message_id, "chunk": piece.chunk, "index": piece.index}
 
 
 def page_message(message: Message) -> Body:
@@ -125,7 +142,8 @@ def iso(when: Timestamp) -> str:
     return times.iso(values.ms_floor(when))
 
 
-def _timeout_config(config: TimeoutConfig) -> Body:
+def timeout_config(config: TimeoutConfig) -> Body:
+    """The settings in force, all four."""
     return {
         "timeoutMinutes": values.number(config.timeout_minutes),
         "autoRenew": config.auto_renew,

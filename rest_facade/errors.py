@@ -17,6 +17,8 @@ _log = structlog.get_logger(__name__)
 
 _WITHOUT_INFO: Final[Mapping[grpc.StatusCode, tuple[str, str, Mapping[str, Any]]]] = {
     grpc.StatusCode.UNAVAILABLE: ("UNAVAILABLE", "The session service is out of reach", {"retryAfterSeconds": _RETRY_AFTER_SECONDS}),
+    # Not by us, who would not look at the answer: the server stops, and could wait no longer.
+    grpc.StatusCode.CANCELLED: ("UNAVAILABLE", "The session service is stopping", {"retryAfterSeconds": _RETRY_AFTER_SECONDS}),
     grpc.StatusCode.RESOURCE_EXHAUSTED: (
         "RESOURCE_EXHAUSTED",
         "The session service has more to do than it can",
@@ -60,13 +62,18 @@ def from_rpc(error: grpc.aio.AioRpcError) -> ApiError:
     """What the client is told about a failed call: the server's own error if it gave one, else the status that fits."""
     info = error_info(error)
     if info is not None and info.reason in TABLE:
-        kinds = TABLE[info.reason].details
-        details = {name: _typed(kinds.get(name, errors_pb2.DETAIL_KIND_UNSPECIFIED), text) for name, text in info.metadata.items()}
-        return ApiError(info.reason, _respelt(error.details() or info.reason, kinds, info.metadata), **details)
+        return from_row(info.reason, error.details() or info.reason, info.metadata)
     if error.code() in _WITHOUT_INFO:
         reason, message, defaults = _WITHOUT_INFO[error.code()]
         return ApiError(reason, message, **defaults)
     return _internal(rpc_status=error.code().name, rpc_details=error.details())
+
+
+def from_row(reason: str, message: str, details: Mapping[str, str]) -> ApiError:
+    """An error of the server's in the words and types of REST."""
+    kinds = TABLE[reason].details
+    typed = {name: _typed(kinds.get(name, errors_pb2.DETAIL_KIND_UNSPECIFIED), text) for name, text in details.items()}
+    return ApiError(reason, _respelt(message, kinds, details), **typed)
 
 
 def unforeseen(error: BaseException) -> ApiError:

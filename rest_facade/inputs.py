@@ -25,12 +25,18 @@ from rest_facade.errors import ApiError
 Body: TypeAlias = Mapping[str, Any]
 Query: TypeAlias = Mapping[str, str]
 
+_TRANSPORTS = {
+    "transport": {"websocket": "websocket", "http": "http", "sse": "sse"},
+    "mode": {"websocket": "websocket", "sync": "http", "stream": "sse"},
+}
+
 _DECIMAL = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)\s*", re.ASCII)
 _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?\s*", re.ASCII | re.IGNORECASE)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 # What a Timestamp can hold: the years 1 to 9999.
 _EARLIEST_MS = -62_135_596_800_000
+_MAX_INT64 = 2**63 - 1
 _LATEST_MS = 253_402_300_799_999
 
 
@@ -54,16 +60,16 @@ def create_session(body: Body) -> CreateSessionRequest:
         raise
 
 
-def send_message(body: Body, session_id: str) -> SendMessageRequest:
-    """The body of POST /sessions/{sessionId}/messages. Raises INVALID_CONTENT and INVALID_METADATA."""
+def send_message(body: Body, session_id: str) -> tuple[SendMessageRequest, str]:
+    """The body of POST /sessions/{sessionId}/messages, and its transport. Raises INVALID_CONTENT and INVALID_METADATA."""
     content = body.get("content")
     if not isinstance(content, str):
         raise _invalid_content("content must be a string of 1 to 4000 characters")
-    if not _is_text(content):
+    if not is_text(content):
         raise _invalid_content("content holds a lone surrogate, which is not text")
     attachments = _attachments(body)
-    _check_transport(body)
-    return SendMessageRequest(session_id=session_id, content=content, metadata=_metadata(body), attachments=attachments)
+    transport = _transport(body)
+    return SendMessageRequest(session_id=session_id, content=content, metadata=_metadata(body), attachments=attachments), transport
 
 
 def update_timeout(body: Body, session_id: str) -> UpdateTimeoutRequest:
@@ -79,6 +85,15 @@ def list_messages(query: Query, session_id: str) -> ListMessagesRequest:
         before=_instant(query, "before"),
         after=_instant(query, "after"),
     )
+
+
+def after_sequence(text: str, session_id: str) -> int:
+    """The sequence to go on after; empty means from the first entry. Raises INVALID_FIELD for what is no sequence."""
+    if not text:
+        return 0
+    if not (text.isascii() and text.isdigit()) or int(text[:20]) > _MAX_INT64:
+        raise ApiError("INVALID_FIELD", "after must be a sequence", field="after", value=cut(text), reason="must be a sequence")
+    return int(text)
 
 
 def list_sessions(query: Query) -> ListSessionsRequest:
@@ -109,7 +124,7 @@ def _id(body: Body, name: str) -> str:
     value = body.get(name)
     if value is None:
         return ""
-    if not isinstance(value, str) or not _is_text(value):
+    if not isinstance(value, str) or not is_text(value):
         raise _invalid_uuid(name, value)
     return value
 
@@ -138,11 +153,16 @@ def _attachments(body: Body) -> ListValue | None:
         raise _invalid_content(f"attachments {error}") from error
 
 
-def _check_transport(body: Body) -> None:
-    """Which way the agent's reply goes: by `transport`, or by the older `mode`; so far only as an event and in the history."""
+def _transport(body: Body) -> str:
+    """Which way the agent's reply goes. Contract: "`transport` wins over `mode`", and each has its own three values."""
     name = "mode" if body.get("transport") is None else "transport"
-    if body.get(name) not in (None, "websocket"):
-        raise _invalid_content(f"{name} must be websocket")
+    value = body.get(name)
+    names = _TRANSPORTS[name]
+    if value is None:
+        return "websocket"
+    if not isinstance(value, str) or value not in names:
+        raise _invalid_content(f"{name} must be {', '.join(names)}")
+    return names[value]
 
 
 def _nested_timeout(body: Body) -> TimeoutConfig | None:
@@ -219,7 +239,8 @@ def _decimal_ms(text: str) -> Decimal:
     return ms + Decimal(dt.datetime.fromisoformat(text).microsecond % 1000) / 1000
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
+    """Whether a string can be encoded: it holds no lone surrogate."""
     try:
         value.encode()
     except UnicodeEncodeError:

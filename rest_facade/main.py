@@ -1,9 +1,10 @@
 """The facade as a running program."""
 
+import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from typing import Final
 
 import uvicorn
@@ -11,8 +12,9 @@ import uvicorn
 from eliza.sessions.v1.limits import MAX_BODY_BYTES
 from rest_facade.app import create_app
 from rest_facade.backend import Backend
-from rest_facade.bridge import Bridge
+from rest_facade.bridge import Bridge, Message, Receive, Send
 from rest_facade.protocol import HttpProtocol
+from rest_facade.sockets import PATH, Sockets
 
 KEEP_ALIVE_SECONDS: Final = 75
 """How long an idle connection is kept: longer than clients keep theirs, so that none sends into a connection that is just closing."""
@@ -25,6 +27,7 @@ async def serve(
     *,
     grace_seconds: int,
     deadline_seconds: float = 30,
+    reply_deadline_seconds: float = 120,
     max_body_bytes: int = MAX_BODY_BYTES,
 ) -> None:
     """Serves REST on a bound socket until SIGTERM or SIGINT, then lets the requests under way finish and returns.
@@ -32,12 +35,26 @@ async def serve(
     `server` is the gRPC server's HOST:PORT; it need not be there yet. `on_ready` is called once connections are accepted. A call to
     the server may take `deadline_seconds`, the requests under way at the signal `grace_seconds`: then they are cancelled.
     """
-    backend = Backend(server, deadline_seconds)
+    backend = Backend(server, deadline_seconds, reply_deadline_seconds)
+    sockets = Sockets(backend, max_body_bytes)
+    bridge = Bridge(create_app(backend), _running(backend, sockets), max_body_bytes)
+
+    async def app(scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket" or (scope["type"] == "http" and (scope["path"] + "/").startswith(f"{PATH}/")):
+            await sockets.app(scope, receive, send)
+        else:
+            await bridge(scope, receive, send)
+
+    async def end_streams() -> None:
+        backend.stop_streams()
+        await sockets.close()
+
     config = uvicorn.Config(
-        Bridge(create_app(backend), backend, max_body_bytes),
+        app,
         interface="asgi3",
         http=HttpProtocol,
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=max_body_bytes,
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -46,17 +63,34 @@ async def serve(
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=grace_seconds,
     )
-    await _Server(config, on_ready).serve([listener])
+    await _Server(config, on_ready, end_streams).serve([listener])
+
+
+@contextlib.asynccontextmanager
+async def _running(backend: Backend, sockets: Sockets) -> AsyncIterator[None]:
+    """The way to the server is open, and the sockets' rooms follow it."""
+    async with backend:
+        rooms = asyncio.create_task(sockets.rooms.run())
+        try:
+            yield
+        finally:
+            rooms.cancel()
+            await asyncio.gather(rooms, return_exceptions=True)
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], on_stop: Callable[[], Awaitable[None]]) -> None:
         super().__init__(config)
         self._on_ready = on_ready
+        self._on_stop = on_stop
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._on_stop()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

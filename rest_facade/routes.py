@@ -17,9 +17,12 @@ from eliza.sessions.v1.session_service_pb2 import (
     RenewSessionRequest,
     SendHeartbeatRequest,
 )
-from rest_facade import bodies, codec, errors, inputs
+from rest_facade import bodies, codec, errors, inputs, sse
 from rest_facade.backend import Backend
+from rest_facade.converse import Conversation
 from rest_facade.errors import ApiError
+from rest_facade.events import Room
+from rest_facade.follow import Follower
 
 BASE: Final = "/api/messaging/sessions"
 """The path of the collection of sessions."""
@@ -46,6 +49,7 @@ def add_routes(app: flask.Flask, backend: Backend) -> None:
     app.add_url_rule(session, view_func=views.delete_session, methods=["DELETE"])
     app.add_url_rule(f"{session}/messages", view_func=views.send_message, methods=["POST"])
     app.add_url_rule(f"{session}/messages", view_func=views.list_messages, methods=["GET"])
+    app.add_url_rule(f"{session}/events", view_func=views.watch_events, methods=["GET"])
     app.add_url_rule(f"{session}/renew", view_func=views.renew_session, methods=["POST"])
     app.add_url_rule(f"{session}/timeout", view_func=views.update_timeout, methods=["PATCH"])
     app.add_url_rule(f"{session}/heartbeat", view_func=views.send_heartbeat, methods=["POST"])
@@ -100,9 +104,34 @@ class _Views:
 
     def send_message(self, session_id: str) -> flask.Response:
         """Sends a message, which renews the session when auto-renewal is on: 201."""
-        request = self._judge(inputs.send_message, bodies.read_object(), session_id)
-        answer = self._backend.call(self._backend.messages.SendMessage, request)
-        return bodies.respond(codec.sent_message(answer.message, answer.session_status), 201)
+        request, transport = self._judge(inputs.send_message, bodies.read_object(), session_id)
+        if transport == "websocket":
+            answer = self._backend.call(self._backend.messages.SendMessage, request)
+            return bodies.respond(codec.sent_message(answer.message, answer.session_status), 201)
+        talk = Conversation(self._backend, request)
+        try:
+            sent = self._backend.wait(talk.open())
+            if transport == "sse":
+                return sse.respond(sse.conversation(self._backend, talk, sent), talk.close)
+            reply = self._backend.wait(talk.reply())
+        except BaseException:
+            talk.close()
+            raise
+        body = codec.sent_message(sent.message, sent.session_status)
+        return bodies.respond({**body, "agentResponse": codec.agent_response(reply)}, 201)
+
+    def watch_events(self, session_id: str) -> flask.Response:
+        """Streams the session's events (`text/event-stream`), from the first or from behind `Last-Event-ID` or `after`, a sequence."""
+        last = flask.request.headers.get("Last-Event-ID", "")
+        after = self._judge(inputs.after_sequence, last or flask.request.args.get("after", ""), session_id)
+        follower = Follower(self._backend, session_id, after)
+        try:
+            session = self._backend.wait(follower.open())
+            room = Room(session, self._backend.wait(self._backend.agent_name(session.agent_id)), session.session_id)
+        except BaseException:
+            follower.close()
+            raise
+        return sse.respond(sse.session_events(self._backend, follower, room), follower.close)
 
     def list_messages(self, session_id: str) -> flask.Response:
         """Pages through the history, newest first."""

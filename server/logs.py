@@ -2,8 +2,21 @@
 
 import logging
 import sys
+from contextlib import suppress
 
 import structlog
+
+
+class _StandardError:
+    """Standard error for log lines. One that cannot be written, on a full disk say, is let go: nothing else may fail for it."""
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            sys.stderr.flush()
 
 
 def configure(level: str, style: str) -> None:
@@ -22,7 +35,7 @@ def configure(level: str, style: str) -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(_StandardError()),  # type: ignore[arg-type]
     )
     formatter = structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processor=renderer)
     handler = logging.StreamHandler(sys.stderr)

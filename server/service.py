@@ -13,6 +13,7 @@ from server.agents.registry import register_at_start
 from server.clock import Clock, SystemClock, TestClock
 from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.purge import Purge
+from server.lifecycle.watch import Signals
 from server.rpc.server import build_server
 from server.settings import Settings
 from server.store import open_store
@@ -32,7 +33,10 @@ class Service:
         self.port = 0
         self._settings = settings
         self._store = store
-        self._delivery = Delivery(store)
+        self._signals = Signals()
+        store.add_listener(self._signals.committed)
+        self._delivery = Delivery(store, self._signals.chunk)
+        store.add_listener(self._delivery.committed)
         self._deadlines = Deadlines(store, clock)
         self._purge = Purge(
             store,
@@ -40,7 +44,7 @@ class Service:
             retention_minutes=settings.session_retention_minutes,
             interval_minutes=settings.session_cleanup_interval_minutes,
         )
-        self._server, self._health = build_server(store, clock, settings.timeout_policy, self._delivery, self._deadlines, self._purge)
+        self._server, self._health = build_server(store, clock, settings, self._delivery, self._signals, self._deadlines, self._purge)
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
@@ -61,6 +65,7 @@ class Service:
     async def stop(self) -> None:
         """Says NOT_SERVING, finishes what is in flight within the grace period, and closes the store."""
         await self._health.servicer.enter_graceful_shutdown()
+        self._signals.close()
         await self._server.stop(self._settings.shutdown_grace_seconds)
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.shutdown_grace_seconds):

@@ -55,6 +55,12 @@ class Settings(BaseSettings):
     rest_deadline_seconds: float = Field(
         30, ge=0.1, le=600, allow_inf_nan=False, description="How long a REST request waits for the server before it answers 504."
     )
+    reply_deadline_seconds: float = Field(
+        120, ge=0.1, le=3600, allow_inf_nan=False, description="How long whoever waits for an agent's reply waits at most."
+    )
+    stream_heartbeat_seconds: float = Field(
+        15, ge=0.1, le=600, allow_inf_nan=False, description="How long an event stream is silent before it says that it is alive."
+    )
     shutdown_grace_seconds: float = Field(
         10, ge=0, le=600, allow_inf_nan=False, description="How long a shutdown waits for the calls in flight."
     )

@@ -65,15 +65,13 @@ def read_agents_file(path: Path, now_ms: int, policy: TimeoutPolicy) -> list[Age
 
 
 async def register_at_start(store: Store, clock: Clock, policy: TimeoutPolicy, agents_file: Path | None) -> None:
-    """Registers `echo` in a store that has never held anything, then what the file has. Raises AgentsFileError.
+    """Registers `echo` if this store never had it, then what the file has. Raises AgentsFileError.
 
     The file wins over what is stored under the same id; only the time of registration stays.
     """
     now_ms = clock.now_ms()
     agents = read_agents_file(agents_file, now_ms, policy) if agents_file else []
-    counts = await store.counts(now_ms)
-    if not await store.list_agents(limit=1) and not counts.active + counts.expired:
-        await store.create_agent(Agent(ECHO_ID, "echo", AgentKind.ECHO, now_ms, now_ms))
+    await store.seed_agent(Agent(ECHO_ID, "echo", AgentKind.ECHO, now_ms, now_ms))
     for agent in agents:
         try:
             await store.create_agent(agent)

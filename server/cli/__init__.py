@@ -4,6 +4,8 @@ import os
 
 # The workers are started by fork and exec: gRPC's fork handlers have nothing to save there, and only complain.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
+# What gRPC's core would print is told by our own messages and statuses.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import click
 

@@ -7,6 +7,7 @@ import click
 import grpc
 
 from eliza.sessions.v1 import agent_pb2, agent_service_pb2, agent_service_pb2_grpc, timeout_pb2, times, values
+from server.cli.common import DIRECT
 from server.domain.agents import AgentKind
 
 Stub = agent_service_pb2_grpc.AgentServiceStub
@@ -20,7 +21,7 @@ _KIND = click.Choice([str(kind) for kind in AgentKind])
 @click.pass_context
 def agents(context: click.Context, server: str) -> None:
     """List and change the agents of a running server."""
-    channel = context.with_resource(grpc.insecure_channel(server))
+    channel = context.with_resource(grpc.insecure_channel(server, DIRECT))
     context.obj = Stub(channel)
 
 

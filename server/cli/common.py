@@ -14,6 +14,9 @@ from server.settings import Settings, SettingsError, load_settings, split_addres
 TAKEN_ADDRESS_SECONDS: Final = 3.0
 RETRY_SECONDS: Final = 0.05
 
+DIRECT: Final = [("grpc.enable_http_proxy", 0)]
+"""Options of a channel to a server that is addressed directly, whatever proxy the environment names for the web."""
+
 
 def settings_or_exit(**overrides: Any) -> Settings:
     """The settings, with logging set up by them. Ends the command with the lines of what is wrong."""

@@ -1,45 +1,68 @@
 """`eliza-sessions probe`: asks for the health of a gRPC server, with the flags and exit statuses of grpc_health_probe."""
 
 import re
+import socket
+import ssl
 import sys
 import time
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from server.cli.common import DIRECT
+from server.settings import split_address
 
 INVALID_ARGUMENTS: Final = 1
 CONNECTION_FAILURE: Final = 2
 RPC_FAILURE: Final = 3
 UNHEALTHY: Final = 4
 
+_TRUTHS = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class _Duration(click.ParamType[float]):
-    """A duration as Go writes it: 1s, 250ms, 1m30s."""
+    """A duration as Go writes it, longer than none: 1s, 250ms, 1m30s."""
 
     name = "duration"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
         parts = re.findall(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)", str(value))
-        if "".join(map("".join, parts)) != str(value) or not parts:
+        seconds = sum(float(amount) * _UNITS[unit] for amount, unit in parts)
+        if "".join(map("".join, parts)) != str(value) or seconds <= 0:
             self.fail(f"{value!r} is no duration like 1s or 250ms", param, ctx)
-        return float(sum(float(amount) * _UNITS[unit] for amount, unit in parts))
+        return float(seconds)
 
 
 class _GoFlags(click.Command):
-    """Takes flags with one dash as well as with two, as Go programs do, and ends with grpc_health_probe's status on bad ones."""
+    """Takes flags as Go programs do: with one dash as well as two, switches with a value (-tls=false) too; bad ones end with status 1."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object) -> click.Context:
-        args = [f"-{arg}" if re.match(r"-[a-z][a-z-]", arg) else arg for arg in args]
+        switches = {name.lstrip("-") for option in self.params if getattr(option, "is_flag", False) for name in option.opts}
         try:
-            return super().make_context(info_name, args, parent, **extra)
+            return super().make_context(info_name, [flag for arg in args for flag in _as_click_has_it(arg, switches)], parent, **extra)
         except click.UsageError as error:
             error.show()
             sys.exit(INVALID_ARGUMENTS)
+
+
+def _as_click_has_it(arg: str, switches: set[str]) -> list[str]:
+    found = re.fullmatch(r"--?([a-z][a-z-]*)(?:=(.*))?", arg, re.DOTALL)
+    if not found:
+        return [arg]
+    name, value = found[1], found[2]
+    if name in switches and value is not None:
+        on = _TRUTHS.get(value.lower())
+        if on is None:
+            raise click.UsageError(f"-{name} takes true or false, not {value!r}")
+        value = None
+        if not on:
+            return []
+    dashes = "-" if len(name) == 1 else "--"
+    return [f"{dashes}{name}" if value is None else f"{dashes}{name}={value}"]
 
 
 def _fail(status: int, message: str) -> NoReturn:
@@ -58,7 +81,9 @@ def _fail(status: int, message: str) -> NoReturn:
 @click.option("--tls-ca-cert", type=click.Path(path_type=Path), help="File of the certificates to trust.  [those of the system]")
 @click.option("--tls-client-cert", type=click.Path(path_type=Path), help="File of the client's certificate; needs --tls-client-key.")
 @click.option("--tls-client-key", type=click.Path(path_type=Path), help="File of the client's private key.")
+@click.option("--tls-no-verify", is_flag=True, help="Do not verify the server's certificate. For tests only.")
 @click.option("--tls-server-name", help="The name to verify the server's certificate against.")
+@click.option("--gzip", is_flag=True, help="Compress what is sent.")
 @click.option("--verbose", "-v", is_flag=True, help="Say how long each step took.")
 def probe(
     addr: str,
@@ -71,27 +96,38 @@ def probe(
     tls_ca_cert: Path | None,
     tls_client_cert: Path | None,
     tls_client_key: Path | None,
+    tls_no_verify: bool,
     tls_server_name: str | None,
+    gzip: bool,
     verbose: bool,
 ) -> None:
     """Ask a gRPC server for its health, as grpc_health_probe does.
 
     Exit status: 0 serving, 1 invalid arguments, 2 connection failed or timed out, 3 the call failed or timed out, 4 not serving.
     """
-    if not tls and (tls_ca_cert or tls_client_cert or tls_client_key or tls_server_name):
+    if not tls and (tls_ca_cert or tls_client_cert or tls_client_key or tls_server_name or tls_no_verify):
         _fail(INVALID_ARGUMENTS, "the -tls-… flags need -tls")
     if bool(tls_client_cert) != bool(tls_client_key):
         _fail(INVALID_ARGUMENTS, "-tls-client-cert and -tls-client-key go together")
+    if tls_no_verify and (tls_ca_cert or tls_server_name):
+        _fail(INVALID_ARGUMENTS, "-tls-no-verify excludes -tls-ca-cert and -tls-server-name: they say what to verify")
     headers = [(name.strip().lower(), value.strip()) for name, colon, value in (header.partition(":") for header in rpc_header) if colon]
     if len(headers) != len(rpc_header):
         _fail(INVALID_ARGUMENTS, "-rpc-header takes NAME: VALUE")
-    options = [("grpc.primary_user_agent", user_agent)]
+    options: list[tuple[str, str | int]] = [("grpc.primary_user_agent", user_agent), *DIRECT]
+    compression = grpc.Compression.Gzip if gzip else grpc.Compression.NoCompression
     if tls:
+        roots = _read(tls_ca_cert)
+        if roots:
+            _check_certificates(tls_ca_cert, roots)
+        if tls_no_verify:
+            roots, tls_server_name = _certificate_of(addr, connect_timeout)
         if tls_server_name:
             options.append(("grpc.ssl_target_name_override", tls_server_name))
-        channel = grpc.secure_channel(addr, _credentials(tls_ca_cert, tls_client_cert, tls_client_key), options)
+        credentials = grpc.ssl_channel_credentials(roots, _read(tls_client_key), _read(tls_client_cert))
+        channel = grpc.secure_channel(addr, credentials, options, compression)
     else:
-        channel = grpc.insecure_channel(addr, options)
+        channel = grpc.insecure_channel(addr, options, compression)
     with channel:
         started = time.monotonic()
         try:
@@ -112,9 +148,31 @@ def probe(
     click.echo(f"status: {status}")
 
 
-def _credentials(ca_cert: Path | None, client_cert: Path | None, client_key: Path | None) -> grpc.ChannelCredentials:
+def _read(path: Path | None) -> bytes | None:
     try:
-        files = [path.read_bytes() if path else None for path in (ca_cert, client_key, client_cert)]
+        return path.read_bytes() if path else None
     except OSError as error:
-        _fail(INVALID_ARGUMENTS, f"{error.filename} cannot be read: {error.strerror}")
-    return grpc.ssl_channel_credentials(*files)
+        _fail(INVALID_ARGUMENTS, f"{path} cannot be read: {error.strerror}")
+
+
+def _check_certificates(path: Path | None, pem: bytes) -> None:
+    try:
+        ssl.create_default_context(cadata=pem.decode("ascii"))
+    except (ssl.SSLError, UnicodeDecodeError, ValueError):
+        _fail(INVALID_ARGUMENTS, f"{path} holds no certificate")
+
+
+def _certificate_of(addr: str, timeout_s: float) -> tuple[bytes, str]:
+    """The certificate that a server shows, to be trusted as it is, and a name that stands in it: gRPC itself always verifies."""
+    try:
+        pem = ssl.get_server_certificate(split_address(addr), timeout=timeout_s)
+        context = ssl.create_default_context(cadata=pem)
+        context.check_hostname = False
+        # What the server showed is the whole of what is trusted, whoever signed it.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        with socket.create_connection(split_address(addr), timeout_s) as plain, context.wrap_socket(plain) as secured:
+            shown: Any = secured.getpeercert() or {}
+    except (OSError, ValueError) as error:
+        _fail(CONNECTION_FAILURE, f"failed to connect to {addr}: {error}")
+    names = [name for kind, name in shown.get("subjectAltName", ()) if kind in ("DNS", "IP Address")]
+    return pem.encode(), names[0] if names else ""

@@ -66,6 +66,7 @@ class Workers:
         environment = {
             **os.environ,
             "REST_DEADLINE_SECONDS": str(self._settings.rest_deadline_seconds),
+            "REPLY_DEADLINE_SECONDS": str(self._settings.reply_deadline_seconds),
             "SHUTDOWN_GRACE_SECONDS": str(self._settings.shutdown_grace_seconds),
         }
         return await asyncio.create_subprocess_exec(

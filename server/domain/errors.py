@@ -5,7 +5,8 @@ DomainError
 ├── AgentNotFoundError, AgentAlreadyExistsError
 ├── MissingFieldsError, InvalidUuidError, InvalidContentError, InvalidMetadataError,
 │   InvalidPaginationError, InvalidTimeoutConfigError, InvalidFieldError
-└── UnavailableError, ResourceExhaustedError
+├── AgentReplyTimeoutError, AgentReplyError
+└── InvalidRequestError, DeadlineExceededError, UnavailableError, ResourceExhaustedError
 
 `reason` is the row of the error table (errors.proto) that tells status codes; `details` are that row's details, as strings.
 A message is for the client: it never holds metadata or anything of the inside.
@@ -141,6 +142,42 @@ class InvalidFieldError(DomainError):
 
     def __init__(self, field: str, value: object, why: str) -> None:
         super().__init__(f"{field} {why}", field=field, value=value, reason=why)
+
+
+class AgentReplyTimeoutError(DomainError):
+    """The agent has not replied within the reply deadline; the user's message is kept."""
+
+    reason = "AGENT_REPLY_TIMEOUT"
+
+    def __init__(self, session_id: str, message_id: str) -> None:
+        super().__init__("The agent has not replied in time; the message is kept", sessionId=session_id, messageId=message_id)
+
+
+class AgentReplyError(DomainError):
+    """The agent could not reply; the user's message is kept."""
+
+    reason = "AGENT_REPLY_FAILED"
+
+    def __init__(self, session_id: str, message_id: str, why: str) -> None:
+        super().__init__(f"The agent could not reply: {why}; the message is kept", sessionId=session_id, messageId=message_id, reason=why)
+
+
+class InvalidRequestError(DomainError):
+    """The request is not a message of its method."""
+
+    reason = "INVALID_REQUEST"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"The request cannot be read: {why}", reason=why)
+
+
+class DeadlineExceededError(DomainError):
+    """The deadline of the call has passed before it began; nothing was done."""
+
+    reason = "DEADLINE_EXCEEDED"
+
+    def __init__(self) -> None:
+        super().__init__("The deadline had passed before the call began")
 
 
 class UnavailableError(DomainError):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from server.domain.messages import Message
+from server.domain.timeouts import TimeoutConfig
 
 
 class EntryKind(StrEnum):
@@ -25,7 +26,8 @@ class EntryKind(StrEnum):
 class Entry:
     """One entry: its place, its time, what it reports, and how the session stood right after.
 
-    `sequence` starts at 1 and has no gaps; `at_ms` strictly increases within the session; `message` is set for a MESSAGE.
+    `sequence` starts at 1 and has no gaps; `at_ms` strictly increases within the session; `message` is set for a MESSAGE, `timeout` (the
+    settings from here on) for a TIMEOUT_CHANGE.
     """
 
     session_id: str
@@ -37,3 +39,16 @@ class Entry:
     was_renewed: bool
     is_near_expiration: bool
     message: Message | None = None
+    timeout: TimeoutConfig | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of an agent's reply under way: of which reply, its place in it from 0, and the sequence of the message that it `answers`."""
+
+    session_id: str
+    agent_id: str
+    message_id: str
+    text: str
+    index: int
+    answers: int

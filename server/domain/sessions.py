@@ -170,7 +170,7 @@ def update_timeout(session: Session, now_ms: int, change: PartialTimeoutConfig, 
     start_ms = session.last_activity_ms if patched.timeout.auto_renew else session.renewed_at_ms
     patched = replace(patched, expires_at_ms=_expiry(patched, start_ms))
     still_warned = session.warned and now_ms >= patched.warn_at_ms
-    return _appended(replace(patched, warned=still_warned), now_ms, EntryKind.TIMEOUT_CHANGE)
+    return _appended(replace(patched, warned=still_warned), now_ms, EntryKind.TIMEOUT_CHANGE, timeout=patched.timeout)
 
 
 def fall_due(session: Session, now_ms: int) -> Outcome:
@@ -219,7 +219,15 @@ def _expiry(session: Session, start_ms: int) -> int:
     return min(start_ms + minutes_ms(session.timeout.timeout_minutes), session.end_ms)
 
 
-def _appended(session: Session, now_ms: int, kind: EntryKind, *, renewed: bool = False, message: Message | None = None) -> Outcome:
+def _appended(
+    session: Session,
+    now_ms: int,
+    kind: EntryKind,
+    *,
+    renewed: bool = False,
+    message: Message | None = None,
+    timeout: TimeoutConfig | None = None,
+) -> Outcome:
     """The session with one more entry, at a time that strictly increases.
 
     Contract: "when the clock has not moved on, the next message gets the last one's time plus 1 ms".
@@ -227,5 +235,5 @@ def _appended(session: Session, now_ms: int, kind: EntryKind, *, renewed: bool =
     sequence, at_ms = session.last_sequence + 1, max(now_ms, session.last_entry_ms + 1)
     session = replace(session, last_sequence=sequence, last_entry_ms=at_ms)
     near = is_near_expiration(session, now_ms)
-    entry = Entry(session.id, sequence, at_ms, kind, session.expires_at_ms, session.renewal_count, renewed, near, message)
+    entry = Entry(session.id, sequence, at_ms, kind, session.expires_at_ms, session.renewal_count, renewed, near, message, timeout)
     return Outcome(session, (entry,))

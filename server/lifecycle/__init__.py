@@ -1,1 +1,1 @@
-"""What happens by itself: warnings and expiries when they fall due (`deadlines`), and the purge of old records (`purge`)."""
+"""What happens by itself: warnings and expiries (`deadlines`), the purge of old records (`purge`), and who is told of what (`watch`)."""

@@ -1,7 +1,9 @@
 """The edge of the server: every call of the API passes it, and whatever goes wrong inside leaves as one row of the error table."""
 
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from functools import partial
 from typing import Any, Final, NoReturn
 
 import grpc
@@ -9,9 +11,10 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 
 from eliza.sessions.v1.errors import DOMAIN, TABLE, cut, error_trailers
-from server.domain.errors import DomainError, ResourceExhaustedError, UnavailableError
+from server.domain.errors import DeadlineExceededError, DomainError, InvalidRequestError, ResourceExhaustedError, UnavailableError
 
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
+Parse = Callable[[bytes], Message]
 
 _PREFIX: Final = f"/{DOMAIN}."
 
@@ -34,32 +37,84 @@ class Boundary(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or not method.startswith(_PREFIX):
             return handler
-        self._wrapped[method] = grpc.unary_unary_rpc_method_handler(
-            self._unary(method, handler.unary_unary, handler.request_deserializer), response_serializer=handler.response_serializer
-        )
-        return self._wrapped[method]
+        serialize = handler.response_serializer
+        wrapped: grpc.RpcMethodHandler[Any, Any]
+        if handler.unary_unary:
+            call = self._unary(method, handler.unary_unary, handler.request_deserializer)
+            wrapped = grpc.unary_unary_rpc_method_handler(call, response_serializer=serialize)
+        elif handler.unary_stream:
+            stream = self._stream(method, handler.unary_stream, _one(handler.request_deserializer))
+            wrapped = grpc.unary_stream_rpc_method_handler(stream, response_serializer=serialize)
+        else:
+            stream = self._stream(method, handler.stream_stream, _many(handler.request_deserializer))
+            wrapped = grpc.stream_stream_rpc_method_handler(stream, response_serializer=serialize)
+        self._wrapped[method] = wrapped
+        return wrapped
 
-    def _unary(self, method: str, behaviour: Behaviour, parse: Callable[[bytes], Message]) -> Behaviour:
+    def _unary(self, method: str, behaviour: Behaviour, parse: Parse) -> Behaviour:
         async def call(raw: bytes, context: Any) -> Any:
-            remaining_s = context.time_remaining()
-            if remaining_s is not None and remaining_s <= 0:
-                await _abort(context, "DEADLINE_EXCEEDED", "The deadline had passed before the call began", {})
+            request = None
             try:
-                request = parse(raw)
-            except DecodeError:
-                await _abort(context, "INVALID_REQUEST", "The request cannot be read", {"reason": "not a message of this method"})
-            try:
+                _check_deadline(context)
+                request = _parsed(parse, raw)
                 return await behaviour(request, context)
-            except DomainError as error:
-                if isinstance(error, (UnavailableError, ResourceExhaustedError)):
-                    self._on_trouble()
-                await _abort(context, error.reason, str(error), error.details)
-            except Exception:
-                error_id = uuid.uuid4().hex
-                log.exception("internal error", error_id=error_id, method=method)
-                await _abort(context, *_internal(method, request, error_id))
+            except Exception as error:  # noqa: BLE001 - this is where everything ends up
+                await self._fail(context, method, request, error)
 
         return call
+
+    def _stream(self, method: str, behaviour: Any, read: Callable[[Any], Any]) -> Any:
+        async def stream(raw: Any, context: Any) -> AsyncIterator[Any]:
+            request = None
+            try:
+                _check_deadline(context)
+                request = read(raw)
+                async with aclosing(behaviour(request, context)) as responses:
+                    async for response in responses:
+                        yield response
+            except Exception as error:  # noqa: BLE001 - this is where everything ends up
+                await self._fail(context, method, request, error)
+
+        return stream
+
+    async def _fail(self, context: Any, method: str, request: Any, error: Exception) -> NoReturn:
+        if isinstance(error, (UnavailableError, ResourceExhaustedError)):
+            self._on_trouble()
+        if isinstance(error, DomainError):
+            reason, message, details = error.reason, str(error), error.details
+        else:
+            error_id = uuid.uuid4().hex
+            log.error("internal error", error_id=error_id, method=method, exc_info=error)
+            reason, message, details = _internal(method, request, error_id)
+        row, details = TABLE[reason], {name: cut(value) for name, value in details.items()}
+        await context.abort(row.grpc_status, message, error_trailers(row, message, details))
+        raise AssertionError("abort always raises")
+
+
+def _check_deadline(context: Any) -> None:
+    """Raises DeadlineExceededError when the call's deadline has passed: such a call does no work."""
+    remaining_s = context.time_remaining()
+    if remaining_s is not None and remaining_s <= 0:
+        raise DeadlineExceededError
+
+
+def _parsed(parse: Parse, raw: bytes) -> Any:
+    try:
+        return parse(raw)
+    except DecodeError as error:
+        raise InvalidRequestError("not a message of this method") from error
+
+
+def _one(parse: Parse) -> Callable[[bytes], Any]:
+    return partial(_parsed, parse)
+
+
+def _many(parse: Parse) -> Callable[[AsyncIterator[bytes]], AsyncIterator[Any]]:
+    async def read(raws: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        async for raw in raws:
+            yield _parsed(parse, raw)
+
+    return read
 
 
 def _internal(method: str, request: Any, error_id: str) -> tuple[str, str, dict[str, str]]:
@@ -68,13 +123,8 @@ def _internal(method: str, request: Any, error_id: str) -> tuple[str, str, dict[
     match method.rpartition("/")[2]:
         case "CreateSession":
             return "SESSION_CREATION_FAILED", f"The session could not be created: {reason}", {"reason": reason}
-        case "SendMessage":
-            return "MESSAGE_SEND_FAILED", f"The message could not be sent: {reason}", {"sessionId": request.session_id, "reason": reason}
+        case "SendMessage" | "Converse" as name:
+            session_id = (request if name == "SendMessage" else request.message).session_id
+            return "MESSAGE_SEND_FAILED", f"The message could not be sent: {reason}", {"sessionId": session_id, "reason": reason}
         case _:
             return "INTERNAL", f"Internal error {error_id}", {"errorId": error_id}
-
-
-async def _abort(context: Any, reason: str, message: str, details: dict[str, str]) -> NoReturn:
-    row = TABLE[reason]
-    await context.abort(row.grpc_status, message, error_trailers(row, message, {name: cut(value) for name, value in details.items()}))
-    raise AssertionError("abort always raises")

@@ -6,14 +6,14 @@ from typing import Any
 import orjson
 from google.protobuf import struct_pb2
 
-from eliza.sessions.v1 import agent_pb2, message_pb2, session_pb2, timeout_pb2, values
+from eliza.sessions.v1 import agent_pb2, log_pb2, message_pb2, session_pb2, timeout_pb2, values
 from eliza.sessions.v1.limits import MAX_METADATA_BYTES
 from server.domain.agents import Agent, AgentKind
 from server.domain.errors import InvalidContentError, InvalidFieldError, InvalidMetadataError
-from server.domain.events import Entry
+from server.domain.events import Chunk, Entry, EntryKind
 from server.domain.messages import EMPTY_OBJECT, Message
 from server.domain.sessions import Session, is_near_expiration, time_remaining_ms
-from server.domain.timeouts import PartialTimeoutConfig, TimeoutConfig
+from server.domain.timeouts import MINUTE_MS, PartialTimeoutConfig, TimeoutConfig
 
 _KINDS = {AgentKind.ECHO: agent_pb2.AGENT_KIND_ECHO}
 _KINDS_BACK = {number: kind for kind, number in _KINDS.items()}
@@ -57,6 +57,37 @@ def message_message(session: Session, entry: Entry, message: Message) -> message
         attachments=None if message.attachments is None else values.list_value(orjson.loads(message.attachments)),
         thought=message.thought,
         actions=message.actions,
+    )
+
+
+def entry_message(session: Session, entry: Entry) -> log_pb2.LogEntry:
+    """An entry of a session's log."""
+    message = log_pb2.LogEntry(
+        session_id=entry.session_id,
+        sequence=entry.sequence,
+        at=values.timestamp(entry.at_ms),
+        session_status=session_status(entry),
+    )
+    match entry.kind:
+        case EntryKind.MESSAGE:
+            assert entry.message is not None
+            message.message.CopyFrom(message_message(session, entry, entry.message))
+        case EntryKind.RENEWAL:
+            message.renewal.SetInParent()
+        case EntryKind.TIMEOUT_CHANGE:
+            assert entry.timeout is not None
+            message.timeout_change.timeout_config.CopyFrom(timeout_message(entry.timeout))
+        case EntryKind.WARNING:
+            message.expiration_warning.minutes_remaining = round((entry.expires_at_ms - entry.at_ms) / MINUTE_MS, 2)
+        case EntryKind.EXPIRY:
+            message.expiry.expired_at.CopyFrom(values.timestamp(entry.expires_at_ms))
+    return message
+
+
+def chunk_message(chunk: Chunk) -> log_pb2.ReplyChunk:
+    """A piece of a reply under way."""
+    return log_pb2.ReplyChunk(
+        session_id=chunk.session_id, agent_id=chunk.agent_id, message_id=chunk.message_id, chunk=chunk.text, index=chunk.index
     )
 
 

@@ -1,7 +1,7 @@
 """The standard health protocol, and the watch over the store that it reports."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import structlog
@@ -18,12 +18,45 @@ log = structlog.get_logger()
 
 
 class HealthServicer(LibraryHealthServicer):  # type: ignore[misc]
-    """grpc.health.v1 with List, which the library leaves out."""
+    """grpc.health.v1 with List, which the library leaves out, and watches that end when the service does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._changed = asyncio.Event()
 
     async def List(self, request: health_pb2.HealthListRequest, context: Any) -> health_pb2.HealthListResponse:
         """The status of every service that has one."""
         statuses = {name: health_pb2.HealthCheckResponse(status=status) for name, status in self._server_status.items()}
         return health_pb2.HealthListResponse(statuses=statuses)
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
+        """Tells the status of a service, and each change of it; ends with the NOT_SERVING of a shutdown, which would wait for it."""
+        last = None
+        while True:
+            changed, stopping = self._changed, self._gracefully_shutting_down
+            status = self._server_status.get(request.service, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+            if status != last:
+                await context.write(health_pb2.HealthCheckResponse(status=status))
+                last = status
+            if stopping:
+                return
+            await changed.wait()
+
+    async def set_all(self, services: Iterable[str], status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        """Sets the status of services, and has the watches look."""
+        if not self._gracefully_shutting_down:
+            self._server_status.update(dict.fromkeys(services, status))
+            self._notify()
+
+    async def enter_graceful_shutdown(self) -> None:
+        """Says NOT_SERVING for every service, for good."""
+        await self.set_all(list(self._server_status), health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._gracefully_shutting_down = True
+        self._notify()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
 
 class HealthMonitor:
@@ -74,5 +107,4 @@ class HealthMonitor:
             log.warning("health changed", serving=serving)
         self._serving = serving
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        for service in self._services:
-            await self.servicer.set(service, status)
+        await self.servicer.set_all(self._services, status)

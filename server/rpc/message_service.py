@@ -1,5 +1,7 @@
 """MessageService: the messages of sessions."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
@@ -9,11 +11,12 @@ from eliza.sessions.v1.limits import DEFAULT_MESSAGES, MAX_MESSAGES
 from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceServicer
 from server.agents.delivery import Delivery
 from server.clock import Clock
-from server.domain.errors import DomainError
+from server.domain.errors import AgentReplyTimeoutError, DomainError
+from server.domain.events import Chunk, Entry
 from server.domain.ids import new_id
 from server.domain.messages import Draft
 from server.domain.sessions import Session, require_live, send_message
-from server.rpc.convert import attachments_text, message_message, metadata_text, session_status
+from server.rpc.convert import attachments_text, chunk_message, message_message, metadata_text, session_status
 from server.rpc.paging import make_token, page_size, read_token
 from server.store.base import Store
 
@@ -21,12 +24,40 @@ from server.store.base import Store
 class MessageService(MessageServiceServicer):
     """See message_service.proto."""
 
-    def __init__(self, store: Store, clock: Clock, delivery: Delivery) -> None:
+    def __init__(self, store: Store, clock: Clock, delivery: Delivery, reply_deadline_s: float) -> None:
         self._store = store
         self._clock = clock
         self._delivery = delivery
+        self._reply_deadline_s = reply_deadline_s
 
     async def SendMessage(self, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
+        return await self._send(request, new_id())
+
+    async def Converse(self, request: pb.ConverseRequest, context: Any) -> AsyncIterator[pb.ConverseResponse]:
+        message_id = new_id()
+        with self._delivery.following(message_id) as progress:
+            sent = await self._send(request.message, message_id)
+            yield pb.ConverseResponse(user_message=sent)
+            deadline = asyncio.get_running_loop().time() + self._reply_deadline_s
+            while True:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        item = await progress.get()
+                except TimeoutError:
+                    raise AgentReplyTimeoutError(sent.message.session_id, message_id) from None
+                match item:
+                    case Chunk():
+                        yield pb.ConverseResponse(chunk=chunk_message(item))
+                    case Entry():
+                        assert item.message is not None
+                        session = await self._store.get_session(item.session_id)
+                        yield pb.ConverseResponse(reply=message_message(session, item, item.message))
+                        return
+                    case _:
+                        raise item
+
+    async def _send(self, request: pb.SendMessageRequest, message_id: str) -> pb.SendMessageResponse:
+        """Stores a message. What is stored is delivered, also when this call is cancelled while it waits for the commit."""
         session_id = request.session_id.lower()
         try:
             attachments = attachments_text(request.attachments) if request.HasField("attachments") else None
@@ -35,10 +66,9 @@ class MessageService(MessageServiceServicer):
             # The session comes before its message in the order of checks.
             await self._live_session(session_id)
             raise
-        outcome = await self._store.apply(session_id, partial(send_message, message_id=new_id(), draft=draft))
+        outcome = await self._store.apply(session_id, partial(send_message, message_id=message_id, draft=draft))
         (entry,) = outcome.entries
         assert entry.message is not None
-        self._delivery.deliver(outcome.session, entry.message)
         return pb.SendMessageResponse(message=message_message(outcome.session, entry, entry.message), session_status=session_status(entry))
 
     async def ListMessages(self, request: pb.ListMessagesRequest, context: Any) -> pb.ListMessagesResponse:

@@ -18,15 +18,16 @@ from eliza.sessions.v1 import (
 )
 from server.agents.delivery import Delivery
 from server.clock import Clock, TestClock
-from server.domain.timeouts import TimeoutPolicy
 from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.purge import Purge
+from server.lifecycle.watch import Signals
 from server.rpc.agent_service import AgentService
 from server.rpc.boundary import Boundary
 from server.rpc.clock_service import ClockService
 from server.rpc.health import HealthMonitor
 from server.rpc.message_service import MessageService
 from server.rpc.session_service import SessionService
+from server.settings import Settings
 from server.store.base import Store
 
 MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
@@ -44,15 +45,20 @@ CLOCK_SERVICE_NAME: Final = clock_service_pb2.DESCRIPTOR.services_by_name["Clock
 
 
 def build_server(
-    store: Store, clock: Clock, policy: TimeoutPolicy, delivery: Delivery, deadlines: Deadlines, purge: Purge
+    store: Store, clock: Clock, settings: Settings, delivery: Delivery, signals: Signals, deadlines: Deadlines, purge: Purge
 ) -> tuple[grpc.aio.Server, HealthMonitor]:
     """The server with all its services, ClockService among them when the clock is a test clock, and the monitor of its health."""
+    policy = settings.timeout_policy
     names = (*SERVICE_NAMES, CLOCK_SERVICE_NAME) if isinstance(clock, TestClock) else SERVICE_NAMES
     monitor = HealthMonitor(store, names)
     options = [("grpc.max_receive_message_length", MAX_REQUEST_BYTES), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]
     server = grpc.aio.server(interceptors=[Boundary(monitor.doubt)], options=options)
-    session_service_pb2_grpc.add_SessionServiceServicer_to_server(SessionService(store, clock, policy, monitor), server)
-    message_service_pb2_grpc.add_MessageServiceServicer_to_server(MessageService(store, clock, delivery), server)
+    session_service_pb2_grpc.add_SessionServiceServicer_to_server(
+        SessionService(store, clock, policy, monitor, signals, settings.stream_heartbeat_seconds), server
+    )
+    message_service_pb2_grpc.add_MessageServiceServicer_to_server(
+        MessageService(store, clock, delivery, settings.reply_deadline_seconds), server
+    )
     agent_service_pb2_grpc.add_AgentServiceServicer_to_server(AgentService(store, clock, policy), server)
     if isinstance(clock, TestClock):
         clock_service_pb2_grpc.add_ClockServiceServicer_to_server(ClockService(clock, deadlines, purge), server)

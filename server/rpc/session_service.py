@@ -1,19 +1,25 @@
 """SessionService: the life of sessions."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import closing
 from functools import partial
 from typing import Any
 
+from eliza.sessions.v1 import errors_pb2, log_pb2, values
 from eliza.sessions.v1 import session_service_pb2 as pb
-from eliza.sessions.v1 import values
+from eliza.sessions.v1.errors import cut
 from eliza.sessions.v1.limits import DEFAULT_SESSIONS, MAX_SESSIONS
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceServicer
 from server.clock import Clock
-from server.domain.errors import MissingFieldsError
+from server.domain.errors import DomainError, MissingFieldsError
+from server.domain.events import Chunk, Entry
 from server.domain.ids import new_id, uuid_field
 from server.domain.messages import check_metadata
 from server.domain.sessions import create, heartbeat, renew, require_live, update_timeout
 from server.domain.timeouts import TimeoutPolicy, check_numbers
-from server.rpc.convert import metadata_text, session_message, timeout_request
+from server.lifecycle.watch import End, Item, Signals, Watch
+from server.rpc.convert import chunk_message, entry_message, metadata_text, session_message, timeout_request
 from server.rpc.health import HealthMonitor
 from server.rpc.paging import make_token, page_size, read_token
 from server.store.base import Position, Store
@@ -22,7 +28,11 @@ from server.store.base import Position, Store
 class SessionService(SessionServiceServicer):
     """See session_service.proto."""
 
-    def __init__(self, store: Store, clock: Clock, policy: TimeoutPolicy, health: HealthMonitor) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, policy: TimeoutPolicy, health: HealthMonitor, signals: Signals, heartbeat_s: float
+    ) -> None:
+        self._signals = signals
+        self._heartbeat_s = heartbeat_s
         self._store = store
         self._clock = clock
         self._policy = policy
@@ -53,7 +63,8 @@ class SessionService(SessionServiceServicer):
         return pb.CreateSessionResponse(session=session_message(session, session.created_at_ms))
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Any) -> pb.GetSessionResponse:
-        session, now_ms = await self._store.get_session(request.session_id.lower()), self._clock.now_ms()
+        session_id = request.session_id or (await self._store.find_channel(request.channel_id.lower()))
+        session, now_ms = await self._store.get_session(session_id.lower()), self._clock.now_ms()
         require_live(session, now_ms)
         return pb.GetSessionResponse(session=session_message(session, now_ms))
 
@@ -92,6 +103,74 @@ class SessionService(SessionServiceServicer):
         outcome = await self._store.apply(request.session_id.lower(), heartbeat)
         return pb.SendHeartbeatResponse(session=session_message(outcome.session, self._clock.now_ms()))
 
+    async def WatchSession(self, request: pb.WatchSessionRequest, context: Any) -> AsyncIterator[pb.WatchSessionResponse]:
+        with closing(Watch(self._store, self._signals)) as watch:
+            await watch.join(request.session_id.lower(), request.after_sequence)
+            while True:
+                items = await watch.next(self._heartbeat_s)
+                if not items:
+                    yield pb.WatchSessionResponse(heartbeat=self._heartbeat())
+                for item in items:
+                    match item:
+                        case End():
+                            if item.error:
+                                raise item.error
+                            return
+                        case (session, Entry() as entry):
+                            yield pb.WatchSessionResponse(entry=entry_message(session, entry))
+                        case (_, Chunk() as chunk):
+                            yield pb.WatchSessionResponse(chunk=chunk_message(chunk))
+
+    async def WatchSessions(
+        self, requests: AsyncIterator[pb.WatchSessionsRequest], context: Any
+    ) -> AsyncIterator[pb.WatchSessionsResponse]:
+        """Does one thing after the other, a change or a page of entries, so that nothing piles up for a client that reads slowly."""
+        with closing(Watch(self._store, self._signals)) as watch:
+            change = asyncio.ensure_future(anext(requests, None))
+            news = asyncio.ensure_future(watch.next(self._heartbeat_s))
+            try:
+                while True:
+                    await asyncio.wait([change, news], return_when=asyncio.FIRST_COMPLETED)
+                    if change.done():
+                        request = change.result()
+                        if request is None:
+                            return
+                        yield await self._change(watch, request)
+                        change = asyncio.ensure_future(anext(requests, None))
+                    if news.done():
+                        items = news.result()
+                        if not items:
+                            yield pb.WatchSessionsResponse(heartbeat=self._heartbeat())
+                        for item in items:
+                            yield _watched(item)
+                        news = asyncio.ensure_future(watch.next(self._heartbeat_s))
+            finally:
+                change.cancel()
+                news.cancel()
+
+    async def _change(self, watch: Watch, request: pb.WatchSessionsRequest) -> pb.WatchSessionsResponse:
+        """Does what a request of WatchSessions asks for; its answer is an `end` where that cannot be done, too."""
+        try:
+            match request.WhichOneof("change"):
+                case "join":
+                    after = request.join.after_sequence if request.join.HasField("after_sequence") else None
+                    session = await watch.join(request.join.session_id.lower(), after)
+                    joined = pb.WatchSessionsResponse.Joined(
+                        session=session_message(session, self._clock.now_ms()),
+                        after_sequence=session.last_sequence if after is None else after,
+                    )
+                    return pb.WatchSessionsResponse(joined=joined)
+                case "leave":
+                    watch.leave(request.leave.session_id.lower())
+                    return pb.WatchSessionsResponse(end=pb.WatchSessionsResponse.End(session_id=request.leave.session_id))
+                case _:
+                    raise MissingFieldsError(["change"])
+        except DomainError as error:
+            return _ended(request.join.session_id, error)
+
+    def _heartbeat(self) -> log_pb2.WatchHeartbeat:
+        return log_pb2.WatchHeartbeat(now=values.timestamp(self._clock.now_ms()))
+
     async def GetServiceStatus(self, request: pb.GetServiceStatusRequest, context: Any) -> pb.GetServiceStatusResponse:
         now_ms = self._clock.now_ms()
         counts = await self._store.counts(now_ms)
@@ -104,3 +183,22 @@ class SessionService(SessionServiceServicer):
             timestamp=values.timestamp(now_ms),
             uptime_seconds=max(0, now_ms - self._started_at_ms) / 1000,
         )
+
+
+def _watched(item: Item) -> pb.WatchSessionsResponse:
+    match item:
+        case End():
+            return _ended(item.session_id, item.error)
+        case (session, Entry() as entry):
+            return pb.WatchSessionsResponse(entry=entry_message(session, entry))
+        case (_, Chunk() as chunk):
+            return pb.WatchSessionsResponse(chunk=chunk_message(chunk))
+    raise AssertionError(item)
+
+
+def _ended(session_id: str, error: DomainError | None) -> pb.WatchSessionsResponse:
+    end = pb.WatchSessionsResponse.End(session_id=session_id)
+    if error:
+        end.reason, end.message = errors_pb2.ErrorReason.Value(f"ERROR_REASON_{error.reason}"), str(error)
+        end.details.update({name: cut(value) for name, value in error.details.items()})
+    return pb.WatchSessionsResponse(end=end)

@@ -1,7 +1,7 @@
 """The Store interface. Its docstrings are the contract that every back end keeps and `tests/store` checks."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from server.domain.agents import Agent
@@ -51,6 +51,18 @@ class Counts:
     invalid: int
 
 
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What one commit has done to sessions: the outcomes of rules, in order, and the ids of sessions that were deleted."""
+
+    outcomes: Sequence[Outcome]
+    deleted: Sequence[str]
+
+
+CommitListener = Callable[[Commit], None]
+"""Is told what a commit has done."""
+
+
 class Store(ABC):
     """Keeps agents, sessions and their logs.
 
@@ -59,6 +71,13 @@ class Store(ABC):
     UnavailableError (the store is closed, or cannot be read or written now) and every writing one ResourceExhaustedError (there is no
     room); nothing was done then.
     """
+
+    @abstractmethod
+    def add_listener(self, listener: CommitListener) -> None:
+        """Has the listener called on the event loop after each commit of `apply` and `delete_session`, also where the caller is gone.
+
+        It is called before they return, and must not raise, nor take long. What the purge and `clear_sessions` remove it is not told.
+        """
 
     @abstractmethod
     async def create_session(self, session: Session) -> None:
@@ -87,6 +106,13 @@ class Store(ABC):
         """
 
     @abstractmethod
+    async def find_channel(self, channel_id: str) -> str:
+        """Finds the id of the session with this channel.
+
+        :raises SessionNotFoundError: there is no such channel
+        """
+
+    @abstractmethod
     async def list_sessions(
         self, now_ms: int, *, limit: int, after: Position | None = None, agent_id: str | None = None, user_id: str | None = None
     ) -> SessionPage:
@@ -103,6 +129,13 @@ class Store(ABC):
 
         With `after_ms` alone they are the oldest of these (travelling forward), otherwise the newest (travelling back). A page stops
         early, after at least one message, where its text, with the session's metadata under each message, grows past PAGE_BYTES.
+        """
+
+    @abstractmethod
+    async def list_entries(self, session_id: str, *, after_sequence: int, limit: int) -> list[Entry]:
+        """Reads at most `limit` entries of a session's log behind a sequence, in order, without gaps; none for a session that is not there.
+
+        It stops early, after at least one entry, where their text grows past PAGE_BYTES.
         """
 
     @abstractmethod
@@ -134,6 +167,10 @@ class Store(ABC):
 
         :raises AgentAlreadyExistsError: its id is taken
         """
+
+    @abstractmethod
+    async def seed_agent(self, agent: Agent) -> None:
+        """Adds an agent once in the life of the store: not where it was seeded before, even if it is gone since, nor over another."""
 
     @abstractmethod
     async def update_agent(self, agent_id: str, change: AgentChange) -> Agent:

@@ -11,10 +11,11 @@ from typing import Final, TypeVar, cast
 from server.clock import Clock
 from server.domain.agents import Agent
 from server.domain.errors import AgentAlreadyExistsError, AgentNotFoundError, SessionNotFoundError, UnavailableError
+from server.domain.events import Entry
 from server.domain.sessions import Outcome, Rule, Session
 from server.domain.timeouts import MINUTE_MS
 from server.store import sqlite_rows as rows
-from server.store.base import PAGE_BYTES, AgentChange, Counts, MessagePage, Position, SessionPage, Store
+from server.store.base import PAGE_BYTES, AgentChange, CommitListener, Counts, MessagePage, Position, SessionPage, Store
 from server.store.sqlite_file import FileLock, connect, prepare, public_error
 from server.store.sqlite_writer import SqliteWriter
 
@@ -44,6 +45,9 @@ class SqliteStore(Store):
         """Opens the file, making or migrating it first. Raises StoreOpenError, saying why."""
         return cls(path, await asyncio.to_thread(prepare, path), clock)
 
+    def add_listener(self, listener: CommitListener) -> None:
+        self._writer.listeners.append(listener)
+
     async def create_session(self, session: Session) -> None:
         await self._writer.create(session)
 
@@ -58,6 +62,13 @@ class SqliteStore(Store):
         if not found:
             raise SessionNotFoundError(session_id)
         return rows.session_of(found[0])
+
+    async def find_channel(self, channel_id: str) -> str:
+        statement = "SELECT id FROM sessions WHERE channel_id = ?"
+        found = self._read(lambda connection: connection.execute(statement, (channel_id,)).fetchone())
+        if found is None:
+            raise SessionNotFoundError(channel_id)
+        return cast(str, found[0])
 
     async def list_sessions(
         self, now_ms: int, *, limit: int, after: Position | None = None, agent_id: str | None = None, user_id: str | None = None
@@ -90,14 +101,21 @@ class SqliteStore(Store):
         )
         low_ms, high_ms = -_ALWAYS_MS if after_ms is None else after_ms, _ALWAYS_MS if before_ms is None else before_ms
 
-        def size(row: rows.Row) -> int:
-            return len(session.metadata) + sum(len(row[column] or "") for column in _ENTRY_TEXTS)
-
         def read(connection: sqlite3.Connection) -> MessagePage:
             with closing(connection.execute(statement, (session.id, low_ms, high_ms, limit + 1))) as found:
-                page, has_more = _page(found, limit, size)
+                page, has_more = _page(found, limit, lambda row: len(session.metadata) + _text_size(row))
             messages = list(map(rows.entry_of, page))
             return MessagePage(messages[::-1] if forward else messages, has_more)
+
+        return self._read(read)
+
+    async def list_entries(self, session_id: str, *, after_sequence: int, limit: int) -> list[Entry]:
+        statement = f"SELECT {_ENTRY} FROM log WHERE session_id = ? AND sequence > ? ORDER BY sequence LIMIT ?"
+
+        def read(connection: sqlite3.Connection) -> list[Entry]:
+            with closing(connection.execute(statement, (session_id, after_sequence, limit))) as found:
+                page, _ = _page(found, limit, _text_size)
+            return list(map(rows.entry_of, page))
 
         return self._read(read)
 
@@ -148,10 +166,15 @@ class SqliteStore(Store):
 
     async def create_agent(self, agent: Agent) -> None:
         def work(connection: sqlite3.Connection, now_ms: int) -> None:
-            row = rows.agent_row(agent)
-            statement = f"INSERT INTO agents ({_AGENT}) VALUES ({_marks(row)}) ON CONFLICT (id) DO NOTHING"
-            if not connection.execute(statement, row).rowcount:
+            if not _insert_agent(agent, connection):
                 raise AgentAlreadyExistsError(agent.id)
+
+        await self._writer.run(work)
+
+    async def seed_agent(self, agent: Agent) -> None:
+        def work(connection: sqlite3.Connection, now_ms: int) -> None:
+            if connection.execute("INSERT INTO seeded_agents VALUES (?) ON CONFLICT DO NOTHING", (agent.id,)).rowcount:
+                _insert_agent(agent, connection)
 
         await self._writer.run(work)
 
@@ -216,11 +239,23 @@ _GET_SESSION: Final = f"SELECT {_SESSION} FROM sessions WHERE id = ?"
 _GET_AGENT: Final = f"SELECT {_AGENT} FROM agents WHERE id = ?"
 
 
+def _insert_agent(agent: Agent, connection: sqlite3.Connection) -> bool:
+    """Adds an agent; tells whether its id was free."""
+    row = rows.agent_row(agent)
+    statement = f"INSERT INTO agents ({_AGENT}) VALUES ({_marks(row)}) ON CONFLICT (id) DO NOTHING"
+    return bool(connection.execute(statement, row).rowcount)
+
+
 def _agent(agent_id: str, connection: sqlite3.Connection) -> Agent:
     found = connection.execute(_GET_AGENT, (agent_id,)).fetchall()
     if not found:
         raise AgentNotFoundError(agent_id)
     return rows.agent_of(found[0])
+
+
+def _text_size(row: rows.Row) -> int:
+    """How much text a row of ENTRY holds."""
+    return sum(len(row[column] or "") for column in _ENTRY_TEXTS)
 
 
 def _marks(row: rows.Row) -> str:

@@ -44,6 +44,7 @@ ENTRY: Final = (
     "attachments",
     "thought",
     "actions",
+    "timeout_config",
 )
 AGENT: Final = ("id", "name", "kind", "created_at_ms", "updated_at_ms", *_TIMEOUT)
 
@@ -126,9 +127,10 @@ def entry_row(entry: Entry) -> Row:
         entry.was_renewed,
         entry.is_near_expiration,
     )
+    timeout = None if entry.timeout is None else orjson.dumps(entry.timeout).decode()
     message = entry.message
     if message is None:
-        return *standing, None, None, None, None, None, None, None
+        return *standing, None, None, None, None, None, None, None, timeout
     actions = orjson.dumps(message.actions).decode() if message.actions else None
     return (
         *standing,
@@ -139,12 +141,13 @@ def entry_row(entry: Entry) -> Row:
         message.attachments,
         message.thought,
         actions,
+        timeout,
     )
 
 
 def entry_of(row: Row) -> Entry:
     """The entry in a row of ENTRY."""
-    session_id, sequence, at_ms, kind, expires_at_ms, renewal_count, was_renewed, is_near_expiration, message_id, *rest = row
+    session_id, sequence, at_ms, kind, expires_at_ms, renewal_count, was_renewed, is_near_expiration, message_id, *rest, timeout = row
     message = None
     if message_id is not None:
         is_agent, content, metadata, attachments, thought, actions = rest
@@ -161,6 +164,7 @@ def entry_of(row: Row) -> Entry:
         bool(was_renewed),
         bool(is_near_expiration),
         message,
+        None if timeout is None else TimeoutConfig(**orjson.loads(timeout)),
     )
 
 

@@ -19,6 +19,7 @@ from server.domain.errors import DomainError, SessionNotFoundError, UnavailableE
 from server.domain.events import Entry
 from server.domain.sessions import Outcome, Rule, Session
 from server.store import sqlite_rows as rows
+from server.store.base import Commit, CommitListener
 from server.store.sqlite_file import public_error
 
 T = TypeVar("T")
@@ -81,6 +82,7 @@ class SqliteWriter:
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
         self._closed = False
+        self.listeners: list[CommitListener] = []
         self._thread = threading.Thread(target=self._run, name="sqlite-writer", daemon=True)
         self._thread.start()
 
@@ -110,10 +112,11 @@ class SqliteWriter:
     async def delete(self, session_id: str) -> None:
         """Removes a session. Raises SessionNotFoundError."""
 
-        def work(group: _Group, now_ms: int) -> None:
+        def work(group: _Group, now_ms: int) -> str:
             group.session(session_id)
             group.sessions[session_id] = None
             group.deleted.add(session_id)
+            return session_id
 
         await self._submit(work, session_id)
 
@@ -139,7 +142,7 @@ class SqliteWriter:
             live = [operation for operation in group if not operation.future.cancelled()]
             if live:
                 self._carry_out(live)
-                self._loop.call_soon_threadsafe(_answer, live)
+                self._loop.call_soon_threadsafe(self._answer, live)
 
     def _groups(self) -> Iterator[list[_Operation]]:
         """What queues, in order, until close; work on anything but sessions is a group of its own."""
@@ -212,15 +215,22 @@ class SqliteWriter:
     def _present(group: _Group, ids: set[str]) -> list[Session]:
         return [session for session in map(group.sessions.get, ids) if session is not None]
 
+    def _answer(self, group: list[_Operation]) -> None:
+        done = [operation for operation in group if operation.session_id is not None and operation.error is None]
+        results = [operation.result for operation in done]
+        # A rule leaves its outcome, a deletion the session's id.
+        commit = Commit(
+            [result for result in results if isinstance(result, Outcome)], [result for result in results if isinstance(result, str)]
+        )
+        for listener in self.listeners:
+            listener(commit)
+        for operation in group:
+            if operation.future.cancelled():
+                continue
+            if operation.error is None:
+                operation.future.set_result(operation.result)
+            else:
+                operation.future.set_exception(operation.error)
+
     def _execute(self, statement: str, items: Iterable[Any]) -> None:
         self._connection.execute(statement, (orjson.dumps(list(items)).decode(),))
-
-
-def _answer(group: list[_Operation]) -> None:
-    for operation in group:
-        if operation.future.cancelled():
-            continue
-        if operation.error is None:
-            operation.future.set_result(operation.result)
-        else:
-            operation.future.set_exception(operation.error)

@@ -31,7 +31,7 @@ def errors() -> str:
 
 def endpoints() -> str:
     """Every route, from the facade."""
-    app = create_app(Backend("127.0.0.1:1", 1))
+    app = create_app(Backend("127.0.0.1:1", 1, 1))
     rows = ["| method | path | does |", "| --- | --- | --- |"]
     for rule in app.url_map.iter_rules():
         for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):

@@ -75,6 +75,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The store has no room left, or the service has more to do than it can. Wait `retryAfterSeconds`, then try again."""
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 23
     """The deadline of the call passed before there was an answer."""
+    ERROR_REASON_AGENT_REPLY_TIMEOUT: _ErrorReason.ValueType  # 25
+    """The agent has not replied within the reply deadline. The user's message is kept, and a late reply is still stored."""
+    ERROR_REASON_AGENT_REPLY_FAILED: _ErrorReason.ValueType  # 26
+    """The agent could not reply. The user's message is kept; sending it again would store it twice."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 24
     """A fault of the service itself. The log has the cause under `errorId`."""
 
@@ -132,6 +136,10 @@ ERROR_REASON_RESOURCE_EXHAUSTED: ErrorReason.ValueType  # 22
 """The store has no room left, or the service has more to do than it can. Wait `retryAfterSeconds`, then try again."""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 23
 """The deadline of the call passed before there was an answer."""
+ERROR_REASON_AGENT_REPLY_TIMEOUT: ErrorReason.ValueType  # 25
+"""The agent has not replied within the reply deadline. The user's message is kept, and a late reply is still stored."""
+ERROR_REASON_AGENT_REPLY_FAILED: ErrorReason.ValueType  # 26
+"""The agent could not reply. The user's message is kept; sending it again would store it twice."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 24
 """A fault of the service itself. The log has the cause under `errorId`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

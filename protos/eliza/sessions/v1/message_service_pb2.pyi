@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from eliza.sessions.v1 import log_pb2 as _log_pb2
 from eliza.sessions.v1 import message_pb2 as _message_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -90,6 +91,68 @@ class SendMessageResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SendMessageResponse: _TypeAlias = SendMessageResponse  # noqa: Y015
+
+@_typing.final
+class ConverseRequest(_message.Message):
+    """A message of the session's user, by a client that waits for the reply."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def message(self) -> Global___SendMessageRequest:
+        """The message."""
+
+    def __init__(
+        self,
+        *,
+        message: Global___SendMessageRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConverseRequest: _TypeAlias = ConverseRequest  # noqa: Y015
+
+@_typing.final
+class ConverseResponse(_message.Message):
+    """A part of the conversation, in this order: the stored message once, chunks any number of times, the reply once."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_MESSAGE_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    REPLY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def user_message(self) -> Global___SendMessageResponse:
+        """The user's message, as it was stored, and what it did to the session."""
+
+    @_builtins.property
+    def chunk(self) -> _log_pb2.ReplyChunk:
+        """A piece of the reply under way."""
+
+    @_builtins.property
+    def reply(self) -> _message_pb2.Message:
+        """The agent's reply, as it was stored."""
+
+    def __init__(
+        self,
+        *,
+        user_message: Global___SendMessageResponse | None = ...,
+        chunk: _log_pb2.ReplyChunk | None = ...,
+        reply: _message_pb2.Message | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "part", b"part", "reply", b"reply", "user_message", b"user_message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "part", b"part", "reply", b"reply", "user_message", b"user_message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["user_message", "chunk", "reply"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___ConverseResponse: _TypeAlias = ConverseResponse  # noqa: Y015
 
 @_typing.final
 class ListMessagesRequest(_message.Message):

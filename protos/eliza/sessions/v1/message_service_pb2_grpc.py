@@ -40,6 +40,11 @@ class MessageServiceStub:
                 request_serializer=eliza_dot_sessions_dot_v1_dot_message__service__pb2.SendMessageRequest.SerializeToString,
                 response_deserializer=eliza_dot_sessions_dot_v1_dot_message__service__pb2.SendMessageResponse.FromString,
                 _registered_method=True)
+        self.Converse = channel.unary_stream(
+                '/eliza.sessions.v1.MessageService/Converse',
+                request_serializer=eliza_dot_sessions_dot_v1_dot_message__service__pb2.ConverseRequest.SerializeToString,
+                response_deserializer=eliza_dot_sessions_dot_v1_dot_message__service__pb2.ConverseResponse.FromString,
+                _registered_method=True)
         self.ListMessages = channel.unary_unary(
                 '/eliza.sessions.v1.MessageService/ListMessages',
                 request_serializer=eliza_dot_sessions_dot_v1_dot_message__service__pb2.ListMessagesRequest.SerializeToString,
@@ -59,6 +64,15 @@ class MessageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Converse(self, request, context):
+        """Does the same and waits for the reply: streams the stored message at once, then the chunks of the agent's reply as they come, then the
+        reply. A call that is cancelled cancels only the waiting.
+        Errors: those of SendMessage; AGENT_REPLY_TIMEOUT and AGENT_REPLY_FAILED, the user's message being kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListMessages(self, request, context):
         """Pages through the history, newest first. Errors: INVALID_PAGINATION.
         """
@@ -73,6 +87,11 @@ def add_MessageServiceServicer_to_server(servicer, server):
                     servicer.SendMessage,
                     request_deserializer=eliza_dot_sessions_dot_v1_dot_message__service__pb2.SendMessageRequest.FromString,
                     response_serializer=eliza_dot_sessions_dot_v1_dot_message__service__pb2.SendMessageResponse.SerializeToString,
+            ),
+            'Converse': grpc.unary_stream_rpc_method_handler(
+                    servicer.Converse,
+                    request_deserializer=eliza_dot_sessions_dot_v1_dot_message__service__pb2.ConverseRequest.FromString,
+                    response_serializer=eliza_dot_sessions_dot_v1_dot_message__service__pb2.ConverseResponse.SerializeToString,
             ),
             'ListMessages': grpc.unary_unary_rpc_method_handler(
                     servicer.ListMessages,
@@ -108,6 +127,33 @@ class MessageService:
             '/eliza.sessions.v1.MessageService/SendMessage',
             eliza_dot_sessions_dot_v1_dot_message__service__pb2.SendMessageRequest.SerializeToString,
             eliza_dot_sessions_dot_v1_dot_message__service__pb2.SendMessageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Converse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/eliza.sessions.v1.MessageService/Converse',
+            eliza_dot_sessions_dot_v1_dot_message__service__pb2.ConverseRequest.SerializeToString,
+            eliza_dot_sessions_dot_v1_dot_message__service__pb2.ConverseResponse.FromString,
             options,
             channel_credentials,
             insecure,

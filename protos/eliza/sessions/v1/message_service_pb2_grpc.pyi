@@ -37,6 +37,11 @@ class MessageServiceStub:
     """Stores a user's message and hands it to the session's agent; renews the session when auto-renewal is on. Answers as soon as the
     message is durable; the agent's reply comes later. Errors: INVALID_CONTENT, INVALID_METADATA.
     """
+    Converse: _grpc.UnaryStreamMultiCallable[_message_service_pb2.ConverseRequest, _message_service_pb2.ConverseResponse]
+    """Does the same and waits for the reply: streams the stored message at once, then the chunks of the agent's reply as they come, then the
+    reply. A call that is cancelled cancels only the waiting.
+    Errors: those of SendMessage; AGENT_REPLY_TIMEOUT and AGENT_REPLY_FAILED, the user's message being kept.
+    """
     ListMessages: _grpc.UnaryUnaryMultiCallable[_message_service_pb2.ListMessagesRequest, _message_service_pb2.ListMessagesResponse]
     """Pages through the history, newest first. Errors: INVALID_PAGINATION."""
 
@@ -48,6 +53,11 @@ class MessageServiceAsyncStub(MessageServiceStub):
     SendMessage: _aio.UnaryUnaryMultiCallable[_message_service_pb2.SendMessageRequest, _message_service_pb2.SendMessageResponse]  # type: ignore[assignment]
     """Stores a user's message and hands it to the session's agent; renews the session when auto-renewal is on. Answers as soon as the
     message is durable; the agent's reply comes later. Errors: INVALID_CONTENT, INVALID_METADATA.
+    """
+    Converse: _aio.UnaryStreamMultiCallable[_message_service_pb2.ConverseRequest, _message_service_pb2.ConverseResponse]  # type: ignore[assignment]
+    """Does the same and waits for the reply: streams the stored message at once, then the chunks of the agent's reply as they come, then the
+    reply. A call that is cancelled cancels only the waiting.
+    Errors: those of SendMessage; AGENT_REPLY_TIMEOUT and AGENT_REPLY_FAILED, the user's message being kept.
     """
     ListMessages: _aio.UnaryUnaryMultiCallable[_message_service_pb2.ListMessagesRequest, _message_service_pb2.ListMessagesResponse]  # type: ignore[assignment]
     """Pages through the history, newest first. Errors: INVALID_PAGINATION."""
@@ -63,6 +73,17 @@ class MessageServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_message_service_pb2.SendMessageResponse, _abc.Awaitable[_message_service_pb2.SendMessageResponse]]:
         """Stores a user's message and hands it to the session's agent; renews the session when auto-renewal is on. Answers as soon as the
         message is durable; the agent's reply comes later. Errors: INVALID_CONTENT, INVALID_METADATA.
+        """
+
+    @_abc_1.abstractmethod
+    def Converse(
+        self,
+        request: _message_service_pb2.ConverseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_message_service_pb2.ConverseResponse], _abc.AsyncIterator[_message_service_pb2.ConverseResponse]]:
+        """Does the same and waits for the reply: streams the stored message at once, then the chunks of the agent's reply as they come, then the
+        reply. A call that is cancelled cancels only the waiting.
+        Errors: those of SendMessage; AGENT_REPLY_TIMEOUT and AGENT_REPLY_FAILED, the user's message being kept.
         """
 
     @_abc_1.abstractmethod

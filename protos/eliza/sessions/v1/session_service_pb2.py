@@ -22,55 +22,77 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from eliza.sessions.v1 import errors_pb2 as eliza_dot_sessions_dot_v1_dot_errors__pb2
+from eliza.sessions.v1 import log_pb2 as eliza_dot_sessions_dot_v1_dot_log__pb2
 from eliza.sessions.v1 import session_pb2 as eliza_dot_sessions_dot_v1_dot_session__pb2
 from eliza.sessions.v1 import timeout_pb2 as eliza_dot_sessions_dot_v1_dot_timeout__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'eliza/sessions/v1/session_service.proto\x12\x11\x65liza.sessions.v1\x1a\x1f\x65liza/sessions/v1/session.proto\x1a\x1f\x65liza/sessions/v1/timeout.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x01\n\x14\x43reateSessionRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12)\n\x08metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x38\n\x0etimeout_config\x18\x04 \x01(\x0b\x32 .eliza.sessions.v1.TimeoutConfig\"D\n\x15\x43reateSessionResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\"\'\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"A\n\x12GetSessionResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\"_\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\"\xa1\x01\n\x14ListSessionsResponse\x12,\n\x08sessions\x18\x01 \x03(\x0b\x32\x1a.eliza.sessions.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\x12.\n\x05stats\x18\x04 \x01(\x0b\x32\x1f.eliza.sessions.v1.SessionStats\"Y\n\x0cSessionStats\x12\x16\n\x0etotal_sessions\x18\x01 \x01(\x05\x12\x17\n\x0f\x61\x63tive_sessions\x18\x02 \x01(\x05\x12\x18\n\x10\x65xpired_sessions\x18\x03 \x01(\x05\"*\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteSessionResponse\")\n\x13RenewSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"C\n\x14RenewSessionResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\"d\n\x14UpdateTimeoutRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x38\n\x0etimeout_config\x18\x02 \x01(\x0b\x32 .eliza.sessions.v1.TimeoutConfig\"D\n\x15UpdateTimeoutResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\"*\n\x14SendHeartbeatRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"D\n\x15SendHeartbeatResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\"\x19\n\x17GetServiceStatusRequest\"\xd0\x02\n\x18GetServiceStatusResponse\x12\x42\n\x06health\x18\x01 \x01(\x0e\x32\x32.eliza.sessions.v1.GetServiceStatusResponse.Health\x12\x17\n\x0f\x61\x63tive_sessions\x18\x02 \x01(\x05\x12\x15\n\rexpiring_soon\x18\x03 \x01(\x05\x12\x18\n\x10invalid_sessions\x18\x04 \x01(\x05\x12-\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0euptime_seconds\x18\x06 \x01(\x01\"_\n\x06Health\x12\x16\n\x12HEALTH_UNSPECIFIED\x10\x00\x12\x12\n\x0eHEALTH_HEALTHY\x10\x01\x12\x13\n\x0fHEALTH_DEGRADED\x10\x02\x12\x14\n\x10HEALTH_UNHEALTHY\x10\x03\x32\xaa\x06\n\x0eSessionService\x12\x62\n\rCreateSession\x12\'.eliza.sessions.v1.CreateSessionRequest\x1a(.eliza.sessions.v1.CreateSessionResponse\x12Y\n\nGetSession\x12$.eliza.sessions.v1.GetSessionRequest\x1a%.eliza.sessions.v1.GetSessionResponse\x12_\n\x0cListSessions\x12&.eliza.sessions.v1.ListSessionsRequest\x1a\'.eliza.sessions.v1.ListSessionsResponse\x12\x62\n\rDeleteSession\x12\'.eliza.sessions.v1.DeleteSessionRequest\x1a(.eliza.sessions.v1.DeleteSessionResponse\x12_\n\x0cRenewSession\x12&.eliza.sessions.v1.RenewSessionRequest\x1a\'.eliza.sessions.v1.RenewSessionResponse\x12\x62\n\rUpdateTimeout\x12\'.eliza.sessions.v1.UpdateTimeoutRequest\x1a(.eliza.sessions.v1.UpdateTimeoutResponse\x12\x62\n\rSendHeartbeat\x12\'.eliza.sessions.v1.SendHeartbeatRequest\x1a(.eliza.sessions.v1.SendHeartbeatResponse\x12k\n\x10GetServiceStatus\x12*.eliza.sessions.v1.GetServiceStatusRequest\x1a+.eliza.sessions.v1.GetServiceStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'eliza/sessions/v1/session_service.proto\x12\x11\x65liza.sessions.v1\x1a\x1e\x65liza/sessions/v1/errors.proto\x1a\x1b\x65liza/sessions/v1/log.proto\x1a\x1f\x65liza/sessions/v1/session.proto\x1a\x1f\x65liza/sessions/v1/timeout.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\x01\n\x14\x43reateSessionRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12)\n\x08metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x38\n\x0etimeout_config\x18\x04 \x01(\x0b\x32 .eliza.sessions.v1.TimeoutConfig\"D\n\x15\x43reateSessionResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\";\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nchannel_id\x18\x02 \x01(\t\"A\n\x12GetSessionResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\"_\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\"\xa1\x01\n\x14ListSessionsResponse\x12,\n\x08sessions\x18\x01 \x03(\x0b\x32\x1a.eliza.sessions.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\x12.\n\x05stats\x18\x04 \x01(\x0b\x32\x1f.eliza.sessions.v1.SessionStats\"Y\n\x0cSessionStats\x12\x16\n\x0etotal_sessions\x18\x01 \x01(\x05\x12\x17\n\x0f\x61\x63tive_sessions\x18\x02 \x01(\x05\x12\x18\n\x10\x65xpired_sessions\x18\x03 \x01(\x05\"A\n\x13WatchSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"\xb5\x01\n\x14WatchSessionResponse\x12,\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x1b.eliza.sessions.v1.LogEntryH\x00\x12.\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1d.eliza.sessions.v1.ReplyChunkH\x00\x12\x36\n\theartbeat\x18\x03 \x01(\x0b\x32!.eliza.sessions.v1.WatchHeartbeatH\x00\x42\x07\n\x05\x65vent\"\x87\x02\n\x14WatchSessionsRequest\x12<\n\x04join\x18\x01 \x01(\x0b\x32,.eliza.sessions.v1.WatchSessionsRequest.JoinH\x00\x12>\n\x05leave\x18\x02 \x01(\x0b\x32-.eliza.sessions.v1.WatchSessionsRequest.LeaveH\x00\x1aJ\n\x04Join\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x1b\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x11\n\x0f_after_sequence\x1a\x1b\n\x05Leave\x12\x12\n\nsession_id\x18\x01 \x01(\tB\x08\n\x06\x63hange\"\xde\x04\n\x15WatchSessionsResponse\x12\x41\n\x06joined\x18\x01 \x01(\x0b\x32/.eliza.sessions.v1.WatchSessionsResponse.JoinedH\x00\x12,\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x1b.eliza.sessions.v1.LogEntryH\x00\x12.\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x1d.eliza.sessions.v1.ReplyChunkH\x00\x12;\n\x03\x65nd\x18\x04 \x01(\x0b\x32,.eliza.sessions.v1.WatchSessionsResponse.EndH\x00\x12\x36\n\theartbeat\x18\x05 \x01(\x0b\x32!.eliza.sessions.v1.WatchHeartbeatH\x00\x1aM\n\x06Joined\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x1a\xd6\x01\n\x03\x45nd\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12.\n\x06reason\x18\x02 \x01(\x0e\x32\x1e.eliza.sessions.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12J\n\x07\x64\x65tails\x18\x04 \x03(\x0b\x32\x39.eliza.sessions.v1.WatchSessionsResponse.End.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05\x65vent\"*\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteSessionResponse\")\n\x13RenewSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"C\n\x14RenewSessionResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\"d\n\x14UpdateTimeoutRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x38\n\x0etimeout_config\x18\x02 \x01(\x0b\x32 .eliza.sessions.v1.TimeoutConfig\"D\n\x15UpdateTimeoutResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\"*\n\x14SendHeartbeatRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"D\n\x15SendHeartbeatResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\"\x19\n\x17GetServiceStatusRequest\"\xd0\x02\n\x18GetServiceStatusResponse\x12\x42\n\x06health\x18\x01 \x01(\x0e\x32\x32.eliza.sessions.v1.GetServiceStatusResponse.Health\x12\x17\n\x0f\x61\x63tive_sessions\x18\x02 \x01(\x05\x12\x15\n\rexpiring_soon\x18\x03 \x01(\x05\x12\x18\n\x10invalid_sessions\x18\x04 \x01(\x05\x12-\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0euptime_seconds\x18\x06 \x01(\x01\"_\n\x06Health\x12\x16\n\x12HEALTH_UNSPECIFIED\x10\x00\x12\x12\n\x0eHEALTH_HEALTHY\x10\x01\x12\x13\n\x0fHEALTH_DEGRADED\x10\x02\x12\x14\n\x10HEALTH_UNHEALTHY\x10\x03\x32\xf5\x07\n\x0eSessionService\x12\x62\n\rCreateSession\x12\'.eliza.sessions.v1.CreateSessionRequest\x1a(.eliza.sessions.v1.CreateSessionResponse\x12Y\n\nGetSession\x12$.eliza.sessions.v1.GetSessionRequest\x1a%.eliza.sessions.v1.GetSessionResponse\x12_\n\x0cListSessions\x12&.eliza.sessions.v1.ListSessionsRequest\x1a\'.eliza.sessions.v1.ListSessionsResponse\x12\x62\n\rDeleteSession\x12\'.eliza.sessions.v1.DeleteSessionRequest\x1a(.eliza.sessions.v1.DeleteSessionResponse\x12_\n\x0cRenewSession\x12&.eliza.sessions.v1.RenewSessionRequest\x1a\'.eliza.sessions.v1.RenewSessionResponse\x12\x62\n\rUpdateTimeout\x12\'.eliza.sessions.v1.UpdateTimeoutRequest\x1a(.eliza.sessions.v1.UpdateTimeoutResponse\x12\x62\n\rSendHeartbeat\x12\'.eliza.sessions.v1.SendHeartbeatRequest\x1a(.eliza.sessions.v1.SendHeartbeatResponse\x12\x61\n\x0cWatchSession\x12&.eliza.sessions.v1.WatchSessionRequest\x1a\'.eliza.sessions.v1.WatchSessionResponse0\x01\x12\x66\n\rWatchSessions\x12\'.eliza.sessions.v1.WatchSessionsRequest\x1a(.eliza.sessions.v1.WatchSessionsResponse(\x01\x30\x01\x12k\n\x10GetServiceStatus\x12*.eliza.sessions.v1.GetServiceStatusRequest\x1a+.eliza.sessions.v1.GetServiceStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'eliza.sessions.v1.session_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CREATESESSIONREQUEST']._serialized_start=192
-  _globals['_CREATESESSIONREQUEST']._serialized_end=350
-  _globals['_CREATESESSIONRESPONSE']._serialized_start=352
-  _globals['_CREATESESSIONRESPONSE']._serialized_end=420
-  _globals['_GETSESSIONREQUEST']._serialized_start=422
-  _globals['_GETSESSIONREQUEST']._serialized_end=461
-  _globals['_GETSESSIONRESPONSE']._serialized_start=463
-  _globals['_GETSESSIONRESPONSE']._serialized_end=528
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=530
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=625
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=628
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=789
-  _globals['_SESSIONSTATS']._serialized_start=791
-  _globals['_SESSIONSTATS']._serialized_end=880
-  _globals['_DELETESESSIONREQUEST']._serialized_start=882
-  _globals['_DELETESESSIONREQUEST']._serialized_end=924
-  _globals['_DELETESESSIONRESPONSE']._serialized_start=926
-  _globals['_DELETESESSIONRESPONSE']._serialized_end=949
-  _globals['_RENEWSESSIONREQUEST']._serialized_start=951
-  _globals['_RENEWSESSIONREQUEST']._serialized_end=992
-  _globals['_RENEWSESSIONRESPONSE']._serialized_start=994
-  _globals['_RENEWSESSIONRESPONSE']._serialized_end=1061
-  _globals['_UPDATETIMEOUTREQUEST']._serialized_start=1063
-  _globals['_UPDATETIMEOUTREQUEST']._serialized_end=1163
-  _globals['_UPDATETIMEOUTRESPONSE']._serialized_start=1165
-  _globals['_UPDATETIMEOUTRESPONSE']._serialized_end=1233
-  _globals['_SENDHEARTBEATREQUEST']._serialized_start=1235
-  _globals['_SENDHEARTBEATREQUEST']._serialized_end=1277
-  _globals['_SENDHEARTBEATRESPONSE']._serialized_start=1279
-  _globals['_SENDHEARTBEATRESPONSE']._serialized_end=1347
-  _globals['_GETSERVICESTATUSREQUEST']._serialized_start=1349
-  _globals['_GETSERVICESTATUSREQUEST']._serialized_end=1374
-  _globals['_GETSERVICESTATUSRESPONSE']._serialized_start=1377
-  _globals['_GETSERVICESTATUSRESPONSE']._serialized_end=1713
-  _globals['_GETSERVICESTATUSRESPONSE_HEALTH']._serialized_start=1618
-  _globals['_GETSERVICESTATUSRESPONSE_HEALTH']._serialized_end=1713
-  _globals['_SESSIONSERVICE']._serialized_start=1716
-  _globals['_SESSIONSERVICE']._serialized_end=2526
+  _globals['_WATCHSESSIONSRESPONSE_END_DETAILSENTRY']._loaded_options = None
+  _globals['_WATCHSESSIONSRESPONSE_END_DETAILSENTRY']._serialized_options = b'8\001'
+  _globals['_CREATESESSIONREQUEST']._serialized_start=253
+  _globals['_CREATESESSIONREQUEST']._serialized_end=411
+  _globals['_CREATESESSIONRESPONSE']._serialized_start=413
+  _globals['_CREATESESSIONRESPONSE']._serialized_end=481
+  _globals['_GETSESSIONREQUEST']._serialized_start=483
+  _globals['_GETSESSIONREQUEST']._serialized_end=542
+  _globals['_GETSESSIONRESPONSE']._serialized_start=544
+  _globals['_GETSESSIONRESPONSE']._serialized_end=609
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=611
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=706
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=709
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=870
+  _globals['_SESSIONSTATS']._serialized_start=872
+  _globals['_SESSIONSTATS']._serialized_end=961
+  _globals['_WATCHSESSIONREQUEST']._serialized_start=963
+  _globals['_WATCHSESSIONREQUEST']._serialized_end=1028
+  _globals['_WATCHSESSIONRESPONSE']._serialized_start=1031
+  _globals['_WATCHSESSIONRESPONSE']._serialized_end=1212
+  _globals['_WATCHSESSIONSREQUEST']._serialized_start=1215
+  _globals['_WATCHSESSIONSREQUEST']._serialized_end=1478
+  _globals['_WATCHSESSIONSREQUEST_JOIN']._serialized_start=1365
+  _globals['_WATCHSESSIONSREQUEST_JOIN']._serialized_end=1439
+  _globals['_WATCHSESSIONSREQUEST_LEAVE']._serialized_start=1441
+  _globals['_WATCHSESSIONSREQUEST_LEAVE']._serialized_end=1468
+  _globals['_WATCHSESSIONSRESPONSE']._serialized_start=1481
+  _globals['_WATCHSESSIONSRESPONSE']._serialized_end=2087
+  _globals['_WATCHSESSIONSRESPONSE_JOINED']._serialized_start=1784
+  _globals['_WATCHSESSIONSRESPONSE_JOINED']._serialized_end=1861
+  _globals['_WATCHSESSIONSRESPONSE_END']._serialized_start=1864
+  _globals['_WATCHSESSIONSRESPONSE_END']._serialized_end=2078
+  _globals['_WATCHSESSIONSRESPONSE_END_DETAILSENTRY']._serialized_start=2032
+  _globals['_WATCHSESSIONSRESPONSE_END_DETAILSENTRY']._serialized_end=2078
+  _globals['_DELETESESSIONREQUEST']._serialized_start=2089
+  _globals['_DELETESESSIONREQUEST']._serialized_end=2131
+  _globals['_DELETESESSIONRESPONSE']._serialized_start=2133
+  _globals['_DELETESESSIONRESPONSE']._serialized_end=2156
+  _globals['_RENEWSESSIONREQUEST']._serialized_start=2158
+  _globals['_RENEWSESSIONREQUEST']._serialized_end=2199
+  _globals['_RENEWSESSIONRESPONSE']._serialized_start=2201
+  _globals['_RENEWSESSIONRESPONSE']._serialized_end=2268
+  _globals['_UPDATETIMEOUTREQUEST']._serialized_start=2270
+  _globals['_UPDATETIMEOUTREQUEST']._serialized_end=2370
+  _globals['_UPDATETIMEOUTRESPONSE']._serialized_start=2372
+  _globals['_UPDATETIMEOUTRESPONSE']._serialized_end=2440
+  _globals['_SENDHEARTBEATREQUEST']._serialized_start=2442
+  _globals['_SENDHEARTBEATREQUEST']._serialized_end=2484
+  _globals['_SENDHEARTBEATRESPONSE']._serialized_start=2486
+  _globals['_SENDHEARTBEATRESPONSE']._serialized_end=2554
+  _globals['_GETSERVICESTATUSREQUEST']._serialized_start=2556
+  _globals['_GETSERVICESTATUSREQUEST']._serialized_end=2581
+  _globals['_GETSERVICESTATUSRESPONSE']._serialized_start=2584
+  _globals['_GETSERVICESTATUSRESPONSE']._serialized_end=2920
+  _globals['_GETSERVICESTATUSRESPONSE_HEALTH']._serialized_start=2825
+  _globals['_GETSERVICESTATUSRESPONSE_HEALTH']._serialized_end=2920
+  _globals['_SESSIONSERVICE']._serialized_start=2923
+  _globals['_SESSIONSERVICE']._serialized_end=3936
 # @@protoc_insertion_point(module_scope)

@@ -4,6 +4,8 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from eliza.sessions.v1 import errors_pb2 as _errors_pb2
+from eliza.sessions.v1 import log_pb2 as _log_pb2
 from eliza.sessions.v1 import session_pb2 as _session_pb2
 from eliza.sessions.v1 import timeout_pb2 as _timeout_pb2
 from google.protobuf import descriptor as _descriptor
@@ -92,16 +94,20 @@ class GetSessionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    CHANNEL_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """UUID of the session. What is not a UUID is simply not found."""
+    channel_id: _builtins.str
+    """UUID of the session's channel, for who knows that and not the session's: read only where session_id is empty."""
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
+        channel_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_id", b"channel_id", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -232,6 +238,278 @@ class SessionStats(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SessionStats: _TypeAlias = SessionStats  # noqa: Y015
+
+@_typing.final
+class WatchSessionRequest(_message.Message):
+    """Asks for a session's log as a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """UUID of the session."""
+    after_sequence: _builtins.int
+    """The sequence of the last entry that the client has. 0: the client has none."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        after_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchSessionRequest: _TypeAlias = WatchSessionRequest  # noqa: Y015
+
+@_typing.final
+class WatchSessionResponse(_message.Message):
+    """Something that a watched session has to tell."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entry(self) -> _log_pb2.LogEntry:
+        """The next entry of the log."""
+
+    @_builtins.property
+    def chunk(self) -> _log_pb2.ReplyChunk:
+        """A piece of a reply under way."""
+
+    @_builtins.property
+    def heartbeat(self) -> _log_pb2.WatchHeartbeat:
+        """Nothing, for a while."""
+
+    def __init__(
+        self,
+        *,
+        entry: _log_pb2.LogEntry | None = ...,
+        chunk: _log_pb2.ReplyChunk | None = ...,
+        heartbeat: _log_pb2.WatchHeartbeat | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "entry", b"entry", "event", b"event", "heartbeat", b"heartbeat"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "entry", b"entry", "event", b"event", "heartbeat", b"heartbeat"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["entry", "chunk", "heartbeat"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___WatchSessionResponse: _TypeAlias = WatchSessionResponse  # noqa: Y015
+
+@_typing.final
+class WatchSessionsRequest(_message.Message):
+    """Changes what a stream of many sessions watches."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Join(_message.Message):
+        """Begins to watch a session, or begins anew from another sequence."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        SESSION_ID_FIELD_NUMBER: _builtins.int
+        AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+        session_id: _builtins.str
+        """UUID of the session."""
+        after_sequence: _builtins.int
+        """The sequence of the last entry that the client has. Absent: what comes from now on is enough."""
+        def __init__(
+            self,
+            *,
+            session_id: _builtins.str = ...,
+            after_sequence: _builtins.int | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence", "after_sequence", b"after_sequence"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence", "after_sequence", b"after_sequence", "session_id", b"session_id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        _WhichOneofReturnType__after_sequence: _TypeAlias = _typing.Literal["after_sequence"]  # noqa: Y015
+        _WhichOneofArgType__after_sequence: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence"]  # noqa: Y015
+        def WhichOneof(self, oneof_group: _WhichOneofArgType__after_sequence) -> _WhichOneofReturnType__after_sequence | None: ...
+
+    @_typing.final
+    class Leave(_message.Message):
+        """Watches a session no longer."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        SESSION_ID_FIELD_NUMBER: _builtins.int
+        session_id: _builtins.str
+        """UUID of the session."""
+        def __init__(
+            self,
+            *,
+            session_id: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    JOIN_FIELD_NUMBER: _builtins.int
+    LEAVE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def join(self) -> Global___WatchSessionsRequest.Join:
+        """Begin."""
+
+    @_builtins.property
+    def leave(self) -> Global___WatchSessionsRequest.Leave:
+        """End."""
+
+    def __init__(
+        self,
+        *,
+        join: Global___WatchSessionsRequest.Join | None = ...,
+        leave: Global___WatchSessionsRequest.Leave | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "join", b"join", "leave", b"leave"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "join", b"join", "leave", b"leave"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["join", "leave"]  # noqa: Y015
+    _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
+
+Global___WatchSessionsRequest: _TypeAlias = WatchSessionsRequest  # noqa: Y015
+
+@_typing.final
+class WatchSessionsResponse(_message.Message):
+    """Something that one of the watched sessions has to tell."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Joined(_message.Message):
+        """The session has been joined."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        SESSION_FIELD_NUMBER: _builtins.int
+        AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+        after_sequence: _builtins.int
+        """Entries after this one follow."""
+        @_builtins.property
+        def session(self) -> _session_pb2.Session:
+            """As it stands now."""
+
+        def __init__(
+            self,
+            *,
+            session: _session_pb2.Session | None = ...,
+            after_sequence: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "session", b"session"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class End(_message.Message):
+        """The session is watched no longer: it expired (its expiry came just before), is gone, or could not be joined."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        @_typing.final
+        class DetailsEntry(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            VALUE_FIELD_NUMBER: _builtins.int
+            key: _builtins.str
+            value: _builtins.str
+            def __init__(
+                self,
+                *,
+                key: _builtins.str = ...,
+                value: _builtins.str = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        SESSION_ID_FIELD_NUMBER: _builtins.int
+        REASON_FIELD_NUMBER: _builtins.int
+        MESSAGE_FIELD_NUMBER: _builtins.int
+        DETAILS_FIELD_NUMBER: _builtins.int
+        session_id: _builtins.str
+        """UUID of the session, as the client named it."""
+        reason: _errors_pb2.ErrorReason.ValueType
+        """Why, where it did not expire or was left."""
+        message: _builtins.str
+        """The same for people."""
+        @_builtins.property
+        def details(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+            """The details of the error, as ErrorInfo.metadata has them."""
+
+        def __init__(
+            self,
+            *,
+            session_id: _builtins.str = ...,
+            reason: _errors_pb2.ErrorReason.ValueType = ...,
+            message: _builtins.str = ...,
+            details: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["details", b"details", "message", b"message", "reason", b"reason", "session_id", b"session_id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    JOINED_FIELD_NUMBER: _builtins.int
+    ENTRY_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def joined(self) -> Global___WatchSessionsResponse.Joined:
+        """A session has been joined; its entries follow."""
+
+    @_builtins.property
+    def entry(self) -> _log_pb2.LogEntry:
+        """The next entry of a session's log."""
+
+    @_builtins.property
+    def chunk(self) -> _log_pb2.ReplyChunk:
+        """A piece of a reply under way."""
+
+    @_builtins.property
+    def end(self) -> Global___WatchSessionsResponse.End:
+        """A session is watched no longer."""
+
+    @_builtins.property
+    def heartbeat(self) -> _log_pb2.WatchHeartbeat:
+        """Nothing, for a while."""
+
+    def __init__(
+        self,
+        *,
+        joined: Global___WatchSessionsResponse.Joined | None = ...,
+        entry: _log_pb2.LogEntry | None = ...,
+        chunk: _log_pb2.ReplyChunk | None = ...,
+        end: Global___WatchSessionsResponse.End | None = ...,
+        heartbeat: _log_pb2.WatchHeartbeat | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "end", b"end", "entry", b"entry", "event", b"event", "heartbeat", b"heartbeat", "joined", b"joined"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "end", b"end", "entry", b"entry", "event", b"event", "heartbeat", b"heartbeat", "joined", b"joined"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["joined", "entry", "chunk", "end", "heartbeat"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___WatchSessionsResponse: _TypeAlias = WatchSessionsResponse  # noqa: Y015
 
 @_typing.final
 class DeleteSessionRequest(_message.Message):

@@ -70,6 +70,16 @@ class SessionServiceStub:
                 request_serializer=eliza_dot_sessions_dot_v1_dot_session__service__pb2.SendHeartbeatRequest.SerializeToString,
                 response_deserializer=eliza_dot_sessions_dot_v1_dot_session__service__pb2.SendHeartbeatResponse.FromString,
                 _registered_method=True)
+        self.WatchSession = channel.unary_stream(
+                '/eliza.sessions.v1.SessionService/WatchSession',
+                request_serializer=eliza_dot_sessions_dot_v1_dot_session__service__pb2.WatchSessionRequest.SerializeToString,
+                response_deserializer=eliza_dot_sessions_dot_v1_dot_session__service__pb2.WatchSessionResponse.FromString,
+                _registered_method=True)
+        self.WatchSessions = channel.stream_stream(
+                '/eliza.sessions.v1.SessionService/WatchSessions',
+                request_serializer=eliza_dot_sessions_dot_v1_dot_session__service__pb2.WatchSessionsRequest.SerializeToString,
+                response_deserializer=eliza_dot_sessions_dot_v1_dot_session__service__pb2.WatchSessionsResponse.FromString,
+                _registered_method=True)
         self.GetServiceStatus = channel.unary_unary(
                 '/eliza.sessions.v1.SessionService/GetServiceStatus',
                 request_serializer=eliza_dot_sessions_dot_v1_dot_session__service__pb2.GetServiceStatusRequest.SerializeToString,
@@ -131,6 +141,23 @@ class SessionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchSession(self, request, context):
+        """Streams a session's log from the entry after `after_sequence`: first what is stored, then live, with no gap and no repeat, and the
+        chunks of replies under way. Ends with the session's expiry, also where that lies in the past; with SESSION_NOT_FOUND when the
+        session is deleted. A client that reads slowly holds up nobody and loses no entry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchSessions(self, request_iterator, context):
+        """The same for many sessions on one stream, which are joined and left while it runs. Bad requests are answered with `end`; the stream
+        goes on until the client half-closes it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServiceStatus(self, request, context):
         """Tells how the service is and what it holds.
         """
@@ -175,6 +202,16 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.SendHeartbeat,
                     request_deserializer=eliza_dot_sessions_dot_v1_dot_session__service__pb2.SendHeartbeatRequest.FromString,
                     response_serializer=eliza_dot_sessions_dot_v1_dot_session__service__pb2.SendHeartbeatResponse.SerializeToString,
+            ),
+            'WatchSession': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchSession,
+                    request_deserializer=eliza_dot_sessions_dot_v1_dot_session__service__pb2.WatchSessionRequest.FromString,
+                    response_serializer=eliza_dot_sessions_dot_v1_dot_session__service__pb2.WatchSessionResponse.SerializeToString,
+            ),
+            'WatchSessions': grpc.stream_stream_rpc_method_handler(
+                    servicer.WatchSessions,
+                    request_deserializer=eliza_dot_sessions_dot_v1_dot_session__service__pb2.WatchSessionsRequest.FromString,
+                    response_serializer=eliza_dot_sessions_dot_v1_dot_session__service__pb2.WatchSessionsResponse.SerializeToString,
             ),
             'GetServiceStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServiceStatus,
@@ -372,6 +409,60 @@ class SessionService:
             '/eliza.sessions.v1.SessionService/SendHeartbeat',
             eliza_dot_sessions_dot_v1_dot_session__service__pb2.SendHeartbeatRequest.SerializeToString,
             eliza_dot_sessions_dot_v1_dot_session__service__pb2.SendHeartbeatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/eliza.sessions.v1.SessionService/WatchSession',
+            eliza_dot_sessions_dot_v1_dot_session__service__pb2.WatchSessionRequest.SerializeToString,
+            eliza_dot_sessions_dot_v1_dot_session__service__pb2.WatchSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchSessions(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/eliza.sessions.v1.SessionService/WatchSessions',
+            eliza_dot_sessions_dot_v1_dot_session__service__pb2.WatchSessionsRequest.SerializeToString,
+            eliza_dot_sessions_dot_v1_dot_session__service__pb2.WatchSessionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,15 @@ class SessionServiceStub:
     """Changes the timeout settings that are named, keeps the others, and computes the expiry anew. Errors: INVALID_TIMEOUT_CONFIG."""
     SendHeartbeat: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.SendHeartbeatRequest, _session_service_pb2.SendHeartbeatResponse]
     """Keeps a session alive; renews it when auto-renewal is on."""
+    WatchSession: _grpc.UnaryStreamMultiCallable[_session_service_pb2.WatchSessionRequest, _session_service_pb2.WatchSessionResponse]
+    """Streams a session's log from the entry after `after_sequence`: first what is stored, then live, with no gap and no repeat, and the
+    chunks of replies under way. Ends with the session's expiry, also where that lies in the past; with SESSION_NOT_FOUND when the
+    session is deleted. A client that reads slowly holds up nobody and loses no entry.
+    """
+    WatchSessions: _grpc.StreamStreamMultiCallable[_session_service_pb2.WatchSessionsRequest, _session_service_pb2.WatchSessionsResponse]
+    """The same for many sessions on one stream, which are joined and left while it runs. Bad requests are answered with `end`; the stream
+    goes on until the client half-closes it.
+    """
     GetServiceStatus: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetServiceStatusRequest, _session_service_pb2.GetServiceStatusResponse]
     """Tells how the service is and what it holds."""
 
@@ -73,6 +82,15 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """Changes the timeout settings that are named, keeps the others, and computes the expiry anew. Errors: INVALID_TIMEOUT_CONFIG."""
     SendHeartbeat: _aio.UnaryUnaryMultiCallable[_session_service_pb2.SendHeartbeatRequest, _session_service_pb2.SendHeartbeatResponse]  # type: ignore[assignment]
     """Keeps a session alive; renews it when auto-renewal is on."""
+    WatchSession: _aio.UnaryStreamMultiCallable[_session_service_pb2.WatchSessionRequest, _session_service_pb2.WatchSessionResponse]  # type: ignore[assignment]
+    """Streams a session's log from the entry after `after_sequence`: first what is stored, then live, with no gap and no repeat, and the
+    chunks of replies under way. Ends with the session's expiry, also where that lies in the past; with SESSION_NOT_FOUND when the
+    session is deleted. A client that reads slowly holds up nobody and loses no entry.
+    """
+    WatchSessions: _aio.StreamStreamMultiCallable[_session_service_pb2.WatchSessionsRequest, _session_service_pb2.WatchSessionsResponse]  # type: ignore[assignment]
+    """The same for many sessions on one stream, which are joined and left while it runs. Bad requests are answered with `end`; the stream
+    goes on until the client half-closes it.
+    """
     GetServiceStatus: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetServiceStatusRequest, _session_service_pb2.GetServiceStatusResponse]  # type: ignore[assignment]
     """Tells how the service is and what it holds."""
 
@@ -136,6 +154,27 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.SendHeartbeatResponse, _abc.Awaitable[_session_service_pb2.SendHeartbeatResponse]]:
         """Keeps a session alive; renews it when auto-renewal is on."""
+
+    @_abc_1.abstractmethod
+    def WatchSession(
+        self,
+        request: _session_service_pb2.WatchSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_session_service_pb2.WatchSessionResponse], _abc.AsyncIterator[_session_service_pb2.WatchSessionResponse]]:
+        """Streams a session's log from the entry after `after_sequence`: first what is stored, then live, with no gap and no repeat, and the
+        chunks of replies under way. Ends with the session's expiry, also where that lies in the past; with SESSION_NOT_FOUND when the
+        session is deleted. A client that reads slowly holds up nobody and loses no entry.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchSessions(
+        self,
+        request_iterator: _MaybeAsyncIterator[_session_service_pb2.WatchSessionsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_session_service_pb2.WatchSessionsResponse], _abc.AsyncIterator[_session_service_pb2.WatchSessionsResponse]]:
+        """The same for many sessions on one stream, which are joined and left while it runs. Bad requests are answered with `end`; the stream
+        goes on until the client half-closes it.
+        """
 
     @_abc_1.abstractmethod
     def GetServiceStatus(

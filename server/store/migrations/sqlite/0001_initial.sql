@@ -65,3 +65,8 @@ CREATE TABLE log (
 
 CREATE UNIQUE INDEX log_by_sequence ON log (session_id, sequence);
 CREATE UNIQUE INDEX log_of_messages ON log (session_id, at_ms) WHERE message_id IS NOT NULL;
+
+-- Agents that were registered once in the life of the store, without anybody asking.
+CREATE TABLE seeded_agents (
+    id TEXT PRIMARY KEY
+) STRICT;

@@ -1,0 +1,76 @@
+"""What happens in a session, as the published events: their names, and their payloads as the contract has them."""
+
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from eliza.sessions.v1 import values
+from eliza.sessions.v1.log_pb2 import LogEntry, ReplyChunk
+from eliza.sessions.v1.session_pb2 import Session
+from rest_facade import codec
+
+Payload: TypeAlias = dict[str, Any]
+
+USER_NAME: Final = "User"
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A session as a client follows it: `room_id` is what the client called it when it joined."""
+
+    session: Session
+    agent_name: str
+    room_id: str
+
+
+def entry_events(entry: LogEntry, room: Room) -> list[tuple[str, Payload]]:
+    """The events of an entry: one, or two for a message that renewed the session. Each carries the entry's sequence."""
+    status = entry.session_status
+    renewed = ("sessionRenewed", _of(entry, expiresAt=codec.iso(status.expires_at), renewalCount=status.renewal_count))
+    match entry.WhichOneof("event"):
+        case "message":
+            broadcast = ("messageBroadcast", message_broadcast(entry, room))
+            return [broadcast, renewed] if status.was_renewed else [broadcast]
+        case "renewal":
+            return [renewed]
+        case "timeout_change":
+            config = codec.timeout_config(entry.timeout_change.timeout_config)
+            return [("sessionTimeoutChanged", _of(entry, expiresAt=codec.iso(status.expires_at), timeoutConfig=config))]
+        case "expiration_warning":
+            minutes = values.number(entry.expiration_warning.minutes_remaining)
+            return [("sessionExpirationWarning", _of(entry, minutesRemaining=minutes))]
+        case "expiry":
+            return [("sessionExpired", _of(entry, expiredAt=codec.iso(entry.expiry.expired_at)))]
+        case _:
+            # A newer server may report what this facade does not know.
+            return []
+
+
+def message_broadcast(entry: LogEntry, room: Room) -> Payload:
+    """messageBroadcast: every message of a joined session, user's or agent's, from whatever transport."""
+    message = entry.message
+    return {
+        "id": message.message_id,
+        "senderId": message.author_id,
+        "senderName": room.agent_name if message.is_agent else USER_NAME,
+        "text": message.content,
+        "roomId": room.room_id,
+        "channelId": room.session.channel_id,
+        "sessionId": entry.session_id,
+        "createdAt": values.ms_floor(message.created_at),
+        "source": "agent_response" if message.is_agent else "user",
+        "isAgent": message.is_agent,
+        "thought": message.thought if message.HasField("thought") else None,
+        "actions": list(message.actions),
+        "metadata": values.plain(message.metadata),
+        "attachments": values.plain_list(message.attachments),
+        "sequence": entry.sequence,
+    }
+
+
+def stream_chunk(chunk: ReplyChunk, room: Room) -> Payload:
+    """messageStreamChunk: a piece of a reply under way."""
+    return {**codec.chunk(chunk), "agentId": chunk.agent_id, "channelId": room.session.channel_id, "sessionId": chunk.session_id}
+
+
+def _of(entry: LogEntry, **fields: Any) -> Payload:
+    return {"sessionId": entry.session_id, **fields, "sequence": entry.sequence}

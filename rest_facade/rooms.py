@@ -1,0 +1,247 @@
+"""Who follows which session over Socket.IO. One upstream stream serves the process, and each session is watched on it once."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Final, Protocol, TypeAlias
+
+import grpc.aio
+import structlog
+
+from eliza.sessions.v1 import errors_pb2
+from eliza.sessions.v1.log_pb2 import LogEntry, ReplyChunk
+from eliza.sessions.v1.session_pb2 import Session
+from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSessionsResponse
+from rest_facade import events
+from rest_facade.backend import Backend, read
+from rest_facade.errors import ApiError, from_row
+from rest_facade.follow import RECONNECT_SECONDS, Follower
+
+BACKLOG: Final = 500
+"""How many events may wait for a socket; one that is further behind is served from the server's store at its own pace."""
+
+_log = structlog.get_logger(__name__)
+
+
+Welcome: TypeAlias = Callable[[Session], Awaitable[None]]
+"""Tells a socket that it has joined."""
+
+
+class Outlet(Protocol):
+    """Where the events of sockets go."""
+
+    async def emit(self, socket_id: str, name: str, payload: events.Payload) -> None:
+        """Queues an event for a socket; one that is gone is ignored."""
+
+    def backlog(self, socket_id: str) -> int:
+        """How many events wait for a socket."""
+
+    async def flushed(self, socket_id: str) -> None:
+        """Waits until nothing waits for a socket, or it is gone."""
+
+
+@dataclass(slots=True, eq=False)
+class _Member:
+    """A socket in a room. `sequence` is that of the last entry it was sent; while `catching_up` runs, what is live is not sent to it."""
+
+    socket_id: str
+    room: events.Room
+    sequence: int
+    catching_up: asyncio.Task[None] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Watched:
+    """A session that is watched upstream, and where it stands. `joined` ends with the session, or with why it cannot be joined."""
+
+    joined: asyncio.Future[Session]
+    sequence: int | None = None
+    expired: bool = False
+    members: dict[str, _Member] = field(default_factory=dict)
+
+
+class Rooms:
+    """Joins sockets to sessions and sends them what happens there, each entry once and in order, over restarts of the server."""
+
+    def __init__(self, backend: Backend, outlet: Outlet) -> None:
+        self._backend = backend
+        self._outlet = outlet
+        self._watched: dict[str, _Watched] = {}
+        self._changes: asyncio.Queue[WatchSessionsRequest] = asyncio.Queue()
+
+    async def run(self) -> None:
+        """Keeps the upstream stream open until cancelled."""
+        while True:
+            call = self._backend.sessions.WatchSessions(wait_for_ready=True)
+            writer = asyncio.create_task(self._write(call))
+            try:
+                while response := await read(call):
+                    await self._dispatch(response)
+            except grpc.aio.AioRpcError as error:
+                _log.info("the upstream stream broke", status=error.code().name)
+            finally:
+                writer.cancel()
+                call.cancel()
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def join(self, socket_id: str, session_id: str, room_id: str, after: int | None, welcome: Welcome) -> None:
+        """Joins a socket to a session, which it calls `room_id`; from behind the sequence `after`, or from now on.
+
+        `welcome` is awaited before the first event. Raises ApiError when the session cannot be joined.
+        """
+        self._drop(socket_id, session_id)
+        if after is None:
+            session = (await self._watch(session_id)).joined.result()
+            room = await self._room(session, room_id)
+            await welcome(session)
+            # Asked for again, because it may have ended in the meantime.
+            watched = await self._watch(session_id)
+            watched.members[socket_id] = _Member(socket_id, room, watched.sequence or 0)
+            return
+        follower = Follower(self._backend, session_id, after)
+        try:
+            session = await follower.open()
+            member = _Member(socket_id, await self._room(session, room_id), after)
+            await welcome(session)
+        except BaseException:
+            follower.close()
+            raise
+        member.catching_up = asyncio.create_task(self._catch_up(session_id, member, follower))
+        try:
+            (await self._watch(session_id)).members[socket_id] = member
+        except ApiError as error:
+            # It has expired: what it left behind is all there is.
+            _log.debug("replayed only", session_id=session_id, reason=error.row.reason)
+
+    def leave(self, socket_id: str, session_id: str) -> None:
+        """Has a socket follow a session no longer."""
+        watched = self._drop(socket_id, session_id)
+        if watched and not watched.members:
+            del self._watched[session_id]
+            self._changes.put_nowait(WatchSessionsRequest(leave=WatchSessionsRequest.Leave(session_id=session_id)))
+
+    def forget(self, socket_id: str) -> None:
+        """Has a socket that is gone follow nothing."""
+        for session_id in [session_id for session_id, watched in self._watched.items() if socket_id in watched.members]:
+            self.leave(socket_id, session_id)
+
+    def _drop(self, socket_id: str, session_id: str) -> _Watched | None:
+        """Takes a socket out of a session; returns the session if it was in it."""
+        watched = self._watched.get(session_id)
+        member = watched.members.pop(socket_id, None) if watched else None
+        if member and member.catching_up:
+            member.catching_up.cancel()
+        return watched if member else None
+
+    async def _watch(self, session_id: str) -> _Watched:
+        """Watches a session upstream, if it is not watched yet. Raises ApiError."""
+        watched = self._watched.get(session_id)
+        if watched is None:
+            watched = self._watched[session_id] = _Watched(asyncio.get_running_loop().create_future())
+            self._changes.put_nowait(_join(session_id, None))
+        try:
+            async with asyncio.timeout(self._backend.deadline_seconds):
+                await asyncio.shield(watched.joined)
+        except TimeoutError:
+            raise ApiError("UNAVAILABLE", "The session service is out of reach", retryAfterSeconds=1) from None
+        return watched
+
+    async def _room(self, session: Session, room_id: str) -> events.Room:
+        return events.Room(session, await self._backend.agent_name(session.agent_id), room_id)
+
+    async def _write(self, call: grpc.aio.StreamStreamCall[WatchSessionsRequest, WatchSessionsResponse]) -> None:
+        """Joins anew what was joined before the stream broke, each from where it stands; then whatever changes."""
+        while not self._changes.empty():
+            self._changes.get_nowait()
+        for session_id, watched in list(self._watched.items()):
+            await call.write(_join(session_id, watched.sequence))
+        while True:
+            await call.write(await self._changes.get())
+
+    async def _dispatch(self, response: WatchSessionsResponse) -> None:
+        match response.WhichOneof("event"):
+            case "joined":
+                joined = response.joined
+                if watched := self._watched.get(joined.session.session_id):
+                    watched.sequence = joined.after_sequence
+                    if not watched.joined.done():
+                        watched.joined.set_result(joined.session)
+            case "entry":
+                await self._entry(response.entry)
+            case "chunk":
+                await self._chunk(response.chunk)
+            case "end":
+                self._end(response.end)
+
+    async def _entry(self, entry: LogEntry) -> None:
+        watched = self._watched.get(entry.session_id)
+        if watched is None:
+            return
+        watched.sequence, watched.expired = entry.sequence, entry.HasField("expiry")
+        for member in list(watched.members.values()):
+            if member.catching_up:
+                continue
+            if self._outlet.backlog(member.socket_id) > BACKLOG:
+                follower = Follower(self._backend, entry.session_id, member.sequence)
+                member.catching_up = asyncio.create_task(self._catch_up(entry.session_id, member, follower))
+            else:
+                await self._send(member, entry)
+
+    async def _chunk(self, chunk: ReplyChunk) -> None:
+        if watched := self._watched.get(chunk.session_id):
+            for member in list(watched.members.values()):
+                if not member.catching_up and self._outlet.backlog(member.socket_id) <= BACKLOG:
+                    await self._outlet.emit(member.socket_id, "messageStreamChunk", events.stream_chunk(chunk, member.room))
+
+    def _end(self, end: WatchSessionsResponse.End) -> None:
+        """A session expired or is gone. That one was left is no news: another join may be on its way."""
+        watched = self._watched.get(end.session_id)
+        if watched is None or (end.reason == errors_pb2.ERROR_REASON_UNSPECIFIED and not watched.expired):
+            return
+        del self._watched[end.session_id]
+        if not watched.joined.done():
+            reason = errors_pb2.ErrorReason.Name(end.reason).removeprefix("ERROR_REASON_")
+            watched.joined.set_exception(from_row(reason, end.message, end.details))
+
+    async def _send(self, member: _Member, entry: LogEntry) -> None:
+        if entry.sequence > member.sequence:
+            member.sequence = entry.sequence
+            for name, payload in events.entry_events(entry, member.room):
+                await self._outlet.emit(member.socket_id, name, payload)
+
+    async def _catch_up(self, session_id: str, member: _Member, follower: Follower) -> None:
+        """Sends a member what it has missed, at its own pace, until it stands where the session does."""
+        with closing(follower):
+            try:
+                while not follower.is_open:
+                    await self._outlet.flushed(member.socket_id)
+                    await self._reopen(follower)
+                async for item in follower:
+                    if isinstance(item, LogEntry):
+                        await self._send(member, item)
+                    if self._outlet.backlog(member.socket_id) > BACKLOG:
+                        await self._outlet.flushed(member.socket_id)
+                    watched = self._watched.get(session_id)
+                    if watched and watched.sequence is not None and member.sequence >= watched.sequence:
+                        # Live from here on: nothing may be awaited between the look and this.
+                        member.catching_up = None
+                        return
+            except (ApiError, grpc.aio.AioRpcError) as error:
+                # Expired or deleted: there is nothing more to come.
+                _log.info("a socket stopped following", session_id=session_id, cause=str(error))
+                self._drop(member.socket_id, session_id)
+
+    @staticmethod
+    async def _reopen(follower: Follower) -> None:
+        """Opens a follower, or leaves it closed when the server is away. Raises ApiError."""
+        try:
+            await follower.open()
+        except ApiError as error:
+            follower.close()
+            if error.row.reason != "UNAVAILABLE":
+                raise
+
+
+def _join(session_id: str, after_sequence: int | None) -> WatchSessionsRequest:
+    return WatchSessionsRequest(join=WatchSessionsRequest.Join(session_id=session_id, after_sequence=after_sequence))

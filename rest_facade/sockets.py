@@ -1,0 +1,166 @@
+"""Socket.IO: both dialects of incoming events, and the sockets that outgoing ones are sent to."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeAlias
+
+import grpc.aio
+import socketio
+
+from eliza.sessions.v1.session_pb2 import Session
+from eliza.sessions.v1.session_service_pb2 import GetSessionRequest
+from rest_facade import errors, inputs
+from rest_facade.backend import Backend
+from rest_facade.errors import ApiError
+from rest_facade.events import Payload
+from rest_facade.rooms import Rooms
+
+Handler: TypeAlias = Callable[[str, Mapping[str, Any]], Awaitable[None]]
+
+PATH: Final = "/socket.io"
+JOIN: Final = 1
+SEND: Final = 2
+
+_NAMESPACE = "/"
+
+
+class Sockets:
+    """The Socket.IO server of the contract; `app` is its ASGI app."""
+
+    def __init__(self, backend: Backend, max_message_bytes: int) -> None:
+        self._backend = backend
+        # Events of one socket are handled one after the other, so that messages keep their order.
+        self._io = socketio.AsyncServer(
+            async_mode="asgi", cors_allowed_origins="*", async_handlers=False, max_http_buffer_size=max_message_bytes
+        )
+        self.rooms = Rooms(backend, self)
+        self.app = socketio.ASGIApp(self._io, socketio_path=PATH)
+        self._io.on("connect", self._connect)
+        self._io.on("disconnect", self._disconnect)
+        handlers = {"join": self._join, "leave": self._leave, "message": self._message, str(JOIN): self._join, str(SEND): self._send}
+        for name, handler in handlers.items():
+            self._io.on(name, self._answered(handler))
+
+    async def emit(self, socket_id: str, name: str, payload: Payload) -> None:
+        """Queues an event for a socket; one that is gone is ignored."""
+        await self._io.emit(name, payload, to=socket_id)
+
+    def backlog(self, socket_id: str) -> int:
+        """How many events wait for a socket."""
+        queue = self._queue(socket_id)
+        return queue.qsize() if queue else 0
+
+    async def flushed(self, socket_id: str) -> None:
+        """Waits until nothing waits for a socket, or it is gone."""
+        if queue := self._queue(socket_id):
+            await queue.join()
+
+    async def close(self) -> None:
+        """Closes every connection in a way that has clients connect again."""
+        for transport_id in list(self._io.eio.sockets):
+            await self._io.eio.disconnect(transport_id)
+
+    def _queue(self, socket_id: str) -> asyncio.Queue[Any] | None:
+        transport_id = self._io.manager.eio_sid_from_sid(socket_id, _NAMESPACE)
+        transport = self._io.eio.sockets.get(transport_id)
+        return transport.queue if transport else None
+
+    async def _connect(self, socket_id: str, environ: Mapping[str, Any], auth: object = None) -> None:
+        await self.emit(socket_id, "connection_established", {"message": "Connected to eliza-sessions", "socketId": socket_id})
+
+    async def _disconnect(self, socket_id: str, *_reason: object) -> None:
+        self.rooms.forget(socket_id)
+
+    def _answered(self, handler: Handler) -> Callable[..., Awaitable[Payload]]:
+        """A handler whose failures the socket hears as `messageError`, and in the acknowledgement where it asks for one."""
+
+        async def answered(socket_id: str, data: object = None, *_more: object) -> Payload:
+            try:
+                if not isinstance(data, dict):
+                    raise _invalid("payload", data, "must be an object")
+                await handler(socket_id, data)
+            except ApiError as error:
+                fault = error
+            except grpc.aio.AioRpcError as error:
+                fault = errors.from_rpc(error)
+            except Exception as error:  # noqa: BLE001 - the client hears an id, the log has the cause
+                fault = errors.unforeseen(error)
+            else:
+                return {"success": True}
+            await self.emit(socket_id, "messageError", {"error": fault.message, "code": fault.row.reason})
+            return {"success": False, "error": fault.message, "code": fault.row.reason}
+
+        return answered
+
+    async def _message(self, socket_id: str, data: Mapping[str, Any]) -> None:
+        """The envelope `{type, payload}` of live clients."""
+        payload = data.get("payload")
+        if not isinstance(payload, dict):
+            raise _invalid("payload", payload, "must be an object")
+        match data.get("type"):
+            case 1:
+                await self._join(socket_id, payload)
+            case 2:
+                await self._send(socket_id, payload)
+            case other:
+                raise _invalid("type", other, f"must be {JOIN} (join) or {SEND} (send)")
+
+    async def _join(self, socket_id: str, data: Mapping[str, Any]) -> None:
+        room_id = _room_id(data)
+        after = data.get("after")
+        if after is not None:
+            after = inputs.after_sequence(inputs.shown(after), room_id)
+
+        async def welcome(session: Session) -> None:
+            payload = {"message": f"Socket {socket_id} joined {room_id}", "channelId": session.channel_id, "roomId": room_id}
+            await self.emit(socket_id, "channel_joined", payload)
+            await self.emit(socket_id, "room_joined", payload)
+
+        await self.rooms.join(socket_id, await self._session_id(room_id), room_id, after, welcome)
+
+    async def _leave(self, socket_id: str, data: Mapping[str, Any]) -> None:
+        self.rooms.leave(socket_id, await self._session_id(_room_id(data)))
+
+    async def _send(self, socket_id: str, data: Mapping[str, Any]) -> None:
+        room_id = _room_id(data)
+        session_id = await self._session_id(room_id)
+        body = {"content": data.get("message"), "metadata": data.get("metadata"), "attachments": data.get("attachments")}
+        request, _ = inputs.send_message(body, session_id)
+        answer = await self._backend.messages.SendMessage(request, timeout=self._backend.deadline_seconds)
+        ack = {
+            "clientMessageId": data.get("messageId"),
+            "messageId": answer.message.message_id,
+            "status": "received_by_server_and_processing",
+            "channelId": room_id,
+            "roomId": room_id,
+        }
+        await self.emit(socket_id, "messageAck", ack)
+
+    async def _session_id(self, room_id: str) -> str:
+        """The session of a room id, which may be the session's or its channel's, expired or not. Raises ApiError, grpc.aio.AioRpcError."""
+        for request in (GetSessionRequest(session_id=room_id), GetSessionRequest(channel_id=room_id)):
+            try:
+                answer = await self._backend.sessions.GetSession(request, timeout=self._backend.deadline_seconds)
+            except grpc.aio.AioRpcError as error:
+                fault = errors.from_rpc(error)
+                if fault.row.reason == "SESSION_EXPIRED":
+                    return str(fault.details["sessionId"])
+                if fault.row.reason != "SESSION_NOT_FOUND":
+                    raise fault from error
+            else:
+                return answer.session.session_id
+        raise ApiError("SESSION_NOT_FOUND", "Session not found", sessionId=inputs.shown(room_id))
+
+
+def _room_id(data: Mapping[str, Any]) -> str:
+    """Contract: "`channelId` or `roomId`"."""
+    room_id = data.get("channelId") or data.get("roomId")
+    if room_id is None:
+        raise ApiError("MISSING_FIELDS", "Missing required fields: roomId", missingFields=["roomId"])
+    if not isinstance(room_id, str) or not inputs.is_text(room_id):
+        raise _invalid("roomId", room_id, "must be a string")
+    return room_id
+
+
+def _invalid(field: str, value: object, reason: str) -> ApiError:
+    return ApiError("INVALID_FIELD", f"{field} {reason}", field=field, value=inputs.shown(value), reason=reason)

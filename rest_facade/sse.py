@@ -1,0 +1,64 @@
+"""Server-sent events: how they are written, and the two streams there are."""
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import flask
+import grpc.aio
+import orjson
+
+from eliza.sessions.v1.log_pb2 import LogEntry
+from eliza.sessions.v1.message_service_pb2 import SendMessageResponse
+from rest_facade import codec, errors, events
+from rest_facade.backend import Backend
+from rest_facade.converse import Conversation
+from rest_facade.follow import Follower
+
+RETRY_MS: Final = 1000
+HEARTBEAT: Final = b": alive\n\n"
+
+
+def event(name: str, data: object, event_id: int | None = None) -> bytes:
+    """One event with JSON data; its id is what a client resumes from."""
+    head = f"event: {name}\n" if event_id is None else f"id: {event_id}\nevent: {name}\n"
+    return head.encode() + b"data: " + orjson.dumps(data) + b"\n\n"
+
+
+def respond(stream: Iterator[bytes], on_close: Callable[[], None]) -> flask.Response:
+    """The response that streams events; `on_close` is called however it ends."""
+    response = flask.Response(stream, content_type="text/event-stream", headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+    response.call_on_close(on_close)
+    return response
+
+
+def session_events(backend: Backend, follower: Follower, room: events.Room) -> Iterator[bytes]:
+    """A session's events, one for each entry of its log; `id:` is the sequence.
+
+    A message that renewed is one event, so that its id resumes behind all of it: what it did is its `sessionStatus`.
+    """
+    yield f"retry: {RETRY_MS}\n\n".encode()
+    for item in backend.iterate(aiter(follower)):
+        if item is None:
+            yield HEARTBEAT
+        elif isinstance(item, LogEntry):
+            for name, payload in events.entry_events(item, room)[:1]:
+                if item.HasField("message"):
+                    payload["sessionStatus"] = codec.session_status(item.session_status)
+                yield event(name, payload, item.sequence)
+        else:
+            yield event("messageStreamChunk", events.stream_chunk(item, room))
+
+
+def conversation(backend: Backend, talk: Conversation, sent: SendMessageResponse) -> Iterator[bytes]:
+    """A message sent with transport `sse`: `user_message`, `chunk` any number of times, then `done` or `error`."""
+    yield event("user_message", codec.sent_message(sent.message, sent.session_status))
+    try:
+        for part in backend.iterate(aiter(talk)):
+            if part is None:
+                yield HEARTBEAT
+            elif part.HasField("chunk"):
+                yield event("chunk", codec.chunk(part.chunk))
+            else:
+                yield event("done", codec.agent_response(part.reply))
+    except grpc.aio.AioRpcError as error:
+        yield event("error", errors.from_rpc(error).body)
