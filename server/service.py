@@ -1,6 +1,8 @@
 """The whole server, put together from its settings: store, life cycle, agents, gRPC."""
 
 import asyncio
+import os
+import socket
 from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +17,7 @@ from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.purge import Purge
 from server.lifecycle.watch import Signals
 from server.rpc.server import build_server
-from server.settings import Settings
+from server.settings import Settings, join_address, split_address
 from server.store import open_store
 from server.store.base import Store
 
@@ -78,10 +80,14 @@ class Service:
         await self._store.close()
 
     async def _serve(self) -> None:
+        host, port = split_address(self._settings.grpc_address)
         try:
-            self.port = self._server.add_insecure_port(self._settings.grpc_address)
-        except RuntimeError as error:
-            raise AddressError(f"GRPC_ADDRESS {self._settings.grpc_address} cannot be listened on: is it in use?") from error
+            # Tried first, because gRPC does not say why an address cannot be had.
+            socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+            self.port = self._server.add_insecure_port(join_address(host, port))
+        except (OSError, RuntimeError) as error:
+            why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "gRPC refuses it"
+            raise AddressError(f"GRPC_ADDRESS {self._settings.grpc_address} cannot be listened on: {why}") from error
         await self._health.check()
         await self._deadlines.run_due()
         await self._server.start()

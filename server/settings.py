@@ -25,6 +25,11 @@ def split_address(text: str) -> tuple[str, int]:
     return host.strip("[]") or "0.0.0.0", int(port)
 
 
+def join_address(host: str, port: int) -> str:
+    """`HOST:PORT`, or `[IPv6]:PORT`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 Address = Annotated[str, AfterValidator(_address)]
 Minutes = Annotated[float, Field(allow_inf_nan=False)]
 

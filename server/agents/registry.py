@@ -1,6 +1,7 @@
 """What is registered at a start: the built-in agent of an empty store, and the agents of the TOML file."""
 
 import tomllib
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,6 +55,8 @@ def read_agents_file(path: Path, now_ms: int, policy: TimeoutPolicy) -> list[Age
         agents = [_agent(entry, now_ms) for entry in _File.model_validate(content).agents]
         for agent in agents:
             check_agent(agent, policy)
+        if twice := [agent_id for agent_id, count in Counter(agent.id for agent in agents).items() if count > 1]:
+            raise AgentsFileError(f"{path}: the id {twice[0]} stands there more than once")
     except OSError as error:
         raise AgentsFileError(f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:

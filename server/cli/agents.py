@@ -7,7 +7,7 @@ import click
 import grpc
 
 from eliza.sessions.v1 import agent_pb2, agent_service_pb2, agent_service_pb2_grpc, timeout_pb2, times, values
-from server.cli.common import DIRECT
+from server.cli.common import DIRECT, reachable
 from server.domain.agents import AgentKind
 
 Stub = agent_service_pb2_grpc.AgentServiceStub
@@ -21,7 +21,11 @@ _KIND = click.Choice([str(kind) for kind in AgentKind])
 @click.pass_context
 def agents(context: click.Context, server: str) -> None:
     """List and change the agents of a running server."""
-    channel = context.with_resource(grpc.insecure_channel(server, DIRECT))
+    try:
+        address = reachable(server)
+    except ValueError as error:
+        raise click.BadParameter(f"it must be {error}", param_hint="--server") from error
+    channel = context.with_resource(grpc.insecure_channel(address, DIRECT))
     context.obj = Stub(channel)
 
 

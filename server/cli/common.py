@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import os
 import socket
 import time
 from typing import Any, Final
@@ -9,7 +10,7 @@ from typing import Any, Final
 import click
 
 from server import logs
-from server.settings import Settings, SettingsError, load_settings, split_address
+from server.settings import Settings, SettingsError, join_address, load_settings, split_address
 
 TAKEN_ADDRESS_SECONDS: Final = 3.0
 RETRY_SECONDS: Final = 0.05
@@ -41,17 +42,16 @@ async def listen(name: str, address: str) -> socket.socket:
             return socket.create_server((host, port), family=family, backlog=2048)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() > last_try:
-                raise click.ClickException(f"{name} {address} cannot be listened on: {error.strerror}") from error
+                raise click.ClickException(f"{name} {address} cannot be listened on: {os.strerror(error.errno or 0)}") from error
         await asyncio.sleep(RETRY_SECONDS)
 
 
 def with_port(address: str, port: int) -> str:
     """The address with its port replaced."""
-    return f"{address.rpartition(':')[0] or '0.0.0.0'}:{port}"
+    return join_address(split_address(address)[0], port)
 
 
 def reachable(address: str) -> str:
     """The address as a client on this machine can use it: loopback where the server listens on all addresses."""
     host, port = split_address(address)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return join_address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)

@@ -130,9 +130,11 @@ def probe(
         channel = grpc.insecure_channel(addr, options, compression)
     with channel:
         started = time.monotonic()
+        ready = grpc.channel_ready_future(channel)
         try:
-            grpc.channel_ready_future(channel).result(timeout=connect_timeout)
+            ready.result(timeout=connect_timeout)
         except grpc.FutureTimeoutError:
+            ready.cancel()
             _fail(CONNECTION_FAILURE, f"failed to connect to {addr} within {connect_timeout:g}s")
         connected = time.monotonic()
         try:

@@ -1,12 +1,13 @@
 """Warnings and expiries, made when they fall due."""
 
 import asyncio
+import uuid
 from typing import Final
 
 import structlog
 
 from server.clock import Clock
-from server.domain.errors import DomainError, SessionNotFoundError
+from server.domain.errors import DomainError, ResourceExhaustedError, SessionNotFoundError, UnavailableError
 from server.domain.sessions import fall_due
 from server.store.base import Store
 
@@ -23,27 +24,43 @@ class Deadlines:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
+        self._failing: set[str] = set()
 
     async def run_due(self) -> None:
         """Makes everything happen that is due at this instant. Raises what the store raises when it cannot be used."""
         now_ms = self._clock.now_ms()
         while ids := await self._store.due(now_ms, BATCH):
-            await asyncio.gather(*map(self._fall_due, ids))
+            # Where no session of a batch can be dealt with, the next batch would be the same.
+            if not any(await asyncio.gather(*(self._fall_due(session_id, now_ms) for session_id in ids))):
+                return
 
     async def run(self) -> None:
         """Makes everything happen as it falls due, until cancelled."""
         while True:
+            wait_s = LONGEST_SLEEP_S
             try:
                 await self.run_due()
                 next_ms = await self._store.next_due_ms()
+                if next_ms is not None and not self._failing:
+                    wait_s = (next_ms - self._clock.now_ms()) / 1000
             except DomainError as error:
                 log.warning("deadlines are held up", cause=str(error))
-                next_ms = None
-            wait_s = LONGEST_SLEEP_S if next_ms is None else (next_ms - self._clock.now_ms()) / 1000
+            except Exception:
+                log.exception("deadlines are held up", error_id=uuid.uuid4().hex)
             await asyncio.sleep(min(max(wait_s, 0), LONGEST_SLEEP_S))
 
-    async def _fall_due(self, session_id: str) -> None:
+    async def _fall_due(self, session_id: str, due_ms: int) -> bool:
+        """Lets happen what was due at an instant, even if the clock has been set back since; tells whether that could be done."""
         try:
-            await self._store.apply(session_id, fall_due)
+            await self._store.apply(session_id, lambda session, now_ms: fall_due(session, max(now_ms, due_ms)))
         except SessionNotFoundError:
             log.debug("deleted before its deadline", session_id=session_id)
+        except (UnavailableError, ResourceExhaustedError):
+            raise
+        except Exception:
+            if session_id not in self._failing:
+                self._failing.add(session_id)
+                log.exception("a session cannot meet its deadline", error_id=uuid.uuid4().hex, session_id=session_id)
+            return False
+        self._failing.discard(session_id)
+        return True

@@ -52,7 +52,7 @@ class AgentService(AgentServiceServicer):
         return pb.ListAgentsResponse(agents=[agent_message(agent) for agent in page], next_page_token=token)
 
     async def UpdateAgent(self, request: pb.UpdateAgentRequest, context: Any) -> pb.UpdateAgentResponse:
-        paths = list(request.update_mask.paths) if request.HasField("update_mask") else _set_paths(request.agent)
+        paths = list(request.update_mask.paths) or _set_paths(request.agent)
 
         def change(agent: Agent, now_ms: int) -> Agent:
             patched = _patched(agent, request.agent, paths)

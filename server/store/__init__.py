@@ -1,5 +1,6 @@
 """Where sessions are kept: the Store interface (`base`) and the databases behind it (`sqlite`; PostgreSQL is to come)."""
 
+import re
 from pathlib import Path
 
 from server.clock import Clock
@@ -18,5 +19,6 @@ def sqlite_path(database_url: str) -> Path:
     """The path in a DATABASE_URL. Raises StoreOpenError for one that this version cannot open."""
     path = database_url.removeprefix(SQLITE_SCHEME)
     if path in (database_url, ""):
-        raise StoreOpenError(f"DATABASE_URL is {database_url!r}: this version opens sqlite:///PATH only")
+        shown = re.sub(r"(://[^:@/]*):.*@", r"\1:…@", database_url)
+        raise StoreOpenError(f"DATABASE_URL is {shown!r}: this version opens sqlite:///PATH only")
     return Path(path)

@@ -224,6 +224,8 @@ class SqliteStore(Store):
 
     async def _read_long(self, read: Callable[[sqlite3.Connection], T]) -> T:
         """A read that may scan a table, off the event loop."""
+        if self._closed:
+            raise UnavailableError("The service is stopping")
         return await asyncio.get_running_loop().run_in_executor(self._long_reader, self._guarded, read, self._long_connection)
 
     def _guarded(self, read: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:

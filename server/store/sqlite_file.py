@@ -4,6 +4,7 @@ import fcntl
 import os
 import re
 import sqlite3
+from contextlib import closing
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,10 @@ from server.store.base import StoreOpenError
 
 APPLICATION_ID: Final = 0x656C7A61
 """Marks a file as ours: "elza" in ASCII."""
+
+_MAGIC = b"SQLite format 3\0"
+_HEADER_BYTES = 100
+_APPLICATION_ID = slice(68, 72)
 
 _BUSY_TIMEOUT_S = 5.0
 _CACHE_KIB = 65_536
@@ -58,14 +63,16 @@ def prepare(path: Path) -> FileLock:
     except OSError as error:
         raise StoreOpenError(f"{path} cannot be opened: {error.strerror}") from error
     try:
-        connection = connect(path)
-        try:
-            _check(path, connection)
+        _check_header(path)
+        with closing(connect(path)) as connection:
+            problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if problem != "ok":
+                raise _damaged(path, problem)
             _migrate(path, connection)
-        finally:
-            connection.close()
     except sqlite3.Error as error:
         lock.release()
+        if _primary_code(error) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            raise _damaged(path, str(error)) from error
         raise StoreOpenError(f"{path} cannot be used: {error}") from error
     except BaseException:
         lock.release()
@@ -87,19 +94,20 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     return connection
 
 
-def _check(path: Path, connection: sqlite3.Connection) -> None:
-    try:
-        tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-        application_id = connection.execute("PRAGMA application_id").fetchone()[0]
-        if tables and application_id != APPLICATION_ID:
-            raise StoreOpenError(f"{path} is a SQLite database of another program: name another file in DATABASE_URL")
-        problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    except sqlite3.DatabaseError as error:
-        if _primary_code(error) not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-            raise
-        problem = str(error)
-    if problem != "ok":
-        raise StoreOpenError(f"{path} is damaged or is no SQLite database ({problem}): restore it from a backup, or name another file")
+def _check_header(path: Path) -> None:
+    """Looks at the first bytes of the file, without SQLite, which might write to it. An empty file is one that we shall make."""
+    with path.open("rb") as file:
+        header = file.read(_HEADER_BYTES)
+    if not header:
+        return
+    if not header.startswith(_MAGIC) or len(header) < _HEADER_BYTES:
+        raise _damaged(path, "it does not begin like one")
+    if int.from_bytes(header[_APPLICATION_ID], "big") != APPLICATION_ID:
+        raise StoreOpenError(f"{path} is a SQLite database of another program: name another file in DATABASE_URL")
+
+
+def _damaged(path: Path, problem: str) -> StoreOpenError:
+    return StoreOpenError(f"{path} is damaged or is no SQLite database ({problem}): restore it from a backup, or name another file")
 
 
 def _migrate(path: Path, connection: sqlite3.Connection) -> None:
@@ -107,13 +115,14 @@ def _migrate(path: Path, connection: sqlite3.Connection) -> None:
     migrations = _migrations()
     if version > len(migrations):
         raise StoreOpenError(f"{path} was written by a newer version (schema {version}, this one knows {len(migrations)}): upgrade")
+    if version == 0:
+        # Before WAL is on, so that it stands in the file itself, where _check_header looks.
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
         raise StoreOpenError(f"{path} does not support SQLite's WAL mode: put it on a local file system")
     for number, script in enumerate(migrations[version:], start=version + 1):
         try:
-            connection.executescript(
-                f"BEGIN IMMEDIATE; {script} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number}; COMMIT;"
-            )
+            connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
         except sqlite3.Error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")

@@ -131,6 +131,8 @@ def entry_row(entry: Entry) -> Row:
     message = entry.message
     if message is None:
         return *standing, None, None, None, None, None, None, None, timeout
+    # As JSON, because SQLite ends a text at a NUL.
+    thought = None if message.thought is None else orjson.dumps(message.thought).decode()
     actions = orjson.dumps(message.actions).decode() if message.actions else None
     return (
         *standing,
@@ -139,7 +141,7 @@ def entry_row(entry: Entry) -> Row:
         message.content,
         message.metadata,
         message.attachments,
-        message.thought,
+        thought,
         actions,
         timeout,
     )
@@ -151,9 +153,8 @@ def entry_of(row: Row) -> Entry:
     message = None
     if message_id is not None:
         is_agent, content, metadata, attachments, thought, actions = rest
-        message = Message(
-            message_id, bool(is_agent), content, metadata, attachments, thought, tuple(orjson.loads(actions)) if actions else ()
-        )
+        said = [orjson.loads(text) if text else None for text in (thought, actions)]
+        message = Message(message_id, bool(is_agent), content, metadata, attachments, said[0], tuple(said[1] or ()))
     return Entry(
         session_id,
         sequence,

@@ -225,11 +225,12 @@ def check_chat(service: Serve, session_id: str, acknowledged: dict[str, messages
             assert of_user[content] == answer.message
     # Every message of the user renews, so the latest one says how the session stands.
     assert session.renewal_count == len(of_user)
-    latest = acknowledged.get(max(of_user.values(), key=lambda message: message.sequence).content)
-    if latest is not None and latest.HasField("session_status"):
-        assert (session.expires_at, session.renewal_count) == (latest.session_status.expires_at, latest.session_status.renewal_count)
-    promised = [values.ms_floor(answer.session_status.expires_at) for answer in acknowledged.values()]
-    assert values.ms_floor(session.expires_at) >= max(promised)
+    latest = [acknowledged.get(message.content) for message in found if not message.is_agent][-1:]
+    for answer in latest:
+        if answer is not None and answer.HasField("session_status"):
+            assert (session.expires_at, session.renewal_count) == (answer.session_status.expires_at, answer.session_status.renewal_count)
+    for answer in acknowledged.values():
+        assert values.ms_floor(session.expires_at) >= values.ms_floor(answer.session_status.expires_at)
 
 
 def check_file(directory: Path) -> None:

@@ -502,7 +502,7 @@ def damaged(path: Path) -> None:
     path.write_text("Dear diary, today I became a database.\n" * 100)
 
 
-@pytest.mark.parametrize(("make", "word"), [(foreign, "another program"), (newer, "newer"), (damaged, "not a database")])
+@pytest.mark.parametrize(("make", "word"), [(foreign, "another program"), (newer, "newer"), (damaged, "no SQLite database")])
 def test_a_file_that_is_not_ours_is_refused_and_left_alone(tmp_path: Path, make: Callable[[Path], None], word: str) -> None:
     path = tmp_path / "file.db"
     make(path)

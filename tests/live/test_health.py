@@ -61,6 +61,7 @@ class Watch:
         try:
             for response in self._call:
                 self.statuses.append(response.status)
+            self.end = grpc.StatusCode.OK
         except grpc.RpcError as error:
             self.end = error.code()
 
@@ -458,10 +459,10 @@ def test_reflection_lists_the_services(service: Serve) -> None:
             SERVICES[0],
             [
                 *("CreateSession", "DeleteSession", "GetServiceStatus", "GetSession"),
-                *("ListSessions", "RenewSession", "SendHeartbeat", "UpdateTimeout"),
+                *("ListSessions", "RenewSession", "SendHeartbeat", "UpdateTimeout", "WatchSession", "WatchSessions"),
             ],
         ),
-        (SERVICES[1], ["ListMessages", "SendMessage"]),
+        (SERVICES[1], ["Converse", "ListMessages", "SendMessage"]),
         (SERVICES[2], ["CreateAgent", "DeleteAgent", "GetAgent", "ListAgents", "UpdateAgent"]),
         (CLOCK, ["AdvanceClock", "GetClock", "SetClock"]),
     ],

@@ -17,7 +17,7 @@ from server.store.base import Counts
 from server.store.sqlite import SqliteStore
 from tests.store.conformance import MINUTE, T0, say, session
 
-HANGS_SECONDS = 20
+HANGS_SECONDS = 15
 
 
 @pytest.fixture
@@ -77,16 +77,18 @@ class TestDeadlines:
         assert await store.next_due_ms() is None
 
     async def test_a_clock_that_is_set_back_meanwhile(self, store: SqliteStore, clock: TestClock) -> None:
-        """What was due is not due any more; that is no reason to go on asking for ever."""
+        """What was due happens, rather than be asked for again and again. Contract: "expired from the instant"."""
         (one,) = await many(store, 1)
 
         class SetBack(TestClock):
+            """Tells a later time than the store's own clock, which has been set back to T0."""
+
             def now_ms(self) -> int:
                 return T0 + 30 * MINUTE
 
-        async with asyncio.timeout(HANGS_SECONDS / 4):
+        async with asyncio.timeout(HANGS_SECONDS):
             await Deadlines(store, SetBack()).run_due()
-        assert await store.get_session(one.id) == one
+        assert (await store.get_session(one.id)).expired
 
     async def test_a_session_that_cannot_be_written_does_not_hold_up_the_others(
         self, store: SqliteStore, clock: TestClock, tmp_path: Path
@@ -102,7 +104,7 @@ class TestDeadlines:
         )
         outsider.close()
         running = asyncio.ensure_future(Deadlines(store, clock).run())
-        async with asyncio.timeout(HANGS_SECONDS / 4):
+        async with asyncio.timeout(HANGS_SECONDS):
             for now_ms, sessions in ((T0 + 30 * MINUTE, good), (T0 + 60 * MINUTE, [later])):
                 clock.set_ms(now_ms)
                 for one in sessions:

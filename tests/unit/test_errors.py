@@ -38,6 +38,7 @@ GRPC = {
     422: {grpc.StatusCode.FAILED_PRECONDITION},
     429: {grpc.StatusCode.RESOURCE_EXHAUSTED},
     500: {grpc.StatusCode.INTERNAL},
+    502: {grpc.StatusCode.ABORTED},
     503: {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED},
     504: {grpc.StatusCode.DEADLINE_EXCEEDED},
 }
@@ -55,6 +56,10 @@ ARGUMENTS: dict[type[DomainError], tuple] = {
     errors.InvalidPaginationError: ("limit", -1, "must not be negative"),
     errors.InvalidTimeoutConfigError: ("timeout_minutes", 0.1, "is out of range"),
     errors.InvalidFieldError: ("name", "x", "is bad"),
+    errors.AgentReplyTimeoutError: ("s", "m"),
+    errors.AgentReplyError: ("s", "m", "it is broken"),
+    errors.InvalidRequestError: ("no message",),
+    errors.DeadlineExceededError: (),
     errors.UnavailableError: ("busy",),
     errors.ResourceExhaustedError: ("full",),
 }

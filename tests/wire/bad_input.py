@@ -369,6 +369,15 @@ def _queries() -> Iterator[Bad]:
     yield _get(f"{SESSIONS}?userId=".encode() + "é".encode(), "INVALID_UUID INVALID_REQUEST", name="GET with a query that is not ASCII")
 
 
+def _events() -> Iterator[Bad]:
+    for value in ("x", "-1", "1.5", _HUGE, "%00", "%ff", "%D9%A1", str(2**63)):
+        yield _get(f"{SESSIONS}/{SID}/events?after={value}", "INVALID_FIELD")
+        if "%" not in value:
+            yield _get(f"{SESSIONS}/{SID}/events", "INVALID_FIELD", (("Last-Event-ID", value),), f"GET of events after {value[:20]}")
+    for segment in ("x", "%00", "0"):
+        yield _get(f"{SESSIONS}/{segment}/events", "SESSION_NOT_FOUND")
+
+
 def _paths() -> Iterator[Bad]:
     for path in (
         "/",

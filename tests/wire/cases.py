@@ -18,6 +18,7 @@ from tests.wire.steps import (
     advance,
     call,
     case,
+    converse,
     create,
     delete,
     get,
@@ -655,6 +656,153 @@ _SEND = [
         create(),
         Step("send", given=Text(r'{"content": "\ud83d\ude00"}'), gives={"content": "😀"}),
         rest_only=_JSON_TEXT,
+    ),
+    case(
+        "the sender of a message may wait for the reply",
+        create(metadata={"a": 1}),
+        converse(
+            content="Hello there",
+            metadata={"b": 2},
+            gives={
+                "content": "Hello there",
+                "authorId": "$user",
+                "createdAt": At(),
+                "metadata": {"a": 1, "b": 2, "sessionId": "$sid"},
+                "sessionStatus": {"expiresAt": At(30), "renewalCount": 1, "wasRenewed": True, "isNearExpiration": False},
+                "agentResponse": {
+                    "id": UUID,
+                    "content": "Hello there",
+                    "text": "Hello there",
+                    "authorId": ECHO,
+                    "isAgent": True,
+                    "createdAt": At(ms=1),
+                    "metadata": {"a": 1, "sessionId": "$sid"},
+                    "thought": None,
+                    "actions": [],
+                },
+            },
+            saves={"reply": "agentResponse.id", "sent": "id"},
+        ),
+        messages(gives={"messages": [Some({"id": "$reply", "isAgent": True}), Some({"id": "$sent", "isAgent": False})]}),
+    ),
+    case(
+        "the reply may come in pieces",
+        create(),
+        converse(call="stream", content="Hello there, world", gives={"events": Is("several pieces", lambda events: len(events) > 3)}),
+        converse(call="stream", content="one"),
+        messages(gives={"messages": _contents("one", "one", "Hello there, world", "Hello there, world")}),
+    ),
+    *(
+        case(
+            f"a message that cannot be stored fails the same way: {call}",
+            converse(_UNKNOWN, call=call, fails=Fails("SESSION_NOT_FOUND", {"sessionId": _UNKNOWN})),
+            converse(_UNKNOWN, call=call, content="", fails=Fails("SESSION_NOT_FOUND")),
+            create(),
+            converse(call=call, content="", fails=Fails("INVALID_CONTENT")),
+            converse(call=call, metadata=_metadata_of(METADATA_LIMIT + 1), fails=Fails("INVALID_METADATA")),
+            messages(gives={"messages": []}),
+            advance(30),
+            converse(call=call, fails=_expired(30)),
+            converse(call=call, content="", fails=_expired(30)),
+        )
+        for call in ("converse", "stream")
+    ),
+    case(
+        "a reply that cannot be had leaves the message",
+        call("create_agent", {"name": "gone", "kind": "AGENT_KIND_ECHO"}, saves={"agent": "agentId"}),
+        create(agentId="$agent"),
+        call("delete_agent", {"agentId": "$agent"}),
+        converse(content="Anyone?", fails=Fails("AGENT_REPLY_FAILED", {"sessionId": "$sid", "messageId": UUID, "reason": TEXT})),
+        messages(gives={"messages": _contents("Anyone?")}),
+    ),
+    case(
+        "a stream tells of a reply that cannot be had",
+        call("create_agent", {"name": "gone", "kind": "AGENT_KIND_ECHO"}, saves={"agent": "agentId"}),
+        create(agentId="$agent"),
+        call("delete_agent", {"agentId": "$agent"}),
+        converse(
+            call="stream",
+            gives={
+                "events": [
+                    Some({"event": "user_message"}),
+                    {
+                        "event": "error",
+                        "data": {
+                            "error": TEXT,
+                            "code": "AGENT_REPLY_FAILED",
+                            "details": {"sessionId": "$sid", "messageId": UUID, "reason": TEXT},
+                        },
+                    },
+                ]
+            },
+        ),
+        rest_only="gRPC's stream ends with a status",
+    ),
+    case(
+        "transport and the older mode have three values each",
+        create(),
+        send(mode="sync", gives={"agentResponse": Some({"text": "Hello"})}),
+        send(transport="http", mode="stream", gives={"agentResponse": Some({"text": "Hello"})}),
+        send(transport="http", mode="pigeon", gives={"agentResponse": Some({"text": "Hello"})}),
+        *(
+            send(**{name: value}, fails=Fails("INVALID_CONTENT"))
+            for name, values in (("transport", ("sync", "stream")), ("mode", ("http", "sse")))
+            for value in values
+        ),
+        rest_only="the way of a reply is not gRPC's",
+    ),
+    case(
+        "a watch tells what happened, in order, from where the client left off to the end",
+        create(),
+        send(content="one"),
+        settle(2),
+        renew(),
+        patch(timeoutMinutes=20, warningThresholdMinutes=3),
+        advance(17),
+        advance(3),
+        Step(
+            "watch",
+            given={"after": 0, "entries": 6, "to_the_end": True},
+            gives={
+                "entries": [
+                    Some({"sessionId": "$sid", "sequence": 1, "at": At(), "event": "message", "message": _user_message("one", At())}),
+                    Some({"sequence": 2, "at": At(ms=1), "event": "message", "message": _reply("one", At(ms=1))}),
+                    Some({"sequence": 3, "event": "renewal", "sessionStatus": Some({"wasRenewed": True, "renewalCount": 2})}),
+                    Some(
+                        {
+                            "sequence": 4,
+                            "event": "timeout_change",
+                            "timeoutConfig": _config(timeoutMinutes=20, warningThresholdMinutes=3),
+                            "sessionStatus": Some({"expiresAt": At(20), "wasRenewed": False}),
+                        }
+                    ),
+                    Some({"sequence": 5, "at": At(17), "event": "expiration_warning", "minutesRemaining": 3}),
+                    Some({"sequence": 6, "at": At(20), "event": "expiry", "expiredAt": At(20)}),
+                ]
+            },
+        ),
+        Step("watch", given={"after": 4, "entries": 1}, gives={"entries": [Some({"sequence": 5})]}),
+        Step("watch", _UNKNOWN, {"after": 0, "entries": 1}, fails=Fails("SESSION_NOT_FOUND", {"sessionId": _UNKNOWN})),
+        Step("watch", given={"after": -1, "entries": 1}, fails=Fails("INVALID_FIELD", {"field": "afterSequence", "value": "-1"})),
+        grpc_only="REST has events of its own",
+    ),
+    case(
+        "many sessions are watched on one stream",
+        create(save="one"),
+        create(save="two"),
+        heartbeat("$one"),
+        heartbeat("$two"),
+        Step(
+            "watch_many",
+            "",
+            {"sessions": ["$one", _UNKNOWN, "$two"], "after": 0, "events": 3},
+            gives={
+                "joined": Is("both", lambda joined: len(set(joined)) == 2),
+                "entries": Each(Some({"event": "renewal", "sequence": 1})),
+                "ends": [{"sessionId": _UNKNOWN, "reason": "SESSION_NOT_FOUND", "details": {"sessionId": _UNKNOWN}}],
+            },
+        ),
+        grpc_only="REST has sockets for it",
     ),
     case(
         "the reply comes later over websocket, the default",

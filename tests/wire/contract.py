@@ -47,7 +47,10 @@ OTHER_STATUSES: Final = {
     "UNAVAILABLE": 503,
     "RESOURCE_EXHAUSTED": 503,
     "DEADLINE_EXCEEDED": 504,
+    # Of the table of transports: "504 after the reply deadline, the message being kept".
+    "AGENT_REPLY_TIMEOUT": 504,
     # Of ours alone.
+    "AGENT_REPLY_FAILED": 502,
     "INVALID_FIELD": 400,
     "AGENT_ALREADY_EXISTS": 409,
     "INTERNAL": 500,

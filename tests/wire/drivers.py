@@ -1,8 +1,10 @@
 """Carry out a step through REST and through gRPC; what comes back has REST's words, so that one expectation fits both."""
 
+import itertools
 import json
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 import grpc
@@ -11,7 +13,16 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from eliza.sessions.v1 import agent_pb2, agent_service_pb2, clock_service_pb2, errors_pb2, message_pb2, message_service_pb2, session_pb2
+from eliza.sessions.v1 import (
+    agent_pb2,
+    agent_service_pb2,
+    clock_service_pb2,
+    errors_pb2,
+    log_pb2,
+    message_pb2,
+    message_service_pb2,
+    session_pb2,
+)
 from eliza.sessions.v1 import session_service_pb2 as session_service
 from eliza.sessions.v1.errors import DOMAIN, TABLE, error_info
 from eliza.sessions.v1.timeout_pb2 import TimeoutConfig
@@ -99,17 +110,63 @@ class GrpcDriver:
 
     def _send(self, session: str, given: Any) -> Success:
         request = json_format.ParseDict({"sessionId": session, **given}, message_service_pb2.SendMessageRequest())
-        answer = self._service.messages.SendMessage(request, timeout=PATIENCE_SECONDS)
-        body, extras = _message(answer.message)
-        del body["isAgent"]
-        status = answer.session_status
-        body["sessionStatus"] = {
-            "expiresAt": _time(status.expires_at),
-            "renewalCount": status.renewal_count,
-            "wasRenewed": status.was_renewed,
-            "isNearExpiration": status.is_near_expiration,
-        }
-        return Success(body, {**extras, "isAgent": answer.message.is_agent})
+        return _sent(self._service.messages.SendMessage(request, timeout=PATIENCE_SECONDS))
+
+    def _converse(self, session: str, given: Any) -> Success:
+        events = self._stream(session, given).body["events"]
+        return Success({**events[0]["data"], "agentResponse": events[-1]["data"]}, {})
+
+    def _stream(self, session: str, given: Any) -> Success:
+        request = json_format.ParseDict({"message": {"sessionId": session, **given}}, message_service_pb2.ConverseRequest())
+        events = []
+        for answer in self._service.messages.Converse(request, timeout=PATIENCE_SECONDS):
+            match answer.WhichOneof("part"):
+                case "user_message":
+                    events.append({"event": "user_message", "data": _sent(answer.user_message).body})
+                case "chunk":
+                    chunk = answer.chunk
+                    data = {"messageId": chunk.message_id, "chunk": chunk.chunk, "index": chunk.index}
+                    events.append({"event": "chunk", "data": data})
+                case "reply":
+                    thought = answer.reply.thought if answer.reply.HasField("thought") else None
+                    live = {"text": answer.reply.content, "thought": thought, "actions": list(answer.reply.actions)}
+                    events.append({"event": "done", "data": {**_message(answer.reply)[0], **live}})
+        return Success({"events": events}, {})
+
+    def _watch(self, session: str, given: Any) -> Success:
+        request = session_service.WatchSessionRequest(session_id=session, after_sequence=given["after"])
+        call = self._service.sessions.WatchSession(request, timeout=PATIENCE_SECONDS)
+        entries = (_entry(answer.entry) for answer in call if answer.HasField("entry"))
+        body = {"entries": list(itertools.islice(entries, given["entries"]))}
+        if given.get("to_the_end"):
+            body["entries"] += entries
+        call.cancel()
+        return Success(body, {})
+
+    def _watch_many(self, _: str, given: Any) -> Success:
+        """Joins the sessions, and reads until there are so many entries and ends; then half-closes, and the stream ends."""
+        enough = threading.Event()
+
+        def changes() -> Iterator[session_service.WatchSessionsRequest]:
+            for session in given["sessions"]:
+                yield session_service.WatchSessionsRequest(join={"session_id": session, "after_sequence": given["after"]})
+            enough.wait(PATIENCE_SECONDS)
+
+        seen: list[Any] = []
+        body: dict[str, Any] = {"joined": [], "entries": [], "ends": []}
+        for answer in self._service.sessions.WatchSessions(changes(), timeout=PATIENCE_SECONDS):
+            match answer.WhichOneof("event"):
+                case "joined":
+                    body["joined"].append(answer.joined.session.session_id)
+                case "entry":
+                    body["entries"].append(_entry(answer.entry))
+                case "end":
+                    reason = errors_pb2.ErrorReason.Name(answer.end.reason).removeprefix("ERROR_REASON_")
+                    body["ends"].append({"sessionId": answer.end.session_id, "reason": reason, "details": dict(answer.end.details)})
+            seen = body["entries"] + body["ends"]
+            if len(seen) >= given["events"]:
+                enough.set()
+        return Success(body, {})
 
     def _messages(self, session: str, given: Any) -> Success:
         cursors = {name: _timestamp(given[name]) for name in ("before", "after") if name in given}
@@ -223,12 +280,31 @@ class RestDriver:
                 timeout=PATIENCE_SECONDS,
             )
             return read_error(response.status_code, response.headers, response.content)
+        if call == "converse":
+            return self.perform("send", session, {**given, "transport": "http"})
+        if call == "stream":
+            return self._events(session, {**given, "transport": "sse"})
         if call in ROUTES:
             method, path = ROUTES[call]
             return self._request(method, PREFIX + path.replace("{sessionId}", session), given, _SUCCESS[method, path])
         if call in _CLOCK_ROUTES:
             return self._request(_CLOCK_ROUTES[call], "/test/clock", given, 200)
         return self._grpc.perform(call, session, given)
+
+    def _events(self, session: str, given: Any) -> Success | Failure:
+        """Reads a stream of events to its end."""
+        response = self._service.http.post(f"{self._service.url}/{session}/messages", json=given, timeout=PATIENCE_SECONDS)
+        if response.status_code >= 400:
+            return read_error(response.status_code, response.headers, response.content)
+        assert response.status_code == 200
+        assert response.headers["Content-Type"].startswith("text/event-stream")
+        assert response.headers["Access-Control-Allow-Origin"] == "*"
+        events = []
+        for block in response.content.decode().split("\n\n"):
+            fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+            if "event" in fields:
+                events.append({"event": fields["event"], "data": json.loads(fields["data"])})
+        return Success({"events": events}, {})
 
     def _request(self, method: str, path: str, given: Any, success: int) -> Success | Failure:
         sent: dict[str, Any] = {}
@@ -295,6 +371,42 @@ def _session(session: session_pb2.Session) -> tuple[dict[str, Any], dict[str, An
         "isNearExpiration": session.is_near_expiration,
     }
     return body, {"lastSequence": session.last_sequence}
+
+
+def _sent(answer: message_service_pb2.SendMessageResponse) -> Success:
+    body, extras = _message(answer.message)
+    del body["isAgent"]
+    body["sessionStatus"] = _status(answer.session_status)
+    return Success(body, {**extras, "isAgent": answer.message.is_agent})
+
+
+def _status(status: message_pb2.SessionStatus) -> dict[str, Any]:
+    return {
+        "expiresAt": _time(status.expires_at),
+        "renewalCount": status.renewal_count,
+        "wasRenewed": status.was_renewed,
+        "isNearExpiration": status.is_near_expiration,
+    }
+
+
+def _entry(entry: log_pb2.LogEntry) -> dict[str, Any]:
+    body = {
+        "sessionId": entry.session_id,
+        "sequence": entry.sequence,
+        "at": _time(entry.at),
+        "event": entry.WhichOneof("event"),
+        "sessionStatus": _status(entry.session_status),
+    }
+    match body["event"]:
+        case "message":
+            body["message"] = _message(entry.message)[0]
+        case "timeout_change":
+            body["timeoutConfig"] = _timeout(entry.timeout_change.timeout_config)
+        case "expiration_warning":
+            body["minutesRemaining"] = _number(entry.expiration_warning.minutes_remaining)
+        case "expiry":
+            body["expiredAt"] = _time(entry.expiry.expired_at)
+    return body
 
 
 def _message(message: message_pb2.Message) -> tuple[dict[str, Any], dict[str, Any]]:

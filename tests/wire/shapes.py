@@ -120,6 +120,18 @@ _CREATED = {
 }
 _SESSION = {**_CREATED, "lastActivity": TIME, "renewalCount": COUNT, "timeRemaining": COUNT, "isNearExpiration": BOOLEAN}
 _MESSAGE = {"id": UUID, "content": TEXT, "authorId": UUID, "createdAt": TIME, "metadata": OBJECT, "attachments": Maybe(ARRAY)}
+_SENT = {
+    **_MESSAGE,
+    "sessionStatus": {"expiresAt": TIME, "renewalCount": COUNT, "wasRenewed": BOOLEAN, "isNearExpiration": BOOLEAN},
+}
+_REPLY = {
+    **_MESSAGE,
+    "isAgent": True,
+    "text": TEXT,
+    "thought": Is("text or null", lambda value: value is None or isinstance(value, str)),
+    "actions": ARRAY,
+}
+_STREAM = {"user_message": _SENT, "chunk": {"messageId": UUID, "chunk": TEXT, "index": COUNT}, "done": _REPLY, "error": OBJECT}
 _AGENT = {
     "agentId": UUID,
     "name": TEXT,
@@ -147,10 +159,8 @@ SHAPES: Final[Mapping[str, Any]] = {
             lambda text: text.startswith("Session ") and text.endswith(" deleted successfully") and UUID.test(text.split(" ")[1]),
         ),
     },
-    "send": {
-        **_MESSAGE,
-        "sessionStatus": {"expiresAt": TIME, "renewalCount": COUNT, "wasRenewed": BOOLEAN, "isNearExpiration": BOOLEAN},
-    },
+    "send": _SENT,
+    "converse": {**_SENT, "agentResponse": _REPLY},
     "messages": {
         "messages": Each({**_MESSAGE, "isAgent": BOOLEAN}),
         "hasMore": BOOLEAN,
@@ -195,12 +205,31 @@ def details_shape(code: str) -> Mapping[str, Any]:
     return {name: TIME if name in _TIMES else _DETAILS[kind] for name, kind in TABLE[code].details.items()}
 
 
+def _stream_differences(events: list[Any]) -> Iterator[str]:
+    """Contract: "`user_message` (MessageResponse), `chunk` any number of times, then `done` (the reply) or `error`"."""
+    names = [event["event"] for event in events]
+    if names[0] != "user_message" or names[-1] not in ("done", "error") or set(names[1:-1]) - {"chunk"}:
+        yield f"the stream has {names}"
+        return
+    for event in events:
+        yield from differences(_STREAM[event["event"]], event["data"], event["event"])
+    chunks = [event["data"] for event in events[1:-1]]
+    if [chunk["index"] for chunk in chunks] != list(range(len(chunks))):
+        yield "chunks are out of order"
+    if names[-1] == "done":
+        reply = events[-1]["data"]
+        if {chunk["messageId"] for chunk in chunks} - {reply["id"]} or "".join(chunk["chunk"] for chunk in chunks) != reply["text"]:
+            yield "chunks do not make up the reply"
+
+
 def consistent(call: str, body: Mapping[str, Any]) -> Iterator[str]:
     """What one body says twice must agree."""
     if "timeRemaining" in body and body["isNearExpiration"]:
         threshold_ms = body["timeoutConfig"]["warningThresholdMinutes"] * 60_000
         if not 0 < body["timeRemaining"] <= threshold_ms:
             yield "isNearExpiration does not fit timeRemaining"
+    if call == "stream":
+        yield from _stream_differences(body["events"])
     if call == "messages":
         times = [ms_of(message["createdAt"]) for message in body["messages"]]
         if sorted(set(times), reverse=True) != times:

@@ -131,6 +131,19 @@ def send(
     return Step("send", session, {"content": "Hello", **given}, gives or {}, fails, times=times)
 
 
+def converse(
+    session: Any = "$sid",
+    *,
+    call: str = "converse",
+    gives: Mapping[str, Any] | None = None,
+    fails: Fails | None = None,
+    saves: Mapping[str, str] | None = None,
+    **given: Any,
+) -> Step:
+    """Sends a message and waits for the reply: whole (`converse`) or in pieces (`stream`)."""
+    return Step(call, session, {"content": "Hello", **given}, gives or {}, fails, saves or {})
+
+
 def messages(
     session: Any = "$sid",
     *,

@@ -24,13 +24,11 @@ from eliza.sessions.v1 import (
     session_service_pb2_grpc,
 )
 from rest_facade.main import serve
-from server.agents.delivery import Delivery
-from server.agents.registry import register_at_start
-from server.clock import TestClock
+from server.agents import kinds
+from server.clock import Clock
+from server.domain.agents import AgentKind
 from server.domain.errors import ResourceExhaustedError, UnavailableError
-from server.lifecycle.deadlines import Deadlines
-from server.lifecycle.purge import Purge
-from server.rpc.server import build_server
+from server.service import Service
 from server.settings import Settings
 from server.store import open_store
 from tests.harness import ECHO, USER
@@ -68,29 +66,30 @@ class Server:
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Server]:
-    clock, policy = TestClock(), Settings().timeout_policy
-    store = FragileStore(await open_store(f"sqlite:///{tmp_path / 'store.db'}", clock))
-    await register_at_start(store, clock, policy, None)  # type: ignore[arg-type]
-    delivery = Delivery(store)  # type: ignore[arg-type]
-    purge = Purge(store, clock, retention_minutes=1, interval_minutes=1)  # type: ignore[arg-type]
-    grpc_server, monitor = build_server(store, clock, policy, delivery, Deadlines(store, clock), purge)  # type: ignore[arg-type]
-    address = f"127.0.0.1:{grpc_server.add_insecure_port('127.0.0.1:0')}"
-    await monitor.check()
-    await grpc_server.start()
+async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
+    settings = Settings(
+        test_clock=True, database_url=f"sqlite:///{tmp_path / 'store.db'}", grpc_address="127.0.0.1:0", reply_deadline_seconds=0.2
+    )
+    stores: list[FragileStore] = []
+
+    async def open_fragile(url: str, clock: Clock) -> FragileStore:
+        stores.append(FragileStore(await open_store(url, clock)))
+        return stores[0]
+
+    monkeypatch.setattr("server.service.open_store", open_fragile)
+    service = await Service.start(settings)
+    address = f"127.0.0.1:{service.port}"
     listener, ready = socket.create_server(("127.0.0.1", 0)), asyncio.Event()
     facade = asyncio.create_task(serve(address, listener, ready.set, grace_seconds=5))
     await ready.wait()
     async with grpc.aio.insecure_channel(address) as channel:
-        yield Server(store, channel, f"http://127.0.0.1:{listener.getsockname()[1]}/api/messaging/sessions")
+        yield Server(stores[0], channel, f"http://127.0.0.1:{listener.getsockname()[1]}/api/messaging/sessions")
+    stores[0].faults.clear()
     # As the service's own end: the facade listens to it while it runs.
     signal.raise_signal(signal.SIGTERM)
     await facade
     listener.close()
-    await grpc_server.stop(None)
-    store.faults.clear()
-    await delivery.drain()
-    await store.close()
+    await service.stop()
 
 
 @contextlib.contextmanager
@@ -239,3 +238,42 @@ async def test_a_store_that_has_no_room_or_no_time(server: Server, fault: Except
         assert response.headers["Retry-After"] == str(failure.details["retryAfterSeconds"])
     server.store.faults.clear()
     assert (await server.rest("POST", f"/{session}/messages", json={"content": "Hello"})).status_code == 201
+
+
+class _Mute:
+    """An agent that never answers."""
+
+    async def reply(self, *_: object) -> None:
+        await asyncio.Event().wait()
+
+
+class _Broken:
+    """An agent that fails."""
+
+    async def reply(self, *_: object) -> None:
+        raise RuntimeError(SECRET)
+
+
+async def test_an_agent_that_does_not_reply_in_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = await new_session(server)
+    with monkeypatch.context() as patch:
+        patch.setitem(kinds.CONNECTORS, AgentKind.ECHO, _Mute())
+        failure = await failure_of(server.rest("POST", f"/{session}/messages", json={"content": "Hello", "transport": "http"}))
+    assert (failure.code, failure.details["sessionId"]) == ("AGENT_REPLY_TIMEOUT", session)
+    (kept,) = (await server.rest("GET", f"/{session}/messages")).json()["messages"]
+    assert (kept["id"], kept["content"]) == (failure.details["messageId"], "Hello")
+    # The service would wait for the reply when it stops.
+    await server.rest("DELETE", f"/{session}")
+
+
+async def test_an_agent_that_fails(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    session, error_id = await new_session(server), ""
+    with monkeypatch.context() as patch:
+        patch.setitem(kinds.CONNECTORS, AgentKind.ECHO, _Broken())
+        with logged_once(lambda: error_id):
+            failure = await failure_of(server.rest("POST", f"/{session}/messages", json={"content": "Hello", "transport": "http"}))
+            error_id = failure.details["reason"].split()[-1]
+    assert failure.code == "AGENT_REPLY_FAILED"
+    check_hidden(failure)
+    (kept,) = (await server.rest("GET", f"/{session}/messages")).json()["messages"]
+    assert kept["id"] == failure.details["messageId"]

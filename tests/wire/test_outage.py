@@ -216,6 +216,7 @@ async def test_statuses_that_say_nothing(silent: tuple[Silent, str], facade: Cal
     handler, address = silent
     front = await asyncio.to_thread(facade, address)
     expected = {
+        "CANCELLED": (503, "UNAVAILABLE"),
         "UNAVAILABLE": (503, "UNAVAILABLE"),
         "RESOURCE_EXHAUSTED": (503, "RESOURCE_EXHAUSTED"),
         "DEADLINE_EXCEEDED": (504, "DEADLINE_EXCEEDED"),

@@ -59,6 +59,7 @@ CREATE TABLE log (
     content TEXT,
     metadata TEXT,
     attachments TEXT,
+    -- JSON: a string, and an array of strings.
     thought TEXT,
     actions TEXT
 ) STRICT;
