@@ -46,7 +46,9 @@ class Service:
             retention_minutes=settings.session_retention_minutes,
             interval_minutes=settings.session_cleanup_interval_minutes,
         )
-        self._server, self._health = build_server(store, clock, settings, self._delivery, self._signals, self._deadlines, self._purge)
+        self._server, self._health, self._boundary = build_server(
+            store, clock, settings, self._delivery, self._signals, self._deadlines, self._purge
+        )
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
@@ -68,10 +70,12 @@ class Service:
         """Says NOT_SERVING, finishes what is in flight within the grace period, and closes the store."""
         await self._health.servicer.enter_graceful_shutdown()
         self._signals.close()
-        await self._server.stop(self._settings.shutdown_grace_seconds)
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.shutdown_grace_seconds):
+                await self._boundary.drain()
                 await self._delivery.drain()
+        # What is left has had its time.
+        await self._server.stop(0)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -62,3 +62,6 @@ async def _serve(settings: Settings, *, with_rest: bool) -> None:
         if rest_address and sys.stdout.isatty():
             print(_TRY.format(rest=reachable(rest_address), agent=ECHO_ID), flush=True)
         await stopped
+        if with_rest:
+            # The workers have it too: once they let go, a new connection is refused at once instead of waiting for nobody.
+            listener.close()

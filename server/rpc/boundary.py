@@ -1,8 +1,9 @@
 """The edge of the server: every call of the API passes it, and whatever goes wrong inside leaves as one row of the error table."""
 
+import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from functools import partial
 from typing import Any, Final, NoReturn
 
@@ -12,6 +13,9 @@ from google.protobuf.message import DecodeError, Message
 
 from eliza.sessions.v1.errors import DOMAIN, TABLE, cut, error_trailers
 from server.domain.errors import DeadlineExceededError, DomainError, InvalidRequestError, ResourceExhaustedError, UnavailableError
+
+QUIET_SECONDS: Final = 0.1
+"""How long no call must have come before a server that stops may close its port."""
 
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
 Parse = Callable[[bytes], Message]
@@ -28,6 +32,35 @@ class Boundary(grpc.aio.ServerInterceptor):
         """`on_trouble` is called when the store could not do what it was asked."""
         self._on_trouble = on_trouble
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._stopping = False
+        self._in_flight = 0
+        self._last_call_s = 0.0
+
+    async def drain(self) -> None:
+        """Refuses new calls with UNAVAILABLE, and waits until those in flight are done and no more come.
+
+        gRPC itself would cut calls that arrive as it stops, without a word of why; a client would not know that it may try again.
+        """
+        self._stopping = True
+        now_s = asyncio.get_running_loop().time
+        self._last_call_s = now_s()
+        while self._in_flight or now_s() < self._last_call_s + QUIET_SECONDS:  # noqa: ASYNC110 - nothing tells that no call comes
+            await asyncio.sleep(QUIET_SECONDS / 4)
+
+    @contextmanager
+    def _admitted(self, context: Any) -> Iterator[None]:
+        """Counts a call. Raises UnavailableError when the service stops, DeadlineExceededError when the call's deadline has passed."""
+        self._last_call_s = asyncio.get_running_loop().time()
+        if self._stopping:
+            raise UnavailableError("The service is stopping")
+        remaining_s = context.time_remaining()
+        if remaining_s is not None and remaining_s <= 0:
+            raise DeadlineExceededError
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         """Wraps the handlers of this API, each once; those of health and reflection are left alone."""
@@ -55,9 +88,9 @@ class Boundary(grpc.aio.ServerInterceptor):
         async def call(raw: bytes, context: Any) -> Any:
             request = None
             try:
-                _check_deadline(context)
-                request = _parsed(parse, raw)
-                return await behaviour(request, context)
+                with self._admitted(context):
+                    request = _parsed(parse, raw)
+                    return await behaviour(request, context)
             except Exception as error:  # noqa: BLE001 - this is where everything ends up
                 await self._fail(context, method, request, error)
 
@@ -67,18 +100,18 @@ class Boundary(grpc.aio.ServerInterceptor):
         async def stream(raw: Any, context: Any) -> AsyncIterator[Any]:
             request = None
             try:
-                _check_deadline(context)
-                request = read(raw)
-                async with aclosing(behaviour(request, context)) as responses:
-                    async for response in responses:
-                        yield response
+                with self._admitted(context):
+                    request = read(raw)
+                    async with aclosing(behaviour(request, context)) as responses:
+                        async for response in responses:
+                            yield response
             except Exception as error:  # noqa: BLE001 - this is where everything ends up
                 await self._fail(context, method, request, error)
 
         return stream
 
     async def _fail(self, context: Any, method: str, request: Any, error: Exception) -> NoReturn:
-        if isinstance(error, (UnavailableError, ResourceExhaustedError)):
+        if isinstance(error, (UnavailableError, ResourceExhaustedError)) and not self._stopping:
             self._on_trouble()
         if isinstance(error, DomainError):
             reason, message, details = error.reason, str(error), error.details
@@ -89,13 +122,6 @@ class Boundary(grpc.aio.ServerInterceptor):
         row, details = TABLE[reason], {name: cut(value) for name, value in details.items()}
         await context.abort(row.grpc_status, message, error_trailers(row, message, details))
         raise AssertionError("abort always raises")
-
-
-def _check_deadline(context: Any) -> None:
-    """Raises DeadlineExceededError when the call's deadline has passed: such a call does no work."""
-    remaining_s = context.time_remaining()
-    if remaining_s is not None and remaining_s <= 0:
-        raise DeadlineExceededError
 
 
 def _parsed(parse: Parse, raw: bytes) -> Any:

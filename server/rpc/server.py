@@ -46,13 +46,14 @@ CLOCK_SERVICE_NAME: Final = clock_service_pb2.DESCRIPTOR.services_by_name["Clock
 
 def build_server(
     store: Store, clock: Clock, settings: Settings, delivery: Delivery, signals: Signals, deadlines: Deadlines, purge: Purge
-) -> tuple[grpc.aio.Server, HealthMonitor]:
-    """The server with all its services, ClockService among them when the clock is a test clock, and the monitor of its health."""
+) -> tuple[grpc.aio.Server, HealthMonitor, Boundary]:
+    """The server with all its services, ClockService among them when the clock is a test clock, the monitor of its health, and its edge."""
     policy = settings.timeout_policy
     names = (*SERVICE_NAMES, CLOCK_SERVICE_NAME) if isinstance(clock, TestClock) else SERVICE_NAMES
     monitor = HealthMonitor(store, names)
     options = [("grpc.max_receive_message_length", MAX_REQUEST_BYTES), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]
-    server = grpc.aio.server(interceptors=[Boundary(monitor.doubt)], options=options)
+    boundary = Boundary(monitor.doubt)
+    server = grpc.aio.server(interceptors=[boundary], options=options)
     session_service_pb2_grpc.add_SessionServiceServicer_to_server(
         SessionService(store, clock, policy, monitor, signals, settings.stream_heartbeat_seconds), server
     )
@@ -64,4 +65,4 @@ def build_server(
         clock_service_pb2_grpc.add_ClockServiceServicer_to_server(ClockService(clock, deadlines, purge), server)
     health_pb2_grpc.add_HealthServicer_to_server(monitor.servicer, server)
     reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    return server, monitor
+    return server, monitor, boundary

@@ -211,6 +211,8 @@ class SqliteStore(Store):
         await self._writer.run(work)
 
     async def close(self) -> None:
+        if self._closed:
+            return
         self._closed = True
         await self._writer.close()
         await asyncio.to_thread(self._long_reader.shutdown)

@@ -396,7 +396,6 @@ def _paths() -> Iterator[Bad]:
         f"{SESSIONS}/{SID}/messages/x",
         f"{SESSIONS}/{SID}/Messages",
         f"{SESSIONS}//{SID}",
-        "/socket.io/x",
         "/metrics",
         "/favicon.ico",
         "/.env",
@@ -557,12 +556,6 @@ def _heads() -> Iterator[Bad]:
         yield _get(f"{SESSIONS}/{SID}", FINE, headers, f"GET with {name}")
     for name, headers in {
         "an expectation nobody knows": (("Expect", "cake"),),
-        "an upgrade to WebSocket": (
-            ("Connection", "Upgrade"),
-            ("Upgrade", "websocket"),
-            ("Sec-WebSocket-Version", "13"),
-            ("Sec-WebSocket-Key", "eA=="),
-        ),
         "an upgrade to HTTP/2": (("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABkAAQAAP__")),
         "two hosts": (("Host", "a"), ("Host", "b")),
         "a body in a GET": (("Content-Length", "0"),),
