@@ -34,10 +34,7 @@ _DECIMAL = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)\s*", re.ASCII)
 _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?\s*", re.ASCII | re.IGNORECASE)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
-# What a Timestamp can hold: the years 1 to 9999.
-_EARLIEST_MS = -62_135_596_800_000
 _MAX_INT64 = 2**63 - 1
-_LATEST_MS = 253_402_300_799_999
 
 
 def create_session(body: Body) -> CreateSessionRequest:
@@ -223,7 +220,7 @@ def _instant(query: Query, parameter: str) -> Timestamp | None:
         except ValueError as error:
             reason = f"{parameter} must be milliseconds since the epoch or ISO 8601"
             raise _invalid_pagination(parameter, text, reason) from error
-    if not _EARLIEST_MS <= instant <= _LATEST_MS:
+    if not times.FIRST_MS <= instant <= times.LAST_MS:
         raise _invalid_pagination(parameter, text, f"{parameter} is out of range")
     return values.timestamp(math.ceil(instant) if parameter == "before" else math.floor(instant))
 

@@ -40,6 +40,9 @@ class HttpProtocol(HttpToolsProtocol):
         """Answers a request that cannot be read, and closes the connection."""
         reason = msg.rstrip(".")
         body = orjson.dumps(ApiError("INVALID_REQUEST", f"Invalid request: {reason}", reason=reason).body)
-        head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        head = (
+            f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            "access-control-allow-origin: *\r\nconnection: close\r\n\r\n"
+        )
         self.transport.write(head.encode() + body)
         self.transport.close()

@@ -150,7 +150,7 @@ def _internal(method: str, request: Any, error_id: str) -> tuple[str, str, dict[
         case "CreateSession":
             return "SESSION_CREATION_FAILED", f"The session could not be created: {reason}", {"reason": reason}
         case "SendMessage" | "Converse" as name:
-            session_id = (request if name == "SendMessage" else request.message).session_id
+            session_id = (request if name == "SendMessage" else request.message).session_id.lower()
             return "MESSAGE_SEND_FAILED", f"The message could not be sent: {reason}", {"sessionId": session_id, "reason": reason}
         case _:
             return "INTERNAL", f"Internal error {error_id}", {"errorId": error_id}

@@ -9,9 +9,10 @@ from eliza.sessions.v1 import message_service_pb2 as pb
 from eliza.sessions.v1 import values
 from eliza.sessions.v1.limits import DEFAULT_MESSAGES, MAX_MESSAGES
 from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceServicer
+from eliza.sessions.v1.times import FIRST_MS, LAST_MS
 from server.agents.delivery import Delivery
 from server.clock import Clock
-from server.domain.errors import AgentReplyTimeoutError, DomainError
+from server.domain.errors import AgentReplyTimeoutError, DomainError, InvalidPaginationError
 from server.domain.events import Chunk, Entry
 from server.domain.ids import new_id
 from server.domain.messages import Draft
@@ -74,8 +75,8 @@ class MessageService(MessageServiceServicer):
     async def ListMessages(self, request: pb.ListMessagesRequest, context: Any) -> pb.ListMessagesResponse:
         session = await self._live_session(request.session_id.lower())
         size = page_size(request.page_size, DEFAULT_MESSAGES, MAX_MESSAGES)
-        before_ms = values.ms_ceil(request.before) if request.HasField("before") else None
-        after_ms = values.ms_floor(request.after) if request.HasField("after") else None
+        before_ms = _cursor("before", values.ms_ceil(request.before)) if request.HasField("before") else None
+        after_ms = _cursor("after", values.ms_floor(request.after)) if request.HasField("after") else None
         forward = after_ms is not None and before_ms is None
         scope = ("messages", session.id, before_ms, after_ms)
         if request.page_token:
@@ -98,3 +99,10 @@ class MessageService(MessageServiceServicer):
         session = await self._store.get_session(session_id)
         require_live(session, self._clock.now_ms())
         return session
+
+
+def _cursor(parameter: str, instant_ms: int) -> int:
+    """A cursor in ms. Raises InvalidPaginationError for one that no Timestamp should hold."""
+    if not FIRST_MS <= instant_ms <= LAST_MS:
+        raise InvalidPaginationError(parameter, instant_ms, "is out of the years 1 to 9999")
+    return instant_ms

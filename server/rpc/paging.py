@@ -9,6 +9,8 @@ from server.domain.errors import InvalidPaginationError
 
 Item = str | int | None
 
+_MAX_INT64 = 2**63 - 1
+
 
 def page_size(requested: int, default: int, greatest: int) -> int:
     """The size of a page: 0 means the default, more than the greatest counts as that. Raises InvalidPaginationError for less than 0."""
@@ -29,6 +31,8 @@ def read_token(token: str, scope: Sequence[Item], kinds: Sequence[type]) -> list
     except (ValueError, TypeError) as error:
         raise _invalid(token) from error
     if found_scope != list(scope) or not isinstance(position, list) or [type(item) for item in position] != list(kinds):
+        raise _invalid(token)
+    if any(isinstance(item, int) and abs(item) > _MAX_INT64 for item in position):
         raise _invalid(token)
     return position
 

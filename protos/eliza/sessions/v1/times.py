@@ -9,6 +9,11 @@ LATEST_MS = (dt.datetime(9000, 1, 1, tzinfo=dt.UTC) - _EPOCH) // _MS
 """The last instant that a client may name, in ms: far from the end of what a Timestamp can hold, so that sums stay inside."""
 
 
+FIRST_MS = (dt.datetime(1, 1, 1, tzinfo=dt.UTC) - _EPOCH) // _MS
+LAST_MS = (dt.datetime(9999, 12, 31, 23, 59, 59, 999000, tzinfo=dt.UTC) - _EPOCH) // _MS
+"""What a Timestamp can hold, in ms: the years 1 to 9999."""
+
+
 def iso(ms: int) -> str:
     """Writes an instant in ms as ISO 8601 in UTC with exactly three fractional digits: `2026-01-31T09:05:00.000Z`."""
     return (_EPOCH + dt.timedelta(milliseconds=ms)).isoformat(timespec="milliseconds")[:-6] + "Z"
