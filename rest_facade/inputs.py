@@ -113,7 +113,8 @@ def shown(value: object) -> str:
         return cut(value)
     try:
         return cut(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
-    except RecursionError:
+    except (RecursionError, TypeError):
+        # Nested too deeply; or bytes, which a socket can bring.
         return "…"
 
 

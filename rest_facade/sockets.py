@@ -37,7 +37,9 @@ class Sockets:
         self.app = socketio.ASGIApp(self._io, socketio_path=PATH)
         self._io.on("connect", self._connect)
         self._io.on("disconnect", self._disconnect)
-        handlers = {"join": self._join, "leave": self._leave, "message": self._message, str(JOIN): self._join, str(SEND): self._send}
+        handlers: dict[str | int, Handler] = {"join": self._join, "leave": self._leave, "message": self._message}
+        # A bare event's name is a string or, as JavaScript sends it, a number.
+        handlers |= {JOIN: self._join, SEND: self._send, str(JOIN): self._join, str(SEND): self._send}
         for name, handler in handlers.items():
             self._io.on(name, self._answered(handler))
 

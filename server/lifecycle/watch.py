@@ -44,6 +44,7 @@ class Signals:
 
     def __init__(self) -> None:
         self._watches: dict[str, set[Watch]] = {}
+        self._open: set[Watch] = set()
         self.closed = False
 
     def committed(self, commit: Commit) -> None:
@@ -61,9 +62,16 @@ class Signals:
     def close(self) -> None:
         """Ends all watches with UnavailableError: the service stops."""
         self.closed = True
-        for watches in list(self._watches.values()):
-            for watch in watches:
-                watch.wake_up()
+        for watch in self._open:
+            watch.wake_up()
+
+    def register(self, watch: "Watch") -> None:
+        """Counts a watch among those that `close` ends."""
+        self._open.add(watch)
+
+    def unregister(self, watch: "Watch") -> None:
+        """Counts it no longer."""
+        self._open.discard(watch)
 
     def add(self, session_id: str, watch: "Watch") -> None:
         """Has a watch woken for a session."""
@@ -86,6 +94,7 @@ class Watch:
         self._places: dict[str, _Place] = {}
         self._woken: dict[str, None] = {}
         self._wake = asyncio.Event()
+        signals.register(self)
 
     async def join(self, session_id: str, after_sequence: int | None) -> Session:
         """Follows a session from the entry after a sequence, or from now on; returns it as it stands.
@@ -112,6 +121,7 @@ class Watch:
 
     def close(self) -> None:
         """Follows nothing any longer."""
+        self._signals.unregister(self)
         for session_id in list(self._places):
             self.leave(session_id)
 
@@ -157,8 +167,6 @@ class Watch:
     async def _read_session(self, place: _Place) -> list[Item]:
         session = place.session
         entries = await self._store.list_entries(session.id, after_sequence=place.sequence, limit=PAGE_ENTRIES)
-        if not entries and not place.chunks:
-            return await self._end(place)
         items: list[Item] = []
         for entry in entries:
             # A chunk comes after the message that it answers and before what the log has next.
@@ -168,6 +176,8 @@ class Watch:
             place.sequence = entry.sequence
         while place.chunks and place.chunks[0].answers <= place.sequence:
             items.append((session, place.chunks.popleft()))
+        if not items:
+            return await self._end(place)
         if entries:
             # There may be more; if not, the next look finds out whether this was the end.
             self.wake(session.id)

@@ -162,11 +162,11 @@ class SessionService(SessionServiceServicer):
                     return pb.WatchSessionsResponse(joined=joined)
                 case "leave":
                     watch.leave(request.leave.session_id.lower())
-                    return pb.WatchSessionsResponse(end=pb.WatchSessionsResponse.End(session_id=request.leave.session_id))
+                    return pb.WatchSessionsResponse(end=pb.WatchSessionsResponse.End(session_id=request.leave.session_id.lower()))
                 case _:
                     raise MissingFieldsError(["change"])
         except DomainError as error:
-            return _ended(request.join.session_id, error)
+            return _ended(request.join.session_id.lower(), error)
 
     def _heartbeat(self) -> log_pb2.WatchHeartbeat:
         return log_pb2.WatchHeartbeat(now=values.timestamp(self._clock.now_ms()))

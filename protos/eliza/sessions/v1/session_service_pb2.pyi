@@ -444,7 +444,7 @@ class WatchSessionsResponse(_message.Message):
         MESSAGE_FIELD_NUMBER: _builtins.int
         DETAILS_FIELD_NUMBER: _builtins.int
         session_id: _builtins.str
-        """UUID of the session, as the client named it."""
+        """UUID of the session, in lower case."""
         reason: _errors_pb2.ErrorReason.ValueType
         """Why, where it did not expire or was left."""
         message: _builtins.str

@@ -87,9 +87,11 @@ def _fill(value: Value, item: Json, depth: int, room: Iterator[int]) -> None:
     elif isinstance(item, Mapping):
         value.struct_value.SetInParent()
         _fill_fields(value.struct_value, item, depth - 1, room)
-    else:
+    elif isinstance(item, (list, tuple)):
         value.list_value.SetInParent()
         _fill_items(value.list_value, item, depth - 1, room)
+    else:
+        raise ValueError(f"holds {type(item).__name__}, which JSON cannot write")
 
 
 def _check_depth(depth: int) -> None:
