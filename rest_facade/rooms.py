@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import grpc.aio
 import structlog
@@ -17,9 +17,6 @@ from rest_facade import events
 from rest_facade.backend import Backend, read
 from rest_facade.errors import ApiError, from_row
 from rest_facade.follow import RECONNECT_SECONDS, Follower
-
-BACKLOG: Final = 500
-"""How many events may wait for a socket; one that is further behind is served from the server's store at its own pace."""
 
 _log = structlog.get_logger(__name__)
 
@@ -34,8 +31,8 @@ class Outlet(Protocol):
     async def emit(self, socket_id: str, name: str, payload: events.Payload) -> None:
         """Queues an event for a socket; one that is gone is ignored."""
 
-    def backlog(self, socket_id: str) -> int:
-        """How many events wait for a socket."""
+    def is_full(self, socket_id: str) -> bool:
+        """Whether so many events wait for a socket that it should be served from the server's store, at its own pace."""
 
     async def flushed(self, socket_id: str) -> None:
         """Waits until nothing waits for a socket, or it is gone."""
@@ -110,6 +107,9 @@ class Rooms:
         member.catching_up = asyncio.create_task(self._catch_up(session_id, member, follower))
         try:
             (await self._watch(session_id)).members[socket_id] = member
+            if self._is_level(session_id, member) and member.catching_up:
+                member.catching_up.cancel()
+                member.catching_up = None
         except ApiError as error:
             # It has expired: what it left behind is all there is.
             _log.debug("replayed only", session_id=session_id, reason=error.row.reason)
@@ -182,7 +182,7 @@ class Rooms:
         for member in list(watched.members.values()):
             if member.catching_up:
                 continue
-            if self._outlet.backlog(member.socket_id) > BACKLOG:
+            if self._outlet.is_full(member.socket_id):
                 follower = Follower(self._backend, entry.session_id, member.sequence)
                 member.catching_up = asyncio.create_task(self._catch_up(entry.session_id, member, follower))
             else:
@@ -191,7 +191,7 @@ class Rooms:
     async def _chunk(self, chunk: ReplyChunk) -> None:
         if watched := self._watched.get(chunk.session_id):
             for member in list(watched.members.values()):
-                if not member.catching_up and self._outlet.backlog(member.socket_id) <= BACKLOG:
+                if not member.catching_up and not self._outlet.is_full(member.socket_id):
                     await self._outlet.emit(member.socket_id, "messageStreamChunk", events.stream_chunk(chunk, member.room))
 
     def _end(self, end: WatchSessionsResponse.End) -> None:
@@ -220,10 +220,11 @@ class Rooms:
                 async for item in follower:
                     if isinstance(item, LogEntry):
                         await self._send(member, item)
-                    if self._outlet.backlog(member.socket_id) > BACKLOG:
+                    elif item is not None:
+                        await self._outlet.emit(member.socket_id, "messageStreamChunk", events.stream_chunk(item, member.room))
+                    if self._outlet.is_full(member.socket_id):
                         await self._outlet.flushed(member.socket_id)
-                    watched = self._watched.get(session_id)
-                    if watched and watched.sequence is not None and member.sequence >= watched.sequence:
+                    if self._is_level(session_id, member):
                         # Live from here on: nothing may be awaited between the look and this.
                         member.catching_up = None
                         return
@@ -231,6 +232,11 @@ class Rooms:
                 # Expired or deleted: there is nothing more to come.
                 _log.info("a socket stopped following", session_id=session_id, cause=str(error))
                 self._drop(member.socket_id, session_id)
+
+    def _is_level(self, session_id: str, member: _Member) -> bool:
+        """Whether a member stands where its session does."""
+        watched = self._watched.get(session_id)
+        return watched is not None and watched.sequence is not None and member.sequence >= watched.sequence
 
     @staticmethod
     async def _reopen(follower: Follower) -> None:

@@ -1,6 +1,5 @@
 """Socket.IO: both dialects of incoming events, and the sockets that outgoing ones are sent to."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeAlias
 
@@ -20,6 +19,12 @@ Handler: TypeAlias = Callable[[str, Mapping[str, Any]], Awaitable[None]]
 PATH: Final = "/socket.io"
 JOIN: Final = 1
 SEND: Final = 2
+
+BACKLOG: Final = 500
+"""How many events may wait for a WebSocket."""
+
+POLLING_BACKLOG: Final = 10
+"""How many may wait for a polling client: one answer brings them all, and the Python client reads at most 16 packets of it."""
 
 _NAMESPACE = "/"
 
@@ -47,31 +52,34 @@ class Sockets:
         """Queues an event for a socket; one that is gone is ignored."""
         await self._io.emit(name, payload, to=socket_id)
 
-    def backlog(self, socket_id: str) -> int:
-        """How many events wait for a socket."""
-        queue = self._queue(socket_id)
-        return queue.qsize() if queue else 0
+    def is_full(self, socket_id: str) -> bool:
+        """Whether so many events wait for a socket that it should be served from the server's store, at its own pace."""
+        transport = self._transport(socket_id)
+        return transport is not None and transport.queue.qsize() > (BACKLOG if transport.upgraded else POLLING_BACKLOG)
 
     async def flushed(self, socket_id: str) -> None:
         """Waits until nothing waits for a socket, or it is gone."""
-        if queue := self._queue(socket_id):
-            await queue.join()
+        if transport := self._transport(socket_id):
+            await transport.queue.join()
 
     async def close(self) -> None:
-        """Closes every connection in a way that has clients connect again."""
-        for transport_id in list(self._io.eio.sockets):
-            await self._io.eio.disconnect(transport_id)
+        """Ends the polls, in a way that has clients connect again. WebSockets the HTTP server closes by itself."""
+        for transport in list(self._io.eio.sockets.values()):
+            if not transport.upgraded:
+                await transport.close(wait=False)
 
-    def _queue(self, socket_id: str) -> asyncio.Queue[Any] | None:
-        transport_id = self._io.manager.eio_sid_from_sid(socket_id, _NAMESPACE)
-        transport = self._io.eio.sockets.get(transport_id)
-        return transport.queue if transport else None
+    def _transport(self, socket_id: str) -> Any:
+        """The connection of a socket; None when it is gone."""
+        return self._io.eio.sockets.get(self._io.manager.eio_sid_from_sid(socket_id, _NAMESPACE))
 
     async def _connect(self, socket_id: str, environ: Mapping[str, Any], auth: object = None) -> None:
         await self.emit(socket_id, "connection_established", {"message": "Connected to eliza-sessions", "socketId": socket_id})
 
     async def _disconnect(self, socket_id: str, *_reason: object) -> None:
         self.rooms.forget(socket_id)
+        if transport := self._transport(socket_id):
+            # The library leaves the last poll of a client that said goodbye waiting.
+            transport.queue.put_nowait(None)
 
     def _answered(self, handler: Handler) -> Callable[..., Awaitable[Payload]]:
         """A handler whose failures the socket hears as `messageError`, and in the acknowledgement where it asks for one."""

@@ -40,6 +40,7 @@ class Service:
         self._delivery = Delivery(store, self._signals.chunk)
         store.add_listener(self._delivery.committed)
         self._deadlines = Deadlines(store, clock)
+        store.add_listener(self._deadlines.committed)
         self._purge = Purge(
             store,
             clock,

@@ -2,18 +2,19 @@
 
 import asyncio
 import uuid
+from contextlib import suppress
 from typing import Final
 
 import structlog
 
 from server.clock import Clock
 from server.domain.errors import DomainError, ResourceExhaustedError, SessionNotFoundError, UnavailableError
-from server.domain.sessions import fall_due
-from server.store.base import Store
+from server.domain.sessions import due_at_ms, fall_due
+from server.store.base import Commit, Store
 
 BATCH: Final = 256
 LONGEST_SLEEP_S: Final = 1.0
-"""Not longer, because the clock may be set, and a deadline may be moved nearer, while we sleep."""
+"""Not longer, because the clock may be set while we sleep."""
 
 log = structlog.get_logger()
 
@@ -25,6 +26,14 @@ class Deadlines:
         self._store = store
         self._clock = clock
         self._failing: set[str] = set()
+        self._nearer = asyncio.Event()
+        self._next_ms: int | None = None
+
+    def committed(self, commit: Commit) -> None:
+        """Wakes the sleeper when a commit has made a deadline that is nearer than the one it sleeps until."""
+        due = (due_at_ms(outcome.session) for outcome in commit.outcomes)
+        if any(due_ms is not None and (self._next_ms is None or due_ms < self._next_ms) for due_ms in due):
+            self._nearer.set()
 
     async def run_due(self) -> None:
         """Makes everything happen that is due at this instant. Raises what the store raises when it cannot be used."""
@@ -38,16 +47,19 @@ class Deadlines:
         """Makes everything happen as it falls due, until cancelled."""
         while True:
             wait_s = LONGEST_SLEEP_S
+            self._nearer.clear()
             try:
                 await self.run_due()
-                next_ms = await self._store.next_due_ms()
-                if next_ms is not None and not self._failing:
-                    wait_s = (next_ms - self._clock.now_ms()) / 1000
+                self._next_ms = await self._store.next_due_ms()
+                if self._next_ms is not None and not self._failing:
+                    wait_s = (self._next_ms - self._clock.now_ms()) / 1000
             except DomainError as error:
                 log.warning("deadlines are held up", cause=str(error))
             except Exception:
                 log.exception("deadlines are held up", error_id=uuid.uuid4().hex)
-            await asyncio.sleep(min(max(wait_s, 0), LONGEST_SLEEP_S))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(max(wait_s, 0), LONGEST_SLEEP_S)):
+                    await self._nearer.wait()
 
     async def _fall_due(self, session_id: str, due_ms: int) -> bool:
         """Lets happen what was due at an instant, even if the clock has been set back since; tells whether that could be done."""

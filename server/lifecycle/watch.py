@@ -105,10 +105,10 @@ class Watch:
         """
         session = await self._store.get_session(session_id)
         start = session.last_sequence if after_sequence is None else after_sequence
+        if session.expired and start >= session.last_sequence:
+            raise SessionExpiredError(session.id, session.expires_at_ms)
         if not 0 <= start <= session.last_sequence:
             raise InvalidFieldError("after_sequence", start, "is not a sequence of the session's log")
-        if session.expired and start == session.last_sequence:
-            raise SessionExpiredError(session.id, session.expires_at_ms)
         self._places[session_id] = _Place(session, start)
         self._signals.add(session_id, self)
         self.wake(session_id)
@@ -178,9 +178,8 @@ class Watch:
             items.append((session, place.chunks.popleft()))
         if not items:
             return await self._end(place)
-        if entries:
-            # There may be more; if not, the next look finds out whether this was the end.
-            self.wake(session.id)
+        # There may be more; if not, the next look finds out whether this was the end.
+        self.wake(session.id)
         return items
 
     async def _end(self, place: _Place) -> list[Item]:

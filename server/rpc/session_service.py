@@ -132,18 +132,22 @@ class SessionService(SessionServiceServicer):
                 while True:
                     await asyncio.wait([change, news], return_when=asyncio.FIRST_COMPLETED)
                     if change.done():
-                        request = change.result()
-                        if request is None:
-                            return
-                        yield await self._change(watch, request)
-                        change = asyncio.ensure_future(anext(requests, None))
-                    if news.done():
+                        # What was read before the change comes before its answer.
+                        news.cancel()
+                        await asyncio.wait([news])
+                    if not news.cancelled():
                         items = news.result()
                         if not items:
                             yield pb.WatchSessionsResponse(heartbeat=self._heartbeat())
                         for item in items:
                             yield _watched(item)
-                        news = asyncio.ensure_future(watch.next(self._heartbeat_s))
+                    if change.done():
+                        request = change.result()
+                        if request is None:
+                            return
+                        yield await self._change(watch, request)
+                        change = asyncio.ensure_future(anext(requests, None))
+                    news = asyncio.ensure_future(watch.next(self._heartbeat_s))
             finally:
                 change.cancel()
                 news.cancel()

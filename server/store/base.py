@@ -53,7 +53,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What one commit has done to sessions: the outcomes of rules, in order, and the ids of sessions that were deleted."""
+    """What one commit has done to sessions: the outcomes of creations and rules, in order, and the ids of those that were deleted."""
 
     outcomes: Sequence[Outcome]
     deleted: Sequence[str]
@@ -74,9 +74,10 @@ class Store(ABC):
 
     @abstractmethod
     def add_listener(self, listener: CommitListener) -> None:
-        """Has the listener called on the event loop after each commit of `apply` and `delete_session`, also where the caller is gone.
+        """Has the listener called on the event loop after each commit of `create_session`, `apply` and `delete_session`.
 
-        It is called before they return, and must not raise, nor take long. What the purge and `clear_sessions` remove it is not told.
+        It is called before they return, also where their callers are gone; it must not raise, nor take long. What the purge and
+        `clear_sessions` remove it is not told.
         """
 
     @abstractmethod

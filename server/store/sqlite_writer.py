@@ -89,9 +89,10 @@ class SqliteWriter:
     async def create(self, session: Session) -> None:
         """Adds a session."""
 
-        def work(group: _Group, now_ms: int) -> None:
+        def work(group: _Group, now_ms: int) -> Outcome:
             group.sessions[session.id] = session
             group.created.add(session.id)
+            return Outcome(session)
 
         await self._submit(work, session.id)
 
@@ -218,7 +219,7 @@ class SqliteWriter:
     def _answer(self, group: list[_Operation]) -> None:
         done = [operation for operation in group if operation.session_id is not None and operation.error is None]
         results = [operation.result for operation in done]
-        # A rule leaves its outcome, a deletion the session's id.
+        # A creation and a rule leave an outcome, a deletion the session's id.
         commit = Commit(
             [result for result in results if isinstance(result, Outcome)], [result for result in results if isinstance(result, str)]
         )

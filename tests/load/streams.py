@@ -226,6 +226,13 @@ def report(moment: str, processes: dict[str, psutil.Process]) -> dict[str, float
     return memory
 
 
+async def given_back(process: psutil.Process, descriptors: int) -> None:
+    """Waits until a process has no more descriptors than these, but not for ever."""
+    give_up = time.perf_counter() + SETTLING_SECONDS
+    while process.num_fds() > descriptors and time.perf_counter() < give_up:  # noqa: ASYNC110 - another process tells nobody
+        await asyncio.sleep(0.1)
+
+
 async def streams(service: Serve, count: int, gets: int) -> None:
     """Opens the streams, measures and prints, closes them, and measures again; then all that once more, on a warm facade."""
     server = psutil.Process(service.process.pid)
@@ -265,16 +272,14 @@ async def streams(service: Serve, count: int, gets: int) -> None:
             )
             sent = time.perf_counter() - begun
             await arrivals
-            print(
-                f"{count} messages sent in {sent:.1f} s; each of {len(opened)} streams had its first after {time.perf_counter() - begun:.1f} s"
-            )
+            arrived = time.perf_counter() - begun
+            print(f"{count} messages sent in {sent:.1f} s; all {len(opened)} streams had their first after {arrived:.1f} s")
             report(f"{turn} turn, after messages", processes)
 
             await asyncio.gather(*(stream.close() for stream in opened))
             del opened
             begun = time.perf_counter()
-            while facade.num_fds() > descriptors and time.perf_counter() < begun + SETTLING_SECONDS:
-                await asyncio.sleep(0.1)  # noqa: ASYNC110 - it is another process that is waited for
+            await given_back(facade, descriptors)
             print(f"closed; descriptors back after {time.perf_counter() - begun:.1f} s")
             report(f"{turn} turn, streams closed", processes)
             again_ms = await get_ms(service.rest, beside, gets)

@@ -1,0 +1,1 @@
+"""Socket.IO clients, a browser, and programs that the real-time tests run."""

@@ -1,0 +1,307 @@
+"""What watches stand on: the store's listeners and its log, and the Watch itself, in this process."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from server.agents.delivery import Delivery
+from server.clock import TestClock
+from server.domain.agents import ECHO_ID, Agent, AgentKind
+from server.domain.errors import (
+    AgentNotFoundError,
+    InvalidFieldError,
+    SessionExpiredError,
+    SessionNotFoundError,
+    UnavailableError,
+)
+from server.domain.events import Chunk, Entry
+from server.domain.messages import Draft
+from server.domain.sessions import Outcome, Rule, Session, fall_due, heartbeat, renew, send_message, update_timeout
+from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig
+from server.lifecycle.deadlines import Deadlines
+from server.lifecycle.watch import PAGE_ENTRIES, WAITING_CHUNKS, End, Signals, Watch
+from server.store.base import PAGE_BYTES, Commit
+from server.store.sqlite import SqliteStore
+from tests.unit.samples import MINUTE, POLICY, T0, session
+
+ECHO_AGENT = Agent(ECHO_ID, "echo", AgentKind.ECHO, T0, T0)
+
+
+def say(content: str = "hello") -> Rule:
+    return partial(send_message, message_id=str(uuid.uuid4()), draft=Draft(content))
+
+
+@pytest.fixture
+def clock() -> TestClock:
+    clock = TestClock()
+    clock.set_ms(T0)
+    return clock
+
+
+@pytest.fixture
+async def store(tmp_path: Path, clock: TestClock) -> AsyncIterator[SqliteStore]:
+    store = await SqliteStore.open(tmp_path / "store.db", clock)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def one(store: SqliteStore) -> Session:
+    new = session(T0, agent_id=ECHO_ID)
+    await store.create_session(new)
+    return new
+
+
+class TestListeners:
+    async def test_they_hear_of_what_is_durable_before_the_caller_does(self, store: SqliteStore, one: Session, tmp_path: Path) -> None:
+        heard: list[tuple[Commit, bool]] = []
+        call: asyncio.Task[Outcome]
+        store.add_listener(lambda commit: heard.append((commit, call.done())))
+        call = asyncio.create_task(store.apply(one.id, say()))
+        outcome = await call
+        assert [([*commit.outcomes], [*commit.deleted], done) for commit, done in heard] == [([outcome], [], False)]
+        assert await store.list_entries(one.id, after_sequence=0, limit=10) == [*outcome.entries]
+
+    async def test_outcomes_come_in_order_and_each_once(self, store: SqliteStore, one: Session) -> None:
+        heard: list[int] = []
+        store.add_listener(lambda commit: heard.extend(entry.sequence for outcome in commit.outcomes for entry in outcome.entries))
+        await asyncio.gather(*(store.apply(one.id, say(f"{n}")) for n in range(700)))
+        assert heard == list(range(1, 701))
+
+    async def test_all_of_them_hear(self, store: SqliteStore, one: Session) -> None:
+        first: list[Commit] = []
+        second: list[Commit] = []
+        store.add_listener(first.append)
+        store.add_listener(second.append)
+        await store.apply(one.id, say())
+        assert len(first) == 1
+        assert first == second
+
+    async def test_a_deletion_is_told(self, store: SqliteStore, one: Session) -> None:
+        heard: list[str] = []
+        store.add_listener(lambda commit: heard.extend(commit.deleted))
+        await store.delete_session(one.id)
+        with pytest.raises(SessionNotFoundError):
+            await store.delete_session(one.id)
+        assert heard == [one.id]
+
+    async def test_a_rule_that_fails_is_not_told(self, store: SqliteStore, one: Session, clock: TestClock) -> None:
+        heard: list[Outcome] = []
+        store.add_listener(lambda commit: heard.extend(commit.outcomes))
+        clock.set_ms(T0 + 30 * MINUTE)
+        with pytest.raises(SessionExpiredError):
+            await store.apply(one.id, say())
+        with pytest.raises(SessionNotFoundError):
+            await store.apply("nobody", say())
+        assert heard == []
+
+    async def test_they_hear_also_where_the_caller_is_gone(self, store: SqliteStore, one: Session) -> None:
+        heard: list[int] = []
+        store.add_listener(lambda commit: heard.extend(entry.sequence for outcome in commit.outcomes for entry in outcome.entries))
+        calls = [asyncio.create_task(store.apply(one.id, say(f"{n}"))) for n in range(100)]
+        await asyncio.sleep(0)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        last = await store.apply(one.id, say("last"))
+        assert heard == list(range(1, last.session.last_sequence + 1))
+
+    async def test_the_purge_and_clear_sessions_are_not_told(self, store: SqliteStore, one: Session, clock: TestClock) -> None:
+        clock.set_ms(T0 + 31 * MINUTE)
+        await store.apply(one.id, lambda stored, now_ms: fall_due(stored, now_ms))
+        await store.create_session(session(clock.now_ms()))
+        heard: list[Commit] = []
+        store.add_listener(heard.append)
+        while await store.purge(clock.now_ms(), 10):
+            pass
+        await store.clear_sessions()
+        assert [(*commit.outcomes, *commit.deleted) for commit in heard if commit.outcomes or commit.deleted] == []
+
+
+class TestListEntries:
+    async def test_every_kind_comes_back_as_it_was(self, store: SqliteStore, one: Session, clock: TestClock) -> None:
+        made: list[Entry] = []
+        change = partial(update_timeout, change=PartialTimeoutConfig(timeout_minutes=31.5, auto_renew=False), policy=POLICY)
+        for rule in (say("ünïcödé 😀"), heartbeat, renew, change):
+            clock.set_ms(clock.now_ms() + MINUTE)
+            made += (await store.apply(one.id, rule)).entries
+        for minutes in (27, 60):
+            clock.set_ms(clock.now_ms() + minutes * MINUTE)
+            made += (await store.apply(one.id, fall_due)).entries
+        assert [entry.kind for entry in made] == ["message", "renewal", "renewal", "timeout_change", "warning", "expiry"]
+        assert await store.list_entries(one.id, after_sequence=0, limit=100) == made
+
+    @pytest.mark.parametrize(("after", "limit"), [(0, 1), (0, 10), (3, 4), (9, 5), (10, 5), (11, 5)])
+    async def test_pages(self, store: SqliteStore, one: Session, after: int, limit: int) -> None:
+        other = session(T0)
+        await store.create_session(other)
+        await asyncio.gather(*(store.apply(of.id, say(f"{n}")) for n in range(10) for of in (one, other)))
+        found = await store.list_entries(one.id, after_sequence=after, limit=limit)
+        assert [entry.sequence for entry in found] == list(range(after + 1, min(after + limit, 10) + 1))
+        assert {entry.session_id for entry in found} <= {one.id}
+
+    async def test_none_for_a_session_that_is_not_there(self, store: SqliteStore, one: Session) -> None:
+        assert await store.list_entries("nobody", after_sequence=0, limit=5) == []
+        await store.apply(one.id, say())
+        await store.delete_session(one.id)
+        assert await store.list_entries(one.id, after_sequence=0, limit=5) == []
+
+    async def test_a_page_of_large_entries_stops_early(self, store: SqliteStore, one: Session) -> None:
+        large = Draft("x", "{}", '["' + "x" * (PAGE_BYTES // 2) + '"]')
+        for _ in range(4):
+            await store.apply(one.id, partial(send_message, message_id=str(uuid.uuid4()), draft=large))
+        found: list[Entry] = []
+        while page := await store.list_entries(one.id, after_sequence=len(found), limit=100):
+            assert len(page) == 1
+            found += page
+        assert [entry.sequence for entry in found] == [1, 2, 3, 4]
+
+
+class TestChannelsAndSeeds:
+    async def test_a_channel_leads_to_its_session(self, store: SqliteStore, one: Session) -> None:
+        await store.create_session(session(T0))
+        assert await store.find_channel(one.channel_id) == one.id
+
+    async def test_there_is_no_such_channel(self, store: SqliteStore, one: Session) -> None:
+        for channel_id in (one.id, "nobody", ""):
+            with pytest.raises(SessionNotFoundError):
+                await store.find_channel(channel_id)
+        await store.delete_session(one.id)
+        with pytest.raises(SessionNotFoundError):
+            await store.find_channel(one.channel_id)
+
+    async def test_a_seed_is_sown_once(self, store: SqliteStore, tmp_path: Path, clock: TestClock) -> None:
+        await store.seed_agent(ECHO_AGENT)
+        assert await store.get_agent(ECHO_ID) == ECHO_AGENT
+        renamed = await store.update_agent(ECHO_ID, lambda agent, now_ms: replace(agent, name="renamed"))
+        await store.seed_agent(ECHO_AGENT)
+        assert await store.get_agent(ECHO_ID) == renamed
+        await store.delete_agent(ECHO_ID)
+        await store.seed_agent(ECHO_AGENT)
+        await store.close()
+        reopened = await SqliteStore.open(tmp_path / "store.db", clock)
+        await reopened.seed_agent(ECHO_AGENT)
+        with pytest.raises(AgentNotFoundError):
+            await reopened.get_agent(ECHO_ID)
+        await reopened.close()
+
+    async def test_a_seed_is_not_sown_over_another(self, store: SqliteStore) -> None:
+        own = replace(ECHO_AGENT, name="my own")
+        await store.create_agent(own)
+        await store.seed_agent(ECHO_AGENT)
+        assert await store.get_agent(ECHO_ID) == own
+
+
+class TestWatch:
+    @pytest.fixture
+    def signals(self, store: SqliteStore) -> Signals:
+        signals = Signals()
+        store.add_listener(signals.committed)
+        return signals
+
+    @pytest.fixture
+    def watch(self, store: SqliteStore, signals: Signals) -> Watch:
+        return Watch(store, signals)
+
+    @staticmethod
+    async def all(watch: Watch) -> list[object]:
+        """All that there is to tell now."""
+        found: list[object] = []
+        while items := await watch.next(0):
+            found += [item if isinstance(item, End) else item[1] for item in items]
+        return found
+
+    @staticmethod
+    def chunk(of: Session, answers: int, index: int = 0) -> Chunk:
+        return Chunk(of.id, of.agent_id, "a reply", f"{index} ", index, answers)
+
+    async def test_more_than_a_page(self, store: SqliteStore, one: Session, watch: Watch) -> None:
+        await asyncio.gather(*(store.apply(one.id, say(f"{n}")) for n in range(2 * PAGE_ENTRIES + 1)))
+        await watch.join(one.id, 0)
+        assert [getattr(entry, "sequence", None) for entry in await self.all(watch)] == list(range(1, 2 * PAGE_ENTRIES + 2))
+
+    async def test_a_reader_that_waits_is_woken(self, store: SqliteStore, one: Session, watch: Watch) -> None:
+        await watch.join(one.id, None)
+        waiting = asyncio.create_task(watch.next(600))
+        outcome = await store.apply(one.id, say())
+        assert await waiting == [(one, outcome.entries[0])]
+
+    async def test_a_reader_that_waits_is_woken_by_the_end_of_the_service(self, one: Session, watch: Watch, signals: Signals) -> None:
+        await watch.join(one.id, None)
+        waiting = asyncio.create_task(watch.next(600))
+        await asyncio.sleep(0)
+        signals.close()
+        with pytest.raises(UnavailableError):
+            await waiting
+
+    async def test_a_watch_that_is_closed_is_forgotten(self, store: SqliteStore, one: Session, watch: Watch) -> None:
+        await watch.join(one.id, 0)
+        watch.close()
+        await store.apply(one.id, say())
+        assert await self.all(watch) == []
+        assert not watch.leave(one.id)
+
+    async def test_what_cannot_be_joined(self, store: SqliteStore, one: Session, watch: Watch, clock: TestClock) -> None:
+        for after in (-1, 1):
+            with pytest.raises(InvalidFieldError):
+                await watch.join(one.id, after)
+        with pytest.raises(SessionNotFoundError):
+            await watch.join("nobody", 0)
+        clock.set_ms(T0 + 31 * MINUTE)
+        await Deadlines(store, clock).run_due()
+        for after in (None, 1):
+            with pytest.raises(SessionExpiredError):
+                await watch.join(one.id, after)
+
+    async def test_chunks_find_their_place_however_late_the_reader_comes(
+        self, store: SqliteStore, one: Session, watch: Watch, signals: Signals
+    ) -> None:
+        await watch.join(one.id, 0)
+        await store.apply(one.id, say("first"))
+        signals.chunk(self.chunk(one, 1))
+        await store.apply(one.id, say("second"))
+        signals.chunk(self.chunk(one, 2))
+        assert [type(event) for event in await self.all(watch)] == [Entry, Chunk, Entry, Chunk]
+        signals.chunk(self.chunk(one, 2, 1))
+        assert await self.all(watch) == [self.chunk(one, 2, 1)]
+
+    async def test_the_oldest_of_too_many_chunks_are_let_go(self, store: SqliteStore, one: Session, watch: Watch, signals: Signals) -> None:
+        await watch.join(one.id, 0)
+        outcome = await store.apply(one.id, say())
+        for index in range(WAITING_CHUNKS + 5):
+            signals.chunk(self.chunk(one, 1, index))
+        entry, *chunks = await self.all(watch)
+        assert entry == outcome.entries[0]
+        assert chunks == [self.chunk(one, 1, index) for index in range(5, WAITING_CHUNKS + 5)]
+
+    async def test_a_deletion_ends_it(self, store: SqliteStore, one: Session, watch: Watch) -> None:
+        await watch.join(one.id, 0)
+        await store.delete_session(one.id)
+        (end,) = await self.all(watch)
+        assert isinstance(end, End)
+        assert isinstance(end.error, SessionNotFoundError)
+
+    async def test_a_deletion_ends_it_where_chunks_wait_for_a_message_that_is_gone(
+        self, store: SqliteStore, one: Session, watch: Watch, signals: Signals
+    ) -> None:
+        await store.seed_agent(ECHO_AGENT)
+        delivery = Delivery(store, signals.chunk)
+        store.add_listener(delivery.committed)
+        await watch.join(one.id, 0)
+        await store.apply(one.id, say("a b c"))
+        await delivery.drain()
+        await store.delete_session(one.id)
+        told = await self.all(watch)
+        assert [type(event) for event in told] == [End], told
+        assert isinstance(told[0], End)
+        assert isinstance(told[0].error, SessionNotFoundError)
+
+    async def test_nothing_named_makes_no_entry_and_wakes_nobody(self, store: SqliteStore, one: Session, watch: Watch) -> None:
+        await watch.join(one.id, 0)
+        await store.apply(one.id, partial(update_timeout, change=NOTHING_NAMED, policy=POLICY))
+        assert await self.all(watch) == []
