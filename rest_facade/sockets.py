@@ -36,7 +36,12 @@ class Sockets:
         self._backend = backend
         # Events of one socket are handled one after the other, so that messages keep their order.
         self._io = socketio.AsyncServer(
-            async_mode="asgi", cors_allowed_origins="*", async_handlers=False, max_http_buffer_size=max_message_bytes
+            async_mode="asgi",
+            cors_allowed_origins="*",
+            async_handlers=False,
+            # A client hears that it is connected before it hears anything else.
+            always_connect=True,
+            max_http_buffer_size=max_message_bytes,
         )
         self.rooms = Rooms(backend, self)
         self.app = socketio.ASGIApp(self._io, socketio_path=PATH)
