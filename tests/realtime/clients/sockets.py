@@ -128,6 +128,9 @@ class Python(Client):
     def __init__(self, url: str, transport: str) -> None:
         super().__init__()
         self._io = socketio.Client(reconnection_delay=0.05, reconnection_delay_max=0.2)
+        # The library handles each packet on a thread of its own; here they are wanted in the order in which they come.
+        trigger = self._io.eio._trigger_event
+        self._io.eio._trigger_event = lambda *arguments, **options: trigger(*arguments, **{**options, "run_async": False})
         self._io.on("connect", lambda: self.connects.append(self._io.get_sid()))
         self._io.on("disconnect", self.disconnects.append)
         self._io.on("*", lambda name, payload=None: self.events.append((name, payload)))
