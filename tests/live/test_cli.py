@@ -64,7 +64,8 @@ def refused(*arguments: str, cwd: Path, **settings: str) -> str:
 
 
 def test_the_installed_command_knows_its_version(tmp_path: Path) -> None:
-    done = subprocess.run(["eliza-sessions", "--version"], capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path)
+    command = [Path(sys.executable).with_name("eliza-sessions"), "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, f"eliza-sessions, version {metadata.version('eliza-sessions')}\n")
 
 
