@@ -9,6 +9,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import closing
