@@ -9,7 +9,7 @@ import grpc.aio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from eliza.sessions.v1.errors import cut
-from rest_facade import bodies, clock, errors, routes
+from rest_facade import bodies, clock, errors, openapi, routes
 from rest_facade.backend import Backend
 from rest_facade.bridge import TOO_LARGE
 from rest_facade.errors import ApiError
@@ -42,6 +42,7 @@ def create_app(backend: Backend) -> flask.Flask:
     app.url_map.merge_slashes = False
     routes.add_routes(app, backend)
     clock.add_routes(app, backend)
+    openapi.add_routes(app)
     app.before_request(_refuse_large_body)
     app.register_error_handler(ApiError, _tell)
     app.register_error_handler(grpc.aio.AioRpcError, lambda error: _tell(errors.from_rpc(error)))
@@ -51,7 +52,7 @@ def create_app(backend: Backend) -> flask.Flask:
         app,
         send_wildcard=True,
         methods=["GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS"],
-        expose_headers=["Retry-After", "Allow"],
+        expose_headers=["Retry-After", "Allow", "ETag", "Idempotency-Replayed"],
         max_age=_PREFLIGHT_SECONDS,
     )
     return app

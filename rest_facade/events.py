@@ -40,6 +40,10 @@ def entry_events(entry: LogEntry, room: Room) -> list[tuple[str, Payload]]:
             return [("sessionExpirationWarning", _of(entry, minutesRemaining=minutes))]
         case "expiry":
             return [("sessionExpired", _of(entry, expiredAt=codec.iso(entry.expiry.expired_at)))]
+        case "reply_failure":
+            failure = entry.reply_failure
+            failed = _of(entry, messageId=failure.message_id, reason=failure.reason, attempts=failure.attempts)
+            return [("agentReplyFailed", failed)]
         case _:
             # A newer server may report what this facade does not know.
             return []

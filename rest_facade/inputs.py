@@ -16,9 +16,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from eliza.sessions.v1 import times, values
 from eliza.sessions.v1.errors import cut
-from eliza.sessions.v1.limits import DEFAULT_MESSAGES, MAX_MESSAGES, MAX_METADATA_BYTES, MAX_SESSIONS
+from eliza.sessions.v1.limits import DEFAULT_MESSAGES, MAX_MESSAGES, MAX_METADATA_BYTES, MAX_REQUEST_ID, MAX_SESSIONS
 from eliza.sessions.v1.message_service_pb2 import ListMessagesRequest, SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import CreateSessionRequest, ListSessionsRequest, UpdateTimeoutRequest
+from eliza.sessions.v1.texts import is_text
 from eliza.sessions.v1.timeout_pb2 import TimeoutConfig
 from rest_facade.errors import ApiError
 
@@ -37,7 +38,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _MAX_INT64 = 2**63 - 1
 
 
-def create_session(body: Body) -> CreateSessionRequest:
+def create_session(body: Body, request_id: str = "") -> CreateSessionRequest:
     """The body of POST /sessions. Raises MISSING_FIELDS, INVALID_UUID, INVALID_METADATA, INVALID_TIMEOUT_CONFIG, in this order."""
     try:
         return CreateSessionRequest(
@@ -45,6 +46,7 @@ def create_session(body: Body) -> CreateSessionRequest:
             user_id=_id(body, "userId"),
             metadata=_metadata(body),
             timeout_config=_nested_timeout(body),
+            request_id=request_id,
         )
     except ApiError:
         # The server, which would have told about missing and malformed ids first, will not see this request.
@@ -67,6 +69,20 @@ def send_message(body: Body, session_id: str) -> tuple[SendMessageRequest, str]:
     attachments = _attachments(body)
     transport = _transport(body)
     return SendMessageRequest(session_id=session_id, content=content, metadata=_metadata(body), attachments=attachments), transport
+
+
+def idempotency_key(key: str | None) -> str:
+    """What an Idempotency-Key header says, with or without the quotes that its draft standard wants; empty when there is none.
+
+    Raises INVALID_FIELD.
+    """
+    if key is None:
+        return ""
+    bare = key[1:-1] if len(key) > 1 and key.startswith('"') and key.endswith('"') else key
+    if not 1 <= len(bare) <= MAX_REQUEST_ID or not bare.isascii() or not bare.isprintable():
+        reason = f"must have 1 to {MAX_REQUEST_ID} printable ASCII characters"
+        raise ApiError("INVALID_FIELD", f"Idempotency-Key {reason}", field="Idempotency-Key", value=cut(key), reason=reason)
+    return bare
 
 
 def update_timeout(body: Body, session_id: str) -> UpdateTimeoutRequest:
@@ -235,15 +251,6 @@ def _decimal_ms(text: str) -> Decimal:
         text = "+".join(text.rsplit(" ", 1))
         ms = times.ms_from_iso(text)
     return ms + Decimal(dt.datetime.fromisoformat(text).microsecond % 1000) / 1000
-
-
-def is_text(value: str) -> bool:
-    """Whether a string can be encoded: it holds no lone surrogate."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _invalid_uuid(field: str, value: object) -> ApiError:

@@ -10,6 +10,7 @@ from typing import Final
 import uvicorn
 
 from eliza.sessions.v1.limits import MAX_BODY_BYTES
+from rest_facade.admission import Admission
 from rest_facade.app import create_app
 from rest_facade.backend import Backend
 from rest_facade.bridge import Bridge, Message, Receive, Send
@@ -29,15 +30,17 @@ async def serve(
     deadline_seconds: float = 30,
     reply_deadline_seconds: float = 120,
     max_body_bytes: int = MAX_BODY_BYTES,
+    max_requests: int = 1000,
 ) -> None:
     """Serves REST on a bound socket until SIGTERM or SIGINT, then lets the requests under way finish and returns.
 
-    `server` is the gRPC server's HOST:PORT; it need not be there yet. `on_ready` is called once connections are accepted. A call to
-    the server may take `deadline_seconds`, the requests under way at the signal `grace_seconds`: then they are cancelled.
+    `server` is the gRPC server's HOST:PORT; it need not be there yet. `on_ready` is called once connections are accepted. At most
+    `max_requests` may wait for their answers at a time. A call to the server may take `deadline_seconds`, the requests under way at the
+    signal `grace_seconds`: then they are cancelled.
     """
     backend = Backend(server, deadline_seconds, reply_deadline_seconds)
     sockets = Sockets(backend, max_body_bytes)
-    bridge = Bridge(create_app(backend), _running(backend, sockets), max_body_bytes)
+    bridge = Admission(Bridge(create_app(backend), _running(backend, sockets), max_body_bytes), max_requests)
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket" or (scope["type"] == "http" and (scope["path"] + "/").startswith(f"{PATH}/")):
@@ -47,7 +50,7 @@ async def serve(
 
     async def end_streams() -> None:
         backend.stop_streams()
-        await sockets.close()
+        await sockets.close(grace_seconds)
 
     config = uvicorn.Config(
         app,

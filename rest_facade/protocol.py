@@ -1,9 +1,10 @@
 """HTTP/1.1 as uvicorn speaks it, with this API's error body for requests that cannot be read, and a bound on their heads."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from rest_facade.errors import ApiError
 
@@ -14,6 +15,7 @@ MAX_HEAD_BYTES: Final = 65_536
 class HttpProtocol(HttpToolsProtocol):
     """One connection of a client."""
 
+    _cycles: Sequence[RequestResponseCycle] = ()
     _head_bytes = 0
     _in_head = False
 
@@ -27,6 +29,7 @@ class HttpProtocol(HttpToolsProtocol):
         """The head of a request has been read."""
         self._in_head = False
         super().on_headers_complete()
+        self._cycles = [cycle for cycle in (*self._cycles, self.cycle) if cycle and not cycle.response_complete]
 
     def data_received(self, data: bytes) -> None:
         """Bytes came in."""
@@ -46,3 +49,8 @@ class HttpProtocol(HttpToolsProtocol):
         )
         self.transport.write(head.encode() + body)
         self.transport.close()
+        # Requests before it on the same connection that are not answered yet must not write to what is closed.
+        self.pipeline.clear()
+        for cycle in self._cycles:
+            cycle.disconnected = True
+            cycle.message_event.set()

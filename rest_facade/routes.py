@@ -8,8 +8,10 @@ import grpc.aio
 from werkzeug.routing import BaseConverter
 
 from eliza.sessions.v1.message_pb2 import Message
+from eliza.sessions.v1.message_service_pb2 import SendMessageResponse
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import (
+    CreateSessionResponse,
     DeleteSessionRequest,
     GetServiceStatusRequest,
     GetServiceStatusResponse,
@@ -61,9 +63,9 @@ class _Views:
 
     def create_session(self) -> flask.Response:
         """Creates a session of a user with an agent: 201."""
-        request = inputs.create_session(bodies.read_object())
+        request = inputs.create_session(bodies.read_object(), inputs.idempotency_key(flask.request.headers.get("Idempotency-Key")))
         answer = self._backend.call(self._backend.sessions.CreateSession, request)
-        return bodies.respond(codec.created_session(answer.session), 201)
+        return bodies.respond(codec.created_session(answer.session), 201, {"ETag": answer.session.etag, **_replayed(answer)})
 
     def list_sessions(self) -> flask.Response:
         """Lists the active sessions, the oldest first."""
@@ -95,30 +97,31 @@ class _Views:
     def get_session(self, session_id: str) -> flask.Response:
         """Reads one session and its live status."""
         answer = self._backend.call(self._backend.sessions.GetSession, GetSessionRequest(session_id=session_id))
-        return bodies.respond(codec.session_info(answer.session))
+        return _session(answer.session)
 
     def delete_session(self, session_id: str) -> flask.Response:
         """Ends and removes a session, live or expired."""
-        self._backend.call(self._backend.sessions.DeleteSession, DeleteSessionRequest(session_id=session_id))
+        self._backend.call(self._backend.sessions.DeleteSession, DeleteSessionRequest(session_id=session_id, etag=_if_match()))
         return bodies.respond({"success": True, "message": f"Session {session_id.lower()} deleted successfully"})
 
     def send_message(self, session_id: str) -> flask.Response:
         """Sends a message, which renews the session when auto-renewal is on: 201."""
         request, transport = self._judge(inputs.send_message, bodies.read_object(), session_id)
+        request.request_id = inputs.idempotency_key(flask.request.headers.get("Idempotency-Key"))
         if transport == "websocket":
             answer = self._backend.call(self._backend.messages.SendMessage, request)
-            return bodies.respond(codec.sent_message(answer.message, answer.session_status), 201)
+            return bodies.respond(codec.sent_message(answer.message, answer.session_status), 201, _replayed(answer))
         talk = Conversation(self._backend, request)
         try:
             sent = self._backend.wait(talk.open())
             if transport == "sse":
-                return sse.respond(sse.conversation(self._backend, talk, sent), talk.close)
+                return sse.respond(sse.conversation(self._backend, talk, sent), talk.close, _replayed(sent))
             reply = self._backend.wait(talk.reply())
         except BaseException:
             talk.close()
             raise
         body = codec.sent_message(sent.message, sent.session_status)
-        return bodies.respond({**body, "agentResponse": codec.agent_response(reply)}, 201)
+        return bodies.respond({**body, "agentResponse": codec.agent_response(reply)}, 201, _replayed(sent))
 
     def watch_events(self, session_id: str) -> flask.Response:
         """Streams the session's events (`text/event-stream`), from the first or from behind `Last-Event-ID` or `after`, a sequence."""
@@ -151,20 +154,21 @@ class _Views:
     def renew_session(self, session_id: str) -> flask.Response:
         """Renews by hand, also when auto-renewal is off: 422 at the maximum duration."""
         bodies.read_object()
-        answer = self._backend.call(self._backend.sessions.RenewSession, RenewSessionRequest(session_id=session_id))
-        return bodies.respond(codec.session_info(answer.session))
+        answer = self._backend.call(self._backend.sessions.RenewSession, RenewSessionRequest(session_id=session_id, etag=_if_match()))
+        return _session(answer.session)
 
     def update_timeout(self, session_id: str) -> flask.Response:
         """Changes the timeout settings that the body names."""
         request = self._judge(inputs.update_timeout, bodies.read_object(), session_id)
+        request.etag = _if_match()
         answer = self._backend.call(self._backend.sessions.UpdateTimeout, request)
-        return bodies.respond(codec.session_info(answer.session))
+        return _session(answer.session)
 
     def send_heartbeat(self, session_id: str) -> flask.Response:
         """Keeps alive, and renews when auto-renewal is on."""
         bodies.read_object()
         answer = self._backend.call(self._backend.sessions.SendHeartbeat, SendHeartbeatRequest(session_id=session_id))
-        return bodies.respond(codec.session_info(answer.session))
+        return _session(answer.session)
 
     def _judge(self, reader: Callable[[_Input, str], _Request], given: _Input, session_id: str) -> _Request:
         """What the reader makes of what was given. Before it is called bad (400), the session must exist (404) and be live (410)."""
@@ -173,3 +177,17 @@ class _Views:
         except ApiError:
             self._backend.call(self._backend.sessions.GetSession, GetSessionRequest(session_id=session_id))
             raise
+
+
+def _session(session: Session) -> flask.Response:
+    """SessionInfo, and the entity tag of the state that it tells of."""
+    return bodies.respond(codec.session_info(session), 200, {"ETag": session.etag})
+
+
+def _if_match() -> str:
+    return ",".join(flask.request.headers.getlist("If-Match"))
+
+
+def _replayed(answer: CreateSessionResponse | SendMessageResponse) -> dict[str, str]:
+    """The header that marks the first answer to a request that is repeated."""
+    return {"Idempotency-Replayed": "true"} if answer.replayed else {}

@@ -1,6 +1,8 @@
 """Socket.IO: both dialects of incoming events, and the sockets that outgoing ones are sent to."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 import grpc.aio
@@ -8,6 +10,7 @@ import socketio
 
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import GetSessionRequest
+from eliza.sessions.v1.texts import is_text
 from rest_facade import errors, inputs
 from rest_facade.backend import Backend
 from rest_facade.errors import ApiError
@@ -34,6 +37,9 @@ class Sockets:
 
     def __init__(self, backend: Backend, max_message_bytes: int) -> None:
         self._backend = backend
+        self._stopping = False
+        # How many events of clients are being handled.
+        self._busy = 0
         # Events of one socket are handled one after the other, so that messages keep their order.
         self._io = socketio.AsyncServer(
             async_mode="asgi",
@@ -67,8 +73,19 @@ class Sockets:
         if transport := self._transport(socket_id):
             await transport.queue.join()
 
-    async def close(self) -> None:
-        """Ends the polls, in a way that has clients connect again. WebSockets the HTTP server closes by itself."""
+    async def close(self, grace_seconds: float) -> None:
+        """Answers what is being handled and refuses what comes, then ends the polls, in a way that has clients connect again.
+
+        WebSockets the HTTP server closes by itself, whatever still waits to be sent.
+        """
+        self._stopping = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_seconds):
+                while self._busy:  # noqa: ASYNC110 - as rare as stops are
+                    await asyncio.sleep(0.01)
+                await asyncio.gather(*(transport.queue.join() for transport in self._io.eio.sockets.values() if transport.upgraded))
+                # What has left the queues is on its way to the connections.
+                await asyncio.sleep(0.05)
         for transport in list(self._io.eio.sockets.values()):
             if not transport.upgraded:
                 await transport.close(wait=False)
@@ -90,7 +107,16 @@ class Sockets:
         """A handler whose failures the socket hears as `messageError`, and in the acknowledgement where it asks for one."""
 
         async def answered(socket_id: str, data: object = None, *_more: object) -> Payload:
+            self._busy += 1
             try:
+                return await answer(socket_id, data)
+            finally:
+                self._busy -= 1
+
+        async def answer(socket_id: str, data: object) -> Payload:
+            try:
+                if self._stopping:
+                    raise ApiError("UNAVAILABLE", "The service is stopping", retryAfterSeconds=1)
                 if not isinstance(data, dict):
                     raise _invalid("payload", data, "must be an object")
                 await handler(socket_id, data)
@@ -141,6 +167,11 @@ class Sockets:
         session_id = await self._session_id(room_id)
         body = {"content": data.get("message"), "metadata": data.get("metadata"), "attachments": data.get("attachments")}
         request, _ = inputs.send_message(body, session_id)
+        request_id = data.get("requestId")
+        if request_id is not None:
+            if not isinstance(request_id, str) or not is_text(request_id):
+                raise _invalid("requestId", request_id, "must be a string")
+            request.request_id = request_id
         answer = await self._backend.messages.SendMessage(request, timeout=self._backend.deadline_seconds)
         ack = {
             "clientMessageId": data.get("messageId"),
@@ -172,7 +203,7 @@ def _room_id(data: Mapping[str, Any]) -> str:
     room_id = data.get("channelId") or data.get("roomId")
     if room_id is None:
         raise ApiError("MISSING_FIELDS", "Missing required fields: roomId", missingFields=["roomId"])
-    if not isinstance(room_id, str) or not inputs.is_text(room_id):
+    if not isinstance(room_id, str) or not is_text(room_id):
         raise _invalid("roomId", room_id, "must be a string")
     return room_id
 

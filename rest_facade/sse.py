@@ -1,6 +1,6 @@
 """Server-sent events: how they are written, and the two streams there are."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import flask
@@ -24,9 +24,10 @@ def event(name: str, data: object, event_id: int | None = None) -> bytes:
     return head.encode() + b"data: " + orjson.dumps(data) + b"\n\n"
 
 
-def respond(stream: Iterator[bytes], on_close: Callable[[], None]) -> flask.Response:
+def respond(stream: Iterator[bytes], on_close: Callable[[], None], headers: Mapping[str, str] | None = None) -> flask.Response:
     """The response that streams events; `on_close` is called however it ends."""
-    response = flask.Response(stream, content_type="text/event-stream", headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+    all_headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **(headers or {})}
+    response = flask.Response(stream, content_type="text/event-stream", headers=all_headers)
     response.call_on_close(on_close)
     return response
 

@@ -10,14 +10,16 @@ from typing import Any
 
 import structlog
 
-from server.agents.delivery import Delivery
+from server.agents.connectors import Connectors, connect
+from server.agents.dispatcher import Dispatcher
 from server.agents.registry import register_at_start
 from server.clock import Clock, SystemClock, TestClock
 from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.purge import Purge
 from server.lifecycle.watch import Signals
+from server.rpc.boundary import QUIET_SECONDS
 from server.rpc.server import build_server
-from server.settings import Settings, join_address, split_address
+from server.settings import Settings, join_address, listed, split_address
 from server.store import open_store
 from server.store.base import Store
 
@@ -31,24 +33,35 @@ class AddressError(Exception):
 class Service:
     """A running server. Made by `start`, ended by `stop`; `port` is where gRPC listens."""
 
-    def __init__(self, settings: Settings, store: Store, clock: Clock) -> None:
+    def __init__(self, settings: Settings, store: Store, clock: Clock, connectors: Connectors) -> None:
         self.port = 0
         self._settings = settings
         self._store = store
         self._signals = Signals()
         store.add_listener(self._signals.committed)
-        self._delivery = Delivery(store, self._signals.chunk)
-        store.add_listener(self._delivery.committed)
+        self._connectors = connectors
+        self._dispatcher = Dispatcher(
+            store,
+            clock,
+            connectors.by_kind,
+            self._signals.chunk,
+            policy=settings.retry_policy,
+            lease_seconds=settings.delivery_lease_seconds,
+            concurrency=settings.agent_concurrency,
+            max_open=settings.max_open_deliveries,
+        )
+        store.add_listener(self._dispatcher.committed)
         self._deadlines = Deadlines(store, clock)
         store.add_listener(self._deadlines.committed)
         self._purge = Purge(
             store,
             clock,
             retention_minutes=settings.session_retention_minutes,
+            request_retention_minutes=settings.request_id_retention_minutes,
             interval_minutes=settings.session_cleanup_interval_minutes,
         )
         self._server, self._health, self._boundary = build_server(
-            store, clock, settings, self._delivery, self._signals, self._deadlines, self._purge
+            store, clock, settings, self._dispatcher, connectors, self._signals, self._deadlines, self._purge
         )
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -56,13 +69,19 @@ class Service:
     async def start(cls, settings: Settings) -> "Service":
         """Opens the store and serves. Raises StoreOpenError, AgentsFileError or AddressError, saying why."""
         clock: Clock = TestClock() if settings.test_clock else SystemClock()
-        store = await open_store(settings.database_url, clock)
+        store = await open_store(settings.database_url, clock, settings.max_writes)
+        connectors = connect(
+            settings.timeout_policy,
+            allowed_hosts=listed(settings.agent_allowed_hosts),
+            allowed_secrets=listed(settings.agent_secrets),
+        )
         try:
             agents_file = Path(settings.agents_file) if settings.agents_file else None
-            await register_at_start(store, clock, settings.timeout_policy, agents_file)
-            service = cls(settings, store, clock)
+            await register_at_start(store, clock, connectors, agents_file)
+            service = cls(settings, store, clock, connectors)
             await service._serve()
         except BaseException:
+            await connectors.client.aclose()
             await store.close()
             raise
         return service
@@ -73,16 +92,22 @@ class Service:
         self._signals.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._settings.shutdown_grace_seconds):
-                await self._boundary.drain()
-                await self._delivery.drain()
-        # What is left has had its time.
-        await self._server.stop(0)
+                await asyncio.gather(self._boundary.drain(), self._stop_agents())
+        # What is left has had its time; answers that are on their way get out.
+        await self._server.stop(QUIET_SECONDS)
+        await self._dispatcher.abandon()
+        await self._connectors.client.aclose()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._settings.clear_sessions_on_shutdown:
             await self._store.clear_sessions()
         await self._store.close()
+
+    async def _stop_agents(self) -> None:
+        """Waits for the replies that are under way, then lets the workers go."""
+        await self._dispatcher.stop()
+        self._connectors.workers.close()
 
     async def _serve(self) -> None:
         host, port = split_address(self._settings.grpc_address)
@@ -95,6 +120,7 @@ class Service:
             raise AddressError(f"GRPC_ADDRESS {self._settings.grpc_address} cannot be listened on: {why}") from error
         await self._health.check()
         await self._deadlines.run_due()
+        await self._dispatcher.start()
         await self._server.start()
         for work in (self._deadlines.run(), self._purge.run(), self._health.run()):
             self._tasks.append(asyncio.create_task(_logged(work)))

@@ -5,7 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from server.domain.deliveries import RetryPolicy
 from server.domain.timeouts import TimeoutConfig, TimeoutPolicy
+from server.store.base import MAX_WRITES
 
 
 class SettingsError(Exception):
@@ -50,6 +52,9 @@ class Settings(BaseSettings):
     session_retention_minutes: Minutes = Field(
         1440, ge=0, le=525600, description="How long the record of an expired session is kept, answering 410, before it is purged."
     )
+    request_id_retention_minutes: Minutes = Field(
+        1440, ge=1, le=525600, description="How long a request id (`Idempotency-Key`) is remembered with its answer."
+    )
     clear_sessions_on_shutdown: bool = Field(False, description="Drop every session on an orderly shutdown.")
     database_url: str = Field(
         "sqlite:///eliza-sessions.db", description="Where the store is: `sqlite:///PATH` (`sqlite:////PATH` from the root)."
@@ -66,8 +71,41 @@ class Settings(BaseSettings):
     stream_heartbeat_seconds: float = Field(
         15, ge=0.1, le=600, allow_inf_nan=False, description="How long an event stream is silent before it says that it is alive."
     )
+    max_calls: int = Field(1000, ge=1, le=1_000_000, description="gRPC calls that may be under way at a time; one more is refused at once.")
+    max_streams: int = Field(
+        10_000, ge=1, le=1_000_000, description="gRPC streams (watches, conversations, workers) that may be open at a time."
+    )
+    max_writes: int = Field(MAX_WRITES, ge=1, le=1_000_000, description="Writes that may wait for the disk.")
+    max_open_deliveries: int = Field(
+        1000, ge=1, le=1_000_000, description="Messages of one session that may wait for its agent; one more is refused."
+    )
+    rest_max_requests: int = Field(
+        1000, ge=1, le=1_000_000, description="REST requests that may wait for their answers, in each process of the facade."
+    )
     shutdown_grace_seconds: float = Field(
         10, ge=0, le=600, allow_inf_nan=False, description="How long a shutdown waits for the calls in flight."
+    )
+    delivery_lease_seconds: float = Field(
+        120, ge=0.1, le=3600, allow_inf_nan=False, description="How long a delivery may be silent at a worker before it is given again."
+    )
+    delivery_attempts: int = Field(5, ge=1, le=100, description="How often a message is given to its agent before it has failed for good.")
+    delivery_backoff_seconds: float = Field(
+        1,
+        ge=0.01,
+        le=600,
+        allow_inf_nan=False,
+        description="How long a delivery rests after a failed attempt; twice that after the next.",
+    )
+    delivery_max_backoff_seconds: float = Field(
+        60, ge=0.01, le=3600, allow_inf_nan=False, description="How long it rests at most, unless the agent asks for more."
+    )
+    agent_concurrency: int = Field(100, ge=1, le=10000, description="Deliveries of one agent that are under way at a time.")
+    agent_allowed_hosts: str = Field(
+        "", description="Hosts of agents, separated by commas, that may have private, loopback or link-local addresses."
+    )
+    agent_secrets: str = Field(
+        "AGENT_SECRET_*,OPENAI_API_KEY,/run/secrets/*",
+        description="Environment variables and files, as patterns separated by commas, that agents may have their secrets in.",
     )
     agents_file: str | None = Field(None, description="A TOML file of agents to register at the start; it wins over what is stored.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level that is logged.")
@@ -84,6 +122,17 @@ class Settings(BaseSettings):
             self.session_default_timeout_minutes, True, self.session_max_duration_minutes, self.session_warning_threshold_minutes
         )
         return TimeoutPolicy(defaults, self.session_min_timeout_minutes, self.session_max_timeout_minutes)
+
+    @property
+    def retry_policy(self) -> RetryPolicy:
+        """How often deliveries are attempted, and how long they rest in between."""
+        first_ms, longest_ms = round(self.delivery_backoff_seconds * 1000), round(self.delivery_max_backoff_seconds * 1000)
+        return RetryPolicy(self.delivery_attempts, first_ms, longest_ms)
+
+
+def listed(text: str) -> list[str]:
+    """The parts of a setting that is a list, separated by commas."""
+    return [part for part in map(str.strip, text.split(",")) if part]
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -1,5 +1,6 @@
 """Fixtures that more than one folder uses."""
 
+import base64
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,11 +8,21 @@ import pytest
 
 from tests.harness import Serve
 
+SECRET = "whsec_" + base64.b64encode(b"hunter2, hunter2, hunter2").decode()
+"""What `env:AGENT_SECRET_TEST` leads to."""
+
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     """One service with a test clock for all tests of a pytest process: move its clock forward only; other tests' sessions are in it."""
-    running = Serve(tmp_path_factory.mktemp("service"), TEST_CLOCK="1")
+    running = Serve(
+        tmp_path_factory.mktemp("service"),
+        TEST_CLOCK="1",
+        MAX_OPEN_DELIVERIES="100000",
+        AGENT_SECRET_TEST=SECRET,
+        AGENT_SECRETS="AGENT_SECRET_*",
+        AGENT_ALLOWED_HOSTS="",
+    )
     yield running
     assert running.stop() == 0, running.log()
 

@@ -1,1 +1,2 @@
-"""Agents: the kinds there are (`kinds`), how messages get to them (`delivery`), and what is registered at a start (`registry`)."""
+"""Agents: how messages get to them (`dispatcher`), the kinds there are (`kinds`, `workers`, `webhook`, `openai`), and what is registered
+at a start (`registry`)."""

@@ -1,32 +1,95 @@
-"""The kinds of agent: how each is asked for its reply to a message. A new kind is a class here and a name in AgentKind."""
+"""What every kind of agent has in common, and the built-in one. A new kind is a Connector, a name in AgentKind, a line in `connectors`."""
 
 import re
-from collections.abc import Callable
-from typing import Final, Protocol
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol
 
-from server.domain.agents import Agent, AgentKind
+from server.domain.agents import Agent
+from server.domain.deliveries import Delivery
+from server.domain.events import Entry
 from server.domain.messages import Draft, Message, Reply
 from server.domain.sessions import Session
+from server.store.base import Store
 
 Emit = Callable[[str], None]
-"""Sends a piece of the reply ahead, to whoever follows."""
+"""Sends a piece of the reply ahead, to whoever follows. Raises InvalidContentError when the pieces grow longer than a reply may be."""
+
+
+class NoReplyError(Exception):
+    """An attempt came to nothing. `reason` is for people, users among them; `final`: another attempt makes no sense."""
+
+    def __init__(self, reason: str, *, final: bool, retry_after_s: float = 0, error_id: str = "") -> None:
+        """`retry_after_s`: how long the agent wants to be left alone, at least; `error_id`: of a fault of ours, for the log."""
+        super().__init__(reason)
+        self.reason = reason
+        self.final = final
+        self.retry_after_s = retry_after_s
+        self.error_id = error_id
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What an agent is asked: to answer the user's message in `entry`. The reply will have the id `reply_id`."""
+
+    agent: Agent
+    session: Session
+    entry: Entry
+    delivery: Delivery
+    reply_id: str
+    store: Store
+
+    @property
+    def message(self) -> Message:
+        """The message to answer."""
+        assert self.entry.message is not None
+        return self.entry.message
+
+    async def history(self, limit: int) -> list[Entry]:
+        """At most `limit` messages before the one to answer, the oldest first, each reply behind what it answers."""
+        if not limit:
+            return []
+        return await self.store.list_history(self.session, before_sequence=self.entry.sequence, limit=limit)
+
+
+class Slot(Protocol):
+    """Somebody who has time for one delivery."""
+
+    async def reply(self, work: Work, emit: Emit) -> Reply:
+        """Gets the reply, emitting its text piece by piece where the agent gives it so. Raises NoReplyError.
+
+        It is cancelled when the lease runs out, when the reply comes by other means, and when the session ends.
+        """
 
 
 class Connector(Protocol):
     """Reaches the agents of one kind."""
 
-    async def reply(self, agent: Agent, session: Session, message: Message, emit: Emit) -> Reply:
-        """Gets the agent's reply to a message of the session's user, emitting its text piece by piece where the agent gives it so."""
+    def check(self, agent: Agent) -> None:
+        """Raises InvalidFieldError for an agent that could not be reached as it is set up: an address or a secret that cannot be used."""
+
+    def slot(self, agent: Agent) -> AbstractAsyncContextManager[Slot]:
+        """Waits for somebody who has time for one delivery, and holds them for it. Raises AgentChangedError."""
+
+
+class AgentChangedError(Exception):
+    """The agent has been changed or removed while a delivery waited for a slot: look again."""
 
 
 class Echo:
     """Answers every message with its own text, word by word."""
 
-    async def reply(self, agent: Agent, session: Session, message: Message, emit: Emit) -> Reply:
+    def check(self, agent: Agent) -> None:
+        """Nothing can be wrong with it."""
+
+    @asynccontextmanager
+    async def slot(self, agent: Agent) -> AsyncIterator["Echo"]:
+        """There is always time."""
+        yield self
+
+    async def reply(self, work: Work, emit: Emit) -> Reply:
         """The message's text again."""
-        for word in re.findall(r"\S+\s*|\s+", message.content):
+        for word in re.findall(r"\S+\s*|\s+", work.message.content):
             emit(word)
-        return Reply(Draft(message.content))
-
-
-CONNECTORS: Final[dict[AgentKind, Connector]] = {AgentKind.ECHO: Echo()}
+        return Reply(Draft(work.message.content))

@@ -2,17 +2,18 @@
 
 import tomllib
 from collections import Counter
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, create_model
 
+from server.agents.connectors import Connectors
 from server.clock import Clock
-from server.domain.agents import ECHO_ID, Agent, AgentKind, check_agent
-from server.domain.errors import AgentAlreadyExistsError, DomainError
+from server.domain.agents import ECHO_ID, Agent, AgentKind, AgentSettings, OpenAiSettings, WebhookSettings
+from server.domain.errors import AgentAlreadyExistsError, DomainError, InvalidFieldError
 from server.domain.ids import uuid_field
-from server.domain.timeouts import PartialTimeoutConfig, TimeoutPolicy
+from server.domain.timeouts import PartialTimeoutConfig
 from server.store.base import Store
 
 
@@ -29,6 +30,14 @@ class _Timeout(BaseModel):
     warning_threshold_minutes: Annotated[float, Field(strict=True)] | None = None
 
 
+def _table(settings_class: type) -> type[BaseModel]:
+    """The TOML table of a kind's settings: the fields of their class, and no others."""
+    columns: dict[str, Any] = {
+        field.name: (field.type, ... if field.default is MISSING else field.default) for field in fields(settings_class)
+    }
+    return create_model(settings_class.__name__, __config__=ConfigDict(extra="forbid", strict=True), **columns)
+
+
 class _Agent(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -36,6 +45,8 @@ class _Agent(BaseModel):
     name: str
     kind: AgentKind
     timeout: _Timeout = _Timeout()
+    webhook: _table(WebhookSettings) | None = None  # type: ignore[valid-type]
+    openai: _table(OpenAiSettings) | None = None  # type: ignore[valid-type]
 
 
 class _File(BaseModel):
@@ -44,8 +55,8 @@ class _File(BaseModel):
     agents: list[_Agent] = []
 
 
-def read_agents_file(path: Path, now_ms: int, policy: TimeoutPolicy) -> list[Agent]:
-    """The agents of a TOML file: tables `[[agents]]` with `id`, `name`, `kind` and, where wanted, `[agents.timeout]`.
+def read_agents_file(path: Path, now_ms: int, connectors: Connectors) -> list[Agent]:
+    """The agents of a TOML file: tables `[[agents]]` with `id`, `name`, `kind`, the table of the kind, and `[agents.timeout]` where wanted.
 
     Raises AgentsFileError.
     """
@@ -54,7 +65,7 @@ def read_agents_file(path: Path, now_ms: int, policy: TimeoutPolicy) -> list[Age
             content = tomllib.load(file)
         agents = [_agent(entry, now_ms) for entry in _File.model_validate(content).agents]
         for agent in agents:
-            check_agent(agent, policy)
+            connectors.check(agent)
         if twice := [agent_id for agent_id, count in Counter(agent.id for agent in agents).items() if count > 1]:
             raise AgentsFileError(f"{path}: the id {twice[0]} stands there more than once")
     except OSError as error:
@@ -67,13 +78,13 @@ def read_agents_file(path: Path, now_ms: int, policy: TimeoutPolicy) -> list[Age
     return agents
 
 
-async def register_at_start(store: Store, clock: Clock, policy: TimeoutPolicy, agents_file: Path | None) -> None:
+async def register_at_start(store: Store, clock: Clock, connectors: Connectors, agents_file: Path | None) -> None:
     """Registers `echo` if this store never had it, then what the file has. Raises AgentsFileError.
 
     The file wins over what is stored under the same id; only the time of registration stays.
     """
     now_ms = clock.now_ms()
-    agents = read_agents_file(agents_file, now_ms, policy) if agents_file else []
+    agents = read_agents_file(agents_file, now_ms, connectors) if agents_file else []
     await store.seed_agent(Agent(ECHO_ID, "echo", AgentKind.ECHO, now_ms, now_ms))
     for agent in agents:
         try:
@@ -83,5 +94,12 @@ async def register_at_start(store: Store, clock: Clock, policy: TimeoutPolicy, a
 
 
 def _agent(entry: _Agent, now_ms: int) -> Agent:
+    if entry.webhook and entry.openai:
+        raise InvalidFieldError("openai", entry.id, "stands beside webhook: an agent has the settings of one kind")
     timeout: dict[str, Any] = entry.timeout.model_dump()
-    return Agent(uuid_field("id", entry.id), entry.name, entry.kind, now_ms, now_ms, PartialTimeoutConfig(**timeout))
+    settings: AgentSettings = None
+    if entry.webhook:
+        settings = WebhookSettings(**entry.webhook.model_dump())
+    elif entry.openai:
+        settings = OpenAiSettings(**entry.openai.model_dump())
+    return Agent(uuid_field("id", entry.id), entry.name, entry.kind, now_ms, now_ms, PartialTimeoutConfig(**timeout), settings)

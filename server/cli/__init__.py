@@ -10,6 +10,8 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import click
 
 from server.cli.agents import agents
+from server.cli.backup import backup, restore
+from server.cli.check import check
 from server.cli.migrate import migrate
 from server.cli.probe import probe
 from server.cli.rest import rest
@@ -26,5 +28,5 @@ def main() -> None:
     """
 
 
-for command in (serve, rest, probe, agents, migrate):
+for command in (serve, rest, probe, agents, migrate, check, backup, restore):
     main.add_command(command)

@@ -1,19 +1,38 @@
 """`eliza-sessions agents …`: the registry of agents of a running server."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, Final
 
 import click
 import grpc
+from google.protobuf import field_mask_pb2
 
 from eliza.sessions.v1 import agent_pb2, agent_service_pb2, agent_service_pb2_grpc, timeout_pb2, times, values
 from server.cli.common import DIRECT, reachable
-from server.domain.agents import AgentKind
+from server.domain.agents import SETTINGS, AgentKind
 
 Stub = agent_service_pb2_grpc.AgentServiceStub
 
 DEADLINE_SECONDS: Final = 10
 _KIND = click.Choice([str(kind) for kind in AgentKind])
+_TIMEOUT: Final = tuple(timeout_pb2.TimeoutConfig.DESCRIPTOR.fields_by_name)
+
+_SETTINGS: Final[dict[str, tuple[type, str]]] = {
+    "url": (str, "Where each message is posted to."),
+    "secret": (str, "Where its signing secret is: env:NAME or file:/PATH of the server."),
+    "base_url": (str, "The address before /chat/completions.  [https://api.openai.com/v1]"),
+    "model": (str, "The model to ask."),
+    "api_key": (str, "Where the API key is: env:NAME or file:/PATH of the server."),
+    "system_prompt": (str, "What comes before the conversation."),
+    "temperature": (float, "Sampling temperature, 0 to 2."),
+    "top_p": (float, "Nucleus sampling, 0 to 1."),
+    "max_tokens": (int, "The greatest number of tokens of a reply."),
+    "history_messages": (int, "How many messages of the conversation it is shown."),
+    "history_characters": (int, "How many characters of the conversation it is shown."),
+    "timeout_seconds": (float, "How long the whole answer may take."),
+}
+"""The options for what belongs to a kind: their types, and what they mean."""
 
 
 @click.group()
@@ -43,15 +62,25 @@ def _timeout_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options for what belongs to a kind."""
+    for name, (kind, meaning) in reversed(_SETTINGS.items()):
+        owners = [str(owner) for owner, settings in SETTINGS.items() if name in (field.name for field in fields(settings))]
+        command = click.option(f"--{name.replace('_', '-')}", type=kind, help=f"({', '.join(owners)}) {meaning}")(command)
+    return command
+
+
 @agents.command("list")
 @click.pass_obj
 def list_agents(stub: Stub) -> None:
     """Show the agents as a table."""
-    rows = [("ID", "NAME", "KIND", "TIMEOUT SETTINGS")]
+    rows = [("ID", "NAME", "KIND", "WHERE", "TIMEOUT SETTINGS")]
     token = ""
     while True:
         page = _call(stub.ListAgents, agent_service_pb2.ListAgentsRequest(page_token=token))
-        rows += [(agent.agent_id, agent.name, _kind(agent), _timeout(agent.timeout_config) or "default") for agent in page.agents]
+        rows += [
+            (agent.agent_id, agent.name, _kind(agent), _where(agent), _timeout(agent.timeout_config) or "default") for agent in page.agents
+        ]
         token = page.next_page_token
         if not token:
             break
@@ -72,29 +101,33 @@ def show(stub: Stub, agent_id: str) -> None:
 @click.option("--id", "agent_id", default="", metavar="UUID", help="The agent's id.  [a fresh one]")
 @click.option("--name", required=True, help="What people call it.")
 @click.option("--kind", required=True, type=_KIND, help="How it is reached.")
+@_setting_options
 @_timeout_options
 @click.pass_obj
-def add(stub: Stub, /, agent_id: str, name: str, kind: str, **timeout: Any) -> None:
+def add(stub: Stub, /, agent_id: str, name: str, kind: str, **options: Any) -> None:
     """Register an agent."""
-    agent = agent_pb2.Agent(agent_id=agent_id, name=name, kind=_kind_number(kind), timeout_config=timeout_pb2.TimeoutConfig(**timeout))
+    agent = agent_pb2.Agent(agent_id=agent_id, name=name, kind=_kind_number(kind))
+    _fill(agent, kind, options)
     _print(_call(stub.CreateAgent, agent_service_pb2.CreateAgentRequest(agent=agent)).agent)
 
 
 @agents.command()
 @click.argument("agent_id")
 @click.option("--name", help="What people call it.")
-@click.option("--kind", type=_KIND, help="How it is reached.")
+@click.option("--kind", type=_KIND, help="How it is reached; the settings of another kind go.")
+@_setting_options
 @_timeout_options
 @click.pass_obj
-def update(stub: Stub, /, agent_id: str, name: str | None, kind: str | None, **timeout: Any) -> None:
+def update(stub: Stub, /, agent_id: str, name: str | None, kind: str | None, **options: Any) -> None:
     """Change an agent; what is not named stays."""
-    agent = agent_pb2.Agent(
-        agent_id=agent_id,
-        name=name or "",
-        kind=_kind_number(kind) if kind else agent_pb2.AGENT_KIND_UNSPECIFIED,
-        timeout_config=timeout_pb2.TimeoutConfig(**timeout),
-    )
-    _print(_call(stub.UpdateAgent, agent_service_pb2.UpdateAgentRequest(agent=agent)).agent)
+    agent = agent_pb2.Agent(agent_id=agent_id, name=name or "")
+    if kind:
+        agent.kind = _kind_number(kind)
+    else:
+        kind = _kind(_call(stub.GetAgent, agent_service_pb2.GetAgentRequest(agent_id=agent_id)).agent)
+    paths = [field for field in ("name", "kind") if getattr(agent, field)] + _fill(agent, kind, options)
+    mask = field_mask_pb2.FieldMask(paths=paths)
+    _print(_call(stub.UpdateAgent, agent_service_pb2.UpdateAgentRequest(agent=agent, update_mask=mask)).agent)
 
 
 @agents.command()
@@ -104,6 +137,35 @@ def remove(stub: Stub, agent_id: str) -> None:
     """Remove an agent; its sessions stay until they expire."""
     _call(stub.DeleteAgent, agent_service_pb2.DeleteAgentRequest(agent_id=agent_id))
     click.echo(f"removed {agent_id}")
+
+
+def _fill(agent: agent_pb2.Agent, kind: str, options: dict[str, Any]) -> list[str]:
+    """Puts the options that were given into the agent; returns their paths."""
+    settings = SETTINGS.get(AgentKind(kind))
+    known = [field.name for field in fields(settings)] if settings else []
+    paths = []
+    for name, value in options.items():
+        if value is None:
+            continue
+        if name not in (*_TIMEOUT, *known):
+            raise click.UsageError(f"--{name.replace('_', '-')} does not belong to the kind {kind}")
+        head = "timeout_config" if name in _TIMEOUT else kind
+        try:
+            setattr(getattr(agent, head), name, value)
+        except ValueError as error:
+            raise click.UsageError(f"--{name.replace('_', '-')}: {error}") from error
+        paths.append(f"{head}.{name}")
+    return paths
+
+
+def _where(agent: agent_pb2.Agent) -> str:
+    match agent.WhichOneof("settings"):
+        case "webhook":
+            return agent.webhook.url
+        case "openai":
+            return f"{agent.openai.model} at {agent.openai.base_url}"
+        case _:
+            return "-"
 
 
 def _call(method: Any, request: Any) -> Any:
@@ -131,6 +193,9 @@ def _print(agent: agent_pb2.Agent) -> None:
     click.echo(f"id:       {agent.agent_id}")
     click.echo(f"name:     {agent.name}")
     click.echo(f"kind:     {_kind(agent)}")
+    settings = agent.WhichOneof("settings")
+    for field, value in getattr(agent, settings).ListFields() if settings else ():
+        click.echo(f"{settings}.{field.name}: {value:g}" if isinstance(value, float) else f"{settings}.{field.name}: {value}")
     click.echo(f"timeout:  {_timeout(agent.timeout_config) or 'default'}")
     click.echo(f"created:  {times.iso(values.ms_floor(agent.created_at))}")
     click.echo(f"updated:  {times.iso(values.ms_floor(agent.updated_at))}")

@@ -74,4 +74,5 @@ async def _serve(settings: Settings, server: str, listener: socket.socket, ready
             grace_seconds=round(settings.shutdown_grace_seconds),
             deadline_seconds=settings.rest_deadline_seconds,
             reply_deadline_seconds=settings.reply_deadline_seconds,
+            max_requests=settings.rest_max_requests,
         )

@@ -67,6 +67,7 @@ class Workers:
             **os.environ,
             "REST_DEADLINE_SECONDS": str(self._settings.rest_deadline_seconds),
             "REPLY_DEADLINE_SECONDS": str(self._settings.reply_deadline_seconds),
+            "REST_MAX_REQUESTS": str(self._settings.rest_max_requests),
             "SHUTDOWN_GRACE_SECONDS": str(self._settings.shutdown_grace_seconds),
         }
         return await asyncio.create_subprocess_exec(

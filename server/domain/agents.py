@@ -1,7 +1,9 @@
-"""Agents: what a session can be held with."""
+"""Agents: what a session can be held with, how each kind is reached, and the bounds of its settings."""
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final, TypeAlias
+from urllib.parse import urlsplit
 
 from server.domain.errors import InvalidFieldError, InvalidTimeoutConfigError, MissingFieldsError
 from server.domain.timeouts import (
@@ -14,8 +16,13 @@ from server.domain.timeouts import (
     check_timeout_range,
 )
 
-MAX_NAME_CODE_POINTS = 100
-ECHO_ID = "00000000-0000-4000-8000-0000000000ec"
+MAX_NAME_CODE_POINTS: Final = 100
+MAX_URL_CODE_POINTS: Final = 2000
+MAX_PROMPT_CODE_POINTS: Final = 32_768
+MAX_TIMEOUT_SECONDS: Final = 3600.0
+MAX_HISTORY_MESSAGES: Final = 100
+MAX_HISTORY_CHARACTERS: Final = 1_000_000
+ECHO_ID: Final = "00000000-0000-4000-8000-0000000000ec"
 """The id of the built-in agent, which the first start of an empty store registers."""
 
 
@@ -24,11 +31,56 @@ class AgentKind(StrEnum):
 
     ECHO = "echo"
     """Built in: answers every message with its own text."""
+    STREAM = "stream"
+    """Workers that connect by AgentService.Connect."""
+    WEBHOOK = "webhook"
+    """An HTTP endpoint that each message is posted to."""
+    OPENAI = "openai"
+    """An OpenAI-compatible chat completions endpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSettings:
+    """Where a webhook is. `secret` says where its signing secret is: `env:NAME` or `file:PATH`."""
+
+    url: str
+    secret: str
+    timeout_seconds: float = 60.0
+    history_messages: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAiSettings:
+    """Where a chat completions endpoint is, and how it is asked.
+
+    `api_key` says where the key is: `env:NAME` or `file:PATH`, empty for none. The window of the conversation is in messages and in code
+    points. What is None is left to the endpoint.
+    """
+
+    model: str
+    base_url: str = "https://api.openai.com/v1"
+    api_key: str = ""
+    system_prompt: str = ""
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    history_messages: int = 20
+    history_characters: int = 20_000
+    timeout_seconds: float = 120.0
+
+
+AgentSettings: TypeAlias = WebhookSettings | OpenAiSettings | None
+
+SETTINGS: Final[dict[AgentKind, type[WebhookSettings] | type[OpenAiSettings]]] = {
+    AgentKind.WEBHOOK: WebhookSettings,
+    AgentKind.OPENAI: OpenAiSettings,
+}
+"""The kinds that have settings of their own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """A registered agent. `id` is a UUID in lower case, times are ms since the epoch."""
+    """A registered agent. `id` is a UUID in lower case, times are ms since the epoch, `settings` are those of its kind."""
 
     id: str
     name: str
@@ -36,6 +88,7 @@ class Agent:
     created_at_ms: int
     updated_at_ms: int
     timeout: PartialTimeoutConfig = NOTHING_NAMED
+    settings: AgentSettings = None
 
 
 def check_agent(agent: Agent, policy: TimeoutPolicy) -> None:
@@ -47,12 +100,84 @@ def check_agent(agent: Agent, policy: TimeoutPolicy) -> None:
         raise MissingFieldsError(["name"])
     if len(agent.name) > MAX_NAME_CODE_POINTS or not agent.name.isprintable():
         raise InvalidFieldError("name", agent.name, f"must have 1 to {MAX_NAME_CODE_POINTS} printable characters")
-    check_numbers(agent.timeout)
-    check_timeout_range(policy, agent.timeout)
-    duration, warning = agent.timeout.max_duration_minutes, agent.timeout.warning_threshold_minutes
-    least, most = agent.timeout.timeout_minutes or policy.min_timeout_minutes, policy.max_duration_minutes
+    _check_timeout(agent.timeout, policy)
+    wanted = SETTINGS.get(agent.kind)
+    if wanted and not isinstance(agent.settings, wanted):
+        raise MissingFieldsError([str(agent.kind)])
+    match agent.settings:
+        case None:
+            return
+        case settings if wanted is None:
+            other = next(kind for kind, settings_class in SETTINGS.items() if isinstance(settings, settings_class))
+            raise InvalidFieldError(other, f"of an agent of the kind {agent.kind}", f"does not belong to the kind {agent.kind}")
+        case WebhookSettings():
+            _check_webhook(agent.settings)
+        case OpenAiSettings():
+            _check_openai(agent.settings)
+
+
+def _check_timeout(timeout: PartialTimeoutConfig, policy: TimeoutPolicy) -> None:
+    check_numbers(timeout)
+    check_timeout_range(policy, timeout)
+    duration, warning = timeout.max_duration_minutes, timeout.warning_threshold_minutes
+    least, most = timeout.timeout_minutes or policy.min_timeout_minutes, policy.max_duration_minutes
     if duration is not None and not least <= duration <= most:
         raise InvalidTimeoutConfigError("max_duration_minutes", duration, f"must be between {least:g} and {most:g}")
     least, most = MIN_WARNING_THRESHOLD_MINUTES, MAX_WARNING_THRESHOLD_MINUTES
     if warning is not None and not least <= warning <= most:
         raise InvalidTimeoutConfigError("warning_threshold_minutes", warning, f"must be between {least:g} and {most:g}")
+
+
+def _check_webhook(settings: WebhookSettings) -> None:
+    if missing := [f"webhook.{field}" for field in ("url", "secret") if not getattr(settings, field)]:
+        raise MissingFieldsError(missing)
+    _check_url("webhook.url", settings.url)
+    _check_reference("webhook.secret", settings.secret)
+    _check_range("webhook.timeout_seconds", settings.timeout_seconds, 1, MAX_TIMEOUT_SECONDS)
+    _check_range("webhook.history_messages", settings.history_messages, 0, MAX_HISTORY_MESSAGES)
+
+
+def _check_openai(settings: OpenAiSettings) -> None:
+    if not settings.model:
+        raise MissingFieldsError(["openai.model"])
+    if len(settings.model) > MAX_NAME_CODE_POINTS or not settings.model.isprintable():
+        raise InvalidFieldError("openai.model", settings.model, f"must have 1 to {MAX_NAME_CODE_POINTS} printable characters")
+    _check_url("openai.base_url", settings.base_url)
+    if settings.api_key:
+        _check_reference("openai.api_key", settings.api_key)
+    if len(settings.system_prompt) > MAX_PROMPT_CODE_POINTS:
+        raise InvalidFieldError("openai.system_prompt", settings.system_prompt, f"must have at most {MAX_PROMPT_CODE_POINTS} characters")
+    _check_range("openai.temperature", settings.temperature, 0, 2)
+    _check_range("openai.top_p", settings.top_p, 0, 1)
+    _check_range("openai.max_tokens", settings.max_tokens, 1, 2**31 - 1)
+    _check_range("openai.history_messages", settings.history_messages, 1, MAX_HISTORY_MESSAGES)
+    _check_range("openai.history_characters", settings.history_characters, 1, MAX_HISTORY_CHARACTERS)
+    _check_range("openai.timeout_seconds", settings.timeout_seconds, 1, MAX_TIMEOUT_SECONDS)
+
+
+def _check_url(field: str, url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        port_fits = parts.port is None or parts.port > 0
+    except ValueError:
+        raise InvalidFieldError(field, url, "is not a URL") from None
+    printable = url.isascii() and url.isprintable() and " " not in url and len(url) <= MAX_URL_CODE_POINTS
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_fits or not printable:
+        raise InvalidFieldError(field, url, f"must be an http or https URL of at most {MAX_URL_CODE_POINTS} ASCII characters")
+    if parts.username is not None or parts.fragment:
+        # Not shown: a password may be in it.
+        raise InvalidFieldError(field, "", "must have neither a user nor a fragment")
+
+
+def _check_reference(field: str, reference: str) -> None:
+    kind, _, name = reference.partition(":")
+    fits = 0 < len(name) <= MAX_URL_CODE_POINTS and name.isprintable()
+    if kind not in ("env", "file") or not fits or (kind == "file" and not name.startswith("/")):
+        # The value is not shown: it may be the secret itself.
+        raise InvalidFieldError(field, "", "must be env:NAME or file:/PATH, which says where the secret is, not the secret itself")
+
+
+def _check_range(field: str, value: float | None, least: float, most: float) -> None:
+    # Written so that NaN is refused too.
+    if value is not None and not least <= value <= most:
+        raise InvalidFieldError(field, value, f"must be between {least:g} and {most:g}")

@@ -6,14 +6,16 @@ DomainError
 ├── MissingFieldsError, InvalidUuidError, InvalidContentError, InvalidMetadataError,
 │   InvalidPaginationError, InvalidTimeoutConfigError, InvalidFieldError
 ├── AgentReplyTimeoutError, AgentReplyError
-└── InvalidRequestError, DeadlineExceededError, UnavailableError, ResourceExhaustedError
+├── RequestIdReusedError, EtagMismatchError
+├── DeliveryNotFoundError, DeliveryAnsweredError, DeliveryNotLeasedError
+└── InvalidRequestError, DeadlineExceededError, UnavailableError, ResourceExhaustedError, OverloadedError
 
 `reason` is the row of the error table (errors.proto) that tells status codes; `details` are that row's details, as strings.
 A message is for the client: it never holds metadata or anything of the inside.
 """
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from eliza.sessions.v1.times import iso
 
@@ -162,6 +164,51 @@ class AgentReplyError(DomainError):
         super().__init__(f"The agent could not reply: {why}; the message is kept", sessionId=session_id, messageId=message_id, reason=why)
 
 
+class RequestIdReusedError(DomainError):
+    """The request id was used before, with other content."""
+
+    reason = "REQUEST_ID_REUSED"
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__("This request id was used before, with other content", requestId=request_id)
+
+
+class EtagMismatchError(DomainError):
+    """The session is not in the state that the caller has seen."""
+
+    reason = "ETAG_MISMATCH"
+
+    def __init__(self, session_id: str, etag: str) -> None:
+        super().__init__("The session has changed since", sessionId=session_id, etag=etag)
+
+
+class DeliveryNotFoundError(DomainError):
+    """There is no such delivery: it never was, or its session is gone."""
+
+    reason = "DELIVERY_NOT_FOUND"
+
+    def __init__(self, delivery_id: str) -> None:
+        super().__init__("Delivery not found", deliveryId=delivery_id)
+
+
+class DeliveryAnsweredError(DomainError):
+    """The message has its reply already."""
+
+    reason = "DELIVERY_ALREADY_ANSWERED"
+
+    def __init__(self, delivery_id: str) -> None:
+        super().__init__("The message has its reply already", deliveryId=delivery_id)
+
+
+class DeliveryNotLeasedError(DomainError):
+    """The delivery is not, or no longer, in the hands of the worker that speaks of it."""
+
+    reason = "DELIVERY_NOT_LEASED"
+
+    def __init__(self, delivery_id: str) -> None:
+        super().__init__("The delivery is not in the hands of this worker", deliveryId=delivery_id)
+
+
 class InvalidRequestError(DomainError):
     """The request is not a message of its method."""
 
@@ -196,6 +243,19 @@ class ResourceExhaustedError(DomainError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, retryAfterSeconds=10)
+
+
+class OverloadedError(DomainError):
+    """A queue has reached its bound. Nothing was done; try again soon."""
+
+    reason = "OVERLOADED"
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(f"The service has more to do than it can: {queue}", retryAfterSeconds=1)
+
+
+STORE_TROUBLE: Final = (UnavailableError, ResourceExhaustedError, OverloadedError)
+"""What a store raises that cannot write now, through no fault of what it was asked."""
 
 
 def _plain(value: object) -> str:

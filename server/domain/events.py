@@ -20,6 +20,18 @@ class EntryKind(StrEnum):
     """The warning threshold was reached."""
     EXPIRY = "expiry"
     """The session expired."""
+    REPLY_FAILURE = "reply_failure"
+    """There is no reply to a message, and there will be no more attempts."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyFailure:
+    """Which message of the user got no reply, why (for people), and after how many attempts."""
+
+    message_id: str
+    message_sequence: int
+    reason: str
+    attempts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +39,7 @@ class Entry:
     """One entry: its place, its time, what it reports, and how the session stood right after.
 
     `sequence` starts at 1 and has no gaps; `at_ms` strictly increases within the session; `message` is set for a MESSAGE, `timeout` (the
-    settings from here on) for a TIMEOUT_CHANGE.
+    settings from here on) for a TIMEOUT_CHANGE, `failure` for a REPLY_FAILURE.
     """
 
     session_id: str
@@ -40,6 +52,7 @@ class Entry:
     is_near_expiration: bool
     message: Message | None = None
     timeout: TimeoutConfig | None = None
+    failure: ReplyFailure | None = None
 
 
 @dataclass(frozen=True, slots=True)

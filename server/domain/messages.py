@@ -2,7 +2,15 @@
 
 from dataclasses import dataclass
 
-from eliza.sessions.v1.limits import MAX_ATTACHMENTS_BYTES, MAX_CONTENT_CODE_POINTS, MAX_METADATA_BYTES
+from eliza.sessions.v1.limits import (
+    MAX_ACTION_CODE_POINTS,
+    MAX_ACTIONS,
+    MAX_ATTACHMENTS_BYTES,
+    MAX_CONTENT_CODE_POINTS,
+    MAX_METADATA_BYTES,
+    MAX_REPLY_CODE_POINTS,
+)
+from eliza.sessions.v1.texts import is_text
 from server.domain.errors import InvalidContentError, InvalidMetadataError
 
 EMPTY_OBJECT = "{}"
@@ -28,7 +36,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A stored message. Its place, its time and its author are those of its entry in the log."""
+    """A stored message. Its place, its time and its author are those of its entry in the log.
+
+    `answers` is the sequence of the user's message that an agent's message is the reply to.
+    """
 
     id: str
     is_agent: bool
@@ -37,6 +48,7 @@ class Message:
     attachments: str | None
     thought: str | None
     actions: tuple[str, ...]
+    answers: int | None = None
 
 
 def check_draft(draft: Draft) -> None:
@@ -45,19 +57,39 @@ def check_draft(draft: Draft) -> None:
     Contract: "`content` (string, 1 to 4000 Unicode code points; white space alone is a message; a NUL … is an
     InvalidContentError), `metadata` (object, at most 10,240 bytes as compact JSON)".
     """
-    if not 1 <= len(draft.content) <= MAX_CONTENT_CODE_POINTS:
-        raise InvalidContentError(f"content must have 1 to {MAX_CONTENT_CODE_POINTS} characters")
-    if "\0" in draft.content:
-        raise InvalidContentError("content must not contain a NUL character")
-    check_metadata(draft.metadata)
-    if draft.attachments is not None and _bytes(draft.attachments) > MAX_ATTACHMENTS_BYTES:
-        raise InvalidContentError(f"attachments must have at most {MAX_ATTACHMENTS_BYTES} bytes as compact JSON")
+    _check(draft, MAX_CONTENT_CODE_POINTS)
+
+
+def check_reply(reply: Reply) -> None:
+    """Raises InvalidContentError or InvalidMetadataError for a reply that cannot be stored.
+
+    It may be longer than a user's message: the contract bounds only these, and models answer at length.
+    """
+    _check(reply.draft, MAX_REPLY_CODE_POINTS)
+    if not all(map(is_text, (reply.thought or "", *reply.actions))):
+        raise InvalidContentError("thought and actions must not contain a lone surrogate, which is not text")
+    if reply.thought is not None and len(reply.thought) > MAX_REPLY_CODE_POINTS:
+        raise InvalidContentError(f"thought must have at most {MAX_REPLY_CODE_POINTS} characters")
+    if len(reply.actions) > MAX_ACTIONS or any(len(action) > MAX_ACTION_CODE_POINTS for action in reply.actions):
+        raise InvalidContentError(f"actions must be at most {MAX_ACTIONS}, of at most {MAX_ACTION_CODE_POINTS} characters each")
 
 
 def check_metadata(metadata: str) -> None:
     """Raises InvalidMetadataError when the compact JSON text has more than MAX_METADATA_BYTES bytes in UTF-8."""
     if _bytes(metadata) > MAX_METADATA_BYTES:
         raise InvalidMetadataError(f"metadata must have at most {MAX_METADATA_BYTES} bytes as compact JSON", MAX_METADATA_BYTES)
+
+
+def _check(draft: Draft, most_code_points: int) -> None:
+    if not 1 <= len(draft.content) <= most_code_points:
+        raise InvalidContentError(f"content must have 1 to {most_code_points} characters")
+    if "\0" in draft.content:
+        raise InvalidContentError("content must not contain a NUL character")
+    if not is_text(draft.content):
+        raise InvalidContentError("content must not contain a lone surrogate, which is not text")
+    check_metadata(draft.metadata)
+    if draft.attachments is not None and _bytes(draft.attachments) > MAX_ATTACHMENTS_BYTES:
+        raise InvalidContentError(f"attachments must have at most {MAX_ATTACHMENTS_BYTES} bytes as compact JSON")
 
 
 def _bytes(text: str) -> int:

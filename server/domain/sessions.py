@@ -6,9 +6,10 @@ A rule that applies to a live session raises SessionExpiredError otherwise; noth
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from server.domain.errors import SessionExpiredError, SessionRenewalError
-from server.domain.events import Entry, EntryKind
-from server.domain.messages import Draft, Message, Reply, check_draft, check_metadata
+from server.domain.deliveries import Delivery, DeliveryState
+from server.domain.errors import EtagMismatchError, SessionExpiredError, SessionRenewalError
+from server.domain.events import Entry, EntryKind, ReplyFailure
+from server.domain.messages import Draft, Message, check_draft, check_metadata
 from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig, TimeoutConfig, TimeoutPolicy, changed, minutes_ms, resolve
 
 
@@ -49,10 +50,15 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a rule leaves: the session after it, and the entries that it appends to the log, in order."""
+    """What a rule leaves: the session after it, the entries it appends to the log, in order, and the deliveries it makes or changes.
+
+    `replayed`: it is what an earlier, equal request left, and nothing was done now.
+    """
 
     session: Session
     entries: tuple[Entry, ...] = ()
+    deliveries: tuple[Delivery, ...] = ()
+    replayed: bool = False
 
 
 Rule = Callable[[Session, int], Outcome]
@@ -117,31 +123,46 @@ def is_near_expiration(session: Session, now_ms: int) -> bool:
     return session.warn_at_ms <= now_ms and time_remaining_ms(session, now_ms) > 0
 
 
+def etag(session: Session) -> str:
+    """An entity tag for the state of a session: every change makes an entry, or is activity."""
+    return f'"{session.last_sequence}-{session.last_activity_ms}"'
+
+
+def require_etag(session: Session, wanted: str) -> None:
+    """Raises EtagMismatchError when `wanted` (tags separated by commas, as in If-Match; `*` is any, empty is no condition) lacks it."""
+    tags = {tag.strip() for tag in wanted.split(",")}
+    if wanted and not tags & {"*", etag(session)}:
+        raise EtagMismatchError(session.id, etag(session))
+
+
+def if_match(wanted: str, rule: Rule) -> Rule:
+    """The rule, on a session that is live and in a state that `wanted` names."""
+
+    def guarded(session: Session, now_ms: int) -> Outcome:
+        require_live(session, now_ms)
+        require_etag(session, wanted)
+        return rule(session, now_ms)
+
+    return guarded
+
+
 def send_message(session: Session, now_ms: int, message_id: str, draft: Draft) -> Outcome:
-    """Stores the user's message, which is activity. Raises SessionExpiredError, InvalidContentError, InvalidMetadataError."""
-    require_live(session, now_ms)
-    check_draft(draft)
-    message = Message(message_id, False, draft.content, draft.metadata, draft.attachments, None, ())
-    return _appended(_active(session, now_ms), now_ms, EntryKind.MESSAGE, renewed=session.timeout.auto_renew, message=message)
-
-
-def store_reply(session: Session, now_ms: int, message_id: str, reply: Reply) -> Outcome:
-    """Stores the agent's message, which is not the user's activity and renews nothing.
+    """Stores the user's message, which is activity, and makes its delivery to the agent.
 
     Raises SessionExpiredError, InvalidContentError, InvalidMetadataError.
     """
     require_live(session, now_ms)
-    check_draft(reply.draft)
-    draft = reply.draft
-    message = Message(message_id, True, draft.content, draft.metadata, draft.attachments, reply.thought, reply.actions)
-    return _appended(session, now_ms, EntryKind.MESSAGE, message=message)
+    check_draft(draft)
+    message = Message(message_id, False, draft.content, draft.metadata, draft.attachments, None, ())
+    outcome = appended(_active(session, now_ms), now_ms, EntryKind.MESSAGE, renewed=session.timeout.auto_renew, message=message)
+    return replace(outcome, deliveries=(Delivery(session.id, outcome.session.last_sequence, DeliveryState.PENDING, 0, now_ms),))
 
 
 def heartbeat(session: Session, now_ms: int) -> Outcome:
     """Keeps alive; an entry is made only where it renews. Raises SessionExpiredError."""
     require_live(session, now_ms)
     active = _active(session, now_ms)
-    return _appended(active, now_ms, EntryKind.RENEWAL, renewed=True) if session.timeout.auto_renew else Outcome(active)
+    return appended(active, now_ms, EntryKind.RENEWAL, renewed=True) if session.timeout.auto_renew else Outcome(active)
 
 
 def renew(session: Session, now_ms: int) -> Outcome:
@@ -153,7 +174,7 @@ def renew(session: Session, now_ms: int) -> Outcome:
     require_live(session, now_ms)
     if session.expires_at_ms >= session.end_ms:
         raise SessionRenewalError(session.id, session.timeout.max_duration_minutes, session.created_at_ms)
-    return _appended(_renewed(session, now_ms), now_ms, EntryKind.RENEWAL, renewed=True)
+    return appended(_renewed(session, now_ms), now_ms, EntryKind.RENEWAL, renewed=True)
 
 
 def update_timeout(session: Session, now_ms: int, change: PartialTimeoutConfig, policy: TimeoutPolicy) -> Outcome:
@@ -170,7 +191,7 @@ def update_timeout(session: Session, now_ms: int, change: PartialTimeoutConfig, 
     start_ms = session.last_activity_ms if patched.timeout.auto_renew else session.renewed_at_ms
     patched = replace(patched, expires_at_ms=_expiry(patched, start_ms))
     still_warned = session.warned and now_ms >= patched.warn_at_ms
-    return _appended(replace(patched, warned=still_warned), now_ms, EntryKind.TIMEOUT_CHANGE, timeout=patched.timeout)
+    return appended(replace(patched, warned=still_warned), now_ms, EntryKind.TIMEOUT_CHANGE, timeout=patched.timeout)
 
 
 def fall_due(session: Session, now_ms: int) -> Outcome:
@@ -182,9 +203,9 @@ def fall_due(session: Session, now_ms: int) -> Outcome:
     if session.expired:
         return Outcome(session)
     if now_ms >= session.expires_at_ms:
-        return _appended(replace(session, expired=True), now_ms, EntryKind.EXPIRY)
+        return appended(replace(session, expired=True), now_ms, EntryKind.EXPIRY)
     if not session.warned and now_ms >= session.warn_at_ms:
-        return _appended(replace(session, warned=True), now_ms, EntryKind.WARNING)
+        return appended(replace(session, warned=True), now_ms, EntryKind.WARNING)
     return Outcome(session)
 
 
@@ -219,7 +240,7 @@ def _expiry(session: Session, start_ms: int) -> int:
     return min(start_ms + minutes_ms(session.timeout.timeout_minutes), session.end_ms)
 
 
-def _appended(
+def appended(
     session: Session,
     now_ms: int,
     kind: EntryKind,
@@ -227,6 +248,7 @@ def _appended(
     renewed: bool = False,
     message: Message | None = None,
     timeout: TimeoutConfig | None = None,
+    failure: ReplyFailure | None = None,
 ) -> Outcome:
     """The session with one more entry, at a time that strictly increases.
 
@@ -235,5 +257,5 @@ def _appended(
     sequence, at_ms = session.last_sequence + 1, max(now_ms, session.last_entry_ms + 1)
     session = replace(session, last_sequence=sequence, last_entry_ms=at_ms)
     near = is_near_expiration(session, now_ms)
-    entry = Entry(session.id, sequence, at_ms, kind, session.expires_at_ms, session.renewal_count, renewed, near, message, timeout)
+    entry = Entry(session.id, sequence, at_ms, kind, session.expires_at_ms, session.renewal_count, renewed, near, message, timeout, failure)
     return Outcome(session, (entry,))

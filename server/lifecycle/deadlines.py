@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from server.clock import Clock
-from server.domain.errors import DomainError, ResourceExhaustedError, SessionNotFoundError, UnavailableError
+from server.domain.errors import STORE_TROUBLE, DomainError, SessionNotFoundError
 from server.domain.sessions import due_at_ms, fall_due
 from server.store.base import Commit, Store
 
@@ -67,7 +67,7 @@ class Deadlines:
             await self._store.apply(session_id, lambda session, now_ms: fall_due(session, max(now_ms, due_ms)))
         except SessionNotFoundError:
             log.debug("deleted before its deadline", session_id=session_id)
-        except (UnavailableError, ResourceExhaustedError):
+        except STORE_TROUBLE:
             raise
         except Exception:
             if session_id not in self._failing:

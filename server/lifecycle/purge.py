@@ -1,4 +1,4 @@
-"""The purge of sessions that expired longer ago than the retention."""
+"""The purge of sessions that expired, and of requests that were made, longer ago than their retention."""
 
 import asyncio
 from typing import Final
@@ -22,10 +22,13 @@ class Purge:
     Contract: "it … goes on answering 410 until its record is purged (the retention is a setting)".
     """
 
-    def __init__(self, store: Store, clock: Clock, *, retention_minutes: float, interval_minutes: float) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, *, retention_minutes: float, request_retention_minutes: float, interval_minutes: float
+    ) -> None:
         self._store = store
         self._clock = clock
         self._retention_ms = minutes_ms(retention_minutes)
+        self._request_retention_ms = minutes_ms(request_retention_minutes)
         self._interval_s = interval_minutes * 60
 
     async def run_due(self) -> None:
@@ -36,6 +39,10 @@ class Purge:
             removed += step
         if removed:
             log.info("purged expired sessions", rows=removed)
+        made_by_ms = self._clock.now_ms() - self._request_retention_ms
+        while await self._store.forget_requests(made_by_ms, STEP_ROWS):
+            # Another step, until there is nothing left to forget.
+            continue
 
     async def run(self) -> None:
         """Purges at every interval, until cancelled."""

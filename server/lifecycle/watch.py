@@ -167,6 +167,8 @@ class Watch:
     async def _read_session(self, place: _Place) -> list[Item]:
         session = place.session
         entries = await self._store.list_entries(session.id, after_sequence=place.sequence, limit=PAGE_ENTRIES)
+        if entries and entries[0].sequence > place.sequence + 1:
+            return self._purged(place)
         items: list[Item] = []
         for entry in entries:
             # A chunk comes after the message that it answers and before what the log has next.
@@ -189,7 +191,18 @@ class Watch:
         except SessionNotFoundError as error:
             self.leave(place.session.id)
             return [End(place.session.id, error)]
-        if session.expired and place.sequence >= session.last_sequence:
-            self.leave(session.id)
-            return [End(session.id)]
-        return []
+        if not session.expired:
+            return []
+        if place.sequence < session.last_sequence:
+            if not await self._store.list_entries(session.id, after_sequence=place.sequence, limit=1):
+                return self._purged(place)
+            # It came since we looked.
+            self.wake(session.id)
+            return []
+        self.leave(session.id)
+        return [End(session.id)]
+
+    def _purged(self, place: _Place) -> list[Item]:
+        """The end of a session whose log the purge has begun to take, from its start: better no log than one with a gap."""
+        self.leave(place.session.id)
+        return [End(place.session.id, SessionNotFoundError(place.session.id))]

@@ -1,41 +1,64 @@
-"""AgentService: the registry of agents."""
+"""AgentService: the registry of agents, and how they take messages and answer them."""
 
-from dataclasses import replace
-from typing import Any
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import fields, replace
+from typing import Any, Final
 
 from eliza.sessions.v1 import agent_pb2, timeout_pb2
 from eliza.sessions.v1 import agent_service_pb2 as pb
 from eliza.sessions.v1.agent_service_pb2_grpc import AgentServiceServicer
 from eliza.sessions.v1.limits import DEFAULT_SESSIONS, MAX_SESSIONS
+from server.agents.connectors import Connectors
+from server.agents.dispatcher import Dispatcher
+from server.agents.workers import Accepted, Given, Refused, Revoked, Told, Worker
 from server.clock import Clock
-from server.domain.agents import Agent, check_agent
-from server.domain.errors import InvalidFieldError, MissingFieldsError
+from server.domain.agents import MAX_HISTORY_MESSAGES, SETTINGS, Agent
+from server.domain.errors import DomainError, InvalidContentError, InvalidFieldError, MissingFieldsError
 from server.domain.ids import new_id, uuid_field
-from server.domain.timeouts import TimeoutPolicy
-from server.rpc.convert import agent_kind, agent_message, timeout_request
+from server.rpc.convert import (
+    agent_kind,
+    agent_message,
+    agent_settings,
+    delivery_message,
+    message_message,
+    refusal,
+    reply_of,
+    settings_values,
+    timeout_request,
+)
 from server.rpc.paging import make_token, page_size, read_token
 from server.store.base import Position, Store
+
+MAX_DELIVERIES: Final = 1000
+MAX_REASON_CODE_POINTS: Final = 500
+UNREAD: Final = 1000
+"""How many things a worker may leave unread before nothing more is read from it."""
 
 _SCOPE = ("agents",)
 _TIMEOUT = "timeout_config"
 _TIMEOUT_FIELDS = tuple(timeout_pb2.TimeoutConfig.DESCRIPTOR.fields_by_name)
+_SETTINGS = {str(kind): settings for kind, settings in SETTINGS.items()}
 
 
 class AgentService(AgentServiceServicer):
     """See agent_service.proto."""
 
-    def __init__(self, store: Store, clock: Clock, policy: TimeoutPolicy) -> None:
+    def __init__(self, store: Store, clock: Clock, connectors: Connectors, dispatcher: Dispatcher, heartbeat_s: float) -> None:
         self._store = store
         self._clock = clock
-        self._policy = policy
+        self._connectors = connectors
+        self._dispatcher = dispatcher
+        self._heartbeat_s = heartbeat_s
 
     async def CreateAgent(self, request: pb.CreateAgentRequest, context: Any) -> pb.CreateAgentResponse:
         wanted, now_ms = request.agent, self._clock.now_ms()
         if missing := [field for field in ("name", "kind") if not getattr(wanted, field)]:
             raise MissingFieldsError(missing)
         agent_id = uuid_field("agent_id", wanted.agent_id) if wanted.agent_id else new_id()
-        agent = Agent(agent_id, wanted.name, agent_kind(wanted.kind), now_ms, now_ms, timeout_request(wanted.timeout_config))
-        check_agent(agent, self._policy)
+        timeout, settings = timeout_request(wanted.timeout_config), agent_settings(wanted)
+        agent = Agent(agent_id, wanted.name, agent_kind(wanted.kind), now_ms, now_ms, timeout, settings)
+        self._connectors.check(agent)
         await self._store.create_agent(agent)
         return pb.CreateAgentResponse(agent=agent_message(agent))
 
@@ -56,35 +79,158 @@ class AgentService(AgentServiceServicer):
 
         def change(agent: Agent, now_ms: int) -> Agent:
             patched = _patched(agent, request.agent, paths)
-            check_agent(patched, self._policy)
+            self._connectors.check(patched)
             return replace(patched, updated_at_ms=now_ms)
 
-        return pb.UpdateAgentResponse(agent=agent_message(await self._store.update_agent(request.agent.agent_id.lower(), change)))
+        agent = await self._store.update_agent(request.agent.agent_id.lower(), change)
+        self._connectors.workers.changed(agent.id, agent)
+        return pb.UpdateAgentResponse(agent=agent_message(agent))
 
     async def DeleteAgent(self, request: pb.DeleteAgentRequest, context: Any) -> pb.DeleteAgentResponse:
-        await self._store.delete_agent(request.agent_id.lower())
+        agent_id = request.agent_id.lower()
+        await self._store.delete_agent(agent_id)
+        self._connectors.workers.changed(agent_id, None)
         return pb.DeleteAgentResponse()
+
+    async def Reply(self, request: pb.ReplyRequest, context: Any) -> pb.ReplyResponse:
+        if missing := [field for field in ("delivery_id", "reply") if not _is_set(request, field)]:
+            raise MissingFieldsError(missing)
+        outcome = await self._dispatcher.answer(request.delivery_id, reply_of(request.reply))
+        (entry,) = outcome.entries
+        assert entry.message is not None
+        return pb.ReplyResponse(message=message_message(outcome.session, entry, entry.message))
+
+    async def Connect(self, requests: AsyncIterator[pb.ConnectRequest], context: Any) -> AsyncIterator[pb.ConnectResponse]:
+        first = await anext(requests, None)
+        if first is None:
+            return
+        if first.WhichOneof("part") != "hello":
+            raise MissingFieldsError(["hello"])
+        hello = first.hello
+        if not hello.agent_id:
+            raise MissingFieldsError(["hello.agent_id"])
+        _check_range("hello.max_deliveries", hello.max_deliveries, MAX_DELIVERIES)
+        _check_range("hello.history_messages", hello.history_messages, MAX_HISTORY_MESSAGES)
+        agent = await self._store.get_agent(hello.agent_id.lower())
+        capacity = hello.max_deliveries or 1
+        with self._connectors.workers.connected(agent, capacity=capacity, history_messages=hello.history_messages) as worker:
+            yield pb.ConnectResponse(welcome=pb.ConnectResponse.Welcome(agent=agent_message(agent)))
+            reading = asyncio.create_task(self._listen(requests, worker))
+            try:
+                while True:
+                    try:
+                        async with asyncio.timeout(self._heartbeat_s):
+                            told = await worker.told.get()
+                    except TimeoutError:
+                        yield pb.ConnectResponse(heartbeat=pb.ConnectResponse.Heartbeat())
+                        continue
+                    if told is None:
+                        return
+                    yield self._told(told)
+                    worker.told.task_done()
+            finally:
+                reading.cancel()
+
+    async def _listen(self, requests: AsyncIterator[pb.ConnectRequest], worker: Worker) -> None:
+        """Takes what a worker says, until it says no more or its stream must end."""
+        try:
+            async for request in requests:
+                await self._take(request, worker)
+                if worker.told.qsize() > UNREAD:
+                    await worker.told.join()
+        except Exception as error:  # noqa: BLE001 - it ends the stream, and is dealt with there
+            worker.told.put_nowait(error)
+        else:
+            worker.told.put_nowait(None)
+
+    async def _take(self, request: pb.ConnectRequest, worker: Worker) -> None:
+        part = request.WhichOneof("part")
+        if part is None or part == "hello":
+            raise MissingFieldsError(["chunk", "reply", "failure"])
+        delivery_id = getattr(request, part).delivery_id.lower()
+        try:
+            match part:
+                case "chunk":
+                    worker.chunk(delivery_id, request.chunk.chunk)
+                case "reply":
+                    await self._answer(delivery_id, request.reply, worker)
+                case "failure":
+                    if len(request.failure.reason) > MAX_REASON_CODE_POINTS:
+                        raise InvalidContentError(f"reason must have at most {MAX_REASON_CODE_POINTS} characters")
+                    worker.failed(delivery_id, request.failure.reason or "the agent gave no reason", final=request.failure.final)
+        except DomainError as error:
+            worker.told.put_nowait(Refused(delivery_id, error))
+
+    async def _answer(self, delivery_id: str, answer: pb.ConnectRequest.Reply, worker: Worker) -> None:
+        if not answer.HasField("reply"):
+            raise MissingFieldsError(["reply"])
+        reply = reply_of(answer.reply)
+        with worker.answering(delivery_id) as reply_id:
+            await self._dispatcher.answer(delivery_id, reply, agent_id=worker.agent_id, reply_id=reply_id)
+            worker.told.put_nowait(Accepted(delivery_id))
+
+    def _told(self, told: Told) -> pb.ConnectResponse:
+        """What a worker is told, as it goes out. Raises what ends its stream."""
+        match told:
+            case Given():
+                return pb.ConnectResponse(delivery=delivery_message(told.work, told.history, self._clock.now_ms()))
+            case Accepted():
+                return pb.ConnectResponse(accepted=pb.ConnectResponse.Accepted(delivery_id=told.delivery_id))
+            case Refused():
+                reason, message, details = refusal(told.error)
+                refused = pb.ConnectResponse.Refused(delivery_id=told.delivery_id, reason=reason, message=message, details=details)
+                return pb.ConnectResponse(refused=refused)
+            case Revoked():
+                return pb.ConnectResponse(revoked=pb.ConnectResponse.Revoked(delivery_id=told.delivery_id))
+            case _:
+                raise told
+
+
+def _is_set(request: pb.ReplyRequest, field: str) -> bool:
+    return any(found.name == field for found, _ in request.ListFields())
+
+
+def _check_range(field: str, value: int, most: int) -> None:
+    if not 0 <= value <= most:
+        raise InvalidFieldError(field, value, f"must be between 0 and {most}")
 
 
 def _set_paths(wanted: agent_pb2.Agent) -> list[str]:
     """The changeable fields that are set, as AIP-134 reads an absent mask."""
-    timeout_paths = [f"{_TIMEOUT}.{field.name}" for field, _ in wanted.timeout_config.ListFields()]
-    return [field for field in ("name", "kind") if getattr(wanted, field)] + timeout_paths
+    paths = [field for field in ("name", "kind") if getattr(wanted, field)]
+    for head in (_TIMEOUT, *_SETTINGS):
+        paths += [f"{head}.{field.name}" for field, _ in getattr(wanted, head).ListFields()]
+    return paths
 
 
 def _patched(agent: Agent, wanted: agent_pb2.Agent, paths: list[str]) -> Agent:
     """The agent with the fields that the paths name taken from `wanted`. Raises InvalidFieldError for a path that cannot be changed."""
+    if "*" in paths:
+        paths = ["kind", "name", _TIMEOUT, *(head for head in _SETTINGS if wanted.HasField(head))]  # type: ignore[arg-type]
+        agent = replace(agent, settings=None)
+    if "kind" in paths and agent_kind(wanted.kind) != agent.kind:
+        # The settings of the old kind go.
+        agent = replace(agent, kind=agent_kind(wanted.kind), settings=None)
     timeout = timeout_request(wanted.timeout_config)
     for path in paths:
         head, _, field = path.partition(".")
-        if path in ("name", "*"):
+        if path == "name":
             agent = replace(agent, name=wanted.name)
-        if path in ("kind", "*"):
-            agent = replace(agent, kind=agent_kind(wanted.kind))
-        if path in (_TIMEOUT, "*"):
+        elif path == _TIMEOUT:
             agent = replace(agent, timeout=timeout)
         elif head == _TIMEOUT and field in _TIMEOUT_FIELDS:
             agent = replace(agent, timeout=replace(agent.timeout, **{field: getattr(timeout, field)}))
-        elif path not in ("name", "kind"):
+        elif head in _SETTINGS and (not field or field in (known.name for known in fields(_SETTINGS[head]))):
+            agent = _with_settings(agent, wanted, head, field)
+        elif path != "kind":
             raise InvalidFieldError("update_mask", path, "names a field that cannot be changed")
     return agent
+
+
+def _with_settings(agent: Agent, wanted: agent_pb2.Agent, head: str, field: str) -> Agent:
+    """The agent with one of its kind's settings, or all of them (no field), taken from `wanted`."""
+    settings_class, given = _SETTINGS[head], settings_values(getattr(wanted, head), _SETTINGS[head])
+    if not field or not isinstance(agent.settings, settings_class):
+        whole = wanted.HasField(head) or field  # type: ignore[arg-type]
+        return replace(agent, settings=settings_class(**given) if whole else None)
+    return replace(agent, settings=replace(agent.settings, **{field: given[field]}))

@@ -12,15 +12,28 @@ import structlog
 from google.protobuf.message import DecodeError, Message
 
 from eliza.sessions.v1.errors import DOMAIN, TABLE, cut, error_trailers
-from server.domain.errors import DeadlineExceededError, DomainError, InvalidRequestError, ResourceExhaustedError, UnavailableError
+from server.domain.errors import (
+    DeadlineExceededError,
+    DomainError,
+    InvalidRequestError,
+    OverloadedError,
+    ResourceExhaustedError,
+    UnavailableError,
+)
 
 QUIET_SECONDS: Final = 0.1
 """How long no call must have come before a server that stops may close its port."""
+
+LONGEST_QUIET_SECONDS: Final = 3.0
+"""How long a server that stops waits for that at most."""
 
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
 Parse = Callable[[bytes], Message]
 
 _PREFIX: Final = f"/{DOMAIN}."
+
+_HEALTH: Final = f"{_PREFIX}SessionService/GetServiceStatus"
+"""How the service stands is told however much there is to do."""
 
 log = structlog.get_logger()
 
@@ -28,12 +41,15 @@ log = structlog.get_logger()
 class Boundary(grpc.aio.ServerInterceptor):
     """Reads requests, refuses those whose deadline has passed, and turns exceptions into statuses with ErrorInfo."""
 
-    def __init__(self, on_trouble: Callable[[], None]) -> None:
+    def __init__(self, on_trouble: Callable[[], None], *, max_calls: int, max_streams: int) -> None:
         """`on_trouble` is called when the store could not do what it was asked."""
         self._on_trouble = on_trouble
+        self._max_calls = max_calls
+        self._max_streams = max_streams
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._stopping = False
-        self._in_flight = 0
+        self._calls = 0
+        self._streams = 0
         self._last_call_s = 0.0
 
     async def drain(self) -> None:
@@ -44,32 +60,57 @@ class Boundary(grpc.aio.ServerInterceptor):
         self._stopping = True
         now_s = asyncio.get_running_loop().time
         self._last_call_s = now_s()
-        while self._in_flight or now_s() < self._last_call_s + QUIET_SECONDS:  # noqa: ASYNC110 - nothing tells that no call comes
+        while self._calls or self._streams:  # noqa: ASYNC110 - as rare as stops are
+            await asyncio.sleep(QUIET_SECONDS / 4)
+        # Clients that try again at once would never let it be quiet.
+        give_up_s = now_s() + LONGEST_QUIET_SECONDS
+        while now_s() < min(self._last_call_s + QUIET_SECONDS, give_up_s):  # noqa: ASYNC110 - nothing tells that no call comes
             await asyncio.sleep(QUIET_SECONDS / 4)
 
-    @contextmanager
-    def _admitted(self, context: Any) -> Iterator[None]:
-        """Counts a call. Raises UnavailableError when the service stops, DeadlineExceededError when the call's deadline has passed."""
+    def _admit(self, context: Any) -> None:
+        """Raises UnavailableError when the service stops, DeadlineExceededError when the call's deadline has passed."""
         self._last_call_s = asyncio.get_running_loop().time()
         if self._stopping:
             raise UnavailableError("The service is stopping")
         remaining_s = context.time_remaining()
         if remaining_s is not None and remaining_s <= 0:
             raise DeadlineExceededError
-        self._in_flight += 1
+
+    @contextmanager
+    def _admitted_call(self, method: str, context: Any) -> Iterator[None]:
+        """Counts a call. Raises OverloadedError besides what `_admit` raises."""
+        self._admit(context)
+        if self._calls >= self._max_calls and method != _HEALTH:
+            raise OverloadedError("too many calls are under way")
+        self._calls += 1
         try:
             yield
         finally:
-            self._in_flight -= 1
+            self._calls -= 1
+
+    @contextmanager
+    def _admitted_stream(self, context: Any) -> Iterator[None]:
+        """Counts a stream. Raises OverloadedError besides what `_admit` raises."""
+        self._admit(context)
+        if self._streams >= self._max_streams:
+            raise OverloadedError("too many streams are open")
+        self._streams += 1
+        try:
+            yield
+        finally:
+            self._streams -= 1
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
-        """Wraps the handlers of this API, each once; those of health and reflection are left alone."""
+        """Wraps the handlers of this API, each once; those of health and reflection only as far as reading requests goes."""
         method = handler_call_details.method
         if method in self._wrapped:
             return self._wrapped[method]
         handler = await continuation(handler_call_details)
-        if handler is None or not method.startswith(_PREFIX):
-            return handler
+        if handler is None:
+            return None
+        if not method.startswith(_PREFIX):
+            self._wrapped[method] = self._readable(method, handler)
+            return self._wrapped[method]
         serialize = handler.response_serializer
         wrapped: grpc.RpcMethodHandler[Any, Any]
         if handler.unary_unary:
@@ -84,11 +125,33 @@ class Boundary(grpc.aio.ServerInterceptor):
         self._wrapped[method] = wrapped
         return wrapped
 
+    def _readable(self, method: str, handler: Any) -> Any:
+        """A handler of another API, which gRPC would call UNKNOWN for bytes that are not its message."""
+        parse = handler.request_deserializer
+
+        async def call(raw: bytes, context: Any) -> Any:
+            try:
+                request = _parsed(parse, raw)
+            except InvalidRequestError as error:
+                await self._fail(context, method, None, error)
+            return await behaviour(request, context)
+
+        async def stream(raw: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+            try:
+                async for response in behaviour(_many(parse)(raw), context):
+                    yield response
+            except InvalidRequestError as error:
+                await self._fail(context, method, None, error)
+
+        kind = "stream_stream" if handler.request_streaming else "unary_stream" if handler.response_streaming else "unary_unary"
+        behaviour = getattr(handler, kind)
+        return handler._replace(request_deserializer=None, **{kind: stream if handler.request_streaming else call})
+
     def _unary(self, method: str, behaviour: Behaviour, parse: Parse) -> Behaviour:
         async def call(raw: bytes, context: Any) -> Any:
             request = None
             try:
-                with self._admitted(context):
+                with self._admitted_call(method, context):
                     request = _parsed(parse, raw)
                     return await behaviour(request, context)
             except Exception as error:  # noqa: BLE001 - this is where everything ends up
@@ -100,7 +163,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         async def stream(raw: Any, context: Any) -> AsyncIterator[Any]:
             request = None
             try:
-                with self._admitted(context):
+                with self._admitted_stream(context):
                     request = read(raw)
                     async with aclosing(behaviour(request, context)) as responses:
                         async for response in responses:

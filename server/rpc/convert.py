@@ -1,21 +1,24 @@
 """Between the domain's values and the API's messages."""
 
 from collections.abc import Callable
+from dataclasses import MISSING, asdict, fields
 from typing import Any
 
 import orjson
 from google.protobuf import struct_pb2
 
-from eliza.sessions.v1 import agent_pb2, log_pb2, message_pb2, session_pb2, timeout_pb2, values
+from eliza.sessions.v1 import agent_pb2, agent_service_pb2, errors_pb2, log_pb2, message_pb2, session_pb2, timeout_pb2, values
+from eliza.sessions.v1.errors import cut
 from eliza.sessions.v1.limits import MAX_METADATA_BYTES
-from server.domain.agents import Agent, AgentKind
-from server.domain.errors import InvalidContentError, InvalidFieldError, InvalidMetadataError
+from server.agents.kinds import Work
+from server.domain.agents import SETTINGS, Agent, AgentKind, AgentSettings, OpenAiSettings, WebhookSettings
+from server.domain.errors import DomainError, InvalidContentError, InvalidFieldError, InvalidMetadataError
 from server.domain.events import Chunk, Entry, EntryKind
-from server.domain.messages import EMPTY_OBJECT, Message
-from server.domain.sessions import Session, is_near_expiration, time_remaining_ms
+from server.domain.messages import EMPTY_OBJECT, Draft, Message, Reply
+from server.domain.sessions import Session, etag, is_near_expiration, time_remaining_ms
 from server.domain.timeouts import MINUTE_MS, PartialTimeoutConfig, TimeoutConfig
 
-_KINDS = {AgentKind.ECHO: agent_pb2.AGENT_KIND_ECHO}
+_KINDS = {kind: agent_pb2.AgentKind.Value(f"AGENT_KIND_{kind.name}") for kind in AgentKind}
 _KINDS_BACK = {number: kind for kind, number in _KINDS.items()}
 _TIMEOUT_FIELDS = tuple(timeout_pb2.TimeoutConfig.DESCRIPTOR.fields_by_name)
 
@@ -36,6 +39,7 @@ def session_message(session: Session, now_ms: int) -> session_pb2.Session:
         time_remaining_ms=time_remaining_ms(session, now_ms),
         is_near_expiration=is_near_expiration(session, now_ms),
         last_sequence=session.last_sequence,
+        etag=etag(session),
     )
 
 
@@ -57,6 +61,7 @@ def message_message(session: Session, entry: Entry, message: Message) -> message
         attachments=None if message.attachments is None else values.list_value(orjson.loads(message.attachments)),
         thought=message.thought,
         actions=message.actions,
+        reply_to_sequence=message.answers or 0,
     )
 
 
@@ -81,6 +86,9 @@ def entry_message(session: Session, entry: Entry) -> log_pb2.LogEntry:
             message.expiration_warning.minutes_remaining = round((entry.expires_at_ms - entry.at_ms) / MINUTE_MS, 2)
         case EntryKind.EXPIRY:
             message.expiry.expired_at.CopyFrom(values.timestamp(entry.expires_at_ms))
+        case EntryKind.REPLY_FAILURE:
+            assert entry.failure is not None
+            message.reply_failure.CopyFrom(log_pb2.ReplyFailure(**asdict(entry.failure)))
     return message
 
 
@@ -129,9 +137,54 @@ def attachments_text(message: struct_pb2.ListValue) -> str:
     return _text(lambda: values.plain_list(message), lambda why: InvalidContentError(f"attachments {why}"))
 
 
+def reply_of(message: agent_service_pb2.AgentReply) -> Reply:
+    """What an agent answers. Raises InvalidContentError, InvalidMetadataError."""
+    attachments = attachments_text(message.attachments) if message.HasField("attachments") else None
+    draft = Draft(message.content, metadata_text(message.metadata), attachments)
+    return Reply(draft, message.thought if message.HasField("thought") else None, tuple(message.actions))
+
+
+def delivery_message(work: Work, history: list[Entry], now_ms: int) -> agent_service_pb2.Delivery:
+    """A delivery, as a worker gets it."""
+    session = work.session
+    return agent_service_pb2.Delivery(
+        delivery_id=work.delivery.id,
+        attempt=work.delivery.attempts,
+        session=session_message(session, now_ms),
+        message=message_message(session, work.entry, work.message),
+        history=[message_message(session, entry, entry.message) for entry in history if entry.message],
+        reply_message_id=work.reply_id,
+        lease_expires_at=values.timestamp(work.delivery.due_at_ms or now_ms),
+    )
+
+
+def refusal(error: DomainError) -> tuple[errors_pb2.ErrorReason.ValueType, str, dict[str, str]]:
+    """The reason, the message and the details of an error that is told on a stream and does not end it."""
+    details = {name: cut(value) for name, value in error.details.items()}
+    return errors_pb2.ErrorReason.Value(f"ERROR_REASON_{error.reason}"), str(error), details
+
+
+def settings_values(
+    message: agent_pb2.WebhookSettings | agent_pb2.OpenAiSettings, settings_class: type[WebhookSettings] | type[OpenAiSettings]
+) -> dict[str, Any]:
+    """The settings of a kind, by name; what the message leaves unset has its default, or is empty."""
+    given: dict[str, Any] = {field.name: value for field, value in message.ListFields()}
+    return {field.name: given.get(field.name, "" if field.default is MISSING else field.default) for field in fields(settings_class)}
+
+
+def agent_settings(message: agent_pb2.Agent) -> AgentSettings:
+    """The settings of its kind that a request has."""
+    for kind, settings_class in SETTINGS.items():
+        if message.HasField(str(kind)):  # type: ignore[arg-type]
+            return settings_class(**settings_values(getattr(message, kind), settings_class))
+    return None
+
+
 def agent_message(agent: Agent) -> agent_pb2.Agent:
     """A registered agent."""
+    settings = {} if agent.settings is None else {str(agent.kind): asdict(agent.settings)}
     return agent_pb2.Agent(
+        **settings,  # type: ignore[arg-type]
         agent_id=agent.id,
         name=agent.name,
         kind=_KINDS[agent.kind],
@@ -139,6 +192,11 @@ def agent_message(agent: Agent) -> agent_pb2.Agent:
         created_at=values.timestamp(agent.created_at_ms),
         updated_at=values.timestamp(agent.updated_at_ms),
     )
+
+
+def canonical(text: str) -> str:
+    """JSON in one order of keys: what a client sends twice is the same text twice."""
+    return orjson.dumps(orjson.loads(text), option=orjson.OPT_SORT_KEYS).decode()
 
 
 def agent_kind(number: agent_pb2.AgentKind.ValueType) -> AgentKind:

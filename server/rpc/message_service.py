@@ -10,14 +10,15 @@ from eliza.sessions.v1 import values
 from eliza.sessions.v1.limits import DEFAULT_MESSAGES, MAX_MESSAGES
 from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceServicer
 from eliza.sessions.v1.times import FIRST_MS, LAST_MS
-from server.agents.delivery import Delivery
+from server.agents.dispatcher import Dispatcher
 from server.clock import Clock
 from server.domain.errors import AgentReplyTimeoutError, DomainError, InvalidPaginationError
 from server.domain.events import Chunk, Entry
 from server.domain.ids import new_id
 from server.domain.messages import Draft
+from server.domain.requests import request as request_of
 from server.domain.sessions import Session, require_live, send_message
-from server.rpc.convert import attachments_text, chunk_message, message_message, metadata_text, session_status
+from server.rpc.convert import attachments_text, canonical, chunk_message, message_message, metadata_text, session_status
 from server.rpc.paging import make_token, page_size, read_token
 from server.store.base import Store
 
@@ -25,10 +26,10 @@ from server.store.base import Store
 class MessageService(MessageServiceServicer):
     """See message_service.proto."""
 
-    def __init__(self, store: Store, clock: Clock, delivery: Delivery, reply_deadline_s: float) -> None:
+    def __init__(self, store: Store, clock: Clock, dispatcher: Dispatcher, reply_deadline_s: float) -> None:
         self._store = store
         self._clock = clock
-        self._delivery = delivery
+        self._dispatcher = dispatcher
         self._reply_deadline_s = reply_deadline_s
 
     async def SendMessage(self, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
@@ -36,8 +37,12 @@ class MessageService(MessageServiceServicer):
 
     async def Converse(self, request: pb.ConverseRequest, context: Any) -> AsyncIterator[pb.ConverseResponse]:
         message_id = new_id()
-        with self._delivery.following(message_id) as progress:
+        with self._dispatcher.following(message_id) as progress:
             sent = await self._send(request.message, message_id)
+            if sent.replayed:
+                stored_id = sent.message.message_id
+                await self._dispatcher.follow_again(message_id, stored_id, sent.message.session_id, sent.message.sequence)
+                message_id = stored_id
             yield pb.ConverseResponse(user_message=sent)
             deadline = asyncio.get_running_loop().time() + self._reply_deadline_s
             while True:
@@ -67,10 +72,20 @@ class MessageService(MessageServiceServicer):
             # The session comes before its message in the order of checks.
             await self._live_session(session_id)
             raise
-        outcome = await self._store.apply(session_id, partial(send_message, message_id=message_id, draft=draft))
+        self._dispatcher.require_room(session_id)
+        repeatable = None
+        if request.request_id:
+            content = draft.content, canonical(draft.metadata), canonical(draft.attachments or "null")
+            repeatable = request_of(f"session:{session_id}", request.request_id, *content)
+        rule = partial(send_message, message_id=message_id, draft=draft)
+        outcome = await self._store.apply(session_id, rule, repeatable)
         (entry,) = outcome.entries
         assert entry.message is not None
-        return pb.SendMessageResponse(message=message_message(outcome.session, entry, entry.message), session_status=session_status(entry))
+        return pb.SendMessageResponse(
+            message=message_message(outcome.session, entry, entry.message),
+            session_status=session_status(entry),
+            replayed=outcome.replayed,
+        )
 
     async def ListMessages(self, request: pb.ListMessagesRequest, context: Any) -> pb.ListMessagesResponse:
         session = await self._live_session(request.session_id.lower())

@@ -16,11 +16,13 @@ from eliza.sessions.v1 import (
     session_service_pb2,
     session_service_pb2_grpc,
 )
-from server.agents.delivery import Delivery
+from server.agents.connectors import Connectors
+from server.agents.dispatcher import Dispatcher
 from server.clock import Clock, TestClock
 from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.purge import Purge
 from server.lifecycle.watch import Signals
+from server.rpc import lasting
 from server.rpc.agent_service import AgentService
 from server.rpc.boundary import Boundary
 from server.rpc.clock_service import ClockService
@@ -45,22 +47,37 @@ CLOCK_SERVICE_NAME: Final = clock_service_pb2.DESCRIPTOR.services_by_name["Clock
 
 
 def build_server(
-    store: Store, clock: Clock, settings: Settings, delivery: Delivery, signals: Signals, deadlines: Deadlines, purge: Purge
+    store: Store,
+    clock: Clock,
+    settings: Settings,
+    dispatcher: Dispatcher,
+    connectors: Connectors,
+    signals: Signals,
+    deadlines: Deadlines,
+    purge: Purge,
 ) -> tuple[grpc.aio.Server, HealthMonitor, Boundary]:
     """The server with all its services, ClockService among them when the clock is a test clock, the monitor of its health, and its edge."""
     policy = settings.timeout_policy
     names = (*SERVICE_NAMES, CLOCK_SERVICE_NAME) if isinstance(clock, TestClock) else SERVICE_NAMES
     monitor = HealthMonitor(store, names)
-    options = [("grpc.max_receive_message_length", MAX_REQUEST_BYTES), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]
-    boundary = Boundary(monitor.doubt)
-    server = grpc.aio.server(interceptors=[boundary], options=options)
+    options = [
+        ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.so_reuseport", 0),
+        # Above our own bounds: what gRPC's core refuses by itself it refuses without a word, and not only to those who flood.
+        ("grpc.server.max_pending_requests", 100_000),
+        ("grpc.server.max_pending_requests_hard_limit", 200_000),
+    ]
+    boundary = Boundary(monitor.doubt, max_calls=settings.max_calls, max_streams=settings.max_streams)
+    server = lasting.server(interceptors=[boundary], options=options)
     session_service_pb2_grpc.add_SessionServiceServicer_to_server(
         SessionService(store, clock, policy, monitor, signals, settings.stream_heartbeat_seconds), server
     )
     message_service_pb2_grpc.add_MessageServiceServicer_to_server(
-        MessageService(store, clock, delivery, settings.reply_deadline_seconds), server
+        MessageService(store, clock, dispatcher, settings.reply_deadline_seconds), server
     )
-    agent_service_pb2_grpc.add_AgentServiceServicer_to_server(AgentService(store, clock, policy), server)
+    agents = AgentService(store, clock, connectors, dispatcher, settings.stream_heartbeat_seconds)
+    agent_service_pb2_grpc.add_AgentServiceServicer_to_server(agents, server)
     if isinstance(clock, TestClock):
         clock_service_pb2_grpc.add_ClockServiceServicer_to_server(ClockService(clock, deadlines, purge), server)
     health_pb2_grpc.add_HealthServicer_to_server(monitor.servicer, server)

@@ -6,9 +6,10 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
-from eliza.sessions.v1 import errors_pb2, log_pb2, values
+import orjson
+
+from eliza.sessions.v1 import log_pb2, values
 from eliza.sessions.v1 import session_service_pb2 as pb
-from eliza.sessions.v1.errors import cut
 from eliza.sessions.v1.limits import DEFAULT_SESSIONS, MAX_SESSIONS
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceServicer
 from server.clock import Clock
@@ -16,10 +17,11 @@ from server.domain.errors import DomainError, MissingFieldsError
 from server.domain.events import Chunk, Entry
 from server.domain.ids import new_id, uuid_field
 from server.domain.messages import check_metadata
-from server.domain.sessions import create, heartbeat, renew, require_live, update_timeout
+from server.domain.requests import request as request_of
+from server.domain.sessions import create, heartbeat, if_match, renew, require_live, update_timeout
 from server.domain.timeouts import TimeoutPolicy, check_numbers
 from server.lifecycle.watch import End, Item, Signals, Watch
-from server.rpc.convert import chunk_message, entry_message, metadata_text, session_message, timeout_request
+from server.rpc.convert import canonical, chunk_message, entry_message, metadata_text, refusal, session_message, timeout_request
 from server.rpc.health import HealthMonitor
 from server.rpc.paging import make_token, page_size, read_token
 from server.store.base import Position, Store
@@ -47,6 +49,8 @@ class SessionService(SessionServiceServicer):
         # The body is checked before the agent is looked for.
         check_metadata(metadata)
         check_numbers(timeout)
+        content = agent_id, canonical(metadata), orjson.dumps(timeout).decode()
+        repeatable = request_of(f"user:{user_id}", request.request_id, *content)
         agent = await self._store.get_agent(agent_id)
         session = create(
             self._clock.now_ms(),
@@ -59,8 +63,9 @@ class SessionService(SessionServiceServicer):
             request=timeout,
             agent=agent.timeout,
         )
-        await self._store.create_session(session)
-        return pb.CreateSessionResponse(session=session_message(session, session.created_at_ms))
+        outcome = await self._store.create_session(session, repeatable)
+        session = outcome.session
+        return pb.CreateSessionResponse(session=session_message(session, session.created_at_ms), replayed=outcome.replayed)
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Any) -> pb.GetSessionResponse:
         session_id = request.session_id or (await self._store.find_channel(request.channel_id.lower()))
@@ -87,16 +92,16 @@ class SessionService(SessionServiceServicer):
         )
 
     async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Any) -> pb.DeleteSessionResponse:
-        await self._store.delete_session(request.session_id.lower())
+        await self._store.delete_session(request.session_id.lower(), request.etag)
         return pb.DeleteSessionResponse()
 
     async def RenewSession(self, request: pb.RenewSessionRequest, context: Any) -> pb.RenewSessionResponse:
-        outcome = await self._store.apply(request.session_id.lower(), renew)
+        outcome = await self._store.apply(request.session_id.lower(), if_match(request.etag, renew))
         return pb.RenewSessionResponse(session=session_message(outcome.session, self._clock.now_ms()))
 
     async def UpdateTimeout(self, request: pb.UpdateTimeoutRequest, context: Any) -> pb.UpdateTimeoutResponse:
         rule = partial(update_timeout, change=timeout_request(request.timeout_config), policy=self._policy)
-        outcome = await self._store.apply(request.session_id.lower(), rule)
+        outcome = await self._store.apply(request.session_id.lower(), if_match(request.etag, rule))
         return pb.UpdateTimeoutResponse(session=session_message(outcome.session, self._clock.now_ms()))
 
     async def SendHeartbeat(self, request: pb.SendHeartbeatRequest, context: Any) -> pb.SendHeartbeatResponse:
@@ -203,6 +208,6 @@ def _watched(item: Item) -> pb.WatchSessionsResponse:
 def _ended(session_id: str, error: DomainError | None) -> pb.WatchSessionsResponse:
     end = pb.WatchSessionsResponse.End(session_id=session_id)
     if error:
-        end.reason, end.message = errors_pb2.ErrorReason.Value(f"ERROR_REASON_{error.reason}"), str(error)
-        end.details.update({name: cut(value) for name, value in error.details.items()})
+        end.reason, end.message, details = refusal(error)
+        end.details.update(details)
     return pb.WatchSessionsResponse(end=end)

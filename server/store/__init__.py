@@ -4,15 +4,18 @@ import re
 from pathlib import Path
 
 from server.clock import Clock
-from server.store.base import Store, StoreOpenError
+from server.store.base import MAX_WRITES, Store, StoreOpenError
 from server.store.sqlite import SqliteStore
 
 SQLITE_SCHEME = "sqlite:///"
 
 
-async def open_store(database_url: str, clock: Clock) -> Store:
-    """Opens the store that a DATABASE_URL names, making or migrating it first. Raises StoreOpenError, saying why."""
-    return await SqliteStore.open(sqlite_path(database_url), clock)
+async def open_store(database_url: str, clock: Clock, max_writes: int = MAX_WRITES) -> Store:
+    """Opens the store that a DATABASE_URL names, making or migrating it first. Raises StoreOpenError, saying why.
+
+    At most `max_writes` may wait for the disk at a time.
+    """
+    return await SqliteStore.open(sqlite_path(database_url), clock, max_writes)
 
 
 def sqlite_path(database_url: str) -> Path:

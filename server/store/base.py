@@ -5,7 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from server.domain.agents import Agent
+from server.domain.deliveries import Delivery
 from server.domain.events import Entry
+from server.domain.replies import DeliveryRule
+from server.domain.requests import Request
 from server.domain.sessions import Outcome, Rule, Session
 
 AgentChange = Callable[[Agent, int], Agent]
@@ -42,6 +45,26 @@ class SessionPage:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenDelivery:
+    """What the agent has yet to answer in a session: the session, the message of the user, and its delivery."""
+
+    session: Session
+    entry: Entry
+    delivery: Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """A session with open deliveries: of which agent, the first, when that may be given, in ms (0 while it is leased), and how many."""
+
+    session_id: str
+    agent_id: str
+    sequence: int
+    due_at_ms: int
+    open: int
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
     """How many sessions the store holds, by state. `invalid`: their rows cannot be read back."""
 
@@ -69,34 +92,51 @@ class Store(ABC):
     A writing method returns once its effect is durable, and then any reading method sees it. Writes on one session happen one after the
     other; each happens wholly or not at all. A call that is cancelled before its turn writes nothing. Every method may raise
     UnavailableError (the store is closed, or cannot be read or written now) and every writing one ResourceExhaustedError (there is no
-    room); nothing was done then.
+    room) or OverloadedError (too many writes wait); nothing was done then.
     """
 
     @abstractmethod
     def add_listener(self, listener: CommitListener) -> None:
-        """Has the listener called on the event loop after each commit of `create_session`, `apply` and `delete_session`.
+        """Has the listener called on the event loop after each commit of `create_session`, `apply`, `apply_delivery` and `delete_session`.
 
-        It is called before they return, also where their callers are gone; it must not raise, nor take long. What the purge and
-        `clear_sessions` remove it is not told.
+        It is called before they return, also where their callers are gone; it must not raise, nor take long. It is not told what was
+        replayed, nor what the purge and `clear_sessions` remove.
         """
 
     @abstractmethod
-    async def create_session(self, session: Session) -> None:
-        """Adds a session, whose id and channel are new."""
+    async def create_session(self, session: Session, request: Request | None = None) -> Outcome:
+        """Adds a session, whose id and channel are new; returns it, or, for a request that is known already, the one that it made then.
+
+        :raises RequestIdReusedError: the request's id is known with other content
+        """
 
     @abstractmethod
-    async def apply(self, session_id: str, rule: Rule) -> Outcome:
+    async def apply(self, session_id: str, rule: Rule, request: Request | None = None) -> Outcome:
         """Loads a session, applies the rule to it at the present instant, and persists the outcome, in one transaction.
 
+        With the expiry of a session its open deliveries have failed. A request is remembered with the outcome's first entry; for one that
+        is known already nothing is done, and the outcome is that entry again.
+
         :raises SessionNotFoundError: there is no such session
+        :raises RequestIdReusedError: the request's id is known with other content
         :raises DomainError: whatever the rule raises; nothing is written then
         """
 
     @abstractmethod
-    async def delete_session(self, session_id: str) -> None:
-        """Removes a session, live or expired, with its messages and its log.
+    async def apply_delivery(self, session_id: str, sequence: int, rule: DeliveryRule) -> Outcome:
+        """Does as `apply`, with a rule that is given the delivery of the session's message with this sequence, too.
 
         :raises SessionNotFoundError: there is no such session
+        :raises DeliveryNotFoundError: the session has no such delivery
+        :raises DomainError: whatever the rule raises; nothing is written then
+        """
+
+    @abstractmethod
+    async def delete_session(self, session_id: str, etag: str = "") -> None:
+        """Removes a session, live or expired, with its log and its deliveries.
+
+        :raises SessionNotFoundError: there is no such session
+        :raises EtagMismatchError: it is in none of the states that `etag` names
         """
 
     @abstractmethod
@@ -140,6 +180,26 @@ class Store(ABC):
         """
 
     @abstractmethod
+    async def list_history(self, session: Session, *, before_sequence: int, limit: int) -> list[Entry]:
+        """Reads at most `limit` messages of a session that belong before the user's message with this sequence, the oldest first.
+
+        They are the latest of the user's earlier messages and of the replies to these, each reply behind the message that it answers. It
+        stops early, after at least one message, where their text grows past PAGE_BYTES.
+        """
+
+    @abstractmethod
+    async def find_answer(self, session_id: str, sequence: int) -> Entry | None:
+        """Finds the reply to the message with this sequence, or else its final failure; None while there is neither."""
+
+    @abstractmethod
+    async def next_delivery(self, session_id: str) -> OpenDelivery | None:
+        """Reads the first open delivery of a session; None when there is none."""
+
+    @abstractmethod
+    async def list_open(self) -> list[OpenSession]:
+        """The sessions that have open deliveries."""
+
+    @abstractmethod
     async def counts(self, now_ms: int) -> Counts:
         """Counts the sessions as they stand at `now_ms`."""
 
@@ -156,6 +216,13 @@ class Store(ABC):
         """Takes one small step of removing the sessions that expired at `expired_by_ms` or before, with their logs.
 
         It removes at most `limit` rows, entries before their sessions, and returns how many: 0 when nothing is left to remove.
+        """
+
+    @abstractmethod
+    async def forget_requests(self, made_by_ms: int, limit: int) -> int:
+        """Takes one small step of forgetting the requests that were made at `made_by_ms` or before.
+
+        It forgets at most `limit`, and returns how many: 0 when none is left to forget.
         """
 
     @abstractmethod
@@ -211,6 +278,9 @@ class Store(ABC):
     async def close(self) -> None:
         """Finishes the writes that were accepted, then lets go of the database. The store is of no use afterwards."""
 
+
+MAX_WRITES = 10_000
+"""How many writes may wait for the disk, where nobody says."""
 
 PAGE_BYTES = 640 * 1024
 """How much text of JSON and content a page holds: as protobuf it then stays below the 4 MiB that a gRPC client takes by default, whatever

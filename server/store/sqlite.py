@@ -11,12 +11,27 @@ from typing import Final, TypeVar, cast
 from server.clock import Clock
 from server.domain.agents import Agent
 from server.domain.errors import AgentAlreadyExistsError, AgentNotFoundError, SessionNotFoundError, UnavailableError
-from server.domain.events import Entry
+from server.domain.events import Entry, EntryKind
+from server.domain.replies import DeliveryRule
+from server.domain.requests import Request
 from server.domain.sessions import Outcome, Rule, Session
 from server.domain.timeouts import MINUTE_MS
 from server.store import sqlite_rows as rows
-from server.store.base import PAGE_BYTES, AgentChange, CommitListener, Counts, MessagePage, Position, SessionPage, Store
-from server.store.sqlite_file import FileLock, connect, prepare, public_error
+from server.store.base import (
+    MAX_WRITES,
+    PAGE_BYTES,
+    AgentChange,
+    CommitListener,
+    Counts,
+    MessagePage,
+    OpenDelivery,
+    OpenSession,
+    Position,
+    SessionPage,
+    Store,
+    StoreOpenError,
+)
+from server.store.sqlite_file import FileLock, check_sound, connect, leaves_doubt, prepare, public_error
 from server.store.sqlite_writer import SqliteWriter
 
 T = TypeVar("T")
@@ -28,34 +43,49 @@ _ENTRY_TEXTS: Final = [rows.ENTRY.index(column) for column in ("content", "metad
 _ALWAYS_MS: Final = 2**62
 
 
+def _of(table: str, columns: Iterable[str]) -> str:
+    return ", ".join(f"{table}.{column}" for column in columns)
+
+
 class SqliteStore(Store):
     """See Store. Made by `open`."""
 
-    def __init__(self, path: Path, lock: FileLock, clock: Clock) -> None:
+    def __init__(self, path: Path, lock: FileLock, clock: Clock, max_writes: int) -> None:
+        self._path = path
         self._lock = lock
-        self._write_connection = connect(path)
         self._read_connection = connect(path, read_only=True)
         self._long_connection = connect(path, read_only=True)
+        # Last, because it starts a thread.
+        self._writer = SqliteWriter(path, clock, max_writes)
+        # Whether a read has failed so that nobody knows what else cannot be read.
+        self._unreadable = False
         self._long_reader = ThreadPoolExecutor(1, "sqlite-reader")
-        self._writer = SqliteWriter(self._write_connection, clock)
         self._closed = False
 
     @classmethod
-    async def open(cls, path: Path, clock: Clock) -> "SqliteStore":
-        """Opens the file, making or migrating it first. Raises StoreOpenError, saying why."""
-        return cls(path, await asyncio.to_thread(prepare, path), clock)
+    async def open(cls, path: Path, clock: Clock, max_writes: int = MAX_WRITES) -> "SqliteStore":
+        """Opens the file, making or migrating it first; `max_writes` may wait for the disk. Raises StoreOpenError, saying why."""
+        lock = await asyncio.to_thread(prepare, path)
+        try:
+            return cls(path, lock, clock, max_writes)
+        except sqlite3.Error as error:
+            lock.release()
+            raise StoreOpenError(f"{path} cannot be used: {error}") from error
 
     def add_listener(self, listener: CommitListener) -> None:
         self._writer.listeners.append(listener)
 
-    async def create_session(self, session: Session) -> None:
-        await self._writer.create(session)
+    async def create_session(self, session: Session, request: Request | None = None) -> Outcome:
+        return await self._writer.create(session, request)
 
-    async def apply(self, session_id: str, rule: Rule) -> Outcome:
-        return await self._writer.apply(session_id, rule)
+    async def apply(self, session_id: str, rule: Rule, request: Request | None = None) -> Outcome:
+        return await self._writer.apply(session_id, rule, request)
 
-    async def delete_session(self, session_id: str) -> None:
-        await self._writer.delete(session_id)
+    async def apply_delivery(self, session_id: str, sequence: int, rule: DeliveryRule) -> Outcome:
+        return await self._writer.apply_delivery(session_id, sequence, rule)
+
+    async def delete_session(self, session_id: str, etag: str = "") -> None:
+        await self._writer.delete(session_id, etag)
 
     async def get_session(self, session_id: str) -> Session:
         found = self._read(lambda connection: connection.execute(_GET_SESSION, (session_id,)).fetchall())
@@ -119,6 +149,51 @@ class SqliteStore(Store):
 
         return self._read(read)
 
+    async def list_history(self, session: Session, *, before_sequence: int, limit: int) -> list[Entry]:
+        statement = (
+            f"SELECT {_ENTRY} FROM log WHERE session_id = ? AND message_id IS NOT NULL AND coalesce(answers, sequence) < ? "
+            "ORDER BY sequence DESC LIMIT ?"
+        )
+
+        def read(connection: sqlite3.Connection) -> list[Entry]:
+            with closing(connection.execute(statement, (session.id, before_sequence, limit))) as found:
+                page, _ = _page(found, limit, _text_size)
+            return sorted(map(rows.entry_of, page), key=_place_in_conversation)
+
+        return self._read(read)
+
+    async def find_answer(self, session_id: str, sequence: int) -> Entry | None:
+        statement = (
+            f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND answers = :sequence UNION ALL "
+            f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND sequence > :sequence AND kind = '{EntryKind.REPLY_FAILURE}' "
+            "AND failure ->> 'message_sequence' = :sequence LIMIT 1"
+        )
+        named = {"id": session_id, "sequence": sequence}
+        found = self._read(lambda connection: connection.execute(statement, named).fetchall())
+        return rows.entry_of(found[0]) if found else None
+
+    async def next_delivery(self, session_id: str) -> OpenDelivery | None:
+        def read(connection: sqlite3.Connection) -> OpenDelivery | None:
+            found = connection.execute(_NEXT_DELIVERY, (session_id,)).fetchone()
+            if found is None:
+                return None
+            session, entry = found[: len(rows.SESSION)], found[len(rows.SESSION) : len(rows.SESSION) + len(rows.ENTRY)]
+            return OpenDelivery(rows.session_of(session), rows.entry_of(entry), rows.delivery_of(found[-len(rows.DELIVERY) :]))
+
+        return self._read(read)
+
+    async def list_open(self) -> list[OpenSession]:
+        # SQLite takes the other columns from the row of the minimum.
+        statement = (
+            "SELECT session_id, agent_id, min(sequence), iif(state = 'leased', 0, deliveries.due_at_ms), count(*) "
+            f"FROM deliveries JOIN sessions ON sessions.id = session_id WHERE state IN {rows.OPEN} GROUP BY session_id"
+        )
+
+        def read(connection: sqlite3.Connection) -> list[OpenSession]:
+            return [OpenSession(*row) for row in connection.execute(statement)]
+
+        return await self._read_long(read)
+
     async def counts(self, now_ms: int) -> Counts:
         live = "expires_at_ms > :now AND NOT expired"
         soon = f"{live} AND expires_at_ms - round(warning_threshold_minutes * {MINUTE_MS}) <= :now"
@@ -143,22 +218,21 @@ class SqliteStore(Store):
 
     async def purge(self, expired_by_ms: int, limit: int) -> int:
         def work(connection: sqlite3.Connection, now_ms: int) -> int:
-            entries = connection.execute(
-                "DELETE FROM log WHERE rowid IN (SELECT log.rowid FROM sessions JOIN log ON log.session_id = sessions.id "
-                "WHERE sessions.expires_at_ms <= ? LIMIT ?)",
-                (expired_by_ms, limit),
-            ).rowcount
-            sessions = connection.execute(
-                "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at_ms <= ? "
-                "AND NOT EXISTS (SELECT 1 FROM log WHERE session_id = sessions.id) LIMIT ?)",
-                (expired_by_ms, limit - entries),
-            ).rowcount
-            return entries + sessions
+            removed = 0
+            for statement in _PURGE:
+                removed += connection.execute(statement, (expired_by_ms, limit - removed)).rowcount
+            return removed
 
         return await self._writer.run(work)
 
+    async def forget_requests(self, made_by_ms: int, limit: int) -> int:
+        statement = "DELETE FROM requests WHERE (scope, id) IN (SELECT scope, id FROM requests WHERE created_at_ms <= ? LIMIT ?)"
+        return await self._writer.run(lambda connection, now_ms: connection.execute(statement, (made_by_ms, limit)).rowcount)
+
     async def clear_sessions(self) -> None:
         def work(connection: sqlite3.Connection, now_ms: int) -> None:
+            connection.execute("DELETE FROM requests")
+            connection.execute("DELETE FROM deliveries")
             connection.execute("DELETE FROM log")
             connection.execute("DELETE FROM sessions")
 
@@ -208,7 +282,15 @@ class SqliteStore(Store):
             # The same value again: SQLite writes the page all the same, and that is what is wanted.
             connection.execute(f"PRAGMA user_version = {connection.execute('PRAGMA user_version').fetchone()[0]}")
 
+        if self._unreadable:
+            await self._read_long(self._check_readable)
+            self._unreadable = False
         await self._writer.run(work)
+
+    def _check_readable(self, _: sqlite3.Connection) -> None:
+        """Reads everything, on a connection that has nothing in its cache."""
+        with closing(connect(self._path, read_only=True)) as connection:
+            check_sound(connection)
 
     async def close(self) -> None:
         if self._closed:
@@ -216,7 +298,7 @@ class SqliteStore(Store):
         self._closed = True
         await self._writer.close()
         await asyncio.to_thread(self._long_reader.shutdown)
-        for connection in (self._long_connection, self._read_connection, self._write_connection):
+        for connection in (self._long_connection, self._read_connection):
             connection.close()
         self._lock.release()
 
@@ -236,9 +318,24 @@ class SqliteStore(Store):
         try:
             return read(connection)
         except sqlite3.Error as error:
+            self._unreadable = self._unreadable or leaves_doubt(error)
             raise public_error(error) from error
 
 
+_NEXT_DELIVERY: Final = (
+    f"SELECT {_of('sessions', rows.SESSION)}, {_of('log', rows.ENTRY)}, {_of('deliveries', rows.DELIVERY)} FROM deliveries "
+    "JOIN sessions ON sessions.id = deliveries.session_id "
+    "JOIN log ON log.session_id = deliveries.session_id AND log.sequence = deliveries.sequence "
+    f"WHERE deliveries.session_id = ? AND deliveries.state IN {rows.OPEN} ORDER BY deliveries.sequence LIMIT 1"
+)
+_PURGE: Final = (
+    "DELETE FROM deliveries WHERE (session_id, sequence) IN (SELECT session_id, sequence FROM sessions JOIN deliveries "
+    "ON deliveries.session_id = sessions.id WHERE sessions.expires_at_ms <= ? LIMIT ?)",
+    "DELETE FROM log WHERE rowid IN (SELECT log.rowid FROM sessions JOIN log ON log.session_id = sessions.id "
+    "WHERE sessions.expires_at_ms <= ? LIMIT ?)",
+    "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at_ms <= ? "
+    "AND NOT EXISTS (SELECT 1 FROM log WHERE session_id = sessions.id) LIMIT ?)",
+)
 _GET_SESSION: Final = f"SELECT {_SESSION} FROM sessions WHERE id = ?"
 _GET_AGENT: Final = f"SELECT {_AGENT} FROM agents WHERE id = ?"
 
@@ -255,6 +352,12 @@ def _agent(agent_id: str, connection: sqlite3.Connection) -> Agent:
     if not found:
         raise AgentNotFoundError(agent_id)
     return rows.agent_of(found[0])
+
+
+def _place_in_conversation(entry: Entry) -> tuple[int, int]:
+    """Where a message belongs: a reply right behind the message that it answers."""
+    answers = entry.message.answers if entry.message else None
+    return answers or entry.sequence, entry.sequence
 
 
 def _text_size(row: rows.Row) -> int:

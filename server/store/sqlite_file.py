@@ -63,11 +63,9 @@ def prepare(path: Path) -> FileLock:
     except OSError as error:
         raise StoreOpenError(f"{path} cannot be opened: {error.strerror}") from error
     try:
-        _check_header(path)
+        check_header(path)
         with closing(connect(path)) as connection:
-            problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if problem != "ok":
-                raise _damaged(path, problem)
+            check_sound(connection)
             _migrate(path, connection)
     except sqlite3.Error as error:
         lock.release()
@@ -94,11 +92,30 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     return connection
 
 
-def _check_header(path: Path) -> None:
-    """Looks at the first bytes of the file, without SQLite, which might write to it. An empty file is one that we shall make."""
+def check_sound(connection: sqlite3.Connection) -> None:
+    """Raises sqlite3.DatabaseError, as SQLite itself would on meeting it, for a database that is damaged."""
+    problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if problem != "ok":
+        error = sqlite3.DatabaseError(problem)
+        error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_CORRUPT, "SQLITE_CORRUPT"
+        raise error
+
+
+def leaves_doubt(error: sqlite3.Error) -> bool:
+    """Whether after this error nobody knows what is in the file: what failed to be synced may be lost even if a later sync succeeds."""
+    return _primary_code(error) in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def check_header(path: Path) -> None:
+    """Looks at the first bytes of the file, without SQLite, which might write to it. An empty file is one that we shall make.
+
+    So is one of zeros: the power may have failed while it was made; then SQLite's journal beside it has it empty again.
+
+    Raises StoreOpenError, OSError.
+    """
     with path.open("rb") as file:
         header = file.read(_HEADER_BYTES)
-    if not header:
+    if not any(header):
         return
     if not header.startswith(_MAGIC) or len(header) < _HEADER_BYTES:
         raise _damaged(path, "it does not begin like one")
@@ -116,7 +133,7 @@ def _migrate(path: Path, connection: sqlite3.Connection) -> None:
     if version > len(migrations):
         raise StoreOpenError(f"{path} was written by a newer version (schema {version}, this one knows {len(migrations)}): upgrade")
     if version == 0:
-        # Before WAL is on, so that it stands in the file itself, where _check_header looks.
+        # Before WAL is on, so that it stands in the file itself, where check_header looks.
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
         raise StoreOpenError(f"{path} does not support SQLite's WAL mode: put it on a local file system")

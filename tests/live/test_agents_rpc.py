@@ -7,7 +7,7 @@ import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from eliza.sessions.v1.agent_pb2 import AGENT_KIND_ECHO, Agent
+from eliza.sessions.v1.agent_pb2 import AGENT_KIND_ECHO, AGENT_KIND_OPENAI, AGENT_KIND_WEBHOOK, Agent, OpenAiSettings, WebhookSettings
 from eliza.sessions.v1.agent_service_pb2 import (
     CreateAgentRequest,
     DeleteAgentRequest,
@@ -24,6 +24,7 @@ from eliza.sessions.v1.session_service_pb2 import (
     SendHeartbeatRequest,
 )
 from eliza.sessions.v1.timeout_pb2 import TimeoutConfig
+from tests.conftest import SECRET
 from tests.harness import ECHO, USER, Serve
 from tests.live.support import agent_ids, create, fails, history, replies, send
 
@@ -368,11 +369,41 @@ def test_sessions_of_a_removed_agent_go_on_without_replies(service: Serve) -> No
     service.sessions.DeleteSession(DeleteSessionRequest(session_id=session_id), timeout=10)
 
 
+def test_a_secret_is_told_to_nobody(service: Serve) -> None:
+    """Neither where it belongs, nor where somebody takes it for its reference."""
+    hook, model = WebhookSettings(url="https://agent.example"), OpenAiSettings(model="m")
+    for settings, field in ((hook, "secret"), (model, "api_key")):
+        head = "webhook" if settings is hook else "openai"
+        kind = AGENT_KIND_WEBHOOK if settings is hook else AGENT_KIND_OPENAI
+        setattr(settings, field, "env:AGENT_SECRET_TEST")
+        made = service.agents.CreateAgent(CreateAgentRequest(agent=Agent(name="a", kind=kind, **{head: settings})), timeout=10).agent
+        assert getattr(getattr(made, head), field) == "env:AGENT_SECRET_TEST"
+        assert SECRET not in str([made, read(service, made.agent_id)])
+        for wrong in (SECRET, f"file:{SECRET}", f"ENV:{SECRET}"):
+            setattr(settings, field, wrong)
+            for call in (
+                lambda kind=kind, head=head, settings=settings: service.agents.CreateAgent(
+                    CreateAgentRequest(agent=Agent(name="a", kind=kind, **{head: settings})), timeout=10
+                ),
+                lambda made=made, head=head, settings=settings: update(service, Agent(agent_id=made.agent_id, **{head: settings})),
+            ):
+                with pytest.raises(grpc.RpcError) as raised:
+                    call()
+                assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+                assert SECRET not in str(raised.value)
+        assert getattr(getattr(read(service, made.agent_id), head), field) == "env:AGENT_SECRET_TEST"
+    assert SECRET not in service.log()
+
+
 def test_agents_outlive_a_restart(start) -> None:
     first = start("--no-rest")
     made = register(first, "kept", ALL)
+    model = OpenAiSettings(model="m", temperature=0, system_prompt="Be brief.")
+    asked = first.agents.CreateAgent(CreateAgentRequest(agent=Agent(name="asked", kind=AGENT_KIND_OPENAI, openai=model)), timeout=10).agent
     renamed = update(first, Agent(agent_id=ECHO, name="renamed echo"))
     first.kill()
     second = start("--no-rest")
     assert read(second, made.agent_id) == made
+    assert read(second, asked.agent_id) == asked
+    assert (asked.openai.temperature, asked.openai.HasField("top_p"), asked.openai.history_messages) == (0, False, 20)
     assert read(second, ECHO) == renamed

@@ -131,7 +131,7 @@ def talk_through(service: Serve, session_id: str, messages: int) -> None:
         until(lambda wanted=wanted: last_sequence(service, session_id) == wanted, "the replies", 60)
 
 
-@pytest.mark.parametrize(("entries", "watchers"), [(5_000, 6), pytest.param(100_000, 2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("entries", "watchers"), [(2_000, 6), pytest.param(100_000, 2, marks=pytest.mark.slow)])
 def test_a_watcher_that_stops_reading_costs_little_and_loses_nothing(start: Start, entries: int, watchers: int) -> None:
     service = start("--no-rest")
     warm, session_id = create(service).session_id, create(service).session_id

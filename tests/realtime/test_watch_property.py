@@ -14,7 +14,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from server.agents.delivery import Delivery
 from server.clock import TestClock
 from server.domain.agents import ECHO_ID, Agent, AgentKind
 from server.domain.errors import DomainError, SessionExpiredError, UnavailableError
@@ -25,6 +24,7 @@ from server.domain.timeouts import PartialTimeoutConfig
 from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.watch import PAGE_ENTRIES, End, Item, Signals, Watch
 from server.store.sqlite import SqliteStore
+from tests.realtime.echoing import delivered, echoing
 from tests.unit.samples import MINUTE, POLICY, T0, session
 
 SESSIONS = 3
@@ -45,19 +45,19 @@ class World:
     async def open(self) -> None:
         self.store = await SqliteStore.open(self.path, self.clock)
         self.signals = Signals()
-        self.delivery = Delivery(self.store, self.signals.chunk)
         self.store.add_listener(self.signals.committed)
-        self.store.add_listener(self.delivery.committed)
+        self.dispatcher = echoing(self.store, self.clock, self.signals)
         self.deadlines = Deadlines(self.store, self.clock)
         await self.store.seed_agent(Agent(ECHO_ID, "echo", AgentKind.ECHO, T0, T0))
         await self.deadlines.run_due()
+        await self.dispatcher.start()
 
     async def close(self) -> None:
-        """Ends the server; replies under way are lost."""
+        """Ends the server; replies under way are given up, and asked for again at the next start."""
         self.signals.close()
         await self.store.close()
         await self.settle()
-        await self.delivery.drain()
+        await self.dispatcher.abandon()
         for watcher in self.watchers:
             with contextlib.suppress(UnavailableError):
                 await watcher.read()
@@ -184,7 +184,7 @@ async def play(actions: list[Any], directory: Path) -> None:
         for action in actions:
             await act(world, action)
         await world.settle()
-        await world.delivery.drain()
+        await delivered(world.store)
         await world.deadlines.run_due()
         await check(world)
         # All expire in the end.
@@ -217,7 +217,7 @@ async def act(world: World, action: Any) -> None:
             await world.watchers[index].read()
         case ("wait",):
             await world.settle()
-            await world.delivery.drain()
+            await delivered(world.store)
         case ("restart", away_ms):
             await world.close()
             world.clock.set_ms(world.clock.now_ms() + away_ms)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from server.agents.delivery import Delivery
 from server.clock import TestClock
 from server.domain.agents import ECHO_ID, Agent, AgentKind
 from server.domain.errors import (
@@ -27,6 +26,7 @@ from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.watch import PAGE_ENTRIES, WAITING_CHUNKS, End, Signals, Watch
 from server.store.base import PAGE_BYTES, Commit
 from server.store.sqlite import SqliteStore
+from tests.realtime.echoing import delivered, echoing
 from tests.unit.samples import MINUTE, POLICY, T0, session
 
 ECHO_AGENT = Agent(ECHO_ID, "echo", AgentKind.ECHO, T0, T0)
@@ -287,14 +287,13 @@ class TestWatch:
         assert isinstance(end.error, SessionNotFoundError)
 
     async def test_a_deletion_ends_it_where_chunks_wait_for_a_message_that_is_gone(
-        self, store: SqliteStore, one: Session, watch: Watch, signals: Signals
+        self, store: SqliteStore, clock: TestClock, one: Session, watch: Watch, signals: Signals
     ) -> None:
         await store.seed_agent(ECHO_AGENT)
-        delivery = Delivery(store, signals.chunk)
-        store.add_listener(delivery.committed)
+        echoing(store, clock, signals)
         await watch.join(one.id, 0)
         await store.apply(one.id, say("a b c"))
-        await delivery.drain()
+        await delivered(store)
         await store.delete_session(one.id)
         told = await self.all(watch)
         assert [type(event) for event in told] == [End], told

@@ -19,35 +19,44 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.clock import TestClock
-from server.domain.agents import Agent, AgentKind
+from server.domain.agents import Agent, AgentKind, OpenAiSettings, WebhookSettings
+from server.domain.deliveries import Delivery, DeliveryState, RetryPolicy
 from server.domain.errors import (
     AgentAlreadyExistsError,
     AgentNotFoundError,
+    DeliveryAnsweredError,
+    DeliveryNotFoundError,
+    DeliveryNotLeasedError,
     DomainError,
+    EtagMismatchError,
     InvalidContentError,
     InvalidFieldError,
+    RequestIdReusedError,
     SessionExpiredError,
     SessionNotFoundError,
     UnavailableError,
 )
 from server.domain.events import Entry, EntryKind
 from server.domain.messages import Draft, Message, Reply
+from server.domain.replies import DeliveryRule, fail, lease
+from server.domain.replies import answer as answer_delivery
+from server.domain.requests import Request, request
 from server.domain.sessions import (
     Outcome,
     Rule,
     Session,
     due_at_ms,
+    etag,
     fall_due,
     heartbeat,
     renew,
     require_live,
     send_message,
-    store_reply,
     update_timeout,
 )
 from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig, TimeoutConfig
-from server.store.base import PAGE_BYTES, Counts, MessagePage, Position, Store
-from tests.unit.samples import AGENT, MINUTE, POLICY, T0, TEXT, USER, session
+from server.store.base import PAGE_BYTES, Commit, Counts, MessagePage, OpenDelivery, OpenSession, Position, Store
+from tests.unit.samples import AGENT, MINUTE, POLICY, T0, TEXT, USER, answering, session
 
 UNKNOWN = "99999999-9999-4999-8999-999999999999"
 MANY = 600
@@ -69,10 +78,40 @@ def patch(**change: float | bool) -> Rule:
 
 
 def answer(reply: Reply) -> Rule:
-    return partial(store_reply, message_id=str(uuid.uuid4()), reply=reply)
+    return answering(reply)
+
+
+RETRIES = RetryPolicy(3, 1000, 60_000)
+take = partial(lease, lease_ms=5000, message_id="m", policy=RETRIES)
+stumble = partial(fail, message_id="m", reason="broken", final=False, backoff_ms=700, policy=RETRIES)
+give_up = partial(stumble, final=True)
+
+
+def respond(content: str = "r", reply_id: str | None = None) -> DeliveryRule:
+    return partial(answer_delivery, reply_id=reply_id or str(uuid.uuid4()), reply=Reply(Draft(content)))
+
+
+def expire(start: Session, now_ms: int) -> Outcome:
+    return fall_due(start, start.expires_at_ms)
+
+
+async def delivery(store: Store, of: Session, sequence: int) -> Delivery:
+    """A delivery as it is stored, open or not: seen by a rule that leaves it alone."""
+    seen: list[Delivery] = []
+
+    def look(start: Session, found: Delivery, now_ms: int) -> Outcome:
+        seen.append(found)
+        return Outcome(start)
+
+    await store.apply_delivery(of.id, sequence, look)
+    return seen[0]
 
 
 def misbehave(start: Session, now_ms: int) -> Outcome:
+    raise Misbehaved
+
+
+def mishandle(start: Session, found: Delivery, now_ms: int) -> Outcome:
     raise Misbehaved
 
 
@@ -126,6 +165,12 @@ CALLS: dict[str, Callable[[Store, Session], Awaitable[object]]] = {
     "find_channel": lambda store, one: store.find_channel(one.channel_id),
     "list_entries": lambda store, one: store.list_entries(one.id, after_sequence=0, limit=1),
     "check_writable": lambda store, one: store.check_writable(),
+    "apply_delivery": lambda store, one: store.apply_delivery(one.id, 1, take),
+    "next_delivery": lambda store, one: store.next_delivery(one.id),
+    "list_open": lambda store, one: store.list_open(),
+    "list_history": lambda store, one: store.list_history(one, before_sequence=1, limit=1),
+    "find_answer": lambda store, one: store.find_answer(one.id, 1),
+    "forget_requests": lambda store, one: store.forget_requests(T0, 1),
 }
 """A call of every method but `add_listener` and `close`."""
 
@@ -387,7 +432,7 @@ class StoreConformance:
             ],
         )
         assert isinstance(results[0], SessionNotFoundError)
-        assert (results[1], results[3], results[4]) == (None, None, None)
+        assert (results[1], results[3], results[4]) == (Outcome(new), None, Outcome(stays))
         with pytest.raises(SessionNotFoundError):
             await store.get_session(new.id)
         assert await store.get_session(stays.id) == results[6].session
@@ -395,7 +440,7 @@ class StoreConformance:
 
     async def test_creates_at_the_same_time(self, store: Store) -> None:
         new = [session(T0 + n) for n in range(300)]
-        assert await self.together(store, map(store.create_session, new)) == [None] * 300
+        assert await self.together(store, map(store.create_session, new)) == list(map(Outcome, new))
         assert (await store.list_sessions(T0, limit=1000)).sessions == new
 
     async def test_cancelled_calls_leave_no_trace_of_half_a_write(self, store: Store, one: Session) -> None:
@@ -462,16 +507,14 @@ class StoreConformance:
         assert await store.list_messages(one, limit=5) == MessagePage([], False)
 
     @pytest.mark.parametrize("size", [PAGE_BYTES // 10, PAGE_BYTES // 3, PAGE_BYTES // 2 + 20, PAGE_BYTES + 20])
-    @pytest.mark.parametrize("where", ["attachments", "thought", "actions"])
+    @pytest.mark.parametrize("where", ["attachments", "content, thought and actions"])
     async def test_a_page_of_large_messages_stops_early(self, store: Store, one: Session, size: int, where: str) -> None:
-        text = "x" * (size - 10)
-        match where:
-            case "attachments":
-                rule = partial(send_message, message_id="m", draft=Draft("m", attachments=f'["{text}"]'))
-            case "thought":
-                rule = answer(Reply(Draft("m"), thought=text))
-            case _:
-                rule = answer(Reply(Draft("m"), actions=(text,)))
+        if where == "attachments":
+            text = "x" * (size - 10)
+            rule = partial(send_message, message_id="m", draft=Draft("m", attachments=f'["{text}"]'))
+        else:
+            rule = answer(Reply(Draft("x" * 95_000), thought="x" * 95_000, actions=("x" * 970,) * 30))
+            size = 95_000 * 2 + 1000 * 30
         sent = [(await store.apply(one.id, rule)).entries[0] for _ in range(5)]
         fitting = max(1, min(5, PAGE_BYTES // size))
         back: list[Entry] = []
@@ -625,7 +668,8 @@ class StoreConformance:
                     assert len(messages) <= count
                 except SessionNotFoundError:
                     assert messages == []
-        assert removed == 4 * 2 + 3 * 2 + 2
+        # Two entries and a delivery for each round.
+        assert removed == 4 * 3 + 3 * 3 + 2
         assert steps >= removed / limit
         for target in (old, older):
             with pytest.raises(SessionNotFoundError):
@@ -653,6 +697,366 @@ class StoreConformance:
         await store.create_session(one)
         assert (await store.apply(one.id, say())).entries[0].sequence == 1
 
+    # Deliveries.
+
+    async def test_a_message_of_the_user_makes_a_delivery(self, store: Store, one: Session, clock: TestClock) -> None:
+        clock.set_ms(T0 + 3)
+        outcome = await store.apply(one.id, say("hi"))
+        made = Delivery(one.id, 1, DeliveryState.PENDING, 0, T0 + 3)
+        assert outcome.deliveries == (made,)
+        assert await store.next_delivery(one.id) == OpenDelivery(outcome.session, outcome.entries[0], made)
+        assert await store.list_open() == [OpenSession(one.id, one.agent_id, 1, T0 + 3, 1)]
+        await store.apply(one.id, heartbeat)
+        with pytest.raises(DeliveryNotFoundError) as caught:
+            await delivery(store, one, 2)
+        assert caught.value.details == {"deliveryId": f"{one.id}-2"}
+
+    async def test_deliveries_that_are_not_there(self, store: Store, one: Session) -> None:
+        other = await self.added(store)
+        await store.apply(one.id, say())
+        await store.apply_delivery(one.id, 1, respond())
+        for sequence in (-1, 0, 2, 3, 10**17):
+            with pytest.raises(DeliveryNotFoundError) as caught:
+                await store.apply_delivery(one.id, sequence, respond())
+            assert caught.value.details == {"deliveryId": f"{one.id}-{sequence}"}
+        with pytest.raises(DeliveryNotFoundError):
+            await store.apply_delivery(other.id, 1, respond())
+        with pytest.raises(SessionNotFoundError) as caught:
+            await store.apply_delivery(UNKNOWN, 1, respond())
+        assert caught.value.details == {"sessionId": UNKNOWN}
+        for session_id in (one.id, other.id, UNKNOWN, "", "nonsense"):
+            assert await store.next_delivery(session_id) is None
+        assert await store.list_open() == []
+
+    async def test_apply_delivery_hands_the_rule_all_it_needs_and_persists_the_outcome(
+        self, store: Store, one: Session, clock: TestClock
+    ) -> None:
+        sent = await store.apply(one.id, say())
+        model, made = sent.session, sent.deliveries[0]
+        log = list(sent.entries)
+        for ms, rule in enumerate((take, stumble, take, take, give_up, respond()), start=1):
+            clock.set_ms(T0 + ms)
+            expected = rule(model, made, T0 + ms)
+            assert await store.apply_delivery(one.id, 1, rule) == expected
+            model, (made,) = expected.session, expected.deliveries
+            log += expected.entries
+            assert await delivery(store, one, 1) == made
+            assert await store.get_session(one.id) == model
+            assert await store.list_entries(one.id, after_sequence=0, limit=9) == log
+            found = await store.next_delivery(one.id)
+            assert (found and (found.session, found.delivery)) == ((model, made) if made.due_at_ms else None)
+        assert [entry.kind for entry in log] == [EntryKind.MESSAGE, EntryKind.REPLY_FAILURE, EntryKind.MESSAGE]
+
+    @pytest.mark.parametrize("rule", [respond(""), mishandle], ids=["refused", "misbehaving"])
+    async def test_a_rule_of_a_delivery_that_raises_writes_nothing(self, store: Store, one: Session, rule: DeliveryRule) -> None:
+        sent = await store.apply(one.id, say())
+        with pytest.raises((InvalidContentError, Misbehaved)):
+            await store.apply_delivery(one.id, 1, rule)
+        assert await store.next_delivery(one.id) == OpenDelivery(sent.session, sent.entries[0], sent.deliveries[0])
+
+    async def test_a_session_is_served_in_order_whatever_is_answered_in_between(self, store: Store, one: Session) -> None:
+        await asyncio.gather(*(store.apply(one.id, say(f"{n}")) for n in range(5)))
+        await store.apply_delivery(one.id, 3, respond())
+        met = []
+        while found := await store.next_delivery(one.id):
+            met.append(found.delivery.sequence)
+            assert [(left.sequence, left.due_at_ms) for left in await store.list_open()] == [(met[-1], T0)]
+            await store.apply_delivery(one.id, met[-1], give_up if met[-1] == 2 else respond())
+        assert met == [1, 2, 4, 5]
+        assert await store.list_open() == []
+
+    async def test_list_open_has_the_first_of_each_session_and_when_it_may_be_given(self, store: Store, clock: TestClock) -> None:
+        many = [await self.added(store, agent_id=str(uuid.UUID(int=n))) for n in range(5)]
+        for one in many:
+            for content in ("a", "b"):
+                await store.apply(one.id, say(content))
+        fresh, leased, resting, second, done = many
+        await store.apply_delivery(leased.id, 1, take)
+        for rule in (take, stumble):
+            await store.apply_delivery(resting.id, 1, rule)
+        clock.set_ms(T0 + 50)
+        await store.apply_delivery(second.id, 1, respond())
+        for rule in (take, stumble):
+            await store.apply_delivery(second.id, 2, rule)
+        for sequence in (1, 2):
+            await store.apply_delivery(done.id, sequence, respond())
+        expected = [(fresh, 1, T0, 2), (leased, 1, 0, 2), (resting, 1, T0 + 700, 2), (second, 2, T0 + 750, 1)]
+        assert sorted(await store.list_open(), key=lambda left: left.agent_id) == [
+            OpenSession(one.id, one.agent_id, *rest) for one, *rest in expected
+        ]
+
+    async def test_of_answers_at_the_same_time_one_is_stored(self, store: Store, one: Session) -> None:
+        await store.apply(one.id, say())
+        results = await self.together(store, [store.apply_delivery(one.id, 1, respond(f"{n}")) for n in range(MANY)])
+        stored = [result for result in results if isinstance(result, Outcome)]
+        assert stored == results[:1]
+        assert {type(result) for result in results[1:]} == {DeliveryAnsweredError}
+        assert contents(await history(store, one)) == ["hello", "0"]
+        assert await store.get_session(one.id) == stored[0].session
+        assert (await delivery(store, one, 1)).state is DeliveryState.ANSWERED
+
+    async def test_a_life_of_a_delivery_within_one_moment(self, store: Store, one: Session) -> None:
+        other = await self.added(store)
+        results = await self.together(
+            store,
+            [
+                store.apply_delivery(one.id, 1, take),
+                store.apply(one.id, say("a")),
+                store.apply(other.id, say("x")),
+                *(store.apply_delivery(one.id, 1, rule) for rule in (take, stumble, take, respond("b"), respond("c"), stumble)),
+                store.apply(one.id, say("d")),
+                *(store.apply_delivery(one.id, 3, rule) for rule in (take, give_up, take, respond("e"))),
+                store.apply_delivery(other.id, 2, take),
+            ],
+        )
+        wrong = {n: type(result) for n, result in enumerate(results) if not isinstance(result, Outcome)}
+        assert wrong == {
+            0: DeliveryNotFoundError,
+            7: DeliveryAnsweredError,
+            8: DeliveryNotLeasedError,
+            12: DeliveryNotLeasedError,
+            14: DeliveryNotFoundError,
+        }
+        assert contents(await history(store, one)) == ["a", "b", "d", "e"]
+        assert [await delivery(store, one, sequence) for sequence in (1, 3)] == [
+            Delivery(one.id, 1, DeliveryState.ANSWERED, 2, None),
+            Delivery(one.id, 3, DeliveryState.ANSWERED, 1, None),
+        ]
+        assert [left.session_id for left in await store.list_open()] == [other.id]
+
+    async def test_one_that_misbehaves_does_not_disturb_the_deliveries_of_its_group(self, store: Store, one: Session) -> None:
+        await store.apply(one.id, say())
+        results = await self.together(
+            store,
+            [
+                store.apply_delivery(one.id, 1, take),
+                store.apply_delivery(one.id, 1, mishandle),
+                store.apply(one.id, break_a_constraint),
+                store.apply_delivery(one.id, 1, respond()),
+            ],
+        )
+        assert [isinstance(result, Outcome) for result in results] == [True, False, False, True]
+        assert await delivery(store, one, 1) == Delivery(one.id, 1, DeliveryState.ANSWERED, 1, None)
+
+    async def test_the_expiry_of_a_session_closes_its_open_deliveries(self, store: Store, one: Session) -> None:
+        other = await self.added(store)
+        for n in range(4):
+            await store.apply(one.id, say(f"{n}"))
+        await store.apply(other.id, say())
+        for sequence, rules in ((1, (respond(),)), (2, (take,)), (3, (take, stumble))):
+            for rule in rules:
+                await store.apply_delivery(one.id, sequence, rule)
+        await store.apply(one.id, expire)
+        assert await store.next_delivery(one.id) is None
+        assert [left.session_id for left in await store.list_open()] == [other.id]
+        states = [await delivery(store, one, sequence) for sequence in (1, 2, 3, 4)]
+        assert [(found.state, found.attempts, found.due_at_ms) for found in states] == [
+            (DeliveryState.ANSWERED, 0, None),
+            (DeliveryState.FAILED, 1, None),
+            (DeliveryState.FAILED, 1, None),
+            (DeliveryState.FAILED, 0, None),
+        ]
+        for rule in (take, stumble, give_up, respond()):
+            with pytest.raises(SessionExpiredError):
+                await store.apply_delivery(one.id, 2, rule)
+
+    async def test_an_expiry_among_deliveries(self, store: Store, one: Session) -> None:
+        """All in one group: what is made or given out before the expiry is closed by it, and nothing comes after."""
+        await store.apply(one.id, say("a"))
+        await store.apply(one.id, say("b"))
+        seen: list[Delivery] = []
+
+        def look(start: Session, found: Delivery, now_ms: int) -> Outcome:
+            seen.append(found)
+            return Outcome(start)
+
+        results = await self.together(
+            store,
+            [
+                store.apply_delivery(one.id, 1, take),
+                store.apply(one.id, say("c")),
+                store.apply_delivery(one.id, 3, take),
+                store.apply(one.id, expire),
+                *(store.apply_delivery(one.id, 1, rule) for rule in (take, stumble, respond(), look)),
+                *(store.apply_delivery(one.id, sequence, look) for sequence in (2, 3)),
+            ],
+        )
+        assert [type(result) for result in results[4:7]] == [SessionExpiredError] * 3
+        closed = [
+            Delivery(one.id, 1, DeliveryState.FAILED, 1, None),
+            Delivery(one.id, 2, DeliveryState.FAILED, 0, None),
+            Delivery(one.id, 3, DeliveryState.FAILED, 1, None),
+        ]
+        assert seen == closed
+        assert [await delivery(store, one, sequence) for sequence in (1, 2, 3)] == closed
+        assert await store.list_open() == []
+        assert contents(await history(store, one)) == ["a", "b", "c"]
+
+    async def test_deliveries_go_with_their_session(self, store: Store, one: Session) -> None:
+        await store.apply(one.id, say())
+        results = await self.together(
+            store,
+            [
+                store.apply(one.id, say()),
+                store.apply_delivery(one.id, 1, take),
+                store.delete_session(one.id),
+                store.apply_delivery(one.id, 1, respond()),
+            ],
+        )
+        assert isinstance(results[3], SessionNotFoundError)
+        await store.create_session(one)
+        for sequence in (1, 2):
+            with pytest.raises(DeliveryNotFoundError):
+                await delivery(store, one, sequence)
+        assert await store.list_open() == []
+
+    async def test_the_purge_and_a_clearing_take_deliveries_along(self, store: Store, one: Session) -> None:
+        live = await self.added(store, T0 + 1)
+        for target in (one, live):
+            await store.apply(target.id, say())
+        # The expiry of the session has not been written: what is open goes all the same.
+        gone = await store.get_session(one.id)
+        await store.apply(live.id, heartbeat)
+        await store.apply(live.id, patch(timeout_minutes=60.0))
+        assert await store.purge(gone.expires_at_ms, 100) == 3
+        assert [left.session_id for left in await store.list_open()] == [live.id]
+        await store.clear_sessions()
+        assert await store.list_open() == []
+        for target in (one, live):
+            await store.create_session(target)
+            with pytest.raises(DeliveryNotFoundError):
+                await delivery(store, target, 1)
+
+    async def test_listeners_are_told_what_became_of_a_delivery_before_its_caller(self, store: Store, one: Session) -> None:
+        sent, told = await store.apply(one.id, say()), []
+
+        def listen(commit: Commit) -> None:
+            told.extend(commit.outcomes)
+
+        store.add_listener(listen)
+        for rule in (take, respond()):
+            outcome = await store.apply_delivery(one.id, 1, rule)
+            assert told.pop() is outcome
+        with pytest.raises(DeliveryAnsweredError):
+            await store.apply_delivery(one.id, 1, respond())
+        assert told == []
+        assert sent.deliveries
+
+    @given(
+        st.lists(
+            st.lists(
+                st.tuples(
+                    st.integers(0, 1), st.integers(1, 5), st.sampled_from(["say", "lease", "answer", "fail", "give up", "expire", "delete"])
+                ),
+                min_size=1,
+                max_size=12,
+            ),
+            max_size=4,
+        )
+    )
+    @on_one_store
+    async def test_groups_of_whatever_happens_to_deliveries_against_a_model(
+        self, store: Store, groups: list[list[tuple[int, int, str]]]
+    ) -> None:
+        """The model carries out one after the other what the store may carry out together."""
+        targets = [await self.added(store) for _ in range(2)]
+        sessions: dict[str, Session] = {one.id: one for one in targets}
+        made: dict[tuple[str, int], Delivery] = {}
+        rules = {"lease": take, "answer": respond("r", "r"), "fail": stumble, "give up": give_up}
+
+        def expected(session_id: str, sequence: int, name: str) -> Outcome | type[Exception] | None:
+            if session_id not in sessions:
+                return SessionNotFoundError
+            start = sessions[session_id]
+            try:
+                match name:
+                    case "delete":
+                        del sessions[session_id]
+                        return None
+                    case "say":
+                        outcome = say(message_id="m")(start, T0)
+                    case "expire":
+                        outcome = expire(start, T0)
+                        for key, found in made.items():
+                            if key[0] == session_id and found.due_at_ms is not None:
+                                made[key] = replace(found, state=DeliveryState.FAILED, due_at_ms=None)
+                    case _ if (session_id, sequence) not in made:
+                        return DeliveryNotFoundError
+                    case _:
+                        outcome = rules[name](start, made[session_id, sequence], T0)
+            except DomainError as error:
+                return type(error)
+            sessions[session_id] = outcome.session
+            made.update({(one.session_id, one.sequence): one for one in outcome.deliveries})
+            return outcome
+
+        def call(session_id: str, sequence: int, name: str) -> Awaitable[object]:
+            match name:
+                case "delete":
+                    return store.delete_session(session_id)
+                case "say" | "expire":
+                    return store.apply(session_id, say(message_id="m") if name == "say" else expire)
+                case _:
+                    return store.apply_delivery(session_id, sequence, rules[name])
+
+        for group in groups:
+            steps = [(targets[number].id, sequence, name) for number, sequence, name in group]
+            model = [expected(*step) for step in steps]
+            results = await self.together(store, [call(*step) for step in steps])
+            assert [type(result) if isinstance(result, Exception) else result for result in results] == model
+            still = {key: found for key, found in made.items() if key[0] in sessions}
+            for (session_id, sequence), found in still.items():
+                assert await delivery(store, sessions[session_id], sequence) == found
+            for one in targets:
+                left = [found for (session_id, _), found in still.items() if session_id == one.id and found.due_at_ms is not None]
+                first = await store.next_delivery(one.id)
+                assert (first and first.delivery) == min(left, key=lambda found: found.sequence, default=None)
+        for one in targets:
+            if one.id in sessions:
+                await store.delete_session(one.id)
+
+    # The history that an agent is shown.
+
+    async def test_a_reply_stands_behind_what_it_answers(self, store: Store, one: Session) -> None:
+        for content in ("a", "b", "c", "d"):
+            await store.apply(one.id, say(content))
+        for sequence, content in ((1, "A"), (2, "B")):
+            await store.apply_delivery(one.id, sequence, respond(content))
+        assert contents(await store.list_history(one, before_sequence=3, limit=10)) == ["a", "A", "b", "B"]
+        assert contents(await store.list_history(one, before_sequence=4, limit=10)) == ["a", "A", "b", "B", "c"]
+        assert contents(await store.list_history(one, before_sequence=3, limit=3)) == ["A", "b", "B"]
+        assert await store.list_history(one, before_sequence=1, limit=0) == []
+        other = await self.added(store)
+        assert await store.list_history(other, before_sequence=9, limit=9) == []
+
+    async def test_what_is_no_message_and_what_had_no_reply(self, store: Store, one: Session) -> None:
+        await store.apply(one.id, say("a"))
+        await store.apply(one.id, heartbeat)
+        await store.apply_delivery(one.id, 1, give_up)
+        await store.apply(one.id, patch(timeout_minutes=60.0))
+        last = (await store.apply(one.id, say("b"))).session.last_sequence
+        assert contents(await store.list_history(one, before_sequence=last, limit=10)) == ["a"]
+        # The late reply to what had failed goes to its place all the same.
+        await store.apply_delivery(one.id, 1, respond("A"))
+        assert contents(await store.list_history(one, before_sequence=last, limit=10)) == ["a", "A"]
+
+    async def test_a_reply_to_a_later_message_does_not_belong_before(self, store: Store, one: Session) -> None:
+        """One that came by AgentService.Reply, out of turn."""
+        for content in ("a", "b"):
+            await store.apply(one.id, say(content))
+        await store.apply_delivery(one.id, 2, respond("B"))
+        assert contents(await store.list_history(one, before_sequence=1, limit=10)) == []
+        await store.apply_delivery(one.id, 1, respond("A"))
+        assert contents(await store.list_history(one, before_sequence=2, limit=10)) == ["a", "A"]
+
+    async def test_a_history_of_large_messages_stops_early(self, store: Store, one: Session) -> None:
+        text = json.dumps(["x" * (PAGE_BYTES // 3)])
+        for n in range(5):
+            await store.apply(one.id, say(f"{n}", attachments=text))
+        assert contents(await store.list_history(one, before_sequence=6, limit=10)) == ["3", "4"]
+        await store.apply(one.id, say("large", attachments=json.dumps(["x" * PAGE_BYTES])))
+        assert contents(await store.list_history(one, before_sequence=7, limit=10)) == ["large"]
+
     # Agents.
 
     async def test_an_agent_is_read_as_it_was_created(self, store: Store) -> None:
@@ -661,6 +1065,25 @@ class StoreConformance:
             new = agent(n, T0 + n, timeout=timeout, name="Zoë \U0001f600", updated_at_ms=T0 + 50)
             await store.create_agent(new)
             assert await store.get_agent(new.id) == new
+
+    async def test_what_belongs_to_the_kind_of_an_agent_is_kept(self, store: Store) -> None:
+        hook = WebhookSettings("https://a.example/Zoë?x=1", "env:X", 0.1, 7)
+        model = OpenAiSettings("m\0", "http://b", "file:/k", "Be\n\U0001f600", 0.1, 1 / 3, 2**31 - 1, 1, 2, 3600.0)
+        stored = [
+            agent(1, kind=AgentKind.WEBHOOK, settings=hook),
+            agent(2, kind=AgentKind.OPENAI, settings=model),
+            agent(3, kind=AgentKind.OPENAI, settings=OpenAiSettings("m")),
+            agent(4, kind=AgentKind.STREAM),
+        ]
+        for new in stored:
+            await store.create_agent(new)
+            assert await store.get_agent(new.id) == new
+        assert await store.list_agents(limit=9) == stored
+        for kind, settings_of in ((AgentKind.OPENAI, model), (AgentKind.ECHO, None), (AgentKind.WEBHOOK, hook)):
+            changed = await store.update_agent(
+                stored[0].id, lambda found, _, to=(kind, settings_of): replace(found, kind=to[0], settings=to[1])
+            )
+            assert changed == await store.get_agent(stored[0].id) == agent(1, kind=kind, settings=settings_of)
 
     async def test_an_agent_that_is_there_already(self, store: Store) -> None:
         await store.create_agent(agent())
@@ -744,12 +1167,12 @@ class StoreConformance:
             of = await self.added(store, metadata=metadata)
             draft = Draft(content, metadata, json.dumps([value], ensure_ascii=ascii_only))
             first = await store.apply(of.id, partial(send_message, message_id="m1", draft=draft))
-            second = await store.apply(of.id, partial(store_reply, message_id="m2", reply=Reply(draft, thought, tuple(actions))))
+            second = await store.apply(of.id, answering(Reply(draft, thought, tuple(actions)), "m2"))
             assert await store.get_session(of.id) == second.session
             assert second.session.metadata == metadata
             messages = [entry.message for entry in await history(store, of)]
             assert messages == [first.entries[0].message, second.entries[0].message]
-            assert messages[1] == Message("m2", True, content, metadata, draft.attachments, thought, tuple(actions))
+            assert messages[1] == Message("m2", True, content, metadata, draft.attachments, thought, tuple(actions), answers=1)
 
     @pytest.mark.parametrize(
         "text",
@@ -819,6 +1242,96 @@ class StoreConformance:
         assert await store.get_session(of.id) == outcome.session
         assert (await store.list_messages(of, limit=1)).messages == list(outcome.entries)
         assert await store.next_due_ms() == due_at_ms(outcome.session)
+
+    # Requests that may be repeated.
+
+    @staticmethod
+    def asked(request_id: str = "r", content: str = "c", scope: str = "s") -> Request:
+        made = request(scope, request_id, content)
+        assert made is not None
+        return made
+
+    async def test_a_message_that_is_sent_again_is_the_first_one(self, store: Store, one: Session, clock: TestClock) -> None:
+        first = await store.apply(one.id, say("hi"), self.asked())
+        clock.set_ms(T0 + MINUTE)
+        commits: list[Commit] = []
+        store.add_listener(commits.append)
+        again = await store.apply(one.id, say("hi"), self.asked())
+        assert (first.replayed, again.replayed) == (False, True)
+        assert again.entries == first.entries
+        assert not any(commit.outcomes for commit in commits)
+        assert await store.get_session(one.id) == first.session
+
+    async def test_of_the_same_request_at_the_same_time_one_has_its_effect(self, store: Store, one: Session) -> None:
+        results = await self.together(store, [store.apply(one.id, say("hi"), self.asked()) for _ in range(MANY)])
+        assert sorted(result.replayed for result in results) == [False] + [True] * (MANY - 1)
+        assert len({result.entries for result in results}) == 1
+        assert contents(await history(store, one)) == ["hi"]
+
+    async def test_a_request_id_with_other_content_is_refused(self, store: Store, one: Session) -> None:
+        await store.apply(one.id, say("hi"), self.asked())
+        for call in (store.apply(one.id, say("ho"), self.asked(content="d")), store.create_session(session(), self.asked(content="d"))):
+            with pytest.raises(RequestIdReusedError):
+                await call
+        assert contents(await history(store, one)) == ["hi"]
+
+    async def test_request_ids_are_of_their_scope(self, store: Store, one: Session) -> None:
+        for scope in ("s", "t"):
+            assert not (await store.apply(one.id, say(scope), self.asked(scope=scope, content=scope))).replayed
+        assert contents(await history(store, one)) == ["s", "t"]
+
+    async def test_what_a_rule_refuses_is_not_remembered(self, store: Store, one: Session) -> None:
+        with pytest.raises(InvalidContentError):
+            await store.apply(one.id, say(""), self.asked())
+        assert not (await store.apply(one.id, say("hi"), self.asked(content="other"))).replayed
+
+    async def test_a_message_is_the_first_one_also_once_the_session_has_expired(self, store: Store, one: Session, clock: TestClock) -> None:
+        first = await store.apply(one.id, say("hi"), self.asked())
+        clock.set_ms(first.session.expires_at_ms)
+        assert (await store.apply(one.id, say("hi"), self.asked())).entries == first.entries
+
+    async def test_a_session_that_is_created_again_is_as_it_was_created(self, store: Store, clock: TestClock) -> None:
+        new = session(metadata='{"a":1}')
+        results = await self.together(store, [store.create_session(session(metadata="{}") if n else new, self.asked()) for n in range(5)])
+        assert [(result.session, result.replayed) for result in results] == [(new, n > 0) for n in range(5)]
+        await store.apply(new.id, say())
+        assert await store.create_session(session(), self.asked()) == Outcome(new, replayed=True)
+        await store.delete_session(new.id)
+        assert (await store.create_session(session(), self.asked())).session == new
+        with pytest.raises(SessionNotFoundError):
+            await store.get_session(new.id)
+
+    async def test_requests_are_forgotten_in_steps(self, store: Store, one: Session, clock: TestClock) -> None:
+        for n in range(5):
+            clock.set_ms(T0 + n)
+            await store.apply(one.id, say(f"{n}"), self.asked(f"{n}"))
+        assert [await store.forget_requests(T0 + 2, 2) for _ in range(3)] == [2, 1, 0]
+        replayed = [(await store.apply(one.id, say("x"), self.asked(f"{n}"))).replayed for n in range(5)]
+        assert replayed == [False, False, False, True, True]
+
+    async def test_a_session_is_deleted_in_the_state_that_is_named(self, store: Store, one: Session) -> None:
+        with pytest.raises(EtagMismatchError):
+            await store.delete_session(one.id, '"other"')
+        before = etag(await store.get_session(one.id))
+        await store.apply(one.id, say())
+        with pytest.raises(EtagMismatchError):
+            await store.delete_session(one.id, before)
+        await store.delete_session(one.id, f'"other", {etag(await store.get_session(one.id))}')
+
+    async def test_what_became_of_a_message(self, store: Store, one: Session) -> None:
+        for content in ("a", "b", "c"):
+            await store.apply(one.id, say(content))
+        answered = await store.apply_delivery(one.id, 2, respond("re b"))
+        await store.apply_delivery(one.id, 1, take)
+        failed = await store.apply_delivery(one.id, 1, give_up)
+        assert [await store.find_answer(one.id, sequence) for sequence in (1, 2, 3, 9)] == [
+            failed.entries[0],
+            answered.entries[0],
+            None,
+            None,
+        ]
+        late = await store.apply_delivery(one.id, 1, respond("late"))
+        assert await store.find_answer(one.id, 1) == late.entries[0]
 
     # The store itself.
 

@@ -120,7 +120,7 @@ class TestPurge:
         old, kept = (await many(store, 1))[0], (await many(store, 1, 31.0))[0]
         for target in (old, kept):
             await asyncio.gather(*(store.apply(target.id, say()) for _ in range(STEP_ROWS + 7)))
-        purge = Purge(store, clock, retention_minutes=10, interval_minutes=5)
+        purge = Purge(store, clock, retention_minutes=10, request_retention_minutes=10, interval_minutes=5)
         clock.set_ms(T0 + 40 * MINUTE - 1)
         await purge.run_due()
         assert (await store.get_session(old.id)).id == old.id

@@ -86,41 +86,41 @@ class TestSqliteStore(StoreConformance):
     async def test_what_queues_is_committed_together(self, store: SqliteStore, one: Session) -> None:
         statements: list[str] = []
         async with self.held(store):
-            store._write_connection.set_trace_callback(statements.append)
+            store._writer._connection.set_trace_callback(statements.append)
             tasks = [asyncio.ensure_future(store.apply(one.id, say(f"{n}"))) for n in range(GROUP_SIZE - 1)]
             await asyncio.sleep(0)
         await asyncio.gather(*tasks)
-        store._write_connection.set_trace_callback(None)
+        store._writer._connection.set_trace_callback(None)
         assert statements.count("COMMIT") == 2, "the group that was held up, and the one that queued meanwhile"
 
     async def test_only_the_culprit_of_a_group_pays(self, store: SqliteStore, one: Session) -> None:
         statements: list[str] = []
         async with self.held(store):
-            store._write_connection.set_trace_callback(statements.append)
+            store._writer._connection.set_trace_callback(statements.append)
             rules = [say("0"), misbehave, say("1")]
             tasks = [asyncio.ensure_future(store.apply(one.id, rule)) for rule in rules]
             await asyncio.sleep(0)
         await asyncio.gather(*tasks, return_exceptions=True)
-        store._write_connection.set_trace_callback(None)
+        store._writer._connection.set_trace_callback(None)
         assert contents(await history(store, one)) == ["0", "1"]
         assert statements.count("ROLLBACK") == 2, "of the group, and of the culprit"
 
     async def test_a_rule_that_refuses_does_not_break_up_its_group(self, store: SqliteStore, one: Session) -> None:
         statements: list[str] = []
         async with self.held(store):
-            store._write_connection.set_trace_callback(statements.append)
+            store._writer._connection.set_trace_callback(statements.append)
             tasks = [asyncio.ensure_future(store.apply(one.id, rule)) for rule in (say("0"), say(""), say("1"))]
             await asyncio.sleep(0)
         results = await asyncio.gather(*tasks, return_exceptions=True)
-        store._write_connection.set_trace_callback(None)
+        store._writer._connection.set_trace_callback(None)
         assert isinstance(results[1], InvalidContentError)
         assert contents(await history(store, one)) == ["0", "1"]
         assert (statements.count("COMMIT"), statements.count("ROLLBACK")) == (2, 0)
 
     async def test_a_full_database(self, store: SqliteStore, one: Session) -> None:
         await store.apply(one.id, say("before"))
-        pages = store._write_connection.execute("PRAGMA page_count").fetchone()[0]
-        store._write_connection.execute(f"PRAGMA max_page_count = {pages + 20}")
+        pages = store._writer._connection.execute("PRAGMA page_count").fetchone()[0]
+        store._writer._connection.execute(f"PRAGMA max_page_count = {pages + 20}")
         acknowledged, refused = ["before"], []
         while len(refused) < 20:
             content = f"{len(acknowledged)} " + "x" * 3000
@@ -131,7 +131,7 @@ class TestSqliteStore(StoreConformance):
                 refused.append(type(result))
         assert set(refused) == {ResourceExhaustedError}
         assert contents(await history(store, one)) == acknowledged
-        store._write_connection.execute(f"PRAGMA max_page_count = {2**30}")
+        store._writer._connection.execute(f"PRAGMA max_page_count = {2**30}")
         await store.apply(one.id, say("after"))
         log = await history(store, one)
         assert contents(log) == [*acknowledged, "after"]
@@ -139,7 +139,7 @@ class TestSqliteStore(StoreConformance):
 
     async def test_sessions_whose_rows_cannot_be_read_back_are_counted(self, store: SqliteStore, one: Session) -> None:
         await self.added(store)
-        store._write_connection.execute("UPDATE sessions SET metadata = '{\"a' WHERE id = ?", (one.id,))
+        store._writer._connection.execute("UPDATE sessions SET metadata = '{\"a' WHERE id = ?", (one.id,))
         assert await store.counts(T0) == Counts(2, 0, 0, 1)
 
 

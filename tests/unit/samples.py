@@ -5,7 +5,10 @@ import uuid
 
 from hypothesis import strategies as st
 
-from server.domain.sessions import Session, create
+from server.domain.deliveries import Delivery, DeliveryState
+from server.domain.messages import Reply
+from server.domain.replies import answer
+from server.domain.sessions import Outcome, Rule, Session, create
 from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig, TimeoutConfig, TimeoutPolicy
 
 T0 = 1_769_850_300_000
@@ -55,3 +58,14 @@ def session(
         request=timeout,
         agent=agent,
     )
+
+
+def answering(reply: Reply, reply_id: str | None = None) -> Rule:
+    """The rule `answer`, for a delivery of the latest entry, as a rule of the session alone."""
+    reply_id = reply_id or str(uuid.uuid4())
+
+    def rule(start: Session, now_ms: int) -> Outcome:
+        delivery = Delivery(start.id, start.last_sequence, DeliveryState.LEASED, 1, None)
+        return answer(start, delivery, now_ms, reply_id=reply_id, reply=reply)
+
+    return rule

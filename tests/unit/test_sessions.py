@@ -30,16 +30,15 @@ from server.domain.sessions import (
     is_near_expiration,
     renew,
     send_message,
-    store_reply,
     time_remaining_ms,
     update_timeout,
 )
 from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig
-from tests.unit.samples import MINUTE, POLICY, T0, session
+from tests.unit.samples import MINUTE, POLICY, T0, answering, session
 
 BY_HAND = PartialTimeoutConfig(auto_renew=False)
 say = partial(send_message, message_id="m", draft=Draft("hello"))
-answer = partial(store_reply, message_id="r", reply=Reply(Draft("hi"), "hm", ("WAVE",)))
+answer = answering(Reply(Draft("hi"), "hm", ("WAVE",)), "r")
 
 
 def patch(**change: float | bool) -> Rule:
@@ -183,7 +182,7 @@ class TestActivity:
         with pytest.raises(error):
             send_message(session(), T0, "m", draft)
         with pytest.raises(error):
-            store_reply(session(), T0, "m", Reply(draft))
+            answering(Reply(draft))(session(), T0)
 
 
 class TestReply:

@@ -23,12 +23,11 @@ from server.domain.sessions import (
     is_near_expiration,
     renew,
     send_message,
-    store_reply,
     time_remaining_ms,
     update_timeout,
 )
 from server.domain.timeouts import PartialTimeoutConfig
-from tests.unit.samples import MINUTE, MINUTES, POLICY, T0, partials, session
+from tests.unit.samples import MINUTE, MINUTES, POLICY, T0, answering, partials, session
 
 NAN = float("nan")
 
@@ -166,7 +165,7 @@ class Life(RuleBasedStateMachine):
             self.model.live(now)
             return EntryKind.MESSAGE
 
-        self._do(partial(store_reply, message_id="r", reply=Reply(Draft("hi"))), expected)
+        self._do(answering(Reply(Draft("hi")), "r"), expected)
 
     @rule()
     def client_keeps_alive(self) -> None:

@@ -17,6 +17,9 @@ from eliza.sessions.v1 import session_service_pb2 as sessions
 from tests.harness import ECHO
 from tests.wire.bad_input import ANY, FINE, SID, USER
 
+STREAM: Final = "55555555-5555-4555-8555-555555555555"
+"""An agent of the kind `stream`. In pieces of Connect and Reply SID stands for a session with it, whose user has said one thing."""
+
 REFUSED: Final = "refused"
 """gRPC itself refuses it, before our code: no ErrorInfo."""
 
@@ -41,12 +44,16 @@ _SERVICES = {
 
 @dataclass(frozen=True)
 class BadRpc:
-    """A piece: method, bytes, and the reason (or the reasons, of which one) of its error, or FINE, ANY or REFUSED."""
+    """A piece: method, bytes, and the reason (or the reasons, of which one) of its error, or FINE, ANY or REFUSED.
+
+    `more` are further requests of a stream.
+    """
 
     name: str
     method: str
     request: bytes
     outcome: str
+    more: tuple[bytes, ...] = ()
 
 
 def paths() -> dict[str, str]:
@@ -79,6 +86,8 @@ _EMPTY = {
     "ListAgents": FINE,
     "UpdateAgent": "AGENT_NOT_FOUND",
     "DeleteAgent": "AGENT_NOT_FOUND",
+    "Connect": "MISSING_FIELDS",
+    "Reply": "MISSING_FIELDS",
     "GetClock": FINE,
     "SetClock": "MISSING_FIELDS",
     "AdvanceClock": FINE,
@@ -86,9 +95,9 @@ _EMPTY = {
 """What an empty request of each RPC gives."""
 
 
-def _bad(name: str, rpc: str, request: Message | bytes, outcome: str) -> BadRpc:
-    content = request if isinstance(request, bytes) else request.SerializeToString(deterministic=True)
-    return BadRpc(f"{rpc}: {name}", _PATHS[rpc], content, outcome)
+def _bad(name: str, rpc: str, request: Message | bytes, outcome: str, *more: Message | bytes) -> BadRpc:
+    first, *rest = (each if isinstance(each, bytes) else each.SerializeToString(deterministic=True) for each in (request, *more))
+    return BadRpc(f"{rpc}: {name}", _PATHS[rpc], first, outcome, tuple(rest))
 
 
 def _on_every_method() -> Iterator[BadRpc]:
@@ -223,7 +232,7 @@ def _numbers() -> Iterator[BadRpc]:
     yield _bad("a page of 2**31 - 1", "ListMessages", messages.ListMessagesRequest(session_id=SID, page_size=2**31 - 1), FINE)
     for by in (-1, -(2**63), 2**63 - 1, 2**62):
         yield _bad(f"an advance by {by}", "AdvanceClock", clock.AdvanceClockRequest(advance_ms=by), "INVALID_FIELD")
-    for kind in (2, 77, -1, -(2**31), 2**31 - 1):
+    for kind in (5, 77, -1, -(2**31), 2**31 - 1):
         yield _bad(f"a kind {kind}", "CreateAgent", agents.CreateAgentRequest(agent={"name": "x", "kind": kind}), "INVALID_FIELD")
         mask = {"paths": ["kind"]}
         request = agents.UpdateAgentRequest(agent={"agent_id": ECHO, "kind": kind}, update_mask=mask)
@@ -329,6 +338,128 @@ def _agents() -> Iterator[BadRpc]:
         )
 
 
+def _replies() -> Iterator[BadRpc]:
+    values = {"NaN": Value(number_value=_NAN), "infinity": Value(number_value=_INFINITY)}
+    replies = {
+        "nothing": ({}, "INVALID_CONTENT"),
+        "100,001 characters": ({"content": "é" * 100_001}, "INVALID_CONTENT"),
+        "10 MB": ({"content": "x" * 10_000_000}, "INVALID_CONTENT"),
+        "a NUL": ({"content": "a\0b"}, "INVALID_CONTENT"),
+        "a long thought": ({"content": "x", "thought": "x" * 100_001}, "INVALID_CONTENT"),
+        "a thought of 10 MB": ({"content": "x", "thought": "x" * 10_000_000}, "INVALID_CONTENT"),
+        "a thought that is a NUL": ({"content": "x", "thought": "\0", "actions": ["\0"]}, FINE),
+        "101 actions": ({"content": "x", "actions": ["x"] * 101}, "INVALID_CONTENT"),
+        "1,000,000 actions": ({"content": "x", "actions": [""] * 1_000_000}, "INVALID_CONTENT"),
+        "a long action": ({"content": "x", "actions": ["x" * 1001]}, "INVALID_CONTENT"),
+        "metadata of 11 KB": ({"content": "x", "metadata": Struct(fields={"k": Value(string_value="x" * 11_000)})}, "INVALID_METADATA"),
+        "200,000 attachments": (
+            {"content": "x", "attachments": ListValue(values=[Value(number_value=1)] * 200_000)},
+            "INVALID_CONTENT",
+        ),
+        "attachments of 3 MB": (
+            {"content": "x", "attachments": ListValue(values=[Value(string_value="x" * 3_000_000)])},
+            "INVALID_CONTENT",
+        ),
+        **{
+            f"metadata with {name}": ({"content": "x", "metadata": Struct(fields={"k": value})}, "INVALID_METADATA")
+            for name, value in values.items()
+        },
+        **{
+            f"attachments with {name}": ({"content": "x", "attachments": ListValue(values=[value])}, "INVALID_CONTENT")
+            for name, value in values.items()
+        },
+    }
+    hello = agents.ConnectRequest(hello={"agent_id": STREAM})
+    for name, (fields, outcome) in replies.items():
+        reply = agents.AgentReply(**fields)
+        yield _bad(f"a reply that is {name}", "Reply", agents.ReplyRequest(delivery_id=f"{SID}-1", reply=reply), outcome)
+        # What is wrong with a worker's answer does not end its stream: the driver of the cases sees that it is refused.
+        said = agents.ConnectRequest(reply={"delivery_id": f"{SID}-1", "reply": reply})
+        yield _bad(f"a reply that is {name}", "Connect", hello, FINE, said)
+    for depth, outcome in (
+        (31, "INVALID_METADATA"),
+        (33, "INVALID_METADATA INVALID_REQUEST"),
+        (100, "INVALID_REQUEST"),
+        (10_000, "INVALID_REQUEST"),
+    ):
+        struct = _struct_bytes(depth)
+        content = b"\x0a\x01x\x12" + _varint(len(struct)) + struct
+        said = b"\x0a\x26" + f"{SID}-1".encode() + b"\x12" + _varint(len(content)) + content
+        yield _bad(f"metadata of {depth} levels", "Reply", said, outcome)
+        worker = b"\x1a" + _varint(len(said)) + said
+        yield _bad(f"metadata of {depth} levels", "Connect", hello, f"{FINE} {outcome}", worker)
+    for name, text in (
+        ("nothing much", "x"),
+        ("a session", SID),
+        ("sequence 0", f"{SID}-0"),
+        ("too great", f"{SID}-{2**63}"),
+        ("another", f"{SID}-2"),
+        ("a NUL", f"{SID}-1\0"),
+        ("1 MB", "x" * 1_000_000),
+        ("digits", "9" * 1_000_000),
+        ("İ", "İ" * 36 + "-1"),
+    ):
+        request = agents.ReplyRequest(delivery_id=text, reply={"content": "x"})
+        yield _bad(f"a delivery that is {name}", "Reply", request, "DELIVERY_NOT_FOUND")
+        for part in (
+            {"reply": {"delivery_id": text, "reply": {"content": "x"}}},
+            {"chunk": {"delivery_id": text}},
+            {"failure": {"delivery_id": text}},
+        ):
+            yield _bad(f"a {next(iter(part))} to a delivery that is {name}", "Connect", hello, FINE, agents.ConnectRequest(**part))
+
+
+def _workers() -> Iterator[BadRpc]:
+    hello = agents.ConnectRequest(hello={"agent_id": STREAM})
+    yield _bad("a good hello", "Connect", hello, FINE)
+    yield _bad("hello twice", "Connect", hello, "MISSING_FIELDS", hello)
+    yield _bad("nothing after hello", "Connect", hello, "MISSING_FIELDS", b"")
+    yield _bad("what nobody knows after hello", "Connect", hello, "MISSING_FIELDS", b"\xc0\x3e\x05")
+    for name, garbage in (
+        ("random bytes", b"\xff" * 20),
+        ("a string that is not UTF-8", b"\x1a\x04\x0a\x02\xff\xfe"),
+        ("half a varint", b"\x08\xff\xff"),
+    ):
+        yield _bad(f"{name} after hello", "Connect", hello, "INVALID_REQUEST", garbage)
+    for part in ({"chunk": {"chunk": "x"}}, {"reply": {"reply": {"content": "x"}}}, {"failure": {"reason": "x"}}):
+        yield _bad(f"a {next(iter(part))} before hello", "Connect", agents.ConnectRequest(**part), "MISSING_FIELDS", hello)
+    yield _bad("a hello to nobody", "Connect", agents.ConnectRequest(hello={}), "MISSING_FIELDS")
+    yield _bad("an agent of another kind", "Connect", agents.ConnectRequest(hello={"agent_id": ECHO}), "INVALID_FIELD")
+    for name, text in (("nobody", USER), ("a NUL", "\0"), ("1 MB", "x" * 1_000_000), ("İ", "İ" * 36), ("no UUID", "x")):
+        yield _bad(f"an agent that is {name}", "Connect", agents.ConnectRequest(hello={"agent_id": text}), "AGENT_NOT_FOUND")
+    for field, numbers in (("max_deliveries", (-1, 1001, 2**31 - 1, -(2**31))), ("history_messages", (-1, 101, 2**31 - 1, -(2**31)))):
+        for number in numbers:
+            request = agents.ConnectRequest(hello={"agent_id": STREAM, field: number})
+            yield _bad(f"{field} of {number}", "Connect", request, "INVALID_FIELD")
+
+
+def _settings() -> Iterator[BadRpc]:
+    hook = {"url": "https://a.example", "secret": "env:AGENT_SECRET_TEST"}
+    for kind, head, field, fine in (
+        (3, "webhook", "timeout_seconds", ()),
+        (4, "openai", "timeout_seconds", ()),
+        (4, "openai", "temperature", ("tiny", "minus zero")),
+        (4, "openai", "top_p", ("tiny", "minus zero")),
+    ):
+        for name, number in _NUMBERS.items():
+            settings = {**(hook if head == "webhook" else {"model": "m"}), field: number}
+            request = agents.CreateAgentRequest(agent={"name": "x", "kind": kind, head: settings})
+            yield _bad(f"{head}.{field} is {name}", "CreateAgent", request, FINE if name in fine else "INVALID_FIELD")
+    for field, texts in (
+        ("url", ("\0", "x", "http://\0", "http://[", "http://a\r\nb: c", "http://" + "x" * 1_000_000, "http://İ", "file:///etc/passwd")),
+        (
+            "secret",
+            ("\0", "x", "env:\0", "file:\0", "file:/\0", "env:" + "x" * 1_000_000, "file:/proc/self/environ", "file:/run/../etc/passwd"),
+        ),
+    ):
+        for text in texts:
+            request = agents.CreateAgentRequest(agent={"name": "x", "kind": 3, "webhook": {**hook, field: text}})
+            yield _bad(f"webhook.{field} {text[:25]!r}", "CreateAgent", request, "INVALID_FIELD")
+    for path in ("webhook.", "openai.x", "webhook.url.x", "settings", "webhook.timeoutSeconds", "*.url"):
+        request = agents.UpdateAgentRequest(agent={"agent_id": ECHO, "webhook": hook}, update_mask={"paths": [path]})
+        yield _bad(f"a mask of {path!r}", "UpdateAgent", request, "INVALID_FIELD")
+
+
 def _beyond() -> Iterator[BadRpc]:
     """What gRPC refuses by itself."""
     large = messages.SendMessageRequest(session_id=SID, content="x" * (17 * 1024 * 1024))
@@ -343,6 +474,8 @@ def _beyond() -> Iterator[BadRpc]:
 
 
 BAD: Final = tuple(
-    piece for maker in (_on_every_method, _strings, _structs, _numbers, _times, _tokens, _agents, _beyond) for piece in maker()
+    piece
+    for maker in (_on_every_method, _strings, _structs, _numbers, _times, _tokens, _agents, _settings, _workers, _replies, _beyond)
+    for piece in maker()
 )
 """All pieces."""

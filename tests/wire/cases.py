@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from tests.harness import ECHO, USER
-from tests.wire.shapes import ANYTHING, TEXT, UUID, Each, Is, Some, above
+from tests.wire.shapes import ANYTHING, TEXT, UUID, Each, Is, Maybe, Some, above
 from tests.wire.steps import (
     ABSENT,
     DAY,
@@ -11,13 +11,16 @@ from tests.wire.steps import (
     At,
     AtMs,
     Case,
+    DeliveryId,
     Fails,
     Step,
     Text,
     Upper,
     advance,
+    agent_of,
     call,
     case,
+    connect,
     converse,
     create,
     delete,
@@ -29,10 +32,12 @@ from tests.wire.steps import (
     messages,
     on_every_call,
     patch,
+    refused,
     renew,
     send,
     settle,
     timed,
+    told,
 )
 
 _NOT_FOUND = Fails("SESSION_NOT_FOUND", {"sessionId": "$sid"})
@@ -1657,6 +1662,461 @@ _AGENTS = [
     ),
 ]
 
+_HOOK = {"url": "https://agent.example/hook?x=1", "secret": "env:AGENT_SECRET_TEST"}
+_NOWHERE = Maybe(Is("absent", lambda _: False))
+_PRIVATE_HOSTS = (
+    *("localhost", "LOCALHOST.", "a.localhost", "127.0.0.1", "10.1.2.3", "192.168.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0"),
+    *("[::1]", "[::]", "[fe80::1]", "[fd00::1]", "[::ffff:127.0.0.1]", "[::ffff:a9fe:a9fe]", "[64:ff9b::7f00:1]", "[2002:7f00:1::]"),
+)
+
+
+def _changed(paths: list[str] | None = None, *, gives: Any = None, fails: Fails | None = None, **fields: Any) -> Step:
+    """Changes the case's agent."""
+    mask = {} if paths is None else {"paths": paths}
+    return call("update_agent", {"agent": {"agentId": "$agent", **fields}, **mask}, gives=gives, fails=fails)
+
+
+_SETTINGS = [
+    case(
+        "a webhook is registered, read and changed",
+        agent_of("WEBHOOK", webhook=_HOOK),
+        call("get_agent", {"agentId": "$agent"}, gives={"kind": "AGENT_KIND_WEBHOOK", "webhook": {**_HOOK, "timeoutSeconds": 60}}),
+        _changed(
+            ["webhook.url"],
+            webhook={"url": "http://b.example"},
+            gives={"webhook": Some({"url": "http://b.example", "secret": _HOOK["secret"]})},
+        ),
+        _changed(
+            webhook={"timeoutSeconds": 0.5 + 1, "historyMessages": 100},
+            gives={"webhook": {"url": "http://b.example", "secret": _HOOK["secret"], "timeoutSeconds": 1.5, "historyMessages": 100}},
+        ),
+        _changed(
+            ["webhook.timeout_seconds", "webhook.history_messages"],
+            gives={"webhook": {"url": "http://b.example", "secret": _HOOK["secret"], "timeoutSeconds": 60}},
+        ),
+        _changed(["webhook"], webhook=_HOOK, gives={"webhook": {**_HOOK, "timeoutSeconds": 60}}),
+        _changed(["webhook.secret"], fails=Fails("MISSING_FIELDS", {"missingFields": ["webhook.secret"]})),
+        _changed(["webhook"], fails=Fails("MISSING_FIELDS", {"missingFields": ["webhook"]})),
+        _changed(
+            ["webhook"], webhook={"historyMessages": 1}, fails=Fails("MISSING_FIELDS", {"missingFields": ["webhook.url", "webhook.secret"]})
+        ),
+        _changed(["webhook.colour"], fails=Fails("INVALID_FIELD", {"field": "updateMask", "value": "webhook.colour"})),
+        _changed(["kind"], kind="AGENT_KIND_OPENAI", fails=Fails("MISSING_FIELDS", {"missingFields": ["openai"]})),
+        _changed(["openai.model"], openai={"model": "m"}, fails=Fails("MISSING_FIELDS", {"missingFields": ["webhook"]})),
+        call("get_agent", {"agentId": "$agent"}, gives={"webhook": {**_HOOK, "timeoutSeconds": 60}, "openai": _NOWHERE}),
+        grpc_only=_NO_REST,
+    ),
+    case(
+        "an endpoint of chat completions is registered, read and changed",
+        agent_of("OPENAI", openai={"model": "m"}),
+        call(
+            "get_agent",
+            {"agentId": "$agent"},
+            gives={
+                "kind": "AGENT_KIND_OPENAI",
+                "openai": {
+                    "model": "m",
+                    "baseUrl": "https://api.openai.com/v1",
+                    "historyMessages": 20,
+                    "historyCharacters": 20_000,
+                    "timeoutSeconds": 120,
+                },
+            },
+        ),
+        _changed(
+            openai={"temperature": 0, "topP": 0.5, "maxTokens": 7, "apiKey": "env:AGENT_SECRET_TEST", "systemPrompt": "Be brief."},
+            gives={
+                "openai": Some(
+                    {"temperature": 0, "topP": 0.5, "maxTokens": 7, "apiKey": "env:AGENT_SECRET_TEST", "systemPrompt": "Be brief."}
+                )
+            },
+        ),
+        _changed(["openai.temperature"], openai={"temperature": 1.5}, gives={"openai": Some({"temperature": 1.5, "topP": 0.5})}),
+        _changed(["openai.temperature"], openai={"topP": 1}, gives={"openai": Some({"temperature": _NOWHERE, "topP": 0.5})}),
+        _changed(["openai.api_key"], gives={"openai": Some({"apiKey": _NOWHERE, "maxTokens": 7})}),
+        _changed(["openai.model"], fails=Fails("MISSING_FIELDS", {"missingFields": ["openai.model"]})),
+        _changed(["openai.temperature"], openai={"temperature": 2.5}, fails=Fails("INVALID_FIELD", {"field": "openai.temperature"})),
+        _changed(openai={"topP": "NaN"}, fails=Fails("INVALID_FIELD", {"field": "openai.topP"})),
+        _changed(
+            ["*"],
+            name="new",
+            kind="AGENT_KIND_OPENAI",
+            openai={"model": "m2"},
+            gives={"name": "new", "openai": Some({"model": "m2", "topP": _NOWHERE, "systemPrompt": _NOWHERE, "timeoutSeconds": 120})},
+        ),
+        grpc_only=_NO_REST,
+    ),
+    case(
+        "with another kind the settings of the old one go",
+        agent_of("WEBHOOK", webhook=_HOOK),
+        _changed(kind="AGENT_KIND_OPENAI", openai={"model": "m"}, gives={"webhook": _NOWHERE, "openai": Some({"model": "m"})}),
+        _changed(["kind"], kind="AGENT_KIND_OPENAI", gives={"openai": Some({"model": "m"})}),
+        _changed(["kind"], kind="AGENT_KIND_STREAM", gives={"kind": "AGENT_KIND_STREAM", "webhook": _NOWHERE, "openai": _NOWHERE}),
+        _changed(["kind"], kind="AGENT_KIND_OPENAI", fails=Fails("MISSING_FIELDS", {"missingFields": ["openai"]})),
+        _changed(["kind", "webhook"], kind="AGENT_KIND_WEBHOOK", webhook=_HOOK, gives={"webhook": Some(_HOOK)}),
+        _changed(["*"], name="x", kind="AGENT_KIND_ECHO", gives={"kind": "AGENT_KIND_ECHO", "webhook": _NOWHERE, "openai": _NOWHERE}),
+        _changed(webhook=_HOOK, fails=Fails("INVALID_FIELD", {"field": "webhook"})),
+        _changed(["openai.model"], openai={"model": "m"}, fails=Fails("INVALID_FIELD", {"field": "openai"})),
+        call("get_agent", {"agentId": "$agent"}, gives={"kind": "AGENT_KIND_ECHO", "webhook": _NOWHERE, "openai": _NOWHERE}),
+        grpc_only=_NO_REST,
+    ),
+    *(
+        case(
+            f"an agent of the kind {kind} with {given} is refused",
+            call("create_agent", {"name": "x", "kind": f"AGENT_KIND_{kind}", **given}, fails=Fails(code, details)),
+            grpc_only=_NO_REST,
+        )
+        for kind, given, code, details in (
+            ("WEBHOOK", {}, "MISSING_FIELDS", {"missingFields": ["webhook"]}),
+            ("OPENAI", {}, "MISSING_FIELDS", {"missingFields": ["openai"]}),
+            ("WEBHOOK", {"webhook": {}}, "MISSING_FIELDS", {"missingFields": ["webhook.url", "webhook.secret"]}),
+            ("OPENAI", {"openai": {}}, "MISSING_FIELDS", {"missingFields": ["openai.model"]}),
+            ("WEBHOOK", {"openai": {"model": "m"}}, "MISSING_FIELDS", {"missingFields": ["webhook"]}),
+            ("ECHO", {"webhook": _HOOK}, "INVALID_FIELD", {"field": "webhook"}),
+            ("STREAM", {"openai": {"model": "m"}}, "INVALID_FIELD", {"field": "openai"}),
+            ("WEBHOOK", {"webhook": {**_HOOK, "url": "ftp://a"}}, "INVALID_FIELD", {"field": "webhook.url", "value": "ftp://a"}),
+            ("WEBHOOK", {"webhook": {**_HOOK, "url": "https://u:p@a"}}, "INVALID_FIELD", {"field": "webhook.url", "value": ""}),
+            ("WEBHOOK", {"webhook": {**_HOOK, "secret": "whsec_abc"}}, "INVALID_FIELD", {"field": "webhook.secret", "value": ""}),
+            (
+                "WEBHOOK",
+                {"webhook": {**_HOOK, "timeoutSeconds": 0.5}},
+                "INVALID_FIELD",
+                {"field": "webhook.timeoutSeconds", "value": "0.5"},
+            ),
+            ("WEBHOOK", {"webhook": {**_HOOK, "historyMessages": 101}}, "INVALID_FIELD", {"field": "webhook.historyMessages"}),
+            ("OPENAI", {"openai": {"model": "m", "apiKey": "sk-abc"}}, "INVALID_FIELD", {"field": "openai.apiKey", "value": ""}),
+            ("OPENAI", {"openai": {"model": "m", "maxTokens": 0}}, "INVALID_FIELD", {"field": "openai.maxTokens", "value": "0"}),
+            *(
+                (
+                    "WEBHOOK",
+                    {"webhook": {**_HOOK, "secret": reference}},
+                    "INVALID_FIELD",
+                    {"field": "webhook.secret", "value": reference, "reason": Is(why, lambda text, why=why: why in text)},
+                )
+                for reference, why in (
+                    ("env:AGENT_SECRET_ABSENT", "not set or empty"),
+                    ("env:PATH", "AGENT_SECRETS does not allow"),
+                    ("file:/etc/passwd", "AGENT_SECRETS does not allow"),
+                )
+            ),
+        )
+    ),
+    case(
+        "no agent may be registered at an address of the inside",
+        *(
+            call(
+                "create_agent",
+                {"name": "x", "kind": f"AGENT_KIND_{kind.upper()}", kind: {**given, field: f"http://{host}:8080/x"}},
+                fails=Fails(
+                    "INVALID_FIELD", {"field": f"{kind}.{field}", "reason": Is("of the setting", lambda text: "ALLOWED_HOSTS" in text)}
+                ),
+            )
+            for host in _PRIVATE_HOSTS
+            for kind, field, given in (("webhook", "url", _HOOK), ("openai", "baseUrl", {"model": "m"}))
+        ),
+        agent_of("WEBHOOK", webhook=_HOOK),
+        _changed(["webhook.url"], webhook={"url": "http://127.0.0.1/"}, fails=Fails("INVALID_FIELD", {"field": "webhook.url"})),
+        call("get_agent", {"agentId": "$agent"}, gives={"webhook": Some(_HOOK)}),
+        grpc_only=_NO_REST,
+    ),
+]
+
+
+def _says(content: str, **fields: Any) -> dict[str, Any]:
+    """A worker's reply to the delivery that it got last."""
+    return {"reply": {"reply": {"content": content, **fields}}}
+
+
+def _reply_to(given: dict[str, Any], *, gives: Any = None, fails: Fails | None = None) -> Step:
+    return call("reply", given, gives=gives, fails=fails)
+
+
+_ID = DeliveryId("$sid")
+_LATE = {"deliveryId": _ID, "reply": {"content": "late"}}
+_STALE = Fails("DELIVERY_ALREADY_ANSWERED", {"deliveryId": _ID})
+
+_DELIVERIES = [
+    case(
+        "a message waits for a worker, who answers it",
+        agent_of(),
+        create(agentId="$agent", metadata={"plan": "pro", "n": 0}),
+        send(metadata={"n": 1}),
+        connect(
+            "delivery",
+            {"chunk": {"chunk": "Hi "}},
+            {"chunk": {"chunk": "you"}},
+            _says("Hi you", metadata={"k": [1, None]}, attachments=[{"url": "x"}], thought="hm", actions=["WAVE"]),
+            "accepted",
+            tells=[
+                told("welcome", agent=Some({"agentId": "$agent", "kind": "AGENT_KIND_STREAM"})),
+                told(
+                    "delivery",
+                    deliveryId=_ID,
+                    attempt=1,
+                    session=Some({"sessionId": "$sid", "userId": "$user", "metadata": {"plan": "pro", "n": 0}}),
+                    message=Some({"content": "Hello", "authorId": "$user", "metadata": {"plan": "pro", "n": 1, "sessionId": "$sid"}}),
+                    history=[],
+                    leaseExpiresAt=At(2),
+                ),
+                told("accepted", deliveryId=_ID),
+            ],
+        ),
+        messages(
+            gives={
+                "messages": [Some({"content": "Hi you", "isAgent": True, "authorId": "$agent", "attachments": [{"url": "x"}]}), ANYTHING]
+            }
+        ),
+        _reply_to(_LATE, fails=_STALE),
+    ),
+    case(
+        "a worker is shown as much of the conversation as it wants, each reply behind what it answers",
+        agent_of(),
+        create(agentId="$agent"),
+        *(send(content=content) for content in ("a", "b", "c")),
+        connect(
+            *("delivery", _says("A"), "accepted", "delivery", _says("B"), "accepted", "delivery"),
+            historyMessages=3,
+            tells=[
+                ANYTHING,
+                told("delivery", deliveryId=DeliveryId("$sid", 1), message=Some({"content": "a"}), history=[]),
+                ANYTHING,
+                told("delivery", deliveryId=DeliveryId("$sid", 2), message=Some({"content": "b"}), history=_contents("a", "A")),
+                ANYTHING,
+                told("delivery", deliveryId=DeliveryId("$sid", 3), message=Some({"content": "c"}), history=_contents("A", "b", "B")),
+            ],
+        ),
+        grpc_only=_NO_REST,
+    ),
+    case(
+        "a session's messages go out one at a time, those of other sessions beside them",
+        agent_of(),
+        create(save="one", agentId="$agent"),
+        create(save="two", agentId="$agent"),
+        *(send(session, content=content) for session, content in (("$one", "a"), ("$one", "b"), ("$two", "x"))),
+        connect(
+            *("delivery", "delivery", {"reply": {"deliveryId": DeliveryId("$one"), "reply": {"content": "A"}}}, "accepted", "delivery"),
+            maxDeliveries=10,
+            tells=[
+                ANYTHING,
+                *[told("delivery", message=Some({"content": Is("a first message", {"a", "x"}.__contains__)}))] * 2,
+                told("accepted", deliveryId=DeliveryId("$one")),
+                told("delivery", deliveryId=DeliveryId("$one", 2), message=Some({"content": "b"})),
+            ],
+        ),
+        grpc_only=_NO_REST,
+    ),
+    case(
+        "what a worker cannot answer now is given again",
+        agent_of(),
+        create(agentId="$agent"),
+        send(),
+        connect(
+            *("delivery", {"failure": {"reason": "busy"}}, "delivery", _says("now"), "accepted"),
+            tells=[
+                ANYTHING,
+                told("delivery", deliveryId=_ID, attempt=1),
+                told("delivery", deliveryId=_ID, attempt=2),
+                told("accepted", deliveryId=_ID),
+            ],
+        ),
+        grpc_only=_NO_REST,
+    ),
+    case(
+        "a failure that is final is an entry of the log, and a late reply is stored all the same",
+        agent_of(),
+        create(agentId="$agent"),
+        send(),
+        connect("delivery", {"failure": {"reason": "no idea", "final": True}}),
+        settle(2),
+        Step(
+            "watch",
+            given={"after": 1, "entries": 1},
+            gives={
+                "entries": [
+                    Some(
+                        {
+                            "event": "reply_failure",
+                            "sequence": 2,
+                            "failure": {"messageId": UUID, "messageSequence": 1, "reason": "no idea", "attempts": 1},
+                        }
+                    )
+                ]
+            },
+        ),
+        _reply_to(_LATE, gives={"content": "late", "answers": 1, "sequence": 3}),
+        _reply_to(_LATE, fails=_STALE),
+        messages(gives={"messages": [Some({"content": "late", "isAgent": True}), Some({"content": "Hello"})]}),
+    ),
+    case(
+        "a reply without a stream",
+        agent_of(),
+        create(agentId="$agent", metadata={"a": 1}),
+        send(),
+        _reply_to(
+            {
+                "deliveryId": _ID,
+                "reply": {"content": "Hi", "metadata": {"b": 2}, "attachments": [], "thought": "", "actions": ["X"]},
+            },
+            gives={
+                "content": "Hi",
+                "authorId": "$agent",
+                "createdAt": At(ms=1),
+                "metadata": {"a": 1, "b": 2, "sessionId": "$sid"},
+                "attachments": [],
+                "thought": "",
+                "actions": ["X"],
+                "sequence": 2,
+                "answers": 1,
+            },
+        ),
+        _reply_to(_LATE, fails=_STALE),
+        get(renewalCount=1),
+        messages(gives={"messages": [Some({"content": "Hi", "isAgent": True, "attachments": []}), ANYTHING]}),
+    ),
+    case(
+        "a reply that comes by other means ends the worker's delivery",
+        agent_of(),
+        create(agentId="$agent"),
+        send(),
+        connect(
+            *("delivery", {"posted": {"reply": {"content": "first"}}}, "revoked", _says("second"), "refused"),
+            *({"chunk": {"chunk": "x"}}, "refused", {"failure": {"reason": "x"}}, "refused"),
+            tells=[
+                ANYTHING,
+                told("delivery", deliveryId=_ID),
+                told("revoked", deliveryId=_ID),
+                refused("DELIVERY_ALREADY_ANSWERED", deliveryId=_ID, details={"deliveryId": _ID}),
+                *[refused("DELIVERY_NOT_LEASED", deliveryId=_ID, details={"deliveryId": _ID})] * 2,
+            ],
+        ),
+        messages(gives={"messages": _contents("first", "Hello")}),
+    ),
+    case(
+        "a worker whose reply is refused may say something else",
+        agent_of(),
+        create(agentId="$agent"),
+        send(),
+        connect(
+            "delivery",
+            *(
+                line
+                for said in (
+                    *(_says(content) for content in ("", "a\0b", "x" * 100_001)),
+                    _says("x", thought="x" * 100_001),
+                    _says("x", actions=["x"] * 101),
+                    _says("x", actions=["x" * 1001]),
+                    _says("x", metadata=_metadata_of(METADATA_LIMIT + 1)),
+                    _says("x", metadata=_nested(31)),
+                    {"reply": {}},
+                    {"chunk": {"chunk": "x" * 100_001}},
+                    {"failure": {"reason": "x" * 501}},
+                    {"reply": {"deliveryId": "x", "reply": {"content": "x"}}},
+                    {"reply": {"deliveryId": DeliveryId("$sid", 2), "reply": {"content": "x"}}},
+                    {"chunk": {"deliveryId": "", "chunk": "x"}},
+                    {"failure": {"deliveryId": "x"}},
+                )
+                for line in (said, "refused")
+            ),
+            {"reply": {"deliveryId": _ID, "reply": {"content": "x" * 100_000}}},
+            "accepted",
+            tells=[
+                ANYTHING,
+                ANYTHING,
+                *[refused("INVALID_CONTENT", deliveryId=_ID)] * 6,
+                *[refused("INVALID_METADATA", deliveryId=_ID)] * 2,
+                refused("MISSING_FIELDS", deliveryId=_ID, details={"missingFields": ["reply"]}),
+                *[refused("INVALID_CONTENT", deliveryId=_ID)] * 2,
+                refused("DELIVERY_NOT_FOUND", deliveryId="x", details={"deliveryId": "x"}),
+                refused("DELIVERY_NOT_FOUND", details={"deliveryId": DeliveryId("$sid", 2)}),
+                refused("DELIVERY_NOT_LEASED", deliveryId=""),
+                refused("DELIVERY_NOT_LEASED", deliveryId="x"),
+                told("accepted", deliveryId=_ID),
+            ],
+        ),
+        messages(gives={"messages": [Some({"content": "x" * 100_000, "isAgent": True}), ANYTHING]}),
+    ),
+    case(
+        "another agent's delivery does not exist for a worker",
+        agent_of(save="other"),
+        agent_of(),
+        create(agentId="$agent"),
+        send(),
+        connect(
+            {"reply": _LATE},
+            "refused",
+            {"chunk": {"deliveryId": _ID, "chunk": "x"}},
+            "refused",
+            agent="$other",
+            tells=[ANYTHING, refused("DELIVERY_NOT_FOUND", details={"deliveryId": _ID}), refused("DELIVERY_NOT_LEASED")],
+        ),
+        _reply_to(_LATE, gives={"content": "late"}),
+        grpc_only=_NO_REST,
+    ),
+    case(
+        "a session that has ended gets no replies",
+        agent_of(),
+        create(agentId="$agent"),
+        send(),
+        advance(30),
+        _reply_to(_LATE, fails=_expired(30)),
+        connect(
+            {"reply": _LATE}, "refused", tells=[ANYTHING, refused("SESSION_EXPIRED", details={"sessionId": "$sid", "expiresAt": At(30)})]
+        ),
+        delete(),
+        _reply_to(_LATE, fails=_NOT_FOUND),
+        connect({"reply": _LATE}, "refused", tells=[ANYTHING, refused("SESSION_NOT_FOUND", details={"sessionId": "$sid"})]),
+    ),
+    case(
+        "a reply that cannot be stored",
+        agent_of(),
+        create(agentId="$agent"),
+        send(),
+        _reply_to({}, fails=Fails("MISSING_FIELDS", {"missingFields": ["deliveryId", "reply"]})),
+        _reply_to({"deliveryId": _ID}, fails=Fails("MISSING_FIELDS", {"missingFields": ["reply"]})),
+        _reply_to({"reply": {"content": "x"}}, fails=Fails("MISSING_FIELDS", {"missingFields": ["deliveryId"]})),
+        _reply_to({**_LATE, "deliveryId": "x"}, fails=Fails("DELIVERY_NOT_FOUND", {"deliveryId": "x"})),
+        _reply_to({**_LATE, "deliveryId": DeliveryId("$sid", 2)}, fails=Fails("DELIVERY_NOT_FOUND", {"deliveryId": DeliveryId("$sid", 2)})),
+        _reply_to({**_LATE, "deliveryId": f"{_UNKNOWN}-1"}, fails=Fails("SESSION_NOT_FOUND", {"sessionId": _UNKNOWN})),
+        *(
+            _reply_to({"deliveryId": _ID, "reply": reply}, fails=Fails(code))
+            for reply, code in (
+                ({}, "INVALID_CONTENT"),
+                ({"content": "x" * 100_001}, "INVALID_CONTENT"),
+                ({"content": "\0"}, "INVALID_CONTENT"),
+                ({"content": "x", "thought": "x" * 100_001}, "INVALID_CONTENT"),
+                ({"content": "x", "metadata": _metadata_of(METADATA_LIMIT + 1)}, "INVALID_METADATA"),
+            )
+        ),
+        messages(gives={"messages": _contents("Hello")}),
+        _reply_to(_LATE, gives={"content": "late"}),
+        grpc_only=_NO_REST,
+    ),
+    case(
+        "whom a worker cannot serve, and how",
+        agent_of(),
+        connect(agent=_UNKNOWN, fails=Fails("AGENT_NOT_FOUND", {"agentId": _UNKNOWN})),
+        connect(agent="x", fails=Fails("AGENT_NOT_FOUND", {"agentId": "x"})),
+        connect(agent="", fails=Fails("MISSING_FIELDS", {"missingFields": ["hello.agentId"]})),
+        connect(agent=ECHO, fails=Fails("INVALID_FIELD", {"field": "hello.agentId", "value": ECHO})),
+        *(
+            connect(**{field: number}, fails=Fails("INVALID_FIELD", {"field": f"hello.{field}", "value": str(number)}))
+            for field, numbers in (("maxDeliveries", (-1, 1001)), ("historyMessages", (-1, 101)))
+            for number in numbers
+        ),
+        connect("welcome", maxDeliveries=1000, historyMessages=100, agent=Upper("$agent"), tells=[told("welcome")]),
+        grpc_only=_NO_REST,
+    ),
+    case(
+        "what waits for an agent follows a change of its kind",
+        agent_of(),
+        create(agentId="$agent"),
+        send(),
+        _changed(["kind"], kind="AGENT_KIND_ECHO", gives={"kind": "AGENT_KIND_ECHO"}),
+        settle(2),
+        messages(gives={"messages": [Some({"content": "Hello", "isAgent": True, "authorId": "$agent"}), ANYTHING]}),
+    ),
+]
+
 _CLOCK = [
     case(
         "the test clock stands still until it is moved",
@@ -1803,6 +2263,8 @@ CASES: Final[tuple[Case, ...]] = (
     *_ORDER,
     *_LIST,
     *_AGENTS,
+    *_SETTINGS,
+    *_DELIVERIES,
     *_CLOCK,
     *_REQUESTS,
 )

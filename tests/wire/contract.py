@@ -53,6 +53,12 @@ OTHER_STATUSES: Final = {
     "AGENT_REPLY_FAILED": 502,
     "INVALID_FIELD": 400,
     "AGENT_ALREADY_EXISTS": 409,
+    "REQUEST_ID_REUSED": 409,
+    "ETAG_MISMATCH": 412,
+    "OVERLOADED": 503,
+    "DELIVERY_NOT_FOUND": 404,
+    "DELIVERY_ALREADY_ANSWERED": 409,
+    "DELIVERY_NOT_LEASED": 409,
     "INTERNAL": 500,
 }
 """The codes that the table of errors does not have."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 import grpc
+import requests
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
@@ -27,6 +28,7 @@ from eliza.sessions.v1 import session_service_pb2 as session_service
 from eliza.sessions.v1.errors import DOMAIN, TABLE, error_info
 from eliza.sessions.v1.timeout_pb2 import TimeoutConfig
 from tests.harness import Serve
+from tests.wire import openapi
 from tests.wire.answers import Failure, Success, read_error
 from tests.wire.contract import ENDPOINTS, PREFIX
 from tests.wire.shapes import details_shape, differences, iso, ms_of
@@ -252,6 +254,46 @@ class GrpcDriver:
         self._service.agents.DeleteAgent(request, timeout=PATIENCE_SECONDS)
         return Success({}, {})
 
+    def _reply(self, _: str, given: Any) -> Success:
+        request = json_format.ParseDict(given, agent_service_pb2.ReplyRequest())
+        return Success(*_answered(self._service.agents.Reply(request, timeout=PATIENCE_SECONDS).message))
+
+    def _connect(self, _: str, given: Any) -> Success:
+        """Plays a worker: says each thing of the script once the things before it were said and told; then half-closes."""
+        told: list[dict[str, Any]] = []
+        news, over = threading.Condition(), False
+
+        def says() -> Iterator[agent_service_pb2.ConnectRequest]:
+            yield json_format.ParseDict({"hello": given["hello"]}, agent_service_pb2.ConnectRequest())
+            seen, latest = 0, ""
+            for line in given["script"]:
+                if isinstance(line, str):
+                    with news:
+                        while line not in (events := [each["event"] for each in told[seen:]]):
+                            if over or not news.wait(PATIENCE_SECONDS):
+                                return
+                    seen += events.index(line) + 1
+                    latest = told[seen - 1].get("deliveryId", latest)
+                    continue
+                ((part, fields),) = line.items()
+                about = {"deliveryId": latest, **fields}
+                if part == "posted":
+                    request = json_format.ParseDict(about, agent_service_pb2.ReplyRequest())
+                    self._service.agents.Reply(request, timeout=PATIENCE_SECONDS)
+                else:
+                    yield json_format.ParseDict({part: about}, agent_service_pb2.ConnectRequest())
+
+        try:
+            for answer in self._service.agents.Connect(says(), timeout=PATIENCE_SECONDS):
+                with news:
+                    told += _told(answer)
+                    news.notify_all()
+        finally:
+            with news:
+                over = True
+                news.notify_all()
+        return Success({"told": told}, {})
+
     def _settle(self, session: str, given: Any) -> Success:
         request = session_service.GetSessionRequest(session_id=session)
 
@@ -272,13 +314,7 @@ class RestDriver:
 
     def perform(self, call: str, session: str, given: Any) -> Success | Failure:
         if call == "http":
-            response = self._service.http.request(
-                given["method"],
-                f"http://{self._service.rest}{given['path']}",
-                data=given["data"].encode(),
-                headers=given["headers"],
-                timeout=PATIENCE_SECONDS,
-            )
+            response = self._http(given["method"], given["path"], data=given["data"].encode(), headers=given["headers"])
             return read_error(response.status_code, response.headers, response.content)
         if call == "converse":
             return self.perform("send", session, {**given, "transport": "http"})
@@ -291,9 +327,16 @@ class RestDriver:
             return self._request(_CLOCK_ROUTES[call], "/test/clock", given, 200)
         return self._grpc.perform(call, session, given)
 
+    def _http(self, method: str, path: str, **sent: Any) -> requests.Response:
+        """Makes a request, whose answer is one that the OpenAPI document tells of."""
+        response = self._service.http.request(method, f"http://{self._service.rest}{path}", timeout=PATIENCE_SECONDS, **sent)
+        problems = openapi.problems(method, response.url, response.status_code, response.headers, response.content)
+        assert not problems, problems
+        return response
+
     def _events(self, session: str, given: Any) -> Success | Failure:
         """Reads a stream of events to its end."""
-        response = self._service.http.post(f"{self._service.url}/{session}/messages", json=given, timeout=PATIENCE_SECONDS)
+        response = self._http("POST", f"{PREFIX}/sessions/{session}/messages", json=given)
         if response.status_code >= 400:
             return read_error(response.status_code, response.headers, response.content)
         assert response.status_code == 200
@@ -312,7 +355,7 @@ class RestDriver:
             sent = {"data": given.text.encode(), "headers": {"Content-Type": "application/json"}}
         elif given:
             sent = {"params" if method == "GET" else "json": given}
-        response = self._service.http.request(method, f"http://{self._service.rest}{path}", timeout=PATIENCE_SECONDS, **sent)
+        response = self._http(method, path, **sent)
         if response.status_code >= 400:
             return read_error(response.status_code, response.headers, response.content)
         assert response.status_code == success, response.text
@@ -364,7 +407,7 @@ def _session(session: session_pb2.Session) -> tuple[dict[str, Any], dict[str, An
         "createdAt": _time(session.created_at),
         "metadata": _plain(session.metadata),
         "expiresAt": _time(session.expires_at),
-        "timeoutConfig": _timeout(config),
+        "timeoutConfig": _settings(config),
         "lastActivity": _time(session.last_activity),
         "renewalCount": session.renewal_count,
         "timeRemaining": session.time_remaining_ms,
@@ -401,11 +444,19 @@ def _entry(entry: log_pb2.LogEntry) -> dict[str, Any]:
         case "message":
             body["message"] = _message(entry.message)[0]
         case "timeout_change":
-            body["timeoutConfig"] = _timeout(entry.timeout_change.timeout_config)
+            body["timeoutConfig"] = _settings(entry.timeout_change.timeout_config)
         case "expiration_warning":
             body["minutesRemaining"] = _number(entry.expiration_warning.minutes_remaining)
         case "expiry":
             body["expiredAt"] = _time(entry.expiry.expired_at)
+        case "reply_failure":
+            failure = entry.reply_failure
+            body["failure"] = {
+                "messageId": failure.message_id,
+                "messageSequence": failure.message_sequence,
+                "reason": failure.reason,
+                "attempts": failure.attempts,
+            }
     return body
 
 
@@ -423,19 +474,63 @@ def _message(message: message_pb2.Message) -> tuple[dict[str, Any], dict[str, An
     return body, {"sequence": message.sequence, "sessionId": message.session_id}
 
 
+def _answered(message: message_pb2.Message) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A reply, with what the agent gave beside its text."""
+    body, extras = _message(message)
+    if message.HasField("thought"):
+        body["thought"] = message.thought
+    if message.actions:
+        body["actions"] = list(message.actions)
+    return body, {**extras, "answers": message.reply_to_sequence}
+
+
+def _told(answer: agent_service_pb2.ConnectResponse) -> list[dict[str, Any]]:
+    """What a worker is told; nothing, for a sign of life."""
+    event = answer.WhichOneof("part")
+    match event:
+        case "heartbeat":
+            return []
+        case "welcome":
+            return [{"event": event, "agent": _agent(answer.welcome.agent)}]
+        case "delivery":
+            delivery = answer.delivery
+            return [
+                {
+                    "event": event,
+                    "deliveryId": delivery.delivery_id,
+                    "attempt": delivery.attempt,
+                    "session": _session(delivery.session)[0],
+                    "message": _message(delivery.message)[0],
+                    "history": [_message(message)[0] for message in delivery.history],
+                    "replyMessageId": delivery.reply_message_id,
+                    "leaseExpiresAt": _time(delivery.lease_expires_at),
+                }
+            ]
+        case "refused":
+            reason = errors_pb2.ErrorReason.Name(answer.refused.reason).removeprefix("ERROR_REASON_")
+            details = {name: _detail(TABLE[reason].details.get(name), text) for name, text in answer.refused.details.items()}
+            about = {"deliveryId": answer.refused.delivery_id, "reason": reason}
+            return [{"event": event, **about, "message": answer.refused.message, "details": details}]
+        case _:
+            return [{"event": event, "deliveryId": getattr(answer, event).delivery_id}]
+
+
 def _agent(agent: agent_pb2.Agent) -> dict[str, Any]:
+    kind = agent.WhichOneof("settings")
+    settings = {kind: _settings(getattr(agent, kind))} if kind else {}
     return {
+        **settings,
         "agentId": agent.agent_id,
         "name": agent.name,
         "kind": agent_pb2.AgentKind.Name(agent.kind),
-        "timeoutConfig": _timeout(agent.timeout_config),
+        "timeoutConfig": _settings(agent.timeout_config),
         "createdAt": _time(agent.created_at),
         "updatedAt": _time(agent.updated_at),
     }
 
 
-def _timeout(config: TimeoutConfig) -> dict[str, Any]:
-    return {camel(field.name): value if isinstance(value, bool) else _number(value) for field, value in config.ListFields()}
+def _settings(config: Message) -> dict[str, Any]:
+    return {camel(field.name): value if isinstance(value, (bool, str)) else _number(value) for field, value in config.ListFields()}
 
 
 def _plain(value: Message) -> Any:

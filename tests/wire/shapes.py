@@ -135,7 +135,7 @@ _STREAM = {"user_message": _SENT, "chunk": {"messageId": UUID, "chunk": TEXT, "i
 _AGENT = {
     "agentId": UUID,
     "name": TEXT,
-    "kind": "AGENT_KIND_ECHO",
+    "kind": Is("a kind of agent", {f"AGENT_KIND_{kind}" for kind in ("ECHO", "STREAM", "WEBHOOK", "OPENAI")}.__contains__),
     "timeoutConfig": {
         "timeoutMinutes": Maybe(NUMBER),
         "autoRenew": Maybe(BOOLEAN),
@@ -144,6 +144,38 @@ _AGENT = {
     },
     "createdAt": TIME,
     "updatedAt": TIME,
+    "webhook": Maybe({"url": TEXT, "secret": TEXT, "timeoutSeconds": NUMBER, "historyMessages": Maybe(COUNT)}),
+    "openai": Maybe(
+        {
+            "baseUrl": TEXT,
+            "model": TEXT,
+            "apiKey": Maybe(TEXT),
+            "systemPrompt": Maybe(TEXT),
+            "temperature": Maybe(NUMBER),
+            "topP": Maybe(NUMBER),
+            "maxTokens": Maybe(COUNT),
+            "historyMessages": COUNT,
+            "historyCharacters": COUNT,
+            "timeoutSeconds": NUMBER,
+        }
+    ),
+}
+_ANSWERED = {**_MESSAGE, "isAgent": True, "thought": Maybe(STRING), "actions": Maybe(STRINGS)}
+_DELIVERY_ID = Is("a session's id and a sequence", lambda value: UUID.test(value[:36]) and value[36] == "-" and int(value[37:]) > 0)
+_TOLD = {
+    "welcome": {"agent": _AGENT},
+    "delivery": {
+        "deliveryId": _DELIVERY_ID,
+        "attempt": above(0),
+        "session": _SESSION,
+        "message": {**_MESSAGE, "isAgent": False},
+        "history": Each({**_MESSAGE, "isAgent": BOOLEAN}),
+        "replyMessageId": UUID,
+        "leaseExpiresAt": TIME,
+    },
+    "accepted": {"deliveryId": _DELIVERY_ID},
+    "refused": {"deliveryId": STRING, "reason": TEXT, "message": TEXT, "details": OBJECT},
+    "revoked": {"deliveryId": _DELIVERY_ID},
 }
 
 SHAPES: Final[Mapping[str, Any]] = {
@@ -188,6 +220,8 @@ SHAPES: Final[Mapping[str, Any]] = {
     "update_agent": _AGENT,
     "delete_agent": {},
     "list_agents": {"agents": Each(_AGENT), "nextPageToken": Maybe(TEXT)},
+    "reply": _ANSWERED,
+    "connect": {"told": ARRAY},
 }
 """The body of every operation's answer, exactly."""
 
@@ -230,6 +264,10 @@ def consistent(call: str, body: Mapping[str, Any]) -> Iterator[str]:
             yield "isNearExpiration does not fit timeRemaining"
     if call == "stream":
         yield from _stream_differences(body["events"])
+    for told in body["told"] if call == "connect" else ():
+        yield from differences({"event": ANYTHING, **_TOLD[told["event"]]}, told, told["event"])
+        if told["event"] == "refused":
+            yield from differences(details_shape(told["reason"]), told["details"], "details")
     if call == "messages":
         times = [ms_of(message["createdAt"]) for message in body["messages"]]
         if sorted(set(times), reverse=True) != times:

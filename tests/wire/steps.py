@@ -1,11 +1,11 @@
 """The words that cases are written in: steps, what they give or how they fail, and values that are known only when a case runs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Final
 
 from tests.harness import ECHO
-from tests.wire.shapes import Is, iso
+from tests.wire.shapes import Is, Some, iso
 
 MINUTE: Final = 60_000
 DAY: Final = 24 * 60
@@ -37,6 +37,14 @@ class Upper:
     """A saved text in upper case."""
 
     text: str
+
+
+@dataclass(frozen=True)
+class DeliveryId:
+    """The id of the delivery of a session's message: of the saved session, and of the message with this sequence."""
+
+    session: str
+    sequence: int = 1
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,8 @@ def resolve(value: Any, saved: Mapping[str, Any]) -> Any:
             return iso(saved["t0"] + value.offset_ms)
         case Upper():
             return saved[value.text[1:]].upper()
+        case DeliveryId():
+            return f"{saved[value.session[1:]]}-{value.sequence}"
         case str() if value.startswith("$"):
             return saved[value[1:]]
         case dict():
@@ -207,6 +217,36 @@ def call(
 ) -> Step:
     """An operation on no session: the clock's and the agents'."""
     return Step(name, "", given or {}, gives or {}, fails, saves or {})
+
+
+def agent_of(kind: str = "STREAM", *, save: str = "agent", **fields: Any) -> Step:
+    """Registers an agent of a kind."""
+    return call("create_agent", {"name": f"a {kind.lower()}", "kind": f"AGENT_KIND_{kind}", **fields}, saves={save: "agentId"})
+
+
+def connect(
+    *script: Mapping[str, Any] | str,
+    agent: str = "$agent",
+    tells: Sequence[Any] | None = None,
+    fails: Fails | None = None,
+    **hello: int,
+) -> Step:
+    """A worker that says hello and then plays a script: a text is what it waits to be told, an object what it says.
+
+    What it says is about the delivery that it got last, unless it names one. `posted` is said by AgentService.Reply.
+    """
+    given = {"hello": {"agentId": agent, **hello}, "script": list(script)}
+    return Step("connect", "", given, {} if tells is None else {"told": list(tells)}, fails)
+
+
+def told(event: str, **fields: Any) -> Some:
+    """Something that a worker is told."""
+    return Some({"event": event, **fields})
+
+
+def refused(code: str, **fields: Any) -> Some:
+    """What a worker is told of something that was not accepted."""
+    return told("refused", reason=code, **fields)
 
 
 def on_every_call(fails: Fails, session: Any = "$sid", *, but_delete: bool = False) -> list[Step]:

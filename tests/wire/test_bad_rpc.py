@@ -1,15 +1,16 @@
 """Bad input over gRPC: every error has a known reason, none is a fault of the service, and nothing is half done."""
 
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
 
-from eliza.sessions.v1 import agent_service_pb2, clock_service_pb2, message_service_pb2, session_service_pb2
+from eliza.sessions.v1 import agent_pb2, agent_service_pb2, clock_service_pb2, message_service_pb2, session_service_pb2
 from tests.harness import Serve
 from tests.wire.bad_input import ANY, FINE, SID, USER
-from tests.wire.bad_rpc import BAD, REFUSED, BadRpc, paths, token
+from tests.wire.bad_rpc import BAD, REFUSED, STREAM, BadRpc, paths, token
 from tests.wire.drivers import PATIENCE_SECONDS, read_rpc_error
 
 BY_GRPC = {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNIMPLEMENTED}
@@ -24,16 +25,37 @@ def standing(service: Serve, session: str, user: str) -> Any:
     return list(sessions), list(history), list(agents), now
 
 
+@pytest.fixture(scope="module")
+def stream_agent(service: Serve) -> str:
+    """The agent that workers may serve."""
+    agent = agent_pb2.Agent(agent_id=STREAM, name="a stream", kind=agent_pb2.AGENT_KIND_STREAM)
+    service.agents.CreateAgent(agent_service_pb2.CreateAgentRequest(agent=agent), timeout=PATIENCE_SECONDS)
+    return STREAM
+
+
 @pytest.mark.parametrize("piece", [pytest.param(piece, id=f"{number}: {piece.name[:60]}") for number, piece in enumerate(BAD)])
-def test_bad_rpc(service: Serve, piece: BadRpc) -> None:
+def test_bad_rpc(service: Serve, piece: BadRpc, stream_agent: str) -> None:
     user = str(uuid.uuid4())
-    session = service.create(userId=user)["sessionId"]
+    of_agents = piece.method in (paths()["Connect"], paths()["Reply"])
+    session = service.create(userId=user, **({"agentId": stream_agent} if of_agents else {}))["sessionId"]
+    if of_agents:
+        sent = message_service_pb2.SendMessageRequest(session_id=session, content="x")
+        service.messages.SendMessage(sent, timeout=PATIENCE_SECONDS)
     before = standing(service, session, user)
-    request = piece.request.replace(SID.encode(), session.encode()).replace(USER.encode(), user.encode())
-    error = error_of(service, piece.method, request)
+    requests = [each.replace(SID.encode(), session.encode()).replace(USER.encode(), user.encode()) for each in (piece.request, *piece.more)]
+    error = error_of(service, piece.method, *requests)
+    try:
+        judge(piece, error, before, lambda: standing(service, session, user))
+    finally:
+        # Workers of the pieces to come are to have nothing to do with it.
+        service.sessions.DeleteSession(session_service_pb2.DeleteSessionRequest(session_id=session), timeout=PATIENCE_SECONDS)
+
+
+def judge(piece: BadRpc, error: grpc.RpcError | None, before: Any, after: Callable[[], Any]) -> None:
+    """Asserts that what came of a piece is what must."""
     if error is None:
         assert FINE in piece.outcome.split() or piece.outcome == ANY
-        assert standing(service, session, user)
+        assert after()
         return
     if piece.outcome == REFUSED:
         assert error.code() in BY_GRPC
@@ -41,14 +63,14 @@ def test_bad_rpc(service: Serve, piece: BadRpc) -> None:
         reason = read_rpc_error(error).code
         assert piece.outcome == ANY or reason in piece.outcome.split(), error
         assert reason not in ("INTERNAL", "SESSION_CREATION_FAILED", "MESSAGE_SEND_FAILED")
-    assert standing(service, session, user) == before
+    assert after() == before
 
 
-def error_of(service: Serve, method: str, request: bytes) -> grpc.RpcError | None:
+def error_of(service: Serve, method: str, *requests: bytes) -> grpc.RpcError | None:
     """How a call with these bytes fails; None when it does not."""
     try:
         # What a method takes and gives, one message or a stream, is the same on the wire.
-        for _ in service.channel.stream_stream(method)(iter([request]), timeout=PATIENCE_SECONDS):
+        for _ in service.channel.stream_stream(method)(iter(requests), timeout=PATIENCE_SECONDS):
             pass
     except grpc.RpcError as error:
         return error

@@ -24,9 +24,8 @@ from eliza.sessions.v1 import (
     session_service_pb2_grpc,
 )
 from rest_facade.main import serve
-from server.agents import kinds
+from server.agents.kinds import Echo
 from server.clock import Clock
-from server.domain.agents import AgentKind
 from server.domain.errors import ResourceExhaustedError, UnavailableError
 from server.service import Service
 from server.settings import Settings
@@ -72,8 +71,8 @@ async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     )
     stores: list[FragileStore] = []
 
-    async def open_fragile(url: str, clock: Clock) -> FragileStore:
-        stores.append(FragileStore(await open_store(url, clock)))
+    async def open_fragile(url: str, clock: Clock, max_writes: int) -> FragileStore:
+        stores.append(FragileStore(await open_store(url, clock, max_writes)))
         return stores[0]
 
     monkeypatch.setattr("server.service.open_store", open_fragile)
@@ -240,24 +239,20 @@ async def test_a_store_that_has_no_room_or_no_time(server: Server, fault: Except
     assert (await server.rest("POST", f"/{session}/messages", json={"content": "Hello"})).status_code == 201
 
 
-class _Mute:
+async def _mute(*_: object) -> None:
     """An agent that never answers."""
-
-    async def reply(self, *_: object) -> None:
-        await asyncio.Event().wait()
+    await asyncio.Event().wait()
 
 
-class _Broken:
+async def _broken(*_: object) -> None:
     """An agent that fails."""
-
-    async def reply(self, *_: object) -> None:
-        raise RuntimeError(SECRET)
+    raise RuntimeError(SECRET)
 
 
 async def test_an_agent_that_does_not_reply_in_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     session = await new_session(server)
     with monkeypatch.context() as patch:
-        patch.setitem(kinds.CONNECTORS, AgentKind.ECHO, _Mute())
+        patch.setattr(Echo, "reply", _mute)
         failure = await failure_of(server.rest("POST", f"/{session}/messages", json={"content": "Hello", "transport": "http"}))
     assert (failure.code, failure.details["sessionId"]) == ("AGENT_REPLY_TIMEOUT", session)
     (kept,) = (await server.rest("GET", f"/{session}/messages")).json()["messages"]
@@ -269,7 +264,7 @@ async def test_an_agent_that_does_not_reply_in_time(server: Server, monkeypatch:
 async def test_an_agent_that_fails(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     session, error_id = await new_session(server), ""
     with monkeypatch.context() as patch:
-        patch.setitem(kinds.CONNECTORS, AgentKind.ECHO, _Broken())
+        patch.setattr(Echo, "reply", _broken)
         with logged_once(lambda: error_id):
             failure = await failure_of(server.rest("POST", f"/{session}/messages", json={"content": "Hello", "transport": "http"}))
             error_id = failure.details["reason"].split()[-1]

@@ -134,6 +134,7 @@ def small(service: Serve) -> Talk:
     return talk(service, 500, rest=True)
 
 
+@pytest.mark.slow
 def test_ten_thousand_messages_over_grpc(service: Serve) -> None:
     # One test, because filling the session is most of the work.
     filled = talk(service, EVERYTHING)
@@ -155,7 +156,7 @@ def test_ten_thousand_messages_over_rest(service: Serve, large: Talk, limit: int
 
 
 @pytest.mark.parametrize("direction", ["before", "after"])
-@pytest.mark.parametrize("limit", [100, 7, 1])
+@pytest.mark.parametrize("limit", [100, 7, pytest.param(1, marks=pytest.mark.slow)])
 def test_what_came_over_rest_is_paged_over_rest(service: Serve, small: Talk, limit: int, direction: str) -> None:
     check(small, rest_page(service, small.session), limit, direction)
 

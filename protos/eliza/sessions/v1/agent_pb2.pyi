@@ -29,6 +29,12 @@ class _AgentKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AgentKind.V
     """Not said. An error in a request."""
     AGENT_KIND_ECHO: _AgentKind.ValueType  # 1
     """Built in: answers every message with its own text."""
+    AGENT_KIND_STREAM: _AgentKind.ValueType  # 2
+    """Workers that connect by AgentService.Connect."""
+    AGENT_KIND_WEBHOOK: _AgentKind.ValueType  # 3
+    """An HTTP endpoint that each message is posted to."""
+    AGENT_KIND_OPENAI: _AgentKind.ValueType  # 4
+    """An OpenAI-compatible chat completions endpoint."""
 
 class AgentKind(_AgentKind, metaclass=_AgentKindEnumTypeWrapper):
     """How an agent is reached."""
@@ -37,7 +43,120 @@ AGENT_KIND_UNSPECIFIED: AgentKind.ValueType  # 0
 """Not said. An error in a request."""
 AGENT_KIND_ECHO: AgentKind.ValueType  # 1
 """Built in: answers every message with its own text."""
+AGENT_KIND_STREAM: AgentKind.ValueType  # 2
+"""Workers that connect by AgentService.Connect."""
+AGENT_KIND_WEBHOOK: AgentKind.ValueType  # 3
+"""An HTTP endpoint that each message is posted to."""
+AGENT_KIND_OPENAI: AgentKind.ValueType  # 4
+"""An OpenAI-compatible chat completions endpoint."""
 Global___AgentKind: _TypeAlias = AgentKind  # noqa: Y015
+
+@_typing.final
+class WebhookSettings(_message.Message):
+    """Where an agent of the kind `webhook` is. It gets each delivery as a POST that is signed as Standard Webhooks has it, and answers with the
+    reply.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
+    HISTORY_MESSAGES_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """The address, http or https. Required."""
+    secret: _builtins.str
+    """Where the signing secret is: `env:NAME` or `file:PATH` of the server. It holds base64, with or without `whsec_` before it. Required."""
+    timeout_seconds: _builtins.float
+    """How long the whole answer may take, in seconds: 1 to 3600, default 60."""
+    history_messages: _builtins.int
+    """How many earlier messages of the session it gets with each: 0 to 100, default 0."""
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        secret: _builtins.str = ...,
+        timeout_seconds: _builtins.float = ...,
+        history_messages: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["history_messages", b"history_messages", "secret", b"secret", "timeout_seconds", b"timeout_seconds", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebhookSettings: _TypeAlias = WebhookSettings  # noqa: Y015
+
+@_typing.final
+class OpenAiSettings(_message.Message):
+    """Where an agent of the kind `openai` is, and how it is asked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_URL_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    API_KEY_FIELD_NUMBER: _builtins.int
+    SYSTEM_PROMPT_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
+    TOP_P_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    HISTORY_MESSAGES_FIELD_NUMBER: _builtins.int
+    HISTORY_CHARACTERS_FIELD_NUMBER: _builtins.int
+    TIMEOUT_SECONDS_FIELD_NUMBER: _builtins.int
+    base_url: _builtins.str
+    """The address before `/chat/completions`. Default: https://api.openai.com/v1."""
+    model: _builtins.str
+    """The model. Required."""
+    api_key: _builtins.str
+    """Where the API key is: `env:NAME` or `file:PATH` of the server. Empty for an endpoint that wants none."""
+    system_prompt: _builtins.str
+    """What comes before the conversation: at most 32,768 code points."""
+    temperature: _builtins.float
+    """Sampling temperature: 0 to 2. Absent: the endpoint's default; so with what follows."""
+    top_p: _builtins.float
+    """Nucleus sampling: 0 to 1."""
+    max_tokens: _builtins.int
+    """The greatest number of tokens of a reply: 1 or more."""
+    history_messages: _builtins.int
+    """How many messages of the conversation the endpoint is shown, the one to answer among them: 1 to 100, default 20."""
+    history_characters: _builtins.int
+    """How many code points of the conversation it is shown at most: whole messages, the newest first, and always the one to answer.
+    1 to 1,000,000, default 20,000.
+    """
+    timeout_seconds: _builtins.float
+    """How long the whole reply may take, in seconds: 1 to 3600, default 120."""
+    def __init__(
+        self,
+        *,
+        base_url: _builtins.str = ...,
+        model: _builtins.str = ...,
+        api_key: _builtins.str = ...,
+        system_prompt: _builtins.str = ...,
+        temperature: _builtins.float | None = ...,
+        top_p: _builtins.float | None = ...,
+        max_tokens: _builtins.int | None = ...,
+        history_messages: _builtins.int = ...,
+        history_characters: _builtins.int = ...,
+        timeout_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_temperature", b"_temperature", "_top_p", b"_top_p", "max_tokens", b"max_tokens", "temperature", b"temperature", "top_p", b"top_p"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens", "_temperature", b"_temperature", "_top_p", b"_top_p", "api_key", b"api_key", "base_url", b"base_url", "history_characters", b"history_characters", "history_messages", b"history_messages", "max_tokens", b"max_tokens", "model", b"model", "system_prompt", b"system_prompt", "temperature", b"temperature", "timeout_seconds", b"timeout_seconds", "top_p", b"top_p"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
+    _WhichOneofReturnType__temperature: _TypeAlias = _typing.Literal["temperature"]  # noqa: Y015
+    _WhichOneofArgType__temperature: _TypeAlias = _typing.Literal["_temperature", b"_temperature"]  # noqa: Y015
+    _WhichOneofReturnType__top_p: _TypeAlias = _typing.Literal["top_p"]  # noqa: Y015
+    _WhichOneofArgType__top_p: _TypeAlias = _typing.Literal["_top_p", b"_top_p"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature) -> _WhichOneofReturnType__temperature | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__top_p) -> _WhichOneofReturnType__top_p | None: ...
+
+Global___OpenAiSettings: _TypeAlias = OpenAiSettings  # noqa: Y015
 
 @_typing.final
 class Agent(_message.Message):
@@ -51,6 +170,8 @@ class Agent(_message.Message):
     TIMEOUT_CONFIG_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    WEBHOOK_FIELD_NUMBER: _builtins.int
+    OPENAI_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """UUID of the agent, in lower case."""
     name: _builtins.str
@@ -71,6 +192,14 @@ class Agent(_message.Message):
     def updated_at(self) -> _timestamp_pb2.Timestamp:
         """When it was last changed."""
 
+    @_builtins.property
+    def webhook(self) -> Global___WebhookSettings:
+        """For the kind `webhook`."""
+
+    @_builtins.property
+    def openai(self) -> Global___OpenAiSettings:
+        """For the kind `openai`."""
+
     def __init__(
         self,
         *,
@@ -80,11 +209,15 @@ class Agent(_message.Message):
         timeout_config: _timeout_pb2.TimeoutConfig | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
+        webhook: Global___WebhookSettings | None = ...,
+        openai: Global___OpenAiSettings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "timeout_config", b"timeout_config", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "openai", b"openai", "settings", b"settings", "timeout_config", b"timeout_config", "updated_at", b"updated_at", "webhook", b"webhook"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "created_at", b"created_at", "kind", b"kind", "name", b"name", "timeout_config", b"timeout_config", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "created_at", b"created_at", "kind", b"kind", "name", b"name", "openai", b"openai", "settings", b"settings", "timeout_config", b"timeout_config", "updated_at", b"updated_at", "webhook", b"webhook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_settings: _TypeAlias = _typing.Literal["webhook", "openai"]  # noqa: Y015
+    _WhichOneofArgType_settings: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_settings) -> _WhichOneofReturnType_settings | None: ...
 
 Global___Agent: _TypeAlias = Agent  # noqa: Y015

@@ -5,9 +5,14 @@ isort:skip_file
 
 from collections import abc as _abc
 from eliza.sessions.v1 import agent_pb2 as _agent_pb2
+from eliza.sessions.v1 import errors_pb2 as _errors_pb2
+from eliza.sessions.v1 import message_pb2 as _message_pb2
+from eliza.sessions.v1 import session_pb2 as _session_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
@@ -182,8 +187,9 @@ class UpdateAgentRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """What to change: `name`, `kind`, `timeout_config` or one of its fields (`timeout_config.auto_renew`); `*` means all of these. A field that is
-        named and not set is cleared. Left out: every field that is set. Another path is INVALID_FIELD.
+        """What to change: `name`, `kind`, `webhook`, `openai`, `timeout_config`, or a field of one of the last three (`timeout_config.auto_renew`);
+        `*` means all of these. A field that is named and not set is cleared. Left out: every field that is set. Another path is INVALID_FIELD.
+        With a new `kind` the settings of the old one go.
         """
 
     def __init__(
@@ -262,3 +268,497 @@ class DeleteAgentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteAgentResponse: _TypeAlias = DeleteAgentResponse  # noqa: Y015
+
+@_typing.final
+class Delivery(_message.Message):
+    """A message of a user, on its way to the session's agent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELIVERY_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
+    REPLY_MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    LEASE_EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    delivery_id: _builtins.str
+    """What a reply names. Stays the same over all attempts."""
+    attempt: _builtins.int
+    """Which attempt this is, from 1."""
+    reply_message_id: _builtins.str
+    """UUID that the reply will have if this attempt gives it."""
+    @_builtins.property
+    def session(self) -> _session_pb2.Session:
+        """The session, with its metadata, as it stands."""
+
+    @_builtins.property
+    def message(self) -> _message_pb2.Message:
+        """The message to answer."""
+
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Message]:
+        """The messages before it, the oldest first, each reply after what it answers; as many as were asked for."""
+
+    @_builtins.property
+    def lease_expires_at(self) -> _timestamp_pb2.Timestamp:
+        """The delivery is given again when nothing has been heard of it by then. Each chunk puts this off."""
+
+    def __init__(
+        self,
+        *,
+        delivery_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        session: _session_pb2.Session | None = ...,
+        message: _message_pb2.Message | None = ...,
+        history: _abc.Iterable[_message_pb2.Message] | None = ...,
+        reply_message_id: _builtins.str = ...,
+        lease_expires_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease_expires_at", b"lease_expires_at", "message", b"message", "session", b"session"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "delivery_id", b"delivery_id", "history", b"history", "lease_expires_at", b"lease_expires_at", "message", b"message", "reply_message_id", b"reply_message_id", "session", b"session"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Delivery: _TypeAlias = Delivery  # noqa: Y015
+
+@_typing.final
+class AgentReply(_message.Message):
+    """What an agent answers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENT_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    ATTACHMENTS_FIELD_NUMBER: _builtins.int
+    THOUGHT_FIELD_NUMBER: _builtins.int
+    ACTIONS_FIELD_NUMBER: _builtins.int
+    content: _builtins.str
+    """The text: 1 to 100,000 Unicode code points, no NUL."""
+    thought: _builtins.str
+    """The agent's thought, if it tells: at most 100,000 code points."""
+    @_builtins.property
+    def metadata(self) -> _struct_pb2.Struct:
+        """What to attach to the message: at most 10,240 bytes as compact JSON, and 30 levels deep."""
+
+    @_builtins.property
+    def attachments(self) -> _struct_pb2.ListValue:
+        """Attachments, of any JSON shape: at most 2 MiB as compact JSON, 30 levels deep, and 20,000 values through all levels."""
+
+    @_builtins.property
+    def actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The agent's actions, if any: at most 100, of at most 1,000 code points each."""
+
+    def __init__(
+        self,
+        *,
+        content: _builtins.str = ...,
+        metadata: _struct_pb2.Struct | None = ...,
+        attachments: _struct_pb2.ListValue | None = ...,
+        thought: _builtins.str | None = ...,
+        actions: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "_thought", b"_thought", "attachments", b"attachments", "metadata", b"metadata", "thought", b"thought"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "_thought", b"_thought", "actions", b"actions", "attachments", b"attachments", "content", b"content", "metadata", b"metadata", "thought", b"thought"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__attachments: _TypeAlias = _typing.Literal["attachments"]  # noqa: Y015
+    _WhichOneofArgType__attachments: _TypeAlias = _typing.Literal["_attachments", b"_attachments"]  # noqa: Y015
+    _WhichOneofReturnType__thought: _TypeAlias = _typing.Literal["thought"]  # noqa: Y015
+    _WhichOneofArgType__thought: _TypeAlias = _typing.Literal["_thought", b"_thought"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__attachments) -> _WhichOneofReturnType__attachments | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__thought) -> _WhichOneofReturnType__thought | None: ...
+
+Global___AgentReply: _TypeAlias = AgentReply  # noqa: Y015
+
+@_typing.final
+class ConnectRequest(_message.Message):
+    """What a worker says."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Hello(_message.Message):
+        """The first request of a stream: whom the worker serves."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        AGENT_ID_FIELD_NUMBER: _builtins.int
+        MAX_DELIVERIES_FIELD_NUMBER: _builtins.int
+        HISTORY_MESSAGES_FIELD_NUMBER: _builtins.int
+        agent_id: _builtins.str
+        """UUID of the agent."""
+        max_deliveries: _builtins.int
+        """How many deliveries the worker takes at a time: 1 to 1000, default 1."""
+        history_messages: _builtins.int
+        """How many earlier messages of the session it wants with each: 0 to 100."""
+        def __init__(
+            self,
+            *,
+            agent_id: _builtins.str = ...,
+            max_deliveries: _builtins.int = ...,
+            history_messages: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "history_messages", b"history_messages", "max_deliveries", b"max_deliveries"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Chunk(_message.Message):
+        """A piece of a reply under way, sent ahead to whoever watches. It keeps the delivery from being given again."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        DELIVERY_ID_FIELD_NUMBER: _builtins.int
+        CHUNK_FIELD_NUMBER: _builtins.int
+        delivery_id: _builtins.str
+        """Of the reply to this delivery."""
+        chunk: _builtins.str
+        """The text."""
+        def __init__(
+            self,
+            *,
+            delivery_id: _builtins.str = ...,
+            chunk: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "delivery_id", b"delivery_id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Reply(_message.Message):
+        """The reply to a delivery."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        DELIVERY_ID_FIELD_NUMBER: _builtins.int
+        REPLY_FIELD_NUMBER: _builtins.int
+        delivery_id: _builtins.str
+        """The delivery."""
+        @_builtins.property
+        def reply(self) -> Global___AgentReply:
+            """The reply."""
+
+        def __init__(
+            self,
+            *,
+            delivery_id: _builtins.str = ...,
+            reply: Global___AgentReply | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["reply", b"reply"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery_id", b"delivery_id", "reply", b"reply"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Failure(_message.Message):
+        """The worker cannot answer a delivery."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        DELIVERY_ID_FIELD_NUMBER: _builtins.int
+        REASON_FIELD_NUMBER: _builtins.int
+        FINAL_FIELD_NUMBER: _builtins.int
+        delivery_id: _builtins.str
+        """The delivery."""
+        reason: _builtins.str
+        """Why, for people, in at most 500 code points; users may see it."""
+        final: _builtins.bool
+        """Whether another attempt makes no sense."""
+        def __init__(
+            self,
+            *,
+            delivery_id: _builtins.str = ...,
+            reason: _builtins.str = ...,
+            final: _builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery_id", b"delivery_id", "final", b"final", "reason", b"reason"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    HELLO_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    REPLY_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def hello(self) -> Global___ConnectRequest.Hello:
+        """Whom the worker serves."""
+
+    @_builtins.property
+    def chunk(self) -> Global___ConnectRequest.Chunk:
+        """A piece of a reply."""
+
+    @_builtins.property
+    def reply(self) -> Global___ConnectRequest.Reply:
+        """A reply."""
+
+    @_builtins.property
+    def failure(self) -> Global___ConnectRequest.Failure:
+        """No reply."""
+
+    def __init__(
+        self,
+        *,
+        hello: Global___ConnectRequest.Hello | None = ...,
+        chunk: Global___ConnectRequest.Chunk | None = ...,
+        reply: Global___ConnectRequest.Reply | None = ...,
+        failure: Global___ConnectRequest.Failure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "failure", b"failure", "hello", b"hello", "part", b"part", "reply", b"reply"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "failure", b"failure", "hello", b"hello", "part", b"part", "reply", b"reply"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["hello", "chunk", "reply", "failure"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___ConnectRequest: _TypeAlias = ConnectRequest  # noqa: Y015
+
+@_typing.final
+class ConnectResponse(_message.Message):
+    """What a worker is told."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Welcome(_message.Message):
+        """The worker is connected."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        AGENT_FIELD_NUMBER: _builtins.int
+        @_builtins.property
+        def agent(self) -> _agent_pb2.Agent:
+            """The agent that it serves."""
+
+        def __init__(
+            self,
+            *,
+            agent: _agent_pb2.Agent | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["agent", b"agent"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Accepted(_message.Message):
+        """An answer of the worker is stored."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        DELIVERY_ID_FIELD_NUMBER: _builtins.int
+        delivery_id: _builtins.str
+        """The delivery, which is over for the worker."""
+        def __init__(
+            self,
+            *,
+            delivery_id: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery_id", b"delivery_id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Refused(_message.Message):
+        """Something that the worker sent was not accepted. A delivery whose reply is refused for what is in it is still the worker's."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        @_typing.final
+        class DetailsEntry(_message.Message):
+            DESCRIPTOR: _descriptor.Descriptor
+
+            KEY_FIELD_NUMBER: _builtins.int
+            VALUE_FIELD_NUMBER: _builtins.int
+            key: _builtins.str
+            value: _builtins.str
+            def __init__(
+                self,
+                *,
+                key: _builtins.str = ...,
+                value: _builtins.str = ...,
+            ) -> None: ...
+            _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+            def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+            _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+            def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+            def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+        DELIVERY_ID_FIELD_NUMBER: _builtins.int
+        REASON_FIELD_NUMBER: _builtins.int
+        MESSAGE_FIELD_NUMBER: _builtins.int
+        DETAILS_FIELD_NUMBER: _builtins.int
+        delivery_id: _builtins.str
+        """The delivery it was about."""
+        reason: _errors_pb2.ErrorReason.ValueType
+        """Why, as a row of the error table."""
+        message: _builtins.str
+        """Why, for people."""
+        @_builtins.property
+        def details(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+            """The details of that row."""
+
+        def __init__(
+            self,
+            *,
+            delivery_id: _builtins.str = ...,
+            reason: _errors_pb2.ErrorReason.ValueType = ...,
+            message: _builtins.str = ...,
+            details: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery_id", b"delivery_id", "details", b"details", "message", b"message", "reason", b"reason"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Revoked(_message.Message):
+        """A delivery is no longer the worker's: its lease ran out, it was answered by other means, or its session has ended."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        DELIVERY_ID_FIELD_NUMBER: _builtins.int
+        delivery_id: _builtins.str
+        """The delivery."""
+        def __init__(
+            self,
+            *,
+            delivery_id: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery_id", b"delivery_id"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Heartbeat(_message.Message):
+        """Nothing has happened for a while; the stream is alive."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        def __init__(
+            self,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    WELCOME_FIELD_NUMBER: _builtins.int
+    DELIVERY_FIELD_NUMBER: _builtins.int
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    REVOKED_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def welcome(self) -> Global___ConnectResponse.Welcome:
+        """The first response of a stream."""
+
+    @_builtins.property
+    def delivery(self) -> Global___Delivery:
+        """Something to answer."""
+
+    @_builtins.property
+    def accepted(self) -> Global___ConnectResponse.Accepted:
+        """An answer is stored."""
+
+    @_builtins.property
+    def refused(self) -> Global___ConnectResponse.Refused:
+        """Something was not accepted."""
+
+    @_builtins.property
+    def revoked(self) -> Global___ConnectResponse.Revoked:
+        """A delivery is taken back."""
+
+    @_builtins.property
+    def heartbeat(self) -> Global___ConnectResponse.Heartbeat:
+        """A sign of life."""
+
+    def __init__(
+        self,
+        *,
+        welcome: Global___ConnectResponse.Welcome | None = ...,
+        delivery: Global___Delivery | None = ...,
+        accepted: Global___ConnectResponse.Accepted | None = ...,
+        refused: Global___ConnectResponse.Refused | None = ...,
+        revoked: Global___ConnectResponse.Revoked | None = ...,
+        heartbeat: Global___ConnectResponse.Heartbeat | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "delivery", b"delivery", "heartbeat", b"heartbeat", "part", b"part", "refused", b"refused", "revoked", b"revoked", "welcome", b"welcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "delivery", b"delivery", "heartbeat", b"heartbeat", "part", b"part", "refused", b"refused", "revoked", b"revoked", "welcome", b"welcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["welcome", "delivery", "accepted", "refused", "revoked", "heartbeat"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___ConnectResponse: _TypeAlias = ConnectResponse  # noqa: Y015
+
+@_typing.final
+class ReplyRequest(_message.Message):
+    """The reply to a delivery."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELIVERY_ID_FIELD_NUMBER: _builtins.int
+    REPLY_FIELD_NUMBER: _builtins.int
+    delivery_id: _builtins.str
+    """The delivery."""
+    @_builtins.property
+    def reply(self) -> Global___AgentReply:
+        """The reply."""
+
+    def __init__(
+        self,
+        *,
+        delivery_id: _builtins.str = ...,
+        reply: Global___AgentReply | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reply", b"reply"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery_id", b"delivery_id", "reply", b"reply"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplyRequest: _TypeAlias = ReplyRequest  # noqa: Y015
+
+@_typing.final
+class ReplyResponse(_message.Message):
+    """The stored reply."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def message(self) -> _message_pb2.Message:
+        """As it was stored."""
+
+    def __init__(
+        self,
+        *,
+        message: _message_pb2.Message | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplyResponse: _TypeAlias = ReplyResponse  # noqa: Y015

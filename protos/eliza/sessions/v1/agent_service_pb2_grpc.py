@@ -26,7 +26,10 @@ if _version_not_supported:
 
 
 class AgentServiceStub:
-    """The registry of agents.
+    """The registry of agents, and how agents take messages and answer them.
+
+    Each message of a user is a delivery to the session's agent: at least once, one of a session at a time, in order, until a reply is stored or
+    all attempts have failed. A message gets one reply, ever.
     """
 
     def __init__(self, channel):
@@ -60,10 +63,23 @@ class AgentServiceStub:
                 request_serializer=eliza_dot_sessions_dot_v1_dot_agent__service__pb2.DeleteAgentRequest.SerializeToString,
                 response_deserializer=eliza_dot_sessions_dot_v1_dot_agent__service__pb2.DeleteAgentResponse.FromString,
                 _registered_method=True)
+        self.Connect = channel.stream_stream(
+                '/eliza.sessions.v1.AgentService/Connect',
+                request_serializer=eliza_dot_sessions_dot_v1_dot_agent__service__pb2.ConnectRequest.SerializeToString,
+                response_deserializer=eliza_dot_sessions_dot_v1_dot_agent__service__pb2.ConnectResponse.FromString,
+                _registered_method=True)
+        self.Reply = channel.unary_unary(
+                '/eliza.sessions.v1.AgentService/Reply',
+                request_serializer=eliza_dot_sessions_dot_v1_dot_agent__service__pb2.ReplyRequest.SerializeToString,
+                response_deserializer=eliza_dot_sessions_dot_v1_dot_agent__service__pb2.ReplyResponse.FromString,
+                _registered_method=True)
 
 
 class AgentServiceServicer:
-    """The registry of agents.
+    """The registry of agents, and how agents take messages and answer them.
+
+    Each message of a user is a delivery to the session's agent: at least once, one of a session at a time, in order, until a reply is stored or
+    all attempts have failed. A message gets one reply, ever.
     """
 
     def CreateAgent(self, request, context):
@@ -103,6 +119,24 @@ class AgentServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Connect(self, request_iterator, context):
+        """Connects a worker of an agent of the kind `stream`. The worker says hello, then gets deliveries, as many at a time as it takes, and answers
+        each with chunks and a reply, or with a failure. Any number of workers may serve one agent. What a worker has not answered when its stream
+        ends is given to another.
+        Errors that end the stream: MISSING_FIELDS, INVALID_FIELD, AGENT_NOT_FOUND. What is wrong with an answer comes as `refused`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reply(self, request, context):
+        """Stores the reply to a delivery without a stream, whoever has it at the moment.
+        Errors: DELIVERY_NOT_FOUND, DELIVERY_ALREADY_ANSWERED, SESSION_NOT_FOUND, SESSION_EXPIRED, MISSING_FIELDS, INVALID_CONTENT, INVALID_METADATA.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -131,6 +165,16 @@ def add_AgentServiceServicer_to_server(servicer, server):
                     request_deserializer=eliza_dot_sessions_dot_v1_dot_agent__service__pb2.DeleteAgentRequest.FromString,
                     response_serializer=eliza_dot_sessions_dot_v1_dot_agent__service__pb2.DeleteAgentResponse.SerializeToString,
             ),
+            'Connect': grpc.stream_stream_rpc_method_handler(
+                    servicer.Connect,
+                    request_deserializer=eliza_dot_sessions_dot_v1_dot_agent__service__pb2.ConnectRequest.FromString,
+                    response_serializer=eliza_dot_sessions_dot_v1_dot_agent__service__pb2.ConnectResponse.SerializeToString,
+            ),
+            'Reply': grpc.unary_unary_rpc_method_handler(
+                    servicer.Reply,
+                    request_deserializer=eliza_dot_sessions_dot_v1_dot_agent__service__pb2.ReplyRequest.FromString,
+                    response_serializer=eliza_dot_sessions_dot_v1_dot_agent__service__pb2.ReplyResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'eliza.sessions.v1.AgentService', rpc_method_handlers)
@@ -140,7 +184,10 @@ def add_AgentServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AgentService:
-    """The registry of agents.
+    """The registry of agents, and how agents take messages and answer them.
+
+    Each message of a user is a delivery to the session's agent: at least once, one of a session at a time, in order, until a reply is stored or
+    all attempts have failed. A message gets one reply, ever.
     """
 
     @staticmethod
@@ -268,6 +315,60 @@ class AgentService:
             '/eliza.sessions.v1.AgentService/DeleteAgent',
             eliza_dot_sessions_dot_v1_dot_agent__service__pb2.DeleteAgentRequest.SerializeToString,
             eliza_dot_sessions_dot_v1_dot_agent__service__pb2.DeleteAgentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Connect(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/eliza.sessions.v1.AgentService/Connect',
+            eliza_dot_sessions_dot_v1_dot_agent__service__pb2.ConnectRequest.SerializeToString,
+            eliza_dot_sessions_dot_v1_dot_agent__service__pb2.ConnectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reply(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/eliza.sessions.v1.AgentService/Reply',
+            eliza_dot_sessions_dot_v1_dot_agent__service__pb2.ReplyRequest.SerializeToString,
+            eliza_dot_sessions_dot_v1_dot_agent__service__pb2.ReplyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,11 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AgentServiceStub:
-    """The registry of agents."""
+    """The registry of agents, and how agents take messages and answer them.
+
+    Each message of a user is a delivery to the session's agent: at least once, one of a session at a time, in order, until a reply is stored or
+    all attempts have failed. A message gets one reply, ever.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -47,10 +51,24 @@ class AgentServiceStub:
     """
     DeleteAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.DeleteAgentRequest, _agent_service_pb2.DeleteAgentResponse]
     """Removes an agent. Its sessions stay until they expire; their messages get no reply. Errors: AGENT_NOT_FOUND."""
+    Connect: _grpc.StreamStreamMultiCallable[_agent_service_pb2.ConnectRequest, _agent_service_pb2.ConnectResponse]
+    """Connects a worker of an agent of the kind `stream`. The worker says hello, then gets deliveries, as many at a time as it takes, and answers
+    each with chunks and a reply, or with a failure. Any number of workers may serve one agent. What a worker has not answered when its stream
+    ends is given to another.
+    Errors that end the stream: MISSING_FIELDS, INVALID_FIELD, AGENT_NOT_FOUND. What is wrong with an answer comes as `refused`.
+    """
+    Reply: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.ReplyRequest, _agent_service_pb2.ReplyResponse]
+    """Stores the reply to a delivery without a stream, whoever has it at the moment.
+    Errors: DELIVERY_NOT_FOUND, DELIVERY_ALREADY_ANSWERED, SESSION_NOT_FOUND, SESSION_EXPIRED, MISSING_FIELDS, INVALID_CONTENT, INVALID_METADATA.
+    """
 
 @_typing.type_check_only
 class AgentServiceAsyncStub(AgentServiceStub):
-    """The registry of agents."""
+    """The registry of agents, and how agents take messages and answer them.
+
+    Each message of a user is a delivery to the session's agent: at least once, one of a session at a time, in order, until a reply is stored or
+    all attempts have failed. A message gets one reply, ever.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.CreateAgentRequest, _agent_service_pb2.CreateAgentResponse]  # type: ignore[assignment]
@@ -67,9 +85,23 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """
     DeleteAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.DeleteAgentRequest, _agent_service_pb2.DeleteAgentResponse]  # type: ignore[assignment]
     """Removes an agent. Its sessions stay until they expire; their messages get no reply. Errors: AGENT_NOT_FOUND."""
+    Connect: _aio.StreamStreamMultiCallable[_agent_service_pb2.ConnectRequest, _agent_service_pb2.ConnectResponse]  # type: ignore[assignment]
+    """Connects a worker of an agent of the kind `stream`. The worker says hello, then gets deliveries, as many at a time as it takes, and answers
+    each with chunks and a reply, or with a failure. Any number of workers may serve one agent. What a worker has not answered when its stream
+    ends is given to another.
+    Errors that end the stream: MISSING_FIELDS, INVALID_FIELD, AGENT_NOT_FOUND. What is wrong with an answer comes as `refused`.
+    """
+    Reply: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.ReplyRequest, _agent_service_pb2.ReplyResponse]  # type: ignore[assignment]
+    """Stores the reply to a delivery without a stream, whoever has it at the moment.
+    Errors: DELIVERY_NOT_FOUND, DELIVERY_ALREADY_ANSWERED, SESSION_NOT_FOUND, SESSION_EXPIRED, MISSING_FIELDS, INVALID_CONTENT, INVALID_METADATA.
+    """
 
 class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The registry of agents."""
+    """The registry of agents, and how agents take messages and answer them.
+
+    Each message of a user is a delivery to the session's agent: at least once, one of a session at a time, in order, until a reply is stored or
+    all attempts have failed. A message gets one reply, ever.
+    """
 
     @_abc_1.abstractmethod
     def CreateAgent(
@@ -114,5 +146,27 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_agent_service_pb2.DeleteAgentResponse, _abc.Awaitable[_agent_service_pb2.DeleteAgentResponse]]:
         """Removes an agent. Its sessions stay until they expire; their messages get no reply. Errors: AGENT_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def Connect(
+        self,
+        request_iterator: _MaybeAsyncIterator[_agent_service_pb2.ConnectRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_agent_service_pb2.ConnectResponse], _abc.AsyncIterator[_agent_service_pb2.ConnectResponse]]:
+        """Connects a worker of an agent of the kind `stream`. The worker says hello, then gets deliveries, as many at a time as it takes, and answers
+        each with chunks and a reply, or with a failure. Any number of workers may serve one agent. What a worker has not answered when its stream
+        ends is given to another.
+        Errors that end the stream: MISSING_FIELDS, INVALID_FIELD, AGENT_NOT_FOUND. What is wrong with an answer comes as `refused`.
+        """
+
+    @_abc_1.abstractmethod
+    def Reply(
+        self,
+        request: _agent_service_pb2.ReplyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_agent_service_pb2.ReplyResponse, _abc.Awaitable[_agent_service_pb2.ReplyResponse]]:
+        """Stores the reply to a delivery without a stream, whoever has it at the moment.
+        Errors: DELIVERY_NOT_FOUND, DELIVERY_ALREADY_ANSWERED, SESSION_NOT_FOUND, SESSION_EXPIRED, MISSING_FIELDS, INVALID_CONTENT, INVALID_METADATA.
+        """
 
 def add_AgentServiceServicer_to_server(servicer: AgentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

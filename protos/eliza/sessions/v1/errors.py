@@ -1,11 +1,12 @@
 """The table of errors, as errors.proto holds it, and the ErrorInfo that carries a row of it through gRPC."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import grpc
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -16,6 +17,9 @@ DOMAIN: Final = "eliza.sessions.v1"
 
 VALUE_LIMIT: Final = 100
 """How many characters of a client's value an error repeats."""
+
+RETRY_AFTER: Final = "retryAfterSeconds"
+"""The detail that says how long to wait before another attempt."""
 
 _PREFIX = "ERROR_REASON_"
 _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
@@ -54,10 +58,17 @@ def cut(value: object) -> str:
 
 
 def error_trailers(row: Row, message: str, details: Mapping[str, str]) -> tuple[tuple[str, bytes], ...]:
-    """The trailing metadata of a failed call: a google.rpc.Status with the ErrorInfo, as grpc-status lays it out."""
-    packed = any_pb2.Any()
-    packed.Pack(error_details_pb2.ErrorInfo(reason=row.reason, domain=DOMAIN, metadata=details))
-    status = status_pb2.Status(code=row.grpc_status.value[0], message=message, details=[packed])
+    """The trailing metadata of a failed call: a google.rpc.Status with the ErrorInfo, as grpc-status lays it out.
+
+    Where the details say when to try again, a RetryInfo says so too.
+    """
+    packed = [any_pb2.Any()]
+    packed[0].Pack(error_details_pb2.ErrorInfo(reason=row.reason, domain=DOMAIN, metadata=details))
+    if RETRY_AFTER in details:
+        retry = error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=math.ceil(float(details[RETRY_AFTER]))))
+        packed.append(any_pb2.Any())
+        packed[1].Pack(retry)
+    status = status_pb2.Status(code=row.grpc_status.value[0], message=message, details=packed)
     return rpc_status.to_status(status).trailing_metadata  # type: ignore[no-any-return]
 
 

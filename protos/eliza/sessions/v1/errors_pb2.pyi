@@ -72,13 +72,25 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 21
     """The service cannot answer now: it starts, stops, is out of reach, or its store is busy. Wait `retryAfterSeconds`, then try again."""
     ERROR_REASON_RESOURCE_EXHAUSTED: _ErrorReason.ValueType  # 22
-    """The store has no room left, or the service has more to do than it can. Wait `retryAfterSeconds`, then try again."""
+    """The store has no room left. Wait `retryAfterSeconds`, then try again."""
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 23
     """The deadline of the call passed before there was an answer."""
     ERROR_REASON_AGENT_REPLY_TIMEOUT: _ErrorReason.ValueType  # 25
     """The agent has not replied within the reply deadline. The user's message is kept, and a late reply is still stored."""
     ERROR_REASON_AGENT_REPLY_FAILED: _ErrorReason.ValueType  # 26
     """The agent could not reply. The user's message is kept; sending it again would store it twice."""
+    ERROR_REASON_DELIVERY_NOT_FOUND: _ErrorReason.ValueType  # 27
+    """There is no such delivery: it never was, or its session is gone."""
+    ERROR_REASON_DELIVERY_ALREADY_ANSWERED: _ErrorReason.ValueType  # 28
+    """The message has its reply already: there is one for each, ever."""
+    ERROR_REASON_DELIVERY_NOT_LEASED: _ErrorReason.ValueType  # 29
+    """The delivery is not, or no longer, in the hands of the worker that speaks of it."""
+    ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 30
+    """The request id was used before, with other content."""
+    ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 31
+    """The session is not in the state that the caller has seen: `etag` is its present one."""
+    ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 32
+    """The service has more to do than it can: a queue has reached its bound. Nothing was done. Wait `retryAfterSeconds`, then try again."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 24
     """A fault of the service itself. The log has the cause under `errorId`."""
 
@@ -133,13 +145,25 @@ ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 20
 ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 21
 """The service cannot answer now: it starts, stops, is out of reach, or its store is busy. Wait `retryAfterSeconds`, then try again."""
 ERROR_REASON_RESOURCE_EXHAUSTED: ErrorReason.ValueType  # 22
-"""The store has no room left, or the service has more to do than it can. Wait `retryAfterSeconds`, then try again."""
+"""The store has no room left. Wait `retryAfterSeconds`, then try again."""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 23
 """The deadline of the call passed before there was an answer."""
 ERROR_REASON_AGENT_REPLY_TIMEOUT: ErrorReason.ValueType  # 25
 """The agent has not replied within the reply deadline. The user's message is kept, and a late reply is still stored."""
 ERROR_REASON_AGENT_REPLY_FAILED: ErrorReason.ValueType  # 26
 """The agent could not reply. The user's message is kept; sending it again would store it twice."""
+ERROR_REASON_DELIVERY_NOT_FOUND: ErrorReason.ValueType  # 27
+"""There is no such delivery: it never was, or its session is gone."""
+ERROR_REASON_DELIVERY_ALREADY_ANSWERED: ErrorReason.ValueType  # 28
+"""The message has its reply already: there is one for each, ever."""
+ERROR_REASON_DELIVERY_NOT_LEASED: ErrorReason.ValueType  # 29
+"""The delivery is not, or no longer, in the hands of the worker that speaks of it."""
+ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 30
+"""The request id was used before, with other content."""
+ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 31
+"""The session is not in the state that the caller has seen: `etag` is its present one."""
+ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 32
+"""The service has more to do than it can: a queue has reached its bound. Nothing was done. Wait `retryAfterSeconds`, then try again."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 24
 """A fault of the service itself. The log has the cause under `errorId`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -5,6 +5,13 @@ from typing import Final
 MAX_CONTENT_CODE_POINTS: Final = 4000
 """The longest content of a message, in Unicode code points."""
 
+MAX_REPLY_CODE_POINTS: Final = 100_000
+"""The longest content, and the longest thought, of an agent's reply, in Unicode code points."""
+
+MAX_ACTIONS: Final = 100
+MAX_ACTION_CODE_POINTS: Final = 1000
+"""How many actions a reply may name, and how long each may be."""
+
 MAX_METADATA_BYTES: Final = 10_240
 """The greatest metadata, in bytes of compact UTF-8 JSON."""
 
@@ -19,6 +26,9 @@ MAX_DEPTH: Final = 30
 
 MAX_VALUES: Final = 20_000
 """How many values metadata or attachments may hold, counted through all levels: each costs both servers time, however small it is."""
+
+MAX_REQUEST_ID: Final = 128
+"""The longest request id, in printable ASCII characters."""
 
 DEFAULT_MESSAGES: Final = 50
 MAX_MESSAGES: Final = 100

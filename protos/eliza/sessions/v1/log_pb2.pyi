@@ -34,6 +34,7 @@ class LogEntry(_message.Message):
     TIMEOUT_CHANGE_FIELD_NUMBER: _builtins.int
     EXPIRATION_WARNING_FIELD_NUMBER: _builtins.int
     EXPIRY_FIELD_NUMBER: _builtins.int
+    REPLY_FAILURE_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """UUID of the session."""
     sequence: _builtins.int
@@ -66,6 +67,10 @@ class LogEntry(_message.Message):
     def expiry(self) -> Global___Expiry:
         """The session expired: the last entry there is."""
 
+    @_builtins.property
+    def reply_failure(self) -> Global___ReplyFailure:
+        """The agent gave no reply to a message, and will not be asked again."""
+
     def __init__(
         self,
         *,
@@ -78,12 +83,13 @@ class LogEntry(_message.Message):
         timeout_change: Global___TimeoutChange | None = ...,
         expiration_warning: Global___ExpirationWarning | None = ...,
         expiry: Global___Expiry | None = ...,
+        reply_failure: Global___ReplyFailure | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "event", b"event", "expiration_warning", b"expiration_warning", "expiry", b"expiry", "message", b"message", "renewal", b"renewal", "session_status", b"session_status", "timeout_change", b"timeout_change"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "event", b"event", "expiration_warning", b"expiration_warning", "expiry", b"expiry", "message", b"message", "renewal", b"renewal", "reply_failure", b"reply_failure", "session_status", b"session_status", "timeout_change", b"timeout_change"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "event", b"event", "expiration_warning", b"expiration_warning", "expiry", b"expiry", "message", b"message", "renewal", b"renewal", "sequence", b"sequence", "session_id", b"session_id", "session_status", b"session_status", "timeout_change", b"timeout_change"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "event", b"event", "expiration_warning", b"expiration_warning", "expiry", b"expiry", "message", b"message", "renewal", b"renewal", "reply_failure", b"reply_failure", "sequence", b"sequence", "session_id", b"session_id", "session_status", b"session_status", "timeout_change", b"timeout_change"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["message", "renewal", "timeout_change", "expiration_warning", "expiry"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["message", "renewal", "timeout_change", "expiration_warning", "expiry", "reply_failure"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -175,6 +181,40 @@ class Expiry(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Expiry: _TypeAlias = Expiry  # noqa: Y015
+
+@_typing.final
+class ReplyFailure(_message.Message):
+    """There is no reply to a message: all attempts have failed, or one did so for good."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_SEQUENCE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    message_id: _builtins.str
+    """UUID of the user's message."""
+    message_sequence: _builtins.int
+    """Its sequence."""
+    reason: _builtins.str
+    """Why, for people."""
+    attempts: _builtins.int
+    """How many attempts there were."""
+    def __init__(
+        self,
+        *,
+        message_id: _builtins.str = ...,
+        message_sequence: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        attempts: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "message_id", b"message_id", "message_sequence", b"message_sequence", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplyFailure: _TypeAlias = ReplyFailure  # noqa: Y015
 
 @_typing.final
 class ReplyChunk(_message.Message):

@@ -37,6 +37,7 @@ class Message(_message.Message):
     ATTACHMENTS_FIELD_NUMBER: _builtins.int
     THOUGHT_FIELD_NUMBER: _builtins.int
     ACTIONS_FIELD_NUMBER: _builtins.int
+    REPLY_TO_SEQUENCE_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """UUID of the message, in lower case. Given by the service."""
     session_id: _builtins.str
@@ -48,9 +49,11 @@ class Message(_message.Message):
     is_agent: _builtins.bool
     """Whether the agent wrote it."""
     content: _builtins.str
-    """The text: 1 to 4000 Unicode code points, no NUL."""
+    """The text, no NUL: 1 to 4000 Unicode code points of a user, up to 100,000 of an agent."""
     thought: _builtins.str
     """The agent's thought, when it gave one."""
+    reply_to_sequence: _builtins.int
+    """The sequence of the user's message that this reply answers: each is answered once at most. 0 for a user's message."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was stored: unique and strictly increasing within the session, at millisecond precision."""
@@ -81,10 +84,11 @@ class Message(_message.Message):
         attachments: _struct_pb2.ListValue | None = ...,
         thought: _builtins.str | None = ...,
         actions: _abc.Iterable[_builtins.str] | None = ...,
+        reply_to_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "_thought", b"_thought", "attachments", b"attachments", "created_at", b"created_at", "metadata", b"metadata", "thought", b"thought"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "_thought", b"_thought", "actions", b"actions", "attachments", b"attachments", "author_id", b"author_id", "content", b"content", "created_at", b"created_at", "is_agent", b"is_agent", "message_id", b"message_id", "metadata", b"metadata", "sequence", b"sequence", "session_id", b"session_id", "thought", b"thought"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "_thought", b"_thought", "actions", b"actions", "attachments", b"attachments", "author_id", b"author_id", "content", b"content", "created_at", b"created_at", "is_agent", b"is_agent", "message_id", b"message_id", "metadata", b"metadata", "reply_to_sequence", b"reply_to_sequence", "sequence", b"sequence", "session_id", b"session_id", "thought", b"thought"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__attachments: _TypeAlias = _typing.Literal["attachments"]  # noqa: Y015
     _WhichOneofArgType__attachments: _TypeAlias = _typing.Literal["_attachments", b"_attachments"]  # noqa: Y015

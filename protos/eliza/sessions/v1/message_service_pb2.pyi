@@ -32,10 +32,15 @@ class SendMessageRequest(_message.Message):
     CONTENT_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     ATTACHMENTS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """UUID of the session."""
     content: _builtins.str
     """The text: 1 to 4000 Unicode code points, no NUL. White space alone is a message."""
+    request_id: _builtins.str
+    """What the caller calls this request, so that it can repeat it: within the service's retention, the session's same id with the same content
+    gives the first answer again. 1 to 128 printable ASCII characters; empty: none.
+    """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """What to attach to the message: at most 10,240 bytes as compact JSON, and 30 levels deep."""
@@ -51,10 +56,11 @@ class SendMessageRequest(_message.Message):
         content: _builtins.str = ...,
         metadata: _struct_pb2.Struct | None = ...,
         attachments: _struct_pb2.ListValue | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "attachments", b"attachments", "metadata", b"metadata"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "attachments", b"attachments", "content", b"content", "metadata", b"metadata", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "attachments", b"attachments", "content", b"content", "metadata", b"metadata", "request_id", b"request_id", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__attachments: _TypeAlias = _typing.Literal["attachments"]  # noqa: Y015
     _WhichOneofArgType__attachments: _TypeAlias = _typing.Literal["_attachments", b"_attachments"]  # noqa: Y015
@@ -70,6 +76,9 @@ class SendMessageResponse(_message.Message):
 
     MESSAGE_FIELD_NUMBER: _builtins.int
     SESSION_STATUS_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
+    """Whether this is the first answer again, and nothing was done now."""
     @_builtins.property
     def message(self) -> _message_pb2.Message:
         """As it was stored."""
@@ -83,10 +92,11 @@ class SendMessageResponse(_message.Message):
         *,
         message: _message_pb2.Message | None = ...,
         session_status: _message_pb2.SessionStatus | None = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "session_status", b"session_status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "session_status", b"session_status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "replayed", b"replayed", "session_status", b"session_status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -38,6 +38,7 @@ class Session(_message.Message):
     TIME_REMAINING_MS_FIELD_NUMBER: _builtins.int
     IS_NEAR_EXPIRATION_FIELD_NUMBER: _builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """UUID of the session, in lower case. Given by the service."""
     channel_id: _builtins.str
@@ -54,6 +55,8 @@ class Session(_message.Message):
     """Whether time_remaining_ms is within the warning threshold and above zero."""
     last_sequence: _builtins.int
     """The sequence of the latest entry in the session's log: 0 while there is none."""
+    etag: _builtins.str
+    """Stands for the state of the session: another one after every change. In quotes, as HTTP has it."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When the session was created. All times have millisecond precision."""
@@ -90,10 +93,11 @@ class Session(_message.Message):
         time_remaining_ms: _builtins.int = ...,
         is_near_expiration: _builtins.bool = ...,
         last_sequence: _builtins.int = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "last_activity", b"last_activity", "metadata", b"metadata", "timeout_config", b"timeout_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "channel_id", b"channel_id", "created_at", b"created_at", "expires_at", b"expires_at", "is_near_expiration", b"is_near_expiration", "last_activity", b"last_activity", "last_sequence", b"last_sequence", "metadata", b"metadata", "renewal_count", b"renewal_count", "session_id", b"session_id", "time_remaining_ms", b"time_remaining_ms", "timeout_config", b"timeout_config", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "channel_id", b"channel_id", "created_at", b"created_at", "etag", b"etag", "expires_at", b"expires_at", "is_near_expiration", b"is_near_expiration", "last_activity", b"last_activity", "last_sequence", b"last_sequence", "metadata", b"metadata", "renewal_count", b"renewal_count", "session_id", b"session_id", "time_remaining_ms", b"time_remaining_ms", "timeout_config", b"timeout_config", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

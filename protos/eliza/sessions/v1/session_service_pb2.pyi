@@ -35,10 +35,15 @@ class CreateSessionRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     METADATA_FIELD_NUMBER: _builtins.int
     TIMEOUT_CONFIG_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """UUID of the agent, of any version, in either letter case. Required."""
     user_id: _builtins.str
     """UUID of the user, of any version, in either letter case. Required."""
+    request_id: _builtins.str
+    """What the caller calls this request, so that it can repeat it: within the service's retention, the user's same id with the same content
+    gives the first answer again. 1 to 128 printable ASCII characters; empty: none.
+    """
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """What to attach to the session: at most 10,240 bytes as compact JSON, and 30 levels deep."""
@@ -54,10 +59,11 @@ class CreateSessionRequest(_message.Message):
         user_id: _builtins.str = ...,
         metadata: _struct_pb2.Struct | None = ...,
         timeout_config: _timeout_pb2.TimeoutConfig | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "timeout_config", b"timeout_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "metadata", b"metadata", "timeout_config", b"timeout_config", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "metadata", b"metadata", "request_id", b"request_id", "timeout_config", b"timeout_config", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -70,6 +76,9 @@ class CreateSessionResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
+    """Whether this is the first answer again, and nothing was done now."""
     @_builtins.property
     def session(self) -> _session_pb2.Session:
         """As it was created."""
@@ -78,10 +87,11 @@ class CreateSessionResponse(_message.Message):
         self,
         *,
         session: _session_pb2.Session | None = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["replayed", b"replayed", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -518,16 +528,20 @@ class DeleteSessionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """UUID of the session."""
+    etag: _builtins.str
+    """If given, the session is only touched in this state; several, separated by commas, or `*` for any, as in HTTP's If-Match."""
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -557,16 +571,20 @@ class RenewSessionRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """UUID of the session."""
+    etag: _builtins.str
+    """If given, the session is only touched in this state; several, separated by commas, or `*` for any, as in HTTP's If-Match."""
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -604,8 +622,11 @@ class UpdateTimeoutRequest(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     TIMEOUT_CONFIG_FIELD_NUMBER: _builtins.int
+    ETAG_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """UUID of the session."""
+    etag: _builtins.str
+    """If given, the session is only touched in this state; several, separated by commas, or `*` for any, as in HTTP's If-Match."""
     @_builtins.property
     def timeout_config(self) -> _timeout_pb2.TimeoutConfig:
         """The settings to change; fields that are left out keep their values. timeout_minutes out of range is an error,
@@ -617,10 +638,11 @@ class UpdateTimeoutRequest(_message.Message):
         *,
         session_id: _builtins.str = ...,
         timeout_config: _timeout_pb2.TimeoutConfig | None = ...,
+        etag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeout_config", b"timeout_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id", "timeout_config", b"timeout_config"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "session_id", b"session_id", "timeout_config", b"timeout_config"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -93,7 +93,7 @@ class SessionServiceServicer:
 
     def CreateSession(self, request, context):
         """Creates a session of a user with an agent.
-        Errors: MISSING_FIELDS, INVALID_UUID, INVALID_METADATA, INVALID_TIMEOUT_CONFIG, AGENT_NOT_FOUND.
+        Errors: MISSING_FIELDS, INVALID_UUID, INVALID_METADATA, INVALID_TIMEOUT_CONFIG, AGENT_NOT_FOUND, INVALID_FIELD, REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,21 +114,22 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSession(self, request, context):
-        """Ends a session and removes it with its messages and its log. Works on an expired session too.
+        """Ends a session and removes it with its messages and its log. Works on an expired session too. Errors: ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RenewSession(self, request, context):
-        """Renews a session by hand, also when auto-renewal is off. Errors: SESSION_RENEWAL_FAILED at the maximum duration.
+        """Renews a session by hand, also when auto-renewal is off. Errors: SESSION_RENEWAL_FAILED at the maximum duration, ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateTimeout(self, request, context):
-        """Changes the timeout settings that are named, keeps the others, and computes the expiry anew. Errors: INVALID_TIMEOUT_CONFIG.
+        """Changes the timeout settings that are named, keeps the others, and computes the expiry anew.
+        Errors: INVALID_TIMEOUT_CONFIG, ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

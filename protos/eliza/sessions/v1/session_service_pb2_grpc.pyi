@@ -35,18 +35,20 @@ class SessionServiceStub:
     def __new__(cls, channel: _aio.Channel) -> SessionServiceAsyncStub: ...
     CreateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_service_pb2.CreateSessionResponse]
     """Creates a session of a user with an agent.
-    Errors: MISSING_FIELDS, INVALID_UUID, INVALID_METADATA, INVALID_TIMEOUT_CONFIG, AGENT_NOT_FOUND.
+    Errors: MISSING_FIELDS, INVALID_UUID, INVALID_METADATA, INVALID_TIMEOUT_CONFIG, AGENT_NOT_FOUND, INVALID_FIELD, REQUEST_ID_REUSED.
     """
     GetSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]
     """Reads one session and its live status."""
     ListSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]
     """Lists the active sessions, the oldest first. Errors: INVALID_PAGINATION, INVALID_UUID."""
     DeleteSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.DeleteSessionRequest, _session_service_pb2.DeleteSessionResponse]
-    """Ends a session and removes it with its messages and its log. Works on an expired session too."""
+    """Ends a session and removes it with its messages and its log. Works on an expired session too. Errors: ETAG_MISMATCH."""
     RenewSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RenewSessionRequest, _session_service_pb2.RenewSessionResponse]
-    """Renews a session by hand, also when auto-renewal is off. Errors: SESSION_RENEWAL_FAILED at the maximum duration."""
+    """Renews a session by hand, also when auto-renewal is off. Errors: SESSION_RENEWAL_FAILED at the maximum duration, ETAG_MISMATCH."""
     UpdateTimeout: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.UpdateTimeoutRequest, _session_service_pb2.UpdateTimeoutResponse]
-    """Changes the timeout settings that are named, keeps the others, and computes the expiry anew. Errors: INVALID_TIMEOUT_CONFIG."""
+    """Changes the timeout settings that are named, keeps the others, and computes the expiry anew.
+    Errors: INVALID_TIMEOUT_CONFIG, ETAG_MISMATCH.
+    """
     SendHeartbeat: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.SendHeartbeatRequest, _session_service_pb2.SendHeartbeatResponse]
     """Keeps a session alive; renews it when auto-renewal is on."""
     WatchSession: _grpc.UnaryStreamMultiCallable[_session_service_pb2.WatchSessionRequest, _session_service_pb2.WatchSessionResponse]
@@ -68,18 +70,20 @@ class SessionServiceAsyncStub(SessionServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_service_pb2.CreateSessionResponse]  # type: ignore[assignment]
     """Creates a session of a user with an agent.
-    Errors: MISSING_FIELDS, INVALID_UUID, INVALID_METADATA, INVALID_TIMEOUT_CONFIG, AGENT_NOT_FOUND.
+    Errors: MISSING_FIELDS, INVALID_UUID, INVALID_METADATA, INVALID_TIMEOUT_CONFIG, AGENT_NOT_FOUND, INVALID_FIELD, REQUEST_ID_REUSED.
     """
     GetSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]  # type: ignore[assignment]
     """Reads one session and its live status."""
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
     """Lists the active sessions, the oldest first. Errors: INVALID_PAGINATION, INVALID_UUID."""
     DeleteSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.DeleteSessionRequest, _session_service_pb2.DeleteSessionResponse]  # type: ignore[assignment]
-    """Ends a session and removes it with its messages and its log. Works on an expired session too."""
+    """Ends a session and removes it with its messages and its log. Works on an expired session too. Errors: ETAG_MISMATCH."""
     RenewSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RenewSessionRequest, _session_service_pb2.RenewSessionResponse]  # type: ignore[assignment]
-    """Renews a session by hand, also when auto-renewal is off. Errors: SESSION_RENEWAL_FAILED at the maximum duration."""
+    """Renews a session by hand, also when auto-renewal is off. Errors: SESSION_RENEWAL_FAILED at the maximum duration, ETAG_MISMATCH."""
     UpdateTimeout: _aio.UnaryUnaryMultiCallable[_session_service_pb2.UpdateTimeoutRequest, _session_service_pb2.UpdateTimeoutResponse]  # type: ignore[assignment]
-    """Changes the timeout settings that are named, keeps the others, and computes the expiry anew. Errors: INVALID_TIMEOUT_CONFIG."""
+    """Changes the timeout settings that are named, keeps the others, and computes the expiry anew.
+    Errors: INVALID_TIMEOUT_CONFIG, ETAG_MISMATCH.
+    """
     SendHeartbeat: _aio.UnaryUnaryMultiCallable[_session_service_pb2.SendHeartbeatRequest, _session_service_pb2.SendHeartbeatResponse]  # type: ignore[assignment]
     """Keeps a session alive; renews it when auto-renewal is on."""
     WatchSession: _aio.UnaryStreamMultiCallable[_session_service_pb2.WatchSessionRequest, _session_service_pb2.WatchSessionResponse]  # type: ignore[assignment]
@@ -104,7 +108,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.CreateSessionResponse, _abc.Awaitable[_session_service_pb2.CreateSessionResponse]]:
         """Creates a session of a user with an agent.
-        Errors: MISSING_FIELDS, INVALID_UUID, INVALID_METADATA, INVALID_TIMEOUT_CONFIG, AGENT_NOT_FOUND.
+        Errors: MISSING_FIELDS, INVALID_UUID, INVALID_METADATA, INVALID_TIMEOUT_CONFIG, AGENT_NOT_FOUND, INVALID_FIELD, REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
@@ -129,7 +133,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.DeleteSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.DeleteSessionResponse, _abc.Awaitable[_session_service_pb2.DeleteSessionResponse]]:
-        """Ends a session and removes it with its messages and its log. Works on an expired session too."""
+        """Ends a session and removes it with its messages and its log. Works on an expired session too. Errors: ETAG_MISMATCH."""
 
     @_abc_1.abstractmethod
     def RenewSession(
@@ -137,7 +141,7 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.RenewSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.RenewSessionResponse, _abc.Awaitable[_session_service_pb2.RenewSessionResponse]]:
-        """Renews a session by hand, also when auto-renewal is off. Errors: SESSION_RENEWAL_FAILED at the maximum duration."""
+        """Renews a session by hand, also when auto-renewal is off. Errors: SESSION_RENEWAL_FAILED at the maximum duration, ETAG_MISMATCH."""
 
     @_abc_1.abstractmethod
     def UpdateTimeout(
@@ -145,7 +149,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.UpdateTimeoutRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.UpdateTimeoutResponse, _abc.Awaitable[_session_service_pb2.UpdateTimeoutResponse]]:
-        """Changes the timeout settings that are named, keeps the others, and computes the expiry anew. Errors: INVALID_TIMEOUT_CONFIG."""
+        """Changes the timeout settings that are named, keeps the others, and computes the expiry anew.
+        Errors: INVALID_TIMEOUT_CONFIG, ETAG_MISMATCH.
+        """
 
     @_abc_1.abstractmethod
     def SendHeartbeat(

@@ -8,6 +8,7 @@ from google.protobuf.struct_pb2 import NULL_VALUE, ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from eliza.sessions.v1.limits import MAX_DEPTH, MAX_VALUES
+from eliza.sessions.v1.texts import is_text
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 """What JSON can say."""
@@ -105,10 +106,8 @@ def _check_room(room: Iterator[int]) -> None:
 
 
 def _text(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError("holds a lone surrogate, which is not text") from error
+    if not is_text(text):
+        raise ValueError("holds a lone surrogate, which is not text")
     return text
 
 

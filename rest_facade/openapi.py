@@ -1,0 +1,29 @@
+"""The OpenAPI document of the REST API: openapi.yaml beside this file, served as JSON."""
+
+from importlib import resources
+from typing import Any
+
+import flask
+import yaml
+
+from rest_facade import bodies
+
+PATH = "/openapi.json"
+
+
+def document() -> dict[str, Any]:
+    """The document."""
+    text = (resources.files("rest_facade") / "openapi.yaml").read_text(encoding="utf-8")
+    loaded: dict[str, Any] = yaml.safe_load(text)
+    return loaded
+
+
+def add_routes(app: flask.Flask) -> None:
+    """Gives the app the document's endpoint."""
+    content = document()
+
+    def get_openapi() -> flask.Response:
+        """Tells this API as an OpenAPI 3.1 document."""
+        return bodies.respond(content)
+
+    app.add_url_rule(PATH, view_func=get_openapi, methods=["GET"])

@@ -1,0 +1,46 @@
+"""The connectors of all kinds of agent, put together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import httpx2
+
+from server.agents import http
+from server.agents.kinds import Connector, Echo
+from server.agents.openai import OpenAi
+from server.agents.secrets import Secrets
+from server.agents.webhook import Webhook
+from server.agents.workers import Workers
+from server.clock import SystemClock
+from server.domain.agents import Agent, AgentKind, check_agent
+from server.domain.timeouts import TimeoutPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Connectors:
+    """The connector of each kind. `workers` are those of the kind `stream`; `client` is to be closed after use."""
+
+    by_kind: Mapping[AgentKind, Connector]
+    workers: Workers
+    client: httpx2.AsyncClient
+    policy: TimeoutPolicy
+
+    def check(self, agent: Agent) -> None:
+        """Raises MissingFieldsError, InvalidFieldError or InvalidTimeoutConfigError for an agent that cannot be registered."""
+        check_agent(agent, self.policy)
+        self.by_kind[agent.kind].check(agent)
+
+
+def connect(policy: TimeoutPolicy, *, allowed_hosts: Sequence[str], allowed_secrets: Sequence[str]) -> Connectors:
+    """One connector for each kind."""
+    hosts, secrets, workers = http.Hosts(allowed_hosts), Secrets(allowed_secrets), Workers()
+    client = http.client(hosts)
+    # Whoever gets a webhook compares its time with their own, so it is the machine's, whatever the service's clock says.
+    clock = SystemClock()
+    by_kind: dict[AgentKind, Connector] = {
+        AgentKind.ECHO: Echo(),
+        AgentKind.STREAM: workers,
+        AgentKind.WEBHOOK: Webhook(client, hosts, secrets, clock),
+        AgentKind.OPENAI: OpenAi(client, hosts, secrets, clock),
+    }
+    return Connectors(by_kind, workers, client, policy)

@@ -1,0 +1,454 @@
+"""Gives deliveries to agents: one of a session at a time, in order; sessions do not wait for each other, nor agents for one another.
+
+The store has every delivery; in memory there is one small record for each session that has something open. Nothing polls: a commit tells
+what is new, a timer what has rested long enough, a slot when an agent has time.
+"""
+
+import asyncio
+import random
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, TypeAlias
+
+import structlog
+
+from eliza.sessions.v1.limits import MAX_REPLY_CODE_POINTS
+from eliza.sessions.v1.texts import is_text
+from server.agents.kinds import AgentChangedError, Connector, NoReplyError, Slot, Work
+from server.clock import Clock
+from server.domain.agents import Agent, AgentKind
+from server.domain.deliveries import DeliveryState, RetryPolicy, parse_delivery_id
+from server.domain.errors import (
+    STORE_TROUBLE,
+    AgentNotFoundError,
+    AgentReplyError,
+    AgentReplyTimeoutError,
+    DeliveryAnsweredError,
+    DeliveryNotFoundError,
+    DeliveryNotLeasedError,
+    DomainError,
+    InvalidContentError,
+    InvalidMetadataError,
+    OverloadedError,
+    SessionExpiredError,
+    SessionNotFoundError,
+)
+from server.domain.events import Chunk, Entry
+from server.domain.ids import new_id
+from server.domain.messages import Reply
+from server.domain.replies import answer, fail, lease
+from server.domain.sessions import Outcome
+from server.store.base import Commit, OpenDelivery, Store
+
+STORE_TROUBLE_SECONDS: Final = 1.0
+"""How long a session rests when the store could not be read or written."""
+
+log = structlog.get_logger()
+
+Progress: TypeAlias = Chunk | Entry | DomainError
+"""A piece of a reply; and at the end the reply as it was stored, or why there is none."""
+
+
+@dataclass(eq=False, slots=True)
+class _Line:
+    """A session with open deliveries: it rests (`timer`), is ready, waits for a slot, or is under way (`task`)."""
+
+    session_id: str
+    agent_id: str
+    # How many deliveries are open, none of them before the sequence `head`.
+    open: int
+    head: int
+    timer: asyncio.TimerHandle | None = None
+    task: asyncio.Task[float | None] | None = None
+    # What came while the task ran: it may have looked before.
+    news: bool = False
+    # Of the delivery that rests before its next attempt.
+    resting: int | None = None
+    # What was answered or has failed since the task began, maybe in the very commit of its lease.
+    closed: set[int] = field(default_factory=set)
+    # Of the delivery that is leased: its sequence, the call for its reply, and the loop's time at which the lease ends.
+    sequence: int | None = None
+    asking: asyncio.Task[Reply] | None = None
+    lease_end_s: float = 0
+
+
+@dataclass(eq=False, slots=True)
+class _Lane:
+    """The sessions of one agent: those that are ready, in the order in which they became so, and how many are in hand."""
+
+    ready: OrderedDict[str, _Line] = field(default_factory=OrderedDict)
+    in_hand: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class _Follower:
+    """Somebody who waits for the reply to a message, from before it is stored."""
+
+    message_id: str
+    progress: asyncio.Queue[Progress] = field(default_factory=asyncio.Queue)
+    session_id: str = ""
+    sequence: int = 0
+
+
+class Dispatcher:
+    """See the module. To be started once the store has its listeners, and stopped before the store is closed."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        connectors: Mapping[AgentKind, Connector],
+        on_chunk: Callable[[Chunk], None],
+        *,
+        policy: RetryPolicy,
+        lease_seconds: float,
+        concurrency: int,
+        max_open: int,
+    ) -> None:
+        """`on_chunk` is told every piece of every reply.
+
+        `concurrency` bounds the deliveries of one agent that are in hand, `max_open` those of one session that are open.
+        """
+        self._store = store
+        self._clock = clock
+        self._connectors = connectors
+        self._on_chunk = on_chunk
+        self._policy = policy
+        self._lease_s = lease_seconds
+        self._concurrency = concurrency
+        self._max_open = max_open
+        self._lines: dict[str, _Line] = {}
+        self._lanes: dict[str, _Lane] = {}
+        self._followers: dict[str, _Follower] = {}
+        self._awaited: dict[str, dict[int, list[_Follower]]] = {}
+        self._stopping = False
+        self._troubled = False
+
+    async def start(self) -> None:
+        """Takes up what an earlier run has left open. Its leases are void: nobody is connected yet."""
+        now_ms = self._clock.now_ms()
+        for left in await self._store.list_open():
+            if left.session_id not in self._lines:
+                line = self._lines[left.session_id] = _Line(left.session_id, left.agent_id, left.open, left.sequence, resting=left.sequence)
+                # A clock that was set back must not make it rest longer than it ever should.
+                self._rest(line, min(left.due_at_ms - now_ms, self._policy.longest_backoff_ms) / 1000)
+
+    async def stop(self) -> None:
+        """Gives out nothing more, and waits for what is in the agents' hands. The rest is taken up at the next start."""
+        self._stopping = True
+        for line in list(self._lines.values()):
+            if line.timer:
+                line.timer.cancel()
+            if line.task and line.sequence is None:
+                line.task.cancel()
+        for session_id, awaited in list(self._awaited.items()):
+            in_hand = self._lines[session_id].sequence if session_id in self._lines else None
+            for sequence, followers in awaited.items():
+                for follower in followers if sequence != in_hand else ():
+                    follower.progress.put_nowait(AgentReplyTimeoutError(session_id, follower.message_id))
+        if tasks := [line.task for line in self._lines.values() if line.task]:
+            await asyncio.wait(tasks)
+
+    async def abandon(self) -> None:
+        """Lets go of what `stop` has waited for long enough, or was not waited for; it is given again at the next start."""
+        self._stopping = True
+        tasks = [line.task for line in self._lines.values() if line.task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def committed(self, commit: Commit) -> None:
+        """Takes up the messages of users that a commit has stored, and tells those who wait for replies what it has brought."""
+        for outcome in commit.outcomes:
+            session = outcome.session
+            if session.expired:
+                self._ended(session.id, SessionExpiredError(session.id, session.expires_at_ms))
+                continue
+            for entry in outcome.entries:
+                self._tell_entry(entry)
+            for delivery in outcome.deliveries:
+                if delivery.state is DeliveryState.PENDING and not delivery.attempts:
+                    self._arrived(session.id, session.agent_id, delivery.sequence)
+        for session_id in commit.deleted:
+            self._ended(session_id, SessionNotFoundError(session_id))
+
+    async def answer(self, delivery_id: str, reply: Reply, *, agent_id: str | None = None, reply_id: str | None = None) -> Outcome:
+        """Stores the reply to a delivery, whoever gives it and whatever has become of the lease.
+
+        :raises DeliveryNotFoundError: there is no such delivery, or it is another agent's than `agent_id`
+        :raises DomainError: what the rule `answer` raises
+        """
+        session_id, sequence = parse_delivery_id(delivery_id)
+        rule = partial(answer, reply_id=reply_id or new_id(), reply=reply, agent_id=agent_id)
+        return await self._store.apply_delivery(session_id, sequence, rule)
+
+    @contextmanager
+    def following(self, message_id: str) -> Iterator[asyncio.Queue[Progress]]:
+        """The progress of the reply to a message of the user, from before it is stored."""
+        follower = self._followers[message_id] = _Follower(message_id)
+        try:
+            yield follower.progress
+        finally:
+            self._followers.pop(message_id, None)
+            self._unfollow(follower)
+
+    async def follow_again(self, message_id: str, stored_id: str, session_id: str, sequence: int) -> None:
+        """Has whoever follows `message_id`, which was not stored after all, follow the message `stored_id`, stored before as `sequence`."""
+        follower = self._followers.pop(message_id)
+        follower.message_id = stored_id
+        if self._stopping:
+            follower.progress.put_nowait(AgentReplyTimeoutError(session_id, stored_id))
+            return
+        self._await(follower, session_id, sequence)
+        if entry := await self._store.find_answer(session_id, sequence):
+            follower.progress.put_nowait(_end(entry))
+
+    def require_room(self, session_id: str) -> None:
+        """Raises OverloadedError when no more messages of a session may wait for its agent."""
+        line = self._lines.get(session_id)
+        if line and line.open >= self._max_open:
+            raise OverloadedError("too many messages of this session wait for its agent")
+
+    def _arrived(self, session_id: str, agent_id: str, sequence: int) -> None:
+        if line := self._lines.get(session_id):
+            line.open += 1
+            line.news = True
+        elif not self._stopping:
+            line = self._lines[session_id] = _Line(session_id, agent_id, 1, sequence)
+            self._ready(line)
+
+    def _ended(self, session_id: str, error: DomainError) -> None:
+        """A session that has ended gets no replies any more."""
+        for followers in self._awaited.pop(session_id, {}).values():
+            for follower in followers:
+                follower.progress.put_nowait(error)
+        line = self._lines.pop(session_id, None)
+        if line is None:
+            return
+        if line.timer:
+            line.timer.cancel()
+        if line.task:
+            line.task.cancel()
+        elif lane := self._lanes.get(line.agent_id):
+            lane.ready.pop(session_id, None)
+
+    def _tell_entry(self, entry: Entry) -> None:
+        message, failure = entry.message, entry.failure
+        if message and not message.is_agent:
+            if follower := self._followers.pop(message.id, None):
+                if self._stopping:
+                    follower.progress.put_nowait(AgentReplyTimeoutError(entry.session_id, message.id))
+                else:
+                    self._await(follower, entry.session_id, entry.sequence)
+            return
+        closed = message.answers if message else failure.message_sequence if failure else None
+        if closed is None:
+            return
+        for follower in self._awaited.get(entry.session_id, {}).pop(closed, ()):
+            follower.progress.put_nowait(_end(entry))
+        if line := self._lines.get(entry.session_id):
+            if closed >= line.head:
+                # Not a late reply to a message that had failed: only the first open delivery ever fails.
+                line.open -= 1
+            if failure:
+                line.head = closed + 1
+            line.closed.add(closed)
+            if line.sequence == closed and line.asking:
+                # Done already, where the reply came by it.
+                line.asking.cancel()
+            elif line.timer and line.resting == closed:
+                line.timer.cancel()
+                self._ready(line)
+
+    def _await(self, follower: _Follower, session_id: str, sequence: int) -> None:
+        follower.session_id, follower.sequence = session_id, sequence
+        self._awaited.setdefault(session_id, {}).setdefault(sequence, []).append(follower)
+
+    def _unfollow(self, follower: _Follower) -> None:
+        awaited = self._awaited.get(follower.session_id, {})
+        followers = awaited.get(follower.sequence, [])
+        if follower in followers:
+            followers.remove(follower)
+        if not followers:
+            awaited.pop(follower.sequence, None)
+        if not awaited:
+            self._awaited.pop(follower.session_id, None)
+
+    def _rest(self, line: _Line, seconds: float) -> None:
+        if seconds > 0:
+            line.timer = asyncio.get_running_loop().call_later(seconds, self._ready, line)
+        else:
+            self._ready(line)
+
+    def _ready(self, line: _Line) -> None:
+        line.timer = line.resting = None
+        lane = self._lanes.setdefault(line.agent_id, _Lane())
+        lane.ready[line.session_id] = line
+        self._pump(lane)
+
+    def _pump(self, lane: _Lane) -> None:
+        while lane.ready and lane.in_hand < self._concurrency and not self._stopping:
+            _, line = lane.ready.popitem(last=False)
+            lane.in_hand += 1
+            line.task = asyncio.create_task(self._run(line))
+            # Called also where the task is cancelled before it has begun.
+            line.task.add_done_callback(partial(self._ran, line, lane))
+
+    async def _run(self, line: _Line) -> float | None:
+        """Gives out the next delivery of a session; returns how long the session then rests, in seconds, or None when nothing is open."""
+        line.news = False
+        line.closed.clear()
+        try:
+            rest_s = await self._deliver_next(line)
+        except STORE_TROUBLE as error:
+            if not self._troubled:
+                log.warning("deliveries are held up", cause=str(error))
+            self._troubled = True
+        except Exception:
+            log.exception("a delivery is held up", error_id=uuid.uuid4().hex, session_id=line.session_id)
+        else:
+            self._troubled = False
+            return rest_s
+        return STORE_TROUBLE_SECONDS
+
+    def _ran(self, line: _Line, lane: _Lane, task: asyncio.Task[float | None]) -> None:
+        """Decides how it goes on with a session."""
+        line.task, line.sequence, line.asking = None, None, None
+        lane.in_hand -= 1
+        if self._lines.get(line.session_id) is line:
+            rest_s = STORE_TROUBLE_SECONDS if task.cancelled() else task.result()
+            if rest_s is not None:
+                self._rest(line, rest_s)
+            elif line.news:
+                self._ready(line)
+            else:
+                del self._lines[line.session_id]
+        self._pump(lane)
+        if not lane.ready and not lane.in_hand and self._lanes.get(line.agent_id) is lane:
+            del self._lanes[line.agent_id]
+
+    async def _deliver_next(self, line: _Line) -> float | None:
+        """Gives out the first open delivery; returns how long the session then rests, in seconds, or None when nothing is open."""
+        head = await self._store.next_delivery(line.session_id)
+        if head is None:
+            return None
+        with suppress(AgentChangedError, DeliveryNotLeasedError, DeliveryAnsweredError):
+            try:
+                agent = await self._store.get_agent(line.agent_id)
+                async with self._connectors[agent.kind].slot(agent) as slot:
+                    failure = await self._attempt(line, agent, head, slot)
+            except AgentNotFoundError:
+                failure = NoReplyError("the agent has been removed", final=True)
+            except (SessionExpiredError, SessionNotFoundError, DeliveryNotFoundError):
+                return None
+            if failure:
+                rest_s = await self._failed(head, failure)
+                line.resting = head.delivery.sequence
+                return rest_s
+        return 0
+
+    async def _attempt(self, line: _Line, agent: Agent, head: OpenDelivery, slot: Slot) -> NoReplyError | None:
+        """Leases a delivery, asks for the reply and stores it. Raises DomainError where the lease cannot be had or the store written."""
+        lease_s = agent.settings.timeout_seconds if agent.settings else self._lease_s
+        message = head.entry.message
+        assert message is not None
+        rule = partial(lease, lease_ms=round(lease_s * 1000), message_id=message.id, policy=self._policy)
+        outcome = await self._store.apply_delivery(line.session_id, head.delivery.sequence, rule)
+        (delivery,) = outcome.deliveries
+        if delivery.state is not DeliveryState.LEASED:
+            return None
+        work = Work(agent, outcome.session, head.entry, delivery, new_id(), self._store)
+        if delivery.sequence in line.closed:
+            return None
+        line.sequence = delivery.sequence
+        reply = await self._ask(line, work, slot, lease_s)
+        if not isinstance(reply, Reply):
+            return reply
+        try:
+            await self.answer(delivery.id, reply, reply_id=work.reply_id)
+        except (InvalidContentError, InvalidMetadataError) as error:
+            return NoReplyError(f"the agent's reply cannot be stored: {error}", final=True)
+        return None
+
+    async def _ask(self, line: _Line, work: Work, slot: Slot, lease_s: float) -> Reply | NoReplyError | None:
+        """The reply to a leased delivery, or why there is none; None when it came by other means."""
+        loop = asyncio.get_running_loop()
+        line.lease_end_s = loop.time() + lease_s
+        line.asking = asking = asyncio.create_task(slot.reply(work, self._emitter(line, work, lease_s)))
+        try:
+            while not asking.done() and (left_s := line.lease_end_s - loop.time()) > 0:
+                await asyncio.wait([asking], timeout=left_s)
+            if not asking.done():
+                return NoReplyError(f"the agent did not reply within {lease_s:g} seconds", final=False)
+            if asking.cancelled():
+                return None
+            return asking.result()
+        except NoReplyError as failure:
+            return failure
+        except DomainError as error:
+            if isinstance(error, STORE_TROUBLE):
+                raise
+            return NoReplyError(f"the agent's reply cannot be stored: {error}", final=True)
+        except Exception as error:  # noqa: BLE001 - it is logged with the failure that it becomes
+            error_id = uuid.uuid4().hex
+            fault = NoReplyError(f"internal error {error_id}", final=True, error_id=error_id)
+            fault.__cause__ = error
+            return fault
+        finally:
+            asking.cancel()
+            await asyncio.wait([asking])
+            if not asking.cancelled():
+                # Looked at, lest Python complain that nobody did.
+                asking.exception()
+
+    def _emitter(self, line: _Line, work: Work, lease_s: float) -> Callable[[str], None]:
+        index, length = 0, 0
+
+        def emit(text: str) -> None:
+            nonlocal index, length
+            length += len(text)
+            if length > MAX_REPLY_CODE_POINTS:
+                raise InvalidContentError(f"a reply must have at most {MAX_REPLY_CODE_POINTS} characters")
+            if not is_text(text):
+                raise InvalidContentError("a reply must not contain a lone surrogate, which is not text")
+            if not text:
+                return
+            if work.agent.settings is None:
+                # An agent with a timeout of its own gets no more than that by talking.
+                line.lease_end_s = asyncio.get_running_loop().time() + lease_s
+            chunk = Chunk(line.session_id, work.agent.id, work.reply_id, text, index, work.entry.sequence)
+            index += 1
+            self._on_chunk(chunk)
+            for follower in self._awaited.get(line.session_id, {}).get(work.entry.sequence, ()):
+                follower.progress.put_nowait(chunk)
+
+        return emit
+
+    async def _failed(self, head: OpenDelivery, failure: NoReplyError) -> float | None:
+        """Writes down that an attempt came to nothing; returns how long the session rests before the next, in seconds."""
+        message, delivery = head.entry.message, head.delivery
+        assert message is not None
+        jitter = random.random()
+        backoff_ms = max(self._policy.backoff_ms(delivery.attempts + 1, jitter), round(failure.retry_after_s * 1000))
+        rule = partial(fail, message_id=message.id, reason=failure.reason, final=failure.final, backoff_ms=backoff_ms, policy=self._policy)
+        try:
+            outcome = await self._store.apply_delivery(delivery.session_id, delivery.sequence, rule)
+        except (SessionExpiredError, SessionNotFoundError):
+            return None
+        final = outcome.deliveries[0].state is DeliveryState.FAILED
+        told = {"session_id": delivery.session_id, "message_id": message.id, "reason": failure.reason, "final": final}
+        if failure.error_id:
+            log.error("no reply", error_id=failure.error_id, **told, exc_info=failure.__cause__)
+        else:
+            log.info("no reply", **told)
+        return 0 if final else backoff_ms / 1000
+
+
+def _end(entry: Entry) -> Progress:
+    """What a follower is told last: the reply, or why there is none."""
+    failure = entry.failure
+    return AgentReplyError(entry.session_id, failure.message_id, failure.reason) if failure else entry

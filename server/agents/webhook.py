@@ -1,0 +1,226 @@
+"""The kind `webhook`: each delivery is a POST, signed as Standard Webhooks has it; the reply is in the response."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
+
+import httpx2
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from eliza.sessions.v1 import times, values
+from server.agents.http import MAX_RESPONSE_BYTES, AddressRefusedError, Hosts, ResponseRefusedError, retry_after_s
+from server.agents.kinds import Emit, NoReplyError, Work
+from server.agents.secrets import SecretError, Secrets
+from server.clock import Clock
+from server.domain.agents import Agent, WebhookSettings
+from server.domain.errors import InvalidFieldError
+from server.domain.events import Entry
+from server.domain.messages import Draft, Reply
+from server.domain.sessions import Session
+
+MIN_SECRET_BYTES: Final = 16
+
+EVENT_TYPE: Final = "message.created"
+
+
+class _Reply(BaseModel):
+    """The reply, as a webhook writes it."""
+
+    model_config = ConfigDict(strict=True)
+
+    content: str
+    metadata: dict[str, Any] | None = None
+    attachments: list[Any] | None = None
+    thought: str | None = None
+    actions: list[str] | None = None
+
+
+class _Chunk(BaseModel):
+    """A piece of a reply, as a webhook streams it."""
+
+    model_config = ConfigDict(strict=True)
+
+    chunk: str
+
+
+class _Error(BaseModel):
+    """Why a webhook that streams gives no reply after all."""
+
+    model_config = ConfigDict(strict=True)
+
+    error: Annotated[str, Field(min_length=1, max_length=500)]
+
+
+class Webhook:
+    """Posts deliveries to webhooks."""
+
+    def __init__(self, client: httpx2.AsyncClient, hosts: Hosts, secrets: Secrets, clock: Clock) -> None:
+        self._client = client
+        self._hosts = hosts
+        self._secrets = secrets
+        self._clock = clock
+
+    def check(self, agent: Agent) -> None:
+        """Refuses an address where no agent may be, and a secret that cannot be read or is none."""
+        settings = _settings(agent)
+        try:
+            self._hosts.check(urlsplit(settings.url).hostname or "")
+        except AddressRefusedError as error:
+            raise InvalidFieldError("webhook.url", settings.url, str(error)) from error
+        try:
+            signing_key(self._secrets.read(settings.secret))
+        except SecretError as error:
+            raise InvalidFieldError("webhook.secret", settings.secret, str(error)) from error
+
+    @asynccontextmanager
+    async def slot(self, agent: Agent) -> AsyncIterator["Webhook"]:
+        """There is always time: the dispatcher bounds how many are asked at once."""
+        yield self
+
+    async def reply(self, work: Work, emit: Emit) -> Reply:
+        """Posts the delivery and reads the reply, plain or streamed. Only a 5xx and a connection that fails are worth another attempt."""
+        settings = _settings(work.agent)
+        body = orjson.dumps(delivery_body(work, await work.history(settings.history_messages)))
+        try:
+            headers = signed_headers(signing_key(self._secrets.read(settings.secret)), work.delivery.id, self._clock.now_ms() // 1000, body)
+        except SecretError as error:
+            raise NoReplyError("the agent's secret cannot be read", final=True) from error
+        try:
+            async with self._client.stream("POST", settings.url, content=body, headers=headers) as response:
+                _check_status(response, self._clock.now_ms())
+                return await _read(response, emit)
+        except AddressRefusedError as error:
+            raise NoReplyError(f"the agent's host {error}", final=True) from error
+        except ResponseRefusedError as error:
+            raise NoReplyError(str(error), final=True) from error
+        except httpx2.SSEError as error:
+            raise NoReplyError("the agent's event stream cannot be read", final=True) from error
+        except httpx2.TransportError as error:
+            raise NoReplyError(f"the agent cannot be reached: {type(error).__name__}", final=False) from error
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+            raise NoReplyError("the agent's answer is not HTTP", final=True) from error
+
+
+def signing_key(secret: str) -> bytes:
+    """The key in a secret of Standard Webhooks: base64, with or without `whsec_` before it. Raises SecretError."""
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise SecretError("does not lead to base64") from error
+    if len(key) < MIN_SECRET_BYTES:
+        raise SecretError(f"leads to a key of fewer than {MIN_SECRET_BYTES} bytes")
+    return key
+
+
+def signed_headers(key: bytes, delivery_id: str, timestamp_s: int, body: bytes) -> dict[str, str]:
+    """The headers of a delivery. The id stays the same over all attempts, so that a receiver can tell a repetition."""
+    signature = hmac.digest(key, b"%s.%d.%s" % (delivery_id.encode(), timestamp_s, body), hashlib.sha256)
+    return {
+        "Content-Type": "application/json",
+        "Accept": "application/json, text/event-stream",
+        "webhook-id": delivery_id,
+        "webhook-timestamp": str(timestamp_s),
+        "webhook-signature": f"v1,{base64.b64encode(signature).decode()}",
+    }
+
+
+def delivery_body(work: Work, history: list[Entry]) -> dict[str, Any]:
+    """What is posted. Names are those of the REST API."""
+    session = work.session
+    return {
+        "type": EVENT_TYPE,
+        "timestamp": times.iso(work.entry.at_ms),
+        "data": {
+            "deliveryId": work.delivery.id,
+            "attempt": work.delivery.attempts,
+            "replyMessageId": work.reply_id,
+            "sessionId": session.id,
+            "channelId": session.channel_id,
+            "agentId": session.agent_id,
+            "userId": session.user_id,
+            "metadata": orjson.Fragment(session.metadata),
+            "message": _message(session, work.entry),
+            "history": [_message(session, entry) for entry in history],
+        },
+    }
+
+
+def _message(session: Session, entry: Entry) -> dict[str, Any]:
+    message = entry.message
+    assert message is not None
+    body: dict[str, Any] = {
+        "id": message.id,
+        "content": message.content,
+        "authorId": session.agent_id if message.is_agent else session.user_id,
+        "isAgent": message.is_agent,
+        "createdAt": times.iso(entry.at_ms),
+        "sequence": entry.sequence,
+        "metadata": orjson.Fragment(message.metadata),
+    }
+    if message.attachments is not None:
+        body["attachments"] = orjson.Fragment(message.attachments)
+    if message.thought is not None:
+        body["thought"] = message.thought
+    if message.actions:
+        body["actions"] = message.actions
+    return body
+
+
+def _check_status(response: httpx2.Response, now_ms: int) -> None:
+    status = response.status_code
+    if status >= 500:
+        raise NoReplyError(f"the agent answered with status {status}", final=False, retry_after_s=retry_after_s(response.headers, now_ms))
+    if 300 <= status < 400:
+        raise NoReplyError(f"the agent answered with status {status}; redirects are not followed", final=True)
+    if not 200 <= status < 300:
+        raise NoReplyError(f"the agent answered with status {status}", final=True)
+
+
+async def _read(response: httpx2.Response, emit: Emit) -> Reply:
+    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        if kind == "text/event-stream":
+            return await _read_events(response, emit)
+        if kind == "application/json":
+            return _reply(await response.aread())
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, problem['loc'])) or 'the body'}: {problem['msg']}" for problem in error.errors())
+        raise NoReplyError(f"the agent's answer is no reply: {problems[:300]}", final=True) from error
+    except ValueError as error:
+        raise NoReplyError("the agent's answer is not JSON", final=True) from error
+    raise NoReplyError("the agent's answer is neither application/json nor text/event-stream", final=True)
+
+
+async def _read_events(response: httpx2.Response, emit: Emit) -> Reply:
+    async for event in httpx2.EventSource(response, MAX_RESPONSE_BYTES):
+        match event.event:
+            case "chunk":
+                emit(_Chunk.model_validate(orjson.loads(event.data)).chunk)
+            case "done":
+                return _reply(event.data)
+            case "error":
+                raise NoReplyError(_Error.model_validate(orjson.loads(event.data)).error, final=True)
+    raise NoReplyError("the agent's event stream ended without a reply", final=False)
+
+
+def _reply(body: bytes | str) -> Reply:
+    found = _Reply.model_validate(orjson.loads(body))
+    try:
+        # By way of protobuf, so that what is stored can be read back over every transport.
+        metadata = orjson.dumps(values.plain(values.struct(found.metadata or {}))).decode()
+        attachments = None if found.attachments is None else values.plain_list(values.list_value(found.attachments))
+    except ValueError as error:
+        raise NoReplyError(f"the agent's answer is no reply: it {error}", final=True) from error
+    draft = Draft(found.content, metadata, None if attachments is None else orjson.dumps(attachments).decode())
+    return Reply(draft, found.thought, tuple(found.actions or ()))
+
+
+def _settings(agent: Agent) -> WebhookSettings:
+    assert isinstance(agent.settings, WebhookSettings)
+    return agent.settings

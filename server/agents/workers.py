@@ -1,0 +1,220 @@
+"""The kind `stream`: workers that connect, take deliveries and answer them."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from server.agents.kinds import AgentChangedError, Emit, NoReplyError, Work
+from server.domain.agents import Agent, AgentKind
+from server.domain.errors import AgentNotFoundError, DeliveryNotLeasedError, DomainError, InvalidFieldError, UnavailableError
+from server.domain.events import Entry
+from server.domain.messages import Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """Something to answer, with as much history as the worker wants."""
+
+    work: Work
+    history: list[Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """An answer of the worker is stored."""
+
+    delivery_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Something that the worker sent was not accepted."""
+
+    delivery_id: str
+    error: DomainError
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """A delivery is no longer the worker's."""
+
+    delivery_id: str
+
+
+Told: TypeAlias = Given | Accepted | Refused | Revoked | Exception
+"""What a worker is told; an exception ends its stream."""
+
+
+@dataclass(eq=False, slots=True)
+class _Held:
+    """A delivery in the hands of a worker. `ended` is set only to a NoReplyError; `answering`: the worker's reply is being stored."""
+
+    work: Work
+    emit: Emit
+    ended: asyncio.Future[None]
+    answering: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Worker:
+    """A connected worker. `busy` counts the deliveries that it has, and those that are on their way to it.
+
+    `told` is what it is to be told; None: that it has said its last.
+    """
+
+    agent_id: str
+    capacity: int
+    history_messages: int
+    told: asyncio.Queue[Told | None] = field(default_factory=asyncio.Queue)
+    held: dict[str, _Held] = field(default_factory=dict)
+    busy: int = 0
+    gone: bool = False
+
+    async def reply(self, work: Work, emit: Emit) -> Reply:
+        """Hands a delivery to the worker and waits: for a NoReplyError, or to be cancelled, as its reply is stored on another way."""
+        history = await work.history(self.history_messages)
+        if self.gone:
+            raise _lost()
+        held = _Held(work, emit, asyncio.get_running_loop().create_future())
+        self.held[work.delivery.id] = held
+        self.told.put_nowait(Given(work, history))
+        try:
+            await held.ended
+            raise AssertionError("only a failure ends it")
+        finally:
+            del self.held[work.delivery.id]
+            # Whoever is cancelled cancels what they wait for.
+            if not held.answering and (not held.ended.done() or held.ended.cancelled()):
+                self.told.put_nowait(Revoked(work.delivery.id))
+
+    def chunk(self, delivery_id: str, text: str) -> None:
+        """Takes a piece of a reply. Raises DeliveryNotLeasedError, InvalidContentError."""
+        self._held(delivery_id).emit(text)
+
+    def failed(self, delivery_id: str, reason: str, *, final: bool) -> None:
+        """Takes a failure. Raises DeliveryNotLeasedError."""
+        ended = self._held(delivery_id).ended
+        if not ended.done():
+            ended.set_exception(NoReplyError(reason, final=final))
+
+    @contextmanager
+    def answering(self, delivery_id: str) -> Iterator[str | None]:
+        """While the worker's reply is stored, its delivery is not revoked; yields the id for the reply, where the worker still has it."""
+        held = self.held.get(delivery_id)
+        if held is None:
+            yield None
+            return
+        held.answering = True
+        try:
+            yield held.work.reply_id
+        finally:
+            held.answering = False
+
+    def _held(self, delivery_id: str) -> _Held:
+        if delivery_id not in self.held:
+            raise DeliveryNotLeasedError(delivery_id)
+        return self.held[delivery_id]
+
+
+class Workers:
+    """The workers that are connected, by agent, and the deliveries that wait for one who has time."""
+
+    def __init__(self) -> None:
+        self._workers: dict[str, list[Worker]] = {}
+        self._waiting: dict[str, deque[asyncio.Future[Worker]]] = {}
+        self._closed = False
+
+    def check(self, agent: Agent) -> None:
+        """Nothing can be wrong with it."""
+
+    @asynccontextmanager
+    async def slot(self, agent: Agent) -> AsyncIterator[Worker]:
+        """Waits for a worker who has time. Raises AgentChangedError."""
+        found: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+        waiting = self._waiting.setdefault(agent.id, deque())
+        waiting.append(found)
+        self._assign(agent.id)
+        try:
+            worker = await found
+        except asyncio.CancelledError:
+            if found in waiting:
+                waiting.remove(found)
+            elif not found.cancelled() and not found.exception():
+                self._release(found.result())
+            raise
+        try:
+            yield worker
+        finally:
+            self._release(worker)
+
+    @contextmanager
+    def connected(self, agent: Agent, *, capacity: int, history_messages: int) -> Iterator[Worker]:
+        """A worker of an agent, as long as its stream lasts. Raises InvalidFieldError (the agent is of another kind), UnavailableError."""
+        if self._closed:
+            raise UnavailableError("The service is stopping")
+        _require_stream(agent)
+        worker = Worker(agent.id, capacity, history_messages)
+        self._workers.setdefault(agent.id, []).append(worker)
+        self._assign(agent.id)
+        try:
+            yield worker
+        finally:
+            worker.gone = True
+            self._workers[agent.id].remove(worker)
+            if not self._workers[agent.id]:
+                del self._workers[agent.id]
+            for held in worker.held.values():
+                if not held.ended.done():
+                    held.ended.set_exception(_lost())
+
+    def changed(self, agent_id: str, agent: Agent | None) -> None:
+        """Has what waits for an agent looked at anew, and ends the streams of its workers, if it takes none any more (None: removed)."""
+        for waiting in self._waiting.pop(agent_id, ()):
+            if not waiting.done():
+                waiting.set_exception(AgentChangedError())
+        try:
+            if agent is None:
+                raise AgentNotFoundError(agent_id)
+            _require_stream(agent)
+        except DomainError as error:
+            for worker in self._workers.get(agent_id, ()):
+                worker.told.put_nowait(error)
+
+    def close(self) -> None:
+        """Ends all streams: the service stops."""
+        self._closed = True
+        for workers in self._workers.values():
+            for worker in workers:
+                worker.told.put_nowait(UnavailableError("The service is stopping"))
+
+    def _assign(self, agent_id: str) -> None:
+        """Gives those who have time to those who wait: the idlest first, and of these the one whose turn was longest ago."""
+        waiting = self._waiting.get(agent_id, deque())
+        while waiting:
+            free = [worker for worker in self._workers.get(agent_id, ()) if worker.busy < worker.capacity]
+            if not free:
+                return
+            found = waiting.popleft()
+            if not found.done():
+                worker = min(free, key=lambda worker: worker.busy / worker.capacity)
+                worker.busy += 1
+                self._workers[agent_id].remove(worker)
+                self._workers[agent_id].append(worker)
+                found.set_result(worker)
+        self._waiting.pop(agent_id, None)
+
+    def _release(self, worker: Worker) -> None:
+        worker.busy -= 1
+        self._assign(worker.agent_id)
+
+
+def _require_stream(agent: Agent) -> None:
+    if agent.kind is not AgentKind.STREAM:
+        raise InvalidFieldError("hello.agent_id", agent.id, f"is an agent of the kind {agent.kind}, which takes no workers")
+
+
+def _lost() -> NoReplyError:
+    return NoReplyError("the connection to the agent's worker was lost", final=False)

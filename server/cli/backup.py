@@ -1,0 +1,55 @@
+"""`eliza-sessions backup` and `restore`: a copy of the store, and the way back."""
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from server.cli.common import settings_or_exit
+from server.store import sqlite_path
+from server.store.base import StoreOpenError
+from server.store.sqlite_copy import CopyError, copy_store
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.option("--database-url", metavar="URL", help="Where the store is.  [DATABASE_URL, sqlite:///eliza-sessions.db]")
+@click.argument("file", type=_FILE)
+def backup(database_url: str | None, file: Path) -> None:
+    """Copy the store to FILE, as it is at one moment, also while it is served. FILE must not be there yet."""
+    _copy(_path(database_url), file)
+
+
+@click.command()
+@click.option("--database-url", metavar="URL", help="Where the store is to be.  [DATABASE_URL, sqlite:///eliza-sessions.db]")
+@click.argument("file", type=_FILE)
+def restore(database_url: str | None, file: Path) -> None:
+    """Put a backup in place. A store that is there already is not overwritten: move it away first."""
+    _copy(file, _path(database_url))
+
+
+def _path(database_url: str | None) -> Path:
+    try:
+        return sqlite_path(settings_or_exit(database_url=database_url).database_url)
+    except StoreOpenError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies, with a progress bar where somebody watches."""
+    with ExitStack() as stack:
+        bar = stack.enter_context(click.progressbar(length=1, label=f"{source} to {target}")) if sys.stderr.isatty() else None
+
+        def progress(done: int, total: int) -> None:
+            if bar:
+                bar.length = total
+                bar.pos = done
+                bar.render_progress()
+
+        try:
+            copy_store(source, target, progress)
+        except CopyError as error:
+            raise click.ClickException(str(error)) from error
+    click.echo(f"{target}: {target.stat().st_size} bytes")

@@ -1,0 +1,36 @@
+"""`eliza-sessions check`: whether everything in a store fits together."""
+
+import sqlite3
+from contextlib import closing
+
+import click
+
+from server.cli.common import settings_or_exit
+from server.store import sqlite_path
+from server.store.base import StoreOpenError
+from server.store.sqlite_check import problems, summary
+from server.store.sqlite_file import check_header, connect
+
+
+@click.command()
+@click.option("--database-url", metavar="URL", help="Where the store is.  [DATABASE_URL, sqlite:///eliza-sessions.db]")
+def check(database_url: str | None) -> None:
+    """Verify a store: the file, and that sequences, messages, deliveries and requests fit together.
+
+    Works on a store that is being served, as of one moment. Prints a line for each problem; the exit status is 1 when there is one.
+    """
+    try:
+        path = sqlite_path(settings_or_exit(database_url=database_url).database_url)
+        if not path.exists() or not path.stat().st_size:
+            raise click.ClickException(f"{path} is not there, or empty")
+        check_header(path)
+        with closing(connect(path, read_only=True)) as connection:
+            found = 0
+            for problem in problems(connection):
+                click.echo(problem)
+                found += 1
+            if found:
+                raise click.ClickException(f"{path}: {found} problems")
+            click.echo(f"{path} is sound: {summary(connection)}")
+    except (StoreOpenError, OSError, sqlite3.Error) as error:
+        raise click.ClickException(f"{error}") from error

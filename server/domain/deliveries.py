@@ -1,0 +1,70 @@
+"""Deliveries: the way of a user's message to the session's agent, until a reply is stored or all attempts have failed."""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from server.domain.errors import DeliveryNotFoundError
+
+
+class DeliveryState(StrEnum):
+    """How far a delivery is."""
+
+    PENDING = "pending"
+    """To be given to the agent, once the session's earlier messages are through and its time has come."""
+    LEASED = "leased"
+    """In the agent's hands."""
+    ANSWERED = "answered"
+    """The reply is stored."""
+    FAILED = "failed"
+    """There is no reply, and there will be no more attempts."""
+
+
+OPEN_STATES: Final = (DeliveryState.PENDING, DeliveryState.LEASED)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """The delivery of the message with this sequence.
+
+    `attempts` counts the leases so far. `due_at_ms`: while pending, not to be given before; while leased, the end of the lease, should
+    nothing be heard; otherwise None.
+    """
+
+    session_id: str
+    sequence: int
+    state: DeliveryState
+    attempts: int
+    due_at_ms: int | None
+
+    @property
+    def id(self) -> str:
+        """What agents call it."""
+        return f"{self.session_id}-{self.sequence}"
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often a delivery is attempted, and how long it rests in between, in ms: exponentially longer, with jitter."""
+
+    max_attempts: int
+    first_backoff_ms: int
+    longest_backoff_ms: int
+
+    def backoff_ms(self, attempts: int, jitter: float) -> int:
+        """How long to rest after so many attempts. `jitter`, from 0 to 1, takes up to a half off, lest many come back at once."""
+        # The exponent is bounded, because a power of two may get too large for a float.
+        whole_ms: float = min(self.first_backoff_ms * 2 ** min(attempts - 1, 32), self.longest_backoff_ms)
+        return round(whole_ms * (1 - jitter / 2))
+
+
+_ID = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})-([1-9][0-9]{0,17})", re.ASCII)
+
+
+def parse_delivery_id(delivery_id: str) -> tuple[str, int]:
+    """The session and the sequence of a delivery's id. Raises DeliveryNotFoundError for what is no such id."""
+    found = _ID.fullmatch(delivery_id.lower())
+    if not found:
+        raise DeliveryNotFoundError(delivery_id)
+    return found[1], int(found[2])

@@ -1,0 +1,83 @@
+"""What becomes of a delivery, as rules: functions of (session, delivery, now, input), as those of `sessions`.
+
+A reply is accepted as long as none is stored, also from an agent whose lease has run out: one reply per message, ever.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState, RetryPolicy
+from server.domain.errors import DeliveryAnsweredError, DeliveryNotFoundError, DeliveryNotLeasedError
+from server.domain.events import EntryKind, ReplyFailure
+from server.domain.messages import Message, Reply, check_reply
+from server.domain.sessions import Outcome, Session, appended, require_live
+
+DeliveryRule = Callable[[Session, Delivery, int], Outcome]
+"""A rule with its input bound: of the session, the delivery and the instant in ms."""
+
+
+def lease(session: Session, delivery: Delivery, now_ms: int, *, lease_ms: int, message_id: str, policy: RetryPolicy) -> Outcome:
+    """Puts a delivery into the agent's hands, for one attempt; one whose attempts are used up has failed instead.
+
+    A lease that is still there is void: whoever asks knows that nobody has it any more.
+    Raises SessionExpiredError, DeliveryNotLeasedError (it is no longer open).
+    """
+    require_live(session, now_ms)
+    _require_open(delivery)
+    if delivery.attempts >= policy.max_attempts:
+        return _failed(session, delivery, now_ms, message_id, "the agent was asked and never heard of again")
+    leased = replace(delivery, state=DeliveryState.LEASED, attempts=delivery.attempts + 1, due_at_ms=now_ms + lease_ms)
+    return Outcome(session, deliveries=(leased,))
+
+
+def answer(session: Session, delivery: Delivery, now_ms: int, *, reply_id: str, reply: Reply, agent_id: str | None = None) -> Outcome:
+    """Stores the agent's message, which is not the user's activity and renews nothing.
+
+    `agent_id` is whose worker answers, where that is known: another agent's delivery does not exist for it.
+    Raises DeliveryNotFoundError, SessionExpiredError, DeliveryAnsweredError, InvalidContentError, InvalidMetadataError.
+    """
+    if agent_id not in (None, session.agent_id):
+        raise DeliveryNotFoundError(delivery.id)
+    require_live(session, now_ms)
+    if delivery.state is DeliveryState.ANSWERED:
+        raise DeliveryAnsweredError(delivery.id)
+    check_reply(reply)
+    draft = reply.draft
+    message = Message(
+        reply_id, True, draft.content, draft.metadata, draft.attachments, reply.thought, reply.actions, answers=delivery.sequence
+    )
+    outcome = appended(session, now_ms, EntryKind.MESSAGE, message=message)
+    return replace(outcome, deliveries=(replace(delivery, state=DeliveryState.ANSWERED, due_at_ms=None),))
+
+
+def fail(
+    session: Session,
+    delivery: Delivery,
+    now_ms: int,
+    *,
+    message_id: str,
+    reason: str,
+    final: bool,
+    backoff_ms: int,
+    policy: RetryPolicy,
+) -> Outcome:
+    """Ends an attempt that came to nothing: the delivery rests for `backoff_ms`, or has failed when this was the last one.
+
+    Raises SessionExpiredError, DeliveryNotLeasedError (it is no longer open).
+    """
+    require_live(session, now_ms)
+    _require_open(delivery)
+    if final or delivery.attempts >= policy.max_attempts:
+        return _failed(session, delivery, now_ms, message_id, reason)
+    return Outcome(session, deliveries=(replace(delivery, state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms),))
+
+
+def _require_open(delivery: Delivery) -> None:
+    if delivery.state not in OPEN_STATES:
+        raise DeliveryNotLeasedError(delivery.id)
+
+
+def _failed(session: Session, delivery: Delivery, now_ms: int, message_id: str, reason: str) -> Outcome:
+    failure = ReplyFailure(message_id, delivery.sequence, reason, delivery.attempts)
+    outcome = appended(session, now_ms, EntryKind.REPLY_FAILURE, failure=failure)
+    return replace(outcome, deliveries=(replace(delivery, state=DeliveryState.FAILED, due_at_ms=None),))

@@ -1,0 +1,80 @@
+"""Whether everything in a SQLite store fits together: what `eliza-sessions check` looks for."""
+
+import sqlite3
+from collections.abc import Iterator
+from typing import Final
+
+from server.store import sqlite_rows as rows
+
+_QUESTIONS: Final = {
+    "session {0}: its log should have the sequences up to {1}, but has {2} from {3} to {4}": (
+        # The purge takes the log of an expired session from its start, in steps, and the session last.
+        "SELECT sessions.id, last_sequence, count(sequence), min(sequence), max(sequence) FROM sessions LEFT JOIN log ON session_id = id "
+        "GROUP BY id HAVING NOT (count(sequence) = coalesce(max(sequence) - min(sequence) + 1, 0) "
+        "AND (coalesce(max(sequence), 0) = last_sequence AND coalesce(min(sequence), 1) = 1 "
+        "OR expired AND coalesce(max(sequence), last_sequence) = last_sequence))"
+    ),
+    "session {0}: the times of its log do not increase at sequence {1}": (
+        "SELECT session_id, sequence FROM (SELECT session_id, sequence, at_ms, "
+        "lag(at_ms) OVER (PARTITION BY session_id ORDER BY sequence) AS before_ms FROM log) WHERE at_ms <= before_ms"
+    ),
+    "session {0}: there are entries of its log, but no session": (
+        "SELECT DISTINCT session_id FROM log WHERE session_id NOT IN (SELECT id FROM sessions)"
+    ),
+    "session {0}: what it has in JSON cannot be read": "SELECT id FROM sessions WHERE NOT json_valid(metadata)",
+    "message {0}-{1}: what it has in JSON cannot be read": (
+        "SELECT session_id, sequence FROM log WHERE message_id IS NOT NULL AND NOT (json_valid(metadata) "
+        "AND json_valid(coalesce(attachments, '[]')) AND json_valid(coalesce(thought, '\"\"')) AND json_valid(coalesce(actions, '[]')))"
+    ),
+    "message {0}-{1}: it has no delivery": (
+        "SELECT log.session_id, log.sequence FROM log JOIN sessions ON id = log.session_id "
+        "LEFT JOIN deliveries USING (session_id, sequence) "
+        # The purge takes the deliveries of an expired session first.
+        "WHERE message_id IS NOT NULL AND NOT is_agent AND state IS NULL AND NOT expired"
+    ),
+    "delivery {0}-{1}: it has no message": (
+        "SELECT session_id, sequence FROM deliveries WHERE NOT EXISTS (SELECT 1 FROM log WHERE log.session_id = deliveries.session_id "
+        "AND log.sequence = deliveries.sequence AND message_id IS NOT NULL AND NOT is_agent)"
+    ),
+    "delivery {0}-{1}: it is answered, but there is no reply": (
+        "SELECT session_id, sequence FROM deliveries WHERE state = 'answered' AND attempts > 0 AND NOT EXISTS "
+        "(SELECT 1 FROM log WHERE log.session_id = deliveries.session_id AND answers = deliveries.sequence)"
+    ),
+    "delivery {0}-{1}: there is a reply, but it is {2}": (
+        "SELECT deliveries.session_id, deliveries.sequence, state FROM log JOIN deliveries "
+        "ON deliveries.session_id = log.session_id AND deliveries.sequence = answers WHERE state != 'answered'"
+    ),
+    "delivery {0}-{1}: it is open, but its session has expired": (
+        f"SELECT session_id, sequence FROM deliveries JOIN sessions ON id = session_id WHERE state IN {rows.OPEN} AND expired"
+    ),
+    "delivery {0}-{1}: it is open, but nobody knows when it is due": (
+        f"SELECT session_id, sequence FROM deliveries WHERE state IN {rows.OPEN} AND due_at_ms IS NULL"
+    ),
+    "request {1} of {0}: its answer is not there": (
+        "SELECT scope, requests.id FROM requests JOIN sessions ON scope = 'session:' || sessions.id "
+        "WHERE NOT expired AND NOT EXISTS (SELECT 1 FROM log WHERE session_id = sessions.id AND sequence = CAST(answer AS INTEGER))"
+    ),
+}
+"""What to print for each row that a question finds: a sound store has none."""
+
+
+def problems(connection: sqlite3.Connection) -> Iterator[str]:
+    """What is wrong with the database, a line each, as of one moment even while it is written to. Raises sqlite3.Error."""
+    connection.execute("BEGIN")
+    try:
+        for (line,) in connection.execute("PRAGMA integrity_check").fetchall():
+            if line != "ok":
+                yield f"the file is damaged: {line}"
+        for table, _, parent, _ in connection.execute("PRAGMA foreign_key_check").fetchall():
+            yield f"a row of {table} refers to a row of {parent} that is not there"
+        for text, question in _QUESTIONS.items():
+            for row in connection.execute(question):
+                yield text.format(*row)
+    finally:
+        connection.execute("ROLLBACK")
+
+
+def summary(connection: sqlite3.Connection) -> str:
+    """What the store holds, for people."""
+    counts = [connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("sessions", "log", "deliveries", "requests")]
+    return "{} sessions, {} entries, {} deliveries, {} requests".format(*counts)

@@ -1,0 +1,66 @@
+"""Copies of a SQLite store: taken while it is served, checked, and put in place whole or not at all."""
+
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from server.store.base import StoreOpenError
+from server.store.sqlite_file import check_header, check_sound, connect
+
+STEP_PAGES: Final = 256
+
+Progress = Callable[[int, int], None]
+"""Is told how many pages are copied, and how many there are."""
+
+
+class CopyError(Exception):
+    """The copy cannot be made; the text says why. Nothing was changed."""
+
+
+def copy_store(source: Path, target: Path, progress: Progress) -> None:
+    """Copies a store, as it is at one moment, to a file that must not be there yet. Raises CopyError.
+
+    Writers go on meanwhile: the copy reads one snapshot.
+    """
+    if not source.exists() or not source.stat().st_size:
+        raise CopyError(f"{source} is not there, or empty")
+    for name in (target.name, f"{target.name}-wal", f"{target.name}-shm"):
+        if target.with_name(name).exists():
+            raise CopyError(f"{target.with_name(name)} exists already: it is not overwritten")
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        check_header(source)
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+        _copy(source, partial, progress)
+        # A link refuses where a rename would overwrite what somebody has put there meanwhile.
+        os.link(partial, target)
+        _sync_directory(target.parent)
+    except (OSError, sqlite3.Error, StoreOpenError) as error:
+        raise CopyError(f"{source} cannot be copied to {target}: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _copy(source: Path, partial: Path, progress: Progress) -> None:
+    with closing(connect(source, read_only=True)) as reading, closing(sqlite3.connect(partial, isolation_level=None)) as writing:
+        # Held open, so that all steps read one snapshot; else a copy would begin anew at every commit.
+        reading.execute("BEGIN")
+        reading.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        reading.backup(writing, pages=STEP_PAGES, progress=lambda _, remaining, total: progress(total - remaining, total), sleep=0)
+        reading.execute("ROLLBACK")
+        check_sound(writing)
+        # One file, without a log beside it.
+        writing.execute("PRAGMA journal_mode = DELETE").fetchall()
+    descriptor = os.open(partial, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)

@@ -1,0 +1,136 @@
+"""A store, the connectors of all kinds and a dispatcher in this process, and how to ask an agent something through them."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from server.agents.connectors import Connectors, connect
+from server.agents.dispatcher import Dispatcher
+from server.clock import SystemClock
+from server.domain.agents import Agent, AgentKind, OpenAiSettings, WebhookSettings
+from server.domain.deliveries import DeliveryState, RetryPolicy
+from server.domain.errors import AgentReplyError
+from server.domain.events import Chunk, Entry, EntryKind
+from server.domain.messages import Draft, Message
+from server.domain.sessions import send_message
+from server.store import open_store
+from server.store.base import Store
+from tests.unit.samples import POLICY, session
+
+ATTEMPTS = 2
+HANGS_SECONDS = 60
+
+
+@dataclass
+class Answer:
+    """What came of a message: its pieces, and the entry that ended it, a reply or a failure."""
+
+    entry: Entry
+    chunks: list[str] = field(default_factory=list)
+
+    @property
+    def message(self) -> Message:
+        assert self.entry.message is not None, self.entry.failure
+        return self.entry.message
+
+    @property
+    def failed(self) -> tuple[str, int]:
+        """Why there is no reply, and after how many attempts."""
+        assert self.entry.failure is not None, self.entry.message
+        return self.entry.failure.reason, self.entry.failure.attempts
+
+
+@dataclass
+class Asking:
+    """Agents are registered unchecked, so that also what a registration refuses can be tried."""
+
+    directory: Path
+    store: Store
+    connectors: Connectors
+    dispatcher: Dispatcher
+
+    async def session(self, settings: WebhookSettings | OpenAiSettings, metadata: str = "{}") -> str:
+        """A session with a new agent that has these settings."""
+        return await self.session_with(await self.agent(settings), metadata)
+
+    async def agent(self, settings: WebhookSettings | OpenAiSettings) -> str:
+        made = agent(settings)
+        await self.store.create_agent(made)
+        return made.id
+
+    async def session_with(self, agent_id: str, metadata: str = "{}") -> str:
+        made = session(SystemClock().now_ms(), agent_id=agent_id, metadata=metadata)
+        await self.store.create_session(made)
+        return made.id
+
+    async def ask(
+        self,
+        session_id: str,
+        content: str = "hello",
+        metadata: str = "{}",
+        attachments: str | None = None,
+        *,
+        seen: Callable[[str], object] = len,
+    ) -> Answer:
+        """Sends a message and waits for what comes of it; `seen` is told each piece as it comes."""
+        message_id = str(uuid.uuid4())
+        chunks: list[str] = []
+        with self.dispatcher.following(message_id) as progress:
+            rule = partial(send_message, message_id=message_id, draft=Draft(content, metadata, attachments))
+            (sent,) = (await self.store.apply(session_id, rule)).entries
+            async with asyncio.timeout(HANGS_SECONDS):
+                while isinstance(told := await progress.get(), Chunk):
+                    chunks.append(told.text)
+                    seen(told.text)
+        if isinstance(told, Entry):
+            return Answer(told, chunks)
+        assert isinstance(told, AgentReplyError), told
+        entries = await self.store.list_entries(session_id, after_sequence=sent.sequence, limit=100)
+        (failure,) = (one for one in entries if one.kind is EntryKind.REPLY_FAILURE)
+        assert failure.failure is not None
+        assert failure.failure.message_id == message_id
+        assert failure.failure.reason in str(told)
+        return Answer(failure, chunks)
+
+
+def agent(settings: WebhookSettings | OpenAiSettings) -> Agent:
+    """An agent of the kind that has these settings."""
+    kind = AgentKind.WEBHOOK if isinstance(settings, WebhookSettings) else AgentKind.OPENAI
+    now_ms = SystemClock().now_ms()
+    return Agent(str(uuid.uuid4()), f"a {kind}", kind, now_ms, now_ms, settings=settings)
+
+
+async def rests(asked: Asking, session_id: str) -> int:
+    """Waits until the first attempt at a session's delivery has come to nothing; returns when the next is due, in ms."""
+    async with asyncio.timeout(HANGS_SECONDS):
+        while True:
+            found = await asked.store.next_delivery(session_id)
+            if found and found.delivery.attempts and found.delivery.state is DeliveryState.PENDING and found.delivery.due_at_ms:
+                return found.delivery.due_at_ms
+            await asyncio.sleep(0.002)
+
+
+@asynccontextmanager
+async def asking(
+    directory: Path, *, allowed_hosts: Sequence[str] = ("127.0.0.1",), first_backoff_ms: int = 5, attempts: int = ATTEMPTS
+) -> AsyncIterator[Asking]:
+    """All of it, running. Secrets may be in the directory."""
+    clock = SystemClock()
+    store = await open_store(f"sqlite:///{directory / 'asking.db'}", clock)
+    connectors = connect(POLICY, allowed_hosts=allowed_hosts, allowed_secrets=[f"{directory}/*", "AGENT_SECRET_*"])
+    policy = RetryPolicy(attempts, first_backoff_ms, first_backoff_ms * 10)
+    dispatcher = Dispatcher(
+        store, clock, connectors.by_kind, lambda _: None, policy=policy, lease_seconds=60, concurrency=100, max_open=1000
+    )
+    store.add_listener(dispatcher.committed)
+    await dispatcher.start()
+    try:
+        yield Asking(directory, store, connectors, dispatcher)
+    finally:
+        await dispatcher.abandon()
+        await connectors.client.aclose()
+        await store.close()

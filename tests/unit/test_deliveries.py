@@ -1,0 +1,296 @@
+"""Deliveries: how often and when, and what becomes of one, whoever answers."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState, RetryPolicy, parse_delivery_id
+from server.domain.errors import (
+    DeliveryAnsweredError,
+    DeliveryNotFoundError,
+    DeliveryNotLeasedError,
+    DomainError,
+    InvalidContentError,
+    InvalidMetadataError,
+    SessionExpiredError,
+)
+from server.domain.events import Entry, EntryKind, ReplyFailure
+from server.domain.messages import Draft, Message, Reply, check_reply
+from server.domain.replies import DeliveryRule, answer, fail, lease
+from server.domain.sessions import Session, fall_due, send_message
+from tests.unit.samples import AGENT, MINUTE, T0, USER, session
+
+POLICY = RetryPolicy(3, 1000, 60_000)
+SID = "0f0e0d0c-0b0a-4908-8706-050403020100"
+HELLO = Reply(Draft("hello"))
+GRIN = "\U0001f600"
+
+take = partial(lease, lease_ms=5000, message_id="m", policy=POLICY)
+give_up = partial(fail, message_id="m", reason="broken", final=True, backoff_ms=700, policy=POLICY)
+stumble = partial(give_up, final=False)
+
+
+def respond(reply: Reply = HELLO, reply_id: str = "r", agent_id: str | None = None) -> DeliveryRule:
+    return partial(answer, reply_id=reply_id, reply=reply, agent_id=agent_id)
+
+
+def asked(state: DeliveryState = DeliveryState.PENDING, attempts: int = 0, due_at_ms: int | None = None) -> tuple[Session, Delivery]:
+    """A session whose user has said something, and the delivery of that."""
+    outcome = send_message(session(), T0, "m", Draft("hi"))
+    (made,) = outcome.deliveries
+    return outcome.session, replace(made, state=state, attempts=attempts, due_at_ms=due_at_ms)
+
+
+class TestBackoff:
+    def test_it_doubles_up_to_the_longest(self) -> None:
+        assert [POLICY.backoff_ms(attempts, 0) for attempts in range(1, 9)] == [1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000]
+        assert [POLICY.backoff_ms(attempts, 1) for attempts in (1, 2, 7)] == [500, 1000, 30_000]
+
+    @given(st.integers(1, 10_000), st.integers(10, 600_000), st.integers(10, 3_600_000), st.floats(0, 1))
+    @example(10_000, 600_000, 3_600_000, 0.5)
+    def test_jitter_takes_up_to_a_half_off(self, attempts: int, first_ms: int, longest_ms: int, jitter: float) -> None:
+        policy = RetryPolicy(5, first_ms, longest_ms)
+        whole, rests = min(first_ms * 2 ** (attempts - 1), longest_ms), policy.backoff_ms(attempts, jitter)
+        assert whole / 2 - 0.5 <= rests <= whole
+        assert policy.backoff_ms(attempts, 0) == whole
+        assert policy.backoff_ms(attempts + 1, jitter) >= rests >= policy.backoff_ms(attempts, 1)
+
+
+class TestIds:
+    @given(st.uuids(), st.integers(1, 10**18 - 1))
+    def test_an_id_leads_back(self, session_id: object, sequence: int) -> None:
+        made = Delivery(str(session_id), sequence, DeliveryState.PENDING, 0, T0)
+        assert parse_delivery_id(made.id) == parse_delivery_id(made.id.upper()) == (str(session_id), sequence)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *("", "x", SID, f"{SID}-", f"{SID}-0", f"{SID}-01", f"{SID}--1", f"{SID}-+1", f"{SID}-1.0", f"{SID}-x", f"{SID}_1", "-1"),
+            *(f"{SID}-1\n", f" {SID}-1", f"{SID}-1\0", f"{SID}-\u0661", f"{SID}-1-1", f"{{{SID}}}-1", f"{SID.replace('-', '')}-1"),
+            *(f"{SID}-{10**18}", f"{SID}-{2**63}", f"{SID}-" + "9" * 100_000, f"x{SID[1:]}-1", "\u0130" * 36 + "-1"),
+        ],
+        ids=lambda text: ascii(text[:50]),
+    )
+    def test_what_is_no_id_is_of_no_delivery(self, text: str) -> None:
+        with pytest.raises(DeliveryNotFoundError) as caught:
+            parse_delivery_id(text)
+        assert caught.value.details == {"deliveryId": text}
+
+    @given(st.text())
+    def test_any_text_is_an_id_or_is_not(self, text: str) -> None:
+        with pytest.raises(DeliveryNotFoundError):
+            parse_delivery_id(text)
+
+
+class TestReplies:
+    @pytest.mark.parametrize(
+        "reply",
+        [
+            Reply(Draft("x")),
+            Reply(Draft("x" * 100_000)),
+            Reply(Draft(GRIN * 100_000)),
+            Reply(Draft("x"), thought=""),
+            Reply(Draft("x"), thought=GRIN * 100_000),
+            Reply(Draft("x"), thought="a\0b"),
+            Reply(Draft("x"), actions=(GRIN * 1000,) * 100),
+            Reply(Draft("x", '{"k":"' + "x" * 10_232 + '"}', "[" + " " * (2 * 1024 * 1024 - 2) + "]")),
+        ],
+        ids=range(8),
+    )
+    def test_what_an_agent_may_say(self, reply: Reply) -> None:
+        check_reply(reply)
+
+    @pytest.mark.parametrize(
+        ("reply", "named"),
+        [
+            (Reply(Draft("")), "content"),
+            (Reply(Draft("x" * 100_001)), "content"),
+            (Reply(Draft(GRIN * 100_001)), "content"),
+            (Reply(Draft("a\0b")), "content"),
+            (Reply(Draft("x"), thought="x" * 100_001), "thought"),
+            (Reply(Draft("x"), actions=("x",) * 101), "actions"),
+            (Reply(Draft("x"), actions=("x", "x" * 1001)), "actions"),
+            (Reply(Draft("x", attachments="[" + " " * (2 * 1024 * 1024 - 1) + "]")), "attachments"),
+        ],
+        ids=range(8),
+    )
+    def test_what_it_may_not(self, reply: Reply, named: str) -> None:
+        with pytest.raises(InvalidContentError) as caught:
+            check_reply(reply)
+        assert named in caught.value.details["reason"]
+
+    def test_metadata_has_the_bounds_of_any(self) -> None:
+        with pytest.raises(InvalidMetadataError):
+            check_reply(Reply(Draft("x", '{"k":"' + "x" * 10_233 + '"}')))
+
+    @pytest.mark.parametrize(
+        "reply", [Reply(Draft("")), Reply(Draft("x"), "x" * 100_001), Reply(Draft("x", '{"k":"' + "x" * 10_233 + '"}'))]
+    )
+    def test_what_it_may_not_leaves_the_delivery_as_it_is(self, reply: Reply) -> None:
+        """A rule that raises has no outcome, so that the agent may answer again."""
+        start, leased = asked(DeliveryState.LEASED, 1, T0 + 5000)
+        with pytest.raises((InvalidContentError, InvalidMetadataError)):
+            respond(reply)(start, leased, T0)
+        assert respond()(start, leased, T0).deliveries[0].state is DeliveryState.ANSWERED
+
+
+class TestRules:
+    def test_a_lease_is_an_attempt_and_has_an_end(self) -> None:
+        start, pending = asked()
+        outcome = take(start, pending, T0 + 9)
+        assert outcome.session is start
+        assert outcome.entries == ()
+        assert outcome.deliveries == (Delivery(start.id, 1, DeliveryState.LEASED, 1, T0 + 5009),)
+
+    def test_a_lease_that_is_still_there_is_void(self) -> None:
+        start, leased = asked(DeliveryState.LEASED, 1, T0 + 10**9)
+        assert take(start, leased, T0).deliveries == (Delivery(start.id, 1, DeliveryState.LEASED, 2, T0 + 5000),)
+
+    @pytest.mark.parametrize("attempts", [3, 4, 100])
+    def test_a_lease_that_would_be_one_too_many_fails_it(self, attempts: int) -> None:
+        start, leased = asked(DeliveryState.LEASED, attempts, T0)
+        outcome = take(start, leased, T0)
+        assert outcome.deliveries == (Delivery(start.id, 1, DeliveryState.FAILED, attempts, None),)
+        failure = ReplyFailure("m", 1, "the agent was asked and never heard of again", attempts)
+        assert [(entry.kind, entry.sequence, entry.failure) for entry in outcome.entries] == [(EntryKind.REPLY_FAILURE, 2, failure)]
+
+    def test_a_failure_rests_or_is_final(self) -> None:
+        for attempts in (1, 2):
+            start, leased = asked(DeliveryState.LEASED, attempts, T0)
+            outcome = stumble(start, leased, T0 + 3)
+            assert (outcome.session, outcome.entries) == (start, ())
+            assert outcome.deliveries == (Delivery(start.id, 1, DeliveryState.PENDING, attempts, T0 + 703),)
+        for attempts, rule in ((1, give_up), (3, stumble), (4, stumble)):
+            start, leased = asked(DeliveryState.LEASED, attempts, T0)
+            outcome = rule(start, leased, T0 + 3)
+            assert outcome.deliveries == (Delivery(start.id, 1, DeliveryState.FAILED, attempts, None),)
+            assert outcome.entries[0].failure == ReplyFailure("m", 1, "broken", attempts)
+            assert outcome.entries[0].message is None
+
+    def test_what_never_was_leased_may_fail_for_good(self) -> None:
+        """An agent that has been removed."""
+        assert give_up(*asked(), T0).deliveries[0].state is DeliveryState.FAILED
+
+    def test_an_answer_is_a_message_of_the_agent_that_renews_nothing(self) -> None:
+        start, leased = asked(DeliveryState.LEASED, 1, T0 + 5000)
+        draft = Draft("hello", '{"k":1}', '[{"url":"x"}]')
+        outcome = respond(Reply(draft, "hm", ("WAVE",)))(start, leased, T0 + MINUTE)
+        (entry,) = outcome.entries
+        assert (entry.kind, entry.sequence, entry.at_ms, entry.was_renewed) == (EntryKind.MESSAGE, 2, T0 + MINUTE, False)
+        assert entry.message == Message("r", True, "hello", '{"k":1}', '[{"url":"x"}]', "hm", ("WAVE",), answers=1)
+        assert outcome.session == replace(start, last_sequence=2, last_entry_ms=T0 + MINUTE)
+        assert outcome.deliveries == (Delivery(start.id, 1, DeliveryState.ANSWERED, 1, None),)
+
+    @pytest.mark.parametrize(
+        ("state", "attempts", "due_at_ms"),
+        [
+            (DeliveryState.PENDING, 0, T0),
+            (DeliveryState.PENDING, 1, T0 + 700),
+            (DeliveryState.LEASED, 1, T0 - 1),
+            (DeliveryState.LEASED, 2, T0 + 5000),
+            (DeliveryState.FAILED, 3, None),
+        ],
+    )
+    def test_a_reply_is_accepted_as_long_as_none_is_stored(self, state: DeliveryState, attempts: int, due_at_ms: int | None) -> None:
+        start, delivery = asked(state, attempts, due_at_ms)
+        outcome = respond()(start, delivery, T0)
+        assert [entry.message and entry.message.answers for entry in outcome.entries] == [1]
+        (answered,) = outcome.deliveries
+        assert (answered.state, answered.attempts, answered.due_at_ms) == (DeliveryState.ANSWERED, attempts, None)
+        for reply in (HELLO, Reply(Draft("another")), Reply(Draft(""))):
+            with pytest.raises(DeliveryAnsweredError) as caught:
+                respond(reply)(outcome.session, answered, T0)
+            assert caught.value.details == {"deliveryId": delivery.id}
+
+    @pytest.mark.parametrize("state", [DeliveryState.ANSWERED, DeliveryState.FAILED])
+    @pytest.mark.parametrize("rule", [take, stumble, give_up])
+    def test_a_closed_one_is_neither_leased_nor_failed(self, state: DeliveryState, rule: DeliveryRule) -> None:
+        start, delivery = asked(state, 1)
+        with pytest.raises(DeliveryNotLeasedError) as caught:
+            rule(start, delivery, T0)
+        assert caught.value.details == {"deliveryId": delivery.id}
+
+    @pytest.mark.parametrize("state", DeliveryState)
+    @pytest.mark.parametrize("rule", [take, stumble, give_up, respond()], ids=["lease", "fail", "fail for good", "answer"])
+    def test_an_expired_session_gets_nothing_any_more(self, state: DeliveryState, rule: DeliveryRule) -> None:
+        start, delivery = asked(state, 1)
+        ended = fall_due(start, start.expires_at_ms).session
+        for one, now_ms in ((start, start.expires_at_ms), (ended, T0)):
+            with pytest.raises(SessionExpiredError):
+                rule(one, delivery, now_ms)
+
+    @pytest.mark.parametrize("state", DeliveryState)
+    def test_another_agents_delivery_does_not_exist(self, state: DeliveryState) -> None:
+        """Whatever has become of it, and of its session."""
+        start, delivery = asked(state, 1)
+        for now_ms in (T0, start.expires_at_ms):
+            with pytest.raises(DeliveryNotFoundError) as caught:
+                respond(agent_id=USER)(start, delivery, now_ms)
+            assert caught.value.details == {"deliveryId": delivery.id}
+
+    def test_its_own_agents_worker_may_answer(self) -> None:
+        assert respond(agent_id=AGENT)(*asked(DeliveryState.LEASED, 1), T0).deliveries[0].state is DeliveryState.ANSWERED
+
+
+RULES = {"lease": take, "answer": respond(), "bad answer": respond(Reply(Draft(""))), "fail": stumble, "fail for good": give_up}
+
+
+@given(st.lists(st.sampled_from([*RULES, "expire"]), max_size=14), st.integers(1, 4))
+def test_whatever_happens_to_a_delivery(steps: list[str], most: int) -> None:
+    """Against a model in a few words: where it stands, how often it was given out, and whether the session lives."""
+    policy = replace(POLICY, max_attempts=most)
+    start, delivery = asked(due_at_ms=T0)
+    state, attempts, live = "pending", 0, True
+    now, log, closed_by = start, [], []
+    for at_ms, step in enumerate(steps, T0 + 1):
+        if step == "expire":
+            now, live = fall_due(now, now.expires_at_ms).session, False
+            continue
+        before = state
+        is_open = state in ("pending", "leased")
+        rule = RULES[step] if "answer" in step else partial(RULES[step], policy=policy)
+        match step:
+            case _ if not live:
+                error: type[DomainError] | None = SessionExpiredError
+            case "answer" | "bad answer" if state == "answered":
+                error = DeliveryAnsweredError
+            case "bad answer":
+                error = InvalidContentError
+            case "answer":
+                error, state = None, "answered"
+            case _ if not is_open:
+                error = DeliveryNotLeasedError
+            case "lease" if attempts < most:
+                error, state, attempts = None, "leased", attempts + 1
+            case "fail" if attempts < most:
+                error, state = None, "pending"
+            case _:
+                error, state = None, "failed"
+        if error:
+            with pytest.raises(error):
+                rule(now, delivery, at_ms)
+            continue
+        outcome = rule(now, delivery, at_ms)
+        (delivery,) = outcome.deliveries
+        now, log = outcome.session, [*log, *outcome.entries]
+        closed_by += [entry.kind for entry in outcome.entries]
+        assert (delivery.state, delivery.attempts) == (state, attempts)
+        assert (delivery.due_at_ms is None) == (delivery.state not in OPEN_STATES)
+        assert bool(outcome.entries) == (state in ("answered", "failed") and state != before)
+    # One failure at most, one reply at most, and nothing behind the reply.
+    assert closed_by in ([], [EntryKind.REPLY_FAILURE], [EntryKind.MESSAGE], [EntryKind.REPLY_FAILURE, EntryKind.MESSAGE])
+    assert attempts <= most
+    assert all(replied(entry) == 1 for entry in log)
+    assert (now.renewal_count, now.expires_at_ms, now.last_activity_ms) == (
+        start.renewal_count,
+        start.expires_at_ms,
+        start.last_activity_ms,
+    )
+
+
+def replied(entry: Entry) -> int | None:
+    """The sequence of the message that an entry closes."""
+    return entry.message.answers if entry.message else entry.failure and entry.failure.message_sequence

@@ -1,0 +1,160 @@
+"""Calls that are repeated with their request id, conditions on the state of a session, and what a full queue says: over both transports."""
+
+import uuid
+from collections.abc import Callable
+
+import grpc
+import pytest
+import requests
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from eliza.sessions.v1 import agent_pb2, agent_service_pb2, message_service_pb2, session_service_pb2, values
+from tests.harness import ECHO, USER, Serve
+from tests.live.support import fails, replies, until
+
+CALLERS = 16
+
+
+def post(service: Serve, path: str = "", key: str | None = None, **body: object) -> requests.Response:
+    headers = {} if key is None else {"Idempotency-Key": key}
+    return requests.post(f"{service.url}{path}", json=body, headers=headers, timeout=30)
+
+
+def test_a_create_that_is_repeated_gives_the_first_answer(service: Serve) -> None:
+    user, key = str(uuid.uuid4()), str(uuid.uuid4())
+    first = post(service, key=key, agentId=ECHO, userId=user, metadata={"a": 1, "b": [2]}, timeoutConfig={"timeoutMinutes": 7})
+    service.http.post(f"{service.url}/{first.json()['sessionId']}/renew", timeout=30)
+    again = post(
+        service, key=f'"{key}"', agentId=ECHO.upper(), userId=user, metadata={"b": [2], "a": 1}, timeoutConfig={"timeoutMinutes": 7}
+    )
+    assert (first.status_code, again.status_code, again.json()) == (201, 201, first.json())
+    assert (first.headers.get("Idempotency-Replayed"), again.headers.get("Idempotency-Replayed")) == (None, "true")
+    assert again.headers["ETag"] == first.headers["ETag"]
+    request = session_service_pb2.CreateSessionRequest(agent_id=ECHO, user_id=user, request_id=key)
+    request.metadata.CopyFrom(values.struct({"a": 1, "b": [2]}))
+    request.timeout_config.timeout_minutes = 7
+    answer = service.sessions.CreateSession(request, timeout=30)
+    assert (answer.session.session_id, answer.replayed) == (first.json()["sessionId"], True)
+    # Another user's ids are their own.
+    assert post(service, key=key, agentId=ECHO, userId=str(uuid.uuid4())).headers.get("Idempotency-Replayed") is None
+
+
+@pytest.mark.parametrize("transport", ["websocket", "http", "sse"])
+def test_a_message_that_is_repeated_gives_the_first_answer_and_the_same_reply(service: Serve, transport: str) -> None:
+    session_id = service.create()["sessionId"]
+    answers = [post(service, f"/{session_id}/messages", "m", content="Hello", metadata={"x": 1.0}, transport=transport) for _ in range(3)]
+    assert [answer.headers.get("Idempotency-Replayed") for answer in answers] == [None, "true", "true"]
+    (reply,) = replies(service, session_id, 1)
+    if transport == "sse":
+        # What follows are the pieces, which are not kept, then the reply.
+        told = [answer.text.partition("\n\n")[0] for answer in answers]
+        assert len(set(told)) == 1
+        assert all(reply.message_id in answer.text.split("event: done")[1] for answer in answers)
+    else:
+        assert len({answer.text for answer in answers}) == 1
+        assert transport == "websocket" or answers[0].json()["agentResponse"]["id"] == reply.message_id
+    assert len(service.http.get(f"{service.url}/{session_id}/messages", timeout=30).json()["messages"]) == 2
+
+
+def test_repeated_at_the_same_time_it_is_stored_once(service: Serve) -> None:
+    session_id = service.create()["sessionId"]
+    request = message_service_pb2.SendMessageRequest(session_id=session_id, content="Hello", request_id="same")
+    calls = [service.messages.SendMessage.future(request, timeout=30) for _ in range(CALLERS)]
+    answers = [call.result() for call in calls]
+    assert sorted(answer.replayed for answer in answers) == [False] + [True] * (CALLERS - 1)
+    assert len({answer.message.message_id for answer in answers}) == 1
+    assert len([message for message in _history(service, session_id) if not message["isAgent"]]) == 1
+
+
+def test_who_waits_for_a_reply_again_gets_it_when_it_comes(service: Serve) -> None:
+    agent = agent_pb2.Agent(name="nobody works for it", kind=agent_pb2.AGENT_KIND_STREAM)
+    agent_id = service.agents.CreateAgent(agent_service_pb2.CreateAgentRequest(agent=agent), timeout=10).agent.agent_id
+    session_id = service.create(agentId=agent_id)["sessionId"]
+    message = message_service_pb2.SendMessageRequest(session_id=session_id, content="Hello", request_id="r")
+    asked = message_service_pb2.ConverseRequest(message=message)
+    talks = [service.messages.Converse(asked, timeout=30) for _ in range(3)]
+    sent = [next(talk).user_message for talk in talks]
+    assert len({one.message.message_id for one in sent}) == 1
+    reply = agent_service_pb2.ReplyRequest(delivery_id=f"{session_id}-1", reply=agent_service_pb2.AgentReply(content="At last"))
+    service.agents.Reply(reply, timeout=10)
+    assert [next(talk).reply.content for talk in talks] == ["At last"] * 3
+    assert [part.WhichOneof("part") for part in service.messages.Converse(asked, timeout=30)] == ["user_message", "reply"]
+
+
+def test_another_content_under_the_same_id_is_refused(service: Serve) -> None:
+    session_id = service.create()["sessionId"]
+    post(service, f"/{session_id}/messages", "m", content="Hello")
+    for body in ({"content": "Other"}, {"content": "Hello", "metadata": {"a": 1}}, {"content": "Hello", "attachments": []}):
+        refused = post(service, f"/{session_id}/messages", "m", **body)
+        assert (refused.status_code, refused.json()["code"]) == (409, "REQUEST_ID_REUSED")
+        assert refused.json()["details"] == {"requestId": "m"}
+    assert len([message for message in _history(service, session_id) if not message["isAgent"]]) == 1
+
+
+@pytest.mark.parametrize("key", ["", '""', "x" * 129])
+def test_a_key_that_cannot_be_one(service: Serve, key: str) -> None:
+    refused = post(service, key=key, agentId=ECHO, userId=USER)
+    assert (refused.status_code, refused.json()["code"], refused.json()["details"]["field"]) == (400, "INVALID_FIELD", "Idempotency-Key")
+    if key not in ("", '""'):
+        request = session_service_pb2.CreateSessionRequest(agent_id=ECHO, user_id=USER, request_id=key)
+        assert fails(lambda: service.sessions.CreateSession(request, timeout=10), "INVALID_FIELD")["field"] == "request_id"
+
+
+def test_a_session_is_changed_only_in_the_state_that_is_named(service: Serve) -> None:
+    session_id = service.create()["sessionId"]
+    url = f"{service.url}/{session_id}"
+    etag = requests.get(url, timeout=30).headers["ETag"]
+
+    def change(method: str, path: str, wanted: str) -> requests.Response:
+        return requests.request(method, f"{url}{path}", headers={"If-Match": wanted}, json={"timeoutMinutes": 9}, timeout=30)
+
+    for method, path in (("PATCH", "/timeout"), ("POST", "/renew"), ("DELETE", "")):
+        for wrong in ('"other"', f"W/{etag}", '"a", "b"'):
+            refused = change(method, path, wrong)
+            assert (refused.status_code, refused.json()["code"]) == (412, "ETAG_MISMATCH")
+            assert refused.json()["details"] == {"sessionId": session_id, "etag": etag}
+    patched = change("PATCH", "/timeout", f'"other", {etag}')
+    assert patched.status_code == 200
+    assert patched.headers["ETag"] != etag
+    assert change("POST", "/renew", etag).status_code == 412
+    request = session_service_pb2.RenewSessionRequest(session_id=session_id, etag=etag)
+    assert fails(lambda: service.sessions.RenewSession(request, timeout=10), "ETAG_MISMATCH")["etag"] == patched.headers["ETag"]
+    assert change("POST", "/renew", "*").status_code == 200
+    assert change("DELETE", "", requests.get(url, timeout=30).headers["ETag"]).status_code == 200
+
+
+def test_a_heartbeat_that_changes_something_changes_the_tag(service: Serve) -> None:
+    session_id = service.create(timeoutConfig={"autoRenew": False})["sessionId"]
+    url = f"{service.url}/{session_id}"
+    before = requests.get(url, timeout=30).headers["ETag"]
+    service.advance(ms=5)
+    assert requests.get(url, timeout=30).headers["ETag"] == before
+    assert requests.post(f"{url}/heartbeat", timeout=30).headers["ETag"] != before
+
+
+def test_past_its_bound_a_queue_refuses_at_once(start: Callable[..., Serve]) -> None:
+    service = start(MAX_OPEN_DELIVERIES="2")
+    agent = agent_pb2.Agent(name="nobody works for it", kind=agent_pb2.AGENT_KIND_STREAM)
+    agent_id = service.agents.CreateAgent(agent_service_pb2.CreateAgentRequest(agent=agent), timeout=10).agent.agent_id
+    session_id = service.create(agentId=agent_id)["sessionId"]
+    for _ in range(2):
+        assert post(service, f"/{session_id}/messages", content="Hello").status_code == 201
+    refused = post(service, f"/{session_id}/messages", content="Hello")
+    assert (refused.status_code, refused.json()["code"], refused.headers["Retry-After"]) == (503, "OVERLOADED", "1")
+    request = message_service_pb2.SendMessageRequest(session_id=session_id, content="Hello")
+    with pytest.raises(grpc.RpcError) as caught:
+        service.messages.SendMessage(request, timeout=10)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    retry = error_details_pb2.RetryInfo()
+    assert any(detail.Unpack(retry) for detail in rpc_status.from_call(caught.value).details)
+    assert retry.retry_delay.seconds == 1
+    # Other sessions go on, and this one does once there is room.
+    assert post(service, f"/{service.create()['sessionId']}/messages", content="Hello").status_code == 201
+    reply = agent_service_pb2.ReplyRequest(delivery_id=f"{session_id}-1", reply=agent_service_pb2.AgentReply(content="r"))
+    service.agents.Reply(reply, timeout=10)
+    assert until(lambda: post(service, f"/{session_id}/messages", content="Hello").status_code == 201, "room")
+
+
+def _history(service: Serve, session_id: str) -> list[dict]:
+    return service.http.get(f"{service.url}/{session_id}/messages", timeout=30).json()["messages"]
