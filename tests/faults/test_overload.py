@@ -1,0 +1,211 @@
+"""Past each bound the next one is refused at once, in words that say when to try again; health answers all the while; and it recovers.
+
+And the short form of the campaign (see `overload`): more callers than there is room for, none of whom waits for more than an answer.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import grpc
+import orjson
+import pytest
+import requests
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+
+from eliza.sessions.v1 import message_service_pb2, session_service_pb2
+from eliza.sessions.v1.errors import error_info
+from tests.agents.worker import Worker, stream_agent
+from tests.faults.open_loop import Spec, offer
+from tests.faults.overload import CONTENT, METHOD, sessions
+from tests.harness import Serve
+from tests.live.support import create, history, send, until
+
+Start = Callable[..., Serve]
+
+SECONDS = 10
+
+
+@contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """The store is locked, for less than the service waits for it: writes wait meanwhile."""
+    with closing(sqlite3.connect(directory / "store.db", isolation_level=None)) as outsider:
+        outsider.execute("BEGIN IMMEDIATE")
+        yield
+        outsider.execute("ROLLBACK")
+
+
+def refused(call: Callable[[], object]) -> bool:
+    """Whether a call is refused for an overload, which must say when to try again."""
+    caught = None
+    try:
+        call()
+    except grpc.RpcError as error:
+        caught = error
+    if caught is None:
+        return False
+    info, retry = error_info(caught), error_details_pb2.RetryInfo()
+    assert info is not None, caught
+    assert (caught.code(), info.reason, dict(info.metadata)) == (
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "OVERLOADED",
+        {"retryAfterSeconds": "1"},
+    )
+    assert any(packed.Unpack(retry) for packed in rpc_status.from_call(caught).details)
+    assert retry.retry_delay.seconds == 1
+    return True
+
+
+def healthy(service: Serve) -> bool:
+    """Whether both kinds of health say that it serves."""
+    check = health_pb2_grpc.HealthStub(service.channel).Check(health_pb2.HealthCheckRequest(), timeout=SECONDS)
+    status = service.sessions.GetServiceStatus(session_service_pb2.GetServiceStatusRequest(), timeout=SECONDS)
+    serving = session_service_pb2.GetServiceStatusResponse.HEALTH_HEALTHY
+    return check.status == health_pb2.HealthCheckResponse.SERVING and status.health == serving
+
+
+def read(service: Serve, session_id: str) -> Callable[[], object]:
+    request = session_service_pb2.GetSessionRequest(session_id=session_id)
+    return lambda: service.sessions.GetSession(request, timeout=SECONDS)
+
+
+def test_calls_beyond_the_bound(start: Start, tmp_path: Path) -> None:
+    """The calls that have room wait for a store that is locked; of these, two are given up before their turn, and never happen."""
+    service = start("--no-rest", MAX_CALLS="3")
+    session_id = create(service).session_id
+    beat = session_service_pb2.SendHeartbeatRequest(session_id=session_id)
+    never = message_service_pb2.SendMessageRequest(session_id=session_id, content="never")
+    with held(tmp_path):
+        first = service.sessions.SendHeartbeat.future(beat, timeout=SECONDS)
+        # Once these are answered, the first is in the writer's hands.
+        for _ in range(20):
+            assert not refused(read(service, session_id))
+        given_up = [service.messages.SendMessage.future(never, timeout=SECONDS) for _ in range(2)]
+        until(lambda: refused(read(service, session_id)), "a refusal")
+        assert healthy(service)
+        for call in given_up:
+            call.cancel()
+        until(lambda: not refused(read(service, session_id)), "room for another call")
+    assert first.result().session.renewal_count == 1
+    send(service, session_id, "after")
+    assert {message.content for message in history(service, session_id)} == {"after"}
+    assert service.stop() == 0
+
+
+def test_writes_beyond_the_bound(start: Start, tmp_path: Path) -> None:
+    service = start("--no-rest", MAX_WRITES="2")
+    session_id = create(service).session_id
+    waiting: list[grpc.Future] = []
+
+    def one_more() -> bool:
+        """Whether another write is refused; one that waits instead is counted."""
+        call = service.messages.SendMessage.future(message_service_pb2.SendMessageRequest(session_id=session_id, content=str(len(waiting))))
+        try:
+            return refused(lambda: call.result(timeout=0.5))
+        except grpc.FutureTimeoutError:
+            waiting.append(call)
+            return False
+
+    with held(tmp_path):
+        until(one_more, "a refusal")
+        assert healthy(service)
+        # One is in the writer's hands; two wait.
+        assert len(waiting) <= 3
+    for call in waiting:
+        call.result(timeout=SECONDS)
+    sent = {message.content for message in history(service, session_id)}
+    assert sent == {str(number) for number in range(len(waiting))}
+    send(service, session_id, "after")
+    assert service.stop() == 0
+
+
+def test_streams_and_deliveries_beyond_the_bound(start: Start) -> None:
+    service = start("--no-rest", MAX_STREAMS="1", MAX_OPEN_DELIVERIES="2")
+    agent_id = stream_agent(service)
+    session_id, other_id = (create(service, agent_id).session_id for _ in range(2))
+    for content in ("one", "two"):
+        send(service, session_id, content)
+    assert refused(lambda: send(service, session_id, "three"))
+    assert healthy(service)
+    send(service, other_id, "another session's")
+
+    watch = service.sessions.WatchSession(session_service_pb2.WatchSessionRequest(session_id=session_id), timeout=SECONDS)
+    assert next(watch).entry.sequence == 1
+    for stream in (
+        lambda: next(service.sessions.WatchSession(session_service_pb2.WatchSessionRequest(session_id=other_id), timeout=SECONDS)),
+        lambda: next(
+            service.messages.Converse(
+                message_service_pb2.ConverseRequest(message=message_service_pb2.SendMessageRequest(session_id=other_id, content="never")),
+                timeout=SECONDS,
+            )
+        ),
+    ):
+        assert refused(stream)
+    assert healthy(service)
+    watch.cancel()
+
+    def connected() -> Worker | None:
+        found: list[Worker] = []
+        return None if refused(lambda: found.append(Worker(service.channel, agent_id))) else found[0]
+
+    with until(connected, "room for a stream") as worker:
+        delivery = worker.next()
+        worker.answer(delivery, "answered")
+        until(lambda: not refused(lambda: send(service, delivery.message.session_id, "three")), "room for a message")
+    assert [message.content for message in history(service, other_id) if message.content == "never"] == []
+    assert service.stop() == 0
+
+
+def test_requests_beyond_the_bound(start: Start, tmp_path: Path) -> None:
+    service = start(REST_MAX_REQUESTS="2")
+    session_id = service.create()["sessionId"]
+    url = f"{service.url}/{session_id}"
+
+    def beat() -> int:
+        return requests.post(f"{url}/heartbeat", timeout=SECONDS).status_code
+
+    def is_refused() -> bool:
+        response = requests.get(url, timeout=SECONDS)
+        if response.status_code == 200:
+            return False
+        assert (response.status_code, response.json()["code"], response.headers["Retry-After"]) == (503, "OVERLOADED", "1")
+        # A page sees it, too.
+        assert response.headers["Access-Control-Allow-Origin"] == "*"
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        with held(tmp_path):
+            waiting = [pool.submit(beat) for _ in range(2)]
+            until(is_refused, "a refusal")
+            health = requests.get(f"{service.url}/health", timeout=SECONDS)
+            assert (health.status_code, health.json()["status"]) == (200, "healthy")
+        assert [future.result() for future in waiting] == [200, 200]
+    assert not is_refused()
+    assert service.stop() == 0
+
+
+@pytest.mark.parametrize("rest", [False, True], ids=["gRPC", "REST"])
+async def test_more_callers_than_there_is_room_for(start: Start, rest: bool) -> None:
+    """Everyone is answered: with the message stored, or with a refusal that says when to try again. What was acknowledged is stored."""
+    service = await asyncio.to_thread(start, MAX_CALLS="8", REST_MAX_REQUESTS="8")
+    ids = sessions(service, 4)
+    if rest:
+        calls = [(f"/api/messaging/sessions/{session_id}/messages", orjson.dumps({"content": CONTENT})) for session_id in ids]
+    else:
+        request = message_service_pb2.SendMessageRequest
+        calls = [(METHOD, request(session_id=session_id, content=CONTENT).SerializeToString()) for session_id in ids]
+    spec = Spec(
+        service.rest if rest else service.grpc, calls, seconds=1, in_flight=32, connections=32 if rest else 2, deadline_s=30, rest=rest
+    )
+    found = await asyncio.to_thread(offer, spec)
+    print({outcome: len(latencies) for outcome, latencies in found.latencies_ms.items()}, found.statuses)
+    assert set(found.latencies_ms) == {"ok", "refused"}
+    assert set(found.statuses) == {"with Retry-After" if rest else "with RetryInfo"}
+    stored = sum(len(history(service, session_id)) for session_id in ids)
+    assert stored >= len(found.latencies_ms["ok"])
+    assert service.stop() == 0
