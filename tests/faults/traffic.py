@@ -601,9 +601,10 @@ class Traffic:
             if twice:
                 calls.append(self._send(self.reader, session_id, content))
             answers = await asyncio.gather(*calls)
-            if twice or not answers[0].replayed:
+            if twice or answers[0].replayed is False:
                 # It was not stored by the attempt whose connection was dropped, or nobody knows by which.
-                self.dropped[self.phase].discard((session_id, content))
+                for dropped in self.dropped.values():
+                    dropped.discard((session_id, content))
             self.model.sent[session_id][content] = answers[0]
             if choose.random() < REPEATED:
                 again = await self._insist(client, lambda content=content: client.send(session_id, content, content, wait=wait))
@@ -614,8 +615,13 @@ class Traffic:
                 self.model.findings.doubled.append(f"{content}: its answers differ: {answers}")
 
     async def _send(self, client: Client, session_id: str, content: str, *, wait: bool = False) -> Sent:
+        told = False
+
         def note(again: AgainError) -> None:
-            if again.how in ("dropped", "cancelled"):
+            nonlocal told
+            # Whoever waits in vain for a reply hears that the message is kept.
+            told = told or again.how == "AGENT_REPLY_TIMEOUT"
+            if again.how in ("dropped", "cancelled") and not told:
                 self.dropped[self.phase].add((session_id, content))
 
         return await self._insist(client, lambda: client.send(session_id, content, content, wait=wait), note)
