@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from typing import Final
 
@@ -26,7 +27,7 @@ async def serve(
     listener: socket.socket,
     on_ready: Callable[[], None],
     *,
-    grace_seconds: int,
+    grace_seconds: float,
     deadline_seconds: float = 30,
     reply_deadline_seconds: float = 120,
     max_body_bytes: int = MAX_BODY_BYTES,
@@ -48,9 +49,9 @@ async def serve(
         else:
             await bridge(scope, receive, send)
 
-    async def end_streams() -> None:
+    async def end_streams(seconds: float) -> None:
         backend.stop_streams()
-        await sockets.close(grace_seconds)
+        await sockets.close(seconds)
 
     config = uvicorn.Config(
         app,
@@ -64,9 +65,8 @@ async def serve(
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=grace_seconds,
     )
-    await _Server(config, on_ready, end_streams).serve([listener])
+    await _Server(config, on_ready, end_streams, grace_seconds).serve([listener])
 
 
 @contextlib.asynccontextmanager
@@ -82,17 +82,25 @@ async def _running(backend: Backend, sockets: Sockets) -> AsyncIterator[None]:
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], on_stop: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, on_ready: Callable[[], None], on_stop: Callable[[float], Awaitable[None]], grace_seconds: float
+    ) -> None:
+        """`on_stop` may take so many seconds; what it leaves of `grace_seconds` the requests under way have."""
         super().__init__(config)
         self._on_ready = on_ready
         self._on_stop = on_stop
+        self._grace_seconds = grace_seconds
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._on_stop()
+        begun_s = time.monotonic()
+        await self._on_stop(self._grace_seconds)
+        left_s = max(0.0, begun_s + self._grace_seconds - time.monotonic())
+        # The type is that of a command line; it is waited for as it is.
+        self.config.timeout_graceful_shutdown = left_s  # type: ignore[assignment]
         await super().shutdown(sockets)
 
     @contextlib.contextmanager

@@ -13,6 +13,7 @@ from eliza.sessions.v1.session_service_pb2 import GetSessionRequest
 from eliza.sessions.v1.texts import is_text
 from rest_facade import errors, inputs
 from rest_facade.backend import Backend
+from rest_facade.bridge import Message, Receive, Send
 from rest_facade.errors import ApiError
 from rest_facade.events import Payload
 from rest_facade.rooms import Rooms
@@ -33,13 +34,14 @@ _NAMESPACE = "/"
 
 
 class Sockets:
-    """The Socket.IO server of the contract; `app` is its ASGI app."""
+    """The Socket.IO server of the contract."""
 
     def __init__(self, backend: Backend, max_message_bytes: int) -> None:
         self._backend = backend
         self._stopping = False
-        # How many events of clients are being handled.
+        # How many events of clients are being handled, and how many messages are being handed to connections.
         self._busy = 0
+        self._sending = 0
         # Events of one socket are handled one after the other, so that messages keep their order.
         self._io = socketio.AsyncServer(
             async_mode="asgi",
@@ -50,7 +52,7 @@ class Sockets:
             max_http_buffer_size=max_message_bytes,
         )
         self.rooms = Rooms(backend, self)
-        self.app = socketio.ASGIApp(self._io, socketio_path=PATH)
+        self._app = socketio.ASGIApp(self._io, socketio_path=PATH)
         self._io.on("connect", self._connect)
         self._io.on("disconnect", self._disconnect)
         handlers: dict[str | int, Handler] = {"join": self._join, "leave": self._leave, "message": self._message}
@@ -58,6 +60,18 @@ class Sockets:
         handlers |= {JOIN: self._join, SEND: self._send, str(JOIN): self._join, str(SEND): self._send}
         for name, handler in handlers.items():
             self._io.on(name, self._answered(handler))
+
+    async def app(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serves one connection, as ASGI 3 wants it."""
+
+        async def counted(message: Message) -> None:
+            self._sending += 1
+            try:
+                await send(message)
+            finally:
+                self._sending -= 1
+
+        await self._app(scope, receive, counted)
 
     async def emit(self, socket_id: str, name: str, payload: Payload) -> None:
         """Queues an event for a socket; one that is gone is ignored."""
@@ -84,8 +98,9 @@ class Sockets:
                 while self._busy:  # noqa: ASYNC110 - as rare as stops are
                     await asyncio.sleep(0.01)
                 await asyncio.gather(*(transport.queue.join() for transport in self._io.eio.sockets.values() if transport.upgraded))
-                # What has left the queues is on its way to the connections.
-                await asyncio.sleep(0.05)
+                # What has left a queue is being sent from that very turn of the loop on.
+                while self._sending:  # noqa: ASYNC110 - as above
+                    await asyncio.sleep(0.01)
         for transport in list(self._io.eio.sockets.values()):
             if not transport.upgraded:
                 await transport.close(wait=False)

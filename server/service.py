@@ -86,12 +86,12 @@ class Service:
             raise
         return service
 
-    async def stop(self) -> None:
-        """Says NOT_SERVING, finishes what is in flight within the grace period, and closes the store."""
+    async def stop(self, by_s: float) -> None:
+        """Says NOT_SERVING, finishes what is in flight until the event loop's time `by_s` at most, and closes the store."""
         await self._health.servicer.enter_graceful_shutdown()
         self._signals.close()
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._settings.shutdown_grace_seconds):
+            async with asyncio.timeout_at(by_s):
                 await asyncio.gather(self._boundary.drain(), self._stop_agents())
         # What is left has had its time; answers that are on their way get out.
         await self._server.stop(QUIET_SECONDS)

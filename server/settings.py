@@ -83,7 +83,7 @@ class Settings(BaseSettings):
         1000, ge=1, le=1_000_000, description="REST requests that may wait for their answers, in each process of the facade."
     )
     shutdown_grace_seconds: float = Field(
-        10, ge=0, le=600, allow_inf_nan=False, description="How long a shutdown waits for the calls in flight."
+        10, ge=0, le=600, allow_inf_nan=False, description="How long a shutdown waits for what is in flight; of that, REST has half."
     )
     delivery_lease_seconds: float = Field(
         120, ge=0.1, le=3600, allow_inf_nan=False, description="How long a delivery may be silent at a worker before it is given again."

@@ -39,7 +39,7 @@ async def _alone(settings: Settings, server: str) -> None:
     if settings.rest_workers == 1:
         await _serve(settings, server, listener, ready)
     else:
-        async with Workers(settings, server, listener).running():
+        async with Workers(settings, server, listener, grace_seconds=settings.shutdown_grace_seconds).running():
             print(ready, flush=True)
             await stop_signal()
 
@@ -71,7 +71,7 @@ async def _serve(settings: Settings, server: str, listener: socket.socket, ready
             server,
             listener,
             lambda: print(ready, flush=True),
-            grace_seconds=round(settings.shutdown_grace_seconds),
+            grace_seconds=settings.shutdown_grace_seconds,
             deadline_seconds=settings.rest_deadline_seconds,
             reply_deadline_seconds=settings.reply_deadline_seconds,
             max_requests=settings.rest_max_requests,

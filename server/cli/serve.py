@@ -47,9 +47,12 @@ def serve(no_rest: bool, **overrides: str | int | None) -> None:
 
 async def _serve(settings: Settings, *, with_rest: bool) -> None:
     stopped = asyncio.create_task(stop_signal())
+    loop = asyncio.get_running_loop()
+    # A start that fails waits for nothing.
+    stop_by_s = loop.time()
     async with contextlib.AsyncExitStack() as stack:
         service = await Service.start(settings)
-        stack.push_async_callback(service.stop)
+        stack.push_async_callback(lambda: service.stop(stop_by_s))
         grpc_address = with_port(settings.grpc_address, service.port)
         ready = f"ready grpc={grpc_address}"
         rest_address = ""
@@ -57,11 +60,14 @@ async def _serve(settings: Settings, *, with_rest: bool) -> None:
             listener: socket.socket = stack.enter_context(await listen("REST_ADDRESS", settings.rest_address))
             rest_address = with_port(settings.rest_address, listener.getsockname()[1])
             ready += f" rest={rest_address}"
-            await stack.enter_async_context(Workers(settings, reachable(grpc_address), listener).running())
+            # They end first, because they need the server: half of the time is theirs, and what they leave is the server's.
+            workers = Workers(settings, reachable(grpc_address), listener, grace_seconds=settings.shutdown_grace_seconds / 2)
+            await stack.enter_async_context(workers.running())
         print(ready, flush=True)
         if rest_address and sys.stdout.isatty():
             print(_TRY.format(rest=reachable(rest_address), agent=ECHO_ID), flush=True)
         await stopped
+        stop_by_s = loop.time() + settings.shutdown_grace_seconds
         if with_rest:
             # The workers have it too: once they let go, a new connection is refused at once instead of waiting for nobody.
             listener.close()

@@ -24,8 +24,10 @@ class Workers:
     A worker reads from a pipe that only we hold open: when we die, however, the pipe closes and the worker ends too.
     """
 
-    def __init__(self, settings: Settings, server: str, listener: socket.socket) -> None:
+    def __init__(self, settings: Settings, server: str, listener: socket.socket, *, grace_seconds: float) -> None:
+        """`grace_seconds`: how long each waits for the requests under way when it ends."""
         self._settings = settings
+        self._grace_seconds = grace_seconds
         self._server = server
         self._listener = listener
         self._ready = asyncio.Semaphore(0)
@@ -68,7 +70,7 @@ class Workers:
             "REST_DEADLINE_SECONDS": str(self._settings.rest_deadline_seconds),
             "REPLY_DEADLINE_SECONDS": str(self._settings.reply_deadline_seconds),
             "REST_MAX_REQUESTS": str(self._settings.rest_max_requests),
-            "SHUTDOWN_GRACE_SECONDS": str(self._settings.shutdown_grace_seconds),
+            "SHUTDOWN_GRACE_SECONDS": str(self._grace_seconds),
         }
         return await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, pass_fds=[descriptor], env=environment

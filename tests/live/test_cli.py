@@ -12,18 +12,23 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from importlib import metadata
 from pathlib import Path
 
+import grpc
 import psutil
 import pytest
 import requests
 
 from eliza.sessions.v1.agent_service_pb2 import GetAgentRequest
+from eliza.sessions.v1.errors import error_info
+from eliza.sessions.v1.message_service_pb2 import ConverseRequest, SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import DeleteSessionRequest, UpdateTimeoutRequest
 from eliza.sessions.v1.timeout_pb2 import TimeoutConfig
 from server.settings import Settings
+from tests.agents.worker import stream_agent
 from tests.harness import ECHO, USER, Serve
 from tests.live.support import (
     agent_ids,
@@ -159,6 +164,34 @@ def test_a_ctrl_c_ends_the_workers_too_and_nobody_complains(tmp_path: Path) -> N
             process.kill()
     assert (process.returncode, out) == (0, "")
     assert not COMPLAINT.search(errors), errors
+
+
+def test_an_end_leaves_nobody_without_an_answer(start: Start) -> None:
+    """Two wait for an agent's reply that does not come, by REST and by gRPC: the grace has time for both, one after the other."""
+    running = start(SHUTDOWN_GRACE_SECONDS="2")
+    agent_id = stream_agent(running)
+    by_rest, by_grpc = running.create(agentId=agent_id)["sessionId"], running.create(agentId=agent_id)["sessionId"]
+
+    def converse() -> list[str | None]:
+        request = ConverseRequest(message=SendMessageRequest(session_id=by_grpc, content="hello"))
+        parts: list[str | None] = []
+        try:
+            parts.extend(part.WhichOneof("part") for part in running.messages.Converse(request, timeout=60))
+        except grpc.RpcError as error:
+            info = error_info(error)
+            parts.append(info and info.reason)
+        return parts
+
+    with ThreadPoolExecutor(2) as pool:
+        posted = pool.submit(requests.post, f"{running.url}/{by_rest}/messages", json={"content": "hello", "transport": "http"}, timeout=60)
+        told = pool.submit(converse)
+        for session_id in (by_rest, by_grpc):
+            until(lambda session_id=session_id: len(history(running, session_id)) == 1, "the message")
+        running.process.send_signal(signal.SIGTERM)
+        assert (posted.result().status_code, posted.result().json()["code"]) == (503, "UNAVAILABLE")
+        assert told.result() == ["user_message", "AGENT_REPLY_TIMEOUT"]
+    assert ended(running) == 0
+    assert "Traceback" not in running.log()
 
 
 def test_on_a_terminal_it_shows_a_command_that_works(tmp_path: Path) -> None:
