@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 
 import click
 import uvloop
@@ -37,7 +38,7 @@ async def _alone(settings: Settings, server: str) -> None:
     listener = await listen("REST_ADDRESS", settings.rest_address)
     ready = f"ready rest={with_port(settings.rest_address, listener.getsockname()[1])}"
     if settings.rest_workers == 1:
-        await _serve(settings, server, listener, ready)
+        await _serve(settings, server, listener, lambda: print(ready, flush=True))
     else:
         async with Workers(settings, server, listener, grace_seconds=settings.shutdown_grace_seconds).running():
             print(ready, flush=True)
@@ -60,17 +61,22 @@ async def _worker(settings: Settings, server: str, listener: socket.socket) -> N
             loop.remove_reader(sys.stdin)
             os.kill(os.getpid(), signal.SIGTERM)
 
+    def ready() -> None:
+        # A parent that is gone already is heard of by standard input.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(sys.stdout.fileno(), b"ready\n")
+
     loop = asyncio.get_running_loop()
     loop.add_reader(sys.stdin, parent_is_gone)
-    await _serve(settings, server, listener, "ready")
+    await _serve(settings, server, listener, ready)
 
 
-async def _serve(settings: Settings, server: str, listener: socket.socket, ready: str) -> None:
+async def _serve(settings: Settings, server: str, listener: socket.socket, on_ready: Callable[[], None]) -> None:
     with contextlib.closing(listener):
         await serve_rest(
             server,
             listener,
-            lambda: print(ready, flush=True),
+            on_ready,
             grace_seconds=settings.shutdown_grace_seconds,
             deadline_seconds=settings.rest_deadline_seconds,
             reply_deadline_seconds=settings.reply_deadline_seconds,

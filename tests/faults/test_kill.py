@@ -2,7 +2,10 @@
 
 import os
 import random
+import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -21,7 +24,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from eliza.sessions.v1 import message_pb2, session_pb2, values
 from eliza.sessions.v1 import message_service_pb2 as messages_pb
 from eliza.sessions.v1 import session_service_pb2 as sessions_pb
-from tests.harness import ECHO, USER, Serve
+from tests.harness import ECHO, START_SECONDS, USER, Serve
 from tests.live.support import until
 
 SENDERS = 64
@@ -356,6 +359,33 @@ def test_rest_workers_end_with_the_service_that_is_killed(start: Start, workers:
         wait_until(lambda pid=pid: has_ended(pid), f"worker {pid} goes on without its service")
     assert successor.stop() == 0
     service.kill()
+
+
+def test_a_rest_worker_whose_parent_is_gone_before_it_is_ready_ends_in_order(start: Start, tmp_path: Path) -> None:
+    """It has accepted connections by then: a failure to say `ready` must not become their answer."""
+    service = start("--no-rest")
+    with socket.create_server(("127.0.0.1", 0)) as listener, (tmp_path / "worker.log").open("wb") as log:
+        unheard, said = os.pipe()
+        os.close(unheard)
+        number = listener.fileno()
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "server.cli", "rest", "--server", service.grpc, "--worker-of", str(number)],
+            stdin=subprocess.PIPE,
+            stdout=said,
+            stderr=log,
+            pass_fds=[number],
+        )
+        os.close(said)
+        try:
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}/api/messaging/sessions"
+            assert requests.get(f"{url}/health", timeout=START_SECONDS).status_code == 200
+            assert worker.stdin is not None
+            worker.stdin.close()
+            assert worker.wait(timeout=START_SECONDS) == 0
+        finally:
+            worker.kill()
+            worker.wait()
+    assert (tmp_path / "worker.log").read_text() == ""
 
 
 def test_a_rest_worker_that_is_killed_is_replaced(start: Start) -> None:
