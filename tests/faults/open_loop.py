@@ -237,7 +237,7 @@ class _Load:
         self.connections: list[_Connection] = []
         self.idle: deque[_Connection] = deque()
         self.waiting: deque[float] = deque()
-        self.opening = 0
+        self.opening: set[asyncio.Task[None]] = set()
         heads = [_rest_head(path, body) if spec.rest else _grpc_head(path, spec) for path, body in spec.requests]
         bodies = [body if spec.rest else b"\0" + len(body).to_bytes(4, "big") + body for _, body in spec.requests]
         self.turns = itertools.cycle(list(zip(heads, bodies, strict=True)))
@@ -254,7 +254,6 @@ class _Load:
         self.connections.remove(connection)
 
     def _open(self) -> None:
-        self.opening += 1
         host, port = self.spec.address.split(":")
         connection = (_Rest if self.spec.rest else _Grpc)(self)
         self.connections.append(connection)
@@ -267,13 +266,15 @@ class _Load:
             except OSError:
                 self.connections.remove(connection)
                 self.offered.statuses["no connection"] += 1
-            finally:
-                self.opening -= 1
 
-        asyncio.get_running_loop().create_task(connect())
+        task = asyncio.get_running_loop().create_task(connect())
+        self.opening.add(task)
+        task.add_done_callback(self.opening.discard)
 
     def _serve(self) -> None:
         """Starts what waits, as far as connections take it."""
+        if self.ending:
+            return
         full: list[_Connection] = []
         while self.waiting and self.idle:
             connection = self.idle.popleft()
@@ -287,7 +288,7 @@ class _Load:
             if not self.spec.rest:
                 self.idle.append(connection)
         self.idle.extend(full)
-        while len(self.connections) < self.spec.connections and (len(self.waiting) > self.opening or not self.spec.rest):
+        while len(self.connections) < self.spec.connections and (len(self.waiting) > len(self.opening) or not self.spec.rest):
             self._open()
 
     async def run(self) -> Offered:
@@ -309,11 +310,14 @@ class _Load:
         self.offered.seconds = time.perf_counter() - begun
         self.ending = True
         # What was sent may still be answered, but counts no longer: the rates are those of the time of load.
-        for connection in list(self.connections):
-            if connection.transport:
+        # uvloop may hang as it closes with connections on it that are half open.
+        await asyncio.gather(*self.opening)
+        while self.connections:
+            for connection in list(self.connections):
                 connection.under_way.clear()
-                connection.transport.abort()
-        await asyncio.sleep(0.05)
+                if connection.transport:
+                    connection.transport.abort()
+            await asyncio.sleep(0)
         return self.offered
 
     def _give_up(self, now: float) -> None:
