@@ -95,7 +95,7 @@ def test_a_cancelled_message_is_whole_or_nothing(service: Serve) -> None:
 
 def test_messages_cancelled_all_at_once_are_whole_or_nothing(service: Serve) -> None:
     session_id = create(service).session_id
-    requests = [SendMessageRequest(session_id=session_id, content=f"message {number}") for number in range(200)]
+    requests = [SendMessageRequest(session_id=session_id, content=f"message {number}") for number in range(100)]
     calls = [service.messages.SendMessage.future(request, timeout=10) for request in requests]
     until(lambda: calls[20].done(), "the first answers")
     for call in calls:
