@@ -97,6 +97,11 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         begun_s = time.monotonic()
+        # First of all, because a successor may want the address while we are still at it.
+        for server in self.servers:
+            server.close()
+        for one in sockets or ():
+            one.close()
         await self._on_stop(self._grace_seconds)
         left_s = max(0.0, begun_s + self._grace_seconds - time.monotonic())
         # The type is that of a command line; it is waited for as it is.
