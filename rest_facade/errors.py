@@ -93,9 +93,9 @@ def _typed(kind: int, text: str) -> Any:
         case errors_pb2.DETAIL_KIND_NUMBER:
             return values.number(float(text))
         case errors_pb2.DETAIL_KIND_FIELD:
-            return _camel(text)
+            return _rest_name(text)
         case errors_pb2.DETAIL_KIND_FIELD_LIST:
-            return [_camel(name) for name in text.split(",")]
+            return [_rest_name(name) for name in text.split(",")]
         case _:
             return text
 
@@ -105,11 +105,13 @@ def _respelt(message: str, kinds: Mapping[str, int], texts: Mapping[str, str]) -
     for name, kind in kinds.items():
         if kind in (errors_pb2.DETAIL_KIND_FIELD, errors_pb2.DETAIL_KIND_FIELD_LIST):
             for field in texts.get(name, "").split(","):
-                message = message.replace(field, _camel(field)) if "_" in field else message
+                message = message.replace(field, _rest_name(field)) if "_" in field else message
     return message
 
 
-def _camel(path: str) -> str:
-    """The REST spelling of a field or a path of fields: `timeout_config.auto_renew` becomes `timeoutConfig.autoRenew`."""
+def _rest_name(path: str) -> str:
+    """The name in REST of a field or a path of fields: `timeout_config.auto_renew` is `timeoutConfig.autoRenew`."""
+    if path == "after_sequence":
+        return "after"
     head, *rest = path.split("_")
     return head + "".join(word[:1].upper() + word[1:] for word in rest)

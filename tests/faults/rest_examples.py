@@ -22,7 +22,7 @@ PATIENCE_SECONDS: Final = 30
 _REFUSED: Final = (400, 415)
 _BEYOND_SCHEMAS: Final = {
     ("INVALID_PAGINATION", "pageToken"),
-    ("INVALID_FIELD", "afterSequence"),
+    ("INVALID_FIELD", "after"),
     ("INVALID_FIELD", "advanceMs"),
     ("INVALID_FIELD", "now"),
 }

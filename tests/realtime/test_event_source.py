@@ -334,6 +334,14 @@ def test_garbage_is_no_place_to_start(service: Serve, garbage: str, place: str) 
     assert code(requests.get(events_url(service, "nobody"), timeout=10, **options)) == (404, "SESSION_NOT_FOUND")
 
 
+def test_a_place_beyond_the_end_is_refused_under_the_name_that_the_request_gives_it(service: Serve) -> None:
+    session_id = service.create()["sessionId"]
+    response = requests.get(events_url(service, session_id, "?after=1000"), timeout=10)
+    assert code(response) == (400, "INVALID_FIELD")
+    assert response.json()["error"].startswith("after ")
+    assert (response.json()["details"]["field"], response.json()["details"]["value"]) == ("after", "1000")
+
+
 def test_an_idle_stream_says_that_it_is_alive(start: Start, stream: Callable[..., Stream]) -> None:
     service = start(STREAM_HEARTBEAT_SECONDS="0.2")
     session_id = service.create()["sessionId"]
