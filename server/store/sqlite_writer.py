@@ -18,7 +18,14 @@ import structlog
 
 from server.clock import Clock
 from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState
-from server.domain.errors import DeliveryNotFoundError, DomainError, OverloadedError, SessionNotFoundError, UnavailableError
+from server.domain.errors import (
+    DeliveryNotFoundError,
+    DomainError,
+    OverloadedError,
+    SessionExpiredError,
+    SessionNotFoundError,
+    UnavailableError,
+)
 from server.domain.events import Entry
 from server.domain.replies import DeliveryRule
 from server.domain.requests import Request, require_same
@@ -133,14 +140,14 @@ class _Group:
             self.requests[request.scope, request.id] = request.fingerprint, answer
             self.new_requests.append((request, answer, now_ms))
 
-    def entry(self, session_id: str, sequence: int) -> Entry:
+    def entry(self, session: Session, sequence: int) -> Entry:
+        """An entry of a session's log. Raises SessionExpiredError where the purge has taken it already: the session itself goes last."""
         for entry in self.entries:
-            if (entry.session_id, entry.sequence) == (session_id, sequence):
+            if (entry.session_id, entry.sequence) == (session.id, sequence):
                 return entry
-        found = self.connection.execute(_LOAD_ENTRY, (session_id, sequence)).fetchone()
+        found = self.connection.execute(_LOAD_ENTRY, (session.id, sequence)).fetchone()
         if found is None:
-            # The purge has begun with the log of the session, which is expired and goes last.
-            raise SessionNotFoundError(session_id)
+            raise SessionExpiredError(session.id, session.expires_at_ms)
         return rows.entry_of(found)
 
     def take(self, before: Session, outcome: Outcome) -> None:
@@ -197,7 +204,7 @@ class SqliteWriter:
         def work(group: _Group, now_ms: int) -> Outcome:
             session = group.session(session_id)
             if sequence := group.known(request):
-                return Outcome(session, (group.entry(session_id, sequence),), replayed=True)
+                return Outcome(session, (group.entry(session, sequence),), replayed=True)
             outcome = rule(session, now_ms)
             group.take(session, outcome)
             if request:

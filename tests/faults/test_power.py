@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from server.clock import TestClock
-from server.domain.errors import SessionNotFoundError
+from server.domain.errors import SessionExpiredError
 from server.domain.requests import request
 from server.domain.sessions import fall_due
 from server.store.sqlite import SqliteStore
@@ -56,7 +56,7 @@ async def test_a_first_start_that_a_power_cut_ended_is_made_good(tmp_path: Path)
     await store.close()
 
 
-async def test_a_retry_whose_answer_the_purge_has_taken_finds_no_session(tmp_path: Path) -> None:
+async def test_a_retry_whose_answer_the_purge_has_taken_finds_an_expired_session(tmp_path: Path) -> None:
     """Between two steps of the purge the session may be there without its log."""
     clock = TestClock()
     clock.set_ms(T0)
@@ -70,7 +70,7 @@ async def test_a_retry_whose_answer_the_purge_has_taken_finds_no_session(tmp_pat
     # Its delivery, its message and its expiry.
     assert await store.purge(clock.now_ms(), 3) == 3
     assert (await store.get_session(one.id)).expired
-    with pytest.raises(SessionNotFoundError):
+    with pytest.raises(SessionExpiredError):
         await store.apply(one.id, say("hello"), asked)
     await store.close()
 
