@@ -344,7 +344,7 @@ class RestDriver:
         assert response.headers["Access-Control-Allow-Origin"] == "*"
         events = []
         for block in response.content.decode().split("\n\n"):
-            fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+            fields = dict(line.split(": ", 1) for line in block.split("\n") if line and not line.startswith(":"))
             if "event" in fields:
                 events.append({"event": fields["event"], "data": json.loads(fields["data"])})
         return Success({"events": events}, {})

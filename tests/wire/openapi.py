@@ -73,7 +73,8 @@ def _problems(method: str, url: str, status: int, headers: dict[str, str], conte
 
 def _event_problems(stream: str) -> Iterator[str]:
     for block in stream.split("\n\n"):
-        fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+        # Not `splitlines`: a text may have other separators of lines in it.
+        fields = dict(line.split(": ", 1) for line in block.split("\n") if line and not line.startswith(":"))
         if schema := _EVENTS.get(fields.get("event", "")):
             yield from _schema_problems({"$ref": f"#/components/schemas/{schema}"}, json.loads(fields["data"]), fields["event"])
 
