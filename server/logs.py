@@ -41,3 +41,12 @@ def configure(level: str, style: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=max(logging.getLevelNamesMapping()[level.upper()], logging.WARNING), handlers=[handler], force=True)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_without_traceback_for_bad_bytes)
+
+
+def _without_traceback_for_bad_bytes(record: logging.LogRecord) -> bool:
+    """gRPC logs a traceback for every piece of metadata that is not UTF-8: whoever sends it must not fill the log with them."""
+    if record.exc_info and isinstance(record.exc_info[1], UnicodeDecodeError):
+        record.exc_info = None
+        record.levelno, record.levelname = logging.WARNING, "WARNING"
+    return True

@@ -65,8 +65,8 @@ def build_server(
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),
         # Above our own bounds: what gRPC's core refuses by itself it refuses without a word, and not only to those who flood.
-        ("grpc.server.max_pending_requests", 100_000),
-        ("grpc.server.max_pending_requests_hard_limit", 200_000),
+        ("grpc.server.max_pending_requests", 40_000),
+        ("grpc.server.max_pending_requests_hard_limit", 80_000),
     ]
     boundary = Boundary(monitor.doubt, max_calls=settings.max_calls, max_streams=settings.max_streams)
     server = lasting.server(interceptors=[boundary], options=options)
