@@ -64,9 +64,10 @@ def build_server(
         ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),
-        # Above our own bounds: what gRPC's core refuses by itself it refuses without a word, and not only to those who flood.
-        ("grpc.server.max_pending_requests", 40_000),
-        ("grpc.server.max_pending_requests_hard_limit", 80_000),
+        # How many calls may wait for Python to look at them. Beyond that gRPC's core cancels calls without a word of why, but at next to
+        # no cost: where more come than Python can even refuse, a longer queue is one in which everybody waits past their deadlines.
+        ("grpc.server.max_pending_requests", 1_000),
+        ("grpc.server.max_pending_requests_hard_limit", 2_000),
     ]
     boundary = Boundary(monitor.doubt, max_calls=settings.max_calls, max_streams=settings.max_streams)
     server = lasting.server(interceptors=[boundary], options=options)
