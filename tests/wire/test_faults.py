@@ -88,7 +88,7 @@ async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     signal.raise_signal(signal.SIGTERM)
     await facade
     listener.close()
-    await service.stop()
+    await service.stop(by_s=asyncio.get_running_loop().time() + 5)
 
 
 @contextlib.contextmanager
