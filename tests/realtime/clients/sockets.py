@@ -149,7 +149,7 @@ class Python(Client):
 
     def close(self) -> None:
         # Not waited for: over polling the client ends with the answer to its last poll, which may be a ping interval away.
-        threading.Thread(target=self._io.disconnect, daemon=True).start()
+        threading.Thread(target=self._io.shutdown, daemon=True).start()
 
 
 class Connect(Protocol):
