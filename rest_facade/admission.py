@@ -4,45 +4,78 @@ from typing import Final
 
 import orjson
 
-from rest_facade.bridge import Bridge, Message, Receive, Send
+from rest_facade.bridge import RELEASE, Bridge, Message, Receive, Send
 from rest_facade.errors import ApiError
 from rest_facade.routes import BASE
+from rest_facade.sockets import PATH
+
+MAX_REQUESTS: Final = 512
+"""How many, where nobody says: a third of a second's work, so that whoever has a place is answered before patience ends."""
 
 _HEALTH: Final = f"{BASE}/health"
+
+_ERROR: Final = ApiError("OVERLOADED", "The service has more to do than it can", retryAfterSeconds=1)
+REFUSAL_BODY: Final = orjson.dumps(_ERROR.body)
+REFUSAL_HEADERS: Final = [
+    (name.lower().encode(), value.encode())
+    for name, value in {
+        "Content-Type": "application/json",
+        "Content-Length": str(len(REFUSAL_BODY)),
+        # As Flask would have it: a page must see that, and when, it may try again.
+        "Access-Control-Allow-Origin": "*",
+        "Access-Control-Expose-Headers": "Retry-After",
+        **_ERROR.headers,
+    }.items()
+]
+
+
+class Places:
+    """The places in which requests wait. Health and Socket.IO, which has bounds of its own, need none."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self.taken = 0
+
+    @property
+    def are_full(self) -> bool:
+        """Whether one more request has to be refused."""
+        return self.taken >= self._count
+
+    def needed(self, path: str) -> bool:
+        """Whether a request for a path needs one."""
+        return path.rstrip("/") != _HEALTH and not f"{path}/".startswith(f"{PATH}/")
 
 
 class Admission:
     """An ASGI app before the bridge. A request waits from when it is there as a whole, so that slow clients take nobody's place, until
-    its response has begun: an event stream, say, waits no longer. Health is never refused.
+    its response has begun, or until it only waits for an agent: an event stream, say, waits no longer.
+
+    Most refusals are made by the protocol, before there is a request at all; here are those that could not be seen so early.
     """
 
-    def __init__(self, bridge: Bridge, max_requests: int) -> None:
+    def __init__(self, bridge: Bridge, places: Places) -> None:
         self._bridge = bridge
-        self._max_requests = max_requests
-        self._waiting = 0
+        self._places = places
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serves one scope, or refuses it with 503 and Retry-After."""
-        if scope["type"] != "http" or scope["path"].rstrip("/") == _HEALTH:
+        if scope["type"] != "http" or not self._places.needed(scope["path"]):
             await self._bridge(scope, receive, send)
-            return
-        if self._waiting >= self._max_requests:
-            await _refuse(send)
             return
         counted = begun = False
 
         def release() -> None:
             nonlocal counted
-            self._waiting -= counted
+            self._places.taken -= counted
             counted = False
 
         async def received() -> Message:
             nonlocal counted
             message = await receive()
             if message["type"] == "http.request" and not message["more_body"] and not begun:
-                if self._waiting >= self._max_requests:
+                if self._places.are_full:
                     raise _FullError
-                self._waiting += 1
+                self._places.taken += 1
                 counted = True
             return message
 
@@ -52,31 +85,15 @@ class Admission:
             release()
             await send(message)
 
+        scope["state"][RELEASE] = release
         try:
             await self._bridge(scope, received, sent)
         except _FullError:
-            await _refuse(send)
+            await send({"type": "http.response.start", "status": _ERROR.http_status, "headers": REFUSAL_HEADERS})
+            await send({"type": "http.response.body", "body": REFUSAL_BODY})
         finally:
             release()
 
 
 class _FullError(Exception):
     """There are too many already."""
-
-
-async def _refuse(send: Send) -> None:
-    error = ApiError("OVERLOADED", "The service has more to do than it can", retryAfterSeconds=1)
-    # The connection is closed, because the request's body has not been read.
-    body = orjson.dumps(error.body)
-    headers = {
-        "Content-Type": "application/json",
-        "Content-Length": str(len(body)),
-        "Connection": "close",
-        # As Flask would have it: a page must see that, and when, it may try again.
-        "Access-Control-Allow-Origin": "*",
-        "Access-Control-Expose-Headers": "Retry-After",
-        **error.headers,
-    }
-    encoded = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": error.http_status, "headers": encoded})
-    await send({"type": "http.response.body", "body": body})

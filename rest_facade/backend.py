@@ -1,8 +1,9 @@
-"""The way to the server: one channel, its stubs, and the call that a synchronous view makes through them."""
+"""The way to the server: a channel for calls, as many for streams as it takes, and the call that a synchronous view makes through them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from typing import Any, Final, Self, TypeAlias, TypeVar, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar, cast
 
 import greenback
 import grpc.aio
@@ -10,16 +11,27 @@ import grpc.aio
 from eliza.sessions.v1.agent_service_pb2 import GetAgentRequest
 from eliza.sessions.v1.agent_service_pb2_grpc import AgentServiceStub
 from eliza.sessions.v1.clock_service_pb2_grpc import ClockServiceStub
+from eliza.sessions.v1.message_service_pb2 import ConverseRequest, ConverseResponse
 from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceStub
+from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSessionsResponse
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
 from rest_facade.errors import ApiError
+
+if TYPE_CHECKING:
+    from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceAsyncStub
+    from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceAsyncStub
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
 
+_Call = TypeVar("_Call", bound=grpc.aio.Call)
+
 _Streaming: TypeAlias = grpc.aio.UnaryStreamCall[Any, _Response] | grpc.aio.StreamStreamCall[Any, _Response]
 
 REMOVED_AGENT_NAME: Final = "Agent"
+
+STREAMS_PER_CHANNEL: Final = 100
+"""How many streams go over one connection: no server that heeds HTTP/2's recommendation allows fewer, and one too many would just hang."""
 
 _OPTIONS = [
     # A server that comes back is found within a second; without these, gRPC waits for up to two minutes between attempts.
@@ -31,6 +43,16 @@ _OPTIONS = [
     # The server is addressed directly, whatever proxy the environment names for the web.
     ("grpc.enable_http_proxy", 0),
 ]
+
+
+@dataclass(slots=True, eq=False)
+class _StreamChannel:
+    """A channel with a connection of its own, its stubs, and how many streams are open on it."""
+
+    channel: grpc.aio.Channel
+    sessions: "SessionServiceAsyncStub"
+    messages: "MessageServiceAsyncStub"
+    streams: int = 0
 
 
 class Backend:
@@ -48,6 +70,7 @@ class Backend:
     async def __aenter__(self) -> Self:
         """Opens the channel. The server need not be there yet."""
         self._channel = grpc.aio.insecure_channel(self._address, _OPTIONS)
+        self._stream_channels: list[_StreamChannel] = []
         self._stopping = asyncio.get_running_loop().create_future()
         self.agents = AgentServiceStub(self._channel)
         self.sessions = SessionServiceStub(self._channel)
@@ -56,8 +79,38 @@ class Backend:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Closes the channel; calls under way are cancelled."""
-        await self._channel.close()
+        """Closes the channels; calls under way are cancelled."""
+        await asyncio.gather(*(one.close() for one in (self._channel, *(stream.channel for stream in self._stream_channels))))
+
+    def watch(self) -> "grpc.aio.StreamStreamCall[WatchSessionsRequest, WatchSessionsResponse]":
+        """Opens a stream on which sessions are watched; it waits for a server that is away."""
+        channel = self._stream_channel()
+        return self._counted(channel, channel.sessions.WatchSessions(wait_for_ready=True))
+
+    def converse(self, request: ConverseRequest) -> "grpc.aio.UnaryStreamCall[ConverseRequest, ConverseResponse]":
+        """Sends a message whose reply is waited for."""
+        channel = self._stream_channel()
+        return self._counted(channel, channel.messages.Converse(request, timeout=self.reply_deadline_seconds))
+
+    def _stream_channel(self) -> _StreamChannel:
+        """A channel that has room for one more stream."""
+        for one in self._stream_channels:
+            if one.streams < STREAMS_PER_CHANNEL:
+                return one
+        # Channels to one address would share a connection otherwise.
+        channel = grpc.aio.insecure_channel(self._address, [*_OPTIONS, ("grpc.use_local_subchannel_pool", 1)])
+        self._stream_channels.append(_StreamChannel(channel, SessionServiceStub(channel), MessageServiceStub(channel)))
+        return self._stream_channels[-1]
+
+    def _counted(self, channel: _StreamChannel, call: _Call) -> _Call:
+        """The call, which counts on its channel until it is done."""
+
+        def done(_: object) -> None:
+            channel.streams -= 1
+
+        channel.streams += 1
+        call.add_done_callback(done)
+        return call
 
     def stop_streams(self) -> None:
         """Ends the streams that views write: they would not end by themselves."""

@@ -24,6 +24,9 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 TOO_LARGE: Final = "rest_facade.too_large"
 """The key of the environ under which the app finds the limit in bytes that the request's body exceeds; such a body is not read."""
 
+RELEASE: Final = "rest_facade.release"
+"""The key of the environ, and of the scope's state, under which is what a view calls when from now on it only waits for somebody else."""
+
 _DRAIN_SECONDS = 5
 
 
@@ -139,6 +142,7 @@ def _environ(scope: Message) -> dict[str, Any]:
         "wsgi.multithread": False,
         "wsgi.multiprocess": False,
         "wsgi.run_once": False,
+        RELEASE: scope["state"].get(RELEASE),
     }
     for name, value in scope["headers"]:
         key = "HTTP_" + name.decode("latin-1").upper().replace("-", "_")

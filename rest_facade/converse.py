@@ -17,7 +17,7 @@ class Conversation:
     """
 
     def __init__(self, backend: Backend, message: SendMessageRequest) -> None:
-        self._call = backend.messages.Converse(ConverseRequest(message=message), timeout=backend.reply_deadline_seconds)
+        self._call = backend.converse(ConverseRequest(message=message))
 
     async def open(self) -> SendMessageResponse:
         """Waits until the message is stored."""

@@ -87,7 +87,7 @@ class Follower:
         """Opens a stream and joins; tries again while the server is away. Raises ApiError when the server refuses."""
         while True:
             self.close()
-            self._call = self._backend.sessions.WatchSessions(wait_for_ready=True)
+            self._call = self._backend.watch()
             join = WatchSessionsRequest.Join(session_id=self._session_id, after_sequence=self._after_sequence)
             try:
                 await self._call.write(WatchSessionsRequest(join=join))

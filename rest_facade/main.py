@@ -6,16 +6,17 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from functools import partial
 from typing import Final
 
 import uvicorn
 
 from eliza.sessions.v1.limits import MAX_BODY_BYTES
-from rest_facade.admission import Admission
+from rest_facade.admission import MAX_REQUESTS, Admission, Places
 from rest_facade.app import create_app
 from rest_facade.backend import Backend
 from rest_facade.bridge import Bridge, Message, Receive, Send
-from rest_facade.protocol import HttpProtocol
+from rest_facade.protocol import HttpProtocol, Resting
 from rest_facade.sockets import PATH, Sockets
 
 KEEP_ALIVE_SECONDS: Final = 75
@@ -31,7 +32,7 @@ async def serve(
     deadline_seconds: float = 30,
     reply_deadline_seconds: float = 120,
     max_body_bytes: int = MAX_BODY_BYTES,
-    max_requests: int = 1000,
+    max_requests: int = MAX_REQUESTS,
 ) -> None:
     """Serves REST on a bound socket until SIGTERM or SIGINT, then lets the requests under way finish and returns.
 
@@ -41,7 +42,8 @@ async def serve(
     """
     backend = Backend(server, deadline_seconds, reply_deadline_seconds)
     sockets = Sockets(backend, max_body_bytes)
-    bridge = Admission(Bridge(create_app(backend), _running(backend, sockets), max_body_bytes), max_requests)
+    places = Places(max_requests)
+    bridge = Admission(Bridge(create_app(backend), _running(backend, sockets), max_body_bytes), places)
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket" or (scope["type"] == "http" and (scope["path"] + "/").startswith(f"{PATH}/")):
@@ -56,7 +58,7 @@ async def serve(
     config = uvicorn.Config(
         app,
         interface="asgi3",
-        http=HttpProtocol,
+        http=partial(HttpProtocol, places, Resting()),  # type: ignore[arg-type] # it is called, and nothing else
         ws="websockets-sansio",
         ws_max_size=max_body_bytes,
         lifespan="on",

@@ -1,15 +1,52 @@
-"""HTTP/1.1 as uvicorn speaks it, with this API's error body for requests that cannot be read, and a bound on their heads."""
+"""HTTP/1.1 as uvicorn speaks it, with this API's error body for requests that cannot be read, a bound on their heads, and refusals that
+cost next to nothing while there is more to do than can be done.
+"""
 
+import asyncio
+from collections import deque
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from rest_facade.admission import REFUSAL_BODY, REFUSAL_HEADERS, Places
 from rest_facade.errors import ApiError
 
 MAX_HEAD_BYTES: Final = 65_536
 """How long the request line and the headers of a request may be together; the parser itself would read on for ever."""
+
+WAKE_SECONDS: Final = 0.02
+WAKE_COUNT: Final = 100
+"""How often connections that rest are read again, and how many of them."""
+
+_REFUSAL: Final = STATUS_LINE[503] + b"".join(b"%b: %b\r\n" % header for header in REFUSAL_HEADERS)
+
+
+class Resting:
+    """The connections whose request was just refused. They are not read for a moment, and only so many of them are read again in a second:
+    however many ask again at once, refusing them takes no more than a fraction of the time, and the rest is for those that have places.
+    """
+
+    def __init__(self) -> None:
+        self._flows: deque[FlowControl] = deque()
+
+    def add(self, flow: FlowControl) -> None:
+        """Has a connection rest."""
+        flow.pause_reading()
+        if not self._flows:
+            self._wake_later()
+        self._flows.append(flow)
+
+    def _wake_later(self) -> None:
+        asyncio.get_running_loop().call_later(WAKE_SECONDS, self._wake)
+
+    def _wake(self) -> None:
+        for _ in range(min(WAKE_COUNT, len(self._flows))):
+            self._flows.popleft().resume_reading()
+        if self._flows:
+            self._wake_later()
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -18,6 +55,13 @@ class HttpProtocol(HttpToolsProtocol):
     _cycles: Sequence[RequestResponseCycle] = ()
     _head_bytes = 0
     _in_head = False
+    _refusing = False
+
+    def __init__(self, places: Places, resting: Resting, **arguments: Any) -> None:
+        """Both are shared by all connections; `arguments` are uvicorn's."""
+        super().__init__(**arguments)
+        self._places = places
+        self._resting = resting
 
     def on_message_begin(self) -> None:
         """A request starts."""
@@ -28,16 +72,55 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head of a request has been read."""
         self._in_head = False
+        if self.transport.is_closing() or self._to_be_refused():
+            self._refusing = True
+            return
         super().on_headers_complete()
         self._cycles = [cycle for cycle in (*self._cycles, self.cycle) if cycle and not cycle.response_complete]
+
+    def on_body(self, body: bytes) -> None:
+        """A part of a request's body has been read."""
+        if not self._refusing:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """A request has been read as a whole."""
+        if self._refusing:
+            self._refuse(close=not self.parser.should_keep_alive())
+        else:
+            super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
         """Bytes came in."""
         super().data_received(data)
+        if self._refusing:
+            # The rest of its body is not waited for.
+            self._refuse(close=True)
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self.send_400_response("The request line and headers are too long.")
+
+    def _to_be_refused(self) -> bool:
+        """Whether all places are taken. A request behind another one, which has to be answered first, is left to `Admission`."""
+        return (
+            self._places.are_full
+            and (self.cycle is None or self.cycle.response_complete)
+            and self._places.needed(self.url.partition(b"?")[0].decode("latin-1"))
+            and not self.parser.should_upgrade()
+        )
+
+    def _refuse(self, *, close: bool) -> None:
+        self._refusing = False
+        if self.transport.is_closing():
+            return
+        end = b"connection: close\r\n\r\n" if close else b"\r\n"
+        self.transport.write(_REFUSAL + end + (b"" if self.parser.get_method() == b"HEAD" else REFUSAL_BODY))
+        if close:
+            self.transport.close()
+        else:
+            self.on_response_complete()
+            self._resting.add(self.flow)
 
     def send_400_response(self, msg: str) -> None:
         """Answers a request that cannot be read, and closes the connection."""

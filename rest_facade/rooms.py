@@ -70,7 +70,7 @@ class Rooms:
     async def run(self) -> None:
         """Keeps the upstream stream open until cancelled."""
         while True:
-            call = self._backend.sessions.WatchSessions(wait_for_ready=True)
+            call = self._backend.watch()
             writer = asyncio.create_task(self._write(call))
             try:
                 while response := await read(call):

@@ -21,6 +21,7 @@ from eliza.sessions.v1.session_service_pb2 import (
 )
 from rest_facade import bodies, codec, errors, inputs, sse
 from rest_facade.backend import Backend
+from rest_facade.bridge import RELEASE
 from rest_facade.converse import Conversation
 from rest_facade.errors import ApiError
 from rest_facade.events import Room
@@ -116,6 +117,7 @@ class _Views:
             sent = self._backend.wait(talk.open())
             if transport == "sse":
                 return sse.respond(sse.conversation(self._backend, talk, sent), talk.close, _replayed(sent))
+            flask.request.environ[RELEASE]()
             reply = self._backend.wait(talk.reply())
         except BaseException:
             talk.close()

@@ -5,6 +5,7 @@ import sys
 from contextlib import suppress
 
 import structlog
+from grpc._cython import cygrpc  # type: ignore[attr-defined]
 
 
 class _StandardError:
@@ -41,12 +42,14 @@ def configure(level: str, style: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=max(logging.getLevelNamesMapping()[level.upper()], logging.WARNING), handlers=[handler], force=True)
-    logging.getLogger("grpc._cython.cygrpc").addFilter(_without_traceback_for_bad_bytes)
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_without_traceback_for_clients)
 
 
-def _without_traceback_for_bad_bytes(record: logging.LogRecord) -> bool:
-    """gRPC logs a traceback for every piece of metadata that is not UTF-8: whoever sends it must not fill the log with them."""
-    if record.exc_info and isinstance(record.exc_info[1], UnicodeDecodeError):
+def _without_traceback_for_clients(record: logging.LogRecord) -> bool:
+    """gRPC logs a traceback for every piece of metadata that is not UTF-8, and for an answer whose client has just gone: clients that do
+    so must not fill the log with them.
+    """
+    if record.exc_info and isinstance(record.exc_info[1], (UnicodeDecodeError, cygrpc.ExecuteBatchError)):
         record.exc_info = None
         record.levelno, record.levelname = logging.WARNING, "WARNING"
     return True

@@ -75,12 +75,15 @@ class Settings(BaseSettings):
     max_streams: int = Field(
         10_000, ge=1, le=1_000_000, description="gRPC streams (watches, conversations, workers) that may be open at a time."
     )
+    max_connection_streams: int = Field(
+        1000, ge=1, le=1_000_000, description="gRPC calls and streams that one connection may have open; its client holds back more."
+    )
     max_writes: int = Field(MAX_WRITES, ge=1, le=1_000_000, description="Writes that may wait for the disk.")
     max_open_deliveries: int = Field(
         1000, ge=1, le=1_000_000, description="Messages of one session that may wait for its agent; one more is refused."
     )
     rest_max_requests: int = Field(
-        1000, ge=1, le=1_000_000, description="REST requests that may wait for their answers, in each process of the facade."
+        512, ge=1, le=1_000_000, description="REST requests that may wait for their answers, in each process of the facade."
     )
     shutdown_grace_seconds: float = Field(
         10, ge=0, le=600, allow_inf_nan=False, description="How long a shutdown waits for what is in flight; of that, REST has half."

@@ -2,18 +2,24 @@
 
 import asyncio
 import errno
+import gc
 import os
 import socket
 import time
+from collections.abc import Coroutine
 from typing import Any, Final
 
 import click
+import uvloop
 
 from server import logs
 from server.settings import Settings, SettingsError, join_address, load_settings, split_address
 
 TAKEN_ADDRESS_SECONDS: Final = 3.0
 RETRY_SECONDS: Final = 0.05
+
+COLLECT: Final = (20_000, 20, 50)
+"""After how many more objects the garbage collector looks at young ones, and how many of such looks make one at older ones."""
 
 DIRECT: Final = [("grpc.enable_http_proxy", 0)]
 """Options of a channel to a server that is addressed directly, whatever proxy the environment names for the web."""
@@ -27,6 +33,17 @@ def settings_or_exit(**overrides: Any) -> Settings:
         raise click.ClickException(str(error)) from error
     logs.configure(settings.log_level, settings.log_format)
     return settings
+
+
+def run_service(work: Coroutine[Any, Any, None]) -> None:
+    """Runs a program that serves until it is told to stop.
+
+    What has been loaded by now stays, so that the garbage collector need not look at it, nor look after every 700 objects: a request alone
+    makes as many. That is a sixth of the time of a REST request.
+    """
+    gc.freeze()
+    gc.set_threshold(*COLLECT)
+    uvloop.run(work)
 
 
 async def listen(name: str, address: str) -> socket.socket:

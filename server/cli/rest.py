@@ -9,10 +9,9 @@ import sys
 from collections.abc import Callable
 
 import click
-import uvloop
 
 from rest_facade.main import serve as serve_rest
-from server.cli.common import listen, settings_or_exit, with_port
+from server.cli.common import listen, run_service, settings_or_exit, with_port
 from server.cli.workers import Workers
 from server.settings import Settings
 
@@ -29,9 +28,9 @@ def rest(server: str, rest_address: str | None, rest_workers: int | None, worker
     """
     settings = settings_or_exit(rest_address=rest_address, rest_workers=rest_workers)
     if worker_of is not None:
-        uvloop.run(_worker(settings, server, socket.socket(fileno=worker_of)))
+        run_service(_worker(settings, server, socket.socket(fileno=worker_of)))
     else:
-        uvloop.run(_alone(settings, server))
+        run_service(_alone(settings, server))
 
 
 async def _alone(settings: Settings, server: str) -> None:

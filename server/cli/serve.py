@@ -7,10 +7,9 @@ import sys
 from typing import Final
 
 import click
-import uvloop
 
 from server.agents.registry import AgentsFileError
-from server.cli.common import listen, reachable, settings_or_exit, with_port
+from server.cli.common import listen, reachable, run_service, settings_or_exit, with_port
 from server.cli.rest import stop_signal
 from server.cli.workers import Workers
 from server.domain.agents import ECHO_ID
@@ -40,7 +39,7 @@ def serve(no_rest: bool, **overrides: str | int | None) -> None:
     """
     settings = settings_or_exit(**overrides)
     try:
-        uvloop.run(_serve(settings, with_rest=not no_rest))
+        run_service(_serve(settings, with_rest=not no_rest))
     except (StoreOpenError, AgentsFileError, AddressError) as error:
         raise click.ClickException(str(error)) from error
 

@@ -35,6 +35,9 @@ from server.store.base import Store
 MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
 """Room for the largest attachments (2 MiB of JSON) in the wordiest Struct."""
 
+MAX_PENDING: Final = 1000
+"""At least what one connection may have open by default, so that a client alone never meets it."""
+
 SERVICE_NAMES: Final = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
     for module, name in (
@@ -64,10 +67,13 @@ def build_server(
         ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),
-        # How many calls may wait for Python to look at them. Beyond that gRPC's core cancels calls without a word of why, but at next to
-        # no cost: where more come than Python can even refuse, a longer queue is one in which everybody waits past their deadlines.
-        ("grpc.server.max_pending_requests", 1_000),
-        ("grpc.server.max_pending_requests_hard_limit", 2_000),
+        # One client alone is held back by HTTP/2 itself, before anything of it has to be refused.
+        ("grpc.max_concurrent_streams", settings.max_connection_streams),
+        # How many calls of a method may wait for Python to look at them. Beyond that gRPC's core cancels calls without a word of why, but
+        # at next to no cost: where more come than Python can even refuse, a longer queue is one in which everybody waits past their
+        # deadlines. The core's own default, from the one limit to the other at random, would be such a queue.
+        ("grpc.server.max_pending_requests", MAX_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING + 1),
     ]
     boundary = Boundary(monitor.doubt, max_calls=settings.max_calls, max_streams=settings.max_streams)
     server = lasting.server(interceptors=[boundary], options=options)

@@ -305,6 +305,9 @@ class _Load:
             last = now
             self._give_up(now)
             self._serve()
+            if spec.rest and spec.rate:
+                while self.waiting and len(self.connections) >= spec.connections and not self.opening:
+                    self.note("held back", self.waiting.popleft())
             self.offered.longest_queue = max(self.offered.longest_queue, len(self.waiting))
             await asyncio.sleep(TICK_SECONDS)
         self.offered.seconds = time.perf_counter() - begun

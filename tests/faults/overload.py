@@ -36,6 +36,9 @@ SESSIONS = 500
 METHOD = "/eliza.sessions.v1.MessageService/SendMessage"
 PASSED = ("MAX_CALLS", "MAX_WRITES", "REST_MAX_REQUESTS", "REST_WORKERS")
 
+REST_CONNECTIONS = 1000
+"""As many users are there over HTTP/1.1, each of whom waits for an answer before asking again."""
+
 GOODPUT = 0.9
 REFUSED_MS = 100
 BACK_SECONDS = 5
@@ -140,7 +143,7 @@ class Campaign:
         watch, before = Watch(self.service), memory(psutil.Process(self.service.process.pid))
         probing = asyncio.create_task(asyncio.to_thread(watch.probe))
         share = peak * factor / self.processes
-        connections = 1000 // self.processes if self.rest else 16
+        connections = REST_CONNECTIONS // self.processes if self.rest else 16
         found = await self.offered(self.processes, seconds=seconds, rate=share, connections=connections, deadline_s=deadline_s)
         back_s = await self._back(alone)
         watch.stopping = True
@@ -251,8 +254,9 @@ def main() -> None:
                     )
         finally:
             status = service.stop()
-        if status or "Traceback" in service.log():
+        if status or (at := service.log().find("Traceback") + 1):
             wrong.append(f"the service ended with {status}, tracebacks in its log: {service.log().count('Traceback')}")
+            print(service.log()[max(0, at - 500) : at + 3000])
     print("; ".join(wrong) or "all demands are met")
     sys.exit(1 if wrong else 0)
 
