@@ -18,7 +18,7 @@ from server.settings import Settings, SettingsError, join_address, load_settings
 TAKEN_ADDRESS_SECONDS: Final = 3.0
 RETRY_SECONDS: Final = 0.05
 
-COLLECT: Final = (20_000, 20, 50)
+COLLECT: Final = (20_000, 10, 10)
 """After how many more objects the garbage collector looks at young ones, and how many of such looks make one at older ones."""
 
 DIRECT: Final = [("grpc.enable_http_proxy", 0)]

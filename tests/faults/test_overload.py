@@ -4,10 +4,12 @@ And the short form of the campaign (see `overload`): more callers than there is 
 """
 
 import asyncio
+import http.client
+import socket
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import grpc
@@ -25,6 +27,7 @@ from tests.faults.open_loop import Spec, offer
 from tests.faults.overload import CONTENT, METHOD, sessions
 from tests.harness import Serve
 from tests.live.support import create, history, send, until
+from tests.wire.raw_http import exchange, request
 
 Start = Callable[..., Serve]
 
@@ -192,6 +195,86 @@ def test_requests_beyond_the_bound(start: Start, tmp_path: Path) -> None:
     assert service.stop() == 0
 
 
+def test_how_a_request_beyond_the_bound_is_refused(start: Start, tmp_path: Path) -> None:
+    """The connection stays, where all of the request was read; each request of it has its answer, in order, and none has two."""
+    service = start(REST_MAX_REQUESTS="1")
+    path = f"/api/messaging/sessions/{service.create()['sessionId']}"
+    host, _, port = service.rest.rpartition(":")
+    get, post = request("GET", path), request("POST", f"{path}/heartbeat")
+    health = request("GET", "/api/messaging/sessions/health?x")
+    with ThreadPoolExecutor(1) as pool, socket.create_connection((host, int(port)), timeout=SECONDS) as connection:
+        with held(tmp_path):
+            waiting = pool.submit(requests.post, f"{service.url}{path[len('/api/messaging/sessions') :]}/heartbeat", timeout=SECONDS)
+            until(lambda: requests.get(f"http://{service.rest}{path}", timeout=SECONDS).status_code == 503, "a refusal")
+            answers = connection.makefile("rb")
+            for content, method, statuses in (
+                (get, "GET", [503]),
+                (request("HEAD", path), "HEAD", [503]),
+                (get * 3, "GET", [503] * 3),
+                (health + get + health, "GET", [200, 503, 200]),
+                (request("POST", f"{path}/messages", b'{"content": "x"}', [("Content-Type", "application/json")]), "POST", [503]),
+                # Of an ancient client, who is told that the connection ends.
+                (get.replace(b"HTTP/1.1", b"HTTP/1.0"), "GET", [503]),
+            ):
+                connection.sendall(content)
+                for status in statuses:
+                    assert int(answers.readline().split()[1]) == status, content
+                    headers = http.client.parse_headers(answers)
+                    body = b"" if method == "HEAD" else answers.read(int(headers["Content-Length"]))
+                    if status == 503:
+                        assert headers["Retry-After"] == "1"
+                        assert method == "HEAD" or orjson.loads(body)["code"] == "OVERLOADED"
+            assert answers.read() == b""
+            # What is not there as a whole is not waited for.
+            half = exchange(service.rest, [request("POST", f"{path}/messages", b"{", [("Content-Length", "1000")])], method="POST")
+            assert half is not None
+            assert (half.status, half.headers["connection"]) == (503, "close")
+            assert service.http.get(f"http://{service.rest}/socket.io/?EIO=4&transport=polling", timeout=SECONDS).status_code == 200
+        assert waiting.result().status_code == 200
+    assert exchange(service.rest, [post], method="POST") is not None
+    assert service.stop() == 0
+
+
+def test_who_only_waits_for_an_agent_takes_nobodys_place(start: Start) -> None:
+    service = start(REST_MAX_REQUESTS="1")
+    agent_id = stream_agent(service)
+    ids = [create(service, agent_id).session_id for _ in range(3)]
+
+    def ask(session_id: str) -> requests.Response:
+        return requests.post(f"{service.url}/{session_id}/messages", json={"content": "x", "transport": "http"}, timeout=SECONDS)
+
+    with ThreadPoolExecutor(3) as pool, Worker(service.channel, agent_id, max_deliveries=3) as worker:
+        # One after the other, because while a message is stored its sender does have a place.
+        asked = [(pool.submit(ask, session_id), worker.next()) for session_id in ids]
+        for _, delivery in asked:
+            worker.answer(delivery, "answered")
+        for future, _ in asked:
+            assert (future.result().status_code, future.result().json()["agentResponse"]["content"]) == (201, "answered")
+    assert service.stop() == 0
+
+
+def test_one_connection_has_so_many_streams_and_holds_back_more(start: Start) -> None:
+    """A client over gRPC is held back, not refused; the facade has a connection for every hundred streams."""
+    service = start(MAX_CONNECTION_STREAMS="100")
+    session_id = create(service).session_id
+    send(service, session_id, "x")
+    with ExitStack() as stack:
+        for _ in range(130):
+            response = stack.enter_context(requests.get(f"{service.url}/{session_id}/events", stream=True, timeout=SECONDS))
+            assert next(response.iter_lines()) == b"retry: 1000"
+        watches = [service.sessions.WatchSession(session_service_pb2.WatchSessionRequest(session_id=session_id)) for _ in range(100)]
+        for watch in watches:
+            stack.callback(watch.cancel)
+            assert next(watch).entry.sequence == 1
+        read_once = service.sessions.GetSession.future(session_service_pb2.GetSessionRequest(session_id=session_id), timeout=SECONDS)
+        with pytest.raises(grpc.FutureTimeoutError):
+            read_once.result(timeout=0.3)
+        assert service.http.get(f"{service.url}/{session_id}", timeout=SECONDS).status_code == 200
+        watches[0].cancel()
+        assert read_once.result().session.session_id == session_id
+    assert service.stop() == 0
+
+
 @pytest.mark.parametrize("rest", [False, True], ids=["gRPC", "REST"])
 async def test_more_callers_than_there_is_room_for(start: Start, rest: bool) -> None:
     """Everyone is answered: with the message stored, or with a refusal that says when to try again. What was acknowledged is stored."""
@@ -200,8 +283,8 @@ async def test_more_callers_than_there_is_room_for(start: Start, rest: bool) -> 
     if rest:
         calls = [(f"/api/messaging/sessions/{session_id}/messages", orjson.dumps({"content": CONTENT})) for session_id in ids]
     else:
-        request = message_service_pb2.SendMessageRequest
-        calls = [(METHOD, request(session_id=session_id, content=CONTENT).SerializeToString()) for session_id in ids]
+        message = message_service_pb2.SendMessageRequest
+        calls = [(METHOD, message(session_id=session_id, content=CONTENT).SerializeToString()) for session_id in ids]
     spec = Spec(
         service.rest if rest else service.grpc, calls, seconds=1, in_flight=32, connections=32 if rest else 2, deadline_s=30, rest=rest
     )

@@ -51,13 +51,13 @@ def _act(world: World, actions: int) -> None:
         name = world.chance.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
         if not world.model.sessions and world.chance.random() < 0.5:
             name = "create"
-        _DO[name](world)
-        _pass(world)
+        DEEDS[name](world)
+        let_pass(world)
     world.heal()
     world.forget()
 
 
-def _pass(world: World) -> None:
+def let_pass(world: World) -> None:
     """Some callbacks, or some time."""
     chance = world.chance
     if chance.random() < 0.75:
@@ -246,7 +246,7 @@ WEIGHTS = {
 }
 """How often what is done."""
 
-_DO = {
+DEEDS = {
     "create": _create,
     "send": _send,
     "again": _again,
@@ -263,3 +263,4 @@ _DO = {
     "crash": _crash,
     "stop": _stop,
 }
+"""What is done."""

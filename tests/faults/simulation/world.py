@@ -291,7 +291,7 @@ class World:
         self.life += 1
         self.stopping = False
         random.seed(self.chance.random())
-        self.ids = random.Random(self.chance.random())
+        self.ids = random.Random(f"{self.chance.random()} {self.life}")
         self.store = Store(self.path, prepare(self.path), self, 1000)
         self.store.world = self
         self.signals = Signals()
