@@ -198,6 +198,8 @@ async def campaign(directory: Path, seed: int, kills: int, terms: int, *, sender
     try:
         await traffic.begin()
         for number, how in enumerate(rounds):
+            if traffic.model.findings:
+                break
             # Mostly not before everyone has been served again; sometimes sooner.
             if choose.random() < 0.8:
                 await traffic.all_kinds(BACK_SECONDS)
@@ -223,7 +225,7 @@ async def campaign(directory: Path, seed: int, kills: int, terms: int, *, sender
             if show and number % 10 == 9:
                 print(f"{number + 1} of {len(rounds)}: {traffic.model.acknowledged.total()} acknowledged", flush=True)
         await traffic.all_kinds(BACK_SECONDS)
-        await traffic.stop()
+        await traffic.stop(BACK_SECONDS)
         found = await traffic.check(ended_ms)
         for name, lines in vars(found).items():
             getattr(report.findings, name).extend(lines)

@@ -538,10 +538,12 @@ class Traffic:
         self._callers = [asyncio.create_task(self._reported(caller)) for caller in callers]
         self._following = [asyncio.create_task(self._reported(watcher.follow())) for watcher in self.watchers]
 
-    async def stop(self) -> None:
-        """Lets every caller finish what it is at, which needs a running service; waits for all replies and for the watchers."""
+    async def stop(self, seconds: float) -> None:
+        """Lets every caller finish what it is at, which needs a running service. A caller that takes longer is a finding."""
         self._stopping = True
-        await asyncio.gather(*self._callers)
+        _, left = await asyncio.wait(self._callers, timeout=seconds)
+        if left:
+            self.model.findings.other.append(f"{len(left)} callers have no answer after {seconds:g} s")
 
     async def close(self) -> None:
         """Ends the watchers and the connections."""
@@ -552,11 +554,14 @@ class Traffic:
             await client.close()
 
     async def all_kinds(self, seconds: float) -> None:
-        """Waits until a call of each kind of client has been acknowledged from now on. Raises TimeoutError."""
-        before = Counter(self.done)
-        async with asyncio.timeout(seconds):
-            while any(self.done[kind] == before[kind] for kind in ("gRPC", "REST", "Socket.IO")):  # noqa: ASYNC110 - callers tell by counting
-                await asyncio.sleep(0.01)
+        """Waits until a call of each kind of client has been acknowledged from now on. That it takes longer is a finding; after any
+        finding nothing is waited for, because callers have given up.
+        """
+        before, give_up_s = Counter(self.done), time.monotonic() + seconds
+        while not self.model.findings and any(self.done[kind] == before[kind] for kind in ("gRPC", "REST", "Socket.IO")):
+            if time.monotonic() > give_up_s:
+                self.model.findings.other.append(f"{self.phase}: not everyone is served within {seconds:g} s")
+            await asyncio.sleep(0.01)
 
     async def _reported(self, work: Awaitable[None]) -> None:
         try:
@@ -691,12 +696,12 @@ class Traffic:
     async def check(self, ended_ms: dict[str, int] | None = None) -> Findings:
         """Compares model, store and watchers, once the callers have stopped; the service runs. `ended_ms`: when phases ended."""
         model, found = self.model, self.model.findings
-        for session_id in {*model.sent, *model.kept, *model.beats}:
-            log = await self._log(session_id, 2 * len(model.sent[session_id]))
+        ids = list({*model.sent, *model.kept, *model.beats})
+        # All at a time, because where something is lost each is waited for to the end of patience.
+        logs = dict(zip(ids, await asyncio.gather(*(self._log(one, 2 * len(model.sent[one])) for one in ids)), strict=True))
+        for session_id, log in logs.items():
             self._check_log(session_id, log, ended_ms or {})
-            for watcher in self.watchers:
-                if watcher.session_id == session_id:
-                    await self._check_watcher(watcher, log)
+        await asyncio.gather(*(self._check_watcher(watcher, logs[watcher.session_id]) for watcher in self.watchers))
         marks: Counter[str] = Counter()
         request = session_service_pb2.ListSessionsRequest(page_size=1000)
         while True:
