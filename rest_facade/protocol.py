@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import orjson
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from rest_facade.admission import REFUSAL_BODY, REFUSAL_HEADERS, Places
@@ -30,22 +29,25 @@ class Resting:
     """
 
     def __init__(self) -> None:
-        self._flows: deque[FlowControl] = deque()
+        self._connections: deque[HttpProtocol] = deque()
 
-    def add(self, flow: FlowControl) -> None:
+    def add(self, connection: "HttpProtocol") -> None:
         """Has a connection rest."""
-        flow.pause_reading()
-        if not self._flows:
+        connection.flow.pause_reading()
+        if not self._connections:
             self._wake_later()
-        self._flows.append(flow)
+        self._connections.append(connection)
 
     def _wake_later(self) -> None:
         asyncio.get_running_loop().call_later(WAKE_SECONDS, self._wake)
 
     def _wake(self) -> None:
-        for _ in range(min(WAKE_COUNT, len(self._flows))):
-            self._flows.popleft().resume_reading()
-        if self._flows:
+        for _ in range(min(WAKE_COUNT, len(self._connections))):
+            connection = self._connections.popleft()
+            # It may have been closed by our end: at a shutdown, say.
+            if not connection.transport.is_closing():
+                connection.flow.resume_reading()
+        if self._connections:
             self._wake_later()
 
 
@@ -120,7 +122,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.close()
         else:
             self.on_response_complete()
-            self._resting.add(self.flow)
+            self._resting.add(self)
 
     def send_400_response(self, msg: str) -> None:
         """Answers a request that cannot be read, and closes the connection."""
