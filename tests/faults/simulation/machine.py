@@ -13,8 +13,10 @@ from hypothesis import HealthCheck, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
+from tests.faults.simulation.pinned import world_of
 from tests.faults.simulation.run import ACTIONS, DEEDS, WEIGHTS, let_pass
-from tests.faults.simulation.world import Worker, World, world_of
+from tests.faults.simulation.workers import Worker
+from tests.faults.simulation.world import World
 
 SEEDS = st.integers(0, 2**32 - 1)
 NAMES = st.sampled_from([name for name, weight in WEIGHTS.items() for _ in range(round(2 * weight))])

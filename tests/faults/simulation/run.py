@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.faults.simulation.model import Violation
-from tests.faults.simulation.world import AGENTS, T0, USERS, Worker, World, world_of
+from tests.faults.simulation.pinned import world_of
+from tests.faults.simulation.settings import AGENTS, T0, USERS
+from tests.faults.simulation.workers import Worker
+from tests.faults.simulation.world import World
 
 ACTIONS = 60
 

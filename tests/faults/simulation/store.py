@@ -1,0 +1,121 @@
+"""The store whose writer has no thread: a callback of the loop carries out what is queued, in groups as large as the seed says."""
+
+import contextvars
+import queue
+import sqlite3
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from server.domain.errors import DomainError
+from server.store.base import OpenSession
+from server.store.sqlite import SqliteStore
+from server.store.sqlite_writer import SqliteWriter
+from tests.faults.simulation.calls import CALL
+from tests.faults.simulation.commits import Step, tell
+
+if TYPE_CHECKING:
+    from tests.faults.simulation.world import World
+
+
+class Queue:
+    """In place of the writer's queue: holds what came until the loop's callback takes some of it."""
+
+    def __init__(self, woken: Callable[[], None]) -> None:
+        self._woken = woken
+        self.waiting: list[Any] = []
+        self.taken: deque[Any] = deque()
+
+    def put(self, operation: Any) -> None:
+        self.waiting.append(operation)
+        self._woken()
+
+    def get(self, block: bool = True) -> Any:
+        if not block and not self.taken:
+            raise queue.Empty
+        return self.taken.popleft()
+
+    def qsize(self) -> int:
+        return len(self.waiting)
+
+
+class Writer(SqliteWriter):
+    """The writer without its thread."""
+
+    def __init__(self, world: "World", *arguments: Any) -> None:
+        self._world = world
+        self._steps: list[Step] = []
+        self._due = False
+        self.dead = False
+        super().__init__(*arguments)
+        self._queue: Any = Queue(self._wake)
+
+    async def close(self) -> None:
+        self._closed = True
+        while self._queue.waiting:
+            self._carry_out_some()
+        self._connection.close()
+
+    async def _submit(self, work: Any, session_id: str | None, sequence: int | None = None, request: Any = None) -> Any:
+        call = CALL.get()
+
+        def witnessed(target: Any, now_ms: int) -> Any:
+            step = Step(call, session_id, sequence, now_ms)
+            self._steps.append(step)
+            try:
+                step.result = work(target, now_ms)
+            except DomainError as error:
+                step.error = error
+                raise
+            return step.result
+
+        return await super()._submit(witnessed, session_id, sequence, request)
+
+    def _commit(self, group: Any) -> None:
+        self._steps = []
+        super()._commit(group)
+        tell(self._world, self._steps)
+
+    def _wake(self) -> None:
+        if self._due:
+            return
+        self._due = True
+        chance = self._world.chance.random()
+        # In a context of its own, lest what the service does by itself seem to be the call's that queued first.
+        if chance < 0.7:
+            self._loop.call_soon(self._carry_out_some, context=contextvars.Context())
+        else:
+            slowest = 0.02 if chance < 0.95 else 0.2
+            self._loop.call_later(self._world.chance.uniform(0, slowest), self._carry_out_some, context=contextvars.Context())
+
+    def _carry_out_some(self) -> None:
+        self._due = False
+        waiting = self._queue.waiting
+        if self.dead or not waiting:
+            return
+        count = len(waiting) if self._world.chance.random() < 0.6 else self._world.chance.randint(1, len(waiting))
+        self._queue.taken.extend(waiting[:count])
+        # The end of what the thread would take.
+        self._queue.taken.append(None)
+        del waiting[:count]
+        self._run()
+        if waiting:
+            self._wake()
+
+
+class Store(SqliteStore):
+    """The store, into whose reads the writer commits: in one callback of the loop, two reads need not see the same."""
+
+    world: "World"
+
+    def _guarded(self, read: Any, connection: sqlite3.Connection) -> Any:
+        call = CALL.get()
+        # What the model foresees of a read call is of one instant.
+        if (call is None or call.arguments["kind"] == "connect") and self.world.chance.random() < 0.1:
+            self._writer._carry_out_some()  # type: ignore[attr-defined]
+        return super()._guarded(read, connection)
+
+    async def list_open(self) -> list[OpenSession]:
+        found = await super().list_open()
+        self.world.waiting = {session_id: set(session.open()) for session_id, session in self.world.model.sessions.items()}
+        return found
