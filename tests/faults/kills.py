@@ -28,7 +28,8 @@ import psutil
 import uvloop
 
 from server.store.sqlite_check import problems, summary
-from tests.faults.traffic import Findings, Traffic, now_ms
+from tests.faults.traffic.callers import Traffic, now_ms
+from tests.faults.traffic.model import Findings
 from tests.harness import Serve
 
 GRACE_SECONDS = 10

@@ -25,7 +25,10 @@ import psutil
 import uvloop
 
 from server.store.sqlite_check import problems, summary
-from tests.faults.traffic import AgainError, GrpcClient, RefusedError, RestClient, SocketClient, new_request_id
+from tests.faults.traffic.clients import AgainError, RefusedError, new_request_id
+from tests.faults.traffic.grpc_client import GrpcClient
+from tests.faults.traffic.rest_client import RestClient
+from tests.faults.traffic.socket_client import SocketClient
 from tests.harness import Serve
 
 T = TypeVar("T")
