@@ -30,7 +30,9 @@ from server.rpc.health import HealthMonitor
 from server.store.base import Commit, StoreOpenError
 from server.store.sqlite import SqliteStore
 from server.store.sqlite_check import problems
-from tests.faults.power import MEMORY, Client, Model, Tables, not_replayed, put, repeatable
+from tests.faults.power import MEMORY, put, repeatable
+from tests.faults.store_client import Client
+from tests.faults.store_model import Model, Tables, not_replayed
 from tests.faults.vfs import Disk, Image, flipped, in_step, mounted, restored
 from tests.unit.samples import T0
 

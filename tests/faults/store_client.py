@@ -1,0 +1,234 @@
+"""The load on a store for the campaigns."""
+
+import asyncio
+import random
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+from server.clock import TestClock
+from server.domain.agents import Agent, AgentKind
+from server.domain.deliveries import DeliveryState, RetryPolicy
+from server.domain.errors import DomainError
+from server.domain.events import EntryKind
+from server.domain.messages import Draft, Reply
+from server.domain.replies import answer, fail, lease
+from server.domain.requests import request
+from server.domain.sessions import Outcome, Rule, create, fall_due, heartbeat, renew, send_message, update_timeout
+from server.domain.timeouts import PartialTimeoutConfig
+from server.store.base import Store
+from server.store.sqlite import SqliteStore
+from tests.faults.store_model import Asked, Doubt, Model, not_replayed
+from tests.unit.samples import AGENT, MINUTE, POLICY, USER
+
+ROUNDS: Final = RetryPolicy(3, 1000, 60_000)
+
+
+class Client:
+    """Asks the store for one thing after the other, as its random numbers say, and notes what comes of it."""
+
+    def __init__(self, store: Store, clock: TestClock, model: Model, seed: str) -> None:
+        self._store, self._clock, self._model = store, clock, model
+        self._rng = random.Random(seed)
+        self._deeds: Final = {
+            self.create: 3,
+            self.say: 10,
+            self.say_twice: 2,
+            self.repeat: 2,
+            self.deliver: 8,
+            self.keep: 3,
+            self.patch: 1,
+            self.delete: 0.7,
+            self.pass_time: 1,
+            self.purge: 0.7,
+            self.agent: 1,
+            self.probe: 0.3,
+        }
+
+    async def run(self, steps: int) -> None:
+        for _ in range(steps):
+            (deed,) = self._rng.choices(list(self._deeds), list(self._deeds.values()))
+            await deed()
+
+    def _uuid(self) -> str:
+        return str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
+
+    def _any(self) -> str | None:
+        live = [one for one, known in self._model.sessions.items() if known.session and not known.gone and not known.session.expired]
+        return self._rng.choice(live[-40:]) if live else None
+
+    async def _apply(self, session_id: str, doubt: Doubt, call: Callable[[], Awaitable[Outcome]]) -> Outcome | None:
+        with self._model.asking(session_id, doubt):
+            try:
+                outcome = await call()
+            except DomainError as error:
+                self.refused(error)
+                return None
+            self._model.take(outcome)
+        return outcome
+
+    def refused(self, error: DomainError) -> None:
+        """Is told of each refusal."""
+
+    async def create(self) -> None:
+        metadata = '{"x":"' + "y" * self._rng.randrange(400) + '"}'
+        minutes = self._rng.choice([5.0, 30.0, 60.0])
+        session = create(
+            self._clock.now_ms(),
+            session_id=self._uuid(),
+            channel_id=self._uuid(),
+            agent_id=AGENT,
+            user_id=USER,
+            metadata=metadata,
+            policy=POLICY,
+            request=PartialTimeoutConfig(timeout_minutes=minutes, auto_renew=self._rng.random() < 0.5),
+        )
+        asked = request(f"user:{USER}", self._uuid() if self._rng.random() < 0.7 else "", metadata, session.id)
+        call = partial(SqliteStore.create_session, session=session, request=asked)
+        if asked:
+            self._model.asked[asked.id] = Asked(session.id, call)
+        outcome = await self._apply(session.id, Doubt(may_be_gone=True), lambda: call(self._store))
+        if asked and outcome:
+            self._model.asked[asked.id].answer = outcome.session
+
+    async def say(self, times: int = 1) -> None:
+        if not (session_id := self._any()):
+            return
+        content = self._uuid() + "x" * self._rng.choice([0, 10, 300, 3000])
+        asked = request(f"session:{session_id}", self._uuid() if times > 1 or self._rng.random() < 0.7 else "", content)
+
+        def call(store: Store, message_id: str) -> Awaitable[Outcome]:
+            return store.apply(session_id, partial(send_message, message_id=message_id, draft=Draft(content)), asked)
+
+        if asked:
+            message_id = self._uuid()
+            self._model.asked[asked.id] = Asked(session_id, partial(call, message_id=message_id), content)
+        doubt = Doubt(frozenset({EntryKind.MESSAGE}), content)
+        ids = [self._uuid() for _ in range(times)]
+        outcomes = await asyncio.gather(*(self._apply(session_id, doubt, partial(call, self._store, one)) for one in ids))
+        done = [outcome for outcome in outcomes if outcome]
+        if done and asked:
+            self._model.asked[asked.id].answer = done[0].entries[0]
+            if any(outcome.entries != done[0].entries for outcome in done) or sum(not outcome.replayed for outcome in done) > 1:
+                raise AssertionError(f"one request, several answers: {done}")
+
+    async def say_twice(self) -> None:
+        await self.say(times=2)
+
+    async def repeat(self) -> None:
+        answered = [asked for asked in list(self._model.asked.values())[-60:] if asked.answer]
+        if not answered:
+            return
+        asked = self._rng.choice(answered)
+        try:
+            outcome = await asked.call(self._store)
+        except DomainError as error:
+            self.refused(error)
+            return
+        if problem := not_replayed(asked, outcome):
+            raise AssertionError(problem)
+
+    async def deliver(self) -> None:
+        if not (session_id := self._any()):
+            return
+        known = self._model.sessions[session_id]
+        open_ones = [one for one in known.deliveries.values() if one.state in (DeliveryState.PENDING, DeliveryState.LEASED)]
+        if not open_ones:
+            return
+        sequence = self._rng.choice(open_ones).sequence
+        pending, leased, failed, answered = DeliveryState.PENDING, DeliveryState.LEASED, DeliveryState.FAILED, DeliveryState.ANSWERED
+        failure = frozenset({EntryKind.REPLY_FAILURE})
+        deed = self._rng.random()
+        if deed < 0.4:
+            rule = partial(lease, lease_ms=60_000, message_id=self._uuid(), policy=ROUNDS)
+            doubt = Doubt(failure, sequence=sequence, states=frozenset({leased, failed}))
+        elif deed < 0.85:
+            content = self._uuid() + "z" * self._rng.choice([0, 500, 5000])
+            rule = partial(answer, reply_id=self._uuid(), reply=Reply(Draft(content), actions=("GO",)))
+            doubt = Doubt(frozenset({EntryKind.MESSAGE}), content, sequence, frozenset({answered}))
+        else:
+            final = self._rng.random() < 0.5
+            rule = partial(fail, message_id=self._uuid(), reason="no", final=final, backoff_ms=1000, policy=ROUNDS)
+            doubt = Doubt(failure, sequence=sequence, states=frozenset({pending, failed}))
+        await self._apply(session_id, doubt, lambda: self._store.apply_delivery(session_id, sequence, rule))
+
+    async def _rule(self, session_id: str, kinds: frozenset[EntryKind], rule: Rule, states: frozenset[DeliveryState] = frozenset()) -> None:
+        await self._apply(session_id, Doubt(kinds, sequence=-1, states=states), lambda: self._store.apply(session_id, rule))
+
+    async def keep(self) -> None:
+        if session_id := self._any():
+            await self._rule(session_id, frozenset({EntryKind.RENEWAL}), self._rng.choice([heartbeat, renew]))
+
+    async def patch(self) -> None:
+        if session_id := self._any():
+            change = PartialTimeoutConfig(timeout_minutes=float(self._rng.randrange(5, 90)))
+            await self._rule(session_id, frozenset({EntryKind.TIMEOUT_CHANGE}), partial(update_timeout, change=change, policy=POLICY))
+
+    async def delete(self) -> None:
+        if session_id := self._any():
+            with self._model.asking(session_id, Doubt(may_be_gone=True)):
+                try:
+                    await self._store.delete_session(session_id)
+                except DomainError as error:
+                    self.refused(error)
+                else:
+                    self._model.sessions[session_id].gone = True
+
+    async def pass_time(self) -> None:
+        self._clock.set_ms(self._clock.now_ms() + self._rng.randrange(10 * MINUTE))
+        kinds = frozenset({EntryKind.WARNING, EntryKind.EXPIRY})
+        try:
+            due = await self._store.due(self._clock.now_ms(), 20)
+        except DomainError as error:
+            self.refused(error)
+            return
+        await asyncio.gather(*(self._rule(one, kinds, fall_due, frozenset({DeliveryState.FAILED})) for one in due))
+
+    async def purge(self) -> None:
+        by_ms = self._clock.now_ms() - 20 * MINUTE
+        old = [
+            known for known in self._model.sessions.values() if known.session and not known.gone and known.session.expires_at_ms <= by_ms
+        ]
+        if not all(known.session.expired for known in old):
+            return  # Not before the expiry is in each log: then nobody else can change these any more.
+        for known in old:
+            known.purging = True
+        try:
+            while await self._store.purge(by_ms, 4):
+                self._model.acknowledged += 1
+        except DomainError as error:
+            self.refused(error)
+            return
+        for known in old:
+            known.gone = True
+
+    async def agent(self) -> None:
+        agents = [agent for agent in self._model.agents.values() if agent]
+        now_ms = self._clock.now_ms()
+        try:
+            if len(agents) < 3 or self._rng.random() < 0.3:
+                agent = Agent(self._uuid(), "new", AgentKind.STREAM, now_ms, now_ms)
+                with self._model.changing_agent(agent.id, agent):
+                    await self._store.create_agent(agent)
+            else:
+                agent = self._rng.choice(agents)
+                if any(in_doubt == agent.id for in_doubt, _ in self._model.agents_in_doubt.values()):
+                    return
+                if self._rng.random() < 0.3:
+                    with self._model.changing_agent(agent.id, None):
+                        await self._store.delete_agent(agent.id)
+                else:
+                    changed = replace(agent, name=self._uuid()[:8], updated_at_ms=now_ms)
+                    with self._model.changing_agent(agent.id, changed):
+                        await self._store.update_agent(agent.id, lambda _, __: changed)
+        except DomainError as error:
+            self._model.agents_in_doubt = {token: doubt for token, doubt in self._model.agents_in_doubt.items() if doubt[0] != agent.id}
+            self.refused(error)
+
+    async def probe(self) -> None:
+        try:
+            await self._store.check_writable()
+        except DomainError as error:
+            self.refused(error)
