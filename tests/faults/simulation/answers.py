@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 from eliza.sessions.v1 import message_service_pb2 as messages_pb
 from server.domain.errors import DomainError
 from tests.faults.simulation.calls import CALL, CALLS, Call, message_request, sent
-from tests.faults.simulation.model import OVERLOADED, Refusal, State, require
 from tests.faults.simulation.settings import LIMITS, REPLY_SECONDS
+from tests.faults.simulation.state import OVERLOADED, Refusal, State, require
 from tests.faults.simulation.translation import message
 
 if TYPE_CHECKING:

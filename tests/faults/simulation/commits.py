@@ -13,8 +13,9 @@ from server.domain.errors import DomainError
 from server.domain.sessions import Outcome
 from server.store import sqlite_check
 from tests.faults.simulation.calls import Call
-from tests.faults.simulation.model import Model, Refusal, Violation, require
+from tests.faults.simulation.model import Model
 from tests.faults.simulation.settings import LIMITS
+from tests.faults.simulation.state import Refusal, Violation, require
 from tests.faults.simulation.translation import entry_of
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from tests.faults.simulation.model import Violation
 from tests.faults.simulation.pinned import world_of
 from tests.faults.simulation.settings import AGENTS, T0, USERS
+from tests.faults.simulation.state import Violation
 from tests.faults.simulation.workers import Worker
 from tests.faults.simulation.world import World
 

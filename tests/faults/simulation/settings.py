@@ -3,7 +3,7 @@
 from server.domain.agents import ECHO_ID
 from server.domain.deliveries import RetryPolicy
 from server.domain.timeouts import TimeoutConfig, TimeoutPolicy
-from tests.faults.simulation.model import Limits
+from tests.faults.simulation.state import Limits
 
 T0 = 1_800_000_000_000
 AGENTS = (ECHO_ID, "00000000-0000-4000-8000-00000000000a", "00000000-0000-4000-8000-00000000000b")

@@ -8,8 +8,8 @@ from eliza.sessions.v1 import errors_pb2
 from eliza.sessions.v1 import session_service_pb2 as sessions_pb
 from server.domain.errors import DomainError
 from tests.faults.simulation.calls import Stream
-from tests.faults.simulation.model import require
 from tests.faults.simulation.settings import LIMITS
+from tests.faults.simulation.state import require
 from tests.faults.simulation.translation import logged, seen
 
 if TYPE_CHECKING:

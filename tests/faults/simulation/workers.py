@@ -8,8 +8,8 @@ from eliza.sessions.v1 import agent_service_pb2 as agents_pb
 from eliza.sessions.v1 import errors_pb2
 from server.domain.errors import DomainError
 from tests.faults.simulation.calls import CALL, Call, Stream
-from tests.faults.simulation.model import require
 from tests.faults.simulation.settings import LEASE_SECONDS
+from tests.faults.simulation.state import require
 from tests.faults.simulation.translation import delivery_of
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from tests.faults.simulation.answers import answered
 from tests.faults.simulation.calls import Call
 from tests.faults.simulation.commits import compare_with_file
 from tests.faults.simulation.loop import SimulatedLoop
-from tests.faults.simulation.model import Model, require
+from tests.faults.simulation.model import Model
 from tests.faults.simulation.settings import (
     AGENTS,
     HEAL_SECONDS,
@@ -44,6 +44,7 @@ from tests.faults.simulation.settings import (
     RETRIES,
     T0,
 )
+from tests.faults.simulation.state import require
 from tests.faults.simulation.store import Store
 from tests.faults.simulation.translation import delivery_of
 from tests.faults.simulation.watchers import Watcher
