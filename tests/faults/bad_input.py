@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tests.faults.http_frames import Frames, SlowClients
+from tests.faults.http_frames import Frames
 from tests.faults.polite import polite
 from tests.faults.rest_examples import RestExamples, figures
 from tests.faults.rpc_bytes import RpcBytes
+from tests.faults.slow_clients import SlowClients
 from tests.faults.watched import Watched
 from tests.harness import Serve
 
