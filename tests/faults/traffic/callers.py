@@ -34,8 +34,8 @@ class Traffic:
         self.attempts: Counter[tuple[str, str, str]] = Counter()
         self.done: Counter[str] = Counter()
         self.watchers: list[Watcher] = []
-        # Messages whose connection was dropped in a phase, by that phase.
-        self.dropped: dict[str, set[tuple[str, str]]] = defaultdict(set)
+        # Messages whose connection was dropped in a phase, by that phase, and how all attempts at them have ended.
+        self.dropped: dict[str, dict[tuple[str, str], list[str]]] = defaultdict(dict)
         self._addresses = grpc_address, rest_address
         self._seed = seed
         self._senders = senders
@@ -150,7 +150,7 @@ class Traffic:
             if twice or answers[0].replayed is False:
                 # It was not stored by the attempt whose connection was dropped, or nobody knows by which.
                 for dropped in self.dropped.values():
-                    dropped.discard((session_id, content))
+                    dropped.pop((session_id, content), None)
             self.model.sent[session_id][content] = answers[0]
             if choose.random() < REPEATED:
                 again = await self._insist(client, lambda content=content: client.send(session_id, content, content, wait=wait))
@@ -161,14 +161,19 @@ class Traffic:
                 self.model.findings.doubled.append(f"{content}: its answers differ: {answers}")
 
     async def _send(self, client: Client, session_id: str, content: str, *, wait: bool = False) -> Sent:
-        told = False
+        told, first_drop = False, ""
+        ends: list[str] = []
 
         def note(again: AgainError) -> None:
-            nonlocal told
+            nonlocal told, first_drop
+            ends.append(f"{now_ms()} {self.phase} {again}")
             # Whoever waits in vain for a reply hears that the message is kept.
             told = told or again.how == "AGENT_REPLY_TIMEOUT"
-            if again.how in ("dropped", "cancelled") and not told:
-                self.dropped[self.phase].add((session_id, content))
+            if again.how in ("dropped", "cancelled", "late"):
+                # Where there was one in an earlier phase, it may have been that attempt which stored the message.
+                first_drop = first_drop or self.phase
+                if again.how != "late" and first_drop == self.phase and not told:
+                    self.dropped[self.phase][session_id, content] = ends
 
         return await self._insist(client, lambda: client.send(session_id, content, content, wait=wait), note)
 

@@ -19,8 +19,10 @@ SETTLING_SECONDS = 60
 class Check:
     """Compares what was acknowledged with what a reader finds and with what the watchers saw."""
 
-    def __init__(self, model: Model, reader: GrpcClient, watchers: list[Watcher], dropped: dict[str, set[tuple[str, str]]]) -> None:
-        """`dropped`: messages whose connection was dropped in a phase, by that phase."""
+    def __init__(
+        self, model: Model, reader: GrpcClient, watchers: list[Watcher], dropped: dict[str, dict[tuple[str, str], list[str]]]
+    ) -> None:
+        """`dropped`: messages whose connection was dropped in a phase, by that phase, and how all attempts at them have ended."""
         self._model = model
         self._reader = reader
         self._watchers = watchers
@@ -99,7 +101,11 @@ class Check:
                 found.lost.append(f"the reply {answer.reply_id} to {content}")
             for phase, dropped in self._dropped.items():
                 if phase in ended_ms and (session_id, content) in dropped and values.ms_floor(ours[0].created_at) <= ended_ms[phase]:
-                    found.dropped.append(f"{content} was stored in {phase}, and its connection dropped without an answer")
+                    stored_ms = values.ms_floor(ours[0].created_at)
+                    found.dropped.append(
+                        f"{content} was stored in {phase}, {ended_ms[phase] - stored_ms} ms before its end, and its connection dropped "
+                        f"without an answer: {dropped[session_id, content]}"
+                    )
         if session_id in model.kept:
             stored_kinds = [(entry.sequence, entry.WhichOneof("event")) for entry in log]
             found.lost += [f"{kind} {n} of {session_id}" for n, kind in model.kept[session_id] if (n, kind) not in stored_kinds]
