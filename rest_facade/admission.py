@@ -9,9 +9,6 @@ from rest_facade.errors import ApiError
 from rest_facade.routes import BASE
 from rest_facade.sockets import PATH
 
-MAX_REQUESTS: Final = 512
-"""How many, where nobody says: a third of a second's work, so that whoever has a place is answered before patience ends."""
-
 _HEALTH: Final = f"{BASE}/health"
 
 _ERROR: Final = ApiError("OVERLOADED", "The service has more to do than it can", retryAfterSeconds=1)

@@ -12,7 +12,7 @@ from typing import Final
 import uvicorn
 
 from eliza.sessions.v1.limits import MAX_BODY_BYTES
-from rest_facade.admission import MAX_REQUESTS, Admission, Places
+from rest_facade.admission import Admission, Places
 from rest_facade.app import create_app
 from rest_facade.backend import Backend
 from rest_facade.bridge import Bridge, Message, Receive, Send
@@ -28,11 +28,11 @@ async def serve(
     listener: socket.socket,
     on_ready: Callable[[], None],
     *,
+    max_requests: int,
     grace_seconds: float,
     deadline_seconds: float = 30,
     reply_deadline_seconds: float = 120,
     max_body_bytes: int = MAX_BODY_BYTES,
-    max_requests: int = MAX_REQUESTS,
 ) -> None:
     """Serves REST on a bound socket until SIGTERM or SIGINT, then lets the requests under way finish and returns.
 

@@ -18,8 +18,10 @@ from server.settings import Settings, SettingsError, join_address, load_settings
 TAKEN_ADDRESS_SECONDS: Final = 3.0
 RETRY_SECONDS: Final = 0.05
 
-COLLECT: Final = (20_000, 10, 10)
-"""After how many more objects the garbage collector looks at young ones, and how many of such looks make one at older ones."""
+COLLECT: Final = (10_000, 5, 2)
+"""After how many more objects the garbage collector looks at young ones, and how many of such looks make one at older ones: at all of them
+after 100,000, lest what has lived for a minute, as a watch does, piles up when it is gone.
+"""
 
 DIRECT: Final = [("grpc.enable_http_proxy", 0)]
 """Options of a channel to a server that is addressed directly, whatever proxy the environment names for the web."""

@@ -79,7 +79,7 @@ async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     service = await Service.start(settings)
     address = f"127.0.0.1:{service.port}"
     listener, ready = socket.create_server(("127.0.0.1", 0)), asyncio.Event()
-    facade = asyncio.create_task(serve(address, listener, ready.set, grace_seconds=5))
+    facade = asyncio.create_task(serve(address, listener, ready.set, max_requests=100, grace_seconds=5))
     await ready.wait()
     async with grpc.aio.insecure_channel(address) as channel:
         yield Server(stores[0], channel, f"http://127.0.0.1:{listener.getsockname()[1]}/api/messaging/sessions")
