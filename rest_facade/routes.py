@@ -187,7 +187,9 @@ def _session(session: Session) -> flask.Response:
 
 
 def _if_match() -> str:
-    return ",".join(flask.request.headers.getlist("If-Match"))
+    """The tags of If-Match; a header that names none matches none, because who sends it means a condition."""
+    headers = flask.request.headers.getlist("If-Match")
+    return ",".join(headers) or ("," if headers else "")
 
 
 def _replayed(answer: CreateSessionResponse | SendMessageResponse) -> dict[str, str]:

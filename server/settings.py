@@ -73,7 +73,10 @@ class Settings(BaseSettings):
     )
     max_calls: int = Field(1000, ge=1, le=1_000_000, description="gRPC calls that may be under way at a time; one more is refused at once.")
     max_streams: int = Field(
-        10_000, ge=1, le=1_000_000, description="gRPC streams (watches, conversations, workers) that may be open at a time."
+        10_000,
+        ge=1,
+        le=1_000_000,
+        description="gRPC streams (watches, conversations, workers) that may be open at a time; REST has one, and one per event stream.",
     )
     max_connection_streams: int = Field(
         1000, ge=1, le=1_000_000, description="gRPC calls and streams that one connection may have open; its client holds back more."

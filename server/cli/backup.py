@@ -1,6 +1,7 @@
 """`eliza-sessions backup` and `restore`: a copy of the store, and the way back."""
 
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import click
 from server.cli.common import settings_or_exit
 from server.store import sqlite_path
 from server.store.base import StoreOpenError
-from server.store.sqlite_copy import CopyError, copy_store
+from server.store.sqlite_copy import CopyError, Progress, copy_store, restore_store
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -19,7 +20,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.argument("file", type=_FILE)
 def backup(database_url: str | None, file: Path) -> None:
     """Copy the store to FILE, as it is at one moment, also while it is served. FILE must not be there yet."""
-    _copy(_path(database_url), file)
+    _copy(copy_store, _path(database_url), file)
 
 
 @click.command()
@@ -27,7 +28,7 @@ def backup(database_url: str | None, file: Path) -> None:
 @click.argument("file", type=_FILE)
 def restore(database_url: str | None, file: Path) -> None:
     """Put a backup in place. A store that is there already is not overwritten: move it away first."""
-    _copy(file, _path(database_url))
+    _copy(restore_store, file, _path(database_url))
 
 
 def _path(database_url: str | None) -> Path:
@@ -37,10 +38,14 @@ def _path(database_url: str | None) -> Path:
         raise click.ClickException(str(error)) from error
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(copy: Callable[[Path, Path, Progress], None], source: Path, target: Path) -> None:
     """Copies, with a progress bar where somebody watches."""
     with ExitStack() as stack:
-        bar = stack.enter_context(click.progressbar(length=1, label=f"{source} to {target}")) if sys.stderr.isatty() else None
+        bar = (
+            stack.enter_context(click.progressbar(length=1, label=f"{source} to {target}", file=sys.stderr))
+            if sys.stderr.isatty()
+            else None
+        )
 
         def progress(done: int, total: int) -> None:
             if bar:
@@ -49,7 +54,7 @@ def _copy(source: Path, target: Path) -> None:
                 bar.render_progress()
 
         try:
-            copy_store(source, target, progress)
+            copy(source, target, progress)
         except CopyError as error:
             raise click.ClickException(str(error)) from error
     click.echo(f"{target}: {target.stat().st_size} bytes")

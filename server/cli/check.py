@@ -9,7 +9,7 @@ from server.cli.common import settings_or_exit
 from server.store import sqlite_path
 from server.store.base import StoreOpenError
 from server.store.sqlite_check import problems, summary
-from server.store.sqlite_file import check_header, connect
+from server.store.sqlite_file import check_header, check_version, connect
 
 
 @click.command()
@@ -19,12 +19,17 @@ def check(database_url: str | None) -> None:
 
     Works on a store that is being served, as of one moment. Prints a line for each problem; the exit status is 1 when there is one.
     """
+    settings = settings_or_exit(database_url=database_url)
     try:
-        path = sqlite_path(settings_or_exit(database_url=database_url).database_url)
+        path = sqlite_path(settings.database_url)
+    except StoreOpenError as error:
+        raise click.ClickException(str(error)) from error
+    try:
         if not path.exists() or not path.stat().st_size:
             raise click.ClickException(f"{path} is not there, or empty")
         check_header(path)
         with closing(connect(path, read_only=True)) as connection:
+            check_version(path, connection)
             found = 0
             for problem in problems(connection):
                 click.echo(problem)
@@ -32,5 +37,7 @@ def check(database_url: str | None) -> None:
             if found:
                 raise click.ClickException(f"{path}: {found} problems")
             click.echo(f"{path} is sound: {summary(connection)}")
-    except (StoreOpenError, OSError, sqlite3.Error) as error:
-        raise click.ClickException(f"{error}") from error
+    except StoreOpenError as error:
+        raise click.ClickException(str(error)) from error
+    except (OSError, sqlite3.Error) as error:
+        raise click.ClickException(f"{path} cannot be checked: {error}") from error

@@ -11,7 +11,7 @@ from grpc_health.v1._async import HealthServicer as LibraryHealthServicer
 from server.domain.errors import DomainError
 from server.store.base import Store
 
-CHECK_SECONDS: Final = 5.0
+CHECK_SECONDS: Final = 2.0
 RECHECK_SECONDS: Final = 1.0
 
 log = structlog.get_logger()
@@ -42,7 +42,7 @@ class HealthServicer(LibraryHealthServicer):  # type: ignore[misc]
                 return
             await changed.wait()
 
-    async def set_all(self, services: Iterable[str], status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+    def set_all(self, services: Iterable[str], status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         """Sets the status of services, and has the watches look."""
         if not self._gracefully_shutting_down:
             self._server_status.update(dict.fromkeys(services, status))
@@ -50,7 +50,7 @@ class HealthServicer(LibraryHealthServicer):  # type: ignore[misc]
 
     async def enter_graceful_shutdown(self) -> None:
         """Says NOT_SERVING for every service, for good."""
-        await self.set_all(list(self._server_status), health_pb2.HealthCheckResponse.NOT_SERVING)
+        self.set_all(list(self._server_status), health_pb2.HealthCheckResponse.NOT_SERVING)
         self._gracefully_shutting_down = True
         self._notify()
 
@@ -75,36 +75,41 @@ class HealthMonitor:
         return bool(self._serving)
 
     def doubt(self) -> None:
-        """Has the store tried at once: a call has met with trouble."""
+        """A call has met with trouble: that is told at once, and the store is tried to see whether it lasts.
+
+        Against a lock, say, the next try takes as long as the call that failed.
+        """
+        self._set(False)
         self._doubt.set()
 
-    async def check(self) -> None:
-        """Tries the store and sets the status by it."""
+    async def check(self) -> bool:
+        """Tries the store, sets the status by it, and returns whether it could write."""
         try:
             await self._store.check_writable()
         except DomainError:
-            await self._set(False)
-        else:
-            await self._set(True)
+            self._set(False)
+            return False
+        self._set(True)
+        return True
 
     async def run(self) -> None:
         """Checks until cancelled."""
         while True:
-            await self.check()
+            well = await self.check()
             try:
-                async with asyncio.timeout(CHECK_SECONDS if self._serving else RECHECK_SECONDS):
+                async with asyncio.timeout(CHECK_SECONDS if well else RECHECK_SECONDS):
                     await self._doubt.wait()
             except TimeoutError:
                 continue
             self._doubt.clear()
-            if not self._serving:
+            if not well:
                 await asyncio.sleep(RECHECK_SECONDS)
 
-    async def _set(self, serving: bool) -> None:
+    def _set(self, serving: bool) -> None:
         if serving is self._serving:
             return
         if self._serving is not None:
             log.warning("health changed", serving=serving)
         self._serving = serving
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
-        await self.servicer.set_all(self._services, status)
+        self.servicer.set_all(self._services, status)

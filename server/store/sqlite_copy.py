@@ -3,12 +3,12 @@
 import os
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
 from server.store.base import StoreOpenError
-from server.store.sqlite_file import check_header, check_sound, connect
+from server.store.sqlite_file import FileLock, check_header, check_sound, check_version, connect
 
 STEP_PAGES: Final = 256
 
@@ -25,6 +25,8 @@ def copy_store(source: Path, target: Path, progress: Progress) -> None:
 
     Writers go on meanwhile: the copy reads one snapshot.
     """
+    if not target.name:
+        raise CopyError("no file is named")
     if not source.exists() or not source.stat().st_size:
         raise CopyError(f"{source} is not there, or empty")
     for name in (target.name, f"{target.name}-wal", f"{target.name}-shm"):
@@ -33,7 +35,6 @@ def copy_store(source: Path, target: Path, progress: Progress) -> None:
     partial = target.with_name(f"{target.name}.partial")
     try:
         check_header(source)
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
         _copy(source, partial, progress)
         # A link refuses where a rename would overwrite what somebody has put there meanwhile.
@@ -42,12 +43,28 @@ def copy_store(source: Path, target: Path, progress: Progress) -> None:
     except (OSError, sqlite3.Error, StoreOpenError) as error:
         raise CopyError(f"{source} cannot be copied to {target}: {error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        # Where it could not be made it cannot be removed either, and that has been told.
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def restore_store(source: Path, target: Path, progress: Progress) -> None:
+    """Copies a backup to where a store is to be, which nobody may be serving. Raises CopyError."""
+    try:
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = FileLock(target)
+    except (OSError, StoreOpenError) as error:
+        raise CopyError(f"{source} cannot be copied to {target}: {error}") from error
+    try:
+        copy_store(source, target, progress)
+    finally:
+        lock.release()
 
 
 def _copy(source: Path, partial: Path, progress: Progress) -> None:
     with closing(connect(source, read_only=True)) as reading, closing(sqlite3.connect(partial, isolation_level=None)) as writing:
         # Held open, so that all steps read one snapshot; else a copy would begin anew at every commit.
+        check_version(source, reading)
         reading.execute("BEGIN")
         reading.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         reading.backup(writing, pages=STEP_PAGES, progress=lambda _, remaining, total: progress(total - remaining, total), sleep=0)

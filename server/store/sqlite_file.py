@@ -96,7 +96,7 @@ def check_sound(connection: sqlite3.Connection) -> None:
     """Raises sqlite3.DatabaseError, as SQLite itself would on meeting it, for a database that is damaged."""
     problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if problem != "ok":
-        error = sqlite3.DatabaseError(problem)
+        error = sqlite3.DatabaseError(problem.replace("\n", " "))
         error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_CORRUPT, "SQLITE_CORRUPT"
         raise error
 
@@ -127,11 +127,17 @@ def _damaged(path: Path, problem: str) -> StoreOpenError:
     return StoreOpenError(f"{path} is damaged or is no SQLite database ({problem}): restore it from a backup, or name another file")
 
 
+def check_version(path: Path, connection: sqlite3.Connection) -> int:
+    """The schema of the file. Raises StoreOpenError for one that is newer than this version knows."""
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version > schema_version():
+        raise StoreOpenError(f"{path} was written by a newer version (schema {version}, this one knows {schema_version()}): upgrade")
+    return version
+
+
 def _migrate(path: Path, connection: sqlite3.Connection) -> None:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    version = check_version(path, connection)
     migrations = _migrations()
-    if version > len(migrations):
-        raise StoreOpenError(f"{path} was written by a newer version (schema {version}, this one knows {len(migrations)}): upgrade")
     if version == 0:
         # Before WAL is on, so that it stands in the file itself, where check_header looks.
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")

@@ -6,6 +6,7 @@ import queue
 import resource
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -25,7 +26,7 @@ from eliza.sessions.v1.message_service_pb2 import SendMessageResponse
 from eliza.sessions.v1.session_service_pb2 import CreateSessionResponse, GetSessionRequest
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceServicer, add_SessionServiceServicer_to_server
 from tests.harness import ECHO, USER, Serve
-from tests.live.support import Ended, command, create, ended, environment, history, invoke, replies, run, send, until
+from tests.live.support import Ended, command, create, ended, environment, fails, history, invoke, replies, run, send, until
 
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
 SERVICES = [f"eliza.sessions.v1.{name}" for name in ("SessionService", "MessageService", "AgentService")]
@@ -201,6 +202,20 @@ def test_a_store_that_cannot_write_is_told_everywhere_and_recovers(start: Callab
     again = start()
     for one_is_agent in (False, True):
         assert [m.content for m in history(again, session_id) if m.is_agent is one_is_agent] == acknowledged
+
+
+def test_a_store_that_somebody_locks_is_told_with_the_first_write_that_fails(start: Callable[..., Serve], tmp_path: Path) -> None:
+    running = start("--no-rest")
+    session_id = create(running).session_id
+    with contextlib.closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as outsider:
+        outsider.execute("BEGIN IMMEDIATE")
+        fails(lambda: send(running, session_id, "refused"), "UNAVAILABLE")
+        # As long as the lock lasts: looking whether it is over takes seconds, too.
+        assert check(running) == NOT_SERVING
+        outsider.execute("ROLLBACK")
+    until(lambda: check(running) == SERVING, "the recovery")
+    assert [message.content for message in history(running, session_id)] == []
+    assert running.stop() == 0
 
 
 def test_a_log_that_cannot_be_written_harms_nothing_else(start: Callable[..., Serve]) -> None:

@@ -1,0 +1,171 @@
+"""`eliza-sessions check`, `backup` and `restore`, as an operator meets them."""
+
+import os
+import pty
+import shutil
+import sqlite3
+import subprocess
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.harness import Serve
+from tests.live.support import clean_failure, command, create, environment, history, replies, run, send
+
+Start = Callable[..., Serve]
+
+
+def url(path: Path) -> str:
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backup of a store with a conversation in it, which nobody serves any more."""
+    directory = tmp_path_factory.mktemp("made")
+    service = Serve(directory, "--no-rest")
+    session_id = create(service).session_id
+    send(service, session_id, "Hello")
+    replies(service, session_id, 1)
+    assert service.stop() == 0
+    assert run("backup", "backup.db", cwd=directory, DATABASE_URL=url(directory / "store.db")).status == 0
+    return directory / "backup.db"
+
+
+@pytest.fixture
+def backup(made: Path, tmp_path: Path) -> Path:
+    """A copy of it for each test."""
+    return Path(shutil.copy2(made, tmp_path))
+
+
+def test_a_backup_while_messages_come_has_all_that_was_acknowledged_before_it(start: Start, tmp_path: Path) -> None:
+    service = start("--no-rest", directory=tmp_path / "served")
+    session_id = create(service).session_id
+    ended = threading.Event()
+    acknowledged = [send(service, session_id, f"before {number}").message_id for number in range(20)]
+
+    def talk() -> None:
+        while not ended.is_set():
+            send(service, session_id, "meanwhile")
+
+    talker = threading.Thread(target=talk)
+    talker.start()
+    try:
+        done = run("backup", "copy.db", cwd=tmp_path, DATABASE_URL=url(tmp_path / "served" / "store.db"))
+    finally:
+        ended.set()
+        talker.join()
+    assert (done.status, done.errors) == (0, "")
+    assert done.out == f"copy.db: {(tmp_path / 'copy.db').stat().st_size} bytes\n"
+    assert {path.name for path in tmp_path.iterdir()} == {"served", "copy.db"}
+    assert (tmp_path / "copy.db").stat().st_mode & 0o777 == 0o600
+    assert service.stop() == 0
+
+    restored = run("restore", "copy.db", cwd=tmp_path, DATABASE_URL=url(tmp_path / "new" / "store.db"))
+    assert restored.status == 0, restored.errors
+    checked = run("check", cwd=tmp_path, DATABASE_URL=url(tmp_path / "new" / "store.db"))
+    assert checked.status == 0, checked.errors
+    assert "store.db is sound: 1 sessions" in checked.out
+    again = start("--no-rest", directory=tmp_path / "new")
+    assert {message.message_id for message in history(again, session_id)} >= set(acknowledged)
+    assert again.stop() == 0
+
+
+def test_a_backup_shows_its_progress_on_a_terminal(backup: Path) -> None:
+    leader, follower = pty.openpty()
+    arguments = command("backup", "again.db", "--database-url", url(backup))
+    with subprocess.Popen(arguments, cwd=backup.parent, env=environment(), stdout=subprocess.DEVNULL, stderr=follower) as process:
+        os.close(follower)
+        shown = b""
+        try:
+            while piece := os.read(leader, 4096):
+                shown += piece
+        except OSError:
+            # Linux has a terminal that nobody holds open end so.
+            assert process.wait(timeout=30) == 0
+    os.close(leader)
+    assert b"again.db" in shown
+    assert b"100%" in shown
+
+
+@pytest.mark.parametrize("target", ["backup.db", "there", "backup.db/x.db", "nowhere/x.db", ""])
+def test_a_backup_that_cannot_be_made_says_why_and_changes_nothing(backup: Path, target: str) -> None:
+    (backup.parent / "there").write_text("not mine")
+    before = {path: path.read_bytes() for path in backup.parent.iterdir() if path.is_file()}
+    clean_failure(run("backup", target, cwd=backup.parent, DATABASE_URL=url(backup)))
+    assert {path: path.read_bytes() for path in backup.parent.iterdir() if path.is_file()} == before
+
+
+def _newer(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+
+
+def _damaged(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(4096 * 2)
+        file.write(b"\xff" * 4096)
+
+
+BAD: dict[str, Callable[[Path], object]] = {
+    "damaged": _damaged,
+    "newer": _newer,
+    "text": lambda path: path.write_text("hello"),
+    "empty": lambda path: path.write_bytes(b""),
+    "missing": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("harm", BAD)
+def test_a_file_that_is_no_sound_backup_is_not_put_in_place(backup: Path, harm: str) -> None:
+    BAD[harm](backup)
+    clean_failure(run("restore", "backup.db", cwd=backup.parent, DATABASE_URL=url(backup.parent / "new.db")))
+    assert not (backup.parent / "new.db").exists()
+
+
+@pytest.mark.parametrize("harm", BAD)
+def test_check_refuses_what_it_cannot_read_and_names_it(backup: Path, harm: str) -> None:
+    BAD[harm](backup)
+    done = run("check", cwd=backup.parent, DATABASE_URL=url(backup))
+    assert done.status == 1
+    assert "Traceback" not in done.errors
+    assert "backup.db" in done.errors
+
+
+def test_a_restore_overwrites_nothing_and_puts_nothing_under_a_running_service(backup: Path, start: Start) -> None:
+    service = start("--no-rest", directory=backup.parent / "served")
+    store = backup.parent / "served" / "store.db"
+    before = create(service).session_id
+    assert "in use" in clean_failure(run("restore", "backup.db", cwd=backup.parent, DATABASE_URL=url(store)))
+    # Also where somebody has moved the file away, but not stopped the service.
+    store.rename(backup.parent / "moved.db")
+    assert "in use" in clean_failure(run("restore", "backup.db", cwd=backup.parent, DATABASE_URL=url(store)))
+    (backup.parent / "moved.db").rename(store)
+    assert service.stop() == 0
+    assert "exists already" in clean_failure(run("restore", "backup.db", cwd=backup.parent, DATABASE_URL=url(store)))
+    again = start("--no-rest", directory=backup.parent / "served")
+    assert history(again, before) == []
+    assert again.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        ("DELETE FROM log WHERE sequence = 1", "its log should have the sequences up to 2, but has 1 from 2 to 2"),
+        ("UPDATE log SET at_ms = at_ms - 100000 WHERE sequence = 2", "the times of its log do not increase at sequence 2"),
+        ("DELETE FROM deliveries", "it has no delivery"),
+        ("UPDATE deliveries SET state = 'pending', due_at_ms = 1", "there is a reply, but it is pending"),
+        ("UPDATE sessions SET metadata = '{'", "what it has in JSON cannot be read"),
+    ],
+)
+def test_check_finds_what_does_not_fit_together(backup: Path, harm: str, told: str) -> None:
+    with closing(sqlite3.connect(backup)) as connection, connection:
+        connection.execute("PRAGMA foreign_keys = OFF")
+        connection.execute(harm)
+    done = run("check", cwd=backup.parent, DATABASE_URL=url(backup))
+    assert done.status == 1
+    assert told in done.out
+    assert "Traceback" not in done.errors
