@@ -12,7 +12,7 @@ from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceServicer
 from eliza.sessions.v1.times import FIRST_MS, LAST_MS
 from server.agents.dispatcher import Dispatcher
 from server.clock import Clock
-from server.domain.errors import AgentReplyTimeoutError, DomainError, InvalidPaginationError
+from server.domain.errors import AgentReplyTimeoutError, DomainError, InvalidPaginationError, OverloadedError
 from server.domain.events import Chunk, Entry
 from server.domain.ids import new_id
 from server.domain.messages import Draft
@@ -72,11 +72,16 @@ class MessageService(MessageServiceServicer):
             # The session comes before its message in the order of checks.
             await self._live_session(session_id)
             raise
-        self._dispatcher.require_room(session_id)
         repeatable = None
         if request.request_id:
             content = draft.content, canonical(draft.metadata), canonical(draft.attachments or "null")
             repeatable = request_of(f"session:{session_id}", request.request_id, *content)
+        try:
+            self._dispatcher.require_room(session_id)
+        except OverloadedError:
+            # A message that is repeated adds none.
+            if repeatable is None or not await self._store.knows(repeatable):
+                raise
         rule = partial(send_message, message_id=message_id, draft=draft)
         outcome = await self._store.apply(session_id, rule, repeatable)
         (entry,) = outcome.entries

@@ -192,6 +192,10 @@ class Store(ABC):
         """Finds the reply to the message with this sequence, or else its final failure; None while there is neither."""
 
     @abstractmethod
+    async def knows(self, request: Request) -> bool:
+        """Whether a request with this id was made before in its scope, and is remembered."""
+
+    @abstractmethod
     async def next_delivery(self, session_id: str) -> OpenDelivery | None:
         """Reads the first open delivery of a session; None when there is none."""
 

@@ -172,6 +172,10 @@ class SqliteStore(Store):
         found = self._read(lambda connection: connection.execute(statement, named).fetchall())
         return rows.entry_of(found[0]) if found else None
 
+    async def knows(self, request: Request) -> bool:
+        statement = "SELECT 1 FROM requests WHERE scope = ? AND id = ?"
+        return self._read(lambda connection: connection.execute(statement, (request.scope, request.id)).fetchone()) is not None
+
     async def next_delivery(self, session_id: str) -> OpenDelivery | None:
         def read(connection: sqlite3.Connection) -> OpenDelivery | None:
             found = connection.execute(_NEXT_DELIVERY, (session_id,)).fetchone()

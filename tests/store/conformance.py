@@ -170,6 +170,7 @@ CALLS: dict[str, Callable[[Store, Session], Awaitable[object]]] = {
     "list_open": lambda store, one: store.list_open(),
     "list_history": lambda store, one: store.list_history(one, before_sequence=1, limit=1),
     "find_answer": lambda store, one: store.find_answer(one.id, 1),
+    "knows": lambda store, one: store.knows(Request("s", "id", "content")),
     "forget_requests": lambda store, one: store.forget_requests(T0, 1),
 }
 """A call of every method but `add_listener` and `close`."""
@@ -1277,7 +1278,9 @@ class StoreConformance:
 
     async def test_request_ids_are_of_their_scope(self, store: Store, one: Session) -> None:
         for scope in ("s", "t"):
+            assert not await store.knows(self.asked(scope=scope))
             assert not (await store.apply(one.id, say(scope), self.asked(scope=scope, content=scope))).replayed
+            assert await store.knows(self.asked(scope=scope))
         assert contents(await history(store, one)) == ["s", "t"]
 
     async def test_what_a_rule_refuses_is_not_remembered(self, store: Store, one: Session) -> None:

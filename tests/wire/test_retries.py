@@ -139,8 +139,12 @@ def test_past_its_bound_a_queue_refuses_at_once(start: Callable[..., Serve]) -> 
     agent = agent_pb2.Agent(name="nobody works for it", kind=agent_pb2.AGENT_KIND_STREAM)
     agent_id = service.agents.CreateAgent(agent_service_pb2.CreateAgentRequest(agent=agent), timeout=10).agent.agent_id
     session_id = service.create(agentId=agent_id)["sessionId"]
-    for _ in range(2):
-        assert post(service, f"/{session_id}/messages", content="Hello").status_code == 201
+    for key in ("one", "two"):
+        assert post(service, f"/{session_id}/messages", key=key, content="Hello").status_code == 201
+    # Who did not hear the answer is told it all the same: a message that is repeated adds none.
+    again = post(service, f"/{session_id}/messages", key="two", content="Hello")
+    assert (again.status_code, again.headers["Idempotency-Replayed"]) == (201, "true")
+    assert post(service, f"/{session_id}/messages", key="two", content="Other").json()["code"] == "REQUEST_ID_REUSED"
     refused = post(service, f"/{session_id}/messages", content="Hello")
     assert (refused.status_code, refused.json()["code"], refused.headers["Retry-After"]) == (503, "OVERLOADED", "1")
     request = message_service_pb2.SendMessageRequest(session_id=session_id, content="Hello")

@@ -21,7 +21,10 @@ async def answered(world: "World", call: Call, life: int) -> None:
     arguments = call.arguments = {**call.arguments, "at": world.now_ms()}
     call.at_once = world.model.before_write(arguments, arguments["at"])
     if arguments["kind"] == "send" and len(world.waiting.get(arguments["session"], ())) >= LIMITS.max_open:
-        call.at_once = OVERLOADED
+        # There is no room; but a message that is repeated needs none. Once its retention is over, it may be taken for a new one.
+        made = world.model.made(f"session {arguments['session']}", arguments["request"])
+        call.at_once = OVERLOADED if made is None else None
+        call.crowded = made is not None and arguments["at"] >= made + LIMITS.request_retention_ms
     try:
         if arguments.get("converse"):
             await _converse(world, call)
@@ -43,6 +46,7 @@ def _judge(world: "World", call: Call, answer: Any) -> None:
     if wanted is None or call.at_once is not None:
         wanted = [] if call.at_once is None else [call.at_once]
         wanted += [UNAVAILABLE] if world.stopping else []
+    wanted = [*wanted, OVERLOADED] if call.crowded else wanted
     if isinstance(answer, dict):
         world.counts["replays"] += answer.get("replayed", False)
         if "session" in answer:

@@ -26,6 +26,8 @@ class Call:
 
     arguments: dict[str, Any]
     at_once: Any = None
+    crowded: bool = False
+    """Whether it may be refused for want of room, too."""
     answers: list[Any] | None = None
     task: "asyncio.Task[None] | None" = None
 

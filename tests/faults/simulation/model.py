@@ -368,6 +368,11 @@ class Model:
             return None
         return {**known.answer, "replayed": True} if known.content == content(call) else REUSED
 
+    def made(self, scope: str, request: str) -> int | None:
+        """When a request was made before; None when it was not."""
+        known = self.requests.get((scope, request)) if request else None
+        return known.made if known else None
+
     def _remember(self, scope: str, call: dict[str, Any], answer: dict[str, Any], now: int) -> None:
         if call["request"]:
             self.requests[scope, call["request"]] = Known(content(call), answer, now)
