@@ -94,8 +94,9 @@ class Follower:
                 if response := await read(self._call):
                     break
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-                if self._call.done() and await self._call.code() != grpc.StatusCode.UNAVAILABLE:
-                    raise ApiError("UNAVAILABLE", "The session service cannot stream now", retryAfterSeconds=1) from error
+                if self._call.done() and (status := await self._call.code()) != grpc.StatusCode.UNAVAILABLE:
+                    reason = "OVERLOADED" if status == grpc.StatusCode.RESOURCE_EXHAUSTED else "UNAVAILABLE"
+                    raise ApiError(reason, "The session service cannot stream now", retryAfterSeconds=1) from error
             await asyncio.sleep(RECONNECT_SECONDS)
         if response.HasField("end"):
             raise refusal(response.end)

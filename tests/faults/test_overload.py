@@ -253,6 +253,25 @@ def test_who_only_waits_for_an_agent_takes_nobodys_place(start: Start) -> None:
     assert service.stop() == 0
 
 
+def test_event_streams_beyond_the_bound(start: Start) -> None:
+    # One is the facade's own, for all sockets.
+    service = start(MAX_STREAMS="2")
+    url = f"{service.url}/{create(service).session_id}/events"
+    with requests.get(url, stream=True, timeout=SECONDS) as first:
+        assert first.status_code == 200
+
+        def another() -> tuple[int, str, str] | None:
+            """How another one is refused; None while the facade's own is still to come."""
+            with requests.get(url, stream=True, timeout=SECONDS) as response:
+                if response.status_code == 200:
+                    return None
+                return response.status_code, response.json()["code"], response.headers["Retry-After"]
+
+        assert until(another, "a refusal") == (503, "OVERLOADED", "1")
+        assert healthy(service)
+    assert service.stop() == 0
+
+
 def test_one_connection_has_so_many_streams_and_holds_back_more(start: Start) -> None:
     """A client over gRPC is held back, not refused; the facade has a connection for every hundred streams."""
     service = start(MAX_CONNECTION_STREAMS="100")
