@@ -17,6 +17,9 @@ _Call: TypeAlias = grpc.aio.StreamStreamCall[WatchSessionsRequest, WatchSessions
 
 RECONNECT_SECONDS = 0.2
 
+_AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
+"""With which a join is tried again. INTERNAL is what grpc.aio makes of a write into a call that has just ended, whatever it ended with."""
+
 
 class Follower:
     """Yields what happens in a session after a sequence, each entry once and in order. To be closed after use."""
@@ -94,7 +97,7 @@ class Follower:
                 if response := await read(self._call):
                     break
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-                if self._call.done() and (status := await self._call.code()) != grpc.StatusCode.UNAVAILABLE:
+                if self._call.done() and (status := await self._call.code()) not in _AGAIN:
                     reason = "OVERLOADED" if status == grpc.StatusCode.RESOURCE_EXHAUSTED else "UNAVAILABLE"
                     raise ApiError(reason, "The session service cannot stream now", retryAfterSeconds=1) from error
             await asyncio.sleep(RECONNECT_SECONDS)

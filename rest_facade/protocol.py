@@ -33,6 +33,7 @@ class Resting:
 
     def add(self, connection: "HttpProtocol") -> None:
         """Has a connection rest."""
+        connection.rests = True
         connection.flow.pause_reading()
         if not self._connections:
             self._wake_later()
@@ -44,6 +45,7 @@ class Resting:
     def _wake(self) -> None:
         for _ in range(min(WAKE_COUNT, len(self._connections))):
             connection = self._connections.popleft()
+            connection.rests = False
             # It may have been closed by our end: at a shutdown, say.
             if not connection.transport.is_closing():
                 connection.flow.resume_reading()
@@ -58,6 +60,8 @@ class HttpProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _in_head = False
     _refusing = False
+    rests = False
+    """Whether its request was just refused, and it is not read for a moment."""
 
     def __init__(self, places: Places, resting: Resting, **arguments: Any) -> None:
         """Both are shared by all connections; `arguments` are uvicorn's."""
@@ -116,6 +120,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._refusing = False
         if self.transport.is_closing():
             return
+        # Who has sent more behind a request that was refused, or does not read the answers, gets no third one.
+        close = close or self.rests or self.flow.write_paused
         end = b"connection: close\r\n\r\n" if close else b"\r\n"
         self.transport.write(_REFUSAL + end + (b"" if self.parser.get_method() == b"HEAD" else REFUSAL_BODY))
         if close:

@@ -105,6 +105,8 @@ class Rooms:
             follower.close()
             raise
         member.catching_up = asyncio.create_task(self._catch_up(session_id, member, follower))
+        # A task that is cancelled before it has begun closes nothing by itself.
+        member.catching_up.add_done_callback(lambda _: follower.close())
         try:
             (await self._watch(session_id)).members[socket_id] = member
             if self._is_level(session_id, member) and member.catching_up:

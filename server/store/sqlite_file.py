@@ -106,6 +106,11 @@ def leaves_doubt(error: sqlite3.Error) -> bool:
     return _primary_code(error) in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
+def is_locked(error: sqlite3.Error) -> bool:
+    """Whether somebody else holds the file."""
+    return _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
 def check_header(path: Path) -> None:
     """Looks at the first bytes of the file, without SQLite, which might write to it. An empty file is one that we shall make.
 
@@ -166,7 +171,8 @@ def _migrations() -> list[str]:
 
 
 def _primary_code(error: sqlite3.Error) -> int:
-    return error.sqlite_errorcode & 0xFF
+    # Python's own errors, of text that is not UTF-8 say, have no code.
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
 
 
 def public_error(error: sqlite3.Error) -> Exception:

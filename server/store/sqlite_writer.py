@@ -32,7 +32,7 @@ from server.domain.requests import Request, require_same
 from server.domain.sessions import Outcome, Rule, Session, require_etag
 from server.store import sqlite_rows as rows
 from server.store.base import Commit, CommitListener
-from server.store.sqlite_file import check_sound, connect, leaves_doubt, public_error
+from server.store.sqlite_file import check_sound, connect, is_locked, leaves_doubt, public_error
 
 T = TypeVar("T")
 
@@ -290,7 +290,12 @@ class SqliteWriter:
         try:
             self._transaction(group)
         except Exception as error:  # noqa: BLE001 - whatever a rule raises goes to its caller, not to this thread
-            if len(group) > 1:
+            if isinstance(error, sqlite3.Error) and is_locked(error):
+                # Nobody's fault, and each more try would take as long as this one.
+                refusal = public_error(error)
+                for member in group:
+                    member.error = refusal
+            elif len(group) > 1:
                 # Only the culprit is to fail, so each gets a transaction of its own.
                 for member in group:
                     self._carry_out([member])

@@ -496,6 +496,17 @@ def test_the_snippet_of_our_readme_prints_what_was_said_before(service: Serve, m
 # Going on where one left off.
 
 
+def test_joining_again_and_again_takes_no_streams(start: Start, connect: Connect) -> None:
+    """A socket that has missed nothing needs no stream of its own to catch up: that one must be closed."""
+    service = start(MAX_STREAMS="12")
+    session = service.create()
+    present = joined(connect(origin(service)), session["sessionId"])
+    for _ in range(30):
+        assert present.call("join", {"roomId": session["sessionId"], "after": 0}) == {"success": True}
+    with requests.get(f"{service.url}/{session['sessionId']}/events", stream=True, timeout=15) as response:
+        assert response.status_code == 200
+
+
 @pytest.mark.parametrize("after", [0, 1, 3, 4, "2"])
 def test_joining_replays_what_was_missed(service: Serve, connect: Connect, kind: str, after: int | str) -> None:
     session_id = service.create()["sessionId"]
