@@ -15,6 +15,9 @@ from server.settings import Settings
 
 RESTART_SECONDS: Final = 1.0
 
+HUNG_SECONDS: Final = 1.0
+"""How long after its grace a worker that was told to end is waited for."""
+
 log = structlog.get_logger()
 
 
@@ -60,7 +63,13 @@ class Workers:
             finally:
                 if process.returncode is None:
                     process.send_signal(signal.SIGTERM)
-                    await process.wait()
+                    try:
+                        async with asyncio.timeout(self._grace_seconds + HUNG_SECONDS):
+                            await process.wait()
+                    except TimeoutError:
+                        log.warning("a REST worker did not end in time, and was killed")
+                        process.kill()
+                        await process.wait()
 
     async def _start(self) -> asyncio.subprocess.Process:
         descriptor = self._listener.fileno()

@@ -29,7 +29,7 @@ def copy_store(source: Path, target: Path, progress: Progress) -> None:
         raise CopyError("no file is named")
     if not source.exists() or not source.stat().st_size:
         raise CopyError(f"{source} is not there, or empty")
-    for name in (target.name, f"{target.name}-wal", f"{target.name}-shm"):
+    for name in (target.name, f"{target.name}-wal", f"{target.name}-shm", f"{target.name}-journal"):
         if target.with_name(name).exists():
             raise CopyError(f"{target.with_name(name)} exists already: it is not overwritten")
     partial = target.with_name(f"{target.name}.partial")

@@ -410,6 +410,15 @@ def test_an_empty_setting_counts_as_unset(start: Start) -> None:
     assert create(running).timeout_config.timeout_minutes == 30
 
 
+def test_a_rest_worker_that_hangs_does_not_hold_the_end_up(start: Start) -> None:
+    running = start(SHUTDOWN_GRACE_SECONDS="1")
+    (worker,) = psutil.Process(running.process.pid).children()
+    worker.suspend()
+    running.process.terminate()
+    assert ended(running) == 0
+    assert "did not end in time" in running.log()
+
+
 # The test clock over REST.
 
 
