@@ -11,19 +11,28 @@ from rest_facade.sockets import PATH
 
 _HEALTH: Final = f"{BASE}/health"
 
-_ERROR: Final = ApiError("OVERLOADED", "The service has more to do than it can", retryAfterSeconds=1)
-REFUSAL_BODY: Final = orjson.dumps(_ERROR.body)
-REFUSAL_HEADERS: Final = [
-    (name.lower().encode(), value.encode())
-    for name, value in {
-        "Content-Type": "application/json",
-        "Content-Length": str(len(REFUSAL_BODY)),
-        # As Flask would have it: a page must see that, and when, it may try again.
-        "Access-Control-Allow-Origin": "*",
-        "Access-Control-Expose-Headers": "Retry-After",
-        **_ERROR.headers,
-    }.items()
-]
+
+class Refusal:
+    """A response that is the same for everyone, ready to be sent."""
+
+    def __init__(self, error: ApiError) -> None:
+        self.status = error.http_status
+        self.body = orjson.dumps(error.body)
+        self.headers = [
+            (name.lower().encode(), value.encode())
+            for name, value in {
+                "Content-Type": "application/json",
+                "Content-Length": str(len(self.body)),
+                # As Flask would have it: a page must see that, and when, it may try again.
+                "Access-Control-Allow-Origin": "*",
+                "Access-Control-Expose-Headers": "Retry-After",
+                **error.headers,
+            }.items()
+        ]
+
+
+OVERLOADED: Final = Refusal(ApiError("OVERLOADED", "The service has more to do than it can", retryAfterSeconds=1))
+STOPPING: Final = Refusal(ApiError("UNAVAILABLE", "The service is stopping", retryAfterSeconds=1))
 
 
 class Places:
@@ -86,8 +95,8 @@ class Admission:
         try:
             await self._bridge(scope, received, sent)
         except _FullError:
-            await send({"type": "http.response.start", "status": _ERROR.http_status, "headers": REFUSAL_HEADERS})
-            await send({"type": "http.response.body", "body": REFUSAL_BODY})
+            await send({"type": "http.response.start", "status": OVERLOADED.status, "headers": OVERLOADED.headers})
+            await send({"type": "http.response.body", "body": OVERLOADED.body})
         finally:
             release()
 

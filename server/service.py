@@ -100,9 +100,11 @@ class Service:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._settings.clear_sessions_on_shutdown:
-            await self._store.clear_sessions()
-        await self._store.close()
+        try:
+            if self._settings.clear_sessions_on_shutdown:
+                await self._store.clear_sessions()
+        finally:
+            await self._store.close()
 
     async def _stop_agents(self) -> None:
         """Waits for the replies that are under way, then lets the workers go."""

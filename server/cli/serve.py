@@ -61,7 +61,12 @@ async def _serve(settings: Settings, *, with_rest: bool) -> None:
             ready += f" rest={rest_address}"
             # They end first, because they need the server: half of the time is theirs, and what they leave is the server's.
             workers = Workers(settings, reachable(grpc_address), listener, grace_seconds=settings.shutdown_grace_seconds / 2)
-            await stack.enter_async_context(workers.running())
+            starting = asyncio.ensure_future(stack.enter_async_context(workers.running()))
+            await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
+            if stopped.done():
+                starting.cancel()
+                await asyncio.wait([starting])
+                return
         print(ready, flush=True)
         if rest_address and sys.stdout.isatty():
             print(_TRY.format(rest=reachable(rest_address), agent=ECHO_ID), flush=True)

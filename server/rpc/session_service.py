@@ -13,13 +13,13 @@ from eliza.sessions.v1 import session_service_pb2 as pb
 from eliza.sessions.v1.limits import DEFAULT_SESSIONS, MAX_SESSIONS
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceServicer
 from server.clock import Clock
-from server.domain.errors import DomainError, MissingFieldsError
+from server.domain.errors import AgentNotFoundError, DomainError, MissingFieldsError
 from server.domain.events import Chunk, Entry
 from server.domain.ids import new_id, uuid_field
 from server.domain.messages import check_metadata
 from server.domain.requests import request as request_of
 from server.domain.sessions import create, heartbeat, if_match, renew, require_live, update_timeout
-from server.domain.timeouts import TimeoutPolicy, check_numbers
+from server.domain.timeouts import PartialTimeoutConfig, TimeoutPolicy, check_numbers
 from server.lifecycle.watch import End, Item, Signals, Watch
 from server.rpc.convert import canonical, chunk_message, entry_message, metadata_text, refusal, session_message, timeout_request
 from server.rpc.health import HealthMonitor
@@ -51,7 +51,13 @@ class SessionService(SessionServiceServicer):
         check_numbers(timeout)
         content = agent_id, canonical(metadata), orjson.dumps(timeout).decode()
         repeatable = request_of(f"user:{user_id}", request.request_id, *content)
-        agent = await self._store.get_agent(agent_id)
+        try:
+            agent_timeout = (await self._store.get_agent(agent_id)).timeout
+        except AgentNotFoundError:
+            # It was there when the session was made that is told again.
+            if repeatable is None or not await self._store.knows(repeatable):
+                raise
+            agent_timeout = PartialTimeoutConfig()
         session = create(
             self._clock.now_ms(),
             session_id=new_id(),
@@ -61,7 +67,7 @@ class SessionService(SessionServiceServicer):
             metadata=metadata,
             policy=self._policy,
             request=timeout,
-            agent=agent.timeout,
+            agent=agent_timeout,
         )
         outcome = await self._store.create_session(session, repeatable)
         session = outcome.session

@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Final, TypeVar, cast
@@ -41,6 +41,8 @@ _ENTRY: Final = ", ".join(rows.ENTRY)
 _AGENT: Final = ", ".join(rows.AGENT)
 _ENTRY_TEXTS: Final = [rows.ENTRY.index(column) for column in ("content", "metadata", "attachments", "thought", "actions")]
 _ALWAYS_MS: Final = 2**62
+_READABLE: Final = "iif(json_valid(metadata), json_type(metadata) = 'object', false)"
+"""Of a session: in a file that was damaged there may be others, which are counted, and listed nowhere."""
 
 
 def _of(table: str, columns: Iterable[str]) -> str:
@@ -55,11 +57,17 @@ class SqliteStore(Store):
         self._lock = lock
         self._read_connection = connect(path, read_only=True)
         self._long_connection = connect(path, read_only=True)
+        self._count_connection = connect(path, read_only=True)
         # Last, because it starts a thread.
         self._writer = SqliteWriter(path, clock, max_writes)
         # Whether a read has failed so that nobody knows what else cannot be read.
         self._unreadable = False
         self._long_reader = ThreadPoolExecutor(1, "sqlite-reader")
+        # Health asks for counts, and is not to wait behind lists.
+        self._counter = ThreadPoolExecutor(1, "sqlite-counter")
+        self._counting = asyncio.Lock()
+        self._next_count: asyncio.Future[Counts] | None = None
+        self._count_at_ms = 0
         self._closed = False
 
     @classmethod
@@ -111,7 +119,7 @@ class SqliteStore(Store):
         def read(connection: sqlite3.Connection) -> SessionPage:
             total = connection.execute(f"SELECT count(*) FROM sessions WHERE {where}", {"now": now_ms, **named}).fetchone()[0]
             statement = (
-                f"SELECT {_SESSION} FROM sessions WHERE {where} AND (created_at_ms, id) > (:created_at_ms, :id) "
+                f"SELECT {_SESSION} FROM sessions WHERE {where} AND (created_at_ms, id) > (:created_at_ms, :id) AND {_READABLE} "
                 "ORDER BY created_at_ms, id LIMIT :limit"
             )
             values = {"now": now_ms, "created_at_ms": start.created_at_ms, "id": start.id, "limit": limit + 1, **named}
@@ -199,18 +207,27 @@ class SqliteStore(Store):
         return await self._read_long(read)
 
     async def counts(self, now_ms: int) -> Counts:
+        self._count_at_ms = now_ms
+        if self._next_count is None:
+            self._next_count = asyncio.ensure_future(self._count())
+        # All who ask while one count is under way share the next, which sees what each of them has seen.
+        return await asyncio.shield(self._next_count)
+
+    async def _count(self) -> Counts:
         live = "expires_at_ms > :now AND NOT expired"
         soon = f"{live} AND expires_at_ms - round(warning_threshold_minutes * {MINUTE_MS}) <= :now"
+        async with self._counting:
+            self._next_count, now_ms = None, self._count_at_ms
 
-        def read(connection: sqlite3.Connection) -> Counts:
-            total, active, expiring_soon, invalid = connection.execute(
-                f"SELECT count(*), count(*) FILTER (WHERE {live}), count(*) FILTER (WHERE {soon}), "
-                "count(*) FILTER (WHERE NOT json_valid(metadata)) FROM sessions",
-                {"now": now_ms},
-            ).fetchone()
-            return Counts(active, total - active, expiring_soon, invalid)
+            def read(connection: sqlite3.Connection) -> Counts:
+                total, active, expiring_soon, invalid = connection.execute(
+                    f"SELECT count(*), count(*) FILTER (WHERE {live}), count(*) FILTER (WHERE {soon}), "
+                    f"count(*) FILTER (WHERE NOT {_READABLE}) FROM sessions",
+                    {"now": now_ms},
+                ).fetchone()
+                return Counts(active, total - active, expiring_soon, invalid)
 
-        return await self._read_long(read)
+            return await self._read_long(read, self._counter, self._count_connection)
 
     async def due(self, now_ms: int, limit: int) -> list[str]:
         statement = "SELECT id FROM sessions WHERE due_at_ms <= ? ORDER BY due_at_ms LIMIT ?"
@@ -301,8 +318,9 @@ class SqliteStore(Store):
             return
         self._closed = True
         await self._writer.close()
-        await asyncio.to_thread(self._long_reader.shutdown)
-        for connection in (self._long_connection, self._read_connection):
+        for thread in (self._long_reader, self._counter):
+            await asyncio.to_thread(thread.shutdown)
+        for connection in (self._count_connection, self._long_connection, self._read_connection):
             connection.close()
         self._lock.release()
 
@@ -310,11 +328,14 @@ class SqliteStore(Store):
         """A short, indexed read, where it is called: a hop to a thread costs more."""
         return self._guarded(read, self._read_connection)
 
-    async def _read_long(self, read: Callable[[sqlite3.Connection], T]) -> T:
-        """A read that may scan a table, off the event loop."""
+    async def _read_long(
+        self, read: Callable[[sqlite3.Connection], T], thread: Executor | None = None, connection: sqlite3.Connection | None = None
+    ) -> T:
+        """A read that may scan a table, off the event loop: on the thread of long reads, or on another one with its connection."""
         if self._closed:
             raise UnavailableError("The service is stopping")
-        return await asyncio.get_running_loop().run_in_executor(self._long_reader, self._guarded, read, self._long_connection)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(thread or self._long_reader, self._guarded, read, connection or self._long_connection)
 
     def _guarded(self, read: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
         if self._closed:

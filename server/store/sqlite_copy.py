@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from server.store.base import StoreOpenError
+from server.store.sqlite_check import problems
 from server.store.sqlite_file import FileLock, check_header, check_sound, check_version, connect
 
 STEP_PAGES: Final = 256
@@ -49,16 +50,32 @@ def copy_store(source: Path, target: Path, progress: Progress) -> None:
 
 
 def restore_store(source: Path, target: Path, progress: Progress) -> None:
-    """Copies a backup to where a store is to be, which nobody may be serving. Raises CopyError."""
+    """Copies a sound backup to where a store is to be, which nobody may be serving. Raises CopyError."""
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = FileLock(target)
     except (OSError, StoreOpenError) as error:
         raise CopyError(f"{source} cannot be copied to {target}: {error}") from error
     try:
+        _require_sound(source)
         copy_store(source, target, progress)
     finally:
         lock.release()
+
+
+def _require_sound(source: Path) -> None:
+    """Raises CopyError for a backup in which not everything fits together. What cannot even be opened is left to the copy."""
+    if not source.is_file() or not source.stat().st_size:
+        return
+    try:
+        with closing(connect(source, read_only=True)) as connection:
+            check_header(source)
+            check_version(source, connection)
+            problem = next(problems(connection), None)
+    except (OSError, sqlite3.Error, StoreOpenError) as error:
+        raise CopyError(f"{source} cannot be restored: {error}") from error
+    if problem:
+        raise CopyError(f"{source} is not sound ({problem}): `eliza-sessions check` tells all that is wrong with it")
 
 
 def _copy(source: Path, partial: Path, progress: Progress) -> None:

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import re
+import shutil
 import sqlite3
 from contextlib import closing
 from importlib import resources
@@ -24,6 +25,7 @@ _APPLICATION_ID = slice(68, 72)
 _BUSY_TIMEOUT_S = 5.0
 _CACHE_KIB = 65_536
 _JOURNAL_LIMIT_BYTES = 64 * 1024 * 1024
+_LITTLE_ROOM_BYTES = 1024 * 1024
 
 log = structlog.get_logger()
 
@@ -71,11 +73,17 @@ def prepare(path: Path) -> FileLock:
         lock.release()
         if _primary_code(error) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
             raise _damaged(path, str(error)) from error
-        raise StoreOpenError(f"{path} cannot be used: {error}") from error
+        raise StoreOpenError(f"{path} cannot be used: {error}{_room(path)}") from error
     except BaseException:
         lock.release()
         raise
     return lock
+
+
+def _room(path: Path) -> str:
+    """Says so where there is hardly room: SQLite calls that an I/O error, or worse."""
+    free = shutil.disk_usage(path.parent).free
+    return f" ({free} bytes are free on its file system)" if free < _LITTLE_ROOM_BYTES else ""
 
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
@@ -104,6 +112,15 @@ def check_sound(connection: sqlite3.Connection) -> None:
 def leaves_doubt(error: sqlite3.Error) -> bool:
     """Whether after this error nobody knows what is in the file: what failed to be synced may be lost even if a later sync succeeds."""
     return _primary_code(error) in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def file_identity(path: Path) -> tuple[int, int] | None:
+    """What tells the file at a path from another that takes its place; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def is_locked(error: sqlite3.Error) -> bool:

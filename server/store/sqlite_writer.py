@@ -32,7 +32,7 @@ from server.domain.requests import Request, require_same
 from server.domain.sessions import Outcome, Rule, Session, require_etag
 from server.store import sqlite_rows as rows
 from server.store.base import Commit, CommitListener
-from server.store.sqlite_file import check_sound, connect, is_locked, leaves_doubt, public_error
+from server.store.sqlite_file import check_sound, connect, file_identity, is_locked, leaves_doubt, public_error
 
 T = TypeVar("T")
 
@@ -165,12 +165,18 @@ class _Group:
             self.delivered.add(key)
 
 
+def _is_nobodys_fault(error: Exception) -> bool:
+    """Whether a whole group failed for what none of it has done."""
+    return isinstance(error, UnavailableError) or (isinstance(error, sqlite3.Error) and (is_locked(error) or leaves_doubt(error)))
+
+
 class SqliteWriter:
     """Queues operations from the event loop, carries them out on a thread of its own, and answers on the loop once they are durable."""
 
     def __init__(self, path: Path, clock: Clock, max_queued: int) -> None:
         self._path = path
         self._connection = connect(path)
+        self._identity = file_identity(path)
         # After an I/O error nobody knows what the file holds, until it has been opened and checked anew.
         self._sound = True
         self._clock = clock
@@ -290,19 +296,28 @@ class SqliteWriter:
         try:
             self._transaction(group)
         except Exception as error:  # noqa: BLE001 - whatever a rule raises goes to its caller, not to this thread
-            if isinstance(error, sqlite3.Error) and is_locked(error):
-                # Nobody's fault, and each more try would take as long as this one.
-                refusal = public_error(error)
+            if len(group) == 1 or _is_nobodys_fault(error):
+                # To try each alone would take as long for each.
+                refusal = public_error(error) if isinstance(error, sqlite3.Error) else error
                 for member in group:
                     member.error = refusal
-            elif len(group) > 1:
+            else:
                 # Only the culprit is to fail, so each gets a transaction of its own.
                 for member in group:
-                    self._carry_out([member])
-            else:
-                group[0].error = public_error(error) if isinstance(error, sqlite3.Error) else error
+                    if not member.future.cancelled():
+                        self._carry_out([member])
 
     def _transaction(self, group: list[_Operation]) -> None:
+        try:
+            self._try(group)
+        except sqlite3.Error as error:
+            if len(group) == 1 or not leaves_doubt(error):
+                raise
+            # It may be over by now, which the file is asked first.
+            self._try(group)
+
+    def _try(self, group: list[_Operation]) -> None:
+        self._require_file()
         try:
             if not self._sound:
                 self._open_anew()
@@ -310,6 +325,12 @@ class SqliteWriter:
         except sqlite3.Error as error:
             self._sound = self._sound and not leaves_doubt(error)
             raise
+
+    def _require_file(self) -> None:
+        """Raises UnavailableError where the file is gone from its place: what was written to it would be lost with this process."""
+        if file_identity(self._path) != self._identity:
+            log.error("the store's file is gone from its place", path=str(self._path))
+            raise UnavailableError("The store cannot be used now")
 
     def _open_anew(self) -> None:
         """Opens the file again, checks it, and has what is in the WAL written and synced once more. Raises sqlite3.Error."""

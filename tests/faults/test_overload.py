@@ -5,6 +5,7 @@ And the short form of the campaign (see `overload`): more callers than there is 
 
 import asyncio
 import http.client
+import signal
 import socket
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -164,16 +165,17 @@ def test_streams_and_deliveries_beyond_the_bound(start: Start) -> None:
     assert service.stop() == 0
 
 
+def beat(url: str) -> int:
+    """Sends a session a heartbeat, once there is room for it: the question whether one more is refused may itself take the place."""
+    while (status := requests.post(f"{url}/heartbeat", timeout=SECONDS).status_code) == 503:
+        pass
+    return status
+
+
 def test_requests_beyond_the_bound(start: Start, tmp_path: Path) -> None:
     service = start(REST_MAX_REQUESTS="2")
     session_id = service.create()["sessionId"]
     url = f"{service.url}/{session_id}"
-
-    def beat() -> int:
-        # The question whether one more is refused may itself take the place.
-        while (status := requests.post(f"{url}/heartbeat", timeout=SECONDS).status_code) == 503:
-            pass
-        return status
 
     def is_refused() -> bool:
         response = requests.get(url, timeout=SECONDS)
@@ -186,7 +188,7 @@ def test_requests_beyond_the_bound(start: Start, tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         with held(tmp_path):
-            waiting = [pool.submit(beat) for _ in range(2)]
+            waiting = [pool.submit(beat, url) for _ in range(2)]
             until(is_refused, "a refusal")
             health = requests.get(f"{service.url}/health", timeout=SECONDS)
             assert (health.status_code, health.json()["status"]) == (200, "healthy")
@@ -204,7 +206,7 @@ def test_how_a_request_beyond_the_bound_is_refused(start: Start, tmp_path: Path)
     health = request("GET", "/api/messaging/sessions/health?x")
     with ThreadPoolExecutor(1) as pool, socket.create_connection((host, int(port)), timeout=SECONDS) as connection:
         with held(tmp_path):
-            waiting = pool.submit(requests.post, f"{service.url}{path[len('/api/messaging/sessions') :]}/heartbeat", timeout=SECONDS)
+            waiting = pool.submit(beat, f"http://{service.rest}{path}")
             until(lambda: requests.get(f"http://{service.rest}{path}", timeout=SECONDS).status_code == 503, "a refusal")
             answers = connection.makefile("rb")
             for content, method, statuses in (
@@ -228,14 +230,54 @@ def test_how_a_request_beyond_the_bound_is_refused(start: Start, tmp_path: Path)
             with socket.create_connection((host, int(port)), timeout=SECONDS) as pipelining:
                 pipelining.sendall(get * 100)
                 assert pipelining.makefile("rb").read().count(b"HTTP/1.1 503 ") == 2
-            # What is not there as a whole is not waited for.
-            half = exchange(service.rest, [request("POST", f"{path}/messages", b"{", [("Content-Length", "1000")])], method="POST")
+            # What is not there as a whole is not waited for; what comes of it yet is read past, and the connection goes on behind it.
+            large = request("POST", f"{path}/messages", b"x" * 1_000_000)
+            with socket.create_connection((host, int(port)), timeout=SECONDS) as slow:
+                said = slow.makefile("rb")
+                slow.sendall(large[:300])
+                assert int(said.readline().split()[1]) == 503
+                headers = http.client.parse_headers(said)
+                assert orjson.loads(said.read(int(headers["Content-Length"])))["code"] == "OVERLOADED"
+                slow.sendall(large[300:])
+                slow.sendall(health)
+                assert int(said.readline().split()[1]) == 200
+            # Who waits for leave to send the body may never send it, and so has to open another connection.
+            asking = request("POST", f"{path}/messages", None, [("Content-Length", "10"), ("Expect", "100-continue")])
+            half = exchange(service.rest, [asking], method="POST")
             assert half is not None
             assert (half.status, half.headers["connection"]) == (503, "close")
+            # Health is health however its path is written.
+            assert exchange(service.rest, [request("GET", "/api/messaging/sessions/%68ealth")]).status == 200
             assert service.http.get(f"http://{service.rest}/socket.io/?EIO=4&transport=polling", timeout=SECONDS).status_code == 200
-        assert waiting.result().status_code == 200
+        assert waiting.result() == 200
     assert exchange(service.rest, [post], method="POST") is not None
     assert service.stop() == 0
+
+
+def test_what_is_asked_on_an_idle_connection_is_answered_when_the_service_ends(start: Start, tmp_path: Path) -> None:
+    service = start(REST_MAX_REQUESTS="1")
+    path = f"/api/messaging/sessions/{service.create()['sessionId']}"
+    host, _, port = service.rest.rpartition(":")
+    with ThreadPoolExecutor(1) as pool, ExitStack() as stack:
+        with held(tmp_path):
+            waiting = pool.submit(beat, f"http://{service.rest}{path}")
+            until(lambda: requests.get(f"http://{service.rest}{path}", timeout=SECONDS).status_code == 503, "a refusal")
+            # So many that most of them rest when the end comes.
+            asked = [stack.enter_context(socket.create_connection((host, int(port)), timeout=SECONDS)) for _ in range(500)]
+            for connection in asked:
+                connection.sendall(request("GET", path))
+            answers = [connection.makefile("rb") for connection in asked]
+            for answer in answers:
+                assert int(answer.readline().split()[1]) == 503
+                answer.read(int(http.client.parse_headers(answer)["Content-Length"]))
+            for connection in asked:
+                connection.sendall(request("GET", path))
+            service.process.send_signal(signal.SIGTERM)
+            for answer in answers:
+                assert int(answer.readline().split()[1]) == 503
+        assert waiting.result() == 200
+    assert service.stop() == 0
+    assert "Traceback" not in service.log()
 
 
 def test_who_only_waits_for_an_agent_takes_nobodys_place(start: Start) -> None:
@@ -244,7 +286,11 @@ def test_who_only_waits_for_an_agent_takes_nobodys_place(start: Start) -> None:
     ids = [create(service, agent_id).session_id for _ in range(3)]
 
     def ask(session_id: str) -> requests.Response:
-        return requests.post(f"{service.url}/{session_id}/messages", json={"content": "x", "transport": "http"}, timeout=SECONDS)
+        # The place of the one before may not be free yet at the moment when the agent has its message.
+        while True:
+            response = requests.post(f"{service.url}/{session_id}/messages", json={"content": "x", "transport": "http"}, timeout=SECONDS)
+            if response.status_code != 503:
+                return response
 
     with ThreadPoolExecutor(3) as pool, Worker(service.channel, agent_id, max_deliveries=3) as worker:
         # One after the other, because while a message is stored its sender does have a place.

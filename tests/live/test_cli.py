@@ -419,6 +419,27 @@ def test_a_rest_worker_that_hangs_does_not_hold_the_end_up(start: Start) -> None
     assert "did not end in time" in running.log()
 
 
+def test_workers_that_never_come_up_do_not_hold_the_end_up(tmp_path: Path) -> None:
+    # A package before the real one in which a worker waits for ever.
+    package = tmp_path / "rest_facade" / "__init__.py"
+    package.parent.mkdir()
+    real = Path(__file__).parents[2] / "rest_facade"
+    package.write_text(f"import sys, time\nif '--worker-of' in sys.argv:\n    time.sleep(1000)\n__path__.append({str(real)!r})\n")
+    settings = {"DATABASE_URL": f"sqlite:///{tmp_path / 'store.db'}", "GRPC_ADDRESS": "127.0.0.1:0", "REST_ADDRESS": "127.0.0.1:0"}
+    with (tmp_path / "log").open("wb") as log:
+        running = subprocess.Popen(
+            command("serve"), env=environment(PYTHONPATH=str(tmp_path), SHUTDOWN_GRACE_SECONDS="2", **settings), cwd=tmp_path, stderr=log
+        )
+    try:
+        until(lambda: psutil.Process(running.pid).children(), "a worker")
+        running.terminate()
+        assert running.wait(timeout=15) == 0
+    finally:
+        running.kill()
+        running.wait()
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
 # The test clock over REST.
 
 

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.harness import Serve
-from tests.live.support import clean_failure, command, create, environment, history, replies, run, send
+from tests.live.support import clean_failure, command, create, environment, fails, history, replies, run, send, until
 
 Start = Callable[..., Serve]
 
@@ -99,6 +101,12 @@ def test_a_backup_that_cannot_be_made_says_why_and_changes_nothing(backup: Path,
     assert {path: path.read_bytes() for path in backup.parent.iterdir() if path.is_file()} == before
 
 
+def _changed(path: Path, statement: str) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("PRAGMA foreign_keys = OFF")
+        connection.execute(statement)
+
+
 def _newer(path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA user_version = 99")
@@ -113,6 +121,7 @@ def _damaged(path: Path) -> None:
 BAD: dict[str, Callable[[Path], object]] = {
     "damaged": _damaged,
     "newer": _newer,
+    "not sound": lambda path: _changed(path, "DELETE FROM deliveries"),
     "text": lambda path: path.write_text("hello"),
     "empty": lambda path: path.write_bytes(b""),
     "missing": Path.unlink,
@@ -162,10 +171,39 @@ def test_a_restore_overwrites_nothing_and_puts_nothing_under_a_running_service(b
     ],
 )
 def test_check_finds_what_does_not_fit_together(backup: Path, harm: str, told: str) -> None:
-    with closing(sqlite3.connect(backup)) as connection, connection:
-        connection.execute("PRAGMA foreign_keys = OFF")
-        connection.execute(harm)
+    _changed(backup, harm)
     done = run("check", cwd=backup.parent, DATABASE_URL=url(backup))
     assert done.status == 1
     assert told in done.out
     assert "Traceback" not in done.errors
+
+
+def test_a_file_that_is_moved_away_under_a_running_service_takes_no_more_writes(start: Start, tmp_path: Path) -> None:
+    """What was written to it would be gone with the process."""
+    service = start("--no-rest")
+    store, moved = tmp_path / "store.db", tmp_path / "moved.db"
+    session_id = create(service).session_id
+    send(service, session_id, "before")
+    replies(service, session_id, 1)
+    for name in (moved, None):
+        if name:
+            store.rename(name)
+        else:
+            store.write_bytes(moved.read_bytes())
+        fails(lambda: send(service, session_id, "meanwhile"), "UNAVAILABLE")
+        with pytest.raises(grpc.RpcError):
+            create(service)
+        assert len(history(service, session_id)) == 2
+        assert health(service) == health_pb2.HealthCheckResponse.NOT_SERVING
+    moved.rename(store)
+    until(lambda: health(service) == health_pb2.HealthCheckResponse.SERVING, "it is well again")
+    send(service, session_id, "after")
+    assert service.stop() == 0
+    again = start("--no-rest")
+    assert [message.content for message in history(again, session_id) if not message.is_agent] == ["before", "after"]
+    assert again.stop() == 0
+
+
+def health(service: Serve) -> int:
+    """The status of the whole service."""
+    return health_pb2_grpc.HealthStub(service.channel).Check(health_pb2.HealthCheckRequest(), timeout=10).status

@@ -1355,6 +1355,17 @@ class StoreConformance:
         with pytest.raises(UnavailableError):
             await CALLS[name](store, one)
 
+    async def test_a_count_has_seen_all_that_was_written_before_it(self, store: Store) -> None:
+        async def create_and_count() -> None:
+            await store.create_session(session())
+            written = len([counted for counted in created if counted])
+            created.append(True)
+            assert (await store.counts(T0)).active > written
+
+        created: list[bool] = []
+        await asyncio.gather(*(create_and_count() for _ in range(50)))
+        assert (await store.counts(T0)).active == 50
+
     async def test_reads_that_are_under_way_when_the_store_closes_end(self, store: Store) -> None:
         """They end with what they found or as unavailable, and with nothing else."""
         await asyncio.gather(*(store.create_session(session(T0 + n)) for n in range(200)))

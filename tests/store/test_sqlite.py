@@ -142,6 +142,15 @@ class TestSqliteStore(StoreConformance):
         store._writer._connection.execute("UPDATE sessions SET metadata = '{\"a' WHERE id = ?", (one.id,))
         assert await store.counts(T0) == Counts(2, 0, 0, 1)
 
+    @pytest.mark.parametrize("metadata", ['{"a', "[]", "null", ""])
+    async def test_a_row_that_cannot_be_read_back_does_not_keep_the_others_from_being_listed(
+        self, store: SqliteStore, one: Session, metadata: str
+    ) -> None:
+        other = await self.added(store)
+        store._writer._connection.execute("UPDATE sessions SET metadata = ? WHERE id = ?", (metadata, one.id))
+        assert [found.id for found in (await store.list_sessions(T0, limit=10)).sessions] == [other.id]
+        assert (await store.counts(T0)).invalid == 1
+
 
 class TestSomeoneElseHoldsTheLock:
     async def test_writes_are_unavailable_and_reads_go_on(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,19 @@ def test_a_create_that_is_repeated_gives_the_first_answer(service: Serve) -> Non
     assert post(service, key=key, agentId=ECHO, userId=str(uuid.uuid4())).headers.get("Idempotency-Replayed") is None
 
 
+def test_a_create_that_is_repeated_when_its_agent_is_gone_gives_the_first_answer(service: Serve) -> None:
+    agent = agent_pb2.Agent(name="for a while", kind=agent_pb2.AGENT_KIND_ECHO)
+    agent_id = service.agents.CreateAgent(agent_service_pb2.CreateAgentRequest(agent=agent), timeout=30).agent.agent_id
+    key = str(uuid.uuid4())
+    first = post(service, key=key, agentId=agent_id, userId=USER)
+    service.agents.DeleteAgent(agent_service_pb2.DeleteAgentRequest(agent_id=agent_id), timeout=30)
+    again = post(service, key=key, agentId=agent_id, userId=USER)
+    assert (again.status_code, again.json(), again.headers["Idempotency-Replayed"]) == (201, first.json(), "true")
+    assert post(service, key=key, agentId=agent_id, userId=USER, metadata={"a": 1}).status_code == 409
+    other = post(service, key=str(uuid.uuid4()), agentId=agent_id, userId=USER)
+    assert (other.status_code, other.json()["code"]) == (404, "AGENT_NOT_FOUND")
+
+
 @pytest.mark.parametrize("transport", ["websocket", "http", "sse"])
 def test_a_message_that_is_repeated_gives_the_first_answer_and_the_same_reply(service: Serve, transport: str) -> None:
     session_id = service.create()["sessionId"]
