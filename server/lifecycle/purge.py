@@ -1,6 +1,7 @@
 """The purge of sessions that expired, and of requests that were made, longer ago than their retention."""
 
 import asyncio
+import uuid
 from typing import Final
 
 import structlog
@@ -51,4 +52,6 @@ class Purge:
                 await self.run_due()
             except DomainError as error:
                 log.warning("the purge is held up", cause=str(error))
+            except Exception:
+                log.exception("the purge is held up", error_id=uuid.uuid4().hex)
             await asyncio.sleep(self._interval_s)

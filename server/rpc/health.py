@@ -1,6 +1,7 @@
 """The standard health protocol, and the watch over the store that it reports."""
 
 import asyncio
+import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -87,6 +88,10 @@ class HealthMonitor:
         try:
             await self._store.check_writable()
         except DomainError:
+            self._set(False)
+            return False
+        except Exception:
+            log.exception("the store cannot be tried", error_id=uuid.uuid4().hex)
             self._set(False)
             return False
         self._set(True)

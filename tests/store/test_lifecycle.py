@@ -13,6 +13,7 @@ from server.domain.sessions import Session
 from server.domain.timeouts import PartialTimeoutConfig
 from server.lifecycle.deadlines import BATCH, Deadlines
 from server.lifecycle.purge import STEP_ROWS, Purge
+from server.rpc.health import HealthMonitor
 from server.store.base import Counts
 from server.store.sqlite import SqliteStore
 from tests.store.conformance import MINUTE, T0, say, session
@@ -130,3 +131,39 @@ class TestPurge:
             await store.get_session(old.id)
         assert (await store.get_session(kept.id)).last_sequence == STEP_ROWS + 7
         assert (await store.list_messages(old, limit=1)).messages == []
+
+
+class TestAnErrorThatNobodyForesaw:
+    """Background work outlives it."""
+
+    async def test_the_purge_goes_on(self, store: SqliteStore, clock: TestClock, tmp_path: Path) -> None:
+        await many(store, 1)
+        clock.set_ms(T0 + 60 * MINUTE)
+        outsider = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+        outsider.execute("ALTER TABLE log RENAME TO elsewhere")
+        purge = Purge(store, clock, retention_minutes=10, request_retention_minutes=10, interval_minutes=0.0001)
+        with pytest.raises(sqlite3.OperationalError):
+            await purge.run_due()
+        running = asyncio.ensure_future(purge.run())
+        await asyncio.sleep(0)
+        outsider.execute("ALTER TABLE elsewhere RENAME TO log")
+        outsider.close()
+        async with asyncio.timeout(HANGS_SECONDS):
+            while await store.counts(T0) != Counts(0, 0, 0, 0):
+                assert not running.done()
+                await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    async def test_health_goes_on(self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def wrong() -> None:
+            raise RuntimeError("wrong")
+
+        monitor = HealthMonitor(store, ["a"])
+        assert await monitor.check()
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "check_writable", wrong)
+            assert not await monitor.check()
+            assert not monitor.is_serving
+        assert await monitor.check()
+        assert monitor.is_serving
