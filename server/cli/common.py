@@ -18,9 +18,10 @@ from server.settings import Settings, SettingsError, join_address, load_settings
 TAKEN_ADDRESS_SECONDS: Final = 3.0
 RETRY_SECONDS: Final = 0.05
 
-COLLECT: Final = (10_000, 5, 2)
-"""After how many more objects the garbage collector looks at young ones, and how many of such looks make one at older ones: at all of them
-after 100,000, lest what has lived for a minute, as a watch does, piles up when it is gone.
+COLLECT: Final = (100_000, 0, 0)
+"""After how many more objects the garbage collector looks at young ones: more than the requests under way have, which it would look at for
+nothing. Every second time it looks at older ones, and every third at all, lest what has lived for a minute, as a watch does, piles up when
+it is gone.
 """
 
 DIRECT: Final = [("grpc.enable_http_proxy", 0)]
