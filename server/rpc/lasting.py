@@ -17,6 +17,7 @@ class _Lasting(cygrpc.AioServer):  # type: ignore[misc]
 
     def __init__(self, loop: Any, thread_pool: Any, generic_handlers: Any, interceptors: Any, *others: Any) -> None:
         super().__init__(loop, thread_pool, generic_handlers, interceptors, *others)
+        # The base keeps these, too, but where Python cannot see them.
         self._its_interceptors = tuple(interceptors or ())
         self._its_handlers: dict[str, Any] = {}
         # The loop itself holds tasks weakly.
