@@ -304,8 +304,7 @@ class SqliteWriter:
             else:
                 # Only the culprit is to fail, so each gets a transaction of its own.
                 for member in group:
-                    if not member.future.cancelled():
-                        self._carry_out([member])
+                    self._carry_out([member])
 
     def _transaction(self, group: list[_Operation]) -> None:
         try:

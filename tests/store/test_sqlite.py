@@ -66,6 +66,39 @@ class TestSqliteStore(StoreConformance):
         assert [entry.sequence for entry in log] == [1, 2, 3, 4, 5]
         assert (await store.counts(T0)).active == 1
 
+    async def test_a_call_that_is_cancelled_while_its_group_fails_is_told_as_it_is_stored(self, store: Store, one: Session) -> None:
+        told: list[Outcome] = []
+        store.add_listener(lambda commit: told.extend(commit.outcomes))
+        loop, begun, goes_on, cancelled = asyncio.get_running_loop(), threading.Event(), threading.Event(), threading.Event()
+
+        def slow(start: Session, now_ms: int) -> Outcome:
+            begun.set()
+            goes_on.wait()
+            return say("slow")(start, now_ms)
+
+        def cancel() -> None:
+            victim.cancel()
+            # The future itself is cancelled in the turn of the loop that comes.
+            loop.call_soon(cancelled.set)
+
+        def culprit(start: Session, now_ms: int) -> Outcome:
+            if not cancelled.is_set():
+                loop.call_soon_threadsafe(cancel)
+                cancelled.wait()
+            raise RuntimeError("culprit")
+
+        first = asyncio.ensure_future(store.apply(one.id, slow))
+        await asyncio.to_thread(begun.wait)
+        victim = asyncio.ensure_future(store.apply(one.id, say("victim")))
+        last = asyncio.ensure_future(store.apply(one.id, culprit))
+        await asyncio.sleep(0)
+        goes_on.set()
+        results = await asyncio.gather(first, victim, last, return_exceptions=True)
+        assert isinstance(results[1], asyncio.CancelledError)
+        assert isinstance(results[2], RuntimeError)
+        log = await history(store, one)
+        assert [entry.sequence for outcome in told for entry in outcome.entries] == [entry.sequence for entry in log]
+
     async def test_a_call_that_is_cancelled_during_its_turn_is_carried_out_wholly(self, store: Store, one: Session) -> None:
         begun, goes_on = threading.Event(), threading.Event()
 
