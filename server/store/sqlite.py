@@ -208,6 +208,8 @@ class SqliteStore(Store):
 
     async def counts(self, now_ms: int) -> Counts:
         self._count_at_ms = now_ms
+        if self._next_count is None and not self._counting.locked():
+            return await self._count()
         if self._next_count is None:
             self._next_count = asyncio.ensure_future(self._count())
         # All who ask while one count is under way share the next, which sees what each of them has seen.

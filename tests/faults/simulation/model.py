@@ -48,7 +48,9 @@ class Model:
         """What a call is answered at once: a read, or a refusal that needs no write; None: it is to be carried out."""
         match call["kind"]:
             case "create":
-                return None if call["agent"] in self.agents else Refusal("AGENT_NOT_FOUND")
+                # What was made before is told again also when its agent is gone.
+                known = self.made(f"user {call['user']}", call["request"]) is not None
+                return None if known or call["agent"] in self.agents else Refusal("AGENT_NOT_FOUND")
             case "get" | "list_messages":
                 session = self.sessions.get(call["session"])
                 if session is None:
