@@ -219,7 +219,8 @@ class Store(ABC):
     async def purge(self, expired_by_ms: int, limit: int) -> int:
         """Takes one small step of removing the sessions that expired at `expired_by_ms` or before, with their logs.
 
-        It removes at most `limit` rows, entries before their sessions, and returns how many: 0 when nothing is left to remove.
+        A session whose expiry has not been written stays until it is: nobody has been told of it. A step removes at most `limit`
+        rows, entries before their sessions, and returns how many: 0 when nothing is left to remove.
         """
 
     @abstractmethod

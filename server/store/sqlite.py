@@ -357,10 +357,10 @@ _NEXT_DELIVERY: Final = (
 )
 _PURGE: Final = (
     "DELETE FROM deliveries WHERE (session_id, sequence) IN (SELECT session_id, sequence FROM sessions JOIN deliveries "
-    "ON deliveries.session_id = sessions.id WHERE sessions.expires_at_ms <= ? LIMIT ?)",
+    "ON deliveries.session_id = sessions.id WHERE expired AND sessions.expires_at_ms <= ? LIMIT ?)",
     "DELETE FROM log WHERE rowid IN (SELECT log.rowid FROM sessions JOIN log ON log.session_id = sessions.id "
-    "WHERE sessions.expires_at_ms <= ? LIMIT ?)",
-    "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at_ms <= ? "
+    "WHERE expired AND sessions.expires_at_ms <= ? LIMIT ?)",
+    "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expired AND expires_at_ms <= ? "
     "AND NOT EXISTS (SELECT 1 FROM log WHERE session_id = sessions.id) LIMIT ?)",
 )
 _GET_SESSION: Final = f"SELECT {_SESSION} FROM sessions WHERE id = ?"

@@ -134,7 +134,7 @@ class Run:
     async def read(self) -> None:
         """Reads whatever there is: what comes must be what was acknowledged, or a refusal."""
         for session_id, known in self.model.sessions.items():
-            if known.gone or known.purging or not known.session:
+            if known.gone or not known.session or self.model.may_be_purged(known.session):
                 continue
             entries = [known.entries[sequence] for sequence in sorted(known.entries)]
             messages = [entry for entry in reversed(entries) if entry.message]

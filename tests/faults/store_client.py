@@ -188,13 +188,12 @@ class Client:
 
     async def purge(self) -> None:
         by_ms = self._clock.now_ms() - 20 * MINUTE
+        self._model.purged_by_ms = max(self._model.purged_by_ms, by_ms)
         old = [
-            known for known in self._model.sessions.values() if known.session and not known.gone and known.session.expires_at_ms <= by_ms
+            known
+            for known in self._model.sessions.values()
+            if known.session and not known.gone and known.session.expired and known.session.expires_at_ms <= by_ms
         ]
-        if not all(known.session.expired for known in old):
-            return  # Not before the expiry is in each log: then nobody else can change these any more.
-        for known in old:
-            known.purging = True
         try:
             while await self._store.purge(by_ms, 4):
                 self._model.acknowledged += 1

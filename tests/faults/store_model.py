@@ -34,7 +34,6 @@ class Known:
     entries: dict[int, Entry] = field(default_factory=dict)
     deliveries: dict[int, Delivery] = field(default_factory=dict)
     doubts: dict[object, Doubt] = field(default_factory=dict)
-    purging: bool = False
     gone: bool = False
 
     def copy(self) -> "Known":
@@ -81,13 +80,17 @@ class Tables:
 
 @dataclass
 class Model:
-    """What was acknowledged, and what is in doubt. It knows nothing of how the store does it."""
+    """What was acknowledged, and what is in doubt. It knows nothing of how the store does it.
+
+    `purged_by_ms`: what expired by this instant, and was told to have, may be purged wholly or in part.
+    """
 
     sessions: dict[str, Known] = field(default_factory=dict)
     agents: dict[str, Agent | None] = field(default_factory=dict)
     agents_in_doubt: dict[object, tuple[str, Agent | None]] = field(default_factory=dict)
     asked: dict[str, Asked] = field(default_factory=dict)
     acknowledged: int = 0
+    purged_by_ms: int = 0
 
     def copy(self) -> "Model":
         return Model(
@@ -96,7 +99,11 @@ class Model:
             dict(self.agents_in_doubt),
             {name: replace(asked) for name, asked in self.asked.items()},
             self.acknowledged,
+            self.purged_by_ms,
         )
+
+    def may_be_purged(self, session: Session) -> bool:
+        return session.expired and session.expires_at_ms <= self.purged_by_ms
 
     @contextmanager
     def asking(self, session_id: str, doubt: Doubt) -> Iterator[None]:
@@ -139,7 +146,8 @@ class Model:
                 if there or entries:
                     yield f"session {session_id} was deleted, and is back"
             elif there is None:
-                if known.session and not known.purging and not any(doubt.may_be_gone for doubt in doubts):
+                expiring = any(doubt.may_be_gone or EntryKind.EXPIRY in doubt.kinds for doubt in doubts)
+                if known.session and not expiring and not self.may_be_purged(known.session):
                     yield f"session {session_id} is lost"
             elif known.session is None and not doubts:
                 yield f"session {session_id} was refused, and is there"
@@ -155,13 +163,13 @@ class Model:
             if tables.agents.get(agent_id) not in may_be:
                 yield f"agent {agent_id}: {tables.agents.get(agent_id)} instead of {may_be}"
 
-    @staticmethod
-    def _session(known: Known, there: Session, entries: dict[int, Entry], deliveries: dict[int, Delivery]) -> Iterator[str]:
+    def _session(self, known: Known, there: Session, entries: dict[int, Entry], deliveries: dict[int, Delivery]) -> Iterator[str]:
         doubts = list(known.doubts.values())
         in_doubt = Counter(doubt.content for doubt in doubts if doubt.content)
         room = Counter(kind for doubt in doubts for kind in doubt.kinds)
+        purged = self.may_be_purged(there)
         for sequence, entry in known.entries.items():
-            if sequence not in entries and not known.purging:
+            if sequence not in entries and not purged:
                 yield f"entry {sequence} ({entry.kind}) is lost"
             elif sequence in entries and entries[sequence] != entry:
                 yield f"entry {sequence} is {entries[sequence]} instead of {entry}"
@@ -179,7 +187,7 @@ class Model:
             states = {state for doubt in doubts if doubt.sequence in (sequence, -1) for state in doubt.states}
             found = deliveries.get(sequence)
             if found is None:
-                if not known.purging:
+                if not purged:
                     yield f"delivery {sequence} is lost"
             elif found != delivery and found.state not in states:
                 yield f"delivery {sequence} is {found} instead of {delivery}"

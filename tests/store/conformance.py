@@ -651,12 +651,13 @@ class StoreConformance:
     @pytest.mark.parametrize("limit", [1, 2, 3, 5, 7, 100])
     async def test_purge_in_steps(self, store: Store, clock: TestClock, limit: int) -> None:
         old, older, live = await self.added(store, T0 + 1), await self.added(store), await self.added(store, T0 + 2)
-        rows = 0
         for target, count in ((old, 4), (older, 3), (live, 2)):
             for _ in range(count):
                 await store.apply(target.id, patch(warning_threshold_minutes=2.0))
                 await store.apply(target.id, answer(Reply(Draft("r"))))
-            rows += 2 * count + 1
+        clock.set_ms(old.expires_at_ms)
+        for target in (old, older):
+            await store.apply(target.id, fall_due)
         removed, steps = 0, 0
         while step := await store.purge(old.expires_at_ms, limit):
             assert 1 <= step <= limit
@@ -669,8 +670,8 @@ class StoreConformance:
                     assert len(messages) <= count
                 except SessionNotFoundError:
                     assert messages == []
-        # Two entries and a delivery for each round.
-        assert removed == 4 * 3 + 3 * 3 + 2
+        # Two entries and a delivery for each round; each session and the entry of its expiry.
+        assert removed == 4 * 3 + 3 * 3 + 2 * 2
         assert steps >= removed / limit
         for target in (old, older):
             with pytest.raises(SessionNotFoundError):
@@ -679,10 +680,24 @@ class StoreConformance:
         assert await store.counts(T0) == Counts(1, 0, 0, 0)
         assert await store.purge(old.expires_at_ms, limit) == 0
 
-    async def test_purge_takes_what_expired_at_that_instant_or_before(self, store: Store, one: Session) -> None:
+    async def test_purge_takes_what_expired_at_that_instant_or_before(self, store: Store, one: Session, clock: TestClock) -> None:
+        clock.set_ms(one.expires_at_ms)
+        expired = (await store.apply(one.id, fall_due)).session
         assert await store.purge(one.expires_at_ms - 1, 100) == 0
-        assert await store.get_session(one.id) == one
-        assert await store.purge(one.expires_at_ms, 100) == 1
+        assert await store.get_session(one.id) == expired
+        # The session and the entry of its expiry.
+        assert await store.purge(one.expires_at_ms, 100) == 2
+
+    async def test_purge_leaves_a_session_whose_expiry_nobody_has_been_told(self, store: Store, one: Session, clock: TestClock) -> None:
+        """A clock that jumps may bring the purge before the expiry. Contract: "Warnings and expiries happen when they fall due"."""
+        await store.apply(one.id, say())
+        clock.set_ms(one.expires_at_ms + 10**9)
+        assert await store.purge(clock.now_ms(), 100) == 0
+        assert [left.session_id for left in await store.list_open()] == [one.id]
+        await store.apply(one.id, fall_due)
+        assert await store.purge(clock.now_ms(), 100) > 0
+        with pytest.raises(SessionNotFoundError):
+            await store.get_session(one.id)
 
     async def test_clear_sessions(self, store: Store, one: Session) -> None:
         await store.create_agent(agent())
@@ -911,15 +926,14 @@ class StoreConformance:
                 await delivery(store, one, sequence)
         assert await store.list_open() == []
 
-    async def test_the_purge_and_a_clearing_take_deliveries_along(self, store: Store, one: Session) -> None:
+    async def test_the_purge_and_a_clearing_take_deliveries_along(self, store: Store, one: Session, clock: TestClock) -> None:
         live = await self.added(store, T0 + 1)
         for target in (one, live):
             await store.apply(target.id, say())
-        # The expiry of the session has not been written: what is open goes all the same.
-        gone = await store.get_session(one.id)
-        await store.apply(live.id, heartbeat)
-        await store.apply(live.id, patch(timeout_minutes=60.0))
-        assert await store.purge(gone.expires_at_ms, 100) == 3
+        clock.set_ms((await store.get_session(one.id)).expires_at_ms)
+        await store.apply(one.id, fall_due)
+        # The delivery, the message, the expiry and the session.
+        assert await store.purge(clock.now_ms(), 100) == 4
         assert [left.session_id for left in await store.list_open()] == [live.id]
         await store.clear_sessions()
         assert await store.list_open() == []

@@ -19,7 +19,7 @@ from server.domain.agents import Agent, AgentKind
 from server.domain.deliveries import Delivery, DeliveryState
 from server.domain.errors import DeliveryNotFoundError, SessionExpiredError
 from server.domain.messages import Message
-from server.domain.sessions import Session
+from server.domain.sessions import Session, fall_due
 from server.domain.timeouts import PartialTimeoutConfig
 from server.store import open_store, sqlite_file, sqlite_path
 from server.store.base import StoreOpenError
@@ -48,9 +48,9 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "data" / "store.db"
 
 
-async def opened(path: Path) -> SqliteStore:
+async def opened(path: Path, now_ms: int = T0) -> SqliteStore:
     clock = TestClock()
-    clock.set_ms(T0)
+    clock.set_ms(now_ms)
     return await SqliteStore.open(path, clock)
 
 
@@ -215,10 +215,11 @@ class TestAnOlderVersion:
         answered = await store.apply_delivery(USER, 5, respond("yes"))
         assert contents(await store.list_history(one, before_sequence=7, limit=9)) == ["hi", "ho", "unanswered", "new", "yes"]
         await store.close()
-        store = await opened(path)
+        store = await opened(path, answered.session.expires_at_ms)
         assert await store.get_session(USER) == answered.session
         assert (await store.list_entries(USER, after_sequence=5, limit=9)) == list(answered.entries)
-        assert await store.purge(answered.session.expires_at_ms, 100) == 10
+        await store.apply(USER, fall_due)
+        assert await store.purge(answered.session.expires_at_ms, 100) == 11
         await store.close()
 
 
