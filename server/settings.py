@@ -89,7 +89,11 @@ class Settings(BaseSettings):
         512, ge=1, le=1_000_000, description="REST requests that may wait for their answers, in each process of the facade."
     )
     shutdown_grace_seconds: float = Field(
-        10, ge=0, le=600, allow_inf_nan=False, description="How long a shutdown waits for what is in flight; of that, REST has half."
+        10,
+        ge=0,
+        le=600,
+        allow_inf_nan=False,
+        description="How long a shutdown may take, with what is in flight and closing; REST has the first half of it.",
     )
     delivery_lease_seconds: float = Field(
         120, ge=0.1, le=3600, allow_inf_nan=False, description="How long a delivery may be silent at a worker before it is given again."
@@ -128,6 +132,11 @@ class Settings(BaseSettings):
             self.session_default_timeout_minutes, True, self.session_max_duration_minutes, self.session_warning_threshold_minutes
         )
         return TimeoutPolicy(defaults, self.session_min_timeout_minutes, self.session_max_timeout_minutes)
+
+    @property
+    def drain_seconds(self) -> float:
+        """How long a shutdown waits for what is in flight: its grace, but for a tenth (at most a second) that closing may take."""
+        return self.shutdown_grace_seconds - min(1.0, self.shutdown_grace_seconds / 10)
 
     @property
     def retry_policy(self) -> RetryPolicy:

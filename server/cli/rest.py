@@ -76,7 +76,7 @@ async def _serve(settings: Settings, server: str, listener: socket.socket, on_re
             server,
             listener,
             on_ready,
-            grace_seconds=settings.shutdown_grace_seconds,
+            grace_seconds=settings.drain_seconds,
             deadline_seconds=settings.rest_deadline_seconds,
             reply_deadline_seconds=settings.reply_deadline_seconds,
             max_requests=settings.rest_max_requests,

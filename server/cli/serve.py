@@ -71,7 +71,7 @@ async def _serve(settings: Settings, *, with_rest: bool) -> None:
         if rest_address and sys.stdout.isatty():
             print(_TRY.format(rest=reachable(rest_address), agent=ECHO_ID), flush=True)
         await stopped
-        stop_by_s = loop.time() + settings.shutdown_grace_seconds
+        stop_by_s = loop.time() + settings.drain_seconds
         if with_rest:
             # The workers have it too: once they let go, a new connection is refused at once instead of waiting for nobody.
             listener.close()

@@ -28,7 +28,7 @@ class Workers:
     """
 
     def __init__(self, settings: Settings, server: str, listener: socket.socket, *, grace_seconds: float) -> None:
-        """`grace_seconds`: how long each waits for the requests under way when it ends."""
+        """`grace_seconds`: how long each may take to end."""
         self._settings = settings
         self._grace_seconds = grace_seconds
         self._server = server

@@ -134,3 +134,8 @@ def test_what_is_no_address_stops_the_start(load: Load, text: str) -> None:
         assert line.startswith(name)
         assert text in line
         assert "HOST:PORT" in line
+
+
+@pytest.mark.parametrize(("grace", "drain"), [("0", 0), ("1", 0.9), ("10", 9), ("600", 599)])
+def test_a_shutdown_has_time_left_for_closing(load: Load, grace: str, drain: float) -> None:
+    assert load(SHUTDOWN_GRACE_SECONDS=grace).drain_seconds == pytest.approx(drain)
