@@ -16,7 +16,7 @@ from rest_facade.admission import Admission, Places
 from rest_facade.app import create_app
 from rest_facade.backend import Backend
 from rest_facade.bridge import Bridge, Message, Receive, Send
-from rest_facade.protocol import HttpProtocol, Resting
+from rest_facade.protocol import HttpProtocol, Refusals
 from rest_facade.sockets import PATH, Sockets
 
 KEEP_ALIVE_SECONDS: Final = 75
@@ -58,7 +58,7 @@ async def serve(
     config = uvicorn.Config(
         app,
         interface="asgi3",
-        http=partial(HttpProtocol, places, Resting()),  # type: ignore[arg-type] # it is called, and nothing else
+        http=partial(HttpProtocol, places, Refusals()),  # type: ignore[arg-type] # it is called, and nothing else
         ws="websockets-sansio",
         ws_max_size=max_body_bytes,
         lifespan="on",

@@ -5,6 +5,7 @@ cost next to nothing while there is more to do than can be done.
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -22,39 +23,53 @@ MAX_DISCARDED_BYTES: Final = 16 * 1024 * 1024
 LAST_SECONDS: Final = 0.2
 """How long an idle connection is read yet when the facade ends: what its client has asked meanwhile is refused, not dropped."""
 
-WAKE_SECONDS: Final = 0.02
-WAKE_COUNT: Final = 100
-"""How often connections that rest are read again, and how many of them."""
+TICK_SECONDS: Final = 0.02
+TICK_COUNT: Final = 100
+"""How many requests are refused in such a time at most."""
 
 _HEADS: Final = {
     one: STATUS_LINE[one.status] + b"".join(b"%b: %b\r\n" % header for header in one.headers) for one in (OVERLOADED, STOPPING)
 }
 
 
-class Resting:
-    """The connections whose request was just refused. They are not read for a moment, and only so many of them are read again in a second:
-    however many ask again at once, refusing them takes no more than a fraction of the time, and the rest is for those that have places.
+class Refusals:
+    """The requests that are to be refused, in order. At once, as long as there are few; but only so many in a second: however many clients
+    ask again at once, refusing them takes no more than a fraction of the time, and the rest is for those that have places.
     """
 
     def __init__(self) -> None:
-        self._connections: deque[HttpProtocol] = deque()
+        self._waiting: deque[HttpProtocol] = deque()
+        self._left = TICK_COUNT
+        self._ticking = False
 
     def add(self, connection: "HttpProtocol") -> None:
-        """Has a connection rest."""
-        connection.rests = True
-        connection.flow.pause_reading()
-        if not self._connections:
-            self._wake_later()
-        self._connections.append(connection)
+        """Has the request that is now read on a connection refused."""
+        self._waiting.append(connection)
+        if not self._ticking:
+            self._ticking = True
+            asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+        self._refuse()
 
-    def _wake_later(self) -> None:
-        asyncio.get_running_loop().call_later(WAKE_SECONDS, self._wake)
+    def _tick(self) -> None:
+        self._left = TICK_COUNT
+        self._ticking = bool(self._waiting)
+        if self._ticking:
+            asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+        self._refuse()
 
-    def _wake(self) -> None:
-        for _ in range(min(WAKE_COUNT, len(self._connections))):
-            self._connections.popleft().wake()
-        if self._connections:
-            self._wake_later()
+    def _refuse(self) -> None:
+        while self._left and self._waiting:
+            self._left -= 1
+            self._waiting.popleft().refuse()
+
+
+@dataclass(slots=True)
+class _Refused:
+    """A request that is refused: whether its client has been told, whether it is read as a whole, and how much of it was discarded."""
+
+    is_told: bool = False
+    is_read: bool = False
+    discarded_bytes: int = 0
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -66,22 +81,19 @@ class HttpProtocol(HttpToolsProtocol):
     _in_other = False
     """Whether what comes in now began with another request."""
 
-    _refusing = False
-    """Whether the request that is read now is refused, and `_refused` whether that was told."""
+    _refused: _Refused | None = None
+    """The request that is refused, until it is read and its client told."""
 
-    _refused = False
-    _discarded_bytes = 0
     _is_last = False
-    """Whether the facade ends, and this connection with the next answer."""
+    """Whether this connection is closed with the next refusal: because its client asks on, or because the facade ends."""
 
-    rests = False
-    """Whether its request was just refused, and it is not read for a moment."""
+    _is_ending = False
 
-    def __init__(self, places: Places, resting: Resting, **arguments: Any) -> None:
+    def __init__(self, places: Places, refusals: Refusals, **arguments: Any) -> None:
         """Both are shared by all connections; `arguments` are uvicorn's."""
         super().__init__(**arguments)
         self._places = places
-        self._resting = resting
+        self._refusals = refusals
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, and with it all who would have been answered on it."""
@@ -91,18 +103,11 @@ class HttpProtocol(HttpToolsProtocol):
     def shutdown(self) -> None:
         """The facade ends."""
         if self.cycle is None or self.cycle.response_complete:
-            self._is_last = True
-            self.wake()
+            self._is_ending = self._is_last = True
+            self.refuse()
             self.loop.call_later(LAST_SECONDS, self.transport.close)
         else:
             super().shutdown()
-
-    def wake(self) -> None:
-        """Is read again."""
-        self.rests = False
-        # It may have been closed by our end.
-        if not self.transport.is_closing():
-            self.flow.resume_reading()
 
     def on_message_begin(self) -> None:
         """A request starts."""
@@ -113,44 +118,69 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """The head of a request has been read."""
         self._in_head = False
+        if self._refused:
+            # Who does not wait for the answer to a request that is refused gets but one more.
+            self.refuse()
+            self._is_last = True
         if self.transport.is_closing() or self._to_be_refused():
-            self._refusing, self._refused, self._discarded_bytes = True, False, 0
+            self._refused = _Refused()
             return
         super().on_headers_complete()
         self._cycles = [cycle for cycle in (*self._cycles, self.cycle) if cycle and not cycle.response_complete]
 
     def on_body(self, body: bytes) -> None:
         """A part of a request's body has been read."""
-        if self._refusing:
-            self._discarded_bytes += len(body)
+        if self._refused:
+            self._refused.discarded_bytes += len(body)
         else:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         """A request has been read as a whole."""
         self._in_other = True
-        if not self._refusing:
+        if self._refused:
+            self._refused.is_read = True
+            self._forget_refused()
+        else:
             super().on_message_complete()
-            return
-        self._refuse()
-        self._refusing = False
-        if not self.transport.is_closing():
-            self.on_response_complete()
-            self._resting.add(self)
 
     def data_received(self, data: bytes) -> None:
         """Bytes came in."""
         self._in_other = False
+        before = self._refused
         super().data_received(data)
-        if self._refusing:
-            # The rest of its body is not waited for, but read past: a client that is still sending could not read the answer.
-            self._refuse()
-            if self._discarded_bytes > MAX_DISCARDED_BYTES:
-                self.transport.close()
+        if self._refused and self._refused is not before and not self.transport.is_closing():
+            self._refusals.add(self)
+        if self._refused and self._refused.discarded_bytes > MAX_DISCARDED_BYTES:
+            self.refuse()
+            self.transport.close()
         if self._in_head and not self._in_other:
             self._head_bytes += len(data)
             if self._head_bytes > MAX_HEAD_BYTES:
                 self.send_400_response("The request line and headers are too long.")
+
+    def refuse(self) -> None:
+        """Tells the client whose request is refused, if there is one. The rest of its body is not waited for, but read past."""
+        if self._refused is None or self._refused.is_told or self.transport.is_closing():
+            return
+        self._refused.is_told = True
+        # Who does not read the answers gets no other one.
+        close = self._is_last or self.flow.write_paused
+        # HTTP/1.0 would have to be told that a connection stays; who waits for `100 Continue` may keep the body and go on with the next.
+        close = close or not self.parser.should_keep_alive() or self.parser.get_http_version() == "1.0" or self.expect_100_continue
+        end = b"connection: close\r\n\r\n" if close else b"\r\n"
+        refusal = STOPPING if self._is_ending else OVERLOADED
+        self.transport.write(_HEADS[refusal] + end + (b"" if self.parser.get_method() == b"HEAD" else refusal.body))
+        if close:
+            self.transport.close()
+        self._forget_refused()
+
+    def _forget_refused(self) -> None:
+        """Goes on to the next request, if the client has been told and the refused one is read."""
+        if self._refused and self._refused.is_told and self._refused.is_read:
+            self._refused = None
+            if not self.transport.is_closing():
+                self.on_response_complete()
 
     def _to_be_refused(self) -> bool:
         """Whether all places are taken. A request behind another one, which has to be answered first, is left to `Admission`.
@@ -164,21 +194,6 @@ class HttpProtocol(HttpToolsProtocol):
             and self._places.needed(self.url.partition(b"?")[0].decode("latin-1"))
             and not self.parser.should_upgrade()
         )
-
-    def _refuse(self) -> None:
-        """Tells that the request is refused, once."""
-        if self._refused or self.transport.is_closing():
-            return
-        self._refused = True
-        # Who has sent more behind a request that was refused, or does not read the answers, gets no third one.
-        close = self._is_last or self.rests or self.flow.write_paused
-        # HTTP/1.0 would have to be told that a connection stays; who waits for `100 Continue` may keep the body and go on with the next.
-        close = close or not self.parser.should_keep_alive() or self.parser.get_http_version() == "1.0" or self.expect_100_continue
-        end = b"connection: close\r\n\r\n" if close else b"\r\n"
-        refusal = STOPPING if self._is_last else OVERLOADED
-        self.transport.write(_HEADS[refusal] + end + (b"" if self.parser.get_method() == b"HEAD" else refusal.body))
-        if close:
-            self.transport.close()
 
     def _forget(self) -> None:
         """Has those who would answer the requests so far know that nobody listens."""

@@ -262,7 +262,7 @@ def test_what_is_asked_on_an_idle_connection_is_answered_when_the_service_ends(s
         with held(tmp_path):
             waiting = pool.submit(beat, f"http://{service.rest}{path}")
             until(lambda: requests.get(f"http://{service.rest}{path}", timeout=SECONDS).status_code == 503, "a refusal")
-            # So many that most of them rest when the end comes.
+            # So many that most of them are yet to be refused when the end comes.
             asked = [stack.enter_context(socket.create_connection((host, int(port)), timeout=SECONDS)) for _ in range(500)]
             for connection in asked:
                 connection.sendall(request("GET", path))
