@@ -36,6 +36,9 @@ SESSIONS = 500
 METHOD = "/eliza.sessions.v1.MessageService/SendMessage"
 PASSED = ("MAX_CALLS", "MAX_WRITES", "REST_MAX_REQUESTS", "REST_WORKERS")
 
+GRPC_CONNECTIONS = 4
+"""Of each process that calls over gRPC."""
+
 REST_CONNECTIONS = 1000
 """As many users are there over HTTP/1.1, each of whom waits for an answer before asking again."""
 
@@ -139,7 +142,7 @@ class Campaign:
         watch, before = Watch(self.service), memory(psutil.Process(self.service.process.pid))
         probing = asyncio.create_task(asyncio.to_thread(watch.probe))
         share = before_rate * factor / self.processes
-        connections = REST_CONNECTIONS // self.processes if self.rest else 16
+        connections = REST_CONNECTIONS // self.processes if self.rest else GRPC_CONNECTIONS
         found = await self.offered(self.processes, seconds=seconds, rate=share, connections=connections, deadline_s=deadline_s)
         back_s = await self._back(alone)
         watch.stopping = True
@@ -151,7 +154,7 @@ class Campaign:
 
     async def _rate(self, in_flight: int, seconds: float) -> float:
         """The rate of acknowledged calls with so many of them in flight, each answered before the next is made."""
-        found = await self.offered(1, seconds=seconds, in_flight=in_flight, connections=in_flight if self.rest else 4, deadline_s=10)
+        found = await self.offered(1, seconds=seconds, in_flight=in_flight, connections=in_flight if self.rest else GRPC_CONNECTIONS, deadline_s=10)
         return found.rate("ok")
 
     async def _back(self, alone_ms: float) -> float:
