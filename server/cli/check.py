@@ -1,7 +1,6 @@
 """`eliza-sessions check`: whether everything in a store fits together."""
 
 import sqlite3
-from contextlib import closing
 
 import click
 
@@ -9,7 +8,7 @@ from server.cli.common import settings_or_exit
 from server.store import sqlite_path
 from server.store.base import StoreOpenError
 from server.store.sqlite_check import problems, summary
-from server.store.sqlite_file import check_header, check_version, connect
+from server.store.sqlite_file import reading
 
 
 @click.command()
@@ -25,11 +24,7 @@ def check(database_url: str | None) -> None:
     except StoreOpenError as error:
         raise click.ClickException(str(error)) from error
     try:
-        if not path.exists() or not path.stat().st_size:
-            raise click.ClickException(f"{path} is not there, or empty")
-        check_header(path)
-        with closing(connect(path, read_only=True)) as connection:
-            check_version(path, connection)
+        with reading(path) as connection:
             found = 0
             for problem in problems(connection):
                 click.echo(problem)

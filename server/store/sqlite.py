@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Final, TypeVar, cast
@@ -49,6 +49,19 @@ def _of(table: str, columns: Iterable[str]) -> str:
     return ", ".join(f"{table}.{column}" for column in columns)
 
 
+class _Reader:
+    """A thread that reads on a connection of its own."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.connection = connect(path, read_only=True)
+        self.thread = ThreadPoolExecutor(1, name)
+
+    def close(self) -> None:
+        """Waits for the reads under way."""
+        self.thread.shutdown()
+        self.connection.close()
+
+
 class SqliteStore(Store):
     """See Store. Made by `open`."""
 
@@ -56,15 +69,13 @@ class SqliteStore(Store):
         self._path = path
         self._lock = lock
         self._read_connection = connect(path, read_only=True)
-        self._long_connection = connect(path, read_only=True)
-        self._count_connection = connect(path, read_only=True)
+        self._long_reader = _Reader(path, "sqlite-reader")
+        # Health asks for counts, and is not to wait behind lists.
+        self._counter = _Reader(path, "sqlite-counter")
         # Last, because it starts a thread.
         self._writer = SqliteWriter(path, clock, max_writes)
         # Whether a read has failed so that nobody knows what else cannot be read.
         self._unreadable = False
-        self._long_reader = ThreadPoolExecutor(1, "sqlite-reader")
-        # Health asks for counts, and is not to wait behind lists.
-        self._counter = ThreadPoolExecutor(1, "sqlite-counter")
         self._counting = asyncio.Lock()
         self._next_count: asyncio.Future[Counts] | None = None
         self._count_at_ms = 0
@@ -229,7 +240,7 @@ class SqliteStore(Store):
                 ).fetchone()
                 return Counts(active, total - active, expiring_soon, invalid)
 
-            return await self._read_long(read, self._counter, self._count_connection)
+            return await self._read_long(read, self._counter)
 
     async def due(self, now_ms: int, limit: int) -> list[str]:
         statement = "SELECT id FROM sessions WHERE due_at_ms <= ? ORDER BY due_at_ms LIMIT ?"
@@ -320,24 +331,21 @@ class SqliteStore(Store):
             return
         self._closed = True
         await self._writer.close()
-        for thread in (self._long_reader, self._counter):
-            await asyncio.to_thread(thread.shutdown)
-        for connection in (self._count_connection, self._long_connection, self._read_connection):
-            connection.close()
+        for reader in (self._long_reader, self._counter):
+            await asyncio.to_thread(reader.close)
+        self._read_connection.close()
         self._lock.release()
 
     def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
         """A short, indexed read, where it is called: a hop to a thread costs more."""
         return self._guarded(read, self._read_connection)
 
-    async def _read_long(
-        self, read: Callable[[sqlite3.Connection], T], thread: Executor | None = None, connection: sqlite3.Connection | None = None
-    ) -> T:
-        """A read that may scan a table, off the event loop: on the thread of long reads, or on another one with its connection."""
+    async def _read_long(self, read: Callable[[sqlite3.Connection], T], reader: "_Reader | None" = None) -> T:
+        """A read that may scan a table, off the event loop: by the reader of long reads, or by another one."""
         if self._closed:
             raise UnavailableError("The service is stopping")
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(thread or self._long_reader, self._guarded, read, connection or self._long_connection)
+        reader = reader or self._long_reader
+        return await asyncio.get_running_loop().run_in_executor(reader.thread, self._guarded, read, reader.connection)
 
     def _guarded(self, read: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
         if self._closed:

@@ -9,7 +9,7 @@ from typing import Final
 
 from server.store.base import StoreOpenError
 from server.store.sqlite_check import problems
-from server.store.sqlite_file import FileLock, check_header, check_sound, check_version, connect
+from server.store.sqlite_file import FileLock, check_sound, reading
 
 STEP_PAGES: Final = 256
 
@@ -28,16 +28,14 @@ def copy_store(source: Path, target: Path, progress: Progress) -> None:
     """
     if not target.name:
         raise CopyError("no file is named")
-    if not source.exists() or not source.stat().st_size:
-        raise CopyError(f"{source} is not there, or empty")
     for name in (target.name, f"{target.name}-wal", f"{target.name}-shm", f"{target.name}-journal"):
         if target.with_name(name).exists():
             raise CopyError(f"{target.with_name(name)} exists already: it is not overwritten")
     partial = target.with_name(f"{target.name}.partial")
     try:
-        check_header(source)
-        os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
-        _copy(source, partial, progress)
+        with reading(source) as connection:
+            os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+            _copy(connection, partial, progress)
         # A link refuses where a rename would overwrite what somebody has put there meanwhile.
         os.link(partial, target)
         _sync_directory(target.parent)
@@ -64,13 +62,9 @@ def restore_store(source: Path, target: Path, progress: Progress) -> None:
 
 
 def _require_sound(source: Path) -> None:
-    """Raises CopyError for a backup in which not everything fits together. What cannot even be opened is left to the copy."""
-    if not source.is_file() or not source.stat().st_size:
-        return
+    """Raises CopyError for a backup in which not everything fits together."""
     try:
-        with closing(connect(source, read_only=True)) as connection:
-            check_header(source)
-            check_version(source, connection)
+        with reading(source) as connection:
             problem = next(problems(connection), None)
     except (OSError, sqlite3.Error, StoreOpenError) as error:
         raise CopyError(f"{source} cannot be restored: {error}") from error
@@ -78,14 +72,13 @@ def _require_sound(source: Path) -> None:
         raise CopyError(f"{source} is not sound ({problem}): `eliza-sessions check` tells all that is wrong with it")
 
 
-def _copy(source: Path, partial: Path, progress: Progress) -> None:
-    with closing(connect(source, read_only=True)) as reading, closing(sqlite3.connect(partial, isolation_level=None)) as writing:
+def _copy(source: sqlite3.Connection, partial: Path, progress: Progress) -> None:
+    with closing(sqlite3.connect(partial, isolation_level=None)) as writing:
         # Held open, so that all steps read one snapshot; else a copy would begin anew at every commit.
-        check_version(source, reading)
-        reading.execute("BEGIN")
-        reading.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        reading.backup(writing, pages=STEP_PAGES, progress=lambda _, remaining, total: progress(total - remaining, total), sleep=0)
-        reading.execute("ROLLBACK")
+        source.execute("BEGIN")
+        source.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        source.backup(writing, pages=STEP_PAGES, progress=lambda _, remaining, total: progress(total - remaining, total), sleep=0)
+        source.execute("ROLLBACK")
         check_sound(writing)
         # One file, without a log beside it.
         writing.execute("PRAGMA journal_mode = DELETE").fetchall()

@@ -5,7 +5,8 @@ import os
 import re
 import shutil
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -98,6 +99,17 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_LIMIT_BYTES}")
     return connection
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that reads a store as it is, also while it is served. Raises StoreOpenError, OSError or sqlite3.Error."""
+    if not path.is_file() or not path.stat().st_size:
+        raise StoreOpenError(f"{path} is not there, or empty")
+    check_header(path)
+    with closing(connect(path, read_only=True)) as connection:
+        check_version(path, connection)
+        yield connection
 
 
 def check_sound(connection: sqlite3.Connection) -> None:

@@ -154,7 +154,9 @@ class Campaign:
 
     async def _rate(self, in_flight: int, seconds: float) -> float:
         """The rate of acknowledged calls with so many of them in flight, each answered before the next is made."""
-        found = await self.offered(1, seconds=seconds, in_flight=in_flight, connections=in_flight if self.rest else GRPC_CONNECTIONS, deadline_s=10)
+        found = await self.offered(
+            1, seconds=seconds, in_flight=in_flight, connections=in_flight if self.rest else GRPC_CONNECTIONS, deadline_s=10
+        )
         return found.rate("ok")
 
     async def _back(self, alone_ms: float) -> float:
