@@ -25,6 +25,8 @@ _APPLICATION_ID = slice(68, 72)
 
 _BUSY_TIMEOUT_S = 5.0
 _CACHE_KIB = 65_536
+# SQLite's own, 1,000, is reached every few groups of writes, each of which would then write most of the same pages into the file.
+_CHECKPOINT_PAGES = 4000
 _JOURNAL_LIMIT_BYTES = 64 * 1024 * 1024
 _LITTLE_ROOM_BYTES = 1024 * 1024
 
@@ -97,6 +99,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         # FULL: a commit has reached the disk before anyone is told of it.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_LIMIT_BYTES}")
     return connection
 

@@ -211,7 +211,12 @@ class World:
         writer.dead = writer._closed = self.store._closed = self.dispatcher._stopping = True
         self.calls.clear()
         self._end_tasks()
-        for connection in (writer._connection, self.store._read_connection, self.store._long_connection):
+        for connection in (
+            writer._connection,
+            self.store._read_connection,
+            self.store._long_reader.connection,
+            self.store._counter.connection,
+        ):
             connection.close()
         self.store._lock.release()
 
