@@ -65,8 +65,12 @@ class Refusals:
 
 @dataclass(slots=True)
 class _Refused:
-    """A request that is refused: whether its client has been told, whether it is read as a whole, and how much of it was discarded."""
+    """A request that is refused: what its answer is like, whether its client has been told, whether it is read as a whole, and how much
+    of it was discarded.
+    """
 
+    closes: bool
+    has_body: bool
     is_told: bool = False
     is_read: bool = False
     discarded_bytes: int = 0
@@ -123,7 +127,9 @@ class HttpProtocol(HttpToolsProtocol):
             self.refuse()
             self._is_last = True
         if self.transport.is_closing() or self._to_be_refused():
-            self._refused = _Refused()
+            # HTTP/1.0 would have to be told that a connection stays; who waits for `100 Continue` may keep the body and go on.
+            closes = not self.parser.should_keep_alive() or self.parser.get_http_version() == "1.0" or self.expect_100_continue
+            self._refused = _Refused(closes, has_body=self.parser.get_method() != b"HEAD")
             return
         super().on_headers_complete()
         self._cycles = [cycle for cycle in (*self._cycles, self.cycle) if cycle and not cycle.response_complete]
@@ -165,12 +171,10 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self._refused.is_told = True
         # Who does not read the answers gets no other one.
-        close = self._is_last or self.flow.write_paused
-        # HTTP/1.0 would have to be told that a connection stays; who waits for `100 Continue` may keep the body and go on with the next.
-        close = close or not self.parser.should_keep_alive() or self.parser.get_http_version() == "1.0" or self.expect_100_continue
+        close = self._refused.closes or self._is_last or self.flow.write_paused
         end = b"connection: close\r\n\r\n" if close else b"\r\n"
         refusal = STOPPING if self._is_ending else OVERLOADED
-        self.transport.write(_HEADS[refusal] + end + (b"" if self.parser.get_method() == b"HEAD" else refusal.body))
+        self.transport.write(_HEADS[refusal] + end + (refusal.body if self._refused.has_body else b""))
         if close:
             self.transport.close()
         self._forget_refused()
@@ -203,6 +207,11 @@ class HttpProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answers a request that cannot be read, and closes the connection."""
+        if self._refused:
+            # What cannot be read is the rest of a request that has its answer, or comes behind one.
+            self.refuse()
+            self.transport.close()
+            return
         reason = msg.rstrip(".")
         body = orjson.dumps(ApiError("INVALID_REQUEST", f"Invalid request: {reason}", reason=reason).body)
         head = (

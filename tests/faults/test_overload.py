@@ -211,7 +211,9 @@ def test_how_a_request_beyond_the_bound_is_refused(start: Start, tmp_path: Path)
             answers = connection.makefile("rb")
             for content, method, statuses in (
                 (get, "GET", [503]),
-                (request("HEAD", path), "HEAD", [503]),
+                # The next one begins before it is refused.
+                (request("HEAD", path) + get[:20], "HEAD", [503]),
+                (get[20:], "GET", [503]),
                 (health + get + health, "GET", [200, 503, 200]),
                 (request("POST", f"{path}/messages", b'{"content": "x"}', [("Content-Type", "application/json")]), "POST", [503]),
                 # Of an ancient client, who is told that the connection ends.
