@@ -26,8 +26,8 @@ class Call:
 
     arguments: dict[str, Any]
     at_once: Any = None
-    crowded: bool = False
-    """Whether it may be refused for want of room, too."""
+    forgettable: Any = None
+    """How it may be refused, too: its request was made before, so long ago that it may be forgotten."""
     answers: list[Any] | None = None
     task: "asyncio.Task[None] | None" = None
 

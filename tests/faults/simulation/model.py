@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from tests.faults.simulation.state import (
+    AGENT_NOT_FOUND,
     EXPIRED,
     MINUTE,
     MISMATCH,
@@ -50,7 +51,7 @@ class Model:
             case "create":
                 # What was made before is told again also when its agent is gone.
                 known = self.made(f"user {call['user']}", call["request"]) is not None
-                return None if known or call["agent"] in self.agents else Refusal("AGENT_NOT_FOUND")
+                return None if known or call["agent"] in self.agents else AGENT_NOT_FOUND
             case "get" | "list_messages":
                 session = self.sessions.get(call["session"])
                 if session is None:
@@ -374,6 +375,11 @@ class Model:
         """When a request was made before; None when it was not."""
         known = self.requests.get((scope, request)) if request else None
         return known.made if known else None
+
+    def may_be_forgotten(self, scope: str, request: str, now: int) -> bool:
+        """Whether a request was made before, and its retention is over."""
+        made = self.made(scope, request)
+        return made is not None and now >= made + self.limits.request_retention_ms
 
     def _remember(self, scope: str, call: dict[str, Any], answer: dict[str, Any], now: int) -> None:
         if call["request"]:

@@ -42,6 +42,7 @@ EXPIRED = Refusal("SESSION_EXPIRED")
 MISMATCH = Refusal("ETAG_MISMATCH")
 REUSED = Refusal("REQUEST_ID_REUSED")
 OVERLOADED = Refusal("OVERLOADED")
+AGENT_NOT_FOUND = Refusal("AGENT_NOT_FOUND")
 
 
 @dataclass(frozen=True)
