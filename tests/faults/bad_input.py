@@ -28,8 +28,8 @@ from tests.harness import Serve
 EXAMPLES, CALLS, FRAMES, FLOOD, SLOW, SLOW_SECONDS = 20_000, 100_000, 3000, 10_000, 1000, 20.0
 """The full size."""
 
-GROWTH_MIB: Final = 48
-"""How much more memory, of four processes, is no growth: caches fill, and heaps fragment."""
+GROWTH_MIB: Final = 80
+"""How much more memory, of all processes, is no growth: caches fill, and heaps fragment. Four times the frames take no more than that."""
 PEAK_MIB: Final = 400
 """How much more they may take for a moment: what is under way is bounded, not small."""
 LEFT_DESCRIPTORS: Final = 8
@@ -76,7 +76,8 @@ def _watched(report: Report, service: Serve) -> Iterator[tuple[Watched, Callable
             yield watched, others.phase
             if (left := watched.left_descriptors(LEFT_DESCRIPTORS, _RELEASE_SECONDS)) > LEFT_DESCRIPTORS:
                 report.problems.append(f"{left} descriptors were not released")
-            if watched.growth_mib > GROWTH_MIB or watched.peak_mib - watched.rss_mib > PEAK_MIB:
+            growth_mib = watched.growth_mib(GROWTH_MIB, _RELEASE_SECONDS)
+            if growth_mib > GROWTH_MIB or watched.peak_mib - watched.rss_mib > PEAK_MIB:
                 report.problems.append(f"memory grew: {watched.line()}")
             report.lines.append(watched.line())
     report.problems += others.problems()

@@ -35,10 +35,12 @@ class Watched:
         """What has come so far is the warm-up: growth is counted from here."""
         self.rss_mib = self._rss_mib()
 
-    @property
-    def growth_mib(self) -> float:
-        """How much memory they have taken in addition."""
-        return self._rss_mib() - self.rss_mib
+    def growth_mib(self, allowed: float, patience_seconds: float) -> float:
+        """How much memory they have taken in addition, once it is at most so much, or when the patience is at its end."""
+        deadline = time.monotonic() + patience_seconds
+        while (growth := self._rss_mib() - self.rss_mib) > allowed and time.monotonic() < deadline:
+            time.sleep(_SAMPLE_SECONDS)
+        return growth
 
     def left_descriptors(self, allowed: int, patience_seconds: float) -> int:
         """How many descriptors are open in addition, once there are at most so many, or when the patience is at its end."""
@@ -49,8 +51,9 @@ class Watched:
 
     def line(self) -> str:
         """Its figures."""
+        rss_mib = self._rss_mib()
         return (
-            f"memory {self.rss_mib:.0f} MiB, then {self._rss_mib():.0f} ({self.growth_mib:+.0f}), at most {self.peak_mib:.0f}; "
+            f"memory {self.rss_mib:.0f} MiB, then {rss_mib:.0f} ({rss_mib - self.rss_mib:+.0f}), at most {self.peak_mib:.0f}; "
             f"descriptors {self.descriptors}, then {self._descriptors()}"
         )
 
