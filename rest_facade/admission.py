@@ -1,5 +1,6 @@
 """How many requests may wait for their answers at a time: what comes beyond is refused at once, before it costs anything."""
 
+import asyncio
 from typing import Final
 
 import orjson
@@ -8,6 +9,9 @@ from rest_facade.bridge import RELEASE, Bridge, Message, Receive, Send
 from rest_facade.errors import ApiError
 from rest_facade.routes import BASE
 from rest_facade.sockets import PATH
+
+ACTIVE_REQUESTS: Final = 128
+"""How many of the requests that wait are worked on at a time: enough for the full rate, and few enough that health has its turn soon."""
 
 _HEALTH: Final = f"{BASE}/health"
 
@@ -62,27 +66,32 @@ class Admission:
     def __init__(self, bridge: Bridge, places: Places) -> None:
         self._bridge = bridge
         self._places = places
+        self._turns = asyncio.Semaphore(ACTIVE_REQUESTS)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serves one scope, or refuses it with 503 and Retry-After."""
         if scope["type"] != "http" or not self._places.needed(scope["path"]):
             await self._bridge(scope, receive, send)
             return
-        counted = begun = False
+        counted = begun = active = False
 
         def release() -> None:
-            nonlocal counted
+            nonlocal counted, active
             self._places.taken -= counted
-            counted = False
+            if active:
+                self._turns.release()
+            counted = active = False
 
         async def received() -> Message:
-            nonlocal counted
+            nonlocal counted, active
             message = await receive()
             if message["type"] == "http.request" and not message["more_body"] and not begun:
                 if self._places.are_full:
                     raise _FullError
                 self._places.taken += 1
                 counted = True
+                await self._turns.acquire()
+                active = True
             return message
 
         async def sent(message: Message) -> None:

@@ -75,6 +75,8 @@ class Bridge:
             environ["wsgi.input"] = io.BytesIO(body)
             watcher = asyncio.create_task(_watch(receive, asyncio.current_task()))
             try:
+                # Nothing is done for a client that has gone by now.
+                await asyncio.sleep(0)
                 await greenback.with_portal_run_sync(self._respond, environ, send, [])
             except asyncio.CancelledError as error:
                 if watcher.done():

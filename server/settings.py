@@ -86,7 +86,7 @@ class Settings(BaseSettings):
         1000, ge=1, le=1_000_000, description="Messages of one session that may wait for its agent; one more is refused."
     )
     rest_max_requests: int = Field(
-        512, ge=1, le=1_000_000, description="REST requests that may wait for their answers, in each process of the facade."
+        768, ge=1, le=1_000_000, description="REST requests that may wait for their answers, in each process of the facade."
     )
     shutdown_grace_seconds: float = Field(
         10,
