@@ -24,7 +24,7 @@ LAST_SECONDS: Final = 0.2
 """How long an idle connection is read yet when the facade ends: what its client has asked meanwhile is refused, not dropped."""
 
 TICK_SECONDS: Final = 0.02
-TICK_COUNT: Final = 50
+TICK_COUNT: Final = 45
 """How many requests are refused in such a time at most."""
 
 _HEADS: Final = {
