@@ -13,6 +13,9 @@ from rest_facade.sockets import PATH
 ACTIVE_REQUESTS: Final = 128
 """How many of the requests that wait are worked on at a time: enough for the full rate, and few enough that health has its turn soon."""
 
+TURN_SECONDS: Final = 2.0
+"""How long a request waits for that at most: where those before it hang, it is refused."""
+
 _HEALTH: Final = f"{BASE}/health"
 
 
@@ -90,7 +93,11 @@ class Admission:
                     raise _FullError
                 self._places.taken += 1
                 counted = True
-                await self._turns.acquire()
+                try:
+                    async with asyncio.timeout(TURN_SECONDS):
+                        await self._turns.acquire()
+                except TimeoutError:
+                    raise _FullError from None
                 active = True
             return message
 

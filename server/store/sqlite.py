@@ -340,7 +340,7 @@ class SqliteStore(Store):
         """A short, indexed read, where it is called: a hop to a thread costs more."""
         return self._guarded(read, self._read_connection)
 
-    async def _read_long(self, read: Callable[[sqlite3.Connection], T], reader: "_Reader | None" = None) -> T:
+    async def _read_long(self, read: Callable[[sqlite3.Connection], T], reader: _Reader | None = None) -> T:
         """A read that may scan a table, off the event loop: by the reader of long reads, or by another one."""
         if self._closed:
             raise UnavailableError("The service is stopping")

@@ -103,6 +103,7 @@ class Model:
         )
 
     def may_be_purged(self, session: Session) -> bool:
+        """Whether the purge may have taken a session, or a part of it."""
         return session.expired and session.expires_at_ms <= self.purged_by_ms
 
     @contextmanager

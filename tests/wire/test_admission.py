@@ -6,7 +6,9 @@ from contextlib import nullcontext
 from typing import Any
 
 import greenback
+import pytest
 
+from rest_facade import admission
 from rest_facade.admission import ACTIVE_REQUESTS, Admission, Places
 from rest_facade.bridge import Bridge
 
@@ -80,4 +82,19 @@ async def test_only_so_many_are_worked_on_and_none_whose_client_has_gone_before_
         await asyncio.gather(health, *tasks)
     assert sorted(facade.begun) == ["/api/messaging/sessions/health", *["/busy"] * ACTIVE_REQUESTS, "/stays"]
     assert facade.statuses == [200] * (ACTIVE_REQUESTS + 2)
+    assert facade.places.taken == 0
+
+
+async def test_who_waits_too_long_for_a_turn_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "TURN_SECONDS", 0.01)
+    facade, stays = Facade(), asyncio.Event()
+    tasks = [facade.ask("/busy", stays) for _ in range(ACTIVE_REQUESTS)]
+    await facade.until(ACTIVE_REQUESTS, ACTIVE_REQUESTS)
+    async with asyncio.timeout(HANGS_SECONDS):
+        await facade.ask("/late", stays)
+    assert (facade.statuses, facade.places.taken) == ([503], ACTIVE_REQUESTS)
+    facade.let_go.set()
+    async with asyncio.timeout(HANGS_SECONDS):
+        await asyncio.gather(*tasks)
+    assert "/late" not in facade.begun
     assert facade.places.taken == 0
