@@ -1,17 +1,23 @@
 """How many requests may wait for their answers at a time: what comes beyond is refused at once, before it costs anything."""
 
 import asyncio
+import time
 from typing import Final
 
 import orjson
 
 from rest_facade.bridge import RELEASE, Bridge, Message, Receive, Send
-from rest_facade.errors import ApiError
+from rest_facade.errors import RETRY_AFTER_SECONDS, ApiError
 from rest_facade.routes import BASE
 from rest_facade.sockets import PATH
 
 ACTIVE_REQUESTS: Final = 128
 """How many of the requests that wait are worked on at a time: enough for the full rate, and few enough that health has its turn soon."""
+
+QUEUE_SECONDS: Final = 0.2
+"""How long the first of those that wait for that may have waited before more are refused. A bound on their number alone would have all
+those on a slower machine wait past their deadlines.
+"""
 
 TURN_SECONDS: Final = 2.0
 """How long a request waits for that at most: where those before it hang, it is refused."""
@@ -38,25 +44,45 @@ class Refusal:
         ]
 
 
-OVERLOADED: Final = Refusal(ApiError("OVERLOADED", "The service has more to do than it can", retryAfterSeconds=1))
-STOPPING: Final = Refusal(ApiError("UNAVAILABLE", "The service is stopping", retryAfterSeconds=1))
+OVERLOADED: Final = Refusal(ApiError("OVERLOADED", "The service has more to do than it can", retryAfterSeconds=RETRY_AFTER_SECONDS))
+STOPPING: Final = Refusal(ApiError("UNAVAILABLE", "The service is stopping", retryAfterSeconds=RETRY_AFTER_SECONDS))
 
 
 class Places:
-    """The places in which requests wait. Health and Socket.IO, which has bounds of its own, need none."""
+    """The places in which requests wait, first for their turn and then for their answers. Health and Socket.IO, which has bounds of its
+    own, need none.
+    """
 
     def __init__(self, count: int) -> None:
         self._count = count
+        self._turns = asyncio.Semaphore(ACTIVE_REQUESTS)
+        # Since when those wait that have no turn yet, in order.
+        self._waiting: dict[object, float] = {}
         self.taken = 0
 
     @property
     def are_full(self) -> bool:
         """Whether one more request has to be refused."""
-        return self.taken >= self._count
+        first_s = next(iter(self._waiting.values()), None)
+        return self.taken >= self._count or (first_s is not None and time.monotonic() - first_s > QUEUE_SECONDS)
 
     def needed(self, path: str) -> bool:
         """Whether a request for a path needs one."""
         return path.rstrip("/") != _HEALTH and not f"{path}/".startswith(f"{PATH}/")
+
+    async def turn(self) -> None:
+        """Waits until one more request may be worked on. Raises TimeoutError after TURN_SECONDS."""
+        mine = object()
+        self._waiting[mine] = time.monotonic()
+        try:
+            async with asyncio.timeout(TURN_SECONDS):
+                await self._turns.acquire()
+        finally:
+            del self._waiting[mine]
+
+    def end_turn(self) -> None:
+        """One fewer is worked on."""
+        self._turns.release()
 
 
 class Admission:
@@ -69,7 +95,6 @@ class Admission:
     def __init__(self, bridge: Bridge, places: Places) -> None:
         self._bridge = bridge
         self._places = places
-        self._turns = asyncio.Semaphore(ACTIVE_REQUESTS)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serves one scope, or refuses it with 503 and Retry-After."""
@@ -82,7 +107,7 @@ class Admission:
             nonlocal counted, active
             self._places.taken -= counted
             if active:
-                self._turns.release()
+                self._places.end_turn()
             counted = active = False
 
         async def received() -> Message:
@@ -94,8 +119,7 @@ class Admission:
                 self._places.taken += 1
                 counted = True
                 try:
-                    async with asyncio.timeout(TURN_SECONDS):
-                        await self._turns.acquire()
+                    await self._places.turn()
                 except TimeoutError:
                     raise _FullError from None
                 active = True

@@ -15,7 +15,7 @@ from eliza.sessions.v1.message_service_pb2 import ConverseRequest, ConverseRespo
 from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceStub
 from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSessionsResponse
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
-from rest_facade.errors import ApiError
+from rest_facade.errors import RETRY_AFTER_SECONDS, ApiError
 
 if TYPE_CHECKING:
     from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceAsyncStub
@@ -145,7 +145,7 @@ class Backend:
             return greenback.await_(answer)
         except asyncio.CancelledError as error:
             # The client left, and nobody reads the answer; or the facade stops and could wait no longer, and the client gets one.
-            raise ApiError("UNAVAILABLE", "The service is stopping", retryAfterSeconds=1) from error
+            raise ApiError("UNAVAILABLE", "The service is stopping", retryAfterSeconds=RETRY_AFTER_SECONDS) from error
 
     def call(self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response], request: _Request) -> _Response:
         """Makes one call from a view and waits for its answer. Raises grpc.aio.AioRpcError; ApiError when the request was cancelled."""

@@ -11,18 +11,19 @@ import structlog
 from eliza.sessions.v1 import errors_pb2, values
 from eliza.sessions.v1.errors import TABLE, error_info
 
-_RETRY_AFTER_SECONDS = 1
+RETRY_AFTER_SECONDS: Final = 1
+"""When a client may try again, where the server does not say."""
 
 _log = structlog.get_logger(__name__)
 
 _WITHOUT_INFO: Final[Mapping[grpc.StatusCode, tuple[str, str, Mapping[str, Any]]]] = {
-    grpc.StatusCode.UNAVAILABLE: ("UNAVAILABLE", "The session service is out of reach", {"retryAfterSeconds": _RETRY_AFTER_SECONDS}),
+    grpc.StatusCode.UNAVAILABLE: ("UNAVAILABLE", "The session service is out of reach", {"retryAfterSeconds": RETRY_AFTER_SECONDS}),
     # Not by us, who would not look at the answer: the server stops, and could wait no longer.
-    grpc.StatusCode.CANCELLED: ("UNAVAILABLE", "The session service is stopping", {"retryAfterSeconds": _RETRY_AFTER_SECONDS}),
+    grpc.StatusCode.CANCELLED: ("UNAVAILABLE", "The session service is stopping", {"retryAfterSeconds": RETRY_AFTER_SECONDS}),
     grpc.StatusCode.RESOURCE_EXHAUSTED: (
         "RESOURCE_EXHAUSTED",
         "The session service has more to do than it can",
-        {"retryAfterSeconds": _RETRY_AFTER_SECONDS},
+        {"retryAfterSeconds": RETRY_AFTER_SECONDS},
     ),
     grpc.StatusCode.DEADLINE_EXCEEDED: ("DEADLINE_EXCEEDED", "The session service did not answer in time", {}),
 }
@@ -52,7 +53,7 @@ class ApiError(Exception):
     def headers(self) -> dict[str, str]:
         """What the answer's headers have to say: `Retry-After` with 429 and 503, in whole seconds, and `Allow` with 405."""
         if self.http_status in (429, 503):
-            return {"Retry-After": str(math.ceil(self.details.get("retryAfterSeconds", _RETRY_AFTER_SECONDS)))}
+            return {"Retry-After": str(math.ceil(self.details.get("retryAfterSeconds", RETRY_AFTER_SECONDS)))}
         if self.http_status == 405:
             return {"Allow": ", ".join(self.details["allowed"])}
         return {}

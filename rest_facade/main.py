@@ -22,6 +22,9 @@ from rest_facade.sockets import PATH, Sockets
 KEEP_ALIVE_SECONDS: Final = 75
 """How long an idle connection is kept: longer than clients keep theirs, so that none sends into a connection that is just closing."""
 
+ACCEPTED_AT_ONCE: Final = 32
+"""How many connections are accepted in a turn of the loop at most."""
+
 
 async def serve(
     server: str,
@@ -68,7 +71,15 @@ async def serve(
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
-    await _Server(config, on_ready, end_streams, grace_seconds).serve([listener])
+    await _Server(config, on_ready, end_streams, grace_seconds).serve(accepting(listener))
+
+
+def accepting(listener: socket.socket) -> list[socket.socket]:
+    """A bound socket, as often as connections are to be accepted in a turn of the loop.
+
+    uvloop accepts one of each socket: where turns are long, because there is much to do, who connects would wait for seconds.
+    """
+    return [listener, *(listener.dup() for _ in range(ACCEPTED_AT_ONCE - 1))]
 
 
 @contextlib.asynccontextmanager

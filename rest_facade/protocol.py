@@ -3,6 +3,7 @@ cost next to nothing while there is more to do than can be done.
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from rest_facade.admission import OVERLOADED, STOPPING, Places
-from rest_facade.errors import ApiError
+from rest_facade.errors import RETRY_AFTER_SECONDS, ApiError
 
 MAX_HEAD_BYTES: Final = 65_536
 """How long the request line and the headers of a request may be together; the parser itself would read on for ever."""
@@ -23,9 +24,11 @@ MAX_DISCARDED_BYTES: Final = 16 * 1024 * 1024
 LAST_SECONDS: Final = 0.2
 """How long an idle connection is read yet when the facade ends: what its client has asked meanwhile is refused, not dropped."""
 
+REFUSED_PER_SECOND: Final = 2000
 TICK_SECONDS: Final = 0.02
-TICK_COUNT: Final = 45
-"""How many requests are refused in such a time at most."""
+"""How many requests are refused at most, and how often as many more may be as the time that has passed allows."""
+
+_TICK_COUNT: Final = int(REFUSED_PER_SECOND * TICK_SECONDS)
 
 _HEADS: Final = {
     one: STATUS_LINE[one.status] + b"".join(b"%b: %b\r\n" % header for header in one.headers) for one in (OVERLOADED, STOPPING)
@@ -33,34 +36,39 @@ _HEADS: Final = {
 
 
 class Refusals:
-    """The requests that are to be refused, in order. At once, as long as there are few; but only so many in a second: however many clients
-    ask again at once, refusing them takes no more than a fraction of the time, and the rest is for those that have places.
+    """The requests that are to be refused. At once, as long as there are few; but only so many in a second: however many clients ask again
+    at once, refusing them takes no more than a fraction of the time, and the rest is for those that have places.
+
+    Who waited as it was told comes before those that did not; otherwise it is in order.
     """
 
     def __init__(self) -> None:
-        self._waiting: deque[HttpProtocol] = deque()
-        self._left = TICK_COUNT
+        self._patient: deque[HttpProtocol] = deque()
+        self._impatient: deque[HttpProtocol] = deque()
+        self._left = _TICK_COUNT
         self._ticking = False
 
-    def add(self, connection: "HttpProtocol") -> None:
-        """Has the request that is now read on a connection refused."""
-        self._waiting.append(connection)
-        if not self._ticking:
-            self._ticking = True
-            asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
-        self._refuse()
-
-    def _tick(self) -> None:
-        self._left = TICK_COUNT
-        self._ticking = bool(self._waiting)
-        if self._ticking:
-            asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+    def add(self, connection: "HttpProtocol", refused_s: float) -> None:
+        """Has the request that is now read on a connection refused, whose last refusal was at such an instant of the loop."""
+        patient = asyncio.get_running_loop().time() - refused_s >= RETRY_AFTER_SECONDS
+        (self._patient if patient else self._impatient).append(connection)
         self._refuse()
 
     def _refuse(self) -> None:
-        while self._left and self._waiting:
+        while self._left and (waiting := self._patient or self._impatient):
             self._left -= 1
-            self._waiting.popleft().refuse()
+            waiting.popleft().refuse()
+        if not self._ticking and self._left < _TICK_COUNT:
+            self._ticking = True
+            loop = asyncio.get_running_loop()
+            loop.call_later(TICK_SECONDS, self._tick, loop.time())
+
+    def _tick(self, since_s: float) -> None:
+        self._ticking = False
+        # A turn of the loop may be longer than a tick.
+        passed_s = asyncio.get_running_loop().time() - since_s
+        self._left = max(_TICK_COUNT, int(REFUSED_PER_SECOND * passed_s))
+        self._refuse()
 
 
 @dataclass(slots=True)
@@ -88,6 +96,9 @@ class HttpProtocol(HttpToolsProtocol):
     _refused: _Refused | None = None
     """The request that is refused, until it is read and its client told."""
 
+    _refused_s = -math.inf
+    """When the last one was, by the loop's clock."""
+
     _is_last = False
     """Whether this connection is closed with the next refusal: because its client asks on, or because the facade ends."""
 
@@ -109,7 +120,8 @@ class HttpProtocol(HttpToolsProtocol):
         if self.cycle is None or self.cycle.response_complete:
             self._is_ending = self._is_last = True
             self.refuse()
-            self.loop.call_later(LAST_SECONDS, self.transport.close)
+            # In two steps, so that the loop reads in between however late it is.
+            self.loop.call_later(LAST_SECONDS / 2, self.loop.call_later, LAST_SECONDS / 2, self.transport.close)
         else:
             super().shutdown()
 
@@ -156,7 +168,10 @@ class HttpProtocol(HttpToolsProtocol):
         before = self._refused
         super().data_received(data)
         if self._refused and self._refused is not before and not self.transport.is_closing():
-            self._refusals.add(self)
+            if self._is_ending:
+                self.refuse()
+            else:
+                self._refusals.add(self, self._refused_s)
         if self._refused and self._refused.discarded_bytes > MAX_DISCARDED_BYTES:
             self.refuse()
             self.transport.close()
@@ -170,6 +185,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._refused is None or self._refused.is_told or self.transport.is_closing():
             return
         self._refused.is_told = True
+        self._refused_s = self.loop.time()
         # Who does not read the answers gets no other one.
         close = self._refused.closes or self._is_last or self.flow.write_paused
         end = b"connection: close\r\n\r\n" if close else b"\r\n"

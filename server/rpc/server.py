@@ -35,7 +35,7 @@ from server.store.base import Store
 MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
 """Room for the largest attachments (2 MiB of JSON) in the wordiest Struct."""
 
-MAX_PENDING: Final = 1000
+MAX_PENDING: Final = 500
 """At least what one connection may have open by default, so that a client alone never meets it."""
 
 SERVICE_NAMES: Final = tuple(

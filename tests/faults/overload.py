@@ -57,13 +57,23 @@ def sessions(service: Serve, count: int) -> list[str]:
     return [service.sessions.CreateSession(request, timeout=30).session.session_id for _ in range(count)]
 
 
+def messages_path(session_id: str) -> str:
+    """Where a session's messages are over REST."""
+    return f"/api/messaging/sessions/{session_id}/messages"
+
+
 @dataclass
 class Watch:
-    """What is seen beside the load: the time that health probes take in ms, over gRPC and REST, and the memory in MiB."""
+    """What is seen beside the load: the time in ms that health probes take, over gRPC and, on a connection of their own as orchestrators
+    have it, over REST; that a REST client takes to hear that it is refused who waits as it is told; and the memory in MiB.
+    """
 
     service: Serve
+    path: str
+    """Of a session's messages over REST."""
     grpc_ms: list[float] = field(default_factory=list)
     rest_ms: list[float] = field(default_factory=list)
+    patient_ms: list[float] = field(default_factory=list)
     failed: int = 0
     memory: list[float] = field(default_factory=list)
     stopping: bool = False
@@ -71,7 +81,8 @@ class Watch:
     def probe(self) -> None:
         """Probes until told to stop; for a thread."""
         server = psutil.Process(self.service.process.pid)
-        with grpc.insecure_channel(self.service.grpc) as channel, requests.Session() as http:
+        refused_s = 0.0
+        with grpc.insecure_channel(self.service.grpc) as channel, requests.Session() as patient:
             stub = health_pb2_grpc.HealthStub(channel)
             while not self.stopping:
                 begun = time.perf_counter()
@@ -83,10 +94,20 @@ class Watch:
                 self.grpc_ms.append((time.perf_counter() - begun) * 1000)
                 begun = time.perf_counter()
                 try:
-                    self.failed += http.get(f"{self.service.url}/health", timeout=10).status_code != 200
+                    self.failed += requests.get(f"{self.service.url}/health", timeout=10).status_code != 200
                 except requests.RequestException:
                     self.failed += 1
                 self.rest_ms.append((time.perf_counter() - begun) * 1000)
+                if time.perf_counter() - refused_s > 1:
+                    begun = time.perf_counter()
+                    try:
+                        status = patient.post(f"http://{self.service.rest}{self.path}", json={"content": CONTENT}, timeout=10).status_code
+                    except requests.RequestException:
+                        self.failed += 1
+                    else:
+                        if status == 503:
+                            refused_s = time.perf_counter()
+                            self.patient_ms.append((refused_s - begun) * 1000)
                 self.memory.append(memory(server))
                 time.sleep(0.1)
 
@@ -101,13 +122,14 @@ class Campaign:
 
     def __init__(self, service: Serve, ids: list[str], pool: ProcessPoolExecutor, processes: int, *, rest: bool) -> None:
         self.service = service
+        self.ids = ids
         self.rest = rest
         self.pool = pool
         self.processes = processes
         self.address = service.rest if rest else service.grpc
         if rest:
             body = orjson.dumps({"content": CONTENT})
-            self.requests = [(f"/api/messaging/sessions/{session_id}/messages", body) for session_id in ids]
+            self.requests = [(messages_path(session_id), body) for session_id in ids]
         else:
             message = message_service_pb2.SendMessageRequest
             self.requests = [(METHOD, message(session_id=session_id, content=CONTENT).SerializeToString()) for session_id in ids]
@@ -139,7 +161,7 @@ class Campaign:
             flush=True,
         )
         before_rate = await self._rate(best, 2 * peak_seconds)
-        watch, before = Watch(self.service), memory(psutil.Process(self.service.process.pid))
+        watch, before = Watch(self.service, messages_path(self.ids[0])), memory(psutil.Process(self.service.process.pid))
         probing = asyncio.create_task(asyncio.to_thread(watch.probe))
         share = before_rate * factor / self.processes
         connections = REST_CONNECTIONS // self.processes if self.rest else GRPC_CONNECTIONS
@@ -196,6 +218,9 @@ class Campaign:
         for outcome, values in sorted(found.latencies_ms.items()):
             times = f"median {statistics.median(values):7.1f} ms, p99 {p99(values):7.1f} ms"
             print(f"  {outcome:>12}: {len(values) / found.seconds:8.0f}/s  {times}")
+        if watch.patient_ms:
+            times = f"median {statistics.median(watch.patient_ms):7.1f} ms, p99 {p99(watch.patient_ms):7.1f} ms"
+            print(f"  refused over REST, waiting as it is told: {times}, of {len(watch.patient_ms)}")
         if found.statuses:
             print("  " + ", ".join(f"{count} {what}" for what, count in found.statuses.items()))
         print(

@@ -1,16 +1,23 @@
-"""How many requests are worked on at a time, with an app that the test holds."""
+"""How many requests are worked on at a time, with an app that the test holds; in which order, and how quickly, the others are refused; and
+how many connections are accepted in a turn of the loop.
+"""
 
 import asyncio
+import math
+import socket
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import greenback
 import pytest
+import uvloop
 
-from rest_facade import admission
+from rest_facade import admission, protocol
 from rest_facade.admission import ACTIVE_REQUESTS, Admission, Places
 from rest_facade.bridge import Bridge
+from rest_facade.main import ACCEPTED_AT_ONCE, accepting
+from rest_facade.protocol import Refusals
 
 HANGS_SECONDS = 30
 
@@ -98,3 +105,83 @@ async def test_who_waits_too_long_for_a_turn_is_refused(monkeypatch: pytest.Monk
         await asyncio.gather(*tasks)
     assert "/late" not in facade.begun
     assert facade.places.taken == 0
+
+
+async def test_behind_a_queue_that_is_not_worked_off_requests_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "QUEUE_SECONDS", 0)
+    facade, stays = Facade(), asyncio.Event()
+    tasks = [facade.ask("/busy", stays) for _ in range(ACTIVE_REQUESTS)]
+    await facade.until(ACTIVE_REQUESTS, ACTIVE_REQUESTS)
+    tasks.append(facade.ask("/first to wait", stays))
+    await facade.until(ACTIVE_REQUESTS + 1, ACTIVE_REQUESTS)
+    async with asyncio.timeout(HANGS_SECONDS):
+        await facade.ask("/late", stays)
+    assert (facade.statuses, facade.places.taken) == ([503], ACTIVE_REQUESTS + 1)
+    facade.let_go.set()
+    async with asyncio.timeout(HANGS_SECONDS):
+        await asyncio.gather(*tasks)
+        # Nobody waits any more.
+        await facade.ask("/later", stays)
+    assert facade.statuses == [503, *[200] * (ACTIVE_REQUESTS + 2)]
+    assert facade.places.taken == 0
+
+
+class Connection:
+    """A connection whose request is to be refused, as far as `Refusals` knows one."""
+
+    def __init__(self, name: str, told: list[str]) -> None:
+        self._name, self._told = name, told
+
+    def refuse(self) -> None:
+        self._told.append(self._name)
+
+
+async def test_who_waited_as_it_was_told_is_refused_before_those_who_did_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "_TICK_COUNT", 1)
+    refusals, told = Refusals(), []  # type: Refusals, list[str]
+    now_s = asyncio.get_running_loop().time()
+    for name, refused_s in (
+        ("at once", now_s),
+        ("impatient 1", now_s),
+        ("impatient 2", now_s),
+        ("patient", now_s - protocol.RETRY_AFTER_SECONDS),
+        ("new", -math.inf),
+    ):
+        refusals.add(Connection(name, told), refused_s)  # type: ignore[arg-type]
+    assert told == ["at once"]
+    async with asyncio.timeout(HANGS_SECONDS):
+        while len(told) < 5:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0)
+    assert told == ["at once", "patient", "new", "impatient 1", "impatient 2"]
+
+
+def test_many_connections_are_accepted_in_a_turn_of_the_loop() -> None:
+    accepted = 0
+
+    class Accepted(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            nonlocal accepted
+            accepted += 1
+            transport.abort()
+
+    async def turns(listeners: list[socket.socket], clients: list[socket.socket]) -> int:
+        """How many turns of the loop it takes to accept all clients."""
+        nonlocal accepted
+        accepted = count = 0
+        loop = asyncio.get_running_loop()
+        servers = [await loop.create_server(Accepted, sock=one, backlog=len(clients)) for one in listeners]
+        for client in clients:
+            client.connect(listeners[0].getsockname())
+        async with asyncio.timeout(HANGS_SECONDS):
+            while accepted < len(clients):
+                await asyncio.sleep(0)
+                count += 1
+        for server in servers:
+            server.close()
+            await server.wait_closed()
+        return count
+
+    with ExitStack() as stack:
+        clients = [stack.enter_context(socket.socket()) for _ in range(4 * ACCEPTED_AT_ONCE)]
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        assert uvloop.run(turns(accepting(listener), clients)) < len(clients) / 4
