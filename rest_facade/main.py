@@ -79,6 +79,8 @@ def accepting(listener: socket.socket) -> list[socket.socket]:
 
     uvloop accepts one of each socket: where turns are long, because there is much to do, who connects would wait for seconds.
     """
+    # Before it is duplicated, which would have it block again: for a moment, but also for other processes that accept from it.
+    listener.setblocking(False)
     return [listener, *(listener.dup() for _ in range(ACCEPTED_AT_ONCE - 1))]
 
 

@@ -4,6 +4,7 @@ how many connections are accepted in a turn of the loop.
 
 import asyncio
 import math
+import os
 import socket
 from collections.abc import Iterable
 from contextlib import ExitStack, nullcontext
@@ -184,4 +185,11 @@ def test_many_connections_are_accepted_in_a_turn_of_the_loop() -> None:
     with ExitStack() as stack:
         clients = [stack.enter_context(socket.socket()) for _ in range(4 * ACCEPTED_AT_ONCE)]
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        # In another process, which accepts already, it must not block.
+        listener.setblocking(False)
+        with socket.socket(fileno=os.dup(listener.fileno())) as inherited:
+            more = accepting(inherited)
+            assert not any(os.get_blocking(one.fileno()) for one in more)
+            for one in more:
+                one.close()
         assert uvloop.run(turns(accepting(listener), clients)) < len(clients) / 4
