@@ -28,6 +28,12 @@ REFUSED_PER_SECOND: Final = 2000
 TICK_SECONDS: Final = 0.02
 """How many requests are refused at most, and how often as many more may be as the time that has passed allows."""
 
+MOST_TICKS: Final = 10
+"""How many ticks are made up for after a long turn of the loop."""
+
+PATIENT_SHARE: Final = 4
+"""Of so many that are refused one did not wait as it was told, so that nobody waits for ever."""
+
 _TICK_COUNT: Final = int(REFUSED_PER_SECOND * TICK_SECONDS)
 
 _HEADS: Final = {
@@ -39,13 +45,14 @@ class Refusals:
     """The requests that are to be refused. At once, as long as there are few; but only so many in a second: however many clients ask again
     at once, refusing them takes no more than a fraction of the time, and the rest is for those that have places.
 
-    Who waited as it was told comes before those that did not; otherwise it is in order.
+    Who waited as it was told comes before those that did not, but for one in PATIENT_SHARE; otherwise it is in order.
     """
 
     def __init__(self) -> None:
         self._patient: deque[HttpProtocol] = deque()
         self._impatient: deque[HttpProtocol] = deque()
         self._left = _TICK_COUNT
+        self._refused = 0
         self._ticking = False
 
     def add(self, connection: "HttpProtocol", refused_s: float) -> None:
@@ -55,9 +62,13 @@ class Refusals:
         self._refuse()
 
     def _refuse(self) -> None:
-        while self._left and (waiting := self._patient or self._impatient):
-            self._left -= 1
-            waiting.popleft().refuse()
+        while self._left and (self._patient or self._impatient):
+            is_turn_of_impatient = self._refused % PATIENT_SHARE == PATIENT_SHARE - 1
+            waiting = (self._impatient or self._patient) if is_turn_of_impatient else (self._patient or self._impatient)
+            # Those that have gone meanwhile cost nothing.
+            told = waiting.popleft().refuse()
+            self._left -= told
+            self._refused += told
         if not self._ticking and self._left < _TICK_COUNT:
             self._ticking = True
             loop = asyncio.get_running_loop()
@@ -67,7 +78,7 @@ class Refusals:
         self._ticking = False
         # A turn of the loop may be longer than a tick.
         passed_s = asyncio.get_running_loop().time() - since_s
-        self._left = max(_TICK_COUNT, int(REFUSED_PER_SECOND * passed_s))
+        self._left = _TICK_COUNT * min(max(1, int(passed_s / TICK_SECONDS)), MOST_TICKS)
         self._refuse()
 
 
@@ -139,8 +150,14 @@ class HttpProtocol(HttpToolsProtocol):
             self.refuse()
             self._is_last = True
         if self.transport.is_closing() or self._to_be_refused():
-            # HTTP/1.0 would have to be told that a connection stays; who waits for `100 Continue` may keep the body and go on.
-            closes = not self.parser.should_keep_alive() or self.parser.get_http_version() == "1.0" or self.expect_100_continue
+            # HTTP/1.0 would have to be told that a connection stays; who waits for `100 Continue` may keep the body and go on; behind an
+            # upgrade nothing more is read.
+            closes = (
+                not self.parser.should_keep_alive()
+                or self.parser.get_http_version() == "1.0"
+                or self.expect_100_continue
+                or self.parser.should_upgrade()
+            )
             self._refused = _Refused(closes, has_body=self.parser.get_method() != b"HEAD")
             return
         super().on_headers_complete()
@@ -180,10 +197,13 @@ class HttpProtocol(HttpToolsProtocol):
             if self._head_bytes > MAX_HEAD_BYTES:
                 self.send_400_response("The request line and headers are too long.")
 
-    def refuse(self) -> None:
-        """Tells the client whose request is refused, if there is one. The rest of its body is not waited for, but read past."""
+    def refuse(self) -> bool:
+        """Tells the client whose request is refused, if there is one. The rest of its body is not waited for, but read past.
+
+        Returns whether there is one.
+        """
         if self._refused is None or self._refused.is_told or self.transport.is_closing():
-            return
+            return False
         self._refused.is_told = True
         self._refused_s = self.loop.time()
         # Who does not read the answers gets no other one.
@@ -194,6 +214,12 @@ class HttpProtocol(HttpToolsProtocol):
         if close:
             self.transport.close()
         self._forget_refused()
+        return True
+
+    def handle_websocket_upgrade(self) -> None:
+        """A request has asked for WebSocket."""
+        if not self._refused:
+            super().handle_websocket_upgrade()
 
     def _forget_refused(self) -> None:
         """Goes on to the next request, if the client has been told and the refused one is read."""

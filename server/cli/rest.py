@@ -42,6 +42,8 @@ async def _alone(settings: Settings, server: str) -> None:
         async with Workers(settings, server, listener, grace_seconds=settings.shutdown_grace_seconds).running():
             print(ready, flush=True)
             await stop_signal()
+            # The workers have it too: once they let go, a new connection is refused at once instead of waiting for nobody.
+            listener.close()
 
 
 async def stop_signal() -> None:

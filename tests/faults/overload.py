@@ -70,10 +70,11 @@ class Watch:
 
     service: Serve
     path: str
-    """Of a session's messages over REST."""
+    """Of a session's messages over REST; nothing where it is gRPC that is loaded."""
     grpc_ms: list[float] = field(default_factory=list)
     rest_ms: list[float] = field(default_factory=list)
     patient_ms: list[float] = field(default_factory=list)
+    patient_failed: int = 0
     failed: int = 0
     memory: list[float] = field(default_factory=list)
     stopping: bool = False
@@ -98,16 +99,16 @@ class Watch:
                 except requests.RequestException:
                     self.failed += 1
                 self.rest_ms.append((time.perf_counter() - begun) * 1000)
-                if time.perf_counter() - refused_s > 1:
+                if self.path and time.perf_counter() - refused_s > 1:
                     begun = time.perf_counter()
                     try:
                         status = patient.post(f"http://{self.service.rest}{self.path}", json={"content": CONTENT}, timeout=10).status_code
                     except requests.RequestException:
-                        self.failed += 1
-                    else:
-                        if status == 503:
-                            refused_s = time.perf_counter()
-                            self.patient_ms.append((refused_s - begun) * 1000)
+                        status = 0
+                    if status == 503:
+                        refused_s = time.perf_counter()
+                        self.patient_ms.append((refused_s - begun) * 1000)
+                    self.patient_failed += status not in (201, 503)
                 self.memory.append(memory(server))
                 time.sleep(0.1)
 
@@ -161,7 +162,10 @@ class Campaign:
             flush=True,
         )
         before_rate = await self._rate(best, 2 * peak_seconds)
-        watch, before = Watch(self.service, messages_path(self.ids[0])), memory(psutil.Process(self.service.process.pid))
+        watch, before = (
+            Watch(self.service, messages_path(self.ids[0]) if self.rest else ""),
+            memory(psutil.Process(self.service.process.pid)),
+        )
         probing = asyncio.create_task(asyncio.to_thread(watch.probe))
         share = before_rate * factor / self.processes
         connections = REST_CONNECTIONS // self.processes if self.rest else GRPC_CONNECTIONS
@@ -241,6 +245,8 @@ class Campaign:
             wrong.append(f"{name}: latency is back after {back_s:.1f} s")
         if watch.failed:
             wrong.append(f"{name}: {watch.failed} health probes failed")
+        if watch.patient_failed:
+            wrong.append(f"{name}: {watch.patient_failed} requests of who waits as it is told have another answer, or none")
         if any(what.startswith(("status", "without", "cancelled")) for what in (*found.latencies_ms, *found.statuses)):
             wrong.append(f"{name}: answers that are none of ours: {[*found.latencies_ms, *found.statuses]}")
         return wrong

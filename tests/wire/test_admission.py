@@ -133,27 +133,35 @@ class Connection:
     def __init__(self, name: str, told: list[str]) -> None:
         self._name, self._told = name, told
 
-    def refuse(self) -> None:
+    def refuse(self) -> bool:
+        if self._name == "gone":
+            return False
         self._told.append(self._name)
+        return True
 
 
 async def test_who_waited_as_it_was_told_is_refused_before_those_who_did_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "_TICK_COUNT", 1)
-    refusals, told = Refusals(), []  # type: Refusals, list[str]
+    refusals = Refusals()
+    told: list[str] = []
     now_s = asyncio.get_running_loop().time()
+    waited_s = now_s - protocol.RETRY_AFTER_SECONDS
     for name, refused_s in (
         ("at once", now_s),
+        ("gone", now_s),
         ("impatient 1", now_s),
         ("impatient 2", now_s),
-        ("patient", now_s - protocol.RETRY_AFTER_SECONDS),
+        ("patient 1", waited_s),
         ("new", -math.inf),
+        ("patient 2", waited_s),
     ):
         refusals.add(Connection(name, told), refused_s)  # type: ignore[arg-type]
     assert told == ["at once"]
     async with asyncio.timeout(HANGS_SECONDS):
-        while len(told) < 5:  # noqa: ASYNC110 - nothing tells
+        while len(told) < 6:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0)
-    assert told == ["at once", "patient", "new", "impatient 1", "impatient 2"]
+    # Nobody waits for ever.
+    assert told == ["at once", "patient 1", "new", "impatient 1", "patient 2", "impatient 2"]
 
 
 def test_many_connections_are_accepted_in_a_turn_of_the_loop() -> None:
