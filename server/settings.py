@@ -79,7 +79,7 @@ class Settings(BaseSettings):
         description="gRPC streams (watches, conversations, workers) that may be open at a time; REST has one, and one per event stream.",
     )
     max_connection_streams: int = Field(
-        500, ge=100, le=1_000_000, description="gRPC calls and streams that one connection may have open; its client holds back more."
+        400, ge=100, le=1_000_000, description="gRPC calls and streams that one connection may have open; its client holds back more."
     )
     max_writes: int = Field(MAX_WRITES, ge=1, le=1_000_000, description="Writes that may wait for the disk.")
     max_open_deliveries: int = Field(

@@ -35,8 +35,8 @@ from server.store.base import Store
 MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
 """Room for the largest attachments (2 MiB of JSON) in the wordiest Struct."""
 
-MAX_PENDING: Final = 500
-"""At least what one connection may have open by default, so that a client alone never meets it."""
+MAX_PENDING: Final = 600
+"""Half as many again as one connection may have open by default, so that a client alone never meets it, nor keeps others out."""
 
 SERVICE_NAMES: Final = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
