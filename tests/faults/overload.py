@@ -57,11 +57,6 @@ def sessions(service: Serve, count: int) -> list[str]:
     return [service.sessions.CreateSession(request, timeout=30).session.session_id for _ in range(count)]
 
 
-def messages_path(session_id: str) -> str:
-    """Where a session's messages are over REST."""
-    return f"/api/messaging/sessions/{session_id}/messages"
-
-
 @dataclass
 class Watch:
     """What is seen beside the load: the time in ms that health probes take, over gRPC and, on a connection of their own as orchestrators
@@ -123,14 +118,13 @@ class Campaign:
 
     def __init__(self, service: Serve, ids: list[str], pool: ProcessPoolExecutor, processes: int, *, rest: bool) -> None:
         self.service = service
-        self.ids = ids
         self.rest = rest
         self.pool = pool
         self.processes = processes
         self.address = service.rest if rest else service.grpc
         if rest:
             body = orjson.dumps({"content": CONTENT})
-            self.requests = [(messages_path(session_id), body) for session_id in ids]
+            self.requests = [(f"/api/messaging/sessions/{session_id}/messages", body) for session_id in ids]
         else:
             message = message_service_pb2.SendMessageRequest
             self.requests = [(METHOD, message(session_id=session_id, content=CONTENT).SerializeToString()) for session_id in ids]
@@ -162,10 +156,8 @@ class Campaign:
             flush=True,
         )
         before_rate = await self._rate(best, 2 * peak_seconds)
-        watch, before = (
-            Watch(self.service, messages_path(self.ids[0]) if self.rest else ""),
-            memory(psutil.Process(self.service.process.pid)),
-        )
+        watch = Watch(self.service, self.requests[0][0] if self.rest else "")
+        before = memory(psutil.Process(self.service.process.pid))
         probing = asyncio.create_task(asyncio.to_thread(watch.probe))
         share = before_rate * factor / self.processes
         connections = REST_CONNECTIONS // self.processes if self.rest else GRPC_CONNECTIONS
