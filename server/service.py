@@ -19,7 +19,6 @@ from server.lifecycle.purge import Purge
 from server.lifecycle.watch import Signals
 from server.rpc.boundary import QUIET_SECONDS
 from server.rpc.server import build_server
-from server.rpc.threads import give_way
 from server.settings import Settings, join_address, listed, split_address
 from server.store import open_store
 from server.store.base import Store
@@ -125,7 +124,6 @@ class Service:
         await self._deadlines.run_due()
         await self._dispatcher.start()
         await self._server.start()
-        give_way()
         for work in (self._deadlines.run(), self._purge.run(), self._health.run()):
             self._tasks.append(asyncio.create_task(_logged(work)))
 

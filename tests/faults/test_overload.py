@@ -5,11 +5,9 @@ And the short form of the campaign (see `overload`): more callers than there is 
 
 import asyncio
 import http.client
-import os
 import signal
 import socket
 import sqlite3
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
@@ -17,7 +15,6 @@ from pathlib import Path
 
 import grpc
 import orjson
-import psutil
 import pytest
 import requests
 from google.rpc import error_details_pb2
@@ -26,7 +23,6 @@ from grpc_status import rpc_status
 
 from eliza.sessions.v1 import message_service_pb2, session_service_pb2
 from eliza.sessions.v1.errors import error_info
-from server.rpc.threads import GIVES_WAY
 from tests.agents.worker import Worker, stream_agent
 from tests.faults.open_loop import Spec, offer
 from tests.faults.overload import CONTENT, METHOD, sessions
@@ -371,16 +367,3 @@ async def test_more_callers_than_there_is_room_for(start: Start, rest: bool) -> 
     stored = sum(len(history(service, session_id)) for session_id in ids)
     assert stored >= len(found.latencies_ms["ok"])
     assert service.stop() == 0
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="priorities are a process's")
-def test_grpcs_threads_give_way_to_pythons(start: Start) -> None:
-    service = start()
-    send(service, create(service).session_id, CONTENT)
-    nice = {thread.id: os.getpriority(os.PRIO_PROCESS, thread.id) for thread in psutil.Process(service.process.pid).threads()}
-    names = {number: Path(f"/proc/{service.process.pid}/task/{number}/comm").read_text().strip() for number in nice}
-    grpcs = [number for number, name in names.items() if name in ("event_engine", "lifeguard")]
-    assert grpcs
-    assert {number: nice[number] for number in grpcs} == dict.fromkeys(grpcs, nice[service.process.pid] + GIVES_WAY)
-    # The loop's thread, and those of the store.
-    assert {nice[number] for number, name in names.items() if name == names[service.process.pid]} == {nice[service.process.pid]}
