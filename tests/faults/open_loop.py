@@ -100,7 +100,7 @@ class _Grpc(_Connection):
         super().__init__(load)
         self.number = -1
         self.room = 65_535
-        self.max_streams = 100
+        self.max_streams = 2**31
         self.unread = 0
         self.ready = False
 
@@ -164,8 +164,6 @@ class _Grpc(_Connection):
                 if int.from_bytes(payload[at : at + 2], "big") == 3:
                     self.max_streams = int.from_bytes(payload[at + 2 : at + 6], "big")
             self.ready = True
-            if self.max_streams == 100:
-                self.max_streams = 2**31
             self.write(_frame(4, 1, 0, b""))
         elif kind == 6 and not flags & 1:
             self.write(_frame(6, 1, 0, payload))
