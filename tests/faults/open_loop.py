@@ -15,6 +15,8 @@ from typing import Final
 
 import uvloop
 
+from tests.faults.http2_frames import PREFACE, frame
+
 TICK_SECONDS: Final = 0.002
 _WINDOW: Final = 2**30
 _TRUE_BINARY: Final = 0xFE03
@@ -109,7 +111,7 @@ class _Grpc(_Connection):
         settings = b"".join(
             key.to_bytes(2, "big") + value.to_bytes(4, "big") for key, value in ((1, 0), (2, 0), (4, _WINDOW), (_TRUE_BINARY, 1))
         )
-        self.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, settings) + _frame(8, 0, 0, (_WINDOW - 65_535).to_bytes(4, "big")))
+        self.write(PREFACE + frame(4, 0, 0, settings) + frame(8, 0, 0, (_WINDOW - 65_535).to_bytes(4, "big")))
 
     @property
     def free(self) -> bool:
@@ -123,10 +125,10 @@ class _Grpc(_Connection):
         self.number += 2
         self.under_way[self.number] = due
         self.room -= len(body)
-        self.write(_frame(1, 4, self.number, head) + _frame(0, 1, self.number, body))
+        self.write(frame(1, 4, self.number, head) + frame(0, 1, self.number, body))
 
     def cancel(self, number: int) -> None:
-        self.write(_frame(3, 0, number, (8).to_bytes(4, "big")))
+        self.write(frame(3, 0, number, (8).to_bytes(4, "big")))
 
     def data_received(self, data: bytes) -> None:
         data = self.buffer + data
@@ -143,7 +145,7 @@ class _Grpc(_Connection):
             at += 9 + size
         self.buffer = data[at:]
         if self.unread > 2**24:
-            self.write(_frame(8, 0, 0, self.unread.to_bytes(4, "big")))
+            self.write(frame(8, 0, 0, self.unread.to_bytes(4, "big")))
             self.unread = 0
 
     def _take(self, kind: int, flags: int, number: int, payload: bytes) -> None:
@@ -164,9 +166,9 @@ class _Grpc(_Connection):
                 if int.from_bytes(payload[at : at + 2], "big") == 3:
                     self.max_streams = int.from_bytes(payload[at + 2 : at + 6], "big")
             self.ready = True
-            self.write(_frame(4, 1, 0, b""))
+            self.write(frame(4, 1, 0, b""))
         elif kind == 6 and not flags & 1:
-            self.write(_frame(6, 1, 0, payload))
+            self.write(frame(6, 1, 0, payload))
         elif kind == 8 and number == 0:
             self.room += int.from_bytes(payload, "big")
         elif kind == 7:
@@ -327,10 +329,6 @@ class _Load:
             self.note("held back", self.waiting.popleft())
         for connection in list(self.connections):
             connection.give_up(before)
-
-
-def _frame(kind: int, flags: int, number: int, payload: bytes) -> bytes:
-    return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + number.to_bytes(4, "big") + payload
 
 
 def _literal(name: bytes, value: str) -> bytes:

@@ -8,6 +8,7 @@ import http.client
 import signal
 import socket
 import sqlite3
+import struct
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
@@ -24,6 +25,7 @@ from grpc_status import rpc_status
 from eliza.sessions.v1 import message_service_pb2, session_service_pb2
 from eliza.sessions.v1.errors import error_info
 from tests.agents.worker import Worker, stream_agent
+from tests.faults.http2_frames import SETTINGS, frame
 from tests.faults.open_loop import Spec, offer
 from tests.faults.overload import CONTENT, METHOD, sessions
 from tests.harness import Serve
@@ -33,6 +35,9 @@ from tests.wire.raw_http import exchange, request
 Start = Callable[..., Serve]
 
 SECONDS = 10
+
+MAX_CONCURRENT_STREAMS = 3
+"""The number of that setting in HTTP/2."""
 
 
 @contextmanager
@@ -345,6 +350,23 @@ def test_one_connection_has_so_many_streams_and_holds_back_more(start: Start) ->
         watches[0].cancel()
         assert read_once.result().session.session_id == session_id
     assert service.stop() == 0
+
+
+async def test_the_generator_of_load_keeps_to_the_bound_of_a_connection() -> None:
+    """A server that allows a hundred streams, as many do, and answers none of them."""
+    seen = bytearray()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(frame(SETTINGS, 0, 0, struct.pack(">HI", MAX_CONCURRENT_STREAMS, 100)))
+        while data := await reader.read(65_536):
+            seen.extend(data)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1") as server:
+        host, port = server.sockets[0].getsockname()
+        spec = Spec(f"{host}:{port}", [("/path", b"")], seconds=0.5, in_flight=150, connections=1, deadline_s=30)
+        await asyncio.to_thread(offer, spec)
+    assert seen.count(b"\x04\x05/path") == 100
 
 
 @pytest.mark.parametrize("rest", [False, True], ids=["gRPC", "REST"])
