@@ -79,7 +79,11 @@ class Settings(BaseSettings):
         description="gRPC streams (watches, conversations, workers) that may be open at a time; REST has one, and one per event stream.",
     )
     max_connection_streams: int = Field(
-        400, ge=100, le=1_000_000, description="gRPC calls and streams that one connection may have open; its client holds back more."
+        200,
+        ge=100,
+        le=1_000_000,
+        description="gRPC calls and streams that one connection may have open; its client holds back more. Half as many again of a method"
+        " may wait before they are looked at: where that takes long, a lower bound answers sooner.",
     )
     max_writes: int = Field(MAX_WRITES, ge=1, le=1_000_000, description="Writes that may wait for the disk.")
     max_open_deliveries: int = Field(

@@ -35,8 +35,9 @@ from server.store.base import Store
 MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
 """Room for the largest attachments (2 MiB of JSON) in the wordiest Struct."""
 
-MAX_PENDING: Final = 600
-"""Half as many again as one connection may have open by default, so that a client alone never meets it, nor keeps others out."""
+PENDING_PER_CONNECTION: Final = 1.5
+"""How many calls of a method may wait for Python, per call that one connection may have open: a client alone never meets the bound, nor
+keeps others out."""
 
 SERVICE_NAMES: Final = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
@@ -61,6 +62,7 @@ def build_server(
 ) -> tuple[grpc.aio.Server, HealthMonitor, Boundary]:
     """The server with all its services, ClockService among them when the clock is a test clock, the monitor of its health, and its edge."""
     policy = settings.timeout_policy
+    max_pending = int(settings.max_connection_streams * PENDING_PER_CONNECTION)
     names = (*SERVICE_NAMES, CLOCK_SERVICE_NAME) if isinstance(clock, TestClock) else SERVICE_NAMES
     monitor = HealthMonitor(store, names)
     options = [
@@ -72,8 +74,8 @@ def build_server(
         # How many calls of a method may wait for Python to look at them. Beyond that gRPC's core cancels calls without a word of why, but
         # at next to no cost: where more come than Python can even refuse, a longer queue is one in which everybody waits past their
         # deadlines. The core's own default, from the one limit to the other at random, would be such a queue.
-        ("grpc.server.max_pending_requests", MAX_PENDING),
-        ("grpc.server.max_pending_requests_hard_limit", MAX_PENDING + 1),
+        ("grpc.server.max_pending_requests", max_pending),
+        ("grpc.server.max_pending_requests_hard_limit", max_pending + 1),
     ]
     boundary = Boundary(monitor.doubt, max_calls=settings.max_calls, max_streams=settings.max_streams)
     server = lasting.server(interceptors=[boundary], options=options)
