@@ -6,14 +6,14 @@ import asyncio
 import itertools
 import random
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from tests.faults.traffic.check import Check
 from tests.faults.traffic.clients import PAUSE_SECONDS, AgainError, Client, RefusedError, Sent
 from tests.faults.traffic.grpc_client import GrpcClient
-from tests.faults.traffic.model import Findings, Model
+from tests.faults.traffic.model import Dropped, Findings, Model
 from tests.faults.traffic.rest_client import RestClient
 from tests.faults.traffic.socket_client import SocketClient
 from tests.faults.traffic.watcher import Watcher
@@ -34,8 +34,8 @@ class Traffic:
         self.attempts: Counter[tuple[str, str, str]] = Counter()
         self.done: Counter[str] = Counter()
         self.watchers: list[Watcher] = []
-        # Messages whose connection was dropped in a phase, by that phase, and how all attempts at them have ended.
-        self.dropped: dict[str, dict[tuple[str, str], list[str]]] = defaultdict(dict)
+        # Messages whose connection was dropped, by the phase in which it was.
+        self.dropped: dict[str, dict[tuple[str, str], Dropped]] = defaultdict(dict)
         self._addresses = grpc_address, rest_address
         self._seed = seed
         self._senders = senders
@@ -162,7 +162,13 @@ class Traffic:
 
     async def _send(self, client: Client, session_id: str, content: str, *, wait: bool = False) -> Sent:
         told, first_drop = False, ""
-        ends: list[str] = []
+        begun_ms = 0
+        ends: deque[str] = deque(maxlen=5)
+
+        async def attempt() -> Sent:
+            nonlocal begun_ms
+            begun_ms = now_ms()
+            return await client.send(session_id, content, content, wait=wait)
 
         def note(again: AgainError) -> None:
             nonlocal told, first_drop
@@ -173,9 +179,9 @@ class Traffic:
                 # Where there was one in an earlier phase, it may have been that attempt which stored the message.
                 first_drop = first_drop or self.phase
                 if again.how != "late" and first_drop == self.phase and not told:
-                    self.dropped[self.phase][session_id, content] = ends
+                    self.dropped[self.phase][session_id, content] = Dropped(begun_ms, list(ends))
 
-        return await self._insist(client, lambda: client.send(session_id, content, content, wait=wait), note)
+        return await self._insist(client, attempt, note)
 
     async def _creator(self, client: Any, name: str) -> None:
         """Creates sessions, and deletes two of three."""

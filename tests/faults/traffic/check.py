@@ -9,7 +9,7 @@ from typing import Any
 
 from eliza.sessions.v1 import log_pb2, session_service_pb2, values
 from tests.faults.traffic.grpc_client import GrpcClient
-from tests.faults.traffic.model import Findings, Model
+from tests.faults.traffic.model import Dropped, Findings, Model
 from tests.faults.traffic.watcher import Watcher, seen_entry
 
 SETTLING_SECONDS = 60
@@ -20,9 +20,9 @@ class Check:
     """Compares what was acknowledged with what a reader finds and with what the watchers saw."""
 
     def __init__(
-        self, model: Model, reader: GrpcClient, watchers: list[Watcher], dropped: dict[str, dict[tuple[str, str], list[str]]]
+        self, model: Model, reader: GrpcClient, watchers: list[Watcher], dropped: dict[str, dict[tuple[str, str], Dropped]]
     ) -> None:
-        """`dropped`: messages whose connection was dropped in a phase, by that phase, and how all attempts at them have ended."""
+        """`dropped`: messages whose connection was dropped, by the phase in which it was."""
         self._model = model
         self._reader = reader
         self._watchers = watchers
@@ -99,12 +99,14 @@ class Check:
                 (found.doubled if len(answers) > 1 else found.lost).append(f"{content} has {len(answers)} replies")
             elif answer.reply_id not in (None, answers[0].message_id):
                 found.lost.append(f"the reply {answer.reply_id} to {content}")
-            for phase, dropped in self._dropped.items():
-                if phase in ended_ms and (session_id, content) in dropped and values.ms_floor(ours[0].created_at) <= ended_ms[phase]:
-                    stored_ms = values.ms_floor(ours[0].created_at)
+            stored_ms = values.ms_floor(ours[0].created_at)
+            for phase, drops in self._dropped.items():
+                drop = drops.get((session_id, content))
+                # What was stored before the attempt had begun is an earlier attempt's.
+                if phase in ended_ms and drop and drop.begun_ms <= stored_ms <= ended_ms[phase]:
                     found.dropped.append(
                         f"{content} was stored in {phase}, {ended_ms[phase] - stored_ms} ms before its end, and its connection dropped "
-                        f"without an answer: {dropped[session_id, content]}"
+                        f"without an answer: {drop}"
                     )
         if session_id in model.kept:
             stored_kinds = [(entry.sequence, entry.WhichOneof("event")) for entry in log]

@@ -24,6 +24,16 @@ class Findings:
         return "\n".join([counts, *(f"  {name}: {line}" for name, lines in vars(self).items() for line in lines[:10])])
 
 
+@dataclass(frozen=True)
+class Dropped:
+    """A message whose connection was dropped without an answer."""
+
+    begun_ms: int
+    """When the attempt began, by the machine's clock."""
+    ends: list[str]
+    """How the last attempts have ended, this one included."""
+
+
 @dataclass
 class Model:
     """What was acknowledged, over all lives of the service."""
