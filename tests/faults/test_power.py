@@ -14,7 +14,7 @@ from server.store.sqlite import SqliteStore
 from server.store.sqlite_file import prepare
 from tests.faults.power import put
 from tests.faults.vfs import Disk, mounted
-from tests.store.conformance import say
+from tests.store.conformance.common import say
 from tests.unit.samples import MINUTE, T0, session
 
 

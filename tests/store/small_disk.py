@@ -12,7 +12,7 @@ from pathlib import Path
 from server.clock import TestClock
 from server.domain.errors import DomainError
 from server.store.sqlite import SqliteStore
-from tests.store.conformance import contents, history, say
+from tests.store.conformance.common import contents, history, say
 from tests.unit.samples import T0, session
 
 CALLERS = 32

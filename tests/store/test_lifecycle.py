@@ -16,7 +16,8 @@ from server.lifecycle.purge import STEP_ROWS, Purge
 from server.rpc.health import HealthMonitor
 from server.store.base import Counts
 from server.store.sqlite import SqliteStore
-from tests.store.conformance import MINUTE, T0, say, session
+from tests.store.conformance.common import say
+from tests.unit.samples import MINUTE, T0, session
 
 HANGS_SECONDS = 15
 

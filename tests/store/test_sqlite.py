@@ -16,8 +16,9 @@ from server.store import sqlite_file
 from server.store.base import Counts, Store
 from server.store.sqlite import SqliteStore
 from server.store.sqlite_writer import GROUP_SIZE
-from tests.store.conformance import MINUTE, T0, StoreConformance, contents, history, misbehave, say
-from tests.unit.samples import session
+from tests.store.conformance import StoreConformance
+from tests.store.conformance.common import contents, history, misbehave, say
+from tests.unit.samples import MINUTE, T0, session
 
 
 @asynccontextmanager

@@ -24,7 +24,7 @@ from server.domain.timeouts import PartialTimeoutConfig
 from server.store import open_store, sqlite_file, sqlite_path
 from server.store.base import StoreOpenError
 from server.store.sqlite import SqliteStore
-from tests.store.conformance import contents, delivery, history, respond, say
+from tests.store.conformance.common import contents, delivery, history, respond, say
 from tests.unit.samples import AGENT, MINUTE, T0, USER, session
 
 HOLDER = """

@@ -11,7 +11,7 @@ import pytest
 
 from server.clock import TestClock
 from server.store.sqlite import SqliteStore
-from tests.store.conformance import contents, history
+from tests.store.conformance.common import contents, history
 from tests.store.small_disk import CALLERS
 
 

@@ -1,0 +1,193 @@
+"""What the tests of a store have in common."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from server.clock import TestClock
+from server.domain.agents import Agent, AgentKind
+from server.domain.deliveries import Delivery, RetryPolicy
+from server.domain.errors import InvalidFieldError
+from server.domain.events import Entry
+from server.domain.messages import Draft, Reply
+from server.domain.replies import DeliveryRule, fail, lease
+from server.domain.replies import answer as answer_delivery
+from server.domain.requests import Request
+from server.domain.sessions import Outcome, Rule, Session, fall_due, send_message, update_timeout
+from server.domain.timeouts import PartialTimeoutConfig
+from server.store.base import Store
+from tests.unit.samples import POLICY, T0, answering, session
+
+UNKNOWN = "99999999-9999-4999-8999-999999999999"
+MANY = 600
+"""More than two groups of a writer that takes 256 at a time."""
+
+on_one_store = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+
+
+class Misbehaved(Exception):  # noqa: N818
+    """Something that a rule must not raise, and a test does."""
+
+
+def say(content: str = "hello", *, metadata: str = "{}", attachments: str | None = None, message_id: str | None = None) -> Rule:
+    return partial(send_message, message_id=message_id or str(uuid.uuid4()), draft=Draft(content, metadata, attachments))
+
+
+def patch(**change: float | bool) -> Rule:
+    return partial(update_timeout, change=PartialTimeoutConfig(**change), policy=POLICY)
+
+
+def answer(reply: Reply) -> Rule:
+    return answering(reply)
+
+
+RETRIES = RetryPolicy(3, 1000, 60_000)
+take = partial(lease, lease_ms=5000, message_id="m", policy=RETRIES)
+stumble = partial(fail, message_id="m", reason="broken", final=False, backoff_ms=700, policy=RETRIES)
+give_up = partial(stumble, final=True)
+
+
+def respond(content: str = "r", reply_id: str | None = None) -> DeliveryRule:
+    return partial(answer_delivery, reply_id=reply_id or str(uuid.uuid4()), reply=Reply(Draft(content)))
+
+
+def expire(start: Session, now_ms: int) -> Outcome:
+    return fall_due(start, start.expires_at_ms)
+
+
+async def delivery(store: Store, of: Session, sequence: int) -> Delivery:
+    """A delivery as it is stored, open or not: seen by a rule that leaves it alone."""
+    seen: list[Delivery] = []
+
+    def look(start: Session, found: Delivery, now_ms: int) -> Outcome:
+        seen.append(found)
+        return Outcome(start)
+
+    await store.apply_delivery(of.id, sequence, look)
+    return seen[0]
+
+
+def misbehave(start: Session, now_ms: int) -> Outcome:
+    raise Misbehaved
+
+
+def mishandle(start: Session, found: Delivery, now_ms: int) -> Outcome:
+    raise Misbehaved
+
+
+def refuse(start: Session, now_ms: int) -> Outcome:
+    raise InvalidFieldError("x", "y", "is refused")
+
+
+def break_a_constraint(start: Session, now_ms: int) -> Outcome:
+    """Two entries with one sequence, which no database takes."""
+    (entry,) = send_message(start, now_ms, str(uuid.uuid4()), Draft("bad")).entries
+    return Outcome(replace(start, last_sequence=start.last_sequence + 2), (entry, replace(entry, at_ms=entry.at_ms + 1)))
+
+
+def agent(number: int = 1, created_at_ms: int = T0, **fields: object) -> Agent:
+    values = {"name": f"agent {number}", "kind": AgentKind.ECHO, "updated_at_ms": created_at_ms, **fields}
+    return Agent(id=str(uuid.UUID(int=number)), created_at_ms=created_at_ms, **values)
+
+
+def contents(entries: Iterable[Entry]) -> list[str | None]:
+    return [entry.message and entry.message.content for entry in entries]
+
+
+async def history(store: Store, of: Session) -> list[Entry]:
+    """All messages of a session, the oldest first, page by page."""
+    found: list[Entry] = []
+    while True:
+        page = await store.list_messages(of, limit=100, after_ms=found[-1].at_ms if found else -1)
+        found += page.messages[::-1]
+        if not page.has_more:
+            return found
+
+
+CALLS: dict[str, Callable[[Store, Session], Awaitable[object]]] = {
+    "create_session": lambda store, one: store.create_session(session()),
+    "apply": lambda store, one: store.apply(one.id, say()),
+    "delete_session": lambda store, one: store.delete_session(one.id),
+    "get_session": lambda store, one: store.get_session(one.id),
+    "list_sessions": lambda store, one: store.list_sessions(T0, limit=1),
+    "list_messages": lambda store, one: store.list_messages(one, limit=1),
+    "counts": lambda store, one: store.counts(T0),
+    "due": lambda store, one: store.due(T0, 1),
+    "next_due_ms": lambda store, one: store.next_due_ms(),
+    "purge": lambda store, one: store.purge(T0, 1),
+    "clear_sessions": lambda store, one: store.clear_sessions(),
+    "create_agent": lambda store, one: store.create_agent(agent()),
+    "update_agent": lambda store, one: store.update_agent(agent().id, lambda stored, now_ms: stored),
+    "delete_agent": lambda store, one: store.delete_agent(agent().id),
+    "get_agent": lambda store, one: store.get_agent(agent().id),
+    "list_agents": lambda store, one: store.list_agents(limit=1),
+    "seed_agent": lambda store, one: store.seed_agent(agent()),
+    "find_channel": lambda store, one: store.find_channel(one.channel_id),
+    "list_entries": lambda store, one: store.list_entries(one.id, after_sequence=0, limit=1),
+    "check_writable": lambda store, one: store.check_writable(),
+    "apply_delivery": lambda store, one: store.apply_delivery(one.id, 1, take),
+    "next_delivery": lambda store, one: store.next_delivery(one.id),
+    "list_open": lambda store, one: store.list_open(),
+    "list_history": lambda store, one: store.list_history(one, before_sequence=1, limit=1),
+    "find_answer": lambda store, one: store.find_answer(one.id, 1),
+    "knows": lambda store, one: store.knows(Request("s", "id", "content")),
+    "forget_requests": lambda store, one: store.forget_requests(T0, 1),
+}
+"""A call of every method but `add_listener` and `close`."""
+
+
+class OnStore:
+    """Tests of one store. They are methods so that each back end runs all of them."""
+
+    @pytest.fixture
+    def clock(self) -> TestClock:
+        """The store's clock: it stands at T0 until a test moves it."""
+        clock = TestClock()
+        clock.set_ms(T0)
+        return clock
+
+    async def open(self, directory: Path, clock: TestClock) -> Store:
+        """Opens a store without any content."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    async def store(self, tmp_path: Path, clock: TestClock) -> AsyncIterator[Store]:
+        store = await self.open(tmp_path, clock)
+        self.is_open = True
+        yield store
+        await self.close(store)
+
+    async def close(self, store: Store) -> None:
+        """Closes the store, if the test has not done so already."""
+        if self.is_open:
+            self.is_open = False
+            await store.close()
+
+    @asynccontextmanager
+    async def held(self, store: Store) -> AsyncIterator[None]:
+        """Lets the writes that are called for in the block meet, where a back end groups them."""
+        yield
+
+    @pytest.fixture
+    async def one(self, store: Store) -> Session:
+        """A session in the store."""
+        return await self.added(store)
+
+    async def added(self, store: Store, *arguments: object, **fields: object) -> Session:
+        new = session(*arguments, **fields)
+        await store.create_session(new)
+        return new
+
+    async def together(self, store: Store, calls: Iterable[object]) -> list[object]:
+        """The results of calls that wait in the store at the same time, or their exceptions."""
+        async with self.held(store):
+            tasks = [asyncio.ensure_future(call) for call in calls]
+            await asyncio.sleep(0)
+        return await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,362 @@
+"""Deliveries."""
+
+import asyncio
+import uuid
+from collections.abc import Awaitable
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.clock import TestClock
+from server.domain.deliveries import Delivery, DeliveryState
+from server.domain.errors import (
+    DeliveryAnsweredError,
+    DeliveryNotFoundError,
+    DeliveryNotLeasedError,
+    DomainError,
+    InvalidContentError,
+    SessionExpiredError,
+    SessionNotFoundError,
+)
+from server.domain.events import EntryKind
+from server.domain.replies import DeliveryRule
+from server.domain.sessions import Outcome, Session, fall_due, heartbeat
+from server.store.base import Commit, OpenDelivery, OpenSession, Store
+from tests.store.conformance.common import (
+    MANY,
+    UNKNOWN,
+    Misbehaved,
+    OnStore,
+    break_a_constraint,
+    contents,
+    delivery,
+    expire,
+    give_up,
+    history,
+    mishandle,
+    on_one_store,
+    respond,
+    say,
+    stumble,
+    take,
+)
+from tests.unit.samples import T0
+
+
+class Deliveries(OnStore):
+    async def test_a_message_of_the_user_makes_a_delivery(self, store: Store, one: Session, clock: TestClock) -> None:
+        clock.set_ms(T0 + 3)
+        outcome = await store.apply(one.id, say("hi"))
+        made = Delivery(one.id, 1, DeliveryState.PENDING, 0, T0 + 3)
+        assert outcome.deliveries == (made,)
+        assert await store.next_delivery(one.id) == OpenDelivery(outcome.session, outcome.entries[0], made)
+        assert await store.list_open() == [OpenSession(one.id, one.agent_id, 1, T0 + 3, 1)]
+        await store.apply(one.id, heartbeat)
+        with pytest.raises(DeliveryNotFoundError) as caught:
+            await delivery(store, one, 2)
+        assert caught.value.details == {"deliveryId": f"{one.id}-2"}
+
+    async def test_deliveries_that_are_not_there(self, store: Store, one: Session) -> None:
+        other = await self.added(store)
+        await store.apply(one.id, say())
+        await store.apply_delivery(one.id, 1, respond())
+        for sequence in (-1, 0, 2, 3, 10**17):
+            with pytest.raises(DeliveryNotFoundError) as caught:
+                await store.apply_delivery(one.id, sequence, respond())
+            assert caught.value.details == {"deliveryId": f"{one.id}-{sequence}"}
+        with pytest.raises(DeliveryNotFoundError):
+            await store.apply_delivery(other.id, 1, respond())
+        with pytest.raises(SessionNotFoundError) as caught:
+            await store.apply_delivery(UNKNOWN, 1, respond())
+        assert caught.value.details == {"sessionId": UNKNOWN}
+        for session_id in (one.id, other.id, UNKNOWN, "", "nonsense"):
+            assert await store.next_delivery(session_id) is None
+        assert await store.list_open() == []
+
+    async def test_apply_delivery_hands_the_rule_all_it_needs_and_persists_the_outcome(
+        self, store: Store, one: Session, clock: TestClock
+    ) -> None:
+        sent = await store.apply(one.id, say())
+        model, made = sent.session, sent.deliveries[0]
+        log = list(sent.entries)
+        for ms, rule in enumerate((take, stumble, take, take, give_up, respond()), start=1):
+            clock.set_ms(T0 + ms)
+            expected = rule(model, made, T0 + ms)
+            assert await store.apply_delivery(one.id, 1, rule) == expected
+            model, (made,) = expected.session, expected.deliveries
+            log += expected.entries
+            assert await delivery(store, one, 1) == made
+            assert await store.get_session(one.id) == model
+            assert await store.list_entries(one.id, after_sequence=0, limit=9) == log
+            found = await store.next_delivery(one.id)
+            assert (found and (found.session, found.delivery)) == ((model, made) if made.due_at_ms else None)
+        assert [entry.kind for entry in log] == [EntryKind.MESSAGE, EntryKind.REPLY_FAILURE, EntryKind.MESSAGE]
+
+    @pytest.mark.parametrize("rule", [respond(""), mishandle], ids=["refused", "misbehaving"])
+    async def test_a_rule_of_a_delivery_that_raises_writes_nothing(self, store: Store, one: Session, rule: DeliveryRule) -> None:
+        sent = await store.apply(one.id, say())
+        with pytest.raises((InvalidContentError, Misbehaved)):
+            await store.apply_delivery(one.id, 1, rule)
+        assert await store.next_delivery(one.id) == OpenDelivery(sent.session, sent.entries[0], sent.deliveries[0])
+
+    async def test_a_session_is_served_in_order_whatever_is_answered_in_between(self, store: Store, one: Session) -> None:
+        await asyncio.gather(*(store.apply(one.id, say(f"{n}")) for n in range(5)))
+        await store.apply_delivery(one.id, 3, respond())
+        met = []
+        while found := await store.next_delivery(one.id):
+            met.append(found.delivery.sequence)
+            assert [(left.sequence, left.due_at_ms) for left in await store.list_open()] == [(met[-1], T0)]
+            await store.apply_delivery(one.id, met[-1], give_up if met[-1] == 2 else respond())
+        assert met == [1, 2, 4, 5]
+        assert await store.list_open() == []
+
+    async def test_list_open_has_the_first_of_each_session_and_when_it_may_be_given(self, store: Store, clock: TestClock) -> None:
+        many = [await self.added(store, agent_id=str(uuid.UUID(int=n))) for n in range(5)]
+        for one in many:
+            for content in ("a", "b"):
+                await store.apply(one.id, say(content))
+        fresh, leased, resting, second, done = many
+        await store.apply_delivery(leased.id, 1, take)
+        for rule in (take, stumble):
+            await store.apply_delivery(resting.id, 1, rule)
+        clock.set_ms(T0 + 50)
+        await store.apply_delivery(second.id, 1, respond())
+        for rule in (take, stumble):
+            await store.apply_delivery(second.id, 2, rule)
+        for sequence in (1, 2):
+            await store.apply_delivery(done.id, sequence, respond())
+        expected = [(fresh, 1, T0, 2), (leased, 1, 0, 2), (resting, 1, T0 + 700, 2), (second, 2, T0 + 750, 1)]
+        assert sorted(await store.list_open(), key=lambda left: left.agent_id) == [
+            OpenSession(one.id, one.agent_id, *rest) for one, *rest in expected
+        ]
+
+    async def test_of_answers_at_the_same_time_one_is_stored(self, store: Store, one: Session) -> None:
+        await store.apply(one.id, say())
+        results = await self.together(store, [store.apply_delivery(one.id, 1, respond(f"{n}")) for n in range(MANY)])
+        stored = [result for result in results if isinstance(result, Outcome)]
+        assert stored == results[:1]
+        assert {type(result) for result in results[1:]} == {DeliveryAnsweredError}
+        assert contents(await history(store, one)) == ["hello", "0"]
+        assert await store.get_session(one.id) == stored[0].session
+        assert (await delivery(store, one, 1)).state is DeliveryState.ANSWERED
+
+    async def test_a_life_of_a_delivery_within_one_moment(self, store: Store, one: Session) -> None:
+        other = await self.added(store)
+        results = await self.together(
+            store,
+            [
+                store.apply_delivery(one.id, 1, take),
+                store.apply(one.id, say("a")),
+                store.apply(other.id, say("x")),
+                *(store.apply_delivery(one.id, 1, rule) for rule in (take, stumble, take, respond("b"), respond("c"), stumble)),
+                store.apply(one.id, say("d")),
+                *(store.apply_delivery(one.id, 3, rule) for rule in (take, give_up, take, respond("e"))),
+                store.apply_delivery(other.id, 2, take),
+            ],
+        )
+        wrong = {n: type(result) for n, result in enumerate(results) if not isinstance(result, Outcome)}
+        assert wrong == {
+            0: DeliveryNotFoundError,
+            7: DeliveryAnsweredError,
+            8: DeliveryNotLeasedError,
+            12: DeliveryNotLeasedError,
+            14: DeliveryNotFoundError,
+        }
+        assert contents(await history(store, one)) == ["a", "b", "d", "e"]
+        assert [await delivery(store, one, sequence) for sequence in (1, 3)] == [
+            Delivery(one.id, 1, DeliveryState.ANSWERED, 2, None),
+            Delivery(one.id, 3, DeliveryState.ANSWERED, 1, None),
+        ]
+        assert [left.session_id for left in await store.list_open()] == [other.id]
+
+    async def test_one_that_misbehaves_does_not_disturb_the_deliveries_of_its_group(self, store: Store, one: Session) -> None:
+        await store.apply(one.id, say())
+        results = await self.together(
+            store,
+            [
+                store.apply_delivery(one.id, 1, take),
+                store.apply_delivery(one.id, 1, mishandle),
+                store.apply(one.id, break_a_constraint),
+                store.apply_delivery(one.id, 1, respond()),
+            ],
+        )
+        assert [isinstance(result, Outcome) for result in results] == [True, False, False, True]
+        assert await delivery(store, one, 1) == Delivery(one.id, 1, DeliveryState.ANSWERED, 1, None)
+
+    async def test_the_expiry_of_a_session_closes_its_open_deliveries(self, store: Store, one: Session) -> None:
+        other = await self.added(store)
+        for n in range(4):
+            await store.apply(one.id, say(f"{n}"))
+        await store.apply(other.id, say())
+        for sequence, rules in ((1, (respond(),)), (2, (take,)), (3, (take, stumble))):
+            for rule in rules:
+                await store.apply_delivery(one.id, sequence, rule)
+        await store.apply(one.id, expire)
+        assert await store.next_delivery(one.id) is None
+        assert [left.session_id for left in await store.list_open()] == [other.id]
+        states = [await delivery(store, one, sequence) for sequence in (1, 2, 3, 4)]
+        assert [(found.state, found.attempts, found.due_at_ms) for found in states] == [
+            (DeliveryState.ANSWERED, 0, None),
+            (DeliveryState.FAILED, 1, None),
+            (DeliveryState.FAILED, 1, None),
+            (DeliveryState.FAILED, 0, None),
+        ]
+        for rule in (take, stumble, give_up, respond()):
+            with pytest.raises(SessionExpiredError):
+                await store.apply_delivery(one.id, 2, rule)
+
+    async def test_an_expiry_among_deliveries(self, store: Store, one: Session) -> None:
+        """All in one group: what is made or given out before the expiry is closed by it, and nothing comes after."""
+        await store.apply(one.id, say("a"))
+        await store.apply(one.id, say("b"))
+        seen: list[Delivery] = []
+
+        def look(start: Session, found: Delivery, now_ms: int) -> Outcome:
+            seen.append(found)
+            return Outcome(start)
+
+        results = await self.together(
+            store,
+            [
+                store.apply_delivery(one.id, 1, take),
+                store.apply(one.id, say("c")),
+                store.apply_delivery(one.id, 3, take),
+                store.apply(one.id, expire),
+                *(store.apply_delivery(one.id, 1, rule) for rule in (take, stumble, respond(), look)),
+                *(store.apply_delivery(one.id, sequence, look) for sequence in (2, 3)),
+            ],
+        )
+        assert [type(result) for result in results[4:7]] == [SessionExpiredError] * 3
+        closed = [
+            Delivery(one.id, 1, DeliveryState.FAILED, 1, None),
+            Delivery(one.id, 2, DeliveryState.FAILED, 0, None),
+            Delivery(one.id, 3, DeliveryState.FAILED, 1, None),
+        ]
+        assert seen == closed
+        assert [await delivery(store, one, sequence) for sequence in (1, 2, 3)] == closed
+        assert await store.list_open() == []
+        assert contents(await history(store, one)) == ["a", "b", "c"]
+
+    async def test_deliveries_go_with_their_session(self, store: Store, one: Session) -> None:
+        await store.apply(one.id, say())
+        results = await self.together(
+            store,
+            [
+                store.apply(one.id, say()),
+                store.apply_delivery(one.id, 1, take),
+                store.delete_session(one.id),
+                store.apply_delivery(one.id, 1, respond()),
+            ],
+        )
+        assert isinstance(results[3], SessionNotFoundError)
+        await store.create_session(one)
+        for sequence in (1, 2):
+            with pytest.raises(DeliveryNotFoundError):
+                await delivery(store, one, sequence)
+        assert await store.list_open() == []
+
+    async def test_the_purge_and_a_clearing_take_deliveries_along(self, store: Store, one: Session, clock: TestClock) -> None:
+        live = await self.added(store, T0 + 1)
+        for target in (one, live):
+            await store.apply(target.id, say())
+        clock.set_ms((await store.get_session(one.id)).expires_at_ms)
+        await store.apply(one.id, fall_due)
+        # The delivery, the message, the expiry and the session.
+        assert await store.purge(clock.now_ms(), 100) == 4
+        assert [left.session_id for left in await store.list_open()] == [live.id]
+        await store.clear_sessions()
+        assert await store.list_open() == []
+        for target in (one, live):
+            await store.create_session(target)
+            with pytest.raises(DeliveryNotFoundError):
+                await delivery(store, target, 1)
+
+    async def test_listeners_are_told_what_became_of_a_delivery_before_its_caller(self, store: Store, one: Session) -> None:
+        sent, told = await store.apply(one.id, say()), []
+
+        def listen(commit: Commit) -> None:
+            told.extend(commit.outcomes)
+
+        store.add_listener(listen)
+        for rule in (take, respond()):
+            outcome = await store.apply_delivery(one.id, 1, rule)
+            assert told.pop() is outcome
+        with pytest.raises(DeliveryAnsweredError):
+            await store.apply_delivery(one.id, 1, respond())
+        assert told == []
+        assert sent.deliveries
+
+    @given(
+        st.lists(
+            st.lists(
+                st.tuples(
+                    st.integers(0, 1), st.integers(1, 5), st.sampled_from(["say", "lease", "answer", "fail", "give up", "expire", "delete"])
+                ),
+                min_size=1,
+                max_size=12,
+            ),
+            max_size=4,
+        )
+    )
+    @on_one_store
+    async def test_groups_of_whatever_happens_to_deliveries_against_a_model(
+        self, store: Store, groups: list[list[tuple[int, int, str]]]
+    ) -> None:
+        """The model carries out one after the other what the store may carry out together."""
+        targets = [await self.added(store) for _ in range(2)]
+        sessions: dict[str, Session] = {one.id: one for one in targets}
+        made: dict[tuple[str, int], Delivery] = {}
+        rules = {"lease": take, "answer": respond("r", "r"), "fail": stumble, "give up": give_up}
+
+        def expected(session_id: str, sequence: int, name: str) -> Outcome | type[Exception] | None:
+            if session_id not in sessions:
+                return SessionNotFoundError
+            start = sessions[session_id]
+            try:
+                match name:
+                    case "delete":
+                        del sessions[session_id]
+                        return None
+                    case "say":
+                        outcome = say(message_id="m")(start, T0)
+                    case "expire":
+                        outcome = expire(start, T0)
+                        for key, found in made.items():
+                            if key[0] == session_id and found.due_at_ms is not None:
+                                made[key] = replace(found, state=DeliveryState.FAILED, due_at_ms=None)
+                    case _ if (session_id, sequence) not in made:
+                        return DeliveryNotFoundError
+                    case _:
+                        outcome = rules[name](start, made[session_id, sequence], T0)
+            except DomainError as error:
+                return type(error)
+            sessions[session_id] = outcome.session
+            made.update({(one.session_id, one.sequence): one for one in outcome.deliveries})
+            return outcome
+
+        def call(session_id: str, sequence: int, name: str) -> Awaitable[object]:
+            match name:
+                case "delete":
+                    return store.delete_session(session_id)
+                case "say" | "expire":
+                    return store.apply(session_id, say(message_id="m") if name == "say" else expire)
+                case _:
+                    return store.apply_delivery(session_id, sequence, rules[name])
+
+        for group in groups:
+            steps = [(targets[number].id, sequence, name) for number, sequence, name in group]
+            model = [expected(*step) for step in steps]
+            results = await self.together(store, [call(*step) for step in steps])
+            assert [type(result) if isinstance(result, Exception) else result for result in results] == model
+            still = {key: found for key, found in made.items() if key[0] in sessions}
+            for (session_id, sequence), found in still.items():
+                assert await delivery(store, sessions[session_id], sequence) == found
+            for one in targets:
+                left = [found for (session_id, _), found in still.items() if session_id == one.id and found.due_at_ms is not None]
+                first = await store.next_delivery(one.id)
+                assert (first and first.delivery) == min(left, key=lambda found: found.sequence, default=None)
+        for one in targets:
+            if one.id in sessions:
+                await store.delete_session(one.id)

@@ -1,0 +1,103 @@
+"""Requests that may be repeated."""
+
+import pytest
+
+from server.clock import TestClock
+from server.domain.errors import EtagMismatchError, InvalidContentError, RequestIdReusedError, SessionNotFoundError
+from server.domain.requests import Request, request
+from server.domain.sessions import Outcome, Session, etag
+from server.store.base import Commit, Store
+from tests.store.conformance.common import MANY, OnStore, contents, give_up, history, respond, say, take
+from tests.unit.samples import MINUTE, T0, session
+
+
+class Requests(OnStore):
+    @staticmethod
+    def asked(request_id: str = "r", content: str = "c", scope: str = "s") -> Request:
+        made = request(scope, request_id, content)
+        assert made is not None
+        return made
+
+    async def test_a_message_that_is_sent_again_is_the_first_one(self, store: Store, one: Session, clock: TestClock) -> None:
+        first = await store.apply(one.id, say("hi"), self.asked())
+        clock.set_ms(T0 + MINUTE)
+        commits: list[Commit] = []
+        store.add_listener(commits.append)
+        again = await store.apply(one.id, say("hi"), self.asked())
+        assert (first.replayed, again.replayed) == (False, True)
+        assert again.entries == first.entries
+        assert not any(commit.outcomes for commit in commits)
+        assert await store.get_session(one.id) == first.session
+
+    async def test_of_the_same_request_at_the_same_time_one_has_its_effect(self, store: Store, one: Session) -> None:
+        results = await self.together(store, [store.apply(one.id, say("hi"), self.asked()) for _ in range(MANY)])
+        assert sorted(result.replayed for result in results) == [False] + [True] * (MANY - 1)
+        assert len({result.entries for result in results}) == 1
+        assert contents(await history(store, one)) == ["hi"]
+
+    async def test_a_request_id_with_other_content_is_refused(self, store: Store, one: Session) -> None:
+        await store.apply(one.id, say("hi"), self.asked())
+        for call in (store.apply(one.id, say("ho"), self.asked(content="d")), store.create_session(session(), self.asked(content="d"))):
+            with pytest.raises(RequestIdReusedError):
+                await call
+        assert contents(await history(store, one)) == ["hi"]
+
+    async def test_request_ids_are_of_their_scope(self, store: Store, one: Session) -> None:
+        for scope in ("s", "t"):
+            assert not await store.knows(self.asked(scope=scope))
+            assert not (await store.apply(one.id, say(scope), self.asked(scope=scope, content=scope))).replayed
+            assert await store.knows(self.asked(scope=scope))
+        assert contents(await history(store, one)) == ["s", "t"]
+
+    async def test_what_a_rule_refuses_is_not_remembered(self, store: Store, one: Session) -> None:
+        with pytest.raises(InvalidContentError):
+            await store.apply(one.id, say(""), self.asked())
+        assert not (await store.apply(one.id, say("hi"), self.asked(content="other"))).replayed
+
+    async def test_a_message_is_the_first_one_also_once_the_session_has_expired(self, store: Store, one: Session, clock: TestClock) -> None:
+        first = await store.apply(one.id, say("hi"), self.asked())
+        clock.set_ms(first.session.expires_at_ms)
+        assert (await store.apply(one.id, say("hi"), self.asked())).entries == first.entries
+
+    async def test_a_session_that_is_created_again_is_as_it_was_created(self, store: Store, clock: TestClock) -> None:
+        new = session(metadata='{"a":1}')
+        results = await self.together(store, [store.create_session(session(metadata="{}") if n else new, self.asked()) for n in range(5)])
+        assert [(result.session, result.replayed) for result in results] == [(new, n > 0) for n in range(5)]
+        await store.apply(new.id, say())
+        assert await store.create_session(session(), self.asked()) == Outcome(new, replayed=True)
+        await store.delete_session(new.id)
+        assert (await store.create_session(session(), self.asked())).session == new
+        with pytest.raises(SessionNotFoundError):
+            await store.get_session(new.id)
+
+    async def test_requests_are_forgotten_in_steps(self, store: Store, one: Session, clock: TestClock) -> None:
+        for n in range(5):
+            clock.set_ms(T0 + n)
+            await store.apply(one.id, say(f"{n}"), self.asked(f"{n}"))
+        assert [await store.forget_requests(T0 + 2, 2) for _ in range(3)] == [2, 1, 0]
+        replayed = [(await store.apply(one.id, say("x"), self.asked(f"{n}"))).replayed for n in range(5)]
+        assert replayed == [False, False, False, True, True]
+
+    async def test_a_session_is_deleted_in_the_state_that_is_named(self, store: Store, one: Session) -> None:
+        with pytest.raises(EtagMismatchError):
+            await store.delete_session(one.id, '"other"')
+        before = etag(await store.get_session(one.id))
+        await store.apply(one.id, say())
+        with pytest.raises(EtagMismatchError):
+            await store.delete_session(one.id, before)
+        await store.delete_session(one.id, f'"other", {etag(await store.get_session(one.id))}')
+
+    async def test_what_became_of_a_message(self, store: Store, one: Session) -> None:
+        for content in ("a", "b", "c"):
+            await store.apply(one.id, say(content))
+        answered = await store.apply_delivery(one.id, 2, respond("re b"))
+        await store.apply_delivery(one.id, 1, take)
+        failed = await store.apply_delivery(one.id, 1, give_up)
+        assert [await store.find_answer(one.id, sequence) for sequence in (1, 2, 3, 9)] == [
+            failed.entries[0],
+            answered.entries[0],
+            None,
+            None,
+        ]
+        late = await store.apply_delivery(one.id, 1, respond("late"))
+        assert await store.find_answer(one.id, 1) == late.entries[0]
