@@ -1,6 +1,8 @@
 """The command `eliza-sessions`: one module for each of its commands."""
 
 import os
+from importlib import import_module
+from typing import Final
 
 # The workers are started by fork and exec: gRPC's fork handlers have nothing to save there, and only complain.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
@@ -9,16 +11,27 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import click
 
-from server.cli.agents import agents
-from server.cli.backup import backup, restore
-from server.cli.check import check
-from server.cli.migrate import migrate
-from server.cli.probe import probe
-from server.cli.rest import rest
-from server.cli.serve import serve
+_MODULES: Final = {
+    **{name: name for name in ("agents", "backup", "check", "migrate", "probe", "rest", "serve")},
+    "restore": "backup",
+}
+"""Where each command is."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+class _Commands(click.Group):
+    """Loads a command as it is needed: a probe should not wait for what the servers are made of."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_MODULES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _MODULES:
+            return None
+        command: click.Command = getattr(import_module(f"server.cli.{_MODULES[cmd_name]}"), cmd_name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
 @click.version_option(package_name="eliza-sessions", prog_name="eliza-sessions")
 def main() -> None:
     """Conversation sessions between users and AI agents.
@@ -26,7 +39,3 @@ def main() -> None:
     `eliza-sessions serve` runs everything: the gRPC server and the REST facade. Settings are environment variables; the README has their
     table.
     """
-
-
-for command in (serve, rest, probe, agents, migrate, check, backup, restore):
-    main.add_command(command)

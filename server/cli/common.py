@@ -4,6 +4,7 @@ import asyncio
 import errno
 import gc
 import os
+import signal
 import socket
 import time
 from collections.abc import Coroutine
@@ -47,6 +48,14 @@ def run_service(work: Coroutine[Any, Any, None]) -> None:
     gc.freeze()
     gc.set_threshold(*COLLECT)
     uvloop.run(work)
+
+
+async def stop_signal() -> None:
+    """Waits for SIGTERM or SIGINT; a second one does nothing more."""
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()
 
 
 async def listen(name: str, address: str) -> socket.socket:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import click
 
 from rest_facade.main import serve as serve_rest
-from server.cli.common import listen, run_service, settings_or_exit, with_port
+from server.cli.common import listen, run_service, settings_or_exit, stop_signal, with_port
 from server.cli.workers import Workers
 from server.settings import Settings
 
@@ -44,14 +44,6 @@ async def _alone(settings: Settings, server: str) -> None:
             await stop_signal()
             # The workers have it too: once they let go, a new connection is refused at once instead of waiting for nobody.
             listener.close()
-
-
-async def stop_signal() -> None:
-    """Waits for SIGTERM or SIGINT; a second one does nothing more."""
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    await stop.wait()
 
 
 async def _worker(settings: Settings, server: str, listener: socket.socket) -> None:

@@ -9,8 +9,7 @@ from typing import Final
 import click
 
 from server.agents.registry import AgentsFileError
-from server.cli.common import listen, reachable, run_service, settings_or_exit, with_port
-from server.cli.rest import stop_signal
+from server.cli.common import listen, reachable, run_service, settings_or_exit, stop_signal, with_port
 from server.cli.workers import Workers
 from server.domain.agents import ECHO_ID
 from server.service import AddressError, Service
