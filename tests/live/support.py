@@ -132,3 +132,9 @@ def clean_failure(done: Ended) -> str:
     assert done.errors.startswith("Error: "), done.errors
     assert done.errors.count("\n") == 1, done.errors
     return done.errors.strip()
+
+
+def refused(*arguments: str, cwd: Path, **settings: str) -> str:
+    """The one line with which a command refuses to start."""
+    free = {"GRPC_ADDRESS": "127.0.0.1:0", "REST_ADDRESS": "127.0.0.1:0"}
+    return clean_failure(run(*arguments, cwd=cwd, **{**free, **settings}))

@@ -7,13 +7,10 @@ import re
 import shlex
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
-import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from importlib import metadata
 from pathlib import Path
 
@@ -22,7 +19,6 @@ import psutil
 import pytest
 import requests
 
-from eliza.sessions.v1.agent_service_pb2 import GetAgentRequest
 from eliza.sessions.v1.errors import error_info
 from eliza.sessions.v1.message_service_pb2 import ConverseRequest, SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import DeleteSessionRequest, UpdateTimeoutRequest
@@ -40,6 +36,7 @@ from tests.live.support import (
     fails,
     history,
     invoke,
+    refused,
     replies,
     run,
     send,
@@ -60,12 +57,6 @@ def taken() -> Iterator[str]:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def refused(*arguments: str, cwd: Path, **settings: str) -> str:
-    """The one line with which a command refuses to start."""
-    free = {"GRPC_ADDRESS": "127.0.0.1:0", "REST_ADDRESS": "127.0.0.1:0"}
-    return clean_failure(run(*arguments, cwd=cwd, **{**free, **settings}))
-
-
 # The commands themselves.
 
 
@@ -73,6 +64,12 @@ def test_the_installed_command_knows_its_version(tmp_path: Path) -> None:
     command = [Path(sys.executable).with_name("eliza-sessions"), "--version"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, f"eliza-sessions, version {metadata.version('eliza-sessions')}\n")
+
+
+def test_a_probe_does_not_wait_for_what_the_servers_are_made_of(tmp_path: Path) -> None:
+    loaded = "import sys; from server.cli import main; main(['probe', '--help'], standalone_mode=False); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, timeout=30, check=True, cwd=tmp_path)
+    assert not {"flask", "socketio", "uvicorn", "server.service", "server.cli.serve"} & {*done.stdout.split()}
 
 
 @pytest.mark.parametrize(
@@ -440,48 +437,6 @@ def test_workers_that_never_come_up_do_not_hold_the_end_up(tmp_path: Path) -> No
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
-# The test clock over REST.
-
-
-def test_the_test_clock_over_rest(service: Serve) -> None:
-    url = f"http://{service.rest}/test/clock"
-    before = requests.get(url, timeout=10).json()
-    assert list(before) == ["now"]
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", before["now"])
-    assert requests.get(url, timeout=10).json() == before
-    session = service.create()
-    assert session["createdAt"] == before["now"]
-    assert requests.post(url, json={"advanceMs": 0}, timeout=10).json() == before
-    moved = requests.post(url, json={"advanceMs": 61_001}, timeout=10)
-    assert moved.status_code == 200
-    found = requests.get(f"{service.url}/{session['sessionId']}", timeout=10).json()
-    assert found["timeRemaining"] == 30 * 60_000 - 61_001
-    assert requests.post(url, json={"now": session["expiresAt"]}, timeout=10).json() == {"now": session["expiresAt"]}
-    assert requests.get(f"{service.url}/{session['sessionId']}", timeout=10).status_code == 410
-
-
-@pytest.mark.parametrize(
-    ("body", "code"),
-    [
-        ({}, "MISSING_FIELDS"),
-        ({"now": "tomorrow"}, "INVALID_FIELD"),
-        ({"now": "9999-01-01T00:00:00.000Z"}, "INVALID_FIELD"),
-        ({"advanceMs": -1}, "INVALID_FIELD"),
-        ({"advanceMs": 0.5}, "INVALID_FIELD"),
-        ({"advanceMs": "1"}, "INVALID_FIELD"),
-        ({"advanceMs": 2**70}, "INVALID_FIELD"),
-        ({"advanceMs": 1, "now": "2040-01-01T00:00:00.000Z"}, "INVALID_FIELD"),
-        ([], "INVALID_REQUEST"),
-    ],
-)
-def test_a_move_of_the_test_clock_that_makes_no_sense_is_refused(service: Serve, body: object, code: str) -> None:
-    url = f"http://{service.rest}/test/clock"
-    before = requests.get(url, timeout=10).json()
-    answer = requests.post(url, json=body, timeout=10)
-    assert (answer.status_code, answer.json()["code"]) == (400, code)
-    assert requests.get(url, timeout=10).json() == before
-
-
 # rest
 
 
@@ -522,256 +477,6 @@ def test_the_facade_alone_against_a_server(start: Start, tmp_path: Path) -> None
     assert (process.returncode, out) == (0, "")
     assert not COMPLAINT.search(errors), errors
     assert not any(worker.is_running() for worker in workers)
-
-
-# migrate
-
-
-def test_migrate_makes_a_store_and_leaves_it_alone_afterwards(start: Start, tmp_path: Path) -> None:
-    path = tmp_path / "new" / "store.db"
-    for _ in range(2):
-        done = invoke("migrate", "--database-url", f"sqlite:///{path}")
-        assert (done.status, done.errors) == (0, "")
-        assert re.fullmatch(rf"{re.escape(str(path))} is at schema \d+\n", done.out)
-        content = path.read_bytes()
-    assert path.read_bytes() == content
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert agent_ids(start("--no-rest", DATABASE_URL=f"sqlite:///{path}")) == [ECHO]
-
-
-def test_migrate_keeps_what_is_in_the_store(start: Start, tmp_path: Path) -> None:
-    first = start("--no-rest")
-    session_id = create(first).session_id
-    send(first, session_id, "kept")
-    replies(first, session_id, 1)
-    first.kill()
-    assert invoke("migrate", DATABASE_URL=f"sqlite:///{tmp_path / 'store.db'}").status == 0
-    assert [message.content for message in history(start("--no-rest"), session_id)] == ["kept", "kept"]
-
-
-def test_migrate_takes_a_relative_path(tmp_path: Path) -> None:
-    assert run("migrate", cwd=tmp_path).out.startswith("eliza-sessions.db is at schema ")
-    assert (tmp_path / "eliza-sessions.db").exists()
-
-
-def foreign(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TABLE customers (name TEXT)")
-
-
-def newer(path: Path) -> None:
-    assert invoke("migrate", DATABASE_URL=f"sqlite:///{path}").status == 0
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 99")
-
-
-def damaged(path: Path) -> None:
-    path.write_text("Dear diary, today I became a database.\n" * 100)
-
-
-@pytest.mark.parametrize(("make", "word"), [(foreign, "another program"), (newer, "newer"), (damaged, "no SQLite database")])
-def test_a_file_that_is_not_ours_is_refused_and_left_alone(tmp_path: Path, make: Callable[[Path], None], word: str) -> None:
-    path = tmp_path / "file.db"
-    make(path)
-    content = path.read_bytes()
-    url = f"sqlite:///{path}"
-    for line in (clean_failure(invoke("migrate", DATABASE_URL=url)), refused("serve", cwd=tmp_path, DATABASE_URL=url)):
-        assert [part for part in (str(path), word) if part not in line] == []
-    assert path.read_bytes() == content
-
-
-def test_a_place_that_cannot_hold_a_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    for path in (tmp_path, tmp_path / "file" / "store.db"):
-        assert str(path) in clean_failure(invoke("migrate", DATABASE_URL=f"sqlite:///{path}"))
-
-
-# agents
-
-
-def agents(service: Serve, *arguments: str) -> str:
-    """What `eliza-sessions agents …` prints."""
-    result = invoke("agents", "--server", service.grpc, *arguments)
-    assert (result.status, result.errors) == (0, "")
-    return result.out
-
-
-def fields(shown: str) -> dict[str, str]:
-    """What is shown of an agent, by the names on the left."""
-    return dict(re.split(r":\s+", line, maxsplit=1) for line in shown.splitlines())
-
-
-def test_the_life_of_an_agent_on_the_command_line(service: Serve) -> None:
-    added = fields(agents(service, "add", "--name", "A name", "--kind", "echo", "--timeout-minutes", "7.5", "--no-auto-renew"))
-    assert list(added) == ["id", "name", "kind", "timeout", "created", "updated"]
-    agent_id = added["id"]
-    assert (added["name"], added["kind"], added["timeout"]) == ("A name", "echo", "timeout_minutes=7.5, auto_renew=False")
-    assert added["created"] == added["updated"]
-    assert fields(agents(service, "show", agent_id)) == added
-
-    service.advance(ms=1)
-    changes = ("--auto-renew", "--max-duration-minutes", "100", "--warning-threshold-minutes", "2")
-    updated = fields(agents(service, "update", agent_id.upper(), *changes))
-    assert updated["timeout"] == "timeout_minutes=7.5, auto_renew=True, max_duration_minutes=100, warning_threshold_minutes=2"
-    assert (updated["id"], updated["name"], updated["created"]) == (agent_id, "A name", added["created"])
-    assert updated["updated"] > added["updated"]
-    assert fields(agents(service, "update", agent_id, "--name", "Renamed"))["name"] == "Renamed"
-
-    table = agents(service, "list").splitlines()
-    assert re.split(r"\s{2,}", table[0]) == ["ID", "NAME", "KIND", "WHERE", "TIMEOUT SETTINGS"]
-    assert f"{ECHO}  echo" in "\n".join(table)
-    (row,) = (line for line in table if line.startswith(agent_id))
-    assert re.split(r"\s{2,}", row) == [agent_id, "Renamed", "echo", "-", updated["timeout"]]
-    columns = [table[0].index(heading) for heading in ("NAME", "KIND", "WHERE", "TIMEOUT SETTINGS")]
-    assert all(line[column - 1] == " " != line[column] for line in table for column in columns)
-
-    assert agents(service, "remove", agent_id) == f"removed {agent_id}\n"
-    assert agent_id not in agents(service, "list")
-
-
-def test_an_agent_is_added_under_an_id_of_ones_own(plain: Serve) -> None:
-    added = fields(agents(plain, "add", "--id", MINE, "--name", "mine", "--kind", "echo"))
-    assert (added["id"], added["timeout"]) == (MINE, "default")
-    result = invoke("agents", "--server", plain.grpc, "add", "--id", MINE, "--name", "mine", "--kind", "echo")
-    assert clean_failure(result).startswith("Error: ALREADY_EXISTS: ")
-    agents(plain, "remove", MINE)
-
-
-@pytest.mark.parametrize("arguments", [("show", MINE), ("remove", MINE), ("update", MINE, "--name", "x"), ("show", "no-uuid")])
-def test_an_unknown_agent_is_told_in_a_line(service: Serve, arguments: tuple[str, ...]) -> None:
-    result = invoke("agents", "--server", service.grpc, *arguments)
-    assert clean_failure(result).startswith("Error: NOT_FOUND: ")
-
-
-@pytest.mark.parametrize(
-    ("options", "status", "word"),
-    [
-        (("--id", "7", "--name", "x", "--kind", "echo"), 1, "agent_id"),
-        (("--name", "", "--kind", "echo"), 1, "name"),
-        (("--name", "x" * 101, "--kind", "echo"), 1, "name"),
-        (("--name", "x", "--kind", "echo", "--timeout-minutes", "4"), 1, "between 5 and 1440"),
-        (("--name", "x", "--kind", "echo", "--timeout-minutes", "nan"), 1, "timeout_minutes"),
-        (("--name", "x", "--kind", "echo", "--max-duration-minutes", "inf"), 1, "max_duration_minutes"),
-        (("--name", "x", "--kind", "echo", "--timeout-minutes", "soon"), 2, "--timeout-minutes"),
-        (("--name", "x", "--kind", "human"), 2, "--kind"),
-        (("--name", "x"), 2, "--kind"),
-        (("--kind", "echo"), 2, "--name"),
-    ],
-)
-def test_an_agent_that_cannot_be_is_not_added(service: Serve, options: tuple[str, ...], status: int, word: str) -> None:
-    before = agent_ids(service)
-    result = invoke("agents", "--server", service.grpc, "add", *options)
-    assert (result.status, result.out) == (status, "")
-    assert word in result.errors.partition("Error: ")[2]
-    assert "Traceback" not in result.errors
-    assert agent_ids(service) == before
-
-
-def test_the_agents_of_a_server_that_is_away() -> None:
-    assert clean_failure(invoke("agents", "--server", "127.0.0.1:1", "list")).startswith("Error: UNAVAILABLE: ")
-
-
-def test_the_server_of_the_agents_comes_from_the_environment_too(service: Serve) -> None:
-    done = invoke("agents", "list", GRPC_ADDRESS=service.grpc)
-    assert (done.status, done.errors) == (0, "")
-    assert ECHO in done.out
-
-
-def test_a_proxy_for_the_web_is_not_between_the_command_and_this_machine(service: Serve, tmp_path: Path) -> None:
-    done = run("agents", "--server", service.grpc, "list", cwd=tmp_path, http_proxy="http://127.0.0.1:9", no_proxy="")
-    assert (done.status, done.errors) == (0, "")
-
-
-# The agents that a start registers.
-
-AGENTS = f"""
-[[agents]]
-id = "{MINE.upper()}"
-name = "from the file"
-kind = "echo"
-
-[agents.timeout]
-timeout_minutes = 42
-auto_renew = false
-
-[[agents]]
-id = "55555555-5555-4555-8555-555555555555"
-name = "another"
-kind = "echo"
-"""
-
-
-def test_the_agents_of_a_file_are_registered_and_win(start: Start, tmp_path: Path) -> None:
-    path = tmp_path / "agents.toml"
-    path.write_text(AGENTS)
-    ids = [MINE, tomllib.loads(AGENTS)["agents"][1]["id"]]
-    first = start("--no-rest", AGENTS_FILE=str(path))
-    assert sorted(agent_ids(first)) == sorted([ECHO, *ids])
-    config = create(first, MINE).timeout_config
-    assert config == TimeoutConfig(timeout_minutes=42, auto_renew=False, max_duration_minutes=720, warning_threshold_minutes=5)
-    session_id = create(first, MINE).session_id
-    send(first, session_id, "hello")
-    assert replies(first, session_id, 1)[0].author_id == MINE
-    agents(first, "update", MINE, "--name", "changed by hand", "--timeout-minutes", "99", "--warning-threshold-minutes", "9")
-    agents(first, "remove", ids[1])
-    created = fields(agents(first, "show", MINE))["created"]
-    first.kill()
-
-    second = start("--no-rest", "--agents-file", "agents.toml")
-    shown = fields(agents(second, "show", MINE))
-    assert (shown["name"], shown["timeout"], shown["created"]) == ("from the file", "timeout_minutes=42, auto_renew=False", created)
-    assert ids[1] in agent_ids(second)
-    second.kill()
-
-    # What is no longer in the file stays registered.
-    path.write_text("")
-    third = start("--no-rest", AGENTS_FILE=str(path))
-    assert sorted(agent_ids(third)) == sorted([ECHO, *ids])
-
-
-ONE = f'[[agents]]\nid = "{MINE}"\nname = "x"\nkind = "echo"\n'
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (None, ["No such file"]),
-        (b"[[agents]\n", ["line 1"]),
-        (b'[[agents]]\nname = "x"\n', ["agents.0.id", "agents.0.kind"]),
-        (ONE.replace("echo", "human").encode(), ["agents.0.kind", "echo"]),
-        (ONE.replace(MINE, "7").encode(), ["id", "UUID"]),
-        ((ONE + "colour = 3\n").encode(), ["agents.0.colour"]),
-        ((ONE + "[agents.timeout]\ntimeout_minutes = 1\n").encode(), ["timeout_minutes", "between 5 and 1440"]),
-        ((ONE + "[agents.timeout]\nauto_renew = 1\n").encode(), ["agents.0.timeout.auto_renew"]),
-    ],
-    ids=["absent", "malformed", "missing", "kind", "id", "extra", "range", "type"],
-)
-def test_a_wrong_file_of_agents_stops_the_start(tmp_path: Path, content: bytes | None, words: list[str]) -> None:
-    path = tmp_path / "agents.toml"
-    if content is not None:
-        path.write_bytes(content)
-    line = refused("serve", "--no-rest", "--agents-file", str(path), cwd=tmp_path)
-    assert [word for word in [str(path), *words] if word not in line] == []
-
-
-def test_a_removed_echo_stays_removed(start: Start) -> None:
-    first = start("--no-rest")
-    assert agent_ids(first) == [ECHO]
-    agents(first, "remove", ECHO)
-    assert first.stop() == 0
-    second = start("--no-rest")
-    assert agent_ids(second) == []
-    assert fails(lambda: create(second), "AGENT_NOT_FOUND") == {"agentId": ECHO}
-
-
-def test_a_removed_echo_stays_removed_where_another_agent_is(start: Start) -> None:
-    first = start("--no-rest")
-    agents(first, "add", "--id", MINE, "--name", "mine", "--kind", "echo")
-    agents(first, "remove", ECHO)
-    first.kill()
-    second = start("--no-rest")
-    assert agent_ids(second) == [MINE]
-    fails(lambda: second.agents.GetAgent(GetAgentRequest(agent_id=ECHO), timeout=10), "AGENT_NOT_FOUND")
 
 
 def test_logs_are_json_when_wanted_and_never_on_standard_output(start: Start, tmp_path: Path) -> None:

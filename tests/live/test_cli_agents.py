@@ -1,0 +1,199 @@
+"""`eliza-sessions agents`, and the agents that a start registers."""
+
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from eliza.sessions.v1.agent_service_pb2 import GetAgentRequest
+from eliza.sessions.v1.timeout_pb2 import TimeoutConfig
+from tests.harness import ECHO, Serve
+from tests.live.support import agent_ids, clean_failure, create, fails, invoke, refused, replies, run, send
+
+Start = Callable[..., Serve]
+MINE = "44444444-4444-4444-8444-444444444444"
+
+
+def agents(service: Serve, *arguments: str) -> str:
+    """What `eliza-sessions agents …` prints."""
+    result = invoke("agents", "--server", service.grpc, *arguments)
+    assert (result.status, result.errors) == (0, "")
+    return result.out
+
+
+def fields(shown: str) -> dict[str, str]:
+    """What is shown of an agent, by the names on the left."""
+    return dict(re.split(r":\s+", line, maxsplit=1) for line in shown.splitlines())
+
+
+def test_the_life_of_an_agent_on_the_command_line(service: Serve) -> None:
+    added = fields(agents(service, "add", "--name", "A name", "--kind", "echo", "--timeout-minutes", "7.5", "--no-auto-renew"))
+    assert list(added) == ["id", "name", "kind", "timeout", "created", "updated"]
+    agent_id = added["id"]
+    assert (added["name"], added["kind"], added["timeout"]) == ("A name", "echo", "timeout_minutes=7.5, auto_renew=False")
+    assert added["created"] == added["updated"]
+    assert fields(agents(service, "show", agent_id)) == added
+
+    service.advance(ms=1)
+    changes = ("--auto-renew", "--max-duration-minutes", "100", "--warning-threshold-minutes", "2")
+    updated = fields(agents(service, "update", agent_id.upper(), *changes))
+    assert updated["timeout"] == "timeout_minutes=7.5, auto_renew=True, max_duration_minutes=100, warning_threshold_minutes=2"
+    assert (updated["id"], updated["name"], updated["created"]) == (agent_id, "A name", added["created"])
+    assert updated["updated"] > added["updated"]
+    assert fields(agents(service, "update", agent_id, "--name", "Renamed"))["name"] == "Renamed"
+
+    table = agents(service, "list").splitlines()
+    assert re.split(r"\s{2,}", table[0]) == ["ID", "NAME", "KIND", "WHERE", "TIMEOUT SETTINGS"]
+    assert f"{ECHO}  echo" in "\n".join(table)
+    (row,) = (line for line in table if line.startswith(agent_id))
+    assert re.split(r"\s{2,}", row) == [agent_id, "Renamed", "echo", "-", updated["timeout"]]
+    columns = [table[0].index(heading) for heading in ("NAME", "KIND", "WHERE", "TIMEOUT SETTINGS")]
+    assert all(line[column - 1] == " " != line[column] for line in table for column in columns)
+
+    assert agents(service, "remove", agent_id) == f"removed {agent_id}\n"
+    assert agent_id not in agents(service, "list")
+
+
+def test_an_agent_is_added_under_an_id_of_ones_own(plain: Serve) -> None:
+    added = fields(agents(plain, "add", "--id", MINE, "--name", "mine", "--kind", "echo"))
+    assert (added["id"], added["timeout"]) == (MINE, "default")
+    result = invoke("agents", "--server", plain.grpc, "add", "--id", MINE, "--name", "mine", "--kind", "echo")
+    assert clean_failure(result).startswith("Error: ALREADY_EXISTS: ")
+    agents(plain, "remove", MINE)
+
+
+@pytest.mark.parametrize("arguments", [("show", MINE), ("remove", MINE), ("update", MINE, "--name", "x"), ("show", "no-uuid")])
+def test_an_unknown_agent_is_told_in_a_line(service: Serve, arguments: tuple[str, ...]) -> None:
+    result = invoke("agents", "--server", service.grpc, *arguments)
+    assert clean_failure(result).startswith("Error: NOT_FOUND: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "word"),
+    [
+        (("--id", "7", "--name", "x", "--kind", "echo"), 1, "agent_id"),
+        (("--name", "", "--kind", "echo"), 1, "name"),
+        (("--name", "x" * 101, "--kind", "echo"), 1, "name"),
+        (("--name", "x", "--kind", "echo", "--timeout-minutes", "4"), 1, "between 5 and 1440"),
+        (("--name", "x", "--kind", "echo", "--timeout-minutes", "nan"), 1, "timeout_minutes"),
+        (("--name", "x", "--kind", "echo", "--max-duration-minutes", "inf"), 1, "max_duration_minutes"),
+        (("--name", "x", "--kind", "echo", "--timeout-minutes", "soon"), 2, "--timeout-minutes"),
+        (("--name", "x", "--kind", "human"), 2, "--kind"),
+        (("--name", "x"), 2, "--kind"),
+        (("--kind", "echo"), 2, "--name"),
+    ],
+)
+def test_an_agent_that_cannot_be_is_not_added(service: Serve, options: tuple[str, ...], status: int, word: str) -> None:
+    before = agent_ids(service)
+    result = invoke("agents", "--server", service.grpc, "add", *options)
+    assert (result.status, result.out) == (status, "")
+    assert word in result.errors.partition("Error: ")[2]
+    assert "Traceback" not in result.errors
+    assert agent_ids(service) == before
+
+
+def test_the_agents_of_a_server_that_is_away() -> None:
+    assert clean_failure(invoke("agents", "--server", "127.0.0.1:1", "list")).startswith("Error: UNAVAILABLE: ")
+
+
+def test_the_server_of_the_agents_comes_from_the_environment_too(service: Serve) -> None:
+    done = invoke("agents", "list", GRPC_ADDRESS=service.grpc)
+    assert (done.status, done.errors) == (0, "")
+    assert ECHO in done.out
+
+
+def test_a_proxy_for_the_web_is_not_between_the_command_and_this_machine(service: Serve, tmp_path: Path) -> None:
+    done = run("agents", "--server", service.grpc, "list", cwd=tmp_path, http_proxy="http://127.0.0.1:9", no_proxy="")
+    assert (done.status, done.errors) == (0, "")
+
+
+AGENTS = f"""
+[[agents]]
+id = "{MINE.upper()}"
+name = "from the file"
+kind = "echo"
+
+[agents.timeout]
+timeout_minutes = 42
+auto_renew = false
+
+[[agents]]
+id = "55555555-5555-4555-8555-555555555555"
+name = "another"
+kind = "echo"
+"""
+
+
+def test_the_agents_of_a_file_are_registered_and_win(start: Start, tmp_path: Path) -> None:
+    path = tmp_path / "agents.toml"
+    path.write_text(AGENTS)
+    ids = [MINE, tomllib.loads(AGENTS)["agents"][1]["id"]]
+    first = start("--no-rest", AGENTS_FILE=str(path))
+    assert sorted(agent_ids(first)) == sorted([ECHO, *ids])
+    config = create(first, MINE).timeout_config
+    assert config == TimeoutConfig(timeout_minutes=42, auto_renew=False, max_duration_minutes=720, warning_threshold_minutes=5)
+    session_id = create(first, MINE).session_id
+    send(first, session_id, "hello")
+    assert replies(first, session_id, 1)[0].author_id == MINE
+    agents(first, "update", MINE, "--name", "changed by hand", "--timeout-minutes", "99", "--warning-threshold-minutes", "9")
+    agents(first, "remove", ids[1])
+    created = fields(agents(first, "show", MINE))["created"]
+    first.kill()
+
+    second = start("--no-rest", "--agents-file", "agents.toml")
+    shown = fields(agents(second, "show", MINE))
+    assert (shown["name"], shown["timeout"], shown["created"]) == ("from the file", "timeout_minutes=42, auto_renew=False", created)
+    assert ids[1] in agent_ids(second)
+    second.kill()
+
+    # What is no longer in the file stays registered.
+    path.write_text("")
+    third = start("--no-rest", AGENTS_FILE=str(path))
+    assert sorted(agent_ids(third)) == sorted([ECHO, *ids])
+
+
+ONE = f'[[agents]]\nid = "{MINE}"\nname = "x"\nkind = "echo"\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, ["No such file"]),
+        (b"[[agents]\n", ["line 1"]),
+        (b'[[agents]]\nname = "x"\n', ["agents.0.id", "agents.0.kind"]),
+        (ONE.replace("echo", "human").encode(), ["agents.0.kind", "echo"]),
+        (ONE.replace(MINE, "7").encode(), ["id", "UUID"]),
+        ((ONE + "colour = 3\n").encode(), ["agents.0.colour"]),
+        ((ONE + "[agents.timeout]\ntimeout_minutes = 1\n").encode(), ["timeout_minutes", "between 5 and 1440"]),
+        ((ONE + "[agents.timeout]\nauto_renew = 1\n").encode(), ["agents.0.timeout.auto_renew"]),
+    ],
+    ids=["absent", "malformed", "missing", "kind", "id", "extra", "range", "type"],
+)
+def test_a_wrong_file_of_agents_stops_the_start(tmp_path: Path, content: bytes | None, words: list[str]) -> None:
+    path = tmp_path / "agents.toml"
+    if content is not None:
+        path.write_bytes(content)
+    line = refused("serve", "--no-rest", "--agents-file", str(path), cwd=tmp_path)
+    assert [word for word in [str(path), *words] if word not in line] == []
+
+
+def test_a_removed_echo_stays_removed(start: Start) -> None:
+    first = start("--no-rest")
+    assert agent_ids(first) == [ECHO]
+    agents(first, "remove", ECHO)
+    assert first.stop() == 0
+    second = start("--no-rest")
+    assert agent_ids(second) == []
+    assert fails(lambda: create(second), "AGENT_NOT_FOUND") == {"agentId": ECHO}
+
+
+def test_a_removed_echo_stays_removed_where_another_agent_is(start: Start) -> None:
+    first = start("--no-rest")
+    agents(first, "add", "--id", MINE, "--name", "mine", "--kind", "echo")
+    agents(first, "remove", ECHO)
+    first.kill()
+    second = start("--no-rest")
+    assert agent_ids(second) == [MINE]
+    fails(lambda: second.agents.GetAgent(GetAgentRequest(agent_id=ECHO), timeout=10), "AGENT_NOT_FOUND")
