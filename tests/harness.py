@@ -19,6 +19,8 @@ from eliza.sessions.v1 import (
 )
 
 START_SECONDS = 30
+ABSENT = str(Path(__file__).parent / "absent")
+"""On a service's PYTHONPATH it hides what only the tests have installed: the service starts as it does for its users, a fifth faster."""
 ECHO = "00000000-0000-4000-8000-0000000000ec"
 USER = "11111111-1111-4111-8111-111111111111"
 
@@ -36,6 +38,7 @@ class Serve:
             "GRPC_ADDRESS": "127.0.0.1:0",
             "REST_ADDRESS": "127.0.0.1:0",
             "SHUTDOWN_GRACE_SECONDS": "5",
+            "PYTHONPATH": ABSENT,
         }
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from eliza.sessions.v1 import agent_service_pb2, message_pb2, message_service_pb2, session_pb2, session_service_pb2, timeout_pb2
 from eliza.sessions.v1.errors import TABLE, error_info
 from server.cli import main
-from tests.harness import ECHO, USER, Serve
+from tests.harness import ABSENT, ECHO, USER, Serve
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ def until(condition: Callable[[], T], what: str, seconds: float = DEADLINE_SECON
 
 def environment(**settings: str) -> dict[str, str]:
     """The environment of a command: ours without any setting of the service, and these."""
-    return {**{name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}, **settings}
+    return {**{name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}, "PYTHONPATH": ABSENT, **settings}
 
 
 def command(*arguments: str) -> list[str]:
