@@ -185,10 +185,10 @@ def history(service: Serve, session_id: str) -> list[message_pb2.Message]:
         request.page_token = page.next_page_token
 
 
-def all_answered(found: list[message_pb2.Message]) -> list[message_pb2.Message] | None:
-    """The messages, once each of the user's has a reply."""
+def all_answered(found: list[message_pb2.Message]) -> bool:
+    """Whether each of the user's messages has a reply, in order; so has each of none."""
     answers = [message.reply_to_sequence for message in found if message.is_agent]
-    return found if answers == [message.sequence for message in found if not message.is_agent] else None
+    return answers == [message.sequence for message in found if not message.is_agent]
 
 
 def check(service: Serve, done: Acknowledged) -> None:
@@ -219,7 +219,8 @@ def check(service: Serve, done: Acknowledged) -> None:
 
 def check_chat(service: Serve, session_id: str, acknowledged: dict[str, messages_pb.SendMessageResponse], in_doubt: set[str]) -> None:
     # What was open at the end of the last process is answered by this one: every message gets its reply.
-    found = until(lambda: all_answered(history(service, session_id)), "a reply to every message")
+    until(lambda: all_answered(history(service, session_id)), "a reply to every message")
+    found = history(service, session_id)
     session = read_session(service, session_id)
     assert session is not None
     assert [message.sequence for message in found] == list(range(1, session.last_sequence + 1))
