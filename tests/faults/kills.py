@@ -10,7 +10,6 @@ dropped without an answer.
 
 import argparse
 import asyncio
-import os
 import random
 import socket
 import sqlite3
@@ -30,7 +29,7 @@ import uvloop
 from server.store.sqlite_check import problems, summary
 from tests.faults.traffic.callers import Traffic, now_ms
 from tests.faults.traffic.model import Findings
-from tests.harness import Serve
+from tests.harness import Serve, environment
 
 GRACE_SECONDS = 10
 BACK_SECONDS = 180
@@ -71,7 +70,7 @@ class Facade:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 cwd=directory,
-                env={**os.environ, "SHUTDOWN_GRACE_SECONDS": str(GRACE_SECONDS)},
+                env=environment(SHUTDOWN_GRACE_SECONDS=str(GRACE_SECONDS)),
             )
         assert self.process.stdout is not None
         timer = threading.Timer(BACK_SECONDS, self.process.kill)

@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -337,13 +336,6 @@ def has_ended(pid: int) -> bool:
     return status(pid)[0] in "XZ"
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    give_up = time.monotonic() + GIVE_UP_SECONDS
-    while not condition():
-        assert time.monotonic() < give_up, what
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("workers", ["2"])
 def test_rest_workers_end_with_the_service_that_is_killed(start: Start, workers: str) -> None:
     service = start(REST_WORKERS=workers)
@@ -357,7 +349,7 @@ def test_rest_workers_end_with_the_service_that_is_killed(start: Start, workers:
     assert successor.rest == service.rest
     assert successor.http.get(f"{successor.url}/{created['sessionId']}", timeout=10).json()["expiresAt"] == created["expiresAt"]
     for pid in pids:
-        wait_until(lambda pid=pid: has_ended(pid), f"worker {pid} goes on without its service")
+        until(lambda pid=pid: has_ended(pid), f"worker {pid} ends with its service", GIVE_UP_SECONDS)
     assert successor.stop() == 0
     service.kill()
 
@@ -394,7 +386,7 @@ def test_a_rest_worker_that_is_killed_is_replaced(start: Start) -> None:
     created = service.create()
     (pid,) = children(service.process.pid)
     os.kill(pid, 9)
-    wait_until(lambda: bool(children(service.process.pid) - {pid}), "no new worker")
+    until(lambda: children(service.process.pid) - {pid}, "a new worker", GIVE_UP_SECONDS)
 
     def answers() -> bool:
         try:
@@ -402,5 +394,5 @@ def test_a_rest_worker_that_is_killed_is_replaced(start: Start) -> None:
         except requests.ConnectionError:
             return False
 
-    wait_until(answers, "the new worker does not answer")
+    until(answers, "an answer of the new worker", GIVE_UP_SECONDS)
     assert service.stop() == 0

@@ -15,12 +15,11 @@ from click.testing import CliRunner
 from eliza.sessions.v1 import agent_service_pb2, message_pb2, message_service_pb2, session_pb2, session_service_pb2, timeout_pb2
 from eliza.sessions.v1.errors import TABLE, error_info
 from server.cli import main
-from tests.harness import ABSENT, ECHO, USER, Serve
+from tests.harness import ECHO, SETTINGS, USER, Serve, environment
 
 T = TypeVar("T")
 
 DEADLINE_SECONDS = 15
-SETTINGS = ("SESSION_", "GRPC_", "REST_", "DATABASE_URL", "AGENTS_FILE", "TEST_CLOCK", "CLEAR_SESSIONS", "SHUTDOWN_", "LOG_", "ELIZA_")
 
 
 def until(condition: Callable[[], T], what: str, seconds: float = DEADLINE_SECONDS) -> T:
@@ -32,11 +31,6 @@ def until(condition: Callable[[], T], what: str, seconds: float = DEADLINE_SECON
         if time.monotonic() > deadline:
             pytest.fail(f"waited {seconds}s in vain: {what}")
         time.sleep(0.02)
-
-
-def environment(**settings: str) -> dict[str, str]:
-    """The environment of a command: ours without any setting of the service, and these."""
-    return {**{name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}, "PYTHONPATH": ABSENT, **settings}
 
 
 def command(*arguments: str) -> list[str]:

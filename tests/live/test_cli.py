@@ -25,14 +25,13 @@ from eliza.sessions.v1.session_service_pb2 import DeleteSessionRequest, UpdateTi
 from eliza.sessions.v1.timeout_pb2 import TimeoutConfig
 from server.settings import Settings
 from tests.agents.worker import stream_agent
-from tests.harness import ECHO, USER, Serve
+from tests.harness import ECHO, USER, Serve, environment
 from tests.live.support import (
     agent_ids,
     clean_failure,
     command,
     create,
     ended,
-    environment,
     fails,
     history,
     invoke,

@@ -14,8 +14,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from tests.harness import Serve
-from tests.live.support import clean_failure, command, create, environment, fails, history, replies, run, send, until
+from tests.harness import Serve, environment
+from tests.live.support import clean_failure, command, create, fails, history, replies, run, send, until
 
 Start = Callable[..., Serve]
 

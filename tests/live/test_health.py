@@ -25,8 +25,8 @@ from eliza.sessions.v1.errors import error_info
 from eliza.sessions.v1.message_service_pb2 import SendMessageResponse
 from eliza.sessions.v1.session_service_pb2 import CreateSessionResponse, GetSessionRequest
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceServicer, add_SessionServiceServicer_to_server
-from tests.harness import ECHO, USER, Serve
-from tests.live.support import Ended, command, create, ended, environment, fails, history, invoke, replies, run, send, until
+from tests.harness import ECHO, USER, Serve, environment
+from tests.live.support import Ended, command, create, ended, fails, history, invoke, replies, run, send, until
 
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
 SERVICES = [f"eliza.sessions.v1.{name}" for name in ("SessionService", "MessageService", "AgentService")]

@@ -16,7 +16,7 @@ import psutil
 import pytest
 import requests
 
-from tests.harness import ECHO, USER, Serve
+from tests.harness import ECHO, USER, Serve, environment
 from tests.wire.answers import read_error
 from tests.wire.drivers import PATIENCE_SECONDS, wait_until
 from tests.wire.raw_http import request
@@ -25,13 +25,12 @@ from tests.wire.raw_http import request
 class Facade:
     """A running `eliza-sessions rest`; `url` leads to its sessions."""
 
-    def __init__(self, directory: Path, server: str, *arguments: str, **environment: str) -> None:
+    def __init__(self, directory: Path, server: str, *arguments: str, **settings: str) -> None:
         self.log_path = directory / "rest.log"
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SESSION_", "GRPC_", "REST_"))}
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "server.cli", "rest", "--server", server, *arguments],
-                env={**inherited, "REST_ADDRESS": "127.0.0.1:0", "SHUTDOWN_GRACE_SECONDS": "1", **environment},
+                env=environment(**{"REST_ADDRESS": "127.0.0.1:0", "SHUTDOWN_GRACE_SECONDS": "1", **settings}),
                 stdout=subprocess.PIPE,
                 stderr=log,
                 cwd=directory,
@@ -59,8 +58,8 @@ def facade(tmp_path: Path) -> Iterator[Callable[..., Facade]]:
     """Starts facades: `facade("127.0.0.1:5000", REST_DEADLINE_SECONDS="1")`."""
     running: list[Facade] = []
 
-    def starter(server: str, *arguments: str, **environment: str) -> Facade:
-        running.append(Facade(tmp_path, server, *arguments, **environment))
+    def starter(server: str, *arguments: str, **settings: str) -> Facade:
+        running.append(Facade(tmp_path, server, *arguments, **settings))
         return running[-1]
 
     yield starter

@@ -7,7 +7,8 @@ import sys
 import threading
 from pathlib import Path
 
-from tests.live.support import command, environment
+from tests.harness import environment
+from tests.live.support import command
 
 SLOW_AGENT = Path(__file__).parents[1] / "slow_agent.py"
 
