@@ -20,9 +20,9 @@ import pytest
 from eliza.sessions.v1 import message_service_pb2_grpc
 from eliza.sessions.v1.message_service_pb2 import SendMessageRequest
 from tests.agents.worker import Worker, stream_agent
-from tests.faults.test_kill import check_file, wait_until
+from tests.faults.test_kill import GIVE_UP_SECONDS, check_file
 from tests.harness import Serve
-from tests.live.support import create, history
+from tests.live.support import create, history, until
 
 Start = Callable[..., Serve]
 
@@ -197,7 +197,7 @@ def test_each_message_gets_one_reply_whoever_is_killed(start: Start, tmp_path: P
                 service = start("--no-rest", GRPC_ADDRESS=address, **SETTINGS)
             for sender in senders:
                 sender.result()
-        wait_until(lambda: set(open_deliveries(tmp_path)) == {"answered"}, "deliveries are open for ever")
+        until(lambda: set(open_deliveries(tmp_path)) == {"answered"}, "every delivery is answered", GIVE_UP_SECONDS)
     finally:
         crew.stop()
     stored = check(service, sent)
