@@ -26,19 +26,26 @@ from eliza.sessions.v1 import timeout_pb2 as eliza_dot_sessions_dot_v1_dot_timeo
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x65liza/sessions/v1/agent.proto\x12\x11\x65liza.sessions.v1\x1a\x1f\x65liza/sessions/v1/timeout.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"a\n\x0fWebhookSettings\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\x17\n\x0ftimeout_seconds\x18\x03 \x01(\x01\x12\x18\n\x10history_messages\x18\x04 \x01(\x05\"\x98\x02\n\x0eOpenAiSettings\x12\x10\n\x08\x62\x61se_url\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07\x61pi_key\x18\x03 \x01(\t\x12\x15\n\rsystem_prompt\x18\x04 \x01(\t\x12\x18\n\x0btemperature\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x07 \x01(\x05H\x02\x88\x01\x01\x12\x18\n\x10history_messages\x18\x08 \x01(\x05\x12\x1a\n\x12history_characters\x18\t \x01(\x05\x12\x17\n\x0ftimeout_seconds\x18\n \x01(\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\r\n\x0b_max_tokens\"\xe5\x02\n\x05\x41gent\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12*\n\x04kind\x18\x03 \x01(\x0e\x32\x1c.eliza.sessions.v1.AgentKind\x12\x38\n\x0etimeout_config\x18\x04 \x01(\x0b\x32 .eliza.sessions.v1.TimeoutConfig\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x07webhook\x18\x07 \x01(\x0b\x32\".eliza.sessions.v1.WebhookSettingsH\x00\x12\x33\n\x06openai\x18\x08 \x01(\x0b\x32!.eliza.sessions.v1.OpenAiSettingsH\x00\x42\n\n\x08settings*\x82\x01\n\tAgentKind\x12\x1a\n\x16\x41GENT_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41GENT_KIND_ECHO\x10\x01\x12\x15\n\x11\x41GENT_KIND_STREAM\x10\x02\x12\x16\n\x12\x41GENT_KIND_WEBHOOK\x10\x03\x12\x15\n\x11\x41GENT_KIND_OPENAI\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x65liza/sessions/v1/agent.proto\x12\x11\x65liza.sessions.v1\x1a\x1f\x65liza/sessions/v1/timeout.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"a\n\x0fWebhookSettings\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\x17\n\x0ftimeout_seconds\x18\x03 \x01(\x01\x12\x18\n\x10history_messages\x18\x04 \x01(\x05\"\x98\x02\n\x0eOpenAiSettings\x12\x10\n\x08\x62\x61se_url\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07\x61pi_key\x18\x03 \x01(\t\x12\x15\n\rsystem_prompt\x18\x04 \x01(\t\x12\x18\n\x0btemperature\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x07 \x01(\x05H\x02\x88\x01\x01\x12\x18\n\x10history_messages\x18\x08 \x01(\x05\x12\x1a\n\x12history_characters\x18\t \x01(\x05\x12\x17\n\x0ftimeout_seconds\x18\n \x01(\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\r\n\x0b_max_tokens\"\x95\x03\n\x05\x41gent\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12*\n\x04kind\x18\x03 \x01(\x0e\x32\x1c.eliza.sessions.v1.AgentKind\x12\x38\n\x0etimeout_config\x18\x04 \x01(\x0b\x32 .eliza.sessions.v1.TimeoutConfig\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x35\n\x07webhook\x18\x07 \x01(\x0b\x32\".eliza.sessions.v1.WebhookSettingsH\x00\x12\x33\n\x06openai\x18\x08 \x01(\x0b\x32!.eliza.sessions.v1.OpenAiSettingsH\x00\x12.\n\x06status\x18\t \x01(\x0b\x32\x1e.eliza.sessions.v1.AgentStatusB\n\n\x08settings\"\x97\x01\n\x0b\x41gentStatus\x12\x19\n\x11\x63onnected_workers\x18\x01 \x01(\x05\x12\x17\n\x0fopen_deliveries\x18\x02 \x01(\x05\x12\x1a\n\x12\x64\x65liveries_in_hand\x18\x03 \x01(\x05\x12\x38\n\x0clast_failure\x18\x04 \x01(\x0b\x32\".eliza.sessions.v1.DeliveryFailure\"\xa1\x01\n\x0f\x44\x65liveryFailure\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nmessage_id\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12&\n\x02\x61t\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\r\n\x05\x66inal\x18\x07 \x01(\x08*\x82\x01\n\tAgentKind\x12\x1a\n\x16\x41GENT_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41GENT_KIND_ECHO\x10\x01\x12\x15\n\x11\x41GENT_KIND_STREAM\x10\x02\x12\x16\n\x12\x41GENT_KIND_WEBHOOK\x10\x03\x12\x15\n\x11\x41GENT_KIND_OPENAI\x10\x04*T\n\tAgentView\x12\x1a\n\x16\x41GENT_VIEW_UNSPECIFIED\x10\x00\x12\x14\n\x10\x41GENT_VIEW_BASIC\x10\x01\x12\x15\n\x11\x41GENT_VIEW_STATUS\x10\x02\x42\x63\n\x14\x64\x65v.elizasessions.v1P\x01ZIgithub.com/eliza-sessions/eliza-sessions/gen/eliza/sessions/v1;sessionsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'eliza.sessions.v1.agent_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
-  _globals['_AGENTKIND']._serialized_start=861
-  _globals['_AGENTKIND']._serialized_end=991
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\024dev.elizasessions.v1P\001ZIgithub.com/eliza-sessions/eliza-sessions/gen/eliza/sessions/v1;sessionsv1'
+  _globals['_AGENTKIND']._serialized_start=1227
+  _globals['_AGENTKIND']._serialized_end=1357
+  _globals['_AGENTVIEW']._serialized_start=1359
+  _globals['_AGENTVIEW']._serialized_end=1443
   _globals['_WEBHOOKSETTINGS']._serialized_start=118
   _globals['_WEBHOOKSETTINGS']._serialized_end=215
   _globals['_OPENAISETTINGS']._serialized_start=218
   _globals['_OPENAISETTINGS']._serialized_end=498
   _globals['_AGENT']._serialized_start=501
-  _globals['_AGENT']._serialized_end=858
+  _globals['_AGENT']._serialized_end=906
+  _globals['_AGENTSTATUS']._serialized_start=909
+  _globals['_AGENTSTATUS']._serialized_end=1060
+  _globals['_DELIVERYFAILURE']._serialized_start=1063
+  _globals['_DELIVERYFAILURE']._serialized_end=1224
 # @@protoc_insertion_point(module_scope)

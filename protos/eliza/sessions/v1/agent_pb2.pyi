@@ -51,6 +51,30 @@ AGENT_KIND_OPENAI: AgentKind.ValueType  # 4
 """An OpenAI-compatible chat completions endpoint."""
 Global___AgentKind: _TypeAlias = AgentKind  # noqa: Y015
 
+class _AgentView:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AgentViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AgentView.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AGENT_VIEW_UNSPECIFIED: _AgentView.ValueType  # 0
+    """Everything but `status`."""
+    AGENT_VIEW_BASIC: _AgentView.ValueType  # 1
+    """agent_id, name, kind and the times: no settings."""
+    AGENT_VIEW_STATUS: _AgentView.ValueType  # 2
+    """Everything, `status` too."""
+
+class AgentView(_AgentView, metaclass=_AgentViewEnumTypeWrapper):
+    """How much of an agent an answer holds."""
+
+AGENT_VIEW_UNSPECIFIED: AgentView.ValueType  # 0
+"""Everything but `status`."""
+AGENT_VIEW_BASIC: AgentView.ValueType  # 1
+"""agent_id, name, kind and the times: no settings."""
+AGENT_VIEW_STATUS: AgentView.ValueType  # 2
+"""Everything, `status` too."""
+Global___AgentView: _TypeAlias = AgentView  # noqa: Y015
+
 @_typing.final
 class WebhookSettings(_message.Message):
     """Where an agent of the kind `webhook` is. It gets each delivery as a POST that is signed as Standard Webhooks has it, and answers with the
@@ -172,6 +196,7 @@ class Agent(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     WEBHOOK_FIELD_NUMBER: _builtins.int
     OPENAI_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """UUID of the agent, in lower case."""
     name: _builtins.str
@@ -200,6 +225,10 @@ class Agent(_message.Message):
     def openai(self) -> Global___OpenAiSettings:
         """For the kind `openai`."""
 
+    @_builtins.property
+    def status(self) -> Global___AgentStatus:
+        """How it fares; given only where the request asks for AGENT_VIEW_STATUS, and ignored in requests."""
+
     def __init__(
         self,
         *,
@@ -211,13 +240,100 @@ class Agent(_message.Message):
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         webhook: Global___WebhookSettings | None = ...,
         openai: Global___OpenAiSettings | None = ...,
+        status: Global___AgentStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "openai", b"openai", "settings", b"settings", "timeout_config", b"timeout_config", "updated_at", b"updated_at", "webhook", b"webhook"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "openai", b"openai", "settings", b"settings", "status", b"status", "timeout_config", b"timeout_config", "updated_at", b"updated_at", "webhook", b"webhook"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "created_at", b"created_at", "kind", b"kind", "name", b"name", "openai", b"openai", "settings", b"settings", "timeout_config", b"timeout_config", "updated_at", b"updated_at", "webhook", b"webhook"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "created_at", b"created_at", "kind", b"kind", "name", b"name", "openai", b"openai", "settings", b"settings", "status", b"status", "timeout_config", b"timeout_config", "updated_at", b"updated_at", "webhook", b"webhook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_settings: _TypeAlias = _typing.Literal["webhook", "openai"]  # noqa: Y015
     _WhichOneofArgType_settings: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_settings) -> _WhichOneofReturnType_settings | None: ...
 
 Global___Agent: _TypeAlias = Agent  # noqa: Y015
+
+@_typing.final
+class AgentStatus(_message.Message):
+    """How an agent fares."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONNECTED_WORKERS_FIELD_NUMBER: _builtins.int
+    OPEN_DELIVERIES_FIELD_NUMBER: _builtins.int
+    DELIVERIES_IN_HAND_FIELD_NUMBER: _builtins.int
+    LAST_FAILURE_FIELD_NUMBER: _builtins.int
+    connected_workers: _builtins.int
+    """Workers that are connected now; 0 for kinds that have none."""
+    open_deliveries: _builtins.int
+    """Messages of users that wait for a reply, those in hand among them."""
+    deliveries_in_hand: _builtins.int
+    """Deliveries that are in the agent's hands now."""
+    @_builtins.property
+    def last_failure(self) -> Global___DeliveryFailure:
+        """The last attempt that came to nothing since the service started; absent when there was none."""
+
+    def __init__(
+        self,
+        *,
+        connected_workers: _builtins.int = ...,
+        open_deliveries: _builtins.int = ...,
+        deliveries_in_hand: _builtins.int = ...,
+        last_failure: Global___DeliveryFailure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_failure", b"last_failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected_workers", b"connected_workers", "deliveries_in_hand", b"deliveries_in_hand", "last_failure", b"last_failure", "open_deliveries", b"open_deliveries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgentStatus: _TypeAlias = AgentStatus  # noqa: Y015
+
+@_typing.final
+class DeliveryFailure(_message.Message):
+    """An attempt at a reply that came to nothing, told to the operator."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    FINAL_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """UUID of the session."""
+    message_id: _builtins.str
+    """UUID of the user's message."""
+    attempt: _builtins.int
+    """Which attempt it was, from 1; 0 where the agent could not even be asked."""
+    reason: _builtins.str
+    """Why, as users see it."""
+    detail: _builtins.str
+    """What the provider or the worker itself said, with host and port where there is one: at most 500 code points. The agent's own secret
+    is replaced. Empty where nothing was said.
+    """
+    final: _builtins.bool
+    """Whether there will be no more attempts."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        message_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+        reason: _builtins.str = ...,
+        detail: _builtins.str = ...,
+        final: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "attempt", b"attempt", "detail", b"detail", "final", b"final", "message_id", b"message_id", "reason", b"reason", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeliveryFailure: _TypeAlias = DeliveryFailure  # noqa: Y015

@@ -25,13 +25,14 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%eliza/sessions/v1/clock_service.proto\x12\x11\x65liza.sessions.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x11\n\x0fGetClockRequest\";\n\x10GetClockResponse\x12\'\n\x03now\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\":\n\x0fSetClockRequest\x12\'\n\x03now\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x10SetClockResponse\x12\'\n\x03now\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\")\n\x13\x41\x64vanceClockRequest\x12\x12\n\nadvance_ms\x18\x01 \x01(\x03\"?\n\x14\x41\x64vanceClockResponse\x12\'\n\x03now\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\x99\x02\n\x0c\x43lockService\x12S\n\x08GetClock\x12\".eliza.sessions.v1.GetClockRequest\x1a#.eliza.sessions.v1.GetClockResponse\x12S\n\x08SetClock\x12\".eliza.sessions.v1.SetClockRequest\x1a#.eliza.sessions.v1.SetClockResponse\x12_\n\x0c\x41\x64vanceClock\x12&.eliza.sessions.v1.AdvanceClockRequest\x1a\'.eliza.sessions.v1.AdvanceClockResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%eliza/sessions/v1/clock_service.proto\x12\x11\x65liza.sessions.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x11\n\x0fGetClockRequest\";\n\x10GetClockResponse\x12\'\n\x03now\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\":\n\x0fSetClockRequest\x12\'\n\x03now\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\";\n\x10SetClockResponse\x12\'\n\x03now\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\")\n\x13\x41\x64vanceClockRequest\x12\x12\n\nadvance_ms\x18\x01 \x01(\x03\"?\n\x14\x41\x64vanceClockResponse\x12\'\n\x03now\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\x99\x02\n\x0c\x43lockService\x12S\n\x08GetClock\x12\".eliza.sessions.v1.GetClockRequest\x1a#.eliza.sessions.v1.GetClockResponse\x12S\n\x08SetClock\x12\".eliza.sessions.v1.SetClockRequest\x1a#.eliza.sessions.v1.SetClockResponse\x12_\n\x0c\x41\x64vanceClock\x12&.eliza.sessions.v1.AdvanceClockRequest\x1a\'.eliza.sessions.v1.AdvanceClockResponseBc\n\x14\x64\x65v.elizasessions.v1P\x01ZIgithub.com/eliza-sessions/eliza-sessions/gen/eliza/sessions/v1;sessionsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'eliza.sessions.v1.clock_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\024dev.elizasessions.v1P\001ZIgithub.com/eliza-sessions/eliza-sessions/gen/eliza/sessions/v1;sessionsv1'
   _globals['_GETCLOCKREQUEST']._serialized_start=93
   _globals['_GETCLOCKREQUEST']._serialized_end=110
   _globals['_GETCLOCKRESPONSE']._serialized_start=112

@@ -27,13 +27,14 @@ from eliza.sessions.v1 import timeout_pb2 as eliza_dot_sessions_dot_v1_dot_timeo
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x65liza/sessions/v1/log.proto\x12\x11\x65liza.sessions.v1\x1a\x1f\x65liza/sessions/v1/message.proto\x1a\x1f\x65liza/sessions/v1/timeout.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe0\x03\n\x08LogEntry\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x0esession_status\x18\x04 \x01(\x0b\x32 .eliza.sessions.v1.SessionStatus\x12-\n\x07message\x18\x05 \x01(\x0b\x32\x1a.eliza.sessions.v1.MessageH\x00\x12-\n\x07renewal\x18\x06 \x01(\x0b\x32\x1a.eliza.sessions.v1.RenewalH\x00\x12:\n\x0etimeout_change\x18\x07 \x01(\x0b\x32 .eliza.sessions.v1.TimeoutChangeH\x00\x12\x42\n\x12\x65xpiration_warning\x18\x08 \x01(\x0b\x32$.eliza.sessions.v1.ExpirationWarningH\x00\x12+\n\x06\x65xpiry\x18\t \x01(\x0b\x32\x19.eliza.sessions.v1.ExpiryH\x00\x12\x38\n\rreply_failure\x18\n \x01(\x0b\x32\x1f.eliza.sessions.v1.ReplyFailureH\x00\x42\x07\n\x05\x65vent\"\t\n\x07Renewal\"I\n\rTimeoutChange\x12\x38\n\x0etimeout_config\x18\x01 \x01(\x0b\x32 .eliza.sessions.v1.TimeoutConfig\".\n\x11\x45xpirationWarning\x12\x19\n\x11minutes_remaining\x18\x01 \x01(\x01\"8\n\x06\x45xpiry\x12.\n\nexpired_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"^\n\x0cReplyFailure\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x18\n\x10message_sequence\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x04 \x01(\x05\"d\n\nReplyChunk\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x12\n\nmessage_id\x18\x03 \x01(\t\x12\r\n\x05\x63hunk\x18\x04 \x01(\t\x12\r\n\x05index\x18\x05 \x01(\x05\"9\n\x0eWatchHeartbeat\x12\'\n\x03now\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestampb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x65liza/sessions/v1/log.proto\x12\x11\x65liza.sessions.v1\x1a\x1f\x65liza/sessions/v1/message.proto\x1a\x1f\x65liza/sessions/v1/timeout.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe0\x03\n\x08LogEntry\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12&\n\x02\x61t\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x0esession_status\x18\x04 \x01(\x0b\x32 .eliza.sessions.v1.SessionStatus\x12-\n\x07message\x18\x05 \x01(\x0b\x32\x1a.eliza.sessions.v1.MessageH\x00\x12-\n\x07renewal\x18\x06 \x01(\x0b\x32\x1a.eliza.sessions.v1.RenewalH\x00\x12:\n\x0etimeout_change\x18\x07 \x01(\x0b\x32 .eliza.sessions.v1.TimeoutChangeH\x00\x12\x42\n\x12\x65xpiration_warning\x18\x08 \x01(\x0b\x32$.eliza.sessions.v1.ExpirationWarningH\x00\x12+\n\x06\x65xpiry\x18\t \x01(\x0b\x32\x19.eliza.sessions.v1.ExpiryH\x00\x12\x38\n\rreply_failure\x18\n \x01(\x0b\x32\x1f.eliza.sessions.v1.ReplyFailureH\x00\x42\x07\n\x05\x65vent\"\t\n\x07Renewal\"I\n\rTimeoutChange\x12\x38\n\x0etimeout_config\x18\x01 \x01(\x0b\x32 .eliza.sessions.v1.TimeoutConfig\".\n\x11\x45xpirationWarning\x12\x19\n\x11minutes_remaining\x18\x01 \x01(\x01\"8\n\x06\x45xpiry\x12.\n\nexpired_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"x\n\x0cReplyFailure\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x18\n\x10message_sequence\x18\x02 \x01(\x03\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x04 \x01(\x05\x12\x18\n\x10reply_message_id\x18\x05 \x01(\t\"u\n\nReplyChunk\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x12\n\nmessage_id\x18\x03 \x01(\t\x12\r\n\x05\x63hunk\x18\x04 \x01(\t\x12\r\n\x05index\x18\x05 \x01(\x05\x12\x0f\n\x07\x61ttempt\x18\x06 \x01(\x05\"Y\n\x0cReplyAborted\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x02 \x01(\t\x12\x12\n\nmessage_id\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\"$\n\x0eSessionDeleted\x12\x12\n\nsession_id\x18\x01 \x01(\t\"9\n\x0eWatchHeartbeat\x12\'\n\x03now\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampBc\n\x14\x64\x65v.elizasessions.v1P\x01ZIgithub.com/eliza-sessions/eliza-sessions/gen/eliza/sessions/v1;sessionsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'eliza.sessions.v1.log_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\024dev.elizasessions.v1P\001ZIgithub.com/eliza-sessions/eliza-sessions/gen/eliza/sessions/v1;sessionsv1'
   _globals['_LOGENTRY']._serialized_start=150
   _globals['_LOGENTRY']._serialized_end=630
   _globals['_RENEWAL']._serialized_start=632
@@ -45,9 +46,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPIRY']._serialized_start=766
   _globals['_EXPIRY']._serialized_end=822
   _globals['_REPLYFAILURE']._serialized_start=824
-  _globals['_REPLYFAILURE']._serialized_end=918
-  _globals['_REPLYCHUNK']._serialized_start=920
-  _globals['_REPLYCHUNK']._serialized_end=1020
-  _globals['_WATCHHEARTBEAT']._serialized_start=1022
-  _globals['_WATCHHEARTBEAT']._serialized_end=1079
+  _globals['_REPLYFAILURE']._serialized_end=944
+  _globals['_REPLYCHUNK']._serialized_start=946
+  _globals['_REPLYCHUNK']._serialized_end=1063
+  _globals['_REPLYABORTED']._serialized_start=1065
+  _globals['_REPLYABORTED']._serialized_end=1154
+  _globals['_SESSIONDELETED']._serialized_start=1156
+  _globals['_SESSIONDELETED']._serialized_end=1192
+  _globals['_WATCHHEARTBEAT']._serialized_start=1194
+  _globals['_WATCHHEARTBEAT']._serialized_end=1251
 # @@protoc_insertion_point(module_scope)

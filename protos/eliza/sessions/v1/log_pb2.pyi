@@ -192,6 +192,7 @@ class ReplyFailure(_message.Message):
     MESSAGE_SEQUENCE_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
+    REPLY_MESSAGE_ID_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """UUID of the user's message."""
     message_sequence: _builtins.int
@@ -200,6 +201,8 @@ class ReplyFailure(_message.Message):
     """Why, for people."""
     attempts: _builtins.int
     """How many attempts there were."""
+    reply_message_id: _builtins.str
+    """UUID that the reply of the last attempt would have had: that of its chunks. Empty where no attempt was made."""
     def __init__(
         self,
         *,
@@ -207,10 +210,11 @@ class ReplyFailure(_message.Message):
         message_sequence: _builtins.int = ...,
         reason: _builtins.str = ...,
         attempts: _builtins.int = ...,
+        reply_message_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "message_id", b"message_id", "message_sequence", b"message_sequence", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "message_id", b"message_id", "message_sequence", b"message_sequence", "reason", b"reason", "reply_message_id", b"reply_message_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -229,6 +233,7 @@ class ReplyChunk(_message.Message):
     MESSAGE_ID_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """UUID of the session."""
     agent_id: _builtins.str
@@ -239,6 +244,8 @@ class ReplyChunk(_message.Message):
     """The piece of text; those of one reply, in order of their index, make up its text as far as it has come."""
     index: _builtins.int
     """The place of the piece in the reply, from 0."""
+    attempt: _builtins.int
+    """Which attempt at the reply it belongs to, from 1. A later attempt begins the reply anew."""
     def __init__(
         self,
         *,
@@ -247,14 +254,71 @@ class ReplyChunk(_message.Message):
         message_id: _builtins.str = ...,
         chunk: _builtins.str = ...,
         index: _builtins.int = ...,
+        attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "chunk", b"chunk", "index", b"index", "message_id", b"message_id", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "attempt", b"attempt", "chunk", b"chunk", "index", b"index", "message_id", b"message_id", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReplyChunk: _TypeAlias = ReplyChunk  # noqa: Y015
+
+@_typing.final
+class ReplyAborted(_message.Message):
+    """An attempt at a reply has failed after it sent chunks: they are void. Another attempt may follow, with another message_id. Not kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """UUID of the session."""
+    agent_id: _builtins.str
+    """UUID of the agent."""
+    message_id: _builtins.str
+    """The message_id of the void chunks."""
+    attempt: _builtins.int
+    """The attempt that failed, from 1."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        agent_id: _builtins.str = ...,
+        message_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "attempt", b"attempt", "message_id", b"message_id", "session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplyAborted: _TypeAlias = ReplyAborted  # noqa: Y015
+
+@_typing.final
+class SessionDeleted(_message.Message):
+    """The session was deleted: the last event of a watch. Not kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """UUID of the session."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionDeleted: _TypeAlias = SessionDeleted  # noqa: Y015
 
 @_typing.final
 class WatchHeartbeat(_message.Message):

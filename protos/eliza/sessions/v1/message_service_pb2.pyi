@@ -128,13 +128,16 @@ Global___ConverseRequest: _TypeAlias = ConverseRequest  # noqa: Y015
 
 @_typing.final
 class ConverseResponse(_message.Message):
-    """A part of the conversation, in this order: the stored message once, chunks any number of times, the reply once."""
+    """A part of the conversation, in this order: the stored message once, chunks any number of times, the reply once.
+    `aborted` may come between chunks, once for each attempt that failed after it had sent some.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     USER_MESSAGE_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
     REPLY_FIELD_NUMBER: _builtins.int
+    ABORTED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def user_message(self) -> Global___SendMessageResponse:
         """The user's message, as it was stored, and what it did to the session."""
@@ -147,18 +150,23 @@ class ConverseResponse(_message.Message):
     def reply(self) -> _message_pb2.Message:
         """The agent's reply, as it was stored."""
 
+    @_builtins.property
+    def aborted(self) -> _log_pb2.ReplyAborted:
+        """The chunks so far are void: the attempt that sent them has failed, and another follows or the call ends with AGENT_REPLY_FAILED."""
+
     def __init__(
         self,
         *,
         user_message: Global___SendMessageResponse | None = ...,
         chunk: _log_pb2.ReplyChunk | None = ...,
         reply: _message_pb2.Message | None = ...,
+        aborted: _log_pb2.ReplyAborted | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "part", b"part", "reply", b"reply", "user_message", b"user_message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["aborted", b"aborted", "chunk", b"chunk", "part", b"part", "reply", b"reply", "user_message", b"user_message"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "part", b"part", "reply", b"reply", "user_message", b"user_message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aborted", b"aborted", "chunk", b"chunk", "part", b"part", "reply", b"reply", "user_message", b"user_message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["user_message", "chunk", "reply"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["user_message", "chunk", "reply", "aborted"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 

@@ -30,13 +30,14 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'eliza/sessions/v1/session_service.proto\x12\x11\x65liza.sessions.v1\x1a\x1e\x65liza/sessions/v1/errors.proto\x1a\x1b\x65liza/sessions/v1/log.proto\x1a\x1f\x65liza/sessions/v1/session.proto\x1a\x1f\x65liza/sessions/v1/timeout.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x01\n\x14\x43reateSessionRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12)\n\x08metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x38\n\x0etimeout_config\x18\x04 \x01(\x0b\x32 .eliza.sessions.v1.TimeoutConfig\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"V\n\x15\x43reateSessionResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\x12\x10\n\x08replayed\x18\x02 \x01(\x08\";\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nchannel_id\x18\x02 \x01(\t\"A\n\x12GetSessionResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\"_\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\"\xa1\x01\n\x14ListSessionsResponse\x12,\n\x08sessions\x18\x01 \x03(\x0b\x32\x1a.eliza.sessions.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\x12.\n\x05stats\x18\x04 \x01(\x0b\x32\x1f.eliza.sessions.v1.SessionStats\"Y\n\x0cSessionStats\x12\x16\n\x0etotal_sessions\x18\x01 \x01(\x05\x12\x17\n\x0f\x61\x63tive_sessions\x18\x02 \x01(\x05\x12\x18\n\x10\x65xpired_sessions\x18\x03 \x01(\x05\"A\n\x13WatchSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"\xb5\x01\n\x14WatchSessionResponse\x12,\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x1b.eliza.sessions.v1.LogEntryH\x00\x12.\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1d.eliza.sessions.v1.ReplyChunkH\x00\x12\x36\n\theartbeat\x18\x03 \x01(\x0b\x32!.eliza.sessions.v1.WatchHeartbeatH\x00\x42\x07\n\x05\x65vent\"\x87\x02\n\x14WatchSessionsRequest\x12<\n\x04join\x18\x01 \x01(\x0b\x32,.eliza.sessions.v1.WatchSessionsRequest.JoinH\x00\x12>\n\x05leave\x18\x02 \x01(\x0b\x32-.eliza.sessions.v1.WatchSessionsRequest.LeaveH\x00\x1aJ\n\x04Join\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x1b\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x11\n\x0f_after_sequence\x1a\x1b\n\x05Leave\x12\x12\n\nsession_id\x18\x01 \x01(\tB\x08\n\x06\x63hange\"\xde\x04\n\x15WatchSessionsResponse\x12\x41\n\x06joined\x18\x01 \x01(\x0b\x32/.eliza.sessions.v1.WatchSessionsResponse.JoinedH\x00\x12,\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x1b.eliza.sessions.v1.LogEntryH\x00\x12.\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x1d.eliza.sessions.v1.ReplyChunkH\x00\x12;\n\x03\x65nd\x18\x04 \x01(\x0b\x32,.eliza.sessions.v1.WatchSessionsResponse.EndH\x00\x12\x36\n\theartbeat\x18\x05 \x01(\x0b\x32!.eliza.sessions.v1.WatchHeartbeatH\x00\x1aM\n\x06Joined\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x1a\xd6\x01\n\x03\x45nd\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12.\n\x06reason\x18\x02 \x01(\x0e\x32\x1e.eliza.sessions.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12J\n\x07\x64\x65tails\x18\x04 \x03(\x0b\x32\x39.eliza.sessions.v1.WatchSessionsResponse.End.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05\x65vent\"8\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"\x17\n\x15\x44\x65leteSessionResponse\"7\n\x13RenewSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"C\n\x14RenewSessionResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\"r\n\x14UpdateTimeoutRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x38\n\x0etimeout_config\x18\x02 \x01(\x0b\x32 .eliza.sessions.v1.TimeoutConfig\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"D\n\x15UpdateTimeoutResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\"*\n\x14SendHeartbeatRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"D\n\x15SendHeartbeatResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\"\x19\n\x17GetServiceStatusRequest\"\xd0\x02\n\x18GetServiceStatusResponse\x12\x42\n\x06health\x18\x01 \x01(\x0e\x32\x32.eliza.sessions.v1.GetServiceStatusResponse.Health\x12\x17\n\x0f\x61\x63tive_sessions\x18\x02 \x01(\x05\x12\x15\n\rexpiring_soon\x18\x03 \x01(\x05\x12\x18\n\x10invalid_sessions\x18\x04 \x01(\x05\x12-\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0euptime_seconds\x18\x06 \x01(\x01\"_\n\x06Health\x12\x16\n\x12HEALTH_UNSPECIFIED\x10\x00\x12\x12\n\x0eHEALTH_HEALTHY\x10\x01\x12\x13\n\x0fHEALTH_DEGRADED\x10\x02\x12\x14\n\x10HEALTH_UNHEALTHY\x10\x03\x32\xf5\x07\n\x0eSessionService\x12\x62\n\rCreateSession\x12\'.eliza.sessions.v1.CreateSessionRequest\x1a(.eliza.sessions.v1.CreateSessionResponse\x12Y\n\nGetSession\x12$.eliza.sessions.v1.GetSessionRequest\x1a%.eliza.sessions.v1.GetSessionResponse\x12_\n\x0cListSessions\x12&.eliza.sessions.v1.ListSessionsRequest\x1a\'.eliza.sessions.v1.ListSessionsResponse\x12\x62\n\rDeleteSession\x12\'.eliza.sessions.v1.DeleteSessionRequest\x1a(.eliza.sessions.v1.DeleteSessionResponse\x12_\n\x0cRenewSession\x12&.eliza.sessions.v1.RenewSessionRequest\x1a\'.eliza.sessions.v1.RenewSessionResponse\x12\x62\n\rUpdateTimeout\x12\'.eliza.sessions.v1.UpdateTimeoutRequest\x1a(.eliza.sessions.v1.UpdateTimeoutResponse\x12\x62\n\rSendHeartbeat\x12\'.eliza.sessions.v1.SendHeartbeatRequest\x1a(.eliza.sessions.v1.SendHeartbeatResponse\x12\x61\n\x0cWatchSession\x12&.eliza.sessions.v1.WatchSessionRequest\x1a\'.eliza.sessions.v1.WatchSessionResponse0\x01\x12\x66\n\rWatchSessions\x12\'.eliza.sessions.v1.WatchSessionsRequest\x1a(.eliza.sessions.v1.WatchSessionsResponse(\x01\x30\x01\x12k\n\x10GetServiceStatus\x12*.eliza.sessions.v1.GetServiceStatusRequest\x1a+.eliza.sessions.v1.GetServiceStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'eliza/sessions/v1/session_service.proto\x12\x11\x65liza.sessions.v1\x1a\x1e\x65liza/sessions/v1/errors.proto\x1a\x1b\x65liza/sessions/v1/log.proto\x1a\x1f\x65liza/sessions/v1/session.proto\x1a\x1f\x65liza/sessions/v1/timeout.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x01\n\x14\x43reateSessionRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12)\n\x08metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x38\n\x0etimeout_config\x18\x04 \x01(\x0b\x32 .eliza.sessions.v1.TimeoutConfig\x12\x12\n\nrequest_id\x18\x05 \x01(\t\"V\n\x15\x43reateSessionResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\x12\x10\n\x08replayed\x18\x02 \x01(\x08\";\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nchannel_id\x18\x02 \x01(\t\"A\n\x12GetSessionResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\"_\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\"\xa1\x01\n\x14ListSessionsResponse\x12,\n\x08sessions\x18\x01 \x03(\x0b\x32\x1a.eliza.sessions.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\x12.\n\x05stats\x18\x04 \x01(\x0b\x32\x1f.eliza.sessions.v1.SessionStats\"Y\n\x0cSessionStats\x12\x16\n\x0etotal_sessions\x18\x01 \x01(\x05\x12\x17\n\x0f\x61\x63tive_sessions\x18\x02 \x01(\x05\x12\x18\n\x10\x65xpired_sessions\x18\x03 \x01(\x05\"A\n\x13WatchSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\"\x9f\x02\n\x14WatchSessionResponse\x12,\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x1b.eliza.sessions.v1.LogEntryH\x00\x12.\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1d.eliza.sessions.v1.ReplyChunkH\x00\x12\x36\n\theartbeat\x18\x03 \x01(\x0b\x32!.eliza.sessions.v1.WatchHeartbeatH\x00\x12\x32\n\x07\x61\x62orted\x18\x04 \x01(\x0b\x32\x1f.eliza.sessions.v1.ReplyAbortedH\x00\x12\x34\n\x07\x64\x65leted\x18\x05 \x01(\x0b\x32!.eliza.sessions.v1.SessionDeletedH\x00\x42\x07\n\x05\x65vent\"\x87\x02\n\x14WatchSessionsRequest\x12<\n\x04join\x18\x01 \x01(\x0b\x32,.eliza.sessions.v1.WatchSessionsRequest.JoinH\x00\x12>\n\x05leave\x18\x02 \x01(\x0b\x32-.eliza.sessions.v1.WatchSessionsRequest.LeaveH\x00\x1aJ\n\x04Join\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x1b\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03H\x00\x88\x01\x01\x42\x11\n\x0f_after_sequence\x1a\x1b\n\x05Leave\x12\x12\n\nsession_id\x18\x01 \x01(\tB\x08\n\x06\x63hange\"\xc8\x05\n\x15WatchSessionsResponse\x12\x41\n\x06joined\x18\x01 \x01(\x0b\x32/.eliza.sessions.v1.WatchSessionsResponse.JoinedH\x00\x12,\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x1b.eliza.sessions.v1.LogEntryH\x00\x12.\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x1d.eliza.sessions.v1.ReplyChunkH\x00\x12;\n\x03\x65nd\x18\x04 \x01(\x0b\x32,.eliza.sessions.v1.WatchSessionsResponse.EndH\x00\x12\x36\n\theartbeat\x18\x05 \x01(\x0b\x32!.eliza.sessions.v1.WatchHeartbeatH\x00\x12\x32\n\x07\x61\x62orted\x18\x06 \x01(\x0b\x32\x1f.eliza.sessions.v1.ReplyAbortedH\x00\x12\x34\n\x07\x64\x65leted\x18\x07 \x01(\x0b\x32!.eliza.sessions.v1.SessionDeletedH\x00\x1aM\n\x06Joined\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x1a\xd6\x01\n\x03\x45nd\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12.\n\x06reason\x18\x02 \x01(\x0e\x32\x1e.eliza.sessions.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12J\n\x07\x64\x65tails\x18\x04 \x03(\x0b\x32\x39.eliza.sessions.v1.WatchSessionsResponse.End.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05\x65vent\"8\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"\x17\n\x15\x44\x65leteSessionResponse\"7\n\x13RenewSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"C\n\x14RenewSessionResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\"r\n\x14UpdateTimeoutRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x38\n\x0etimeout_config\x18\x02 \x01(\x0b\x32 .eliza.sessions.v1.TimeoutConfig\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\"D\n\x15UpdateTimeoutResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\"*\n\x14SendHeartbeatRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\"D\n\x15SendHeartbeatResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\"\x19\n\x17GetServiceStatusRequest\"\xe1\x02\n\x18GetServiceStatusResponse\x12\x42\n\x06health\x18\x01 \x01(\x0e\x32\x32.eliza.sessions.v1.GetServiceStatusResponse.Health\x12\x17\n\x0f\x61\x63tive_sessions\x18\x02 \x01(\x05\x12\x15\n\rexpiring_soon\x18\x03 \x01(\x05\x12\x18\n\x10invalid_sessions\x18\x04 \x01(\x05\x12-\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0euptime_seconds\x18\x06 \x01(\x01\x12\x0f\n\x07version\x18\x07 \x01(\t\"_\n\x06Health\x12\x16\n\x12HEALTH_UNSPECIFIED\x10\x00\x12\x12\n\x0eHEALTH_HEALTHY\x10\x01\x12\x13\n\x0fHEALTH_DEGRADED\x10\x02\x12\x14\n\x10HEALTH_UNHEALTHY\x10\x03\x32\xf5\x07\n\x0eSessionService\x12\x62\n\rCreateSession\x12\'.eliza.sessions.v1.CreateSessionRequest\x1a(.eliza.sessions.v1.CreateSessionResponse\x12Y\n\nGetSession\x12$.eliza.sessions.v1.GetSessionRequest\x1a%.eliza.sessions.v1.GetSessionResponse\x12_\n\x0cListSessions\x12&.eliza.sessions.v1.ListSessionsRequest\x1a\'.eliza.sessions.v1.ListSessionsResponse\x12\x62\n\rDeleteSession\x12\'.eliza.sessions.v1.DeleteSessionRequest\x1a(.eliza.sessions.v1.DeleteSessionResponse\x12_\n\x0cRenewSession\x12&.eliza.sessions.v1.RenewSessionRequest\x1a\'.eliza.sessions.v1.RenewSessionResponse\x12\x62\n\rUpdateTimeout\x12\'.eliza.sessions.v1.UpdateTimeoutRequest\x1a(.eliza.sessions.v1.UpdateTimeoutResponse\x12\x62\n\rSendHeartbeat\x12\'.eliza.sessions.v1.SendHeartbeatRequest\x1a(.eliza.sessions.v1.SendHeartbeatResponse\x12\x61\n\x0cWatchSession\x12&.eliza.sessions.v1.WatchSessionRequest\x1a\'.eliza.sessions.v1.WatchSessionResponse0\x01\x12\x66\n\rWatchSessions\x12\'.eliza.sessions.v1.WatchSessionsRequest\x1a(.eliza.sessions.v1.WatchSessionsResponse(\x01\x30\x01\x12k\n\x10GetServiceStatus\x12*.eliza.sessions.v1.GetServiceStatusRequest\x1a+.eliza.sessions.v1.GetServiceStatusResponseBc\n\x14\x64\x65v.elizasessions.v1P\x01ZIgithub.com/eliza-sessions/eliza-sessions/gen/eliza/sessions/v1;sessionsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'eliza.sessions.v1.session_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\024dev.elizasessions.v1P\001ZIgithub.com/eliza-sessions/eliza-sessions/gen/eliza/sessions/v1;sessionsv1'
   _globals['_WATCHSESSIONSRESPONSE_END_DETAILSENTRY']._loaded_options = None
   _globals['_WATCHSESSIONSRESPONSE_END_DETAILSENTRY']._serialized_options = b'8\001'
   _globals['_CREATESESSIONREQUEST']._serialized_start=253
@@ -56,43 +57,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHSESSIONREQUEST']._serialized_start=1001
   _globals['_WATCHSESSIONREQUEST']._serialized_end=1066
   _globals['_WATCHSESSIONRESPONSE']._serialized_start=1069
-  _globals['_WATCHSESSIONRESPONSE']._serialized_end=1250
-  _globals['_WATCHSESSIONSREQUEST']._serialized_start=1253
-  _globals['_WATCHSESSIONSREQUEST']._serialized_end=1516
-  _globals['_WATCHSESSIONSREQUEST_JOIN']._serialized_start=1403
-  _globals['_WATCHSESSIONSREQUEST_JOIN']._serialized_end=1477
-  _globals['_WATCHSESSIONSREQUEST_LEAVE']._serialized_start=1479
-  _globals['_WATCHSESSIONSREQUEST_LEAVE']._serialized_end=1506
-  _globals['_WATCHSESSIONSRESPONSE']._serialized_start=1519
-  _globals['_WATCHSESSIONSRESPONSE']._serialized_end=2125
-  _globals['_WATCHSESSIONSRESPONSE_JOINED']._serialized_start=1822
-  _globals['_WATCHSESSIONSRESPONSE_JOINED']._serialized_end=1899
-  _globals['_WATCHSESSIONSRESPONSE_END']._serialized_start=1902
-  _globals['_WATCHSESSIONSRESPONSE_END']._serialized_end=2116
-  _globals['_WATCHSESSIONSRESPONSE_END_DETAILSENTRY']._serialized_start=2070
-  _globals['_WATCHSESSIONSRESPONSE_END_DETAILSENTRY']._serialized_end=2116
-  _globals['_DELETESESSIONREQUEST']._serialized_start=2127
-  _globals['_DELETESESSIONREQUEST']._serialized_end=2183
-  _globals['_DELETESESSIONRESPONSE']._serialized_start=2185
-  _globals['_DELETESESSIONRESPONSE']._serialized_end=2208
-  _globals['_RENEWSESSIONREQUEST']._serialized_start=2210
-  _globals['_RENEWSESSIONREQUEST']._serialized_end=2265
-  _globals['_RENEWSESSIONRESPONSE']._serialized_start=2267
-  _globals['_RENEWSESSIONRESPONSE']._serialized_end=2334
-  _globals['_UPDATETIMEOUTREQUEST']._serialized_start=2336
-  _globals['_UPDATETIMEOUTREQUEST']._serialized_end=2450
-  _globals['_UPDATETIMEOUTRESPONSE']._serialized_start=2452
-  _globals['_UPDATETIMEOUTRESPONSE']._serialized_end=2520
-  _globals['_SENDHEARTBEATREQUEST']._serialized_start=2522
-  _globals['_SENDHEARTBEATREQUEST']._serialized_end=2564
-  _globals['_SENDHEARTBEATRESPONSE']._serialized_start=2566
-  _globals['_SENDHEARTBEATRESPONSE']._serialized_end=2634
-  _globals['_GETSERVICESTATUSREQUEST']._serialized_start=2636
-  _globals['_GETSERVICESTATUSREQUEST']._serialized_end=2661
-  _globals['_GETSERVICESTATUSRESPONSE']._serialized_start=2664
-  _globals['_GETSERVICESTATUSRESPONSE']._serialized_end=3000
-  _globals['_GETSERVICESTATUSRESPONSE_HEALTH']._serialized_start=2905
-  _globals['_GETSERVICESTATUSRESPONSE_HEALTH']._serialized_end=3000
-  _globals['_SESSIONSERVICE']._serialized_start=3003
-  _globals['_SESSIONSERVICE']._serialized_end=4016
+  _globals['_WATCHSESSIONRESPONSE']._serialized_end=1356
+  _globals['_WATCHSESSIONSREQUEST']._serialized_start=1359
+  _globals['_WATCHSESSIONSREQUEST']._serialized_end=1622
+  _globals['_WATCHSESSIONSREQUEST_JOIN']._serialized_start=1509
+  _globals['_WATCHSESSIONSREQUEST_JOIN']._serialized_end=1583
+  _globals['_WATCHSESSIONSREQUEST_LEAVE']._serialized_start=1585
+  _globals['_WATCHSESSIONSREQUEST_LEAVE']._serialized_end=1612
+  _globals['_WATCHSESSIONSRESPONSE']._serialized_start=1625
+  _globals['_WATCHSESSIONSRESPONSE']._serialized_end=2337
+  _globals['_WATCHSESSIONSRESPONSE_JOINED']._serialized_start=2034
+  _globals['_WATCHSESSIONSRESPONSE_JOINED']._serialized_end=2111
+  _globals['_WATCHSESSIONSRESPONSE_END']._serialized_start=2114
+  _globals['_WATCHSESSIONSRESPONSE_END']._serialized_end=2328
+  _globals['_WATCHSESSIONSRESPONSE_END_DETAILSENTRY']._serialized_start=2282
+  _globals['_WATCHSESSIONSRESPONSE_END_DETAILSENTRY']._serialized_end=2328
+  _globals['_DELETESESSIONREQUEST']._serialized_start=2339
+  _globals['_DELETESESSIONREQUEST']._serialized_end=2395
+  _globals['_DELETESESSIONRESPONSE']._serialized_start=2397
+  _globals['_DELETESESSIONRESPONSE']._serialized_end=2420
+  _globals['_RENEWSESSIONREQUEST']._serialized_start=2422
+  _globals['_RENEWSESSIONREQUEST']._serialized_end=2477
+  _globals['_RENEWSESSIONRESPONSE']._serialized_start=2479
+  _globals['_RENEWSESSIONRESPONSE']._serialized_end=2546
+  _globals['_UPDATETIMEOUTREQUEST']._serialized_start=2548
+  _globals['_UPDATETIMEOUTREQUEST']._serialized_end=2662
+  _globals['_UPDATETIMEOUTRESPONSE']._serialized_start=2664
+  _globals['_UPDATETIMEOUTRESPONSE']._serialized_end=2732
+  _globals['_SENDHEARTBEATREQUEST']._serialized_start=2734
+  _globals['_SENDHEARTBEATREQUEST']._serialized_end=2776
+  _globals['_SENDHEARTBEATRESPONSE']._serialized_start=2778
+  _globals['_SENDHEARTBEATRESPONSE']._serialized_end=2846
+  _globals['_GETSERVICESTATUSREQUEST']._serialized_start=2848
+  _globals['_GETSERVICESTATUSREQUEST']._serialized_end=2873
+  _globals['_GETSERVICESTATUSRESPONSE']._serialized_start=2876
+  _globals['_GETSERVICESTATUSRESPONSE']._serialized_end=3229
+  _globals['_GETSERVICESTATUSRESPONSE_HEALTH']._serialized_start=3134
+  _globals['_GETSERVICESTATUSRESPONSE_HEALTH']._serialized_end=3229
+  _globals['_SESSIONSERVICE']._serialized_start=3232
+  _globals['_SESSIONSERVICE']._serialized_end=4245
 # @@protoc_insertion_point(module_scope)

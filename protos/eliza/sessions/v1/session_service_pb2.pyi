@@ -284,6 +284,8 @@ class WatchSessionResponse(_message.Message):
     ENTRY_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
+    ABORTED_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def entry(self) -> _log_pb2.LogEntry:
         """The next entry of the log."""
@@ -296,18 +298,28 @@ class WatchSessionResponse(_message.Message):
     def heartbeat(self) -> _log_pb2.WatchHeartbeat:
         """Nothing, for a while."""
 
+    @_builtins.property
+    def aborted(self) -> _log_pb2.ReplyAborted:
+        """The chunks of a reply so far are void."""
+
+    @_builtins.property
+    def deleted(self) -> _log_pb2.SessionDeleted:
+        """The session was deleted; the stream then ends with SESSION_NOT_FOUND."""
+
     def __init__(
         self,
         *,
         entry: _log_pb2.LogEntry | None = ...,
         chunk: _log_pb2.ReplyChunk | None = ...,
         heartbeat: _log_pb2.WatchHeartbeat | None = ...,
+        aborted: _log_pb2.ReplyAborted | None = ...,
+        deleted: _log_pb2.SessionDeleted | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "entry", b"entry", "event", b"event", "heartbeat", b"heartbeat"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["aborted", b"aborted", "chunk", b"chunk", "deleted", b"deleted", "entry", b"entry", "event", b"event", "heartbeat", b"heartbeat"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "entry", b"entry", "event", b"event", "heartbeat", b"heartbeat"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aborted", b"aborted", "chunk", b"chunk", "deleted", b"deleted", "entry", b"entry", "event", b"event", "heartbeat", b"heartbeat"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["entry", "chunk", "heartbeat"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["entry", "chunk", "heartbeat", "aborted", "deleted"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -482,6 +494,8 @@ class WatchSessionsResponse(_message.Message):
     CHUNK_FIELD_NUMBER: _builtins.int
     END_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
+    ABORTED_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def joined(self) -> Global___WatchSessionsResponse.Joined:
         """A session has been joined; its entries follow."""
@@ -502,6 +516,14 @@ class WatchSessionsResponse(_message.Message):
     def heartbeat(self) -> _log_pb2.WatchHeartbeat:
         """Nothing, for a while."""
 
+    @_builtins.property
+    def aborted(self) -> _log_pb2.ReplyAborted:
+        """The chunks of a reply so far are void."""
+
+    @_builtins.property
+    def deleted(self) -> _log_pb2.SessionDeleted:
+        """A session was deleted; its `end` follows."""
+
     def __init__(
         self,
         *,
@@ -510,12 +532,14 @@ class WatchSessionsResponse(_message.Message):
         chunk: _log_pb2.ReplyChunk | None = ...,
         end: Global___WatchSessionsResponse.End | None = ...,
         heartbeat: _log_pb2.WatchHeartbeat | None = ...,
+        aborted: _log_pb2.ReplyAborted | None = ...,
+        deleted: _log_pb2.SessionDeleted | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "end", b"end", "entry", b"entry", "event", b"event", "heartbeat", b"heartbeat", "joined", b"joined"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["aborted", b"aborted", "chunk", b"chunk", "deleted", b"deleted", "end", b"end", "entry", b"entry", "event", b"event", "heartbeat", b"heartbeat", "joined", b"joined"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "end", b"end", "entry", b"entry", "event", b"event", "heartbeat", b"heartbeat", "joined", b"joined"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aborted", b"aborted", "chunk", b"chunk", "deleted", b"deleted", "end", b"end", "entry", b"entry", "event", b"event", "heartbeat", b"heartbeat", "joined", b"joined"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["joined", "entry", "chunk", "end", "heartbeat"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["joined", "entry", "chunk", "end", "heartbeat", "aborted", "deleted"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -752,7 +776,7 @@ class GetServiceStatusResponse(_message.Message):
         HEALTH_HEALTHY: GetServiceStatusResponse._Health.ValueType  # 1
         """All is well."""
         HEALTH_DEGRADED: GetServiceStatusResponse._Health.ValueType  # 2
-        """The service works, but some stored sessions cannot be read back."""
+        """The service works, but not all of it: some stored sessions cannot be read back, or REST cannot be served."""
         HEALTH_UNHEALTHY: GetServiceStatusResponse._Health.ValueType  # 3
         """The store cannot write."""
 
@@ -764,7 +788,7 @@ class GetServiceStatusResponse(_message.Message):
     HEALTH_HEALTHY: GetServiceStatusResponse.Health.ValueType  # 1
     """All is well."""
     HEALTH_DEGRADED: GetServiceStatusResponse.Health.ValueType  # 2
-    """The service works, but some stored sessions cannot be read back."""
+    """The service works, but not all of it: some stored sessions cannot be read back, or REST cannot be served."""
     HEALTH_UNHEALTHY: GetServiceStatusResponse.Health.ValueType  # 3
     """The store cannot write."""
 
@@ -774,6 +798,7 @@ class GetServiceStatusResponse(_message.Message):
     INVALID_SESSIONS_FIELD_NUMBER: _builtins.int
     TIMESTAMP_FIELD_NUMBER: _builtins.int
     UPTIME_SECONDS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     health: Global___GetServiceStatusResponse.Health.ValueType
     """How the service is in one word."""
     active_sessions: _builtins.int
@@ -784,6 +809,8 @@ class GetServiceStatusResponse(_message.Message):
     """Stored sessions that cannot be read back."""
     uptime_seconds: _builtins.float
     """Seconds since the service started."""
+    version: _builtins.str
+    """The version of the service that runs, such as `0.2.0`."""
     @_builtins.property
     def timestamp(self) -> _timestamp_pb2.Timestamp:
         """The service's time."""
@@ -797,10 +824,11 @@ class GetServiceStatusResponse(_message.Message):
         invalid_sessions: _builtins.int = ...,
         timestamp: _timestamp_pb2.Timestamp | None = ...,
         uptime_seconds: _builtins.float = ...,
+        version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timestamp", b"timestamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_sessions", b"active_sessions", "expiring_soon", b"expiring_soon", "health", b"health", "invalid_sessions", b"invalid_sessions", "timestamp", b"timestamp", "uptime_seconds", b"uptime_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_sessions", b"active_sessions", "expiring_soon", b"expiring_soon", "health", b"health", "invalid_sessions", b"invalid_sessions", "timestamp", b"timestamp", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

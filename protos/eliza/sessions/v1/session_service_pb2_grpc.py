@@ -144,8 +144,8 @@ class SessionServiceServicer:
 
     def WatchSession(self, request, context):
         """Streams a session's log from the entry after `after_sequence`: first what is stored, then live, with no gap and no repeat, and the
-        chunks of replies under way. Ends with the session's expiry, also where that lies in the past; with SESSION_NOT_FOUND when the
-        session is deleted. A client that reads slowly holds up nobody and loses no entry.
+        chunks of replies under way. Ends with the session's expiry, also where that lies in the past; with `deleted` and SESSION_NOT_FOUND
+        when the session is deleted. A client that reads slowly holds up nobody and loses no entry.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

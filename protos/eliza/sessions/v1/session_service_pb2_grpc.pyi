@@ -53,8 +53,8 @@ class SessionServiceStub:
     """Keeps a session alive; renews it when auto-renewal is on."""
     WatchSession: _grpc.UnaryStreamMultiCallable[_session_service_pb2.WatchSessionRequest, _session_service_pb2.WatchSessionResponse]
     """Streams a session's log from the entry after `after_sequence`: first what is stored, then live, with no gap and no repeat, and the
-    chunks of replies under way. Ends with the session's expiry, also where that lies in the past; with SESSION_NOT_FOUND when the
-    session is deleted. A client that reads slowly holds up nobody and loses no entry.
+    chunks of replies under way. Ends with the session's expiry, also where that lies in the past; with `deleted` and SESSION_NOT_FOUND
+    when the session is deleted. A client that reads slowly holds up nobody and loses no entry.
     """
     WatchSessions: _grpc.StreamStreamMultiCallable[_session_service_pb2.WatchSessionsRequest, _session_service_pb2.WatchSessionsResponse]
     """The same for many sessions on one stream, which are joined and left while it runs. Bad requests are answered with `end`; the stream
@@ -88,8 +88,8 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """Keeps a session alive; renews it when auto-renewal is on."""
     WatchSession: _aio.UnaryStreamMultiCallable[_session_service_pb2.WatchSessionRequest, _session_service_pb2.WatchSessionResponse]  # type: ignore[assignment]
     """Streams a session's log from the entry after `after_sequence`: first what is stored, then live, with no gap and no repeat, and the
-    chunks of replies under way. Ends with the session's expiry, also where that lies in the past; with SESSION_NOT_FOUND when the
-    session is deleted. A client that reads slowly holds up nobody and loses no entry.
+    chunks of replies under way. Ends with the session's expiry, also where that lies in the past; with `deleted` and SESSION_NOT_FOUND
+    when the session is deleted. A client that reads slowly holds up nobody and loses no entry.
     """
     WatchSessions: _aio.StreamStreamMultiCallable[_session_service_pb2.WatchSessionsRequest, _session_service_pb2.WatchSessionsResponse]  # type: ignore[assignment]
     """The same for many sessions on one stream, which are joined and left while it runs. Bad requests are answered with `end`; the stream
@@ -168,8 +168,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_session_service_pb2.WatchSessionResponse], _abc.AsyncIterator[_session_service_pb2.WatchSessionResponse]]:
         """Streams a session's log from the entry after `after_sequence`: first what is stored, then live, with no gap and no repeat, and the
-        chunks of replies under way. Ends with the session's expiry, also where that lies in the past; with SESSION_NOT_FOUND when the
-        session is deleted. A client that reads slowly holds up nobody and loses no entry.
+        chunks of replies under way. Ends with the session's expiry, also where that lies in the past; with `deleted` and SESSION_NOT_FOUND
+        when the session is deleted. A client that reads slowly holds up nobody and loses no entry.
         """
 
     @_abc_1.abstractmethod

@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x65liza/sessions/v1/timeout.proto\x12\x11\x65liza.sessions.v1\"\xeb\x01\n\rTimeoutConfig\x12\x1c\n\x0ftimeout_minutes\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\nauto_renew\x18\x02 \x01(\x08H\x01\x88\x01\x01\x12!\n\x14max_duration_minutes\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12&\n\x19warning_threshold_minutes\x18\x04 \x01(\x01H\x03\x88\x01\x01\x42\x12\n\x10_timeout_minutesB\r\n\x0b_auto_renewB\x17\n\x15_max_duration_minutesB\x1c\n\x1a_warning_threshold_minutesb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x65liza/sessions/v1/timeout.proto\x12\x11\x65liza.sessions.v1\"\xeb\x01\n\rTimeoutConfig\x12\x1c\n\x0ftimeout_minutes\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x17\n\nauto_renew\x18\x02 \x01(\x08H\x01\x88\x01\x01\x12!\n\x14max_duration_minutes\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12&\n\x19warning_threshold_minutes\x18\x04 \x01(\x01H\x03\x88\x01\x01\x42\x12\n\x10_timeout_minutesB\r\n\x0b_auto_renewB\x17\n\x15_max_duration_minutesB\x1c\n\x1a_warning_threshold_minutesBc\n\x14\x64\x65v.elizasessions.v1P\x01ZIgithub.com/eliza-sessions/eliza-sessions/gen/eliza/sessions/v1;sessionsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'eliza.sessions.v1.timeout_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\024dev.elizasessions.v1P\001ZIgithub.com/eliza-sessions/eliza-sessions/gen/eliza/sessions/v1;sessionsv1'
   _globals['_TIMEOUTCONFIG']._serialized_start=55
   _globals['_TIMEOUTCONFIG']._serialized_end=290
 # @@protoc_insertion_point(module_scope)
