@@ -5,7 +5,8 @@ import sys
 from contextlib import suppress
 
 import structlog
-from grpc._cython import cygrpc  # type: ignore[attr-defined]
+
+from server.patches.grpcio import LOST_CLIENT_ERROR
 
 
 class _StandardError:
@@ -49,7 +50,7 @@ def _without_traceback_for_clients(record: logging.LogRecord) -> bool:
     """gRPC logs a traceback for every piece of metadata that is not UTF-8, and for an answer whose client has just gone: clients that do
     so must not fill the log with them.
     """
-    if record.exc_info and isinstance(record.exc_info[1], (UnicodeDecodeError, cygrpc.ExecuteBatchError)):
+    if record.exc_info and isinstance(record.exc_info[1], (UnicodeDecodeError, LOST_CLIENT_ERROR)):
         record.exc_info = None
         record.levelno, record.levelname = logging.WARNING, "WARNING"
     return True

@@ -21,7 +21,7 @@ from server.clock import Clock, TestClock
 from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.purge import Purge
 from server.lifecycle.watch import Signals
-from server.rpc import lasting
+from server.patches import grpcio
 from server.rpc.agent_service import AgentService
 from server.rpc.boundary import Boundary
 from server.rpc.clock_service import ClockService
@@ -84,7 +84,7 @@ def build_server(
         ("grpc.server.max_pending_requests_hard_limit", max_pending + 1),
     ]
     boundary = Boundary(monitor.doubt, max_calls=settings.max_calls, max_streams=settings.max_streams)
-    server = lasting.server(interceptors=[boundary], options=options)
+    server = grpcio.build_server(interceptors=[boundary], options=options)
     session_service_pb2_grpc.add_SessionServiceServicer_to_server(
         SessionService(store, clock, policy, monitor, signals, settings.stream_heartbeat_seconds), server
     )
