@@ -83,7 +83,12 @@ def build_server(
         ("grpc.server.max_pending_requests", max_pending),
         ("grpc.server.max_pending_requests_hard_limit", max_pending + 1),
     ]
-    boundary = Boundary(monitor.doubt, max_calls=settings.max_calls, max_streams=settings.max_streams)
+    boundary = Boundary(
+        monitor.doubt,
+        max_calls=settings.max_calls,
+        max_streams=settings.max_streams,
+        slow_call_s=settings.slow_call_seconds,
+    )
     server = grpcio.build_server(interceptors=[boundary], options=options)
     session_service_pb2_grpc.add_SessionServiceServicer_to_server(
         SessionService(store, clock, policy, monitor, signals, settings.stream_heartbeat_seconds), server
