@@ -1,9 +1,10 @@
 """The kind `openai`: any endpoint that speaks the chat completions of OpenAI, asked by the official library, streamed."""
 
+import asyncio
 import importlib.util
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 _Kind = TypeVar("_Kind", dict[str, Any], list[Any], str)
 
+END_SECONDS: Final = 5.0
+"""How long an endpoint may take to end its stream once the completion is finished."""
 NO_KEY = "none"
 """What is sent where the endpoint wants no key: the library insists on one."""
 
@@ -131,17 +134,20 @@ async def _read(response: httpx2.Response, emit: Emit) -> str:
     pieces: list[str] = []
     finished = False
     try:
-        async for event in read_events(response):
-            if event.data.startswith("[DONE]"):
-                # Some endpoints say nothing else at the end.
-                finished = finished or bool(pieces)
-                break
-            text, is_last = _piece(event)
-            finished = finished or is_last
-            if text:
-                emit(text)
-                pieces.append(text)
-    except httpx2.TransportError:
+        async with asyncio.timeout(None) as rest:
+            async for event in read_events(response):
+                if event.data.startswith("[DONE]"):
+                    # Some endpoints say nothing else at the end.
+                    finished = finished or bool(pieces)
+                    break
+                text, is_last = _piece(event)
+                if text:
+                    emit(text)
+                    pieces.append(text)
+                if is_last and not finished:
+                    finished = True
+                    rest.reschedule(asyncio.get_running_loop().time() + END_SECONDS)
+    except (httpx2.TransportError, TimeoutError):
         # A completion that has ended is whole, whatever becomes of its connection.
         if not finished:
             raise

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 
-from server.agents import http
+from server.agents import http, openai
 from server.domain.agents import Agent, OpenAiSettings
 from server.domain.errors import InvalidFieldError
 from tests.agents.asking import ATTEMPTS, Asking, agent, asking, fails, rests
@@ -345,6 +345,13 @@ async def test_an_errors_body_that_does_not_end_holds_nothing_up(here: Asking, m
             failure = await fails(here, settings(endpoint.base_url))
         assert (failure.reason, failure.final, failure.retry_after_s) == ("the agent answered with status 429", False, 7)
         assert failure.detail.startswith(f"127.0.0.1:{endpoint.port}")
+
+
+async def test_a_completion_that_is_finished_is_not_lost_where_its_stream_stays_open(here: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai, "END_SECONDS", BRIEF)
+    with Endpoint(hanging(head(content_type=EVENTS), ROLE, HALF, STOP)) as endpoint:
+        answered = await here.ask(await here.session(settings(endpoint.base_url)))
+    assert (answered.message.content, len(endpoint.requests)) == ("half a ", 1)
 
 
 async def test_a_stream_that_ends_before_the_completion_does_is_no_reply(here: Asking) -> None:
