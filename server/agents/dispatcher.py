@@ -447,7 +447,7 @@ class Dispatcher:
 
 
 async def _reply(slot: Slot, work: Work, emit: Emit) -> Reply:
-    """Asks for the reply. Its pieces are cleaned on their way out, and halves of surrogate pairs joined across them."""
+    """Asks for the reply. Cleans its pieces on their way out, and joins surrogate halves across them."""
     joiner = TextJoiner()
     reply = await slot.reply(work, lambda piece: emit(joiner.add(piece)))
     emit(joiner.flush())

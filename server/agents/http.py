@@ -36,7 +36,7 @@ MAX_DETAIL_CHARACTERS: Final = 500
 MAX_RETRY_AFTER_SECONDS: Final = 600.0
 
 _TEMPORARY: Final = (408, 409, 421, 425, 429)
-"""Client errors that may not come again: timeout, conflict, misdirected, too early, too many (RFC 9110, RFC 8470, RFC 6585)."""
+"""Client errors that may not come again: timeout, conflict, misdirected, too early, too many requests."""
 
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 _COMPATIBLE: Final = ipaddress.ip_network("::/96")
@@ -89,7 +89,7 @@ def is_temporary(status: int, headers: httpx2.Headers) -> bool:
 
 
 def read_json(text: str) -> Any:
-    """The value of a JSON text. Its strings may hold halves of surrogate pairs, as in a piece of a reply. Raises ValueError."""
+    """The value of a JSON text, whose strings may hold halves of surrogate pairs. Raises ValueError."""
     with suppress(orjson.JSONDecodeError):
         return orjson.loads(text)
     # orjson refuses lone halves, which JSON may escape.
@@ -100,7 +100,7 @@ def read_json(text: str) -> Any:
 
 
 def read_clean_json(text: str) -> Any:
-    """The value of a JSON text, the surrogate halves in it joined, and each lone one a U+FFFD. Raises ValueError."""
+    """The value of a JSON text: surrogate halves are joined, a lone one is a U+FFFD. Raises ValueError."""
     with suppress(orjson.JSONDecodeError):
         return orjson.loads(text)
     value = read_json(text)
@@ -123,7 +123,7 @@ def read_events(response: httpx2.Response) -> httpx2.EventSource:
 
 @contextmanager
 def detailed(url: str, secret: str) -> Iterator[None]:
-    """Makes the detail of a NoReplyError that is raised within safe to keep, and puts the provider's host and port before it."""
+    """Makes the detail of a NoReplyError from within safe to keep, and puts host and port before it."""
     try:
         yield
     except NoReplyError as failure:
@@ -134,7 +134,8 @@ def detailed(url: str, secret: str) -> Iterator[None]:
 def detail(url: str, words: str, secret: str) -> str:
     """Host and port of the URL, and the first MAX_DETAIL_CHARACTERS of the words.
 
-    The secret is replaced wherever it stands, whole or without `whsec_`. What cannot be printed becomes a space.
+    The secret is replaced wherever it stands, with or without `whsec_`.
+    What cannot be printed becomes a space.
     """
     place, words = (_printable(_without(secret, text)) for text in (_place(url), words))
     return f"{place}: {words[:MAX_DETAIL_CHARACTERS]}" if words else place
@@ -173,9 +174,12 @@ def _without(secret: str, text: str) -> str:
     if not secret:
         return text
     bare = secret.removeprefix("whsec_")
-    forms = [written for form in (secret, bare) for written in (form, form.replace("/", "\\/"), quote(form, safe=""))]
+    forms: list[str] = []
+    for form in filter(None, (secret, bare)):
+        # As it is, as JSON may escape it, and as a URL has it.
+        forms += (form, form.replace("/", "\\/"), quote(form, safe=""))
     # In one go, so that no replacement is replaced again.
-    return re.sub("|".join(map(re.escape, filter(None, forms))), "[secret]", text)
+    return re.sub("|".join(map(re.escape, forms)), "[secret]", text)
 
 
 def _printable(text: str) -> str:
@@ -255,7 +259,12 @@ class _Transport(httpx2.AsyncHTTPTransport):
             raise ResponseRefusedError("the agent's answer is packed, which was not asked for")
         else:
             stream = _Bounded(response.stream)
-        return httpx2.Response(response.status_code, headers=headers, stream=stream, extensions=response.extensions)
+        return httpx2.Response(
+            response.status_code,
+            headers=headers,
+            stream=stream,
+            extensions=response.extensions,
+        )
 
 
 class _Bounded(httpx2.AsyncByteStream):
@@ -277,7 +286,7 @@ class _Bounded(httpx2.AsyncByteStream):
 
 
 class _Excerpt(httpx2.AsyncByteStream):
-    """The beginning of an error's body, as far as it comes. It never fails, because the status has said what matters."""
+    """The beginning of an error's body, as far as it comes. It never fails: the status says what matters."""
 
     def __init__(self, stream: httpx2.AsyncByteStream, most_bytes: int) -> None:
         self._stream = stream

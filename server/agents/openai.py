@@ -35,6 +35,8 @@ _Kind = TypeVar("_Kind", dict[str, Any], list[Any], str)
 
 END_SECONDS: Final = 5.0
 """How long an endpoint may take to end its stream once the completion is finished."""
+_NO_COMPLETION: Final = "the agent's answer is no completion"
+
 NO_KEY = "none"
 """What is sent where the endpoint wants no key: the library insists on one."""
 
@@ -68,7 +70,10 @@ class OpenAi:
         yield self
 
     async def reply(self, work: Work, emit: Emit) -> Reply:
-        """Asks for a completion of the conversation. A temporary error and a connection that fails are worth another attempt."""
+        """Asks for a completion of the conversation.
+
+        A temporary error and a connection that fails are worth another attempt.
+        """
         settings = _settings(work.agent)
         history = await work.history(settings.history_messages - 1)
         try:
@@ -76,16 +81,34 @@ class OpenAi:
         except SecretError as error:
             raise NoReplyError("the agent's API key cannot be read", final=True) from error
         with detailed(settings.base_url, key if settings.api_key else ""):
-            return Reply(Draft(await self._complete(settings, key, conversation(settings, [*history, work.entry]), emit)))
+            messages = conversation(settings, [*history, work.entry])
+            return Reply(Draft(await self._complete(settings, key, messages, emit)))
 
-    async def _complete(self, settings: OpenAiSettings, key: str, messages: "list[ChatCompletionMessageParam]", emit: Emit) -> str:
+    async def _complete(
+        self,
+        settings: OpenAiSettings,
+        key: str,
+        messages: "list[ChatCompletionMessageParam]",
+        emit: Emit,
+    ) -> str:
         """The text of the completion. Raises NoReplyError, with a detail that is not yet safe to keep."""
         # Here, because it takes half a second and most services do without.
         import openai
 
         try:
-            endpoint = openai.AsyncOpenAI(base_url=settings.base_url, api_key=key, http_client=self._client, max_retries=0, timeout=None)
-            stream = await endpoint.chat.completions.create(model=settings.model, messages=messages, stream=True, **_sampling(settings))
+            endpoint = openai.AsyncOpenAI(
+                base_url=settings.base_url,
+                api_key=key,
+                http_client=self._client,
+                max_retries=0,
+                timeout=None,
+            )
+            stream = await endpoint.chat.completions.create(
+                model=settings.model,
+                messages=messages,
+                stream=True,
+                **_sampling(settings),
+            )
             async with stream:
                 # The library's own reader gives up at a piece that is empty.
                 return await _read(stream.response, emit)
@@ -101,7 +124,7 @@ class OpenAi:
             raise _unreachable(error) from error
         except openai.OpenAIError as error:
             # An answer that the library cannot read.
-            raise NoReplyError("the agent's answer is no completion", final=False, detail=str(error)) from error
+            raise NoReplyError(_NO_COMPLETION, final=False, detail=str(error)) from error
 
     def _key(self, settings: OpenAiSettings) -> str:
         return self._secrets.read(settings.api_key) if settings.api_key else NO_KEY
@@ -157,7 +180,7 @@ async def _read(response: httpx2.Response, emit: Emit) -> str:
 
 
 def _piece(event: httpx2.ServerSentEvent) -> tuple[str, bool]:
-    """The text of a piece, empty where it has none, and whether it ends the completion. Raises NoReplyError."""
+    """The text of a piece, which may be empty, and whether it ends the completion. Raises NoReplyError."""
     try:
         piece = _have(dict, read_json(event.data) if event.data.strip() else None)
         choice = _have(dict, next(iter(_have(list, piece.get("choices"))), None))
@@ -166,15 +189,15 @@ def _piece(event: httpx2.ServerSentEvent) -> tuple[str, bool]:
         if event.event not in ("message", "error"):
             # A ping, or the like.
             return "", False
-        raise NoReplyError("the agent's answer is no completion", final=False, detail=event.data) from error
+        raise NoReplyError(_NO_COMPLETION, final=False, detail=event.data) from error
     if event.event == "error" or piece.get("object") == "error" or piece.get("error"):
         words = _words(piece.get("error") or piece, event.data)
-        raise NoReplyError("the agent's answer is no completion", final=False, detail=words)
+        raise NoReplyError(_NO_COMPLETION, final=False, detail=words)
     return text, bool(choice.get("finish_reason"))
 
 
 def _have(kind: type[_Kind], value: object) -> _Kind:
-    """The value where it is of this kind, and an empty one where it is null or empty. Raises ValueError for any other."""
+    """The value where it is of this kind; an empty one where it is null or empty. Else raises ValueError."""
     if isinstance(value, kind):
         return value
     if value:
@@ -183,7 +206,7 @@ def _have(kind: type[_Kind], value: object) -> _Kind:
 
 
 def _words(error: object, body: str) -> str:
-    """What an endpoint says of its error: the message, where there is one in OpenAI's format, or the whole body."""
+    """What an endpoint says of its error: the message, where OpenAI's format has one, or the whole body."""
     message = error.get("message") if isinstance(error, dict) else error
     return message if isinstance(message, str) and message else body
 
@@ -197,7 +220,8 @@ def _unreachable(error: BaseException) -> NoReplyError:
         if isinstance(found, ResponseRefusedError):
             return NoReplyError(str(found), final=True)
         if isinstance(found, httpx2.TransportError):
-            return NoReplyError(f"the agent cannot be reached: {type(found).__name__}", final=False, detail=cause(found))
+            reason = f"the agent cannot be reached: {type(found).__name__}"
+            return NoReplyError(reason, final=False, detail=cause(found))
         found = found.__cause__
     return NoReplyError("the agent cannot be reached", final=False, detail=cause(error))
 

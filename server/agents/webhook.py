@@ -104,7 +104,8 @@ class Webhook:
         body = orjson.dumps(delivery_body(work, await work.history(settings.history_messages)))
         try:
             secret = self._secrets.read(settings.secret)
-            headers = signed_headers(signing_key(secret), work.delivery.id, self._clock.now_ms() // 1000, body)
+            now_s = self._clock.now_ms() // 1000
+            headers = signed_headers(signing_key(secret), work.delivery.id, now_s, body)
         except SecretError as error:
             raise NoReplyError("the agent's secret cannot be read", final=True) from error
         with detailed(settings.url, secret):
@@ -198,8 +199,9 @@ async def _check_status(response: httpx2.Response, now_ms: int) -> None:
     status, headers = response.status_code, response.headers
     if 200 <= status < 300:
         return
+    redirects = "; redirects are not followed" if 300 <= status < 400 else ""
     raise NoReplyError(
-        f"the agent answered with status {status}" + ("; redirects are not followed" if 300 <= status < 400 else ""),
+        f"the agent answered with status {status}{redirects}",
         final=not is_temporary(status, headers),
         retry_after_s=retry_after_s(headers, now_ms),
         detail=_text(await response.aread()),
@@ -217,10 +219,12 @@ async def _read(response: httpx2.Response, emit: Emit) -> Reply:
             return _reply(body)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, problem['loc'])) or 'the body'}: {problem['msg']}" for problem in error.errors())
-        raise NoReplyError(f"the agent's answer is no reply: {problems[:300]}", final=True, detail=body) from error
+        reason = f"the agent's answer is no reply: {problems[:300]}"
+        raise NoReplyError(reason, final=True, detail=body) from error
     except ValueError as error:
         raise NoReplyError("the agent's answer is not JSON", final=True, detail=body) from error
-    raise NoReplyError("the agent's answer is neither application/json nor text/event-stream", final=True, detail=kind)
+    reason = "the agent's answer is neither application/json nor text/event-stream"
+    raise NoReplyError(reason, final=True, detail=kind)
 
 
 async def _read_events(response: httpx2.Response, emit: Emit) -> Reply:

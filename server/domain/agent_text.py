@@ -1,4 +1,7 @@
-"""Text as agents write it: cut between the halves of a surrogate pair, or with a NUL. No reply is lost for one character."""
+"""Text as agents write it: cut between the halves of a surrogate pair, or with a NUL.
+
+No reply is lost for one character.
+"""
 
 from eliza.sessions.v1.texts import is_text
 
@@ -6,7 +9,7 @@ REPLACEMENT = "\ufffd"
 
 
 def clean(text: str) -> str:
-    """An agent's text as it can be stored: without NULs, its surrogate halves joined, each lone half a U+FFFD."""
+    """An agent's text without NULs, its surrogate halves joined, and each lone half a U+FFFD."""
     return join_halves(text.replace("\0", ""))
 
 
@@ -24,12 +27,12 @@ class TextJoiner:
         self._half = ""
 
     def add(self, piece: str) -> str:
-        """Takes a piece; returns what may go out. A high half at the end stays here until its low half comes."""
+        """Takes a piece; returns what may go out. Holds back a high half at the end, for its low half."""
         text = self._half + piece.replace("\0", "")
         self._half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
         return join_halves(text[: len(text) - len(self._half)])
 
     def flush(self) -> str:
-        """Ends the text; returns what still has to go out: a U+FFFD for a half that stayed alone, else nothing."""
+        """Ends the text; returns what still has to go out: a U+FFFD for a half that stayed alone."""
         half, self._half = self._half, ""
         return REPLACEMENT if half else ""

@@ -62,7 +62,7 @@ def check_draft(draft: Draft) -> None:
 
 
 def clean_reply(reply: Reply) -> Reply:
-    """The reply with its content, thought and actions cleaned: an agent's reply is not lost for one character."""
+    """The reply with its content, thought and actions cleaned, so that it is not lost for one character."""
     return Reply(
         replace(reply.draft, content=clean(reply.draft.content)),
         None if reply.thought is None else clean(reply.thought),
