@@ -17,9 +17,9 @@ from typing import Final, TypeAlias
 import structlog
 
 from eliza.sessions.v1.limits import MAX_REPLY_CODE_POINTS
-from eliza.sessions.v1.texts import is_text
-from server.agents.kinds import AgentChangedError, Connector, NoReplyError, Slot, Work
+from server.agents.kinds import AgentChangedError, Connector, Emit, NoReplyError, Slot, Work
 from server.clock import Clock
+from server.domain.agent_text import TextJoiner
 from server.domain.agents import Agent, AgentKind
 from server.domain.deliveries import DeliveryState, RetryPolicy, parse_delivery_id
 from server.domain.errors import (
@@ -378,7 +378,7 @@ class Dispatcher:
         """The reply to a leased delivery, or why there is none; None when it came by other means."""
         loop = asyncio.get_running_loop()
         line.lease_end_s = loop.time() + lease_s
-        line.asking = asking = asyncio.create_task(slot.reply(work, self._emitter(line, work, lease_s)))
+        line.asking = asking = asyncio.create_task(_reply(slot, work, self._emitter(line, work, lease_s)))
         try:
             while not asking.done() and (left_s := line.lease_end_s - loop.time()) > 0:
                 await asyncio.wait([asking], timeout=left_s)
@@ -413,8 +413,6 @@ class Dispatcher:
             length += len(text)
             if length > MAX_REPLY_CODE_POINTS:
                 raise InvalidContentError(f"a reply must have at most {MAX_REPLY_CODE_POINTS} characters")
-            if not is_text(text):
-                raise InvalidContentError("a reply must not contain a lone surrogate, which is not text")
             if not text:
                 return
             if work.agent.settings is None:
@@ -446,6 +444,14 @@ class Dispatcher:
         else:
             log.info("no reply", **told)
         return 0 if final else backoff_ms / 1000
+
+
+async def _reply(slot: Slot, work: Work, emit: Emit) -> Reply:
+    """Asks for the reply. Cleans its pieces on their way out, and joins surrogate halves across them."""
+    joiner = TextJoiner()
+    reply = await slot.reply(work, lambda piece: emit(joiner.add(piece)))
+    emit(joiner.flush())
+    return reply
 
 
 def _end(entry: Entry) -> Progress:

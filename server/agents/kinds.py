@@ -20,13 +20,27 @@ Emit = Callable[[str], None]
 class NoReplyError(Exception):
     """An attempt came to nothing. `reason` is for people, users among them; `final`: another attempt makes no sense."""
 
-    def __init__(self, reason: str, *, final: bool, retry_after_s: float = 0, error_id: str = "") -> None:
-        """`retry_after_s`: how long the agent wants to be left alone, at least; `error_id`: of a fault of ours, for the log."""
+    def __init__(
+        self,
+        reason: str,
+        *,
+        final: bool,
+        retry_after_s: float = 0,
+        error_id: str = "",
+        detail: str = "",
+    ) -> None:
+        """`retry_after_s`: how long the agent wants to be left alone, at least.
+
+        `error_id`: of a fault of ours, for the log.
+
+        `detail`: what the provider said, and where, for the operator only.
+        """
         super().__init__(reason)
         self.reason = reason
         self.final = final
         self.retry_after_s = retry_after_s
         self.error_id = error_id
+        self.detail = detail
 
 
 @dataclass(frozen=True, slots=True)

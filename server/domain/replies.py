@@ -9,7 +9,7 @@ from dataclasses import replace
 from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState, RetryPolicy
 from server.domain.errors import DeliveryAnsweredError, DeliveryNotFoundError, DeliveryNotLeasedError
 from server.domain.events import EntryKind, ReplyFailure
-from server.domain.messages import Message, Reply, check_reply
+from server.domain.messages import Message, Reply, check_reply, clean_reply
 from server.domain.sessions import Outcome, Session, appended, require_live
 
 DeliveryRule = Callable[[Session, Delivery, int], Outcome]
@@ -31,7 +31,7 @@ def lease(session: Session, delivery: Delivery, now_ms: int, *, lease_ms: int, m
 
 
 def answer(session: Session, delivery: Delivery, now_ms: int, *, reply_id: str, reply: Reply, agent_id: str | None = None) -> Outcome:
-    """Stores the agent's message, which is not the user's activity and renews nothing.
+    """Stores the agent's message, cleaned, which is not the user's activity and renews nothing.
 
     `agent_id` is whose worker answers, where that is known: another agent's delivery does not exist for it.
     Raises DeliveryNotFoundError, SessionExpiredError, DeliveryAnsweredError, InvalidContentError, InvalidMetadataError.
@@ -41,6 +41,7 @@ def answer(session: Session, delivery: Delivery, now_ms: int, *, reply_id: str, 
     require_live(session, now_ms)
     if delivery.state is DeliveryState.ANSWERED:
         raise DeliveryAnsweredError(delivery.id)
+    reply = clean_reply(reply)
     check_reply(reply)
     draft = reply.draft
     message = Message(
