@@ -117,7 +117,8 @@ class Store(ABC):
         """Loads a session, applies the rule to it at the present instant, and persists the outcome, in one transaction.
 
         With the expiry of a session its open deliveries have failed. A request is remembered with the outcome's first entry, until the
-        session is removed or `forget_requests` takes it; for one that is known already nothing is done, and the outcome is that entry again.
+        session is removed or `forget_requests` takes it. For one that is known already nothing is done, and the outcome is that entry
+        again.
 
         :raises SessionNotFoundError: there is no such session
         :raises RequestIdReusedError: the request's id is known with other content
@@ -135,7 +136,9 @@ class Store(ABC):
 
     @abstractmethod
     async def delete_session(self, session_id: str, etag: str = "") -> None:
-        """Removes a session, live or expired, with its log, its deliveries, and the requests that made it or wrote to it: their ids are free.
+        """Removes a session, live or expired, with its log and its deliveries.
+
+        The requests that made it or wrote to it are forgotten: their ids are free.
 
         :raises SessionNotFoundError: there is no such session
         :raises EtagMismatchError: it is in none of the states that `etag` names

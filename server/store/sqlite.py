@@ -372,7 +372,8 @@ _PURGE: Final = (
     f"FROM ({_OLDEST} :limit) AS old CROSS JOIN requests ON requests.session_id = old.id LIMIT :left)",
     "DELETE FROM deliveries WHERE (session_id, sequence) IN (SELECT session_id, sequence "
     f"FROM ({_OLDEST} :limit) AS old CROSS JOIN deliveries ON deliveries.session_id = old.id LIMIT :left)",
-    f"DELETE FROM log WHERE rowid IN (SELECT log.rowid FROM ({_OLDEST} :limit) AS old CROSS JOIN log ON log.session_id = old.id LIMIT :left)",
+    "DELETE FROM log WHERE rowid IN (SELECT log.rowid "
+    f"FROM ({_OLDEST} :limit) AS old CROSS JOIN log ON log.session_id = old.id LIMIT :left)",
     f"DELETE FROM sessions WHERE id IN ({_OLDEST} :left)",
 )
 _GET_SESSION: Final = f"SELECT {_SESSION} FROM sessions WHERE id = ?"
