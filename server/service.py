@@ -86,6 +86,11 @@ class Service:
             raise
         return service
 
+    async def log_store(self) -> None:
+        """Logs which store is served, so that an operator who has named another one sees it. Raises UnavailableError."""
+        store = await self._store.describe()
+        log.info("serving the store", file=store.place, schema=store.schema, sessions=store.sessions)
+
     async def stop(self, by_s: float) -> None:
         """Says NOT_SERVING, finishes what is in flight until the event loop's time `by_s` at most, and closes the store."""
         await self._health.servicer.enter_graceful_shutdown()

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from server.domain.deliveries import RetryPolicy
@@ -35,6 +35,19 @@ def split_address(text: str) -> tuple[str, int]:
 def join_address(host: str, port: int) -> str:
     """`HOST:PORT`, or `[IPv6]:PORT`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["console", "json"]
+_WORDS = {*get_args(LogLevel), *get_args(LogFormat)}
+
+
+def _word(value: Any) -> Any:
+    """A word in any case, as other programs take it; `warn` is what many call `warning`."""
+    word = str(value).lower()
+    if word == "warn":
+        return "warning"
+    return word if word in _WORDS else value
 
 
 Address = Annotated[str, AfterValidator(_address)]
@@ -127,11 +140,11 @@ class Settings(BaseSettings):
         description="Environment variables and files, as patterns separated by commas, that agents may have their secrets in.",
     )
     agents_file: str | None = Field(None, description="A TOML file of agents to register at the start; it wins over what is stored.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level that is logged.")
+    log_level: Annotated[LogLevel, BeforeValidator(_word)] = Field("info", description="The least level that is logged.")
     slow_call_seconds: float = Field(
         1, ge=0, le=600, allow_inf_nan=False, description="A gRPC call that takes as long as this is logged as slow."
     )
-    log_format: Literal["console", "json"] = Field("console", description="How a line of the log looks.")
+    log_format: Annotated[LogFormat, BeforeValidator(_word)] = Field("console", description="How a line of the log looks.")
     test_clock: bool = Field(False, description="Puts the service's time into the hands of clients. For tests only.")
     eliza_server_auth_token: None = Field(
         None, description="Authentication is not built yet: the service refuses to start while this is set, rather than stand open."

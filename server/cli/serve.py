@@ -67,6 +67,7 @@ async def _serve(settings: Settings, *, with_rest: bool) -> None:
                 starting.cancel()
                 await asyncio.wait([starting])
                 return
+        await service.log_store()
         print(ready, flush=True)
         if rest_address and sys.stdout.isatty():
             print(_TRY.format(rest=reachable(rest_address), agent=ECHO_ID), flush=True)

@@ -342,6 +342,24 @@ def test_a_database_that_cannot_be_opened_is_refused(url: str) -> None:
     assert [word for word in ("DATABASE_URL", url, "sqlite:///PATH") if word not in line] == []
 
 
+@pytest.mark.parametrize("address", ["sqlite:///x.db?mode=ro", "sqlite:///x.db#here", "sqlite:///no/such/dir/x.db", "sqlite:///:memory:"])
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+def test_a_database_that_cannot_be_meant_is_refused_and_nothing_is_made(tmp_path: Path, command: str, address: str) -> None:
+    line = refused(command, cwd=tmp_path, DATABASE_URL=address)
+    assert ("no directory no/such" if "dir" in address else f"DATABASE_URL is '{address}'") in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_start_says_which_file_is_served_and_how_many_sessions_are_in_it(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "link.db").symlink_to(tmp_path / "store.db")
+    for level, sessions in (("INFO", 0), ("info", 1)):
+        service = start("--no-rest", DATABASE_URL="sqlite:///link.db", LOG_LEVEL=level, LOG_FORMAT="json")
+        (line,) = [found for found in map(json.loads, service.log().splitlines()) if found["event"] == "serving the store"][-1:]
+        assert (line["file"], line["sessions"]) == (str(tmp_path / "store.db"), sessions)
+        create(service)
+        assert service.stop() == 0
+
+
 def test_postgresql_is_refused_by_serve_without_telling_the_password(tmp_path: Path) -> None:
     line = refused("serve", cwd=tmp_path, DATABASE_URL="postgresql://user:pa55word@db.example/eliza")
     assert "DATABASE_URL" in line
