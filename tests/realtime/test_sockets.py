@@ -136,8 +136,8 @@ def test_a_conversation_in_each_dialect(service: Serve, connect: Connect, kind: 
         ]
         assert [name for name, _ in stream] == ["messageBroadcast", *["messageStreamChunk"] * 3, "messageBroadcast"]
         pieces = [got for name, got in stream if name == "messageStreamChunk"]
-        assert all(set(piece) == {"messageId", "chunk", "index", "agentId", "channelId", "sessionId"} for piece in pieces)
-        assert [piece["index"] for piece in pieces] == [0, 1, 2]
+        assert all(set(piece) == {"messageId", "chunk", "index", "attempt", "agentId", "channelId", "sessionId"} for piece in pieces)
+        assert [(piece["index"], piece["attempt"]) for piece in pieces] == [(0, 1), (1, 1), (2, 1)]
         assert "".join(piece["chunk"] for piece in pieces) == its["text"]
         assert {(p["messageId"], p["agentId"], p["channelId"]) for p in pieces} == {(its["id"], ECHO, session["channelId"])}
     assert client.named("messageError") == []
@@ -403,14 +403,27 @@ def test_the_life_of_a_session(service: Serve, connect: Connect, kind: str) -> N
     assert late.sequences(session_id) == sequences[1:]
 
 
-def test_a_deleted_session_is_silent_and_the_socket_lives_on(service: Serve, connect: Connect, kind: str) -> None:
+def test_a_deleted_session_says_so_and_the_socket_lives_on(service: Serve, connect: Connect, kind: str) -> None:
     session, other = service.create(), service.create()
     client = joined(joined(connect(origin(service), kind), session["sessionId"]), other["sessionId"])
     service.sessions.DeleteSession(DeleteSessionRequest(session_id=session["sessionId"]), timeout=10)
+    assert client.wait("sessionDeleted") == [{"sessionId": session["sessionId"]}]
     send(service, other["sessionId"], "hi")
     client.wait("messageBroadcast", 2)
     assert client.call("join", {"roomId": session["sessionId"]})["code"] == "SESSION_NOT_FOUND"
     assert {payload["sessionId"] for payload in client.named("messageBroadcast")} == {other["sessionId"]}
+    assert len(client.named("sessionDeleted")) == 1
+
+
+def test_an_expired_session_is_not_said_to_be_deleted_until_it_is(service: Serve, connect: Connect, kind: str) -> None:
+    expiring, witness = service.create(timeoutConfig={"timeoutMinutes": 5}), service.create(timeoutConfig={"timeoutMinutes": 60})
+    client = joined(joined(connect(origin(service), kind), expiring["sessionId"]), witness["sessionId"])
+    service.advance(minutes=6)
+    client.wait("sessionExpired")
+    service.http.delete(f"{service.url}/{expiring['sessionId']}", timeout=10)
+    service.http.delete(f"{service.url}/{witness['sessionId']}", timeout=10)
+    # The socket had left the first with its expiry.
+    assert client.wait("sessionDeleted") == [{"sessionId": witness["sessionId"]}]
 
 
 GUIDE = """
