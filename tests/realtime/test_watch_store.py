@@ -1,8 +1,10 @@
 """What watches stand on: the store's listeners and its log, and the Watch itself, in this process."""
 
 import asyncio
+import sqlite3
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from server.clock import TestClock
 from server.domain.agents import ECHO_ID, Agent, AgentKind
+from server.domain.deliveries import RetryPolicy
 from server.domain.errors import (
     AgentNotFoundError,
     InvalidFieldError,
@@ -18,8 +21,9 @@ from server.domain.errors import (
     SessionNotFoundError,
     UnavailableError,
 )
-from server.domain.events import Abort, Chunk, Entry
+from server.domain.events import Abort, Chunk, Entry, ReplyFailure
 from server.domain.messages import Draft
+from server.domain.replies import fail
 from server.domain.sessions import Outcome, Rule, Session, fall_due, heartbeat, renew, send_message, update_timeout
 from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig
 from server.lifecycle.deadlines import Deadlines
@@ -144,6 +148,18 @@ class TestListEntries:
         found = await store.list_entries(one.id, after_sequence=after, limit=limit)
         assert [entry.sequence for entry in found] == list(range(after + 1, min(after + limit, 10) + 1))
         assert {entry.session_id for entry in found} <= {one.id}
+
+    async def test_a_failure_of_an_earlier_version_names_no_reply(self, store: SqliteStore, one: Session, tmp_path: Path) -> None:
+        await store.apply(one.id, say())
+        retries = RetryPolicy(5, 10, 100)
+        rule = partial(fail, message_id="m", reason="no", final=True, backoff_ms=1, policy=retries, last_reply_id="r")
+        await store.apply_delivery(one.id, 1, rule)
+        (entry,) = await store.list_entries(one.id, after_sequence=1, limit=1)
+        assert entry.failure == ReplyFailure("m", 1, "no", 0, "r")
+        with closing(sqlite3.connect(tmp_path / "store.db")) as connection, connection:
+            connection.execute("UPDATE log SET failure = json_remove(failure, '$.reply_message_id')")
+        (entry,) = await store.list_entries(one.id, after_sequence=1, limit=1)
+        assert entry.failure == ReplyFailure("m", 1, "no", 0)
 
     async def test_none_for_a_session_that_is_not_there(self, store: SqliteStore, one: Session) -> None:
         assert await store.list_entries("nobody", after_sequence=0, limit=5) == []
