@@ -44,7 +44,7 @@ class Service:
             store,
             clock,
             connectors.by_kind,
-            self._signals.chunk,
+            self._signals.piece,
             policy=settings.retry_policy,
             lease_seconds=settings.delivery_lease_seconds,
             concurrency=settings.agent_concurrency,
