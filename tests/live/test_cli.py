@@ -138,10 +138,10 @@ def test_a_signal_ends_it_in_order(start: Start, tmp_path: Path, number: signal.
     assert not (tmp_path / "store.db-wal").exists()
 
 
-def test_a_ctrl_c_ends_the_workers_too_and_nobody_complains(tmp_path: Path) -> None:
+def test_a_ctrl_c_ends_the_facade_too_and_nobody_complains(tmp_path: Path) -> None:
     """A terminal sends SIGINT to every process of the foreground group, not to the first one alone."""
     process = subprocess.Popen(
-        command("serve", "--rest-workers", "2"),
+        command("serve"),
         env=environment(GRPC_ADDRESS="127.0.0.1:0", REST_ADDRESS="127.0.0.1:0"),
         cwd=tmp_path,
         stdout=subprocess.PIPE,
@@ -153,7 +153,7 @@ def test_a_ctrl_c_ends_the_workers_too_and_nobody_complains(tmp_path: Path) -> N
         try:
             assert process.stdout is not None
             assert process.stdout.readline().startswith("ready ")
-            assert len(psutil.Process(process.pid).children()) == 2
+            assert len(psutil.Process(process.pid).children()) == 1
             os.killpg(process.pid, signal.SIGINT)
             out, errors = process.communicate(timeout=30)
         finally:
@@ -406,7 +406,7 @@ def test_an_empty_setting_counts_as_unset(start: Start) -> None:
     assert create(running).timeout_config.timeout_minutes == 30
 
 
-def test_a_rest_worker_that_hangs_does_not_hold_the_end_up(start: Start) -> None:
+def test_a_facade_that_hangs_does_not_hold_the_end_up(start: Start) -> None:
     running = start(SHUTDOWN_GRACE_SECONDS="1")
     (worker,) = psutil.Process(running.process.pid).children()
     worker.suspend()
@@ -415,12 +415,11 @@ def test_a_rest_worker_that_hangs_does_not_hold_the_end_up(start: Start) -> None
     assert "did not end in time" in running.log()
 
 
-def test_workers_that_never_come_up_do_not_hold_the_end_up(tmp_path: Path) -> None:
-    # A package before the real one in which a worker waits for ever.
+def test_a_facade_that_never_comes_up_does_not_hold_the_end_up(tmp_path: Path) -> None:
+    # A package before the real one, whose import never ends.
     package = tmp_path / "rest_facade" / "__init__.py"
     package.parent.mkdir()
-    real = Path(__file__).parents[2] / "rest_facade"
-    package.write_text(f"import sys, time\nif '--worker-of' in sys.argv:\n    time.sleep(1000)\n__path__.append({str(real)!r})\n")
+    package.write_text("import time\ntime.sleep(1000)\n")
     settings = {"DATABASE_URL": f"sqlite:///{tmp_path / 'store.db'}", "GRPC_ADDRESS": "127.0.0.1:0", "REST_ADDRESS": "127.0.0.1:0"}
     with (tmp_path / "log").open("wb") as log:
         running = subprocess.Popen(
@@ -442,7 +441,7 @@ def test_workers_that_never_come_up_do_not_hold_the_end_up(tmp_path: Path) -> No
 def test_the_facade_alone_against_a_server(start: Start, tmp_path: Path) -> None:
     running = start("--no-rest")
     process = subprocess.Popen(
-        command("rest", "--server", running.grpc, "--rest-address", "127.0.0.1:0", "--rest-workers", "2"),
+        command("rest", "--server", running.grpc, "--rest-address", "127.0.0.1:0", "--rest-workers", "1"),
         env=environment(),
         cwd=tmp_path,
         stdout=subprocess.PIPE,
@@ -467,15 +466,13 @@ def test_the_facade_alone_against_a_server(start: Start, tmp_path: Path) -> None
             again = start("--no-rest", GRPC_ADDRESS=running.grpc)
             until(lambda: requests.get(f"{url}/{session_id}", timeout=20).status_code == 200, "the server again")
             assert again.stop() == 0
-            workers = psutil.Process(process.pid).children()
-            assert len(workers) == 2
+            assert psutil.Process(process.pid).children() == []
             process.send_signal(signal.SIGTERM)
             out, errors = process.communicate(timeout=30)
         finally:
             process.kill()
     assert (process.returncode, out) == (0, "")
     assert not COMPLAINT.search(errors), errors
-    assert not any(worker.is_running() for worker in workers)
 
 
 def test_logs_are_json_when_wanted_and_never_on_standard_output(start: Start, tmp_path: Path) -> None:
