@@ -88,20 +88,18 @@ def with_port(address: str, port: int) -> str:
     return join_address(split_address(address)[0], port)
 
 
-def server_option(meaning: str, *more_names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def server_option(meaning: str, *more_names: str, **changes: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """The option that says where the gRPC server is, the same in every command that calls one."""
-    return click.option(
-        "--server",
-        *more_names,
-        "server",
-        default=DEFAULT_SERVER,
-        envvar="GRPC_ADDRESS",
-        show_default=True,
-        show_envvar=True,
-        callback=read_server,
-        metavar="HOST:PORT",
-        help=meaning,
-    )
+    attributes: dict[str, Any] = {
+        "default": DEFAULT_SERVER,
+        "envvar": "GRPC_ADDRESS",
+        "show_default": True,
+        "show_envvar": True,
+        "callback": read_server,
+        "metavar": "HOST:PORT",
+        "help": meaning,
+    }
+    return click.option("--server", *more_names, "server", **(attributes | changes))
 
 
 def read_server(context: click.Context, option: click.Parameter, text: str) -> str:

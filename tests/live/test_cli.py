@@ -46,6 +46,7 @@ Start = Callable[..., Serve]
 MINE = "44444444-4444-4444-8444-444444444444"
 COMPLAINT = re.compile("error|warning|traceback", re.IGNORECASE)
 NO_STORE = "none://"
+ONE_PROCESS = "1; for more, run several `eliza-sessions rest`, each with a REST_ADDRESS of its own, behind a balancer with sticky routing"
 LOOPBACK = r"127\.0\.0\.1:\d+"
 
 
@@ -77,14 +78,17 @@ def test_a_probe_does_not_wait_for_what_the_servers_are_made_of(tmp_path: Path) 
         ((), ["serve", "rest", "probe", "agents", "migrate", "--version"]),
         (("serve",), ["--database-url", "--grpc-address", "--rest-address", "--no-rest", "--rest-workers", "--agents-file"]),
         (("rest",), ["--server", "--rest-address", "--rest-workers"]),
-        (("probe",), ["--addr", "--service", "--connect-timeout", "--rpc-timeout", "--rpc-header", "--user-agent", "--tls"]),
+        (
+            ("probe",),
+            ["--server", "--addr", "--version", "--service", "--connect-timeout", "--rpc-timeout", "--rpc-header", "--user-agent", "--tls"],
+        ),
         (("migrate",), ["--database-url"]),
         (("agents",), ["list", "add", "show", "update", "remove", "--server"]),
-        (("agents", "list"), []),
-        (("agents", "show"), ["AGENT_ID"]),
+        (("agents", "list"), ["--server"]),
+        (("agents", "show"), ["--server", "AGENT_ID"]),
         (("agents", "add"), ["--id", "--name", "--kind", "--timeout-minutes", "--auto-renew", "--no-auto-renew", "--max-duration-minutes"]),
         (("agents", "update"), ["AGENT_ID", "--name", "--kind", "--warning-threshold-minutes"]),
-        (("agents", "remove"), ["AGENT_ID"]),
+        (("agents", "remove"), ["--server", "AGENT_ID"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -96,7 +100,9 @@ def test_every_command_explains_itself(arguments: tuple[str, ...], words: list[s
     assert [word for word in words if word not in result.out] == []
 
 
-@pytest.mark.parametrize("arguments", [("nonsense",), ("serve", "--nonsense"), ("serve", "extra"), ("rest",), ("agents", "show")])
+@pytest.mark.parametrize(
+    "arguments", [("nonsense",), ("serve", "--nonsense"), ("serve", "extra"), ("rest", "--server", "nowhere"), ("agents", "show")]
+)
 def test_a_wrong_command_line_ends_with_2(arguments: tuple[str, ...]) -> None:
     result = invoke(*arguments)
     assert (result.status, result.out) == (2, "")
@@ -260,7 +266,8 @@ def test_every_setting_out_of_bounds_gets_a_line_of_its_own(side: int) -> None:
         ("SESSION_DEFAULT_TIMEOUT_MINUTES", "nan", "a number from 1 to 10080"),
         ("SESSION_MAX_TIMEOUT_MINUTES", "inf", "a number from 60 to 10080"),
         ("SESSION_MIN_TIMEOUT_MINUTES", "5 minutes", "a number from 1 to 60"),
-        ("REST_WORKERS", "1.5", "a whole number from 1 to 64"),
+        ("REST_WORKERS", "2", ONE_PROCESS),
+        ("REST_WORKERS", "none", ONE_PROCESS),
         ("CLEAR_SESSIONS_ON_SHUTDOWN", "perhaps", "true or false"),
         ("TEST_CLOCK", "2", "true or false"),
         ("LOG_LEVEL", "loud", "debug or info or warning or error"),
@@ -280,7 +287,7 @@ def test_a_setting_that_makes_no_sense_stops_every_command(arguments: tuple[str,
 
 def test_what_the_command_line_says_wrong_is_told_alike() -> None:
     for arguments, line in (
-        (("serve", "--rest-workers", "0"), "Error: REST_WORKERS is 0: it must be a whole number from 1 to 64"),
+        (("serve", "--rest-workers", "2"), f"Error: REST_WORKERS is 2: it must be {ONE_PROCESS}"),
         (("serve", "--grpc-address", "nowhere"), "Error: GRPC_ADDRESS is 'nowhere': it must be HOST:PORT with a port from 0 to 65535"),
     ):
         assert clean_failure(invoke(*arguments, DATABASE_URL=NO_STORE)) == line
