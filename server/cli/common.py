@@ -69,7 +69,7 @@ async def stop_signal() -> None:
 async def listen(name: str, address: str) -> socket.socket:
     """A socket that listens on HOST:PORT. Ends the command when the address cannot be had; `name` is the setting's.
 
-    The workers of a service that was killed let go of their socket a moment after it, so a taken address is tried for a while.
+    The facade of a service that was killed lets go of its socket a moment after it, so a taken address is tried for a while.
     """
     host, port = split_address(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

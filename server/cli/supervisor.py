@@ -23,6 +23,9 @@ MAX_RETRY_SECONDS: Final = 30.0
 HUNG_SECONDS: Final = 1.0
 """How long after its grace a child that was told to end is waited for."""
 
+POLL_SECONDS: Final = 0.02
+"""How often a child that is about to end is looked at."""
+
 log = structlog.get_logger()
 
 
@@ -38,7 +41,10 @@ class _Child(NamedTuple):
         with contextlib.suppress(ConnectionError):
             while await self.answers.read(4096):
                 pass
-        return await asyncio.to_thread(self.process.wait)
+        # Not in a thread: where there are too many to start one, the facade must still be started anew.
+        while (status := self.process.poll()) is None:  # noqa: ASYNC110
+            await asyncio.sleep(POLL_SECONDS)
+        return status
 
 
 class Supervisor:
@@ -95,7 +101,7 @@ class Supervisor:
         try:
             child = await self._spawn()
         except OSError as error:
-            raise StartError(f"the REST facade cannot be started: {sys.executable}: {error.strerror}") from error
+            raise StartError(f"the REST facade cannot be started: {sys.executable}: {error.strerror or error}") from error
         try:
             async with asyncio.timeout(READY_SECONDS):
                 child.control.write(self._given)
