@@ -50,7 +50,17 @@ def _word(value: Any) -> Any:
     return word if word in _WORDS else value
 
 
+def _one_process(value: object) -> int:
+    """Several processes on one address would share a Socket.IO client's requests out among them; each knows only its own clients."""
+    if str(value).strip() != "1":
+        raise ValueError(
+            "1; for more, run several `eliza-sessions rest`, each with a REST_ADDRESS of its own, behind a balancer with sticky routing"
+        )
+    return 1
+
+
 Address = Annotated[str, AfterValidator(_address)]
+OneProcess = Annotated[int, BeforeValidator(_one_process)]
 Minutes = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -79,7 +89,11 @@ class Settings(BaseSettings):
     )
     grpc_address: Address = Field("127.0.0.1:50051", description="Where the gRPC server listens. Port 0 picks a free one.")
     rest_address: Address = Field("127.0.0.1:3000", description="Where the REST facade listens. Port 0 picks a free one.")
-    rest_workers: int = Field(1, ge=1, le=64, description="Processes of the REST facade.")
+    rest_workers: OneProcess = Field(
+        1,
+        description="1, and no more: run several `eliza-sessions rest` instead, each with a `REST_ADDRESS` of its own, behind a balancer"
+        " with sticky routing.",
+    )
     rest_deadline_seconds: float = Field(
         30, ge=0.1, le=600, allow_inf_nan=False, description="How long a REST request waits for the server before it answers 504."
     )
@@ -215,6 +229,8 @@ def _line(problem: Any) -> str:
     name = str(problem["loc"][0])
     if name == "eliza_server_auth_token":
         return "ELIZA_SERVER_AUTH_TOKEN is set, but this version cannot protect its API yet: unset it, or protect the ports by other means"
+    if problem["type"] == "value_error":
+        return f"{name.upper()} is {problem['input']!r}: it must be {problem['ctx']['error']}"
     kinds: dict[Any, str] = {int: "a whole number from ", float: "a number from "}
     wanted = kinds.get(Settings.model_fields[name].annotation, "") + bounds(name)
-    return f"{name.upper()} is {problem['input']!r}: it must be {wanted or problem['ctx']['error']}"
+    return f"{name.upper()} is {problem['input']!r}: it must be {wanted}"
