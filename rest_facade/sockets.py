@@ -14,6 +14,7 @@ from eliza.sessions.v1.texts import is_text
 from rest_facade import errors, inputs
 from rest_facade.backend import Backend
 from rest_facade.bridge import Message, Receive, Send
+from rest_facade.engine import Engine
 from rest_facade.errors import ApiError
 from rest_facade.events import Payload
 from rest_facade.rooms import Rooms
@@ -28,7 +29,7 @@ BACKLOG: Final = 500
 """How many events may wait for a WebSocket."""
 
 POLLING_BACKLOG: Final = 10
-"""How many may wait for a polling client: one answer brings them all, and the Python client reads at most 16 packets of it."""
+"""How many events may wait for a polling client: fewer than an answer holds."""
 
 _NAMESPACE = "/"
 
@@ -52,7 +53,7 @@ class Sockets:
             max_http_buffer_size=max_message_bytes,
         )
         self.rooms = Rooms(backend, self)
-        self._app = socketio.ASGIApp(self._io, socketio_path=PATH)
+        self._engine = Engine(self._io, PATH, max_message_bytes)
         self._io.on("connect", self._connect)
         self._io.on("disconnect", self._disconnect)
         handlers: dict[str | int, Handler] = {"join": self._join, "leave": self._leave, "message": self._message}
@@ -71,7 +72,7 @@ class Sockets:
             finally:
                 self._sending -= 1
 
-        await self._app(scope, receive, counted)
+        await self._engine(scope, receive, counted)
 
     async def emit(self, socket_id: str, name: str, payload: Payload) -> None:
         """Queues an event for a socket; one that is gone is ignored."""
