@@ -11,7 +11,7 @@ import socketio
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import GetSessionRequest
 from eliza.sessions.v1.texts import is_text
-from rest_facade import errors, inputs
+from rest_facade import errors, fields, inputs
 from rest_facade.backend import Backend
 from rest_facade.bridge import Message, Receive, Send
 from rest_facade.engine import Engine
@@ -196,6 +196,8 @@ class Sockets:
             "channelId": room_id,
             "roomId": room_id,
         }
+        if unknown := fields.find_unknown(data, fields.SOCKET_MESSAGE):
+            ack["unknownFields"] = fields.show(unknown)
         await self.emit(socket_id, "messageAck", ack)
 
     async def _session_id(self, room_id: str) -> str:
