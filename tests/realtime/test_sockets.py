@@ -13,6 +13,7 @@ import requests
 
 from eliza.sessions.v1.message_service_pb2 import SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import DeleteSessionRequest
+from rest_facade.sockets import MAX_HINTS
 from tests.agents.worker import Worker, stream_agent
 from tests.docs.test_readme import example
 from tests.harness import ECHO, USER, Serve
@@ -301,6 +302,88 @@ def test_what_an_event_did_wrong_is_told_and_the_socket_stays_usable(service: Se
     assert "internal" not in service.log().lower()
 
 
+RIGHT = {
+    "join": '"join" with {"roomId"',
+    "leave": '"leave" with {"roomId"',
+    "send": '"message" with {"type": 2, "payload": {"roomId"',
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "right"),
+    [
+        ("join", ("ROOM",), "join"),
+        ("join", ({"sessionId": "ROOM"},), "join"),
+        ("1", ({"room": "ROOM"},), "join"),
+        ("leave", ("ROOM",), "leave"),
+        ("leave", ({},), "leave"),
+        ("message", ("hi",), "send"),
+        ("message", ({"roomId": "ROOM", "message": "hi"},), "send"),
+        ("message", ({"type": "2", "payload": {"roomId": "ROOM", "message": "hi"}},), "send"),
+        ("message", ({"type": 2, "data": {"roomId": "ROOM", "message": "hi"}},), "send"),
+        ("message", ({"type": 2, "payload": {"roomId": "ROOM", "content": "hi"}},), "send"),
+        ("message", ({"type": 2, "payload": {"message": "hi"}},), "send"),
+        ("2", ("hi",), "send"),
+        ("2", ({"roomId": "ROOM", "text": "hi"},), "send"),
+        ("2", ({"roomId": 5, "message": "hi"},), "send"),
+        ("sendMessage", ({"roomId": "ROOM", "message": "hi"},), "send"),
+        ("send", (), "send"),
+        ("joinRoom", ("ROOM",), "join"),
+        ("3", ({"roomId": "ROOM"},), "leave"),
+        ("chat \r\nmessage" + LONE + "x" * 5000, (b"bytes",), "send"),
+    ],
+)
+def test_an_error_says_what_would_be_right(service: Serve, connect: Connect, name: str, arguments: tuple[object, ...], right: str) -> None:
+    room = service.create()["sessionId"]
+    given = [_in_room(one, room) for one in arguments]
+    client = connect(origin(service), "python-websocket")
+    answer = client.call(name, *given)
+    assert answer["success"] is False
+    assert RIGHT[right] in answer["error"], answer
+    assert len(answer["error"]) < 1000
+    (told,) = client.wait("messageError")
+    assert told == {"error": answer["error"], "code": answer["code"]}
+    assert history(service, room) == []
+
+
+def _in_room(value: object, room: str) -> object:
+    if isinstance(value, dict):
+        return {key: _in_room(one, room) for key, one in value.items()}
+    return room if value == "ROOM" else value
+
+
+def test_events_that_do_not_exist_are_told_of_a_few_times(service: Serve, connect: Connect, kind: str) -> None:
+    client = connect(origin(service), kind)
+    answers = [client.call(f"event {number}") for number in range(2 * MAX_HINTS)]
+    assert [answer["code"] for answer in answers] == ["INVALID_FIELD"] * 2 * MAX_HINTS
+    assert client.call("subscribe_logs") == {"success": False}
+    joined(client, service.create()["sessionId"])
+    assert len(client.named("messageError")) == MAX_HINTS
+
+
+def test_fields_that_no_message_has_are_named(service: Serve, connect: Connect, kind: str) -> None:
+    room = service.create()["sessionId"]
+    client = joined(connect(origin(service), kind), room)
+    payload = {"roomId": room, "message": "hi", "metdata": {}, LONE: 1, "a\r\nb": 2}
+    assert client.call("message", {"type": 2, "payload": payload}) == {"success": True}
+    assert client.wait("messageAck")[0]["unknownFields"] == ["metdata", "\\ud800", "a\r\nb"]
+    many = {f"field {number}": number for number in range(1000)}
+    client.call("2", {"roomId": room, "message": "hi", **many})
+    assert client.wait("messageAck", 2)[1]["unknownFields"] == [f"field {number}" for number in range(10)]
+
+
+def test_what_live_clients_send_is_known(service: Serve, connect: Connect, kind: str) -> None:
+    """The payloads of the clients of ElizaOS, old and new."""
+    room = service.create()["sessionId"]
+    client = joined(connect(origin(service), kind), room)
+    payload = {"senderId": USER, "senderName": "User", "message": "hi", "channelId": room, "roomId": room}
+    payload |= {"serverId": UNKNOWN, "messageServerId": UNKNOWN, "worldId": UNKNOWN, "messageId": "mine"}
+    payload |= {"source": "client_chat", "sourceType": "client", "raw_message": {"a": 1}, "attachments": []}
+    payload |= {"metadata": {"isDm": True}, "targetUserId": ECHO, "isDm": True, "channelType": "DM", "entityId": USER}
+    assert client.call("message", {"type": 2, "payload": payload}) == {"success": True}
+    assert "unknownFields" not in client.wait("messageAck")[0]
+
+
 def test_errors_come_without_an_acknowledgement_too(service: Serve, connect: Connect, kind: str) -> None:
     client = connect(origin(service), kind)
     client.emit("join", {"roomId": UNKNOWN})
@@ -557,6 +640,32 @@ def test_the_pieces_that_our_readme_shows_are_never_void(service: Serve, modules
                 process.kill()
     finally:
         watchdog.cancel()
+
+
+SENDING = """
+socket.emit("message", { type: 2, payload: { roomId: sessionId, message: "Hello!", messageId: "mine-1" } });
+socket.on("messageAck", (ack) => console.log(ack.clientMessageId, ack.status));
+socket.on("messageError", (problem) => console.error(problem.code, problem.error));
+"""
+
+
+def test_the_snippet_that_sends_is_the_readmes_and_works(service: Serve, modules: Path, tmp_path: Path) -> None:
+    assert SENDING in (Path(__file__).parents[2] / "README.md").read_text()
+    session_id = service.create()["sessionId"]
+    head = "const { io } = require('socket.io-client');\nconst [url, sessionId] = process.argv.slice(2);\n"
+    head += "const socket = io(url);\n"
+    (tmp_path / "sending.cjs").write_text(f"{head}{SENDING}socket.on('messageAck', () => process.exit(0));")
+    done = subprocess.run(
+        [str(NODE), "sending.cjs", origin(service), session_id],
+        cwd=tmp_path,
+        env={"NODE_PATH": str(modules)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "mine-1 received_by_server_and_processing\n"), done.stderr
+    assert [message.content for message in replies(service, session_id, 1)] == ["Hello!"]
 
 
 # Going on where one left off.
