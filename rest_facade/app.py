@@ -24,8 +24,6 @@ class _App(flask.Flask):
     def wsgi_app(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         # A trailing slash changes nothing, and neither do several; Flask's own tolerance ends at one.
         environ["PATH_INFO"] = environ["PATH_INFO"].rstrip("/") or "/"
-        # An offer to upgrade is declined by answering as usual; Flask would look for a WebSocket route and find none.
-        environ.pop("HTTP_UPGRADE", None)
         return super().wsgi_app(environ, start_response)
 
     def make_default_options_response(self) -> flask.Response:

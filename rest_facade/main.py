@@ -15,7 +15,7 @@ from eliza.sessions.v1.limits import MAX_BODY_BYTES
 from rest_facade.admission import Admission, Places
 from rest_facade.app import create_app
 from rest_facade.backend import Backend
-from rest_facade.bridge import Bridge, Message, Receive, Send
+from rest_facade.bridge import Bridge, ClientGoneError, Message, Receive, Send, read_body
 from rest_facade.protocol import HttpProtocol, Refusals
 from rest_facade.sockets import PATH, Sockets
 
@@ -49,8 +49,11 @@ async def serve(
     bridge = Admission(Bridge(create_app(backend), _running(backend, sockets), max_body_bytes), places)
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket" or (scope["type"] == "http" and (scope["path"] + "/").startswith(f"{PATH}/")):
+        if scope["type"] == "websocket":
             await sockets.app(scope, receive, send)
+        elif scope["type"] == "http" and f"{scope['path']}/".startswith(f"{PATH}/"):
+            with contextlib.suppress(ClientGoneError):
+                await sockets.app(*await _measured(scope, receive, max_body_bytes), send)
         else:
             await bridge(scope, receive, send)
 
@@ -82,6 +85,23 @@ def accepting(listener: socket.socket) -> list[socket.socket]:
     # Before it is duplicated, which would have it block again: for a moment, but also for other processes that accept from it.
     listener.setblocking(False)
     return [listener, *(listener.dup() for _ in range(ACCEPTED_AT_ONCE - 1))]
+
+
+async def _measured(scope: Message, receive: Receive, max_bytes: int) -> tuple[Message, Receive]:
+    """A request with its body read, and the length of it in its headers, as Socket.IO's library needs it.
+
+    The library reads no body that comes in chunks, and takes the first half of one that ends early. It refuses a body by
+    its length; one over the limit is not kept. Raises ClientGoneError.
+    """
+    body = await read_body(receive, max_bytes)
+    length = max_bytes + 1 if body is None else len(body)
+    headers = [header for header in scope["headers"] if header[0] not in (b"content-length", b"transfer-encoding")]
+    messages = [{"type": "http.request", "body": body or b"", "more_body": False}]
+
+    async def received() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return {**scope, "headers": [*headers, (b"content-length", str(length).encode())]}, received
 
 
 @contextlib.asynccontextmanager
