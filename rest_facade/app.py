@@ -9,7 +9,7 @@ import grpc.aio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from eliza.sessions.v1.errors import cut
-from rest_facade import bodies, clock, errors, openapi, routes
+from rest_facade import bodies, clock, errors, openapi, routes, sse
 from rest_facade.backend import Backend
 from rest_facade.bridge import TOO_LARGE
 from rest_facade.errors import ApiError
@@ -57,6 +57,9 @@ def create_app(backend: Backend) -> flask.Flask:
 
 
 def _tell(error: ApiError) -> flask.Response:
+    request = flask.request
+    if error.http_status in sse.TEMPORARY and sse.is_followed(request.method, request.path, request.headers.get("Accept", "")):
+        return flask.Response(sse.come_back(), content_type=sse.CONTENT_TYPE, headers={**sse.HEADERS, "Connection": "close"})
     return bodies.respond(error.body, error.http_status, error.headers)
 
 

@@ -14,7 +14,8 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from eliza.sessions.v1.errors import cut
-from rest_facade.admission import OVERLOADED, STOPPING, Places, Refusal
+from rest_facade.admission import OVERLOADED, STOPPING, Places, Refusal, come_back, is_followed, refusal_of
+from rest_facade.bridge import Message, Receive, Send
 from rest_facade.errors import RETRY_AFTER_SECONDS, ApiError
 from rest_facade.sockets import PATH
 
@@ -91,12 +92,15 @@ class Refusals:
 
 @dataclass(slots=True)
 class _Refused:
-    """A request that is refused: what its answer is like, whether its client has been told, whether it is read as a whole, and how much
+    """A request that is refused. `is_stream`: it is for a stream of events, and its client comes back by itself.
+
+    The rest says what its answer is like, whether its client has been told, whether it is read as a whole, and how much
     of it was discarded.
     """
 
     closes: bool
     has_body: bool
+    is_stream: bool
     is_told: bool = False
     is_read: bool = False
     discarded_bytes: int = 0
@@ -107,6 +111,27 @@ def _new_parser(protocol: HttpToolsProtocol) -> httptools.HttpRequestParser:
     parser = httptools.HttpRequestParser(protocol)
     parser.set_dangerous_leniencies(lenient_data_after_close=True)
     return parser
+
+
+def _without_chunks(cycle: RequestResponseCycle, app: Any) -> Any:
+    """An app whose answers end with the connection where they have no length: HTTP/1.0 knows no chunks."""
+
+    async def run(scope: Any, receive: Receive, send: Send) -> None:
+        has_length = True
+
+        async def write(message: Message) -> None:
+            nonlocal has_length
+            if message["type"] == "http.response.start":
+                has_length = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
+            if not has_length:
+                # What comes is as long as uvicorn expects.
+                cycle.chunked_encoding = False
+                cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await app(scope, receive, write)
+
+    return run
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -164,6 +189,9 @@ class HttpProtocol(HttpToolsProtocol):
         if self._in_head and b"_" not in name:
             super().on_header(name, value)
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        super()._start_asgi_task(cycle, _without_chunks(cycle, app) if cycle.scope["http_version"] < "1.1" else app)
+
     def on_headers_complete(self) -> None:
         """The head of a request has been read."""
         self._in_head = False
@@ -179,7 +207,9 @@ class HttpProtocol(HttpToolsProtocol):
         if self.transport.is_closing() or self._to_be_refused():
             # HTTP/1.0 would have to be told that a connection stays; who waits for `100 Continue` may keep the body and go on.
             closes = not self.parser.should_keep_alive() or self.parser.get_http_version() == "1.0" or self.expect_100_continue
-            self._refused = _Refused(closes, has_body=self.parser.get_method() != b"HEAD")
+            method, path = self.parser.get_method(), self.url.partition(b"?")[0]
+            is_stream = is_followed(method.decode(), path.decode("latin-1"), self.headers)
+            self._refused = _Refused(closes or is_stream, has_body=method != b"HEAD", is_stream=is_stream)
             return
         super().on_headers_complete()
         self._cycles = [cycle for cycle in (*self._cycles, self.cycle) if cycle and not cycle.response_complete]
@@ -235,8 +265,13 @@ class HttpProtocol(HttpToolsProtocol):
         # Who does not read the answers gets no other one.
         close = self._refused.closes or self._is_last or self.flow.write_paused
         end = b"connection: close\r\n\r\n" if close else b"\r\n"
-        refusal = STOPPING if self._is_ending else OVERLOADED
-        self.transport.write(_HEADS[refusal] + end + (refusal.body if self._refused.has_body else b""))
+        if self._refused.is_stream:
+            refusal = come_back()
+            head = _head(refusal)
+        else:
+            refusal = STOPPING if self._is_ending else OVERLOADED
+            head = _HEADS[refusal]
+        self.transport.write(head + end + (refusal.body if self._refused.has_body else b""))
         if close:
             self.transport.close()
         self._forget_refused()
@@ -345,6 +380,6 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _close_with(self, error: ApiError) -> None:
         """Answers a request with an error, and closes the connection."""
-        refusal = Refusal(error)
+        refusal = refusal_of(error)
         self.transport.write(_head(refusal) + b"connection: close\r\n\r\n" + refusal.body)
         self.transport.close()
