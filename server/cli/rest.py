@@ -74,4 +74,5 @@ async def _serve(settings: Settings, server: str, listener: socket.socket, on_re
             deadline_seconds=settings.rest_deadline_seconds,
             reply_deadline_seconds=settings.reply_deadline_seconds,
             max_requests=settings.rest_max_requests,
+            keep_alive_seconds=settings.rest_keep_alive_seconds,
         )
