@@ -57,7 +57,8 @@ def come_back() -> Refusal:
 
 def is_followed(method: str, path: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
     """Whether a request with such headers, their names in lower case, is a follower's; see `sse.is_followed`."""
-    return sse.is_followed(method, path, b",".join(value for name, value in headers if name == b"accept").decode("latin-1"))
+    accept = b",".join(value for name, value in headers if name == b"accept")
+    return sse.is_followed(method, path, accept.decode("latin-1"))
 
 
 OVERLOADED: Final = refusal_of(ApiError("OVERLOADED", "The service has more to do than it can", retryAfterSeconds=RETRY_AFTER_SECONDS))

@@ -58,8 +58,10 @@ def create_app(backend: Backend) -> flask.Flask:
 
 def _tell(error: ApiError) -> flask.Response:
     request = flask.request
-    if error.http_status in sse.TEMPORARY and sse.is_followed(request.method, request.path, request.headers.get("Accept", "")):
-        return flask.Response(sse.come_back(), content_type=sse.CONTENT_TYPE, headers={**sse.HEADERS, "Connection": "close"})
+    accept = request.headers.get("Accept", "")
+    if error.http_status in sse.TEMPORARY and sse.is_followed(request.method, request.path, accept):
+        headers = {**sse.HEADERS, "Connection": "close"}
+        return flask.Response(sse.come_back(), content_type=sse.CONTENT_TYPE, headers=headers)
     return bodies.respond(error.body, error.http_status, error.headers)
 
 

@@ -91,9 +91,13 @@ async def _measured(scope: Message, receive: Receive, max_bytes: int) -> tuple[M
     The library reads no body that comes in chunks, and takes the first half of one that ends early. It refuses a body by
     its length; one over the limit is not kept. Raises ClientGoneError.
     """
+    told = [int(value) for name, value in scope["headers"] if name == b"content-length"]
+    if any(length > max_bytes for length in told):
+        return scope, receive
     body = await read_body(receive, max_bytes)
     length = max_bytes + 1 if body is None else len(body)
-    headers = [header for header in scope["headers"] if header[0] not in (b"content-length", b"transfer-encoding")]
+    replaced = (b"content-length", b"transfer-encoding")
+    headers = [header for header in scope["headers"] if header[0] not in replaced]
     messages = [{"type": "http.request", "body": body or b"", "more_body": False}]
 
     async def received() -> Message:

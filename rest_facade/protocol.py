@@ -190,7 +190,8 @@ class HttpProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        super()._start_asgi_task(cycle, _without_chunks(cycle, app) if cycle.scope["http_version"] < "1.1" else app)
+        is_old = cycle.scope["http_version"] < "1.1"
+        super()._start_asgi_task(cycle, _without_chunks(cycle, app) if is_old else app)
 
     def on_headers_complete(self) -> None:
         """The head of a request has been read."""
@@ -205,11 +206,11 @@ class HttpProtocol(HttpToolsProtocol):
             self.refuse()
             self._is_last = True
         if self.transport.is_closing() or self._to_be_refused():
-            # HTTP/1.0 would have to be told that a connection stays; who waits for `100 Continue` may keep the body and go on.
-            closes = not self.parser.should_keep_alive() or self.parser.get_http_version() == "1.0" or self.expect_100_continue
             method, path = self.parser.get_method(), self.url.partition(b"?")[0]
             is_stream = is_followed(method.decode(), path.decode("latin-1"), self.headers)
-            self._refused = _Refused(closes or is_stream, has_body=method != b"HEAD", is_stream=is_stream)
+            # HTTP/1.0 would have to be told that a connection stays; who waits for `100 Continue` may keep the body and go on.
+            closes = is_stream or not self.parser.should_keep_alive() or self.parser.get_http_version() == "1.0" or self.expect_100_continue
+            self._refused = _Refused(closes, has_body=method != b"HEAD", is_stream=is_stream)
             return
         super().on_headers_complete()
         self._cycles = [cycle for cycle in (*self._cycles, self.cycle) if cycle and not cycle.response_complete]
@@ -315,7 +316,8 @@ class HttpProtocol(HttpToolsProtocol):
             and self.parser.get_http_version() == "1.1"
             and [value.strip().lower() for name, value in self.headers if name == b"upgrade"] == [b"websocket"]
             and b"sec-websocket-key" in names
-            and not names & {b"content-length", b"transfer-encoding"}
+            and b"transfer-encoding" not in names
+            and all(value == b"0" for name, value in self.headers if name == b"content-length")
             and not self._refused
             and not self._is_last
             and not self.transport.is_closing()
@@ -323,20 +325,28 @@ class HttpProtocol(HttpToolsProtocol):
         )
 
     def _open_websocket(self) -> None:
-        """Hands the connection on, if it is Socket.IO that a handshake is for. Raises HttpParserError when its target is none."""
-        path = unquote((httptools.parse_url(self.url).path or b"/").decode("latin-1"))
+        """Hands the connection on, if a handshake is for Socket.IO's path.
+
+        Raises HttpParserError when its target has no path.
+        """
+        target = httptools.parse_url(self.url)
+        path = unquote((target.path or b"/").decode("latin-1"))
         if f"{path}/".startswith(f"{PATH}/"):
             self.scope["method"] = "GET"
+            # A target may name the host, too.
+            self.url = target.path + (b"?" + target.query if target.query else b"")
             self.handle_websocket_upgrade()
         else:
             self._close_with(ApiError("PATH_NOT_FOUND", "There is no WebSocket on this path", path=cut(path)))
 
     def _head_without_offer(self) -> bytes:
         """The head that has been read, without the option `upgrade` that makes an offer of it."""
-        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
         for name, value in self.headers:
             if name == b"connection":
-                value = b",".join(option for option in value.split(b",") if option.strip().lower() != b"upgrade")
+                options = value.split(b",")
+                value = b",".join(option for option in options if option.strip().lower() != b"upgrade")
             lines.append(name + b": " + value)
         return b"\r\n".join((*lines, b"\r\n"))
 

@@ -356,11 +356,13 @@ def test_what_is_asked_on_an_idle_connection_is_answered_when_the_service_ends(s
             for answer in answers:
                 assert int(answer.readline().split()[1]) == 503
                 answer.read(int(http.client.parse_headers(answer)["Content-Length"]))
-            for connection in asked:
-                connection.sendall(request("GET", path))
+            for index, connection in enumerate(asked):
+                connection.sendall(request("GET", f"{path}/events", None, STREAM) if index % 2 else request("GET", path))
             service.process.send_signal(signal.SIGTERM)
-            for answer in answers:
-                assert int(answer.readline().split()[1]) == 503
+            for index, answer in enumerate(answers):
+                assert int(answer.readline().split()[1]) == (200 if index % 2 else 503)
+                headers = http.client.parse_headers(answer)
+                assert answer.read(int(headers["Content-Length"])).startswith(b"retry: " if index % 2 else b"{")
         assert waiting.result() == 200
     assert service.stop() == 0
     assert "Traceback" not in service.log()

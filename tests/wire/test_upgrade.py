@@ -201,8 +201,23 @@ def test_a_handshake_on_any_other_path_is_not_found(wire: Wire, service: Serve, 
     assert "handshake" not in service.log()
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [(), (("Content-Length", "0"),), (("Connection", "keep-alive"),), (("X_Y", "a"),)],
+    ids=["alone", "no body", "another option", "another name"],
+)
+@pytest.mark.parametrize("path", ["/socket.io/", "/socket.io", "http://localhost/socket.io/"])
+def test_a_handshake_opens_a_websocket(wire: Wire, path: str, headers: tuple[tuple[str, str], ...]) -> None:
+    wire.send([request("GET", "/nothing", headers=H2C)])
+    assert wire.read()[0] == 404
+    wire.send([request("GET", f"{path}?EIO=4&transport=websocket", headers=(*HANDSHAKE, *headers))])
+    assert wire.read()[0] == 101
+
+
 @pytest.mark.parametrize("method", ["GET", "POST"])
-@pytest.mark.parametrize("offer", [HANDSHAKE[:2], (("Upgrade", "websocket"), KEY), (*HANDSHAKE, ("Content-Length", "0"))], ids=str)
+@pytest.mark.parametrize(
+    "offer", [HANDSHAKE[:2], (("Upgrade", "websocket"), KEY), (*HANDSHAKE[:1], ("Upgrade", "websocket, h2c"), *HANDSHAKE[2:])], ids=str
+)
 def test_what_is_no_handshake_opens_no_websocket(service: Serve, wire: Wire, offer: Sequence[tuple[str, str]], method: str) -> None:
     wire.send([request(method, "/socket.io/?EIO=4&transport=websocket", headers=offer)])
     assert wire.read()[0] == 400
