@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 import schemathesis
@@ -173,6 +174,13 @@ def test_it_is_served(service: Serve) -> None:
     assert (answer.status_code, answer.json()) == (200, DOCUMENT)
     assert answer.headers["Content-Type"] == "application/json"
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
+
+
+@pytest.mark.parametrize("base", ["http://127.0.0.1:3000", "https://example.org/chat", "https://example.org/a/b"])
+def test_its_server_is_where_it_was_read_also_behind_a_sub_path(base: str) -> None:
+    (server,) = DOCUMENT["servers"]
+    # As tools do it: relative to the document's own address, without a slash at its end.
+    assert urljoin(f"{base}{PATH}", server["url"]).rstrip("/") == base
 
 
 ANSWER = {"Content-Type": "application/json"}
