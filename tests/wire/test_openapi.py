@@ -5,7 +5,10 @@ That answers are those it tells of is checked with every answer of the wire case
 
 import re
 import time
+import tomllib
 from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -110,6 +113,15 @@ def test_everything_it_refers_to_is_there_and_nothing_is_there_in_vain() -> None
     there = {f"#/components/{kind}/{name}" for kind, items in DOCUMENT["components"].items() for name in items}
     # What no operation can list: the answer to a method that is no operation.
     assert referred == there - {"#/components/responses/MethodNotAllowed"}
+
+
+def test_its_version_and_licence_are_those_of_the_package() -> None:
+    # As it was installed: after a change of pyproject.toml, install anew.
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert DOCUMENT["info"]["version"] == project["version"]
+    assert DOCUMENT["info"]["license"] == {"name": project["license"], "identifier": project["license"]}
+    installed = metadata.metadata("eliza-sessions")
+    assert (installed["License-Expression"], installed.get_all("License-File")) == (project["license"], ["LICENSE"])
 
 
 def test_its_operations_are_the_routes() -> None:
