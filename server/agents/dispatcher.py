@@ -17,9 +17,9 @@ from typing import Final, TypeAlias
 import structlog
 
 from eliza.sessions.v1.limits import MAX_REPLY_CODE_POINTS
-from eliza.sessions.v1.texts import is_text
 from server.agents.kinds import AgentChangedError, Connector, NoReplyError, Slot, Work
 from server.clock import Clock
+from server.domain.agent_text import TextJoiner
 from server.domain.agents import Agent, AgentKind
 from server.domain.deliveries import DeliveryState, RetryPolicy, parse_delivery_id
 from server.domain.errors import (
@@ -407,14 +407,14 @@ class Dispatcher:
 
     def _emitter(self, line: _Line, work: Work, lease_s: float) -> Callable[[str], None]:
         index, length = 0, 0
+        joiner = TextJoiner()
 
-        def emit(text: str) -> None:
+        def emit(piece: str) -> None:
             nonlocal index, length
-            length += len(text)
+            length += len(piece)
             if length > MAX_REPLY_CODE_POINTS:
                 raise InvalidContentError(f"a reply must have at most {MAX_REPLY_CODE_POINTS} characters")
-            if not is_text(text):
-                raise InvalidContentError("a reply must not contain a lone surrogate, which is not text")
+            text = joiner.add(piece)
             if not text:
                 return
             if work.agent.settings is None:
@@ -433,8 +433,20 @@ class Dispatcher:
         message, delivery = head.entry.message, head.delivery
         assert message is not None
         jitter = random.random()
-        backoff_ms = max(self._policy.backoff_ms(delivery.attempts + 1, jitter), round(failure.retry_after_s * 1000))
-        rule = partial(fail, message_id=message.id, reason=failure.reason, final=failure.final, backoff_ms=backoff_ms, policy=self._policy)
+        # Lost connections make it rest longer, too: a message that kills who takes it must not do so every second.
+        backoff_ms = self._policy.backoff_ms(delivery.attempts + delivery.lost_connections + 1, jitter)
+        backoff_ms = max(backoff_ms, round(failure.retry_after_s * 1000))
+        rule = partial(
+            fail,
+            message_id=message.id,
+            reason=failure.reason,
+            final=failure.final,
+            backoff_ms=backoff_ms,
+            policy=self._policy,
+            detail=failure.detail,
+            connection_lost=failure.connection_lost,
+            charged=failure.charged,
+        )
         try:
             outcome = await self._store.apply_delivery(delivery.session_id, delivery.sequence, rule)
         except (SessionExpiredError, SessionNotFoundError):

@@ -6,8 +6,9 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from server.domain.agent_text import clean
 from server.domain.agents import Agent
-from server.domain.deliveries import Delivery
+from server.domain.deliveries import MAX_DETAIL_CODE_POINTS, Delivery
 from server.domain.events import Entry
 from server.domain.messages import Draft, Message, Reply
 from server.domain.sessions import Session
@@ -20,13 +21,34 @@ Emit = Callable[[str], None]
 class NoReplyError(Exception):
     """An attempt came to nothing. `reason` is for people, users among them; `final`: another attempt makes no sense."""
 
-    def __init__(self, reason: str, *, final: bool, retry_after_s: float = 0, error_id: str = "") -> None:
-        """`retry_after_s`: how long the agent wants to be left alone, at least; `error_id`: of a fault of ours, for the log."""
+    charged = True
+    """Whether the attempt is one of those that a delivery has."""
+
+    def __init__(
+        self, reason: str, *, final: bool, retry_after_s: float = 0, error_id: str = "", detail: str = "", connection_lost: bool = False
+    ) -> None:
+        """`retry_after_s`: how long the agent wants to be left alone, at least; `error_id`: of a fault of ours, for the log.
+
+        `detail`: what the provider itself said, and its host and port, for the operator alone; no secret may be in it.
+        `connection_lost`: the connection to a worker went away before anything was heard from it.
+        """
         super().__init__(reason)
+        self.detail = clean(detail)[:MAX_DETAIL_CODE_POINTS]
+        self.connection_lost = connection_lost
         self.reason = reason
         self.final = final
         self.retry_after_s = retry_after_s
         self.error_id = error_id
+
+
+class AgentUnavailableError(NoReplyError):
+    """The agent cannot be asked as the service is set up: the operator's fault and not the message's, which waits until it is mended."""
+
+    charged = False
+
+    def __init__(self, reason: str, *, detail: str) -> None:
+        """`detail`: what is wrong, naming the setting."""
+        super().__init__(reason, final=False, detail=detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +92,7 @@ class Connector(Protocol):
         """Raises InvalidFieldError for an agent that could not be reached as it is set up: an address or a secret that cannot be used."""
 
     def slot(self, agent: Agent) -> AbstractAsyncContextManager[Slot]:
-        """Waits for somebody who has time for one delivery, and holds them for it. Raises AgentChangedError."""
+        """Waits for somebody who has time for one delivery, and holds them for it. Raises AgentChangedError, AgentUnavailableError."""
 
 
 class AgentChangedError(Exception):

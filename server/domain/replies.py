@@ -6,7 +6,7 @@ A reply is accepted as long as none is stored, also from an agent whose lease ha
 from collections.abc import Callable
 from dataclasses import replace
 
-from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState, RetryPolicy
+from server.domain.deliveries import MAX_LOST_CONNECTIONS, OPEN_STATES, AttemptFailure, Delivery, DeliveryState, RetryPolicy
 from server.domain.errors import DeliveryAnsweredError, DeliveryNotFoundError, DeliveryNotLeasedError
 from server.domain.events import EntryKind, ReplyFailure
 from server.domain.messages import Message, Reply, check_reply
@@ -60,13 +60,24 @@ def fail(
     final: bool,
     backoff_ms: int,
     policy: RetryPolicy,
+    detail: str = "",
+    connection_lost: bool = False,
+    charged: bool = True,
 ) -> Outcome:
     """Ends an attempt that came to nothing: the delivery rests for `backoff_ms`, or has failed when this was the last one.
 
+    An attempt is not charged to the delivery where `charged` says so (the operator's fault), nor where the connection was lost before
+    anything was heard (`connection_lost`), up to MAX_LOST_CONNECTIONS times.
     Raises SessionExpiredError, DeliveryNotLeasedError (it is no longer open).
     """
     require_live(session, now_ms)
     _require_open(delivery)
+    delivery = replace(delivery, last_failure=AttemptFailure(now_ms, delivery.attempts, reason, detail))
+    if connection_lost and delivery.lost_connections < MAX_LOST_CONNECTIONS:
+        delivery, charged = replace(delivery, lost_connections=delivery.lost_connections + 1), False
+    if not charged and not final:
+        delivery = replace(delivery, attempts=max(delivery.attempts - 1, 0))
+        return Outcome(session, deliveries=(replace(delivery, state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms),))
     if final or delivery.attempts >= policy.max_attempts:
         return _failed(session, delivery, now_ms, message_id, reason)
     return Outcome(session, deliveries=(replace(delivery, state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms),))

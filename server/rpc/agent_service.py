@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import fields, replace
 from typing import Any, Final
 
@@ -14,7 +15,15 @@ from server.agents.dispatcher import Dispatcher
 from server.agents.workers import Accepted, Given, Refused, Revoked, Told, Worker
 from server.clock import Clock
 from server.domain.agents import MAX_HISTORY_MESSAGES, SETTINGS, Agent
-from server.domain.errors import DomainError, InvalidContentError, InvalidFieldError, MissingFieldsError
+from server.domain.errors import (
+    DeliveryNotLeasedError,
+    DomainError,
+    InvalidContentError,
+    InvalidFieldError,
+    InvalidMetadataError,
+    InvalidRequestError,
+    MissingFieldsError,
+)
 from server.domain.ids import new_id, uuid_field
 from server.rpc.convert import (
     agent_kind,
@@ -28,12 +37,16 @@ from server.rpc.convert import (
     timeout_request,
 )
 from server.rpc.paging import make_token, page_size, read_token
+from server.rpc.parsing import ConnectSaid, HalvedChunk, UnreadableAnswer
 from server.store.base import Position, Store
 
 MAX_DELIVERIES: Final = 1000
 MAX_REASON_CODE_POINTS: Final = 500
 UNREAD: Final = 1000
 """How many things a worker may leave unread before nothing more is read from it."""
+
+_BAD_ANSWER: Final = (MissingFieldsError, InvalidContentError, InvalidMetadataError, InvalidRequestError)
+"""Why an answer is refused for what is in it: the agent would answer the same again, so that it is not waited for."""
 
 _SCOPE = ("agents",)
 _TIMEOUT = "timeout_config"
@@ -100,11 +113,11 @@ class AgentService(AgentServiceServicer):
         assert entry.message is not None
         return pb.ReplyResponse(message=message_message(outcome.session, entry, entry.message))
 
-    async def Connect(self, requests: AsyncIterator[pb.ConnectRequest], context: Any) -> AsyncIterator[pb.ConnectResponse]:
+    async def Connect(self, requests: AsyncIterator[ConnectSaid], context: Any) -> AsyncIterator[pb.ConnectResponse]:
         first = await anext(requests, None)
         if first is None:
             return
-        if first.WhichOneof("part") != "hello":
+        if not isinstance(first, pb.ConnectRequest) or first.WhichOneof("part") != "hello":
             raise MissingFieldsError(["hello"])
         hello = first.hello
         if not hello.agent_id:
@@ -131,7 +144,7 @@ class AgentService(AgentServiceServicer):
             finally:
                 reading.cancel()
 
-    async def _listen(self, requests: AsyncIterator[pb.ConnectRequest], worker: Worker) -> None:
+    async def _listen(self, requests: AsyncIterator[ConnectSaid], worker: Worker) -> None:
         """Takes what a worker says, until it says no more or its stream must end."""
         try:
             async for request in requests:
@@ -143,23 +156,29 @@ class AgentService(AgentServiceServicer):
         else:
             worker.told.put_nowait(None)
 
-    async def _take(self, request: pb.ConnectRequest, worker: Worker) -> None:
-        part = request.WhichOneof("part")
-        if part is None or part == "hello":
-            raise MissingFieldsError(["chunk", "reply", "failure"])
-        delivery_id = getattr(request, part).delivery_id.lower()
+    async def _take(self, said: ConnectSaid, worker: Worker) -> None:
+        """Does what a worker says, or refuses it. A reply or failure that is refused for what is in it ends the attempt all the same."""
+        part, answer = _answer_in(said)
+        delivery_id, final = answer.delivery_id.lower(), part == "reply" or (part == "failure" and answer.final)
         try:
-            match part:
-                case "chunk":
-                    worker.chunk(delivery_id, request.chunk.chunk)
-                case "reply":
-                    await self._answer(delivery_id, request.reply, worker)
-                case "failure":
-                    if len(request.failure.reason) > MAX_REASON_CODE_POINTS:
+            match said:
+                case UnreadableAnswer():
+                    raise said.error
+                case HalvedChunk():
+                    worker.chunk(delivery_id, said.text)
+                case _ if part == "chunk":
+                    worker.chunk(delivery_id, said.chunk.chunk)
+                case _ if part == "reply":
+                    await self._answer(delivery_id, said.reply, worker)
+                case _:
+                    if len(said.failure.reason) > MAX_REASON_CODE_POINTS:
                         raise InvalidContentError(f"reason must have at most {MAX_REASON_CODE_POINTS} characters")
-                    worker.failed(delivery_id, request.failure.reason or "the agent gave no reason", final=request.failure.final)
+                    worker.failed(delivery_id, said.failure.reason or "the agent gave no reason", final=final)
         except DomainError as error:
             worker.told.put_nowait(Refused(delivery_id, error))
+            if part != "chunk" and isinstance(error, _BAD_ANSWER):
+                with suppress(DeliveryNotLeasedError):
+                    worker.failed(delivery_id, f"the agent's {part} cannot be stored: {error}", final=final)
 
     async def _answer(self, delivery_id: str, answer: pb.ConnectRequest.Reply, worker: Worker) -> None:
         if not answer.HasField("reply"):
@@ -184,6 +203,19 @@ class AgentService(AgentServiceServicer):
                 return pb.ConnectResponse(revoked=pb.ConnectResponse.Revoked(delivery_id=told.delivery_id))
             case _:
                 raise told
+
+
+def _answer_in(said: ConnectSaid) -> tuple[str, Any]:
+    """Which answer to a delivery a worker gave, and the answer itself. Raises MissingFieldsError."""
+    match said:
+        case HalvedChunk():
+            return "chunk", said
+        case UnreadableAnswer():
+            return said.part, said
+    part = said.WhichOneof("part")
+    if part is None or part == "hello":
+        raise MissingFieldsError(["chunk", "reply", "failure"])
+    return part, getattr(said, part)
 
 
 def _is_set(request: pb.ReplyRequest, field: str) -> bool:
