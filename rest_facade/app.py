@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import flask
 import flask_cors
 import grpc.aio
+import structlog
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from eliza.sessions.v1.errors import cut
@@ -16,6 +17,8 @@ from rest_facade.errors import ApiError
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+_log = structlog.get_logger(__name__)
 
 _PREFLIGHT_SECONDS = 24 * 60 * 60
 
@@ -44,9 +47,9 @@ def create_app(backend: Backend) -> flask.Flask:
     clock.add_routes(app, backend)
     openapi.add_routes(app)
     app.before_request(_refuse_large_body)
-    app.register_error_handler(ApiError, _tell)
+    app.register_error_handler(ApiError, lambda error: _tell(_logged(error)))
     app.register_error_handler(grpc.aio.AioRpcError, lambda error: _tell(errors.from_rpc(error)))
-    app.register_error_handler(HTTPException, lambda error: _tell(_from_http(error)))
+    app.register_error_handler(HTTPException, lambda error: _tell(_logged(_from_http(error))))
     app.register_error_handler(Exception, lambda error: _tell(errors.unforeseen(error)))
     flask_cors.CORS(
         app,
@@ -60,6 +63,13 @@ def create_app(backend: Backend) -> flask.Flask:
 
 def _tell(error: ApiError) -> flask.Response:
     return bodies.respond(error.body, error.http_status, error.headers)
+
+
+def _logged(error: ApiError) -> ApiError:
+    """The error, with a line in the log: the server logs the calls that it refuses, and has not seen this request."""
+    level = "warning" if error.http_status >= 500 else "info"
+    getattr(_log, level)("failed request", method=flask.request.method, code=error.row.reason, error=cut(error.message))
+    return error
 
 
 def _refuse_large_body() -> None:

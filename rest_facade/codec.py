@@ -131,6 +131,7 @@ def health(status: GetServiceStatusResponse) -> Body:
         "status": _HEALTH[status.health],
         "activeSessions": status.active_sessions,
         "timestamp": iso(status.timestamp),
+        "version": status.version,
         "expiringSoon": status.expiring_soon,
         "invalidSessions": status.invalid_sessions,
         "uptime": values.number(status.uptime_seconds),

@@ -1,6 +1,7 @@
 """Socket.IO: both dialects of incoming events, and the sockets that outgoing ones are sent to."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
@@ -50,6 +51,9 @@ class Sockets:
             # A client hears that it is connected before it hears anything else.
             always_connect=True,
             max_http_buffer_size=max_message_bytes,
+            # Loggers of its own making would print each line once more, in another form.
+            logger=logging.getLogger("socketio"),
+            engineio_logger=logging.getLogger("engineio"),
         )
         self.rooms = Rooms(backend, self)
         self._app = socketio.ASGIApp(self._io, socketio_path=PATH)

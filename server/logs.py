@@ -1,11 +1,43 @@
-"""Where logs go: standard error, one line an event, for people or as JSON."""
+"""Where logs go: standard error, one line an event, for people or as JSON, and only so many of a kind."""
 
 import logging
 import sys
+import time
+from collections.abc import Callable, Hashable
 from contextlib import suppress
+from types import TracebackType
+from typing import Final
 
 import structlog
-from grpc._cython import cygrpc  # type: ignore[attr-defined]
+
+from server.patches.grpcio import LOST_CLIENT_ERROR
+
+KIND_LINES: Final = 50
+KIND_SECONDS: Final = 10.0
+"""At most KIND_LINES lines of one kind are logged in KIND_SECONDS, so that no client can fill the disk."""
+
+MAX_KINDS: Final = 1000
+"""How many kinds are told apart at a time."""
+
+
+class RepeatLimit:
+    """Counts the lines of each kind, and says which are too many."""
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
+        self._since_s = now_s()
+        self._counts: dict[Hashable, int] = {}
+        self._left_out: dict[Hashable, int] = {}
+
+    def take(self, kind: Hashable) -> int | None:
+        """None where a line of this kind is one too many; otherwise how many were left out before it."""
+        now_s = self._now_s()
+        if now_s - self._since_s >= KIND_SECONDS or len(self._counts) >= MAX_KINDS:
+            self._since_s = now_s
+            self._left_out = {one: count - KIND_LINES for one, count in self._counts.items() if count > KIND_LINES}
+            self._counts = {}
+        count = self._counts[kind] = self._counts.get(kind, 0) + 1
+        return self._left_out.pop(kind, 0) if count <= KIND_LINES else None
 
 
 class _StandardError:
@@ -33,23 +65,52 @@ def configure(level: str, style: str) -> None:
     ]
     if style == "json":
         shared.append(structlog.processors.format_exc_info)
+    limit = RepeatLimit()
+
+    def limit_repeats(_: object, level: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        # A client knows an error by its id, so each stands in the log.
+        if level in ("error", "critical", "exception"):
+            return line
+        left_out = limit.take((line.get("event"), line.get("method"), line.get("code")))
+        if left_out is None:
+            raise structlog.DropEvent
+        return {**line, "left_out": left_out} if left_out else line
+
+    def limit_libraries(record: logging.LogRecord) -> bool:
+        return limit.take((record.name, record.msg)) is not None
+
     structlog.configure(
-        processors=[*shared, renderer],
+        processors=[limit_repeats, *shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(_StandardError()),  # type: ignore[arg-type]
     )
     formatter = structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processor=renderer)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
+    handler.addFilter(limit_libraries)
     logging.basicConfig(level=max(logging.getLevelNamesMapping()[level.upper()], logging.WARNING), handlers=[handler], force=True)
+    logging.captureWarnings(capture=True)
     logging.getLogger("grpc._cython.cygrpc").addFilter(_without_traceback_for_clients)
+    if style == "json":
+        sys.excepthook = _log_crash
+
+
+def log_failed_start(reason: str) -> None:
+    """Logs why a service did not start."""
+    structlog.get_logger().critical("the start failed", reason=reason)
+
+
+def _log_crash(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Logs what ends the process, which Python would print as a traceback of many lines."""
+    if not issubclass(kind, KeyboardInterrupt):
+        structlog.get_logger().critical("the process ends", exc_info=(kind, error, traceback))
 
 
 def _without_traceback_for_clients(record: logging.LogRecord) -> bool:
     """gRPC logs a traceback for every piece of metadata that is not UTF-8, and for an answer whose client has just gone: clients that do
     so must not fill the log with them.
     """
-    if record.exc_info and isinstance(record.exc_info[1], (UnicodeDecodeError, cygrpc.ExecuteBatchError)):
+    if record.exc_info and isinstance(record.exc_info[1], (UnicodeDecodeError, LOST_CLIENT_ERROR)):
         record.exc_info = None
         record.levelno, record.levelname = logging.WARNING, "WARNING"
     return True

@@ -1,6 +1,9 @@
 """Every setting, once: its variable, default, bounds and meaning. The README's table is checked against this."""
 
-from typing import Annotated, Any, Literal
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -8,6 +11,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from server.domain.deliveries import RetryPolicy
 from server.domain.timeouts import TimeoutConfig, TimeoutPolicy
 from server.store.base import MAX_WRITES
+
+_PASSWORD: Final = re.compile(r"(://[^/@:]*:)[^/@]*@")
 
 
 class SettingsError(Exception):
@@ -123,6 +128,9 @@ class Settings(BaseSettings):
     )
     agents_file: str | None = Field(None, description="A TOML file of agents to register at the start; it wins over what is stored.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level that is logged.")
+    slow_call_seconds: float = Field(
+        1, ge=0, le=600, allow_inf_nan=False, description="A gRPC call that takes as long as this is logged as slow."
+    )
     log_format: Literal["console", "json"] = Field("console", description="How a line of the log looks.")
     test_clock: bool = Field(False, description="Puts the service's time into the hands of clients. For tests only.")
     eliza_server_auth_token: None = Field(
@@ -147,6 +155,20 @@ class Settings(BaseSettings):
         """How often deliveries are attempted, and how long they rest in between."""
         first_ms, longest_ms = round(self.delivery_backoff_seconds * 1000), round(self.delivery_max_backoff_seconds * 1000)
         return RetryPolicy(self.delivery_attempts, first_ms, longest_ms)
+
+
+def changed_settings(settings: Settings) -> dict[str, Any]:
+    """The variables whose values differ from their defaults, passwords in addresses masked: what a start logs."""
+    fields = Settings.model_fields.items()
+    found = {name.upper(): value for name, field in fields if (value := getattr(settings, name)) != field.default}
+    return {name: _PASSWORD.sub(r"\1***@", value) if isinstance(value, str) else value for name, value in found.items()}
+
+
+def unknown_variables(environment: Iterable[str]) -> dict[str, str]:
+    """The variables that look like settings of a session and are none, each with the setting that it may mean, or none."""
+    known = [name.upper() for name in Settings.model_fields]
+    unknown = (name for name in sorted(environment) if name.upper().startswith("SESSION_") and name.upper() not in known)
+    return {name: next(iter(get_close_matches(name.upper(), known, 1)), "") for name in unknown}
 
 
 def listed(text: str) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 import structlog
 
 from eliza.sessions.v1.limits import MAX_REPLY_CODE_POINTS
-from server.agents.kinds import AgentChangedError, Connector, NoReplyError, Slot, Work
+from server.agents.kinds import AgentChangedError, Connector, Emit, NoReplyError, Slot, Work
 from server.clock import Clock
 from server.domain.agent_text import TextJoiner
 from server.domain.agents import Agent, AgentKind
@@ -378,7 +378,7 @@ class Dispatcher:
         """The reply to a leased delivery, or why there is none; None when it came by other means."""
         loop = asyncio.get_running_loop()
         line.lease_end_s = loop.time() + lease_s
-        line.asking = asking = asyncio.create_task(slot.reply(work, self._emitter(line, work, lease_s)))
+        line.asking = asking = asyncio.create_task(_reply(slot, work, self._emitter(line, work, lease_s)))
         try:
             while not asking.done() and (left_s := line.lease_end_s - loop.time()) > 0:
                 await asyncio.wait([asking], timeout=left_s)
@@ -407,14 +407,12 @@ class Dispatcher:
 
     def _emitter(self, line: _Line, work: Work, lease_s: float) -> Callable[[str], None]:
         index, length = 0, 0
-        joiner = TextJoiner()
 
-        def emit(piece: str) -> None:
+        def emit(text: str) -> None:
             nonlocal index, length
-            length += len(piece)
+            length += len(text)
             if length > MAX_REPLY_CODE_POINTS:
                 raise InvalidContentError(f"a reply must have at most {MAX_REPLY_CODE_POINTS} characters")
-            text = joiner.add(piece)
             if not text:
                 return
             if work.agent.settings is None:
@@ -458,6 +456,14 @@ class Dispatcher:
         else:
             log.info("no reply", **told)
         return 0 if final else backoff_ms / 1000
+
+
+async def _reply(slot: Slot, work: Work, emit: Emit) -> Reply:
+    """Asks for the reply. Cleans its pieces on their way out, and joins surrogate halves across them."""
+    joiner = TextJoiner()
+    reply = await slot.reply(work, lambda piece: emit(joiner.add(piece)))
+    emit(joiner.flush())
+    return reply
 
 
 def _end(entry: Entry) -> Progress:

@@ -6,9 +6,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from server.domain.agent_text import clean
 from server.domain.agents import Agent
-from server.domain.deliveries import MAX_DETAIL_CODE_POINTS, Delivery
+from server.domain.deliveries import Delivery
 from server.domain.events import Entry
 from server.domain.messages import Draft, Message, Reply
 from server.domain.sessions import Session
@@ -33,12 +32,12 @@ class NoReplyError(Exception):
         `connection_lost`: the connection to a worker went away before anything was heard from it.
         """
         super().__init__(reason)
-        self.detail = clean(detail)[:MAX_DETAIL_CODE_POINTS]
         self.connection_lost = connection_lost
         self.reason = reason
         self.final = final
         self.retry_after_s = retry_after_s
         self.error_id = error_id
+        self.detail = detail
 
 
 class AgentUnavailableError(NoReplyError):

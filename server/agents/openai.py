@@ -1,14 +1,25 @@
 """The kind `openai`: any endpoint that speaks the chat completions of OpenAI, asked by the official library, streamed."""
 
+import asyncio
 import importlib.util
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
 
-from server.agents.http import AddressRefusedError, Hosts, ResponseRefusedError, retry_after_s
+from server.agents.http import (
+    AddressRefusedError,
+    Hosts,
+    ResponseRefusedError,
+    cause,
+    detailed,
+    is_temporary,
+    read_events,
+    read_json,
+    retry_after_s,
+)
 from server.agents.kinds import Emit, NoReplyError, Work
 from server.agents.secrets import SecretError, Secrets
 from server.clock import Clock
@@ -18,7 +29,13 @@ from server.domain.events import Entry
 from server.domain.messages import Draft, Reply
 
 if TYPE_CHECKING:
-    from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam
+    from openai.types.chat import ChatCompletionMessageParam
+
+_Kind = TypeVar("_Kind", dict[str, Any], list[Any], str)
+
+END_SECONDS: Final = 5.0
+"""How long an endpoint may take to end its stream once the completion is finished."""
+_NO_COMPLETION: Final = "the agent's answer is no completion"
 
 NO_KEY = "none"
 """What is sent where the endpoint wants no key: the library insists on one."""
@@ -53,33 +70,61 @@ class OpenAi:
         yield self
 
     async def reply(self, work: Work, emit: Emit) -> Reply:
-        """Asks for a completion of the conversation. A 429, a 5xx and a connection that fails are worth another attempt."""
-        # Here, because it takes half a second and most services do without.
-        import openai
+        """Asks for a completion of the conversation.
 
+        A temporary error and a connection that fails are worth another attempt.
+        """
         settings = _settings(work.agent)
         history = await work.history(settings.history_messages - 1)
         try:
-            endpoint = openai.AsyncOpenAI(
-                base_url=settings.base_url, api_key=self._key(settings), http_client=self._client, max_retries=0, timeout=None
-            )
-            stream = await endpoint.chat.completions.create(
-                model=settings.model, messages=conversation(settings, [*history, work.entry]), stream=True, **_sampling(settings)
-            )
-            async with stream:
-                text = await _read(aiter(stream), emit)
+            key = self._key(settings)
         except SecretError as error:
             raise NoReplyError("the agent's API key cannot be read", final=True) from error
+        with detailed(settings.base_url, key if settings.api_key else ""):
+            messages = conversation(settings, [*history, work.entry])
+            return Reply(Draft(await self._complete(settings, key, messages, emit)))
+
+    async def _complete(
+        self,
+        settings: OpenAiSettings,
+        key: str,
+        messages: "list[ChatCompletionMessageParam]",
+        emit: Emit,
+    ) -> str:
+        """The text of the completion. Raises NoReplyError, with a detail that is not yet safe to keep."""
+        # Here, because it takes half a second and most services do without.
+        import openai
+
+        try:
+            endpoint = openai.AsyncOpenAI(
+                base_url=settings.base_url,
+                api_key=key,
+                http_client=self._client,
+                max_retries=0,
+                timeout=None,
+            )
+            stream = await endpoint.chat.completions.create(
+                model=settings.model,
+                messages=messages,
+                stream=True,
+                **_sampling(settings),
+            )
+            async with stream:
+                # The library's own reader gives up at a piece that is empty.
+                return await _read(stream.response, emit)
         except openai.APIStatusError as error:
-            status = error.status_code
-            final, rest_s = status != 429 and status < 500, retry_after_s(error.response.headers, self._clock.now_ms())
-            raise NoReplyError(f"the agent answered with status {status}", final=final, retry_after_s=rest_s) from error
+            status, headers = error.status_code, error.response.headers
+            raise NoReplyError(
+                f"the agent answered with status {status}",
+                final=not is_temporary(status, headers),
+                retry_after_s=retry_after_s(headers, self._clock.now_ms()),
+                detail=_words(error.body, error.response.text),
+            ) from error
         except (openai.APIConnectionError, httpx2.TransportError) as error:
             raise _unreachable(error) from error
         except openai.OpenAIError as error:
-            # An error that the endpoint reported in the middle of its stream, or an answer that the library cannot read.
-            raise NoReplyError("the agent's answer is no completion", final=False) from error
-        return Reply(Draft(text))
+            # An answer that the library cannot read.
+            raise NoReplyError(_NO_COMPLETION, final=False, detail=str(error)) from error
 
     def _key(self, settings: OpenAiSettings) -> str:
         return self._secrets.read(settings.api_key) if settings.api_key else NO_KEY
@@ -107,43 +152,78 @@ def _sampling(settings: OpenAiSettings) -> dict[str, Any]:
     return {name: value for name in named if (value := getattr(settings, name)) is not None}
 
 
-async def _read(parts: "AsyncIterator[ChatCompletionChunk]", emit: Emit) -> str:
-    """The text of a streamed completion. Raises NoReplyError, and what the library raises."""
+async def _read(response: httpx2.Response, emit: Emit) -> str:
+    """The text of a streamed completion. Raises NoReplyError, and what the connection raises."""
     pieces: list[str] = []
     finished = False
-    while True:
-        try:
-            part = await anext(parts, None)
-            choices = part.choices[:1] if part is not None else []
-            texts = [choice.delta.content for choice in choices if choice.delta.content is not None]
-            finished = finished or any(choice.finish_reason for choice in choices)
-            if not all(isinstance(text, str) for text in texts):
-                raise TypeError("a text that is none")
-        except (ValueError, TypeError, AttributeError) as error:
-            # The library builds its answers without checking them.
-            raise NoReplyError("the agent's answer is no completion", final=False) from error
-        if part is None:
-            break
-        for text in texts:
-            emit(text)
-            pieces.append(text)
+    try:
+        async with asyncio.timeout(None) as rest:
+            async for event in read_events(response):
+                if event.data.startswith("[DONE]"):
+                    # Some endpoints say nothing else at the end.
+                    finished = finished or bool(pieces)
+                    break
+                text, is_last = _piece(event)
+                if text:
+                    emit(text)
+                    pieces.append(text)
+                if is_last and not finished:
+                    finished = True
+                    rest.reschedule(asyncio.get_running_loop().time() + END_SECONDS)
+    except (httpx2.TransportError, TimeoutError):
+        # A completion that has ended is whole, whatever becomes of its connection.
+        if not finished:
+            raise
     if not finished:
         raise NoReplyError("the agent's answer broke off", final=False)
     return "".join(pieces)
 
 
+def _piece(event: httpx2.ServerSentEvent) -> tuple[str, bool]:
+    """The text of a piece, which may be empty, and whether it ends the completion. Raises NoReplyError."""
+    try:
+        piece = _have(dict, read_json(event.data) if event.data.strip() else None)
+        choice = _have(dict, next(iter(_have(list, piece.get("choices"))), None))
+        text = _have(str, _have(dict, choice.get("delta")).get("content"))
+    except ValueError as error:
+        if event.event not in ("message", "error"):
+            # A ping, or the like.
+            return "", False
+        raise NoReplyError(_NO_COMPLETION, final=False, detail=event.data) from error
+    if event.event == "error" or piece.get("object") == "error" or piece.get("error"):
+        words = _words(piece.get("error") or piece, event.data)
+        raise NoReplyError(_NO_COMPLETION, final=False, detail=words)
+    return text, bool(choice.get("finish_reason"))
+
+
+def _have(kind: type[_Kind], value: object) -> _Kind:
+    """The value where it is of this kind; an empty one where it is null or empty. Else raises ValueError."""
+    if isinstance(value, kind):
+        return value
+    if value:
+        raise ValueError(f"holds {type(value).__name__} where {kind.__name__} should be")
+    return kind()
+
+
+def _words(error: object, body: str) -> str:
+    """What an endpoint says of its error: the message, where OpenAI's format has one, or the whole body."""
+    message = error.get("message") if isinstance(error, dict) else error
+    return message if isinstance(message, str) and message else body
+
+
 def _unreachable(error: BaseException) -> NoReplyError:
     """What a connection that failed means: the library wraps the cause up."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, AddressRefusedError):
-            return NoReplyError(f"the agent's host {cause}", final=True)
-        if isinstance(cause, ResponseRefusedError):
-            return NoReplyError(str(cause), final=True)
-        if isinstance(cause, httpx2.TransportError):
-            return NoReplyError(f"the agent cannot be reached: {type(cause).__name__}", final=False)
-        cause = cause.__cause__
-    return NoReplyError("the agent cannot be reached", final=False)
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, AddressRefusedError):
+            return NoReplyError(f"the agent's host {found}", final=True)
+        if isinstance(found, ResponseRefusedError):
+            return NoReplyError(str(found), final=True)
+        if isinstance(found, httpx2.TransportError):
+            reason = f"the agent cannot be reached: {type(found).__name__}"
+            return NoReplyError(reason, final=False, detail=cause(found))
+        found = found.__cause__
+    return NoReplyError("the agent cannot be reached", final=False, detail=cause(error))
 
 
 def _settings(agent: Agent) -> OpenAiSettings:

@@ -11,10 +11,21 @@ from urllib.parse import urlsplit
 
 import httpx2
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 
 from eliza.sessions.v1 import times, values
-from server.agents.http import MAX_RESPONSE_BYTES, AddressRefusedError, Hosts, ResponseRefusedError, retry_after_s
+from server.agents.http import (
+    AddressRefusedError,
+    Hosts,
+    ResponseRefusedError,
+    cause,
+    detailed,
+    is_temporary,
+    read_clean_json,
+    read_events,
+    read_json,
+    retry_after_s,
+)
 from server.agents.kinds import Emit, NoReplyError, Work
 from server.agents.secrets import SecretError, Secrets
 from server.clock import Clock
@@ -46,7 +57,8 @@ class _Chunk(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    chunk: str
+    # No `str`, which refuses half a surrogate pair; the other half may come in the next piece.
+    chunk: InstanceOf[str]
 
 
 class _Error(BaseModel):
@@ -84,16 +96,26 @@ class Webhook:
         yield self
 
     async def reply(self, work: Work, emit: Emit) -> Reply:
-        """Posts the delivery and reads the reply, plain or streamed. Only a 5xx and a connection that fails are worth another attempt."""
+        """Posts the delivery and reads the reply, plain or streamed.
+
+        A temporary error and a connection that fails are worth another attempt.
+        """
         settings = _settings(work.agent)
         body = orjson.dumps(delivery_body(work, await work.history(settings.history_messages)))
         try:
-            headers = signed_headers(signing_key(self._secrets.read(settings.secret)), work.delivery.id, self._clock.now_ms() // 1000, body)
+            secret = self._secrets.read(settings.secret)
+            now_s = self._clock.now_ms() // 1000
+            headers = signed_headers(signing_key(secret), work.delivery.id, now_s, body)
         except SecretError as error:
             raise NoReplyError("the agent's secret cannot be read", final=True) from error
+        with detailed(settings.url, secret):
+            return await self._post(settings.url, body, headers, emit)
+
+    async def _post(self, url: str, body: bytes, headers: dict[str, str], emit: Emit) -> Reply:
+        """The reply to a post. Raises NoReplyError, with a detail that is not yet safe to keep."""
         try:
-            async with self._client.stream("POST", settings.url, content=body, headers=headers) as response:
-                _check_status(response, self._clock.now_ms())
+            async with self._client.stream("POST", url, content=body, headers=headers) as response:
+                await _check_status(response, self._clock.now_ms())
                 return await _read(response, emit)
         except AddressRefusedError as error:
             raise NoReplyError(f"the agent's host {error}", final=True) from error
@@ -102,9 +124,10 @@ class Webhook:
         except httpx2.SSEError as error:
             raise NoReplyError("the agent's event stream cannot be read", final=True) from error
         except httpx2.TransportError as error:
-            raise NoReplyError(f"the agent cannot be reached: {type(error).__name__}", final=False) from error
+            reason = f"the agent cannot be reached: {type(error).__name__}"
+            raise NoReplyError(reason, final=False, detail=cause(error)) from error
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            raise NoReplyError("the agent's answer is not HTTP", final=True) from error
+            raise NoReplyError("the agent's answer is not HTTP", final=True, detail=str(error)) from error
 
 
 def signing_key(secret: str) -> bytes:
@@ -172,45 +195,57 @@ def _message(session: Session, entry: Entry) -> dict[str, Any]:
     return body
 
 
-def _check_status(response: httpx2.Response, now_ms: int) -> None:
-    status = response.status_code
-    if status >= 500:
-        raise NoReplyError(f"the agent answered with status {status}", final=False, retry_after_s=retry_after_s(response.headers, now_ms))
-    if 300 <= status < 400:
-        raise NoReplyError(f"the agent answered with status {status}; redirects are not followed", final=True)
-    if not 200 <= status < 300:
-        raise NoReplyError(f"the agent answered with status {status}", final=True)
+async def _check_status(response: httpx2.Response, now_ms: int) -> None:
+    status, headers = response.status_code, response.headers
+    if 200 <= status < 300:
+        return
+    redirects = "; redirects are not followed" if 300 <= status < 400 else ""
+    raise NoReplyError(
+        f"the agent answered with status {status}{redirects}",
+        final=not is_temporary(status, headers),
+        retry_after_s=retry_after_s(headers, now_ms),
+        detail=_text(await response.aread()),
+    )
 
 
 async def _read(response: httpx2.Response, emit: Emit) -> Reply:
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    body = ""
     try:
         if kind == "text/event-stream":
             return await _read_events(response, emit)
         if kind == "application/json":
-            return _reply(await response.aread())
+            body = _text(await response.aread())
+            return _reply(body)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, problem['loc'])) or 'the body'}: {problem['msg']}" for problem in error.errors())
-        raise NoReplyError(f"the agent's answer is no reply: {problems[:300]}", final=True) from error
+        reason = f"the agent's answer is no reply: {problems[:300]}"
+        raise NoReplyError(reason, final=True, detail=body) from error
     except ValueError as error:
-        raise NoReplyError("the agent's answer is not JSON", final=True) from error
-    raise NoReplyError("the agent's answer is neither application/json nor text/event-stream", final=True)
+        raise NoReplyError("the agent's answer is not JSON", final=True, detail=body) from error
+    reason = "the agent's answer is neither application/json nor text/event-stream"
+    raise NoReplyError(reason, final=True, detail=kind)
 
 
 async def _read_events(response: httpx2.Response, emit: Emit) -> Reply:
-    async for event in httpx2.EventSource(response, MAX_RESPONSE_BYTES):
+    async for event in read_events(response):
         match event.event:
             case "chunk":
-                emit(_Chunk.model_validate(orjson.loads(event.data)).chunk)
+                emit(_Chunk.model_validate(read_json(event.data)).chunk)
             case "done":
                 return _reply(event.data)
             case "error":
-                raise NoReplyError(_Error.model_validate(orjson.loads(event.data)).error, final=True)
+                raise NoReplyError(_Error.model_validate(read_clean_json(event.data)).error, final=True)
     raise NoReplyError("the agent's event stream ended without a reply", final=False)
 
 
-def _reply(body: bytes | str) -> Reply:
-    found = _Reply.model_validate(orjson.loads(body))
+def _text(body: bytes) -> str:
+    """A body as text: what is not UTF-8 becomes U+FFFD, and a byte order mark is passed over."""
+    return body.decode("utf-8-sig", "replace")
+
+
+def _reply(body: str) -> Reply:
+    found = _Reply.model_validate(read_clean_json(body))
     try:
         # By way of protobuf, so that what is stored can be read back over every transport.
         metadata = orjson.dumps(values.plain(values.struct(found.metadata or {}))).decode()

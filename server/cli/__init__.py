@@ -2,7 +2,7 @@
 
 import os
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 # The workers are started by fork and exec: gRPC's fork handlers have nothing to save there, and only complain.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
@@ -18,6 +18,10 @@ _MODULES: Final = {
 """Where each command is."""
 
 
+_SERVICES: Final = ("rest", "serve")
+"""The commands whose standard error is a log."""
+
+
 class _Commands(click.Group):
     """Loads a command as it is needed: a probe should not wait for what the servers are made of."""
 
@@ -29,6 +33,19 @@ class _Commands(click.Group):
             return None
         command: click.Command = getattr(import_module(f"server.cli.{_MODULES[cmd_name]}"), cmd_name)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:
+            if ctx.invoked_subcommand in _SERVICES and os.environ.get("LOG_FORMAT", "").lower() == "json":
+                # Whoever collects the lines of a service reads JSON, of a start that failed too.
+                from server import logs
+
+                logs.configure("info", "json")
+                logs.log_failed_start(error.format_message())
+                ctx.exit(error.exit_code)
+            raise
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})

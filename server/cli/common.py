@@ -11,10 +11,22 @@ from collections.abc import Coroutine
 from typing import Any, Final
 
 import click
+import structlog
 import uvloop
 
 from server import logs
-from server.settings import Settings, SettingsError, join_address, load_settings, split_address
+from server.settings import (
+    Settings,
+    SettingsError,
+    changed_settings,
+    join_address,
+    load_settings,
+    split_address,
+    unknown_variables,
+)
+from server.version import VERSION
+
+log = structlog.get_logger()
 
 TAKEN_ADDRESS_SECONDS: Final = 3.0
 RETRY_SECONDS: Final = 0.05
@@ -37,6 +49,14 @@ def settings_or_exit(**overrides: Any) -> Settings:
         raise click.ClickException(str(error)) from error
     logs.configure(settings.log_level, settings.log_format)
     return settings
+
+
+def log_start(settings: Settings, **facts: object) -> None:
+    """Logs which version starts, with which settings other than the defaults, and warns of variables that are no settings."""
+    log.info("starting", version=VERSION, settings=changed_settings(settings), **facts)
+    for name, meant in unknown_variables(os.environ).items():
+        # `SESSION_MANAGER` and the like belong to the desktop, so it is no more than a warning.
+        log.warning("the environment has a variable that is no setting", variable=name, **({"meant": meant} if meant else {}))
 
 
 def run_service(work: Coroutine[Any, Any, None]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import click
 
 from rest_facade.main import serve as serve_rest
-from server.cli.common import listen, run_service, settings_or_exit, stop_signal, with_port
+from server.cli.common import listen, log_start, run_service, settings_or_exit, stop_signal, with_port
 from server.cli.workers import Workers
 from server.settings import Settings
 
@@ -27,6 +27,8 @@ def rest(server: str, rest_address: str | None, rest_workers: int | None, worker
     It holds no state: run as many as you like. The server need not be there yet; while it is away, requests are answered with 503.
     """
     settings = settings_or_exit(rest_address=rest_address, rest_workers=rest_workers)
+    if worker_of is None:
+        log_start(settings, server=server)
     if worker_of is not None:
         run_service(_worker(settings, server, socket.socket(fileno=worker_of)))
     else:

@@ -9,7 +9,7 @@ from typing import Final
 import click
 
 from server.agents.registry import AgentsFileError
-from server.cli.common import listen, reachable, run_service, settings_or_exit, stop_signal, with_port
+from server.cli.common import listen, log_start, reachable, run_service, settings_or_exit, stop_signal, with_port
 from server.cli.workers import Workers
 from server.domain.agents import ECHO_ID
 from server.service import AddressError, Service
@@ -37,6 +37,7 @@ def serve(no_rest: bool, **overrides: str | int | None) -> None:
     both: what is in flight is finished, then the store is closed.
     """
     settings = settings_or_exit(**overrides)
+    log_start(settings)
     try:
         run_service(_serve(settings, with_rest=not no_rest))
     except (StoreOpenError, AgentsFileError, AddressError) as error:

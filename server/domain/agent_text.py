@@ -1,28 +1,38 @@
-"""The text of agents, which is never lost for one character; the text of users is checked instead."""
+"""Text as agents write it: cut between the halves of a surrogate pair, or with a NUL.
+
+No reply is lost for one character.
+"""
+
+from eliza.sessions.v1.texts import is_text
+
+REPLACEMENT = "\ufffd"
 
 
 def clean(text: str) -> str:
-    """The text with its UTF-16 halves joined; a half that stays alone becomes U+FFFD, and a NUL is left out."""
-    if "\0" in text:
-        text = text.replace("\0", "")
-    if text.isascii():
+    """An agent's text without NULs, its surrogate halves joined, and each lone half a U+FFFD."""
+    return join_halves(text.replace("\0", ""))
+
+
+def join_halves(text: str) -> str:
+    """The text with its surrogate halves joined; each lone half becomes U+FFFD."""
+    if is_text(text):
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 class TextJoiner:
-    """Cleans a text that comes in pieces: a half at the end of a piece waits for its other half."""
+    """Cleans a text that comes in pieces. What goes out is in all what `clean` makes of the whole text."""
 
     def __init__(self) -> None:
-        self._held = ""
+        self._half = ""
 
     def add(self, piece: str) -> str:
-        """The next piece, cleaned, with the half that waited and without one that must wait."""
-        text = self._held + piece.replace("\0", "")
-        self._held = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
-        return clean(text[:-1] if self._held else text)
+        """Takes a piece; returns what may go out. Holds back a high half at the end, for its low half."""
+        text = self._half + piece.replace("\0", "")
+        self._half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+        return join_halves(text[: len(text) - len(self._half)])
 
     def flush(self) -> str:
-        """What still waits, as U+FFFD: there are no more pieces."""
-        held, self._held = self._held, ""
-        return clean(held)
+        """Ends the text; returns what still has to go out: a U+FFFD for a half that stayed alone."""
+        half, self._half = self._half, ""
+        return REPLACEMENT if half else ""

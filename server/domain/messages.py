@@ -1,6 +1,6 @@
 """Messages: what a client asks to store, what is stored, and the bounds of both. JSON is compact UTF-8 text here, never rebuilt."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from eliza.sessions.v1.limits import (
     MAX_ACTION_CODE_POINTS,
@@ -11,6 +11,7 @@ from eliza.sessions.v1.limits import (
     MAX_REPLY_CODE_POINTS,
 )
 from eliza.sessions.v1.texts import is_text
+from server.domain.agent_text import clean
 from server.domain.errors import InvalidContentError, InvalidMetadataError
 
 EMPTY_OBJECT = "{}"
@@ -60,14 +61,21 @@ def check_draft(draft: Draft) -> None:
     _check(draft, MAX_CONTENT_CODE_POINTS)
 
 
+def clean_reply(reply: Reply) -> Reply:
+    """The reply with its content, thought and actions cleaned, so that it is not lost for one character."""
+    return Reply(
+        replace(reply.draft, content=clean(reply.draft.content)),
+        None if reply.thought is None else clean(reply.thought),
+        tuple(map(clean, reply.actions)),
+    )
+
+
 def check_reply(reply: Reply) -> None:
-    """Raises InvalidContentError or InvalidMetadataError for a reply that cannot be stored.
+    """Raises InvalidContentError or InvalidMetadataError for a cleaned reply that cannot be stored.
 
     It may be longer than a user's message: the contract bounds only these, and models answer at length.
     """
     _check(reply.draft, MAX_REPLY_CODE_POINTS)
-    if not all(map(is_text, (reply.thought or "", *reply.actions))):
-        raise InvalidContentError("thought and actions must not contain a lone surrogate, which is not text")
     if reply.thought is not None and len(reply.thought) > MAX_REPLY_CODE_POINTS:
         raise InvalidContentError(f"thought must have at most {MAX_REPLY_CODE_POINTS} characters")
     if len(reply.actions) > MAX_ACTIONS or any(len(action) > MAX_ACTION_CODE_POINTS for action in reply.actions):

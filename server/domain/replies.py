@@ -6,10 +6,19 @@ A reply is accepted as long as none is stored, also from an agent whose lease ha
 from collections.abc import Callable
 from dataclasses import replace
 
-from server.domain.deliveries import MAX_LOST_CONNECTIONS, OPEN_STATES, AttemptFailure, Delivery, DeliveryState, RetryPolicy
+from server.domain.agent_text import clean
+from server.domain.deliveries import (
+    MAX_DETAIL_CODE_POINTS,
+    MAX_LOST_CONNECTIONS,
+    OPEN_STATES,
+    AttemptFailure,
+    Delivery,
+    DeliveryState,
+    RetryPolicy,
+)
 from server.domain.errors import DeliveryAnsweredError, DeliveryNotFoundError, DeliveryNotLeasedError
 from server.domain.events import EntryKind, ReplyFailure
-from server.domain.messages import Message, Reply, check_reply
+from server.domain.messages import Message, Reply, check_reply, clean_reply
 from server.domain.sessions import Outcome, Session, appended, require_live
 
 DeliveryRule = Callable[[Session, Delivery, int], Outcome]
@@ -31,7 +40,7 @@ def lease(session: Session, delivery: Delivery, now_ms: int, *, lease_ms: int, m
 
 
 def answer(session: Session, delivery: Delivery, now_ms: int, *, reply_id: str, reply: Reply, agent_id: str | None = None) -> Outcome:
-    """Stores the agent's message, which is not the user's activity and renews nothing.
+    """Stores the agent's message, cleaned, which is not the user's activity and renews nothing.
 
     `agent_id` is whose worker answers, where that is known: another agent's delivery does not exist for it.
     Raises DeliveryNotFoundError, SessionExpiredError, DeliveryAnsweredError, InvalidContentError, InvalidMetadataError.
@@ -41,6 +50,7 @@ def answer(session: Session, delivery: Delivery, now_ms: int, *, reply_id: str, 
     require_live(session, now_ms)
     if delivery.state is DeliveryState.ANSWERED:
         raise DeliveryAnsweredError(delivery.id)
+    reply = clean_reply(reply)
     check_reply(reply)
     draft = reply.draft
     message = Message(
@@ -72,7 +82,7 @@ def fail(
     """
     require_live(session, now_ms)
     _require_open(delivery)
-    delivery = replace(delivery, last_failure=AttemptFailure(now_ms, delivery.attempts, reason, detail))
+    delivery = replace(delivery, last_failure=AttemptFailure(now_ms, delivery.attempts, reason, clean(detail)[:MAX_DETAIL_CODE_POINTS]))
     if connection_lost and delivery.lost_connections < MAX_LOST_CONNECTIONS:
         delivery, charged = replace(delivery, lost_connections=delivery.lost_connections + 1), False
     if not charged and not final:

@@ -1,8 +1,9 @@
 """The edge of the server: every call of the API passes it, and whatever goes wrong inside leaves as one row of the error table."""
 
 import asyncio
+import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from functools import partial
 from typing import Any, Final, NoReturn
@@ -10,7 +11,7 @@ from typing import Any, Final, NoReturn
 import grpc
 import structlog
 
-from eliza.sessions.v1.errors import DOMAIN, TABLE, cut, error_trailers
+from eliza.sessions.v1.errors import DOMAIN, TABLE, Row, cut, error_trailers
 from server.domain.errors import (
     DeadlineExceededError,
     DomainError,
@@ -40,6 +41,8 @@ _READERS: Final[dict[str, Read]] = {
     f"{_PREFIX}AgentService/Reply": read_reply_request,
 }
 """How the requests of agents are read; all others are parsed, no more."""
+_LOGGED_IDS: Final = {"sessionId": "session_id", "agentId": "agent_id", "deliveryId": "delivery_id"}
+"""The details of an error that a line about it repeats."""
 
 log = structlog.get_logger()
 
@@ -47,11 +50,12 @@ log = structlog.get_logger()
 class Boundary(grpc.aio.ServerInterceptor):
     """Reads requests, refuses those whose deadline has passed, and turns exceptions into statuses with ErrorInfo."""
 
-    def __init__(self, on_trouble: Callable[[], None], *, max_calls: int, max_streams: int) -> None:
-        """`on_trouble` is called when the store could not do what it was asked."""
+    def __init__(self, on_trouble: Callable[[], None], *, max_calls: int, max_streams: int, slow_call_s: float) -> None:
+        """`on_trouble` is called when the store could not do what it was asked; a call that takes `slow_call_s` is logged."""
         self._on_trouble = on_trouble
         self._max_calls = max_calls
         self._max_streams = max_streams
+        self._slow_call_s = slow_call_s
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._stopping = False
         self._calls = 0
@@ -156,13 +160,17 @@ class Boundary(grpc.aio.ServerInterceptor):
 
     def _unary(self, method: str, behaviour: Behaviour, read: Read) -> Behaviour:
         async def call(raw: bytes, context: Any) -> Any:
-            request = None
+            request, begun_s = None, time.monotonic()
             try:
                 with self._admitted_call(method, context):
                     request = read(raw)
-                    return await behaviour(request, context)
+                    answer = await behaviour(request, context)
             except Exception as error:  # noqa: BLE001 - this is where everything ends up
                 await self._fail(context, method, request, error)
+            if (taken_s := time.monotonic() - begun_s) >= self._slow_call_s:
+                session_id = cut(getattr(request, "session_id", ""))
+                log.warning("slow call", method=method.removeprefix("/"), seconds=round(taken_s, 3), session_id=session_id)
+            return answer
 
         return call
 
@@ -190,8 +198,17 @@ class Boundary(grpc.aio.ServerInterceptor):
             log.error("internal error", error_id=error_id, method=method, exc_info=error)
             reason, message, details = _internal(method, request, error_id)
         row, details = TABLE[reason], {name: cut(value) for name, value in details.items()}
+        if isinstance(error, DomainError):
+            _log_failure(method, row, message, details)
         await context.abort(row.grpc_status, message, error_trailers(row, message, details))
         raise AssertionError("abort always raises")
+
+
+def _log_failure(method: str, row: Row, message: str, details: Mapping[str, str]) -> None:
+    """One line for a call that failed: a client's fault is news, the service's own a warning. Values of clients stay out."""
+    level = "warning" if row.http_status >= 500 else "info"
+    ids = {name: details[detail] for detail, name in _LOGGED_IDS.items() if detail in details}
+    getattr(log, level)("failed call", method=method.removeprefix("/"), code=row.reason, error=cut(message), **ids)
 
 
 def _many(read: Read) -> Callable[[AsyncIterator[bytes]], AsyncIterator[Any]]:

@@ -5,9 +5,9 @@ import uuid
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
+import grpc
 import structlog
-from grpc_health.v1 import health_pb2
-from grpc_health.v1._async import HealthServicer as LibraryHealthServicer
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.domain.errors import DomainError
 from server.store.base import Store
@@ -18,24 +18,31 @@ RECHECK_SECONDS: Final = 1.0
 log = structlog.get_logger()
 
 
-class HealthServicer(LibraryHealthServicer):  # type: ignore[misc]
-    """grpc.health.v1 with List, which the library leaves out, and watches that end when the service does."""
+class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
+    """grpc.health.v1. The library's own leaves out List, and its watches do not end when the service does."""
 
     def __init__(self) -> None:
-        super().__init__()
+        self._statuses = {"": health_pb2.HealthCheckResponse.SERVING}
+        self._is_stopping = False
         self._changed = asyncio.Event()
+
+    async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> health_pb2.HealthCheckResponse:
+        """The status of one service. NOT_FOUND for one that has none."""
+        if request.service not in self._statuses:
+            await context.abort(grpc.StatusCode.NOT_FOUND)
+        return health_pb2.HealthCheckResponse(status=self._statuses[request.service])
 
     async def List(self, request: health_pb2.HealthListRequest, context: Any) -> health_pb2.HealthListResponse:
         """The status of every service that has one."""
-        statuses = {name: health_pb2.HealthCheckResponse(status=status) for name, status in self._server_status.items()}
+        statuses = {name: health_pb2.HealthCheckResponse(status=status) for name, status in self._statuses.items()}
         return health_pb2.HealthListResponse(statuses=statuses)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
         """Tells the status of a service, and each change of it; ends with the NOT_SERVING of a shutdown, which would wait for it."""
         last = None
         while True:
-            changed, stopping = self._changed, self._gracefully_shutting_down
-            status = self._server_status.get(request.service, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+            changed, stopping = self._changed, self._is_stopping
+            status = self._statuses.get(request.service, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
             if status != last:
                 await context.write(health_pb2.HealthCheckResponse(status=status))
                 last = status
@@ -45,14 +52,14 @@ class HealthServicer(LibraryHealthServicer):  # type: ignore[misc]
 
     def set_all(self, services: Iterable[str], status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         """Sets the status of services, and has the watches look."""
-        if not self._gracefully_shutting_down:
-            self._server_status.update(dict.fromkeys(services, status))
+        if not self._is_stopping:
+            self._statuses.update(dict.fromkeys(services, status))
             self._notify()
 
     async def enter_graceful_shutdown(self) -> None:
         """Says NOT_SERVING for every service, for good."""
-        self.set_all(list(self._server_status), health_pb2.HealthCheckResponse.NOT_SERVING)
-        self._gracefully_shutting_down = True
+        self.set_all(list(self._statuses), health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._is_stopping = True
         self._notify()
 
     def _notify(self) -> None:

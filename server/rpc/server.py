@@ -4,7 +4,6 @@ from typing import Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from eliza.sessions.v1 import (
     agent_service_pb2,
@@ -22,13 +21,14 @@ from server.clock import Clock, TestClock
 from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.purge import Purge
 from server.lifecycle.watch import Signals
-from server.rpc import lasting
+from server.patches import grpcio
 from server.rpc.agent_service import AgentService
 from server.rpc.boundary import Boundary
 from server.rpc.clock_service import ClockService
 from server.rpc.health import HealthMonitor
 from server.rpc.message_service import MessageService
 from server.rpc.parsing import MAX_RECEIVED_BYTES
+from server.rpc.reflection import add_reflection
 from server.rpc.session_service import SessionService
 from server.settings import Settings
 from server.store.base import Store
@@ -36,6 +36,9 @@ from server.store.base import Store
 PENDING_PER_CONNECTION: Final = 1.5
 """How many calls of a method may wait for Python, per call that one connection may have open: a client alone never meets the bound, nor
 keeps others out."""
+
+MIN_PING_MS: Final = 1000
+"""How often a client may ping: proxies that drop silent connections have clients do so every 10 s and more."""
 
 SERVICE_NAMES: Final = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
@@ -69,14 +72,22 @@ def build_server(
         ("grpc.so_reuseport", 0),
         # One client alone is held back by HTTP/2 itself, before anything of it has to be refused.
         ("grpc.max_concurrent_streams", settings.max_connection_streams),
+        # gRPC would answer a client's pings with GOAWAY: more than one in 5 minutes, in 2 hours without a call.
+        ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MS),
+        ("grpc.keepalive_permit_without_calls", 1),
         # How many calls of a method may wait for Python to look at them. Beyond that gRPC's core cancels calls without a word of why, but
         # at next to no cost: where more come than Python can even refuse, a longer queue is one in which everybody waits past their
         # deadlines. The core's own default, from the one limit to the other at random, would be such a queue.
         ("grpc.server.max_pending_requests", max_pending),
         ("grpc.server.max_pending_requests_hard_limit", max_pending + 1),
     ]
-    boundary = Boundary(monitor.doubt, max_calls=settings.max_calls, max_streams=settings.max_streams)
-    server = lasting.server(interceptors=[boundary], options=options)
+    boundary = Boundary(
+        monitor.doubt,
+        max_calls=settings.max_calls,
+        max_streams=settings.max_streams,
+        slow_call_s=settings.slow_call_seconds,
+    )
+    server = grpcio.build_server(interceptors=[boundary], options=options)
     session_service_pb2_grpc.add_SessionServiceServicer_to_server(
         SessionService(store, clock, policy, monitor, signals, settings.stream_heartbeat_seconds), server
     )
@@ -88,5 +99,5 @@ def build_server(
     if isinstance(clock, TestClock):
         clock_service_pb2_grpc.add_ClockServiceServicer_to_server(ClockService(clock, deadlines, purge), server)
     health_pb2_grpc.add_HealthServicer_to_server(monitor.servicer, server)
-    reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    add_reflection((*names, health.SERVICE_NAME), server)
     return server, monitor, boundary

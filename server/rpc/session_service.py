@@ -25,6 +25,7 @@ from server.rpc.convert import canonical, chunk_message, entry_message, metadata
 from server.rpc.health import HealthMonitor
 from server.rpc.paging import make_token, page_size, read_token
 from server.store.base import Position, Store
+from server.version import VERSION
 
 
 class SessionService(SessionServiceServicer):
@@ -197,6 +198,7 @@ class SessionService(SessionServiceServicer):
             invalid_sessions=counts.invalid,
             timestamp=values.timestamp(now_ms),
             uptime_seconds=max(0, now_ms - self._started_at_ms) / 1000,
+            version=VERSION,
         )
 
 

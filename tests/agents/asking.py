@@ -8,8 +8,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from server.agents.connectors import Connectors, connect
 from server.agents.dispatcher import Dispatcher
+from server.agents.kinds import NoReplyError, Work
 from server.clock import SystemClock
 from server.domain.agents import Agent, AgentKind, OpenAiSettings, WebhookSettings
 from server.domain.deliveries import DeliveryState, RetryPolicy
@@ -112,6 +115,17 @@ async def rests(asked: Asking, session_id: str) -> int:
             if found and found.delivery.attempts and found.delivery.state is DeliveryState.PENDING and found.delivery.due_at_ms:
                 return found.delivery.due_at_ms
             await asyncio.sleep(0.002)
+
+
+async def fails(asked: Asking, settings: WebhookSettings | OpenAiSettings) -> NoReplyError:
+    """What one attempt at a message comes to, as its connector tells the dispatcher."""
+    made, now_ms = agent(settings), SystemClock().now_ms()
+    sent = send_message(session(now_ms, agent_id=made.id), now_ms, message_id=str(uuid.uuid4()), draft=Draft("hello"))
+    work = Work(made, sent.session, sent.entries[0], sent.deliveries[0], str(uuid.uuid4()), asked.store)
+    async with asked.connectors.by_kind[made.kind].slot(made) as slot:
+        with pytest.raises(NoReplyError) as raised:
+            await slot.reply(work, len)
+    return raised.value
 
 
 @asynccontextmanager

@@ -324,13 +324,30 @@ class TestAttempts:
         assert [rest >= least for rest, least in zip(rests_s, (0.019, 0.029, 0.299), strict=True)] == [True] * 3, rests_s
         assert await world.failures(one) == []
 
+    async def test_halves_of_a_character_are_joined_within_an_attempt_and_not_across_two(self, world: World, agent: Scripted) -> None:
+        async def cut(work: Work, emit: Emit) -> Reply:
+            for piece in ("a\ud83e", "\udd16\0", "\ud83e"):
+                emit(piece)
+            if work.delivery.attempts == 1:
+                raise NoReplyError("broke off", final=False)
+            return Reply(Draft("a\ud83e\udd16\0\ud83e"))
+
+        agent.script = cut
+        await world.open(policy=RetryPolicy(2, 10, 20))
+        one = await world.session()
+        await world.send(one, "hello")
+        assert await world.exchanged(one) == [("hello", "a🤖\ufffd")]
+        first = world.chunks[0].message_id
+        pieces = [[chunk.text for chunk in world.chunks if (chunk.message_id == first) is early] for early in (True, False)]
+        assert pieces == [["a", "🤖"], ["a", "🤖", "\ufffd"]]
+
     @pytest.mark.parametrize(
         ("failing", "reason", "attempts"),
         [
             (NoReplyError("never", final=True), "never", 1),
             (NoReplyError("not now", final=False), "not now", 3),
             (ValueError("a secret"), "internal error", 1),
-            (Reply(Draft("a\0b")), "the agent's reply cannot be stored: Invalid content: content must not contain a NUL character", 1),
+            (Reply(Draft("\0")), "the agent's reply cannot be stored: Invalid content: content must have 1 to 100000 characters", 1),
             (Reply(Draft("")), "the agent's reply cannot be stored: Invalid content: content must have 1 to 100000 characters", 1),
             (
                 Reply(Draft("x", '{"a":"' + "x" * 10_240 + '"}')),

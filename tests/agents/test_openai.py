@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 
-from server.agents import http
+from server.agents import http, openai
 from server.domain.agents import Agent, OpenAiSettings
 from server.domain.errors import InvalidFieldError
-from tests.agents.asking import ATTEMPTS, Asking, agent, asking, rests
-from tests.agents.openai_server import DONE, ROLE, STOP, Endpoint, completion, error, failure, llama, part, problem
+from tests.agents.asking import ATTEMPTS, Asking, agent, asking, fails, rests
+from tests.agents.openai_server import DONE, ROLE, STOP, USAGE, Endpoint, completion, error, failure, llama, part, problem
 from tests.agents.webhook_server import (
     EVENTS,
     Behaviour,
@@ -167,6 +167,7 @@ LOST = "the agent cannot be reached: RemoteProtocolError"
 TOO_LARGE = f"the agent's answer is larger than {http.MAX_RESPONSE_BYTES} bytes"
 CHUNKED = head(content_type=EVENTS, headers={"Transfer-Encoding": "chunked"}) + b"%x\r\n%b\r\n" % (len(HALF), HALF)
 
+HEAD_429 = head(429, headers={"Retry-After": "7", "Content-Length": "1000"})
 SECOND = b'data: {"choices":[{"index":0,"delta":{}},{"index":1,"delta":{"content":"two"}}]}\n\n'
 
 CASES: dict[str, Case] = {
@@ -185,6 +186,18 @@ CASES: dict[str, Case] = {
     "503, then 200": replied("x", error(503), completion("x")),
     "closes, then 200": replied("x", said(), completion("x")),
     "breaks off in the middle, then 200": replied("whole", reset(head(content_type=EVENTS), ROLE, HALF), completion("whole")),
+    "409, then 200": replied("x", error(409), completion("x")),
+    "a whole completion whose connection breaks": replied("whole", reset(head(content_type=EVENTS), part({"content": "whole"}), STOP)),
+    "a whole completion in a chunked body that does not end": replied("half a ", said(CHUNKED + b"%x\r\n%b\r\n" % (len(STOP), STOP))),
+    "no finish_reason before [DONE]": replied("half a ", stream(ROLE, HALF, DONE)),
+    "a byte order mark": replied("half a ", stream(b"\xef\xbb\xbf" + HALF, STOP, DONE)),
+    "a stream by another name": replied(
+        "half a ", said(head(content_type="text/plain; charset=latin-1"), part({"content": "half a "}), STOP)
+    ),
+    "bytes that are not UTF-8": replied("a\ufffdb", stream(b'data: {"choices":[{"delta":{"content":"a\xffb"}}]}\n\n', STOP, DONE)),
+    "neither text nor finish_reason before [DONE]": retried("the agent's answer broke off", stream(ROLE, DONE)),
+    "408 for ever": retried("the agent answered with status 408", error(408)),
+    "425 for ever": retried("the agent answered with status 425", error(425)),
     "429 for ever": retried("the agent answered with status 429", error(429)),
     "500 for ever": retried("the agent answered with status 500", error(500)),
     "400": final("the agent answered with status 400", error(400)),
@@ -192,6 +205,10 @@ CASES: dict[str, Case] = {
     "404": final("the agent answered with status 404", error(404)),
     "a redirect": final("the agent answered with status 307", answer(b"", 307, headers={"Location": "http://127.0.0.1:1/"})),
     "an error in the middle": retried(NO_COMPLETION, stream(ROLE, HALF, b"data: " + json.dumps(failure("oh")).encode() + b"\n\n")),
+    "an error event": retried(NO_COMPLETION, stream(ROLE, HALF, b'event: error\ndata: {"message":"oh"}\n\n', STOP, DONE)),
+    "an error event that is not JSON": retried(NO_COMPLETION, stream(ROLE, HALF, b"event: error\ndata: oh\n\n", STOP, DONE)),
+    "an error object": retried(NO_COMPLETION, stream(ROLE, HALF, b'data: {"object":"error","message":"oh"}\n\n', STOP, DONE)),
+    "an error of one word": retried(NO_COMPLETION, stream(ROLE, HALF, b'data: {"error":"oh"}\n\n', STOP, DONE)),
     "ends in the middle of a chunked body": retried(LOST, said(CHUNKED)),
     "closes at once": retried(LOST, said()),
     "garbage instead of HTTP": retried(LOST, said(b"what?\r\n\r\n")),
@@ -202,7 +219,9 @@ CASES: dict[str, Case] = {
     "a refusal": final(EMPTY, stream(ROLE, part({"refusal": "no"}), STOP, DONE)),
     "only the call of a tool": final(EMPTY, stream(part({"tool_calls": [{"index": 0, "function": {"name": "f"}}]}), STOP, DONE)),
     "too long": final(LONG, completion("x" * 60_000, "x" * 60_000)),
-    "a NUL": final("the agent's reply cannot be stored: Invalid content: content must not contain a NUL character", completion("a\0b")),
+    "only NULs": final(EMPTY, completion("\0", "\0")),
+    "a NUL": replied("ab", completion("a\0b")),
+    "a packed error, then 200": replied("x", answer(b"x", 503, headers={"Content-Encoding": "gzip"}), completion("x")),
     "100 megabytes": final(TOO_LARGE, flood(head(content_type=EVENTS), part({}, padding="x" * 65536), 100 * 1024 * 1024)),
     "packed": final("the agent's answer is packed, which was not asked for", answer(b"x", headers={"Content-Encoding": "gzip"})),
 }
@@ -228,25 +247,111 @@ async def test_each_answer_has_its_outcome(here: Asking, case: Case) -> None:
 @pytest.mark.parametrize(
     "garbage",
     [
-        *(b"data: what?\n\n", b"data: []\n\n", b"data: 5\n\n", b'data: "x"\n\n', b"data: {}\n\n", b'data: {"choices":null}\n\n'),
-        *(b'data: {"choices":[5]}\n\n', b'data: {"choices":[{}]}\n\n', b'data: {"choices":[{"delta":null}]}\n\n', b"data: \xff\n\n"),
+        *(b"data: what?\n\n", b"data: [1]\n\n", b"data: 5\n\n", b'data: "x"\n\n', b"data: \xff\n\n", b'data: {"choices":[5]}\n\n'),
         *(b'data: {"choices":[{"delta":{"content":5}}]}\n\n', b'data: {"choices":5}\n\n', b'data: {"choices":{"a":1}}\n\n'),
+        *(
+            b'data: {"choices":[{"delta":5}]}\n\n',
+            b'data: {"choices":[{"delta":{"content":[1]}}]}\n\n',
+            b"data: " + b"[" * 100_000 + b"\n\n",
+        ),
+        b'data: {"choices":[{"delta":{"content":NaN}}]}\n\n',
+    ],
+    ids=lambda garbage: repr(garbage[:60]),
+)
+async def test_garbage_in_a_stream_is_no_completion(here: Asking, garbage: bytes) -> None:
+    with Endpoint(stream(ROLE, HALF, garbage, STOP, DONE)) as endpoint:
+        assert (await here.ask(await here.session(settings(endpoint.base_url)))).failed == (NO_COMPLETION, ATTEMPTS)
+
+
+@pytest.mark.parametrize(
+    "silent",
+    [
+        *(b'data: {"choices":[{"index":0}]}\n\n', b'data: {"choices":[{"delta":null}]}\n\n', b'data: {"choices":[{"delta":{}}]}\n\n'),
+        *(b'data: {"choices":[{"delta":[]}]}\n\n', b'data: {"choices":[{"delta":{"content":null}}]}\n\n', USAGE),
+        *(b'data: {"id":"x"}\n\n', b'data: {"choices":null}\n\n', b'data: {"choices":[]}\n\n', b'data: {"choices":[null]}\n\n'),
+        *(b'data: {"usage":{"total_tokens":2},"error":null}\n\n', b"data: {}\n\n", b"data: null\n\n", b"data: []\n\n"),
+        *(b"event: ping\ndata:\n\n", b"event: ping\n\n", b'event: ping\ndata: {"type":"ping"}\n\n', b"event: ping\ndata: alive\n\n"),
+        *(b"data:\n\n", b"data: \n\n", b"data:  \ndata:\n\n", b": comment\n\n", b"id: 7\n\n", b"retry: 5\n\n"),
     ],
     ids=repr,
 )
-async def test_garbage_in_a_stream_is_no_completion(here: Asking, garbage: bytes) -> None:
-    with Endpoint(stream(ROLE, garbage, STOP, DONE)) as endpoint:
-        reason, _ = (await here.ask(await here.session(settings(endpoint.base_url)))).failed
-    assert reason in (NO_COMPLETION, EMPTY)
-
-
-async def test_a_lone_surrogate_is_neither_stored_nor_told(here: Asking) -> None:
-    """JSON can say it, UTF-8 cannot: the pieces would break the streams of whoever watches."""
-    with Endpoint(stream(part({"content": "a\ud800"}), STOP, DONE)) as endpoint:
+async def test_a_piece_without_text_is_passed_over(here: Asking, silent: bytes) -> None:
+    pieces = (silent, part({"content": "fi"}), silent, part({"content": "ne"}), silent, STOP, silent, DONE)
+    with Endpoint(stream(*pieces)) as endpoint:
         answered = await here.ask(await here.session(settings(endpoint.base_url)))
-    reason, attempts = answered.failed
-    assert reason.startswith("the agent's reply cannot be stored: Invalid content: ")
-    assert (attempts, answered.chunks) == (1, [])
+    assert (answered.message.content, answered.chunks, len(endpoint.requests)) == ("fine", ["fi", "ne"], 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (["a\ud83e", "\udd16b"], ["a", "🤖b"]),
+        (["a\ud83e", "b"], ["a", "\ufffdb"]),
+        (["a", "\udd16b"], ["a", "\ufffdb"]),
+        (["a\ud83e"], ["a", "\ufffd"]),
+        (["a\0", "\0b"], ["a", "b"]),
+    ],
+    ids=ascii,
+)
+async def test_a_reply_is_not_lost_for_one_character(here: Asking, said: list[str], told: list[str]) -> None:
+    with Endpoint(completion(*said)) as endpoint:
+        answered = await here.ask(await here.session(settings(endpoint.base_url)))
+    assert (answered.message.content, answered.chunks, len(endpoint.requests)) == ("".join(told), told, 1)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "detail"),
+    [
+        (
+            error(401, f"Incorrect API key provided: {KEY}. See\n\x1b[31mhttps://x"),
+            "Incorrect API key provided: [secret]. See [31mhttps://x",
+        ),
+        (error(400, "x" * 1000), "x" * 500),
+        (answer({"error": "model not found"}, 404), "model not found"),
+        (answer({"detail": "Not Found"}, 404), '{"detail": "Not Found"}'),
+        (answer(b"<html>Bad gateway</html>", 502, "text/html"), "<html>Bad gateway</html>"),
+        (answer(b"", 500), None),
+        (stream(ROLE, b"data: " + json.dumps(failure(f"too long for {KEY}")).encode() + b"\n\n"), "too long for [secret]"),
+        (stream(b"event: error\ndata: oh\n\n"), "oh"),
+        (stream(b"data: what?\n\n"), "what?"),
+        (said(), "Server disconnected without sending a response."),
+        (reset(), "Connection reset by peer"),
+        (flood(head(500), b"x" * 65536, 100 * 1024 * 1024), "x" * 500),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else "",
+)
+async def test_the_operator_is_told_what_the_endpoint_said_and_where(here: Asking, behaviour: Behaviour, detail: str | None) -> None:
+    with Endpoint(behaviour) as endpoint:
+        failure = await fails(here, settings(endpoint.base_url, api_key="env:AGENT_SECRET_OPENAI"))
+    place = f"127.0.0.1:{endpoint.port}"
+    assert failure.detail == (place if detail is None else f"{place}: {detail}")
+    assert endpoint.sent < 16 * 1024 * 1024
+    assert detail is None or detail not in failure.reason
+
+
+async def test_a_word_is_no_secret_where_there_is_no_key(here: Asking) -> None:
+    with Endpoint(error(404, "none of these")) as endpoint:
+        assert (await fails(here, settings(endpoint.base_url))).detail == f"127.0.0.1:{endpoint.port}: none of these"
+
+
+async def test_an_errors_body_that_does_not_end_holds_nothing_up(here: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "ERROR_BODY_SECONDS", BRIEF)
+    for broken in (
+        hanging(head(429, headers={"Retry-After": "7"}), b"slow down"),
+        reset(HEAD_429, b"slow down"),
+        said(HEAD_429, b"slow down"),
+    ):
+        with Endpoint(broken) as endpoint:
+            failure = await fails(here, settings(endpoint.base_url))
+        assert (failure.reason, failure.final, failure.retry_after_s) == ("the agent answered with status 429", False, 7)
+        assert failure.detail.startswith(f"127.0.0.1:{endpoint.port}")
+
+
+async def test_a_completion_that_is_finished_is_not_lost_where_its_stream_stays_open(here: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai, "END_SECONDS", BRIEF)
+    with Endpoint(hanging(head(content_type=EVENTS), ROLE, HALF, STOP)) as endpoint:
+        answered = await here.ask(await here.session(settings(endpoint.base_url)))
+    assert (answered.message.content, len(endpoint.requests)) == ("half a ", 1)
 
 
 async def test_a_stream_that_ends_before_the_completion_does_is_no_reply(here: Asking) -> None:

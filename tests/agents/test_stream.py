@@ -230,6 +230,7 @@ class TestAnswers:
         [
             (pb.AgentReply(), "INVALID_CONTENT"),
             (agent_reply("x" * 100_001), "INVALID_CONTENT"),
+            (agent_reply("\0"), "INVALID_CONTENT"),
             (agent_reply("x", thought="x" * 100_001), "INVALID_CONTENT"),
             (agent_reply("x", actions=("x",) * 101), "INVALID_CONTENT"),
             (agent_reply("x", actions=("x" * 1001,)), "INVALID_CONTENT"),
@@ -256,6 +257,18 @@ class TestAnswers:
             send(service, session_id, "again")
             worker.answer(worker.next(), "hi")
         assert exchanged(service, session_id, 2) == [("hello", "properly"), ("again", "hi")]
+
+    def test_a_nul_in_what_a_worker_says_is_left_out(self, service: Serve) -> None:
+        agent_id = stream_agent(service)
+        session_id = create(service, agent_id).session_id
+        with Worker(service.channel, agent_id) as worker:
+            send(service, session_id, "hello")
+            delivery = worker.next()
+            worker.chunk(delivery, "\0a\0")
+            worker.say(reply=pb.ConnectRequest.Reply(delivery_id=delivery.delivery_id, reply=agent_reply("a\0b", thought="\0hm")))
+            assert worker.expect("accepted").delivery_id == delivery.delivery_id
+        (stored,) = replies(service, session_id, 1)
+        assert (stored.content, stored.thought) == ("ab", "hm")
 
     def test_what_is_said_about_what_the_worker_does_not_have_is_refused(self, service: Serve) -> None:
         agent_id, others = stream_agent(service), stream_agent(service)
@@ -331,7 +344,7 @@ class TestAnswers:
         fails(lambda: reply(99, "x"), "DELIVERY_NOT_FOUND")
         fails(lambda: service.agents.Reply(pb.ReplyRequest(), timeout=10), "MISSING_FIELDS")
         send(service, session_id, "four")
-        fails(lambda: reply(history(service, session_id)[-1].sequence, "a\0b"), "INVALID_CONTENT")
+        fails(lambda: reply(history(service, session_id)[-1].sequence, "\0"), "INVALID_CONTENT")
         service.sessions.DeleteSession(DeleteSessionRequest(session_id=session_id), timeout=10)
         fails(lambda: reply(1, "x"), "SESSION_NOT_FOUND")
 

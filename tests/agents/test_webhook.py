@@ -20,7 +20,7 @@ import standardwebhooks
 from server.agents import http
 from server.domain.agents import WebhookSettings
 from server.domain.errors import InvalidFieldError
-from tests.agents.asking import ATTEMPTS, Asking, agent, asking, rests
+from tests.agents.asking import ATTEMPTS, Asking, agent, asking, fails, rests
 from tests.agents.webhook_server import (
     EVENTS,
     Behaviour,
@@ -224,6 +224,7 @@ def nested(depth: int) -> dict:
 
 
 HEAD = head(headers={"Content-Length": "1000"})
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BOMB = gzip.compress(bytes(8 * 1024 * 1024), 1)
 ODD = "Input should be a valid"
 
@@ -254,7 +255,39 @@ CASES: dict[str, Case] = {
     ),
     "slow": once(drip(head(), b'{"content":"slow"}', 0.01), Replied("slow")),
     "as long as can be": once(reply("🤖" * 100_000), Replied("🤖" * 100_000)),
+    "a byte order mark before a stream": once(
+        streamed(BYTE_ORDER_MARK + event("chunk", {"chunk": "fi"}), event("done", {"content": "fine"})), Replied("fine"), chunks=["fi"]
+    ),
+    "a byte order mark before JSON": once(answer(BYTE_ORDER_MARK + b'{"content": "fine"}'), Replied("fine")),
+    "a stream is UTF-8, whatever its name says": once(
+        said(head(content_type=f"{EVENTS}; charset=latin-1"), 'event: done\ndata: {"content":"ü"}\n\n'.encode()), Replied("ü")
+    ),
+    # No reply is lost for one character.
+    "an emoji in two chunks": once(
+        streamed(event("chunk", {"chunk": "a\ud83e"}), event("chunk", {"chunk": "\udd16b"}), event("done", {"content": "a🤖b"})),
+        Replied("a🤖b"),
+        chunks=["a", "🤖b"],
+    ),
+    "a half that stays alone in the chunks": once(
+        streamed(event("chunk", {"chunk": "a\ud83e"}), event("chunk", {"chunk": "\ud83e"}), event("done", {"content": "a\ud83e\ud83e"})),
+        Replied("a\ufffd\ufffd"),
+        chunks=["a", "\ufffd", "\ufffd"],
+    ),
+    "a lone surrogate, escaped": once(answer(b'{"content": "a\\ud800"}'), Replied("a\ufffd")),
+    "a pair of surrogates, escaped": once(answer(b'{"content": "\\ud83e\\udd16\\udd16"}'), Replied("🤖\ufffd")),
+    "a lone surrogate, raw": once(answer(b'{"content": "a\xed\xa0\x80"}'), Replied("a\ufffd\ufffd\ufffd")),
+    "JSON in Latin-1": once(answer('{"content": "ü"}'.encode("latin-1")), Replied("\ufffd")),
+    "a NUL": once(answer({"content": "a\0b"}), Replied("ab")),
+    "a NUL in a chunk": once(streamed(event("chunk", {"chunk": "a\0b"}), event("done", {"content": "a\0b"})), Replied("ab"), chunks=["ab"]),
     # Worth another attempt.
+    "408, then 200": Case([answer(b"", 408), reply("better")], Replied("better", 2)),
+    "409, then 200": Case([answer(b"", 409), reply("better")], Replied("better", 2)),
+    "421, then 200": Case([answer(b"", 421), reply("better")], Replied("better", 2)),
+    "425, then 200": Case([answer(b"", 425), reply("better")], Replied("better", 2)),
+    "429, then 200": Case([answer(b"", 429, headers={"Retry-After": "0"}), reply("better")], Replied("better", 2)),
+    "429 for ever": once(answer(b"", 429), status(429, ATTEMPTS)),
+    "413 for now, then 200": Case([answer(b"", 413, headers={"Retry-After": "0"}), reply("better")], Replied("better", 2)),
+    "a packed 503, then 200": Case([answer(b"x", 503, headers={"Content-Encoding": "gzip"}), reply("better")], Replied("better", 2)),
     "500, then 200": Case([answer(b"", 500), reply("better")], Replied("better", 2)),
     "503 with Retry-After, then 200": Case([answer(b"", 503, headers={"Retry-After": "0"}), reply("better")], Replied("better", 2)),
     "closes at once, then 200": Case([said(), reply("better")], Replied("better", 2)),
@@ -285,17 +318,18 @@ CASES: dict[str, Case] = {
     # Final.
     "400": once(answer({"content": "not this"}, 400), status(400)),
     "404": once(answer(b"", 404), status(404)),
-    "429": once(answer(b"", 429, headers={"Retry-After": "0"}), status(429)),
+    "410": once(answer(b"", 410, headers={"Retry-After": "0"}), status(410)),
+    "413": once(answer(b"", 413), status(413)),
+    "only a NUL": not_stored({"content": "\0"}, "content: content must have 1 to 100000 characters"),
     "no content": once(answer(b"", 204, ""), NO_KIND),
     "empty": once(answer(b""), NOT_JSON),
     "HTML": once(answer(b"<html>", content_type="text/html"), NO_KIND),
     "JSON by no name": once(answer({"content": "fine"}, content_type=""), NO_KIND),
     "not JSON": once(answer(b"{'content': 'x'}"), NOT_JSON),
     "JSON in UTF-16": once(answer(json.dumps({"content": "x"}).encode("utf-16")), NOT_JSON),
-    "JSON in Latin-1": once(answer('{"content": "ü"}'.encode("latin-1")), NOT_JSON),
-    "a lone surrogate, escaped": once(answer(b'{"content": "\\ud800"}'), NOT_JSON),
-    "a lone surrogate, raw": once(answer(b'{"content": "\xed\xa0\x80"}'), NOT_JSON),
     "a number that is none": once(answer(b'{"content": "x", "metadata": {"n": NaN}}'), NOT_JSON),
+    "a number beyond all bounds, and a lone surrogate": once(answer(b'{"content": "\\ud800", "metadata": {"n": 1e400}}'), NOT_JSON),
+    "nested deep, and a lone surrogate": no_reply({"content": "x\ud800", "metadata": nested(40)}, "it nests deeper than 30 levels"),
     "nested beyond all bounds": once(answer(b"[" * 200_000 + b"]" * 200_000), NOT_JSON),
     "a list": no_reply(["content"], f"the body: {ODD} dictionary or instance of _Reply"),
     "null": no_reply(None, f"the body: {ODD} dictionary or instance of _Reply"),
@@ -312,7 +346,6 @@ CASES: dict[str, Case] = {
     "more attachments than can be": no_reply({"content": "x", "attachments": [0] * 20_001}, "it holds more than 20000 values"),
     "empty content": not_stored({"content": ""}, "content: content must have 1 to 100000 characters"),
     "too long": not_stored({"content": "x" * 100_001}, "content: content must have 1 to 100000 characters"),
-    "a NUL": not_stored({"content": "a\0b"}, "content: content must not contain a NUL character"),
     "too much metadata": not_stored(
         {"content": "x", "metadata": {"k": "v" * 10_240}}, "metadata: metadata must have at most 10240 bytes as compact JSON"
     ),
@@ -384,6 +417,84 @@ async def test_every_field_of_a_reply_is_stored(here: Asking) -> None:
     with Server(answer({"content": "bare", "metadata": None, "attachments": None, "thought": None, "actions": None})) as server:
         message = (await here.ask(await here.session(settings(server.url)))).message
     assert (message.metadata, message.attachments, message.thought, message.actions) == ("{}", None, None, ())
+
+
+async def test_a_reply_is_not_lost_for_one_character_in_any_field(here: Asking) -> None:
+    given = {
+        "content": "a\ud83eb\0",
+        "metadata": {"key\ud83e": ["\udd16", {"deep": "\ud83e\udd16"}]},
+        "attachments": [{"url": "x\ud83e"}],
+        "thought": "\udd16hm\0",
+        "actions": ["WAVE\ud83e", "\0REPLY"],
+    }
+    for behaviour in (answer(given), streamed(event("done", given))):
+        with Server(behaviour) as server:
+            message = (await here.ask(await here.session(settings(server.url)))).message
+        assert (message.content, message.thought, message.actions) == ("a\ufffdb", "\ufffdhm", ("WAVE\ufffd", "REPLY"))
+        assert json.loads(message.metadata) == {"key\ufffd": ["\ufffd", {"deep": "🤖"}]}
+        assert json.loads(message.attachments) == [{"url": "x\ufffd"}]
+
+
+SECRETS = f"whsec_{KEY} {KEY} {KEY.replace('/', '%2F').replace('+', '%2B').replace('=', '%3D')}"
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "detail"),
+    [
+        (answer(b"no\tsuch \x1b[1mhook\r\n\0\xe2\x80\xae", 404, "text/plain"), "no such [1mhook"),
+        (answer(f"not signed with {SECRETS}".encode(), 401, "text/plain"), "not signed with [secret] [secret] [secret]"),
+        (answer({"error": "tired"}, 503), '{"error": "tired"}'),
+        (answer(b"ohn\xe9 " + b"x" * 1000, 400), "ohn\ufffd " + "x" * 495),
+        (answer(b"", 307, headers={"Location": "/"}), None),
+        (answer({"text": f"x{KEY}"}), '{"text": "x[secret]"}'),
+        (answer(b"<html>", content_type="text/html"), "text/html"),
+        (answer(b"Fatal error: on line 7"), "Fatal error: on line 7"),
+        (reset(), "Connection reset by peer"),
+        (said(), "Server disconnected without sending a response."),
+        (flood(head(500), b"x" * 65536, MEGABYTES_100), "x" * 500),
+    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else "",
+)
+async def test_the_operator_is_told_what_the_webhook_said_and_where(here: Asking, behaviour: Behaviour, detail: str | None) -> None:
+    with Server(behaviour) as server:
+        failure = await fails(here, settings(f"{server.url}/hook?token=1"))
+    place = f"127.0.0.1:{server.port}"
+    assert failure.detail == (place if detail is None else f"{place}: {detail}")
+    assert server.sent < 16 * 1024 * 1024
+    assert detail is None or detail not in failure.reason
+
+
+async def test_the_operator_is_told_why_there_is_no_connection(here: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Server(reply()) as server:
+        port = server.port
+    refused = await fails(here, settings(f"http://127.0.0.1:{port}"))
+    assert (refused.reason, refused.detail) == (
+        "the agent cannot be reached: ConnectError",
+        f"127.0.0.1:{port}: Connection refused",
+    )
+    with Server(reply(), tls=served()) as server:
+        untrusted = await fails(here, settings(f"https://127.0.0.1:{server.port}"))
+    assert untrusted.detail.startswith(f"127.0.0.1:{server.port}: the certificate is not valid: ")
+
+    def getaddrinfo(*_: object, **__: object) -> list[tuple]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    nameless = await fails(here, settings("https://agent.test/hook"))
+    assert (nameless.reason, nameless.detail) == (
+        "the agent cannot be reached: NoAddressError",
+        "agent.test:443: Name or service not known",
+    )
+
+
+async def test_an_errors_body_that_does_not_end_holds_nothing_up(here: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "ERROR_BODY_SECONDS", BRIEF)
+    start = head(503, headers={"Retry-After": "7", "Content-Length": "1000"})
+    for broken in (hanging(start, b"busy"), reset(start, b"busy"), said(start, b"busy")):
+        with Server(broken) as server:
+            failure = await fails(here, settings(server.url))
+        assert (failure.reason, failure.final, failure.retry_after_s) == ("the agent answered with status 503", False, 7)
+        assert failure.detail.startswith(f"127.0.0.1:{server.port}")
 
 
 @pytest.mark.parametrize("number", [301, 302, 303, 307, 308])

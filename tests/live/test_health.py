@@ -18,8 +18,10 @@ import grpc
 import pytest
 import requests
 from google.protobuf import json_format
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse, HealthListRequest
 from grpc_health.v1.health_pb2_grpc import HealthServicer, HealthStub, add_HealthServicer_to_server
+from grpc_reflection.v1alpha import reflection_pb2
 
 from eliza.sessions.v1.errors import error_info
 from eliza.sessions.v1.message_service_pb2 import SendMessageResponse
@@ -30,6 +32,7 @@ from tests.live.support import Ended, command, create, ended, fails, history, in
 
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
 SERVICES = [f"eliza.sessions.v1.{name}" for name in ("SessionService", "MessageService", "AgentService")]
+REFLECTION = [f"grpc.reflection.{version}.ServerReflection" for version in ("v1", "v1alpha")]
 CLOCK = "eliza.sessions.v1.ClockService"
 TLS = Path(__file__).parent / "tls"
 
@@ -465,7 +468,19 @@ def grpcurl(*arguments: str) -> str:
 
 def test_reflection_lists_the_services(service: Serve) -> None:
     listed = grpcurl(service.grpc, "list").split()
-    assert sorted(listed) == sorted([*SERVICES, CLOCK, "grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"])
+    assert sorted(listed) == sorted([*SERVICES, CLOCK, "grpc.health.v1.Health", *REFLECTION])
+
+
+@pytest.mark.parametrize("name", REFLECTION)
+def test_each_version_of_reflection_describes_itself(service: Serve, name: str) -> None:
+    ask = service.channel.stream_stream(
+        f"/{name}/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    (answer,) = ask(iter([reflection_pb2.ServerReflectionRequest(file_containing_symbol=name)]), timeout=10)
+    file = FileDescriptorProto.FromString(answer.file_descriptor_response.file_descriptor_proto[0])
+    assert (file.package, file.service[0].name) == tuple(name.rsplit(".", 1))
 
 
 @pytest.mark.parametrize(

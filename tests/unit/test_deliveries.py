@@ -120,17 +120,33 @@ class TestReplies:
             (Reply(Draft("x" * 100_001)), "content"),
             (Reply(Draft(GRIN * 100_001)), "content"),
             (Reply(Draft("a\0b")), "content"),
+            (Reply(Draft("a\ud800")), "content"),
             (Reply(Draft("x"), thought="x" * 100_001), "thought"),
             (Reply(Draft("x"), actions=("x",) * 101), "actions"),
             (Reply(Draft("x"), actions=("x", "x" * 1001)), "actions"),
             (Reply(Draft("x", attachments="[" + " " * (2 * 1024 * 1024 - 1) + "]")), "attachments"),
         ],
-        ids=range(8),
+        ids=range(9),
     )
     def test_what_it_may_not(self, reply: Reply, named: str) -> None:
         with pytest.raises(InvalidContentError) as caught:
             check_reply(reply)
         assert named in caught.value.details["reason"]
+
+    def test_it_is_stored_cleaned(self) -> None:
+        """For whatever kind of agent: each of them comes by this rule."""
+        start, leased = asked(DeliveryState.LEASED, 1, T0 + 5000)
+        reply = Reply(Draft("a\ud83e\0\udd16\ud83e", '{"k":"\\u0000"}', "[1]"), thought="\0b\udd16", actions=("\ud83eC", "D"))
+        message = respond(reply)(start, leased, T0).entries[0].message
+        assert message is not None
+        assert (message.content, message.thought, message.actions) == ("a🤖\ufffd", "b\ufffd", ("\ufffdC", "D"))
+        assert (message.metadata, message.attachments) == ('{"k":"\\u0000"}', "[1]")
+
+    @pytest.mark.parametrize("content", ["\0", "\0\0", ""])
+    def test_what_is_empty_once_it_is_cleaned_is_no_reply(self, content: str) -> None:
+        start, leased = asked(DeliveryState.LEASED, 1, T0 + 5000)
+        with pytest.raises(InvalidContentError, match="1 to 100000"):
+            respond(Reply(Draft(content)))(start, leased, T0)
 
     def test_metadata_has_the_bounds_of_any(self) -> None:
         with pytest.raises(InvalidMetadataError):

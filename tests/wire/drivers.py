@@ -213,6 +213,7 @@ class GrpcDriver:
             "expiringSoon": answer.expiring_soon,
             "invalidSessions": answer.invalid_sessions,
             "uptime": _number(answer.uptime_seconds),
+            "version": answer.version,
         }
         return Success(body, {})
 

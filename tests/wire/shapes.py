@@ -211,6 +211,7 @@ SHAPES: Final[Mapping[str, Any]] = {
         "expiringSoon": COUNT,
         "invalidSessions": COUNT,
         "uptime": NUMBER,
+        "version": TEXT,
     },
     "clock": {"now": TIME},
     "set_clock": {"now": TIME},

@@ -177,7 +177,8 @@ def test_it_is_served(service: Serve) -> None:
 
 ANSWER = {"Content-Type": "application/json"}
 HEALTHY = (
-    b'{"status":"healthy","activeSessions":0,"timestamp":"2026-01-31T09:05:00.000Z","expiringSoon":0,"invalidSessions":0,"uptime":1.5}'
+    b'{"status":"healthy","activeSessions":0,"timestamp":"2026-01-31T09:05:00.000Z",'
+    b'"expiringSoon":0,"invalidSessions":0,"uptime":1.5,"version":"0"}'
 )
 
 

@@ -1,5 +1,6 @@
 """Which error comes first, and lists of sessions."""
 
+from server.version import VERSION
 from tests.harness import ECHO, USER
 from tests.wire.cases.common import JSON_TEXT, JSON_TYPES, METADATA_LIMIT, PURGED, REST_PAGES, UNKNOWN, expired, metadata_of, renewal_failed
 from tests.wire.shapes import ANYTHING, TEXT, Each, Some, above
@@ -181,5 +182,9 @@ CASES = [
         case(f"{field} of the list cannot be 'x'", listing(**{field: "x"}, fails=Fails("INVALID_UUID", {"field": field, "value": "x"})))
         for field in ("agentId", "userId")
     ),
-    case("health says how the service is", advance(ms=1), health(status="healthy", invalidSessions=0, timestamp=At(ms=1), uptime=above(0))),
+    case(
+        "health says how the service is",
+        advance(ms=1),
+        health(status="healthy", invalidSessions=0, timestamp=At(ms=1), uptime=above(0), version=VERSION),
+    ),
 ]

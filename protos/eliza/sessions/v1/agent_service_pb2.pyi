@@ -343,7 +343,7 @@ class AgentReply(_message.Message):
     THOUGHT_FIELD_NUMBER: _builtins.int
     ACTIONS_FIELD_NUMBER: _builtins.int
     content: _builtins.str
-    """The text: 1 to 100,000 Unicode code points, no NUL."""
+    """The text: 1 to 100,000 Unicode code points. NULs are left out, before it is counted."""
     thought: _builtins.str
     """The agent's thought, if it tells: at most 100,000 code points."""
     @_builtins.property
