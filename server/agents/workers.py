@@ -176,6 +176,10 @@ class Workers:
                 if not held.ended.done():
                     held.ended.set_exception(_lost(begun=held.begun))
 
+    def count(self, agent_id: str) -> int:
+        """How many workers of an agent are connected."""
+        return len(self._workers.get(agent_id, ()))
+
     def changed(self, agent_id: str, agent: Agent | None) -> None:
         """Has what waits for an agent looked at anew, and ends the streams of its workers, if it takes none any more (None: removed)."""
         for waiting in self._waiting.pop(agent_id, ()):

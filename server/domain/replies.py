@@ -34,7 +34,9 @@ def lease(session: Session, delivery: Delivery, now_ms: int, *, lease_ms: int, m
     require_live(session, now_ms)
     _require_open(delivery)
     if delivery.attempts >= policy.max_attempts:
-        return _failed(session, delivery, now_ms, message_id, "the agent was asked and never heard of again")
+        reason = "the agent was asked and never heard of again"
+        delivery = replace(delivery, last_failure=AttemptFailure(now_ms, delivery.attempts, reason))
+        return _failed(session, delivery, now_ms, message_id, reason)
     leased = replace(delivery, state=DeliveryState.LEASED, attempts=delivery.attempts + 1, due_at_ms=now_ms + lease_ms)
     return Outcome(session, deliveries=(leased,))
 

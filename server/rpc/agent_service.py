@@ -29,6 +29,7 @@ from server.rpc.convert import (
     agent_kind,
     agent_message,
     agent_settings,
+    agent_status_message,
     delivery_message,
     message_message,
     refusal,
@@ -76,16 +77,30 @@ class AgentService(AgentServiceServicer):
         return pb.CreateAgentResponse(agent=agent_message(agent))
 
     async def GetAgent(self, request: pb.GetAgentRequest, context: Any) -> pb.GetAgentResponse:
-        return pb.GetAgentResponse(agent=agent_message(await self._store.get_agent(request.agent_id.lower())))
+        _check_view(request.view)
+        agent = await self._store.get_agent(request.agent_id.lower())
+        return pb.GetAgentResponse(agent=self._view(agent, request.view))
 
     async def ListAgents(self, request: pb.ListAgentsRequest, context: Any) -> pb.ListAgentsResponse:
+        _check_view(request.view)
         size, after = page_size(request.page_size, DEFAULT_SESSIONS, MAX_SESSIONS), None
         if request.page_token:
             after = Position(*read_token(request.page_token, _SCOPE, (int, str)))  # type: ignore[arg-type]
         found = await self._store.list_agents(limit=size + 1, after=after)
         page = found[:size]
         token = make_token(_SCOPE, (page[-1].created_at_ms, page[-1].id)) if len(found) > size else ""
-        return pb.ListAgentsResponse(agents=[agent_message(agent) for agent in page], next_page_token=token)
+        return pb.ListAgentsResponse(agents=[self._view(agent, request.view) for agent in page], next_page_token=token)
+
+    def _view(self, agent: Agent, view: agent_pb2.AgentView.ValueType) -> agent_pb2.Agent:
+        """As much of an agent as is wanted."""
+        message = agent_message(agent)
+        if view == agent_pb2.AGENT_VIEW_BASIC:
+            for field in (_TIMEOUT, "settings"):
+                message.ClearField(field)  # type: ignore[arg-type]
+        elif view == agent_pb2.AGENT_VIEW_STATUS:
+            workers = self._connectors.workers.count(agent.id)
+            message.status.CopyFrom(agent_status_message(self._dispatcher.status(agent.id), workers))
+        return message
 
     async def UpdateAgent(self, request: pb.UpdateAgentRequest, context: Any) -> pb.UpdateAgentResponse:
         paths = list(request.update_mask.paths) or _set_paths(request.agent)
@@ -103,6 +118,7 @@ class AgentService(AgentServiceServicer):
         agent_id = request.agent_id.lower()
         await self._store.delete_agent(agent_id)
         self._connectors.workers.changed(agent_id, None)
+        self._dispatcher.forget(agent_id)
         return pb.DeleteAgentResponse()
 
     async def Reply(self, request: pb.ReplyRequest, context: Any) -> pb.ReplyResponse:
@@ -220,6 +236,11 @@ def _answer_in(said: ConnectSaid) -> tuple[str, Any]:
 
 def _is_set(request: pb.ReplyRequest, field: str) -> bool:
     return any(found.name == field for found, _ in request.ListFields())
+
+
+def _check_view(view: int) -> None:
+    if view not in agent_pb2.AgentView.values():
+        raise InvalidFieldError("view", view, "is not a view of an agent that this version knows")
 
 
 def _check_range(field: str, value: int, most: int) -> None:

@@ -179,8 +179,10 @@ class TestRules:
     def test_a_lease_that_would_be_one_too_many_fails_it(self, attempts: int) -> None:
         start, leased = asked(DeliveryState.LEASED, attempts, T0)
         outcome = take(start, leased, T0)
-        assert outcome.deliveries == (Delivery(start.id, 1, DeliveryState.FAILED, attempts, None),)
-        failure = ReplyFailure("m", 1, "the agent was asked and never heard of again", attempts)
+        reason = "the agent was asked and never heard of again"
+        kept = AttemptFailure(T0, attempts, reason)
+        assert outcome.deliveries == (Delivery(start.id, 1, DeliveryState.FAILED, attempts, None, 0, kept),)
+        failure = ReplyFailure("m", 1, reason, attempts)
         assert [(entry.kind, entry.sequence, entry.failure) for entry in outcome.entries] == [(EntryKind.REPLY_FAILURE, 2, failure)]
 
     def test_a_failure_rests_or_is_final(self) -> None:

@@ -91,14 +91,14 @@ class AgentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetAgent(self, request, context):
-        """Reads one agent. Errors: AGENT_NOT_FOUND.
+        """Reads one agent. Errors: AGENT_NOT_FOUND, INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAgents(self, request, context):
-        """Lists the agents in order of registration. Errors: INVALID_PAGINATION.
+        """Lists the agents in order of registration. Errors: INVALID_PAGINATION, INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

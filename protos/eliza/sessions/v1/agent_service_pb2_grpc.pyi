@@ -42,9 +42,9 @@ class AgentServiceStub:
     Errors: MISSING_FIELDS, INVALID_UUID, INVALID_FIELD, INVALID_TIMEOUT_CONFIG, AGENT_ALREADY_EXISTS.
     """
     GetAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.GetAgentRequest, _agent_service_pb2.GetAgentResponse]
-    """Reads one agent. Errors: AGENT_NOT_FOUND."""
+    """Reads one agent. Errors: AGENT_NOT_FOUND, INVALID_FIELD."""
     ListAgents: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.ListAgentsRequest, _agent_service_pb2.ListAgentsResponse]
-    """Lists the agents in order of registration. Errors: INVALID_PAGINATION."""
+    """Lists the agents in order of registration. Errors: INVALID_PAGINATION, INVALID_FIELD."""
     UpdateAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.UpdateAgentRequest, _agent_service_pb2.UpdateAgentResponse]
     """Changes the fields of an agent that the mask names.
     Errors: AGENT_NOT_FOUND, MISSING_FIELDS, INVALID_FIELD, INVALID_TIMEOUT_CONFIG.
@@ -79,9 +79,9 @@ class AgentServiceAsyncStub(AgentServiceStub):
     Errors: MISSING_FIELDS, INVALID_UUID, INVALID_FIELD, INVALID_TIMEOUT_CONFIG, AGENT_ALREADY_EXISTS.
     """
     GetAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.GetAgentRequest, _agent_service_pb2.GetAgentResponse]  # type: ignore[assignment]
-    """Reads one agent. Errors: AGENT_NOT_FOUND."""
+    """Reads one agent. Errors: AGENT_NOT_FOUND, INVALID_FIELD."""
     ListAgents: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.ListAgentsRequest, _agent_service_pb2.ListAgentsResponse]  # type: ignore[assignment]
-    """Lists the agents in order of registration. Errors: INVALID_PAGINATION."""
+    """Lists the agents in order of registration. Errors: INVALID_PAGINATION, INVALID_FIELD."""
     UpdateAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.UpdateAgentRequest, _agent_service_pb2.UpdateAgentResponse]  # type: ignore[assignment]
     """Changes the fields of an agent that the mask names.
     Errors: AGENT_NOT_FOUND, MISSING_FIELDS, INVALID_FIELD, INVALID_TIMEOUT_CONFIG.
@@ -125,7 +125,7 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_service_pb2.GetAgentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agent_service_pb2.GetAgentResponse, _abc.Awaitable[_agent_service_pb2.GetAgentResponse]]:
-        """Reads one agent. Errors: AGENT_NOT_FOUND."""
+        """Reads one agent. Errors: AGENT_NOT_FOUND, INVALID_FIELD."""
 
     @_abc_1.abstractmethod
     def ListAgents(
@@ -133,7 +133,7 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_service_pb2.ListAgentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agent_service_pb2.ListAgentsResponse, _abc.Awaitable[_agent_service_pb2.ListAgentsResponse]]:
-        """Lists the agents in order of registration. Errors: INVALID_PAGINATION."""
+        """Lists the agents in order of registration. Errors: INVALID_PAGINATION, INVALID_FIELD."""
 
     @_abc_1.abstractmethod
     def UpdateAgent(
