@@ -131,8 +131,9 @@ class Session:
 
 @dataclass(frozen=True)
 class Known:
-    """A request with an id, what it asked for, and what it was answered."""
+    """A request with an id, what it asked for, what it was answered, and the session that it goes with."""
 
     content: object
     answer: dict[str, Any]
     made: int
+    session: str
