@@ -10,7 +10,7 @@ import structlog
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from eliza.sessions.v1.errors import cut
-from rest_facade import bodies, clock, errors, openapi, routes
+from rest_facade import bodies, clock, errors, fields, openapi, routes
 from rest_facade.backend import Backend
 from rest_facade.bridge import TOO_LARGE
 from rest_facade.errors import ApiError
@@ -47,6 +47,7 @@ def create_app(backend: Backend) -> flask.Flask:
     clock.add_routes(app, backend)
     openapi.add_routes(app)
     app.before_request(_refuse_large_body)
+    app.after_request(bodies.name_unknown)
     app.register_error_handler(ApiError, lambda error: _tell(_logged(error)))
     app.register_error_handler(grpc.aio.AioRpcError, lambda error: _tell(errors.from_rpc(error)))
     app.register_error_handler(HTTPException, lambda error: _tell(_logged(_from_http(error))))
@@ -55,7 +56,10 @@ def create_app(backend: Backend) -> flask.Flask:
         app,
         send_wildcard=True,
         methods=["GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS"],
-        expose_headers=["Retry-After", "Allow", "ETag", "Idempotency-Replayed"],
+        expose_headers=[
+            *("Retry-After", "Allow", "ETag", "Idempotency-Replayed"),
+            *(fields.UNKNOWN_HEADER, fields.APPLIED_HEADER),
+        ],
         max_age=_PREFLIGHT_SECONDS,
     )
     return app

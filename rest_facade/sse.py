@@ -7,7 +7,7 @@ import flask
 import grpc.aio
 import orjson
 
-from eliza.sessions.v1.log_pb2 import LogEntry
+from eliza.sessions.v1.log_pb2 import LogEntry, ReplyAborted, SessionDeleted
 from eliza.sessions.v1.message_service_pb2 import SendMessageResponse
 from rest_facade import codec, errors, events
 from rest_facade.backend import Backend
@@ -46,12 +46,16 @@ def session_events(backend: Backend, follower: Follower, room: events.Room) -> I
                 if item.HasField("message"):
                     payload["sessionStatus"] = codec.session_status(item.session_status)
                 yield event(name, payload, item.sequence)
+        elif isinstance(item, ReplyAborted):
+            yield event("messageStreamAborted", events.stream_aborted(item))
+        elif isinstance(item, SessionDeleted):
+            yield event("sessionDeleted", events.session_deleted(item.session_id))
         else:
             yield event("messageStreamChunk", events.stream_chunk(item, room))
 
 
 def conversation(backend: Backend, talk: Conversation, sent: SendMessageResponse) -> Iterator[bytes]:
-    """A message sent with transport `sse`: `user_message`, `chunk` any number of times, then `done` or `error`."""
+    """A message sent with transport `sse`: `user_message`, `chunk` and `aborted` any number of times, then `done` or `error`."""
     yield event("user_message", codec.sent_message(sent.message, sent.session_status))
     try:
         for part in backend.iterate(aiter(talk)):
@@ -59,6 +63,8 @@ def conversation(backend: Backend, talk: Conversation, sent: SendMessageResponse
                 yield HEARTBEAT
             elif part.HasField("chunk"):
                 yield event("chunk", codec.chunk(part.chunk))
+            elif part.HasField("aborted"):
+                yield event("aborted", codec.aborted(part.aborted))
             else:
                 yield event("done", codec.agent_response(part.reply))
     except grpc.aio.AioRpcError as error:

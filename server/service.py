@@ -44,7 +44,7 @@ class Service:
             store,
             clock,
             connectors.by_kind,
-            self._signals.chunk,
+            self._signals.piece,
             policy=settings.retry_policy,
             lease_seconds=settings.delivery_lease_seconds,
             concurrency=settings.agent_concurrency,
@@ -86,6 +86,15 @@ class Service:
             await store.close()
             raise
         return service
+
+    async def log_store(self) -> None:
+        """Logs which store is served, so that an operator who has named another one sees it. Raises UnavailableError."""
+        store = await self._store.describe()
+        log.info("serving the store", file=store.place, schema=store.schema, sessions=store.sessions)
+
+    def report_rest(self, is_served: bool) -> None:
+        """Takes note of whether REST, which this process does not serve itself, is served: health is degraded while it is not."""
+        self._health.is_rest_served = is_served
 
     async def stop(self, by_s: float) -> None:
         """Says NOT_SERVING, finishes what is in flight until the event loop's time `by_s` at most, and closes the store."""

@@ -37,7 +37,7 @@ from server.domain.errors import (
     SessionExpiredError,
     SessionNotFoundError,
 )
-from server.domain.events import Chunk, Entry
+from server.domain.events import Abort, Chunk, Entry, Piece
 from server.domain.ids import new_id
 from server.domain.messages import Reply
 from server.domain.replies import answer, fail, lease
@@ -52,8 +52,16 @@ MAX_AGENTS_NOTED: Final = 1000
 
 log = structlog.get_logger()
 
-Progress: TypeAlias = Chunk | Entry | DomainError
-"""A piece of a reply; and at the end the reply as it was stored, or why there is none."""
+Progress: TypeAlias = Piece | Entry | DomainError
+"""A piece of a reply, or that its pieces are void; and at the end the reply as it was stored, or why there is none."""
+
+
+@dataclass(eq=False, slots=True)
+class _Attempt:
+    """An attempt at a reply, and how many pieces of it were sent ahead."""
+
+    work: Work
+    pieces: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +106,10 @@ class _Line:
     sequence: int | None = None
     asking: asyncio.Task[Reply] | None = None
     lease_end_s: float = 0
+    # While pieces of its reply may come.
+    attempt: _Attempt | None = None
+    # The id that the reply of the first open delivery's last attempt would have had.
+    last_reply_id: str = ""
 
 
 @dataclass(eq=False, slots=True)
@@ -126,21 +138,21 @@ class Dispatcher:
         store: Store,
         clock: Clock,
         connectors: Mapping[AgentKind, Connector],
-        on_chunk: Callable[[Chunk], None],
+        on_piece: Callable[[Piece], None],
         *,
         policy: RetryPolicy,
         lease_seconds: float,
         concurrency: int,
         max_open: int,
     ) -> None:
-        """`on_chunk` is told every piece of every reply.
+        """`on_piece` is told every piece of every reply, and where pieces are void.
 
         `concurrency` bounds the deliveries of one agent that are in hand, `max_open` those of one session that are open.
         """
         self._store = store
         self._clock = clock
         self._connectors = connectors
-        self._on_chunk = on_chunk
+        self._on_piece = on_piece
         self._policy = policy
         self._lease_s = lease_seconds
         self._concurrency = concurrency
@@ -277,6 +289,8 @@ class Dispatcher:
         self._count(line, -line.open)
         if line.timer:
             line.timer.cancel()
+        # Whoever follows hears of the end, which is more.
+        line.attempt = None
         if line.task:
             line.task.cancel()
         elif lane := self._lanes.get(line.agent_id):
@@ -294,9 +308,16 @@ class Dispatcher:
         closed = message.answers if message else failure.message_sequence if failure else None
         if closed is None:
             return
+        line = self._lines.get(entry.session_id)
+        if line and line.attempt and line.sequence == closed:
+            if message and message.id == line.attempt.work.reply_id:
+                line.attempt = None
+            else:
+                # The reply came by other means, and under another id than the pieces.
+                self._abort(line)
         for follower in self._awaited.get(entry.session_id, {}).pop(closed, ()):
             follower.progress.put_nowait(_end(entry))
-        if line := self._lines.get(entry.session_id):
+        if line:
             if closed >= line.head:
                 # Not a late reply to a message that had failed: only the first open delivery ever fails.
                 self._count(line, -1)
@@ -365,7 +386,7 @@ class Dispatcher:
         """Decides how it goes on with a session."""
         if line.sequence is not None:
             _add(self._in_hand, line.agent_id, -1)
-        line.task, line.sequence, line.asking = None, None, None
+        line.task, line.sequence, line.asking, line.attempt = None, None, None, None
         lane.in_hand -= 1
         if self._lines.get(line.session_id) is line:
             rest_s = STORE_TROUBLE_SECONDS if task.cancelled() else task.result()
@@ -385,6 +406,8 @@ class Dispatcher:
         head = await self._store.next_delivery(line.session_id)
         if head is None:
             return None
+        if not head.delivery.attempts:
+            line.last_reply_id = ""
         with suppress(AgentChangedError, DeliveryNotLeasedError, DeliveryAnsweredError):
             try:
                 agent = await self._store.get_agent(line.agent_id)
@@ -398,7 +421,7 @@ class Dispatcher:
             except (SessionExpiredError, SessionNotFoundError, DeliveryNotFoundError):
                 return None
             if failure:
-                rest_s = await self._failed(head, failure)
+                rest_s = await self._failed(head, failure, line.last_reply_id)
                 line.resting = head.delivery.sequence
                 return rest_s
         return 0
@@ -408,7 +431,13 @@ class Dispatcher:
         lease_s = agent.settings.timeout_seconds if agent.settings else self._lease_s
         message = head.entry.message
         assert message is not None
-        rule = partial(lease, lease_ms=round(lease_s * 1000), message_id=message.id, policy=self._policy)
+        rule = partial(
+            lease,
+            lease_ms=round(lease_s * 1000),
+            message_id=message.id,
+            policy=self._policy,
+            last_reply_id=line.last_reply_id,
+        )
         outcome = await self._store.apply_delivery(line.session_id, head.delivery.sequence, rule)
         (delivery,) = outcome.deliveries
         if delivery.state is not DeliveryState.LEASED:
@@ -420,22 +449,26 @@ class Dispatcher:
         work = Work(agent, outcome.session, head.entry, delivery, new_id(), self._store)
         if delivery.sequence in line.closed:
             return None
-        line.sequence = delivery.sequence
+        line.sequence, line.last_reply_id = delivery.sequence, work.reply_id
         _add(self._in_hand, agent.id, 1)
-        reply = await self._ask(line, work, slot, lease_s)
-        if not isinstance(reply, Reply):
-            return reply
+        line.attempt = attempt = _Attempt(work)
         try:
+            reply = await self._ask(line, attempt, slot, lease_s)
+            if not isinstance(reply, Reply):
+                return reply
             await self.answer(delivery.id, reply, reply_id=work.reply_id)
         except (InvalidContentError, InvalidMetadataError) as error:
             return NoReplyError(f"the agent's reply cannot be stored: {error}", final=True)
+        finally:
+            # Before anything is written down of the failure; there is none where the reply is stored.
+            self._abort(line)
         return None
 
-    async def _ask(self, line: _Line, work: Work, slot: Slot, lease_s: float) -> Reply | NoReplyError | None:
+    async def _ask(self, line: _Line, attempt: _Attempt, slot: Slot, lease_s: float) -> Reply | NoReplyError | None:
         """The reply to a leased delivery, or why there is none; None when it came by other means."""
         loop = asyncio.get_running_loop()
         line.lease_end_s = loop.time() + lease_s
-        line.asking = asking = asyncio.create_task(_reply(slot, work, self._emitter(line, work, lease_s)))
+        line.asking = asking = asyncio.create_task(_reply(slot, attempt.work, self._emitter(line, attempt, lease_s)))
         try:
             while not asking.done() and (left_s := line.lease_end_s - loop.time()) > 0:
                 await asyncio.wait([asking], timeout=left_s)
@@ -462,28 +495,39 @@ class Dispatcher:
                 # Looked at, lest Python complain that nobody did.
                 asking.exception()
 
-    def _emitter(self, line: _Line, work: Work, lease_s: float) -> Callable[[str], None]:
-        index, length = 0, 0
+    def _emitter(self, line: _Line, attempt: _Attempt, lease_s: float) -> Callable[[str], None]:
+        work, length = attempt.work, 0
 
         def emit(text: str) -> None:
-            nonlocal index, length
+            nonlocal length
             length += len(text)
             if length > MAX_REPLY_CODE_POINTS:
                 raise InvalidContentError(f"a reply must have at most {MAX_REPLY_CODE_POINTS} characters")
-            if not text:
+            if not text or line.attempt is not attempt:
+                # What comes once the attempt is over belongs to nothing.
                 return
             if work.agent.settings is None:
                 # An agent with a timeout of its own gets no more than that by talking.
                 line.lease_end_s = asyncio.get_running_loop().time() + lease_s
-            chunk = Chunk(line.session_id, work.agent.id, work.reply_id, text, index, work.entry.sequence)
-            index += 1
-            self._on_chunk(chunk)
-            for follower in self._awaited.get(line.session_id, {}).get(work.entry.sequence, ()):
-                follower.progress.put_nowait(chunk)
+            sequence, number = work.entry.sequence, work.delivery.attempts
+            self._tell_piece(Chunk(line.session_id, work.agent.id, work.reply_id, text, attempt.pieces, sequence, number))
+            attempt.pieces += 1
 
         return emit
 
-    async def _failed(self, head: OpenDelivery, failure: NoReplyError) -> float | None:
+    def _abort(self, line: _Line) -> None:
+        """Ends the attempt under way, if there is one, and tells that its pieces are void, if there are any."""
+        attempt, line.attempt = line.attempt, None
+        if attempt and attempt.pieces:
+            work = attempt.work
+            self._tell_piece(Abort(line.session_id, work.agent.id, work.reply_id, work.entry.sequence, work.delivery.attempts))
+
+    def _tell_piece(self, piece: Piece) -> None:
+        self._on_piece(piece)
+        for follower in self._awaited.get(piece.session_id, {}).get(piece.answers, ()):
+            follower.progress.put_nowait(piece)
+
+    async def _failed(self, head: OpenDelivery, failure: NoReplyError, last_reply_id: str) -> float | None:
         """Writes down that an attempt came to nothing; returns how long the session rests before the next, in seconds."""
         message, delivery = head.entry.message, head.delivery
         assert message is not None
@@ -501,6 +545,7 @@ class Dispatcher:
             detail=failure.detail,
             connection_lost=failure.connection_lost,
             charged=failure.charged,
+            last_reply_id=last_reply_id,
         )
         try:
             outcome = await self._store.apply_delivery(delivery.session_id, delivery.sequence, rule)

@@ -25,10 +25,19 @@ DeliveryRule = Callable[[Session, Delivery, int], Outcome]
 """A rule with its input bound: of the session, the delivery and the instant in ms."""
 
 
-def lease(session: Session, delivery: Delivery, now_ms: int, *, lease_ms: int, message_id: str, policy: RetryPolicy) -> Outcome:
+def lease(
+    session: Session,
+    delivery: Delivery,
+    now_ms: int,
+    *,
+    lease_ms: int,
+    message_id: str,
+    policy: RetryPolicy,
+    last_reply_id: str = "",
+) -> Outcome:
     """Puts a delivery into the agent's hands, for one attempt; one whose attempts are used up has failed instead.
 
-    A lease that is still there is void: whoever asks knows that nobody has it any more.
+    A lease that is still there is void: whoever asks knows that nobody has it any more. `last_reply_id`: see `fail`.
     Raises SessionExpiredError, DeliveryNotLeasedError (it is no longer open).
     """
     require_live(session, now_ms)
@@ -36,7 +45,7 @@ def lease(session: Session, delivery: Delivery, now_ms: int, *, lease_ms: int, m
     if delivery.attempts >= policy.max_attempts:
         reason = "the agent was asked and never heard of again"
         delivery = replace(delivery, last_failure=AttemptFailure(now_ms, delivery.attempts, reason))
-        return _failed(session, delivery, now_ms, message_id, reason)
+        return _failed(session, delivery, now_ms, message_id, reason, last_reply_id)
     leased = replace(delivery, state=DeliveryState.LEASED, attempts=delivery.attempts + 1, due_at_ms=now_ms + lease_ms)
     return Outcome(session, deliveries=(leased,))
 
@@ -72,12 +81,14 @@ def fail(
     final: bool,
     backoff_ms: int,
     policy: RetryPolicy,
+    last_reply_id: str = "",
     detail: str = "",
     connection_lost: bool = False,
     charged: bool = True,
 ) -> Outcome:
     """Ends an attempt that came to nothing: the delivery rests for `backoff_ms`, or has failed when this was the last one.
 
+    `last_reply_id` is the id that the last attempt's reply would have had, where there was an attempt.
     An attempt is not charged to the delivery where `charged` says so (the operator's fault), nor where the connection was lost before
     anything was heard (`connection_lost`), up to MAX_LOST_CONNECTIONS times.
     Raises SessionExpiredError, DeliveryNotLeasedError (it is no longer open).
@@ -91,7 +102,7 @@ def fail(
         delivery = replace(delivery, attempts=max(delivery.attempts - 1, 0))
         return Outcome(session, deliveries=(replace(delivery, state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms),))
     if final or delivery.attempts >= policy.max_attempts:
-        return _failed(session, delivery, now_ms, message_id, reason)
+        return _failed(session, delivery, now_ms, message_id, reason, last_reply_id)
     return Outcome(session, deliveries=(replace(delivery, state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms),))
 
 
@@ -100,7 +111,7 @@ def _require_open(delivery: Delivery) -> None:
         raise DeliveryNotLeasedError(delivery.id)
 
 
-def _failed(session: Session, delivery: Delivery, now_ms: int, message_id: str, reason: str) -> Outcome:
-    failure = ReplyFailure(message_id, delivery.sequence, reason, delivery.attempts)
+def _failed(session: Session, delivery: Delivery, now_ms: int, message_id: str, reason: str, last_reply_id: str) -> Outcome:
+    failure = ReplyFailure(message_id, delivery.sequence, reason, delivery.attempts, last_reply_id)
     outcome = appended(session, now_ms, EntryKind.REPLY_FAILURE, failure=failure)
     return replace(outcome, deliveries=(replace(delivery, state=DeliveryState.FAILED, due_at_ms=None),))

@@ -14,7 +14,7 @@ from server.agents.dispatcher import AgentStatus
 from server.agents.kinds import Work
 from server.domain.agents import SETTINGS, Agent, AgentKind, AgentSettings, OpenAiSettings, WebhookSettings
 from server.domain.errors import DomainError, InvalidContentError, InvalidFieldError, InvalidMetadataError
-from server.domain.events import Chunk, Entry, EntryKind
+from server.domain.events import Abort, Chunk, Entry, EntryKind
 from server.domain.messages import EMPTY_OBJECT, Draft, Message, Reply
 from server.domain.sessions import Session, etag, is_near_expiration, time_remaining_ms
 from server.domain.timeouts import MINUTE_MS, PartialTimeoutConfig, TimeoutConfig
@@ -96,8 +96,18 @@ def entry_message(session: Session, entry: Entry) -> log_pb2.LogEntry:
 def chunk_message(chunk: Chunk) -> log_pb2.ReplyChunk:
     """A piece of a reply under way."""
     return log_pb2.ReplyChunk(
-        session_id=chunk.session_id, agent_id=chunk.agent_id, message_id=chunk.message_id, chunk=chunk.text, index=chunk.index
+        session_id=chunk.session_id,
+        agent_id=chunk.agent_id,
+        message_id=chunk.message_id,
+        chunk=chunk.text,
+        index=chunk.index,
+        attempt=chunk.attempt,
     )
+
+
+def abort_message(abort: Abort) -> log_pb2.ReplyAborted:
+    """That the pieces of a reply so far are void."""
+    return log_pb2.ReplyAborted(session_id=abort.session_id, agent_id=abort.agent_id, message_id=abort.message_id, attempt=abort.attempt)
 
 
 def session_status(entry: Entry) -> message_pb2.SessionStatus:

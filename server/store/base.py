@@ -82,6 +82,15 @@ class Commit:
     deleted: Sequence[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Description:
+    """Which store it is: where it is kept, its schema, and how many sessions it holds, live or expired."""
+
+    place: str
+    schema: int
+    sessions: int
+
+
 CommitListener = Callable[[Commit], None]
 """Is told what a commit has done."""
 
@@ -207,6 +216,10 @@ class Store(ABC):
     @abstractmethod
     async def list_open(self) -> list[OpenSession]:
         """The sessions that have open deliveries."""
+
+    @abstractmethod
+    async def describe(self) -> Description:
+        """Tells which store it is, for the operator; counts its sessions, so it is for the start and not for each call."""
 
     @abstractmethod
     async def counts(self, now_ms: int) -> Counts:

@@ -23,6 +23,7 @@ from server.store.base import (
     AgentChange,
     CommitListener,
     Counts,
+    Description,
     MessagePage,
     OpenDelivery,
     OpenSession,
@@ -31,7 +32,7 @@ from server.store.base import (
     Store,
     StoreOpenError,
 )
-from server.store.sqlite_file import FileLock, check_sound, connect, leaves_doubt, prepare, public_error
+from server.store.sqlite_file import FileLock, check_sound, connect, leaves_doubt, prepare, public_error, schema_version
 from server.store.sqlite_writer import SqliteWriter
 
 T = TypeVar("T")
@@ -214,6 +215,13 @@ class SqliteStore(Store):
 
         def read(connection: sqlite3.Connection) -> list[OpenSession]:
             return [OpenSession(*row) for row in connection.execute(statement)]
+
+        return await self._read_long(read)
+
+    async def describe(self) -> Description:
+        def read(connection: sqlite3.Connection) -> Description:
+            (sessions,) = connection.execute("SELECT count(*) FROM sessions").fetchone()
+            return Description(str(self._path.resolve()), schema_version(), sessions)
 
         return await self._read_long(read)
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from server.store.base import StoreOpenError
 from server.store.sqlite_check import problems
-from server.store.sqlite_file import FileLock, check_sound, check_version, connect, migrate, reading, schema_version
+from server.store.sqlite_file import FileLock, check_sound, check_version, connect, make_directory, migrate, reading, schema_version
 
 STEP_PAGES: Final = 256
 
@@ -80,7 +80,7 @@ def restore_store(source: Path, target: Path, progress: Progress) -> None:
     A backup of an older schema is copied as it is: whoever opens the store migrates it.
     """
     try:
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(target)
         lock = FileLock(target)
     except (OSError, StoreOpenError) as error:
         raise CopyError(f"{source} cannot be copied to {target}: {error}") from error

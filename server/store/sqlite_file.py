@@ -57,12 +57,12 @@ class FileLock:
 
 
 def prepare(path: Path) -> FileLock:
-    """Makes the file and its directory where they are missing, locks it, checks that it is sound and ours, and migrates it.
+    """Makes the file and its last directory where they are missing, locks it, checks that it is sound and ours, and migrates it.
 
     Raises StoreOpenError, saying why; the file is then as it was.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(path)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         lock = FileLock(path)
     except OSError as error:
@@ -81,6 +81,14 @@ def prepare(path: Path) -> FileLock:
         lock.release()
         raise
     return lock
+
+
+def make_directory(path: Path) -> None:
+    """Makes the directory of a file where it is missing, but none above it: a wrong path is refused. Raises StoreOpenError, OSError."""
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+    except FileNotFoundError as error:
+        raise StoreOpenError(f"{path} cannot be made: there is no directory {path.parent.parent}") from error
 
 
 def _room(path: Path) -> str:

@@ -17,7 +17,7 @@ from server.clock import SystemClock
 from server.domain.agents import Agent, AgentKind, OpenAiSettings, WebhookSettings
 from server.domain.deliveries import AttemptFailure, DeliveryState, RetryPolicy
 from server.domain.errors import AgentReplyError
-from server.domain.events import Chunk, Entry, EntryKind
+from server.domain.events import Abort, Chunk, Entry, EntryKind
 from server.domain.messages import Draft, Message
 from server.domain.sessions import send_message
 from server.store import open_store
@@ -86,9 +86,10 @@ class Asking:
             rule = partial(send_message, message_id=message_id, draft=Draft(content, metadata, attachments))
             (sent,) = (await self.store.apply(session_id, rule)).entries
             async with asyncio.timeout(HANGS_SECONDS):
-                while isinstance(told := await progress.get(), Chunk):
-                    chunks.append(told.text)
-                    seen(told.text)
+                while isinstance(told := await progress.get(), Chunk | Abort):
+                    if isinstance(told, Chunk):
+                        chunks.append(told.text)
+                        seen(told.text)
         if isinstance(told, Entry):
             return Answer(told, chunks)
         assert isinstance(told, AgentReplyError), told

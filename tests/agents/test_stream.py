@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import grpc
@@ -20,7 +21,7 @@ from eliza.sessions.v1.session_service_pb2 import DeleteSessionRequest
 from tests.agents.worker import Worker, agent_reply, stream_agent
 from tests.harness import ECHO, USER, Serve
 from tests.live.support import create, ended, fails, history, replies, send, until
-from tests.realtime.streams import Watching
+from tests.realtime.streams import ManyWatched, Watching
 
 UNKNOWN = "99999999-9999-4999-8999-999999999999"
 LEASE_SECONDS = 0.4
@@ -298,6 +299,36 @@ class TestAnswers:
             other.answer(anothers, "for me")
         assert exchanged(service, session_id, 1) == [("hello", "hi")]
         assert exchanged(service, other_id, 1) == [("not for you", "for me")]
+
+    def test_pieces_that_are_void_are_taken_back(self, service: Serve) -> None:
+        """Whoever follows the session, and who waits for the reply, hears so before the next attempt's pieces and before the failure."""
+        agent_id = stream_agent(service)
+        session_id = service.create(agentId=agent_id)["sessionId"]
+        url, watching = f"{service.url}/{session_id}/messages", Watching(service, session_id)
+        with Worker(service.channel, agent_id) as worker, closing(ManyWatched(service)) as many, ThreadPoolExecutor(1) as pool:
+            many.join(session_id, 0)
+            asked = pool.submit(service.http.post, url, json={"content": "hello", "transport": "sse"}, timeout=30)
+            ids = []
+            for attempt in (1, 2, 3):
+                delivery = worker.next()
+                ids.append(delivery.reply_message_id)
+                worker.chunk(delivery, "half a ")
+                while not isinstance(chunk := watching.event(), log_pb2.ReplyChunk):
+                    pass
+                assert (chunk.message_id, chunk.attempt) == (delivery.reply_message_id, attempt)
+                while next(many.call).chunk != chunk:
+                    pass
+                worker.fail(delivery, "not now")
+                void = log_pb2.ReplyAborted(session_id=session_id, agent_id=agent_id, message_id=delivery.reply_message_id, attempt=attempt)
+                assert watching.event() == void
+                assert many.expect("aborted") == void
+            failed = watching.entry().reply_failure
+            watching.close()
+        assert (failed.reply_message_id, failed.attempts) == (ids[-1], 3)
+        names = [line.removeprefix("event: ") for line in asked.result().text.splitlines() if line.startswith("event: ")]
+        assert names == ["user_message", *["chunk", "aborted"] * 3, "error"]
+        told = [json.loads(line.removeprefix("data: ")) for line in asked.result().text.splitlines() if line.startswith("data: ")]
+        assert told[2:-1:2] == [{"messageId": reply_id, "attempt": attempt} for attempt, reply_id in enumerate(ids, 1)]
 
     def test_too_long_a_reason_and_too_many_chunks_are_refused(self, service: Serve) -> None:
         agent_id = stream_agent(service)

@@ -376,7 +376,7 @@ def test_deleting_a_session_ends_its_streams(service: Serve, stream: Callable[..
     opened = stream(events_url(service, session_id))
     assert len(opened.take(2)) == 2
     service.sessions.DeleteSession(DeleteSessionRequest(session_id=session_id), timeout=10)
-    assert opened.take(1) == []
+    assert opened.take(2) == [Event("sessionDeleted", {"sessionId": session_id})]
     assert code(requests.get(events_url(service, session_id), timeout=10)) == (404, "SESSION_NOT_FOUND")
 
 
@@ -459,7 +459,9 @@ def test_the_reply_may_come_piece_by_piece(told: str, stream: Callable[..., Stre
     assert set(events[0].data) == MESSAGE
     assert events[0].data["id"] == mine["id"]
     pieces = [event.data for event in events[1:3]]
-    assert pieces == [{"messageId": its["id"], "chunk": text, "index": index} for index, text in enumerate(("deep ", "breath "))]
+    assert pieces == [
+        {"messageId": its["id"], "chunk": text, "index": index, "attempt": 1} for index, text in enumerate(("deep ", "breath "))
+    ]
     assert is_reply(events[3].data, its)
 
 
@@ -524,7 +526,9 @@ def test_no_reply(told: str, stream: Callable[..., Stream], content: str, status
 
     session_id = created(told)
     events = stream(f"{told}/{session_id}/messages", "POST", json={"content": content, "transport": "sse"}).take(100)
-    assert [event.name for event in events if event.name != "chunk"] == ["user_message", "error"]
+    void = [("aborted", {"messageId": event.data["messageId"], "attempt": 1}) for event in events if event.name == "chunk"]
+    assert [(event.name, event.data) for event in events[1:-1] if event.name != "chunk"] == void
+    assert (events[0].name, events[-1].name) == ("user_message", "error")
     assert set(events[-1].data) == {"error", "details", "code"}
     assert events[-1].data["code"] == expected
     assert events[-1].data["details"]["messageId"] == events[0].data["id"] == stored(told, session_id)[0]["id"]

@@ -17,7 +17,10 @@ DOCUMENT: Final = document()
 METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 """The keys of a path that are its operations."""
 
-TOLD_HEADERS: Final = ("etag", "idempotency-replayed", "retry-after", "allow")
+TOLD_HEADERS: Final = (
+    *("etag", "idempotency-replayed", "retry-after", "allow"),
+    *("eliza-unknown-fields", "preference-applied"),
+)
 """The headers of ours: an answer that has one is documented with it."""
 
 _EVENTS: Final = {"user_message": "MessageResponse", "done": "AgentResponse", "error": "Error"}

@@ -71,7 +71,7 @@ def _texts() -> dict[str, str]:
         ),
         "components.responses.TooLarge.description": f"The body is larger than {limits.MAX_BODY_BYTES // 2**20} MiB.",
         "paths./api/messaging/sessions.get.parameters.0.description": (
-            f"At most this many; without it, {limits.MAX_SESSIONS}. Out of range it is clamped."
+            f"At most this many; without it, {limits.MAX_SESSIONS}. Out of range it is clamped, not a number counts as absent."
         ),
         "paths./api/messaging/sessions/{sessionId}/messages.get.parameters.0.description": (
             f"At most this many; out of range it is clamped, not a number means {limits.DEFAULT_MESSAGES}."

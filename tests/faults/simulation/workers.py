@@ -119,6 +119,13 @@ class Worker:
             await asyncio.sleep(chance.choice((0, 0, 0.01, 0.5, 3)))
         if how in ("late", "hang"):
             await asyncio.sleep(LEASE_SECONDS * chance.choice((0.999, 1, 1.2, 2.5)))
+        if life != world.life:
+            return
+        if how in ("fail", "give up", "hang", "post", "go") and chance.random() < 0.5:
+            # A piece that will be void.
+            chunk = agents_pb.ConnectRequest.Chunk(delivery_id=delivery_id, chunk="half a ")
+            self._stream.send(agents_pb.ConnectRequest(chunk=chunk))
+            await asyncio.sleep(chance.choice((0, 0.1, 6)))
         if life != world.life or how == "hang":
             return
         world.counts[f"agents: {how}"] += 1

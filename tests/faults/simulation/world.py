@@ -153,7 +153,7 @@ class World:
             self.store,
             self,
             kinds,
-            self.signals.chunk,
+            self.signals.piece,
             policy=RETRIES,
             lease_seconds=LEASE_SECONDS,
             concurrency=3,

@@ -111,7 +111,9 @@ class Purge(OnStore):
         await store.create_agent(agent())
         await store.apply(one.id, say())
         await self.added(store)
+        assert (await store.describe()).sessions == 2
         await store.clear_sessions()
+        assert (await store.describe()).sessions == 0
         assert await store.counts(T0) == Counts(0, 0, 0, 0)
         assert await store.next_due_ms() is None
         assert (await store.list_messages(one, limit=5)).messages == []

@@ -142,7 +142,13 @@ CASES = [
                         {
                             "event": "reply_failure",
                             "sequence": 2,
-                            "failure": {"messageId": UUID, "messageSequence": 1, "reason": "no idea", "attempts": 1},
+                            "failure": {
+                                "messageId": UUID,
+                                "replyMessageId": UUID,
+                                "messageSequence": 1,
+                                "reason": "no idea",
+                                "attempts": 1,
+                            },
                         }
                     )
                 ]
