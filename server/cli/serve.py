@@ -37,7 +37,6 @@ def serve(no_rest: bool, **overrides: str | int | None) -> None:
     both: what is in flight is finished, then the store is closed.
     """
     settings = settings_or_exit(**overrides)
-    log_start(settings)
     try:
         run_service(_serve(settings, with_rest=not no_rest))
     except (StoreOpenError, AgentsFileError, AddressError, StartError) as error:
@@ -74,6 +73,7 @@ async def _serve(settings: Settings, *, with_rest: bool) -> None:
                 await asyncio.wait([starting])
                 return
             await starting
+        log_start(settings)
         await service.log_store()
         print(ready, flush=True)
         if rest_address and sys.stdout.isatty():
