@@ -54,7 +54,7 @@ class OpenAi:
         """Refuses an address where no agent may be, a key that cannot be read, and any agent while the library is not there."""
         settings = _settings(agent)
         if importlib.util.find_spec("openai") is None:
-            raise InvalidFieldError("kind", agent.kind, "needs the package openai: pip install 'eliza-sessions[openai]'")
+            raise InvalidFieldError("kind", agent.kind, "needs the package openai: pip install '.[openai]' in the repository")
         try:
             self._hosts.check(urlsplit(settings.base_url).hostname or "")
         except AddressRefusedError as error:
