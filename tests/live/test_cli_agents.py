@@ -144,7 +144,7 @@ def test_how_an_agent_fares_is_shown(start: Start) -> None:
 
 def test_what_a_provider_said_is_shown(start: Start) -> None:
     service = start("--no-rest", DELIVERY_ATTEMPTS="1", AGENT_ALLOWED_HOSTS="127.0.0.1")
-    with Server(answer(400, body=b"no such\nmodel")) as provider:
+    with Server(answer(b"no such\nmodel", 400)) as provider:
         settings = ("--model", "m", "--base-url", f"http://127.0.0.1:{provider.port}/v1", "--temperature", "0.5", "--timeout-minutes", "9")
         agent_id = fields(agents(service, "add", "--name", "x", "--kind", "openai", *settings))["id"]
         session_id = create(service, agent_id).session_id
