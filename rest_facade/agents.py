@@ -1,4 +1,7 @@
-"""GET /api/agents: which agents there are, in the shape that the npm package @elizaos/api-client reads. Nothing of their settings."""
+"""GET /api/agents: lists the agents in the shape that the npm package @elizaos/api-client reads.
+
+Nothing of an agent's settings is in the list.
+"""
 
 from typing import Any, Final
 

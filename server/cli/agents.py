@@ -193,10 +193,10 @@ def remove(stubs: Stubs, agent_id: str, yes: bool) -> None:
 @click.option("--user", default="", metavar="UUID", help="Who talks.  [a fresh one]")
 @click.pass_obj
 def chat(stubs: Stubs, agent_id: str, user: str) -> None:
-    """Talk to an agent, line by line; ends at the end of the input, or with Ctrl-C.
+    """Talk to an agent, line by line, until the input ends, or Ctrl-C.
 
-    On a terminal, replies are shown as they come; elsewhere, each when it is whole, and what fails goes to standard error. The status is
-    1 when a message got no reply. The session is deleted at the end.
+    A terminal shows replies as they come; a pipe or a file gets each when it is whole. Failures go to standard error, and the exit
+    status is 1 when a message got no reply. The session is deleted at the end.
     """
     agent = _get(stubs, agent_id)
     request = session_service_pb2.CreateSessionRequest(agent_id=agent.agent_id, user_id=user or str(uuid.uuid4()))
@@ -290,7 +290,7 @@ def _in_options(error: grpc.RpcError) -> str:
 
 
 def _option(field: str) -> str:
-    """The option that sets a field of an agent; of a kind's settings as a whole, those that the kind cannot do without."""
+    """The option that sets a field of an agent. For a kind's settings as a whole: the options that the kind requires."""
     if field in tuple(SETTINGS):
         needed = [one.name for one in fields(SETTINGS[AgentKind(field)]) if one.default is MISSING]
         return ", ".join(map(_option, needed))

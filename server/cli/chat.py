@@ -35,12 +35,12 @@ class Stubs:
 
 
 def printable(text: str, keep: str = "") -> str:
-    """The text with each control character but those of `keep` as a space: what others wrote must not steer the terminal."""
+    """Replaces control characters by spaces, but those of `keep`: text of others must not steer the terminal."""
     return "".join(" " if unicodedata.category(one) == "Cc" and one not in keep else one for one in text)
 
 
 def talk(stubs: Stubs, agent: agent_pb2.Agent, session_id: str) -> bool:
-    """Sends each line of the standard input, and prints the replies, until there is no more. Returns whether all got a reply.
+    """Sends each line of the standard input and prints the replies. Returns whether all got a reply.
 
     Raises ClickException when the conversation cannot go on.
     """

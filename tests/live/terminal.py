@@ -21,7 +21,7 @@ ROWS, COLUMNS = 24, 200
 
 
 class Terminal:
-    """A command that has a terminal as its standard input, output and error. A context manager, which kills it."""
+    """A command whose standard input, output and error are a terminal. A context manager, which kills it."""
 
     def __init__(self, *arguments: str) -> None:
         self._screen, inner = pty.openpty()
