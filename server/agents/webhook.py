@@ -139,7 +139,7 @@ def signing_key(secret: str) -> bytes:
     try:
         key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise SecretError("does not lead to base64") from error
+        raise SecretError("does not lead to base64, as `openssl rand -base64 32` makes it") from error
     if len(key) < MIN_SECRET_BYTES:
         raise SecretError(f"leads to a key of fewer than {MIN_SECRET_BYTES} bytes")
     return key

@@ -94,12 +94,14 @@ class AgentService(AgentServiceServicer):
     def _view(self, agent: Agent, view: agent_pb2.AgentView.ValueType) -> agent_pb2.Agent:
         """As much of an agent as is wanted."""
         message = agent_message(agent)
-        if view == agent_pb2.AGENT_VIEW_BASIC:
+        if view in (agent_pb2.AGENT_VIEW_BASIC, agent_pb2.AGENT_VIEW_SUMMARY):
             for field in (_TIMEOUT, "settings"):
                 message.ClearField(field)  # type: ignore[arg-type]
-        elif view == agent_pb2.AGENT_VIEW_STATUS:
+        if view in (agent_pb2.AGENT_VIEW_STATUS, agent_pb2.AGENT_VIEW_SUMMARY):
             workers = self._connectors.workers.count(agent.id)
             message.status.CopyFrom(agent_status_message(self._dispatcher.status(agent.id), workers))
+        if view == agent_pb2.AGENT_VIEW_SUMMARY:
+            message.status.ClearField("last_failure")
         return message
 
     async def UpdateAgent(self, request: pb.UpdateAgentRequest, context: Any) -> pb.UpdateAgentResponse:
