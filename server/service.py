@@ -12,7 +12,7 @@ import structlog
 
 from server.agents.connectors import Connectors, connect
 from server.agents.dispatcher import Dispatcher
-from server.agents.registry import register_at_start
+from server.agents.registry import register_at_start, warn_of_unusable_agents
 from server.clock import Clock, SystemClock, TestClock
 from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.purge import Purge
@@ -86,6 +86,10 @@ class Service:
             raise
         return service
 
+    def close_port_to_agents(self, port: int) -> None:
+        """Keeps agents from a port of this service, unless AGENT_ALLOWED_HOSTS names it."""
+        self._connectors.hosts.add_own_port(port)
+
     async def stop(self, by_s: float) -> None:
         """Says NOT_SERVING, finishes what is in flight until the event loop's time `by_s` at most, and closes the store."""
         await self._health.servicer.enter_graceful_shutdown()
@@ -120,16 +124,22 @@ class Service:
         except (OSError, RuntimeError) as error:
             why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "gRPC refuses it"
             raise AddressError(f"GRPC_ADDRESS {self._settings.grpc_address} cannot be listened on: {why}") from error
+        # That of the facade, wherever it runs, is known only so far; port 0 is closed once it is known.
+        for own_port in (self.port, split_address(self._settings.rest_address)[1]):
+            self.close_port_to_agents(own_port)
+        for open_host in self._connectors.hosts.list_open():
+            log.warning("AGENT_ALLOWED_HOSTS opens all ports of a host to agents", host=open_host, narrower=f"{open_host}:PORT")
         await self._health.check()
         await self._deadlines.run_due()
         await self._dispatcher.start()
         await self._server.start()
-        for work in (self._deadlines.run(), self._purge.run(), self._health.run()):
+        warnings = warn_of_unusable_agents(self._store, self._connectors)
+        for work in (self._deadlines.run(), self._purge.run(), self._health.run(), warnings):
             self._tasks.append(asyncio.create_task(_logged(work)))
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:
-    """Runs background work that is not meant to end; its failure is logged here, and nowhere else."""
+    """Runs background work; its failure is logged here, and nowhere else."""
     try:
         await work
     except Exception:

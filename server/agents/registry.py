@@ -4,8 +4,9 @@ import tomllib
 from collections import Counter
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
+import structlog
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, create_model
 
 from server.agents.connectors import Connectors
@@ -14,7 +15,11 @@ from server.domain.agents import ECHO_ID, Agent, AgentKind, AgentSettings, OpenA
 from server.domain.errors import AgentAlreadyExistsError, DomainError, InvalidFieldError
 from server.domain.ids import uuid_field
 from server.domain.timeouts import PartialTimeoutConfig
-from server.store.base import Store
+from server.store.base import Position, Store
+
+AGENTS_AT_A_TIME: Final = 100
+
+log = structlog.get_logger()
 
 
 class AgentsFileError(Exception):
@@ -55,7 +60,7 @@ class _File(BaseModel):
     agents: list[_Agent] = []
 
 
-def read_agents_file(path: Path, now_ms: int, connectors: Connectors) -> list[Agent]:
+async def read_agents_file(path: Path, now_ms: int, connectors: Connectors) -> list[Agent]:
     """The agents of a TOML file: tables `[[agents]]` with `id`, `name`, `kind`, the table of the kind, and `[agents.timeout]` where wanted.
 
     Raises AgentsFileError.
@@ -66,6 +71,7 @@ def read_agents_file(path: Path, now_ms: int, connectors: Connectors) -> list[Ag
         agents = [_agent(entry, now_ms) for entry in _File.model_validate(content).agents]
         for agent in agents:
             connectors.check(agent)
+            await connectors.check_secret(agent)
         if twice := [agent_id for agent_id, count in Counter(agent.id for agent in agents).items() if count > 1]:
             raise AgentsFileError(f"{path}: the id {twice[0]} stands there more than once")
     except OSError as error:
@@ -84,13 +90,26 @@ async def register_at_start(store: Store, clock: Clock, connectors: Connectors, 
     The file wins over what is stored under the same id; only the time of registration stays.
     """
     now_ms = clock.now_ms()
-    agents = read_agents_file(agents_file, now_ms, connectors) if agents_file else []
+    agents = await read_agents_file(agents_file, now_ms, connectors) if agents_file else []
     await store.seed_agent(Agent(ECHO_ID, "echo", AgentKind.ECHO, now_ms, now_ms))
     for agent in agents:
         try:
             await store.create_agent(agent)
         except AgentAlreadyExistsError:
             await store.update_agent(agent.id, lambda stored, _, agent=agent: replace(agent, created_at_ms=stored.created_at_ms))  # type: ignore[misc]
+
+
+async def warn_of_unusable_agents(store: Store, connectors: Connectors) -> None:
+    """Logs a warning for each stored agent that may not be where it is, or have its secret, as the service is set up now."""
+    after: Position | None = None
+    while agents := await store.list_agents(limit=AGENTS_AT_A_TIME, after=after):
+        after = Position(agents[-1].created_at_ms, agents[-1].id)
+        for agent in agents:
+            try:
+                connectors.by_kind[agent.kind].check(agent)
+                await connectors.check_secret(agent)
+            except InvalidFieldError as error:
+                log.warning("an agent cannot be asked", agent_id=agent.id, name=agent.name, **error.details)
 
 
 def _agent(entry: _Agent, now_ms: int) -> Agent:

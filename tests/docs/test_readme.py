@@ -1,5 +1,6 @@
 """The README is true: its tables are those of the code, and its examples run as they are printed, against a real service."""
 
+import asyncio
 import json
 import re
 import subprocess
@@ -15,7 +16,7 @@ from eliza.sessions.v1 import agent_pb2, agent_service_pb2
 from server.agents.connectors import connect
 from server.agents.registry import read_agents_file
 from server.domain.agents import OpenAiSettings
-from server.settings import load_settings
+from server.settings import listed, load_settings
 from tests.docs import tables
 from tests.harness import Serve
 
@@ -130,8 +131,9 @@ def test_the_file_of_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-a-test")
     path = tmp_path / "agents.toml"
     path.write_text(example("agents.toml"))
-    connectors = connect(load_settings().timeout_policy, allowed_hosts=[], allowed_secrets=["OPENAI_API_KEY"])
-    (agent,) = read_agents_file(path, 0, connectors)
+    settings = load_settings()
+    connectors = connect(settings.timeout_policy, allowed_hosts=[], allowed_secrets=listed(settings.agent_secrets))
+    (agent,) = asyncio.run(read_agents_file(path, 0, connectors))
     assert (agent.name, agent.timeout.timeout_minutes) == ("Support", 60)
     assert isinstance(agent.settings, OpenAiSettings)
     assert (agent.settings.model, agent.settings.temperature) == ("gpt-4o-mini", 0.2)
