@@ -28,7 +28,7 @@ from server.domain.agent_text import join_halves
 CONNECT_SECONDS: Final = 10.0
 MAX_LOOKUPS: Final = 64
 MAX_LOOKUPS_OF_A_DOMAIN: Final = 4
-"""How many names may be looked up at a time: in all, and of those that share their last two labels.
+"""How many names may be looked up at a time: in all, and of those within one registered domain.
 
 An agent has one host, and a host one look-up. So a name server that hangs takes up few of the threads, however many agents are there.
 """

@@ -109,7 +109,9 @@ async def warn_of_unusable_agents(store: Store, connectors: Connectors) -> None:
                 connectors.by_kind[agent.kind].check(agent)
                 await connectors.check_secret(agent)
             except InvalidFieldError as error:
-                log.warning("an agent cannot be asked", agent_id=agent.id, name=agent.name, **error.details)
+                # Not the value: an address may have a token in it.
+                told = {name: error.details[name] for name in ("field", "reason")}
+                log.warning("an agent cannot be asked", agent_id=agent.id, name=agent.name, **told)
 
 
 def _agent(entry: _Agent, now_ms: int) -> Agent:

@@ -1,7 +1,9 @@
 """What a stranger who registers agents gets: no secret that is not theirs, no port of the service, and nothing stands still meanwhile."""
 
+import asyncio
 import base64
 import os
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,11 +14,17 @@ import pytest
 
 from eliza.sessions.v1 import agent_pb2
 from eliza.sessions.v1 import agent_service_pb2 as pb
+from server.agents import secrets
+from server.clock import SystemClock
+from server.domain.agents import WebhookSettings
+from server.rpc.agent_service import AgentService
+from tests.agents.asking import asking
 from tests.agents.openai_server import Endpoint, completion
 from tests.agents.webhook_server import Server, answer
 from tests.harness import Serve
 from tests.live.support import until
 
+PATIENCE = 30.0
 KEY = base64.b64encode(b"a key of sixteen bytes and more").decode()
 API_KEY = "sk-of-the-service"
 ELSEWHERE = "which AGENT_SECRETS does not allow"
@@ -220,7 +228,7 @@ def test_after_an_upgrade_the_start_names_what_is_to_be_added_and_serves(tmp_pat
     old = Running(before, tmp_path)
     kept = [old.webhook(), old.openai("https://api.openai.com/v1", "env:OPENAI_API_KEY"), old.openai("https://llm.example/v1")]
     lost = {
-        old.webhook("http://127.0.0.1:1/").agent_id: "AGENT_ALLOWED_HOSTS",
+        old.webhook("http://127.0.0.1:1/?token=hunter2").agent_id: "AGENT_ALLOWED_HOSTS",
         old.webhook(secret=f"file:{tmp_path}/mounted/key").agent_id: f"add file:{tmp_path}/mounted/key to it",
         old.openai("https://llm.example/v1", "env:OPENAI_API_KEY").agent_id: "add OPENAI_API_KEY@llm.example:443 to it",
         old.openai("https://llm.example:8443/v1", "env:AGENT_SECRET_KEY").agent_id: "add AGENT_SECRET_KEY@llm.example:8443 to it",
@@ -238,3 +246,30 @@ def test_after_an_upgrade_the_start_names_what_is_to_be_added_and_serves(tmp_pat
         (line,) = [line for line in warnings if agent_id in line]
         assert what in line
     assert not any(agent.agent_id in line for line in warnings for agent in kept)
+    assert "hunter2" not in after.log()
+
+
+async def test_a_secret_is_read_before_the_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is waited for, others write."""
+    reads, goes_on = threading.Event(), threading.Event()
+
+    def hang(name: str, patterns: tuple[str, ...]) -> str:
+        reads.set()
+        assert goes_on.wait(PATIENCE)
+        return KEY
+
+    monkeypatch.setenv("AGENT_SECRET_HOOK", KEY)
+    async with asking(tmp_path) as here:
+        service = AgentService(here.store, SystemClock(), here.connectors, here.dispatcher, 60)
+        agent = agent_pb2.Agent(agent_id=await here.agent(WebhookSettings("https://agent.example/", "env:AGENT_SECRET_HOOK")))
+        monkeypatch.setattr(secrets, "_read_file", hang)
+        agent.webhook.secret = f"file:{tmp_path}/key"
+        update = asyncio.create_task(service.UpdateAgent(pb.UpdateAgentRequest(agent=agent), None))
+        try:
+            async with asyncio.timeout(PATIENCE):
+                assert await asyncio.to_thread(reads.wait, PATIENCE)
+                await here.session(WebhookSettings("https://agent.example/", "env:AGENT_SECRET_HOOK"))
+            assert not update.done()
+        finally:
+            goes_on.set()
+        assert (await update).agent.webhook.secret == agent.webhook.secret
