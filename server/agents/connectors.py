@@ -22,9 +22,9 @@ class Connectors:
 
     by_kind: Mapping[AgentKind, Connector]
     workers: Workers
-    hosts: http.Hosts
     client: httpx2.AsyncClient
     policy: TimeoutPolicy
+    hosts: http.Hosts
 
     def check(self, agent: Agent) -> None:
         """Raises MissingFieldsError, InvalidFieldError or InvalidTimeoutConfigError for an agent that cannot be registered.
@@ -51,4 +51,4 @@ def connect(policy: TimeoutPolicy, *, allowed_hosts: Sequence[str], allowed_secr
         AgentKind.WEBHOOK: Webhook(client, hosts, secrets, clock),
         AgentKind.OPENAI: OpenAi(client, hosts, secrets, clock),
     }
-    return Connectors(by_kind, workers, hosts, client, policy)
+    return Connectors(by_kind, workers, client, policy, hosts)
