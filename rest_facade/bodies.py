@@ -8,15 +8,19 @@ import orjson
 from werkzeug.http import parse_options_header
 
 from eliza.sessions.v1.errors import cut
+from rest_facade import fields
 from rest_facade.errors import ApiError
 
 
-def read_object() -> dict[str, Any]:
+def read_object(known: fields.Fields) -> dict[str, Any]:
     """The JSON object in the present request's body; an empty body counts as `{}` and needs no content type.
+
+    The answer will name fields that are not `known`; `refuse_unknown` says whether they are an error.
 
     Raises UNSUPPORTED_MEDIA_TYPE when the body is not JSON by its content type, INVALID_REQUEST when it is malformed or no object.
     Strings may hold lone surrogates and numbers may be infinite: what they mean is for each field to say.
     """
+    flask.g.unknown_fields = []
     data = flask.request.get_data(cache=False)
     if not data:
         return {}
@@ -26,7 +30,29 @@ def read_object() -> dict[str, Any]:
     body = _parse(data)
     if not isinstance(body, dict):
         raise _invalid("the body is not a JSON object")
+    flask.g.unknown_fields = fields.find_unknown(body, known)
     return body
+
+
+def refuse_unknown() -> None:
+    """Raises INVALID_REQUEST when the body has unknown fields and the client prefers strict handling."""
+    unknown = flask.g.get("unknown_fields")
+    if unknown and _is_strict():
+        raise _invalid(f"unknown fields: {', '.join(fields.show(unknown))}")
+
+
+def name_unknown(response: flask.Response) -> flask.Response:
+    """Names the unknown fields of the request in the headers of its answer, and whether they were an error."""
+    unknown = flask.g.get("unknown_fields")
+    if unknown:
+        response.headers[fields.UNKNOWN_HEADER] = fields.encode(unknown)
+    if unknown is not None and _is_strict():
+        response.headers[fields.APPLIED_HEADER] = "handling=strict"
+    return response
+
+
+def _is_strict() -> bool:
+    return fields.is_strict(flask.request.headers.get("Prefer", ""))
 
 
 def respond(body: object, status: int = 200, headers: dict[str, str] | None = None) -> flask.Response:

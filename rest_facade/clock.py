@@ -8,7 +8,7 @@ import grpc.aio
 from eliza.sessions.v1 import times, values
 from eliza.sessions.v1.clock_service_pb2 import AdvanceClockRequest, GetClockRequest, GetClockResponse, SetClockRequest
 from eliza.sessions.v1.errors import cut
-from rest_facade import bodies, codec, inputs
+from rest_facade import bodies, codec, fields, inputs
 from rest_facade.backend import Backend
 from rest_facade.errors import ApiError
 
@@ -34,7 +34,8 @@ class _Views:
     def move_clock(self) -> flask.Response:
         """Sets or advances the test clock; 404 when it is off."""
         self._read()
-        body = {name: value for name, value in bodies.read_object().items() if value is not None}
+        body = {name: value for name, value in bodies.read_object(fields.MOVE_CLOCK).items() if value is not None}
+        bodies.refuse_unknown()
         clock = self._backend.clock
         if "now" in body and "advanceMs" in body:
             raise _invalid("now", body["now"], "now and advanceMs exclude each other")

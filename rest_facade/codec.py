@@ -6,7 +6,7 @@ from typing import Any, Final, TypeAlias
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from eliza.sessions.v1 import times, values
-from eliza.sessions.v1.log_pb2 import ReplyChunk
+from eliza.sessions.v1.log_pb2 import ReplyAborted, ReplyChunk
 from eliza.sessions.v1.message_pb2 import Message, SessionStatus
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import GetServiceStatusResponse, SessionStats
@@ -94,7 +94,12 @@ def agent_response(message: Message) -> Body:
 
 def chunk(piece: ReplyChunk) -> Body:
     """A piece of a reply under way."""
-    return {"messageId": piece.message_id, "chunk": piece.chunk, "index": piece.index}
+    return {"messageId": piece.message_id, "chunk": piece.chunk, "index": piece.index, "attempt": piece.attempt}
+
+
+def aborted(abort: ReplyAborted) -> Body:
+    """That the pieces of a reply so far are void."""
+    return {"messageId": abort.message_id, "attempt": abort.attempt}
 
 
 def page_message(message: Message) -> Body:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from eliza.sessions.v1 import values
-from eliza.sessions.v1.log_pb2 import LogEntry, ReplyChunk
+from eliza.sessions.v1.log_pb2 import LogEntry, ReplyAborted, ReplyChunk
 from eliza.sessions.v1.session_pb2 import Session
 from rest_facade import codec
 
@@ -42,7 +42,13 @@ def entry_events(entry: LogEntry, room: Room) -> list[tuple[str, Payload]]:
             return [("sessionExpired", _of(entry, expiredAt=codec.iso(entry.expiry.expired_at)))]
         case "reply_failure":
             failure = entry.reply_failure
-            failed = _of(entry, messageId=failure.message_id, reason=failure.reason, attempts=failure.attempts)
+            failed = _of(
+                entry,
+                messageId=failure.message_id,
+                replyMessageId=failure.reply_message_id,
+                reason=failure.reason,
+                attempts=failure.attempts,
+            )
             return [("agentReplyFailed", failed)]
         case _:
             # A newer server may report what this facade does not know.
@@ -74,6 +80,49 @@ def message_broadcast(entry: LogEntry, room: Room) -> Payload:
 def stream_chunk(chunk: ReplyChunk, room: Room) -> Payload:
     """messageStreamChunk: a piece of a reply under way."""
     return {**codec.chunk(chunk), "agentId": chunk.agent_id, "channelId": room.session.channel_id, "sessionId": chunk.session_id}
+
+
+def stream_aborted(abort: ReplyAborted) -> Payload:
+    """messageStreamAborted: the pieces of a reply so far are void."""
+    return {**codec.aborted(abort), "sessionId": abort.session_id}
+
+
+def session_deleted(session_id: str) -> Payload:
+    """sessionDeleted: the last event of a session that was deleted."""
+    return {"sessionId": session_id}
+
+
+class Draft:
+    """The reply whose pieces one follower was sent last, until it is stored, has failed, or its pieces are void.
+
+    It is void where the connection upstream breaks: whatever becomes of it is not heard.
+    """
+
+    def __init__(self) -> None:
+        self._last: ReplyChunk | None = None
+
+    def take_chunk(self, chunk: ReplyChunk) -> None:
+        """A piece is sent."""
+        self._last = chunk
+
+    def take_entry(self, entry: LogEntry) -> None:
+        """An entry is sent, which may be the end of the reply."""
+        if self._last and self._last.message_id in (entry.message.message_id, entry.reply_failure.reply_message_id):
+            self._last = None
+
+    def take_abort(self, abort: ReplyAborted) -> bool:
+        """The pieces of a reply are void; tells whether the follower was sent some."""
+        if self._last is None or self._last.message_id != abort.message_id:
+            return False
+        self._last = None
+        return True
+
+    def abandon(self) -> ReplyAborted | None:
+        """What the follower is to be told when no more is heard of the reply; None where there is no need."""
+        last, self._last = self._last, None
+        if last is None:
+            return None
+        return ReplyAborted(session_id=last.session_id, agent_id=last.agent_id, message_id=last.message_id, attempt=last.attempt)
 
 
 def _of(entry: LogEntry, **fields: Any) -> Payload:

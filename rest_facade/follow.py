@@ -7,13 +7,17 @@ from typing import TypeAlias
 import grpc.aio
 
 from eliza.sessions.v1 import errors_pb2
-from eliza.sessions.v1.log_pb2 import LogEntry, ReplyChunk
+from eliza.sessions.v1.log_pb2 import LogEntry, ReplyAborted, ReplyChunk, SessionDeleted
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSessionsResponse
 from rest_facade.backend import Backend, read
 from rest_facade.errors import ApiError, from_row
+from rest_facade.events import Draft
 
 _Call: TypeAlias = grpc.aio.StreamStreamCall[WatchSessionsRequest, WatchSessionsResponse]
+
+Happening: TypeAlias = LogEntry | ReplyChunk | ReplyAborted | SessionDeleted
+"""What happens in a session that is followed."""
 
 RECONNECT_SECONDS = 0.2
 
@@ -30,6 +34,7 @@ class Follower:
         self._session_id = session_id
         self._after_sequence = after_sequence
         self._call: _Call | None = None
+        self._draft = Draft()
         self.session = Session()
 
     @property
@@ -53,7 +58,7 @@ class Follower:
         except TimeoutError:
             raise ApiError("UNAVAILABLE", "The session service is out of reach", retryAfterSeconds=1) from None
 
-    async def __aiter__(self) -> AsyncIterator[LogEntry | ReplyChunk | None]:
+    async def __aiter__(self) -> AsyncIterator[Happening | None]:
         """What happens, until the session ends; None where nothing has for a while, or while the server is away."""
         while True:
             try:
@@ -62,9 +67,16 @@ class Follower:
                     match response.WhichOneof("event"):
                         case "entry":
                             self._after_sequence = response.entry.sequence
+                            self._draft.take_entry(response.entry)
                             yield response.entry
                         case "chunk":
+                            self._draft.take_chunk(response.chunk)
                             yield response.chunk
+                        case "aborted":
+                            self._draft.take_abort(response.aborted)
+                            yield response.aborted
+                        case "deleted":
+                            yield response.deleted
                         case "heartbeat":
                             yield None
                         case "end":
@@ -72,7 +84,7 @@ class Follower:
             except grpc.aio.AioRpcError as error:
                 if error.code() != grpc.StatusCode.UNAVAILABLE:
                     raise
-            yield None
+            yield self._draft.abandon()
             await asyncio.sleep(RECONNECT_SECONDS)
             try:
                 await self._join()

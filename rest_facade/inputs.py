@@ -26,10 +26,8 @@ from rest_facade.errors import ApiError
 Body: TypeAlias = Mapping[str, Any]
 Query: TypeAlias = Mapping[str, str]
 
-_TRANSPORTS = {
-    "transport": {"websocket": "websocket", "http": "http", "sse": "sse"},
-    "mode": {"websocket": "websocket", "sync": "http", "stream": "sse"},
-}
+_TRANSPORTS = {"websocket": "websocket", "http": "http", "sse": "sse", "sync": "http", "stream": "sse"}
+"""The values of `transport` and of the older `mode`: live clients mix the two sets."""
 
 _DECIMAL = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)\s*", re.ASCII)
 _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?\s*", re.ASCII | re.IGNORECASE)
@@ -110,13 +108,9 @@ def after_sequence(text: str, session_id: str) -> int:
 
 
 def list_sessions(query: Query) -> ListSessionsRequest:
-    """The query of GET /sessions. Raises INVALID_PAGINATION for a limit that is no number."""
-    text = query.get("limit", "")
-    limit = _number(text, math.nan) if text else MAX_SESSIONS
-    if math.isnan(limit):
-        raise _invalid_pagination("limit", text, "limit must be a number")
+    """The query of GET /sessions. A limit that is no number counts as absent."""
     return ListSessionsRequest(
-        page_size=_clamped(limit, MAX_SESSIONS),
+        page_size=_clamped(_number(query.get("limit", ""), MAX_SESSIONS), MAX_SESSIONS),
         page_token=query.get("pageToken", ""),
         agent_id=query.get("agentId", ""),
         user_id=query.get("userId", ""),
@@ -168,15 +162,14 @@ def _attachments(body: Body) -> ListValue | None:
 
 
 def _transport(body: Body) -> str:
-    """Which way the agent's reply goes. Contract: "`transport` wins over `mode`", and each has its own three values."""
+    """Which way the agent's reply goes. Contract: "`transport` wins over `mode`"."""
     name = "mode" if body.get("transport") is None else "transport"
     value = body.get(name)
-    names = _TRANSPORTS[name]
     if value is None:
         return "websocket"
-    if not isinstance(value, str) or value not in names:
-        raise _invalid_content(f"{name} must be {', '.join(names)}")
-    return names[value]
+    if not isinstance(value, str) or value not in _TRANSPORTS:
+        raise _invalid_content(f"{name} must be one of {', '.join(_TRANSPORTS)}")
+    return _TRANSPORTS[value]
 
 
 def _nested_timeout(body: Body) -> TimeoutConfig | None:

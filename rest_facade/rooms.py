@@ -10,7 +10,7 @@ import grpc.aio
 import structlog
 
 from eliza.sessions.v1 import errors_pb2
-from eliza.sessions.v1.log_pb2 import LogEntry, ReplyChunk
+from eliza.sessions.v1.log_pb2 import LogEntry, ReplyAborted, ReplyChunk, SessionDeleted
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSessionsResponse
 from rest_facade import events
@@ -40,12 +40,16 @@ class Outlet(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Member:
-    """A socket in a room. `sequence` is that of the last entry it was sent; while `catching_up` runs, what is live is not sent to it."""
+    """A socket in a room. `sequence` is that of the last entry it was sent; while `catching_up` runs, what is live is not sent to it.
+
+    `draft` is the reply whose pieces it was sent last.
+    """
 
     socket_id: str
     room: events.Room
     sequence: int
     catching_up: asyncio.Task[None] | None = None
+    draft: events.Draft = field(default_factory=events.Draft)
 
 
 @dataclass(slots=True, eq=False)
@@ -80,6 +84,7 @@ class Rooms:
             finally:
                 writer.cancel()
                 call.cancel()
+            await self._abandon_drafts()
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def join(self, socket_id: str, session_id: str, room_id: str, after: int | None, welcome: Welcome) -> None:
@@ -173,6 +178,10 @@ class Rooms:
                 await self._entry(response.entry)
             case "chunk":
                 await self._chunk(response.chunk)
+            case "aborted":
+                await self._abort(response.aborted)
+            case "deleted":
+                await self._delete(response.deleted.session_id)
             case "end":
                 self._end(response.end)
 
@@ -194,7 +203,33 @@ class Rooms:
         if watched := self._watched.get(chunk.session_id):
             for member in list(watched.members.values()):
                 if not member.catching_up and not self._outlet.is_full(member.socket_id):
-                    await self._outlet.emit(member.socket_id, "messageStreamChunk", events.stream_chunk(chunk, member.room))
+                    await self._send_chunk(member, chunk)
+
+    async def _abort(self, abort: ReplyAborted) -> None:
+        """Tells those who were sent pieces that they are void, also where they are catching up now; and those who may come by."""
+        if watched := self._watched.get(abort.session_id):
+            for member in list(watched.members.values()):
+                is_live = not member.catching_up and not self._outlet.is_full(member.socket_id)
+                if member.draft.take_abort(abort) or is_live:
+                    await self._send_abort(member, abort)
+
+    async def _abandon_drafts(self) -> None:
+        """Tells the members that the pieces they have are void: what comes of them while the stream is broken is not heard."""
+        for watched in list(self._watched.values()):
+            for member in list(watched.members.values()):
+                if abort := member.draft.abandon():
+                    await self._send_abort(member, abort)
+
+    async def _delete(self, session_id: str) -> None:
+        """Tells the members that their session was deleted, as the last they hear of it; they are out of the room then."""
+        watched = self._watched.pop(session_id, None)
+        if watched is None:
+            return
+        for member in watched.members.values():
+            if member.catching_up:
+                member.catching_up.cancel()
+        for member in watched.members.values():
+            await self._outlet.emit(member.socket_id, "sessionDeleted", events.session_deleted(session_id))
 
     def _end(self, end: WatchSessionsResponse.End) -> None:
         """A session expired or is gone. That one was left is no news: another join may be on its way."""
@@ -209,8 +244,16 @@ class Rooms:
     async def _send(self, member: _Member, entry: LogEntry) -> None:
         if entry.sequence > member.sequence:
             member.sequence = entry.sequence
+            member.draft.take_entry(entry)
             for name, payload in events.entry_events(entry, member.room):
                 await self._outlet.emit(member.socket_id, name, payload)
+
+    async def _send_chunk(self, member: _Member, chunk: ReplyChunk) -> None:
+        member.draft.take_chunk(chunk)
+        await self._outlet.emit(member.socket_id, "messageStreamChunk", events.stream_chunk(chunk, member.room))
+
+    async def _send_abort(self, member: _Member, abort: ReplyAborted) -> None:
+        await self._outlet.emit(member.socket_id, "messageStreamAborted", events.stream_aborted(abort))
 
     async def _catch_up(self, session_id: str, member: _Member, follower: Follower) -> None:
         """Sends a member what it has missed, at its own pace, until it stands where the session does."""
@@ -222,8 +265,17 @@ class Rooms:
                 async for item in follower:
                     if isinstance(item, LogEntry):
                         await self._send(member, item)
-                    elif item is not None:
-                        await self._outlet.emit(member.socket_id, "messageStreamChunk", events.stream_chunk(item, member.room))
+                    elif isinstance(item, ReplyChunk):
+                        await self._send_chunk(member, item)
+                    elif isinstance(item, ReplyAborted):
+                        member.draft.take_abort(item)
+                        await self._send_abort(member, item)
+                    elif isinstance(item, SessionDeleted):
+                        watched = self._watched.get(session_id)
+                        if watched and watched.members.get(member.socket_id) is member:
+                            del watched.members[member.socket_id]
+                        await self._outlet.emit(member.socket_id, "sessionDeleted", events.session_deleted(session_id))
+                        return
                     if self._outlet.is_full(member.socket_id):
                         await self._outlet.flushed(member.socket_id)
                     if self._is_level(session_id, member):
@@ -233,7 +285,9 @@ class Rooms:
             except (ApiError, grpc.aio.AioRpcError) as error:
                 # Expired or deleted: there is nothing more to come.
                 _log.info("a socket stopped following", session_id=session_id, cause=str(error))
-                self._drop(member.socket_id, session_id)
+                if not isinstance(error, ApiError) or error.row.reason != "SESSION_NOT_FOUND":
+                    # That it was deleted, the stream of all has yet to tell to whoever is in the room.
+                    self._drop(member.socket_id, session_id)
 
     def _is_level(self, session_id: str, member: _Member) -> bool:
         """Whether a member stands where its session does."""

@@ -19,7 +19,7 @@ from eliza.sessions.v1.session_service_pb2 import (
     RenewSessionRequest,
     SendHeartbeatRequest,
 )
-from rest_facade import bodies, codec, errors, inputs, sse
+from rest_facade import bodies, codec, errors, fields, inputs, sse
 from rest_facade.backend import Backend
 from rest_facade.bridge import RELEASE
 from rest_facade.converse import Conversation
@@ -64,7 +64,9 @@ class _Views:
 
     def create_session(self) -> flask.Response:
         """Creates a session of a user with an agent: 201."""
-        request = inputs.create_session(bodies.read_object(), inputs.idempotency_key(flask.request.headers.get("Idempotency-Key")))
+        body = bodies.read_object(fields.CREATE_SESSION)
+        bodies.refuse_unknown()
+        request = inputs.create_session(body, inputs.idempotency_key(flask.request.headers.get("Idempotency-Key")))
         answer = self._backend.call(self._backend.sessions.CreateSession, request)
         return bodies.respond(codec.created_session(answer.session), 201, {"ETag": answer.session.etag, **_replayed(answer)})
 
@@ -107,7 +109,7 @@ class _Views:
 
     def send_message(self, session_id: str) -> flask.Response:
         """Sends a message, which renews the session when auto-renewal is on: 201."""
-        request, transport = self._judge(inputs.send_message, bodies.read_object(), session_id)
+        request, transport = self._judge(inputs.send_message, bodies.read_object(fields.SEND_MESSAGE), session_id)
         request.request_id = inputs.idempotency_key(flask.request.headers.get("Idempotency-Key"))
         if transport == "websocket":
             answer = self._backend.call(self._backend.messages.SendMessage, request)
@@ -155,30 +157,35 @@ class _Views:
 
     def renew_session(self, session_id: str) -> flask.Response:
         """Renews by hand, also when auto-renewal is off: 422 at the maximum duration."""
-        bodies.read_object()
+        self._judge_empty(session_id)
         answer = self._backend.call(self._backend.sessions.RenewSession, RenewSessionRequest(session_id=session_id, etag=_if_match()))
         return _session(answer.session)
 
     def update_timeout(self, session_id: str) -> flask.Response:
         """Changes the timeout settings that the body names."""
-        request = self._judge(inputs.update_timeout, bodies.read_object(), session_id)
+        request = self._judge(inputs.update_timeout, bodies.read_object(fields.UPDATE_TIMEOUT), session_id)
         request.etag = _if_match()
         answer = self._backend.call(self._backend.sessions.UpdateTimeout, request)
         return _session(answer.session)
 
     def send_heartbeat(self, session_id: str) -> flask.Response:
         """Keeps alive, and renews when auto-renewal is on."""
-        bodies.read_object()
+        self._judge_empty(session_id)
         answer = self._backend.call(self._backend.sessions.SendHeartbeat, SendHeartbeatRequest(session_id=session_id))
         return _session(answer.session)
 
     def _judge(self, reader: Callable[[_Input, str], _Request], given: _Input, session_id: str) -> _Request:
         """What the reader makes of what was given. Before it is called bad (400), the session must exist (404) and be live (410)."""
         try:
+            bodies.refuse_unknown()
             return reader(given, session_id)
         except ApiError:
             self._backend.call(self._backend.sessions.GetSession, GetSessionRequest(session_id=session_id))
             raise
+
+    def _judge_empty(self, session_id: str) -> None:
+        """Judges a body of which nothing is needed."""
+        self._judge(lambda body, _: body, bodies.read_object(fields.NOTHING), session_id)
 
 
 def _session(session: Session) -> flask.Response:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
@@ -9,12 +10,14 @@ from typing import Any, Final, TypeAlias
 import grpc.aio
 import socketio
 
+from eliza.sessions.v1.limits import MAX_CONTENT_CODE_POINTS
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import GetSessionRequest
 from eliza.sessions.v1.texts import is_text
-from rest_facade import errors, inputs
+from rest_facade import errors, fields, inputs
 from rest_facade.backend import Backend
 from rest_facade.bridge import Message, Receive, Send
+from rest_facade.engine import Engine
 from rest_facade.errors import ApiError
 from rest_facade.events import Payload
 from rest_facade.rooms import Rooms
@@ -29,7 +32,18 @@ BACKLOG: Final = 500
 """How many events may wait for a WebSocket."""
 
 POLLING_BACKLOG: Final = 10
-"""How many may wait for a polling client: one answer brings them all, and the Python client reads at most 16 packets of it."""
+"""How many events may wait for a polling client: fewer than an answer holds."""
+
+MAX_HINTS: Final = 10
+"""How many `messageError` a socket gets for events that do not exist."""
+
+_TO_JOIN: Final = 'emit "join" with {"roomId": "<sessionId>"}'
+_TO_LEAVE: Final = 'emit "leave" with {"roomId": "<sessionId>"}'
+_TO_SEND: Final = 'emit "message" with {"type": 2, "payload": {"roomId": "<sessionId>", "message": "<text>"}}'
+"""What an error says would have been right."""
+
+_IGNORED: Final = ("subscribe_logs", "unsubscribe_logs", "update_log_filters")
+"""Events for other parts of a server of live clients. Their users have done nothing wrong."""
 
 _NAMESPACE = "/"
 
@@ -43,6 +57,8 @@ class Sockets:
         # How many events of clients are being handled, and how many messages are being handed to connections.
         self._busy = 0
         self._sending = 0
+        # How often each socket was told that an event does not exist.
+        self._hints: Counter[str] = Counter()
         # Events of one socket are handled one after the other, so that messages keep their order.
         self._io = socketio.AsyncServer(
             async_mode="asgi",
@@ -56,14 +72,18 @@ class Sockets:
             engineio_logger=logging.getLogger("engineio"),
         )
         self.rooms = Rooms(backend, self)
-        self._app = socketio.ASGIApp(self._io, socketio_path=PATH)
+        self._engine = Engine(self._io, PATH, max_message_bytes)
         self._io.on("connect", self._connect)
         self._io.on("disconnect", self._disconnect)
-        handlers: dict[str | int, Handler] = {"join": self._join, "leave": self._leave, "message": self._message}
+        self._io.on("*", self._answer_unknown)
+        join, send = self._answered(self._join, _TO_JOIN), self._answered(self._send, _TO_SEND)
+        self._io.on("join", join)
+        self._io.on("leave", self._answered(self._leave, _TO_LEAVE))
+        self._io.on("message", self._answered(self._message, _TO_SEND))
         # A bare event's name is a string or, as JavaScript sends it, a number.
-        handlers |= {JOIN: self._join, SEND: self._send, str(JOIN): self._join, str(SEND): self._send}
-        for name, handler in handlers.items():
-            self._io.on(name, self._answered(handler))
+        for number, handler in ((JOIN, join), (SEND, send)):
+            self._io.on(number, handler)
+            self._io.on(str(number), handler)
 
     async def app(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serves one connection, as ASGI 3 wants it."""
@@ -75,7 +95,7 @@ class Sockets:
             finally:
                 self._sending -= 1
 
-        await self._app(scope, receive, counted)
+        await self._engine(scope, receive, counted)
 
     async def emit(self, socket_id: str, name: str, payload: Payload) -> None:
         """Queues an event for a socket; one that is gone is ignored."""
@@ -118,12 +138,29 @@ class Sockets:
 
     async def _disconnect(self, socket_id: str, *_reason: object) -> None:
         self.rooms.forget(socket_id)
+        self._hints.pop(socket_id, None)
         if transport := self._transport(socket_id):
             # The library leaves the last poll of a client that said goodbye waiting.
             transport.queue.put_nowait(None)
 
-    def _answered(self, handler: Handler) -> Callable[..., Awaitable[Payload]]:
-        """A handler whose failures the socket hears as `messageError`, and in the acknowledgement where it asks for one."""
+    async def _answer_unknown(self, name: object, socket_id: str, *_data: object) -> Payload:
+        """Tells a socket which events there are: as `messageError` the first few times, and where it asks for an
+        acknowledgement.
+        """
+        if name in _IGNORED:
+            return {"success": False}
+        to_do = f"to send, {_TO_SEND}; to join, {_TO_JOIN}; to leave, {_TO_LEAVE}"
+        told = {"error": f'there is no event "{inputs.shown(name)}": {to_do}', "code": "INVALID_FIELD"}
+        self._hints[socket_id] += 1
+        if self._hints[socket_id] <= MAX_HINTS:
+            await self.emit(socket_id, "messageError", told)
+        return {"success": False, **told}
+
+    def _answered(self, handler: Handler, to_do: str) -> Callable[..., Awaitable[Payload]]:
+        """A handler whose failures the socket hears as `messageError`, and in its acknowledgement.
+
+        `to_do` is what the error says where the payload is no object.
+        """
 
         async def answered(socket_id: str, data: object = None, *_more: object) -> Payload:
             self._busy += 1
@@ -137,7 +174,7 @@ class Sockets:
                 if self._stopping:
                     raise ApiError("UNAVAILABLE", "The service is stopping", retryAfterSeconds=1)
                 if not isinstance(data, dict):
-                    raise _invalid("payload", data, "must be an object")
+                    raise _invalid("payload", data, f"must be an object: {to_do}")
                 await handler(socket_id, data)
             except ApiError as error:
                 fault = error
@@ -156,17 +193,18 @@ class Sockets:
         """The envelope `{type, payload}` of live clients."""
         payload = data.get("payload")
         if not isinstance(payload, dict):
-            raise _invalid("payload", payload, "must be an object")
+            raise _invalid("payload", payload, f"must be an object: {_TO_SEND}")
         match data.get("type"):
             case 1:
                 await self._join(socket_id, payload)
             case 2:
                 await self._send(socket_id, payload)
             case other:
-                raise _invalid("type", other, f"must be {JOIN} (join) or {SEND} (send)")
+                reason = f"must be the number {JOIN} (join) or {SEND} (send): {_TO_SEND}"
+                raise _invalid("type", other, reason)
 
     async def _join(self, socket_id: str, data: Mapping[str, Any]) -> None:
-        room_id = _room_id(data)
+        room_id = _room_id(data, _TO_JOIN)
         after = data.get("after")
         if after is not None:
             after = inputs.after_sequence(inputs.shown(after), room_id)
@@ -179,11 +217,14 @@ class Sockets:
         await self.rooms.join(socket_id, await self._session_id(room_id), room_id, after, welcome)
 
     async def _leave(self, socket_id: str, data: Mapping[str, Any]) -> None:
-        self.rooms.leave(socket_id, await self._session_id(_room_id(data)))
+        self.rooms.leave(socket_id, await self._session_id(_room_id(data, _TO_LEAVE)))
 
     async def _send(self, socket_id: str, data: Mapping[str, Any]) -> None:
-        room_id = _room_id(data)
+        room_id = _room_id(data, _TO_SEND)
         session_id = await self._session_id(room_id)
+        if not isinstance(data.get("message"), str):
+            reason = f"message must be a string of 1 to {MAX_CONTENT_CODE_POINTS} characters: {_TO_SEND}"
+            raise ApiError("INVALID_CONTENT", f"Invalid content: {reason}", reason=reason)
         body = {"content": data.get("message"), "metadata": data.get("metadata"), "attachments": data.get("attachments")}
         request, _ = inputs.send_message(body, session_id)
         request_id = data.get("requestId")
@@ -199,6 +240,8 @@ class Sockets:
             "channelId": room_id,
             "roomId": room_id,
         }
+        if unknown := fields.find_unknown(data, fields.SOCKET_MESSAGE):
+            ack["unknownFields"] = fields.show(unknown)
         await self.emit(socket_id, "messageAck", ack)
 
     async def _session_id(self, room_id: str) -> str:
@@ -217,13 +260,14 @@ class Sockets:
         raise ApiError("SESSION_NOT_FOUND", "Session not found", sessionId=inputs.shown(room_id))
 
 
-def _room_id(data: Mapping[str, Any]) -> str:
-    """Contract: "`channelId` or `roomId`"."""
+def _room_id(data: Mapping[str, Any], to_do: str) -> str:
+    """Contract: "`channelId` or `roomId`". Raises ApiError, which says what `to_do`."""
     room_id = data.get("channelId") or data.get("roomId")
     if room_id is None:
-        raise ApiError("MISSING_FIELDS", "Missing required fields: roomId", missingFields=["roomId"])
+        reason = f"Missing required fields: roomId; {to_do}"
+        raise ApiError("MISSING_FIELDS", reason, missingFields=["roomId"])
     if not isinstance(room_id, str) or not is_text(room_id):
-        raise _invalid("roomId", room_id, "must be a string")
+        raise _invalid("roomId", room_id, f"must be a string: {to_do}")
     return room_id
 
 

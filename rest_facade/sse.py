@@ -1,13 +1,15 @@
 """Server-sent events: how they are written, and the two streams there are."""
 
+import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import flask
 import grpc.aio
 import orjson
+from werkzeug.http import parse_accept_header
 
-from eliza.sessions.v1.log_pb2 import LogEntry
+from eliza.sessions.v1.log_pb2 import LogEntry, ReplyAborted, SessionDeleted
 from eliza.sessions.v1.message_service_pb2 import SendMessageResponse
 from rest_facade import codec, errors, events
 from rest_facade.backend import Backend
@@ -17,17 +19,49 @@ from rest_facade.follow import Follower
 RETRY_MS: Final = 1000
 HEARTBEAT: Final = b": alive\n\n"
 
+KIND: Final = "text/event-stream"
+CONTENT_TYPE: Final = f"{KIND}; charset=utf-8"
+HEADERS: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+COME_BACK_MS: Final = (3000, 10_000)
+"""When a browser that was refused comes back: between these, so that not all come at once."""
+
+TEMPORARY: Final = (429, 503, 504)
+"""The statuses that say: try again. On any of them a browser's EventSource gives up for good."""
+
+_ESCAPES: Final = tuple((char.encode(), f"\\u{ord(char):04x}".encode()) for char in "\x85\u2028\u2029")
+"""What some readers of lines take for the end of one; in JSON they come only in strings."""
+
 
 def event(name: str, data: object, event_id: int | None = None) -> bytes:
     """One event with JSON data; its id is what a client resumes from."""
     head = f"event: {name}\n" if event_id is None else f"id: {event_id}\nevent: {name}\n"
-    return head.encode() + b"data: " + orjson.dumps(data) + b"\n\n"
+    text = orjson.dumps(data)
+    for raw, escaped in _ESCAPES:
+        text = text.replace(raw, escaped)
+    return head.encode() + b"data: " + text + b"\n\n"
+
+
+def is_followed(method: str, path: str, accept: str) -> bool:
+    """Whether a request is for a session's events, and its Accept header names event streams as EventSource's does.
+
+    A header that only allows them, by `*`, does not.
+    """
+    return (
+        method == "GET"
+        and path.rstrip("/").endswith("/events")
+        and any(kind.partition(";")[0].strip().lower() == KIND and quality > 0 for kind, quality in parse_accept_header(accept))
+    )
+
+
+def come_back() -> bytes:
+    """All of the stream that a follower gets in place of a refusal: when to come back, which a browser does at its end."""
+    return f"retry: {random.randint(*COME_BACK_MS)}\n\n".encode()
 
 
 def respond(stream: Iterator[bytes], on_close: Callable[[], None], headers: Mapping[str, str] | None = None) -> flask.Response:
     """The response that streams events; `on_close` is called however it ends."""
-    all_headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **(headers or {})}
-    response = flask.Response(stream, content_type="text/event-stream", headers=all_headers)
+    response = flask.Response(stream, content_type=CONTENT_TYPE, headers={**HEADERS, **(headers or {})})
     response.call_on_close(on_close)
     return response
 
@@ -46,12 +80,16 @@ def session_events(backend: Backend, follower: Follower, room: events.Room) -> I
                 if item.HasField("message"):
                     payload["sessionStatus"] = codec.session_status(item.session_status)
                 yield event(name, payload, item.sequence)
+        elif isinstance(item, ReplyAborted):
+            yield event("messageStreamAborted", events.stream_aborted(item))
+        elif isinstance(item, SessionDeleted):
+            yield event("sessionDeleted", events.session_deleted(item.session_id))
         else:
             yield event("messageStreamChunk", events.stream_chunk(item, room))
 
 
 def conversation(backend: Backend, talk: Conversation, sent: SendMessageResponse) -> Iterator[bytes]:
-    """A message sent with transport `sse`: `user_message`, `chunk` any number of times, then `done` or `error`."""
+    """A message sent with transport `sse`: `user_message`, `chunk` and `aborted` any number of times, then `done` or `error`."""
     yield event("user_message", codec.sent_message(sent.message, sent.session_status))
     try:
         for part in backend.iterate(aiter(talk)):
@@ -59,6 +97,8 @@ def conversation(backend: Backend, talk: Conversation, sent: SendMessageResponse
                 yield HEARTBEAT
             elif part.HasField("chunk"):
                 yield event("chunk", codec.chunk(part.chunk))
+            elif part.HasField("aborted"):
+                yield event("aborted", codec.aborted(part.aborted))
             else:
                 yield event("done", codec.agent_response(part.reply))
     except grpc.aio.AioRpcError as error:

@@ -12,7 +12,7 @@ import structlog
 
 from server.agents.connectors import Connectors, connect
 from server.agents.dispatcher import Dispatcher
-from server.agents.registry import register_at_start, warn_of_unusable_agents
+from server.agents.registry import register_at_start, warn_of_unusable
 from server.clock import Clock, SystemClock, TestClock
 from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.purge import Purge
@@ -44,7 +44,7 @@ class Service:
             store,
             clock,
             connectors.by_kind,
-            self._signals.chunk,
+            self._signals.piece,
             policy=settings.retry_policy,
             lease_seconds=settings.delivery_lease_seconds,
             concurrency=settings.agent_concurrency,
@@ -90,6 +90,15 @@ class Service:
         """Keeps agents from a port of this service, unless AGENT_ALLOWED_HOSTS names it."""
         self._connectors.hosts.add_own_port(port)
 
+    async def log_store(self) -> None:
+        """Logs which store is served, so that an operator who has named another one sees it. Raises UnavailableError."""
+        store = await self._store.describe()
+        log.info("serving the store", file=store.place, schema=store.schema, sessions=store.sessions)
+
+    def report_rest(self, is_served: bool) -> None:
+        """Takes note of whether REST, which this process does not serve itself, is served: health is degraded while it is not."""
+        self._health.is_rest_served = is_served
+
     async def stop(self, by_s: float) -> None:
         """Says NOT_SERVING, finishes what is in flight until the event loop's time `by_s` at most, and closes the store."""
         await self._health.servicer.enter_graceful_shutdown()
@@ -133,7 +142,8 @@ class Service:
         await self._deadlines.run_due()
         await self._dispatcher.start()
         await self._server.start()
-        warnings = warn_of_unusable_agents(self._store, self._connectors)
+        # In the background, because a file may be on a file system that hangs.
+        warnings = warn_of_unusable(self._store, self._connectors)
         for work in (self._deadlines.run(), self._purge.run(), self._health.run(), warnings):
             self._tasks.append(asyncio.create_task(_logged(work)))
 

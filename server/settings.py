@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from server.agents.allowed import read_host_rules, read_secret_rules
@@ -48,9 +48,32 @@ def join_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["console", "json"]
+_WORDS = {*get_args(LogLevel), *get_args(LogFormat)}
+
+
+def _word(value: Any) -> Any:
+    """A word in any case, as other programs take it; `warn` is what many call `warning`."""
+    word = str(value).lower()
+    if word == "warn":
+        return "warning"
+    return word if word in _WORDS else value
+
+
+def _one_process(value: object) -> int:
+    """Several processes on one address would share a Socket.IO client's requests out among them; each knows only its own clients."""
+    if str(value).strip() != "1":
+        raise ValueError(
+            "1; for more, run several `eliza-sessions rest`, each with a REST_ADDRESS of its own, behind a balancer with sticky routing"
+        )
+    return 1
+
+
 Address = Annotated[str, AfterValidator(_address)]
 AgentHosts = Annotated[str, AfterValidator(_agent_hosts)]
 AgentSecrets = Annotated[str, AfterValidator(_agent_secrets)]
+OneProcess = Annotated[int, BeforeValidator(_one_process)]
 Minutes = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -79,7 +102,11 @@ class Settings(BaseSettings):
     )
     grpc_address: Address = Field("127.0.0.1:50051", description="Where the gRPC server listens. Port 0 picks a free one.")
     rest_address: Address = Field("127.0.0.1:3000", description="Where the REST facade listens. Port 0 picks a free one.")
-    rest_workers: int = Field(1, ge=1, le=64, description="Processes of the REST facade.")
+    rest_workers: OneProcess = Field(
+        1,
+        description="1, and no more: run several `eliza-sessions rest` instead, each with a `REST_ADDRESS` of its own, behind a balancer"
+        " with sticky routing.",
+    )
     rest_deadline_seconds: float = Field(
         30, ge=0.1, le=600, allow_inf_nan=False, description="How long a REST request waits for the server before it answers 504."
     )
@@ -109,6 +136,12 @@ class Settings(BaseSettings):
     )
     rest_max_requests: int = Field(
         768, ge=1, le=1_000_000, description="REST requests that may wait for their answers, in each process of the facade."
+    )
+    rest_keep_alive_seconds: int = Field(
+        75,
+        ge=1,
+        le=86400,
+        description="How long an idle REST connection is kept: longer than clients, or the balancer in front, keep theirs.",
     )
     shutdown_grace_seconds: float = Field(
         10,
@@ -143,11 +176,11 @@ class Settings(BaseSettings):
         " that is sent, as an API key is, needs the host: `NAME@HOST`, `file:/PATH@*.example.com:8443`.",
     )
     agents_file: str | None = Field(None, description="A TOML file of agents to register at the start; it wins over what is stored.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level that is logged.")
+    log_level: Annotated[LogLevel, BeforeValidator(_word)] = Field("info", description="The least level that is logged.")
     slow_call_seconds: float = Field(
         1, ge=0, le=600, allow_inf_nan=False, description="A gRPC call that takes as long as this is logged as slow."
     )
-    log_format: Literal["console", "json"] = Field("console", description="How a line of the log looks.")
+    log_format: Annotated[LogFormat, BeforeValidator(_word)] = Field("console", description="How a line of the log looks.")
     test_clock: bool = Field(False, description="Puts the service's time into the hands of clients. For tests only.")
     eliza_server_auth_token: None = Field(
         None, description="Authentication is not built yet: the service refuses to start while this is set, rather than stand open."
@@ -218,6 +251,8 @@ def _line(problem: Any) -> str:
     name = str(problem["loc"][0])
     if name == "eliza_server_auth_token":
         return "ELIZA_SERVER_AUTH_TOKEN is set, but this version cannot protect its API yet: unset it, or protect the ports by other means"
+    if problem["type"] == "value_error":
+        return f"{name.upper()} is {problem['input']!r}: it must be {problem['ctx']['error']}"
     kinds: dict[Any, str] = {int: "a whole number from ", float: "a number from "}
     wanted = kinds.get(Settings.model_fields[name].annotation, "") + bounds(name)
-    return f"{name.upper()} is {problem['input']!r}: it must be {wanted or problem['ctx']['error']}"
+    return f"{name.upper()} is {problem['input']!r}: it must be {wanted}"

@@ -17,7 +17,7 @@ from server.domain.ids import uuid_field
 from server.domain.timeouts import PartialTimeoutConfig
 from server.store.base import Position, Store
 
-AGENTS_AT_A_TIME: Final = 100
+_PAGE: Final = 1000
 
 log = structlog.get_logger()
 
@@ -99,19 +99,18 @@ async def register_at_start(store: Store, clock: Clock, connectors: Connectors, 
             await store.update_agent(agent.id, lambda stored, _, agent=agent: replace(agent, created_at_ms=stored.created_at_ms))  # type: ignore[misc]
 
 
-async def warn_of_unusable_agents(store: Store, connectors: Connectors) -> None:
-    """Logs a warning for each stored agent that may not be where it is, or have its secret, as the service is set up now."""
-    after: Position | None = None
-    while agents := await store.list_agents(limit=AGENTS_AT_A_TIME, after=after):
-        after = Position(agents[-1].created_at_ms, agents[-1].id)
+async def warn_of_unusable(store: Store, connectors: Connectors) -> None:
+    """Logs a warning for each stored agent that cannot be asked as the service is set up: a secret that is gone, a host not allowed."""
+    after = None
+    while agents := await store.list_agents(limit=_PAGE, after=after):
         for agent in agents:
             try:
                 connectors.by_kind[agent.kind].check(agent)
                 await connectors.check_secret(agent)
             except InvalidFieldError as error:
-                # Not the value: an address may have a token in it.
-                told = {name: error.details[name] for name in ("field", "reason")}
-                log.warning("an agent cannot be asked", agent_id=agent.id, name=agent.name, **told)
+                # Its text has no address, which may have a token in it.
+                log.warning("agent cannot be asked", agent_id=agent.id, name=agent.name, cause=str(error))
+        after = Position(agents[-1].created_at_ms, agents[-1].id)
 
 
 def _agent(entry: _Agent, now_ms: int) -> Agent:

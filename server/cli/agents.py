@@ -9,7 +9,7 @@ import grpc
 from google.protobuf import field_mask_pb2
 
 from eliza.sessions.v1 import agent_pb2, agent_service_pb2, agent_service_pb2_grpc, timeout_pb2, times, values
-from server.cli.common import DIRECT, reachable
+from server.cli.common import DIRECT, read_server, server_option
 from server.domain.agents import SETTINGS, AgentKind
 
 Stub = agent_service_pb2_grpc.AgentServiceStub
@@ -35,17 +35,30 @@ _SETTINGS: Final[dict[str, tuple[type, str]]] = {
 """The options for what belongs to a kind: their types, and what they mean."""
 
 
-@click.group()
-@click.option("--server", default="127.0.0.1:50051", envvar="GRPC_ADDRESS", show_default=True, metavar="HOST:PORT", help="The gRPC server.")
-@click.pass_context
-def agents(context: click.Context, server: str) -> None:
+def _open_channel(context: click.Context, option: click.Parameter, server: str | None) -> None:
+    """Makes the stub that the commands get; the server of the later option wins."""
+    if server is not None:
+        channel = context.with_resource(grpc.insecure_channel(read_server(context, option, server), DIRECT))
+        context.obj = Stub(channel)
+
+
+class _AgentsCommand(click.Command):
+    """Takes --server, too, for those who write it behind the command's name."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        meaning = "The gRPC server.  [that of `agents`]"
+        self.params.append(click.Option(["--server"], metavar="HOST:PORT", help=meaning, expose_value=False, callback=_open_channel))
+
+
+class _Agents(click.Group):
+    command_class = _AgentsCommand
+
+
+@click.group(cls=_Agents)
+@server_option("The gRPC server.", callback=_open_channel, expose_value=False)
+def agents() -> None:
     """List and change the agents of a running server."""
-    try:
-        address = reachable(server)
-    except ValueError as error:
-        raise click.BadParameter(f"it must be {error}", param_hint="--server") from error
-    channel = context.with_resource(grpc.insecure_channel(address, DIRECT))
-    context.obj = Stub(channel)
 
 
 def _timeout_options(command: Callable[..., None]) -> Callable[..., None]:

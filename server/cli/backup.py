@@ -10,7 +10,8 @@ import click
 from server.cli.common import settings_or_exit
 from server.store import sqlite_path
 from server.store.base import StoreOpenError
-from server.store.sqlite_copy import CopyError, Progress, copy_store, restore_store
+from server.store.sqlite_copy import CopyError, Progress, copy_store, restore_store, stored_schema
+from server.store.sqlite_file import schema_version
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -27,8 +28,14 @@ def backup(database_url: str | None, file: Path) -> None:
 @click.option("--database-url", metavar="URL", help="Where the store is to be.  [DATABASE_URL, sqlite:///eliza-sessions.db]")
 @click.argument("file", type=_FILE)
 def restore(database_url: str | None, file: Path) -> None:
-    """Put a backup in place. A store that is there already is not overwritten: move it away first."""
-    _copy(restore_store, file, _path(database_url))
+    """Put a backup in place. A store that is there already is not overwritten: move it away first.
+
+    A backup of an older schema is put in place as it is; the next start of the service migrates it.
+    """
+    target = _path(database_url)
+    _copy(restore_store, file, target)
+    if (version := stored_schema(target)) < schema_version():
+        click.echo(f"{target}: it is of schema {version}: the next start brings it to {schema_version()}")
 
 
 def _path(database_url: str | None) -> Path:

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 import click
@@ -37,8 +37,16 @@ nothing. Every second time it looks at older ones, and every third at all, lest 
 it is gone.
 """
 
+DEFAULT_SERVER: Final = "127.0.0.1:50051"
+SCHEMES: Final = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "vsock:", "xds:")
+"""Of the names that gRPC resolves itself."""
+
 DIRECT: Final = [("grpc.enable_http_proxy", 0)]
 """Options of a channel to a server that is addressed directly, whatever proxy the environment names for the web."""
+
+
+class StartError(Exception):
+    """A part of the service cannot be started; the text says which and why, in a line."""
 
 
 def settings_or_exit(**overrides: Any) -> Settings:
@@ -81,14 +89,16 @@ async def stop_signal() -> None:
 async def listen(name: str, address: str) -> socket.socket:
     """A socket that listens on HOST:PORT. Ends the command when the address cannot be had; `name` is the setting's.
 
-    The workers of a service that was killed let go of their socket a moment after it, so a taken address is tried for a while.
+    The facade of a service that was killed lets go of its socket a moment after it, so a taken address is tried for a while.
     """
     host, port = split_address(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # `[::]` is all addresses of IPv4, too, as it is for gRPC.
+    dual = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     last_try = time.monotonic() + TAKEN_ADDRESS_SECONDS
     while True:
         try:
-            return socket.create_server((host, port), family=family, backlog=2048)
+            return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=dual)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() > last_try:
                 raise click.ClickException(f"{name} {address} cannot be listened on: {os.strerror(error.errno or 0)}") from error
@@ -98,6 +108,30 @@ async def listen(name: str, address: str) -> socket.socket:
 def with_port(address: str, port: int) -> str:
     """The address with its port replaced."""
     return join_address(split_address(address)[0], port)
+
+
+def server_option(meaning: str, *more_names: str, **changes: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The option that says where the gRPC server is, the same in every command that calls one."""
+    attributes: dict[str, Any] = {
+        "default": DEFAULT_SERVER,
+        "envvar": "GRPC_ADDRESS",
+        "show_default": True,
+        "show_envvar": True,
+        "callback": read_server,
+        "metavar": "HOST:PORT",
+        "help": meaning,
+    }
+    return click.option("--server", *more_names, "server", **(attributes | changes))
+
+
+def read_server(context: click.Context, option: click.Parameter, text: str) -> str:
+    """The address of a server as gRPC dials it. Takes HOST:PORT, no host being localhost, and gRPC's names with a scheme."""
+    try:
+        return reachable(f"localhost{text}" if text.startswith(":") else text)
+    except ValueError as error:
+        if text.startswith(SCHEMES):
+            return text
+        raise click.BadParameter(f"{text!r}: it must be {error}", context, option) from error
 
 
 def reachable(address: str) -> str:

@@ -12,7 +12,7 @@ import click
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from server.cli.common import DIRECT
+from server.cli.common import DIRECT, server_option
 from server.settings import split_address
 
 INVALID_ARGUMENTS: Final = 1
@@ -71,7 +71,7 @@ def _fail(status: int, message: str) -> NoReturn:
 
 
 @click.command(cls=_GoFlags)
-@click.option("--addr", default="127.0.0.1:50051", show_default=True, metavar="HOST:PORT", help="The server.")
+@server_option("The server.", "--addr")
 @click.option("--service", default="", metavar="NAME", help="The service by its full name.  [the whole server]")
 @click.option("--connect-timeout", type=_Duration(), default="1s", show_default=True, help="How long connecting may take.")
 @click.option("--rpc-timeout", type=_Duration(), default="1s", show_default=True, help="How long the answer may take.")
@@ -85,8 +85,9 @@ def _fail(status: int, message: str) -> NoReturn:
 @click.option("--tls-server-name", help="The name to verify the server's certificate against.")
 @click.option("--gzip", is_flag=True, help="Compress what is sent.")
 @click.option("--verbose", "-v", is_flag=True, help="Say how long each step took.")
+@click.version_option(package_name="eliza-sessions", prog_name="eliza-sessions")
 def probe(
-    addr: str,
+    server: str,
     service: str,
     connect_timeout: float,
     rpc_timeout: float,
@@ -121,13 +122,13 @@ def probe(
         if roots:
             _check_certificates(tls_ca_cert, roots)
         if tls_no_verify:
-            roots, tls_server_name = _certificate_of(addr, connect_timeout)
+            roots, tls_server_name = _certificate_of(server, connect_timeout)
         if tls_server_name:
             options.append(("grpc.ssl_target_name_override", tls_server_name))
         credentials = grpc.ssl_channel_credentials(roots, _read(tls_client_key), _read(tls_client_cert))
-        channel = grpc.secure_channel(addr, credentials, options, compression)
+        channel = grpc.secure_channel(server, credentials, options, compression)
     else:
-        channel = grpc.insecure_channel(addr, options, compression)
+        channel = grpc.insecure_channel(server, options, compression)
     with channel:
         started = time.monotonic()
         ready = grpc.channel_ready_future(channel)
@@ -135,7 +136,7 @@ def probe(
             ready.result(timeout=connect_timeout)
         except grpc.FutureTimeoutError:
             ready.cancel()
-            _fail(CONNECTION_FAILURE, f"failed to connect to {addr} within {connect_timeout:g}s")
+            _fail(CONNECTION_FAILURE, f"failed to connect to {server} within {connect_timeout:g}s")
         connected = time.monotonic()
         try:
             request = health_pb2.HealthCheckRequest(service=service)

@@ -9,8 +9,8 @@ from typing import Final
 import click
 
 from server.agents.registry import AgentsFileError
-from server.cli.common import listen, log_start, reachable, run_service, settings_or_exit, stop_signal, with_port
-from server.cli.workers import Workers
+from server.cli.common import StartError, listen, log_start, reachable, run_service, settings_or_exit, stop_signal, with_port
+from server.cli.supervisor import Supervisor
 from server.domain.agents import ECHO_ID
 from server.service import AddressError, Service
 from server.settings import Settings
@@ -28,7 +28,7 @@ Try it:
 @click.option("--grpc-address", metavar="HOST:PORT", help="Where gRPC listens; port 0 picks a free one.  [GRPC_ADDRESS, 127.0.0.1:50051]")
 @click.option("--rest-address", metavar="HOST:PORT", help="Where REST listens; port 0 picks a free one.  [REST_ADDRESS, 127.0.0.1:3000]")
 @click.option("--no-rest", is_flag=True, help="Run the gRPC server alone.")
-@click.option("--rest-workers", type=int, help="How many processes of the REST facade.  [REST_WORKERS, 1]")
+@click.option("--rest-workers", type=int, help="1: see `eliza-sessions rest` for more.  [REST_WORKERS, 1]")
 @click.option("--agents-file", metavar="FILE", help="A TOML file of agents to register.  [AGENTS_FILE]")
 def serve(no_rest: bool, **overrides: str | int | None) -> None:
     """Run the gRPC server and the REST facade.
@@ -40,7 +40,7 @@ def serve(no_rest: bool, **overrides: str | int | None) -> None:
     log_start(settings)
     try:
         run_service(_serve(settings, with_rest=not no_rest))
-    except (StoreOpenError, AgentsFileError, AddressError) as error:
+    except (StoreOpenError, AgentsFileError, AddressError, StartError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -61,19 +61,27 @@ async def _serve(settings: Settings, *, with_rest: bool) -> None:
             service.close_port_to_agents(rest_port)
             rest_address = with_port(settings.rest_address, rest_port)
             ready += f" rest={rest_address}"
-            # They end first, because they need the server: half of the time is theirs, and what they leave is the server's.
-            workers = Workers(settings, reachable(grpc_address), listener, grace_seconds=settings.shutdown_grace_seconds / 2)
-            starting = asyncio.ensure_future(stack.enter_async_context(workers.running()))
+            # It ends first, because it needs the server: half of the time is its own, and what it leaves is the server's.
+            supervisor = Supervisor(
+                settings,
+                reachable(grpc_address),
+                listener,
+                service.report_rest,
+                grace_seconds=settings.shutdown_grace_seconds / 2,
+            )
+            starting = asyncio.ensure_future(stack.enter_async_context(supervisor.running()))
             await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
             if stopped.done():
                 starting.cancel()
                 await asyncio.wait([starting])
                 return
+            await starting
+        await service.log_store()
         print(ready, flush=True)
         if rest_address and sys.stdout.isatty():
             print(_TRY.format(rest=reachable(rest_address), agent=ECHO_ID), flush=True)
         await stopped
         stop_by_s = loop.time() + settings.drain_seconds
         if with_rest:
-            # The workers have it too: once they let go, a new connection is refused at once instead of waiting for nobody.
+            # The child has it too: once it lets go, a new connection is refused at once instead of waiting for nobody.
             listener.close()

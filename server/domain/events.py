@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeAlias
 
 from server.domain.messages import Message
 from server.domain.timeouts import TimeoutConfig
@@ -26,12 +27,16 @@ class EntryKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ReplyFailure:
-    """Which message of the user got no reply, why (for people), and after how many attempts."""
+    """Which message of the user got no reply, why (for people), and after how many attempts.
+
+    `reply_message_id` is the id that the last attempt's reply would have had; empty where no attempt was made, or none is known of.
+    """
 
     message_id: str
     message_sequence: int
     reason: str
     attempts: int
+    reply_message_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of an agent's reply under way: of which reply, its place in it from 0, and the sequence of the message that it `answers`."""
+    """A piece of an agent's reply under way.
+
+    It tells of which reply, its place in it from 0, the sequence of the message that it `answers`, and which attempt it is of, from 1.
+    """
 
     session_id: str
     agent_id: str
@@ -65,3 +73,19 @@ class Chunk:
     text: str
     index: int
     answers: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """An attempt at a reply has come to nothing after it sent pieces: those with its `message_id` are void."""
+
+    session_id: str
+    agent_id: str
+    message_id: str
+    answers: int
+    attempt: int
+
+
+Piece: TypeAlias = Chunk | Abort
+"""What is told of a reply under way, and not kept."""

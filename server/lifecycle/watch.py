@@ -1,17 +1,19 @@
 """Following sessions' logs as they grow. A watch is woken when there is something new and reads it from the store, from where it stands.
 
 So a watch keeps no entries: one that is slow costs no memory and loses nothing, and there is no seam between the stored and the live. Only
-the chunks of replies under way, which the store does not have, are kept for it; where too many wait, the oldest are let go.
+the pieces of replies under way, which the store does not have, are kept for it; where too many wait, the oldest are let go.
 """
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from server.domain.errors import DomainError, InvalidFieldError, SessionExpiredError, SessionNotFoundError, UnavailableError
-from server.domain.events import Chunk, Entry
-from server.domain.sessions import Session
+from server.domain.events import Abort, Chunk, Entry, Piece
+from server.domain.sessions import Outcome, Session, require_live
 from server.store.base import Commit, Store
 
 PAGE_ENTRIES: Final = 100
@@ -26,7 +28,14 @@ class End:
     error: DomainError | None = None
 
 
-Item: TypeAlias = tuple[Session, Entry | Chunk] | End
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """A session was deleted; its End follows."""
+
+    session_id: str
+
+
+Item: TypeAlias = tuple[Session, Entry | Piece] | Deleted | End
 """Something that a watch has to tell; the session with it is as it was when it was joined."""
 
 
@@ -37,6 +46,26 @@ class _Place:
     session: Session
     sequence: int
     chunks: deque[Chunk] = field(default_factory=lambda: deque(maxlen=WAITING_CHUNKS))
+    abort: Abort | None = None
+
+    def keep(self, piece: Piece) -> None:
+        """Keeps a piece until the reader comes for it.
+
+        An abort takes away the chunks that it voids. One is enough: while it waits, no chunk after it has been told.
+        """
+        if isinstance(piece, Abort):
+            self.chunks = deque((chunk for chunk in self.chunks if chunk.message_id != piece.message_id), WAITING_CHUNKS)
+            self.abort = self.abort or piece
+        else:
+            self.chunks.append(piece)
+
+    def take(self, up_to: int) -> Iterator[Piece]:
+        """Takes out the pieces of replies to messages up to a sequence."""
+        if self.abort and self.abort.answers <= up_to:
+            yield self.abort
+            self.abort = None
+        while self.chunks and self.chunks[0].answers <= up_to:
+            yield self.chunks.popleft()
 
 
 class Signals:
@@ -49,15 +78,18 @@ class Signals:
 
     def committed(self, commit: Commit) -> None:
         """Wakes the watches of the sessions whose logs a commit has grown, or that it has removed."""
-        changed = [outcome.session.id for outcome in commit.outcomes if outcome.entries]
-        for session_id in (*changed, *commit.deleted):
+        for outcome in commit.outcomes:
+            if outcome.entries:
+                for watch in self._watches.get(outcome.session.id, ()):
+                    watch.wake(outcome.session.id)
+        for session_id in commit.deleted:
             for watch in self._watches.get(session_id, ()):
-                watch.wake(session_id)
+                watch.mark_deleted(session_id)
 
-    def chunk(self, chunk: Chunk) -> None:
+    def piece(self, piece: Piece) -> None:
         """Hands a piece of a reply under way to the watches of its session."""
-        for watch in self._watches.get(chunk.session_id, ()):
-            watch.take_chunk(chunk)
+        for watch in self._watches.get(piece.session_id, ()):
+            watch.keep(piece)
 
     def close(self) -> None:
         """Ends all watches with UnavailableError: the service stops."""
@@ -93,6 +125,7 @@ class Watch:
         self._signals = signals
         self._places: dict[str, _Place] = {}
         self._woken: dict[str, None] = {}
+        self._deleted: set[str] = set()
         self._wake = asyncio.Event()
         signals.register(self)
 
@@ -103,20 +136,27 @@ class Watch:
         :raises SessionExpiredError: it has expired, and nothing of its log lies behind the sequence
         :raises InvalidFieldError: its log has no such sequence
         """
-        session = await self._store.get_session(session_id)
-        start = session.last_sequence if after_sequence is None else after_sequence
-        if session.expired and start >= session.last_sequence:
-            raise SessionExpiredError(session.id, session.expires_at_ms)
-        if not 0 <= start <= session.last_sequence:
-            raise InvalidFieldError("after_sequence", start, "is not a sequence of the session's log")
-        self._places[session_id] = _Place(session, start)
+        # From before the session is read, so that no deletion after the reading is missed.
         self._signals.add(session_id, self)
+        try:
+            session = await self._store.get_session(session_id)
+            start = session.last_sequence if after_sequence is None else after_sequence
+            if session.expired and start >= session.last_sequence:
+                raise SessionExpiredError(session.id, session.expires_at_ms)
+            if not 0 <= start <= session.last_sequence:
+                raise InvalidFieldError("after_sequence", start, "is not a sequence of the session's log")
+        except BaseException:
+            if session_id not in self._places:
+                self.leave(session_id)
+            raise
+        self._places[session_id] = _Place(session, start)
         self.wake(session_id)
         return session
 
     def leave(self, session_id: str) -> bool:
         """Follows a session no longer; tells whether it did."""
         self._signals.remove(session_id, self)
+        self._deleted.discard(session_id)
         return self._places.pop(session_id, None) is not None
 
     def close(self) -> None:
@@ -144,11 +184,16 @@ class Watch:
         """Has the watch look at whether the service stops."""
         self._wake.set()
 
-    def take_chunk(self, chunk: Chunk) -> None:
-        """Keeps a chunk until the reader comes for it."""
-        if place := self._places.get(chunk.session_id):
-            place.chunks.append(chunk)
-            self.wake(chunk.session_id)
+    def mark_deleted(self, session_id: str) -> None:
+        """Says that a session was deleted, which is not the same as taken by the purge."""
+        self._deleted.add(session_id)
+        self.wake(session_id)
+
+    def keep(self, piece: Piece) -> None:
+        """Keeps a piece of a reply until the reader comes for it."""
+        if place := self._places.get(piece.session_id):
+            place.keep(piece)
+            self.wake(piece.session_id)
 
     async def _read(self) -> list[Item]:
         """What one of the woken sessions has to tell; empty when none has anything."""
@@ -157,8 +202,13 @@ class Watch:
                 break
             session_id = next(iter(self._woken))
             del self._woken[session_id]
-            if (place := self._places.get(session_id)) and (items := await self._read_session(place)):
-                return items
+            try:
+                if (place := self._places.get(session_id)) and (items := await self._read_session(place)):
+                    return items
+            except BaseException:
+                # A reader that is cancelled comes again, and has been told nothing.
+                self.wake(session_id)
+                raise
         self._wake.clear()
         if self._signals.closed:
             raise UnavailableError("The service is stopping")
@@ -166,18 +216,18 @@ class Watch:
 
     async def _read_session(self, place: _Place) -> list[Item]:
         session = place.session
+        if session.id in self._deleted:
+            return await self._gone(place)
         entries = await self._store.list_entries(session.id, after_sequence=place.sequence, limit=PAGE_ENTRIES)
         if entries and entries[0].sequence > place.sequence + 1:
-            return self._purged(place)
+            return await self._gone(place)
         items: list[Item] = []
         for entry in entries:
-            # A chunk comes after the message that it answers and before what the log has next.
-            while place.chunks and place.chunks[0].answers < entry.sequence:
-                items.append((session, place.chunks.popleft()))
+            # A piece comes after the message that it answers and before what the log has next.
+            items.extend((session, piece) for piece in place.take(entry.sequence - 1))
             items.append((session, entry))
             place.sequence = entry.sequence
-        while place.chunks and place.chunks[0].answers <= place.sequence:
-            items.append((session, place.chunks.popleft()))
+        items.extend((session, piece) for piece in place.take(place.sequence))
         if not items:
             return await self._end(place)
         # There may be more; if not, the next look finds out whether this was the end.
@@ -188,21 +238,32 @@ class Watch:
         """The end of a session that has nothing more to tell: it has expired, or it is gone."""
         try:
             session = await self._store.get_session(place.session.id)
-        except SessionNotFoundError as error:
-            self.leave(place.session.id)
-            return [End(place.session.id, error)]
+        except SessionNotFoundError:
+            return await self._gone(place)
         if not session.expired:
             return []
         if place.sequence < session.last_sequence:
             if not await self._store.list_entries(session.id, after_sequence=place.sequence, limit=1):
-                return self._purged(place)
+                return await self._gone(place)
             # It came since we looked.
             self.wake(session.id)
             return []
         self.leave(session.id)
         return [End(session.id)]
 
-    def _purged(self, place: _Place) -> list[Item]:
-        """The end of a session whose log the purge has begun to take, from its start: better no log than one with a gap."""
-        self.leave(place.session.id)
-        return [End(place.session.id, SessionNotFoundError(place.session.id))]
+    async def _gone(self, place: _Place) -> list[Item]:
+        """The end of a session that was deleted, or whose log the purge has begun to take: better no log than one with a gap."""
+        session_id = place.session.id
+        if session_id not in self._deleted:
+            # A reader may see a deletion before it is told; the writer answers after it has told of all that it did before.
+            with suppress(DomainError):
+                await self._store.apply(session_id, _look)
+        deleted: list[Item] = [Deleted(session_id)] if session_id in self._deleted else []
+        self.leave(session_id)
+        return [*deleted, End(session_id, SessionNotFoundError(session_id))]
+
+
+def _look(session: Session, now_ms: int) -> Outcome:
+    """A rule that changes nothing. Raises SessionExpiredError."""
+    require_live(session, now_ms)
+    return Outcome(session)

@@ -10,10 +10,11 @@ from google.protobuf import struct_pb2
 from eliza.sessions.v1 import agent_pb2, agent_service_pb2, errors_pb2, log_pb2, message_pb2, session_pb2, timeout_pb2, values
 from eliza.sessions.v1.errors import cut
 from eliza.sessions.v1.limits import MAX_METADATA_BYTES
+from server.agents.dispatcher import AgentStatus
 from server.agents.kinds import Work
 from server.domain.agents import SETTINGS, Agent, AgentKind, AgentSettings, OpenAiSettings, WebhookSettings
 from server.domain.errors import DomainError, InvalidContentError, InvalidFieldError, InvalidMetadataError
-from server.domain.events import Chunk, Entry, EntryKind
+from server.domain.events import Abort, Chunk, Entry, EntryKind
 from server.domain.messages import EMPTY_OBJECT, Draft, Message, Reply
 from server.domain.sessions import Session, etag, is_near_expiration, time_remaining_ms
 from server.domain.timeouts import MINUTE_MS, PartialTimeoutConfig, TimeoutConfig
@@ -95,8 +96,18 @@ def entry_message(session: Session, entry: Entry) -> log_pb2.LogEntry:
 def chunk_message(chunk: Chunk) -> log_pb2.ReplyChunk:
     """A piece of a reply under way."""
     return log_pb2.ReplyChunk(
-        session_id=chunk.session_id, agent_id=chunk.agent_id, message_id=chunk.message_id, chunk=chunk.text, index=chunk.index
+        session_id=chunk.session_id,
+        agent_id=chunk.agent_id,
+        message_id=chunk.message_id,
+        chunk=chunk.text,
+        index=chunk.index,
+        attempt=chunk.attempt,
     )
+
+
+def abort_message(abort: Abort) -> log_pb2.ReplyAborted:
+    """That the pieces of a reply so far are void."""
+    return log_pb2.ReplyAborted(session_id=abort.session_id, agent_id=abort.agent_id, message_id=abort.message_id, attempt=abort.attempt)
 
 
 def session_status(entry: Entry) -> message_pb2.SessionStatus:
@@ -192,6 +203,24 @@ def agent_message(agent: Agent) -> agent_pb2.Agent:
         created_at=values.timestamp(agent.created_at_ms),
         updated_at=values.timestamp(agent.updated_at_ms),
     )
+
+
+def agent_status_message(status: AgentStatus, connected_workers: int) -> agent_pb2.AgentStatus:
+    """How an agent fares."""
+    message = agent_pb2.AgentStatus(connected_workers=connected_workers, open_deliveries=status.open, deliveries_in_hand=status.in_hand)
+    if last := status.last_failure:
+        message.last_failure.CopyFrom(
+            agent_pb2.DeliveryFailure(
+                session_id=last.session_id,
+                message_id=last.message_id,
+                attempt=last.failure.attempt,
+                at=values.timestamp(last.failure.at_ms),
+                reason=last.failure.reason,
+                detail=last.failure.detail,
+                final=last.final,
+            )
+        )
+    return message
 
 
 def canonical(text: str) -> str:

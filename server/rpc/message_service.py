@@ -13,12 +13,12 @@ from eliza.sessions.v1.times import FIRST_MS, LAST_MS
 from server.agents.dispatcher import Dispatcher
 from server.clock import Clock
 from server.domain.errors import AgentReplyTimeoutError, DomainError, InvalidPaginationError, OverloadedError
-from server.domain.events import Chunk, Entry
+from server.domain.events import Abort, Chunk, Entry
 from server.domain.ids import new_id
 from server.domain.messages import Draft
 from server.domain.requests import request as request_of
 from server.domain.sessions import Session, require_live, send_message
-from server.rpc.convert import attachments_text, canonical, chunk_message, message_message, metadata_text, session_status
+from server.rpc.convert import abort_message, attachments_text, canonical, chunk_message, message_message, metadata_text, session_status
 from server.rpc.paging import make_token, page_size, read_token
 from server.store.base import Store
 
@@ -54,6 +54,8 @@ class MessageService(MessageServiceServicer):
                 match item:
                     case Chunk():
                         yield pb.ConverseResponse(chunk=chunk_message(item))
+                    case Abort():
+                        yield pb.ConverseResponse(aborted=abort_message(item))
                     case Entry():
                         assert item.message is not None
                         session = await self._store.get_session(item.session_id)

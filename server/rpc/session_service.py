@@ -14,14 +14,23 @@ from eliza.sessions.v1.limits import DEFAULT_SESSIONS, MAX_SESSIONS
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceServicer
 from server.clock import Clock
 from server.domain.errors import AgentNotFoundError, DomainError, MissingFieldsError
-from server.domain.events import Chunk, Entry
+from server.domain.events import Abort, Chunk, Entry
 from server.domain.ids import new_id, uuid_field
 from server.domain.messages import check_metadata
 from server.domain.requests import request as request_of
 from server.domain.sessions import create, heartbeat, if_match, renew, require_live, update_timeout
 from server.domain.timeouts import PartialTimeoutConfig, TimeoutPolicy, check_numbers
-from server.lifecycle.watch import End, Item, Signals, Watch
-from server.rpc.convert import canonical, chunk_message, entry_message, metadata_text, refusal, session_message, timeout_request
+from server.lifecycle.watch import Deleted, End, Item, Signals, Watch
+from server.rpc.convert import (
+    abort_message,
+    canonical,
+    chunk_message,
+    entry_message,
+    metadata_text,
+    refusal,
+    session_message,
+    timeout_request,
+)
 from server.rpc.health import HealthMonitor
 from server.rpc.paging import make_token, page_size, read_token
 from server.store.base import Position, Store
@@ -128,10 +137,14 @@ class SessionService(SessionServiceServicer):
                             if item.error:
                                 raise item.error
                             return
+                        case Deleted():
+                            yield pb.WatchSessionResponse(deleted=log_pb2.SessionDeleted(session_id=item.session_id))
                         case (session, Entry() as entry):
                             yield pb.WatchSessionResponse(entry=entry_message(session, entry))
                         case (_, Chunk() as chunk):
                             yield pb.WatchSessionResponse(chunk=chunk_message(chunk))
+                        case (_, Abort() as abort):
+                            yield pb.WatchSessionResponse(aborted=abort_message(abort))
 
     async def WatchSessions(
         self, requests: AsyncIterator[pb.WatchSessionsRequest], context: Any
@@ -190,7 +203,8 @@ class SessionService(SessionServiceServicer):
     async def GetServiceStatus(self, request: pb.GetServiceStatusRequest, context: Any) -> pb.GetServiceStatusResponse:
         now_ms = self._clock.now_ms()
         counts = await self._store.counts(now_ms)
-        health = pb.GetServiceStatusResponse.HEALTH_DEGRADED if counts.invalid else pb.GetServiceStatusResponse.HEALTH_HEALTHY
+        is_degraded = counts.invalid or not self._health.is_rest_served
+        health = pb.GetServiceStatusResponse.HEALTH_DEGRADED if is_degraded else pb.GetServiceStatusResponse.HEALTH_HEALTHY
         return pb.GetServiceStatusResponse(
             health=health if self._health.is_serving else pb.GetServiceStatusResponse.HEALTH_UNHEALTHY,
             active_sessions=counts.active,
@@ -206,10 +220,14 @@ def _watched(item: Item) -> pb.WatchSessionsResponse:
     match item:
         case End():
             return _ended(item.session_id, item.error)
+        case Deleted():
+            return pb.WatchSessionsResponse(deleted=log_pb2.SessionDeleted(session_id=item.session_id))
         case (session, Entry() as entry):
             return pb.WatchSessionsResponse(entry=entry_message(session, entry))
         case (_, Chunk() as chunk):
             return pb.WatchSessionsResponse(chunk=chunk_message(chunk))
+        case (_, Abort() as abort):
+            return pb.WatchSessionsResponse(aborted=abort_message(abort))
     raise AssertionError(item)
 
 

@@ -24,4 +24,9 @@ def sqlite_path(database_url: str) -> Path:
     if path in (database_url, ""):
         shown = re.sub(r"(://[^:@/]*):.*@", r"\1:…@", database_url)
         raise StoreOpenError(f"DATABASE_URL is {shown!r}: this version opens sqlite:///PATH only")
+    if "?" in path or "#" in path:
+        # Other programs take options there; here they would be a part of the file's name.
+        raise StoreOpenError(f"DATABASE_URL is {database_url!r}: it takes no options, and a PATH in sqlite:///PATH no ? and no #")
+    if path == ":memory:":
+        raise StoreOpenError(f"DATABASE_URL is {database_url!r}: the store is a file, sqlite:///PATH")
     return Path(path)

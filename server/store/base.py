@@ -82,6 +82,15 @@ class Commit:
     deleted: Sequence[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Description:
+    """Which store it is: where it is kept, its schema, and how many sessions it holds, live or expired."""
+
+    place: str
+    schema: int
+    sessions: int
+
+
 CommitListener = Callable[[Commit], None]
 """Is told what a commit has done."""
 
@@ -107,6 +116,8 @@ class Store(ABC):
     async def create_session(self, session: Session, request: Request | None = None) -> Outcome:
         """Adds a session, whose id and channel are new; returns it, or, for a request that is known already, the one that it made then.
 
+        The request is remembered until the session is removed, or `forget_requests` takes it.
+
         :raises RequestIdReusedError: the request's id is known with other content
         """
 
@@ -114,8 +125,9 @@ class Store(ABC):
     async def apply(self, session_id: str, rule: Rule, request: Request | None = None) -> Outcome:
         """Loads a session, applies the rule to it at the present instant, and persists the outcome, in one transaction.
 
-        With the expiry of a session its open deliveries have failed. A request is remembered with the outcome's first entry; for one that
-        is known already nothing is done, and the outcome is that entry again.
+        With the expiry of a session its open deliveries have failed. A request is remembered with the outcome's first entry, until the
+        session is removed or `forget_requests` takes it. For one that is known already nothing is done, and the outcome is that entry
+        again.
 
         :raises SessionNotFoundError: there is no such session
         :raises RequestIdReusedError: the request's id is known with other content
@@ -134,6 +146,8 @@ class Store(ABC):
     @abstractmethod
     async def delete_session(self, session_id: str, etag: str = "") -> None:
         """Removes a session, live or expired, with its log and its deliveries.
+
+        The requests that made it or wrote to it are forgotten: their ids are free.
 
         :raises SessionNotFoundError: there is no such session
         :raises EtagMismatchError: it is in none of the states that `etag` names
@@ -204,6 +218,10 @@ class Store(ABC):
         """The sessions that have open deliveries."""
 
     @abstractmethod
+    async def describe(self) -> Description:
+        """Tells which store it is, for the operator; counts its sessions, so it is for the start and not for each call."""
+
+    @abstractmethod
     async def counts(self, now_ms: int) -> Counts:
         """Counts the sessions as they stand at `now_ms`."""
 
@@ -217,10 +235,11 @@ class Store(ABC):
 
     @abstractmethod
     async def purge(self, expired_by_ms: int, limit: int) -> int:
-        """Takes one small step of removing the sessions that expired at `expired_by_ms` or before, with their logs.
+        """Takes one small step of removing the sessions that expired at `expired_by_ms` or before, as `delete_session` does.
 
         A session whose expiry has not been written stays until it is: nobody has been told of it. A step removes at most `limit`
-        rows, entries before their sessions, and returns how many: 0 when nothing is left to remove.
+        rows, of the sessions that expired first: their requests, then their deliveries, their entries, and last themselves. It returns
+        how many: 0 when nothing is left to remove.
         """
 
     @abstractmethod
@@ -232,7 +251,7 @@ class Store(ABC):
 
     @abstractmethod
     async def clear_sessions(self) -> None:
-        """Removes every session with its log. Agents stay."""
+        """Removes every session as `delete_session` does. Agents stay."""
 
     @abstractmethod
     async def create_agent(self, agent: Agent) -> None:

@@ -23,6 +23,7 @@ from server.store.base import (
     AgentChange,
     CommitListener,
     Counts,
+    Description,
     MessagePage,
     OpenDelivery,
     OpenSession,
@@ -31,7 +32,7 @@ from server.store.base import (
     Store,
     StoreOpenError,
 )
-from server.store.sqlite_file import FileLock, check_sound, connect, leaves_doubt, prepare, public_error
+from server.store.sqlite_file import FileLock, check_sound, connect, leaves_doubt, prepare, public_error, schema_version
 from server.store.sqlite_writer import SqliteWriter
 
 T = TypeVar("T")
@@ -217,6 +218,13 @@ class SqliteStore(Store):
 
         return await self._read_long(read)
 
+    async def describe(self) -> Description:
+        def read(connection: sqlite3.Connection) -> Description:
+            (sessions,) = connection.execute("SELECT count(*) FROM sessions").fetchone()
+            return Description(str(self._path.resolve()), schema_version(), sessions)
+
+        return await self._read_long(read)
+
     async def counts(self, now_ms: int) -> Counts:
         self._count_at_ms = now_ms
         if self._next_count is None and not self._counting.locked():
@@ -254,7 +262,8 @@ class SqliteStore(Store):
         def work(connection: sqlite3.Connection, now_ms: int) -> int:
             removed = 0
             for statement in _PURGE:
-                removed += connection.execute(statement, (expired_by_ms, limit - removed)).rowcount
+                values = {"expired_by_ms": expired_by_ms, "limit": limit, "left": limit - removed}
+                removed += connection.execute(statement, values).rowcount
             return removed
 
         return await self._writer.run(work)
@@ -363,13 +372,17 @@ _NEXT_DELIVERY: Final = (
     "JOIN log ON log.session_id = deliveries.session_id AND log.sequence = deliveries.sequence "
     f"WHERE deliveries.session_id = ? AND deliveries.state IN {rows.OPEN} ORDER BY deliveries.sequence LIMIT 1"
 )
+# A step looks at no more sessions than it may remove, so that its cost does not grow with how many have expired.
+_OLDEST: Final = "SELECT id FROM sessions WHERE expired AND expires_at_ms <= :expired_by_ms ORDER BY expires_at_ms, rowid LIMIT"
+# Where one of them has removed all that it may, the next ones have nothing left to do: a session goes when all of its rows have gone.
 _PURGE: Final = (
-    "DELETE FROM deliveries WHERE (session_id, sequence) IN (SELECT session_id, sequence FROM sessions JOIN deliveries "
-    "ON deliveries.session_id = sessions.id WHERE expired AND sessions.expires_at_ms <= ? LIMIT ?)",
-    "DELETE FROM log WHERE rowid IN (SELECT log.rowid FROM sessions JOIN log ON log.session_id = sessions.id "
-    "WHERE expired AND sessions.expires_at_ms <= ? LIMIT ?)",
-    "DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expired AND expires_at_ms <= ? "
-    "AND NOT EXISTS (SELECT 1 FROM log WHERE session_id = sessions.id) LIMIT ?)",
+    "DELETE FROM requests WHERE (scope, id) IN (SELECT scope, requests.id "
+    f"FROM ({_OLDEST} :limit) AS old CROSS JOIN requests ON requests.session_id = old.id LIMIT :left)",
+    "DELETE FROM deliveries WHERE (session_id, sequence) IN (SELECT session_id, sequence "
+    f"FROM ({_OLDEST} :limit) AS old CROSS JOIN deliveries ON deliveries.session_id = old.id LIMIT :left)",
+    "DELETE FROM log WHERE rowid IN (SELECT log.rowid "
+    f"FROM ({_OLDEST} :limit) AS old CROSS JOIN log ON log.session_id = old.id LIMIT :left)",
+    f"DELETE FROM sessions WHERE id IN ({_OLDEST} :left)",
 )
 _GET_SESSION: Final = f"SELECT {_SESSION} FROM sessions WHERE id = ?"
 _GET_AGENT: Final = f"SELECT {_AGENT} FROM agents WHERE id = ?"

@@ -50,9 +50,14 @@ _QUESTIONS: Final = {
     "delivery {0}-{1}: it is open, but nobody knows when it is due": (
         f"SELECT session_id, sequence FROM deliveries WHERE state IN {rows.OPEN} AND due_at_ms IS NULL"
     ),
+    "request {1} of {0}: its session is gone": ("SELECT scope, id FROM requests WHERE session_id NOT IN (SELECT id FROM sessions)"),
+    "request {1} of {0}: it is kept with another session, {2}": (
+        "SELECT scope, id, session_id FROM requests WHERE session_id IS NOT CASE WHEN scope GLOB 'session:*' "
+        "THEN substr(scope, length('session:') + 1) WHEN json_valid(answer) THEN answer ->> 'id' END"
+    ),
     "request {1} of {0}: its answer is not there": (
-        "SELECT scope, requests.id FROM requests JOIN sessions ON scope = 'session:' || sessions.id "
-        "WHERE NOT expired AND NOT EXISTS (SELECT 1 FROM log WHERE session_id = sessions.id AND sequence = CAST(answer AS INTEGER))"
+        "SELECT scope, requests.id FROM requests JOIN sessions ON sessions.id = session_id WHERE scope GLOB 'session:*' "
+        "AND NOT expired AND NOT EXISTS (SELECT 1 FROM log WHERE session_id = sessions.id AND sequence = CAST(answer AS INTEGER))"
     ),
 }
 """What to print for each row that a question finds: a sound store has none."""

@@ -2,14 +2,15 @@
 
 import os
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing, suppress
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from server.store.base import StoreOpenError
 from server.store.sqlite_check import problems
-from server.store.sqlite_file import FileLock, check_sound, reading
+from server.store.sqlite_file import FileLock, check_sound, check_version, connect, make_directory, migrate, reading, schema_version
 
 STEP_PAGES: Final = 256
 
@@ -19,6 +20,33 @@ Progress = Callable[[int, int], None]
 
 class CopyError(Exception):
     """The copy cannot be made; the text says why. Nothing was changed."""
+
+
+@contextmanager
+def reading_current(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that reads a store in this version's schema; of a store of an older schema, a copy that is migrated.
+
+    The copy needs as much room as the store in the directory for temporary files, and is removed afterwards.
+
+    Raises StoreOpenError, OSError or sqlite3.Error.
+    """
+    with reading(path) as connection:
+        if check_version(path, connection) == schema_version():
+            yield connection
+            return
+        with tempfile.TemporaryDirectory(prefix="eliza-sessions-") as directory:
+            copy = Path(directory) / path.name
+            _copy(connection, copy, lambda done, total: None)
+            with closing(connect(copy)) as writing:
+                migrate(copy, writing)
+            with reading(copy) as migrated:
+                yield migrated
+
+
+def stored_schema(path: Path) -> int:
+    """The schema of a store, which may be an older one. Raises StoreOpenError, OSError or sqlite3.Error."""
+    with reading(path) as connection:
+        return check_version(path, connection)
 
 
 def copy_store(source: Path, target: Path, progress: Progress) -> None:
@@ -34,7 +62,6 @@ def copy_store(source: Path, target: Path, progress: Progress) -> None:
     partial = target.with_name(f"{target.name}.partial")
     try:
         with reading(source) as connection:
-            os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
             _copy(connection, partial, progress)
         # A link refuses where a rename would overwrite what somebody has put there meanwhile.
         os.link(partial, target)
@@ -48,9 +75,12 @@ def copy_store(source: Path, target: Path, progress: Progress) -> None:
 
 
 def restore_store(source: Path, target: Path, progress: Progress) -> None:
-    """Copies a sound backup to where a store is to be, which nobody may be serving. Raises CopyError."""
+    """Copies a sound backup to where a store is to be, which nobody may be serving. Raises CopyError.
+
+    A backup of an older schema is copied as it is: whoever opens the store migrates it.
+    """
     try:
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(target)
         lock = FileLock(target)
     except (OSError, StoreOpenError) as error:
         raise CopyError(f"{source} cannot be copied to {target}: {error}") from error
@@ -64,7 +94,7 @@ def restore_store(source: Path, target: Path, progress: Progress) -> None:
 def _require_sound(source: Path) -> None:
     """Raises CopyError for a backup in which not everything fits together."""
     try:
-        with reading(source) as connection:
+        with reading_current(source) as connection:
             problem = next(problems(connection), None)
     except (OSError, sqlite3.Error, StoreOpenError) as error:
         raise CopyError(f"{source} cannot be restored: {error}") from error
@@ -73,6 +103,8 @@ def _require_sound(source: Path) -> None:
 
 
 def _copy(source: sqlite3.Connection, partial: Path, progress: Progress) -> None:
+    """Copies a database as it is at one moment into a file that only its owner can read. Raises OSError, sqlite3.Error."""
+    os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
     with closing(sqlite3.connect(partial, isolation_level=None)) as writing:
         # Held open, so that all steps read one snapshot; else a copy would begin anew at every commit.
         source.execute("BEGIN")

@@ -57,12 +57,12 @@ class FileLock:
 
 
 def prepare(path: Path) -> FileLock:
-    """Makes the file and its directory where they are missing, locks it, checks that it is sound and ours, and migrates it.
+    """Makes the file and its last directory where they are missing, locks it, checks that it is sound and ours, and migrates it.
 
     Raises StoreOpenError, saying why; the file is then as it was.
     """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(path)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         lock = FileLock(path)
     except OSError as error:
@@ -71,7 +71,7 @@ def prepare(path: Path) -> FileLock:
         check_header(path)
         with closing(connect(path)) as connection:
             check_sound(connection)
-            _migrate(path, connection)
+            migrate(path, connection)
     except sqlite3.Error as error:
         lock.release()
         if _primary_code(error) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
@@ -81,6 +81,14 @@ def prepare(path: Path) -> FileLock:
         lock.release()
         raise
     return lock
+
+
+def make_directory(path: Path) -> None:
+    """Makes the directory of a file where it is missing, but none above it: a wrong path is refused. Raises StoreOpenError, OSError."""
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+    except FileNotFoundError as error:
+        raise StoreOpenError(f"{path} cannot be made: there is no directory {path.parent.parent}") from error
 
 
 def _room(path: Path) -> str:
@@ -110,9 +118,18 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
     if not path.is_file() or not path.stat().st_size:
         raise StoreOpenError(f"{path} is not there, or empty")
     check_header(path)
-    with closing(connect(path, read_only=True)) as connection:
+    with closing(_connect_reading(path)) as connection:
         check_version(path, connection)
         yield connection
+
+
+def _connect_reading(path: Path) -> sqlite3.Connection:
+    wal = path.with_name(f"{path.name}-wal")
+    if not wal.is_file() or not wal.stat().st_size:
+        # SQLite removes the empty log that it makes for reading, which it leaves behind where it may not write.
+        return connect(path, read_only=True)
+    # At the end SQLite would move what a killed service has left in its log into the file.
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
 
 
 def check_sound(connection: sqlite3.Connection) -> None:
@@ -172,7 +189,8 @@ def check_version(path: Path, connection: sqlite3.Connection) -> int:
     return version
 
 
-def _migrate(path: Path, connection: sqlite3.Connection) -> None:
+def migrate(path: Path, connection: sqlite3.Connection) -> None:
+    """Brings the file to the schema of this version. Raises StoreOpenError, sqlite3.Error; a migration that fails changes nothing."""
     version = check_version(path, connection)
     migrations = _migrations()
     if version == 0:

@@ -60,20 +60,25 @@ _LOAD_DELIVERIES = (
     f"SELECT {', '.join(f'deliveries.{column}' for column in rows.DELIVERY)} FROM json_each(?) AS item CROSS JOIN deliveries "
     "ON deliveries.session_id = item.value ->> 0 AND deliveries.sequence = item.value ->> 1"
 )
+_CHANGING_DELIVERY = rows.DELIVERY[2:]
 _PUT_DELIVERIES = (
     f"INSERT INTO deliveries ({', '.join(rows.DELIVERY)}) SELECT {_values(len(rows.DELIVERY))} FROM json_each(?) AS item WHERE true "
-    "ON CONFLICT DO UPDATE SET (state, attempts, due_at_ms) = (excluded.state, excluded.attempts, excluded.due_at_ms)"
+    f"ON CONFLICT DO UPDATE SET ({', '.join(_CHANGING_DELIVERY)}) = "
+    f"({', '.join(f'excluded.{column}' for column in _CHANGING_DELIVERY)})"
 )
 _CLOSE_DELIVERIES = (
     f"UPDATE deliveries SET state = '{DeliveryState.FAILED}', due_at_ms = NULL "
     f"WHERE session_id IN (SELECT value FROM json_each(?)) AND state IN {rows.OPEN}"
 )
 _LOAD_REQUESTS = (
-    "SELECT requests.scope, requests.id, requests.fingerprint, requests.answer FROM json_each(?) AS item CROSS JOIN requests "
+    "SELECT requests.scope, requests.id, fingerprint, answer, session_id FROM json_each(?) AS item CROSS JOIN requests "
     "ON requests.scope = item.value ->> 0 AND requests.id = item.value ->> 1"
 )
-_INSERT_REQUESTS = f"INSERT INTO requests (scope, id, fingerprint, answer, created_at_ms) SELECT {_values(5)} FROM json_each(?) AS item"
+_INSERT_REQUESTS = (
+    f"INSERT INTO requests (scope, id, fingerprint, answer, created_at_ms, session_id) SELECT {_values(6)} FROM json_each(?) AS item"
+)
 _LOAD_ENTRY = f"SELECT {', '.join(rows.ENTRY)} FROM log WHERE session_id = ? AND sequence = ?"
+# Logs, deliveries and requests go with their sessions, by ON DELETE CASCADE.
 _DELETE_SESSIONS = "DELETE FROM sessions WHERE id IN (SELECT value FROM json_each(?))"
 
 
@@ -97,14 +102,14 @@ class _Operation:
 class _Group:
     """The sessions and deliveries of a group as its operations have left them so far (None: not there), and what there is to write.
 
-    `requests` are those that are known: their fingerprints and answers.
+    `requests` are those that are known: by scope and id their fingerprints, answers, and the ids of the sessions that they go with.
     """
 
     connection: sqlite3.Connection
     sessions: dict[str, Session | None]
     deliveries: dict[tuple[str, int], Delivery] = field(default_factory=dict)
-    requests: dict[tuple[str, str], tuple[str, Any]] = field(default_factory=dict)
-    new_requests: list[tuple[Request, Any, int]] = field(default_factory=list)
+    requests: dict[tuple[str, str], tuple[str, Any, str]] = field(default_factory=dict)
+    new_requests: list[tuple[Request, Any, int, str]] = field(default_factory=list)
     created: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)
@@ -131,17 +136,20 @@ class _Group:
         """The answer to a request that was made before; None when it was not. Raises RequestIdReusedError."""
         if request is None or (request.scope, request.id) not in self.requests:
             return None
-        fingerprint, answer = self.requests[request.scope, request.id]
+        fingerprint, answer, session_id = self.requests[request.scope, request.id]
+        if session_id in self.deleted:
+            # It goes with its session, so its id is free.
+            return None
         require_same(request, fingerprint)
         return answer
 
-    def remember(self, request: Request | None, answer: Any, now_ms: int) -> None:
+    def remember(self, request: Request | None, answer: Any, now_ms: int, session_id: str) -> None:
         if request:
-            self.requests[request.scope, request.id] = request.fingerprint, answer
-            self.new_requests.append((request, answer, now_ms))
+            self.requests[request.scope, request.id] = request.fingerprint, answer, session_id
+            self.new_requests.append((request, answer, now_ms, session_id))
 
     def entry(self, session: Session, sequence: int) -> Entry:
-        """An entry of a session's log. Raises SessionExpiredError where the purge has taken it already: the session itself goes last."""
+        """An entry of a session's log. Raises SessionExpiredError where the purge of an older version took it and left its request."""
         for entry in self.entries:
             if (entry.session_id, entry.sequence) == (session.id, sequence):
                 return entry
@@ -196,7 +204,7 @@ class SqliteWriter:
                 return Outcome(rows.session_from_json(made), replayed=True)
             group.sessions[session.id] = session
             group.created.add(session.id)
-            group.remember(request, session, now_ms)
+            group.remember(request, session, now_ms, session.id)
             return Outcome(session)
 
         return cast(Outcome, await self._submit(work, session.id, request=request))
@@ -214,7 +222,7 @@ class SqliteWriter:
             outcome = rule(session, now_ms)
             group.take(session, outcome)
             if request:
-                group.remember(request, outcome.entries[0].sequence, now_ms)
+                group.remember(request, outcome.entries[0].sequence, now_ms, session_id)
             return outcome
 
         return cast(Outcome, await self._submit(work, session_id, request=request))
@@ -362,7 +370,7 @@ class SqliteWriter:
             group.deliveries = {(row[0], row[1]): rows.delivery_of(row) for row in found}
         if names := {(operation.request.scope, operation.request.id) for operation in operations if operation.request}:
             known = self._connection.execute(_LOAD_REQUESTS, (orjson.dumps(list(names)).decode(),)).fetchall()
-            group.requests = {(scope, request_id): (fingerprint, orjson.loads(answer)) for scope, request_id, fingerprint, answer in known}
+            group.requests = {(row[0], row[1]): (row[2], orjson.loads(row[3]), row[4]) for row in known}
         for operation in operations:
             try:
                 operation.result, operation.error = operation.work(group, self._clock.now_ms()), None
@@ -372,6 +380,9 @@ class SqliteWriter:
 
     def _write(self, group: _Group) -> None:
         gone = group.deleted
+        if gone:
+            # First, because a create of this very group may have a request id that this frees.
+            self._execute(_DELETE_SESSIONS, gone)
         if created := self._present(group, group.created):
             self._execute(_INSERT_SESSIONS, ((*rows.session_fixed_row(s), *rows.session_changing_row(s)) for s in created))
         if changed := self._present(group, group.changed - group.created):
@@ -382,13 +393,14 @@ class SqliteWriter:
             self._execute(_PUT_DELIVERIES, map(rows.delivery_row, delivered))
         if group.expired:
             self._execute(_CLOSE_DELIVERIES, group.expired)
-        if group.new_requests:
+        if new_requests := [new for new in group.new_requests if new[-1] not in gone]:
             self._execute(
                 _INSERT_REQUESTS,
-                ((one.scope, one.id, one.fingerprint, orjson.dumps(answer).decode(), at_ms) for one, answer, at_ms in group.new_requests),
+                (
+                    (one.scope, one.id, one.fingerprint, orjson.dumps(answer).decode(), at_ms, session_id)
+                    for one, answer, at_ms, session_id in new_requests
+                ),
             )
-        if gone:
-            self._execute(_DELETE_SESSIONS, gone)
 
     @staticmethod
     def _present(group: _Group, ids: set[str]) -> list[Session]:

@@ -15,9 +15,9 @@ from server.agents.dispatcher import Dispatcher
 from server.agents.kinds import NoReplyError, Work
 from server.clock import SystemClock
 from server.domain.agents import Agent, AgentKind, OpenAiSettings, WebhookSettings
-from server.domain.deliveries import DeliveryState, RetryPolicy
+from server.domain.deliveries import AttemptFailure, DeliveryState, RetryPolicy
 from server.domain.errors import AgentReplyError
-from server.domain.events import Chunk, Entry, EntryKind
+from server.domain.events import Abort, Chunk, Entry, EntryKind
 from server.domain.messages import Draft, Message
 from server.domain.sessions import send_message
 from server.store import open_store
@@ -86,9 +86,10 @@ class Asking:
             rule = partial(send_message, message_id=message_id, draft=Draft(content, metadata, attachments))
             (sent,) = (await self.store.apply(session_id, rule)).entries
             async with asyncio.timeout(HANGS_SECONDS):
-                while isinstance(told := await progress.get(), Chunk):
-                    chunks.append(told.text)
-                    seen(told.text)
+                while isinstance(told := await progress.get(), Chunk | Abort):
+                    if isinstance(told, Chunk):
+                        chunks.append(told.text)
+                        seen(told.text)
         if isinstance(told, Entry):
             return Answer(told, chunks)
         assert isinstance(told, AgentReplyError), told
@@ -126,6 +127,23 @@ async def fails(asked: Asking, settings: WebhookSettings | OpenAiSettings) -> No
         with pytest.raises(NoReplyError) as raised:
             await slot.reply(work, len)
     return raised.value
+
+
+async def cannot_be_asked(asked: Asking, session_id: str, times: int = ATTEMPTS * 3) -> AttemptFailure:
+    """Waits until a session's agent could not even be asked, so often that all attempts would be used up; returns why."""
+    agent_id = (await asked.store.get_session(session_id)).agent_id
+    seen: dict[int, AttemptFailure] = {}
+    async with asyncio.timeout(HANGS_SECONDS):
+        while len(seen) < times:
+            last = asked.dispatcher.status(agent_id).last_failure
+            if last and last.session_id == session_id and not last.failure.attempt:
+                assert not last.final
+                seen[last.failure.at_ms] = last.failure
+            await asyncio.sleep(0.002)
+    found = await asked.store.next_delivery(session_id)
+    assert found is not None
+    assert (found.delivery.state, found.delivery.attempts) == (DeliveryState.PENDING, 0)
+    return max(seen.values(), key=lambda failure: failure.at_ms)
 
 
 @asynccontextmanager

@@ -28,7 +28,7 @@ from server.domain.errors import (
     SessionNotFoundError,
     UnavailableError,
 )
-from server.domain.events import Chunk, Entry, EntryKind
+from server.domain.events import Abort, Chunk, Entry, EntryKind, Piece
 from server.domain.messages import Draft, Reply
 from server.domain.sessions import Outcome, Session, fall_due, send_message
 from server.store.sqlite import SqliteStore
@@ -124,7 +124,7 @@ class World:
         self.agent = agent
         self.clock = TestClock()
         self.clock.set_ms(T0)
-        self.chunks: list[Chunk] = []
+        self.pieces: list[Piece] = []
         self.connectors: dict[AgentKind, Any] = {AgentKind.ECHO: Echo(), AgentKind.WEBHOOK: agent, AgentKind.STREAM: agent}
         self.settings: dict[str, Any] = {"policy": RETRIES, "lease_seconds": LONG_S, "concurrency": 100, "max_open": 1000}
 
@@ -133,7 +133,7 @@ class World:
         self.store = await FlakyStore.open(self.path, self.clock)
         await self.store.seed_agent(Agent(AGENT, "scripted", AgentKind.STREAM, T0, T0))
         await self.store.seed_agent(Agent(OTHER, "echo", AgentKind.ECHO, T0, T0))
-        self.dispatcher = Dispatcher(self.store, self.clock, self.connectors, self.chunks.append, **self.settings)
+        self.dispatcher = Dispatcher(self.store, self.clock, self.connectors, self.pieces.append, **self.settings)
         self.store.add_listener(self.dispatcher.committed)
         await self.dispatcher.start()
 
@@ -149,6 +149,10 @@ class World:
         new = session(T0, agent_id=agent_id)
         await self.store.create_session(new)
         return new
+
+    @property
+    def chunks(self) -> list[Chunk]:
+        return [piece for piece in self.pieces if isinstance(piece, Chunk)]
 
     async def send(self, one: Session, *contents: str) -> None:
         await asyncio.gather(*(self.store.apply(one.id, say(content)) for content in contents))
@@ -622,7 +626,7 @@ class TestFollowers:
             await world.store.apply(one.id, say(content, message_id))
             await meanwhile()
             async with asyncio.timeout(HANGS_SECONDS):
-                while not found or isinstance(found[-1], Chunk):
+                while not found or isinstance(found[-1], Chunk | Abort):
                     found.append(await progress.get())
         return found
 
@@ -668,7 +672,8 @@ class TestFollowers:
         await eventually(lambda: agent.asked)
         following.append(asyncio.create_task(self.follow(world, one, "second", at_once)))
         await eventually(lambda: len(world.dispatcher._awaited[one.id]) == 2 or how == "fail")
-        first = [Chunk]
+        # Where a reply has come that the pieces are not of, or none comes, they are void.
+        first = [Chunk, Abort] if how in ("fail", "answer") else [Chunk]
         match how:
             case "answer":
                 await world.dispatcher.answer(f"{one.id}-1", Reply(Draft("from elsewhere")))
@@ -685,7 +690,7 @@ class TestFollowers:
                 assert not following[0].done()
                 await world.dispatcher.answer(f"{one.id}-1", Reply(Draft("from elsewhere")))
                 await stopping
-                assert list(map(type, await following[0])) == [Chunk, Entry]
+                assert list(map(type, await following[0])) == [Chunk, Abort, Entry]
                 return
             case "cancelled":
                 for task in following:
@@ -720,6 +725,121 @@ class TestFollowers:
             error = progress.get_nowait()
         assert isinstance(error, AgentReplyTimeoutError)
         assert error.details == {"sessionId": "s", "messageId": "stored"}
+
+
+class TestAborts:
+    """Pieces of a reply that will never be are taken back, before anything else is told."""
+
+    @staticmethod
+    def told(world: World, agent: Scripted) -> list[tuple[str, int, bool]]:
+        """What was told of replies under way: a piece's text or `void`, its attempt, and whether it is of what was asked then."""
+        asked = {work.delivery.attempts: work.reply_id for work in agent.asked}
+        return [
+            (piece.text if isinstance(piece, Chunk) else "void", piece.attempt, piece.message_id == asked[piece.attempt])
+            for piece in world.pieces
+        ]
+
+    @pytest.mark.parametrize("how", ["fails", "breaks", "hangs", "answers badly", "answers while the store is away"])
+    async def test_an_attempt_that_fails_takes_its_pieces_back(self, world: World, agent: Scripted, how: str) -> None:
+        async def script(work: Work, emit: Emit) -> Reply:
+            emit("half ")
+            emit("a ")
+            if work.delivery.attempts > 1 or len(agent.asked) > 1:
+                world.store.down = frozenset()
+                return Reply(Draft("half a "))
+            match how:
+                case "fails":
+                    raise NoReplyError("not now", final=False)
+                case "breaks":
+                    raise RuntimeError("a fault of ours")
+                case "hangs":
+                    return await hang(work, emit)
+                case "answers while the store is away":
+                    world.store.down = frozenset(["answer"])
+                    return Reply(Draft("half a "))
+            return Reply(Draft(""))
+
+        agent.script = script
+        await world.open(lease_seconds=0.1 if how == "hangs" else LONG_S)
+        one = await world.session()
+        await world.send(one, "hello")
+        await delivered(world.store)
+        first = [("half ", 1, True), ("a ", 1, True), ("void", 1, True)]
+        if how in ("breaks", "answers badly"):
+            # Another attempt makes no sense.
+            assert self.told(world, agent) == first
+            (failure,) = [entry.failure for entry in await world.log(one) if entry.failure]
+            assert failure.reply_message_id == agent.asked[0].reply_id
+        else:
+            assert self.told(world, agent) == [*first, ("half ", 2, True), ("a ", 2, True)]
+            assert len({piece.message_id for piece in world.pieces}) == 2
+
+    async def test_where_nothing_was_sent_nothing_is_taken_back(self, world: World, agent: Scripted) -> None:
+        async def fail(work: Work, emit: Emit) -> Reply:
+            emit("")
+            raise NoReplyError("never", final=True)
+
+        agent.script = fail
+        await world.open()
+        await world.send(await world.session(), "hello")
+        await delivered(world.store)
+        assert world.pieces == []
+
+    @pytest.mark.parametrize("own", [True, False])
+    async def test_a_reply_on_another_way_voids_the_pieces_that_are_not_of_it(self, world: World, agent: Scripted, own: bool) -> None:
+        async def talk(work: Work, emit: Emit) -> Reply:
+            emit("half a ")
+            try:
+                return await hang(work, emit)
+            finally:
+                emit("too late")
+
+        agent.script = talk
+        await world.open()
+        one = await world.session()
+        await world.send(one, "hello")
+        await eventually(lambda: world.pieces)
+        (work,) = agent.asked
+        entries: list[Entry] = []
+        world.store.add_listener(lambda commit: entries.extend(entry for outcome in commit.outcomes for entry in outcome.entries))
+        await world.dispatcher.answer(work.delivery.id, Reply(Draft("from elsewhere")), reply_id=work.reply_id if own else None)
+        # Told by when the reply is: whoever follows reads it next.
+        assert list(map(type, world.pieces)) == ([Chunk] if own else [Chunk, Abort])
+        await eventually(lambda: not world.kept())
+        assert list(map(type, world.pieces)) == ([Chunk] if own else [Chunk, Abort])
+
+    @pytest.mark.parametrize("end", [World.delete, World.expire])
+    async def test_the_end_of_a_session_says_enough(
+        self, world: World, agent: Scripted, end: Callable[[World, Session], Awaitable[None]]
+    ) -> None:
+        async def talk(work: Work, emit: Emit) -> Reply:
+            emit("half a ")
+            return await hang(work, emit)
+
+        agent.script = talk
+        await world.open()
+        one = await world.session()
+        await world.send(one, "hello")
+        await eventually(lambda: world.pieces)
+        await end(world, one)
+        await eventually(lambda: not world.kept())
+        assert list(map(type, world.pieces)) == [Chunk]
+
+    async def test_a_failure_names_the_reply_of_its_last_attempt(self, world: World, agent: Scripted) -> None:
+        async def fail(work: Work, emit: Emit) -> Reply:
+            raise NoReplyError("not now", final=False)
+
+        agent.script = fail
+        await world.open(policy=RetryPolicy(2, 1, 1))
+        one = await world.session()
+        await world.send(one, "a", "b")
+        await delivered(world.store)
+        await world.store.delete_agent(AGENT)
+        await world.send(one, "never asked for")
+        await delivered(world.store)
+        failures = [entry.failure for entry in await world.log(one) if entry.failure]
+        assert [failure.reply_message_id for failure in failures] == [agent.asked[1].reply_id, agent.asked[3].reply_id, ""]
+        assert [failure.attempts for failure in failures] == [2, 2, 0]
 
 
 class TestWorkers:

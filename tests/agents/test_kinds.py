@@ -277,6 +277,7 @@ def test_a_failure(team: Team, watch: Callable[[str], Client], agent_of: Callabl
     assert (details["sessionId"], details["reason"]) == (session_id, REASONS[kind])
     (failure,) = client.wait("agentReplyFailed")
     wanted = {"sessionId": session_id, "messageId": details["messageId"], "reason": REASONS[kind], "attempts": 1, "sequence": 2}
+    wanted["replyMessageId"] = str(uuid.UUID(failure["replyMessageId"]))
     assert failure == wanted
 
     request = ConverseRequest(message=SendMessageRequest(session_id=session_id, content=FAIL))

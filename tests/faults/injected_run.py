@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import closing
@@ -18,7 +19,7 @@ from server.store.sqlite import SqliteStore
 from server.store.sqlite_check import problems
 from tests.faults.power import put
 from tests.faults.store_client import Client
-from tests.faults.store_model import Model, Tables, not_replayed
+from tests.faults.store_model import Model, Tables
 from tests.faults.vfs import Disk, Image
 from tests.unit.samples import T0
 
@@ -184,8 +185,10 @@ class Run:
             self.found += self.model.differences(Tables.read(connection))
         for asked in [asked for asked in self.model.asked.values() if asked.answer][-10:]:
             try:
-                if problem := not_replayed(asked, await asked.call(self.store)):
+                outcome = await asked.call(self.store, str(uuid.uuid4()))
+                if problem := self.model.wrong_retry(asked, outcome, was_gone=self.model.is_gone(asked)):
                     self.found.append(problem)
+                self.model.take(outcome)
             except STORE_TROUBLE as error:
                 self.found.append(f"a retry was refused after the fault was lifted: {error!r}")
             except DomainError:

@@ -34,7 +34,7 @@ CONTENT = "How do I reset my password?"
 SESSIONS = 500
 """Of an agent that nobody works for: messages are stored, and get no replies that would be load, too."""
 METHOD = "/eliza.sessions.v1.MessageService/SendMessage"
-PASSED = ("MAX_CALLS", "MAX_WRITES", "REST_MAX_REQUESTS", "REST_WORKERS")
+PASSED = ("MAX_CALLS", "MAX_WRITES", "REST_MAX_REQUESTS")
 
 GRPC_CONNECTIONS = 4
 """Of each process that calls over gRPC."""

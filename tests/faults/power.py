@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
@@ -29,7 +30,7 @@ from server.domain.errors import DomainError
 from server.store.sqlite import SqliteStore
 from server.store.sqlite_check import problems
 from tests.faults.store_client import Client
-from tests.faults.store_model import Model, Tables, not_replayed
+from tests.faults.store_model import Model, Tables
 from tests.faults.vfs import Disk, Image, in_step, mounted, settle
 from tests.unit.samples import T0
 
@@ -167,14 +168,14 @@ async def judge(cut: Cut, directory: Path, figures: Figures, rng: random.Random)
             for asked in unanswered + rng.sample(answered, min(len(answered), 15)):
                 figures.retries += 1
                 try:
-                    outcome = await asked.call(store)
+                    outcome = await asked.call(store, str(uuid.UUID(int=rng.getrandbits(128), version=4)))
                 except DomainError:
                     continue  # Its session is deleted, or expired before it was carried out.
                 except Exception as error:  # noqa: BLE001 - whatever it is, a retry must not end so
                     found.append(f"a retry ended in {error!r}")
                     continue
                 figures.replays += outcome.replayed
-                if problem := not_replayed(asked, outcome):
+                if problem := cut.model.wrong_retry(asked, outcome, was_gone=cut.model.is_gone(asked)):
                     found.append(problem)
             after = Tables.read(connection)
             counts = Counter(entry.message.content for log in after.entries.values() for entry in log.values() if entry.message)

@@ -19,8 +19,7 @@ from server.domain.requests import request
 from server.domain.sessions import Outcome, Rule, create, fall_due, heartbeat, renew, send_message, update_timeout
 from server.domain.timeouts import PartialTimeoutConfig
 from server.store.base import Store
-from server.store.sqlite import SqliteStore
-from tests.faults.store_model import Asked, Doubt, Model, not_replayed
+from tests.faults.store_model import Asked, Doubt, Model
 from tests.unit.samples import AGENT, MINUTE, POLICY, USER
 
 ROUNDS: Final = RetryPolicy(3, 1000, 60_000)
@@ -86,10 +85,14 @@ class Client:
             request=PartialTimeoutConfig(timeout_minutes=minutes, auto_renew=self._rng.random() < 0.5),
         )
         asked = request(f"user:{USER}", self._uuid() if self._rng.random() < 0.7 else "", metadata, session.id)
-        call = partial(SqliteStore.create_session, session=session, request=asked)
+
+        def call(store: Store, session_id: str) -> Awaitable[Outcome]:
+            # A channel is new whenever its session is.
+            return store.create_session(replace(session, id=session_id, channel_id=session_id), asked)
+
         if asked:
             self._model.asked[asked.id] = Asked(session.id, call)
-        outcome = await self._apply(session.id, Doubt(may_be_gone=True), lambda: call(self._store))
+        outcome = await self._apply(session.id, Doubt(may_be_gone=True), lambda: call(self._store, session.id))
         if asked and outcome:
             self._model.asked[asked.id].answer = outcome.session
 
@@ -103,8 +106,7 @@ class Client:
             return store.apply(session_id, partial(send_message, message_id=message_id, draft=Draft(content)), asked)
 
         if asked:
-            message_id = self._uuid()
-            self._model.asked[asked.id] = Asked(session_id, partial(call, message_id=message_id), content)
+            self._model.asked[asked.id] = Asked(session_id, call, content)
         doubt = Doubt(frozenset({EntryKind.MESSAGE}), content)
         ids = [self._uuid() for _ in range(times)]
         outcomes = await asyncio.gather(*(self._apply(session_id, doubt, partial(call, self._store, one)) for one in ids))
@@ -121,14 +123,17 @@ class Client:
         answered = [asked for asked in list(self._model.asked.values())[-60:] if asked.answer]
         if not answered:
             return
-        asked = self._rng.choice(answered)
-        try:
-            outcome = await asked.call(self._store)
-        except DomainError as error:
-            self.refused(error)
+        asked, new_id = self._rng.choice(answered), self._uuid()
+        session_id, was_gone = asked.session_id, self._model.is_gone(asked)
+        of, doubt = (session_id, Doubt()) if asked.content else (new_id, Doubt(may_be_gone=True))
+        outcome = await self._apply(of, doubt, lambda: asked.call(self._store, new_id))
+        if outcome is None:
             return
-        if problem := not_replayed(asked, outcome):
+        # Somebody else may have made the session anew meanwhile.
+        if problem := self._model.wrong_retry(asked, outcome, was_gone=was_gone and asked.session_id == session_id):
             raise AssertionError(problem)
+        if not outcome.replayed:
+            asked.session_id, asked.answer = new_id, outcome.session
 
     async def deliver(self) -> None:
         if not (session_id := self._any()):

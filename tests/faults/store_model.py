@@ -42,10 +42,13 @@ class Known:
 
 @dataclass
 class Asked:
-    """A call with a request id; `answer` is None until it was answered. `call` repeats it."""
+    """A call with a request id; `answer` is None until it was answered.
+
+    `call` repeats it: should it be carried out anew, the message or session that it makes has the id that it is given.
+    """
 
     session_id: str
-    call: Callable[[Store], Awaitable[Outcome]]
+    call: Callable[[Store, str], Awaitable[Outcome]]
     content: str = ""
     answer: Entry | Session | None = None
 
@@ -106,6 +109,15 @@ class Model:
         """Whether the purge may have taken a session, or a part of it."""
         return session.expired and session.expires_at_ms <= self.purged_by_ms
 
+    def may_be_gone(self, known: Known) -> bool:
+        """Whether a session that was there may be gone, or a part of it."""
+        in_doubt = any(doubt.may_be_gone or EntryKind.EXPIRY in doubt.kinds for doubt in known.doubts.values())
+        return known.gone or in_doubt or known.session is None or self.may_be_purged(known.session)
+
+    def is_gone(self, asked: Asked) -> bool:
+        """Whether the session of a call is known to be gone, and its request with it."""
+        return self.sessions[asked.session_id].gone
+
     @contextmanager
     def asking(self, session_id: str, doubt: Doubt) -> Iterator[None]:
         """While it is not known what comes of it. A refusal leaves no doubt: nothing was done then."""
@@ -147,8 +159,7 @@ class Model:
                 if there or entries:
                     yield f"session {session_id} was deleted, and is back"
             elif there is None:
-                expiring = any(doubt.may_be_gone or EntryKind.EXPIRY in doubt.kinds for doubt in doubts)
-                if known.session and not expiring and not self.may_be_purged(known.session):
+                if not self.may_be_gone(known):
                     yield f"session {session_id} is lost"
             elif known.session is None and not doubts:
                 yield f"session {session_id} was refused, and is there"
@@ -205,12 +216,14 @@ class Model:
             known.gone = known.session is None
         self.agents, self.agents_in_doubt = dict(tables.agents), {}
 
-
-def not_replayed(asked: Asked, outcome: Outcome) -> str:
-    """Why it is not the first answer again; empty when it is."""
-    again = outcome.entries[0] if outcome.entries else outcome.session
-    if asked.answer is None:
-        return ""
-    if not outcome.replayed:
-        return f"a request of session {asked.session_id} was forgotten: its retry was carried out"
-    return "" if again == asked.answer else f"a retry got {again} instead of {asked.answer}"
+    def wrong_retry(self, asked: Asked, outcome: Outcome, *, was_gone: bool) -> str:
+        """Why a retry cannot have had this outcome; empty when it can. `was_gone`: its session was, before the retry was made."""
+        again = outcome.entries[0] if outcome.entries else outcome.session
+        if asked.answer is None:
+            return ""
+        if was_gone and outcome.replayed:
+            return f"a request of session {asked.session_id} is remembered, but the session is gone"
+        if not outcome.replayed:
+            may_be_free = isinstance(again, Session) and self.may_be_gone(self.sessions[asked.session_id])
+            return "" if may_be_free else f"a request of session {asked.session_id} was forgotten: its retry was carried out"
+        return "" if again == asked.answer else f"a retry got {again} instead of {asked.answer}"

@@ -23,6 +23,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from eliza.sessions.v1 import message_pb2, session_pb2, values
 from eliza.sessions.v1 import message_service_pb2 as messages_pb
 from eliza.sessions.v1 import session_service_pb2 as sessions_pb
+from server.settings import load_settings
 from tests.harness import ECHO, START_SECONDS, USER, Serve
 from tests.live.support import until
 
@@ -279,7 +280,7 @@ def test_a_kill_loses_nothing_that_was_acknowledged(start: Start, tmp_path: Path
 @pytest.mark.slow
 def test_an_end_under_load_loses_nothing_that_was_acknowledged(start: Start, tmp_path: Path) -> None:
     done = Acknowledged()
-    service = start(REST_WORKERS="2", SHUTDOWN_GRACE_SECONDS="20")
+    service = start(SHUTDOWN_GRACE_SECONDS="20")
     chats, idle = create_many(service, SESSIONS), create_many(service, 2)
     statuses: list[int] = []
     Load(service, done, "term").run(chats, idle, lambda: statuses.append(end(service)), 1500, rest=True)
@@ -336,57 +337,51 @@ def has_ended(pid: int) -> bool:
     return status(pid)[0] in "XZ"
 
 
-@pytest.mark.parametrize("workers", ["2"])
-def test_rest_workers_end_with_the_service_that_is_killed(start: Start, workers: str) -> None:
-    service = start(REST_WORKERS=workers)
-    # A connection that stays open, as clients have them, must not keep a worker.
+def test_the_facade_ends_with_the_service_that_is_killed(start: Start) -> None:
+    service = start()
+    # A connection that stays open, as clients have them, must not keep it.
     created = service.create()
-    pids = children(service.process.pid)
-    assert len(pids) == int(workers)
+    (pid,) = children(service.process.pid)
     service.process.kill()
     service.process.wait()
-    successor = start(REST_ADDRESS=service.rest, REST_WORKERS=workers)
+    successor = start(REST_ADDRESS=service.rest)
     assert successor.rest == service.rest
     assert successor.http.get(f"{successor.url}/{created['sessionId']}", timeout=10).json()["expiresAt"] == created["expiresAt"]
-    for pid in pids:
-        until(lambda pid=pid: has_ended(pid), f"worker {pid} ends with its service", GIVE_UP_SECONDS)
+    until(lambda: has_ended(pid), "the facade ends with its service", GIVE_UP_SECONDS)
     assert successor.stop() == 0
     service.kill()
 
 
-def test_a_rest_worker_whose_parent_is_gone_before_it_is_ready_ends_in_order(start: Start, tmp_path: Path) -> None:
+def test_a_facade_whose_parent_is_gone_before_it_is_ready_ends_in_order(start: Start, tmp_path: Path) -> None:
     """It has accepted connections by then: a failure to say `ready` must not become their answer."""
     service = start("--no-rest")
-    with socket.create_server(("127.0.0.1", 0)) as listener, (tmp_path / "worker.log").open("wb") as log:
-        unheard, said = os.pipe()
-        os.close(unheard)
-        number = listener.fileno()
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "server.cli", "rest", "--server", service.grpc, "--worker-of", str(number)],
-            stdin=subprocess.PIPE,
-            stdout=said,
-            stderr=log,
-            pass_fds=[number],
+    ours, theirs = socket.socketpair()
+    with ours, theirs, socket.create_server(("127.0.0.1", 0)) as listener, (tmp_path / "facade.log").open("wb") as log:
+        ours.sendall(f"{service.grpc} {load_settings().model_dump_json()}\n".encode())
+        # What it says fails from now on, but it has not been told the end of the connection.
+        ours.shutdown(socket.SHUT_RD)
+        descriptors = [theirs.fileno(), listener.fileno()]
+        facade = subprocess.Popen(
+            [sys.executable, "-P", "-m", "server.cli.worker", *map(str, descriptors)], stderr=log, pass_fds=descriptors
         )
-        os.close(said)
+        theirs.close()
         try:
             url = f"http://127.0.0.1:{listener.getsockname()[1]}/api/messaging/sessions"
             assert requests.get(f"{url}/health", timeout=START_SECONDS).status_code == 200
-            assert worker.stdin is not None
-            worker.stdin.close()
-            assert worker.wait(timeout=START_SECONDS) == 0
+            ours.close()
+            assert facade.wait(timeout=START_SECONDS) == 0
         finally:
-            worker.kill()
-            worker.wait()
-    assert (tmp_path / "worker.log").read_text() == ""
+            facade.kill()
+            facade.wait()
+    assert (tmp_path / "facade.log").read_text() == ""
 
 
-def test_a_rest_worker_that_is_killed_is_replaced(start: Start) -> None:
+def test_a_facade_that_is_killed_is_replaced(start: Start) -> None:
     service = start()
     created = service.create()
     (pid,) = children(service.process.pid)
     os.kill(pid, 9)
-    until(lambda: children(service.process.pid) - {pid}, "a new worker", GIVE_UP_SECONDS)
+    until(lambda: children(service.process.pid) - {pid}, "a new facade", GIVE_UP_SECONDS)
 
     def answers() -> bool:
         try:
@@ -394,5 +389,5 @@ def test_a_rest_worker_that_is_killed_is_replaced(start: Start) -> None:
         except requests.ConnectionError:
             return False
 
-    until(answers, "an answer of the new worker", GIVE_UP_SECONDS)
+    until(answers, "an answer of the new facade", GIVE_UP_SECONDS)
     assert service.stop() == 0

@@ -7,6 +7,7 @@ from tests.faults.simulation.run import run
 
 SEEDS = range(1, 21)
 HAPPENS = {"crashes", "stops", "replays", "replies followed", "reply_failures", "warnings", "expirys", "chunks seen", "entries seen"}
+HAPPENS |= {"aborts seen", "deletions seen"}
 
 
 def test_a_few_worlds() -> None:

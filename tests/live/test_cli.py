@@ -1,5 +1,6 @@
 """The command line as a user meets it."""
 
+import errno
 import json
 import os
 import pty
@@ -41,11 +42,14 @@ from tests.live.support import (
     send,
     until,
 )
+from tests.realtime.clients.programs import facade
+from tests.wire.raw_http import request
 
 Start = Callable[..., Serve]
 MINE = "44444444-4444-4444-8444-444444444444"
 COMPLAINT = re.compile("error|warning|traceback", re.IGNORECASE)
 NO_STORE = "none://"
+ONE_PROCESS = "1; for more, run several `eliza-sessions rest`, each with a REST_ADDRESS of its own, behind a balancer with sticky routing"
 LOOPBACK = r"127\.0\.0\.1:\d+"
 
 
@@ -77,14 +81,17 @@ def test_a_probe_does_not_wait_for_what_the_servers_are_made_of(tmp_path: Path) 
         ((), ["serve", "rest", "probe", "agents", "migrate", "--version"]),
         (("serve",), ["--database-url", "--grpc-address", "--rest-address", "--no-rest", "--rest-workers", "--agents-file"]),
         (("rest",), ["--server", "--rest-address", "--rest-workers"]),
-        (("probe",), ["--addr", "--service", "--connect-timeout", "--rpc-timeout", "--rpc-header", "--user-agent", "--tls"]),
+        (
+            ("probe",),
+            ["--server", "--addr", "--version", "--service", "--connect-timeout", "--rpc-timeout", "--rpc-header", "--user-agent", "--tls"],
+        ),
         (("migrate",), ["--database-url"]),
         (("agents",), ["list", "add", "show", "update", "remove", "--server"]),
-        (("agents", "list"), []),
-        (("agents", "show"), ["AGENT_ID"]),
+        (("agents", "list"), ["--server"]),
+        (("agents", "show"), ["--server", "AGENT_ID"]),
         (("agents", "add"), ["--id", "--name", "--kind", "--timeout-minutes", "--auto-renew", "--no-auto-renew", "--max-duration-minutes"]),
         (("agents", "update"), ["AGENT_ID", "--name", "--kind", "--warning-threshold-minutes"]),
-        (("agents", "remove"), ["AGENT_ID"]),
+        (("agents", "remove"), ["--server", "AGENT_ID"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -96,7 +103,9 @@ def test_every_command_explains_itself(arguments: tuple[str, ...], words: list[s
     assert [word for word in words if word not in result.out] == []
 
 
-@pytest.mark.parametrize("arguments", [("nonsense",), ("serve", "--nonsense"), ("serve", "extra"), ("rest",), ("agents", "show")])
+@pytest.mark.parametrize(
+    "arguments", [("nonsense",), ("serve", "--nonsense"), ("serve", "extra"), ("rest", "--server", "nowhere"), ("agents", "show")]
+)
 def test_a_wrong_command_line_ends_with_2(arguments: tuple[str, ...]) -> None:
     result = invoke(*arguments)
     assert (result.status, result.out) == (2, "")
@@ -138,10 +147,10 @@ def test_a_signal_ends_it_in_order(start: Start, tmp_path: Path, number: signal.
     assert not (tmp_path / "store.db-wal").exists()
 
 
-def test_a_ctrl_c_ends_the_workers_too_and_nobody_complains(tmp_path: Path) -> None:
+def test_a_ctrl_c_ends_the_facade_too_and_nobody_complains(tmp_path: Path) -> None:
     """A terminal sends SIGINT to every process of the foreground group, not to the first one alone."""
     process = subprocess.Popen(
-        command("serve", "--rest-workers", "2"),
+        command("serve"),
         env=environment(GRPC_ADDRESS="127.0.0.1:0", REST_ADDRESS="127.0.0.1:0"),
         cwd=tmp_path,
         stdout=subprocess.PIPE,
@@ -153,7 +162,7 @@ def test_a_ctrl_c_ends_the_workers_too_and_nobody_complains(tmp_path: Path) -> N
         try:
             assert process.stdout is not None
             assert process.stdout.readline().startswith("ready ")
-            assert len(psutil.Process(process.pid).children()) == 2
+            assert len(psutil.Process(process.pid).children()) == 1
             os.killpg(process.pid, signal.SIGINT)
             out, errors = process.communicate(timeout=30)
         finally:
@@ -260,7 +269,8 @@ def test_every_setting_out_of_bounds_gets_a_line_of_its_own(side: int) -> None:
         ("SESSION_DEFAULT_TIMEOUT_MINUTES", "nan", "a number from 1 to 10080"),
         ("SESSION_MAX_TIMEOUT_MINUTES", "inf", "a number from 60 to 10080"),
         ("SESSION_MIN_TIMEOUT_MINUTES", "5 minutes", "a number from 1 to 60"),
-        ("REST_WORKERS", "1.5", "a whole number from 1 to 64"),
+        ("REST_WORKERS", "2", ONE_PROCESS),
+        ("REST_WORKERS", "none", ONE_PROCESS),
         ("CLEAR_SESSIONS_ON_SHUTDOWN", "perhaps", "true or false"),
         ("TEST_CLOCK", "2", "true or false"),
         ("LOG_LEVEL", "loud", "debug or info or warning or error"),
@@ -280,7 +290,7 @@ def test_a_setting_that_makes_no_sense_stops_every_command(arguments: tuple[str,
 
 def test_what_the_command_line_says_wrong_is_told_alike() -> None:
     for arguments, line in (
-        (("serve", "--rest-workers", "0"), "Error: REST_WORKERS is 0: it must be a whole number from 1 to 64"),
+        (("serve", "--rest-workers", "2"), f"Error: REST_WORKERS is 2: it must be {ONE_PROCESS}"),
         (("serve", "--grpc-address", "nowhere"), "Error: GRPC_ADDRESS is 'nowhere': it must be HOST:PORT with a port from 0 to 65535"),
     ):
         assert clean_failure(invoke(*arguments, DATABASE_URL=NO_STORE)) == line
@@ -325,6 +335,43 @@ def test_an_address_without_a_host_means_all_addresses(start: Start, tmp_path: P
     assert (done.status, done.errors) == (0, "")
 
 
+def test_all_addresses_of_ipv6_are_those_of_ipv4_too(start: Start, tmp_path: Path) -> None:
+    running = start(GRPC_ADDRESS="[::]:0", REST_ADDRESS="[::]:0")
+    assert running.rest.startswith("[::]:")
+    front = facade(running.grpc, "[::]:0", tmp_path / "facade")
+    try:
+        for address in (running.rest, front.addresses["rest"]):
+            port = address.rpartition(":")[2]
+            for host in ("127.0.0.1", "[::1]"):
+                assert requests.get(f"http://{host}:{port}/api/messaging/sessions", timeout=10).status_code == 200
+                done = run("agents", "list", cwd=tmp_path, GRPC_ADDRESS=f"{host}:{running.grpc.rpartition(':')[2]}")
+                assert (done.status, done.errors) == (0, "")
+        # One address of IPv6 is that alone.
+        only = facade(running.grpc, "[::1]:0", tmp_path / "only")
+        try:
+            port = only.addresses["rest"].rpartition(":")[2]
+            assert requests.get(f"http://[::1]:{port}/api/messaging/sessions", timeout=10).status_code == 200
+            with socket.socket() as client:
+                assert client.connect_ex(("127.0.0.1", int(port))) == errno.ECONNREFUSED
+        finally:
+            only.kill()
+    finally:
+        front.kill()
+
+
+def test_an_idle_connection_is_kept_as_long_as_the_setting_says(start: Start) -> None:
+    """Longer than ten minutes, too, because balancers keep theirs so long."""
+    for seconds in ("1", "86400"):
+        running = start(REST_KEEP_ALIVE_SECONDS=seconds)
+        host, _, port = running.rest.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=20) as client:
+            client.sendall(request("GET", "/api/messaging/sessions/health"))
+            if seconds == "1":
+                # All there is to read comes to an end.
+                assert b'"status":"healthy"' in client.makefile("rb").read()
+        assert running.stop() == 0
+
+
 def test_a_second_service_on_the_same_file_is_refused(start: Start, tmp_path: Path) -> None:
     running = start("--no-rest")
     url = f"sqlite:///{tmp_path / 'store.db'}"
@@ -340,6 +387,24 @@ def test_a_second_service_on_the_same_file_is_refused(start: Start, tmp_path: Pa
 def test_a_database_that_cannot_be_opened_is_refused(url: str) -> None:
     line = clean_failure(invoke("migrate", DATABASE_URL=url))
     assert [word for word in ("DATABASE_URL", url, "sqlite:///PATH") if word not in line] == []
+
+
+@pytest.mark.parametrize("address", ["sqlite:///x.db?mode=ro", "sqlite:///x.db#here", "sqlite:///no/such/dir/x.db", "sqlite:///:memory:"])
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+def test_a_database_that_cannot_be_meant_is_refused_and_nothing_is_made(tmp_path: Path, command: str, address: str) -> None:
+    line = refused(command, cwd=tmp_path, DATABASE_URL=address)
+    assert ("no directory no/such" if "dir" in address else f"DATABASE_URL is '{address}'") in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_start_says_which_file_is_served_and_how_many_sessions_are_in_it(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "link.db").symlink_to(tmp_path / "store.db")
+    for level, sessions in (("INFO", 0), ("info", 1)):
+        service = start("--no-rest", DATABASE_URL="sqlite:///link.db", LOG_LEVEL=level, LOG_FORMAT="json")
+        (line,) = [found for found in map(json.loads, service.log().splitlines()) if found["event"] == "serving the store"][-1:]
+        assert (line["file"], line["sessions"]) == (str(tmp_path / "store.db"), sessions)
+        create(service)
+        assert service.stop() == 0
 
 
 def test_postgresql_is_refused_by_serve_without_telling_the_password(tmp_path: Path) -> None:
@@ -406,7 +471,7 @@ def test_an_empty_setting_counts_as_unset(start: Start) -> None:
     assert create(running).timeout_config.timeout_minutes == 30
 
 
-def test_a_rest_worker_that_hangs_does_not_hold_the_end_up(start: Start) -> None:
+def test_a_facade_that_hangs_does_not_hold_the_end_up(start: Start) -> None:
     running = start(SHUTDOWN_GRACE_SECONDS="1")
     (worker,) = psutil.Process(running.process.pid).children()
     worker.suspend()
@@ -415,12 +480,11 @@ def test_a_rest_worker_that_hangs_does_not_hold_the_end_up(start: Start) -> None
     assert "did not end in time" in running.log()
 
 
-def test_workers_that_never_come_up_do_not_hold_the_end_up(tmp_path: Path) -> None:
-    # A package before the real one in which a worker waits for ever.
+def test_a_facade_that_never_comes_up_does_not_hold_the_end_up(tmp_path: Path) -> None:
+    # A package before the real one, whose import never ends.
     package = tmp_path / "rest_facade" / "__init__.py"
     package.parent.mkdir()
-    real = Path(__file__).parents[2] / "rest_facade"
-    package.write_text(f"import sys, time\nif '--worker-of' in sys.argv:\n    time.sleep(1000)\n__path__.append({str(real)!r})\n")
+    package.write_text("import time\ntime.sleep(1000)\n")
     settings = {"DATABASE_URL": f"sqlite:///{tmp_path / 'store.db'}", "GRPC_ADDRESS": "127.0.0.1:0", "REST_ADDRESS": "127.0.0.1:0"}
     with (tmp_path / "log").open("wb") as log:
         running = subprocess.Popen(
@@ -442,7 +506,7 @@ def test_workers_that_never_come_up_do_not_hold_the_end_up(tmp_path: Path) -> No
 def test_the_facade_alone_against_a_server(start: Start, tmp_path: Path) -> None:
     running = start("--no-rest")
     process = subprocess.Popen(
-        command("rest", "--server", running.grpc, "--rest-address", "127.0.0.1:0", "--rest-workers", "2"),
+        command("rest", "--server", running.grpc, "--rest-address", "127.0.0.1:0", "--rest-workers", "1"),
         env=environment(),
         cwd=tmp_path,
         stdout=subprocess.PIPE,
@@ -467,15 +531,13 @@ def test_the_facade_alone_against_a_server(start: Start, tmp_path: Path) -> None
             again = start("--no-rest", GRPC_ADDRESS=running.grpc)
             until(lambda: requests.get(f"{url}/{session_id}", timeout=20).status_code == 200, "the server again")
             assert again.stop() == 0
-            workers = psutil.Process(process.pid).children()
-            assert len(workers) == 2
+            assert psutil.Process(process.pid).children() == []
             process.send_signal(signal.SIGTERM)
             out, errors = process.communicate(timeout=30)
         finally:
             process.kill()
     assert (process.returncode, out) == (0, "")
     assert not COMPLAINT.search(errors), errors
-    assert not any(worker.is_running() for worker in workers)
 
 
 def test_logs_are_json_when_wanted_and_never_on_standard_output(start: Start, tmp_path: Path) -> None:

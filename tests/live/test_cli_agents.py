@@ -104,6 +104,18 @@ def test_the_server_of_the_agents_comes_from_the_environment_too(service: Serve)
     assert ECHO in done.out
 
 
+@pytest.mark.parametrize("before", [(), ("--server", "127.0.0.1:1")], ids=["after", "both"])
+def test_the_server_of_the_agents_may_be_named_behind_the_command(service: Serve, before: tuple[str, ...]) -> None:
+    for arguments in (("list",), ("show", ECHO)):
+        for server in (service.grpc, service.grpc.replace("127.0.0.1", ""), service.grpc.replace("127.0.0.1", "0.0.0.0")):
+            done = invoke("agents", *before, *arguments, "--server", server)
+            assert (done.status, done.errors) == (0, "")
+            assert ECHO in done.out
+    wrong = invoke("agents", *before, "list", "--server", "nowhere")
+    assert (wrong.status, wrong.out) == (2, "")
+    assert "HOST:PORT" in wrong.errors
+
+
 def test_a_proxy_for_the_web_is_not_between_the_command_and_this_machine(service: Serve, tmp_path: Path) -> None:
     done = run("agents", "--server", service.grpc, "list", cwd=tmp_path, http_proxy="http://127.0.0.1:9", no_proxy="")
     assert (done.status, done.errors) == (0, "")

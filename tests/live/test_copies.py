@@ -14,8 +14,11 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from server.store.sqlite_copy import reading_current
+from server.store.sqlite_file import schema_version
 from tests.harness import Serve, environment
-from tests.live.support import clean_failure, command, create, fails, history, replies, run, send, until
+from tests.live.support import clean_failure, command, create, fails, history, invoke, replies, run, send, until
+from tests.store.old_schemas import LIVE, make_old_store
 
 Start = Callable[..., Serve]
 
@@ -168,6 +171,14 @@ def test_a_restore_overwrites_nothing_and_puts_nothing_under_a_running_service(b
         ("DELETE FROM deliveries", "it has no delivery"),
         ("UPDATE deliveries SET state = 'pending', due_at_ms = 1", "there is a reply, but it is pending"),
         ("UPDATE sessions SET metadata = '{'", "what it has in JSON cannot be read"),
+        (
+            "INSERT INTO requests SELECT 'user:u', 'r', 'f', '{\"id\":\"gone\"}', 0, 'gone'",
+            "request r of user:u: its session is gone",
+        ),
+        (
+            "INSERT INTO requests SELECT 'user:u', 'r', 'f', '{\"id\":\"other\"}', 0, id FROM sessions",
+            "request r of user:u: it is kept with another session, ",
+        ),
     ],
 )
 def test_check_finds_what_does_not_fit_together(backup: Path, harm: str, told: str) -> None:
@@ -176,6 +187,81 @@ def test_check_finds_what_does_not_fit_together(backup: Path, harm: str, told: s
     assert done.status == 1
     assert told in done.out
     assert "Traceback" not in done.errors
+
+
+SCHEMAS = range(1, schema_version() + 1)
+
+
+@pytest.mark.parametrize("version", SCHEMAS)
+def test_a_store_of_every_schema_is_checked_and_left_as_it_is(tmp_path: Path, version: int) -> None:
+    path, temporary = tmp_path / "old" / "old.db", tmp_path / "temporary"
+    temporary.mkdir()
+    make_old_store(path, version)
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    done = run("check", cwd=tmp_path, DATABASE_URL=url(path), TMPDIR=str(temporary))
+    assert (done.status, done.errors) == (0, "")
+    assert f"{path} is sound: 2 sessions" in done.out
+    assert (f"schema {version}" in done.out) == (version < schema_version())
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+    assert [file.name for file in path.parent.iterdir()] == ["old.db"]
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("version", SCHEMAS)
+def test_a_backup_of_every_schema_is_restored_and_goes_on(tmp_path: Path, version: int) -> None:
+    make_old_store(tmp_path / "old.db", version)
+    copied = invoke("backup", str(tmp_path / "backup.db"), DATABASE_URL=url(tmp_path / "old.db"))
+    assert (copied.status, copied.errors) == (0, "")
+    target = tmp_path / "new" / "store.db"
+    restored = invoke("restore", str(tmp_path / "backup.db"), DATABASE_URL=url(target))
+    assert (restored.status, restored.errors) == (0, "")
+    told = f"it is of schema {version}: the next start brings it to {schema_version()}"
+    assert (told in restored.out) == (version < schema_version())
+    with closing(sqlite3.connect(target)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (version,)
+    assert invoke("migrate", DATABASE_URL=url(target)).status == 0
+    assert invoke("check", DATABASE_URL=url(target)).out.startswith(f"{target} is sound: 2 sessions")
+    with closing(sqlite3.connect(target)) as connection:
+        found = connection.execute("SELECT content FROM log WHERE session_id = ? AND NOT is_agent ORDER BY sequence", (LIVE,)).fetchall()
+        requests = connection.execute("SELECT id, session_id FROM requests ORDER BY id").fetchall()
+    assert [content for (content,) in found] == ["hi", "two", "three", "four"][: min(version, 4)]
+    # What a session that is gone had left is not taken over.
+    assert requests == ([("create", LIVE), ("message", LIVE)] if version >= 4 else [])
+
+
+@pytest.mark.parametrize("version", SCHEMAS[:-1])
+def test_check_finds_what_is_wrong_in_a_store_of_an_older_schema(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "old.db"
+    make_old_store(path, version)
+    _changed(path, f"UPDATE log SET sequence = 90 WHERE session_id = '{LIVE}' AND sequence = 1")
+    done = invoke("check", DATABASE_URL=url(path))
+    assert done.status == 1
+    assert f"session {LIVE}: its log should have the sequences" in done.out
+    assert "is not sound" in clean_failure(invoke("restore", str(path), DATABASE_URL=url(tmp_path / "new.db")))
+    assert not (tmp_path / "new.db").exists()
+
+
+def test_only_its_owner_can_read_the_copy_of_an_older_store(tmp_path: Path) -> None:
+    make_old_store(tmp_path / "old.db", 1)
+    old = os.umask(0)
+    try:
+        with reading_current(tmp_path / "old.db") as connection:
+            copy = Path(connection.execute("PRAGMA database_list").fetchone()[2])
+            modes = {file.stat().st_mode & 0o777 for file in copy.parent.iterdir()}
+            assert (modes, copy.parent.stat().st_mode & 0o777) == ({0o600}, 0o700)
+    finally:
+        os.umask(old)
+    assert not copy.parent.exists()
+
+
+def test_check_leaves_what_a_killed_service_has_left(start: Start, tmp_path: Path) -> None:
+    service = start("--no-rest")
+    send(service, create(service).session_id, "hi")
+    service.kill()
+    names = ("store.db", "store.db-wal")
+    before = [(tmp_path / name).read_bytes() for name in names]
+    assert run("check", cwd=tmp_path, DATABASE_URL=url(tmp_path / "store.db")).status == 0
+    assert [(tmp_path / name).read_bytes() for name in names] == before
 
 
 def test_a_file_that_is_moved_away_under_a_running_service_takes_no_more_writes(start: Start, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 
 import grpc
@@ -307,6 +308,44 @@ def test_the_probe_takes_flags_as_go_programs_do(service: Serve, form: Sequence[
     assert probe(*arguments).status == 0
     assert probe(*arguments, *(part.replace("addr", "service").format(SERVICES[0]) for part in form)).status == 0
     assert probe(*arguments, *(part.replace("addr", "service").format("nonsense") for part in form)).status == 3
+
+
+@pytest.mark.parametrize("flag", ["-addr=", "-server=", "--server="])
+@pytest.mark.parametrize("host", ["", "localhost", "127.0.0.1", "0.0.0.0", "ipv4:127.0.0.1", "dns:///localhost"])
+def test_the_probe_takes_an_address_of_all_for_this_machine(service: Serve, flag: str, host: str) -> None:
+    assert probe(f"{flag}{host}:{service.grpc.rpartition(':')[2]}").status == 0
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", ""])
+def test_the_probe_has_its_server_from_the_environment(service: Serve, host: str) -> None:
+    port = service.grpc.rpartition(":")[2]
+    assert probe(GRPC_ADDRESS=f"{host}:{port}").status == 0
+    assert probe("-addr", service.grpc, GRPC_ADDRESS="127.0.0.1:1").status == 0
+
+
+def test_a_server_on_all_addresses_of_ip_6_is_reached_on_its_loopback() -> None:
+    server = grpc.server(ThreadPoolExecutor(1))
+    add_HealthServicer_to_server(Standin(), server)
+    port = server.add_insecure_port("[::]:0")
+    server.start()
+    try:
+        assert probe(f"-addr=[::]:{port}").status == 0
+    finally:
+        server.stop(None).wait()
+
+
+@pytest.mark.parametrize("address", ["nowhere", "", "[::1]", "host:http", "host:65536"])
+def test_an_address_that_the_probe_cannot_use_ends_it_with_1(address: str) -> None:
+    result = probe(f"-addr={address}")
+    assert (result.status, result.out) == (1, "")
+    assert "HOST:PORT" in result.errors
+    assert probe(GRPC_ADDRESS=address or "nowhere").status == 1
+
+
+@pytest.mark.parametrize("flag", ["-version", "--version"])
+def test_the_probe_knows_its_version(flag: str) -> None:
+    result = probe(flag)
+    assert (result.status, result.out) == (0, f"eliza-sessions, version {metadata.version('eliza-sessions')}\n")
 
 
 @pytest.mark.parametrize("flag", ["-tls=false", "-v=true"])

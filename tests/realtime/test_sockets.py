@@ -1,6 +1,7 @@
 """Socket.IO as its real clients meet it: both languages, both transports, both dialects, and a server that is killed behind the facade."""
 
 import contextlib
+import json
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -12,10 +13,14 @@ import requests
 
 from eliza.sessions.v1.message_service_pb2 import SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import DeleteSessionRequest
+from rest_facade.sockets import MAX_HINTS
+from tests.agents.worker import Worker, stream_agent
+from tests.docs.test_readme import example
 from tests.harness import ECHO, USER, Serve
-from tests.live.support import history, replies, send, until
+from tests.live.support import create, history, replies, send, until
+from tests.node import NODE, install
 from tests.realtime.clients.programs import Program, facade, free_address
-from tests.realtime.clients.sockets import KINDS, NODE, Client, Connect, connected, install
+from tests.realtime.clients.sockets import KINDS, Client, Connect, connected
 
 Start = Callable[..., Serve]
 
@@ -34,9 +39,9 @@ UNKNOWN = "99999999-9999-4999-8999-999999999999"
 
 
 @pytest.fixture(scope="session")
-def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def modules() -> Path:
     """Where socket.io-client is installed."""
-    return install(tmp_path_factory.mktemp("socket.io-client"))
+    return install()
 
 
 @pytest.fixture(params=KINDS)
@@ -136,8 +141,8 @@ def test_a_conversation_in_each_dialect(service: Serve, connect: Connect, kind: 
         ]
         assert [name for name, _ in stream] == ["messageBroadcast", *["messageStreamChunk"] * 3, "messageBroadcast"]
         pieces = [got for name, got in stream if name == "messageStreamChunk"]
-        assert all(set(piece) == {"messageId", "chunk", "index", "agentId", "channelId", "sessionId"} for piece in pieces)
-        assert [piece["index"] for piece in pieces] == [0, 1, 2]
+        assert all(set(piece) == {"messageId", "chunk", "index", "attempt", "agentId", "channelId", "sessionId"} for piece in pieces)
+        assert [(piece["index"], piece["attempt"]) for piece in pieces] == [(0, 1), (1, 1), (2, 1)]
         assert "".join(piece["chunk"] for piece in pieces) == its["text"]
         assert {(p["messageId"], p["agentId"], p["channelId"]) for p in pieces} == {(its["id"], ECHO, session["channelId"])}
     assert client.named("messageError") == []
@@ -298,6 +303,88 @@ def test_what_an_event_did_wrong_is_told_and_the_socket_stays_usable(service: Se
     assert "internal" not in service.log().lower()
 
 
+RIGHT = {
+    "join": '"join" with {"roomId"',
+    "leave": '"leave" with {"roomId"',
+    "send": '"message" with {"type": 2, "payload": {"roomId"',
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "right"),
+    [
+        ("join", ("ROOM",), "join"),
+        ("join", ({"sessionId": "ROOM"},), "join"),
+        ("1", ({"room": "ROOM"},), "join"),
+        ("leave", ("ROOM",), "leave"),
+        ("leave", ({},), "leave"),
+        ("message", ("hi",), "send"),
+        ("message", ({"roomId": "ROOM", "message": "hi"},), "send"),
+        ("message", ({"type": "2", "payload": {"roomId": "ROOM", "message": "hi"}},), "send"),
+        ("message", ({"type": 2, "data": {"roomId": "ROOM", "message": "hi"}},), "send"),
+        ("message", ({"type": 2, "payload": {"roomId": "ROOM", "content": "hi"}},), "send"),
+        ("message", ({"type": 2, "payload": {"message": "hi"}},), "send"),
+        ("2", ("hi",), "send"),
+        ("2", ({"roomId": "ROOM", "text": "hi"},), "send"),
+        ("2", ({"roomId": 5, "message": "hi"},), "send"),
+        ("sendMessage", ({"roomId": "ROOM", "message": "hi"},), "send"),
+        ("send", (), "send"),
+        ("joinRoom", ("ROOM",), "join"),
+        ("3", ({"roomId": "ROOM"},), "leave"),
+        ("chat \r\nmessage" + LONE + "x" * 5000, (b"bytes",), "send"),
+    ],
+)
+def test_an_error_says_what_would_be_right(service: Serve, connect: Connect, name: str, arguments: tuple[object, ...], right: str) -> None:
+    room = service.create()["sessionId"]
+    given = [_in_room(one, room) for one in arguments]
+    client = connect(origin(service), "python-websocket")
+    answer = client.call(name, *given)
+    assert answer["success"] is False
+    assert RIGHT[right] in answer["error"], answer
+    assert len(answer["error"]) < 1000
+    (told,) = client.wait("messageError")
+    assert told == {"error": answer["error"], "code": answer["code"]}
+    assert history(service, room) == []
+
+
+def _in_room(value: object, room: str) -> object:
+    if isinstance(value, dict):
+        return {key: _in_room(one, room) for key, one in value.items()}
+    return room if value == "ROOM" else value
+
+
+def test_events_that_do_not_exist_are_told_of_a_few_times(service: Serve, connect: Connect, kind: str) -> None:
+    client = connect(origin(service), kind)
+    answers = [client.call(f"event {number}") for number in range(2 * MAX_HINTS)]
+    assert [answer["code"] for answer in answers] == ["INVALID_FIELD"] * 2 * MAX_HINTS
+    assert client.call("subscribe_logs") == {"success": False}
+    joined(client, service.create()["sessionId"])
+    assert len(client.named("messageError")) == MAX_HINTS
+
+
+def test_fields_that_no_message_has_are_named(service: Serve, connect: Connect, kind: str) -> None:
+    room = service.create()["sessionId"]
+    client = joined(connect(origin(service), kind), room)
+    payload = {"roomId": room, "message": "hi", "metdata": {}, LONE: 1, "a\r\nb": 2}
+    assert client.call("message", {"type": 2, "payload": payload}) == {"success": True}
+    assert client.wait("messageAck")[0]["unknownFields"] == ["metdata", "\\ud800", "a\r\nb"]
+    many = {f"field {number}": number for number in range(1000)}
+    client.call("2", {"roomId": room, "message": "hi", **many})
+    assert client.wait("messageAck", 2)[1]["unknownFields"] == [f"field {number}" for number in range(10)]
+
+
+def test_what_live_clients_send_is_known(service: Serve, connect: Connect, kind: str) -> None:
+    """The payloads of the clients of ElizaOS, old and new."""
+    room = service.create()["sessionId"]
+    client = joined(connect(origin(service), kind), room)
+    payload = {"senderId": USER, "senderName": "User", "message": "hi", "channelId": room, "roomId": room}
+    payload |= {"serverId": UNKNOWN, "messageServerId": UNKNOWN, "worldId": UNKNOWN, "messageId": "mine"}
+    payload |= {"source": "client_chat", "sourceType": "client", "raw_message": {"a": 1}, "attachments": []}
+    payload |= {"metadata": {"isDm": True}, "targetUserId": ECHO, "isDm": True, "channelType": "DM", "entityId": USER}
+    assert client.call("message", {"type": 2, "payload": payload}) == {"success": True}
+    assert "unknownFields" not in client.wait("messageAck")[0]
+
+
 def test_errors_come_without_an_acknowledgement_too(service: Serve, connect: Connect, kind: str) -> None:
     client = connect(origin(service), kind)
     client.emit("join", {"roomId": UNKNOWN})
@@ -403,14 +490,27 @@ def test_the_life_of_a_session(service: Serve, connect: Connect, kind: str) -> N
     assert late.sequences(session_id) == sequences[1:]
 
 
-def test_a_deleted_session_is_silent_and_the_socket_lives_on(service: Serve, connect: Connect, kind: str) -> None:
+def test_a_deleted_session_says_so_and_the_socket_lives_on(service: Serve, connect: Connect, kind: str) -> None:
     session, other = service.create(), service.create()
     client = joined(joined(connect(origin(service), kind), session["sessionId"]), other["sessionId"])
     service.sessions.DeleteSession(DeleteSessionRequest(session_id=session["sessionId"]), timeout=10)
+    assert client.wait("sessionDeleted") == [{"sessionId": session["sessionId"]}]
     send(service, other["sessionId"], "hi")
     client.wait("messageBroadcast", 2)
     assert client.call("join", {"roomId": session["sessionId"]})["code"] == "SESSION_NOT_FOUND"
     assert {payload["sessionId"] for payload in client.named("messageBroadcast")} == {other["sessionId"]}
+    assert len(client.named("sessionDeleted")) == 1
+
+
+def test_an_expired_session_is_not_said_to_be_deleted_until_it_is(service: Serve, connect: Connect, kind: str) -> None:
+    expiring, witness = service.create(timeoutConfig={"timeoutMinutes": 5}), service.create(timeoutConfig={"timeoutMinutes": 60})
+    client = joined(joined(connect(origin(service), kind), expiring["sessionId"]), witness["sessionId"])
+    service.advance(minutes=6)
+    client.wait("sessionExpired")
+    service.http.delete(f"{service.url}/{expiring['sessionId']}", timeout=10)
+    service.http.delete(f"{service.url}/{witness['sessionId']}", timeout=10)
+    # The socket had left the first with its expiry.
+    assert client.wait("sessionDeleted") == [{"sessionId": witness["sessionId"]}]
 
 
 GUIDE = """
@@ -491,6 +591,82 @@ def test_the_snippet_of_our_readme_prints_what_was_said_before(service: Serve, m
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "said before\n" * 2), done.stderr
+
+
+def test_the_pieces_that_our_readme_shows_are_never_void(service: Serve, modules: Path, tmp_path: Path) -> None:
+    """An attempt fails after it has sent a piece, the next one replies; then one fails for good."""
+    head = "const { io } = require('socket.io-client');\nconst [url, roomId] = process.argv.slice(2);\nconst socket = io(url);"
+    names = ["messageStreamChunk", "messageStreamAborted", "agentReplyFailed", "messageBroadcast"]
+    tell = f"for (const name of {names})\n  socket.on(name, (e) => console.log(JSON.stringify([name, [...pieces.values()], e])));"
+    join = "socket.emit('join', { roomId }, () => console.log('[]'));"
+    (tmp_path / "pieces.cjs").write_text("\n".join([head, example("pieces.js"), tell, join]))
+    agent_id = stream_agent(service)
+    session_id = service.create(agentId=agent_id)["sessionId"]
+    command = [str(NODE), "pieces.cjs", origin(service), session_id]
+    process = subprocess.Popen(command, cwd=tmp_path, env={"NODE_PATH": str(modules)}, stdout=subprocess.PIPE, text=True)
+    watchdog = threading.Timer(60, process.kill)
+    watchdog.start()
+
+    def said() -> tuple[str, list[str], dict]:
+        return tuple(json.loads(process.stdout.readline()))
+
+    try:
+        with process, Worker(service.channel, agent_id) as worker:
+            try:
+                assert said() == ()
+                send(service, session_id, "hello")
+                first = worker.next()
+                worker.chunk(first, "half a ")
+                assert said()[:2] == ("messageBroadcast", [])
+                assert said()[:2] == ("messageStreamChunk", ["half a "])
+                worker.fail(first, "not now")
+                void = {"messageId": first.reply_message_id, "sessionId": session_id, "attempt": 1}
+                assert said() == ("messageStreamAborted", [], void)
+                second = worker.next()
+                worker.chunk(second, "whole")
+                name, shown, chunk = said()
+                assert (name, shown, chunk["attempt"], chunk["messageId"]) == ("messageStreamChunk", ["whole"], 2, second.reply_message_id)
+                worker.answer(second, "whole")
+                assert said()[:2] == ("messageBroadcast", [])
+                send(service, session_id, "again")
+                third = worker.next()
+                worker.chunk(third, "never ")
+                assert [said()[:2] for _ in range(2)] == [("messageBroadcast", []), ("messageStreamChunk", ["never "])]
+                worker.fail(third, "for good", final=True)
+                assert said()[:2] == ("messageStreamAborted", [])
+                name, shown, failed = said()
+                assert (name, shown, failed["replyMessageId"]) == ("agentReplyFailed", [], third.reply_message_id)
+                assert set(failed) == {"sessionId", "messageId", "replyMessageId", "reason", "attempts", "sequence"}
+            finally:
+                process.kill()
+    finally:
+        watchdog.cancel()
+
+
+SENDING = """
+socket.emit("message", { type: 2, payload: { roomId: sessionId, message: "Hello!", messageId: "mine-1" } });
+socket.on("messageAck", (ack) => console.log(ack.clientMessageId, ack.status));
+socket.on("messageError", (problem) => console.error(problem.code, problem.error));
+"""
+
+
+def test_the_snippet_that_sends_is_the_readmes_and_works(service: Serve, modules: Path, tmp_path: Path) -> None:
+    assert SENDING in (Path(__file__).parents[2] / "README.md").read_text()
+    session_id = service.create()["sessionId"]
+    head = "const { io } = require('socket.io-client');\nconst [url, sessionId] = process.argv.slice(2);\n"
+    head += "const socket = io(url);\n"
+    (tmp_path / "sending.cjs").write_text(f"{head}{SENDING}socket.on('messageAck', () => process.exit(0));")
+    done = subprocess.run(
+        [str(NODE), "sending.cjs", origin(service), session_id],
+        cwd=tmp_path,
+        env={"NODE_PATH": str(modules)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "mine-1 received_by_server_and_processing\n"), done.stderr
+    assert [message.content for message in replies(service, session_id, 1)] == ["Hello!"]
 
 
 # Going on where one left off.
@@ -631,6 +807,34 @@ def test_a_server_that_is_killed_behind_the_facade(
         assert client.disconnects == []
         assert len(client.connects) == 1
     assert "Traceback" not in front.log_path.read_text()
+
+
+def test_pieces_are_void_when_the_server_behind_the_facade_is_gone(
+    start: Start, connect: Connect, tmp_path: Path, run_program: Callable[[Program], Program]
+) -> None:
+    """Nobody is left who could say so but the facade: the next server knows nothing of them."""
+    address, directory = free_address(), tmp_path / "server"
+    server = start("--no-rest", directory=directory, GRPC_ADDRESS=address)
+    front = run_program(facade(address, "127.0.0.1:0", tmp_path / "facade"))
+    url = f"http://{front.addresses['rest']}"
+    agent_id = stream_agent(server)
+    session_id = create(server, agent_id).session_id
+    members = [joined(connect(url), session_id), joined(connect(url, "python-polling"), session_id)]
+    with requests.get(f"{url}/api/messaging/sessions/{session_id}/events", stream=True, timeout=30) as response:
+        lines = (line.decode() for line in response.iter_lines(chunk_size=1))
+        with Worker(server.channel, agent_id) as worker:
+            send(server, session_id, "hello")
+            delivery = worker.next()
+            worker.chunk(delivery, "half a ")
+            for member in members:
+                member.wait("messageStreamChunk")
+            assert "event: messageStreamChunk" in lines
+            server.kill()
+            void = {"messageId": delivery.reply_message_id, "sessionId": session_id, "attempt": 1}
+            for member in members:
+                assert member.wait("messageStreamAborted") == [void]
+            assert "event: messageStreamAborted" in lines
+            assert json.loads(next(lines).removeprefix("data: ")) == void
 
 
 # The end of the service.

@@ -23,7 +23,7 @@ from eliza.sessions.v1 import (
 from eliza.sessions.v1.errors import TABLE
 from tests.harness import ECHO, Serve
 from tests.live.support import create, ended, fails, history, replies, send
-from tests.realtime.streams import PATIENCE_SECONDS, ManyWatched, Watching, ends, reads_to_the_end
+from tests.realtime.streams import PATIENCE_SECONDS, ManyWatched, Watching, ends
 
 UNKNOWN = "99999999-9999-4999-8999-999999999999"
 MINUTE = 60_000
@@ -226,6 +226,7 @@ class TestWatchSession:
         with closing(Watching(service, session_id)) as watching:
             watching.entries(2)
             delete(service, session_id)
+            assert watching.event() == log_pb2.SessionDeleted(session_id=session_id)
             assert fails(watching.event, "SESSION_NOT_FOUND") == {"sessionId": session_id}
 
     def test_a_deletion_right_after_a_message_ends_it(self, service: Serve) -> None:
@@ -242,7 +243,9 @@ class TestWatchSession:
                 ]
                 sent[0].result()
                 delete(service, session_id)
-                fails(reads_to_the_end(watching.call), "SESSION_NOT_FOUND")
+                read: list[session_service_pb2.WatchSessionResponse] = []
+                fails(lambda watching=watching, read=read: read.extend(iter(watching.call)), "SESSION_NOT_FOUND")
+                assert [response for response in read if response.HasField("deleted")] == read[-1:]
 
     @pytest.mark.parametrize("after", [-1, 3, 2**62, -(2**63)])
     def test_a_sequence_that_is_not_in_the_log(self, service: Serve, after: int) -> None:
@@ -433,6 +436,7 @@ class TestWatchSessions:
             many.join(session_id)
             many.expect("joined")
         delete(service, deleted)
+        assert many.expect("deleted") == log_pb2.SessionDeleted(session_id=deleted)
         end = many.expect("end")
         assert (end.session_id, reason(end), dict(end.details)) == (deleted, "SESSION_NOT_FOUND", {"sessionId": deleted})
         assert end.message
@@ -461,6 +465,7 @@ class TestWatchSessions:
         many.leave(left)
         assert many.expect("end").session_id == left.lower()
         delete(service, deleted)
+        assert many.expect("deleted").session_id == deleted.lower()
         assert many.expect("end").session_id == deleted.lower()
         service.advance(minutes=31)
         assert many.expect("entry").HasField("expiry")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from server.clock import TestClock
 from server.domain.agents import ECHO_ID, Agent, AgentKind
 from server.domain.errors import DomainError, SessionExpiredError, UnavailableError
-from server.domain.events import Chunk, Entry, EntryKind
+from server.domain.events import Abort, Chunk, Entry, EntryKind
 from server.domain.messages import Draft
 from server.domain.sessions import Rule, heartbeat, renew, send_message, update_timeout
 from server.domain.timeouts import PartialTimeoutConfig
@@ -126,7 +126,9 @@ class Watcher:
             assert self.seen[item.session_id][-1].kind is EntryKind.EXPIRY
             self._ended.add(item.session_id)
             return
+        assert isinstance(item, tuple), "nothing is deleted here"
         told, event = item
+        assert not isinstance(event, Abort), "the echo never fails"
         assert told.id == event.session_id
         assert told.id not in self._ended, "something comes after the end"
         seen = self.seen[told.id]

@@ -1,8 +1,10 @@
 """What watches stand on: the store's listeners and its log, and the Watch itself, in this process."""
 
 import asyncio
+import sqlite3
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from server.clock import TestClock
 from server.domain.agents import ECHO_ID, Agent, AgentKind
+from server.domain.deliveries import RetryPolicy
 from server.domain.errors import (
     AgentNotFoundError,
     InvalidFieldError,
@@ -18,15 +21,16 @@ from server.domain.errors import (
     SessionNotFoundError,
     UnavailableError,
 )
-from server.domain.events import Chunk, Entry
+from server.domain.events import Abort, Chunk, Entry, ReplyFailure
 from server.domain.messages import Draft
+from server.domain.replies import fail
 from server.domain.sessions import Outcome, Rule, Session, fall_due, heartbeat, renew, send_message, update_timeout
 from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig
 from server.lifecycle.deadlines import Deadlines
-from server.lifecycle.watch import PAGE_ENTRIES, WAITING_CHUNKS, End, Signals, Watch
+from server.lifecycle.watch import PAGE_ENTRIES, WAITING_CHUNKS, Deleted, End, Signals, Watch
 from server.store.base import PAGE_BYTES, Commit
 from server.store.sqlite import SqliteStore
-from tests.realtime.echoing import delivered, echoing
+from tests.realtime.echoing import HANGS_SECONDS, delivered, echoing
 from tests.unit.samples import MINUTE, POLICY, T0, session
 
 ECHO_AGENT = Agent(ECHO_ID, "echo", AgentKind.ECHO, T0, T0)
@@ -145,6 +149,18 @@ class TestListEntries:
         assert [entry.sequence for entry in found] == list(range(after + 1, min(after + limit, 10) + 1))
         assert {entry.session_id for entry in found} <= {one.id}
 
+    async def test_a_failure_of_an_earlier_version_names_no_reply(self, store: SqliteStore, one: Session, tmp_path: Path) -> None:
+        await store.apply(one.id, say())
+        retries = RetryPolicy(5, 10, 100)
+        rule = partial(fail, message_id="m", reason="no", final=True, backoff_ms=1, policy=retries, last_reply_id="r")
+        await store.apply_delivery(one.id, 1, rule)
+        (entry,) = await store.list_entries(one.id, after_sequence=1, limit=1)
+        assert entry.failure == ReplyFailure("m", 1, "no", 0, "r")
+        with closing(sqlite3.connect(tmp_path / "store.db")) as connection, connection:
+            connection.execute("UPDATE log SET failure = json_remove(failure, '$.reply_message_id')")
+        (entry,) = await store.list_entries(one.id, after_sequence=1, limit=1)
+        assert entry.failure == ReplyFailure("m", 1, "no", 0)
+
     async def test_none_for_a_session_that_is_not_there(self, store: SqliteStore, one: Session) -> None:
         assert await store.list_entries("nobody", after_sequence=0, limit=5) == []
         await store.apply(one.id, say())
@@ -213,12 +229,16 @@ class TestWatch:
         """All that there is to tell now."""
         found: list[object] = []
         while items := await watch.next(0):
-            found += [item if isinstance(item, End) else item[1] for item in items]
+            found += [item[1] if isinstance(item, tuple) else item for item in items]
         return found
 
     @staticmethod
-    def chunk(of: Session, answers: int, index: int = 0) -> Chunk:
-        return Chunk(of.id, of.agent_id, "a reply", f"{index} ", index, answers)
+    def chunk(of: Session, answers: int, index: int = 0, attempt: int = 1) -> Chunk:
+        return Chunk(of.id, of.agent_id, f"reply {answers} {attempt}", f"{index} ", index, answers, attempt)
+
+    @staticmethod
+    def abort(of: Session, answers: int, attempt: int = 1) -> Abort:
+        return Abort(of.id, of.agent_id, f"reply {answers} {attempt}", answers, attempt)
 
     async def test_more_than_a_page(self, store: SqliteStore, one: Session, watch: Watch) -> None:
         await asyncio.gather(*(store.apply(one.id, say(f"{n}")) for n in range(2 * PAGE_ENTRIES + 1)))
@@ -263,18 +283,18 @@ class TestWatch:
     ) -> None:
         await watch.join(one.id, 0)
         await store.apply(one.id, say("first"))
-        signals.chunk(self.chunk(one, 1))
+        signals.piece(self.chunk(one, 1))
         await store.apply(one.id, say("second"))
-        signals.chunk(self.chunk(one, 2))
+        signals.piece(self.chunk(one, 2))
         assert [type(event) for event in await self.all(watch)] == [Entry, Chunk, Entry, Chunk]
-        signals.chunk(self.chunk(one, 2, 1))
+        signals.piece(self.chunk(one, 2, 1))
         assert await self.all(watch) == [self.chunk(one, 2, 1)]
 
     async def test_the_oldest_of_too_many_chunks_are_let_go(self, store: SqliteStore, one: Session, watch: Watch, signals: Signals) -> None:
         await watch.join(one.id, 0)
         outcome = await store.apply(one.id, say())
         for index in range(WAITING_CHUNKS + 5):
-            signals.chunk(self.chunk(one, 1, index))
+            signals.piece(self.chunk(one, 1, index))
         entry, *chunks = await self.all(watch)
         assert entry == outcome.entries[0]
         assert chunks == [self.chunk(one, 1, index) for index in range(5, WAITING_CHUNKS + 5)]
@@ -282,9 +302,129 @@ class TestWatch:
     async def test_a_deletion_ends_it(self, store: SqliteStore, one: Session, watch: Watch) -> None:
         await watch.join(one.id, 0)
         await store.delete_session(one.id)
-        (end,) = await self.all(watch)
+        deleted, end = await self.all(watch)
+        assert deleted == Deleted(one.id)
         assert isinstance(end, End)
         assert isinstance(end.error, SessionNotFoundError)
+
+    async def test_an_expired_session_is_deleted_under_a_watch_that_has_not_read_it(
+        self, store: SqliteStore, clock: TestClock, one: Session, watch: Watch
+    ) -> None:
+        await store.apply(one.id, say())
+        clock.set_ms(T0 + 31 * MINUTE)
+        await Deadlines(store, clock).run_due()
+        await watch.join(one.id, 0)
+        await store.delete_session(one.id)
+        assert list(map(type, await self.all(watch))) == [Deleted, End]
+
+    @pytest.mark.parametrize("left", [0, 1])
+    async def test_a_session_that_the_purge_takes_was_not_deleted(
+        self, store: SqliteStore, clock: TestClock, one: Session, watch: Watch, left: int
+    ) -> None:
+        """Wholly, or all but its last entry."""
+        await store.apply(one.id, say())
+        clock.set_ms(T0 + 31 * MINUTE)
+        await Deadlines(store, clock).run_due()
+        await watch.join(one.id, 0)
+        while len(await store.list_entries(one.id, after_sequence=0, limit=10)) > left:
+            assert await store.purge(clock.now_ms(), 1)
+        (end,) = await watch.next(HANGS_SECONDS)
+        assert isinstance(end, End)
+        assert isinstance(end.error, SessionNotFoundError)
+
+    async def test_a_deletion_that_is_seen_before_it_is_told_is_one(
+        self, store: SqliteStore, clock: TestClock, one: Session, watch: Watch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A reader may find nothing while the writer, which is a thread, has yet to tell."""
+        await watch.join(one.id, 0)
+        answer, held = store._writer._answer, []
+        monkeypatch.setattr(store._writer, "_answer", held.append)
+        call = asyncio.create_task(store.delete_session(one.id))
+        async with asyncio.timeout(HANGS_SECONDS):
+            while not held:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.001)
+        watch.wake(one.id)
+        reading = asyncio.create_task(watch.next(HANGS_SECONDS))
+        async with asyncio.timeout(HANGS_SECONDS):
+            while len(held) < 2:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.001)
+        assert not reading.done()
+        for group in held:
+            answer(group)
+        assert list(map(type, await reading)) == [Deleted, End]
+        await call
+
+    async def test_a_deletion_while_it_is_joined_is_told(
+        self, store: SqliteStore, one: Session, watch: Watch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read = store.get_session
+
+        async def read_and_delete(session_id: str) -> Session:
+            found = await read(session_id)
+            await store.delete_session(session_id)
+            return found
+
+        monkeypatch.setattr(store, "get_session", read_and_delete)
+        await watch.join(one.id, 0)
+        assert list(map(type, await self.all(watch))) == [Deleted, End]
+
+    async def test_a_reader_that_is_cancelled_at_the_end_hears_of_it_when_it_comes_again(
+        self, store: SqliteStore, clock: TestClock, one: Session, watch: Watch
+    ) -> None:
+        await store.apply(one.id, say())
+        clock.set_ms(T0 + 31 * MINUTE)
+        await Deadlines(store, clock).run_due()
+        await watch.join(one.id, 0)
+        while await store.purge(clock.now_ms(), 1000):
+            pass
+        reading = asyncio.create_task(watch.next(HANGS_SECONDS))
+        await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        assert list(map(type, await watch.next(HANGS_SECONDS))) == [End]
+
+    async def test_void_chunks_are_not_told_and_told_ones_are_taken_back(
+        self, store: SqliteStore, one: Session, watch: Watch, signals: Signals
+    ) -> None:
+        await watch.join(one.id, 0)
+        (asked,) = (await store.apply(one.id, say())).entries
+        signals.piece(self.chunk(one, 1, 0))
+        assert await self.all(watch) == [asked, self.chunk(one, 1, 0)]
+        signals.piece(self.chunk(one, 1, 1))
+        signals.piece(self.abort(one, 1))
+        signals.piece(self.chunk(one, 1, 0, attempt=2))
+        signals.piece(self.abort(one, 1, 2))
+        signals.piece(self.chunk(one, 1, 0, attempt=3))
+        assert await self.all(watch) == [self.abort(one, 1), self.chunk(one, 1, 0, attempt=3)]
+        signals.piece(self.abort(one, 1, 3))
+        assert await self.all(watch) == [self.abort(one, 1, 3)]
+
+    async def test_an_abort_outlasts_more_chunks_than_are_kept(
+        self, store: SqliteStore, one: Session, watch: Watch, signals: Signals
+    ) -> None:
+        await watch.join(one.id, 0)
+        await store.apply(one.id, say())
+        signals.piece(self.chunk(one, 1))
+        await self.all(watch)
+        signals.piece(self.abort(one, 1))
+        for attempt in (2, 3):
+            for index in range(WAITING_CHUNKS + 5):
+                signals.piece(self.chunk(one, 1, index, attempt))
+            if attempt == 2:
+                signals.piece(self.abort(one, 1, 2))
+        first, *chunks = await self.all(watch)
+        assert first == self.abort(one, 1)
+        assert chunks == [self.chunk(one, 1, index, 3) for index in range(5, WAITING_CHUNKS + 5)]
+
+    async def test_an_abort_waits_for_the_message_and_comes_before_what_follows(
+        self, store: SqliteStore, one: Session, watch: Watch, signals: Signals
+    ) -> None:
+        await watch.join(one.id, 0)
+        entries = [(await store.apply(one.id, say(f"{n}"))).entries[0] for n in range(3)]
+        signals.piece(self.chunk(one, 1))
+        signals.piece(self.chunk(one, 2))
+        signals.piece(self.abort(one, 2))
+        assert await self.all(watch) == [entries[0], self.chunk(one, 1), entries[1], self.abort(one, 2), entries[2]]
 
     async def test_a_deletion_ends_it_where_chunks_wait_for_a_message_that_is_gone(
         self, store: SqliteStore, clock: TestClock, one: Session, watch: Watch, signals: Signals
@@ -296,9 +436,7 @@ class TestWatch:
         await delivered(store)
         await store.delete_session(one.id)
         told = await self.all(watch)
-        assert [type(event) for event in told] == [End], told
-        assert isinstance(told[0], End)
-        assert isinstance(told[0].error, SessionNotFoundError)
+        assert [type(event) for event in told] == [Deleted, End], told
 
     async def test_nothing_named_makes_no_entry_and_wakes_nobody(self, store: SqliteStore, one: Session, watch: Watch) -> None:
         await watch.join(one.id, 0)

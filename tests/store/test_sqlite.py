@@ -11,6 +11,7 @@ import pytest
 
 from server.clock import TestClock
 from server.domain.errors import InvalidContentError, ResourceExhaustedError, UnavailableError
+from server.domain.requests import Request
 from server.domain.sessions import Outcome, Session, fall_due
 from server.store import sqlite_file
 from server.store.base import Counts, Store
@@ -150,6 +151,25 @@ class TestSqliteStore(StoreConformance):
         assert isinstance(results[1], InvalidContentError)
         assert contents(await history(store, one)) == ["0", "1"]
         assert (statements.count("COMMIT"), statements.count("ROLLBACK")) == (2, 0)
+
+    async def test_a_step_of_the_purge_costs_the_same_however_many_have_expired(self, store: SqliteStore, clock: TestClock) -> None:
+        steps: list[int] = []
+
+        def count() -> int:
+            steps[-1] += 1
+            return 0
+
+        for number in (100, 900):
+            many = [session() for _ in range(number)]
+            await asyncio.gather(*(store.create_session(one, Request("user", one.id, "content")) for one in many))
+            clock.set_ms(many[0].expires_at_ms)
+            await asyncio.gather(*(store.apply(one.id, fall_due) for one in many))
+            steps.append(0)
+            store._writer._connection.set_progress_handler(count, 100)
+            assert await store.purge(clock.now_ms(), 50) == 50
+            store._writer._connection.set_progress_handler(None, 0)
+            clock.set_ms(T0)
+        assert steps[1] < 2 * steps[0]
 
     async def test_a_full_database(self, store: SqliteStore, one: Session) -> None:
         await store.apply(one.id, say("before"))

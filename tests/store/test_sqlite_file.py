@@ -22,7 +22,7 @@ from server.domain.messages import Message
 from server.domain.sessions import Session, fall_due
 from server.domain.timeouts import PartialTimeoutConfig
 from server.store import open_store, sqlite_file, sqlite_path
-from server.store.base import StoreOpenError
+from server.store.base import Description, StoreOpenError
 from server.store.sqlite import SqliteStore
 from tests.store.conformance.common import contents, delivery, history, respond, say
 from tests.unit.samples import AGENT, MINUTE, T0, USER, session
@@ -94,8 +94,17 @@ class TestAFreshFile:
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         await store.close()
 
-    async def test_directories_above_it_are_made(self, tmp_path: Path) -> None:
-        store = await opened(tmp_path / "a" / "b" / "c" / "store.db")
+    async def test_no_directories_above_its_own_are_made(self, tmp_path: Path) -> None:
+        with pytest.raises(StoreOpenError, match=f"there is no directory {tmp_path / 'a'}"):
+            await opened(tmp_path / "a" / "b" / "store.db")
+        assert os.listdir(tmp_path) == []
+
+    async def test_it_tells_where_it_is(self, path: Path) -> None:
+        path.parent.mkdir()
+        link = path.with_name("link.db")
+        link.symlink_to(path)
+        store = await opened(link)
+        assert await store.describe() == Description(str(path), sqlite_file.schema_version(), 0)
         await store.close()
 
     async def test_a_directory_that_is_there_is_left_as_it_is(self, path: Path) -> None:
@@ -134,7 +143,17 @@ class TestAFreshFile:
         await store.close()
         assert (tmp_path / "x.db").exists()
         assert sqlite_path("sqlite:///relative.db") == Path("relative.db")
-        for url in ("postgresql://host/db", "sqlite:///", "sqlite://x.db", "", "store.db"):
+        for url in (
+            "postgresql://host/db",
+            "sqlite:///",
+            "sqlite://x.db",
+            "",
+            "store.db",
+            "sqlite:///x.db?mode=ro",
+            "sqlite:///file:x.db?mode=ro",
+            "sqlite:////x.db#part",
+            "sqlite:///:memory:",
+        ):
             with pytest.raises(StoreOpenError, match="DATABASE_URL"):
                 sqlite_path(url)
 

@@ -85,6 +85,23 @@ class TestClearSessions:
         assert "true or false" in line
 
 
+class TestLogs:
+    @pytest.mark.parametrize(
+        ("value", "means"),
+        [("INFO", "info"), ("warn", "warning"), ("WARN", "warning"), ("Warning", "warning"), ("debug", "debug"), ("ERROR", "error")],
+    )
+    def test_levels_in_any_case(self, load: Load, value: str, means: str) -> None:
+        assert load(LOG_LEVEL=value).log_level == means
+
+    def test_formats_in_any_case(self, load: Load) -> None:
+        assert load(LOG_FORMAT="JSON").log_format == "json"
+
+    def test_another_word_stops_the_start(self, load: Load) -> None:
+        line = refusal(load, LOG_LEVEL="Loud")
+        assert "LOG_LEVEL is 'Loud'" in line
+        assert "debug or info or warning or error" in line
+
+
 class TestAuthToken:
     def test_it_refuses_to_start_and_does_not_repeat_the_secret(self, load: Load) -> None:
         line = refusal(load, ELIZA_SERVER_AUTH_TOKEN="s3cret")

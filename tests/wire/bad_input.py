@@ -320,9 +320,7 @@ def _queries() -> Iterator[Bad]:
         yield _get(f"{history}?{parameter}=-62135596800001", "INVALID_PAGINATION")
     for value in ("x", "NaN", "-1", "0", _HUGE, "1e400", "-1e400", "%00", "%ff", "%zz", "%", "1.9", "[]", ""):
         yield _get(f"{history}?limit={value}", FINE)
-    for value in ("x", "NaN", "Infinity", "%00", "%ff", "[]", "0x10"):
-        yield _get(f"{SESSIONS}?limit={value}", "INVALID_PAGINATION")
-    for value in ("-1", "0", _HUGE, "1e400", ""):
+    for value in ("x", "NaN", "Infinity", "%00", "%ff", "[]", "0x10", "-1", "0", _HUGE, "1e400", ""):
         yield _get(f"{SESSIONS}?limit={value}", FINE)
     for parameter in ("agentId", "userId"):
         for value in ("x", "%00", "%ff", "5", f"{USER}x", "%2e%2e%2f", "'%20OR%201=1"):

@@ -127,7 +127,7 @@ class GrpcDriver:
                     events.append({"event": "user_message", "data": _sent(answer.user_message).body})
                 case "chunk":
                     chunk = answer.chunk
-                    data = {"messageId": chunk.message_id, "chunk": chunk.chunk, "index": chunk.index}
+                    data = {"messageId": chunk.message_id, "chunk": chunk.chunk, "index": chunk.index, "attempt": chunk.attempt}
                     events.append({"event": "chunk", "data": data})
                 case "reply":
                     thought = answer.reply.thought if answer.reply.HasField("thought") else None
@@ -454,6 +454,7 @@ def _entry(entry: log_pb2.LogEntry) -> dict[str, Any]:
             failure = entry.reply_failure
             body["failure"] = {
                 "messageId": failure.message_id,
+                "replyMessageId": failure.reply_message_id,
                 "messageSequence": failure.message_sequence,
                 "reason": failure.reason,
                 "attempts": failure.attempts,

@@ -131,7 +131,8 @@ _REPLY = {
     "thought": Is("text or null", lambda value: value is None or isinstance(value, str)),
     "actions": ARRAY,
 }
-_STREAM = {"user_message": _SENT, "chunk": {"messageId": UUID, "chunk": TEXT, "index": COUNT}, "done": _REPLY, "error": OBJECT}
+_CHUNK = {"messageId": UUID, "chunk": TEXT, "index": COUNT, "attempt": COUNT}
+_STREAM = {"user_message": _SENT, "chunk": _CHUNK, "done": _REPLY, "error": OBJECT}
 _AGENT = {
     "agentId": UUID,
     "name": TEXT,

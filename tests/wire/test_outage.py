@@ -1,8 +1,6 @@
-"""The facade while its server is away, slow or odd, when its clients leave, and as several processes."""
+"""The facade while its server is away, slow or odd, and when its clients leave."""
 
 import asyncio
-import contextlib
-import os
 import signal
 import socket
 import subprocess
@@ -12,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-import psutil
 import pytest
 import requests
 
@@ -232,53 +229,3 @@ async def test_statuses_that_say_nothing(silent: tuple[Silent, str], facade: Cal
             assert front.log_path.read_text().count(failure.details["errorId"]) == 1
         health = await ask("GET", f"{front.url}/health")
         assert (health.status_code, health.json()["status"]) == (503, "unhealthy")
-
-
-def workers(service: Serve) -> dict[int, psutil.Process]:
-    """The facade's processes by their pids."""
-    found = {}
-    for child in psutil.Process(service.process.pid).children():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if "rest" in child.cmdline():
-                found[child.pid] = child
-    return found
-
-
-def answering(service: Serve) -> set[int]:
-    """The workers that have answered one of several requests, each on a connection of its own."""
-    port = int(service.rest.rpartition(":")[2])
-    held = []
-    try:
-        for _ in range(16):
-            http = requests.Session()
-            held.append(http)
-            assert http.get(f"{service.url}/health", timeout=PATIENCE_SECONDS).status_code == 200
-        return {
-            pid
-            for pid, worker in workers(service).items()
-            for connection in worker.net_connections("tcp")
-            if connection.status == psutil.CONN_ESTABLISHED and connection.laddr.port == port
-        }
-    finally:
-        for http in held:
-            http.close()
-
-
-def test_several_workers_answer_and_one_that_dies_is_replaced(start: Callable[..., Serve]) -> None:
-    service = start("--rest-workers", "2", TEST_CLOCK="1")
-    first = set(workers(service))
-    assert len(first) == 2
-    wait_until(lambda: answering(service) == first, "answers of both workers")
-    session = service.create()["sessionId"]
-    victim = min(first)
-    os.kill(victim, signal.SIGKILL)
-
-    def replaced() -> bool:
-        present = set(workers(service))
-        return len(present) == 2 and victim not in present
-
-    wait_until(replaced, "a new worker")
-    wait_until(lambda: answering(service) == set(workers(service)), "answers of the new worker")
-    for _ in range(20):
-        assert requests.get(f"{service.url}/{session}", timeout=PATIENCE_SECONDS).status_code == 200
-    assert service.stop() == 0

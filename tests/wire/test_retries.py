@@ -1,7 +1,10 @@
 """Calls that are repeated with their request id, conditions on the state of a session, and what a full queue says: over both transports."""
 
+import sqlite3
 import uuid
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 
 import grpc
 import pytest
@@ -51,6 +54,41 @@ def test_a_create_that_is_repeated_when_its_agent_is_gone_gives_the_first_answer
     assert post(service, key=key, agentId=agent_id, userId=USER, metadata={"a": 1}).status_code == 409
     other = post(service, key=str(uuid.uuid4()), agentId=agent_id, userId=USER)
     assert (other.status_code, other.json()["code"]) == (404, "AGENT_NOT_FOUND")
+
+
+def test_a_key_is_free_again_once_its_session_is_deleted(service: Serve) -> None:
+    user, key = str(uuid.uuid4()), str(uuid.uuid4())
+    first = post(service, key=key, agentId=ECHO, userId=user, metadata={"a": 1})
+    assert service.http.delete(f"{service.url}/{first.json()['sessionId']}", timeout=30).status_code == 200
+    second = post(service, key=key, agentId=ECHO, userId=user, metadata={"a": 1})
+    assert (second.status_code, second.headers.get("Idempotency-Replayed")) == (201, None)
+    assert second.json()["sessionId"] != first.json()["sessionId"]
+    assert post(service, key=key, agentId=ECHO, userId=user, metadata={"a": 1}).headers["Idempotency-Replayed"] == "true"
+    service.sessions.DeleteSession(session_service_pb2.DeleteSessionRequest(session_id=second.json()["sessionId"]), timeout=30)
+    request = session_service_pb2.CreateSessionRequest(agent_id=ECHO, user_id=user, request_id=key)
+    third = service.sessions.CreateSession(request, timeout=30)
+    assert not third.replayed
+    assert service.sessions.CreateSession(request, timeout=30) == session_service_pb2.CreateSessionResponse(
+        session=third.session, replayed=True
+    )
+    # A message with that key in the session that is gone has nobody to go to.
+    sent = post(service, f"/{first.json()['sessionId']}/messages", "m", content="Hello")
+    assert (sent.status_code, sent.json()["code"]) == (404, "SESSION_NOT_FOUND")
+
+
+@pytest.mark.parametrize("end", ["delete", "purge", "shutdown"])
+def test_nothing_of_a_session_that_is_gone_stays_in_the_table_of_requests(start: Callable[..., Serve], tmp_path: Path, end: str) -> None:
+    service = start(TEST_CLOCK="1", SESSION_RETENTION_MINUTES="0", CLEAR_SESSIONS_ON_SHUTDOWN=str(end == "shutdown").lower())
+    session_id = post(service, key="create", agentId=ECHO, userId=USER, metadata={"who": "me"}).json()["sessionId"]
+    assert post(service, f"/{session_id}/messages", key="message", content="Hello").status_code == 201
+    if end == "delete":
+        assert service.http.delete(f"{service.url}/{session_id}", timeout=30).status_code == 200
+    elif end == "purge":
+        service.advance(minutes=60)
+    assert service.stop() == 0
+    with closing(sqlite3.connect(tmp_path / "store.db")) as connection:
+        counts = {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("sessions", "requests")}
+    assert counts == {"sessions": 0, "requests": 0}
 
 
 @pytest.mark.parametrize("transport", ["websocket", "http", "sse"])

@@ -25,6 +25,9 @@ from tests.faults.simulation.state import (
     require,
 )
 
+MAX_LOST = 20
+"""How many lost connections are not charged to a message."""
+
 PUNCTUAL_MS = 1000
 """Contract: "Warnings and expiries happen when they fall due, to the second"."""
 
@@ -77,7 +80,7 @@ class Model:
         if kind == "delete":
             if not self._matches(session, call["etag"]):
                 return [MISMATCH]
-            self.gone[call["session"]] = self.sessions.pop(call["session"])
+            self._remove(call["session"])
             return [{}]
         if kind == "reply":
             return [self._reply(session, call["sequence"], now, call["content"], observed)]
@@ -130,7 +133,7 @@ class Model:
         )
         self.sessions[state.id] = Session(state, now)
         answer = {"session": state.view(created), "replayed": False}
-        self._remember(f"user {call['user']}", call, answer, now)
+        self._remember(f"user {call['user']}", call, answer, now, state.id)
         return answer
 
     def _send(self, session: Session, call: dict[str, Any], now: int, observed: dict[str, Any]) -> Refusal | dict[str, Any]:
@@ -150,7 +153,7 @@ class Model:
         )
         session.deliveries[entry["sequence"]] = Delivery()
         answer = {"message": self.message(session, entry), "status": status(entry), "replayed": False}
-        self._remember(f"session {session.state.id}", call, answer, now)
+        self._remember(f"session {session.state.id}", call, answer, now, session.state.id)
         return answer
 
     def _heartbeat(self, session: Session, now: int) -> dict[str, Any]:
@@ -251,6 +254,15 @@ class Model:
         require(delivery.attempts < self.limits.max_attempts, "message", sequence, "is given too often")
         delivery.attempts += 1
 
+    def lost(self, session_id: str, sequence: int, times: int, *, gone: bool) -> None:
+        """An attempt was not charged to a message, because a worker went away (has any `gone`?); it is the `times`-th."""
+        delivery = self.sessions[session_id].deliveries[sequence]
+        require(delivery.attempts > 0, "message", sequence, "is given back, but nobody had it")
+        require(times == delivery.lost + 1 <= MAX_LOST, "message", sequence, "is given back for the", times, "time after", delivery.lost)
+        require(gone, "message", sequence, "is given back, but no worker of its agent went")
+        delivery.attempts -= 1
+        delivery.lost = times
+
     def _judge_failure(self, session: Session, sequence: int | None, now: int, entry: dict[str, Any]) -> None:
         require(not session.is_expired(now), "a failure in an expired session:", entry)
         require(sequence == entry["answers"] and sequence in session.deliveries, "a failure of no delivery:", entry)
@@ -273,6 +285,7 @@ class Model:
             right = delivery and {
                 "DELIVERY_ALREADY_ANSWERED": delivery.answered,
                 "DELIVERY_NOT_LEASED": not delivery.open,
+                "INVALID_CONTENT": "" in delivery.said,
             }.get(error)
             require(right, "a delivery in session", session.state.id, sequence, "was refused:", error, delivery)
 
@@ -294,10 +307,18 @@ class Model:
     def purged(self, left: Iterable[str], now: int) -> None:
         """The service has removed all sessions but those that are `left`."""
         for session_id in sorted(set(self.sessions) - set(left)):
-            session = self.sessions[session_id]
-            old = session.state.expires <= now - self.limits.retention_ms
-            require(session.is_expired(now) and old, "a session was purged before its time:", session_id)
-            self.gone[session_id] = self.sessions.pop(session_id)
+            require(self._is_old(session_id, now), "a session was purged before its time:", session_id)
+            self._remove(session_id)
+
+    def _is_old(self, session_id: str, now: int) -> bool:
+        """Whether the purge may take a session."""
+        session = self.sessions[session_id]
+        return session.is_expired(now) and session.state.expires <= now - self.limits.retention_ms
+
+    def _remove(self, session_id: str) -> None:
+        """A session is gone, and with it what clients asked for with a request id."""
+        self.gone[session_id] = self.sessions.pop(session_id)
+        self.requests = {key: known for key, known in self.requests.items() if known.session != session_id}
 
     def overdue(self, now: int) -> None:
         """Raises Violation where something should have happened by now."""
@@ -363,11 +384,11 @@ class Model:
         return entry
 
     def _known(self, scope: str, call: dict[str, Any], now: int, observed: dict[str, Any]) -> Refusal | dict[str, Any] | None:
-        """What a request was answered before. Once its retention is over, either is right."""
+        """What a request was answered before. Once it may be forgotten, either is right."""
         known = self.requests.get((scope, call["request"])) if call["request"] else None
         if known is None:
             return None
-        if now >= known.made + self.limits.request_retention_ms and observed.get("fresh"):
+        if observed.get("fresh") and self.may_be_forgotten(scope, call["request"], now):
             return None
         return {**known.answer, "replayed": True} if known.content == content(call) else REUSED
 
@@ -377,13 +398,13 @@ class Model:
         return known.made if known else None
 
     def may_be_forgotten(self, scope: str, request: str, now: int) -> bool:
-        """Whether a request was made before, and its retention is over."""
-        made = self.made(scope, request)
-        return made is not None and now >= made + self.limits.request_retention_ms
+        """Whether a request was made before, and its retention is over, or that of its session, which goes after it."""
+        known = self.requests.get((scope, request)) if request else None
+        return known is not None and (now >= known.made + self.limits.request_retention_ms or self._is_old(known.session, now))
 
-    def _remember(self, scope: str, call: dict[str, Any], answer: dict[str, Any], now: int) -> None:
+    def _remember(self, scope: str, call: dict[str, Any], answer: dict[str, Any], now: int, session_id: str) -> None:
         if call["request"]:
-            self.requests[scope, call["request"]] = Known(content(call), answer, now)
+            self.requests[scope, call["request"]] = Known(content(call), answer, now, session_id)
 
     def _matches(self, session: Session, etag: str) -> bool:
         return not etag or etag == "*" or self.etags.get((session.state.id, etag)) == session.state

@@ -98,6 +98,8 @@ class Delivery:
     """The way of a message to the agent, as far as the contract tells of it."""
 
     attempts: int = 0
+    lost: int = 0
+    """How often the connection of whoever had it went away before they had said anything: these are no attempts."""
     open: bool = True
     answered: bool = False
     final: bool = False
@@ -129,8 +131,9 @@ class Session:
 
 @dataclass(frozen=True)
 class Known:
-    """A request with an id, what it asked for, and what it was answered."""
+    """A request with an id, what it asked for, what it was answered, and the session that it goes with."""
 
     content: object
     answer: dict[str, Any]
     made: int
+    session: str

@@ -27,6 +27,10 @@ class Watcher:
         self.places: dict[str, int | None] = {}
         """The last sequence that was seen; None until it is known."""
         self._replies: set[str] = set()
+        self._drafts: dict[str, set[str]] = {}
+        """By session, the replies of which this connection has brought pieces, and no end yet."""
+        self._void: set[str] = set()
+        self._deleted: set[str] = set()
         self._asked: deque[tuple[str, str]] = deque()
         """The changes that were sent and not answered yet, as far as one can tell."""
 
@@ -36,6 +40,7 @@ class Watcher:
             return
         self._stream = Stream()
         self._asked.clear()
+        self._drafts.clear()
         self._task = self._world.guarded(self._run, self._stream, self._world.life)
         for session_id in list(self.places):
             self._join(session_id)
@@ -59,6 +64,7 @@ class Watcher:
         if self._task is not None and session_id in self.places:
             self._asked.append(("leave", session_id))
             del self.places[session_id]
+            self._drafts.pop(session_id, None)
             leave = sessions_pb.WatchSessionsRequest.Leave(session_id=session_id)
             self._stream.send(sessions_pb.WatchSessionsRequest(leave=leave))
 
@@ -66,6 +72,8 @@ class Watcher:
         for session_id, place in self.places.items():
             last = len(self._world.model.log_of(session_id))
             require(place == last, "a watcher of", session_id, "has seen", place, "entries of", last)
+        drafts = [session_id for session_id, drafts in self._drafts.items() if drafts]
+        require(not drafts, "a watcher is left with pieces of replies that are not coming, of", drafts)
 
     def _join(self, session_id: str) -> None:
         self._asked.append(("join", session_id))
@@ -112,10 +120,33 @@ class Watcher:
                 require(logged(entry) == seen(wanted), "a watcher has seen", logged(entry), "of", seen(wanted))
                 self.places[session_id] = entry.sequence
                 self._replies.add(wanted.get("id", ""))
+                ended = {entry.message.message_id, entry.reply_failure.reply_message_id}
+                require(not ended & self._void or entry.HasField("reply_failure"), "a reply was void:", entry)
+                self._drafts.setdefault(session_id, set()).difference_update(ended)
+                failed_with_pieces = entry.HasField("reply_failure") and self._drafts[session_id]
+                require(not failed_with_pieces, "a reply has failed, and its pieces stand:", entry)
+                if entry.HasField("expiry"):
+                    self._drafts.pop(session_id)
                 world.counts["entries seen"] += 1
             case "chunk":
-                require(response.chunk.message_id not in self._replies, "a chunk after its reply:", response.chunk)
+                chunk = response.chunk
+                require(chunk.message_id not in self._replies, "a chunk after its reply:", chunk)
+                require(chunk.message_id not in self._void, "a chunk after it was void:", chunk)
+                require(chunk.attempt > 0, "a chunk of no attempt:", chunk)
+                if chunk.session_id in self.places:
+                    self._drafts.setdefault(chunk.session_id, set()).add(chunk.message_id)
                 world.counts["chunks seen"] += 1
+            case "aborted":
+                aborted = response.aborted
+                require(aborted.message_id not in self._replies, "a reply that is there is void:", aborted)
+                self._void.add(aborted.message_id)
+                self._drafts.get(aborted.session_id, set()).discard(aborted.message_id)
+                world.counts["aborts seen"] += 1
+            case "deleted":
+                session_id = response.deleted.session_id
+                require(session_id not in model.sessions, "a session is there that is said to be deleted:", session_id)
+                self._deleted.add(session_id)
+                world.counts["deletions seen"] += 1
             case "end":
                 self._end(response.end)
 
@@ -133,6 +164,7 @@ class Watcher:
                 self._asked.remove(("leave", session_id))
             return
         place = self.places.pop(session_id, None)
+        self._drafts.pop(session_id, None)
         if reason == "SESSION_NOT_FOUND":
             purging = session is not None and session.is_expired(world.now_ms() - LIMITS.retention_ms)
             require(session is None or purging, "not found, but there:", session_id)

@@ -118,6 +118,7 @@ CALLS: dict[str, Callable[[Store, Session], Awaitable[object]]] = {
     "get_session": lambda store, one: store.get_session(one.id),
     "list_sessions": lambda store, one: store.list_sessions(T0, limit=1),
     "list_messages": lambda store, one: store.list_messages(one, limit=1),
+    "describe": lambda store, one: store.describe(),
     "counts": lambda store, one: store.counts(T0),
     "due": lambda store, one: store.due(T0, 1),
     "next_due_ms": lambda store, one: store.next_due_ms(),

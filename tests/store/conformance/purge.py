@@ -5,11 +5,12 @@ import pytest
 from server.clock import TestClock
 from server.domain.errors import SessionNotFoundError
 from server.domain.messages import Draft, Reply
-from server.domain.sessions import Session, fall_due, heartbeat
+from server.domain.requests import Request
+from server.domain.sessions import Outcome, Session, fall_due, heartbeat
 from server.domain.timeouts import PartialTimeoutConfig
 from server.store.base import Counts, Store
 from tests.store.conformance.common import OnStore, agent, answer, history, patch, say
-from tests.unit.samples import MINUTE, T0
+from tests.unit.samples import MINUTE, T0, session
 
 
 class Purge(OnStore):
@@ -66,6 +67,27 @@ class Purge(OnStore):
         assert await store.counts(T0) == Counts(1, 0, 0, 0)
         assert await store.purge(old.expires_at_ms, limit) == 0
 
+    @pytest.mark.parametrize("limit", [1, 2, 3, 100])
+    async def test_purge_takes_the_requests_of_what_it_removes_and_no_others(self, store: Store, clock: TestClock, limit: int) -> None:
+        old, live = session(), session(T0 + MINUTE)
+        for one in (old, live):
+            await store.create_session(one, Request("user", f"create {one.id}", "content"))
+            for n in range(2):
+                await store.apply(one.id, answer(Reply(Draft("r"))), Request(one.id, f"message {n}", "content"))
+        clock.set_ms(old.expires_at_ms)
+        await store.apply(old.id, fall_due)
+        removed = 0
+        while step := await store.purge(old.expires_at_ms, limit):
+            assert 1 <= step <= limit
+            removed += step
+        # Three requests, two entries with their deliveries, the entry of its expiry, and the session.
+        assert removed == 9
+        for one, is_known in ((old, False), (live, True)):
+            assert await store.knows(Request("user", f"create {one.id}", "content")) is is_known
+            assert [await store.knows(Request(one.id, f"message {n}", "content")) for n in range(2)] == [is_known] * 2
+        anew = session(clock.now_ms())
+        assert await store.create_session(anew, Request("user", f"create {old.id}", "content")) == Outcome(anew)
+
     async def test_purge_takes_what_expired_at_that_instant_or_before(self, store: Store, one: Session, clock: TestClock) -> None:
         clock.set_ms(one.expires_at_ms)
         expired = (await store.apply(one.id, fall_due)).session
@@ -89,7 +111,9 @@ class Purge(OnStore):
         await store.create_agent(agent())
         await store.apply(one.id, say())
         await self.added(store)
+        assert (await store.describe()).sessions == 2
         await store.clear_sessions()
+        assert (await store.describe()).sessions == 0
         assert await store.counts(T0) == Counts(0, 0, 0, 0)
         assert await store.next_due_ms() is None
         assert (await store.list_messages(one, limit=5)).messages == []

@@ -65,10 +65,58 @@ class Requests(OnStore):
         assert [(result.session, result.replayed) for result in results] == [(new, n > 0) for n in range(5)]
         await store.apply(new.id, say())
         assert await store.create_session(session(), self.asked()) == Outcome(new, replayed=True)
-        await store.delete_session(new.id)
-        assert (await store.create_session(session(), self.asked())).session == new
-        with pytest.raises(SessionNotFoundError):
-            await store.get_session(new.id)
+
+    async def test_what_a_deleted_session_left_is_forgotten(self, store: Store, one: Session) -> None:
+        gone, other = session(), session()
+        create, other_create, message = self.asked("create"), self.asked("other"), self.asked("message")
+        await store.create_session(gone, create)
+        await store.create_session(other, other_create)
+        await store.apply(gone.id, say("hi"), message)
+        await store.apply(one.id, say("hi"), self.asked("of one"))
+        await store.delete_session(gone.id)
+        assert [await store.knows(asked) for asked in (create, message, other_create, self.asked("of one"))] == [False, False, True, True]
+        # The key is free, for other content too.
+        anew = session()
+        assert await store.create_session(anew, self.asked("create", "other content")) == Outcome(anew)
+        assert await store.create_session(session(), self.asked("create", "other content")) == Outcome(anew, replayed=True)
+
+    async def test_a_refused_deletion_forgets_nothing(self, store: Store) -> None:
+        kept = session()
+        await store.create_session(kept, self.asked())
+        with pytest.raises(EtagMismatchError):
+            await store.delete_session(kept.id, '"other"')
+        assert await store.create_session(session(), self.asked()) == Outcome(kept, replayed=True)
+
+    async def test_a_key_is_free_at_once_behind_a_deletion(self, store: Store) -> None:
+        """Also where creating, deleting and creating anew meet in one group of writes."""
+        for is_stored in (False, True):
+            first, second, third = session(), session(), session()
+            asked = self.asked(f"create {is_stored}")
+            before = [store.create_session(first, asked), store.apply(first.id, say("hi"), self.asked(f"message {is_stored}"))]
+            after = [
+                store.delete_session(first.id),
+                store.create_session(second, asked),
+                store.create_session(session(), asked),
+                store.delete_session(second.id),
+                store.create_session(third, asked),
+            ]
+            if is_stored:
+                await self.together(store, before)
+                results = await self.together(store, after)
+            else:
+                results = (await self.together(store, [*before, *after]))[2:]
+            assert results == [None, Outcome(second), Outcome(second, replayed=True), None, Outcome(third)]
+            assert await store.create_session(session(), asked) == Outcome(third, replayed=True)
+            assert not await store.knows(self.asked(f"message {is_stored}"))
+            for gone in (first, second):
+                with pytest.raises(SessionNotFoundError):
+                    await store.get_session(gone.id)
+
+    async def test_what_cleared_sessions_left_is_forgotten(self, store: Store) -> None:
+        await store.create_session(session(), self.asked())
+        await store.clear_sessions()
+        anew = session()
+        assert await store.create_session(anew, self.asked()) == Outcome(anew)
 
     async def test_requests_are_forgotten_in_steps(self, store: Store, one: Session, clock: TestClock) -> None:
         for n in range(5):

@@ -202,7 +202,9 @@ class ReplyFailure(_message.Message):
     attempts: _builtins.int
     """How many attempts there were."""
     reply_message_id: _builtins.str
-    """UUID that the reply of the last attempt would have had: that of its chunks. Empty where no attempt was made."""
+    """UUID that the reply of the last attempt would have had: that of its chunks. Empty where no attempt was made, or the service
+    that made it was killed.
+    """
     def __init__(
         self,
         *,

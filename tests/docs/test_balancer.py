@@ -1,0 +1,108 @@
+"""Several `eliza-sessions rest` behind nginx as the README has it: Socket.IO clients that begin with long-polling get their events."""
+
+import asyncio
+import contextlib
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
+
+import aiohttp
+import pytest
+import requests
+import socketio
+
+from tests.docs.test_readme import example
+from tests.harness import Serve
+from tests.live.support import until
+from tests.realtime.clients.programs import Program, facade, free_address
+
+CLIENTS = 12
+DEADLINE_SECONDS = 60
+
+AROUND = """
+daemon off;
+master_process off;
+pid nginx.pid;
+events {{}}
+http {{
+    client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+    log_format upstream '$upstream_addr';
+    access_log upstream.log upstream;
+    {site}
+}}
+"""
+
+
+@pytest.fixture
+def facades(service: Serve, tmp_path: Path) -> Iterator[list[Program]]:
+    """Two processes of the facade, on addresses of their own."""
+    with ExitStack() as stack:
+        one = facade(service.grpc, "127.0.0.1:0", tmp_path / "one")
+        stack.callback(one.kill)
+        two = facade(service.grpc, "127.0.0.1:0", tmp_path / "two")
+        stack.callback(two.kill)
+        yield [one, two]
+
+
+@pytest.fixture
+def balancer(facades: list[Program], tmp_path: Path) -> Iterator[str]:
+    """nginx with the README's configuration and these addresses; yields its HOST:PORT."""
+    program = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin")
+    if program is None:
+        pytest.fail("this test wants nginx: apt-get install nginx-light")
+    one, two = (running.addresses["rest"] for running in facades)
+    address = free_address()
+    site = example("nginx").replace("127.0.0.1:3001", one).replace("127.0.0.1:3002", two).replace("listen 80;", f"listen {address};")
+    (tmp_path / "nginx.conf").write_text(AROUND.format(site=site))
+    process = subprocess.Popen([program, "-p", tmp_path, "-c", "nginx.conf", "-e", "error.log"], stderr=subprocess.DEVNULL)
+
+    def answers() -> bool:
+        with contextlib.suppress(requests.ConnectionError):
+            return requests.get(f"http://{address}/api/messaging/sessions/health", timeout=20).status_code == 200
+        return False
+
+    try:
+        until(lambda: process.poll() is not None or answers(), "nginx")
+        assert process.poll() is None, (tmp_path / "error.log").read_text()
+        yield address
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+@contextlib.asynccontextmanager
+async def client(address: str, own_address: str, session_id: str, transports: list[str] | None) -> AsyncIterator[asyncio.Queue[str]]:
+    """A Socket.IO client that has joined a session; yields the texts that it hears."""
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    joined = asyncio.Event()
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(local_addr=(own_address, 0))) as http:
+        socket = socketio.AsyncClient(http_session=http, reconnection=False)
+        socket.on("messageBroadcast", lambda message: heard.put_nowait(message["text"]))
+        socket.on("channel_joined", lambda _: joined.set())
+        await socket.connect(f"http://{address}", transports=transports)
+        try:
+            await socket.emit("join", {"roomId": session_id})
+            await joined.wait()
+            yield heard
+        finally:
+            await socket.disconnect()
+
+
+@pytest.mark.parametrize("transports", [None, ["polling"]], ids=["default", "polling"])
+async def test_every_client_behind_the_balancer_gets_its_events(
+    service: Serve, balancer: str, tmp_path: Path, transports: list[str] | None
+) -> None:
+    session_id = service.create()["sessionId"]
+    url = f"http://{balancer}/api/messaging/sessions/{session_id}/messages"
+    async with asyncio.timeout(DEADLINE_SECONDS), AsyncExitStack() as stack:
+        # From a network each, since ip_hash goes by that.
+        clients = [
+            await stack.enter_async_context(client(balancer, f"127.0.{number}.1", session_id, transports)) for number in range(CLIENTS)
+        ]
+        sent = await asyncio.to_thread(requests.post, url, json={"content": "hello"}, timeout=30)
+        assert sent.status_code == 201
+        assert [[await heard.get(), await heard.get()] for heard in clients] == [["hello", "hello"]] * CLIENTS
+    # Both processes had clients.
+    assert len(set((tmp_path / "upstream.log").read_text().split())) == 2
