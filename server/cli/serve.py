@@ -56,7 +56,9 @@ async def _serve(settings: Settings, *, with_rest: bool) -> None:
         rest_address = ""
         if with_rest:
             listener: socket.socket = stack.enter_context(await listen("REST_ADDRESS", settings.rest_address))
-            rest_address = with_port(settings.rest_address, listener.getsockname()[1])
+            rest_port = listener.getsockname()[1]
+            service.close_port_to_agents(rest_port)
+            rest_address = with_port(settings.rest_address, rest_port)
             ready += f" rest={rest_address}"
             # It ends first, because it needs the server: half of the time is its own, and what it leaves is the server's.
             supervisor = Supervisor(

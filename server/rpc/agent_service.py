@@ -73,6 +73,7 @@ class AgentService(AgentServiceServicer):
         timeout, settings = timeout_request(wanted.timeout_config), agent_settings(wanted)
         agent = Agent(agent_id, wanted.name, agent_kind(wanted.kind), now_ms, now_ms, timeout, settings)
         self._connectors.check(agent)
+        await self._connectors.check_secret(agent)
         await self._store.create_agent(agent)
         return pb.CreateAgentResponse(agent=agent_message(agent))
 
@@ -105,14 +106,18 @@ class AgentService(AgentServiceServicer):
         return message
 
     async def UpdateAgent(self, request: pb.UpdateAgentRequest, context: Any) -> pb.UpdateAgentResponse:
-        paths = list(request.update_mask.paths) or _set_paths(request.agent)
+        agent_id, paths = request.agent.agent_id.lower(), list(request.update_mask.paths) or _set_paths(request.agent)
+        patched = _patched(await self._store.get_agent(agent_id), request.agent, paths)
+        self._connectors.check(patched)
+        # Before the write, which must not wait for a file. A secret that another change has put there meanwhile was read by that one.
+        await self._connectors.check_secret(patched)
 
         def change(agent: Agent, now_ms: int) -> Agent:
             patched = _patched(agent, request.agent, paths)
             self._connectors.check(patched)
             return replace(patched, updated_at_ms=now_ms)
 
-        agent = await self._store.update_agent(request.agent.agent_id.lower(), change)
+        agent = await self._store.update_agent(agent_id, change)
         self._connectors.workers.changed(agent.id, agent)
         return pb.UpdateAgentResponse(agent=agent_message(agent))
 

@@ -1,5 +1,6 @@
 """The README is true: its tables are those of the code, and its examples run as they are printed, against a real service."""
 
+import asyncio
 import base64
 import json
 import os
@@ -18,7 +19,7 @@ from server.agents.connectors import connect
 from server.agents.registry import read_agents_file
 from server.agents.webhook import signed_headers, signing_key
 from server.domain.agents import OpenAiSettings
-from server.settings import load_settings
+from server.settings import listed, load_settings
 from tests import node
 from tests.agents.webhook_server import Server, reply
 from tests.docs import tables
@@ -197,8 +198,9 @@ def test_the_file_of_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-a-test")
     path = tmp_path / "agents.toml"
     path.write_text(example("agents.toml"))
-    connectors = connect(load_settings().timeout_policy, allowed_hosts=[], allowed_secrets=["OPENAI_API_KEY"])
-    (agent,) = read_agents_file(path, 0, connectors)
+    settings = load_settings()
+    connectors = connect(settings.timeout_policy, allowed_hosts=[], allowed_secrets=listed(settings.agent_secrets))
+    (agent,) = asyncio.run(read_agents_file(path, 0, connectors))
     assert (agent.name, agent.timeout.timeout_minutes) == ("Support", 60)
     assert isinstance(agent.settings, OpenAiSettings)
     assert (agent.settings.model, agent.settings.temperature) == ("gpt-4o-mini", 0.2)
