@@ -11,7 +11,7 @@ from typing import Final, TypeVar, cast
 from server.clock import Clock
 from server.domain.agents import Agent
 from server.domain.errors import AgentAlreadyExistsError, AgentNotFoundError, SessionNotFoundError, UnavailableError
-from server.domain.events import Entry, EntryKind
+from server.domain.events import Entry
 from server.domain.replies import DeliveryRule
 from server.domain.requests import Request
 from server.domain.sessions import Outcome, Rule, Session
@@ -171,22 +171,21 @@ class SqliteStore(Store):
 
     async def list_history(self, session: Session, *, before_sequence: int, limit: int) -> list[Entry]:
         statement = (
-            f"SELECT {_ENTRY} FROM log WHERE session_id = ? AND message_id IS NOT NULL AND coalesce(answers, sequence) < ? "
-            "ORDER BY sequence DESC LIMIT ?"
+            f"SELECT {_ENTRY} FROM log INDEXED BY log_by_place WHERE session_id = ? AND message_id IS NOT NULL AND place < ? "
+            "ORDER BY place DESC, sequence DESC LIMIT ?"
         )
 
         def read(connection: sqlite3.Connection) -> list[Entry]:
             with closing(connection.execute(statement, (session.id, before_sequence, limit))) as found:
                 page, _ = _page(found, limit, _text_size)
-            return sorted(map(rows.entry_of, page), key=_place_in_conversation)
+            return list(map(rows.entry_of, reversed(page)))
 
         return self._read(read)
 
     async def find_answer(self, session_id: str, sequence: int) -> Entry | None:
         statement = (
             f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND answers = :sequence UNION ALL "
-            f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND sequence > :sequence AND kind = '{EntryKind.REPLY_FAILURE}' "
-            "AND failure ->> 'message_sequence' = :sequence LIMIT 1"
+            f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND failed_sequence = :sequence LIMIT 1"
         )
         named = {"id": session_id, "sequence": sequence}
         found = self._read(lambda connection: connection.execute(statement, named).fetchall())
@@ -366,10 +365,11 @@ class SqliteStore(Store):
             raise public_error(error) from error
 
 
+# The index is named because SQLite would take the primary key, and read past every delivery that is closed.
 _NEXT_DELIVERY: Final = (
-    f"SELECT {_of('sessions', rows.SESSION)}, {_of('log', rows.ENTRY)}, {_of('deliveries', rows.DELIVERY)} FROM deliveries "
-    "JOIN sessions ON sessions.id = deliveries.session_id "
-    "JOIN log ON log.session_id = deliveries.session_id AND log.sequence = deliveries.sequence "
+    f"SELECT {_of('sessions', rows.SESSION)}, {_of('log', rows.ENTRY)}, {_of('deliveries', rows.DELIVERY)} "
+    "FROM deliveries INDEXED BY deliveries_open CROSS JOIN sessions ON sessions.id = deliveries.session_id "
+    "CROSS JOIN log ON log.session_id = deliveries.session_id AND log.sequence = deliveries.sequence "
     f"WHERE deliveries.session_id = ? AND deliveries.state IN {rows.OPEN} ORDER BY deliveries.sequence LIMIT 1"
 )
 # A step looks at no more sessions than it may remove, so that its cost does not grow with how many have expired.
@@ -400,12 +400,6 @@ def _agent(agent_id: str, connection: sqlite3.Connection) -> Agent:
     if not found:
         raise AgentNotFoundError(agent_id)
     return rows.agent_of(found[0])
-
-
-def _place_in_conversation(entry: Entry) -> tuple[int, int]:
-    """Where a message belongs: a reply right behind the message that it answers."""
-    answers = entry.message.answers if entry.message else None
-    return answers or entry.sequence, entry.sequence
 
 
 def _text_size(row: rows.Row) -> int:

@@ -65,7 +65,7 @@ _PUT_DELIVERIES = (
     "ON CONFLICT DO UPDATE SET (state, attempts, due_at_ms) = (excluded.state, excluded.attempts, excluded.due_at_ms)"
 )
 _CLOSE_DELIVERIES = (
-    f"UPDATE deliveries SET state = '{DeliveryState.FAILED}', due_at_ms = NULL "
+    f"UPDATE deliveries INDEXED BY deliveries_open SET state = '{DeliveryState.FAILED}', due_at_ms = NULL "
     f"WHERE session_id IN (SELECT value FROM json_each(?)) AND state IN {rows.OPEN}"
 )
 _LOAD_REQUESTS = (
