@@ -39,8 +39,8 @@ class MessagePage:
 class SessionPage:
     """A page of active sessions in order of creation.
 
-    `next`: the next page begins behind it; None on the last page. `total`: how many match on all pages, together with those that
-    have expired so lately that it is not written yet.
+    `next`: the next page begins behind it; None on the last page. `total`: how many match on all pages.
+    It counts a session until its expiry is written, and so may lag behind the pages.
     """
 
     sessions: list[Session]
@@ -70,9 +70,10 @@ class OpenSession:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many sessions the store holds, by what is written of them: a session counts as active until its expiry is in its log.
+    """How many sessions the store holds. A session counts as active until its expiry is in its log.
 
-    `expiring_soon`: active ones whose warning is in the log. `invalid`: those that a read has met whose rows cannot be read back.
+    `expiring_soon`: active ones whose warning is in the log.
+    `invalid`: those that a read has met, and whose rows cannot be read back.
     """
 
     active: int
@@ -180,8 +181,8 @@ class Store(ABC):
     ) -> SessionPage:
         """Reads at most `limit` sessions that are active at `now_ms`, the oldest first, from the first one behind `after`.
 
-        A page stops early, after at least one session, where its text grows past PAGE_BYTES. It also stops, even without any session,
-        where it has passed MAX_PASSED that have expired and do not say so yet, or cannot be read back.
+        A page stops early, after at least one session, where its text grows past PAGE_BYTES. It stops, even
+        without any session, once it has left out MAX_PASSED: their expiry is not written yet, or they are unreadable.
         """
 
     @abstractmethod
@@ -231,7 +232,7 @@ class Store(ABC):
 
     @abstractmethod
     async def counts(self) -> Counts:
-        """Tells how many sessions there are. The counts are kept with each write, so that this costs the same however many they are."""
+        """Tells how many sessions there are, at the same cost however many they are: each write keeps the counts."""
 
     @abstractmethod
     async def due(self, now_ms: int, limit: int) -> list[str]:
@@ -315,7 +316,7 @@ MAX_WRITES = 10_000
 """How many writes may wait for the disk, where nobody says."""
 
 MAX_PASSED = 1000
-"""How many sessions a page may leave out before it ends: what a page costs is bounded also while many have yet to expire."""
+"""How many sessions a page may leave out before it ends. This bounds its cost while the expiry of many is not written yet."""
 
 PAGE_BYTES = 640 * 1024
 """How much text of JSON and content a page holds: as protobuf it then stays below the 4 MiB that a gRPC client takes by default, whatever

@@ -45,7 +45,7 @@ _AGENT: Final = ", ".join(rows.AGENT)
 _ENTRY_TEXTS: Final = [rows.ENTRY.index(column) for column in ("content", "metadata", "attachments", "thought", "actions")]
 _ALWAYS_MS: Final = 2**62
 _READABLE: Final = "iif(json_valid(metadata), json_type(metadata) = 'object', false)"
-"""Of a session: in a file that was damaged there may be others, which are counted when they are met, and listed nowhere."""
+"""Whether a session can be read back. In a damaged file some cannot: reads count them, and no list shows them."""
 _MAX_UNREADABLE: Final = 1000
 """How many sessions that cannot be read back are remembered, and counted."""
 _LISTS: Final = {

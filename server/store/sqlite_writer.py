@@ -52,7 +52,7 @@ _INSERT_SESSIONS = (
     f"INSERT INTO sessions ({', '.join((*rows.SESSION_FIXED, *_CHANGING))}) "
     f"SELECT {_values(len(rows.SESSION_FIXED) + len(_CHANGING))} FROM json_each(?) AS item"
 )
-# Without `expired`: SQLite would write each session anew into the indexes of live sessions, whether it has changed or not.
+# Leaves out `expired`, or SQLite would write each session anew into the four indexes of live sessions.
 _UPDATED = {column: index for index, column in enumerate(_CHANGING) if column != "expired"}
 _UPDATE_SESSIONS = (
     f"UPDATE sessions SET ({', '.join(_UPDATED)}) = ({', '.join(f'item.value ->> {index}' for index in _UPDATED.values())}) "

@@ -1,4 +1,4 @@
-"""What an operation of the store costs does not grow with what the store holds, and each statement uses the index that is meant for it."""
+"""No operation of the store costs more the more the store holds, and each statement uses the intended index."""
 
 from pathlib import Path
 

@@ -14,7 +14,8 @@ CREATE INDEX sessions_of_agent ON sessions (agent_id, created_at_ms, id) WHERE N
 CREATE INDEX sessions_of_user ON sessions (user_id, created_at_ms, id) WHERE NOT expired;
 CREATE INDEX sessions_of_agent_and_user ON sessions (agent_id, user_id, created_at_ms, id) WHERE NOT expired;
 
--- How many sessions there are, by their state: live, of these warned, and expired. A row that would count none is not there.
+-- How many sessions there are, by their state: live, of these warned, and expired.
+-- A count that has come down to 0 is removed.
 CREATE TABLE session_counts (
     state TEXT NOT NULL,
     -- Empty: of any agent, of any user. Only live ones are counted by these.
