@@ -97,10 +97,10 @@ class SessionService(SessionServiceServicer):
         if request.page_token:
             after = Position(*read_token(request.page_token, scope, (int, str)))  # type: ignore[arg-type]
         page = await self._store.list_sessions(now_ms, limit=size, after=after, agent_id=agent_id, user_id=user_id)
-        counts = await self._store.counts(now_ms)
+        counts = await self._store.counts()
         return pb.ListSessionsResponse(
             sessions=[session_message(session, now_ms) for session in page.sessions],
-            next_page_token=make_token(scope, (page.sessions[-1].created_at_ms, page.sessions[-1].id)) if page.has_more else "",
+            next_page_token=make_token(scope, (page.next.created_at_ms, page.next.id)) if page.next else "",
             total_size=page.total,
             stats=pb.SessionStats(
                 total_sessions=counts.active + counts.expired, active_sessions=counts.active, expired_sessions=counts.expired
@@ -202,7 +202,7 @@ class SessionService(SessionServiceServicer):
 
     async def GetServiceStatus(self, request: pb.GetServiceStatusRequest, context: Any) -> pb.GetServiceStatusResponse:
         now_ms = self._clock.now_ms()
-        counts = await self._store.counts(now_ms)
+        counts = await self._store.counts()
         is_degraded = counts.invalid or not self._health.is_rest_served
         health = pb.GetServiceStatusResponse.HEALTH_DEGRADED if is_degraded else pb.GetServiceStatusResponse.HEALTH_HEALTHY
         return pb.GetServiceStatusResponse(

@@ -37,10 +37,14 @@ class MessagePage:
 
 @dataclass(frozen=True, slots=True)
 class SessionPage:
-    """A page of active sessions in order of creation; `total` is how many match on all pages."""
+    """A page of active sessions in order of creation.
+
+    `next`: the next page begins behind it; None on the last page. `total`: how many match on all pages.
+    It counts a session until its expiry is written, and so may lag behind the pages.
+    """
 
     sessions: list[Session]
-    has_more: bool
+    next: Position | None
     total: int
 
 
@@ -66,7 +70,11 @@ class OpenSession:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many sessions the store holds, by state. `invalid`: their rows cannot be read back."""
+    """How many sessions the store holds. A session counts as active until its expiry is in its log.
+
+    `expiring_soon`: active ones whose warning is in the log.
+    `invalid`: those that a read has met, and whose rows cannot be read back.
+    """
 
     active: int
     expired: int
@@ -173,7 +181,8 @@ class Store(ABC):
     ) -> SessionPage:
         """Reads at most `limit` sessions that are active at `now_ms`, the oldest first, from the first one behind `after`.
 
-        A page stops early, after at least one session, where its text grows past PAGE_BYTES.
+        A page stops early, after at least one session, where its text grows past PAGE_BYTES. It stops, even
+        without any session, once it has left out MAX_PASSED: their expiry is not written yet, or they are unreadable.
         """
 
     @abstractmethod
@@ -219,11 +228,11 @@ class Store(ABC):
 
     @abstractmethod
     async def describe(self) -> Description:
-        """Tells which store it is, for the operator; counts its sessions, so it is for the start and not for each call."""
+        """Tells which store it is, for the operator."""
 
     @abstractmethod
-    async def counts(self, now_ms: int) -> Counts:
-        """Counts the sessions as they stand at `now_ms`."""
+    async def counts(self) -> Counts:
+        """Tells how many sessions there are, at the same cost however many they are: each write keeps the counts."""
 
     @abstractmethod
     async def due(self, now_ms: int, limit: int) -> list[str]:
@@ -305,6 +314,9 @@ class Store(ABC):
 
 MAX_WRITES = 10_000
 """How many writes may wait for the disk, where nobody says."""
+
+MAX_PASSED = 1000
+"""How many sessions a page may leave out before it ends. This bounds its cost while the expiry of many is not written yet."""
 
 PAGE_BYTES = 640 * 1024
 """How much text of JSON and content a page holds: as protobuf it then stays below the 4 MiB that a gRPC client takes by default, whatever

@@ -8,16 +8,18 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, TypeVar, cast
 
+import orjson
+
 from server.clock import Clock
 from server.domain.agents import Agent
 from server.domain.errors import AgentAlreadyExistsError, AgentNotFoundError, SessionNotFoundError, UnavailableError
-from server.domain.events import Entry, EntryKind
+from server.domain.events import Entry
 from server.domain.replies import DeliveryRule
 from server.domain.requests import Request
-from server.domain.sessions import Outcome, Rule, Session
-from server.domain.timeouts import MINUTE_MS
+from server.domain.sessions import Outcome, Rule, Session, is_expired
 from server.store import sqlite_rows as rows
 from server.store.base import (
+    MAX_PASSED,
     MAX_WRITES,
     PAGE_BYTES,
     AgentChange,
@@ -33,7 +35,7 @@ from server.store.base import (
     StoreOpenError,
 )
 from server.store.sqlite_file import FileLock, check_sound, connect, leaves_doubt, prepare, public_error, schema_version
-from server.store.sqlite_writer import SqliteWriter
+from server.store.sqlite_writer import SqliteWriter, change_counts
 
 T = TypeVar("T")
 
@@ -43,7 +45,16 @@ _AGENT: Final = ", ".join(rows.AGENT)
 _ENTRY_TEXTS: Final = [rows.ENTRY.index(column) for column in ("content", "metadata", "attachments", "thought", "actions")]
 _ALWAYS_MS: Final = 2**62
 _READABLE: Final = "iif(json_valid(metadata), json_type(metadata) = 'object', false)"
-"""Of a session: in a file that was damaged there may be others, which are counted, and listed nowhere."""
+"""Whether a session can be read back. In a damaged file some cannot: reads count them, and no list shows them."""
+_MAX_UNREADABLE: Final = 1000
+"""How many sessions that cannot be read back are remembered, and counted."""
+_LISTS: Final = {
+    (): "sessions_live",
+    ("agent_id",): "sessions_of_agent",
+    ("user_id",): "sessions_of_user",
+    ("agent_id", "user_id"): "sessions_of_agent_and_user",
+}
+"""The index that has the sessions in order, by what they are filtered by."""
 
 
 def _of(table: str, columns: Iterable[str]) -> str:
@@ -71,15 +82,12 @@ class SqliteStore(Store):
         self._lock = lock
         self._read_connection = connect(path, read_only=True)
         self._long_reader = _Reader(path, "sqlite-reader")
-        # Health asks for counts, and is not to wait behind lists.
-        self._counter = _Reader(path, "sqlite-counter")
         # Last, because it starts a thread.
         self._writer = SqliteWriter(path, clock, max_writes)
         # Whether a read has failed so that nobody knows what else cannot be read.
         self._unreadable = False
-        self._counting = asyncio.Lock()
-        self._next_count: asyncio.Future[Counts] | None = None
-        self._count_at_ms = 0
+        # The ids of sessions that were met and cannot be read back.
+        self._unreadable_sessions: set[str] = set()
         self._closed = False
 
     @classmethod
@@ -111,7 +119,10 @@ class SqliteStore(Store):
         found = self._read(lambda connection: connection.execute(_GET_SESSION, (session_id,)).fetchall())
         if not found:
             raise SessionNotFoundError(session_id)
-        return rows.session_of(found[0])
+        *row, is_readable = found[0]
+        if not is_readable:
+            self._note_unreadable(session_id)
+        return rows.session_of(tuple(row))
 
     async def find_channel(self, channel_id: str) -> str:
         statement = "SELECT id FROM sessions WHERE channel_id = ?"
@@ -125,21 +136,45 @@ class SqliteStore(Store):
     ) -> SessionPage:
         filters = {"agent_id": agent_id, "user_id": user_id}
         named = {column: value for column, value in filters.items() if value is not None}
-        where = " AND ".join(["expires_at_ms > :now AND NOT expired", *(f"{column} = :{column}" for column in named)])
+        statement = (
+            f"SELECT {_SESSION}, {_READABLE} FROM sessions INDEXED BY {_LISTS[tuple(named)]} WHERE "
+            f"{' AND '.join(['NOT expired', *(f'{column} = :{column}' for column in named)])} "
+            "AND (created_at_ms, id) > (:created_at_ms, :id) ORDER BY created_at_ms, id"
+        )
         start = after or Position(-_ALWAYS_MS, "")
+        values = {"created_at_ms": start.created_at_ms, "id": start.id, **named}
 
         def read(connection: sqlite3.Connection) -> SessionPage:
-            total = connection.execute(f"SELECT count(*) FROM sessions WHERE {where}", {"now": now_ms, **named}).fetchone()[0]
-            statement = (
-                f"SELECT {_SESSION} FROM sessions WHERE {where} AND (created_at_ms, id) > (:created_at_ms, :id) AND {_READABLE} "
-                "ORDER BY created_at_ms, id LIMIT :limit"
-            )
-            values = {"now": now_ms, "created_at_ms": start.created_at_ms, "id": start.id, "limit": limit + 1, **named}
+            total = _count(connection, rows.LIVE, agent_id or "", user_id or "")
             with closing(connection.execute(statement, values)) as found:
-                page, has_more = _page(map(rows.session_of, found), limit, lambda session: len(session.metadata))
-            return SessionPage(page, has_more, total)
+                return SessionPage(*self._page_of_active(found, now_ms, limit), total)
 
         return await self._read_long(read)
+
+    def _page_of_active(self, found: Iterable[rows.Row], now_ms: int, limit: int) -> tuple[list[Session], Position | None]:
+        """The sessions of a page, from rows of SESSION in order; and behind which the next page begins, if there is more."""
+        page: list[Session] = []
+        size = passed = 0
+        last: Position | None = None
+        for *row, is_readable in found:
+            session = rows.session_of(tuple(row))
+            if not is_readable or is_expired(session, now_ms):
+                if not is_readable:
+                    self._note_unreadable(session.id)
+                passed += 1
+                if passed > MAX_PASSED:
+                    return page, last
+            else:
+                size += len(session.metadata)
+                if len(page) == limit or (page and size > PAGE_BYTES):
+                    return page, last
+                page.append(session)
+            last = Position(session.created_at_ms, session.id)
+        return page, None
+
+    def _note_unreadable(self, session_id: str) -> None:
+        if len(self._unreadable_sessions) < _MAX_UNREADABLE:
+            self._unreadable_sessions.add(session_id)
 
     async def list_messages(
         self, session: Session, *, limit: int, before_ms: int | None = None, after_ms: int | None = None
@@ -171,22 +206,21 @@ class SqliteStore(Store):
 
     async def list_history(self, session: Session, *, before_sequence: int, limit: int) -> list[Entry]:
         statement = (
-            f"SELECT {_ENTRY} FROM log WHERE session_id = ? AND message_id IS NOT NULL AND coalesce(answers, sequence) < ? "
-            "ORDER BY sequence DESC LIMIT ?"
+            f"SELECT {_ENTRY} FROM log INDEXED BY log_by_place WHERE session_id = ? AND message_id IS NOT NULL AND place < ? "
+            "ORDER BY place DESC, sequence DESC LIMIT ?"
         )
 
         def read(connection: sqlite3.Connection) -> list[Entry]:
             with closing(connection.execute(statement, (session.id, before_sequence, limit))) as found:
                 page, _ = _page(found, limit, _text_size)
-            return sorted(map(rows.entry_of, page), key=_place_in_conversation)
+            return list(map(rows.entry_of, reversed(page)))
 
         return self._read(read)
 
     async def find_answer(self, session_id: str, sequence: int) -> Entry | None:
         statement = (
             f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND answers = :sequence UNION ALL "
-            f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND sequence > :sequence AND kind = '{EntryKind.REPLY_FAILURE}' "
-            "AND failure ->> 'message_sequence' = :sequence LIMIT 1"
+            f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND failed_sequence = :sequence LIMIT 1"
         )
         named = {"id": session_id, "sequence": sequence}
         found = self._read(lambda connection: connection.execute(statement, named).fetchall())
@@ -220,35 +254,29 @@ class SqliteStore(Store):
 
     async def describe(self) -> Description:
         def read(connection: sqlite3.Connection) -> Description:
-            (sessions,) = connection.execute("SELECT count(*) FROM sessions").fetchone()
-            return Description(str(self._path.resolve()), schema_version(), sessions)
+            return Description(
+                str(self._path.resolve()), schema_version(), _count(connection, rows.LIVE) + _count(connection, rows.EXPIRED)
+            )
 
-        return await self._read_long(read)
+        return self._read(read)
 
-    async def counts(self, now_ms: int) -> Counts:
-        self._count_at_ms = now_ms
-        if self._next_count is None and not self._counting.locked():
-            return await self._count()
-        if self._next_count is None:
-            self._next_count = asyncio.ensure_future(self._count())
-        # All who ask while one count is under way share the next, which sees what each of them has seen.
-        return await asyncio.shield(self._next_count)
+    async def counts(self) -> Counts:
+        def read(connection: sqlite3.Connection) -> Counts:
+            active, expired, warned = (_count(connection, state) for state in (rows.LIVE, rows.EXPIRED, rows.WARNED))
+            return Counts(active, expired, warned, self._count_unreadable(connection))
 
-    async def _count(self) -> Counts:
-        live = "expires_at_ms > :now AND NOT expired"
-        soon = f"{live} AND expires_at_ms - round(warning_threshold_minutes * {MINUTE_MS}) <= :now"
-        async with self._counting:
-            self._next_count, now_ms = None, self._count_at_ms
+        return self._read(read)
 
-            def read(connection: sqlite3.Connection) -> Counts:
-                total, active, expiring_soon, invalid = connection.execute(
-                    f"SELECT count(*), count(*) FILTER (WHERE {live}), count(*) FILTER (WHERE {soon}), "
-                    f"count(*) FILTER (WHERE NOT {_READABLE}) FROM sessions",
-                    {"now": now_ms},
-                ).fetchone()
-                return Counts(active, total - active, expiring_soon, invalid)
-
-            return await self._read_long(read, self._counter)
+    def _count_unreadable(self, connection: sqlite3.Connection) -> int:
+        """How many sessions that were met are still there, and still cannot be read back."""
+        if not self._unreadable_sessions:
+            return 0
+        # A copy, because the thread of long reads may add to them meanwhile.
+        met = list(self._unreadable_sessions)
+        statement = f"SELECT id FROM sessions WHERE id IN (SELECT value FROM json_each(?)) AND NOT {_READABLE}"
+        left = {row[0] for row in connection.execute(statement, (orjson.dumps(met).decode(),))}
+        self._unreadable_sessions.difference_update(set(met) - left)
+        return len(left)
 
     async def due(self, now_ms: int, limit: int) -> list[str]:
         statement = "SELECT id FROM sessions WHERE due_at_ms <= ? ORDER BY due_at_ms LIMIT ?"
@@ -263,7 +291,10 @@ class SqliteStore(Store):
             removed = 0
             for statement in _PURGE:
                 values = {"expired_by_ms": expired_by_ms, "limit": limit, "left": limit - removed}
-                removed += connection.execute(statement, values).rowcount
+                found = connection.execute(statement, values).rowcount
+                removed += found
+            # The last statement is that of the sessions themselves.
+            change_counts(connection, {(rows.EXPIRED, "", ""): -found})
             return removed
 
         return await self._writer.run(work)
@@ -278,6 +309,7 @@ class SqliteStore(Store):
             connection.execute("DELETE FROM deliveries")
             connection.execute("DELETE FROM log")
             connection.execute("DELETE FROM sessions")
+            connection.execute("DELETE FROM session_counts")
 
         await self._writer.run(work)
 
@@ -340,8 +372,7 @@ class SqliteStore(Store):
             return
         self._closed = True
         await self._writer.close()
-        for reader in (self._long_reader, self._counter):
-            await asyncio.to_thread(reader.close)
+        await asyncio.to_thread(self._long_reader.close)
         self._read_connection.close()
         self._lock.release()
 
@@ -349,11 +380,11 @@ class SqliteStore(Store):
         """A short, indexed read, where it is called: a hop to a thread costs more."""
         return self._guarded(read, self._read_connection)
 
-    async def _read_long(self, read: Callable[[sqlite3.Connection], T], reader: _Reader | None = None) -> T:
-        """A read that may scan a table, off the event loop: by the reader of long reads, or by another one."""
+    async def _read_long(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        """A read of much, off the event loop."""
         if self._closed:
             raise UnavailableError("The service is stopping")
-        reader = reader or self._long_reader
+        reader = self._long_reader
         return await asyncio.get_running_loop().run_in_executor(reader.thread, self._guarded, read, reader.connection)
 
     def _guarded(self, read: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
@@ -366,10 +397,11 @@ class SqliteStore(Store):
             raise public_error(error) from error
 
 
+# The index is named because SQLite would take the primary key, and read past every delivery that is closed.
 _NEXT_DELIVERY: Final = (
-    f"SELECT {_of('sessions', rows.SESSION)}, {_of('log', rows.ENTRY)}, {_of('deliveries', rows.DELIVERY)} FROM deliveries "
-    "JOIN sessions ON sessions.id = deliveries.session_id "
-    "JOIN log ON log.session_id = deliveries.session_id AND log.sequence = deliveries.sequence "
+    f"SELECT {_of('sessions', rows.SESSION)}, {_of('log', rows.ENTRY)}, {_of('deliveries', rows.DELIVERY)} "
+    "FROM deliveries INDEXED BY deliveries_open CROSS JOIN sessions ON sessions.id = deliveries.session_id "
+    "CROSS JOIN log ON log.session_id = deliveries.session_id AND log.sequence = deliveries.sequence "
     f"WHERE deliveries.session_id = ? AND deliveries.state IN {rows.OPEN} ORDER BY deliveries.sequence LIMIT 1"
 )
 # A step looks at no more sessions than it may remove, so that its cost does not grow with how many have expired.
@@ -384,8 +416,17 @@ _PURGE: Final = (
     f"FROM ({_OLDEST} :limit) AS old CROSS JOIN log ON log.session_id = old.id LIMIT :left)",
     f"DELETE FROM sessions WHERE id IN ({_OLDEST} :left)",
 )
-_GET_SESSION: Final = f"SELECT {_SESSION} FROM sessions WHERE id = ?"
+_GET_SESSION: Final = f"SELECT {_SESSION}, {_READABLE} FROM sessions WHERE id = ?"
 _GET_AGENT: Final = f"SELECT {_AGENT} FROM agents WHERE id = ?"
+
+
+_COUNT: Final = "SELECT sessions FROM session_counts WHERE state = ? AND agent_id = ? AND user_id = ?"
+
+
+def _count(connection: sqlite3.Connection, state: str, agent_id: str = "", user_id: str = "") -> int:
+    """How many sessions are in a state; of any agent and any user where they are empty."""
+    found = connection.execute(_COUNT, (state, agent_id, user_id)).fetchone()
+    return cast(int, found[0]) if found else 0
 
 
 def _insert_agent(agent: Agent, connection: sqlite3.Connection) -> bool:
@@ -400,12 +441,6 @@ def _agent(agent_id: str, connection: sqlite3.Connection) -> Agent:
     if not found:
         raise AgentNotFoundError(agent_id)
     return rows.agent_of(found[0])
-
-
-def _place_in_conversation(entry: Entry) -> tuple[int, int]:
-    """Where a message belongs: a reply right behind the message that it answers."""
-    answers = entry.message.answers if entry.message else None
-    return answers or entry.sequence, entry.sequence
 
 
 def _text_size(row: rows.Row) -> int:

@@ -6,6 +6,15 @@ from typing import Final
 
 from server.store import sqlite_rows as rows
 
+COUNTED: Final = (
+    "SELECT iif(expired, 'expired', 'live') AS state, '' AS agent_id, '' AS user_id FROM sessions "
+    "UNION ALL SELECT 'warned', '', '' FROM sessions WHERE warned AND NOT expired "
+    "UNION ALL SELECT 'live', agent_id, '' FROM sessions WHERE NOT expired "
+    "UNION ALL SELECT 'live', '', user_id FROM sessions WHERE NOT expired "
+    "UNION ALL SELECT 'live', agent_id, user_id FROM sessions WHERE NOT expired"
+)
+"""A row for each session and each count that it is in."""
+
 _QUESTIONS: Final = {
     "session {0}: its log should have the sequences up to {1}, but has {2} from {3} to {4}": (
         # The purge takes the log of an expired session from its start, in steps, and the session last.
@@ -22,6 +31,12 @@ _QUESTIONS: Final = {
         "SELECT DISTINCT session_id FROM log WHERE session_id NOT IN (SELECT id FROM sessions)"
     ),
     "session {0}: what it has in JSON cannot be read": "SELECT id FROM sessions WHERE NOT json_valid(metadata)",
+    "sessions that are {0}, of agent '{1}' and user '{2}' (empty: any): {4} are there, but {3} are counted": (
+        "SELECT state, agent_id, user_id, sum(counted), sum(there) FROM ("
+        "SELECT state, agent_id, user_id, sessions AS counted, 0 AS there FROM session_counts "
+        f"UNION ALL SELECT state, agent_id, user_id, 0, 1 FROM ({COUNTED})"
+        ") GROUP BY state, agent_id, user_id HAVING sum(counted) != sum(there)"
+    ),
     "message {0}-{1}: what it has in JSON cannot be read": (
         "SELECT session_id, sequence FROM log WHERE message_id IS NOT NULL AND NOT (json_valid(metadata) "
         "AND json_valid(coalesce(attachments, '[]')) AND json_valid(coalesce(thought, '\"\"')) AND json_valid(coalesce(actions, '[]')))"

@@ -53,6 +53,7 @@ OPEN: Final = tuple(map(str, OPEN_STATES))
 """The states of an open delivery, as SQL lists them."""
 
 DELIVERY: Final = ("session_id", "sequence", "state", "attempts", "due_at_ms", "lost_connections", "last_failure")
+COUNT: Final = ("state", "agent_id", "user_id", "sessions")
 AGENT: Final = ("id", "name", "kind", "created_at_ms", "updated_at_ms", *_TIMEOUT, "settings")
 
 
@@ -120,6 +121,23 @@ def session_of(row: Row) -> Session:
         last_sequence,
         last_entry_ms,
     )
+
+
+CountKey = tuple[str, str, str]
+"""What is counted: sessions in a state (LIVE, WARNED, EXPIRED), of an agent, of a user. Empty: of any."""
+
+LIVE: Final = "live"
+WARNED: Final = "warned"
+"""Of those that are live."""
+EXPIRED: Final = "expired"
+
+
+def counts_of(session: Session) -> list[CountKey]:
+    """The counts that a session adds one to."""
+    if session.expired:
+        return [(EXPIRED, "", "")]
+    live = [(LIVE, agent_id, user_id) for agent_id in ("", session.agent_id) for user_id in ("", session.user_id)]
+    return [*live, (WARNED, "", "")] if session.warned else live
 
 
 def session_from_json(fields: Session | dict[str, Any]) -> Session:

@@ -8,7 +8,8 @@ import asyncio
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -51,10 +52,13 @@ _INSERT_SESSIONS = (
     f"INSERT INTO sessions ({', '.join((*rows.SESSION_FIXED, *_CHANGING))}) "
     f"SELECT {_values(len(rows.SESSION_FIXED) + len(_CHANGING))} FROM json_each(?) AS item"
 )
+# Leaves out `expired`, or SQLite would write each session anew into the four indexes of live sessions.
+_UPDATED = {column: index for index, column in enumerate(_CHANGING) if column != "expired"}
 _UPDATE_SESSIONS = (
-    f"UPDATE sessions SET ({', '.join(_CHANGING)}) = ({_values(len(_CHANGING))}) FROM json_each(?) AS item "
-    f"WHERE sessions.id = item.value ->> {len(_CHANGING)}"
+    f"UPDATE sessions SET ({', '.join(_UPDATED)}) = ({', '.join(f'item.value ->> {index}' for index in _UPDATED.values())}) "
+    f"FROM json_each(?) AS item WHERE sessions.id = item.value ->> {len(_CHANGING)}"
 )
+_EXPIRE_SESSIONS = "UPDATE sessions SET expired = true WHERE id IN (SELECT value FROM json_each(?))"
 _INSERT_ENTRIES = f"INSERT INTO log ({', '.join(rows.ENTRY)}) SELECT {_values(len(rows.ENTRY))} FROM json_each(?) AS item"
 _LOAD_DELIVERIES = (
     f"SELECT {', '.join(f'deliveries.{column}' for column in rows.DELIVERY)} FROM json_each(?) AS item CROSS JOIN deliveries "
@@ -67,7 +71,7 @@ _PUT_DELIVERIES = (
     f"({', '.join(f'excluded.{column}' for column in _CHANGING_DELIVERY)})"
 )
 _CLOSE_DELIVERIES = (
-    f"UPDATE deliveries SET state = '{DeliveryState.FAILED}', due_at_ms = NULL "
+    f"UPDATE deliveries INDEXED BY deliveries_open SET state = '{DeliveryState.FAILED}', due_at_ms = NULL "
     f"WHERE session_id IN (SELECT value FROM json_each(?)) AND state IN {rows.OPEN}"
 )
 _LOAD_REQUESTS = (
@@ -78,6 +82,13 @@ _INSERT_REQUESTS = (
     f"INSERT INTO requests (scope, id, fingerprint, answer, created_at_ms, session_id) SELECT {_values(6)} FROM json_each(?) AS item"
 )
 _LOAD_ENTRY = f"SELECT {', '.join(rows.ENTRY)} FROM log WHERE session_id = ? AND sequence = ?"
+_CHANGE_COUNTS = (
+    f"INSERT INTO session_counts ({', '.join(rows.COUNT)}) SELECT {_values(len(rows.COUNT))} FROM json_each(?) AS item WHERE true "
+    "ON CONFLICT DO UPDATE SET sessions = sessions + excluded.sessions"
+)
+_REMOVE_EMPTY_COUNTS = (
+    f"DELETE FROM session_counts WHERE sessions = 0 AND (state, agent_id, user_id) IN (SELECT {_values(3)} FROM json_each(?) AS item)"
+)
 # Logs, deliveries and requests go with their sessions, by ON DELETE CASCADE.
 _DELETE_SESSIONS = "DELETE FROM sessions WHERE id IN (SELECT value FROM json_each(?))"
 
@@ -102,11 +113,13 @@ class _Operation:
 class _Group:
     """The sessions and deliveries of a group as its operations have left them so far (None: not there), and what there is to write.
 
+    `stored` are the sessions as they were before the group.
     `requests` are those that are known: by scope and id their fingerprints, answers, and the ids of the sessions that they go with.
     """
 
     connection: sqlite3.Connection
     sessions: dict[str, Session | None]
+    stored: dict[str, Session]
     deliveries: dict[tuple[str, int], Delivery] = field(default_factory=dict)
     requests: dict[tuple[str, str], tuple[str, Any, str]] = field(default_factory=dict)
     new_requests: list[tuple[Request, Any, int, str]] = field(default_factory=list)
@@ -171,6 +184,27 @@ class _Group:
             key = delivery.session_id, delivery.sequence
             self.deliveries[key] = delivery
             self.delivered.add(key)
+
+
+def _changed_counts(group: _Group) -> Counter[rows.CountKey]:
+    """By how much a group changes each count of sessions."""
+    changes: Counter[rows.CountKey] = Counter()
+    for session_id in group.created | group.changed | group.deleted:
+        before, after = group.stored.get(session_id), group.sessions.get(session_id)
+        if before and after and (before.warned, before.expired) == (after.warned, after.expired):
+            continue
+        changes.update(rows.counts_of(after) if after else ())
+        changes.subtract(rows.counts_of(before) if before else ())
+    return changes
+
+
+def change_counts(connection: sqlite3.Connection, changes: Mapping[rows.CountKey, int]) -> None:
+    """Adds to the counts of sessions, in the transaction that changes the sessions."""
+    items = [(*key, change) for key, change in changes.items() if change]
+    if items:
+        connection.execute(_CHANGE_COUNTS, (orjson.dumps(items).decode(),))
+    if removed := [item for item in items if item[-1] < 0]:
+        connection.execute(_REMOVE_EMPTY_COUNTS, (orjson.dumps(removed).decode(),))
 
 
 def _is_nobodys_fault(error: Exception) -> bool:
@@ -364,7 +398,8 @@ class SqliteWriter:
     def _apply(self, operations: list[_Operation]) -> _Group:
         ids = orjson.dumps(list({operation.session_id for operation in operations})).decode()
         loaded = map(rows.session_of, self._connection.execute(_LOAD, (ids,)).fetchall())
-        group = _Group(self._connection, {session.id: session for session in loaded})
+        stored = {session.id: session for session in loaded}
+        group = _Group(self._connection, dict(stored), stored)
         if keys := {(operation.session_id, operation.sequence) for operation in operations if operation.sequence is not None}:
             found = self._connection.execute(_LOAD_DELIVERIES, (orjson.dumps(list(keys)).decode(),)).fetchall()
             group.deliveries = {(row[0], row[1]): rows.delivery_of(row) for row in found}
@@ -387,11 +422,13 @@ class SqliteWriter:
             self._execute(_INSERT_SESSIONS, ((*rows.session_fixed_row(s), *rows.session_changing_row(s)) for s in created))
         if changed := self._present(group, group.changed - group.created):
             self._execute(_UPDATE_SESSIONS, ((*rows.session_changing_row(s), s.id) for s in changed))
+        change_counts(self._connection, _changed_counts(group))
         if entries := [entry for entry in group.entries if entry.session_id not in gone]:
             self._execute(_INSERT_ENTRIES, map(rows.entry_row, entries))
         if delivered := [group.deliveries[key] for key in group.delivered if key[0] not in gone]:
             self._execute(_PUT_DELIVERIES, map(rows.delivery_row, delivered))
         if group.expired:
+            self._execute(_EXPIRE_SESSIONS, group.expired)
             self._execute(_CLOSE_DELIVERIES, group.expired)
         if new_requests := [new for new in group.new_requests if new[-1] not in gone]:
             self._execute(

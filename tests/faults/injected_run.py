@@ -150,7 +150,7 @@ class Run:
             await self._expect(None, self.store.find_answer(session_id, 1))
         for reading in (
             self.store.list_sessions(self.clock.now_ms(), limit=100),
-            self.store.counts(self.clock.now_ms()),
+            self.store.counts(),
             self.store.list_open(),
             self.store.next_due_ms(),
         ):

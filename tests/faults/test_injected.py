@@ -62,7 +62,7 @@ async def test_health_sees_that_the_store_cannot_be_read(tmp_path: Path) -> None
         seen = []
         for disk.before in (fine, fail, fail, fine):
             with suppress(UnavailableError):
-                await store.counts(0)
+                await store.counts()
             await monitor.check()
             seen.append(monitor.is_serving)
         await store.close()

@@ -172,6 +172,11 @@ def test_a_restore_overwrites_nothing_and_puts_nothing_under_a_running_service(b
         ("UPDATE deliveries SET state = 'pending', due_at_ms = 1", "there is a reply, but it is pending"),
         ("UPDATE sessions SET metadata = '{'", "what it has in JSON cannot be read"),
         (
+            "UPDATE session_counts SET sessions = 3 WHERE state = 'live' AND agent_id = '' AND user_id = ''",
+            "sessions that are live, of agent '' and user '' (empty: any): 1 are there, but 3 are counted",
+        ),
+        ("DELETE FROM session_counts WHERE user_id != ''", "(empty: any): 1 are there, but 0 are counted"),
+        (
             "INSERT INTO requests SELECT 'user:u', 'r', 'f', '{\"id\":\"gone\"}', 0, 'gone'",
             "request r of user:u: its session is gone",
         ),

@@ -195,14 +195,16 @@ class Model:
         return answer
 
     def _list(self, call: dict[str, Any], now: int) -> dict[str, Any]:
-        active = [session.state for session in self.sessions.values() if not session.is_expired(now)]
+        # A session counts as active until its expiry is written.
+        active = [session for session in self.sessions.values() if not session.expired]
+        matching = [one for one in active if call["user"] in ("", one.state.user) and call["agent"] in ("", one.state.agent)]
         found = sorted(
-            (state for state in active if call["user"] in ("", state.user) and call["agent"] in ("", state.agent)),
+            (session.state for session in matching if not session.is_expired(now)),
             key=lambda state: (state.created, state.id),
         )
         return {
             "sessions": [state.view(now) for state in found[: call["limit"]]],
-            "total": len(found),
+            "total": len(matching),
             "stats": (len(self.sessions), len(active), len(self.sessions) - len(active)),
         }
 

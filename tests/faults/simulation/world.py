@@ -218,7 +218,6 @@ class World:
             writer._connection,
             self.store._read_connection,
             self.store._long_reader.connection,
-            self.store._counter.connection,
         ):
             connection.close()
         self.store._lock.release()

@@ -37,16 +37,16 @@ class Closing(OnStore):
             await store.create_session(session())
             written = len([counted for counted in created if counted])
             created.append(True)
-            assert (await store.counts(T0)).active > written
+            assert (await store.counts()).active > written
 
         created: list[bool] = []
         await asyncio.gather(*(create_and_count() for _ in range(50)))
-        assert (await store.counts(T0)).active == 50
+        assert (await store.counts()).active == 50
 
     async def test_reads_that_are_under_way_when_the_store_closes_end(self, store: Store) -> None:
         """They end with what they found or as unavailable, and with nothing else."""
         await asyncio.gather(*(store.create_session(session(T0 + n)) for n in range(200)))
-        reads = [asyncio.ensure_future(call) for _ in range(20) for call in (store.counts(T0), store.list_sessions(T0, limit=200))]
+        reads = [asyncio.ensure_future(call) for _ in range(20) for call in (store.counts(), store.list_sessions(T0, limit=200))]
         await asyncio.sleep(0)
         await self.close(store)
         for result in await asyncio.gather(*reads, return_exceptions=True):

@@ -8,8 +8,8 @@ import uuid
 from server.clock import TestClock
 from server.domain.sessions import Session, fall_due, heartbeat
 from server.domain.timeouts import PartialTimeoutConfig
-from server.store.base import Counts, Position, Store
-from tests.store.conformance.common import UNKNOWN, OnStore
+from server.store.base import MAX_PASSED, Counts, Position, SessionPage, Store
+from tests.store.conformance.common import UNKNOWN, OnStore, expire
 from tests.unit.samples import MINUTE, T0, session
 
 
@@ -29,38 +29,38 @@ class Lists(OnStore):
         stored.sort(key=lambda one: (one.created_at_ms, one.id))
         instants = (T0, T0 + 5 * MINUTE + 4, T0 + 60 * MINUTE)
         for now, agent_id, user_id in itertools.product(instants, [None, *agents, UNKNOWN], [None, *users]):
-            active = [one for one in stored if one.expires_at_ms > now]
-            model = [one for one in active if agent_id in (None, one.agent_id) and user_id in (None, one.user_id)]
+            matching = [one for one in stored if agent_id in (None, one.agent_id) and user_id in (None, one.user_id)]
+            model = [one for one in matching if one.expires_at_ms > now]
             for limit in (1, 2, 5, 23, 24, 25):
                 met: list[Session] = []
+                after = None
                 while True:
-                    after = Position(met[-1].created_at_ms, met[-1].id) if met else None
                     page = await store.list_sessions(now, limit=limit, after=after, agent_id=agent_id, user_id=user_id)
-                    assert page.total == len(model)
+                    # Nobody has written yet which have expired.
+                    assert page.total == len(matching)
                     assert page.sessions == model[len(met) : len(met) + limit]
                     met += page.sessions
-                    assert page.has_more == (len(met) < len(model))
-                    if not page.has_more:
+                    assert bool(page.next) == (len(met) < len(model))
+                    if not page.next:
                         break
+                    after = page.next
                 assert met == model
 
     async def test_a_page_of_sessions_goes_on_behind_one_that_is_gone(self, store: Store) -> None:
         stored = [await self.added(store, T0 + n) for n in range(3)]
         await store.delete_session(stored[1].id)
         page = await store.list_sessions(T0, limit=5, after=Position(stored[1].created_at_ms, stored[1].id))
-        assert (page.sessions, page.has_more, page.total) == ([stored[2]], False, 2)
+        assert page == SessionPage([stored[2]], None, 2)
 
     async def test_a_page_of_large_sessions_stops_early(self, store: Store) -> None:
         metadata = '{"a":"' + "x" * 10_000 + '"}'
         stored = [session(T0 + n, metadata=metadata) for n in range(100)]
         await asyncio.gather(*map(store.create_session, stored))
         first = await store.list_sessions(T0, limit=100)
-        assert first.has_more
         assert first.total == 100
         assert 55 <= len(first.sessions) <= 65
-        last = first.sessions[-1]
-        second = await store.list_sessions(T0, limit=100, after=Position(last.created_at_ms, last.id))
-        assert not second.has_more
+        second = await store.list_sessions(T0, limit=100, after=first.next)
+        assert second.next is None
         assert first.sessions + second.sessions == stored
 
     async def test_a_session_whose_expiry_is_in_the_log_is_not_active_even_if_the_clock_goes_back(
@@ -69,22 +69,68 @@ class Lists(OnStore):
         clock.set_ms(one.expires_at_ms)
         await store.apply(one.id, fall_due)
         assert (await store.list_sessions(T0, limit=5)).total == 0
-        assert await store.counts(T0) == Counts(0, 1, 0, 0)
+        assert await store.counts() == Counts(0, 1, 0, 0)
 
-    async def test_counts(self, store: Store) -> None:
-        assert await store.counts(T0) == Counts(0, 0, 0, 0)
-        await self.added(store)
-        await self.added(store, T0, PartialTimeoutConfig(timeout_minutes=20.0))
-        await self.added(store, T0, PartialTimeoutConfig(timeout_minutes=20.0, warning_threshold_minutes=15.5))
-        at = {
-            0: Counts(3, 0, 0, 0),
-            4.5: Counts(3, 0, 1, 0),
-            15: Counts(3, 0, 2, 0),
-            20: Counts(1, 2, 0, 0),
-            25: Counts(1, 2, 1, 0),
-            30: Counts(0, 3, 0, 0),
-        }
-        for minutes, expected in at.items():
-            assert await store.counts(T0 + round(minutes * MINUTE)) == expected, minutes
-        assert await store.counts(T0 + 20 * MINUTE - 1) == Counts(3, 0, 2, 0)
-        assert await store.counts(T0 + 25 * MINUTE - 1) == Counts(1, 2, 0, 0)
+    async def test_a_page_passes_only_so_many_that_have_expired_and_do_not_say_so(self, store: Store, clock: TestClock) -> None:
+        over = [session(T0 + n) for n in range(MAX_PASSED + 5)]
+        await asyncio.gather(*map(store.create_session, over))
+        now_ms = over[-1].expires_at_ms
+        live = [await self.added(store, now_ms + n) for n in range(2)]
+        first = await store.list_sessions(now_ms, limit=1)
+        assert first == SessionPage([], Position(over[MAX_PASSED - 1].created_at_ms, over[MAX_PASSED - 1].id), len(over) + 2)
+        second = await store.list_sessions(now_ms, limit=1, after=first.next)
+        assert second.sessions == [live[0]]
+        assert (await store.list_sessions(now_ms, limit=1, after=second.next)).sessions == [live[1]]
+        clock.set_ms(now_ms)
+        await asyncio.gather(*(store.apply(one.id, fall_due) for one in over))
+        assert await store.list_sessions(now_ms, limit=2) == SessionPage(live, None, 2)
+
+    async def test_counts(self, store: Store, clock: TestClock) -> None:
+        assert await store.counts() == Counts(0, 0, 0, 0)
+        first = await self.added(store)
+        second = await self.added(store, T0, PartialTimeoutConfig(timeout_minutes=20.0))
+        third = await self.added(store, T0, PartialTimeoutConfig(timeout_minutes=20.0, warning_threshold_minutes=15.5))
+        assert await store.counts() == Counts(3, 0, 0, 0)
+        steps = [
+            (4.5, third, fall_due, Counts(3, 0, 1, 0)),
+            (15, second, fall_due, Counts(3, 0, 2, 0)),
+            (16, third, heartbeat, Counts(3, 0, 1, 0)),
+            (17, first, heartbeat, Counts(3, 0, 1, 0)),
+            (20, second, fall_due, Counts(2, 1, 0, 0)),
+            (45, third, fall_due, Counts(1, 2, 0, 0)),
+            (46, first, fall_due, Counts(1, 2, 1, 0)),
+            (47, first, fall_due, Counts(0, 3, 0, 0)),
+        ]
+        for minutes, one, rule, expected in steps:
+            clock.set_ms(T0 + round(minutes * MINUTE))
+            await store.apply(one.id, rule)
+            assert await store.counts() == expected, minutes
+        await store.delete_session(first.id)
+        assert await store.counts() == Counts(0, 2, 0, 0)
+
+    async def test_counts_where_much_happens_in_one_commit(self, store: Store, clock: TestClock) -> None:
+        mine = [await self.added(store, agent_id=UNKNOWN) for _ in range(4)]
+        kept, gone = session(agent_id=UNKNOWN), session(agent_id=UNKNOWN)
+        clock.set_ms(mine[0].expires_at_ms - 1)
+        calls = [
+            store.create_session(kept),
+            store.create_session(gone),
+            store.delete_session(gone.id),
+            store.apply(mine[0].id, fall_due),
+            store.apply(mine[0].id, heartbeat),
+            store.apply(mine[1].id, fall_due),
+            store.delete_session(mine[1].id),
+            store.apply(mine[2].id, fall_due),
+            store.apply(mine[3].id, expire),
+        ]
+        assert [result for result in await self.together(store, calls) if isinstance(result, Exception)] == []
+        assert await store.counts() == Counts(3, 1, 1, 0)
+        assert (await store.list_sessions(T0, limit=1, agent_id=UNKNOWN)).total == 3
+        assert (await store.list_sessions(T0, limit=1, user_id=UNKNOWN)).total == 0
+        clock.set_ms(clock.now_ms() + 10**9)
+        while await store.purge(clock.now_ms(), 1):
+            continue
+        assert await store.counts() == Counts(3, 0, 1, 0)
+        await store.clear_sessions()
+        assert await store.counts() == Counts(0, 0, 0, 0)
+        assert (await store.list_sessions(T0, limit=1, agent_id=UNKNOWN)).total == 0

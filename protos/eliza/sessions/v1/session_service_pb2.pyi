@@ -194,10 +194,14 @@ class ListSessionsResponse(_message.Message):
     next_page_token: _builtins.str
     """Where the next page starts. Empty on the last one."""
     total_size: _builtins.int
-    """How many active sessions match the filters, on all pages."""
+    """How many active sessions match the filters, on all pages. A session counts as active until its expiry is in its log,
+    so this may lag behind the lists, as the stats do.
+    """
     @_builtins.property
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[_session_pb2.Session]:
-        """In order of creation. A page of large sessions may be shorter than page_size."""
+        """In order of creation, as they are now. A page may be shorter than page_size, or empty, though more follow: where
+        sessions are large, or where many have just expired.
+        """
 
     @_builtins.property
     def stats(self) -> Global___SessionStats:
@@ -231,9 +235,9 @@ class SessionStats(_message.Message):
     total_sessions: _builtins.int
     """All of them: active_sessions and expired_sessions."""
     active_sessions: _builtins.int
-    """Those that have not expired."""
+    """Those whose expiry is not in their log yet."""
     expired_sessions: _builtins.int
-    """Those that have expired and have not been purged."""
+    """Those whose expiry is in their log, and that have not been purged."""
     def __init__(
         self,
         *,
@@ -802,11 +806,11 @@ class GetServiceStatusResponse(_message.Message):
     health: Global___GetServiceStatusResponse.Health.ValueType
     """How the service is in one word."""
     active_sessions: _builtins.int
-    """Sessions that have not expired."""
+    """Sessions whose expiry is not in their log yet."""
     expiring_soon: _builtins.int
-    """Active sessions within their warning threshold."""
+    """Active sessions within their warning threshold, as soon as their warning is in their log."""
     invalid_sessions: _builtins.int
-    """Stored sessions that cannot be read back."""
+    """Stored sessions that cannot be read back: those that reads have met since the service started, 1000 at most."""
     uptime_seconds: _builtins.float
     """Seconds since the service started."""
     version: _builtins.str

@@ -1,0 +1,316 @@
+"""`python -m tests.store.growth`: the steps of SQLite that each operation of the store takes, in small worlds and in large ones.
+
+A world has much of one thing: sessions, say, or messages of one session. Steps are those of SQLite's virtual machine, on all connections
+of the store, so that the machine's speed and its other work make no difference.
+"""
+
+import argparse
+import asyncio
+import sqlite3
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from eliza.sessions.v1 import agent_service_pb2, session_service_pb2
+from server.clock import TestClock
+from server.domain.messages import Draft, Reply
+from server.domain.requests import Request
+from server.domain.sessions import Session, heartbeat
+from server.lifecycle.watch import Signals
+from server.rpc.agent_service import AgentService
+from server.rpc.session_service import SessionService
+from server.store.sqlite import SqliteStore
+from server.store.sqlite_check import COUNTED
+from tests.store.conformance.common import agent, answer, expire, give_up, respond, say, take
+from tests.unit.samples import AGENT, MINUTE, POLICY, T0, USER, session
+
+NOW_MS: Final = T0 + 60 * MINUTE
+"""When the operations are called. Sessions from T0 have expired by then."""
+
+_ID: Final = "printf('%08x-0000-4000-8000-{}', n)"
+
+
+@dataclass
+class World:
+    """A store that is full of something, and a session in it that the operations are called on."""
+
+    store: SqliteStore
+    clock: TestClock
+    one: Session
+    other: Session
+    sent: int = 0
+    """The sequence of the message that was sent to `one` last."""
+
+
+def connections(store: SqliteStore) -> list[sqlite3.Connection]:
+    """All connections of a store."""
+    return [store._read_connection, store._long_reader.connection, store._writer._connection]
+
+
+def _clone(connection: sqlite3.Connection, table: str, count: int, where: str, **changes: str) -> None:
+    """Adds copies of a row, numbered `n` from 1, with other values in some columns."""
+    columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+    connection.execute(
+        f"WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {count}) "
+        f"INSERT INTO {table} ({', '.join(columns)}) SELECT {', '.join(changes.get(column, column) for column in columns)} "
+        f"FROM numbers CROSS JOIN {table} WHERE {where}"
+    )
+
+
+async def _add_sessions(world: World, count: int, model: Session) -> None:
+    connection = world.store._writer._connection
+    changes = {"id": _ID.format("00000000000a"), "channel_id": _ID.format("00000000000b"), "created_at_ms": "created_at_ms - n"}
+    _clone(connection, "sessions", count, f"id = '{model.id}'", **changes)
+    _clone(connection, "log", count, f"session_id = '{model.id}'", session_id=_ID.format("00000000000a"))
+
+
+async def add_live(world: World, count: int) -> None:
+    await _add_sessions(world, count, world.other)
+
+
+async def add_due(world: World, count: int) -> None:
+    model = session(T0)
+    await world.store.create_session(model)
+    await _add_sessions(world, count, model)
+
+
+async def add_expired(world: World, count: int) -> None:
+    model = session(T0)
+    await world.store.create_session(model)
+    await world.store.apply(model.id, expire)
+    await _add_sessions(world, count, model)
+
+
+async def _add_entries(world: World, count: int) -> None:
+    """Repeats what is in the log of `one`, with its deliveries."""
+    connection, where = world.store._writer._connection, f"session_id = '{world.one.id}'"
+    last = (await world.store.get_session(world.one.id)).last_sequence
+    further = f"sequence + {last} * n"
+    failure = f"json_set(failure, '$.message_sequence', failure ->> 'message_sequence' + {last} * n)"
+    changes = {"at_ms": f"at_ms + {last} * n", "message_id": "message_id || '-' || n", "failure": failure}
+    _clone(connection, "log", count, where, sequence=further, answers=f"answers + {last} * n", **changes)
+    _clone(connection, "deliveries", count, where, sequence=further)
+    total = last * (count + 1)
+    connection.execute(
+        f"UPDATE sessions SET last_sequence = {total}, last_entry_ms = last_entry_ms + {total - last} WHERE id = '{world.one.id}'"
+    )
+
+
+async def add_messages(world: World, count: int) -> None:
+    await world.store.apply(world.one.id, say())
+    await world.store.apply(world.one.id, answer(Reply(Draft("r"))))
+    await _add_entries(world, count)
+
+
+async def add_failures(world: World, count: int) -> None:
+    await world.store.apply(world.one.id, say())
+    await world.store.apply_delivery(world.one.id, 1, give_up)
+    await _add_entries(world, count)
+
+
+async def add_unanswered(world: World, count: int) -> None:
+    await world.store.apply(world.one.id, say())
+    await _add_entries(world, count)
+
+
+async def add_renewals(world: World, count: int) -> None:
+    await world.store.apply(world.one.id, heartbeat)
+    await _add_entries(world, count)
+
+
+async def add_requests(world: World, count: int) -> None:
+    scope = f"session:{world.one.id}"
+    await world.store.apply(world.one.id, say(), Request(scope, "model", "content"))
+    _clone(world.store._writer._connection, "requests", count, "id = 'model'", id="'model ' || n")
+
+
+async def add_agents(world: World, count: int) -> None:
+    await world.store.create_agent(agent(2))
+    changes = {"id": _ID.format("00000000000c"), "created_at_ms": "created_at_ms + n"}
+    _clone(world.store._writer._connection, "agents", count, f"id = '{agent(2).id}'", **changes)
+
+
+WORLDS: Final[dict[str, Callable[[World, int], Awaitable[None]]]] = {
+    "sessions": add_live,
+    "expired": add_expired,
+    "due": add_due,
+    "agents": add_agents,
+    "messages": add_messages,
+    "failures": add_failures,
+    "unanswered": add_unanswered,
+    "renewals": add_renewals,
+    "requests": add_requests,
+}
+"""What there is much of: sessions that live, have expired, or have yet to be told so; agents; and the rest in one session."""
+
+
+async def _send(world: World) -> None:
+    """With a new request id."""
+    outcome = await world.store.apply(world.one.id, say(), Request("growth", f"after {world.sent}", "content"))
+    world.sent = outcome.session.last_sequence
+
+
+async def _fail(world: World) -> None:
+    await _send(world)
+    await world.store.apply_delivery(world.one.id, world.sent, take)
+    await world.store.apply_delivery(world.one.id, world.sent, give_up)
+
+
+def _sessions_rpc(world: World) -> SessionService:
+    class Health:
+        is_rest_served = is_serving = True
+
+    return SessionService(world.store, world.clock, POLICY, Health(), Signals(), 1)  # type: ignore[arg-type]
+
+
+def _agents_rpc(world: World) -> AgentService:
+    return AgentService(world.store, world.clock, None, None, 1)  # type: ignore[arg-type]
+
+
+OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
+    "get_session": lambda w: w.store.get_session(w.one.id),
+    "find_channel": lambda w: w.store.find_channel(w.one.channel_id),
+    "list_sessions": lambda w: w.store.list_sessions(NOW_MS, limit=100),
+    "list_sessions of an agent": lambda w: w.store.list_sessions(NOW_MS, limit=100, agent_id=AGENT),
+    "list_sessions of a user": lambda w: w.store.list_sessions(NOW_MS, limit=100, user_id=USER),
+    "list_sessions of both": lambda w: w.store.list_sessions(NOW_MS, limit=100, agent_id=AGENT, user_id=USER),
+    "list_messages": lambda w: w.store.list_messages(w.one, limit=50),
+    "list_messages after": lambda w: w.store.list_messages(w.one, limit=50, after_ms=NOW_MS + 50),
+    "list_entries": lambda w: w.store.list_entries(w.one.id, after_sequence=50, limit=100),
+    "list_history before the last": lambda w: w.store.list_history(w.one, before_sequence=10**9, limit=20),
+    "list_history before the first": lambda w: w.store.list_history(w.one, before_sequence=1, limit=20),
+    "find_answer": lambda w: w.store.find_answer(w.one.id, 1),
+    "find_answer where none is": lambda w: w.store.find_answer(w.one.id, 10**9),
+    "knows": lambda w: w.store.knows(Request("growth", "unknown", "content")),
+    "next_delivery": lambda w: w.store.next_delivery(w.one.id),
+    "next_delivery where none is": lambda w: w.store.next_delivery(w.other.id),
+    "list_open": lambda w: w.store.list_open(),
+    "describe": lambda w: w.store.describe(),
+    "counts": lambda w: w.store.counts(),
+    "due": lambda w: w.store.due(NOW_MS, 256),
+    "next_due_ms": lambda w: w.store.next_due_ms(),
+    "get_agent": lambda w: w.store.get_agent(AGENT),
+    "list_agents": lambda w: w.store.list_agents(limit=100),
+    "rpc ListSessions": lambda w: _sessions_rpc(w).ListSessions(session_service_pb2.ListSessionsRequest(), None),
+    "rpc GetServiceStatus": lambda w: _sessions_rpc(w).GetServiceStatus(session_service_pb2.GetServiceStatusRequest(), None),
+    "rpc ListAgents": lambda w: _agents_rpc(w).ListAgents(agent_service_pb2.ListAgentsRequest(), None),
+    "create_session": lambda w: w.store.create_session(session(NOW_MS), Request("growth", "create", "content")),
+    "apply, a message": _send,
+    "apply, again": lambda w: w.store.apply(w.one.id, say(), Request("growth", "after 0", "content")),
+    "apply, a heartbeat": lambda w: w.store.apply(w.one.id, heartbeat),
+    "apply_delivery, a lease": lambda w: w.store.apply_delivery(w.one.id, w.sent, take),
+    "apply_delivery, a reply": lambda w: w.store.apply_delivery(w.one.id, w.sent, respond()),
+    "apply_delivery, a failure": _fail,
+    "seed_agent": lambda w: w.store.seed_agent(agent(3)),
+    "create_agent": lambda w: w.store.create_agent(agent(4)),
+    "update_agent": lambda w: w.store.update_agent(AGENT, lambda stored, now_ms: stored),
+    "delete_agent": lambda w: w.store.delete_agent(agent(4).id),
+    "check_writable": lambda w: w.store.check_writable(),
+    "forget_requests": lambda w: w.store.forget_requests(NOW_MS, 500),
+    "purge": lambda w: w.store.purge(NOW_MS, 500),
+    "apply, an expiry": lambda w: w.store.apply(w.one.id, expire),
+    "delete_session": lambda w: w.store.delete_session(w.one.id),
+    "clear_sessions": lambda w: w.store.clear_sessions(),
+}
+"""A call of each operation, in an order in which they can be carried out one after the other."""
+
+MAY_GROW: Final = {
+    ("clear_sessions", ""): "it removes everything",
+    ("delete_session", ""): "it removes all that is in the session",
+    ("list_open", "unanswered"): "it reads all open deliveries, once at the start and off the loop",
+    ("apply, an expiry", "unanswered"): "the open deliveries of a session end with it; MAX_OPEN_DELIVERIES bounds them",
+    ("purge", "due"): "it reads past the sessions that have yet to be told that they expired",
+}
+"""Operations whose steps may grow, in one world or (empty) in all of them, and why."""
+
+
+@asynccontextmanager
+async def make_world(directory: Path, name: str, count: int) -> AsyncIterator[World]:
+    """Opens a new store that has so much of something."""
+    clock = TestClock()
+    clock.set_ms(NOW_MS)
+    store = await SqliteStore.open(directory / f"{name}-{count}.db", clock)
+    try:
+        one, other = session(NOW_MS), session(NOW_MS)
+        await store.create_agent(replace(agent(5), id=AGENT))
+        for new in (one, other):
+            await store.create_session(new)
+        world = World(store, clock, one, other)
+        await WORLDS[name](world, count)
+        connection = store._writer._connection
+        connection.execute("DELETE FROM session_counts")
+        connection.execute(
+            f"INSERT INTO session_counts SELECT state, agent_id, user_id, count(*) FROM ({COUNTED}) GROUP BY state, agent_id, user_id"
+        )
+        yield world
+    finally:
+        await store.close()
+
+
+async def count_steps(world: World) -> dict[str, int]:
+    """Calls every operation once; returns how many steps each took."""
+    taken: dict[str, int] = {}
+
+    def count(name: str) -> int:
+        taken[name] += 1
+        return 0
+
+    for name, operation in OPERATIONS.items():
+        taken[name] = 0
+        for connection in connections(world.store):
+            connection.set_progress_handler(partial(count, name), 1)
+        await operation(world)
+    return taken
+
+
+async def measure(name: str, count: int) -> dict[str, int]:
+    """The steps of every operation in a world of its own."""
+    with tempfile.TemporaryDirectory() as directory:
+        async with make_world(Path(directory), name, count) as world:
+            return await count_steps(world)
+
+
+def has_grown(operation: str, world: str, small: int, large: int) -> bool:
+    """Whether an operation takes more steps in the large world than it may."""
+    is_known = (operation, world) in MAY_GROW or (operation, "") in MAY_GROW
+    return large > 1.1 * small and not is_known
+
+
+async def _print_table(small: int, large: int, worlds: list[str]) -> int:
+    """Prints the steps in the large world, or those in both where there are more; returns how many operations have grown."""
+    found = {name: (await measure(name, small), await measure(name, large)) for name in worlds}
+    print(f"Steps where there are {large:,}; where they are more than 1.1 times those of {small:,}, both. (grows): see MAY_GROW.\n")
+    print("| operation | " + " | ".join(worlds) + " |")
+    print("| --- |" + " ---: |" * len(worlds))
+    grown = 0
+    for operation in OPERATIONS:
+        cells = []
+        for name in worlds:
+            before, after = found[name][0][operation], found[name][1][operation]
+            cell = f"{after:,}"
+            if after > 1.1 * before:
+                is_wrong = has_grown(operation, name, before, after)
+                grown += is_wrong
+                cell = f"{before:,} → {after:,} ({'GROWS' if is_wrong else 'grows'})"
+            cells.append(cell)
+        print(f"| {operation} | " + " | ".join(cells) + " |")
+    return grown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.store.growth", description=__doc__)
+    parser.add_argument("--small", type=int, default=1000, help="how much there is of each thing in the small worlds")
+    parser.add_argument("--large", type=int, default=100_000, help="and in the large ones")
+    parser.add_argument("--worlds", nargs="+", choices=list(WORLDS), default=list(WORLDS), help="of what there is much")
+    wanted = parser.parse_args()
+    grown = asyncio.run(_print_table(wanted.small, wanted.large, wanted.worlds))
+    if grown:
+        raise SystemExit(f"{grown} operations take more steps the more there is")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What a store of an earlier schema holds is found by the indexes and the counts that were added since."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from server.clock import TestClock
+from server.domain.events import EntryKind, ReplyFailure
+from server.store.base import Counts
+from server.store.sqlite import SqliteStore
+from server.store.sqlite_check import problems
+from tests.store.conformance.common import contents
+from tests.store.old_schemas import LIVE, make_old_store
+from tests.unit.samples import AGENT, T0, USER
+
+SCHEMA = 5
+"""The last without them."""
+
+
+async def reopened(path: Path, *statements: str) -> Any:
+    make_old_store(path, SCHEMA)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+    clock = TestClock()
+    clock.set_ms(T0)
+    return await SqliteStore.open(path, clock)
+
+
+async def test_its_sessions_are_listed_and_counted(tmp_path: Path) -> None:
+    warned = f"UPDATE sessions SET warned = 1, due_at_ms = expires_at_ms WHERE id = '{LIVE}'"
+    store = await reopened(tmp_path / "old.db", warned)
+    assert await store.counts() == Counts(1, 1, 1, 0)
+    for filters in ({}, {"agent_id": AGENT}, {"user_id": USER}, {"agent_id": AGENT, "user_id": USER}):
+        page = await store.list_sessions(T0, limit=5, **filters)
+        assert ([one.id for one in page.sessions], page.total) == ([LIVE], 1)
+    assert list(problems(store._read_connection)) == []
+    await store.close()
+
+
+@pytest.mark.parametrize("is_readable", [True, False])
+async def test_its_failures_are_found(tmp_path: Path, is_readable: bool) -> None:
+    failure = '{"message_id":"m6","message_sequence":7,"reason":"gone","attempts":3}' if is_readable else '{"message_'
+    store = await reopened(
+        tmp_path / "old.db",
+        "INSERT INTO log (session_id, sequence, at_ms, kind, expires_at_ms, renewal_count, was_renewed, is_near_expiration, failure) "
+        f"VALUES ('{LIVE}', 8, {T0 + 8}, 'reply_failure', {T0}, 2, 0, 0, '{failure}')",
+        f"UPDATE deliveries SET state = 'failed', due_at_ms = NULL WHERE session_id = '{LIVE}' AND sequence = 7",
+        f"UPDATE sessions SET last_sequence = 8, last_entry_ms = {T0 + 8} WHERE id = '{LIVE}'",
+    )
+    found = await store.find_answer(LIVE, 7)
+    if is_readable:
+        assert (found.kind, found.failure) == (EntryKind.REPLY_FAILURE, ReplyFailure("m6", 7, "gone", 3))
+    else:
+        # A row that is damaged keeps nobody from the rest.
+        assert found is None
+    assert contents([await store.find_answer(LIVE, 5)]) == ["re"]
+    one = await store.get_session(LIVE)
+    assert contents(await store.list_history(one, before_sequence=7, limit=9)) == ["hi", "ho", "two", "three", "re"]
+    await store.close()
