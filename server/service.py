@@ -60,6 +60,7 @@ class Service:
             request_retention_minutes=settings.request_id_retention_minutes,
             interval_minutes=settings.session_cleanup_interval_minutes,
         )
+        store.add_listener(self._purge.committed)
         self._server, self._health, self._boundary = build_server(
             store, clock, settings, self._dispatcher, connectors, self._signals, self._deadlines, self._purge
         )

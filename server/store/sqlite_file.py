@@ -106,7 +106,8 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     else:
         # FULL: a commit has reached the disk before anyone is told of it.
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
+        # Removed sessions leave rows for a while, see `sqlite_removal`.
+        connection.execute("PRAGMA foreign_keys = OFF")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_LIMIT_BYTES}")
     return connection

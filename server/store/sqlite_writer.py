@@ -33,10 +33,13 @@ from server.domain.sessions import Outcome, Rule, Session, require_etag
 from server.store import sqlite_rows as rows
 from server.store.base import Commit, CommitListener
 from server.store.sqlite_file import check_sound, connect, file_identity, is_locked, leaves_doubt, public_error
+from server.store.sqlite_removal import IS_THERE, Pieces, remove, take_left
 
 T = TypeVar("T")
 
 GROUP_SIZE: Final = 256
+DELETED_ROWS: Final = 256
+"""How many rows that deleted sessions leave go together with them."""
 
 log = structlog.get_logger()
 
@@ -70,14 +73,14 @@ _CLOSE_DELIVERIES = (
 )
 _LOAD_REQUESTS = (
     "SELECT requests.scope, requests.id, fingerprint, answer, session_id FROM json_each(?) AS item CROSS JOIN requests "
-    "ON requests.scope = item.value ->> 0 AND requests.id = item.value ->> 1"
+    f"ON requests.scope = item.value ->> 0 AND requests.id = item.value ->> 1 AND {IS_THERE.format('session_id')}"
 )
-_INSERT_REQUESTS = (
-    f"INSERT INTO requests (scope, id, fingerprint, answer, created_at_ms, session_id) SELECT {_values(6)} FROM json_each(?) AS item"
+# One that is there under the same name was left by a session that is gone.
+_PUT_REQUESTS = (
+    "INSERT OR REPLACE INTO requests (scope, id, fingerprint, answer, created_at_ms, session_id) "
+    f"SELECT {_values(6)} FROM json_each(?) AS item"
 )
 _LOAD_ENTRY = f"SELECT {', '.join(rows.ENTRY)} FROM log WHERE session_id = ? AND sequence = ?"
-# Logs, deliveries and requests go with their sessions, by ON DELETE CASCADE.
-_DELETE_SESSIONS = "DELETE FROM sessions WHERE id IN (SELECT value FROM json_each(?))"
 
 
 @dataclass(slots=True, eq=False)
@@ -187,6 +190,7 @@ class SqliteWriter:
         self._sound = True
         self._clock = clock
         self._max_queued = max_queued
+        self._pieces = Pieces()
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
         self._closed = False
@@ -380,7 +384,9 @@ class SqliteWriter:
         gone = group.deleted
         if gone:
             # First, because a create of this very group may have a request id that this frees.
-            self._execute(_DELETE_SESSIONS, gone)
+            remove(self._connection, orjson.dumps(list(gone)).decode())
+            # Most sessions leave no more than this; the purge takes the rest.
+            self._pieces.take(DELETED_ROWS, lambda rows: take_left(self._connection, rows))
         if created := self._present(group, group.created):
             self._execute(_INSERT_SESSIONS, ((*rows.session_fixed_row(s), *rows.session_changing_row(s)) for s in created))
         if changed := self._present(group, group.changed - group.created):
@@ -393,7 +399,7 @@ class SqliteWriter:
             self._execute(_CLOSE_DELIVERIES, group.expired)
         if new_requests := [new for new in group.new_requests if new[-1] not in gone]:
             self._execute(
-                _INSERT_REQUESTS,
+                _PUT_REQUESTS,
                 (
                     (one.scope, one.id, one.fingerprint, orjson.dumps(answer).decode(), at_ms, session_id)
                     for one, answer, at_ms, session_id in new_requests

@@ -119,7 +119,7 @@ class TestAFreshFile:
         def pragma(name: str) -> object:
             return store._writer._connection.execute(f"PRAGMA {name}").fetchone()[0]
 
-        assert (pragma("journal_mode"), pragma("synchronous"), pragma("foreign_keys")) == ("wal", 2, 1)
+        assert (pragma("journal_mode"), pragma("synchronous"), pragma("foreign_keys")) == ("wal", 2, 0)
         for reader in (store._read_connection, store._long_reader.connection):
             with pytest.raises(sqlite3.OperationalError):
                 reader.execute("DELETE FROM sessions")

@@ -168,6 +168,7 @@ class World:
             request_retention_minutes=LIMITS.request_retention_ms / 60_000,
             interval_minutes=PURGE_MINUTES,
         )
+        self.store.add_listener(self.purge.committed)
         self.session_service = SessionService(self.store, self, POLICY, None, self.signals, 1e6)  # type: ignore[arg-type]
         self.message_service = MessageService(self.store, self, self.dispatcher, REPLY_SECONDS)
         self.agent_service = AgentService(self.store, self, connectors, self.dispatcher, 1e6)
@@ -302,7 +303,7 @@ class World:
         self.go(4 * 3600)
         require(not self.model.sessions, "not purged:", list(self.model.sessions))
         with closing(sqlite3.connect(self.path)) as connection:
-            for table in ("sessions", "log", "deliveries", "requests"):
+            for table in ("sessions", "log", "deliveries", "requests", "removed_sessions"):
                 count = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
                 require(count == 0, "left in", table, count)
         for watcher in self.watchers:

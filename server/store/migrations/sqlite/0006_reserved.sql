@@ -1,0 +1,1 @@
+-- Kept free for a change that is merged from elsewhere.
