@@ -131,9 +131,9 @@ class Service:
             why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "gRPC refuses it"
             raise AddressError(f"GRPC_ADDRESS {self._settings.grpc_address} cannot be listened on: {why}") from error
         await self._health.check()
-        await self._deadlines.run_due()
         await self._dispatcher.start()
         await self._server.start()
+        # What fell due while nobody served happens behind the first calls: the rules go by the time, not by what is written.
         for work in (self._deadlines.run(), self._purge.run(), self._health.run()):
             self._tasks.append(asyncio.create_task(_logged(work)))
 

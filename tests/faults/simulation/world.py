@@ -199,7 +199,6 @@ class World:
             for agent_id in AGENTS:
                 kind = AgentKind.ECHO if agent_id == ECHO_ID else AgentKind.STREAM
                 await self.store.seed_agent(Agent(agent_id, "agent", kind, T0, T0))
-        await self.deadlines.run_due()
         await self.dispatcher.start()
 
     def crash(self) -> None:
