@@ -32,7 +32,7 @@ from server.store.base import (
     Store,
     StoreOpenError,
 )
-from server.store.sqlite_file import FileLock, check_sound, connect, leaves_doubt, prepare, public_error, schema_version
+from server.store.sqlite_file import FileLock, check_sound, connect, leaves_doubt, prepare, public_error, real_path, schema_version
 from server.store.sqlite_removal import IS_THERE, Pieces, clear, take_expired
 from server.store.sqlite_writer import SqliteWriter
 
@@ -76,7 +76,7 @@ class SqliteStore(Store):
         self._counter = _Reader(path, "sqlite-counter")
         self._purged, self._forgotten = Pieces(), Pieces()
         # Last, because it starts a thread.
-        self._writer = SqliteWriter(path, clock, max_writes)
+        self._writer = SqliteWriter(path, lock, clock, max_writes)
         # Whether a read has failed so that nobody knows what else cannot be read.
         self._unreadable = False
         self._counting = asyncio.Lock()
@@ -87,6 +87,7 @@ class SqliteStore(Store):
     @classmethod
     async def open(cls, path: Path, clock: Clock, max_writes: int = MAX_WRITES) -> "SqliteStore":
         """Opens the file, making or migrating it first; `max_writes` may wait for the disk. Raises StoreOpenError, saying why."""
+        path = real_path(path)
         lock = await asyncio.to_thread(prepare, path)
         try:
             return cls(path, lock, clock, max_writes)
@@ -225,7 +226,7 @@ class SqliteStore(Store):
     async def describe(self) -> Description:
         def read(connection: sqlite3.Connection) -> Description:
             (sessions,) = connection.execute("SELECT count(*) FROM sessions").fetchone()
-            return Description(str(self._path.resolve()), schema_version(), sessions)
+            return Description(str(self._path), schema_version(), sessions)
 
         return await self._read_long(read)
 

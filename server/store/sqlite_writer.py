@@ -32,7 +32,7 @@ from server.domain.requests import Request, require_same
 from server.domain.sessions import Outcome, Rule, Session, require_etag
 from server.store import sqlite_rows as rows
 from server.store.base import Commit, CommitListener
-from server.store.sqlite_file import check_sound, connect, file_identity, is_locked, leaves_doubt, public_error
+from server.store.sqlite_file import FileLock, check_sound, connect, file_identity, is_locked, leaves_doubt, public_error
 from server.store.sqlite_removal import IS_THERE, Pieces, remove, take_left
 
 T = TypeVar("T")
@@ -182,8 +182,9 @@ def _is_nobodys_fault(error: Exception) -> bool:
 class SqliteWriter:
     """Queues operations from the event loop, carries them out on a thread of its own, and answers on the loop once they are durable."""
 
-    def __init__(self, path: Path, clock: Clock, max_queued: int) -> None:
+    def __init__(self, path: Path, lock: FileLock, clock: Clock, max_queued: int) -> None:
         self._path = path
+        self._lock = lock
         self._connection = connect(path)
         self._identity = file_identity(path)
         # After an I/O error nobody knows what the file holds, until it has been opened and checked anew.
@@ -341,6 +342,12 @@ class SqliteWriter:
             log.error("the store's file is gone from its place", path=str(self._path))
             raise UnavailableError("The store cannot be used now")
 
+    def _require_lock(self) -> None:
+        """Raises UnavailableError where another process may have taken the file. To be called within a transaction, see `prepare`."""
+        if not self._lock.is_held():
+            log.error("the store's lock is gone from its place: another process may have the file", path=str(self._path))
+            raise UnavailableError("The store cannot be used now")
+
     def _open_anew(self) -> None:
         """Opens the file again, checks it, and has what is in the WAL written and synced once more. Raises sqlite3.Error."""
         self._connection.close()
@@ -353,6 +360,7 @@ class SqliteWriter:
     def _commit(self, group: list[_Operation]) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
+            self._require_lock()
             if group[0].session_id is None:
                 group[0].result = group[0].work(self._connection, self._clock.now_ms())
             else:
