@@ -102,6 +102,7 @@ def prepare(path: Path) -> FileLock:
             # Waits for the last write of a process that has lost its lock: in each write it looks whether it has it.
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
+        _warn_of_others(path)
     except OSError as error:
         lock.release()
         raise StoreOpenError(f"{path} cannot be opened: {error.strerror}") from error
@@ -128,8 +129,13 @@ def _make_file(path: Path) -> None:
     if found.st_nlink > 1:
         # Under the other one a second process would have another lock, and SQLite another log.
         raise StoreOpenError(f"{path} has {found.st_nlink} names (hard links): remove the others")
-    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        mode = oct(stat.S_IMODE(found.st_mode))
+
+
+def _warn_of_others(path: Path) -> None:
+    """Tells the operator where others may touch the file, or put their own in the place of those beside it."""
+    file_mode = path.stat().st_mode
+    if file_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        mode = oct(stat.S_IMODE(file_mode))
         log.warning("others may read or write the store's file", file=str(path), mode=mode, remedy="chmod 600")
     if path.parent.stat().st_mode & stat.S_IWOTH:
         log.warning("others may put files beside the store", directory=str(path.parent), remedy="chmod o-w")
