@@ -60,6 +60,7 @@ class Service:
             request_retention_minutes=settings.request_id_retention_minutes,
             interval_minutes=settings.session_cleanup_interval_minutes,
         )
+        store.add_listener(self._purge.committed)
         self._server, self._health, self._boundary = build_server(
             store, clock, settings, self._dispatcher, connectors, self._signals, self._deadlines, self._purge
         )
@@ -139,11 +140,11 @@ class Service:
         for open_host in self._connectors.hosts.list_open():
             log.warning("AGENT_ALLOWED_HOSTS opens all ports of a host to agents", host=open_host, narrower=f"{open_host}:PORT")
         await self._health.check()
-        await self._deadlines.run_due()
         await self._dispatcher.start()
         await self._server.start()
         # In the background, because a file may be on a file system that hangs.
         warnings = warn_of_unusable(self._store, self._connectors)
+        # What fell due while nobody served happens behind the first calls: the rules go by the time, not by what is written.
         for work in (self._deadlines.run(), self._purge.run(), self._health.run(), warnings):
             self._tasks.append(asyncio.create_task(_logged(work)))
 

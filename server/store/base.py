@@ -153,9 +153,10 @@ class Store(ABC):
 
     @abstractmethod
     async def delete_session(self, session_id: str, etag: str = "") -> None:
-        """Removes a session, live or expired, with its log and its deliveries.
+        """Removes a session, live or expired, with its log and its deliveries: no reading method knows of them any more.
 
-        The requests that made it or wrote to it are forgotten: their ids are free.
+        The requests that made it or wrote to it are forgotten: their ids are free. Its own id is not used again. How long this takes does
+        not depend on how much the session has: what cannot be removed at once is left for `purge`.
 
         :raises SessionNotFoundError: there is no such session
         :raises EtagMismatchError: it is in none of the states that `etag` names
@@ -244,18 +245,18 @@ class Store(ABC):
 
     @abstractmethod
     async def purge(self, expired_by_ms: int, limit: int) -> int:
-        """Takes one small step of removing the sessions that expired at `expired_by_ms` or before, as `delete_session` does.
+        """Takes one small step of removing what deleted sessions have left, then the sessions that expired at `expired_by_ms` or before.
 
-        A session whose expiry has not been written stays until it is: nobody has been told of it. A step removes at most `limit`
-        rows, of the sessions that expired first: their requests, then their deliveries, their entries, and last themselves. It returns
-        how many: 0 when nothing is left to remove.
+        A session whose expiry has not been written stays until it is: nobody has been told of it. The sessions that expired first go
+        first, as `delete_session` does it, then what they have left: requests, deliveries, entries. A step removes at most `limit` rows,
+        and ends after a few milliseconds. It returns how many rows it removed: 0 when nothing is left to remove.
         """
 
     @abstractmethod
     async def forget_requests(self, made_by_ms: int, limit: int) -> int:
         """Takes one small step of forgetting the requests that were made at `made_by_ms` or before.
 
-        It forgets at most `limit`, and returns how many: 0 when none is left to forget.
+        It forgets at most `limit`, ends after a few milliseconds, and returns how many: 0 when none is left to forget.
         """
 
     @abstractmethod

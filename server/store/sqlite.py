@@ -34,8 +34,9 @@ from server.store.base import (
     Store,
     StoreOpenError,
 )
-from server.store.sqlite_file import FileLock, check_sound, connect, leaves_doubt, prepare, public_error, schema_version
-from server.store.sqlite_writer import SqliteWriter, change_counts
+from server.store.sqlite_file import FileLock, check_sound, connect, leaves_doubt, prepare, public_error, real_path, schema_version
+from server.store.sqlite_removal import IS_THERE, Pieces, clear, take_expired
+from server.store.sqlite_writer import SqliteWriter
 
 T = TypeVar("T")
 
@@ -82,8 +83,9 @@ class SqliteStore(Store):
         self._lock = lock
         self._read_connection = connect(path, read_only=True)
         self._long_reader = _Reader(path, "sqlite-reader")
+        self._purged, self._forgotten = Pieces(), Pieces()
         # Last, because it starts a thread.
-        self._writer = SqliteWriter(path, clock, max_writes)
+        self._writer = SqliteWriter(path, lock, clock, max_writes)
         # Whether a read has failed so that nobody knows what else cannot be read.
         self._unreadable = False
         # The ids of sessions that were met and cannot be read back.
@@ -93,6 +95,7 @@ class SqliteStore(Store):
     @classmethod
     async def open(cls, path: Path, clock: Clock, max_writes: int = MAX_WRITES) -> "SqliteStore":
         """Opens the file, making or migrating it first; `max_writes` may wait for the disk. Raises StoreOpenError, saying why."""
+        path = real_path(path)
         lock = await asyncio.to_thread(prepare, path)
         try:
             return cls(path, lock, clock, max_writes)
@@ -181,8 +184,8 @@ class SqliteStore(Store):
     ) -> MessagePage:
         forward = after_ms is not None and before_ms is None
         statement = (
-            f"SELECT {_ENTRY} FROM log WHERE session_id = ? AND message_id IS NOT NULL AND at_ms > ? AND at_ms < ? "
-            f"ORDER BY at_ms {'ASC' if forward else 'DESC'} LIMIT ?"
+            f"SELECT {_ENTRY} FROM log WHERE session_id = ?1 AND message_id IS NOT NULL AND at_ms > ?2 AND at_ms < ?3 "
+            f"AND {IS_THERE.format('?1')} ORDER BY at_ms {'ASC' if forward else 'DESC'} LIMIT ?4"
         )
         low_ms, high_ms = -_ALWAYS_MS if after_ms is None else after_ms, _ALWAYS_MS if before_ms is None else before_ms
 
@@ -195,7 +198,9 @@ class SqliteStore(Store):
         return self._read(read)
 
     async def list_entries(self, session_id: str, *, after_sequence: int, limit: int) -> list[Entry]:
-        statement = f"SELECT {_ENTRY} FROM log WHERE session_id = ? AND sequence > ? ORDER BY sequence LIMIT ?"
+        statement = (
+            f"SELECT {_ENTRY} FROM log WHERE session_id = ?1 AND sequence > ?2 AND {IS_THERE.format('?1')} ORDER BY sequence LIMIT ?3"
+        )
 
         def read(connection: sqlite3.Connection) -> list[Entry]:
             with closing(connection.execute(statement, (session_id, after_sequence, limit))) as found:
@@ -206,8 +211,8 @@ class SqliteStore(Store):
 
     async def list_history(self, session: Session, *, before_sequence: int, limit: int) -> list[Entry]:
         statement = (
-            f"SELECT {_ENTRY} FROM log INDEXED BY log_by_place WHERE session_id = ? AND message_id IS NOT NULL AND place < ? "
-            "ORDER BY place DESC, sequence DESC LIMIT ?"
+            f"SELECT {_ENTRY} FROM log INDEXED BY log_by_place WHERE session_id = ?1 AND message_id IS NOT NULL AND place < ?2 "
+            f"AND {IS_THERE.format('?1')} ORDER BY place DESC, sequence DESC LIMIT ?3"
         )
 
         def read(connection: sqlite3.Connection) -> list[Entry]:
@@ -219,15 +224,15 @@ class SqliteStore(Store):
 
     async def find_answer(self, session_id: str, sequence: int) -> Entry | None:
         statement = (
-            f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND answers = :sequence UNION ALL "
-            f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND failed_sequence = :sequence LIMIT 1"
+            f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND answers = :sequence AND {IS_THERE.format(':id')} UNION ALL "
+            f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND failed_sequence = :sequence AND {IS_THERE.format(':id')} LIMIT 1"
         )
         named = {"id": session_id, "sequence": sequence}
         found = self._read(lambda connection: connection.execute(statement, named).fetchall())
         return rows.entry_of(found[0]) if found else None
 
     async def knows(self, request: Request) -> bool:
-        statement = "SELECT 1 FROM requests WHERE scope = ? AND id = ?"
+        statement = f"SELECT 1 FROM requests WHERE scope = ? AND id = ? AND {IS_THERE.format('session_id')}"
         return self._read(lambda connection: connection.execute(statement, (request.scope, request.id)).fetchone()) is not None
 
     async def next_delivery(self, session_id: str) -> OpenDelivery | None:
@@ -254,9 +259,7 @@ class SqliteStore(Store):
 
     async def describe(self) -> Description:
         def read(connection: sqlite3.Connection) -> Description:
-            return Description(
-                str(self._path.resolve()), schema_version(), _count(connection, rows.LIVE) + _count(connection, rows.EXPIRED)
-            )
+            return Description(str(self._path), schema_version(), _count(connection, rows.LIVE) + _count(connection, rows.EXPIRED))
 
         return self._read(read)
 
@@ -288,28 +291,21 @@ class SqliteStore(Store):
 
     async def purge(self, expired_by_ms: int, limit: int) -> int:
         def work(connection: sqlite3.Connection, now_ms: int) -> int:
-            removed = 0
-            for statement in _PURGE:
-                values = {"expired_by_ms": expired_by_ms, "limit": limit, "left": limit - removed}
-                found = connection.execute(statement, values).rowcount
-                removed += found
-            # The last statement is that of the sessions themselves.
-            change_counts(connection, {(rows.EXPIRED, "", ""): -found})
-            return removed
+            return self._purged.take(limit, lambda rows: take_expired(connection, expired_by_ms, rows))
 
         return await self._writer.run(work)
 
     async def forget_requests(self, made_by_ms: int, limit: int) -> int:
         statement = "DELETE FROM requests WHERE (scope, id) IN (SELECT scope, id FROM requests WHERE created_at_ms <= ? LIMIT ?)"
-        return await self._writer.run(lambda connection, now_ms: connection.execute(statement, (made_by_ms, limit)).rowcount)
+
+        def work(connection: sqlite3.Connection, now_ms: int) -> int:
+            return self._forgotten.take(limit, lambda rows: connection.execute(statement, (made_by_ms, rows)).rowcount)
+
+        return await self._writer.run(work)
 
     async def clear_sessions(self) -> None:
         def work(connection: sqlite3.Connection, now_ms: int) -> None:
-            connection.execute("DELETE FROM requests")
-            connection.execute("DELETE FROM deliveries")
-            connection.execute("DELETE FROM log")
-            connection.execute("DELETE FROM sessions")
-            connection.execute("DELETE FROM session_counts")
+            clear(connection)
 
         await self._writer.run(work)
 
@@ -403,18 +399,6 @@ _NEXT_DELIVERY: Final = (
     "FROM deliveries INDEXED BY deliveries_open CROSS JOIN sessions ON sessions.id = deliveries.session_id "
     "CROSS JOIN log ON log.session_id = deliveries.session_id AND log.sequence = deliveries.sequence "
     f"WHERE deliveries.session_id = ? AND deliveries.state IN {rows.OPEN} ORDER BY deliveries.sequence LIMIT 1"
-)
-# A step looks at no more sessions than it may remove, so that its cost does not grow with how many have expired.
-_OLDEST: Final = "SELECT id FROM sessions WHERE expired AND expires_at_ms <= :expired_by_ms ORDER BY expires_at_ms, rowid LIMIT"
-# Where one of them has removed all that it may, the next ones have nothing left to do: a session goes when all of its rows have gone.
-_PURGE: Final = (
-    "DELETE FROM requests WHERE (scope, id) IN (SELECT scope, requests.id "
-    f"FROM ({_OLDEST} :limit) AS old CROSS JOIN requests ON requests.session_id = old.id LIMIT :left)",
-    "DELETE FROM deliveries WHERE (session_id, sequence) IN (SELECT session_id, sequence "
-    f"FROM ({_OLDEST} :limit) AS old CROSS JOIN deliveries ON deliveries.session_id = old.id LIMIT :left)",
-    "DELETE FROM log WHERE rowid IN (SELECT log.rowid "
-    f"FROM ({_OLDEST} :limit) AS old CROSS JOIN log ON log.session_id = old.id LIMIT :left)",
-    f"DELETE FROM sessions WHERE id IN ({_OLDEST} :left)",
 )
 _GET_SESSION: Final = f"SELECT {_SESSION}, {_READABLE} FROM sessions WHERE id = ?"
 _GET_AGENT: Final = f"SELECT {_AGENT} FROM agents WHERE id = ?"

@@ -14,10 +14,13 @@ COUNTED: Final = (
     "UNION ALL SELECT 'live', agent_id, user_id FROM sessions WHERE NOT expired"
 )
 """A row for each session and each count that it is in."""
+_KNOWN: Final = "(SELECT id FROM sessions UNION ALL SELECT id FROM removed_sessions)"
+"""The sessions that rows of other tables may belong to: those that are there, and those whose rows the purge is about to take."""
 
 _QUESTIONS: Final = {
+    "session {0}: it is there, but was removed": "SELECT id FROM sessions WHERE id IN (SELECT id FROM removed_sessions)",
     "session {0}: its log should have the sequences up to {1}, but has {2} from {3} to {4}": (
-        # The purge takes the log of an expired session from its start, in steps, and the session last.
+        # The purge of an older version took the log of an expired session from its start, in steps, and the session last.
         "SELECT sessions.id, last_sequence, count(sequence), min(sequence), max(sequence) FROM sessions LEFT JOIN log ON session_id = id "
         "GROUP BY id HAVING NOT (count(sequence) = coalesce(max(sequence) - min(sequence) + 1, 0) "
         "AND (coalesce(max(sequence), 0) = last_sequence AND coalesce(min(sequence), 1) = 1 "
@@ -27,9 +30,7 @@ _QUESTIONS: Final = {
         "SELECT session_id, sequence FROM (SELECT session_id, sequence, at_ms, "
         "lag(at_ms) OVER (PARTITION BY session_id ORDER BY sequence) AS before_ms FROM log) WHERE at_ms <= before_ms"
     ),
-    "session {0}: there are entries of its log, but no session": (
-        "SELECT DISTINCT session_id FROM log WHERE session_id NOT IN (SELECT id FROM sessions)"
-    ),
+    "session {0}: there are entries of its log, but no session": (f"SELECT DISTINCT session_id FROM log WHERE session_id NOT IN {_KNOWN}"),
     "session {0}: what it has in JSON cannot be read": "SELECT id FROM sessions WHERE NOT json_valid(metadata)",
     "sessions that are {0}, of agent '{1}' and user '{2}' (empty: any): {4} are there, but {3} are counted": (
         "SELECT state, agent_id, user_id, sum(counted), sum(there) FROM ("
@@ -44,7 +45,7 @@ _QUESTIONS: Final = {
     "message {0}-{1}: it has no delivery": (
         "SELECT log.session_id, log.sequence FROM log JOIN sessions ON id = log.session_id "
         "LEFT JOIN deliveries USING (session_id, sequence) "
-        # The purge takes the deliveries of an expired session first.
+        # The purge of an older version took the deliveries of an expired session first.
         "WHERE message_id IS NOT NULL AND NOT is_agent AND state IS NULL AND NOT expired"
     ),
     "delivery {0}-{1}: it has no message": (
@@ -65,7 +66,7 @@ _QUESTIONS: Final = {
     "delivery {0}-{1}: it is open, but nobody knows when it is due": (
         f"SELECT session_id, sequence FROM deliveries WHERE state IN {rows.OPEN} AND due_at_ms IS NULL"
     ),
-    "request {1} of {0}: its session is gone": ("SELECT scope, id FROM requests WHERE session_id NOT IN (SELECT id FROM sessions)"),
+    "request {1} of {0}: its session is gone": f"SELECT scope, id FROM requests WHERE session_id NOT IN {_KNOWN}",
     "request {1} of {0}: it is kept with another session, {2}": (
         "SELECT scope, id, session_id FROM requests WHERE session_id IS NOT CASE WHEN scope GLOB 'session:*' "
         "THEN substr(scope, length('session:') + 1) WHEN json_valid(answer) THEN answer ->> 'id' END"
@@ -85,8 +86,6 @@ def problems(connection: sqlite3.Connection) -> Iterator[str]:
         for (line,) in connection.execute("PRAGMA integrity_check").fetchall():
             if line != "ok":
                 yield f"the file is damaged: {line}"
-        for table, _, parent, _ in connection.execute("PRAGMA foreign_key_check").fetchall():
-            yield f"a row of {table} refers to a row of {parent} that is not there"
         for text, question in _QUESTIONS.items():
             for row in connection.execute(question):
                 yield text.format(*row)
@@ -96,5 +95,7 @@ def problems(connection: sqlite3.Connection) -> Iterator[str]:
 
 def summary(connection: sqlite3.Connection) -> str:
     """What the store holds, for people."""
-    counts = [connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("sessions", "log", "deliveries", "requests")]
+    removed = "WHERE session_id NOT IN (SELECT id FROM removed_sessions)"
+    tables = ("sessions", f"log {removed}", f"deliveries {removed}", f"requests {removed}")
+    counts = [connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables]
     return "{} sessions, {} entries, {} deliveries, {} requests".format(*counts)

@@ -1,6 +1,7 @@
 """Copies of a SQLite store: taken while it is served, checked, and put in place whole or not at all."""
 
 import os
+import secrets
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,7 +11,17 @@ from typing import Final
 
 from server.store.base import StoreOpenError
 from server.store.sqlite_check import problems
-from server.store.sqlite_file import FileLock, check_sound, check_version, connect, make_directory, migrate, reading, schema_version
+from server.store.sqlite_file import (
+    FileLock,
+    check_sound,
+    check_version,
+    connect,
+    make_directory,
+    migrate,
+    reading,
+    real_path,
+    schema_version,
+)
 
 STEP_PAGES: Final = 256
 
@@ -59,7 +70,7 @@ def copy_store(source: Path, target: Path, progress: Progress) -> None:
     for name in (target.name, f"{target.name}-wal", f"{target.name}-shm", f"{target.name}-journal"):
         if target.with_name(name).exists():
             raise CopyError(f"{target.with_name(name)} exists already: it is not overwritten")
-    partial = target.with_name(f"{target.name}.partial")
+    partial = target.with_name(f"{target.name}.{secrets.token_hex(4)}.partial")
     try:
         with reading(source) as connection:
             _copy(connection, partial, progress)
@@ -79,6 +90,7 @@ def restore_store(source: Path, target: Path, progress: Progress) -> None:
 
     A backup of an older schema is copied as it is: whoever opens the store migrates it.
     """
+    target = real_path(target)
     try:
         make_directory(target)
         lock = FileLock(target)
@@ -103,8 +115,8 @@ def _require_sound(source: Path) -> None:
 
 
 def _copy(source: sqlite3.Connection, partial: Path, progress: Progress) -> None:
-    """Copies a database as it is at one moment into a file that only its owner can read. Raises OSError, sqlite3.Error."""
-    os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+    """Copies a database as it is at one moment into a new file that only its owner can read. Raises OSError, sqlite3.Error."""
+    os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     with closing(sqlite3.connect(partial, isolation_level=None)) as writing:
         # Held open, so that all steps read one snapshot; else a copy would begin anew at every commit.
         source.execute("BEGIN")

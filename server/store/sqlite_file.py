@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sqlite3
+import stat
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from importlib import resources
@@ -40,20 +41,45 @@ class FileLock:
     """
 
     def __init__(self, path: Path) -> None:
-        """Takes the lock. Raises StoreOpenError, naming the process that has it."""
-        self._fd = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Takes the lock of a file under its real path. Raises StoreOpenError, naming the process that has it, or OSError."""
+        self._path = path.with_name(path.name + ".lock")
+        # Not through a link, which somebody may have put there to have another file emptied.
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        try:
+            self._take(path)
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _take(self, path: Path) -> None:
+        found = os.fstat(self._fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            raise StoreOpenError(f"{self._path} is a link or no regular file: remove it, if no service runs on {path}")
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(self._fd, 20).decode(errors="replace").strip() or "unknown"
-            os.close(self._fd)
             raise StoreOpenError(f"{path} is in use by another process (pid {holder}): one process owns the file") from None
+        if not self.is_held():
+            raise StoreOpenError(f"{self._path} was replaced while {path} was opened: try again")
+        if stat.S_IMODE(found.st_mode) != 0o600:
+            os.fchmod(self._fd, 0o600)
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def is_held(self) -> bool:
+        """Whether the lock still keeps others out: once its file is gone from its place, another process can take a new one."""
+        held = os.fstat(self._fd)
+        return file_identity(self._path) == (held.st_dev, held.st_ino)
 
     def release(self) -> None:
         """Lets go of the lock."""
         os.close(self._fd)
+
+
+def real_path(path: Path) -> Path:
+    """The path of a file itself, where `path` leads to it through links: so all who open it meet at one lock."""
+    return Path(os.path.realpath(path))
 
 
 def prepare(path: Path) -> FileLock:
@@ -61,17 +87,25 @@ def prepare(path: Path) -> FileLock:
 
     Raises StoreOpenError, saying why; the file is then as it was.
     """
+    path = real_path(path)
     try:
         make_directory(path)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         lock = FileLock(path)
     except OSError as error:
         raise StoreOpenError(f"{path} cannot be opened: {error.strerror}") from error
     try:
+        _make_file(path)
         check_header(path)
         with closing(connect(path)) as connection:
             check_sound(connection)
             migrate(path, connection)
+            # Waits for the last write of a process that has lost its lock: in each write it looks whether it has it.
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+        _warn_of_others(path)
+    except OSError as error:
+        lock.release()
+        raise StoreOpenError(f"{path} cannot be opened: {error.strerror}") from error
     except sqlite3.Error as error:
         lock.release()
         if _primary_code(error) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
@@ -81,6 +115,30 @@ def prepare(path: Path) -> FileLock:
         lock.release()
         raise
     return lock
+
+
+def _make_file(path: Path) -> None:
+    """Makes the file, for its owner only, unless it is there. Raises OSError, or StoreOpenError where it has a second name."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    try:
+        found = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        raise StoreOpenError(f"{path} is no regular file")
+    if found.st_nlink > 1:
+        # Under the other one a second process would have another lock, and SQLite another log.
+        raise StoreOpenError(f"{path} has {found.st_nlink} names (hard links): remove the others")
+
+
+def _warn_of_others(path: Path) -> None:
+    """Tells the operator where others may touch the file, or put their own in the place of those beside it."""
+    file_mode = path.stat().st_mode
+    if file_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        mode = oct(stat.S_IMODE(file_mode))
+        log.warning("others may read or write the store's file", file=str(path), mode=mode, remedy="chmod 600")
+    if path.parent.stat().st_mode & stat.S_IWOTH:
+        log.warning("others may put files beside the store", directory=str(path.parent), remedy="chmod o-w")
 
 
 def make_directory(path: Path) -> None:
@@ -106,7 +164,8 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     else:
         # FULL: a commit has reached the disk before anyone is told of it.
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
+        # Removed sessions leave rows for a while, see `sqlite_removal`.
+        connection.execute("PRAGMA foreign_keys = OFF")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_LIMIT_BYTES}")
     return connection
@@ -115,6 +174,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection that reads a store as it is, also while it is served. Raises StoreOpenError, OSError or sqlite3.Error."""
+    path = real_path(path)
     if not path.is_file() or not path.stat().st_size:
         raise StoreOpenError(f"{path} is not there, or empty")
     check_header(path)

@@ -57,6 +57,11 @@ COUNT: Final = ("state", "agent_id", "user_id", "sessions")
 AGENT: Final = ("id", "name", "kind", "created_at_ms", "updated_at_ms", *_TIMEOUT, "settings")
 
 
+def item_values(count: int) -> str:
+    """The columns of an INSERT whose rows are the arrays of a JSON array, as `item`."""
+    return ", ".join(f"item.value ->> {index}" for index in range(count))
+
+
 def session_fixed_row(session: Session) -> Row:
     """The values of SESSION_FIXED."""
     return session.id, session.channel_id, session.agent_id, session.user_id, session.metadata, session.created_at_ms

@@ -9,7 +9,7 @@ import queue
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -33,24 +33,24 @@ from server.domain.requests import Request, require_same
 from server.domain.sessions import Outcome, Rule, Session, require_etag
 from server.store import sqlite_rows as rows
 from server.store.base import Commit, CommitListener
-from server.store.sqlite_file import check_sound, connect, file_identity, is_locked, leaves_doubt, public_error
+from server.store.sqlite_counts import change_counts
+from server.store.sqlite_file import FileLock, check_sound, connect, file_identity, is_locked, leaves_doubt, public_error
+from server.store.sqlite_removal import IS_THERE, Pieces, remove, take_left
 
 T = TypeVar("T")
 
 GROUP_SIZE: Final = 256
+DELETED_ROWS: Final = 256
+"""How many rows that deleted sessions leave go together with them."""
 
 log = structlog.get_logger()
-
-
-def _values(count: int) -> str:
-    return ", ".join(f"item.value ->> {index}" for index in range(count))
 
 
 _CHANGING = (*rows.SESSION_CHANGING, "due_at_ms")
 _LOAD = f"SELECT {', '.join(rows.SESSION)} FROM sessions WHERE id IN (SELECT value FROM json_each(?))"
 _INSERT_SESSIONS = (
     f"INSERT INTO sessions ({', '.join((*rows.SESSION_FIXED, *_CHANGING))}) "
-    f"SELECT {_values(len(rows.SESSION_FIXED) + len(_CHANGING))} FROM json_each(?) AS item"
+    f"SELECT {rows.item_values(len(rows.SESSION_FIXED) + len(_CHANGING))} FROM json_each(?) AS item"
 )
 # Leaves out `expired`, or SQLite would write each session anew into the four indexes of live sessions.
 _UPDATED = {column: index for index, column in enumerate(_CHANGING) if column != "expired"}
@@ -59,14 +59,15 @@ _UPDATE_SESSIONS = (
     f"FROM json_each(?) AS item WHERE sessions.id = item.value ->> {len(_CHANGING)}"
 )
 _EXPIRE_SESSIONS = "UPDATE sessions SET expired = true WHERE id IN (SELECT value FROM json_each(?))"
-_INSERT_ENTRIES = f"INSERT INTO log ({', '.join(rows.ENTRY)}) SELECT {_values(len(rows.ENTRY))} FROM json_each(?) AS item"
+_INSERT_ENTRIES = f"INSERT INTO log ({', '.join(rows.ENTRY)}) SELECT {rows.item_values(len(rows.ENTRY))} FROM json_each(?) AS item"
 _LOAD_DELIVERIES = (
     f"SELECT {', '.join(f'deliveries.{column}' for column in rows.DELIVERY)} FROM json_each(?) AS item CROSS JOIN deliveries "
     "ON deliveries.session_id = item.value ->> 0 AND deliveries.sequence = item.value ->> 1"
 )
 _CHANGING_DELIVERY = rows.DELIVERY[2:]
 _PUT_DELIVERIES = (
-    f"INSERT INTO deliveries ({', '.join(rows.DELIVERY)}) SELECT {_values(len(rows.DELIVERY))} FROM json_each(?) AS item WHERE true "
+    f"INSERT INTO deliveries ({', '.join(rows.DELIVERY)}) "
+    f"SELECT {rows.item_values(len(rows.DELIVERY))} FROM json_each(?) AS item WHERE true "
     f"ON CONFLICT DO UPDATE SET ({', '.join(_CHANGING_DELIVERY)}) = "
     f"({', '.join(f'excluded.{column}' for column in _CHANGING_DELIVERY)})"
 )
@@ -76,21 +77,14 @@ _CLOSE_DELIVERIES = (
 )
 _LOAD_REQUESTS = (
     "SELECT requests.scope, requests.id, fingerprint, answer, session_id FROM json_each(?) AS item CROSS JOIN requests "
-    "ON requests.scope = item.value ->> 0 AND requests.id = item.value ->> 1"
+    f"ON requests.scope = item.value ->> 0 AND requests.id = item.value ->> 1 AND {IS_THERE.format('session_id')}"
 )
-_INSERT_REQUESTS = (
-    f"INSERT INTO requests (scope, id, fingerprint, answer, created_at_ms, session_id) SELECT {_values(6)} FROM json_each(?) AS item"
+# One that is there under the same name was left by a session that is gone.
+_PUT_REQUESTS = (
+    "INSERT OR REPLACE INTO requests (scope, id, fingerprint, answer, created_at_ms, session_id) "
+    f"SELECT {rows.item_values(6)} FROM json_each(?) AS item"
 )
 _LOAD_ENTRY = f"SELECT {', '.join(rows.ENTRY)} FROM log WHERE session_id = ? AND sequence = ?"
-_CHANGE_COUNTS = (
-    f"INSERT INTO session_counts ({', '.join(rows.COUNT)}) SELECT {_values(len(rows.COUNT))} FROM json_each(?) AS item WHERE true "
-    "ON CONFLICT DO UPDATE SET sessions = sessions + excluded.sessions"
-)
-_REMOVE_EMPTY_COUNTS = (
-    f"DELETE FROM session_counts WHERE sessions = 0 AND (state, agent_id, user_id) IN (SELECT {_values(3)} FROM json_each(?) AS item)"
-)
-# Logs, deliveries and requests go with their sessions, by ON DELETE CASCADE.
-_DELETE_SESSIONS = "DELETE FROM sessions WHERE id IN (SELECT value FROM json_each(?))"
 
 
 @dataclass(slots=True, eq=False)
@@ -198,15 +192,6 @@ def _changed_counts(group: _Group) -> Counter[rows.CountKey]:
     return changes
 
 
-def change_counts(connection: sqlite3.Connection, changes: Mapping[rows.CountKey, int]) -> None:
-    """Adds to the counts of sessions, in the transaction that changes the sessions."""
-    items = [(*key, change) for key, change in changes.items() if change]
-    if items:
-        connection.execute(_CHANGE_COUNTS, (orjson.dumps(items).decode(),))
-    if removed := [item for item in items if item[-1] < 0]:
-        connection.execute(_REMOVE_EMPTY_COUNTS, (orjson.dumps(removed).decode(),))
-
-
 def _is_nobodys_fault(error: Exception) -> bool:
     """Whether a whole group failed for what none of it has done."""
     return isinstance(error, UnavailableError) or (isinstance(error, sqlite3.Error) and (is_locked(error) or leaves_doubt(error)))
@@ -215,14 +200,16 @@ def _is_nobodys_fault(error: Exception) -> bool:
 class SqliteWriter:
     """Queues operations from the event loop, carries them out on a thread of its own, and answers on the loop once they are durable."""
 
-    def __init__(self, path: Path, clock: Clock, max_queued: int) -> None:
+    def __init__(self, path: Path, lock: FileLock, clock: Clock, max_queued: int) -> None:
         self._path = path
+        self._lock = lock
         self._connection = connect(path)
         self._identity = file_identity(path)
         # After an I/O error nobody knows what the file holds, until it has been opened and checked anew.
         self._sound = True
         self._clock = clock
         self._max_queued = max_queued
+        self._pieces = Pieces()
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
         self._closed = False
@@ -373,6 +360,12 @@ class SqliteWriter:
             log.error("the store's file is gone from its place", path=str(self._path))
             raise UnavailableError("The store cannot be used now")
 
+    def _require_lock(self) -> None:
+        """Raises UnavailableError where another process may have taken the file. To be called within a transaction, see `prepare`."""
+        if not self._lock.is_held():
+            log.error("the store's lock is gone from its place: another process may have the file", path=str(self._path))
+            raise UnavailableError("The store cannot be used now")
+
     def _open_anew(self) -> None:
         """Opens the file again, checks it, and has what is in the WAL written and synced once more. Raises sqlite3.Error."""
         self._connection.close()
@@ -385,6 +378,7 @@ class SqliteWriter:
     def _commit(self, group: list[_Operation]) -> None:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
+            self._require_lock()
             if group[0].session_id is None:
                 group[0].result = group[0].work(self._connection, self._clock.now_ms())
             else:
@@ -417,7 +411,9 @@ class SqliteWriter:
         gone = group.deleted
         if gone:
             # First, because a create of this very group may have a request id that this frees.
-            self._execute(_DELETE_SESSIONS, gone)
+            remove(self._connection, orjson.dumps(list(gone)).decode())
+            # Most sessions leave no more than this; the purge takes the rest.
+            self._pieces.take(DELETED_ROWS, lambda rows: take_left(self._connection, rows))
         if created := self._present(group, group.created):
             self._execute(_INSERT_SESSIONS, ((*rows.session_fixed_row(s), *rows.session_changing_row(s)) for s in created))
         if changed := self._present(group, group.changed - group.created):
@@ -432,7 +428,7 @@ class SqliteWriter:
             self._execute(_CLOSE_DELIVERIES, group.expired)
         if new_requests := [new for new in group.new_requests if new[-1] not in gone]:
             self._execute(
-                _INSERT_REQUESTS,
+                _PUT_REQUESTS,
                 (
                     (one.scope, one.id, one.fingerprint, orjson.dumps(answer).decode(), at_ms, session_id)
                     for one, answer, at_ms, session_id in new_requests

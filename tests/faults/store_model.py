@@ -65,7 +65,9 @@ class Tables:
     @classmethod
     def read(cls, connection: sqlite3.Connection) -> "Tables":
         def all_of(table: str, columns: tuple[str, ...]) -> Iterator[Any]:
-            return iter(connection.execute(f"SELECT {', '.join(columns)} FROM {table}").fetchall())
+            # What removed sessions have left is not there any more for anybody but the purge.
+            removed = " WHERE session_id NOT IN (SELECT id FROM removed_sessions)" if "session_id" in columns else ""
+            return iter(connection.execute(f"SELECT {', '.join(columns)} FROM {table}{removed}").fetchall())
 
         entries: dict[str, dict[int, Entry]] = defaultdict(dict)
         for entry in map(rows.entry_of, all_of("log", rows.ENTRY)):

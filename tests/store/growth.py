@@ -220,10 +220,10 @@ OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
 
 MAY_GROW: Final = {
     ("clear_sessions", ""): "it removes everything",
-    ("delete_session", ""): "it removes all that is in the session",
+    ("delete_session", ""): "it removes 256 rows of the session at most; the purge takes the rest",
     ("list_open", "unanswered"): "it reads all open deliveries, once at the start and off the loop",
     ("apply, an expiry", "unanswered"): "the open deliveries of a session end with it; MAX_OPEN_DELIVERIES bounds them",
-    ("purge", "due"): "it reads past the sessions that have yet to be told that they expired",
+    ("purge", ""): "a step removes as many rows as it can in 5 ms, and its limit at most",
 }
 """Operations whose steps may grow, in one world or (empty) in all of them, and why."""
 

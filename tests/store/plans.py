@@ -26,6 +26,7 @@ ONE_ROW: Final = {
     "deliveries": {"PRIMARY KEY (session_id=? AND sequence=?)"},
     "requests": {"PRIMARY KEY (scope=? AND id=?)"},
     "agents": {"sqlite_autoindex_agents_1 (id=?)"},
+    "removed_sessions": {"sqlite_autoindex_removed_sessions_1 (id=?)"},
     "session_counts": {"PRIMARY KEY (state=? AND agent_id=? AND user_id=?)"},
 }
 """Searches that find one row at most, by table."""
@@ -46,7 +47,8 @@ IN_ORDER: Final = {
     "SEARCH sessions USING COVERING INDEX sessions_by_due (due_at_ms>?)": "the earliest that is due",
     "SEARCH agents USING INDEX agents_by_creation ((created_at_ms,id)>(?,?))": "a page of agents",
     "SEARCH requests USING COVERING INDEX requests_by_age (created_at_ms<?)": "a step of forgetting requests",
-    "SEARCH sessions USING INDEX sessions_by_expiry (expires_at_ms<?)": "a step of the purge: those that expired first",
+    "SEARCH sessions USING INDEX sessions_expired (expires_at_ms<?)": "a step of the purge: those that expired first",
+    "SCAN removed_sessions": "a step of the purge: the first ones, up to a limit, in the order of the table",
     "SEARCH requests USING COVERING INDEX requests_by_session (session_id=?)": "a step of the purge",
     "SEARCH deliveries USING PRIMARY KEY (session_id=?)": "a step of the purge",
     "SEARCH log USING COVERING INDEX log_by_sequence (session_id=?)": "a step of the purge",
@@ -58,11 +60,14 @@ SCANS: Final = {
     "DELETE FROM deliveries": "clear_sessions removes everything",
     "DELETE FROM log": "clear_sessions removes everything",
     "DELETE FROM sessions": "clear_sessions removes everything",
+    "DELETE FROM removed_sessions": "clear_sessions removes everything",
+    "DELETE FROM session_counts": "clear_sessions removes everything",
 }
 """Statements that are meant to read whole tables."""
 
 _NO_ACCESS = re.compile(
-    r"(SCAN \w+ VIRTUAL TABLE INDEX 1:|SCAN old|SCAN CONSTANT ROW|LIST SUBQUERY \d+|CO-ROUTINE old|MATERIALIZE old|"
+    r"(SCAN \w+ VIRTUAL TABLE INDEX 1:|SCAN removed|SCAN CONSTANT ROW|LIST SUBQUERY \d+|CO-ROUTINE removed|"
+    r"(CORRELATED )?SCALAR SUBQUERY \d+|"
     r"COMPOUND QUERY|LEFT-MOST SUBQUERY|UNION ALL|USING INDEX .* FOR IN-OPERATOR)"
 )
 """Lines of a plan that say nothing of a table: JSON that was handed over, and steps of the purge in memory."""

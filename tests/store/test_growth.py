@@ -62,7 +62,7 @@ async def test_a_message_leaves_the_indexes_of_lists_alone(tmp_path: Path) -> No
         program = connection.execute(f"EXPLAIN {_UPDATE_SESSIONS}", ("[]",)).fetchall()
         written = {step[3] for step in program if step[1] == "OpenWrite"}
         names = {name for name, page in connection.execute("SELECT name, rootpage FROM sqlite_master") if page in written}
-    assert names == {"sessions", "sessions_by_expiry", "sessions_by_due"}
+    assert names == {"sessions", "sessions_expired", "sessions_by_due"}
 
 
 @pytest.mark.parametrize(

@@ -9,23 +9,28 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import structlog.testing
 
 from server.clock import TestClock
 from server.domain.agents import Agent, AgentKind
 from server.domain.deliveries import Delivery, DeliveryState
-from server.domain.errors import DeliveryNotFoundError, SessionExpiredError
+from server.domain.errors import DeliveryNotFoundError, SessionExpiredError, UnavailableError
 from server.domain.messages import Message
-from server.domain.sessions import Session, fall_due
+from server.domain.sessions import Outcome, Session, fall_due
 from server.domain.timeouts import PartialTimeoutConfig
 from server.store import open_store, sqlite_file, sqlite_path
 from server.store.base import Description, StoreOpenError
 from server.store.sqlite import SqliteStore
+from server.store.sqlite_copy import CopyError, copy_store, restore_store
 from tests.store.conformance.common import contents, delivery, history, respond, say
 from tests.unit.samples import AGENT, MINUTE, T0, USER, session
+
+HANGS_SECONDS = 15
 
 HOLDER = """
 import asyncio, sys
@@ -119,7 +124,7 @@ class TestAFreshFile:
         def pragma(name: str) -> object:
             return store._writer._connection.execute(f"PRAGMA {name}").fetchone()[0]
 
-        assert (pragma("journal_mode"), pragma("synchronous"), pragma("foreign_keys")) == ("wal", 2, 1)
+        assert (pragma("journal_mode"), pragma("synchronous"), pragma("foreign_keys")) == ("wal", 2, 0)
         for reader in (store._read_connection, store._long_reader.connection):
             with pytest.raises(sqlite3.OperationalError):
                 reader.execute("DELETE FROM sessions")
@@ -389,3 +394,159 @@ class TestWhatIsRefused:
         await refused(path)
         write(path, b"")
         await (await opened(path)).close()
+
+
+class TestOneOwner:
+    """Never two processes on one file, whatever names it has. Locks of one process exclude each other as those of two do."""
+
+    @pytest.fixture(autouse=True)
+    def _directories(self, path: Path) -> None:
+        path.parent.mkdir(mode=0o700)
+
+    async def test_not_by_a_symbolic_link_either(self, path: Path, tmp_path: Path) -> None:
+        store = await opened(path)
+        for link, target in ((tmp_path / "link.db", path), (tmp_path / "again.db", tmp_path / "link.db")):
+            link.symlink_to(target)
+            with pytest.raises(StoreOpenError, match="in use"):
+                await opened(link)
+            with pytest.raises(CopyError, match="in use"):
+                restore_store(path, link, lambda done, total: None)
+        await store.close()
+        store = await opened(tmp_path / "again.db")
+        with pytest.raises(StoreOpenError, match="in use"):
+            await opened(path)
+        await store.close()
+        assert set(os.listdir(tmp_path)) == {"data", "link.db", "again.db"}
+
+    async def test_what_is_opened_by_a_link_that_leads_elsewhere_later_is_the_same(self, path: Path, tmp_path: Path) -> None:
+        link = tmp_path / "link.db"
+        link.symlink_to(path)
+        store = await opened(link)
+        link.unlink()
+        link.symlink_to(tmp_path / "other.db")
+        one = session()
+        await store.create_session(one)
+        assert (await store.describe()).place == str(path)
+        await store.close()
+        store = await opened(path)
+        assert await store.get_session(one.id) == one
+        await store.close()
+
+    @pytest.mark.parametrize("is_taken_again", [False, True])
+    async def test_whoever_has_lost_the_lock_writes_no_more(self, path: Path, is_taken_again: bool) -> None:
+        store, lock = await opened(path), path.with_name("store.db.lock")
+        one = session()
+        await store.create_session(one)
+        lock.rename(lock.with_name("aside"))
+        second = await opened(path) if is_taken_again else None
+        for call in (lambda: store.apply(one.id, say("lost")), store.check_writable, store.clear_sessions):
+            with pytest.raises(UnavailableError):
+                await call()
+        assert await store.get_session(one.id) == one
+        if second:
+            await second.apply(one.id, say("kept"))
+            assert contents(await history(store, one)) == ["kept"]
+            await second.close()
+        lock.with_name("aside").rename(lock)
+        await store.apply(one.id, say("again"))
+        await store.close()
+
+    async def test_a_second_one_waits_for_the_last_write_of_the_first(self, path: Path) -> None:
+        store = await opened(path)
+        one, begun, goes_on = session(), threading.Event(), threading.Event()
+        await store.create_session(one)
+
+        def slow(start: Session, now_ms: int) -> Outcome:
+            begun.set()
+            goes_on.wait()
+            return say("last")(start, now_ms)
+
+        writing = asyncio.create_task(store.apply(one.id, slow))
+        await asyncio.to_thread(begun.wait)
+        path.with_name("store.db.lock").unlink()
+        opening = asyncio.create_task(opened(path))
+        # It has its lock, so it comes to the point where it waits.
+        async with asyncio.timeout(HANGS_SECONDS):
+            while not path.with_name("store.db.lock").exists():  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.001)
+        goes_on.set()
+        second = await opening
+        assert (await second.get_session(one.id)).last_sequence == 1
+        await writing
+        await second.close()
+        with pytest.raises(UnavailableError):
+            await store.apply(one.id, say("late"))
+        await store.close()
+
+    async def test_a_file_with_two_names_is_refused(self, path: Path, tmp_path: Path) -> None:
+        store = await opened(path)
+        os.link(path, tmp_path / "other.db")
+        with pytest.raises(StoreOpenError, match="2 names"):
+            await opened(tmp_path / "other.db")
+        await store.create_session(session())
+        await store.close()
+        (tmp_path / "other.db").unlink()
+        await (await opened(path)).close()
+
+
+class TestLinksAndModes:
+    """What somebody else may have put where our files go."""
+
+    @pytest.fixture(autouse=True)
+    def _directories(self, path: Path) -> None:
+        path.parent.mkdir(mode=0o700)
+
+    @pytest.mark.parametrize("put", [os.symlink, os.link])
+    async def test_a_lock_that_is_a_link_empties_no_other_file(self, path: Path, put: Callable[[Path, Path], None]) -> None:
+        victim = path.with_name("victim")
+        victim.write_text("precious")
+        put(victim, path.with_name("store.db.lock"))
+        with pytest.raises(StoreOpenError, match=r"store\.db"):
+            await opened(path)
+        assert victim.read_text() == "precious"
+
+    async def test_a_lock_that_is_there_becomes_its_owners_alone(self, path: Path) -> None:
+        lock = path.with_name("store.db.lock")
+        lock.touch()
+        lock.chmod(0o666)
+        await (await opened(path)).close()
+        assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+
+    @pytest.mark.parametrize("name", ["store.db", "store.db.lock"])
+    async def test_a_pipe_holds_nobody_up(self, path: Path, name: str) -> None:
+        os.mkfifo(path.with_name(name))
+        with pytest.raises(StoreOpenError, match="regular file"):
+            await opened(path)
+
+    async def test_a_copy_goes_through_no_link_and_takes_over_no_file(self, path: Path) -> None:
+        await populated(path, 1)
+        victim, copy = path.with_name("victim"), path.with_name("copy.db")
+        victim.write_text("precious")
+        path.with_name("copy.db.partial").symlink_to(victim)
+        copy_store(path, copy, lambda done, total: None)
+        assert victim.read_text() == "precious"
+        assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+        assert {file.name for file in path.parent.iterdir()} == {"store.db", "store.db.lock", "victim", "copy.db", "copy.db.partial"}
+
+    @pytest.mark.parametrize(
+        ("file_mode", "directory_mode", "told"),
+        [
+            (0o600, 0o755, []),
+            (0o644, 0o700, ["file"]),
+            (0o660, 0o700, ["file"]),
+            (0o600, 0o1777, ["directory"]),
+            (0o666, 0o777, ["file", "directory"]),
+        ],
+    )
+    async def test_what_others_may_touch_is_told_at_the_start(
+        self, path: Path, file_mode: int, directory_mode: int, told: list[str]
+    ) -> None:
+        await (await opened(path)).close()
+        os.chmod(path, file_mode)
+        os.chmod(path.parent, directory_mode)
+        with structlog.testing.capture_logs() as logs:
+            await (await opened(path)).close()
+        assert [(one["log_level"], next(key for key in one if key in ("file", "directory"))) for one in logs] == [
+            ("warning", what) for what in told
+        ]
+        assert stat.S_IMODE(os.stat(path).st_mode) == file_mode

@@ -18,6 +18,7 @@ from server.lifecycle import deadlines as deadlines_module
 from server.lifecycle import purge as purge_module
 from server.lifecycle import watch as watch_module
 from server.store import sqlite as sqlite_module
+from server.store import sqlite_removal as removal_module
 from server.store import sqlite_writer as writer_module
 from server.store.sqlite_file import prepare
 from tests.faults.simulation.store import Writer
@@ -69,6 +70,9 @@ def world_of(seed: int) -> Iterator[World]:
             # Nobody sets the clock here, so what is due must be known without looking at it every second.
             mock.patch.object(deadlines_module, "LONGEST_SLEEP_S", 1e6),
             mock.patch.object(purge_module, "STEP_ROWS", 7),
+            # So that sessions often leave more than goes together with them; and no step ends because this machine is slow.
+            mock.patch.object(writer_module, "DELETED_ROWS", 3),
+            mock.patch.object(removal_module, "time", mock.Mock(monotonic=lambda: 0.0, thread_time=lambda: 0.0)),
             mock.patch.object(watch_module, "PAGE_ENTRIES", 3),
             world.loop.running(),
         ):

@@ -171,6 +171,7 @@ class World:
             request_retention_minutes=LIMITS.request_retention_ms / 60_000,
             interval_minutes=PURGE_MINUTES,
         )
+        self.store.add_listener(self.purge.committed)
         self.session_service = SessionService(self.store, self, POLICY, None, self.signals, 1e6)  # type: ignore[arg-type]
         self.message_service = MessageService(self.store, self, self.dispatcher, REPLY_SECONDS)
         self.agent_service = AgentService(self.store, self, connectors, self.dispatcher, 1e6)
@@ -201,7 +202,6 @@ class World:
             for agent_id in AGENTS:
                 kind = AgentKind.ECHO if agent_id == ECHO_ID else AgentKind.STREAM
                 await self.store.seed_agent(Agent(agent_id, "agent", kind, T0, T0))
-        await self.deadlines.run_due()
         await self.dispatcher.start()
 
     def crash(self) -> None:
@@ -304,7 +304,7 @@ class World:
         self.go(4 * 3600)
         require(not self.model.sessions, "not purged:", list(self.model.sessions))
         with closing(sqlite3.connect(self.path)) as connection:
-            for table in ("sessions", "log", "deliveries", "requests"):
+            for table in ("sessions", "log", "deliveries", "requests", "removed_sessions"):
                 count = connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
                 require(count == 0, "left in", table, count)
         for watcher in self.watchers:
