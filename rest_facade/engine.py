@@ -112,7 +112,7 @@ class Engine:
             except ApiError as error:
                 _log.info("a polling client's request cannot be read", reason=error.message)
                 await self.end(transport)
-                await _refuse(scope, send, error)
+                await _refuse(send, error)
                 return
             except ClientGoneError:
                 return
@@ -297,13 +297,8 @@ def _giving(body: bytes) -> Receive:
     return receive
 
 
-async def _refuse(scope: Message, send: Send, error: ApiError) -> None:
-    headers = [(b"content-type", b"application/json")]
-    origin = next((value for name, value in scope["headers"] if name == b"origin"), None)
-    if origin is not None:
-        # As the library answers to any origin.
-        headers += [(b"access-control-allow-origin", origin), (b"access-control-allow-credentials", b"true")]
+async def _refuse(send: Send, error: ApiError) -> None:
     body = orjson.dumps(error.body)
-    headers.append((b"content-length", str(len(body)).encode()))
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": error.http_status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

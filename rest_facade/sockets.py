@@ -62,7 +62,8 @@ class Sockets:
         # Events of one socket are handled one after the other, so that messages keep their order.
         self._io = socketio.AsyncServer(
             async_mode="asgi",
-            cors_allowed_origins="*",
+            # The library looks at no origin: `Origins` does, before it sees a request.
+            cors_allowed_origins=[],
             async_handlers=False,
             # A client hears that it is connected before it hears anything else.
             always_connect=True,
