@@ -215,7 +215,10 @@ class Sockets:
             await self.emit(socket_id, "channel_joined", payload)
             await self.emit(socket_id, "room_joined", payload)
 
-        await self.rooms.join(socket_id, await self._session_id(room_id), room_id, after, welcome)
+        session_id = await self._session_id(room_id)
+        # One that has gone meanwhile was forgotten before it joins: it would be a member for good.
+        if self._io.manager.is_connected(socket_id, _NAMESPACE):
+            await self.rooms.join(socket_id, session_id, room_id, after, welcome)
 
     async def _leave(self, socket_id: str, data: Mapping[str, Any]) -> None:
         self.rooms.leave(socket_id, await self._session_id(_room_id(data, _TO_LEAVE)))

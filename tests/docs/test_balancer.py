@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import shutil
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack
@@ -82,21 +83,21 @@ def nginx(site: str, facades: list[Program], tmp_path: Path) -> Iterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def client(address: str, own_address: str, session_id: str, transports: list[str] | None) -> AsyncIterator[asyncio.Queue[str]]:
+async def listener(address: str, own_address: str, session_id: str, transports: list[str] | None) -> AsyncIterator[asyncio.Queue[str]]:
     """A Socket.IO client that has joined a session; yields the texts that it hears."""
     heard: asyncio.Queue[str] = asyncio.Queue()
     joined = asyncio.Event()
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(local_addr=(own_address, 0))) as http:
-        socket = socketio.AsyncClient(http_session=http, reconnection=False)
-        socket.on("messageBroadcast", lambda message: heard.put_nowait(message["text"]))
-        socket.on("channel_joined", lambda _: joined.set())
-        await socket.connect(f"http://{address}", transports=transports)
+        client = socketio.AsyncClient(http_session=http, reconnection=False)
+        client.on("messageBroadcast", lambda message: heard.put_nowait(message["text"]))
+        client.on("channel_joined", lambda _: joined.set())
+        await client.connect(f"http://{address}", transports=transports)
         try:
-            await socket.emit("join", {"roomId": session_id})
+            await client.emit("join", {"roomId": session_id})
             await joined.wait()
             yield heard
         finally:
-            await socket.disconnect()
+            await client.disconnect()
 
 
 @pytest.mark.parametrize("transports", [None, ["polling"]], ids=["default", "polling"])
@@ -108,7 +109,7 @@ async def test_every_client_behind_the_balancer_gets_its_events(
     async with asyncio.timeout(DEADLINE_SECONDS), AsyncExitStack() as stack:
         # From a network each, since ip_hash goes by that.
         clients = [
-            await stack.enter_async_context(client(balancer, f"127.0.{number}.1", session_id, transports)) for number in range(CLIENTS)
+            await stack.enter_async_context(listener(balancer, f"127.0.{number}.1", session_id, transports)) for number in range(CLIENTS)
         ]
         sent = await asyncio.to_thread(requests.post, url, json={"content": "hello"}, timeout=30)
         assert sent.status_code == 201
@@ -130,14 +131,16 @@ def ask(address: str, **headers: str) -> tuple[int, str]:
 
 def is_upgraded(address: str, origin: str) -> bool:
     """Whether a page of an origin gets a WebSocket through nginx."""
-    try:
-        with connect_websocket(
-            f"ws://{address}/socket.io/?EIO=4&transport=websocket", origin=origin, additional_headers={"Host": NAME}, proxy=None
-        ):
-            return True
-    except InvalidStatus as error:
-        assert error.response.status_code == 403
-        return False
+    host, _, port = address.rpartition(":")
+    url = f"ws://{NAME}/socket.io/?EIO=4&transport=websocket"
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        try:
+            with connect_websocket(url, sock=connection, origin=origin, proxy=None):
+                return True
+        except InvalidStatus as error:
+            if error.response.status_code == 403:
+                return False
+            raise
 
 
 FINE = (400, "MISSING_FIELDS")
