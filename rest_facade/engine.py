@@ -57,6 +57,9 @@ _HANDSHAKE: Final = ("2probe", "5")
 """The frames with which a WebSocket takes over from polling."""
 
 _SEPARATOR: Final = "\x1e"
+_PACKET: Final = re.compile(r"4[0-6]|[^4]\Z|b")
+"""How packets begin that clients send: one of Socket.IO, one without anything, or a binary one."""
+
 _ATTACHMENTS: Final = re.compile(r"[56](\d+)-")
 
 _log = structlog.get_logger(__name__)
@@ -262,6 +265,9 @@ def _packets(body: bytes) -> list[str]:
 
 def _read(text: str) -> Packet:
     """Reads one packet of a client. Raises ApiError."""
+    if not _PACKET.match(text):
+        # The library would read it as JSON, and fail at what is nested deeply, where nobody catches that.
+        raise _unreadable("a packet is not one that clients send")
     try:
         packet = Packet(encoded_packet=text)
     except (ValueError, RecursionError):

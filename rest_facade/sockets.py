@@ -236,9 +236,12 @@ class Sockets:
             if not isinstance(request_id, str) or not is_text(request_id):
                 raise _invalid("requestId", request_id, "must be a string")
             request.request_id = request_id
+        message_id = data.get("messageId")
+        if isinstance(message_id, (dict, list)):
+            raise _invalid("messageId", message_id, "must be a string or a number")
         answer = await self._backend.messages.SendMessage(request, timeout=self._backend.deadline_seconds)
         ack = {
-            "clientMessageId": data.get("messageId"),
+            "clientMessageId": message_id,
             "messageId": answer.message.message_id,
             "status": "received_by_server_and_processing",
             "channelId": room_id,
