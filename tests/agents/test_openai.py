@@ -417,8 +417,12 @@ async def test_a_key_that_has_gone_is_waited_for(here: Asking, monkeypatch: pyte
     ],
 )
 async def test_what_cannot_be_reached_is_not_registered(here: Asking, fields: dict[str, str], field: str, why: str) -> None:
-    with pytest.raises(InvalidFieldError, match=why) as raised:
+    async def register() -> None:
         here.connectors.check(registered(**fields))
+        await here.connectors.check_secret(registered(**fields))
+
+    with pytest.raises(InvalidFieldError, match=why) as raised:
+        await register()
     assert raised.value.details["field"] == field
 
 
