@@ -37,9 +37,6 @@ class Refusal:
             (name.lower().encode(), value.encode())
             for name, value in {
                 "Content-Length": str(len(self.body)),
-                # As Flask would have it: a page must see that, and when, it may try again.
-                "Access-Control-Allow-Origin": "*",
-                "Access-Control-Expose-Headers": "Retry-After",
                 **headers,
             }.items()
         ]

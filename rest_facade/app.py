@@ -1,16 +1,15 @@
-"""The Flask app: routes, errors, CORS, and how it reads paths."""
+"""The Flask app: routes, errors, and how it reads paths."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import flask
-import flask_cors
 import grpc.aio
 import structlog
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from eliza.sessions.v1.errors import cut
-from rest_facade import agents, bodies, clock, errors, fields, openapi, routes, sse
+from rest_facade import agents, bodies, clock, errors, openapi, routes, sse
 from rest_facade.backend import Backend
 from rest_facade.bridge import TOO_LARGE
 from rest_facade.errors import ApiError
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 _log = structlog.get_logger(__name__)
-
-_PREFLIGHT_SECONDS = 24 * 60 * 60
 
 
 class _App(flask.Flask):
@@ -51,16 +48,6 @@ def create_app(backend: Backend) -> flask.Flask:
     app.register_error_handler(grpc.aio.AioRpcError, lambda error: _tell(errors.from_rpc(error)))
     app.register_error_handler(HTTPException, lambda error: _tell(_logged(_from_http(error))))
     app.register_error_handler(Exception, lambda error: _tell(errors.unforeseen(error)))
-    flask_cors.CORS(
-        app,
-        send_wildcard=True,
-        methods=["GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS"],
-        expose_headers=[
-            *("Retry-After", "Allow", "ETag", "Idempotency-Replayed"),
-            *(fields.UNKNOWN_HEADER, fields.APPLIED_HEADER),
-        ],
-        max_age=_PREFLIGHT_SECONDS,
-    )
     return app
 
 

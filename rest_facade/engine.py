@@ -57,6 +57,9 @@ _HANDSHAKE: Final = ("2probe", "5")
 """The frames with which a WebSocket takes over from polling."""
 
 _SEPARATOR: Final = "\x1e"
+_PACKET: Final = re.compile(r"4[0-6]|[^4]\Z|b")
+"""How packets begin that clients send: one of Socket.IO, one without anything, or a binary one."""
+
 _ATTACHMENTS: Final = re.compile(r"[56](\d+)-")
 
 _log = structlog.get_logger(__name__)
@@ -112,7 +115,7 @@ class Engine:
             except ApiError as error:
                 _log.info("a polling client's request cannot be read", reason=error.message)
                 await self.end(transport)
-                await _refuse(scope, send, error)
+                await _refuse(send, error)
                 return
             except ClientGoneError:
                 return
@@ -262,6 +265,9 @@ def _packets(body: bytes) -> list[str]:
 
 def _read(text: str) -> Packet:
     """Reads one packet of a client. Raises ApiError."""
+    if not _PACKET.match(text):
+        # The library would read it as JSON, and fail at what is nested deeply, where nobody catches that.
+        raise _unreadable("a packet is not one that clients send")
     try:
         packet = Packet(encoded_packet=text)
     except (ValueError, RecursionError):
@@ -297,13 +303,8 @@ def _giving(body: bytes) -> Receive:
     return receive
 
 
-async def _refuse(scope: Message, send: Send, error: ApiError) -> None:
-    headers = [(b"content-type", b"application/json")]
-    origin = next((value for name, value in scope["headers"] if name == b"origin"), None)
-    if origin is not None:
-        # As the library answers to any origin.
-        headers += [(b"access-control-allow-origin", origin), (b"access-control-allow-credentials", b"true")]
+async def _refuse(send: Send, error: ApiError) -> None:
     body = orjson.dumps(error.body)
-    headers.append((b"content-length", str(len(body)).encode()))
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": error.http_status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -5,19 +5,23 @@ import contextlib
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
 import uvicorn
 
 from eliza.sessions.v1.limits import MAX_BODY_BYTES
-from rest_facade.admission import Admission, Places
+from rest_facade.admission import Admission, Places, refusal_of
 from rest_facade.app import create_app
 from rest_facade.backend import Backend
 from rest_facade.bridge import Bridge, Message, Receive, Send
+from rest_facade.errors import ApiError
+from rest_facade.origins import ALWAYS, Origins, is_loopback
 from rest_facade.protocol import HttpProtocol, Refusals
 from rest_facade.sockets import PATH, Sockets
+
+App: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 
 ACCEPTED_AT_ONCE: Final = 32
 """How many connections are accepted in a turn of the loop at most."""
@@ -34,13 +38,17 @@ async def serve(
     reply_deadline_seconds: float = 120,
     keep_alive_seconds: int = 75,
     max_body_bytes: int = MAX_BODY_BYTES,
+    allowed_origins: Sequence[str] = (),
+    allowed_hosts: Sequence[str] = (),
 ) -> None:
     """Serves REST on a bound socket until SIGTERM or SIGINT, then lets the requests under way finish and returns.
 
     `server` is the gRPC server's HOST:PORT; it need not be there yet. `on_ready` is called once connections are accepted. At most
     `max_requests` may wait for their answers at a time. An idle connection is kept for `keep_alive_seconds`. A call to the server may
-    take `deadline_seconds`, the requests under way at the signal `grace_seconds`: then they are cancelled.
+    take `deadline_seconds`, the requests under way at the signal `grace_seconds`: then they are cancelled. `Origins` says what
+    `allowed_origins` and `allowed_hosts` mean.
     """
+    origins = Origins(allowed_origins, allowed_hosts, is_loopback=is_loopback(listener.getsockname()[0]))
     backend = Backend(server, deadline_seconds, reply_deadline_seconds)
     sockets = Sockets(backend, max_body_bytes)
     places = Places(max_requests)
@@ -57,9 +65,10 @@ async def serve(
         await sockets.close(seconds)
 
     config = uvicorn.Config(
-        app,
+        guarded(app, origins),
         interface="asgi3",
-        http=partial(HttpProtocol, places, Refusals()),  # type: ignore[arg-type] # it is called, and nothing else
+        headers=[(name.decode(), value.decode()) for name, value in ALWAYS],
+        http=partial(HttpProtocol, origins, places, Refusals()),  # type: ignore[arg-type] # it is called, and nothing else
         ws="websockets-sansio",
         ws_max_size=max_body_bytes,
         lifespan="on",
@@ -70,6 +79,38 @@ async def serve(
         timeout_keep_alive=keep_alive_seconds,
     )
     await _Server(config, on_ready, end_streams, grace_seconds).serve(accepting(listener))
+
+
+def guarded(app: App, origins: Origins) -> App:
+    """The app, of whose HTTP requests those that `origins` refuses are answered before it sees them.
+
+    The handshake of a WebSocket is checked by the protocol, which could not answer it otherwise.
+    """
+
+    async def serve(scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        cors = origins.cors(scope["headers"])
+
+        async def write(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *cors]
+            await send(message)
+
+        try:
+            origins.check(scope["headers"])
+        except ApiError as error:
+            refusal = refusal_of(error)
+            # Who waits for `100 Continue` may keep the body and go on: what comes next is not to be taken for it.
+            is_waiting = any(name == b"expect" for name, _ in scope["headers"])
+            headers = [*refusal.headers, *([(b"connection", b"close")] if is_waiting else [])]
+            await write({"type": "http.response.start", "status": refusal.status, "headers": headers})
+            await write({"type": "http.response.body", "body": refusal.body})
+        else:
+            await app(scope, receive, write)
+
+    return serve
 
 
 def accepting(listener: socket.socket) -> list[socket.socket]:

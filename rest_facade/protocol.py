@@ -17,6 +17,7 @@ from eliza.sessions.v1.errors import cut
 from rest_facade.admission import OVERLOADED, STOPPING, Places, Refusal, come_back, is_followed, refusal_of
 from rest_facade.bridge import Message, Receive, Send
 from rest_facade.errors import RETRY_AFTER_SECONDS, ApiError
+from rest_facade.origins import ALWAYS, Headers, Origins
 from rest_facade.sockets import PATH
 
 MAX_HEAD_BYTES: Final = 65_536
@@ -41,9 +42,13 @@ PATIENT_SHARE: Final = 4
 _TICK_COUNT: Final = int(REFUSED_PER_SECOND * TICK_SECONDS)
 
 
+def _lines(headers: Headers) -> bytes:
+    return b"".join(b"%b: %b\r\n" % header for header in headers)
+
+
 def _head(refusal: Refusal) -> bytes:
-    """The head of an answer, but for its last line."""
-    return STATUS_LINE[refusal.status] + b"".join(b"%b: %b\r\n" % header for header in refusal.headers)
+    """The head of an answer, but for its last lines."""
+    return STATUS_LINE[refusal.status] + _lines([*ALWAYS, *refusal.headers])
 
 
 _HEADS: Final = {refusal: _head(refusal) for refusal in (OVERLOADED, STOPPING)}
@@ -94,10 +99,11 @@ class Refusals:
 class _Refused:
     """A request that is refused. `is_stream`: it is for a stream of events, and its client comes back by itself.
 
-    The rest says what its answer is like, whether its client has been told, whether it is read as a whole, and how much
-    of it was discarded.
+    `cors` is what the head of its answer says to browsers. The rest says what its answer is like, whether its client has
+    been told, whether it is read as a whole, and how much of it was discarded.
     """
 
+    cors: bytes
     closes: bool
     has_body: bool
     is_stream: bool
@@ -154,9 +160,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     _is_ending = False
 
-    def __init__(self, places: Places, refusals: Refusals, **arguments: Any) -> None:
-        """Both are shared by all connections; `arguments` are uvicorn's."""
+    def __init__(self, origins: Origins, places: Places, refusals: Refusals, **arguments: Any) -> None:
+        """The first three are shared by all connections; `arguments` are uvicorn's."""
         super().__init__(**arguments)
+        self._origins = origins
         self._places = places
         self._refusals = refusals
 
@@ -210,7 +217,8 @@ class HttpProtocol(HttpToolsProtocol):
             is_stream = is_followed(method.decode(), path.decode("latin-1"), self.headers)
             # HTTP/1.0 would have to be told that a connection stays; who waits for `100 Continue` may keep the body and go on.
             closes = is_stream or not self.parser.should_keep_alive() or self.parser.get_http_version() == "1.0" or self.expect_100_continue
-            self._refused = _Refused(closes, has_body=method != b"HEAD", is_stream=is_stream)
+            cors = _lines(self._origins.cors(self.headers))
+            self._refused = _Refused(cors, closes, has_body=method != b"HEAD", is_stream=is_stream)
             return
         super().on_headers_complete()
         self._cycles = [cycle for cycle in (*self._cycles, self.cycle) if cycle and not cycle.response_complete]
@@ -272,7 +280,7 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             refusal = STOPPING if self._is_ending else OVERLOADED
             head = _HEADS[refusal]
-        self.transport.write(head + end + (refusal.body if self._refused.has_body else b""))
+        self.transport.write(head + self._refused.cors + end + (refusal.body if self._refused.has_body else b""))
         if close:
             self.transport.close()
         self._forget_refused()
@@ -325,10 +333,15 @@ class HttpProtocol(HttpToolsProtocol):
         )
 
     def _open_websocket(self) -> None:
-        """Hands the connection on, if a handshake is for Socket.IO's path.
+        """Hands the connection on, if a handshake is for Socket.IO's path, and its page may open it.
 
         Raises HttpParserError when its target has no path.
         """
+        try:
+            self._origins.check(self.headers)
+        except ApiError as error:
+            self._close_with(error)
+            return
         target = httptools.parse_url(self.url)
         path = unquote((target.path or b"/").decode("latin-1"))
         if f"{path}/".startswith(f"{PATH}/"):
@@ -391,5 +404,6 @@ class HttpProtocol(HttpToolsProtocol):
     def _close_with(self, error: ApiError) -> None:
         """Answers a request with an error, and closes the connection."""
         refusal = refusal_of(error)
-        self.transport.write(_head(refusal) + b"connection: close\r\n\r\n" + refusal.body)
+        head = _head(refusal) + _lines(self._origins.cors(self.headers))
+        self.transport.write(head + b"connection: close\r\n\r\n" + refusal.body)
         self.transport.close()

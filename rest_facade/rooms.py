@@ -62,6 +62,14 @@ class _Watched:
     members: dict[str, _Member] = field(default_factory=dict)
 
 
+@dataclass(slots=True, eq=False)
+class _Join:
+    """A socket that is joining a session. It is `over` once the socket has gone, or left, meanwhile."""
+
+    socket_id: str
+    is_over: bool = False
+
+
 class Rooms:
     """Joins sockets to sessions and sends them what happens there, each entry once and in order, over restarts of the server."""
 
@@ -69,6 +77,10 @@ class Rooms:
         self._backend = backend
         self._outlet = outlet
         self._watched: dict[str, _Watched] = {}
+        # By session: those that are joining it, which need its watch; they have no place among its members yet.
+        self._joins: dict[str, set[_Join]] = {}
+        # By socket and session: who is catching up, in a room or with what a session that has ended left behind.
+        self._replays: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._changes: asyncio.Queue[WatchSessionsRequest] = asyncio.Queue()
 
     async def run(self) -> None:
@@ -90,56 +102,119 @@ class Rooms:
     async def join(self, socket_id: str, session_id: str, room_id: str, after: int | None, welcome: Welcome) -> None:
         """Joins a socket to a session, which it calls `room_id`; from behind the sequence `after`, or from now on.
 
-        `welcome` is awaited before the first event. Raises ApiError when the session cannot be joined.
+        `welcome` is awaited before the first event. Raises ApiError when the session cannot be joined. A socket that goes or leaves
+        meanwhile is no member in the end.
         """
         self._drop(socket_id, session_id)
-        if after is None:
-            session = (await self._watch(session_id)).joined.result()
-            room = await self._room(session, room_id)
-            await welcome(session)
-            # Asked for again, because it may have ended in the meantime.
-            watched = await self._watch(session_id)
-            watched.members[socket_id] = _Member(socket_id, room, watched.sequence or 0)
-            return
+        join = _Join(socket_id)
+        self._joins.setdefault(session_id, set()).add(join)
+        try:
+            if after is None:
+                await self._join_now(join, session_id, room_id, welcome)
+            else:
+                await self._join_after(join, session_id, room_id, after, welcome)
+        finally:
+            self._joins[session_id].discard(join)
+            if not self._joins[session_id]:
+                del self._joins[session_id]
+            self._end_unused_watch(session_id)
+
+    async def _join_now(self, join: _Join, session_id: str, room_id: str, welcome: Welcome) -> None:
+        session = (await self._watch(session_id)).joined.result()
+        room = await self._room(session, room_id)
+        await welcome(session)
+        # Asked for again, because it may have ended in the meantime.
+        watched = await self._watch(session_id)
+        if not join.is_over:
+            watched.members[join.socket_id] = _Member(join.socket_id, room, watched.sequence or 0)
+
+    async def _join_after(self, join: _Join, session_id: str, room_id: str, after: int, welcome: Welcome) -> None:
         follower = Follower(self._backend, session_id, after)
         try:
             session = await follower.open()
-            member = _Member(socket_id, await self._room(session, room_id), after)
+            member = _Member(join.socket_id, await self._room(session, room_id), after)
             await welcome(session)
         except BaseException:
             follower.close()
             raise
-        member.catching_up = asyncio.create_task(self._catch_up(session_id, member, follower))
-        # A task that is cancelled before it has begun closes nothing by itself.
-        member.catching_up.add_done_callback(lambda _: follower.close())
+        if join.is_over:
+            follower.close()
+            return
+        replay = self._start_catching_up(session_id, member, follower)
         try:
-            (await self._watch(session_id)).members[socket_id] = member
+            watched = await self._watch(session_id)
+        except ApiError as error:
+            if error.row.reason not in ("SESSION_EXPIRED", "SESSION_NOT_FOUND"):
+                replay.cancel()
+                raise
+            # What it left behind is all there is.
+            _log.debug("replayed only", session_id=session_id, reason=error.row.reason)
+        except BaseException:
+            replay.cancel()
+            raise
+        else:
+            if join.is_over:
+                replay.cancel()
+                return
+            watched.members[join.socket_id] = member
             if self._is_level(session_id, member) and member.catching_up:
                 member.catching_up.cancel()
                 member.catching_up = None
-        except ApiError as error:
-            # It has expired: what it left behind is all there is.
-            _log.debug("replayed only", session_id=session_id, reason=error.row.reason)
 
     def leave(self, socket_id: str, session_id: str) -> None:
         """Has a socket follow a session no longer."""
-        watched = self._drop(socket_id, session_id)
-        if watched and not watched.members:
-            del self._watched[session_id]
-            self._changes.put_nowait(WatchSessionsRequest(leave=WatchSessionsRequest.Leave(session_id=session_id)))
+        self._drop(socket_id, session_id)
+        self._end_unused_watch(session_id)
 
     def forget(self, socket_id: str) -> None:
         """Has a socket that is gone follow nothing."""
-        for session_id in [session_id for session_id, watched in self._watched.items() if socket_id in watched.members]:
+        joining = [session_id for session_id, joins in self._joins.items() if any(join.socket_id == socket_id for join in joins)]
+        joined = [session_id for session_id, watched in self._watched.items() if socket_id in watched.members]
+        replayed = [session_id for follower_id, session_id in self._replays if follower_id == socket_id]
+        for session_id in {*joining, *joined, *replayed}:
             self.leave(socket_id, session_id)
 
-    def _drop(self, socket_id: str, session_id: str) -> _Watched | None:
-        """Takes a socket out of a session; returns the session if it was in it."""
+    def _drop(self, socket_id: str, session_id: str) -> None:
+        """Takes a socket out of a session, and ends its joins, and what it is catching up with there."""
+        for join in self._joins.get(session_id, ()):
+            if join.socket_id == socket_id:
+                join.is_over = True
+        if watched := self._watched.get(session_id):
+            watched.members.pop(socket_id, None)
+        if replay := self._replays.get((socket_id, session_id)):
+            replay.cancel()
+
+    def _drop_member(self, session_id: str, member: _Member) -> None:
+        """Takes a member out of a session, if it is the one that is in there for its socket."""
         watched = self._watched.get(session_id)
-        member = watched.members.pop(socket_id, None) if watched else None
-        if member and member.catching_up:
-            member.catching_up.cancel()
-        return watched if member else None
+        if watched and watched.members.get(member.socket_id) is member:
+            del watched.members[member.socket_id]
+            self._end_unused_watch(session_id)
+
+    def _end_unused_watch(self, session_id: str) -> None:
+        """Watches a session no longer, if nobody is in it or about to be.
+
+        Only once the server has answered: its answer would be taken for that to the next join.
+        """
+        watched = self._watched.get(session_id)
+        if watched and watched.joined.done() and not watched.members and session_id not in self._joins:
+            del self._watched[session_id]
+            self._changes.put_nowait(WatchSessionsRequest(leave=WatchSessionsRequest.Leave(session_id=session_id)))
+
+    def _start_catching_up(self, session_id: str, member: _Member, follower: Follower) -> asyncio.Task[None]:
+        """Starts sending a member what it has missed."""
+        replay = member.catching_up = asyncio.create_task(self._catch_up(session_id, member, follower))
+        key = (member.socket_id, session_id)
+        self._replays[key] = replay
+
+        def end(_: object) -> None:
+            # A task that is cancelled before it has begun closes nothing by itself.
+            follower.close()
+            if self._replays.get(key) is replay:
+                del self._replays[key]
+
+        replay.add_done_callback(end)
+        return replay
 
     async def _watch(self, session_id: str) -> _Watched:
         """Watches a session upstream, if it is not watched yet. Raises ApiError."""
@@ -174,6 +249,7 @@ class Rooms:
                     watched.sequence = joined.after_sequence
                     if not watched.joined.done():
                         watched.joined.set_result(joined.session)
+                    self._end_unused_watch(joined.session.session_id)
             case "entry":
                 await self._entry(response.entry)
             case "chunk":
@@ -195,7 +271,7 @@ class Rooms:
                 continue
             if self._outlet.is_full(member.socket_id):
                 follower = Follower(self._backend, entry.session_id, member.sequence)
-                member.catching_up = asyncio.create_task(self._catch_up(entry.session_id, member, follower))
+                self._start_catching_up(entry.session_id, member, follower)
             else:
                 await self._send(member, entry)
 
@@ -240,6 +316,8 @@ class Rooms:
         if not watched.joined.done():
             reason = errors_pb2.ErrorReason.Name(end.reason).removeprefix("ERROR_REASON_")
             watched.joined.set_exception(from_row(reason, end.message, end.details))
+            # Looked at, lest asyncio logs it where nobody waits for it any more.
+            watched.joined.exception()
 
     async def _send(self, member: _Member, entry: LogEntry) -> None:
         if entry.sequence > member.sequence:
@@ -271,9 +349,7 @@ class Rooms:
                         member.draft.take_abort(item)
                         await self._send_abort(member, item)
                     elif isinstance(item, SessionDeleted):
-                        watched = self._watched.get(session_id)
-                        if watched and watched.members.get(member.socket_id) is member:
-                            del watched.members[member.socket_id]
+                        self._drop_member(session_id, member)
                         await self._outlet.emit(member.socket_id, "sessionDeleted", events.session_deleted(session_id))
                         return
                     if self._outlet.is_full(member.socket_id):
@@ -287,7 +363,7 @@ class Rooms:
                 _log.info("a socket stopped following", session_id=session_id, cause=str(error))
                 if not isinstance(error, ApiError) or error.row.reason != "SESSION_NOT_FOUND":
                     # That it was deleted, the stream of all has yet to tell to whoever is in the room.
-                    self._drop(member.socket_id, session_id)
+                    self._drop_member(session_id, member)
 
     def _is_level(self, session_id: str, member: _Member) -> bool:
         """Whether a member stands where its session does."""

@@ -62,7 +62,8 @@ class Sockets:
         # Events of one socket are handled one after the other, so that messages keep their order.
         self._io = socketio.AsyncServer(
             async_mode="asgi",
-            cors_allowed_origins="*",
+            # The library looks at no origin: `Origins` does, before it sees a request.
+            cors_allowed_origins=[],
             async_handlers=False,
             # A client hears that it is connected before it hears anything else.
             always_connect=True,
@@ -214,7 +215,10 @@ class Sockets:
             await self.emit(socket_id, "channel_joined", payload)
             await self.emit(socket_id, "room_joined", payload)
 
-        await self.rooms.join(socket_id, await self._session_id(room_id), room_id, after, welcome)
+        session_id = await self._session_id(room_id)
+        # One that has gone meanwhile was forgotten before it joins: it would be a member for good.
+        if self._io.manager.is_connected(socket_id, _NAMESPACE):
+            await self.rooms.join(socket_id, session_id, room_id, after, welcome)
 
     async def _leave(self, socket_id: str, data: Mapping[str, Any]) -> None:
         self.rooms.leave(socket_id, await self._session_id(_room_id(data, _TO_LEAVE)))
@@ -232,9 +236,12 @@ class Sockets:
             if not isinstance(request_id, str) or not is_text(request_id):
                 raise _invalid("requestId", request_id, "must be a string")
             request.request_id = request_id
+        message_id = data.get("messageId")
+        if isinstance(message_id, (dict, list)):
+            raise _invalid("messageId", message_id, "must be a string or a number")
         answer = await self._backend.messages.SendMessage(request, timeout=self._backend.deadline_seconds)
         ack = {
-            "clientMessageId": data.get("messageId"),
+            "clientMessageId": message_id,
             "messageId": answer.message.message_id,
             "status": "received_by_server_and_processing",
             "channelId": room_id,

@@ -20,6 +20,18 @@ MAX_KINDS: Final = 1000
 """How many kinds are told apart at a time."""
 
 
+MAX_LINE: Final = 1000
+"""How many characters a library's line has at most: some repeat what a client sent."""
+
+
+def one_line(text: str) -> str:
+    """A text of others as the log has it: in one line, without control characters, and cut."""
+    kept = text[:MAX_LINE]
+    if not kept.isprintable():
+        kept = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in kept)
+    return kept if len(text) <= MAX_LINE else f"{kept}…"
+
+
 class RepeatLimit:
     """Counts the lines of each kind, and says which are too many."""
 
@@ -68,8 +80,11 @@ def configure(level: str, style: str) -> None:
     limit = RepeatLimit()
 
     def limit_repeats(_: object, level: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        # A client knows an error by its id, so each stands in the log.
+        # A client knows an error by its id, so each stands in the log; only the tracebacks of one kind are bounded.
         if level in ("error", "critical", "exception"):
+            cause = line.get("exc_info")
+            if isinstance(cause, BaseException) and limit.take((line.get("event"), type(cause))) is None:
+                return {**line, "exc_info": None, "cause": one_line(f"{type(cause).__name__}: {cause}")}
             return line
         left_out = limit.take((line.get("event"), line.get("method"), line.get("code")))
         if left_out is None:
@@ -77,7 +92,10 @@ def configure(level: str, style: str) -> None:
         return {**line, "left_out": left_out} if left_out else line
 
     def limit_libraries(record: logging.LogRecord) -> bool:
-        return limit.take((record.name, record.msg)) is not None
+        if limit.take((record.name, record.msg)) is None:
+            return False
+        record.msg, record.args = one_line(record.getMessage()), None
+        return True
 
     structlog.configure(
         processors=[limit_repeats, *shared, renderer],

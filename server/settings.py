@@ -70,6 +70,23 @@ def _one_process(value: object) -> int:
     return 1
 
 
+_DOMAIN: Final = r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]"
+_HOST: Final = re.compile(rf"\*|{_DOMAIN}", re.IGNORECASE)
+_ORIGIN: Final = re.compile(rf"\*|[a-z][a-z0-9+.-]*://({_DOMAIN})(:[0-9]+)?", re.IGNORECASE)
+
+
+def _origins(text: str) -> str:
+    if all(map(_ORIGIN.fullmatch, listed(text))):
+        return text
+    raise ValueError("a list of origins such as https://app.example.com, https://*.example.com or *, separated by commas, without a path")
+
+
+def _hosts(text: str) -> str:
+    if all(map(_HOST.fullmatch, listed(text))):
+        return text
+    raise ValueError("a list of hosts such as api.example.com, *.example.com or *, separated by commas, without a port")
+
+
 Address = Annotated[str, AfterValidator(_address)]
 AgentHosts = Annotated[str, AfterValidator(_agent_hosts)]
 AgentSecrets = Annotated[str, AfterValidator(_agent_secrets)]
@@ -102,6 +119,18 @@ class Settings(BaseSettings):
     )
     grpc_address: Address = Field("127.0.0.1:50051", description="Where the gRPC server listens. Port 0 picks a free one.")
     rest_address: Address = Field("127.0.0.1:3000", description="Where the REST facade listens. Port 0 picks a free one.")
+    rest_allowed_origins: Annotated[str, AfterValidator(_origins)] = Field(
+        "",
+        description="Origins whose web pages may use REST and Socket.IO, separated by commas: `https://app.example.com`,"
+        " `https://*.example.com`, or `*`. Without it: on a loopback address, pages of this machine; elsewhere `*`.",
+    )
+    rest_allowed_hosts: Annotated[str, AfterValidator(_hosts)] = Field(
+        "",
+        description="Hosts, without ports, that requests may be for beside those of this machine (`localhost`, `*.localhost`,"
+        " loopback addresses), separated by commas: `api.example.com`, `*.example.com`, or `*`. Without it: on a loopback"
+        " address, no others; elsewhere `*`.",
+    )
+    allow_open: bool = Field(False, description="Lets the service listen where others can reach it, though it asks nobody who they are.")
     rest_workers: OneProcess = Field(
         1,
         description="1, and no more: run several `eliza-sessions rest` instead, each with a `REST_ADDRESS` of its own, behind a balancer"

@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import gc
+import ipaddress
 import os
 import signal
 import socket
@@ -57,6 +58,26 @@ def settings_or_exit(**overrides: Any) -> Settings:
         raise click.ClickException(str(error)) from error
     logs.configure(settings.log_level, settings.log_format)
     return settings
+
+
+def refuse_open_address(settings: Settings, *names: str) -> None:
+    """Ends the command where others can reach one of these settings' addresses, unless ALLOW_OPEN says that they may."""
+    for name in names:
+        address = getattr(settings, name.lower())
+        if not settings.allow_open and not _is_loopback(split_address(address)[0]):
+            raise click.ClickException(
+                f"{name} is {address}, which others can reach, and there is no authentication yet: set ALLOW_OPEN=true if"
+                " everyone who can reach it may read and change every session, or listen on 127.0.0.1"
+            )
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether all addresses of a host are loopback ones. One without addresses is: the attempt to listen there tells what is wrong."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return True
+    return all(ipaddress.ip_address(address[0]).is_loopback for *_, address in found)
 
 
 def log_start(settings: Settings, **facts: object) -> None:

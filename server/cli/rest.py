@@ -7,8 +7,8 @@ from collections.abc import Callable
 import click
 
 from rest_facade.main import serve as serve_rest
-from server.cli.common import StartError, listen, log_start, run_service, server_option, settings_or_exit, with_port
-from server.settings import Settings
+from server.cli.common import StartError, listen, log_start, refuse_open_address, run_service, server_option, settings_or_exit, with_port
+from server.settings import Settings, listed
 
 
 @click.command()
@@ -21,6 +21,7 @@ def rest(server: str, rest_address: str | None, rest_workers: int | None) -> Non
     It holds no state: run as many as you like. The server need not be there yet; while it is away, requests are answered with 503.
     """
     settings = settings_or_exit(rest_address=rest_address, rest_workers=rest_workers)
+    refuse_open_address(settings, "REST_ADDRESS")
     try:
         run_service(_serve(settings, server))
     except StartError as error:
@@ -58,6 +59,8 @@ async def serve_facade(settings: Settings, server: str, listener: socket.socket,
                 reply_deadline_seconds=settings.reply_deadline_seconds,
                 max_requests=settings.rest_max_requests,
                 keep_alive_seconds=settings.rest_keep_alive_seconds,
+                allowed_origins=listed(settings.rest_allowed_origins),
+                allowed_hosts=listed(settings.rest_allowed_hosts),
             )
     except OSError as error:
         if is_ready:

@@ -9,7 +9,17 @@ from typing import Final
 import click
 
 from server.agents.registry import AgentsFileError
-from server.cli.common import StartError, listen, log_start, reachable, run_service, settings_or_exit, stop_signal, with_port
+from server.cli.common import (
+    StartError,
+    listen,
+    log_start,
+    reachable,
+    refuse_open_address,
+    run_service,
+    settings_or_exit,
+    stop_signal,
+    with_port,
+)
 from server.cli.supervisor import Supervisor
 from server.domain.agents import ECHO_ID
 from server.service import AddressError, Service
@@ -37,6 +47,7 @@ def serve(no_rest: bool, **overrides: str | int | None) -> None:
     both: what is in flight is finished, then the store is closed.
     """
     settings = settings_or_exit(**overrides)
+    refuse_open_address(settings, "GRPC_ADDRESS", *([] if no_rest else ["REST_ADDRESS"]))
     try:
         run_service(_serve(settings, with_rest=not no_rest))
     except (StoreOpenError, AgentsFileError, AddressError, StartError) as error:

@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
 
 import structlog
@@ -23,10 +25,28 @@ MAX_RETRY_SECONDS: Final = 30.0
 HUNG_SECONDS: Final = 1.0
 """How long after its grace a child that was told to end is waited for."""
 
+INHERITED: Final = (
+    *("PATH", "HOME", "TMPDIR", "TZ", "TERM", "NO_COLOR", "FORCE_COLOR", "VIRTUAL_ENV"),
+    *("LANG", "LANGUAGE", "LC_*", "PYTHON[A-Z]*", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_*", "MALLOC_*"),
+    *("GRPC_VERBOSITY", "GRPC_TRACE", "GRPC_POLL_STRATEGY", "GRPC_DNS_RESOLVER"),
+)
+"""The variables of the environment that a child needs, as patterns: those of Python, its locale, its libraries and gRPC's logs.
+
+It meets strangers first, so it has no secret of ours: no key of an agent, no address of a store. Its settings it is given.
+"""
+
+WITHHELD: Final = {"database_url"}
+"""The settings that a child is not given: what only the server needs, and may hold a password."""
+
 POLL_SECONDS: Final = 0.02
 """How often a child that is about to end is looked at."""
 
 log = structlog.get_logger()
+
+
+def inherited(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a child gets of an environment."""
+    return {name: value for name, value in environment.items() if any(fnmatchcase(name, pattern) for pattern in INHERITED)}
 
 
 class _Child(NamedTuple):
@@ -55,7 +75,7 @@ class Supervisor:
     ) -> None:
         """`report` is told whether REST is served, whenever that changes; the child may take `grace_seconds` to end."""
         given = settings.model_copy(update={"shutdown_grace_seconds": grace_seconds})
-        self._given = f"{server} {given.model_dump_json()}\n".encode()
+        self._given = f"{server} {given.model_dump_json(exclude=WITHHELD)}\n".encode()
         self._grace_seconds = grace_seconds
         self._listener = listener
         self._report = report
@@ -129,7 +149,9 @@ class Supervisor:
                 command = [sys.executable, "-P", "-m", "server.cli.worker", *map(str, descriptors)]
                 nothing = subprocess.DEVNULL
                 # Not asyncio's: with uvloop that leaks a descriptor at each start that fails for want of descriptors.
-                process = subprocess.Popen(command, stdin=nothing, stdout=nothing, pass_fds=descriptors)  # noqa: ASYNC220
+                process = subprocess.Popen(  # noqa: ASYNC220
+                    command, stdin=nothing, stdout=nothing, pass_fds=descriptors, env=inherited(os.environ)
+                )
             return _Child(process, *await asyncio.open_unix_connection(sock=ours))
         except BaseException:
             # A process that runs already ends when this closes.

@@ -33,7 +33,7 @@ def http1_attacks(flood: int) -> Iterator[Attack]:
     yield _post("two lengths in one", [("Content-Length", "5, 6")], b"{}   " + _SMUGGLED, refused=400)
     yield _post("chunks twice", [chunked, ("Transfer-Encoding", "identity")], b"0\r\n\r\n" + _SMUGGLED, refused=400)
     for value in ("-1", "+5", "0x10", "1e3", "", " ", "5 5", "5\t5", "18446744073709551616", "9" * 100, "٥"):
-        head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %b\r\n\r\n" % (
+        head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %b\r\n\r\n" % (
             SESSIONS.encode(),
             value.encode(),
         )
@@ -71,7 +71,7 @@ def http1_attacks(flood: int) -> Iterator[Attack]:
         b"GET /" + b"x" * 100_000 + b" HTTP/1.1", b"X" * 100_000, b"GET \xff\xfe HTTP/1.1", b"GET /?" + b"&" * 50_000 + b" HTTP/1.1",
         b"PRI * HTTP/2.0", b"GET / HTTP/0.9", b"GET / HTTP/1.0", b"GET /\r HTTP/1.1", b"\r\n" * 5000 + b"GET / HTTP/1.1",
     ):  # fmt: skip
-        yield Attack(f"a request line of {line[:30]!r}", line + b"\r\nHost: x\r\n\r\n")
+        yield Attack(f"a request line of {line[:30]!r}", line + b"\r\nHost: localhost\r\n\r\n")
     for header in (
         b"X: \x00", b"\x00: x", b": x", b"X", b" X: y", b"X : y", b"X: \r y", b"X: \xff\xfe", b"X: " + b"x" * 2**20, b"X: y\r\n" * flood,
         b"Host: a\r\nHost: b", b"Host: \x00", b"Cookie: " + b"a=b;" * 10_000, b"Content-Type: " + b"application/json;" * 3000,
@@ -88,7 +88,7 @@ def http1_attacks(flood: int) -> Iterator[Attack]:
     yield Attack("pipelined garbage", request("GET", f"{SESSIONS}/health") + b"\x00garbage\r\n\r\n" * 100)
     yield Attack("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500))
     yield Attack("a preface of HTTP/2", PREFACE + frame(4, 0, 0, b""))
-    yield Attack("lines that end with LF", b"GET %b HTTP/1.1\nHost: x\n\n" % SESSIONS.encode())
+    yield Attack("lines that end with LF", b"GET %b HTTP/1.1\nHost: localhost\n\n" % SESSIONS.encode())
 
 
 def http1_mutants(rng: random.Random, count: int) -> Iterator[Attack]:

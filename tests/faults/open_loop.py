@@ -350,7 +350,7 @@ def _grpc_head(path: str, spec: Spec) -> bytes:
 
 
 def _rest_head(path: str, body: bytes) -> bytes:
-    lines = (f"POST {path} HTTP/1.1", "Host: x", "Content-Type: application/json", f"Content-Length: {len(body)}", "", "")
+    lines = (f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", f"Content-Length: {len(body)}", "", "")
     return "\r\n".join(lines).encode()
 
 

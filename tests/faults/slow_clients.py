@@ -29,7 +29,7 @@ class SlowClients:
         big = message_service_pb2.SendMessageRequest(session_id=str(uuid.UUID(int=2)), content="x" * 4000).SerializeToString()
         send = headers("/eliza.sessions.v1.MessageService/SendMessage")
         watch = headers("/eliza.sessions.v1.SessionService/WatchSessions")
-        head = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" % SESSIONS.encode()
+        head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n" % SESSIONS.encode()
         self._clients: Final = {
             # By what is slow: what they send at once, and what byte by byte.
             "heads": ((service.rest, b"", head + b"X: " + b"y" * 1000), (service.grpc, b"", START + opened())),

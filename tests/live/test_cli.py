@@ -321,14 +321,35 @@ def test_a_taken_rest_address_is_named(tmp_path: Path, taken: str) -> None:
 
 
 def test_an_address_of_another_machine_is_refused(tmp_path: Path) -> None:
-    assert "192.0.2.1:0" in refused("serve", cwd=tmp_path, REST_ADDRESS="192.0.2.1:0")
-    line = refused("serve", "--no-rest", cwd=tmp_path, GRPC_ADDRESS="192.0.2.1:0")
+    assert "192.0.2.1:0" in refused("serve", cwd=tmp_path, REST_ADDRESS="192.0.2.1:0", ALLOW_OPEN="true")
+    line = refused("serve", "--no-rest", cwd=tmp_path, GRPC_ADDRESS="192.0.2.1:0", ALLOW_OPEN="true")
     assert "192.0.2.1:0" in line
     assert "in use" not in line
 
 
+@pytest.mark.parametrize("address", ["0.0.0.0:0", ":0", "[::]:0", "192.0.2.1:0", "[::ffff:192.0.2.1]:0"])
+def test_an_address_that_others_can_reach_wants_to_be_allowed(tmp_path: Path, address: str) -> None:
+    commands = {
+        "GRPC_ADDRESS": [["serve"], ["serve", "--no-rest"]],
+        "REST_ADDRESS": [["serve"], ["rest", "--server", "127.0.0.1:1"]],
+    }
+    for setting, lines in commands.items():
+        for line in lines:
+            # An address of nobody: whoever tried to listen on the other one would fail with its name.
+            other = dict.fromkeys(commands.keys() - {setting}, "127.0.0.1:0")
+            told = refused(*line, cwd=tmp_path, **other, **{setting: address})
+            assert told.startswith(f"Error: {setting} is {address}, which others can reach")
+            assert "ALLOW_OPEN=true" in told
+    assert not list(tmp_path.glob("*.db"))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "127.3.2.1"])
+def test_an_address_that_nobody_else_can_reach_is_open(start: Start, host: str) -> None:
+    start(GRPC_ADDRESS=f"{host}:0", REST_ADDRESS=f"{host}:0")
+
+
 def test_an_address_without_a_host_means_all_addresses(start: Start, tmp_path: Path) -> None:
-    running = start(GRPC_ADDRESS=":0", REST_ADDRESS=":0")
+    running = start(GRPC_ADDRESS=":0", REST_ADDRESS=":0", ALLOW_OPEN="true")
     grpc_port, rest_port = running.grpc.rpartition(":")[2], running.rest.rpartition(":")[2]
     assert requests.get(f"http://127.0.0.1:{rest_port}/api/messaging/sessions", timeout=10).status_code == 200
     done = run("agents", "list", cwd=tmp_path, GRPC_ADDRESS=f":{grpc_port}")
@@ -336,9 +357,9 @@ def test_an_address_without_a_host_means_all_addresses(start: Start, tmp_path: P
 
 
 def test_all_addresses_of_ipv6_are_those_of_ipv4_too(start: Start, tmp_path: Path) -> None:
-    running = start(GRPC_ADDRESS="[::]:0", REST_ADDRESS="[::]:0")
+    running = start(GRPC_ADDRESS="[::]:0", REST_ADDRESS="[::]:0", ALLOW_OPEN="true")
     assert running.rest.startswith("[::]:")
-    front = facade(running.grpc, "[::]:0", tmp_path / "facade")
+    front = facade(running.grpc, "[::]:0", tmp_path / "facade", ALLOW_OPEN="true")
     try:
         for address in (running.rest, front.addresses["rest"]):
             port = address.rpartition(":")[2]

@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from eliza.sessions.v1.session_service_pb2 import GetServiceStatusRequest, GetServiceStatusResponse
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
+from server.cli.supervisor import Supervisor
+from server.settings import Settings
 from tests.harness import ABSENT, Serve, environment
 from tests.live.support import Ended, clean_failure, until
 from tests.realtime.clients.programs import Program, facade
@@ -47,6 +50,25 @@ def test_the_facade_is_given_what_its_parent_has_resolved(start: Callable[..., S
     running = start(*FREE, "--rest-workers", "1", REST_ADDRESS="3000", GRPC_ADDRESS="nowhere", REST_WORKERS="none")
     assert health(running.rest).json()["status"] == "healthy"
     assert running.stop() == 0
+
+
+def test_the_facade_inherits_no_secret(start: Callable[..., Serve], tmp_path: Path) -> None:
+    secret = "s3cret-of-the-operator"
+    names = ("AGENT_SECRET_ONE", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD", "PYTHON_INDEX_TOKEN", "HTTPS_PROXY")
+    needed = {"LC_ALL": "C.UTF-8", "TZ": "UTC", "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    url = f"sqlite:///{tmp_path / 'store.db'}?password={secret}"
+    running = start(**dict.fromkeys(names, secret), **needed)
+    (child,) = psutil.Process(running.process.pid).children()
+    given = child.environ()
+    assert [name for name, value in given.items() if secret in value or name in names] == []
+    assert {name: given.get(name) for name in needed} == needed
+    # Its parent has them, and its settings come another way, without the store's address.
+    assert psutil.Process(running.process.pid).environ()["OPENAI_API_KEY"] == secret
+    assert not {"DATABASE_URL", "GRPC_ADDRESS", "REST_ADDRESS"} & given.keys()
+    with socket.socket() as listener:
+        supervisor = Supervisor(Settings(database_url=url), "127.0.0.1:1", listener, lambda _: None, grace_seconds=1)
+    assert secret not in supervisor._given.decode()
+    assert health(running.rest).json()["status"] == "healthy"
 
 
 class Interpreter:

@@ -137,7 +137,7 @@ class Sse:
         """Opens the stream and reads until it says that it is there."""
         host, port = address.split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(f"GET /api/messaging/sessions/{session_id}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        writer.write(f"GET /api/messaging/sessions/{session_id}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200"), head
         await reader.readuntil(b"retry: ")
@@ -203,7 +203,7 @@ async def get_ms(address: str, session_id: str, count: int) -> list[float]:
     taken = []
     for _ in range(count):
         begun = time.perf_counter()
-        writer.write(f"GET /api/messaging/sessions/{session_id} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        writer.write(f"GET /api/messaging/sessions/{session_id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         head = await reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200"), head
         await reader.readexactly(next(int(line[16:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length: ")))

@@ -20,6 +20,7 @@ from eliza.sessions.v1.session_service_pb2 import DeleteSessionRequest
 from tests.harness import ECHO, USER, Serve
 from tests.live.support import create, history, replies, send, until
 from tests.realtime.clients.programs import Program, facade, free_address, slow_agent
+from tests.wire.answers import check_headers
 from tests.wire.raw_http import request
 
 Start = Callable[..., Serve]
@@ -144,8 +145,8 @@ class Recorder(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, events: str) -> None:
-        self.page = PAGE.replace("URL", events).encode()
+    def __init__(self, page: str) -> None:
+        self.page = page.encode()
         self.heard: dict[int, Body] = {}
         super().__init__(("127.0.0.1", 0), _Handler)
 
@@ -184,14 +185,16 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def browser(events: str, profile: Path) -> Iterator[Recorder]:
-    """A browser with the page open."""
-    recorder = Recorder(events)
+def browser(page: str, profile: Path, host: str = "127.0.0.1") -> Iterator[Recorder]:
+    """A browser with a page open that comes from a host, which leads to this machine."""
+    recorder = Recorder(page)
     thread = threading.Thread(target=recorder.serve_forever)
     thread.start()
-    url = f"http://127.0.0.1:{recorder.server_address[1]}/"
+    url = f"http://{host}:{recorder.server_address[1]}/"
     with (profile.parent / "chromium.log").open("wb") as log:
-        chromium = subprocess.Popen([CHROMIUM, *FLAGS, f"--user-data-dir={profile}", url], stdout=log, stderr=log)
+        chromium = subprocess.Popen(
+            [CHROMIUM, *FLAGS, "--host-resolver-rules=MAP *.example 127.0.0.1", f"--user-data-dir={profile}", url], stdout=log, stderr=log
+        )
     try:
         yield recorder
     finally:
@@ -220,7 +223,7 @@ def test_a_browser_hears_everything_once_over_every_restart(start: Start, progra
         assert response.status_code == 201, response.text
 
     say("before anyone listens")
-    with browser(f"{base}/{session_id}/events?after=0", tmp_path / "profile") as recorder:
+    with browser(PAGE.replace("URL", f"{base}/{session_id}/events?after=0"), tmp_path / "profile") as recorder:
 
         def hears(count: int) -> None:
             until(lambda: len(recorder.ids()) >= count, f"{count} entries in the browser, not {recorder.records()}", 30)
@@ -286,7 +289,7 @@ def test_a_browser_that_is_refused_comes_back(start: Start, programs: Callable[[
     server.kill()
     front = programs(facade(grpc_address, "127.0.0.1:0", tmp_path / "facade", REST_DEADLINE_SECONDS="1"))
     events = f"http://{front.addresses['rest']}/api/messaging/sessions/{session_id}/events"
-    with browser(events, tmp_path / "profile") as recorder:
+    with browser(PAGE.replace("URL", events), tmp_path / "profile") as recorder:
         until(lambda: "lost" in recorder.states(), "the browser to be refused", 30)
         assert recorder.states() == ["open", "lost"]
         server = start("--no-rest", directory=tmp_path / "server", GRPC_ADDRESS=grpc_address)
@@ -346,7 +349,7 @@ def test_a_stream_from_the_start(service: Serve, stream: Callable[..., Stream]) 
     assert opened.response.status_code == 200
     assert opened.response.headers["Content-Type"].startswith("text/event-stream")
     assert opened.response.headers["Cache-Control"] == "no-cache"
-    assert opened.response.headers["Access-Control-Allow-Origin"] == "*"
+    check_headers(opened.response.headers)
     first = next(opened.pieces())
     assert first.name == "retry"
     assert int(first.data["retry"]) > 0

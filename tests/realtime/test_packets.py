@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -246,6 +247,30 @@ def test_what_cannot_be_read_ends_a_websocket(service: Serve, packet: str) -> No
         read_to_the_end(client)
 
 
+@pytest.mark.parametrize("name", ["messageId", "requestId", "metadata", "roomId", "message"])
+def test_a_value_nested_deeply_is_refused_wherever_it_stands(service: Serve, name: str) -> None:
+    room = service.create()["sessionId"]
+    with websocket(service) as client:
+        for depth in (600, 940):
+            nested = json.dumps({"roomId": room, "message": "x", name: 0}).replace(f'"{name}": 0', f'"{name}": {"[" * depth}{"]" * depth}')
+            client.send(f'42["2",{nested}]')
+            while "messageError" not in (heard := client.recv(timeout=10)):
+                assert "messageAck" not in heard
+    assert history(service, room) == []
+
+
+@pytest.mark.parametrize("begin", ["4", "3", "1", "40", "44", "431", '42["join",', '42["nobody knows",'])
+def test_packets_nested_as_deep_as_python_can_hardly_read(service: Serve, begin: str) -> None:
+    """One place reads a little deeper than the next, so that where the first can, the next cannot."""
+    end = "]" if begin.startswith("42") else ""
+    for depth in range(sys.getrecursionlimit() - 100, sys.getrecursionlimit(), 2):
+        with contextlib.suppress(ConnectionClosed), websocket(service) as client:
+            client.send(begin + "[" * depth + "]" * depth + end)
+            client.send(event("nobody knows this", {}))
+            while "nobody knows this" not in client.recv(timeout=10):
+                pass
+
+
 def test_a_frame_without_anything_ends_a_websocket(service: Serve) -> None:
     for frame in ("", b"", b"\0"):
         with websocket(service) as client:
@@ -255,8 +280,8 @@ def test_a_frame_without_anything_ends_a_websocket(service: Serve) -> None:
 
 def test_an_answer_to_a_foreign_page_can_be_read_there(service: Serve) -> None:
     client = Polling(service)
-    answer = client.post("x", headers={"Origin": "https://app.example"})
-    assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (400, "https://app.example")
+    answer = client.post("x", headers={"Origin": "http://localhost:5173"})
+    assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (400, "http://localhost:5173")
 
 
 def test_who_says_goodbye_among_other_things_is_heard_until_then(service: Serve) -> None:

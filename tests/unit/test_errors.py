@@ -29,6 +29,7 @@ CONTRACT = [
 
 GRPC = {
     400: {grpc.StatusCode.INVALID_ARGUMENT},
+    403: {grpc.StatusCode.PERMISSION_DENIED},
     404: {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED},
     405: {grpc.StatusCode.UNIMPLEMENTED},
     409: {grpc.StatusCode.ALREADY_EXISTS, grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED},
@@ -36,6 +37,7 @@ GRPC = {
     412: {grpc.StatusCode.ABORTED},
     413: {grpc.StatusCode.RESOURCE_EXHAUSTED},
     415: {grpc.StatusCode.INVALID_ARGUMENT},
+    421: {grpc.StatusCode.FAILED_PRECONDITION},
     422: {grpc.StatusCode.FAILED_PRECONDITION},
     429: {grpc.StatusCode.RESOURCE_EXHAUSTED},
     500: {grpc.StatusCode.INTERNAL},

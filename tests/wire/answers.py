@@ -34,7 +34,7 @@ def read_error(status: int, headers: Mapping[str, str], content: bytes) -> Failu
     """The error in an answer of REST, which keeps to the contract in every respect."""
     headers = {name.lower(): value for name, value in headers.items()}
     assert headers["content-type"] == "application/json", headers
-    assert headers.get("access-control-allow-origin") == "*", headers
+    check_headers(headers)
     body = json.loads(content)
     assert body.keys() - {"status"} == {"error", "details", "code"}, body
     code = body["code"]
@@ -49,6 +49,13 @@ def read_error(status: int, headers: Mapping[str, str], content: bytes) -> Failu
     _keeps_its_words(code, body["error"])
     assert not [word for word in (*_INSIDE, *_PROTO_NAMES) if word.encode() in content], content
     return Failure(code, body["error"], body["details"])
+
+
+def check_headers(headers: Mapping[str, str]) -> None:
+    """Every answer says that it is no script, and that it is for one origin."""
+    headers = {name.lower(): value for name, value in headers.items()}
+    assert headers.get("x-content-type-options") == "nosniff", headers
+    assert headers.get("vary") == "Origin", headers
 
 
 def _keeps_its_words(code: str, text: str) -> None:

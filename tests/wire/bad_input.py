@@ -542,16 +542,16 @@ def _heads() -> Iterator[Bad]:
         "a condition": (("If-None-Match", "*"), ("If-Modified-Since", "tomorrow")),
         "cookies": (("Cookie", "a=b; \xff=\xfe; =;"),),
         "forged addresses": (("X-Forwarded-For", "' OR 1=1"), ("X-Forwarded-Host", "elsewhere"), ("X-Forwarded-Proto", "gopher")),
-        "an origin": (("Origin", "null"),),
         "credentials": (("Authorization", "Basic \xff"), ("X-API-KEY", "\xff")),
-        "a host that is not ours": (("Host", "elsewhere:99999999"),),
-        "a host that is none": (("Host", "[::"),),
         "an empty header": (("X-Empty", ""),),
         "an underscore": (("Content_Length", "5"),),
         "a proxy": (("Proxy", "http://elsewhere"),),
         "an expectation": (("Expect", "100-continue"),),
     }.items():
         yield _get(f"{SESSIONS}/{SID}", FINE, headers, f"GET with {name}")
+    yield _get(f"{SESSIONS}/{SID}", "ORIGIN_NOT_ALLOWED", (("Origin", "null"),), "GET with an origin")
+    for name, host in {"a host that is not ours": "elsewhere:99999999", "a host that is none": "[::"}.items():
+        yield _get(f"{SESSIONS}/{SID}", "HOST_NOT_ALLOWED", (("Host", host),), f"GET with {name}")
     for name, headers in {
         "an expectation nobody knows": (("Expect", "cake"),),
         "an upgrade to HTTP/2": (("Connection", "Upgrade, HTTP2-Settings"), ("Upgrade", "h2c"), ("HTTP2-Settings", "AAMAAABkAAQAAP__")),

@@ -49,6 +49,9 @@ OTHER_STATUSES: Final = {
     "DEADLINE_EXCEEDED": 504,
     # Of the table of transports: "504 after the reply deadline, the message being kept".
     "AGENT_REPLY_TIMEOUT": 504,
+    # "A request from a web page of a foreign origin is a 403 `ORIGIN_NOT_ALLOWED`, one for a foreign Host a 421 `HOST_NOT_ALLOWED`".
+    "ORIGIN_NOT_ALLOWED": 403,
+    "HOST_NOT_ALLOWED": 421,
     # Of ours alone.
     "AGENT_REPLY_FAILED": 502,
     "INVALID_FIELD": 400,

@@ -29,7 +29,7 @@ from eliza.sessions.v1.errors import DOMAIN, TABLE, error_info
 from eliza.sessions.v1.timeout_pb2 import TimeoutConfig
 from tests.harness import Serve
 from tests.wire import openapi
-from tests.wire.answers import Failure, Success, read_error
+from tests.wire.answers import Failure, Success, check_headers, read_error
 from tests.wire.contract import ENDPOINTS, PREFIX
 from tests.wire.shapes import details_shape, differences, iso, ms_of
 from tests.wire.steps import Text
@@ -342,7 +342,7 @@ class RestDriver:
             return read_error(response.status_code, response.headers, response.content)
         assert response.status_code == 200
         assert response.headers["Content-Type"].startswith("text/event-stream")
-        assert response.headers["Access-Control-Allow-Origin"] == "*"
+        check_headers(response.headers)
         events = []
         for block in response.content.decode().split("\n\n"):
             fields = dict(line.split(": ", 1) for line in block.split("\n") if line and not line.startswith(":"))
@@ -361,7 +361,7 @@ class RestDriver:
             return read_error(response.status_code, response.headers, response.content)
         assert response.status_code == success, response.text
         assert response.headers["Content-Type"] == "application/json"
-        assert response.headers["Access-Control-Allow-Origin"] == "*"
+        check_headers(response.headers)
         return Success(json.loads(response.content), {})
 
 

@@ -117,7 +117,11 @@ class RestClient:
                 raise AgainError("refused", repr(error)) from None
         reader, writer = self._streams
         data = b"" if body is None else orjson.dumps(body)
-        lines = [f"{method} /api/messaging/sessions{path} HTTP/1.1", "Host: x", *(f"{name}: {value}" for name, value in headers.items())]
+        lines = [
+            f"{method} /api/messaging/sessions{path} HTTP/1.1",
+            "Host: localhost",
+            *(f"{name}: {value}" for name, value in headers.items()),
+        ]
         if data:
             lines += ["Content-Type: application/json"]
         writer.write("\r\n".join([*lines, f"Content-Length: {len(data)}", "", ""]).encode() + data)

@@ -91,6 +91,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The session is not in the state that the caller has seen: `etag` is its present one."""
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 32
     """The service has more to do than it can: a queue has reached its bound. Nothing was done. Wait `retryAfterSeconds`, then try again."""
+    ERROR_REASON_ORIGIN_NOT_ALLOWED: _ErrorReason.ValueType  # 33
+    """A web page of another origin may not use this API: REST_ALLOWED_ORIGINS does not name `origin`. Nothing was done.
+    `origin` is empty where the browser names none, as it does when a link of another site is followed.
+    """
+    ERROR_REASON_HOST_NOT_ALLOWED: _ErrorReason.ValueType  # 34
+    """The service is not known by the name in the header Host: REST_ALLOWED_HOSTS does not name `host`. Nothing was done."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 24
     """A fault of the service itself. The log has the cause under `errorId`."""
 
@@ -164,6 +170,12 @@ ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 31
 """The session is not in the state that the caller has seen: `etag` is its present one."""
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 32
 """The service has more to do than it can: a queue has reached its bound. Nothing was done. Wait `retryAfterSeconds`, then try again."""
+ERROR_REASON_ORIGIN_NOT_ALLOWED: ErrorReason.ValueType  # 33
+"""A web page of another origin may not use this API: REST_ALLOWED_ORIGINS does not name `origin`. Nothing was done.
+`origin` is empty where the browser names none, as it does when a link of another site is followed.
+"""
+ERROR_REASON_HOST_NOT_ALLOWED: ErrorReason.ValueType  # 34
+"""The service is not known by the name in the header Host: REST_ALLOWED_HOSTS does not name `host`. Nothing was done."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 24
 """A fault of the service itself. The log has the cause under `errorId`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
