@@ -9,6 +9,7 @@ from typing import Any, Final
 from eliza.sessions.v1 import agent_pb2, timeout_pb2
 from eliza.sessions.v1 import agent_service_pb2 as pb
 from eliza.sessions.v1.agent_service_pb2_grpc import AgentServiceServicer
+from eliza.sessions.v1.errors import forget_frames
 from eliza.sessions.v1.limits import DEFAULT_SESSIONS, MAX_SESSIONS
 from server.agents.connectors import Connectors
 from server.agents.dispatcher import Dispatcher
@@ -191,6 +192,7 @@ class AgentService(AgentServiceServicer):
                         raise InvalidContentError(f"reason must have at most {MAX_REASON_CODE_POINTS} characters")
                     worker.failed(delivery_id, said.failure.reason or "the agent gave no reason", final=final)
         except DomainError as error:
+            forget_frames(error)
             worker.told.put_nowait(Refused(delivery_id, error))
             if part != "chunk" and isinstance(error, _BAD_ANSWER):
                 with suppress(DeliveryNotLeasedError):

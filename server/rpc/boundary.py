@@ -6,12 +6,12 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from functools import partial
-from typing import Any, Final, NoReturn
+from typing import Any, Final, TypeAlias
 
 import grpc
 import structlog
 
-from eliza.sessions.v1.errors import DOMAIN, TABLE, Row, cut, error_trailers
+from eliza.sessions.v1.errors import DOMAIN, TABLE, Row, cut, error_trailers, forget_frames
 from server.domain.errors import (
     DeadlineExceededError,
     DomainError,
@@ -30,6 +30,8 @@ LONGEST_QUIET_SECONDS: Final = 3.0
 
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
 Read = Callable[[bytes], Any]
+Fault: TypeAlias = tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]
+"""What a call is aborted with: status, message and trailers."""
 
 _PREFIX: Final = f"/{DOMAIN}."
 
@@ -141,18 +143,30 @@ class Boundary(grpc.aio.ServerInterceptor):
         read = partial(parse_message, handler.request_deserializer)
 
         async def call(raw: bytes, context: Any) -> Any:
+            fault = None
             try:
-                request = read(raw)
-            except InvalidRequestError as error:
-                await self._fail(context, method, None, error)
-            return await behaviour(request, context)
+                try:
+                    request = read(raw)
+                except InvalidRequestError as error:
+                    fault = self._fault(method, None, error)
+                if fault:
+                    await context.abort(*fault)
+                return await behaviour(request, context)
+            finally:
+                del raw, context
 
         async def stream(raw: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+            fault = None
             try:
-                async for response in behaviour(_many(read)(raw), context):
-                    yield response
-            except InvalidRequestError as error:
-                await self._fail(context, method, None, error)
+                try:
+                    async for response in behaviour(_many(read)(raw), context):
+                        yield response
+                except InvalidRequestError as error:
+                    fault = self._fault(method, None, error)
+                if fault:
+                    await context.abort(*fault)
+            finally:
+                del raw, context
 
         kind = "stream_stream" if handler.request_streaming else "unary_stream" if handler.response_streaming else "unary_unary"
         behaviour = getattr(handler, kind)
@@ -160,35 +174,53 @@ class Boundary(grpc.aio.ServerInterceptor):
 
     def _unary(self, method: str, behaviour: Behaviour, read: Read) -> Behaviour:
         async def call(raw: bytes, context: Any) -> Any:
-            request, begun_s = None, time.monotonic()
             try:
-                with self._admitted_call(method, context):
-                    request = read(raw)
-                    answer = await behaviour(request, context)
-            except Exception as error:  # noqa: BLE001 - this is where everything ends up
-                await self._fail(context, method, request, error)
-            if (taken_s := time.monotonic() - begun_s) >= self._slow_call_s:
-                session_id = cut(getattr(request, "session_id", ""))
-                log.warning("slow call", method=method.removeprefix("/"), seconds=round(taken_s, 3), session_id=session_id)
-            return answer
+                answer, fault = await self._answer(method, behaviour, read, raw, context)
+                if fault:
+                    await context.abort(*fault)
+                return answer
+            finally:
+                # The call keeps the error that `abort` raises, and so this frame, which must not have the call.
+                del raw, context
 
         return call
 
+    async def _answer(self, method: str, behaviour: Behaviour, read: Read, raw: bytes, context: Any) -> tuple[Any, Fault | None]:
+        """The answer to a call, or what to abort it with."""
+        request, begun_s = None, time.monotonic()
+        try:
+            with self._admitted_call(method, context):
+                request = read(raw)
+                answer = await behaviour(request, context)
+        except Exception as error:  # noqa: BLE001 - this is where everything ends up
+            return None, self._fault(method, request, error)
+        if (taken_s := time.monotonic() - begun_s) >= self._slow_call_s:
+            session_id = cut(getattr(request, "session_id", ""))
+            log.warning("slow call", method=method.removeprefix("/"), seconds=round(taken_s, 3), session_id=session_id)
+        return answer, None
+
     def _stream(self, method: str, behaviour: Any, read: Callable[[Any], Any]) -> Any:
         async def stream(raw: Any, context: Any) -> AsyncIterator[Any]:
-            request = None
+            request = fault = None
             try:
-                with self._admitted_stream(context):
-                    request = read(raw)
-                    async with aclosing(behaviour(request, context)) as responses:
-                        async for response in responses:
-                            yield response
-            except Exception as error:  # noqa: BLE001 - this is where everything ends up
-                await self._fail(context, method, request, error)
+                try:
+                    with self._admitted_stream(context):
+                        request = read(raw)
+                        async with aclosing(behaviour(request, context)) as responses:
+                            async for response in responses:
+                                yield response
+                except Exception as error:  # noqa: BLE001 - this is where everything ends up
+                    fault = self._fault(method, request, error)
+                if fault:
+                    await context.abort(*fault)
+            finally:
+                # As above.
+                del raw, context, request
 
         return stream
 
-    async def _fail(self, context: Any, method: str, request: Any, error: Exception) -> NoReturn:
+    def _fault(self, method: str, request: Any, error: Exception) -> Fault:
+        """What to abort a call with that failed. Logs it; nothing of the call is left in the error afterwards."""
         if isinstance(error, (UnavailableError, ResourceExhaustedError)) and not self._stopping:
             self._on_trouble()
         if isinstance(error, DomainError):
@@ -200,8 +232,8 @@ class Boundary(grpc.aio.ServerInterceptor):
         row, details = TABLE[reason], {name: cut(value) for name, value in details.items()}
         if isinstance(error, DomainError):
             _log_failure(method, row, message, details)
-        await context.abort(row.grpc_status, message, error_trailers(row, message, details))
-        raise AssertionError("abort always raises")
+        forget_frames(error)
+        return row.grpc_status, message, error_trailers(row, message, details)
 
 
 def _log_failure(method: str, row: Row, message: str, details: Mapping[str, str]) -> None:
