@@ -44,6 +44,15 @@ from server.store.base import Position, Store
 
 MAX_DELIVERIES: Final = 1000
 MAX_REASON_CODE_POINTS: Final = 500
+HELLO_SECONDS: Final = 10.0
+"""How long a worker that has connected may take to say who it is."""
+
+READ_AGENTS: Final = 50
+"""How many agents are read at a time: each may have a prompt of 128 KiB."""
+
+PAGE_BYTES: Final = 3 * 1024 * 1024
+"""How large a page of agents is at most, but for one that is larger by itself: a gRPC client takes 4 MiB by default."""
+
 UNREAD: Final = 1000
 """How many things a worker may leave unread before nothing more is read from it."""
 
@@ -74,6 +83,7 @@ class AgentService(AgentServiceServicer):
         timeout, settings = timeout_request(wanted.timeout_config), agent_settings(wanted)
         agent = Agent(agent_id, wanted.name, agent_kind(wanted.kind), now_ms, now_ms, timeout, settings)
         self._connectors.check(agent)
+        await self._connectors.check_secret(agent)
         await self._store.create_agent(agent)
         return pb.CreateAgentResponse(agent=agent_message(agent))
 
@@ -87,31 +97,44 @@ class AgentService(AgentServiceServicer):
         size, after = page_size(request.page_size, DEFAULT_SESSIONS, MAX_SESSIONS), None
         if request.page_token:
             after = Position(*read_token(request.page_token, _SCOPE, (int, str)))  # type: ignore[arg-type]
-        found = await self._store.list_agents(limit=size + 1, after=after)
-        page = found[:size]
-        token = make_token(_SCOPE, (page[-1].created_at_ms, page[-1].id)) if len(found) > size else ""
-        return pb.ListAgentsResponse(agents=[self._view(agent, request.view) for agent in page], next_page_token=token)
+        response, total = pb.ListAgentsResponse(), 0
+        while found := await self._store.list_agents(limit=min(READ_AGENTS, size + 1 - len(response.agents)), after=after):
+            for agent in found:
+                message = self._view(agent, request.view)
+                total += message.ByteSize()
+                if after and (len(response.agents) == size or (response.agents and total > PAGE_BYTES)):
+                    response.next_page_token = make_token(_SCOPE, (after.created_at_ms, after.id))
+                    return response
+                response.agents.append(message)
+                after = Position(agent.created_at_ms, agent.id)
+        return response
 
     def _view(self, agent: Agent, view: agent_pb2.AgentView.ValueType) -> agent_pb2.Agent:
         """As much of an agent as is wanted."""
         message = agent_message(agent)
-        if view == agent_pb2.AGENT_VIEW_BASIC:
+        if view in (agent_pb2.AGENT_VIEW_BASIC, agent_pb2.AGENT_VIEW_SUMMARY):
             for field in (_TIMEOUT, "settings"):
                 message.ClearField(field)  # type: ignore[arg-type]
-        elif view == agent_pb2.AGENT_VIEW_STATUS:
+        if view in (agent_pb2.AGENT_VIEW_STATUS, agent_pb2.AGENT_VIEW_SUMMARY):
             workers = self._connectors.workers.count(agent.id)
             message.status.CopyFrom(agent_status_message(self._dispatcher.status(agent.id), workers))
+        if view == agent_pb2.AGENT_VIEW_SUMMARY:
+            message.status.ClearField("last_failure")
         return message
 
     async def UpdateAgent(self, request: pb.UpdateAgentRequest, context: Any) -> pb.UpdateAgentResponse:
-        paths = list(request.update_mask.paths) or _set_paths(request.agent)
+        agent_id, paths = request.agent.agent_id.lower(), list(request.update_mask.paths) or _set_paths(request.agent)
+        patched = _patched(await self._store.get_agent(agent_id), request.agent, paths)
+        self._connectors.check(patched)
+        # Before the write, which must not wait for a file. A secret that another change has put there meanwhile was read by that one.
+        await self._connectors.check_secret(patched)
 
         def change(agent: Agent, now_ms: int) -> Agent:
             patched = _patched(agent, request.agent, paths)
             self._connectors.check(patched)
             return replace(patched, updated_at_ms=now_ms)
 
-        agent = await self._store.update_agent(request.agent.agent_id.lower(), change)
+        agent = await self._store.update_agent(agent_id, change)
         self._connectors.workers.changed(agent.id, agent)
         return pb.UpdateAgentResponse(agent=agent_message(agent))
 
@@ -131,7 +154,11 @@ class AgentService(AgentServiceServicer):
         return pb.ReplyResponse(message=message_message(outcome.session, entry, entry.message))
 
     async def Connect(self, requests: AsyncIterator[ConnectSaid], context: Any) -> AsyncIterator[pb.ConnectResponse]:
-        first = await anext(requests, None)
+        try:
+            async with asyncio.timeout(HELLO_SECONDS):
+                first = await anext(requests, None)
+        except TimeoutError:
+            raise MissingFieldsError(["hello"]) from None
         if first is None:
             return
         if not isinstance(first, pb.ConnectRequest) or first.WhichOneof("part") != "hello":
