@@ -17,6 +17,7 @@ from eliza.sessions.v1 import agent_service_pb2 as pb
 from eliza.sessions.v1.errors import DOMAIN
 from eliza.sessions.v1.limits import MAX_DEPTH, MAX_METADATA_BYTES
 from eliza.sessions.v1.message_service_pb2 import ConverseRequest, SendMessageRequest
+from eliza.sessions.v1.session_service_pb2 import CreateSessionRequest
 from server.domain.agent_text import clean
 from server.domain.errors import DomainError, InvalidContentError, InvalidMetadataError, InvalidRequestError
 
@@ -47,6 +48,8 @@ Empty, it is two bytes here and a hundred once it is parsed: what is large is co
 """
 
 _LARGE: Final[Mapping[str, tuple[int, type[Message]]]] = {
+    # Its metadata is small, but REST takes bodies of 2 MiB, whose errors are told as those of their fields.
+    f"/{DOMAIN}.SessionService/CreateSession": (MAX_MESSAGE_BYTES, CreateSessionRequest),
     f"/{DOMAIN}.MessageService/SendMessage": (MAX_MESSAGE_BYTES, SendMessageRequest),
     f"/{DOMAIN}.MessageService/Converse": (MAX_MESSAGE_BYTES, ConverseRequest),
     f"/{DOMAIN}.AgentService/CreateAgent": (MAX_AGENT_BYTES, pb.CreateAgentRequest),
