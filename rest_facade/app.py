@@ -1,14 +1,14 @@
 """The Flask app: routes, errors, and how it reads paths."""
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import flask
 import grpc.aio
 import structlog
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
-from eliza.sessions.v1.errors import cut
+from eliza.sessions.v1.errors import cut, forget_frames
 from rest_facade import agents, bodies, clock, errors, openapi, routes, sse
 from rest_facade.backend import Backend
 from rest_facade.bridge import TOO_LARGE
@@ -44,11 +44,23 @@ def create_app(backend: Backend) -> flask.Flask:
     openapi.add_routes(app)
     app.before_request(_refuse_large_body)
     app.after_request(bodies.name_unknown)
-    app.register_error_handler(ApiError, lambda error: _tell(_logged(error)))
-    app.register_error_handler(grpc.aio.AioRpcError, lambda error: _tell(errors.from_rpc(error)))
-    app.register_error_handler(HTTPException, lambda error: _tell(_logged(_from_http(error))))
-    app.register_error_handler(Exception, lambda error: _tell(errors.unforeseen(error)))
+    app.register_error_handler(ApiError, _answering(_logged))
+    app.register_error_handler(grpc.aio.AioRpcError, _answering(errors.from_rpc))
+    app.register_error_handler(HTTPException, _answering(lambda error: _logged(_from_http(error))))
+    app.register_error_handler(Exception, _answering(errors.unforeseen))
     return app
+
+
+def _answering(judge: Callable[[Any], ApiError]) -> Callable[[Exception], flask.Response]:
+    """The handler that answers an error as it is judged; afterwards nothing of the request is left in the error."""
+
+    def answer(error: Exception) -> flask.Response:
+        try:
+            return _tell(judge(error))
+        finally:
+            forget_frames(error)
+
+    return answer
 
 
 def _tell(error: ApiError) -> flask.Response:

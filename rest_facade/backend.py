@@ -11,6 +11,7 @@ import grpc.aio
 from eliza.sessions.v1.agent_service_pb2 import GetAgentRequest
 from eliza.sessions.v1.agent_service_pb2_grpc import AgentServiceStub
 from eliza.sessions.v1.clock_service_pb2_grpc import ClockServiceStub
+from eliza.sessions.v1.errors import forget_frames
 from eliza.sessions.v1.message_service_pb2 import ConverseRequest, ConverseResponse
 from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceStub
 from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSessionsResponse
@@ -141,15 +142,30 @@ class Backend:
 
     def wait(self, answer: Awaitable[_Response]) -> _Response:
         """Waits in a view. Raises what the awaitable raises; ApiError when the request was cancelled."""
-        try:
-            return greenback.await_(answer)
-        except asyncio.CancelledError as error:
+        response, error = greenback.await_(_outcome(answer))
+        if error is None:
+            return cast(_Response, response)
+        if isinstance(error, asyncio.CancelledError):
             # The client left, and nobody reads the answer; or the facade stops and could wait no longer, and the client gets one.
-            raise ApiError("UNAVAILABLE", "The service is stopping", retryAfterSeconds=RETRY_AFTER_SECONDS) from error
+            error = ApiError("UNAVAILABLE", "The service is stopping", retryAfterSeconds=RETRY_AFTER_SECONDS)
+        try:
+            raise error
+        finally:
+            # The error has this frame, which must not have the error, nor the call.
+            del answer, error
 
     def call(self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response], request: _Request) -> _Response:
         """Makes one call from a view and waits for its answer. Raises grpc.aio.AioRpcError; ApiError when the request was cancelled."""
         return self.wait(method(request, timeout=self.deadline_seconds))
+
+
+async def _outcome(answer: Awaitable[_Response]) -> tuple[_Response | None, BaseException | None]:
+    """What an awaitable returns, or raises: raised through a greenlet, an error would be kept by the frames that it has."""
+    try:
+        return await answer, None
+    except BaseException as error:  # noqa: BLE001 - it is raised by who waits
+        forget_frames(error)
+        return None, error
 
 
 async def read(call: "_Streaming[_Response]") -> _Response | None:

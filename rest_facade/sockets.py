@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 import grpc.aio
 import socketio
 
+from eliza.sessions.v1.errors import forget_frames
 from eliza.sessions.v1.limits import MAX_CONTENT_CODE_POINTS
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import GetSessionRequest
@@ -179,10 +180,13 @@ class Sockets:
                 await handler(socket_id, data)
             except ApiError as error:
                 fault = error
+                forget_frames(error)
             except grpc.aio.AioRpcError as error:
                 fault = errors.from_rpc(error)
+                forget_frames(error)
             except Exception as error:  # noqa: BLE001 - the client hears an id, the log has the cause
                 fault = errors.unforeseen(error)
+                forget_frames(error)
             else:
                 return {"success": True}
             await self.emit(socket_id, "messageError", {"error": fault.message, "code": fault.row.reason})

@@ -16,6 +16,7 @@ from typing import Final, TypeAlias
 
 import structlog
 
+from eliza.sessions.v1.errors import forget_frames
 from eliza.sessions.v1.limits import MAX_REPLY_CODE_POINTS
 from server.agents.kinds import AgentChangedError, AgentUnavailableError, Connector, Emit, NoReplyError, Slot, Work
 from server.clock import Clock
@@ -478,22 +479,22 @@ class Dispatcher:
                 return None
             return asking.result()
         except NoReplyError as failure:
+            forget_frames(failure)
             return failure
         except DomainError as error:
             if isinstance(error, STORE_TROUBLE):
                 raise
             return NoReplyError(f"the agent's reply cannot be stored: {error}", final=True)
         except Exception as error:  # noqa: BLE001 - it is logged with the failure that it becomes
-            error_id = uuid.uuid4().hex
-            fault = NoReplyError(f"internal error {error_id}", final=True, error_id=error_id)
-            fault.__cause__ = error
-            return fault
+            return _internal(error)
         finally:
             asking.cancel()
             await asyncio.wait([asking])
             if not asking.cancelled():
                 # Looked at, lest Python complain that nobody did.
                 asking.exception()
+            # An error that the task raised here has this frame, which must not have the task.
+            del asking
 
     def _emitter(self, line: _Line, attempt: _Attempt, lease_s: float) -> Callable[[str], None]:
         work, length = attempt.work, 0
@@ -567,6 +568,8 @@ class Dispatcher:
             log.warning("no reply", **told)
         else:
             log.info("no reply", **told)
+        if cause:
+            forget_frames(cause)
         return final
 
     def _keep_failure(self, agent_id: str, failure: LastFailure) -> None:
@@ -596,6 +599,14 @@ async def _reply(slot: Slot, work: Work, emit: Emit) -> Reply:
     reply = await slot.reply(work, lambda piece: emit(joiner.add(piece)))
     emit(joiner.flush())
     return reply
+
+
+def _internal(error: Exception) -> NoReplyError:
+    """What an attempt came to that met with something unforeseen."""
+    error_id = uuid.uuid4().hex
+    fault = NoReplyError(f"internal error {error_id}", final=True, error_id=error_id)
+    fault.__cause__ = error
+    return fault
 
 
 def _add(counts: Counter[str], key: str, more: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from eliza.sessions.v1 import agent_pb2, timeout_pb2
 from eliza.sessions.v1 import agent_service_pb2 as pb
 from eliza.sessions.v1.agent_service_pb2_grpc import AgentServiceServicer
+from eliza.sessions.v1.errors import forget_frames
 from eliza.sessions.v1.limits import DEFAULT_SESSIONS, MAX_SESSIONS
 from server.agents.connectors import Connectors
 from server.agents.dispatcher import Dispatcher
@@ -43,6 +44,15 @@ from server.store.base import Position, Store
 
 MAX_DELIVERIES: Final = 1000
 MAX_REASON_CODE_POINTS: Final = 500
+HELLO_SECONDS: Final = 10.0
+"""How long a worker that has connected may take to say who it is."""
+
+READ_AGENTS: Final = 50
+"""How many agents are read at a time: each may have a prompt of 128 KiB."""
+
+PAGE_BYTES: Final = 3 * 1024 * 1024
+"""How large a page of agents is at most, but for one that is larger by itself: a gRPC client takes 4 MiB by default."""
+
 UNREAD: Final = 1000
 """How many things a worker may leave unread before nothing more is read from it."""
 
@@ -87,10 +97,17 @@ class AgentService(AgentServiceServicer):
         size, after = page_size(request.page_size, DEFAULT_SESSIONS, MAX_SESSIONS), None
         if request.page_token:
             after = Position(*read_token(request.page_token, _SCOPE, (int, str)))  # type: ignore[arg-type]
-        found = await self._store.list_agents(limit=size + 1, after=after)
-        page = found[:size]
-        token = make_token(_SCOPE, (page[-1].created_at_ms, page[-1].id)) if len(found) > size else ""
-        return pb.ListAgentsResponse(agents=[self._view(agent, request.view) for agent in page], next_page_token=token)
+        response, total = pb.ListAgentsResponse(), 0
+        while found := await self._store.list_agents(limit=min(READ_AGENTS, size + 1 - len(response.agents)), after=after):
+            for agent in found:
+                message = self._view(agent, request.view)
+                total += message.ByteSize()
+                if after and (len(response.agents) == size or (response.agents and total > PAGE_BYTES)):
+                    response.next_page_token = make_token(_SCOPE, (after.created_at_ms, after.id))
+                    return response
+                response.agents.append(message)
+                after = Position(agent.created_at_ms, agent.id)
+        return response
 
     def _view(self, agent: Agent, view: agent_pb2.AgentView.ValueType) -> agent_pb2.Agent:
         """As much of an agent as is wanted."""
@@ -137,7 +154,11 @@ class AgentService(AgentServiceServicer):
         return pb.ReplyResponse(message=message_message(outcome.session, entry, entry.message))
 
     async def Connect(self, requests: AsyncIterator[ConnectSaid], context: Any) -> AsyncIterator[pb.ConnectResponse]:
-        first = await anext(requests, None)
+        try:
+            async with asyncio.timeout(HELLO_SECONDS):
+                first = await anext(requests, None)
+        except TimeoutError:
+            raise MissingFieldsError(["hello"]) from None
         if first is None:
             return
         if not isinstance(first, pb.ConnectRequest) or first.WhichOneof("part") != "hello":
@@ -198,6 +219,7 @@ class AgentService(AgentServiceServicer):
                         raise InvalidContentError(f"reason must have at most {MAX_REASON_CODE_POINTS} characters")
                     worker.failed(delivery_id, said.failure.reason or "the agent gave no reason", final=final)
         except DomainError as error:
+            forget_frames(error)
             worker.told.put_nowait(Refused(delivery_id, error))
             if part != "chunk" and isinstance(error, _BAD_ANSWER):
                 with suppress(DeliveryNotLeasedError):

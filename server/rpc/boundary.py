@@ -3,15 +3,17 @@
 import asyncio
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from functools import partial
-from typing import Any, Final, NoReturn
+from typing import Any, Final, TypeAlias
+from urllib.parse import unquote
 
 import grpc
 import structlog
 
-from eliza.sessions.v1.errors import DOMAIN, TABLE, Row, cut, error_trailers
+from eliza.sessions.v1.errors import DOMAIN, TABLE, Row, cut, error_trailers, forget_frames
 from server.domain.errors import (
     DeadlineExceededError,
     DomainError,
@@ -20,7 +22,7 @@ from server.domain.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from server.rpc.parsing import parse_message, read_connect_request, read_reply_request
+from server.rpc.parsing import MAX_REQUEST_BYTES, read_connect_request, read_reply_request, reader
 
 QUIET_SECONDS: Final = 0.1
 """How long no call must have come before a server that stops may close its port."""
@@ -28,8 +30,16 @@ QUIET_SECONDS: Final = 0.1
 LONGEST_QUIET_SECONDS: Final = 3.0
 """How long a server that stops waits for that at most."""
 
+MAX_HELD_BYTES: Final = 32 * 1024 * 1024
+"""How many bytes of large requests (more than MAX_REQUEST_BYTES) may be under way at a time. gRPC keeps each until its call ends.
+
+Small ones are bounded by how many calls and streams there may be.
+"""
+
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
 Read = Callable[[bytes], Any]
+Fault: TypeAlias = tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]
+"""What a call is aborted with: status, message and trailers."""
 
 _PREFIX: Final = f"/{DOMAIN}."
 
@@ -60,6 +70,13 @@ class Boundary(grpc.aio.ServerInterceptor):
         self._stopping = False
         self._calls = 0
         self._streams = 0
+        # Streams of other APIs: a service that stops does not wait for them.
+        self._foreign_streams = 0
+        # Of all streams, those that are not the facade's; and of those that come from elsewhere, how many from where.
+        self._side_streams = 0
+        self._host_streams: Counter[str] = Counter()
+        self._held_bytes = 0
+        self._room = asyncio.Event()
         self._last_call_s = 0.0
 
     async def drain(self) -> None:
@@ -87,28 +104,68 @@ class Boundary(grpc.aio.ServerInterceptor):
             raise DeadlineExceededError
 
     @contextmanager
-    def _admitted_call(self, method: str, context: Any) -> Iterator[None]:
-        """Counts a call. Raises OverloadedError besides what `_admit` raises."""
+    def _admitted_call(self, method: str, context: Any, raw: bytes) -> Iterator[None]:
+        """Counts a call, and the bytes of its request. Raises OverloadedError besides what `_admit` raises."""
         self._admit(context)
         if self._calls >= self._max_calls and method != _HEALTH:
             raise OverloadedError("too many calls are under way")
         self._calls += 1
         try:
-            yield
+            with self._held(raw):
+                yield
         finally:
             self._calls -= 1
 
     @contextmanager
-    def _admitted_stream(self, context: Any) -> Iterator[None]:
-        """Counts a stream. Raises OverloadedError besides what `_admit` raises."""
-        self._admit(context)
-        if self._streams >= self._max_streams:
-            raise OverloadedError("too many streams are open")
-        self._streams += 1
+    def _held(self, raw: Any) -> Iterator[None]:
+        """Counts the bytes of a large request; one that is a stream has none yet. Raises OverloadedError."""
+        size = _counted_bytes(raw)
+        if size and self._held_bytes + size > MAX_HELD_BYTES:
+            raise OverloadedError("too many large requests are under way")
+        self._held_bytes += size
         try:
             yield
         finally:
-            self._streams -= 1
+            self._held_bytes -= size
+            self._room.set()
+
+    async def _read_many(self, read: Read, raws: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+        """Reads the requests of a stream. A large one waits, where others are under way, until there is room for it."""
+        async for raw in raws:
+            while (size := _counted_bytes(raw)) and self._held_bytes + size > MAX_HELD_BYTES:
+                self._room.clear()
+                await self._room.wait()
+            with self._held(raw):
+                yield read(raw)
+
+    @contextmanager
+    def _admitted_stream(self, method: str, context: Any) -> Iterator[None]:
+        """Counts a stream. Raises OverloadedError besides what `_admit` raises.
+
+        Workers and other APIs have half of them between them, and so has each other machine: the facade beside the server finds room.
+        """
+        self._admit(context)
+        is_own, half = method.startswith(_PREFIX), max(1, self._max_streams // 2)
+        is_side, host = not is_own or method in _READERS, _host(context.peer())
+        if self._streams + self._foreign_streams >= self._max_streams:
+            raise OverloadedError("too many streams are open")
+        if is_side and self._side_streams >= half:
+            raise OverloadedError("too many streams of workers, health and reflection are open")
+        if host and self._host_streams[host] >= half:
+            raise OverloadedError("too many streams of one address are open")
+        self._streams += is_own
+        self._foreign_streams += not is_own
+        self._side_streams += is_side
+        self._host_streams[host] += 1
+        try:
+            yield
+        finally:
+            self._streams -= is_own
+            self._foreign_streams -= not is_own
+            self._side_streams -= is_side
+            self._host_streams[host] -= 1
+            if not self._host_streams[host]:
+                del self._host_streams[host]
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         """Wraps the handlers of this API, each once; those of health and reflection only as far as reading requests goes."""
@@ -122,7 +179,7 @@ class Boundary(grpc.aio.ServerInterceptor):
             self._wrapped[method] = self._readable(method, handler)
             return self._wrapped[method]
         serialize = handler.response_serializer
-        read = _READERS.get(method, partial(parse_message, handler.request_deserializer))
+        read = _READERS.get(method) or reader(method, handler.request_deserializer)
         wrapped: grpc.RpcMethodHandler[Any, Any]
         if handler.unary_unary:
             call = self._unary(method, handler.unary_unary, read)
@@ -131,64 +188,100 @@ class Boundary(grpc.aio.ServerInterceptor):
             stream = self._stream(method, handler.unary_stream, read)
             wrapped = grpc.unary_stream_rpc_method_handler(stream, response_serializer=serialize)
         else:
-            stream = self._stream(method, handler.stream_stream, _many(read))
+            stream = self._stream(method, handler.stream_stream, partial(self._read_many, read))
             wrapped = grpc.stream_stream_rpc_method_handler(stream, response_serializer=serialize)
         self._wrapped[method] = wrapped
         return wrapped
 
     def _readable(self, method: str, handler: Any) -> Any:
-        """A handler of another API, which gRPC would call UNKNOWN for bytes that are not its message."""
-        read = partial(parse_message, handler.request_deserializer)
+        """A handler of another API, with its streams counted.
+
+        gRPC would call bytes UNKNOWN that are not its message. Calls of health are few and cheap, and answered under any load.
+        """
+        read = reader(method, handler.request_deserializer)
 
         async def call(raw: bytes, context: Any) -> Any:
+            fault = None
             try:
-                request = read(raw)
-            except InvalidRequestError as error:
-                await self._fail(context, method, None, error)
-            return await behaviour(request, context)
+                try:
+                    request = read(raw)
+                except InvalidRequestError as error:
+                    fault = self._fault(method, None, error)
+                if fault:
+                    await context.abort(*fault)
+                return await handler.unary_unary(request, context)
+            finally:
+                del raw, context
 
-        async def stream(raw: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+        async def write(raw: bytes, context: Any) -> None:
+            fault = None
             try:
-                async for response in behaviour(_many(read)(raw), context):
-                    yield response
-            except InvalidRequestError as error:
-                await self._fail(context, method, None, error)
+                try:
+                    with self._admitted_stream(method, context):
+                        await handler.unary_stream(read(raw), context)
+                except DomainError as error:
+                    fault = self._fault(method, None, error)
+                if fault:
+                    await context.abort(*fault)
+            finally:
+                del raw, context
 
-        kind = "stream_stream" if handler.request_streaming else "unary_stream" if handler.response_streaming else "unary_unary"
-        behaviour = getattr(handler, kind)
-        return handler._replace(request_deserializer=None, **{kind: stream if handler.request_streaming else call})
+        if handler.unary_unary:
+            return handler._replace(request_deserializer=None, unary_unary=call)
+        if handler.unary_stream:
+            return handler._replace(request_deserializer=None, unary_stream=write)
+        stream = self._stream(method, handler.stream_stream, partial(self._read_many, read))
+        return handler._replace(request_deserializer=None, stream_stream=stream)
 
     def _unary(self, method: str, behaviour: Behaviour, read: Read) -> Behaviour:
         async def call(raw: bytes, context: Any) -> Any:
-            request, begun_s = None, time.monotonic()
             try:
-                with self._admitted_call(method, context):
-                    request = read(raw)
-                    answer = await behaviour(request, context)
-            except Exception as error:  # noqa: BLE001 - this is where everything ends up
-                await self._fail(context, method, request, error)
-            if (taken_s := time.monotonic() - begun_s) >= self._slow_call_s:
-                session_id = cut(getattr(request, "session_id", ""))
-                log.warning("slow call", method=method.removeprefix("/"), seconds=round(taken_s, 3), session_id=session_id)
-            return answer
+                answer, fault = await self._answer(method, behaviour, read, raw, context)
+                if fault:
+                    await context.abort(*fault)
+                return answer
+            finally:
+                # The call keeps the error that `abort` raises, and so this frame, which must not have the call.
+                del raw, context
 
         return call
 
+    async def _answer(self, method: str, behaviour: Behaviour, read: Read, raw: bytes, context: Any) -> tuple[Any, Fault | None]:
+        """The answer to a call, or what to abort it with."""
+        request, begun_s = None, time.monotonic()
+        try:
+            with self._admitted_call(method, context, raw):
+                request = read(raw)
+                answer = await behaviour(request, context)
+        except Exception as error:  # noqa: BLE001 - this is where everything ends up
+            return None, self._fault(method, request, error)
+        if (taken_s := time.monotonic() - begun_s) >= self._slow_call_s:
+            session_id = cut(getattr(request, "session_id", ""))
+            log.warning("slow call", method=method.removeprefix("/"), seconds=round(taken_s, 3), session_id=session_id)
+        return answer, None
+
     def _stream(self, method: str, behaviour: Any, read: Callable[[Any], Any]) -> Any:
         async def stream(raw: Any, context: Any) -> AsyncIterator[Any]:
-            request = None
+            request = fault = None
             try:
-                with self._admitted_stream(context):
-                    request = read(raw)
-                    async with aclosing(behaviour(request, context)) as responses:
-                        async for response in responses:
-                            yield response
-            except Exception as error:  # noqa: BLE001 - this is where everything ends up
-                await self._fail(context, method, request, error)
+                try:
+                    with self._admitted_stream(method, context), self._held(raw):
+                        request = read(raw)
+                        async with aclosing(behaviour(request, context)) as responses:
+                            async for response in responses:
+                                yield response
+                except Exception as error:  # noqa: BLE001 - this is where everything ends up
+                    fault = self._fault(method, request, error)
+                if fault:
+                    await context.abort(*fault)
+            finally:
+                # As above.
+                del raw, context, request
 
         return stream
 
-    async def _fail(self, context: Any, method: str, request: Any, error: Exception) -> NoReturn:
+    def _fault(self, method: str, request: Any, error: Exception) -> Fault:
+        """What to abort a call with that failed. Logs it; nothing of the call is left in the error afterwards."""
         if isinstance(error, (UnavailableError, ResourceExhaustedError)) and not self._stopping:
             self._on_trouble()
         if isinstance(error, DomainError):
@@ -200,8 +293,8 @@ class Boundary(grpc.aio.ServerInterceptor):
         row, details = TABLE[reason], {name: cut(value) for name, value in details.items()}
         if isinstance(error, DomainError):
             _log_failure(method, row, message, details)
-        await context.abort(row.grpc_status, message, error_trailers(row, message, details))
-        raise AssertionError("abort always raises")
+        forget_frames(error)
+        return row.grpc_status, message, error_trailers(row, message, details)
 
 
 def _log_failure(method: str, row: Row, message: str, details: Mapping[str, str]) -> None:
@@ -211,12 +304,14 @@ def _log_failure(method: str, row: Row, message: str, details: Mapping[str, str]
     getattr(log, level)("failed call", method=method.removeprefix("/"), code=row.reason, error=cut(message), **ids)
 
 
-def _many(read: Read) -> Callable[[AsyncIterator[bytes]], AsyncIterator[Any]]:
-    async def read_all(raws: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-        async for raw in raws:
-            yield read(raw)
+def _counted_bytes(raw: Any) -> int:
+    return len(raw) if isinstance(raw, bytes) and len(raw) > MAX_REQUEST_BYTES else 0
 
-    return read_all
+
+def _host(peer: str) -> str:
+    """The address that a call comes from, without its port; empty for this machine's own."""
+    host = unquote(peer.removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0]).strip("[]")
+    return "" if peer.startswith("unix") or host.startswith("127.") or host in ("::1", "") else host
 
 
 def _internal(method: str, request: Any, error_id: str) -> tuple[str, str, dict[str, str]]:

@@ -4,9 +4,10 @@ JavaScript cuts strings between the halves of a UTF-16 surrogate pair, and its p
 which protobuf refuses as not UTF-8. So there is a twin of each message of agents, the same on the wire, with bytes for texts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -15,19 +16,46 @@ from google.protobuf.message import DecodeError, Message
 from eliza.sessions.v1 import agent_service_pb2 as pb
 from eliza.sessions.v1.errors import DOMAIN
 from eliza.sessions.v1.limits import MAX_DEPTH, MAX_METADATA_BYTES
+from eliza.sessions.v1.message_service_pb2 import ConverseRequest, SendMessageRequest
+from eliza.sessions.v1.session_service_pb2 import CreateSessionRequest
 from server.domain.agent_text import clean
 from server.domain.errors import DomainError, InvalidContentError, InvalidMetadataError, InvalidRequestError
 
 Parse = Callable[[bytes], Message]
 
-MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
-"""Room for the largest attachments (2 MiB of JSON) in the wordiest Struct."""
+MAX_RECEIVED_BYTES: Final = 4 * 1024 * 1024
+"""What gRPC's core takes, and so what a call may make the server hold before Python sees it. The core ends a stream at more.
 
-MAX_RECEIVED_BYTES: Final = 2 * MAX_REQUEST_BYTES
-"""What gRPC's core takes. It ends a stream at more; up to that, a reply that is too large is refused and the stream goes on.
-
-It is also what a call may make the server hold before Python sees it: the price is another MAX_REQUEST_BYTES for each call.
+Up to that, a reply that is too large is refused and the stream goes on.
 """
+
+MAX_REQUEST_BYTES: Final = 64 * 1024
+"""How large most requests are at most: room for the wordiest Struct of the largest metadata."""
+
+MAX_AGENT_BYTES: Final = 256 * 1024
+"""An agent: its prompt has up to 128 KiB."""
+
+MAX_MESSAGE_BYTES: Final = 3 * 1024 * 1024
+"""A message with the largest attachments: 2 MiB of JSON, which a Struct makes larger by some 20 bytes a value."""
+
+MAX_REPLY_BYTES: Final = 15 * 256 * 1024
+"""The same from an agent, whose content, thought and actions are longer."""
+
+MAX_PARTS: Final = 32_768
+"""Of how many messages and texts a request is made at most. A value of attachments or metadata is up to four.
+
+Empty, it is two bytes here and a hundred once it is parsed: what is large is counted first.
+"""
+
+_LARGE: Final[Mapping[str, tuple[int, type[Message]]]] = {
+    # Its metadata is small, but REST takes bodies of 2 MiB, whose errors are told as those of their fields.
+    f"/{DOMAIN}.SessionService/CreateSession": (MAX_MESSAGE_BYTES, CreateSessionRequest),
+    f"/{DOMAIN}.MessageService/SendMessage": (MAX_MESSAGE_BYTES, SendMessageRequest),
+    f"/{DOMAIN}.MessageService/Converse": (MAX_MESSAGE_BYTES, ConverseRequest),
+    f"/{DOMAIN}.AgentService/CreateAgent": (MAX_AGENT_BYTES, pb.CreateAgentRequest),
+    f"/{DOMAIN}.AgentService/UpdateAgent": (MAX_AGENT_BYTES, pb.UpdateAgentRequest),
+}
+"""The methods whose requests may be larger than MAX_REQUEST_BYTES; what agents answer is read by functions of its own."""
 
 _MAX_ECHOED_CODE_POINTS: Final = 100
 """How much of a delivery's id is told back where the request could not be read. A good id has at most 55."""
@@ -55,9 +83,15 @@ ConnectSaid: TypeAlias = pb.ConnectRequest | HalvedChunk | UnreadableAnswer
 """What a worker said."""
 
 
-def parse_message(parse: Parse, raw: bytes) -> Any:
-    """The message in a request's bytes. Raises InvalidRequestError."""
-    _check_size(raw)
+def reader(method: str, parse: Parse) -> Callable[[bytes], Any]:
+    """What reads the requests of a method, which raises InvalidRequestError."""
+    most_bytes, kind = _LARGE.get(method, (MAX_REQUEST_BYTES, Message))
+    return partial(parse_message, parse, most_bytes=most_bytes, kind=kind)
+
+
+def parse_message(parse: Parse, raw: bytes, most_bytes: int = MAX_REQUEST_BYTES, kind: type[Message] = Message) -> Any:
+    """The message in a request's bytes. Raises InvalidRequestError, without parsing, for what is too large or would become so."""
+    _check_size(raw, most_bytes, kind)
     try:
         return parse(raw)
     except DecodeError as error:
@@ -66,18 +100,18 @@ def parse_message(parse: Parse, raw: bytes) -> Any:
 
 def read_connect_request(raw: bytes) -> ConnectSaid:
     """What a worker said. Raises InvalidRequestError for what is no answer to a delivery: its stream then ends."""
-    if len(raw) <= MAX_REQUEST_BYTES:
+    if len(raw) <= MAX_REPLY_BYTES and has_few_parts(raw, pb.ConnectRequest):
         with suppress(DecodeError):
             return pb.ConnectRequest.FromString(raw)
     said = _parse_twin(_ConnectBytes, raw)
     part = said.WhichOneof("part")
     if part is None or part == "hello":
-        _check_size(raw)
+        _check_size(raw, MAX_REPLY_BYTES, pb.ConnectRequest)
         raise InvalidRequestError("not a message of this method")
     answer = getattr(said, part)
     delivery_id = answer.delivery_id.decode(errors="replace")
     try:
-        _check_size(raw)
+        _check_size(raw, MAX_REPLY_BYTES, pb.ConnectRequest)
         if part == "chunk":
             return HalvedChunk(delivery_id, _text("chunk", answer.chunk))
         if part == "reply":
@@ -93,7 +127,7 @@ def read_connect_request(raw: bytes) -> ConnectSaid:
 
 def read_reply_request(raw: bytes) -> pb.ReplyRequest:
     """A reply without a stream. Raises InvalidRequestError, InvalidContentError, InvalidMetadataError."""
-    _check_size(raw)
+    _check_size(raw, MAX_REPLY_BYTES, pb.ReplyRequest)
     with suppress(DecodeError):
         return pb.ReplyRequest.FromString(raw)
     answer = _parse_twin(_ReplyBytes, raw)
@@ -131,9 +165,57 @@ def _text(field: str, raw: bytes) -> str:
         raise InvalidContentError(f"{field} must be UTF-8") from error
 
 
-def _check_size(raw: bytes) -> None:
-    if len(raw) > MAX_REQUEST_BYTES:
-        raise InvalidRequestError(f"it is larger than {MAX_REQUEST_BYTES} bytes")
+def _check_size(raw: bytes, most_bytes: int, kind: type[Message]) -> None:
+    if len(raw) > most_bytes:
+        raise InvalidRequestError(f"it is larger than {most_bytes} bytes")
+    if not has_few_parts(raw, kind):
+        raise InvalidRequestError(f"it is made of more than {MAX_PARTS} values and texts")
+
+
+def has_few_parts(raw: bytes, kind: type[Message]) -> bool:
+    """Whether a request of this kind has MAX_PARTS at most; what is small is not counted. Bytes that are no message may pass."""
+    if len(raw) <= MAX_REQUEST_BYTES:
+        return True
+    left, pending = MAX_PARTS, [(0, len(raw), kind.DESCRIPTOR)]
+    try:
+        while pending:
+            at, end, message = pending.pop()
+            inner = message.fields_by_number
+            while at < end:
+                key, at = _varint(raw, at)
+                match key & 7:
+                    case 0:
+                        _, at = _varint(raw, at)
+                    case 1:
+                        at += 8
+                    case 5:
+                        at += 4
+                    case 2:
+                        length, at = _varint(raw, at)
+                        left -= 1
+                        if left < 0:
+                            return False
+                        field = inner.get(key >> 3)
+                        if field is not None and field.message_type is not None:
+                            pending.append((at, min(at + length, end), field.message_type))
+                        at += length
+                    case _:
+                        # A group, which nobody sends, could hide what comes behind it.
+                        return False
+    except IndexError:
+        # It ends in the midst of something, where parsing ends as well.
+        return True
+    return True
+
+
+def _varint(raw: bytes, at: int) -> tuple[int, int]:
+    """The number at an index of a message's bytes, and the index behind it. Raises IndexError."""
+    value = shift = 0
+    while (byte := raw[at]) >= 0x80:
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        at += 1
+    return value | byte << shift, at + 1
 
 
 def _parse_twin(twin: Any, raw: bytes) -> Any:

@@ -68,6 +68,8 @@ def build_server(
     monitor = HealthMonitor(store, names)
     options = [
         ("grpc.max_receive_message_length", MAX_RECEIVED_BYTES),
+        # Identity alone: what is compressed is refused, because the core unpacks it before anybody asks how large it becomes.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),
         # One client alone is held back by HTTP/2 itself, before anything of it has to be refused.

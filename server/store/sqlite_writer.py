@@ -8,6 +8,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -197,6 +198,20 @@ def _is_nobodys_fault(error: Exception) -> bool:
     return isinstance(error, UnavailableError) or (isinstance(error, sqlite3.Error) and (is_locked(error) or leaves_doubt(error)))
 
 
+def _refusal(error: Exception) -> Exception:
+    """The error for one member of a group: of its own, where it is typed, because each caller adds its frames to it."""
+    if isinstance(error, UnavailableError):
+        return UnavailableError(str(error))
+    return _stripped(public_error(error) if isinstance(error, sqlite3.Error) else error)
+
+
+def _stripped(error: Exception) -> Exception:
+    """The error without what its frames hold; the lines that it came through stay, for the log."""
+    traceback.clear_frames(error.__traceback__)
+    # The first is that of who caught it: it runs, and has the operation that will have the error.
+    return error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
+
+
 class SqliteWriter:
     """Queues operations from the event loop, carries them out on a thread of its own, and answers on the loop once they are durable."""
 
@@ -289,9 +304,16 @@ class SqliteWriter:
         # Work on anything but sessions is the service's own, and rare.
         if session_id is not None and self._queue.qsize() >= self._max_queued:
             raise OverloadedError("too many writes are waiting")
-        future: asyncio.Future[Any] = self._loop.create_future()
-        self._queue.put(_Operation(future, work, session_id, sequence, request))
-        return await future
+        operation = _Operation(self._loop.create_future(), work, session_id, sequence, request)
+        self._queue.put(operation)
+        await operation.future
+        if operation.error is None:
+            return operation.result
+        try:
+            raise operation.error
+        finally:
+            # The error has this frame, which must not have the error.
+            del operation, work
 
     def _run(self) -> None:
         for group in self._groups():
@@ -327,9 +349,8 @@ class SqliteWriter:
         except Exception as error:  # noqa: BLE001 - whatever a rule raises goes to its caller, not to this thread
             if len(group) == 1 or _is_nobodys_fault(error):
                 # To try each alone would take as long for each.
-                refusal = public_error(error) if isinstance(error, sqlite3.Error) else error
                 for member in group:
-                    member.error = refusal
+                    member.error = _refusal(error)
             else:
                 # Only the culprit is to fail, so each gets a transaction of its own.
                 for member in group:
@@ -404,7 +425,7 @@ class SqliteWriter:
             try:
                 operation.result, operation.error = operation.work(group, self._clock.now_ms()), None
             except DomainError as error:
-                operation.error = error
+                operation.error = _stripped(error)
         return group
 
     def _write(self, group: _Group) -> None:
@@ -452,10 +473,8 @@ class SqliteWriter:
         for operation in group:
             if operation.future.cancelled():
                 continue
-            if operation.error is None:
-                operation.future.set_result(operation.result)
-            else:
-                operation.future.set_exception(operation.error)
+            # A future would hand its error to a frame that has the future.
+            operation.future.set_result(None)
 
     def _execute(self, statement: str, items: Iterable[Any]) -> None:
         self._connection.execute(statement, (orjson.dumps(list(items)).decode(),))

@@ -408,8 +408,8 @@ class TestOddTexts:
             (agent_reply("x", metadata={"k": "BAD"}), "INVALID_METADATA"),
             (agent_reply("x", metadata={"k": "HIG"}), "INVALID_METADATA"),
             (agent_reply("x", attachments=["BAD"]), "INVALID_CONTENT"),
-            (agent_reply("x" * 16 * 1024 * 1024), "INVALID_REQUEST"),
-            (agent_reply("x", attachments=["BAD" * 8 * 1024 * 1024]), "INVALID_REQUEST"),
+            (agent_reply("x" * 4_000_000), "INVALID_REQUEST"),
+            (agent_reply("x", attachments=["BAD" * 1_333_333]), "INVALID_REQUEST"),
         ],
         ids=["content", "thought", "action", "metadata", "half in metadata", "attachment", "too large", "too large and bad"],
     )
@@ -492,7 +492,7 @@ class TestOddTexts:
         post = service.channel.unary_unary("/eliza.sessions.v1.AgentService/Reply", None, pb.ReplyResponse.FromString)
         request = pb.ReplyRequest(delivery_id=delivery.delivery_id, reply=agent_reply("BAD"))
         fails(lambda: post(written(request), timeout=10), "INVALID_CONTENT")
-        request.reply.content = "x" * 16 * 1024 * 1024
+        request.reply.content = "x" * 4_000_000
         fails(lambda: post(written(request), timeout=10), "INVALID_REQUEST")
         request.reply.content = "late HIGLOW HIG"
         assert post(written(request), timeout=10).message.content == "late \U0001f600 \ufffd"

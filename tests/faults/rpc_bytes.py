@@ -330,7 +330,7 @@ class RpcBytes:
                 path.startswith(f"/{DOMAIN}.")
                 and info is None
                 and error.code() not in _WITHOUT_INFO
-                and not (error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and max(map(len, requests)) > 2**24)
+                and not (error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and max(map(len, requests)) > 2**22)
             ):
                 self._problem(path, requests, f"{error.code().name} without an ErrorInfo: {error.details()}")
         self.statuses[status] += 1

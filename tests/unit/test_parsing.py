@@ -1,6 +1,9 @@
 """How requests are read: whatever agents send, and whether protobuf itself can read it."""
 
+import json
 import re
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from google.protobuf.message import DecodeError
@@ -9,11 +12,22 @@ from hypothesis import strategies as st
 
 from eliza.sessions.v1 import agent_service_pb2 as pb
 from eliza.sessions.v1 import values
+from eliza.sessions.v1.limits import (
+    MAX_ACTION_CODE_POINTS,
+    MAX_ACTIONS,
+    MAX_ATTACHMENTS_BYTES,
+    MAX_CONTENT_CODE_POINTS,
+    MAX_METADATA_BYTES,
+    MAX_REPLY_CODE_POINTS,
+    MAX_REQUEST_ID,
+)
+from eliza.sessions.v1.message_service_pb2 import SendMessageRequest
 from server.domain.agent_text import clean
 from server.domain.errors import DomainError, InvalidRequestError
 from server.rpc import parsing
-from server.rpc.parsing import HalvedChunk, UnreadableAnswer, parse_message, read_connect_request, read_reply_request
+from server.rpc.parsing import HalvedChunk, UnreadableAnswer, read_connect_request, read_reply_request
 
+DELIVERY = "00000000-0000-4000-8000-00000000000d-1"
 SIGN = "\uffff"
 """Stands for a half in what protobuf writes: as many bytes."""
 
@@ -115,7 +129,7 @@ def test_whatever_is_broken_nothing_else_is_raised(request: pb.ConnectRequest, d
 
 
 def test_of_what_is_too_large_the_delivery_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parsing, "MAX_REQUEST_BYTES", 100)
+    monkeypatch.setattr(parsing, "MAX_REPLY_BYTES", 100)
     just = pb.ConnectRequest(reply={"delivery_id": "d", "reply": {"content": "x" * (100 - 9)}})
     assert just.ByteSize() == 100
     assert read_connect_request(just.SerializeToString()) == just
@@ -130,6 +144,79 @@ def test_of_what_is_too_large_the_delivery_is_read(monkeypatch: pytest.MonkeyPat
     for raw in (pb.ConnectRequest(hello={"agent_id": "x" * 200}).SerializeToString(), b"\xc0\x3e\x05" * 100):
         with pytest.raises(InvalidRequestError, match="larger than"):
             read_connect_request(raw)
-    for read_other in (read_reply_request, lambda raw: parse_message(pb.GetAgentRequest.FromString, raw)):
-        with pytest.raises(InvalidRequestError, match="larger than"):
-            read_other(b"x" * 101)
+    with pytest.raises(InvalidRequestError, match="larger than 100 bytes"):
+        read_reply_request(b"x" * 101)
+
+
+@pytest.mark.parametrize(
+    ("method", "most_bytes"),
+    [
+        ("AgentService/GetAgent", parsing.MAX_REQUEST_BYTES),
+        ("AgentService/CreateAgent", parsing.MAX_AGENT_BYTES),
+        ("MessageService/SendMessage", parsing.MAX_MESSAGE_BYTES),
+        ("MessageService/Converse", parsing.MAX_MESSAGE_BYTES),
+    ],
+)
+def test_each_method_has_a_bound_that_is_looked_at_before_parsing(method: str, most_bytes: int) -> None:
+    read = parsing.reader(f"/eliza.sessions.v1.{method}", len)  # type: ignore[arg-type] # parsing is as good as that here
+    assert read(b"\0" * most_bytes) == most_bytes
+    with pytest.raises(InvalidRequestError, match=f"larger than {most_bytes} bytes"):
+        read(b"\0" * (most_bytes + 1))
+
+
+_WORDIEST: dict[str, Callable[[int], list[Any]]] = {
+    "objects": lambda count: [{"key": "x"}] * (count // 2),
+    "numbers": lambda count: [0] * count,
+    "texts": lambda count: ["x"] * count,
+    "arrays": lambda count: [[]] * count,
+    "one object": lambda count: [{f"{number:04}": {} for number in range(count - 1)}],
+}
+
+
+@pytest.mark.parametrize("kind", _WORDIEST)
+def test_the_largest_message_and_reply_that_are_valid_fit(kind: str) -> None:
+    attachments: list[Any] = _WORDIEST[kind](1999)
+    attachments.append("x" * (MAX_ATTACHMENTS_BYTES - len(json.dumps(attachments, separators=(",", ":"))) - 3))
+    assert len(json.dumps(attachments, separators=(",", ":"))) == MAX_ATTACHMENTS_BYTES
+    # In arrays, a value takes no fewer bytes of JSON than these.
+    metadata = {"k": [0] * ((MAX_METADATA_BYTES - 7) // 2)}
+    parts: Any = {"metadata": values.struct(metadata), "attachments": values.list_value(attachments)}
+    content = "\U0001f600" * MAX_CONTENT_CODE_POINTS
+    request = SendMessageRequest(session_id=DELIVERY, request_id="x" * MAX_REQUEST_ID, content=content, **parts)
+    raw = request.SerializeToString()
+    assert parsing.reader("/eliza.sessions.v1.MessageService/SendMessage", SendMessageRequest.FromString)(raw) == request
+    wide = "\U0001f600" * MAX_REPLY_CODE_POINTS
+    reply = pb.AgentReply(content=wide, thought=wide, actions=["\U0001f600" * MAX_ACTION_CODE_POINTS] * MAX_ACTIONS, **parts)
+    said = pb.ConnectRequest(reply={"delivery_id": DELIVERY, "reply": reply})
+    assert read_connect_request(said.SerializeToString()) == said
+    assert read_reply_request(pb.ReplyRequest(delivery_id=DELIVERY, reply=reply).SerializeToString()).reply == reply
+
+
+@pytest.mark.parametrize("inner", [b"", b"\x32\0", b"\x2a\0", b"\x1a\0"], ids=["nothing", "arrays", "objects", "texts"])
+def test_what_holds_too_many_values_is_never_parsed(inner: bytes) -> None:
+    values = bytes([0x0A, len(inner), *inner]) * (parsing.MAX_PARTS + 1)
+    raw = b"\x22" + _varint(len(values)) + values
+    with pytest.raises(InvalidRequestError, match="more than 32768"):
+        parsing.reader("/eliza.sessions.v1.MessageService/SendMessage", _never)(raw)
+    with pytest.raises(InvalidRequestError, match="more than 32768"):
+        parsing.reader("/eliza.sessions.v1.MessageService/Converse", _never)(b"\x0a" + _varint(len(raw)) + raw)
+    # A reply is refused on the stream, by its delivery.
+    reply = b"\x1a" + _varint(len(values)) + values
+    answer = b"\x0a\x01d\x12" + _varint(len(reply)) + reply
+    said = read_connect_request(b"\x1a" + _varint(len(answer)) + answer)
+    assert isinstance(said, UnreadableAnswer)
+    assert (said.part, said.delivery_id, said.error.reason) == ("reply", "d", "INVALID_REQUEST")
+
+
+def test_a_group_hides_nothing() -> None:
+    values = b"\x0a\0" * (parsing.MAX_PARTS + 1)
+    with pytest.raises(InvalidRequestError, match="more than 32768"):
+        parsing.reader("/eliza.sessions.v1.MessageService/SendMessage", _never)(b"\xfb\x01\xfc\x01\x22" + _varint(len(values)) + values)
+
+
+def _never(_: bytes) -> Any:
+    pytest.fail("it was parsed")
+
+
+def _varint(value: int) -> bytes:
+    return bytes([value & 0x7F | 0x80]) + _varint(value >> 7) if value > 0x7F else bytes([value])

@@ -129,7 +129,7 @@ def _strings() -> Iterator[BadRpc]:
     yield _bad("a string as a number", "GetSession", b"\x08\x05", "SESSION_NOT_FOUND")
     for name, text in (
         ("a NUL", "\0"),
-        ("1 MB", "x" * 1_000_000),
+        ("60 KB", "x" * 60_000),
         ("emoji", "😀" * 1000),
         ("line breaks", "a\r\nb: c"),
         ("percent", "%00%ff%"),
@@ -147,7 +147,7 @@ def _strings() -> Iterator[BadRpc]:
             f"a user that is called {name}", "CreateSession", sessions.CreateSessionRequest(agent_id=ECHO, user_id=text), "INVALID_UUID"
         )
         yield _bad(f"a filter that is {name}", "ListSessions", sessions.ListSessionsRequest(user_id=text), "INVALID_UUID")
-    for name, text in (("a NUL", "a\0b"), ("nothing", ""), ("10 MB", "x" * 10_000_000), ("4001 characters", "é" * 4001)):
+    for name, text in (("a NUL", "a\0b"), ("nothing", ""), ("2 MB", "x" * 2_000_000), ("4001 characters", "é" * 4001)):
         yield _bad(f"content that is {name}", "SendMessage", messages.SendMessageRequest(session_id=SID, content=text), "INVALID_CONTENT")
 
 
@@ -193,9 +193,9 @@ def _structs() -> Iterator[BadRpc]:
         yield _bad(f"metadata with {name}", "SendMessage", request, outcome)
         request = messages.SendMessageRequest(session_id=SID, content="x", attachments=ListValue(values=[value]))
         yield _bad(f"attachments with {name}", "SendMessage", request, FINE if "KB" in name else outcome.replace("METADATA", "CONTENT"))
-    many = ListValue(values=[Value(number_value=1)] * 200_000)
+    many = ListValue(values=[Value(number_value=1)] * 30_000)
     yield _bad(
-        "200,000 attachments", "SendMessage", messages.SendMessageRequest(session_id=SID, content="x", attachments=many), "INVALID_CONTENT"
+        "30,000 attachments", "SendMessage", messages.SendMessageRequest(session_id=SID, content="x", attachments=many), "INVALID_CONTENT"
     )
     send = messages.SendMessageRequest(session_id=SID, content="x").SerializeToString()
     for depth, outcome in (
@@ -275,7 +275,7 @@ def _tokens() -> Iterator[BadRpc]:
             "a letter": "x",
             "no base64": "é😀",
             "a NUL": "\0",
-            "1 MB": "A" * 1_000_000,
+            "60 KB": "A" * 60_000,
             "no JSON": token(b"{"),
             "no UTF-8": token(b"\xff\xfe"),
             "a number": token(5),
@@ -290,7 +290,7 @@ def _tokens() -> Iterator[BadRpc]:
             "another scope": token([["cats"], [1, "x"]]),
             "three parts": token([scope, [1, "x"], 1]),
             "deep arrays": token(b"[" * 1000 + b"]" * 1000),
-            "very deep arrays": token(b"[" * 100_000 + b"]" * 100_000),
+            "very deep arrays": token(b"[" * 20_000 + b"]" * 20_000),
         }
         forged = {
             "the greatest integer": [2**64 - 1],
@@ -326,10 +326,10 @@ def _agents() -> Iterator[BadRpc]:
     ):
         request = agents.UpdateAgentRequest(agent={"agent_id": ECHO}, update_mask={"paths": [path]})
         yield _bad(f"a mask of {path[:20]!r}", "UpdateAgent", request, "INVALID_FIELD")
-    request = agents.UpdateAgentRequest(agent={"agent_id": ECHO}, update_mask={"paths": ["x"] * 100_000})
-    yield _bad("a mask of 100,000 paths", "UpdateAgent", request, "INVALID_FIELD")
+    request = agents.UpdateAgentRequest(agent={"agent_id": ECHO}, update_mask={"paths": ["x"] * 30_000})
+    yield _bad("a mask of 30,000 paths", "UpdateAgent", request, "INVALID_FIELD")
     yield _bad("a mask without paths", "UpdateAgent", agents.UpdateAgentRequest(agent={"agent_id": ECHO}, update_mask={}), ANY)
-    for name in ("\0", "\n", "\u202e", "x" * 101, "x" * 1_000_000, "\u2028", "\ufeff"):
+    for name in ("\0", "\n", "\u202e", "x" * 101, "x" * 100_000, "\u2028", "\ufeff"):
         yield _bad(
             f"a name {name[:10]!r} of {len(name)}",
             "CreateAgent",
@@ -343,18 +343,18 @@ def _replies() -> Iterator[BadRpc]:
     replies = {
         "nothing": ({}, "INVALID_CONTENT"),
         "100,001 characters": ({"content": "é" * 100_001}, "INVALID_CONTENT"),
-        "10 MB": ({"content": "x" * 10_000_000}, "INVALID_CONTENT"),
+        "2 MB": ({"content": "x" * 2_000_000}, "INVALID_CONTENT"),
         "only a NUL": ({"content": "\0"}, "INVALID_CONTENT"),
         "a NUL": ({"content": "a\0b"}, FINE),
         "a long thought": ({"content": "x", "thought": "x" * 100_001}, "INVALID_CONTENT"),
-        "a thought of 10 MB": ({"content": "x", "thought": "x" * 10_000_000}, "INVALID_CONTENT"),
+        "a thought of 2 MB": ({"content": "x", "thought": "x" * 2_000_000}, "INVALID_CONTENT"),
         "a thought that is a NUL": ({"content": "x", "thought": "\0", "actions": ["\0"]}, FINE),
         "101 actions": ({"content": "x", "actions": ["x"] * 101}, "INVALID_CONTENT"),
-        "1,000,000 actions": ({"content": "x", "actions": [""] * 1_000_000}, "INVALID_CONTENT"),
+        "30,000 actions": ({"content": "x", "actions": [""] * 30_000}, "INVALID_CONTENT"),
         "a long action": ({"content": "x", "actions": ["x" * 1001]}, "INVALID_CONTENT"),
         "metadata of 11 KB": ({"content": "x", "metadata": Struct(fields={"k": Value(string_value="x" * 11_000)})}, "INVALID_METADATA"),
-        "200,000 attachments": (
-            {"content": "x", "attachments": ListValue(values=[Value(number_value=1)] * 200_000)},
+        "30,000 attachments": (
+            {"content": "x", "attachments": ListValue(values=[Value(number_value=1)] * 30_000)},
             "INVALID_CONTENT",
         ),
         "attachments of 3 MB": (
@@ -377,7 +377,7 @@ def _replies() -> Iterator[BadRpc]:
         # What is wrong with a worker's answer does not end its stream: the driver of the cases sees that it is refused.
         said = agents.ConnectRequest(reply={"delivery_id": f"{SID}-1", "reply": reply})
         yield _bad(f"a reply that is {name}", "Connect", hello, FINE, said)
-    for depth in (31, 33, 100, 10_000):
+    for depth in (31, 33, 100, 8_000):
         struct = _struct_bytes(depth)
         content = b"\x0a\x01x\x12" + _varint(len(struct)) + struct
         said = b"\x0a\x26" + f"{SID}-1".encode() + b"\x12" + _varint(len(content)) + content
@@ -443,10 +443,10 @@ def _settings() -> Iterator[BadRpc]:
             request = agents.CreateAgentRequest(agent={"name": "x", "kind": kind, head: settings})
             yield _bad(f"{head}.{field} is {name}", "CreateAgent", request, FINE if name in fine else "INVALID_FIELD")
     for field, texts in (
-        ("url", ("\0", "x", "http://\0", "http://[", "http://a\r\nb: c", "http://" + "x" * 1_000_000, "http://İ", "file:///etc/passwd")),
+        ("url", ("\0", "x", "http://\0", "http://[", "http://a\r\nb: c", "http://" + "x" * 100_000, "http://İ", "file:///etc/passwd")),
         (
             "secret",
-            ("\0", "x", "env:\0", "file:\0", "file:/\0", "env:" + "x" * 1_000_000, "file:/proc/self/environ", "file:/run/../etc/passwd"),
+            ("\0", "x", "env:\0", "file:\0", "file:/\0", "env:" + "x" * 100_000, "file:/proc/self/environ", "file:/run/../etc/passwd"),
         ),
     ):
         for text in texts:
@@ -459,8 +459,8 @@ def _settings() -> Iterator[BadRpc]:
 
 def _beyond() -> Iterator[BadRpc]:
     """What is too large, and what gRPC refuses by itself."""
-    for mib, outcome in ((17, "INVALID_REQUEST"), (33, REFUSED)):
-        large = messages.SendMessageRequest(session_id=SID, content="x" * (mib * 1024 * 1024))
+    for mib, outcome in ((3.5, "INVALID_REQUEST"), (5, REFUSED)):
+        large = messages.SendMessageRequest(session_id=SID, content="x" * int(mib * 1024 * 1024))
         yield _bad(f"{mib} MiB", "SendMessage", large, outcome)
     for path in (
         "/eliza.sessions.v1.SessionService/Nothing",

@@ -165,7 +165,7 @@ class ListAgentsResponse(_message.Message):
     """Where the next page starts. Empty on the last one."""
     @_builtins.property
     def agents(self) -> _containers.RepeatedCompositeFieldContainer[_agent_pb2.Agent]:
-        """In order of registration."""
+        """In order of registration. A page is shorter than asked for where it would grow past 3 MiB."""
 
     def __init__(
         self,

@@ -57,8 +57,9 @@ class AgentServiceStub:
     ends is given to another.
     An attempt is not counted when its stream ended before the worker had sent anything for the delivery, up to 20 times.
     Errors that end the stream: MISSING_FIELDS, INVALID_FIELD, AGENT_NOT_FOUND. What is wrong with an answer comes as `refused`, also where
-    its text is not UTF-8 or it is larger than 16 MiB (from 32 MiB on, the stream ends). Half a surrogate pair, as JavaScript may send, is
+    its text is not UTF-8 or it is larger than 3.75 MiB (from 4 MiB on, the stream ends). Half a surrogate pair, as JavaScript may send, is
     joined with its other half, also over chunks; one that stays alone becomes U+FFFD.
+    A stream without a hello within 10 seconds ends with MISSING_FIELDS.
     """
     Reply: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.ReplyRequest, _agent_service_pb2.ReplyResponse]
     """Stores the reply to a delivery without a stream, whoever has it at the moment.
@@ -94,8 +95,9 @@ class AgentServiceAsyncStub(AgentServiceStub):
     ends is given to another.
     An attempt is not counted when its stream ended before the worker had sent anything for the delivery, up to 20 times.
     Errors that end the stream: MISSING_FIELDS, INVALID_FIELD, AGENT_NOT_FOUND. What is wrong with an answer comes as `refused`, also where
-    its text is not UTF-8 or it is larger than 16 MiB (from 32 MiB on, the stream ends). Half a surrogate pair, as JavaScript may send, is
+    its text is not UTF-8 or it is larger than 3.75 MiB (from 4 MiB on, the stream ends). Half a surrogate pair, as JavaScript may send, is
     joined with its other half, also over chunks; one that stays alone becomes U+FFFD.
+    A stream without a hello within 10 seconds ends with MISSING_FIELDS.
     """
     Reply: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.ReplyRequest, _agent_service_pb2.ReplyResponse]  # type: ignore[assignment]
     """Stores the reply to a delivery without a stream, whoever has it at the moment.
@@ -164,8 +166,9 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         ends is given to another.
         An attempt is not counted when its stream ended before the worker had sent anything for the delivery, up to 20 times.
         Errors that end the stream: MISSING_FIELDS, INVALID_FIELD, AGENT_NOT_FOUND. What is wrong with an answer comes as `refused`, also where
-        its text is not UTF-8 or it is larger than 16 MiB (from 32 MiB on, the stream ends). Half a surrogate pair, as JavaScript may send, is
+        its text is not UTF-8 or it is larger than 3.75 MiB (from 4 MiB on, the stream ends). Half a surrogate pair, as JavaScript may send, is
         joined with its other half, also over chunks; one that stays alone becomes U+FFFD.
+        A stream without a hello within 10 seconds ends with MISSING_FIELDS.
         """
 
     @_abc_1.abstractmethod

@@ -51,6 +51,18 @@ TABLE: Final[Mapping[str, Row]] = _table()
 """Every error of this API by its reason."""
 
 
+def forget_frames(error: BaseException) -> None:
+    """Has an error that was dealt with, and those behind it, let go of the frames they came through and so of what these hold.
+
+    A frame that holds its own error, or the task that it is of, is a cycle, and a request in it stays until the collector comes.
+    """
+    pending = [error]
+    while pending:
+        one = pending.pop()
+        pending += filter(None, (one.__cause__, one.__context__))
+        one.__traceback__ = one.__cause__ = one.__context__ = None
+
+
 def cut(value: object) -> str:
     """A client's value as an error repeats it: text that can be encoded, at most VALUE_LIMIT characters."""
     text = str(value)[: VALUE_LIMIT + 1].encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
