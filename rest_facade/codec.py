@@ -5,7 +5,7 @@ from typing import Any, Final, TypeAlias
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from eliza.sessions.v1 import times, values
+from eliza.sessions.v1 import json_text, times, values
 from eliza.sessions.v1.log_pb2 import ReplyAborted, ReplyChunk
 from eliza.sessions.v1.message_pb2 import Message, SessionStatus
 from eliza.sessions.v1.session_pb2 import Session
@@ -139,7 +139,7 @@ def health(status: GetServiceStatusResponse) -> Body:
         "version": status.version,
         "expiringSoon": status.expiring_soon,
         "invalidSessions": status.invalid_sessions,
-        "uptime": values.number(status.uptime_seconds),
+        "uptime": json_text.number(status.uptime_seconds),
     }
 
 
@@ -151,8 +151,8 @@ def iso(when: Timestamp) -> str:
 def timeout_config(config: TimeoutConfig) -> Body:
     """The settings in force, all four."""
     return {
-        "timeoutMinutes": values.number(config.timeout_minutes),
+        "timeoutMinutes": json_text.number(config.timeout_minutes),
         "autoRenew": config.auto_renew,
-        "maxDurationMinutes": values.number(config.max_duration_minutes),
-        "warningThresholdMinutes": values.number(config.warning_threshold_minutes),
+        "maxDurationMinutes": json_text.number(config.max_duration_minutes),
+        "warningThresholdMinutes": json_text.number(config.warning_threshold_minutes),
     }

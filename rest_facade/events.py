@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from eliza.sessions.v1 import values
+from eliza.sessions.v1 import json_text, values
 from eliza.sessions.v1.log_pb2 import LogEntry, ReplyAborted, ReplyChunk
 from eliza.sessions.v1.session_pb2 import Session
 from rest_facade import codec
@@ -36,7 +36,7 @@ def entry_events(entry: LogEntry, room: Room) -> list[tuple[str, Payload]]:
             config = codec.timeout_config(entry.timeout_change.timeout_config)
             return [("sessionTimeoutChanged", _of(entry, expiresAt=codec.iso(status.expires_at), timeoutConfig=config))]
         case "expiration_warning":
-            minutes = values.number(entry.expiration_warning.minutes_remaining)
+            minutes = json_text.number(entry.expiration_warning.minutes_remaining)
             return [("sessionExpirationWarning", _of(entry, minutesRemaining=minutes))]
         case "expiry":
             return [("sessionExpired", _of(entry, expiredAt=codec.iso(entry.expiry.expired_at)))]

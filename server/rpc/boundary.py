@@ -116,7 +116,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         if not method.startswith(_PREFIX):
             self._wrapped[method] = self._readable(method, handler)
             return self._wrapped[method]
-        serialize = handler.response_serializer
+        serialize = partial(_serialized, handler.response_serializer)
         wrapped: grpc.RpcMethodHandler[Any, Any]
         if handler.unary_unary:
             call = self._unary(method, handler.unary_unary, handler.request_deserializer)
@@ -210,6 +210,11 @@ def _parsed(parse: Parse, raw: bytes) -> Any:
         return parse(raw)
     except DecodeError as error:
         raise InvalidRequestError("not a message of this method") from error
+
+
+def _serialized(serialize: Callable[[Any], bytes], answer: Any) -> bytes:
+    """An answer as it goes out, which it is already where it is bytes: see `encoding`."""
+    return answer if isinstance(answer, bytes) else serialize(answer)
 
 
 def _one(parse: Parse) -> Callable[[bytes], Any]:

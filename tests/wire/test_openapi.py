@@ -65,9 +65,12 @@ def _bounds() -> dict[str, Any]:
 def _texts() -> dict[str, str]:
     """What descriptions have to say, by where they are."""
     return {
-        "components.schemas.Metadata.description": f"At most {limits.MAX_METADATA_BYTES:,} bytes as compact JSON, {_nested()}.",
+        "components.schemas.Metadata.description": (
+            f"At most {limits.MAX_METADATA_BYTES:,} bytes as compact JSON, and {limits.MAX_DEPTH} levels deep."
+        ),
         "components.schemas.SendMessageRequest.properties.attachments.description": (
-            f"At most {limits.MAX_ATTACHMENTS_BYTES // 2**20} MiB as compact JSON, {_nested()}."
+            f"At most {limits.MAX_ATTACHMENTS_BYTES // 2**20} MiB as compact JSON, "
+            f"{limits.MAX_DEPTH} levels deep and {limits.MAX_ATTACHMENT_VALUES:,} values."
         ),
         "components.responses.TooLarge.description": f"The body is larger than {limits.MAX_BODY_BYTES // 2**20} MiB.",
         "paths./api/messaging/sessions.get.parameters.0.description": (
@@ -80,10 +83,6 @@ def _texts() -> dict[str, str]:
             f"One of the two. The clock goes from 1970 to {time.gmtime(times.LATEST_MS // 1000).tm_year}."
         ),
     }
-
-
-def _nested() -> str:
-    return f"{limits.MAX_DEPTH} levels deep and {limits.MAX_VALUES:,} values"
 
 
 def _leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
