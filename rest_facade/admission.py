@@ -2,10 +2,12 @@
 
 import asyncio
 import time
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import orjson
 
+from rest_facade import sse
 from rest_facade.bridge import RELEASE, Bridge, Message, Receive, Send
 from rest_facade.errors import RETRY_AFTER_SECONDS, ApiError
 from rest_facade.routes import BASE
@@ -26,26 +28,41 @@ _HEALTH: Final = f"{BASE}/health"
 
 
 class Refusal:
-    """A response that is the same for everyone, ready to be sent."""
+    """A response without Flask, ready to be sent."""
 
-    def __init__(self, error: ApiError) -> None:
-        self.status = error.http_status
-        self.body = orjson.dumps(error.body)
+    def __init__(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        self.status = status
+        self.body = body
         self.headers = [
             (name.lower().encode(), value.encode())
             for name, value in {
-                "Content-Type": "application/json",
                 "Content-Length": str(len(self.body)),
                 # As Flask would have it: a page must see that, and when, it may try again.
                 "Access-Control-Allow-Origin": "*",
                 "Access-Control-Expose-Headers": "Retry-After",
-                **error.headers,
+                **headers,
             }.items()
         ]
 
 
-OVERLOADED: Final = Refusal(ApiError("OVERLOADED", "The service has more to do than it can", retryAfterSeconds=RETRY_AFTER_SECONDS))
-STOPPING: Final = Refusal(ApiError("UNAVAILABLE", "The service is stopping", retryAfterSeconds=RETRY_AFTER_SECONDS))
+def refusal_of(error: ApiError) -> Refusal:
+    """The response that tells an error."""
+    return Refusal(error.http_status, orjson.dumps(error.body), {"Content-Type": "application/json", **error.headers})
+
+
+def come_back() -> Refusal:
+    """The response to a follower of events in place of a 503."""
+    return Refusal(200, sse.come_back(), {"Content-Type": sse.CONTENT_TYPE, **sse.HEADERS})
+
+
+def is_followed(method: str, path: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a request with such headers, their names in lower case, is a follower's; see `sse.is_followed`."""
+    accept = b",".join(value for name, value in headers if name == b"accept")
+    return sse.is_followed(method, path, accept.decode("latin-1"))
+
+
+OVERLOADED: Final = refusal_of(ApiError("OVERLOADED", "The service has more to do than it can", retryAfterSeconds=RETRY_AFTER_SECONDS))
+STOPPING: Final = refusal_of(ApiError("UNAVAILABLE", "The service is stopping", retryAfterSeconds=RETRY_AFTER_SECONDS))
 
 
 class Places:
@@ -135,8 +152,11 @@ class Admission:
         try:
             await self._bridge(scope, received, sent)
         except _FullError:
-            await send({"type": "http.response.start", "status": OVERLOADED.status, "headers": OVERLOADED.headers})
-            await send({"type": "http.response.body", "body": OVERLOADED.body})
+            is_stream = is_followed(scope["method"], scope["path"], scope["headers"])
+            refusal = come_back() if is_stream else OVERLOADED
+            headers = [*refusal.headers, *([(b"connection", b"close")] if is_stream else [])]
+            await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+            await send({"type": "http.response.body", "body": refusal.body})
         finally:
             release()
 

@@ -10,7 +10,7 @@ import structlog
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from eliza.sessions.v1.errors import cut
-from rest_facade import bodies, clock, errors, fields, openapi, routes
+from rest_facade import bodies, clock, errors, fields, openapi, routes, sse
 from rest_facade.backend import Backend
 from rest_facade.bridge import TOO_LARGE
 from rest_facade.errors import ApiError
@@ -27,8 +27,6 @@ class _App(flask.Flask):
     def wsgi_app(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         # A trailing slash changes nothing, and neither do several; Flask's own tolerance ends at one.
         environ["PATH_INFO"] = environ["PATH_INFO"].rstrip("/") or "/"
-        # An offer to upgrade is declined by answering as usual; Flask would look for a WebSocket route and find none.
-        environ.pop("HTTP_UPGRADE", None)
         return super().wsgi_app(environ, start_response)
 
     def make_default_options_response(self) -> flask.Response:
@@ -66,6 +64,11 @@ def create_app(backend: Backend) -> flask.Flask:
 
 
 def _tell(error: ApiError) -> flask.Response:
+    request = flask.request
+    accept = request.headers.get("Accept", "")
+    if error.http_status in sse.TEMPORARY and sse.is_followed(request.method, request.path, accept):
+        headers = {**sse.HEADERS, "Connection": "close"}
+        return flask.Response(sse.come_back(), content_type=sse.CONTENT_TYPE, headers=headers)
     return bodies.respond(error.body, error.http_status, error.headers)
 
 

@@ -91,15 +91,7 @@ class Bridge:
         """The whole body; None when it is over the limit, by what it says or by what it is."""
         if int(environ.get("CONTENT_LENGTH", 0)) > self._max_body_bytes:
             return None
-        message = await _more(receive)
-        if not message["more_body"]:
-            body: bytes = message["body"]
-            return body if len(body) <= self._max_body_bytes else None
-        parts = bytearray(message["body"])
-        while message["more_body"] and len(parts) <= self._max_body_bytes:
-            message = await _more(receive)
-            parts += message["body"]
-        return bytes(parts) if len(parts) <= self._max_body_bytes else None
+        return await read_body(receive, self._max_body_bytes)
 
     def _respond(self, environ: dict[str, Any], send: Send, extra_headers: Headers) -> None:
         """Runs the app and sends what it gives, each chunk at once; all but the message that ends the response."""
@@ -154,6 +146,19 @@ def _environ(scope: Message) -> dict[str, Any]:
         if f"HTTP_{key}" in environ:
             environ[key] = environ.pop(f"HTTP_{key}")
     return environ
+
+
+async def read_body(receive: Receive, max_bytes: int) -> bytes | None:
+    """The whole body of a request; None when it is over the limit. Raises ClientGoneError."""
+    message = await _more(receive)
+    if not message["more_body"]:
+        body: bytes = message["body"]
+        return body if len(body) <= max_bytes else None
+    parts = bytearray(message["body"])
+    while message["more_body"] and len(parts) <= max_bytes:
+        message = await _more(receive)
+        parts += message["body"]
+    return bytes(parts) if len(parts) <= max_bytes else None
 
 
 async def _more(receive: Receive) -> Message:

@@ -19,7 +19,7 @@ from engineio import exceptions
 from engineio.async_socket import AsyncSocket
 from engineio.packet import CLOSE, MESSAGE, PONG, Packet
 
-from rest_facade.bridge import Message, Receive, Send
+from rest_facade.bridge import ClientGoneError, Message, Receive, Send, read_body
 from rest_facade.errors import ApiError
 
 MAX_PACKETS: Final = 1000
@@ -105,32 +105,22 @@ class Engine:
             try:
                 if query.get("transport", ["polling"])[0] != "polling":
                     raise _unreadable("a POST belongs to the transport polling")
-                left = await self._handle(transport, _packets(await self._body(receive)))
+                body = await read_body(receive, self._max_bytes)
+                if body is None:
+                    raise _unreadable(f"the payload is larger than {self._max_bytes} bytes")
+                left = await self._handle(transport, _packets(body))
             except ApiError as error:
                 _log.info("a polling client's request cannot be read", reason=error.message)
                 await self.end(transport)
                 await _refuse(scope, send, error)
                 return
-            except ConnectionError:
+            except ClientGoneError:
                 return
         # The library answers. All that it still has to do is to close the connection, where the client says so.
         of_body = (b"content-length", b"transfer-encoding")
         headers = [header for header in scope["headers"] if header[0] not in of_body]
         headers.append((b"content-length", str(len(left)).encode()))
         await self._app({**scope, "headers": headers}, _giving(left), send)
-
-    async def _body(self, receive: Receive) -> bytes:
-        """The body. Raises ApiError when it is too large, ConnectionError when the client has gone."""
-        body = bytearray()
-        while True:
-            message = await receive()
-            if message["type"] != "http.request":
-                raise ConnectionError("the client has gone")
-            body += message.get("body", b"")
-            if len(body) > self._max_bytes:
-                raise _unreadable(f"the payload is larger than {self._max_bytes} bytes")
-            if not message.get("more_body"):
-                return bytes(body)
 
     async def _handle(self, transport: Any, texts: list[str]) -> bytes:
         """Handles packets in order, some at a time; returns the one by which the client closes, if any.

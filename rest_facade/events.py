@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
+import orjson
+
 from eliza.sessions.v1 import json_text, values
 from eliza.sessions.v1.log_pb2 import LogEntry, ReplyAborted, ReplyChunk
 from eliza.sessions.v1.session_pb2 import Session
@@ -71,15 +73,15 @@ def message_broadcast(entry: LogEntry, room: Room) -> Payload:
         "isAgent": message.is_agent,
         "thought": message.thought if message.HasField("thought") else None,
         "actions": list(message.actions),
-        "metadata": values.plain(message.metadata),
-        "attachments": values.plain_list(message.attachments),
+        "metadata": orjson.Fragment(message.metadata_json),
+        "attachments": orjson.Fragment(message.attachments_json or "[]"),
         "sequence": entry.sequence,
     }
 
 
-def stream_chunk(chunk: ReplyChunk, room: Room) -> Payload:
+def stream_chunk(chunk: ReplyChunk, channel_id: str) -> Payload:
     """messageStreamChunk: a piece of a reply under way."""
-    return {**codec.chunk(chunk), "agentId": chunk.agent_id, "channelId": room.session.channel_id, "sessionId": chunk.session_id}
+    return {**codec.chunk(chunk), "agentId": chunk.agent_id, "channelId": channel_id, "sessionId": chunk.session_id}
 
 
 def stream_aborted(abort: ReplyAborted) -> Payload:

@@ -19,9 +19,6 @@ from rest_facade.bridge import Bridge, Message, Receive, Send
 from rest_facade.protocol import HttpProtocol, Refusals
 from rest_facade.sockets import PATH, Sockets
 
-KEEP_ALIVE_SECONDS: Final = 75
-"""How long an idle connection is kept: longer than clients keep theirs, so that none sends into a connection that is just closing."""
-
 ACCEPTED_AT_ONCE: Final = 32
 """How many connections are accepted in a turn of the loop at most."""
 
@@ -35,13 +32,14 @@ async def serve(
     grace_seconds: float,
     deadline_seconds: float = 30,
     reply_deadline_seconds: float = 120,
+    keep_alive_seconds: int = 75,
     max_body_bytes: int = MAX_BODY_BYTES,
 ) -> None:
     """Serves REST on a bound socket until SIGTERM or SIGINT, then lets the requests under way finish and returns.
 
     `server` is the gRPC server's HOST:PORT; it need not be there yet. `on_ready` is called once connections are accepted. At most
-    `max_requests` may wait for their answers at a time. A call to the server may take `deadline_seconds`, the requests under way at the
-    signal `grace_seconds`: then they are cancelled.
+    `max_requests` may wait for their answers at a time. An idle connection is kept for `keep_alive_seconds`. A call to the server may
+    take `deadline_seconds`, the requests under way at the signal `grace_seconds`: then they are cancelled.
     """
     backend = Backend(server, deadline_seconds, reply_deadline_seconds)
     sockets = Sockets(backend, max_body_bytes)
@@ -49,7 +47,7 @@ async def serve(
     bridge = Admission(Bridge(create_app(backend), _running(backend, sockets), max_body_bytes), places)
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket" or (scope["type"] == "http" and (scope["path"] + "/").startswith(f"{PATH}/")):
+        if scope["type"] == "websocket" or (scope["type"] == "http" and f"{scope['path']}/".startswith(f"{PATH}/")):
             await sockets.app(scope, receive, send)
         else:
             await bridge(scope, receive, send)
@@ -69,7 +67,7 @@ async def serve(
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_keep_alive=keep_alive_seconds,
     )
     await _Server(config, on_ready, end_streams, grace_seconds).serve(accepting(listener))
 

@@ -1,6 +1,6 @@
 """The OpenAPI document of the REST API: openapi.yaml beside this file, served as JSON."""
 
-from importlib import resources
+from importlib import metadata, resources
 from typing import Any
 
 import flask
@@ -12,9 +12,10 @@ PATH = "/openapi.json"
 
 
 def document() -> dict[str, Any]:
-    """The document."""
+    """The document, with the version of the package that serves it."""
     text = (resources.files("rest_facade") / "openapi.yaml").read_text(encoding="utf-8")
     loaded: dict[str, Any] = yaml.safe_load(text)
+    loaded["info"]["version"] = metadata.version("eliza-sessions")
     return loaded
 
 

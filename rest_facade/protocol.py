@@ -8,12 +8,16 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import unquote
 
-import orjson
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from rest_facade.admission import OVERLOADED, STOPPING, Places
+from eliza.sessions.v1.errors import cut
+from rest_facade.admission import OVERLOADED, STOPPING, Places, Refusal, come_back, is_followed, refusal_of
+from rest_facade.bridge import Message, Receive, Send
 from rest_facade.errors import RETRY_AFTER_SECONDS, ApiError
+from rest_facade.sockets import PATH
 
 MAX_HEAD_BYTES: Final = 65_536
 """How long the request line and the headers of a request may be together; the parser itself would read on for ever."""
@@ -36,9 +40,13 @@ PATIENT_SHARE: Final = 4
 
 _TICK_COUNT: Final = int(REFUSED_PER_SECOND * TICK_SECONDS)
 
-_HEADS: Final = {
-    one: STATUS_LINE[one.status] + b"".join(b"%b: %b\r\n" % header for header in one.headers) for one in (OVERLOADED, STOPPING)
-}
+
+def _head(refusal: Refusal) -> bytes:
+    """The head of an answer, but for its last line."""
+    return STATUS_LINE[refusal.status] + b"".join(b"%b: %b\r\n" % header for header in refusal.headers)
+
+
+_HEADS: Final = {refusal: _head(refusal) for refusal in (OVERLOADED, STOPPING)}
 
 
 class Refusals:
@@ -84,15 +92,46 @@ class Refusals:
 
 @dataclass(slots=True)
 class _Refused:
-    """A request that is refused: what its answer is like, whether its client has been told, whether it is read as a whole, and how much
+    """A request that is refused. `is_stream`: it is for a stream of events, and its client comes back by itself.
+
+    The rest says what its answer is like, whether its client has been told, whether it is read as a whole, and how much
     of it was discarded.
     """
 
     closes: bool
     has_body: bool
+    is_stream: bool
     is_told: bool = False
     is_read: bool = False
     discarded_bytes: int = 0
+
+
+def _new_parser(protocol: HttpToolsProtocol) -> httptools.HttpRequestParser:
+    """A parser as uvicorn makes one: it reads past what comes behind a request that asks for a close."""
+    parser = httptools.HttpRequestParser(protocol)
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)
+    return parser
+
+
+def _without_chunks(cycle: RequestResponseCycle, app: Any) -> Any:
+    """An app whose answers end with the connection where they have no length: HTTP/1.0 knows no chunks."""
+
+    async def run(scope: Any, receive: Receive, send: Send) -> None:
+        has_length = True
+
+        async def write(message: Message) -> None:
+            nonlocal has_length
+            if message["type"] == "http.response.start":
+                has_length = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
+            if not has_length:
+                # What comes is as long as uvicorn expects.
+                cycle.chunked_encoding = False
+                cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await app(scope, receive, write)
+
+    return run
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -142,23 +181,36 @@ class HttpProtocol(HttpToolsProtocol):
         self._in_head = True
         self._head_bytes = 0
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Takes a header field of a request.
+
+        Drops a name with `_`, because an environ could not tell it from the one with `-`, and a trailer.
+        """
+        if self._in_head and b"_" not in name:
+            super().on_header(name, value)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        is_old = cycle.scope["http_version"] < "1.1"
+        super()._start_asgi_task(cycle, _without_chunks(cycle, app) if is_old else app)
+
     def on_headers_complete(self) -> None:
         """The head of a request has been read."""
         self._in_head = False
+        if self.parser.should_upgrade():
+            # The parser stops here: `_feed` goes on.
+            return
+        # Whatever it did not stop at is no offer, and nobody behind may take it for one.
+        self.headers[:] = [header for header in self.headers if header[0] != b"upgrade"]
         if self._refused:
             # Who does not wait for the answer to a request that is refused gets but one more.
             self.refuse()
             self._is_last = True
         if self.transport.is_closing() or self._to_be_refused():
-            # HTTP/1.0 would have to be told that a connection stays; who waits for `100 Continue` may keep the body and go on; behind an
-            # upgrade nothing more is read.
-            closes = (
-                not self.parser.should_keep_alive()
-                or self.parser.get_http_version() == "1.0"
-                or self.expect_100_continue
-                or self.parser.should_upgrade()
-            )
-            self._refused = _Refused(closes, has_body=self.parser.get_method() != b"HEAD")
+            method, path = self.parser.get_method(), self.url.partition(b"?")[0]
+            is_stream = is_followed(method.decode(), path.decode("latin-1"), self.headers)
+            # HTTP/1.0 would have to be told that a connection stays; who waits for `100 Continue` may keep the body and go on.
+            closes = is_stream or not self.parser.should_keep_alive() or self.parser.get_http_version() == "1.0" or self.expect_100_continue
+            self._refused = _Refused(closes, has_body=method != b"HEAD", is_stream=is_stream)
             return
         super().on_headers_complete()
         self._cycles = [cycle for cycle in (*self._cycles, self.cycle) if cycle and not cycle.response_complete]
@@ -172,6 +224,9 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A request has been read as a whole."""
+        if self.parser.should_upgrade():
+            # This says only that the parser stops.
+            return
         self._in_other = True
         if self._refused:
             self._refused.is_read = True
@@ -183,7 +238,9 @@ class HttpProtocol(HttpToolsProtocol):
         """Bytes came in."""
         self._in_other = False
         before = self._refused
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        if not self._feed(data):
+            return
         if self._refused and self._refused is not before and not self.transport.is_closing():
             if self._is_ending:
                 self.refuse()
@@ -209,17 +266,89 @@ class HttpProtocol(HttpToolsProtocol):
         # Who does not read the answers gets no other one.
         close = self._refused.closes or self._is_last or self.flow.write_paused
         end = b"connection: close\r\n\r\n" if close else b"\r\n"
-        refusal = STOPPING if self._is_ending else OVERLOADED
-        self.transport.write(_HEADS[refusal] + end + (refusal.body if self._refused.has_body else b""))
+        if self._refused.is_stream:
+            refusal = come_back()
+            head = _head(refusal)
+        else:
+            refusal = STOPPING if self._is_ending else OVERLOADED
+            head = _HEADS[refusal]
+        self.transport.write(head + end + (refusal.body if self._refused.has_body else b""))
         if close:
             self.transport.close()
         self._forget_refused()
         return True
 
-    def handle_websocket_upgrade(self) -> None:
-        """A request has asked for WebSocket."""
-        if not self._refused:
-            super().handle_websocket_upgrade()
+    def _feed(self, data: bytes) -> bool:
+        """Parses bytes that came in. Returns whether the connection is still one of HTTP.
+
+        At an offer to upgrade the parser stops, and would take what follows for the next request. So an offer that is not
+        taken is ignored (RFC 9110, 7.8): a new parser reads the same head without it, and then the body.
+        """
+        try:
+            while True:
+                try:
+                    self.parser.feed_data(data)
+                except httptools.HttpParserUpgrade as upgrade:
+                    data = data[upgrade.args[0] :]
+                else:
+                    return True
+                if self.parser.get_method() == b"CONNECT":
+                    self.send_400_response("CONNECT is not served.")
+                    return True
+                if self._is_handshake():
+                    self._open_websocket()
+                    return False
+                data = self._head_without_offer() + data
+                self.parser = _new_parser(self)
+        except httptools.HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self.send_400_response("Invalid HTTP request received.")
+            return True
+
+    def _is_handshake(self) -> bool:
+        """Whether the head that has been read begins a WebSocket that can be had now (RFC 6455, 4.1).
+
+        Nothing may come before it on the connection that still waits for an answer.
+        """
+        names = {name for name, _ in self.headers}
+        return (
+            self.parser.get_method() == b"GET"
+            and self.parser.get_http_version() == "1.1"
+            and [value.strip().lower() for name, value in self.headers if name == b"upgrade"] == [b"websocket"]
+            and b"sec-websocket-key" in names
+            and b"transfer-encoding" not in names
+            and all(value == b"0" for name, value in self.headers if name == b"content-length")
+            and not self._refused
+            and not self._is_last
+            and not self.transport.is_closing()
+            and (self.cycle is None or self.cycle.response_complete)
+        )
+
+    def _open_websocket(self) -> None:
+        """Hands the connection on, if a handshake is for Socket.IO's path.
+
+        Raises HttpParserError when its target has no path.
+        """
+        target = httptools.parse_url(self.url)
+        path = unquote((target.path or b"/").decode("latin-1"))
+        if f"{path}/".startswith(f"{PATH}/"):
+            self.scope["method"] = "GET"
+            # A target may name the host, too.
+            self.url = target.path + (b"?" + target.query if target.query else b"")
+            self.handle_websocket_upgrade()
+        else:
+            self._close_with(ApiError("PATH_NOT_FOUND", "There is no WebSocket on this path", path=cut(path)))
+
+    def _head_without_offer(self) -> bytes:
+        """The head that has been read, without the option `upgrade` that makes an offer of it."""
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        for name, value in self.headers:
+            if name == b"connection":
+                options = value.split(b",")
+                value = b",".join(option for option in options if option.strip().lower() != b"upgrade")
+            lines.append(name + b": " + value)
+        return b"\r\n".join((*lines, b"\r\n"))
 
     def _forget_refused(self) -> None:
         """Goes on to the next request, if the client has been told and the refused one is read."""
@@ -238,7 +367,6 @@ class HttpProtocol(HttpToolsProtocol):
             and (self.cycle is None or self.cycle.response_complete)
             and b"%" not in self.url
             and self._places.needed(self.url.partition(b"?")[0].decode("latin-1"))
-            and not self.parser.should_upgrade()
         )
 
     def _forget(self) -> None:
@@ -255,13 +383,13 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.close()
             return
         reason = msg.rstrip(".")
-        body = orjson.dumps(ApiError("INVALID_REQUEST", f"Invalid request: {reason}", reason=reason).body)
-        head = (
-            f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-            "access-control-allow-origin: *\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
-        self.transport.close()
+        self._close_with(ApiError("INVALID_REQUEST", f"Invalid request: {reason}", reason=reason))
         # Requests before it on the same connection that are not answered yet must not write to what is closed.
         self.pipeline.clear()
         self._forget()
+
+    def _close_with(self, error: ApiError) -> None:
+        """Answers a request with an error, and closes the connection."""
+        refusal = refusal_of(error)
+        self.transport.write(_head(refusal) + b"connection: close\r\n\r\n" + refusal.body)
+        self.transport.close()

@@ -12,7 +12,7 @@ import structlog
 
 from server.agents.connectors import Connectors, connect
 from server.agents.dispatcher import Dispatcher
-from server.agents.registry import register_at_start
+from server.agents.registry import register_at_start, warn_of_unusable
 from server.clock import Clock, SystemClock, TestClock
 from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.purge import Purge
@@ -78,6 +78,7 @@ class Service:
         try:
             agents_file = Path(settings.agents_file) if settings.agents_file else None
             await register_at_start(store, clock, connectors, agents_file)
+            await warn_of_unusable(store, connectors)
             service = cls(settings, store, clock, connectors)
             await service._serve()
         except BaseException:

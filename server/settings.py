@@ -124,6 +124,12 @@ class Settings(BaseSettings):
     rest_max_requests: int = Field(
         768, ge=1, le=1_000_000, description="REST requests that may wait for their answers, in each process of the facade."
     )
+    rest_keep_alive_seconds: int = Field(
+        75,
+        ge=1,
+        le=86400,
+        description="How long an idle REST connection is kept: longer than clients, or the balancer in front, keep theirs.",
+    )
     shutdown_grace_seconds: float = Field(
         10,
         ge=0,

@@ -7,7 +7,7 @@ what is new, a timer what has rested long enough, a slot when an agent has time.
 import asyncio
 import random
 import uuid
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,11 +17,11 @@ from typing import Final, TypeAlias
 import structlog
 
 from eliza.sessions.v1.limits import MAX_REPLY_CODE_POINTS
-from server.agents.kinds import AgentChangedError, Connector, Emit, NoReplyError, Slot, Work
+from server.agents.kinds import AgentChangedError, AgentUnavailableError, Connector, Emit, NoReplyError, Slot, Work
 from server.clock import Clock
 from server.domain.agent_text import TextJoiner
 from server.domain.agents import Agent, AgentKind
-from server.domain.deliveries import DeliveryState, RetryPolicy, parse_delivery_id
+from server.domain.deliveries import AttemptFailure, Delivery, DeliveryState, RetryPolicy, parse_delivery_id
 from server.domain.errors import (
     STORE_TROUBLE,
     AgentNotFoundError,
@@ -47,6 +47,9 @@ from server.store.base import Commit, OpenDelivery, Store
 STORE_TROUBLE_SECONDS: Final = 1.0
 """How long a session rests when the store could not be read or written."""
 
+MAX_AGENTS_NOTED: Final = 1000
+"""Of how many agents the last failure is kept: of those that failed last."""
+
 log = structlog.get_logger()
 
 Progress: TypeAlias = Piece | Entry | DomainError
@@ -59,6 +62,25 @@ class _Attempt:
 
     work: Work
     pieces: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LastFailure:
+    """An attempt that came to nothing, of which message, and whether there will be no more."""
+
+    session_id: str
+    message_id: str
+    failure: AttemptFailure
+    final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStatus:
+    """How an agent fares: deliveries that are open, those of them that it has in hand, and its last failure since the start."""
+
+    open: int
+    in_hand: int
+    last_failure: LastFailure | None
 
 
 @dataclass(eq=False, slots=True)
@@ -76,6 +98,8 @@ class _Line:
     news: bool = False
     # Of the delivery that rests before its next attempt.
     resting: int | None = None
+    # How often in a row the agent could not even be asked.
+    unavailable: int = 0
     # What was answered or has failed since the task began, maybe in the very commit of its lease.
     closed: set[int] = field(default_factory=set)
     # Of the delivery that is leased: its sequence, the call for its reply, and the loop's time at which the lease ends.
@@ -137,6 +161,11 @@ class Dispatcher:
         self._lanes: dict[str, _Lane] = {}
         self._followers: dict[str, _Follower] = {}
         self._awaited: dict[str, dict[int, list[_Follower]]] = {}
+        # By agent: open deliveries, those in hand, the last failure, and why it cannot be asked, as it was logged.
+        self._open: Counter[str] = Counter()
+        self._in_hand: Counter[str] = Counter()
+        self._last_failures: OrderedDict[str, LastFailure] = OrderedDict()
+        self._unavailable: dict[str, str] = {}
         self._stopping = False
         self._troubled = False
 
@@ -145,7 +174,8 @@ class Dispatcher:
         now_ms = self._clock.now_ms()
         for left in await self._store.list_open():
             if left.session_id not in self._lines:
-                line = self._lines[left.session_id] = _Line(left.session_id, left.agent_id, left.open, left.sequence, resting=left.sequence)
+                line = self._lines[left.session_id] = _Line(left.session_id, left.agent_id, 0, left.sequence, resting=left.sequence)
+                self._count(line, left.open)
                 # A clock that was set back must not make it rest longer than it ever should.
                 self._rest(line, min(left.due_at_ms - now_ms, self._policy.longest_backoff_ms) / 1000)
 
@@ -219,6 +249,15 @@ class Dispatcher:
         if entry := await self._store.find_answer(session_id, sequence):
             follower.progress.put_nowait(_end(entry))
 
+    def status(self, agent_id: str) -> AgentStatus:
+        """How an agent fares. Costs the same whatever is open."""
+        return AgentStatus(self._open[agent_id], self._in_hand[agent_id], self._last_failures.get(agent_id))
+
+    def forget(self, agent_id: str) -> None:
+        """Forgets what was noted of an agent that has been removed."""
+        self._last_failures.pop(agent_id, None)
+        self._unavailable.pop(agent_id, None)
+
     def require_room(self, session_id: str) -> None:
         """Raises OverloadedError when no more messages of a session may wait for its agent."""
         line = self._lines.get(session_id)
@@ -227,11 +266,17 @@ class Dispatcher:
 
     def _arrived(self, session_id: str, agent_id: str, sequence: int) -> None:
         if line := self._lines.get(session_id):
-            line.open += 1
+            self._count(line, 1)
             line.news = True
         elif not self._stopping:
-            line = self._lines[session_id] = _Line(session_id, agent_id, 1, sequence)
+            line = self._lines[session_id] = _Line(session_id, agent_id, 0, sequence)
+            self._count(line, 1)
             self._ready(line)
+
+    def _count(self, line: _Line, more: int) -> None:
+        """So many more deliveries of a session are open."""
+        line.open += more
+        _add(self._open, line.agent_id, more)
 
     def _ended(self, session_id: str, error: DomainError) -> None:
         """A session that has ended gets no replies any more."""
@@ -241,6 +286,7 @@ class Dispatcher:
         line = self._lines.pop(session_id, None)
         if line is None:
             return
+        self._count(line, -line.open)
         if line.timer:
             line.timer.cancel()
         # Whoever follows hears of the end, which is more.
@@ -274,7 +320,7 @@ class Dispatcher:
         if line:
             if closed >= line.head:
                 # Not a late reply to a message that had failed: only the first open delivery ever fails.
-                line.open -= 1
+                self._count(line, -1)
             if failure:
                 line.head = closed + 1
             line.closed.add(closed)
@@ -338,6 +384,8 @@ class Dispatcher:
 
     def _ran(self, line: _Line, lane: _Lane, task: asyncio.Task[float | None]) -> None:
         """Decides how it goes on with a session."""
+        if line.sequence is not None:
+            _add(self._in_hand, line.agent_id, -1)
         line.task, line.sequence, line.asking, line.attempt = None, None, None, None
         lane.in_hand -= 1
         if self._lines.get(line.session_id) is line:
@@ -347,6 +395,7 @@ class Dispatcher:
             elif line.news:
                 self._ready(line)
             else:
+                self._count(line, -line.open)
                 del self._lines[line.session_id]
         self._pump(lane)
         if not lane.ready and not lane.in_hand and self._lanes.get(line.agent_id) is lane:
@@ -366,6 +415,9 @@ class Dispatcher:
                     failure = await self._attempt(line, agent, head, slot)
             except AgentNotFoundError:
                 failure = NoReplyError("the agent has been removed", final=True)
+            except AgentUnavailableError as unavailable:
+                line.resting = head.delivery.sequence
+                return self._hold_up(line, head, unavailable)
             except (SessionExpiredError, SessionNotFoundError, DeliveryNotFoundError):
                 return None
             if failure:
@@ -389,11 +441,16 @@ class Dispatcher:
         outcome = await self._store.apply_delivery(line.session_id, head.delivery.sequence, rule)
         (delivery,) = outcome.deliveries
         if delivery.state is not DeliveryState.LEASED:
+            self._note_failure(outcome.session.agent_id, message.id, delivery)
             return None
+        line.unavailable = 0
+        if self._unavailable.pop(agent.id, None):
+            log.info("agent can be asked again", agent_id=agent.id)
         work = Work(agent, outcome.session, head.entry, delivery, new_id(), self._store)
         if delivery.sequence in line.closed:
             return None
         line.sequence, line.last_reply_id = delivery.sequence, work.reply_id
+        _add(self._in_hand, agent.id, 1)
         line.attempt = attempt = _Attempt(work)
         try:
             reply = await self._ask(line, attempt, slot, lease_s)
@@ -475,7 +532,9 @@ class Dispatcher:
         message, delivery = head.entry.message, head.delivery
         assert message is not None
         jitter = random.random()
-        backoff_ms = max(self._policy.backoff_ms(delivery.attempts + 1, jitter), round(failure.retry_after_s * 1000))
+        # Lost connections make it rest longer, too: a message that kills who takes it must not do so every second.
+        backoff_ms = self._policy.backoff_ms(delivery.attempts + delivery.lost_connections + 1, jitter)
+        backoff_ms = max(backoff_ms, round(failure.retry_after_s * 1000))
         rule = partial(
             fail,
             message_id=message.id,
@@ -483,19 +542,52 @@ class Dispatcher:
             final=failure.final,
             backoff_ms=backoff_ms,
             policy=self._policy,
+            detail=failure.detail,
+            connection_lost=failure.connection_lost,
+            charged=failure.charged,
             last_reply_id=last_reply_id,
         )
         try:
             outcome = await self._store.apply_delivery(delivery.session_id, delivery.sequence, rule)
         except (SessionExpiredError, SessionNotFoundError):
             return None
-        final = outcome.deliveries[0].state is DeliveryState.FAILED
-        told = {"session_id": delivery.session_id, "message_id": message.id, "reason": failure.reason, "final": final}
-        if failure.error_id:
-            log.error("no reply", error_id=failure.error_id, **told, exc_info=failure.__cause__)
+        final = self._note_failure(outcome.session.agent_id, message.id, outcome.deliveries[0], failure)
+        return 0 if final else backoff_ms / 1000
+
+    def _note_failure(self, agent_id: str, message_id: str, delivery: Delivery, cause: NoReplyError | None = None) -> bool:
+        """Logs an attempt that came to nothing, and keeps it for the agent's status; returns whether it was the last."""
+        failure, final = delivery.last_failure, delivery.state is DeliveryState.FAILED
+        assert failure is not None
+        self._keep_failure(agent_id, LastFailure(delivery.session_id, message_id, failure, final))
+        told = {"agent_id": agent_id, "session_id": delivery.session_id, "message_id": message_id, "attempt": failure.attempt}
+        told |= {"final": final, "reason": failure.reason, "detail": failure.detail}
+        if cause and cause.error_id:
+            log.error("no reply", error_id=cause.error_id, **told, exc_info=cause.__cause__)
+        elif final:
+            log.warning("no reply", **told)
         else:
             log.info("no reply", **told)
-        return 0 if final else backoff_ms / 1000
+        return final
+
+    def _keep_failure(self, agent_id: str, failure: LastFailure) -> None:
+        self._last_failures[agent_id] = failure
+        self._last_failures.move_to_end(agent_id)
+        if len(self._last_failures) > MAX_AGENTS_NOTED:
+            self._last_failures.popitem(last=False)
+
+    def _hold_up(self, line: _Line, head: OpenDelivery, failure: AgentUnavailableError) -> float:
+        """Has a delivery rest whose agent cannot even be asked, which is the operator's to mend; returns how long, in seconds.
+
+        Nothing is written down: it uses up no attempt, and is tried again at once after a restart.
+        """
+        assert head.entry.message is not None
+        line.unavailable += 1
+        noted = AttemptFailure(self._clock.now_ms(), 0, failure.reason, failure.detail)
+        self._keep_failure(line.agent_id, LastFailure(line.session_id, head.entry.message.id, noted, final=False))
+        if self._unavailable.get(line.agent_id) != failure.detail:
+            log.warning("agent cannot be asked", agent_id=line.agent_id, cause=failure.detail)
+            self._unavailable[line.agent_id] = failure.detail
+        return self._policy.backoff_ms(line.unavailable, random.random()) / 1000
 
 
 async def _reply(slot: Slot, work: Work, emit: Emit) -> Reply:
@@ -504,6 +596,13 @@ async def _reply(slot: Slot, work: Work, emit: Emit) -> Reply:
     reply = await slot.reply(work, lambda piece: emit(joiner.add(piece)))
     emit(joiner.flush())
     return reply
+
+
+def _add(counts: Counter[str], key: str, more: int) -> None:
+    """Counts on, and keeps no zeros."""
+    counts[key] += more
+    if not counts[key]:
+        del counts[key]
 
 
 def _end(entry: Entry) -> Progress:

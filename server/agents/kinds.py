@@ -20,27 +20,34 @@ Emit = Callable[[str], None]
 class NoReplyError(Exception):
     """An attempt came to nothing. `reason` is for people, users among them; `final`: another attempt makes no sense."""
 
+    charged = True
+    """Whether the attempt is one of those that a delivery has."""
+
     def __init__(
-        self,
-        reason: str,
-        *,
-        final: bool,
-        retry_after_s: float = 0,
-        error_id: str = "",
-        detail: str = "",
+        self, reason: str, *, final: bool, retry_after_s: float = 0, error_id: str = "", detail: str = "", connection_lost: bool = False
     ) -> None:
-        """`retry_after_s`: how long the agent wants to be left alone, at least.
+        """`retry_after_s`: how long the agent wants to be left alone, at least; `error_id`: of a fault of ours, for the log.
 
-        `error_id`: of a fault of ours, for the log.
-
-        `detail`: what the provider said, and where, for the operator only.
+        `detail`: what the provider itself said, and its host and port, for the operator alone; no secret may be in it.
+        `connection_lost`: the connection to a worker went away before anything was heard from it.
         """
         super().__init__(reason)
+        self.connection_lost = connection_lost
         self.reason = reason
         self.final = final
         self.retry_after_s = retry_after_s
         self.error_id = error_id
         self.detail = detail
+
+
+class AgentUnavailableError(NoReplyError):
+    """The agent cannot be asked as the service is set up: the operator's fault and not the message's, which waits until it is mended."""
+
+    charged = False
+
+    def __init__(self, reason: str, *, detail: str) -> None:
+        """`detail`: what is wrong, naming the setting."""
+        super().__init__(reason, final=False, detail=detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +91,7 @@ class Connector(Protocol):
         """Raises InvalidFieldError for an agent that could not be reached as it is set up: an address or a secret that cannot be used."""
 
     def slot(self, agent: Agent) -> AbstractAsyncContextManager[Slot]:
-        """Waits for somebody who has time for one delivery, and holds them for it. Raises AgentChangedError."""
+        """Waits for somebody who has time for one delivery, and holds them for it. Raises AgentChangedError, AgentUnavailableError."""
 
 
 class AgentChangedError(Exception):

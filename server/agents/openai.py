@@ -20,7 +20,7 @@ from server.agents.http import (
     read_json,
     retry_after_s,
 )
-from server.agents.kinds import Emit, NoReplyError, Work
+from server.agents.kinds import AgentUnavailableError, Emit, NoReplyError, Work
 from server.agents.secrets import SecretError, Secrets
 from server.clock import Clock
 from server.domain.agents import Agent, OpenAiSettings
@@ -54,7 +54,7 @@ class OpenAi:
         """Refuses an address where no agent may be, a key that cannot be read, and any agent while the library is not there."""
         settings = _settings(agent)
         if importlib.util.find_spec("openai") is None:
-            raise InvalidFieldError("kind", agent.kind, "needs the package openai: pip install 'eliza-sessions[openai]'")
+            raise InvalidFieldError("kind", agent.kind, "needs the package openai: pip install '.[openai]' in the repository")
         try:
             self._hosts.check(urlsplit(settings.base_url).hostname or "")
         except AddressRefusedError as error:
@@ -67,6 +67,10 @@ class OpenAi:
     @asynccontextmanager
     async def slot(self, agent: Agent) -> AsyncIterator["OpenAi"]:
         """There is always time: the dispatcher bounds how many are asked at once."""
+        try:
+            self._key(_settings(agent))
+        except SecretError as error:
+            raise _no_key(error) from error
         yield self
 
     async def reply(self, work: Work, emit: Emit) -> Reply:
@@ -79,7 +83,7 @@ class OpenAi:
         try:
             key = self._key(settings)
         except SecretError as error:
-            raise NoReplyError("the agent's API key cannot be read", final=True) from error
+            raise _no_key(error) from error
         with detailed(settings.base_url, key if settings.api_key else ""):
             messages = conversation(settings, [*history, work.entry])
             return Reply(Draft(await self._complete(settings, key, messages, emit)))
@@ -224,6 +228,10 @@ def _unreachable(error: BaseException) -> NoReplyError:
             return NoReplyError(reason, final=False, detail=cause(found))
         found = found.__cause__
     return NoReplyError("the agent cannot be reached", final=False, detail=cause(error))
+
+
+def _no_key(error: SecretError) -> AgentUnavailableError:
+    return AgentUnavailableError("the agent's API key cannot be read", detail=f"openai.api_key {error}")
 
 
 def _settings(agent: Agent) -> OpenAiSettings:

@@ -4,8 +4,9 @@ import tomllib
 from collections import Counter
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
+import structlog
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, create_model
 
 from server.agents.connectors import Connectors
@@ -14,7 +15,11 @@ from server.domain.agents import ECHO_ID, Agent, AgentKind, AgentSettings, OpenA
 from server.domain.errors import AgentAlreadyExistsError, DomainError, InvalidFieldError
 from server.domain.ids import uuid_field
 from server.domain.timeouts import PartialTimeoutConfig
-from server.store.base import Store
+from server.store.base import Position, Store
+
+_PAGE: Final = 1000
+
+log = structlog.get_logger()
 
 
 class AgentsFileError(Exception):
@@ -91,6 +96,18 @@ async def register_at_start(store: Store, clock: Clock, connectors: Connectors, 
             await store.create_agent(agent)
         except AgentAlreadyExistsError:
             await store.update_agent(agent.id, lambda stored, _, agent=agent: replace(agent, created_at_ms=stored.created_at_ms))  # type: ignore[misc]
+
+
+async def warn_of_unusable(store: Store, connectors: Connectors) -> None:
+    """Logs a warning for each stored agent that cannot be asked as the service is set up: a secret that is gone, a host not allowed."""
+    after = None
+    while agents := await store.list_agents(limit=_PAGE, after=after):
+        for agent in agents:
+            try:
+                connectors.by_kind[agent.kind].check(agent)
+            except InvalidFieldError as error:
+                log.warning("agent cannot be asked", agent_id=agent.id, name=agent.name, cause=str(error))
+        after = Position(agents[-1].created_at_ms, agents[-1].id)
 
 
 def _agent(entry: _Agent, now_ms: int) -> Agent:

@@ -26,7 +26,7 @@ from server.agents.http import (
     read_json,
     retry_after_s,
 )
-from server.agents.kinds import Emit, NoReplyError, Work
+from server.agents.kinds import AgentUnavailableError, Emit, NoReplyError, Work
 from server.agents.secrets import SecretError, Secrets
 from server.clock import Clock
 from server.domain.agents import Agent, WebhookSettings
@@ -93,6 +93,10 @@ class Webhook:
     @asynccontextmanager
     async def slot(self, agent: Agent) -> AsyncIterator["Webhook"]:
         """There is always time: the dispatcher bounds how many are asked at once."""
+        try:
+            signing_key(self._secrets.read(_settings(agent).secret))
+        except SecretError as error:
+            raise _no_secret(error) from error
         yield self
 
     async def reply(self, work: Work, emit: Emit) -> Reply:
@@ -107,7 +111,7 @@ class Webhook:
             now_s = self._clock.now_ms() // 1000
             headers = signed_headers(signing_key(secret), work.delivery.id, now_s, body)
         except SecretError as error:
-            raise NoReplyError("the agent's secret cannot be read", final=True) from error
+            raise _no_secret(error) from error
         with detailed(settings.url, secret):
             return await self._post(settings.url, body, headers, emit)
 
@@ -253,6 +257,10 @@ def _reply(body: str) -> Reply:
         raise NoReplyError(f"the agent's answer is no reply: it {error}", final=True) from error
     draft = Draft(found.content, metadata, attachments)
     return Reply(draft, found.thought, tuple(found.actions or ()))
+
+
+def _no_secret(error: SecretError) -> AgentUnavailableError:
+    return AgentUnavailableError("the agent's secret cannot be read", detail=f"webhook.secret {error}")
 
 
 def _settings(agent: Agent) -> WebhookSettings:

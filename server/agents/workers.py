@@ -50,11 +50,15 @@ Told: TypeAlias = Given | Accepted | Refused | Revoked | Exception
 
 @dataclass(eq=False, slots=True)
 class _Held:
-    """A delivery in the hands of a worker. `ended` is set only to a NoReplyError; `answering`: the worker's reply is being stored."""
+    """A delivery in the hands of a worker. `ended` is set only to a NoReplyError.
+
+    `begun`: the worker has said something of it; `answering`: the worker's reply is being stored.
+    """
 
     work: Work
     emit: Emit
     ended: asyncio.Future[None]
+    begun: bool = False
     answering: bool = False
 
 
@@ -77,7 +81,7 @@ class Worker:
         """Hands a delivery to the worker and waits: for a NoReplyError, or to be cancelled, as its reply is stored on another way."""
         history = await work.history(self.history_messages)
         if self.gone:
-            raise _lost()
+            raise _lost(begun=False)
         held = _Held(work, emit, asyncio.get_running_loop().create_future())
         self.held[work.delivery.id] = held
         self.told.put_nowait(Given(work, history))
@@ -92,7 +96,9 @@ class Worker:
 
     def chunk(self, delivery_id: str, text: str) -> None:
         """Takes a piece of a reply. Raises DeliveryNotLeasedError, InvalidContentError."""
-        self._held(delivery_id).emit(text)
+        held = self._held(delivery_id)
+        held.begun = True
+        held.emit(text)
 
     def failed(self, delivery_id: str, reason: str, *, final: bool) -> None:
         """Takes a failure. Raises DeliveryNotLeasedError."""
@@ -107,7 +113,7 @@ class Worker:
         if held is None:
             yield None
             return
-        held.answering = True
+        held.begun = held.answering = True
         try:
             yield held.work.reply_id
         finally:
@@ -168,7 +174,11 @@ class Workers:
                 del self._workers[agent.id]
             for held in worker.held.values():
                 if not held.ended.done():
-                    held.ended.set_exception(_lost())
+                    held.ended.set_exception(_lost(begun=held.begun))
+
+    def count(self, agent_id: str) -> int:
+        """How many workers of an agent are connected."""
+        return len(self._workers.get(agent_id, ()))
 
     def changed(self, agent_id: str, agent: Agent | None) -> None:
         """Has what waits for an agent looked at anew, and ends the streams of its workers, if it takes none any more (None: removed)."""
@@ -216,5 +226,5 @@ def _require_stream(agent: Agent) -> None:
         raise InvalidFieldError("hello.agent_id", agent.id, f"is an agent of the kind {agent.kind}, which takes no workers")
 
 
-def _lost() -> NoReplyError:
-    return NoReplyError("the connection to the agent's worker was lost", final=False)
+def _lost(*, begun: bool) -> NoReplyError:
+    return NoReplyError("the connection to the agent's worker was lost", final=False, connection_lost=not begun)

@@ -93,10 +93,12 @@ async def listen(name: str, address: str) -> socket.socket:
     """
     host, port = split_address(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # `[::]` is all addresses of IPv4, too, as it is for gRPC.
+    dual = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     last_try = time.monotonic() + TAKEN_ADDRESS_SECONDS
     while True:
         try:
-            return socket.create_server((host, port), family=family, backlog=2048)
+            return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=dual)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() > last_try:
                 raise click.ClickException(f"{name} {address} cannot be listened on: {os.strerror(error.errno or 0)}") from error

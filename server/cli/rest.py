@@ -53,6 +53,7 @@ async def serve_facade(settings: Settings, server: str, listener: socket.socket,
                 deadline_seconds=settings.rest_deadline_seconds,
                 reply_deadline_seconds=settings.reply_deadline_seconds,
                 max_requests=settings.rest_max_requests,
+                keep_alive_seconds=settings.rest_keep_alive_seconds,
             )
     except OSError as error:
         if is_ready:

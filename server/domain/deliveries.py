@@ -23,13 +23,33 @@ class DeliveryState(StrEnum):
 
 OPEN_STATES: Final = (DeliveryState.PENDING, DeliveryState.LEASED)
 
+MAX_LOST_CONNECTIONS: Final = 20
+"""How many lost connections are not charged to a delivery: one that kills whoever takes it comes to an end, too."""
+
+MAX_DETAIL_CODE_POINTS: Final = 500
+"""How much of a provider's own words is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFailure:
+    """An attempt that came to nothing, as the operator is told of it: `reason` is what users may see, `detail` they do not.
+
+    `attempt` counts from 1; 0: the agent could not even be asked.
+    """
+
+    at_ms: int
+    attempt: int
+    reason: str
+    detail: str = ""
+
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """The delivery of the message with this sequence.
 
-    `attempts` counts the leases so far. `due_at_ms`: while pending, not to be given before; while leased, the end of the lease, should
-    nothing be heard; otherwise None.
+    `attempts` counts the leases so far, without those that a lost connection ended before anything was heard, which `lost_connections`
+    counts. `due_at_ms`: while pending, not to be given before; while leased, the end of the lease, should nothing be heard; otherwise
+    None. `last_failure` is that of the last attempt that came to nothing.
     """
 
     session_id: str
@@ -37,6 +57,8 @@ class Delivery:
     state: DeliveryState
     attempts: int
     due_at_ms: int | None
+    lost_connections: int = 0
+    last_failure: AttemptFailure | None = None
 
     @property
     def id(self) -> str:

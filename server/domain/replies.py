@@ -6,7 +6,16 @@ A reply is accepted as long as none is stored, also from an agent whose lease ha
 from collections.abc import Callable
 from dataclasses import replace
 
-from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState, RetryPolicy
+from server.domain.agent_text import clean
+from server.domain.deliveries import (
+    MAX_DETAIL_CODE_POINTS,
+    MAX_LOST_CONNECTIONS,
+    OPEN_STATES,
+    AttemptFailure,
+    Delivery,
+    DeliveryState,
+    RetryPolicy,
+)
 from server.domain.errors import DeliveryAnsweredError, DeliveryNotFoundError, DeliveryNotLeasedError
 from server.domain.events import EntryKind, ReplyFailure
 from server.domain.messages import Message, Reply, check_reply, clean_reply
@@ -34,7 +43,9 @@ def lease(
     require_live(session, now_ms)
     _require_open(delivery)
     if delivery.attempts >= policy.max_attempts:
-        return _failed(session, delivery, now_ms, message_id, "the agent was asked and never heard of again", last_reply_id)
+        reason = "the agent was asked and never heard of again"
+        delivery = replace(delivery, last_failure=AttemptFailure(now_ms, delivery.attempts, reason))
+        return _failed(session, delivery, now_ms, message_id, reason, last_reply_id)
     leased = replace(delivery, state=DeliveryState.LEASED, attempts=delivery.attempts + 1, due_at_ms=now_ms + lease_ms)
     return Outcome(session, deliveries=(leased,))
 
@@ -71,14 +82,25 @@ def fail(
     backoff_ms: int,
     policy: RetryPolicy,
     last_reply_id: str = "",
+    detail: str = "",
+    connection_lost: bool = False,
+    charged: bool = True,
 ) -> Outcome:
     """Ends an attempt that came to nothing: the delivery rests for `backoff_ms`, or has failed when this was the last one.
 
     `last_reply_id` is the id that the last attempt's reply would have had, where there was an attempt.
+    An attempt is not charged to the delivery where `charged` says so (the operator's fault), nor where the connection was lost before
+    anything was heard (`connection_lost`), up to MAX_LOST_CONNECTIONS times.
     Raises SessionExpiredError, DeliveryNotLeasedError (it is no longer open).
     """
     require_live(session, now_ms)
     _require_open(delivery)
+    delivery = replace(delivery, last_failure=AttemptFailure(now_ms, delivery.attempts, reason, clean(detail)[:MAX_DETAIL_CODE_POINTS]))
+    if connection_lost and delivery.lost_connections < MAX_LOST_CONNECTIONS:
+        delivery, charged = replace(delivery, lost_connections=delivery.lost_connections + 1), False
+    if not charged and not final:
+        delivery = replace(delivery, attempts=max(delivery.attempts - 1, 0))
+        return Outcome(session, deliveries=(replace(delivery, state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms),))
     if final or delivery.attempts >= policy.max_attempts:
         return _failed(session, delivery, now_ms, message_id, reason, last_reply_id)
     return Outcome(session, deliveries=(replace(delivery, state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms),))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import fields, replace
 from typing import Any, Final
 
@@ -14,12 +15,21 @@ from server.agents.dispatcher import Dispatcher
 from server.agents.workers import Accepted, Given, Refused, Revoked, Told, Worker
 from server.clock import Clock
 from server.domain.agents import MAX_HISTORY_MESSAGES, SETTINGS, Agent
-from server.domain.errors import DomainError, InvalidContentError, InvalidFieldError, MissingFieldsError
+from server.domain.errors import (
+    DeliveryNotLeasedError,
+    DomainError,
+    InvalidContentError,
+    InvalidFieldError,
+    InvalidMetadataError,
+    InvalidRequestError,
+    MissingFieldsError,
+)
 from server.domain.ids import new_id, uuid_field
 from server.rpc.convert import (
     agent_kind,
     agent_message,
     agent_settings,
+    agent_status_message,
     delivery_head,
     is_text_form,
     message_message,
@@ -30,12 +40,16 @@ from server.rpc.convert import (
 )
 from server.rpc.encoding import encode_each, join
 from server.rpc.paging import make_token, page_size, read_token
+from server.rpc.parsing import ConnectSaid, HalvedChunk, UnreadableAnswer
 from server.store.base import Position, Store
 
 MAX_DELIVERIES: Final = 1000
 MAX_REASON_CODE_POINTS: Final = 500
 UNREAD: Final = 1000
 """How many things a worker may leave unread before nothing more is read from it."""
+
+_BAD_ANSWER: Final = (MissingFieldsError, InvalidContentError, InvalidMetadataError, InvalidRequestError)
+"""Why an answer is refused for what is in it: the agent would answer the same again, so that it is not waited for."""
 
 _SCOPE = ("agents",)
 _TIMEOUT = "timeout_config"
@@ -65,16 +79,30 @@ class AgentService(AgentServiceServicer):
         return pb.CreateAgentResponse(agent=agent_message(agent))
 
     async def GetAgent(self, request: pb.GetAgentRequest, context: Any) -> pb.GetAgentResponse:
-        return pb.GetAgentResponse(agent=agent_message(await self._store.get_agent(request.agent_id.lower())))
+        _check_view(request.view)
+        agent = await self._store.get_agent(request.agent_id.lower())
+        return pb.GetAgentResponse(agent=self._view(agent, request.view))
 
     async def ListAgents(self, request: pb.ListAgentsRequest, context: Any) -> pb.ListAgentsResponse:
+        _check_view(request.view)
         size, after = page_size(request.page_size, DEFAULT_SESSIONS, MAX_SESSIONS), None
         if request.page_token:
             after = Position(*read_token(request.page_token, _SCOPE, (int, str)))  # type: ignore[arg-type]
         found = await self._store.list_agents(limit=size + 1, after=after)
         page = found[:size]
         token = make_token(_SCOPE, (page[-1].created_at_ms, page[-1].id)) if len(found) > size else ""
-        return pb.ListAgentsResponse(agents=[agent_message(agent) for agent in page], next_page_token=token)
+        return pb.ListAgentsResponse(agents=[self._view(agent, request.view) for agent in page], next_page_token=token)
+
+    def _view(self, agent: Agent, view: agent_pb2.AgentView.ValueType) -> agent_pb2.Agent:
+        """As much of an agent as is wanted."""
+        message = agent_message(agent)
+        if view == agent_pb2.AGENT_VIEW_BASIC:
+            for field in (_TIMEOUT, "settings"):
+                message.ClearField(field)  # type: ignore[arg-type]
+        elif view == agent_pb2.AGENT_VIEW_STATUS:
+            workers = self._connectors.workers.count(agent.id)
+            message.status.CopyFrom(agent_status_message(self._dispatcher.status(agent.id), workers))
+        return message
 
     async def UpdateAgent(self, request: pb.UpdateAgentRequest, context: Any) -> pb.UpdateAgentResponse:
         paths = list(request.update_mask.paths) or _set_paths(request.agent)
@@ -92,6 +120,7 @@ class AgentService(AgentServiceServicer):
         agent_id = request.agent_id.lower()
         await self._store.delete_agent(agent_id)
         self._connectors.workers.changed(agent_id, None)
+        self._dispatcher.forget(agent_id)
         return pb.DeleteAgentResponse()
 
     async def Reply(self, request: pb.ReplyRequest, context: Any) -> pb.ReplyResponse:
@@ -103,11 +132,11 @@ class AgentService(AgentServiceServicer):
         assert entry.message is not None
         return pb.ReplyResponse(message=message_message(outcome.session, entry, entry.message, as_text))
 
-    async def Connect(self, requests: AsyncIterator[pb.ConnectRequest], context: Any) -> AsyncIterator[pb.ConnectResponse]:
+    async def Connect(self, requests: AsyncIterator[ConnectSaid], context: Any) -> AsyncIterator[pb.ConnectResponse]:
         first = await anext(requests, None)
         if first is None:
             return
-        if first.WhichOneof("part") != "hello":
+        if not isinstance(first, pb.ConnectRequest) or first.WhichOneof("part") != "hello":
             raise MissingFieldsError(["hello"])
         hello = first.hello
         if not hello.agent_id:
@@ -135,7 +164,7 @@ class AgentService(AgentServiceServicer):
             finally:
                 reading.cancel()
 
-    async def _listen(self, requests: AsyncIterator[pb.ConnectRequest], worker: Worker) -> None:
+    async def _listen(self, requests: AsyncIterator[ConnectSaid], worker: Worker) -> None:
         """Takes what a worker says, until it says no more or its stream must end."""
         try:
             async for request in requests:
@@ -147,23 +176,29 @@ class AgentService(AgentServiceServicer):
         else:
             worker.told.put_nowait(None)
 
-    async def _take(self, request: pb.ConnectRequest, worker: Worker) -> None:
-        part = request.WhichOneof("part")
-        if part is None or part == "hello":
-            raise MissingFieldsError(["chunk", "reply", "failure"])
-        delivery_id = getattr(request, part).delivery_id.lower()
+    async def _take(self, said: ConnectSaid, worker: Worker) -> None:
+        """Does what a worker says, or refuses it. A reply or failure that is refused for what is in it ends the attempt all the same."""
+        part, answer = _answer_in(said)
+        delivery_id, final = answer.delivery_id.lower(), part == "reply" or (part == "failure" and answer.final)
         try:
-            match part:
-                case "chunk":
-                    worker.chunk(delivery_id, request.chunk.chunk)
-                case "reply":
-                    await self._answer(delivery_id, request.reply, worker)
-                case "failure":
-                    if len(request.failure.reason) > MAX_REASON_CODE_POINTS:
+            match said:
+                case UnreadableAnswer():
+                    raise said.error
+                case HalvedChunk():
+                    worker.chunk(delivery_id, said.text)
+                case _ if part == "chunk":
+                    worker.chunk(delivery_id, said.chunk.chunk)
+                case _ if part == "reply":
+                    await self._answer(delivery_id, said.reply, worker)
+                case _:
+                    if len(said.failure.reason) > MAX_REASON_CODE_POINTS:
                         raise InvalidContentError(f"reason must have at most {MAX_REASON_CODE_POINTS} characters")
-                    worker.failed(delivery_id, request.failure.reason or "the agent gave no reason", final=request.failure.final)
+                    worker.failed(delivery_id, said.failure.reason or "the agent gave no reason", final=final)
         except DomainError as error:
             worker.told.put_nowait(Refused(delivery_id, error))
+            if part != "chunk" and isinstance(error, _BAD_ANSWER):
+                with suppress(DeliveryNotLeasedError):
+                    worker.failed(delivery_id, f"the agent's {part} cannot be stored: {error}", final=final)
 
     async def _answer(self, delivery_id: str, answer: pb.ConnectRequest.Reply, worker: Worker) -> None:
         if not answer.HasField("reply"):
@@ -194,8 +229,26 @@ class AgentService(AgentServiceServicer):
                 raise told
 
 
+def _answer_in(said: ConnectSaid) -> tuple[str, Any]:
+    """Which answer to a delivery a worker gave, and the answer itself. Raises MissingFieldsError."""
+    match said:
+        case HalvedChunk():
+            return "chunk", said
+        case UnreadableAnswer():
+            return said.part, said
+    part = said.WhichOneof("part")
+    if part is None or part == "hello":
+        raise MissingFieldsError(["chunk", "reply", "failure"])
+    return part, getattr(said, part)
+
+
 def _is_set(request: pb.ReplyRequest, field: str) -> bool:
     return any(found.name == field for found, _ in request.ListFields())
+
+
+def _check_view(view: int) -> None:
+    if view not in agent_pb2.AgentView.values():
+        raise InvalidFieldError("view", view, "is not a view of an agent that this version knows")
 
 
 def _check_range(field: str, value: int, most: int) -> None:

@@ -10,7 +10,6 @@ from typing import Any, Final, NoReturn
 
 import grpc
 import structlog
-from google.protobuf.message import DecodeError, Message
 
 from eliza.sessions.v1.errors import DOMAIN, TABLE, Row, cut, error_trailers
 from server.domain.errors import (
@@ -21,6 +20,7 @@ from server.domain.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
+from server.rpc.parsing import parse_message, read_connect_request, read_reply_request
 
 QUIET_SECONDS: Final = 0.1
 """How long no call must have come before a server that stops may close its port."""
@@ -29,13 +29,18 @@ LONGEST_QUIET_SECONDS: Final = 3.0
 """How long a server that stops waits for that at most."""
 
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
-Parse = Callable[[bytes], Message]
+Read = Callable[[bytes], Any]
 
 _PREFIX: Final = f"/{DOMAIN}."
 
 _HEALTH: Final = f"{_PREFIX}SessionService/GetServiceStatus"
 """How the service stands is told however much there is to do."""
 
+_READERS: Final[dict[str, Read]] = {
+    f"{_PREFIX}AgentService/Connect": read_connect_request,
+    f"{_PREFIX}AgentService/Reply": read_reply_request,
+}
+"""How the requests of agents are read; all others are parsed, no more."""
 _LOGGED_IDS: Final = {"sessionId": "session_id", "agentId": "agent_id", "deliveryId": "delivery_id"}
 """The details of an error that a line about it repeats."""
 
@@ -117,33 +122,34 @@ class Boundary(grpc.aio.ServerInterceptor):
             self._wrapped[method] = self._readable(method, handler)
             return self._wrapped[method]
         serialize = partial(_serialized, handler.response_serializer)
+        read = _READERS.get(method, partial(parse_message, handler.request_deserializer))
         wrapped: grpc.RpcMethodHandler[Any, Any]
         if handler.unary_unary:
-            call = self._unary(method, handler.unary_unary, handler.request_deserializer)
+            call = self._unary(method, handler.unary_unary, read)
             wrapped = grpc.unary_unary_rpc_method_handler(call, response_serializer=serialize)
         elif handler.unary_stream:
-            stream = self._stream(method, handler.unary_stream, _one(handler.request_deserializer))
+            stream = self._stream(method, handler.unary_stream, read)
             wrapped = grpc.unary_stream_rpc_method_handler(stream, response_serializer=serialize)
         else:
-            stream = self._stream(method, handler.stream_stream, _many(handler.request_deserializer))
+            stream = self._stream(method, handler.stream_stream, _many(read))
             wrapped = grpc.stream_stream_rpc_method_handler(stream, response_serializer=serialize)
         self._wrapped[method] = wrapped
         return wrapped
 
     def _readable(self, method: str, handler: Any) -> Any:
         """A handler of another API, which gRPC would call UNKNOWN for bytes that are not its message."""
-        parse = handler.request_deserializer
+        read = partial(parse_message, handler.request_deserializer)
 
         async def call(raw: bytes, context: Any) -> Any:
             try:
-                request = _parsed(parse, raw)
+                request = read(raw)
             except InvalidRequestError as error:
                 await self._fail(context, method, None, error)
             return await behaviour(request, context)
 
         async def stream(raw: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
             try:
-                async for response in behaviour(_many(parse)(raw), context):
+                async for response in behaviour(_many(read)(raw), context):
                     yield response
             except InvalidRequestError as error:
                 await self._fail(context, method, None, error)
@@ -152,12 +158,12 @@ class Boundary(grpc.aio.ServerInterceptor):
         behaviour = getattr(handler, kind)
         return handler._replace(request_deserializer=None, **{kind: stream if handler.request_streaming else call})
 
-    def _unary(self, method: str, behaviour: Behaviour, parse: Parse) -> Behaviour:
+    def _unary(self, method: str, behaviour: Behaviour, read: Read) -> Behaviour:
         async def call(raw: bytes, context: Any) -> Any:
             request, begun_s = None, time.monotonic()
             try:
                 with self._admitted_call(method, context):
-                    request = _parsed(parse, raw)
+                    request = read(raw)
                     answer = await behaviour(request, context)
             except Exception as error:  # noqa: BLE001 - this is where everything ends up
                 await self._fail(context, method, request, error)
@@ -205,28 +211,17 @@ def _log_failure(method: str, row: Row, message: str, details: Mapping[str, str]
     getattr(log, level)("failed call", method=method.removeprefix("/"), code=row.reason, error=cut(message), **ids)
 
 
-def _parsed(parse: Parse, raw: bytes) -> Any:
-    try:
-        return parse(raw)
-    except DecodeError as error:
-        raise InvalidRequestError("not a message of this method") from error
-
-
 def _serialized(serialize: Callable[[Any], bytes], answer: Any) -> bytes:
     """An answer as it goes out, which it is already where it is bytes: see `encoding`."""
     return answer if isinstance(answer, bytes) else serialize(answer)
 
 
-def _one(parse: Parse) -> Callable[[bytes], Any]:
-    return partial(_parsed, parse)
-
-
-def _many(parse: Parse) -> Callable[[AsyncIterator[bytes]], AsyncIterator[Any]]:
-    async def read(raws: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+def _many(read: Read) -> Callable[[AsyncIterator[bytes]], AsyncIterator[Any]]:
+    async def read_all(raws: AsyncIterator[bytes]) -> AsyncIterator[Any]:
         async for raw in raws:
-            yield _parsed(parse, raw)
+            yield read(raw)
 
-    return read
+    return read_all
 
 
 def _internal(method: str, request: Any, error_id: str) -> tuple[str, str, dict[str, str]]:

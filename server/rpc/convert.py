@@ -21,6 +21,7 @@ from eliza.sessions.v1 import (
 )
 from eliza.sessions.v1.errors import cut
 from eliza.sessions.v1.limits import MAX_METADATA_BYTES
+from server.agents.dispatcher import AgentStatus
 from server.agents.kinds import Work
 from server.domain.agents import SETTINGS, Agent, AgentKind, AgentSettings, OpenAiSettings, WebhookSettings
 from server.domain.errors import DomainError, InvalidContentError, InvalidFieldError, InvalidMetadataError
@@ -241,6 +242,24 @@ def agent_message(agent: Agent) -> agent_pb2.Agent:
         created_at=values.timestamp(agent.created_at_ms),
         updated_at=values.timestamp(agent.updated_at_ms),
     )
+
+
+def agent_status_message(status: AgentStatus, connected_workers: int) -> agent_pb2.AgentStatus:
+    """How an agent fares."""
+    message = agent_pb2.AgentStatus(connected_workers=connected_workers, open_deliveries=status.open, deliveries_in_hand=status.in_hand)
+    if last := status.last_failure:
+        message.last_failure.CopyFrom(
+            agent_pb2.DeliveryFailure(
+                session_id=last.session_id,
+                message_id=last.message_id,
+                attempt=last.failure.attempt,
+                at=values.timestamp(last.failure.at_ms),
+                reason=last.failure.reason,
+                detail=last.failure.detail,
+                final=last.final,
+            )
+        )
+    return message
 
 
 def agent_kind(number: agent_pb2.AgentKind.ValueType) -> AgentKind:

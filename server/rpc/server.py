@@ -28,13 +28,11 @@ from server.rpc.clock_service import ClockService
 from server.rpc.encoding import Entries
 from server.rpc.health import HealthMonitor
 from server.rpc.message_service import MessageService
+from server.rpc.parsing import MAX_RECEIVED_BYTES
 from server.rpc.reflection import add_reflection
 from server.rpc.session_service import SessionService
 from server.settings import Settings
 from server.store.base import Store
-
-MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
-"""Room for the largest attachments (2 MiB of JSON) in the wordiest Struct."""
 
 PENDING_PER_CONNECTION: Final = 1.5
 """How many calls of a method may wait for Python, per call that one connection may have open: a client alone never meets the bound, nor
@@ -70,7 +68,7 @@ def build_server(
     names = (*SERVICE_NAMES, CLOCK_SERVICE_NAME) if isinstance(clock, TestClock) else SERVICE_NAMES
     monitor = HealthMonitor(store, names)
     options = [
-        ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+        ("grpc.max_receive_message_length", MAX_RECEIVED_BYTES),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),
         # One client alone is held back by HTTP/2 itself, before anything of it has to be refused.

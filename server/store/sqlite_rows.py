@@ -5,7 +5,7 @@ from typing import Any, Final
 import orjson
 
 from server.domain.agents import SETTINGS, Agent, AgentKind
-from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState
+from server.domain.deliveries import OPEN_STATES, AttemptFailure, Delivery, DeliveryState
 from server.domain.events import Entry, EntryKind, ReplyFailure
 from server.domain.messages import Message
 from server.domain.sessions import Session, due_at_ms
@@ -52,7 +52,7 @@ ENTRY: Final = (
 OPEN: Final = tuple(map(str, OPEN_STATES))
 """The states of an open delivery, as SQL lists them."""
 
-DELIVERY: Final = ("session_id", "sequence", "state", "attempts", "due_at_ms")
+DELIVERY: Final = ("session_id", "sequence", "state", "attempts", "due_at_ms", "lost_connections", "last_failure")
 AGENT: Final = ("id", "name", "kind", "created_at_ms", "updated_at_ms", *_TIMEOUT, "settings")
 
 
@@ -190,13 +190,23 @@ def entry_of(row: Row) -> Entry:
 
 def delivery_row(delivery: Delivery) -> Row:
     """The values of DELIVERY."""
-    return delivery.session_id, delivery.sequence, delivery.state, delivery.attempts, delivery.due_at_ms
+    failure = None if delivery.last_failure is None else orjson.dumps(delivery.last_failure).decode()
+    return (
+        delivery.session_id,
+        delivery.sequence,
+        delivery.state,
+        delivery.attempts,
+        delivery.due_at_ms,
+        delivery.lost_connections,
+        failure,
+    )
 
 
 def delivery_of(row: Row) -> Delivery:
     """The delivery in a row of DELIVERY."""
-    session_id, sequence, state, attempts, due_at_ms = row
-    return Delivery(session_id, sequence, DeliveryState(state), attempts, due_at_ms)
+    session_id, sequence, state, attempts, due_at_ms, lost_connections, failure = row
+    last_failure = None if failure is None else AttemptFailure(**orjson.loads(failure))
+    return Delivery(session_id, sequence, DeliveryState(state), attempts, due_at_ms, lost_connections, last_failure)
 
 
 def agent_row(agent: Agent) -> Row:

@@ -60,9 +60,11 @@ _LOAD_DELIVERIES = (
     f"SELECT {', '.join(f'deliveries.{column}' for column in rows.DELIVERY)} FROM json_each(?) AS item CROSS JOIN deliveries "
     "ON deliveries.session_id = item.value ->> 0 AND deliveries.sequence = item.value ->> 1"
 )
+_CHANGING_DELIVERY = rows.DELIVERY[2:]
 _PUT_DELIVERIES = (
     f"INSERT INTO deliveries ({', '.join(rows.DELIVERY)}) SELECT {_values(len(rows.DELIVERY))} FROM json_each(?) AS item WHERE true "
-    "ON CONFLICT DO UPDATE SET (state, attempts, due_at_ms) = (excluded.state, excluded.attempts, excluded.due_at_ms)"
+    f"ON CONFLICT DO UPDATE SET ({', '.join(_CHANGING_DELIVERY)}) = "
+    f"({', '.join(f'excluded.{column}' for column in _CHANGING_DELIVERY)})"
 )
 _CLOSE_DELIVERIES = (
     f"UPDATE deliveries SET state = '{DeliveryState.FAILED}', due_at_ms = NULL "

@@ -15,7 +15,7 @@ from server.agents.dispatcher import Dispatcher
 from server.agents.kinds import NoReplyError, Work
 from server.clock import SystemClock
 from server.domain.agents import Agent, AgentKind, OpenAiSettings, WebhookSettings
-from server.domain.deliveries import DeliveryState, RetryPolicy
+from server.domain.deliveries import AttemptFailure, DeliveryState, RetryPolicy
 from server.domain.errors import AgentReplyError
 from server.domain.events import Abort, Chunk, Entry, EntryKind
 from server.domain.messages import Draft, Message
@@ -127,6 +127,23 @@ async def fails(asked: Asking, settings: WebhookSettings | OpenAiSettings) -> No
         with pytest.raises(NoReplyError) as raised:
             await slot.reply(work, len)
     return raised.value
+
+
+async def cannot_be_asked(asked: Asking, session_id: str, times: int = ATTEMPTS * 3) -> AttemptFailure:
+    """Waits until a session's agent could not even be asked, so often that all attempts would be used up; returns why."""
+    agent_id = (await asked.store.get_session(session_id)).agent_id
+    seen: dict[int, AttemptFailure] = {}
+    async with asyncio.timeout(HANGS_SECONDS):
+        while len(seen) < times:
+            last = asked.dispatcher.status(agent_id).last_failure
+            if last and last.session_id == session_id and not last.failure.attempt:
+                assert not last.final
+                seen[last.failure.at_ms] = last.failure
+            await asyncio.sleep(0.002)
+    found = await asked.store.next_delivery(session_id)
+    assert found is not None
+    assert (found.delivery.state, found.delivery.attempts) == (DeliveryState.PENDING, 0)
+    return max(seen.values(), key=lambda failure: failure.at_ms)
 
 
 @asynccontextmanager

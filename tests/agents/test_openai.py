@@ -14,7 +14,7 @@ import pytest_asyncio
 from server.agents import http, openai
 from server.domain.agents import Agent, OpenAiSettings
 from server.domain.errors import InvalidFieldError
-from tests.agents.asking import ATTEMPTS, Asking, agent, asking, fails, rests
+from tests.agents.asking import ATTEMPTS, Asking, agent, asking, cannot_be_asked, fails, rests
 from tests.agents.openai_server import DONE, ROLE, STOP, USAGE, Endpoint, completion, error, failure, llama, part, problem
 from tests.agents.webhook_server import (
     EVENTS,
@@ -391,12 +391,17 @@ async def test_private_hosts_are_refused(tmp_path: Path) -> None:
         assert endpoint.connections == 0
 
 
-async def test_a_key_that_has_gone_fails_for_good(here: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_key_that_has_gone_is_waited_for(here: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
     with Endpoint(completion("x")) as endpoint:
         session_id = await here.session(settings(endpoint.base_url, api_key="env:AGENT_SECRET_OPENAI"))
         monkeypatch.delenv("AGENT_SECRET_OPENAI")
-        assert (await here.ask(session_id)).failed == ("the agent's API key cannot be read", 1)
-    assert endpoint.connections == 0
+        asked = asyncio.create_task(here.ask(session_id))
+        failure = await cannot_be_asked(here, session_id)
+        assert failure.reason == "the agent's API key cannot be read"
+        assert failure.detail == "openai.api_key names AGENT_SECRET_OPENAI, which is not set or empty"
+        assert endpoint.connections == 0
+        monkeypatch.setenv("AGENT_SECRET_OPENAI", "sk-again")
+        assert (await asked).message.content == "x"
 
 
 # What is said when it is registered.

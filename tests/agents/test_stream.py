@@ -104,7 +104,7 @@ class TestConnecting:
     )
     def test_what_ends_a_stream_later(self, service: Serve, request_: pb.ConnectRequest) -> None:
         with Worker(service.channel, stream_agent(service)) as worker:
-            worker._said.put(request_)
+            worker.say_bytes(request_.SerializeToString())
             fails(worker.told, "MISSING_FIELDS")
 
 
@@ -240,9 +240,8 @@ class TestAnswers:
             (None, "MISSING_FIELDS"),
         ],
     )
-    def test_a_reply_that_is_refused_leaves_the_delivery_with_the_worker(
-        self, service: Serve, reply: pb.AgentReply | None, reason: str
-    ) -> None:
+    def test_a_reply_that_is_refused_is_a_final_failure_at_once(self, service: Serve, reply: pb.AgentReply | None, reason: str) -> None:
+        """As for the other kinds: the agent would answer the same again."""
         agent_id = stream_agent(service)
         session_id = create(service, agent_id).session_id
         with Worker(service.channel, agent_id) as worker:
@@ -252,9 +251,13 @@ class TestAnswers:
             refused = worker.expect("refused")
             assert (refused.delivery_id, errors_pb2.ErrorReason.Name(refused.reason)) == (delivery.delivery_id, f"ERROR_REASON_{reason}")
             assert refused.message
+            failed = failure(service, session_id)
+            assert (failed.reason, failed.attempts) == (f"the agent's reply cannot be stored: {refused.message}", 1)
+            # As any late reply, a proper one is still taken.
             worker.answer(delivery, "properly")
-        assert exchanged(service, session_id, 1) == [("hello", "properly")]
-        assert replies(service, session_id, 1)[0].message_id == delivery.reply_message_id
+            send(service, session_id, "again")
+            worker.answer(worker.next(), "hi")
+        assert exchanged(service, session_id, 2) == [("hello", "properly"), ("again", "hi")]
 
     def test_a_nul_in_what_a_worker_says_is_left_out(self, service: Serve) -> None:
         agent_id = stream_agent(service)
@@ -335,6 +338,9 @@ class TestAnswers:
             delivery = worker.next()
             worker.fail(delivery, "x" * 501)
             assert worker.expect("refused").reason == errors_pb2.ERROR_REASON_INVALID_CONTENT
+            # It was a failure all the same.
+            delivery = worker.next()
+            assert delivery.attempt == 2
             worker.chunk(delivery, "x" * 100_000)
             worker.chunk(delivery, "x")
             assert worker.expect("refused").reason == errors_pb2.ERROR_REASON_INVALID_CONTENT
@@ -374,21 +380,165 @@ class TestAnswers:
         fails(lambda: reply(1, "x"), "SESSION_NOT_FOUND")
 
 
+HIGH, LOW, BAD = b"\xed\xa0\xbd", b"\xed\xb8\x80", b"\xff\xff\xff"
+"""The halves of U+1F600 as JavaScript's protobuf writers encode them, and bytes that are no text at all."""
+
+
+def written(request: pb.ConnectRequest | pb.ReplyRequest) -> bytes:
+    """A request on the wire, with HIG, LOW and BAD in its texts replaced by those bytes."""
+    raw = request.SerializeToString()
+    for name, text in ((b"HIG", HIGH), (b"LOW", LOW), (b"BAD", BAD)):
+        raw = raw.replace(name, text)
+    return raw
+
+
+def said(delivery: pb.Delivery, reply: pb.AgentReply) -> pb.ConnectRequest:
+    return pb.ConnectRequest(reply=pb.ConnectRequest.Reply(delivery_id=delivery.delivery_id, reply=reply))
+
+
+class TestOddTexts:
+    """What protobuf alone cannot read ends no stream."""
+
+    @pytest.mark.parametrize(
+        ("reply", "reason"),
+        [
+            (agent_reply("BAD"), "INVALID_CONTENT"),
+            (agent_reply("x", thought="BAD"), "INVALID_CONTENT"),
+            (agent_reply("x", actions=("x", "BAD")), "INVALID_CONTENT"),
+            (agent_reply("x", metadata={"k": "BAD"}), "INVALID_METADATA"),
+            (agent_reply("x", metadata={"k": "HIG"}), "INVALID_METADATA"),
+            (agent_reply("x", attachments=["BAD"]), "INVALID_CONTENT"),
+            (agent_reply("x" * 16 * 1024 * 1024), "INVALID_REQUEST"),
+            (agent_reply("x", attachments=["BAD" * 8 * 1024 * 1024]), "INVALID_REQUEST"),
+        ],
+        ids=["content", "thought", "action", "metadata", "half in metadata", "attachment", "too large", "too large and bad"],
+    )
+    def test_a_reply_that_cannot_be_read_is_refused_and_touches_no_other(self, service: Serve, reply: pb.AgentReply, reason: str) -> None:
+        agent_id = stream_agent(service)
+        session_id, other_id = create(service, agent_id).session_id, create(service, agent_id).session_id
+        with Worker(service.channel, agent_id, max_deliveries=2) as worker:
+            send(service, other_id, "another's")
+            other = worker.next()
+            send(service, session_id, "hello")
+            delivery = worker.next()
+            worker.say_bytes(written(said(delivery, reply)))
+            refused = worker.expect("refused")
+            assert (refused.delivery_id, errors_pb2.ErrorReason.Name(refused.reason)) == (delivery.delivery_id, f"ERROR_REASON_{reason}")
+            worker.answer(other, "HI")
+        assert exchanged(service, other_id, 1) == [("another's", "HI")]
+        failed = failure(service, session_id)
+        assert (failed.reason, failed.attempts) == (f"the agent's reply cannot be stored: {refused.message}", 1)
+
+    def test_a_chunk_and_a_reason_that_cannot_be_read_are_refused(self, service: Serve) -> None:
+        agent_id = stream_agent(service)
+        session_id = create(service, agent_id).session_id
+        with Worker(service.channel, agent_id) as worker:
+            send(service, session_id, "hello")
+            delivery = worker.next()
+            worker.say_bytes(written(pb.ConnectRequest(chunk=pb.ConnectRequest.Chunk(delivery_id=delivery.delivery_id, chunk="BAD"))))
+            refused = worker.expect("refused")
+            assert (refused.delivery_id, refused.reason) == (delivery.delivery_id, errors_pb2.ERROR_REASON_INVALID_CONTENT)
+            # It is still the worker's, until it fails: that it has failed can be read.
+            for attempt, final in ((1, False), (2, True)):
+                assert delivery.attempt == attempt
+                bad = pb.ConnectRequest.Failure(delivery_id=delivery.delivery_id, reason="BAD", final=final)
+                worker.say_bytes(written(pb.ConnectRequest(failure=bad)))
+                refused = worker.expect("refused")
+                assert refused.reason == errors_pb2.ERROR_REASON_INVALID_CONTENT
+                if not final:
+                    delivery = worker.next()
+            failed = failure(service, session_id)
+            assert (failed.reason, failed.attempts) == (f"the agent's failure cannot be stored: {refused.message}", 2)
+            worker.say_bytes(written(pb.ConnectRequest(chunk=pb.ConnectRequest.Chunk(delivery_id="BAD", chunk="x"))))
+            refused = worker.expect("refused")
+            assert (refused.delivery_id, refused.reason) == ("\ufffd" * 3, errors_pb2.ERROR_REASON_DELIVERY_NOT_LEASED)
+
+    def test_halves_are_joined_over_chunks_and_one_alone_is_a_sign_of_its_own(self, service: Serve) -> None:
+        agent_id = stream_agent(service)
+        session_id = create(service, agent_id).session_id
+        watching = Watching(service, session_id)
+        with Worker(service.channel, agent_id) as worker:
+            send(service, session_id, "hello")
+            delivery = worker.next()
+            for text in ("hi HIG", "LOW!", "HIGLOW", "LOW", "HIG", "x"):
+                chunk = pb.ConnectRequest.Chunk(delivery_id=delivery.delivery_id, chunk=text)
+                worker.say_bytes(written(pb.ConnectRequest(chunk=chunk)))
+            reply = agent_reply("HIGLOW LOW", thought="HIG", actions=("LOWHIG", "HIGLOW"), metadata={"k": "v"}, attachments=["a"])
+            worker.say_bytes(written(said(delivery, reply)))
+            worker.expect("accepted")
+        pieces: list[str] = []
+        while len(pieces) < 5:
+            if isinstance(event := watching.event(), log_pb2.ReplyChunk):
+                pieces.append(event.chunk)
+        watching.close()
+        assert pieces == ["hi ", "\U0001f600!", "\U0001f600", "\ufffd", "\ufffdx"]
+        (message,) = replies(service, session_id, 1)
+        assert (message.content, message.thought, list(message.actions)) == (
+            "\U0001f600 \ufffd",
+            "\ufffd",
+            ["\ufffd\ufffd", "\U0001f600"],
+        )
+        assert (message.metadata["k"], list(message.attachments)) == ("v", ["a"])
+
+    def test_halves_in_a_reason_and_in_a_reply_without_a_stream(self, service: Serve) -> None:
+        agent_id = stream_agent(service)
+        session_id = create(service, agent_id).session_id
+        with Worker(service.channel, agent_id) as worker:
+            send(service, session_id, "hello")
+            delivery = worker.next()
+            bad = pb.ConnectRequest.Failure(delivery_id=delivery.delivery_id, reason="no HIGLOW HIG", final=True)
+            worker.say_bytes(written(pb.ConnectRequest(failure=bad)))
+            assert failure(service, session_id).reason == "no \U0001f600 \ufffd"
+        post = service.channel.unary_unary("/eliza.sessions.v1.AgentService/Reply", None, pb.ReplyResponse.FromString)
+        request = pb.ReplyRequest(delivery_id=delivery.delivery_id, reply=agent_reply("BAD"))
+        fails(lambda: post(written(request), timeout=10), "INVALID_CONTENT")
+        request.reply.content = "x" * 16 * 1024 * 1024
+        fails(lambda: post(written(request), timeout=10), "INVALID_REQUEST")
+        request.reply.content = "late HIGLOW HIG"
+        assert post(written(request), timeout=10).message.content == "late \U0001f600 \ufffd"
+
+
 class TestGone:
     def test_the_delivery_of_a_worker_that_dies_goes_to_another(self, service: Serve) -> None:
+        """Where it had said nothing yet, that is not one of the delivery's three attempts."""
         agent_id = stream_agent(service)
         session_id = create(service, agent_id).session_id
         send(service, session_id, "hello")
-        for attempt, end in ((1, Worker.close), (2, Worker.leave)):
+        for end in (Worker.close, Worker.leave) * 4:
             worker = Worker(service.channel, agent_id)
-            assert worker.next().attempt == attempt
+            assert worker.next().attempt == 1
             end(worker)
+            worker.close()
         with Worker(service.channel, agent_id) as heir:
-            delivery = heir.next()
-            assert delivery.attempt == 3
-            heir.answer(delivery, "hi")
-        worker.close()
+            heir.answer(heir.next(), "hi")
         assert exchanged(service, session_id, 1) == [("hello", "hi")]
+
+    def test_a_delivery_whose_worker_had_begun_is_charged_with_its_death(self, service: Serve) -> None:
+        agent_id = stream_agent(service)
+        session_id = create(service, agent_id).session_id
+        send(service, session_id, "hello")
+        for attempt in (1, 2, 3):
+            with Worker(service.channel, agent_id) as worker:
+                delivery = worker.next()
+                assert delivery.attempt == attempt
+                worker.chunk(delivery, "well ")
+                # By its answer the chunk is through, too.
+                worker.chunk("nonsense", "x")
+                worker.expect("refused")
+        failed = failure(service, session_id)
+        assert (failed.reason, failed.attempts) == ("the connection to the agent's worker was lost", 3)
+
+    def test_a_message_that_kills_whoever_takes_it_fails_in_the_end(self, service: Serve) -> None:
+        agent_id = stream_agent(service)
+        session_id = create(service, agent_id).session_id
+        send(service, session_id, "hello")
+        attempts = []
+        for _ in range(20 + 3):
+            with Worker(service.channel, agent_id) as worker:
+                attempts.append(worker.next().attempt)
+        assert attempts == [1] * 21 + [2, 3]
+        failed = failure(service, session_id)
+        assert (failed.reason, failed.attempts) == ("the connection to the agent's worker was lost", 3)
 
     def test_the_delivery_of_a_session_that_is_deleted_is_revoked(self, service: Serve) -> None:
         agent_id = stream_agent(service)

@@ -20,7 +20,7 @@ import standardwebhooks
 from server.agents import http
 from server.domain.agents import WebhookSettings
 from server.domain.errors import InvalidFieldError
-from tests.agents.asking import ATTEMPTS, Asking, agent, asking, fails, rests
+from tests.agents.asking import ATTEMPTS, Asking, agent, asking, cannot_be_asked, fails, rests
 from tests.agents.webhook_server import (
     EVENTS,
     Behaviour,
@@ -156,8 +156,14 @@ async def test_a_secret_that_is_changed_signs_the_next_delivery(here: Asking) ->
         secret.write_text(OTHER_KEY)
         await here.ask(session_id)
         secret.unlink()
-        assert (await here.ask(session_id)).failed == ("the agent's secret cannot be read", 1)
-    for request, key in zip(server.requests, (KEY, OTHER_KEY), strict=True):
+        # It is waited for, without using up an attempt.
+        asked = asyncio.create_task(here.ask(session_id))
+        failure = await cannot_be_asked(here, session_id)
+        assert failure.reason == "the agent's secret cannot be read"
+        assert failure.detail == f"webhook.secret names {secret}, which cannot be read: No such file or directory"
+        secret.write_text(KEY)
+        assert (await asked).message.is_agent
+    for request, key in zip(server.requests, (KEY, OTHER_KEY, KEY), strict=True):
         standardwebhooks.Webhook(key).verify(request.body, request.headers)
 
 

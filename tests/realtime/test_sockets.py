@@ -18,8 +18,9 @@ from tests.agents.worker import Worker, stream_agent
 from tests.docs.test_readme import example
 from tests.harness import ECHO, USER, Serve
 from tests.live.support import create, history, replies, send, until
+from tests.node import NODE, install
 from tests.realtime.clients.programs import Program, facade, free_address
-from tests.realtime.clients.sockets import KINDS, NODE, Client, Connect, connected, install
+from tests.realtime.clients.sockets import KINDS, Client, Connect, connected
 
 Start = Callable[..., Serve]
 
@@ -38,9 +39,9 @@ UNKNOWN = "99999999-9999-4999-8999-999999999999"
 
 
 @pytest.fixture(scope="session")
-def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def modules() -> Path:
     """Where socket.io-client is installed."""
-    return install(tmp_path_factory.mktemp("socket.io-client"))
+    return install()
 
 
 @pytest.fixture(params=KINDS)

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState, RetryPolicy, parse_delivery_id
+from server.domain.deliveries import (
+    MAX_LOST_CONNECTIONS,
+    OPEN_STATES,
+    AttemptFailure,
+    Delivery,
+    DeliveryState,
+    RetryPolicy,
+    parse_delivery_id,
+)
 from server.domain.errors import (
     DeliveryAnsweredError,
     DeliveryNotFoundError,
@@ -31,6 +39,8 @@ GRIN = "\U0001f600"
 take = partial(lease, lease_ms=5000, message_id="m", policy=POLICY)
 give_up = partial(fail, message_id="m", reason="broken", final=True, backoff_ms=700, policy=POLICY)
 stumble = partial(give_up, final=False)
+lose = partial(stumble, connection_lost=True)
+spare = partial(stumble, charged=False)
 
 
 def respond(reply: Reply = HELLO, reply_id: str = "r", agent_id: str | None = None) -> DeliveryRule:
@@ -169,8 +179,10 @@ class TestRules:
     def test_a_lease_that_would_be_one_too_many_fails_it(self, attempts: int) -> None:
         start, leased = asked(DeliveryState.LEASED, attempts, T0)
         outcome = take(start, leased, T0)
-        assert outcome.deliveries == (Delivery(start.id, 1, DeliveryState.FAILED, attempts, None),)
-        failure = ReplyFailure("m", 1, "the agent was asked and never heard of again", attempts)
+        reason = "the agent was asked and never heard of again"
+        kept = AttemptFailure(T0, attempts, reason)
+        assert outcome.deliveries == (Delivery(start.id, 1, DeliveryState.FAILED, attempts, None, 0, kept),)
+        failure = ReplyFailure("m", 1, reason, attempts)
         assert [(entry.kind, entry.sequence, entry.failure) for entry in outcome.entries] == [(EntryKind.REPLY_FAILURE, 2, failure)]
 
     def test_a_failure_rests_or_is_final(self) -> None:
@@ -178,13 +190,46 @@ class TestRules:
             start, leased = asked(DeliveryState.LEASED, attempts, T0)
             outcome = stumble(start, leased, T0 + 3)
             assert (outcome.session, outcome.entries) == (start, ())
-            assert outcome.deliveries == (Delivery(start.id, 1, DeliveryState.PENDING, attempts, T0 + 703),)
+            failure = AttemptFailure(T0 + 3, attempts, "broken")
+            assert outcome.deliveries == (Delivery(start.id, 1, DeliveryState.PENDING, attempts, T0 + 703, 0, failure),)
         for attempts, rule in ((1, give_up), (3, stumble), (4, stumble)):
             start, leased = asked(DeliveryState.LEASED, attempts, T0)
             outcome = rule(start, leased, T0 + 3)
-            assert outcome.deliveries == (Delivery(start.id, 1, DeliveryState.FAILED, attempts, None),)
+            failure = AttemptFailure(T0 + 3, attempts, "broken")
+            assert outcome.deliveries == (Delivery(start.id, 1, DeliveryState.FAILED, attempts, None, 0, failure),)
             assert outcome.entries[0].failure == ReplyFailure("m", 1, "broken", attempts)
             assert outcome.entries[0].message is None
+
+    @pytest.mark.parametrize("attempts", [1, 3])
+    def test_a_lost_connection_is_not_charged(self, attempts: int) -> None:
+        start, leased = asked(DeliveryState.LEASED, attempts, T0)
+        outcome = lose(start, leased, T0 + 3)
+        failure = AttemptFailure(T0 + 3, attempts, "broken")
+        assert outcome.deliveries == (Delivery(start.id, 1, DeliveryState.PENDING, attempts - 1, T0 + 703, 1, failure),)
+        assert outcome.entries == ()
+
+    def test_so_many_lost_connections_and_no_more(self) -> None:
+        start, delivery = asked(due_at_ms=T0)
+        for lost in range(1, MAX_LOST_CONNECTIONS + POLICY.max_attempts + 1):
+            (delivery,) = take(start, delivery, T0).deliveries
+            assert delivery.attempts == max(1, lost - MAX_LOST_CONNECTIONS)
+            (delivery,) = lose(start, delivery, T0).deliveries
+            assert delivery.lost_connections == min(lost, MAX_LOST_CONNECTIONS)
+            assert (delivery.state is DeliveryState.FAILED) == (lost == MAX_LOST_CONNECTIONS + POLICY.max_attempts)
+
+    def test_the_operators_fault_is_never_charged(self) -> None:
+        start, delivery = asked(due_at_ms=T0)
+        for _ in range(100):
+            (delivery,) = take(start, delivery, T0).deliveries
+            assert (delivery.state, delivery.attempts) == (DeliveryState.LEASED, 1)
+            (delivery,) = spare(start, delivery, T0).deliveries
+            assert (delivery.state, delivery.attempts, delivery.lost_connections) == (DeliveryState.PENDING, 0, 0)
+
+    def test_what_the_provider_said_is_kept_and_not_in_the_log(self) -> None:
+        start, leased = asked(DeliveryState.LEASED, 1, T0)
+        outcome = give_up(start, leased, T0 + 3, detail="the quota of key k is used up (127.0.0.1:9)")
+        assert outcome.deliveries[0].last_failure == AttemptFailure(T0 + 3, 1, "broken", "the quota of key k is used up (127.0.0.1:9)")
+        assert outcome.entries[0].failure == ReplyFailure("m", 1, "broken", 1)
 
     def test_what_never_was_leased_may_fail_for_good(self) -> None:
         """An agent that has been removed."""
@@ -251,15 +296,23 @@ class TestRules:
         assert respond(agent_id=AGENT)(*asked(DeliveryState.LEASED, 1), T0).deliveries[0].state is DeliveryState.ANSWERED
 
 
-RULES = {"lease": take, "answer": respond(), "bad answer": respond(Reply(Draft(""))), "fail": stumble, "fail for good": give_up}
+RULES = {
+    "lease": take,
+    "answer": respond(),
+    "bad answer": respond(Reply(Draft(""))),
+    "fail": stumble,
+    "fail for good": give_up,
+    "lose": lose,
+    "spare": spare,
+}
 
 
-@given(st.lists(st.sampled_from([*RULES, "expire"]), max_size=14), st.integers(1, 4))
+@given(st.lists(st.sampled_from([*RULES, "expire"]) | st.just("lose"), max_size=14), st.integers(1, 4))
 def test_whatever_happens_to_a_delivery(steps: list[str], most: int) -> None:
     """Against a model in a few words: where it stands, how often it was given out, and whether the session lives."""
     policy = replace(POLICY, max_attempts=most)
     start, delivery = asked(due_at_ms=T0)
-    state, attempts, live = "pending", 0, True
+    state, attempts, lost, live = "pending", 0, 0, True
     now, log, closed_by = start, [], []
     for at_ms, step in enumerate(steps, T0 + 1):
         if step == "expire":
@@ -281,7 +334,11 @@ def test_whatever_happens_to_a_delivery(steps: list[str], most: int) -> None:
                 error = DeliveryNotLeasedError
             case "lease" if attempts < most:
                 error, state, attempts = None, "leased", attempts + 1
-            case "fail" if attempts < most:
+            case "lose" if lost < MAX_LOST_CONNECTIONS:
+                error, state, attempts, lost = None, "pending", max(attempts - 1, 0), lost + 1
+            case "spare":
+                error, state, attempts = None, "pending", max(attempts - 1, 0)
+            case "fail" | "lose" if attempts < most:
                 error, state = None, "pending"
             case _:
                 error, state = None, "failed"
@@ -293,7 +350,7 @@ def test_whatever_happens_to_a_delivery(steps: list[str], most: int) -> None:
         (delivery,) = outcome.deliveries
         now, log = outcome.session, [*log, *outcome.entries]
         closed_by += [entry.kind for entry in outcome.entries]
-        assert (delivery.state, delivery.attempts) == (state, attempts)
+        assert (delivery.state, delivery.attempts, delivery.lost_connections) == (state, attempts, lost)
         assert (delivery.due_at_ms is None) == (delivery.state not in OPEN_STATES)
         assert bool(outcome.entries) == (state in ("answered", "failed") and state != before)
     # One failure at most, one reply at most, and nothing behind the reply.

@@ -26,16 +26,25 @@ TOLD_HEADERS: Final = (
 _EVENTS: Final = {"user_message": "MessageResponse", "done": "AgentResponse", "error": "Error"}
 """What the data of an event is, where a POST answers with a stream. OpenAPI 3.1 has no words for that but the description's."""
 
+STREAM: Final = "#stream"
+"""Ends the documented path of an operation that answers with a stream, where another one of that path and method answers with JSON."""
+
 _PATHS: Final = {path: re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path))) for path in DOCUMENT["paths"]}
 
 
-def operation(method: str, path: str) -> dict[str, Any] | None:
-    """The documented operation of a request; None where there is none. A path without parameters wins over one with."""
+def operation(method: str, path: str, streams: bool) -> dict[str, Any] | None:
+    """The documented operation of a request; None where there is none. A path without parameters wins over one with.
+
+    `streams`: it was answered with a stream of events.
+    """
     path = path.rstrip("/")
     found = [template for template, pattern in _PATHS.items() if pattern.fullmatch(path)]
     if not found:
         return None
-    item = DOCUMENT["paths"][min(found, key=lambda template: template.count("{"))]
+    template = min(found, key=lambda template: template.count("{"))
+    item = DOCUMENT["paths"][template]
+    if streams and method == "POST":
+        item = DOCUMENT["paths"].get(template + STREAM, item)
     return item.get(method.lower(), {"responses": {"405": {"$ref": "#/components/responses/MethodNotAllowed"}}})
 
 
@@ -49,7 +58,8 @@ def _problems(method: str, url: str, status: int, headers: dict[str, str], conte
         if (status, content) != (204, b"") and status != 404:
             yield f"OPTIONS is answered with {status} {content!r}"
         return
-    found = operation("GET" if method == "HEAD" else method, urlsplit(url).path)
+    kind = headers.get("content-type", "").partition(";")[0]
+    found = operation("GET" if method == "HEAD" else method, urlsplit(url).path, kind == "text/event-stream")
     responses = found["responses"] if found else {"404": {"$ref": "#/components/responses/NotFound"}}
     if str(status) not in responses:
         yield f"{method} {url}: {status} is not documented: {content!r}"
@@ -62,7 +72,6 @@ def _problems(method: str, url: str, status: int, headers: dict[str, str], conte
         elif header.get("required"):
             yield f"{method} {url}: {status} without the header {name}"
     yield from (f"{method} {url}: {status} with the header {name}" for name in TOLD_HEADERS if name in headers and name not in told)
-    kind = headers.get("content-type", "").partition(";")[0]
     if kind not in response["content"]:
         yield f"{method} {url}: {status} has the content type {kind!r}"
     elif kind == "text/event-stream":

@@ -142,6 +142,40 @@ def test_any_origin_may_read(service: Serve, session: str, origin: str | None) -
     assert "Access-Control-Allow-Credentials" not in response.headers
 
 
+def test_a_name_with_an_underscore_is_not_taken_for_the_header_it_resembles(service: Serve, session: str) -> None:
+    path, kind, body = f"/api/messaging/sessions/{session}", ("Content-Type", "application/json"), b'{"timeoutMinutes": 20}'
+    for headers in (
+        [("Content_Length", "10")],
+        [("Content_Length", "x")],
+        [("Content_Type", "text/plain")],
+        [("content_type", "text/plain"), ("Content_length", "1")],
+        [("If_Match", '"no such"')],
+        [("Transfer_Encoding", "chunked")],
+        [("X_Forwarded-For", "1.1.1.1"), ("_", "a"), ("__Host", "a")],
+    ):
+        for more in (headers, [*headers, kind], [kind, *headers]):
+            answer = on_one_connection(service, request("PATCH", f"{path}/timeout", body, [*more, *CLOSE]))
+            # Without its content type the body is not taken for JSON, whatever another header says.
+            assert answer.startswith(b"HTTP/1.1 200 " if kind in more else b"HTTP/1.1 415 "), answer
+    create = json.dumps({"agentId": ECHO, "userId": USER}).encode()
+    made = [
+        on_one_connection(service, request("POST", "/api/messaging/sessions", create, [kind, ("Idempotency_Key", "same"), *CLOSE]))
+        for _ in range(2)
+    ]
+    ids = {json.loads(answer.partition(b"\r\n\r\n")[2])["sessionId"] for answer in made}
+    assert len(ids) == 2
+    polling = request("GET", "/socket.io/?EIO=4&transport=polling", None, [("Content_Length", "x"), *CLOSE])
+    assert on_one_connection(service, polling).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_trailer_is_not_taken_for_a_header(service: Serve, session: str) -> None:
+    body = b'16\r\n{"timeoutMinutes": 20}\r\n0\r\nContent-Type: application/json\r\nIf-Match: "no such"\r\n\r\n'
+    for kind, status in (([("Content-Type", "application/json")], b"200"), ([], b"415")):
+        headers = [("Transfer-Encoding", "chunked"), *kind, *CLOSE]
+        answer = on_one_connection(service, request("PATCH", f"/api/messaging/sessions/{session}/timeout", body, headers))
+        assert answer.split(b" ")[1] == status, answer
+
+
 @pytest.mark.parametrize("slashes", ["/", "///"])
 @pytest.mark.parametrize(("method", "path", "body"), CALLS)
 def test_a_trailing_slash_changes_nothing(service: Serve, slashes: str, method: str, path: str, body: Any) -> None:

@@ -5,8 +5,12 @@ That answers are those it tells of is checked with every answer of the wire case
 
 import re
 import time
+import tomllib
 from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 import schemathesis
@@ -57,6 +61,7 @@ def _bounds() -> dict[str, Any]:
         f"{timeout}.warningThresholdMinutes.maximum": MAX_WARNING_THRESHOLD_MINUTES,
         "components.schemas.TimeoutConfig.properties.warningThresholdMinutes.minimum": MIN_WARNING_THRESHOLD_MINUTES,
         "components.schemas.SendMessageRequest.properties.content.maxLength": limits.MAX_CONTENT_CODE_POINTS,
+        "components.schemas.StreamMessageRequest.properties.content.maxLength": limits.MAX_CONTENT_CODE_POINTS,
         # The greatest whole number that every JSON reader reads exactly.
         "paths./test/clock.post.requestBody.content.application/json.schema.properties.advanceMs.maximum": 2**53 - 1,
     }
@@ -64,14 +69,16 @@ def _bounds() -> dict[str, Any]:
 
 def _texts() -> dict[str, str]:
     """What descriptions have to say, by where they are."""
+    attachments = (
+        f"At most {limits.MAX_ATTACHMENTS_BYTES // 2**20} MiB as compact JSON, "
+        f"{limits.MAX_DEPTH} levels deep and {limits.MAX_ATTACHMENT_VALUES:,} values."
+    )
     return {
         "components.schemas.Metadata.description": (
             f"At most {limits.MAX_METADATA_BYTES:,} bytes as compact JSON, and {limits.MAX_DEPTH} levels deep."
         ),
-        "components.schemas.SendMessageRequest.properties.attachments.description": (
-            f"At most {limits.MAX_ATTACHMENTS_BYTES // 2**20} MiB as compact JSON, "
-            f"{limits.MAX_DEPTH} levels deep and {limits.MAX_ATTACHMENT_VALUES:,} values."
-        ),
+        "components.schemas.SendMessageRequest.properties.attachments.description": attachments,
+        "components.schemas.StreamMessageRequest.properties.attachments.description": attachments,
         "components.responses.TooLarge.description": f"The body is larger than {limits.MAX_BODY_BYTES // 2**20} MiB.",
         "paths./api/messaging/sessions.get.parameters.0.description": (
             f"At most this many; without it, {limits.MAX_SESSIONS}. Out of range it is clamped, not a number counts as absent."
@@ -110,6 +117,15 @@ def test_everything_it_refers_to_is_there_and_nothing_is_there_in_vain() -> None
     assert referred == there - {"#/components/responses/MethodNotAllowed"}
 
 
+def test_its_version_and_licence_are_those_of_the_package() -> None:
+    # As it was installed: after a change of pyproject.toml, install anew.
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert DOCUMENT["info"]["version"] == project["version"]
+    assert DOCUMENT["info"]["license"] == {"name": project["license"], "identifier": project["license"]}
+    installed = metadata.metadata("eliza-sessions")
+    assert (installed["License-Expression"], installed.get_all("License-File")) == (project["license"], ["LICENSE"])
+
+
 def test_its_operations_are_the_routes() -> None:
     app = create_app(Backend("127.0.0.1:1", 1, 1))
     routes = {
@@ -118,9 +134,44 @@ def test_its_operations_are_the_routes() -> None:
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
     operations = {(path, method): item[method] for path, item in DOCUMENT["paths"].items() for method in METHODS if method in item}
-    assert operations.keys() == routes
+    assert {(path.removesuffix(openapi.STREAM), method) for path, method in operations} == routes
     names = [operation["operationId"] for operation in operations.values()]
     assert len(set(names)) == len(names)
+
+
+def test_no_answer_is_json_or_a_stream_as_the_request_asks() -> None:
+    """Generators take the one content type and drop the other."""
+    for path, item in DOCUMENT["paths"].items():
+        for method in METHODS:
+            told = {
+                kind
+                for name, one in item.get(method, {"responses": {}})["responses"].items()
+                if int(name) < 400
+                for kind in openapi.resolved(one)["content"]
+            }
+            assert len(told) <= 1, (path, method)
+
+
+def _schemas(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every schema of the document with a type, and where it is."""
+    if isinstance(node, Mapping):
+        # A property may be called `type`: that one's value is a schema.
+        if isinstance(node.get("type"), str | list):
+            yield path, dict(node)
+        for key, value in node.items():
+            yield from _schemas(value, f"{path}.{key}")
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            yield from _schemas(value, f"{path}.{number}")
+
+
+def test_arrays_say_what_is_in_them_and_free_objects_that_they_are_free() -> None:
+    """Generators refuse an array without `items`, and make an empty class of an object that says nothing."""
+    schemas = dict(_schemas(DOCUMENT))
+    assert len(schemas) > 100
+    assert [path for path, schema in schemas.items() if "array" in schema["type"] and "items" not in schema] == []
+    free = [path for path, schema in schemas.items() if schema["type"] == "object" and "properties" not in schema]
+    assert [path for path in free if schemas[path].get("additionalProperties") is not True] == []
 
 
 def test_its_error_codes_are_those_of_the_table_that_rest_can_give() -> None:
@@ -172,6 +223,13 @@ def test_it_is_served(service: Serve) -> None:
     assert (answer.status_code, answer.json()) == (200, DOCUMENT)
     assert answer.headers["Content-Type"] == "application/json"
     assert answer.headers["Access-Control-Allow-Origin"] == "*"
+
+
+@pytest.mark.parametrize("base", ["http://127.0.0.1:3000", "https://example.org/chat", "https://example.org/a/b"])
+def test_its_server_is_where_it_was_read_also_behind_a_sub_path(base: str) -> None:
+    (server,) = DOCUMENT["servers"]
+    # As tools do it: relative to the document's own address, without a slash at its end.
+    assert urljoin(f"{base}{PATH}", server["url"]).rstrip("/") == base
 
 
 ANSWER = {"Content-Type": "application/json"}

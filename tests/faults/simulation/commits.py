@@ -64,6 +64,10 @@ def _judge(world: "World", step: Step) -> None:
             if delivery.state is DeliveryState.LEASED:
                 world.counts["leases"] += 1
                 model.leased(step.session_id, delivery.sequence, step.now)
+            elif session and delivery.lost_connections > session.deliveries[delivery.sequence].lost:
+                world.counts["lost connections"] += 1
+                gone = world.stopping or session.state.agent in world.departed
+                model.lost(step.session_id, delivery.sequence, delivery.lost_connections, gone=gone)
         for entry in entries:
             world.counts[entry["kind"] + ("s by agents" if entry["kind"] == "message" else "s")] += 1
         assert session is None or session.log is not None

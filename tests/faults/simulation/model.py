@@ -25,6 +25,9 @@ from tests.faults.simulation.state import (
     require,
 )
 
+MAX_LOST = 20
+"""How many lost connections are not charged to a message."""
+
 PUNCTUAL_MS = 1000
 """Contract: "Warnings and expiries happen when they fall due, to the second"."""
 
@@ -251,6 +254,15 @@ class Model:
         require(delivery.attempts < self.limits.max_attempts, "message", sequence, "is given too often")
         delivery.attempts += 1
 
+    def lost(self, session_id: str, sequence: int, times: int, *, gone: bool) -> None:
+        """An attempt was not charged to a message, because a worker went away (has any `gone`?); it is the `times`-th."""
+        delivery = self.sessions[session_id].deliveries[sequence]
+        require(delivery.attempts > 0, "message", sequence, "is given back, but nobody had it")
+        require(times == delivery.lost + 1 <= MAX_LOST, "message", sequence, "is given back for the", times, "time after", delivery.lost)
+        require(gone, "message", sequence, "is given back, but no worker of its agent went")
+        delivery.attempts -= 1
+        delivery.lost = times
+
     def _judge_failure(self, session: Session, sequence: int | None, now: int, entry: dict[str, Any]) -> None:
         require(not session.is_expired(now), "a failure in an expired session:", entry)
         require(sequence == entry["answers"] and sequence in session.deliveries, "a failure of no delivery:", entry)
@@ -273,6 +285,7 @@ class Model:
             right = delivery and {
                 "DELIVERY_ALREADY_ANSWERED": delivery.answered,
                 "DELIVERY_NOT_LEASED": not delivery.open,
+                "INVALID_CONTENT": "" in delivery.said,
             }.get(error)
             require(right, "a delivery in session", session.state.id, sequence, "was refused:", error, delivery)
 

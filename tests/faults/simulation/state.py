@@ -98,6 +98,8 @@ class Delivery:
     """The way of a message to the agent, as far as the contract tells of it."""
 
     attempts: int = 0
+    lost: int = 0
+    """How often the connection of whoever had it went away before they had said anything: these are no attempts."""
     open: bool = True
     answered: bool = False
     final: bool = False

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eliza.sessions.v1 import agent_service_pb2 as agents_pb
 from eliza.sessions.v1 import errors_pb2
@@ -15,13 +15,13 @@ from tests.faults.simulation.translation import delivery_of, received
 if TYPE_CHECKING:
     from tests.faults.simulation.world import World
 
-FAIR = {"answer": 50, "chunks": 10, "fail": 8, "give up": 3, "hang": 6, "late": 6, "twice": 6, "post": 6, "go": 5}
-POOR = {"answer": 10, "fail": 60, "hang": 10, "late": 10, "twice": 5, "go": 5}
+FAIR = {"answer": 50, "chunks": 10, "fail": 8, "give up": 3, "empty": 3, "hang": 6, "late": 6, "twice": 6, "post": 6, "go": 5}
+POOR = {"answer": 10, "fail": 60, "empty": 5, "hang": 10, "late": 10, "twice": 5, "go": 5}
 """How often workers do what with a delivery, in most worlds and in some."""
 
 
 class Worker:
-    """A worker of an agent: it answers, fails, hangs, answers late, answers twice, or goes."""
+    """A worker of an agent: it answers, fails, answers nothing, hangs, answers late, answers twice, or goes."""
 
     def __init__(self, world: "World", agent_id: str, capacity: int) -> None:
         self._world = world
@@ -40,6 +40,7 @@ class Worker:
         workers = self._world.workers[self._agent_id]
         if self in workers:
             workers.remove(self)
+        self._world.departed.add(self._agent_id)
         for task in self._tasks:
             task.cancel()
 
@@ -88,8 +89,8 @@ class Worker:
     def _refused(self, refused: agents_pb.ConnectResponse.Refused) -> None:
         world, reason = self._world, errors_pb2.ErrorReason.Name(refused.reason).removeprefix("ERROR_REASON_")
         world.counts["refused answers"] += 1
-        if reason == "DELIVERY_NOT_LEASED":
-            # A chunk or a failure for a delivery that is not the worker's any more.
+        if reason in ("DELIVERY_NOT_LEASED", "INVALID_CONTENT"):
+            # A chunk or a failure for a delivery that is not the worker's any more; a reply without a word.
             return
         self._sent[refused.delivery_id].popleft()
         session_id, sequence = delivery_of(refused.delivery_id)
@@ -105,8 +106,10 @@ class Worker:
     def _reply(self, delivery_id: str, content: str) -> None:
         self._world.said(delivery_id, content)
         self._sent.setdefault(delivery_id, deque()).append(content)
-        reply = agents_pb.ConnectRequest.Reply(delivery_id=delivery_id, reply=agents_pb.AgentReply(content=content))
-        self._stream.send(agents_pb.ConnectRequest(reply=reply))
+        self._send(reply={"delivery_id": delivery_id, "reply": {"content": content}})
+
+    def _send(self, **part: Any) -> None:
+        self._stream.send(agents_pb.ConnectRequest(**part))
 
     async def _handle(self, delivery: agents_pb.Delivery, life: int) -> None:
         """Does with a delivery as the seed says."""
@@ -130,15 +133,16 @@ class Worker:
         match how:
             case "chunks":
                 for piece in text.split(" "):
-                    chunk = agents_pb.ConnectRequest.Chunk(delivery_id=delivery_id, chunk=piece)
-                    self._stream.send(agents_pb.ConnectRequest(chunk=chunk))
+                    self._send(chunk={"delivery_id": delivery_id, "chunk": piece})
                     await asyncio.sleep(chance.choice((0, 0.1, 6)))
                 self._reply(delivery_id, text.replace(" ", ""))
             case "fail" | "give up":
                 if how == "give up":
                     world.said(delivery_id, "", final=True)
-                failure = agents_pb.ConnectRequest.Failure(delivery_id=delivery_id, reason=how, final=how == "give up")
-                self._stream.send(agents_pb.ConnectRequest(failure=failure))
+                self._send(failure={"delivery_id": delivery_id, "reason": how, "final": how == "give up"})
+            case "empty":
+                world.said(delivery_id, "", final=True)
+                self._send(reply={"delivery_id": delivery_id, "reply": {}})
             case "go":
                 self.disconnect()
             case "post":

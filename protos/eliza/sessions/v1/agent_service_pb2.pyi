@@ -597,7 +597,10 @@ class ConnectResponse(_message.Message):
 
     @_typing.final
     class Refused(_message.Message):
-        """Something that the worker sent was not accepted. A delivery whose reply is refused for what is in it is still the worker's."""
+        """Something that the worker sent was not accepted. A reply or a failure that is refused for what is in it (MISSING_FIELDS, INVALID_CONTENT,
+        INVALID_METADATA, INVALID_REQUEST) ends the attempt, a reply for good; the delivery is then no longer the worker's. After a refused chunk
+        it still is.
+        """
 
         DESCRIPTOR: _descriptor.Descriptor
 

@@ -91,14 +91,14 @@ class AgentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetAgent(self, request, context):
-        """Reads one agent. Errors: AGENT_NOT_FOUND.
+        """Reads one agent. Errors: AGENT_NOT_FOUND, INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListAgents(self, request, context):
-        """Lists the agents in order of registration. Errors: INVALID_PAGINATION.
+        """Lists the agents in order of registration. Errors: INVALID_PAGINATION, INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,7 +123,10 @@ class AgentServiceServicer:
         """Connects a worker of an agent of the kind `stream`. The worker says hello, then gets deliveries, as many at a time as it takes, and answers
         each with chunks and a reply, or with a failure. Any number of workers may serve one agent. What a worker has not answered when its stream
         ends is given to another.
-        Errors that end the stream: MISSING_FIELDS, INVALID_FIELD, AGENT_NOT_FOUND. What is wrong with an answer comes as `refused`.
+        An attempt is not counted when its stream ended before the worker had sent anything for the delivery, up to 20 times.
+        Errors that end the stream: MISSING_FIELDS, INVALID_FIELD, AGENT_NOT_FOUND. What is wrong with an answer comes as `refused`, also where
+        its text is not UTF-8 or it is larger than 16 MiB (from 32 MiB on, the stream ends). Half a surrogate pair, as JavaScript may send, is
+        joined with its other half, also over chunks; one that stays alone becomes U+FFFD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

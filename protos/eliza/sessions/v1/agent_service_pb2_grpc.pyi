@@ -42,9 +42,9 @@ class AgentServiceStub:
     Errors: MISSING_FIELDS, INVALID_UUID, INVALID_FIELD, INVALID_TIMEOUT_CONFIG, AGENT_ALREADY_EXISTS.
     """
     GetAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.GetAgentRequest, _agent_service_pb2.GetAgentResponse]
-    """Reads one agent. Errors: AGENT_NOT_FOUND."""
+    """Reads one agent. Errors: AGENT_NOT_FOUND, INVALID_FIELD."""
     ListAgents: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.ListAgentsRequest, _agent_service_pb2.ListAgentsResponse]
-    """Lists the agents in order of registration. Errors: INVALID_PAGINATION."""
+    """Lists the agents in order of registration. Errors: INVALID_PAGINATION, INVALID_FIELD."""
     UpdateAgent: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.UpdateAgentRequest, _agent_service_pb2.UpdateAgentResponse]
     """Changes the fields of an agent that the mask names.
     Errors: AGENT_NOT_FOUND, MISSING_FIELDS, INVALID_FIELD, INVALID_TIMEOUT_CONFIG.
@@ -55,7 +55,10 @@ class AgentServiceStub:
     """Connects a worker of an agent of the kind `stream`. The worker says hello, then gets deliveries, as many at a time as it takes, and answers
     each with chunks and a reply, or with a failure. Any number of workers may serve one agent. What a worker has not answered when its stream
     ends is given to another.
-    Errors that end the stream: MISSING_FIELDS, INVALID_FIELD, AGENT_NOT_FOUND. What is wrong with an answer comes as `refused`.
+    An attempt is not counted when its stream ended before the worker had sent anything for the delivery, up to 20 times.
+    Errors that end the stream: MISSING_FIELDS, INVALID_FIELD, AGENT_NOT_FOUND. What is wrong with an answer comes as `refused`, also where
+    its text is not UTF-8 or it is larger than 16 MiB (from 32 MiB on, the stream ends). Half a surrogate pair, as JavaScript may send, is
+    joined with its other half, also over chunks; one that stays alone becomes U+FFFD.
     """
     Reply: _grpc.UnaryUnaryMultiCallable[_agent_service_pb2.ReplyRequest, _agent_service_pb2.ReplyResponse]
     """Stores the reply to a delivery without a stream, whoever has it at the moment.
@@ -76,9 +79,9 @@ class AgentServiceAsyncStub(AgentServiceStub):
     Errors: MISSING_FIELDS, INVALID_UUID, INVALID_FIELD, INVALID_TIMEOUT_CONFIG, AGENT_ALREADY_EXISTS.
     """
     GetAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.GetAgentRequest, _agent_service_pb2.GetAgentResponse]  # type: ignore[assignment]
-    """Reads one agent. Errors: AGENT_NOT_FOUND."""
+    """Reads one agent. Errors: AGENT_NOT_FOUND, INVALID_FIELD."""
     ListAgents: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.ListAgentsRequest, _agent_service_pb2.ListAgentsResponse]  # type: ignore[assignment]
-    """Lists the agents in order of registration. Errors: INVALID_PAGINATION."""
+    """Lists the agents in order of registration. Errors: INVALID_PAGINATION, INVALID_FIELD."""
     UpdateAgent: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.UpdateAgentRequest, _agent_service_pb2.UpdateAgentResponse]  # type: ignore[assignment]
     """Changes the fields of an agent that the mask names.
     Errors: AGENT_NOT_FOUND, MISSING_FIELDS, INVALID_FIELD, INVALID_TIMEOUT_CONFIG.
@@ -89,7 +92,10 @@ class AgentServiceAsyncStub(AgentServiceStub):
     """Connects a worker of an agent of the kind `stream`. The worker says hello, then gets deliveries, as many at a time as it takes, and answers
     each with chunks and a reply, or with a failure. Any number of workers may serve one agent. What a worker has not answered when its stream
     ends is given to another.
-    Errors that end the stream: MISSING_FIELDS, INVALID_FIELD, AGENT_NOT_FOUND. What is wrong with an answer comes as `refused`.
+    An attempt is not counted when its stream ended before the worker had sent anything for the delivery, up to 20 times.
+    Errors that end the stream: MISSING_FIELDS, INVALID_FIELD, AGENT_NOT_FOUND. What is wrong with an answer comes as `refused`, also where
+    its text is not UTF-8 or it is larger than 16 MiB (from 32 MiB on, the stream ends). Half a surrogate pair, as JavaScript may send, is
+    joined with its other half, also over chunks; one that stays alone becomes U+FFFD.
     """
     Reply: _aio.UnaryUnaryMultiCallable[_agent_service_pb2.ReplyRequest, _agent_service_pb2.ReplyResponse]  # type: ignore[assignment]
     """Stores the reply to a delivery without a stream, whoever has it at the moment.
@@ -119,7 +125,7 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_service_pb2.GetAgentRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agent_service_pb2.GetAgentResponse, _abc.Awaitable[_agent_service_pb2.GetAgentResponse]]:
-        """Reads one agent. Errors: AGENT_NOT_FOUND."""
+        """Reads one agent. Errors: AGENT_NOT_FOUND, INVALID_FIELD."""
 
     @_abc_1.abstractmethod
     def ListAgents(
@@ -127,7 +133,7 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _agent_service_pb2.ListAgentsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_agent_service_pb2.ListAgentsResponse, _abc.Awaitable[_agent_service_pb2.ListAgentsResponse]]:
-        """Lists the agents in order of registration. Errors: INVALID_PAGINATION."""
+        """Lists the agents in order of registration. Errors: INVALID_PAGINATION, INVALID_FIELD."""
 
     @_abc_1.abstractmethod
     def UpdateAgent(
@@ -156,7 +162,10 @@ class AgentServiceServicer(metaclass=_abc_1.ABCMeta):
         """Connects a worker of an agent of the kind `stream`. The worker says hello, then gets deliveries, as many at a time as it takes, and answers
         each with chunks and a reply, or with a failure. Any number of workers may serve one agent. What a worker has not answered when its stream
         ends is given to another.
-        Errors that end the stream: MISSING_FIELDS, INVALID_FIELD, AGENT_NOT_FOUND. What is wrong with an answer comes as `refused`.
+        An attempt is not counted when its stream ended before the worker had sent anything for the delivery, up to 20 times.
+        Errors that end the stream: MISSING_FIELDS, INVALID_FIELD, AGENT_NOT_FOUND. What is wrong with an answer comes as `refused`, also where
+        its text is not UTF-8 or it is larger than 16 MiB (from 32 MiB on, the stream ends). Half a surrogate pair, as JavaScript may send, is
+        joined with its other half, also over chunks; one that stays alone becomes U+FFFD.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,176 @@
+"""Reads the bytes of requests. What agents send is read also where protobuf cannot: one bad text must not end a worker's stream.
+
+JavaScript cuts strings between the halves of a UTF-16 surrogate pair, and its protobuf writers encode a half as three bytes of their own,
+which protobuf refuses as not UTF-8. So there is a twin of each message of agents, the same on the wire, with bytes for texts.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError, Message
+
+from eliza.sessions.v1 import agent_service_pb2 as pb
+from eliza.sessions.v1.errors import DOMAIN
+from eliza.sessions.v1.limits import MAX_DEPTH, MAX_METADATA_BYTES
+from server.domain.agent_text import clean
+from server.domain.errors import DomainError, InvalidContentError, InvalidMetadataError, InvalidRequestError
+
+Parse = Callable[[bytes], Message]
+
+MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
+"""Room for the largest attachments (2 MiB of JSON) in the wordiest Struct."""
+
+MAX_RECEIVED_BYTES: Final = 2 * MAX_REQUEST_BYTES
+"""What gRPC's core takes. It ends a stream at more; up to that, a reply that is too large is refused and the stream goes on.
+
+It is also what a call may make the server hold before Python sees it: the price is another MAX_REQUEST_BYTES for each call.
+"""
+
+_MAX_ECHOED_CODE_POINTS: Final = 100
+"""How much of a delivery's id is told back where the request could not be read. A good id has at most 55."""
+
+
+@dataclass(frozen=True, slots=True)
+class HalvedChunk:
+    """A chunk whose text may begin or end with half a surrogate pair: protobuf has no string for it."""
+
+    delivery_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableAnswer:
+    """An answer that cannot be read: `part` names the field of ConnectRequest, `final` is that of a failure."""
+
+    part: str
+    delivery_id: str
+    error: DomainError
+    final: bool = True
+
+
+ConnectSaid: TypeAlias = pb.ConnectRequest | HalvedChunk | UnreadableAnswer
+"""What a worker said."""
+
+
+def parse_message(parse: Parse, raw: bytes) -> Any:
+    """The message in a request's bytes. Raises InvalidRequestError."""
+    _check_size(raw)
+    try:
+        return parse(raw)
+    except DecodeError as error:
+        raise InvalidRequestError("not a message of this method") from error
+
+
+def read_connect_request(raw: bytes) -> ConnectSaid:
+    """What a worker said. Raises InvalidRequestError for what is no answer to a delivery: its stream then ends."""
+    if len(raw) <= MAX_REQUEST_BYTES:
+        with suppress(DecodeError):
+            return pb.ConnectRequest.FromString(raw)
+    said = _parse_twin(_ConnectBytes, raw)
+    part = said.WhichOneof("part")
+    if part is None or part == "hello":
+        _check_size(raw)
+        raise InvalidRequestError("not a message of this method")
+    answer = getattr(said, part)
+    delivery_id = answer.delivery_id.decode(errors="replace")
+    try:
+        _check_size(raw)
+        if part == "chunk":
+            return HalvedChunk(delivery_id, _text("chunk", answer.chunk))
+        if part == "reply":
+            request = pb.ConnectRequest(reply=pb.ConnectRequest.Reply(delivery_id=delivery_id))
+            _read_reply(answer, request.reply)
+            return request
+        reason = clean(_text("reason", answer.reason))
+        return pb.ConnectRequest(failure=pb.ConnectRequest.Failure(delivery_id=delivery_id, reason=reason, final=answer.final))
+    except DomainError as error:
+        final = answer.final if part == "failure" else True
+        return UnreadableAnswer(part, delivery_id[:_MAX_ECHOED_CODE_POINTS], error, final)
+
+
+def read_reply_request(raw: bytes) -> pb.ReplyRequest:
+    """A reply without a stream. Raises InvalidRequestError, InvalidContentError, InvalidMetadataError."""
+    _check_size(raw)
+    with suppress(DecodeError):
+        return pb.ReplyRequest.FromString(raw)
+    answer = _parse_twin(_ReplyBytes, raw)
+    request = pb.ReplyRequest(delivery_id=answer.delivery_id.decode(errors="replace"), json_form=answer.json_form)
+    _read_reply(answer, request)
+    return request
+
+
+def _read_reply(answer: Any, into: pb.ConnectRequest.Reply | pb.ReplyRequest) -> None:
+    """Fills in the reply, in its place: protobuf copies a message by way of bytes, and refuses deep ones on that way."""
+    if not answer.reply:
+        return
+    found, reply = _parse_twin(_AgentReplyBytes, answer.reply), into.reply
+    reply.content = clean(_text("content", found.content))
+    reply.actions.extend(clean(_text("actions", action)) for action in found.actions)
+    if found.HasField("thought"):
+        reply.thought = clean(_text("thought", found.thought))
+    try:
+        reply.metadata_json = found.metadata_json.decode()
+        if found.metadata:
+            reply.metadata.MergeFromString(found.metadata)
+    except (DecodeError, UnicodeDecodeError) as error:
+        raise InvalidMetadataError(f"metadata must be UTF-8, and {MAX_DEPTH} levels deep at most", MAX_METADATA_BYTES) from error
+    try:
+        reply.attachments_json = found.attachments_json.decode()
+        if found.HasField("attachments"):
+            reply.attachments.SetInParent()
+            reply.attachments.MergeFromString(found.attachments)
+    except (DecodeError, UnicodeDecodeError) as error:
+        raise InvalidContentError(f"attachments must be UTF-8, and {MAX_DEPTH} levels deep at most") from error
+
+
+def _text(field: str, raw: bytes) -> str:
+    """The text, in which halves of surrogate pairs may be. Raises InvalidContentError."""
+    try:
+        return raw.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise InvalidContentError(f"{field} must be UTF-8") from error
+
+
+def _check_size(raw: bytes) -> None:
+    if len(raw) > MAX_REQUEST_BYTES:
+        raise InvalidRequestError(f"it is larger than {MAX_REQUEST_BYTES} bytes")
+
+
+def _parse_twin(twin: Any, raw: bytes) -> Any:
+    try:
+        return twin.FromString(raw)
+    except DecodeError as error:
+        raise InvalidRequestError("not a message of this method") from error
+
+
+def _byte_twins(*originals: type[Message]) -> list[type[Message]]:
+    """The messages with bytes for every string, and for every message that is not declared inside them: the same on the wire.
+
+    An enum is a number there.
+    """
+    kinds = descriptor_pb2.FieldDescriptorProto
+    package = f"{DOMAIN}.twins"
+    file = descriptor_pb2.FileDescriptorProto(name="eliza_twins.proto", package=package, syntax="proto3")
+    for original in originals:
+        whole = original.DESCRIPTOR
+        twin = file.message_type.add()
+        whole.CopyToProto(twin)
+        for message in (twin, *twin.nested_type):
+            for field in message.field:
+                if field.type_name.startswith(f".{whole.full_name}."):
+                    field.type_name = f".{package}{field.type_name.removeprefix(f'.{DOMAIN}')}"
+                elif field.type in (kinds.TYPE_STRING, kinds.TYPE_MESSAGE):
+                    field.type = kinds.TYPE_BYTES
+                    field.ClearField("type_name")
+                elif field.type == kinds.TYPE_ENUM:
+                    field.type = kinds.TYPE_INT32
+                    field.ClearField("type_name")
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    return [message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{twin.name}")) for twin in file.message_type]
+
+
+_ConnectBytes, _ReplyBytes, _AgentReplyBytes = _byte_twins(pb.ConnectRequest, pb.ReplyRequest, pb.AgentReply)

@@ -1,0 +1,140 @@
+"""How requests are read: whatever agents send, and whether protobuf itself can read it."""
+
+import re
+
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eliza.sessions.v1 import agent_service_pb2 as pb
+from eliza.sessions.v1 import values
+from server.domain.agent_text import clean
+from server.domain.errors import DomainError, InvalidRequestError
+from server.rpc import parsing
+from server.rpc.parsing import HalvedChunk, UnreadableAnswer, parse_message, read_connect_request, read_reply_request
+
+SIGN = "\uffff"
+"""Stands for a half in what protobuf writes: as many bytes."""
+
+halves = st.lists(st.characters(min_codepoint=0xD800, max_codepoint=0xDFFF, categories=["Cs"]) | st.just("x"), max_size=4).map("".join)
+plain = st.text(st.characters(codec="utf-8", exclude_characters=SIGN), max_size=10)
+replies = st.builds(
+    lambda content, thought, actions, metadata, attachments, metadata_json, attachments_json: pb.AgentReply(
+        content=content,
+        thought=thought,
+        actions=actions,
+        metadata=values.struct(metadata),
+        attachments=None if attachments is None else values.list_value(attachments),
+        metadata_json=metadata_json,
+        attachments_json=attachments_json,
+    ),
+    plain,
+    st.none() | plain,
+    st.lists(plain, max_size=3),
+    st.dictionaries(plain, plain, max_size=3),
+    st.none() | st.lists(plain, max_size=3),
+    plain,
+    plain,
+)
+requests = st.one_of(
+    st.builds(lambda i, text: pb.ConnectRequest(chunk={"delivery_id": i, "chunk": text}), plain, plain),
+    st.builds(lambda i, reply: pb.ConnectRequest(reply={"delivery_id": i, "reply": reply}), plain, st.none() | replies),
+    st.builds(
+        lambda i, text, final: pb.ConnectRequest(failure={"delivery_id": i, "reason": text, "final": final}), plain, plain, st.booleans()
+    ),
+)
+
+
+def with_halves(raw: bytes, text: str) -> bytes:
+    """What is written with each SIGN replaced by the next half of a text, as JavaScript's writers encode it."""
+    left = iter(text)
+    return re.sub(SIGN.encode(), lambda _: next(left).encode("utf-8", "surrogatepass"), raw)
+
+
+@given(requests)
+def test_what_protobuf_reads_is_read_as_it_is(request: pb.ConnectRequest) -> None:
+    assert read_connect_request(request.SerializeToString()) == request
+
+
+@given(requests)
+def test_the_way_around_protobuf_leads_to_the_same(request: pb.ConnectRequest) -> None:
+    """A delivery's id that is not UTF-8 forces it, and what is in the answer stays."""
+    answer = getattr(request, request.WhichOneof("part"))
+    answer.delivery_id = "BAD"
+    read = read_connect_request(request.SerializeToString().replace(b"BAD", b"\xff\xff\xff"))
+    answer.delivery_id = "\ufffd" * 3
+    if request.HasField("chunk"):
+        assert read == HalvedChunk(answer.delivery_id, request.chunk.chunk)
+        return
+    if request.HasField("failure"):
+        request.failure.reason = clean(request.failure.reason)
+    elif not request.reply.reply.ByteSize():
+        # An empty reply is none.
+        request.reply.ClearField("reply")
+    else:
+        reply = request.reply.reply
+        reply.content = clean(reply.content)
+        if reply.HasField("thought"):
+            reply.thought = clean(reply.thought)
+        reply.actions[:] = [clean(action) for action in reply.actions]
+        # Of an empty Struct it does not matter whether it is there.
+        if not reply.metadata.fields:
+            reply.ClearField("metadata")
+    assert read == request
+
+
+@given(halves)
+def test_halves_are_text(text: str) -> None:
+    signs = re.sub("[\ud800-\udfff]", SIGN, text)
+    alone = re.sub("[^\ud800-\udfff]", "", text)
+    chunk = pb.ConnectRequest(chunk={"delivery_id": "d", "chunk": signs})
+    read = read_connect_request(with_halves(chunk.SerializeToString(), alone))
+    assert read == (HalvedChunk("d", text) if alone else chunk)
+    failure = pb.ConnectRequest(failure={"delivery_id": "d", "reason": signs, "final": True})
+    assert read_connect_request(with_halves(failure.SerializeToString(), alone)) == pb.ConnectRequest(
+        failure={"delivery_id": "d", "reason": clean(text), "final": True}
+    )
+    reply = {"content": signs, "thought": signs, "actions": [signs, "x"]}
+    expected = pb.AgentReply(content=clean(text), thought=clean(text), actions=[clean(text), "x"])
+    raw = with_halves(pb.ConnectRequest(reply={"delivery_id": "d", "reply": reply}).SerializeToString(), alone * 3)
+    assert read_connect_request(raw) == pb.ConnectRequest(reply={"delivery_id": "d", "reply": expected})
+    raw = with_halves(pb.ReplyRequest(delivery_id="d", reply=reply).SerializeToString(), alone * 3)
+    assert read_reply_request(raw) == pb.ReplyRequest(delivery_id="d", reply=expected)
+
+
+@given(requests, st.data())
+def test_whatever_is_broken_nothing_else_is_raised(request: pb.ConnectRequest, data: st.DataObject) -> None:
+    raw = bytearray(request.SerializeToString())
+    for _ in range(data.draw(st.integers(0, 4))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        read = read_connect_request(bytes(raw))
+    except InvalidRequestError:
+        with pytest.raises(DecodeError):
+            pb.ConnectRequest.FromString(bytes(raw))
+        return
+    if isinstance(read, UnreadableAnswer):
+        assert isinstance(read.error, DomainError)
+        assert read.part in ("chunk", "reply", "failure")
+
+
+def test_of_what_is_too_large_the_delivery_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parsing, "MAX_REQUEST_BYTES", 100)
+    just = pb.ConnectRequest(reply={"delivery_id": "d", "reply": {"content": "x" * (100 - 9)}})
+    assert just.ByteSize() == 100
+    assert read_connect_request(just.SerializeToString()) == just
+    just.reply.reply.content += "x"
+    read = read_connect_request(just.SerializeToString())
+    assert isinstance(read, UnreadableAnswer)
+    assert (read.part, read.delivery_id, read.error.reason, read.final) == ("reply", "d", "INVALID_REQUEST", True)
+    assert "larger than 100 bytes" in str(read.error)
+    failure = read_connect_request(pb.ConnectRequest(failure={"delivery_id": "d" * 200, "final": False}).SerializeToString())
+    assert isinstance(failure, UnreadableAnswer)
+    assert (failure.part, failure.delivery_id, failure.final) == ("failure", "d" * 100, False)
+    for raw in (pb.ConnectRequest(hello={"agent_id": "x" * 200}).SerializeToString(), b"\xc0\x3e\x05" * 100):
+        with pytest.raises(InvalidRequestError, match="larger than"):
+            read_connect_request(raw)
+    for read_other in (read_reply_request, lambda raw: parse_message(pb.GetAgentRequest.FromString, raw)):
+        with pytest.raises(InvalidRequestError, match="larger than"):
+            read_other(b"x" * 101)
