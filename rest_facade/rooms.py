@@ -32,9 +32,6 @@ Welcome: TypeAlias = Callable[[Session], Awaitable[None]]
 class Outlet(Protocol):
     """Where the events of sockets go."""
 
-    async def emit(self, socket_id: str, name: str, payload: events.Payload) -> None:
-        """Queues an event for a socket; one that is gone is ignored."""
-
     async def emit_to_all(self, socket_ids: Sequence[str], name: str, payload: events.Payload) -> None:
         """Queues an event for some sockets; those that are gone are ignored."""
 
@@ -296,7 +293,7 @@ class Rooms:
                         watched = self._watched.get(session_id)
                         if watched and watched.members.get(member.socket_id) is member:
                             del watched.members[member.socket_id]
-                        await self._outlet.emit(member.socket_id, "sessionDeleted", events.session_deleted(session_id))
+                        await self._tell([member], "sessionDeleted", events.session_deleted(session_id))
                         return
                     if self._outlet.is_full(member.socket_id):
                         await self._outlet.flushed(member.socket_id)
