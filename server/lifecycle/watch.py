@@ -22,6 +22,9 @@ WAITING_CHUNKS: Final = 1000
 WAITING_CODE_POINTS: Final = 200_000
 """How many pieces of a session's replies are kept, and how much text: twice what a reply may have."""
 
+PIECES_APART: Final = 8
+"""How many pieces may wait for the fastest of a session's watches before the chunks after them are put together."""
+
 WAKES_PER_TURN: Final = 20
 """How many watches are woken in a turn of the loop: what these then do takes a few milliseconds."""
 
@@ -48,7 +51,7 @@ Item: TypeAlias = tuple[Session, Entry | Piece] | Deleted | End
 class Pieces:
     """The latest pieces of a session's replies. Each has a number; a watch keeps that of the next one it is to be told.
 
-    Chunks that come before anyone has been told the last one are put together with it.
+    Where PIECES_APART wait for everyone who watches, more chunks are put together with the last of them.
     """
 
     def __init__(self) -> None:
@@ -57,24 +60,28 @@ class Pieces:
         self._code_points = 0
         # Aborts that had to go, with their numbers: a slow watch may have been told what they void.
         self._lost_aborts: deque[tuple[int, Piece]] = deque(maxlen=WAITING_CHUNKS)
-        # The texts of the last chunk, as long as it grows.
+        # How many have come since anyone took some; and the texts of the last chunk, while it grows.
+        self._untaken = 0
         self._texts: list[str] = []
 
     def join(self) -> int:
         """The number of the piece that comes next."""
         self._seal()
+        self._untaken = 0
         return self._first + len(self._kept)
 
     def add(self, piece: Piece) -> None:
         """Keeps a piece; lets the oldest go where there are too many."""
         if isinstance(piece, Chunk):
             self._code_points += len(piece.text)
-            if self._texts and self._kept[-1].message_id == piece.message_id:
+            last = self._kept[-1] if self._untaken >= PIECES_APART else None
+            if isinstance(last, Chunk) and last.message_id == piece.message_id:
+                self._texts = self._texts or [last.text]
                 self._texts.append(piece.text)
                 return
         self._seal()
         self._kept.append(piece)
-        self._texts = [piece.text] if isinstance(piece, Chunk) else []
+        self._untaken += 1
         while len(self._kept) > WAITING_CHUNKS or (self._code_points > WAITING_CODE_POINTS and len(self._kept) > 1):
             oldest = self._kept.popleft()
             if isinstance(oldest, Chunk):
@@ -93,6 +100,7 @@ class Pieces:
         if number >= end:
             return [], number
         self._seal()
+        self._untaken = 0
         first = max(number, self._first)
         lost = ((at, abort) for at, abort in self._lost_aborts if at >= number)
         kept = enumerate(islice(self._kept, first - self._first, None), first)
@@ -116,11 +124,11 @@ class Pieces:
 
     def _seal(self) -> None:
         """Lets the last chunk grow no more."""
-        if len(self._texts) > 1:
+        if self._texts:
             last = self._kept.pop()
             assert isinstance(last, Chunk)
             self._kept.append(replace(last, text="".join(self._texts)))
-        self._texts = []
+            self._texts = []
 
 
 @dataclass(slots=True)

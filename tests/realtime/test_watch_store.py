@@ -28,7 +28,17 @@ from server.domain.replies import fail
 from server.domain.sessions import Outcome, Rule, Session, fall_due, heartbeat, renew, send_message, update_timeout
 from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig
 from server.lifecycle.deadlines import Deadlines
-from server.lifecycle.watch import PAGE_ENTRIES, WAITING_CHUNKS, WAITING_CODE_POINTS, WAKES_PER_TURN, Deleted, End, Signals, Watch
+from server.lifecycle.watch import (
+    PAGE_ENTRIES,
+    PIECES_APART,
+    WAITING_CHUNKS,
+    WAITING_CODE_POINTS,
+    WAKES_PER_TURN,
+    Deleted,
+    End,
+    Signals,
+    Watch,
+)
 from server.store.base import PAGE_BYTES, Commit
 from server.store.sqlite import SqliteStore
 from tests.realtime.echoing import HANGS_SECONDS, delivered, echoing
@@ -311,28 +321,32 @@ class TestWatch:
             signals.piece(chunk)
         assert await self.all(watch) == [outcome.entries[0], *chunks[2:]]
 
-    async def test_chunks_are_put_together_until_one_who_watches_is_told(
+    async def test_chunks_are_put_together_where_many_wait_for_all_who_watch(
         self, store: SqliteStore, one: Session, watch: Watch, signals: Signals
     ) -> None:
         slow, late = Watch(store, signals), Watch(store, signals)
         for early in (watch, slow):
             await early.join(one.id, 0)
         (asked,) = (await store.apply(one.id, say())).entries
-        for index in range(3):
+        apart = [self.chunk(one, 1, index) for index in range(PIECES_APART)]
+        for index in range(PIECES_APART + 2):
             signals.piece(self.chunk(one, 1, index))
-        first = replace(self.chunk(one, 1), text="0 1 2 ")
-        assert await self.all(watch) == [asked, first]
-        signals.piece(self.chunk(one, 1, 3))
+        # The last that waits apart, and those after it.
+        together = replace(apart[-1], text=f"{PIECES_APART - 1} {PIECES_APART} {PIECES_APART + 1} ")
+        first = [asked, *apart[:-1], together]
+        assert await self.all(watch) == first
+        signals.piece(self.chunk(one, 1, 20))
         await late.join(one.id, None)
-        signals.piece(self.chunk(one, 1, 4))
-        signals.piece(self.chunk(one, 1, 5))
-        rest = replace(self.chunk(one, 1, 4), text="4 5 ")
-        assert await self.all(late) == [rest]
-        assert await self.all(watch) == [self.chunk(one, 1, 3), rest]
-        assert await self.all(slow) == [asked, first, self.chunk(one, 1, 3), rest]
-        signals.piece(self.chunk(one, 1, 6))
+        rest = [self.chunk(one, 1, index) for index in range(21, 21 + PIECES_APART)]
+        for chunk in rest:
+            signals.piece(chunk)
+        assert await self.all(late) == rest
+        assert await self.all(watch) == [self.chunk(one, 1, 20), *rest]
+        assert await self.all(slow) == [*first, self.chunk(one, 1, 20), *rest]
+        for index in range(PIECES_APART):
+            signals.piece(self.chunk(one, 1, index))
         signals.piece(self.chunk(one, 1, 0, attempt=2))
-        assert await self.all(watch) == [self.chunk(one, 1, 6), self.chunk(one, 1, 0, attempt=2)]
+        assert (await self.all(watch))[-2:] == [apart[-1], self.chunk(one, 1, 0, attempt=2)]
 
     async def test_many_are_woken_some_at_a_time_however_much_there_is_to_tell(
         self, store: SqliteStore, one: Session, signals: Signals
@@ -354,9 +368,9 @@ class TestWatch:
             assert alone._woken
         assert max(after - before for before, after in pairwise(counts)) <= WAKES_PER_TURN
         for watch in crowd:
-            (told,) = await self.all(watch)
-            assert isinstance(told, Chunk)
-            assert told.text.split() == [str(index) for index in range(500)]
+            told = await self.all(watch)
+            assert len(told) == PIECES_APART
+            assert "".join(getattr(chunk, "text", "") for chunk in told).split() == [str(index) for index in range(500)]
 
     async def test_what_comes_while_some_are_woken_reaches_all(self, store: SqliteStore, one: Session, signals: Signals) -> None:
         crowd = [Watch(store, signals) for _ in range(3 * WAKES_PER_TURN)]
