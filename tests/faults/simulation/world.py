@@ -17,6 +17,7 @@ from typing import Any
 
 from server.agents.connectors import Connectors
 from server.agents.dispatcher import Dispatcher
+from server.agents.http import Hosts
 from server.agents.kinds import Echo
 from server.agents.workers import Workers
 from server.domain.agents import ECHO_ID, Agent, AgentKind
@@ -149,7 +150,7 @@ class World:
         self.signals = Signals()
         self.worker_service = Workers()
         kinds = {AgentKind.ECHO: Echo(), AgentKind.STREAM: self.worker_service}
-        connectors = Connectors(kinds, self.worker_service, None, POLICY)  # type: ignore[arg-type]
+        connectors = Connectors(kinds, self.worker_service, None, POLICY, Hosts([]))  # type: ignore[arg-type]
         self.dispatcher = Dispatcher(
             self.store,
             self,
@@ -311,7 +312,7 @@ class World:
         for watcher in self.watchers:
             require(not watcher.places, "a watcher still follows", watcher.places)
         self._check_quiet()
-        require(not self.signals._watches, "sessions are still watched:", self.signals._watches)
+        require(not self.signals._watched, "sessions are still watched:", self.signals._watched)
 
     def _check_quiet(self) -> None:
         left, writes = self.dispatcher, self.store._writer._queue
