@@ -178,7 +178,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         if not method.startswith(_PREFIX):
             self._wrapped[method] = self._readable(method, handler)
             return self._wrapped[method]
-        serialize = handler.response_serializer
+        serialize = partial(_serialized, handler.response_serializer)
         read = _READERS.get(method) or reader(method, handler.request_deserializer)
         wrapped: grpc.RpcMethodHandler[Any, Any]
         if handler.unary_unary:
@@ -306,6 +306,11 @@ def _log_failure(method: str, row: Row, message: str, details: Mapping[str, str]
 
 def _counted_bytes(raw: Any) -> int:
     return len(raw) if isinstance(raw, bytes) and len(raw) > MAX_REQUEST_BYTES else 0
+
+
+def _serialized(serialize: Callable[[Any], bytes], answer: Any) -> bytes:
+    """An answer as it goes out, which it is already where it is bytes: see `encoding`."""
+    return answer if isinstance(answer, bytes) else serialize(answer)
 
 
 def _host(peer: str) -> str:
