@@ -11,7 +11,7 @@ from eliza.sessions.v1 import agent_pb2, agent_service_pb2, errors_pb2, log_pb2,
 from eliza.sessions.v1.errors import cut
 from eliza.sessions.v1.limits import MAX_METADATA_BYTES
 from server.agents.dispatcher import AgentStatus
-from server.agents.kinds import Work
+from server.agents.kinds import MAX_DELIVERY_BYTES, History, Work, count_fitting
 from server.domain.agents import SETTINGS, Agent, AgentKind, AgentSettings, OpenAiSettings, WebhookSettings
 from server.domain.errors import DomainError, InvalidContentError, InvalidFieldError, InvalidMetadataError
 from server.domain.events import Abort, Chunk, Entry, EntryKind
@@ -21,6 +21,8 @@ from server.domain.timeouts import MINUTE_MS, PartialTimeoutConfig, TimeoutConfi
 
 _KINDS = {kind: agent_pb2.AgentKind.Value(f"AGENT_KIND_{kind.name}") for kind in AgentKind}
 _KINDS_BACK = {number: kind for kind, number in _KINDS.items()}
+_FIELD_BYTES = 6
+"""What a repeated field adds to each of its messages, at most: its number and the length."""
 _TIMEOUT_FIELDS = tuple(timeout_pb2.TimeoutConfig.DESCRIPTOR.fields_by_name)
 
 
@@ -155,18 +157,30 @@ def reply_of(message: agent_service_pb2.AgentReply) -> Reply:
     return Reply(draft, message.thought if message.HasField("thought") else None, tuple(message.actions))
 
 
-def delivery_message(work: Work, history: list[Entry], now_ms: int) -> agent_service_pb2.Delivery:
-    """A delivery, as a worker gets it."""
+def delivery_message(work: Work, history: History, now_ms: int) -> agent_service_pb2.Delivery:
+    """A delivery, as a worker gets it: of the history, the last messages that fit."""
     session = work.session
-    return agent_service_pb2.Delivery(
+    delivery = agent_service_pb2.Delivery(
         delivery_id=work.delivery.id,
         attempt=work.delivery.attempts,
         session=session_message(session, now_ms),
-        message=message_message(session, work.entry, work.message),
-        history=[message_message(session, entry, entry.message) for entry in history if entry.message],
+        message=_delivered_message(session, work.entry, work.message),
         reply_message_id=work.reply_id,
         lease_expires_at=values.timestamp(work.delivery.due_at_ms or now_ms),
     )
+    earlier = [_delivered_message(session, entry, entry.message) for entry in history.entries if entry.message]
+    sizes = [message.ByteSize() + _FIELD_BYTES for message in earlier]
+    too_many = len(earlier) - count_fitting(sizes, MAX_DELIVERY_BYTES - delivery.ByteSize())
+    delivery.history.extend(earlier[too_many:])
+    delivery.history_left_out = history.left_out + too_many
+    return delivery
+
+
+def _delivered_message(session: Session, entry: Entry, message: Message) -> message_pb2.Message:
+    """A message with its author's own metadata beside the overlaid: an agent must be able to tell the two apart."""
+    delivered = message_message(session, entry, message)
+    delivered.own_metadata.CopyFrom(values.struct(orjson.loads(message.metadata)))
+    return delivered
 
 
 def refusal(error: DomainError) -> tuple[errors_pb2.ErrorReason.ValueType, str, dict[str, str]]:

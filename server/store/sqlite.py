@@ -182,6 +182,16 @@ class SqliteStore(Store):
 
         return self._read(read)
 
+    async def count_history(self, session: Session, *, before_sequence: int, limit: int) -> int:
+        # A user's message has a delivery, and a reply what it answers: two indexes say it all, and no text is passed over.
+        statement = (
+            "SELECT (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE session_id = :id AND sequence < :before LIMIT :limit)) + "
+            "(SELECT count(*) FROM (SELECT 1 FROM log WHERE session_id = :id AND answers < :before LIMIT :limit))"
+        )
+        named = {"id": session.id, "before": before_sequence, "limit": limit}
+        count: int = self._read(lambda connection: connection.execute(statement, named).fetchone()[0])
+        return min(count, limit)
+
     async def find_answer(self, session_id: str, sequence: int) -> Entry | None:
         statement = (
             f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND answers = :sequence UNION ALL "

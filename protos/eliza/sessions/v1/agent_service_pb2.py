@@ -31,7 +31,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%eliza/sessions/v1/agent_service.proto\x12\x11\x65liza.sessions.v1\x1a\x1d\x65liza/sessions/v1/agent.proto\x1a\x1e\x65liza/sessions/v1/errors.proto\x1a\x1f\x65liza/sessions/v1/message.proto\x1a\x1f\x65liza/sessions/v1/session.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"=\n\x12\x43reateAgentRequest\x12\'\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x18.eliza.sessions.v1.Agent\">\n\x13\x43reateAgentResponse\x12\'\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x18.eliza.sessions.v1.Agent\"O\n\x0fGetAgentRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12*\n\x04view\x18\x02 \x01(\x0e\x32\x1c.eliza.sessions.v1.AgentView\";\n\x10GetAgentResponse\x12\'\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x18.eliza.sessions.v1.Agent\"f\n\x11ListAgentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12*\n\x04view\x18\x03 \x01(\x0e\x32\x1c.eliza.sessions.v1.AgentView\"W\n\x12ListAgentsResponse\x12(\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x18.eliza.sessions.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"n\n\x12UpdateAgentRequest\x12\'\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x18.eliza.sessions.v1.Agent\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\">\n\x13UpdateAgentResponse\x12\'\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x18.eliza.sessions.v1.Agent\"&\n\x12\x44\x65leteAgentRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteAgentResponse\"\x87\x02\n\x08\x44\x65livery\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12+\n\x07session\x18\x03 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\x12+\n\x07message\x18\x04 \x01(\x0b\x32\x1a.eliza.sessions.v1.Message\x12+\n\x07history\x18\x05 \x03(\x0b\x32\x1a.eliza.sessions.v1.Message\x12\x18\n\x10reply_message_id\x18\x06 \x01(\t\x12\x34\n\x10lease_expires_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xc1\x01\n\nAgentReply\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\t\x12)\n\x08metadata\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x34\n\x0b\x61ttachments\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.ListValueH\x00\x88\x01\x01\x12\x14\n\x07thought\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\x0f\n\x07\x61\x63tions\x18\x05 \x03(\tB\x0e\n\x0c_attachmentsB\n\n\x08_thought\"\x89\x04\n\x0e\x43onnectRequest\x12\x38\n\x05hello\x18\x01 \x01(\x0b\x32\'.eliza.sessions.v1.ConnectRequest.HelloH\x00\x12\x38\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\'.eliza.sessions.v1.ConnectRequest.ChunkH\x00\x12\x38\n\x05reply\x18\x03 \x01(\x0b\x32\'.eliza.sessions.v1.ConnectRequest.ReplyH\x00\x12<\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32).eliza.sessions.v1.ConnectRequest.FailureH\x00\x1aK\n\x05Hello\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x16\n\x0emax_deliveries\x18\x02 \x01(\x05\x12\x18\n\x10history_messages\x18\x03 \x01(\x05\x1a+\n\x05\x43hunk\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\r\n\x05\x63hunk\x18\x02 \x01(\t\x1aJ\n\x05Reply\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12,\n\x05reply\x18\x02 \x01(\x0b\x32\x1d.eliza.sessions.v1.AgentReply\x1a=\n\x07\x46\x61ilure\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x66inal\x18\x03 \x01(\x08\x42\x06\n\x04part\"\xe9\x05\n\x0f\x43onnectResponse\x12=\n\x07welcome\x18\x01 \x01(\x0b\x32*.eliza.sessions.v1.ConnectResponse.WelcomeH\x00\x12/\n\x08\x64\x65livery\x18\x02 \x01(\x0b\x32\x1b.eliza.sessions.v1.DeliveryH\x00\x12?\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\x0b\x32+.eliza.sessions.v1.ConnectResponse.AcceptedH\x00\x12=\n\x07refused\x18\x04 \x01(\x0b\x32*.eliza.sessions.v1.ConnectResponse.RefusedH\x00\x12=\n\x07revoked\x18\x05 \x01(\x0b\x32*.eliza.sessions.v1.ConnectResponse.RevokedH\x00\x12\x41\n\theartbeat\x18\x06 \x01(\x0b\x32,.eliza.sessions.v1.ConnectResponse.HeartbeatH\x00\x1a\x32\n\x07Welcome\x12\'\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x18.eliza.sessions.v1.Agent\x1a\x1f\n\x08\x41\x63\x63\x65pted\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x1a\xd9\x01\n\x07Refused\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12.\n\x06reason\x18\x02 \x01(\x0e\x32\x1e.eliza.sessions.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12H\n\x07\x64\x65tails\x18\x04 \x03(\x0b\x32\x37.eliza.sessions.v1.ConnectResponse.Refused.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x1e\n\x07Revoked\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x1a\x0b\n\tHeartbeatB\x06\n\x04part\"Q\n\x0cReplyRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12,\n\x05reply\x18\x02 \x01(\x0b\x32\x1d.eliza.sessions.v1.AgentReply\"<\n\rReplyResponse\x12+\n\x07message\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Message2\xfa\x04\n\x0c\x41gentService\x12\\\n\x0b\x43reateAgent\x12%.eliza.sessions.v1.CreateAgentRequest\x1a&.eliza.sessions.v1.CreateAgentResponse\x12S\n\x08GetAgent\x12\".eliza.sessions.v1.GetAgentRequest\x1a#.eliza.sessions.v1.GetAgentResponse\x12Y\n\nListAgents\x12$.eliza.sessions.v1.ListAgentsRequest\x1a%.eliza.sessions.v1.ListAgentsResponse\x12\\\n\x0bUpdateAgent\x12%.eliza.sessions.v1.UpdateAgentRequest\x1a&.eliza.sessions.v1.UpdateAgentResponse\x12\\\n\x0b\x44\x65leteAgent\x12%.eliza.sessions.v1.DeleteAgentRequest\x1a&.eliza.sessions.v1.DeleteAgentResponse\x12T\n\x07\x43onnect\x12!.eliza.sessions.v1.ConnectRequest\x1a\".eliza.sessions.v1.ConnectResponse(\x01\x30\x01\x12J\n\x05Reply\x12\x1f.eliza.sessions.v1.ReplyRequest\x1a .eliza.sessions.v1.ReplyResponseBc\n\x14\x64\x65v.elizasessions.v1P\x01ZIgithub.com/eliza-sessions/eliza-sessions/gen/eliza/sessions/v1;sessionsv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%eliza/sessions/v1/agent_service.proto\x12\x11\x65liza.sessions.v1\x1a\x1d\x65liza/sessions/v1/agent.proto\x1a\x1e\x65liza/sessions/v1/errors.proto\x1a\x1f\x65liza/sessions/v1/message.proto\x1a\x1f\x65liza/sessions/v1/session.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"=\n\x12\x43reateAgentRequest\x12\'\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x18.eliza.sessions.v1.Agent\">\n\x13\x43reateAgentResponse\x12\'\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x18.eliza.sessions.v1.Agent\"O\n\x0fGetAgentRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12*\n\x04view\x18\x02 \x01(\x0e\x32\x1c.eliza.sessions.v1.AgentView\";\n\x10GetAgentResponse\x12\'\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x18.eliza.sessions.v1.Agent\"f\n\x11ListAgentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12*\n\x04view\x18\x03 \x01(\x0e\x32\x1c.eliza.sessions.v1.AgentView\"W\n\x12ListAgentsResponse\x12(\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x18.eliza.sessions.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"n\n\x12UpdateAgentRequest\x12\'\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x18.eliza.sessions.v1.Agent\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\">\n\x13UpdateAgentResponse\x12\'\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x18.eliza.sessions.v1.Agent\"&\n\x12\x44\x65leteAgentRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteAgentResponse\"\xa1\x02\n\x08\x44\x65livery\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12+\n\x07session\x18\x03 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\x12+\n\x07message\x18\x04 \x01(\x0b\x32\x1a.eliza.sessions.v1.Message\x12+\n\x07history\x18\x05 \x03(\x0b\x32\x1a.eliza.sessions.v1.Message\x12\x18\n\x10reply_message_id\x18\x06 \x01(\t\x12\x34\n\x10lease_expires_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10history_left_out\x18\x08 \x01(\x05\"\xc1\x01\n\nAgentReply\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\t\x12)\n\x08metadata\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x34\n\x0b\x61ttachments\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.ListValueH\x00\x88\x01\x01\x12\x14\n\x07thought\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\x0f\n\x07\x61\x63tions\x18\x05 \x03(\tB\x0e\n\x0c_attachmentsB\n\n\x08_thought\"\x89\x04\n\x0e\x43onnectRequest\x12\x38\n\x05hello\x18\x01 \x01(\x0b\x32\'.eliza.sessions.v1.ConnectRequest.HelloH\x00\x12\x38\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\'.eliza.sessions.v1.ConnectRequest.ChunkH\x00\x12\x38\n\x05reply\x18\x03 \x01(\x0b\x32\'.eliza.sessions.v1.ConnectRequest.ReplyH\x00\x12<\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32).eliza.sessions.v1.ConnectRequest.FailureH\x00\x1aK\n\x05Hello\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x16\n\x0emax_deliveries\x18\x02 \x01(\x05\x12\x18\n\x10history_messages\x18\x03 \x01(\x05\x1a+\n\x05\x43hunk\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\r\n\x05\x63hunk\x18\x02 \x01(\t\x1aJ\n\x05Reply\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12,\n\x05reply\x18\x02 \x01(\x0b\x32\x1d.eliza.sessions.v1.AgentReply\x1a=\n\x07\x46\x61ilure\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x66inal\x18\x03 \x01(\x08\x42\x06\n\x04part\"\xe9\x05\n\x0f\x43onnectResponse\x12=\n\x07welcome\x18\x01 \x01(\x0b\x32*.eliza.sessions.v1.ConnectResponse.WelcomeH\x00\x12/\n\x08\x64\x65livery\x18\x02 \x01(\x0b\x32\x1b.eliza.sessions.v1.DeliveryH\x00\x12?\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\x0b\x32+.eliza.sessions.v1.ConnectResponse.AcceptedH\x00\x12=\n\x07refused\x18\x04 \x01(\x0b\x32*.eliza.sessions.v1.ConnectResponse.RefusedH\x00\x12=\n\x07revoked\x18\x05 \x01(\x0b\x32*.eliza.sessions.v1.ConnectResponse.RevokedH\x00\x12\x41\n\theartbeat\x18\x06 \x01(\x0b\x32,.eliza.sessions.v1.ConnectResponse.HeartbeatH\x00\x1a\x32\n\x07Welcome\x12\'\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x18.eliza.sessions.v1.Agent\x1a\x1f\n\x08\x41\x63\x63\x65pted\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x1a\xd9\x01\n\x07Refused\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12.\n\x06reason\x18\x02 \x01(\x0e\x32\x1e.eliza.sessions.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12H\n\x07\x64\x65tails\x18\x04 \x03(\x0b\x32\x37.eliza.sessions.v1.ConnectResponse.Refused.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x1e\n\x07Revoked\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x1a\x0b\n\tHeartbeatB\x06\n\x04part\"Q\n\x0cReplyRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12,\n\x05reply\x18\x02 \x01(\x0b\x32\x1d.eliza.sessions.v1.AgentReply\"<\n\rReplyResponse\x12+\n\x07message\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Message2\xfa\x04\n\x0c\x41gentService\x12\\\n\x0b\x43reateAgent\x12%.eliza.sessions.v1.CreateAgentRequest\x1a&.eliza.sessions.v1.CreateAgentResponse\x12S\n\x08GetAgent\x12\".eliza.sessions.v1.GetAgentRequest\x1a#.eliza.sessions.v1.GetAgentResponse\x12Y\n\nListAgents\x12$.eliza.sessions.v1.ListAgentsRequest\x1a%.eliza.sessions.v1.ListAgentsResponse\x12\\\n\x0bUpdateAgent\x12%.eliza.sessions.v1.UpdateAgentRequest\x1a&.eliza.sessions.v1.UpdateAgentResponse\x12\\\n\x0b\x44\x65leteAgent\x12%.eliza.sessions.v1.DeleteAgentRequest\x1a&.eliza.sessions.v1.DeleteAgentResponse\x12T\n\x07\x43onnect\x12!.eliza.sessions.v1.ConnectRequest\x1a\".eliza.sessions.v1.ConnectResponse(\x01\x30\x01\x12J\n\x05Reply\x12\x1f.eliza.sessions.v1.ReplyRequest\x1a .eliza.sessions.v1.ReplyResponseBc\n\x14\x64\x65v.elizasessions.v1P\x01ZIgithub.com/eliza-sessions/eliza-sessions/gen/eliza/sessions/v1;sessionsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -62,37 +62,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DELETEAGENTRESPONSE']._serialized_start=964
   _globals['_DELETEAGENTRESPONSE']._serialized_end=985
   _globals['_DELIVERY']._serialized_start=988
-  _globals['_DELIVERY']._serialized_end=1251
-  _globals['_AGENTREPLY']._serialized_start=1254
-  _globals['_AGENTREPLY']._serialized_end=1447
-  _globals['_CONNECTREQUEST']._serialized_start=1450
-  _globals['_CONNECTREQUEST']._serialized_end=1971
-  _globals['_CONNECTREQUEST_HELLO']._serialized_start=1704
-  _globals['_CONNECTREQUEST_HELLO']._serialized_end=1779
-  _globals['_CONNECTREQUEST_CHUNK']._serialized_start=1781
-  _globals['_CONNECTREQUEST_CHUNK']._serialized_end=1824
-  _globals['_CONNECTREQUEST_REPLY']._serialized_start=1826
-  _globals['_CONNECTREQUEST_REPLY']._serialized_end=1900
-  _globals['_CONNECTREQUEST_FAILURE']._serialized_start=1902
-  _globals['_CONNECTREQUEST_FAILURE']._serialized_end=1963
-  _globals['_CONNECTRESPONSE']._serialized_start=1974
-  _globals['_CONNECTRESPONSE']._serialized_end=2719
-  _globals['_CONNECTRESPONSE_WELCOME']._serialized_start=2363
-  _globals['_CONNECTRESPONSE_WELCOME']._serialized_end=2413
-  _globals['_CONNECTRESPONSE_ACCEPTED']._serialized_start=2415
-  _globals['_CONNECTRESPONSE_ACCEPTED']._serialized_end=2446
-  _globals['_CONNECTRESPONSE_REFUSED']._serialized_start=2449
-  _globals['_CONNECTRESPONSE_REFUSED']._serialized_end=2666
-  _globals['_CONNECTRESPONSE_REFUSED_DETAILSENTRY']._serialized_start=2620
-  _globals['_CONNECTRESPONSE_REFUSED_DETAILSENTRY']._serialized_end=2666
-  _globals['_CONNECTRESPONSE_REVOKED']._serialized_start=2668
-  _globals['_CONNECTRESPONSE_REVOKED']._serialized_end=2698
-  _globals['_CONNECTRESPONSE_HEARTBEAT']._serialized_start=2700
-  _globals['_CONNECTRESPONSE_HEARTBEAT']._serialized_end=2711
-  _globals['_REPLYREQUEST']._serialized_start=2721
-  _globals['_REPLYREQUEST']._serialized_end=2802
-  _globals['_REPLYRESPONSE']._serialized_start=2804
-  _globals['_REPLYRESPONSE']._serialized_end=2864
-  _globals['_AGENTSERVICE']._serialized_start=2867
-  _globals['_AGENTSERVICE']._serialized_end=3501
+  _globals['_DELIVERY']._serialized_end=1277
+  _globals['_AGENTREPLY']._serialized_start=1280
+  _globals['_AGENTREPLY']._serialized_end=1473
+  _globals['_CONNECTREQUEST']._serialized_start=1476
+  _globals['_CONNECTREQUEST']._serialized_end=1997
+  _globals['_CONNECTREQUEST_HELLO']._serialized_start=1730
+  _globals['_CONNECTREQUEST_HELLO']._serialized_end=1805
+  _globals['_CONNECTREQUEST_CHUNK']._serialized_start=1807
+  _globals['_CONNECTREQUEST_CHUNK']._serialized_end=1850
+  _globals['_CONNECTREQUEST_REPLY']._serialized_start=1852
+  _globals['_CONNECTREQUEST_REPLY']._serialized_end=1926
+  _globals['_CONNECTREQUEST_FAILURE']._serialized_start=1928
+  _globals['_CONNECTREQUEST_FAILURE']._serialized_end=1989
+  _globals['_CONNECTRESPONSE']._serialized_start=2000
+  _globals['_CONNECTRESPONSE']._serialized_end=2745
+  _globals['_CONNECTRESPONSE_WELCOME']._serialized_start=2389
+  _globals['_CONNECTRESPONSE_WELCOME']._serialized_end=2439
+  _globals['_CONNECTRESPONSE_ACCEPTED']._serialized_start=2441
+  _globals['_CONNECTRESPONSE_ACCEPTED']._serialized_end=2472
+  _globals['_CONNECTRESPONSE_REFUSED']._serialized_start=2475
+  _globals['_CONNECTRESPONSE_REFUSED']._serialized_end=2692
+  _globals['_CONNECTRESPONSE_REFUSED_DETAILSENTRY']._serialized_start=2646
+  _globals['_CONNECTRESPONSE_REFUSED_DETAILSENTRY']._serialized_end=2692
+  _globals['_CONNECTRESPONSE_REVOKED']._serialized_start=2694
+  _globals['_CONNECTRESPONSE_REVOKED']._serialized_end=2724
+  _globals['_CONNECTRESPONSE_HEARTBEAT']._serialized_start=2726
+  _globals['_CONNECTRESPONSE_HEARTBEAT']._serialized_end=2737
+  _globals['_REPLYREQUEST']._serialized_start=2747
+  _globals['_REPLYREQUEST']._serialized_end=2828
+  _globals['_REPLYRESPONSE']._serialized_start=2830
+  _globals['_REPLYRESPONSE']._serialized_end=2890
+  _globals['_AGENTSERVICE']._serialized_start=2893
+  _globals['_AGENTSERVICE']._serialized_end=3527
 # @@protoc_insertion_point(module_scope)

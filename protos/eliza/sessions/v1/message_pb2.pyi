@@ -38,6 +38,7 @@ class Message(_message.Message):
     THOUGHT_FIELD_NUMBER: _builtins.int
     ACTIONS_FIELD_NUMBER: _builtins.int
     REPLY_TO_SEQUENCE_FIELD_NUMBER: _builtins.int
+    OWN_METADATA_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """UUID of the message, in lower case. Given by the service."""
     session_id: _builtins.str
@@ -70,6 +71,12 @@ class Message(_message.Message):
     def actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The agent's actions, when it gave any."""
 
+    @_builtins.property
+    def own_metadata(self) -> _struct_pb2.Struct:
+        """Only in a delivery to a worker: what the author of the message attached to it, without the session's metadata. `metadata` cannot tell
+        the two apart: an author may overlay any key of the session's.
+        """
+
     def __init__(
         self,
         *,
@@ -85,10 +92,11 @@ class Message(_message.Message):
         thought: _builtins.str | None = ...,
         actions: _abc.Iterable[_builtins.str] | None = ...,
         reply_to_sequence: _builtins.int = ...,
+        own_metadata: _struct_pb2.Struct | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "_thought", b"_thought", "attachments", b"attachments", "created_at", b"created_at", "metadata", b"metadata", "thought", b"thought"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "_thought", b"_thought", "attachments", b"attachments", "created_at", b"created_at", "metadata", b"metadata", "own_metadata", b"own_metadata", "thought", b"thought"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "_thought", b"_thought", "actions", b"actions", "attachments", b"attachments", "author_id", b"author_id", "content", b"content", "created_at", b"created_at", "is_agent", b"is_agent", "message_id", b"message_id", "metadata", b"metadata", "reply_to_sequence", b"reply_to_sequence", "sequence", b"sequence", "session_id", b"session_id", "thought", b"thought"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "_thought", b"_thought", "actions", b"actions", "attachments", b"attachments", "author_id", b"author_id", "content", b"content", "created_at", b"created_at", "is_agent", b"is_agent", "message_id", b"message_id", "metadata", b"metadata", "own_metadata", b"own_metadata", "reply_to_sequence", b"reply_to_sequence", "sequence", b"sequence", "session_id", b"session_id", "thought", b"thought"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__attachments: _TypeAlias = _typing.Literal["attachments"]  # noqa: Y015
     _WhichOneofArgType__attachments: _TypeAlias = _typing.Literal["_attachments", b"_attachments"]  # noqa: Y015
