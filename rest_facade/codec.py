@@ -1,11 +1,15 @@
-"""The API's messages as the JSON bodies that the contract names. Written by hand, field by field: ten times cheaper than MessageToDict."""
+"""The API's messages as the JSON bodies that the contract names. Written by hand, field by field: ten times cheaper than MessageToDict.
+
+Metadata and attachments are asked for as JSON text, and go into a body as they are.
+"""
 
 from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
+import orjson
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from eliza.sessions.v1 import times, values
+from eliza.sessions.v1 import json_text, times, values
 from eliza.sessions.v1.log_pb2 import ReplyAborted, ReplyChunk
 from eliza.sessions.v1.message_pb2 import Message, SessionStatus
 from eliza.sessions.v1.session_pb2 import Session
@@ -29,7 +33,7 @@ def created_session(session: Session) -> Body:
         "agentId": session.agent_id,
         "userId": session.user_id,
         "createdAt": iso(session.created_at),
-        "metadata": values.plain(session.metadata),
+        "metadata": orjson.Fragment(session.metadata_json),
         "expiresAt": iso(session.expires_at),
         "timeoutConfig": timeout_config(session.timeout_config),
     }
@@ -68,11 +72,11 @@ def sent_message(message: Message, status: SessionStatus) -> Body:
         "content": message.content,
         "authorId": message.author_id,
         "createdAt": iso(message.created_at),
-        "metadata": values.plain(message.metadata),
+        "metadata": orjson.Fragment(message.metadata_json),
         "sessionStatus": session_status(status),
     }
-    if message.HasField("attachments"):
-        body["attachments"] = values.plain_list(message.attachments)
+    if message.attachments_json:
+        body["attachments"] = orjson.Fragment(message.attachments_json)
     return body
 
 
@@ -104,21 +108,21 @@ def aborted(abort: ReplyAborted) -> Body:
 
 def page_message(message: Message) -> Body:
     """A message of a MessagesPage; `metadata` has the agent's `thought` and `actions` when it gave them."""
-    metadata = values.plain(message.metadata)
+    told: Body = {}
     if message.HasField("thought"):
-        metadata["thought"] = message.thought
+        told["thought"] = message.thought
     if message.actions:
-        metadata["actions"] = list(message.actions)
+        told["actions"] = list(message.actions)
     body: Body = {
         "id": message.message_id,
         "content": message.content,
         "authorId": message.author_id,
         "isAgent": message.is_agent,
         "createdAt": iso(message.created_at),
-        "metadata": metadata,
+        "metadata": orjson.Fragment(json_text.overlay(message.metadata_json, told)),
     }
-    if message.HasField("attachments"):
-        body["attachments"] = values.plain_list(message.attachments)
+    if message.attachments_json:
+        body["attachments"] = orjson.Fragment(message.attachments_json)
     return body
 
 
@@ -139,7 +143,7 @@ def health(status: GetServiceStatusResponse) -> Body:
         "version": status.version,
         "expiringSoon": status.expiring_soon,
         "invalidSessions": status.invalid_sessions,
-        "uptime": values.number(status.uptime_seconds),
+        "uptime": json_text.number(status.uptime_seconds),
     }
 
 
@@ -151,8 +155,8 @@ def iso(when: Timestamp) -> str:
 def timeout_config(config: TimeoutConfig) -> Body:
     """The settings in force, all four."""
     return {
-        "timeoutMinutes": values.number(config.timeout_minutes),
+        "timeoutMinutes": json_text.number(config.timeout_minutes),
         "autoRenew": config.auto_renew,
-        "maxDurationMinutes": values.number(config.max_duration_minutes),
-        "warningThresholdMinutes": values.number(config.warning_threshold_minutes),
+        "maxDurationMinutes": json_text.number(config.max_duration_minutes),
+        "warningThresholdMinutes": json_text.number(config.warning_threshold_minutes),
     }

@@ -8,7 +8,7 @@ from typing import Any, Final
 import grpc.aio
 import structlog
 
-from eliza.sessions.v1 import errors_pb2, values
+from eliza.sessions.v1 import errors_pb2, json_text
 from eliza.sessions.v1.errors import TABLE, error_info
 
 RETRY_AFTER_SECONDS: Final = 1
@@ -92,7 +92,7 @@ def _typed(kind: int, text: str) -> Any:
     """A detail of an ErrorInfo in its JSON type."""
     match kind:
         case errors_pb2.DETAIL_KIND_NUMBER:
-            return values.number(float(text))
+            return json_text.number(float(text))
         case errors_pb2.DETAIL_KIND_FIELD:
             return _rest_name(text)
         case errors_pb2.DETAIL_KIND_FIELD_LIST:

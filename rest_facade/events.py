@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from eliza.sessions.v1 import values
+import orjson
+
+from eliza.sessions.v1 import json_text, values
 from eliza.sessions.v1.log_pb2 import LogEntry, ReplyAborted, ReplyChunk
 from eliza.sessions.v1.session_pb2 import Session
 from rest_facade import codec
@@ -36,7 +38,7 @@ def entry_events(entry: LogEntry, room: Room) -> list[tuple[str, Payload]]:
             config = codec.timeout_config(entry.timeout_change.timeout_config)
             return [("sessionTimeoutChanged", _of(entry, expiresAt=codec.iso(status.expires_at), timeoutConfig=config))]
         case "expiration_warning":
-            minutes = values.number(entry.expiration_warning.minutes_remaining)
+            minutes = json_text.number(entry.expiration_warning.minutes_remaining)
             return [("sessionExpirationWarning", _of(entry, minutesRemaining=minutes))]
         case "expiry":
             return [("sessionExpired", _of(entry, expiredAt=codec.iso(entry.expiry.expired_at)))]
@@ -71,15 +73,15 @@ def message_broadcast(entry: LogEntry, room: Room) -> Payload:
         "isAgent": message.is_agent,
         "thought": message.thought if message.HasField("thought") else None,
         "actions": list(message.actions),
-        "metadata": values.plain(message.metadata),
-        "attachments": values.plain_list(message.attachments),
+        "metadata": orjson.Fragment(message.metadata_json),
+        "attachments": orjson.Fragment(message.attachments_json or "[]"),
         "sequence": entry.sequence,
     }
 
 
-def stream_chunk(chunk: ReplyChunk, room: Room) -> Payload:
+def stream_chunk(chunk: ReplyChunk, channel_id: str) -> Payload:
     """messageStreamChunk: a piece of a reply under way."""
-    return {**codec.chunk(chunk), "agentId": chunk.agent_id, "channelId": room.session.channel_id, "sessionId": chunk.session_id}
+    return {**codec.chunk(chunk), "agentId": chunk.agent_id, "channelId": channel_id, "sessionId": chunk.session_id}
 
 
 def stream_aborted(abort: ReplyAborted) -> Payload:

@@ -7,6 +7,7 @@ from typing import TypeAlias
 import grpc.aio
 
 from eliza.sessions.v1 import errors_pb2
+from eliza.sessions.v1.json_form_pb2 import JSON_FORM_TEXT
 from eliza.sessions.v1.log_pb2 import LogEntry, ReplyAborted, ReplyChunk, SessionDeleted
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSessionsResponse
@@ -103,7 +104,7 @@ class Follower:
         while True:
             self.close()
             self._call = self._backend.watch()
-            join = WatchSessionsRequest.Join(session_id=self._session_id, after_sequence=self._after_sequence)
+            join = WatchSessionsRequest.Join(session_id=self._session_id, after_sequence=self._after_sequence, json_form=JSON_FORM_TEXT)
             try:
                 await self._call.write(WatchSessionsRequest(join=join))
                 if response := await read(self._call):

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, TypeAlias
 
-from google.protobuf.struct_pb2 import ListValue, Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from eliza.sessions.v1 import times, values
+from eliza.sessions.v1 import json_text, times, values
 from eliza.sessions.v1.errors import cut
+from eliza.sessions.v1.json_form_pb2 import JSON_FORM_TEXT
 from eliza.sessions.v1.limits import DEFAULT_MESSAGES, MAX_MESSAGES, MAX_METADATA_BYTES, MAX_REQUEST_ID, MAX_SESSIONS
 from eliza.sessions.v1.message_service_pb2 import ListMessagesRequest, SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import CreateSessionRequest, ListSessionsRequest, UpdateTimeoutRequest
@@ -42,7 +42,8 @@ def create_session(body: Body, request_id: str = "") -> CreateSessionRequest:
         return CreateSessionRequest(
             agent_id=_id(body, "agentId"),
             user_id=_id(body, "userId"),
-            metadata=_metadata(body),
+            metadata_json=_metadata(body),
+            json_form=JSON_FORM_TEXT,
             timeout_config=_nested_timeout(body),
             request_id=request_id,
         )
@@ -66,7 +67,14 @@ def send_message(body: Body, session_id: str) -> tuple[SendMessageRequest, str]:
         raise _invalid_content("content holds a lone surrogate, which is not text")
     attachments = _attachments(body)
     transport = _transport(body)
-    return SendMessageRequest(session_id=session_id, content=content, metadata=_metadata(body), attachments=attachments), transport
+    request = SendMessageRequest(
+        session_id=session_id,
+        content=content,
+        metadata_json=_metadata(body),
+        attachments_json=attachments,
+        json_form=JSON_FORM_TEXT,
+    )
+    return request, transport
 
 
 def idempotency_key(key: str | None) -> str:
@@ -85,7 +93,7 @@ def idempotency_key(key: str | None) -> str:
 
 def update_timeout(body: Body, session_id: str) -> UpdateTimeoutRequest:
     """The body of PATCH /sessions/{sessionId}/timeout. Raises INVALID_TIMEOUT_CONFIG."""
-    return UpdateTimeoutRequest(session_id=session_id, timeout_config=_timeout(body))
+    return UpdateTimeoutRequest(session_id=session_id, timeout_config=_timeout(body), json_form=JSON_FORM_TEXT)
 
 
 def list_messages(query: Query, session_id: str) -> ListMessagesRequest:
@@ -95,6 +103,7 @@ def list_messages(query: Query, session_id: str) -> ListMessagesRequest:
         page_size=_clamped(_number(query.get("limit", ""), DEFAULT_MESSAGES), MAX_MESSAGES),
         before=_instant(query, "before"),
         after=_instant(query, "after"),
+        json_form=JSON_FORM_TEXT,
     )
 
 
@@ -114,6 +123,7 @@ def list_sessions(query: Query) -> ListSessionsRequest:
         page_token=query.get("pageToken", ""),
         agent_id=query.get("agentId", ""),
         user_id=query.get("userId", ""),
+        json_form=JSON_FORM_TEXT,
     )
 
 
@@ -137,26 +147,26 @@ def _id(body: Body, name: str) -> str:
     return value
 
 
-def _metadata(body: Body) -> Struct | None:
+def _metadata(body: Body) -> str:
     metadata = body.get("metadata")
     if metadata is None:
-        return None
+        return ""
     if not isinstance(metadata, dict):
         raise _invalid_metadata("metadata must be an object")
     try:
-        return values.struct(metadata)
+        return json_text.metadata_text(metadata)
     except ValueError as error:
         raise _invalid_metadata(f"metadata {error}") from error
 
 
-def _attachments(body: Body) -> ListValue | None:
+def _attachments(body: Body) -> str:
     attachments = body.get("attachments")
     if attachments is None:
-        return None
+        return ""
     if not isinstance(attachments, list):
         raise _invalid_content("attachments must be an array")
     try:
-        return values.list_value(attachments)
+        return json_text.attachments_text(attachments)
     except ValueError as error:
         raise _invalid_content(f"attachments {error}") from error
 

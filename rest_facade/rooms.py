@@ -1,15 +1,16 @@
 """Who follows which session over Socket.IO. One upstream stream serves the process, and each session is watched on it once."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import grpc.aio
 import structlog
 
 from eliza.sessions.v1 import errors_pb2
+from eliza.sessions.v1.json_form_pb2 import JSON_FORM_TEXT
 from eliza.sessions.v1.log_pb2 import LogEntry, ReplyAborted, ReplyChunk, SessionDeleted
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSessionsResponse
@@ -17,6 +18,9 @@ from rest_facade import events
 from rest_facade.backend import Backend, read
 from rest_facade.errors import ApiError, from_row
 from rest_facade.follow import RECONNECT_SECONDS, Follower
+
+FAN_OUT: Final = 50
+"""How many members of a session are told something before the loop serves others."""
 
 _log = structlog.get_logger(__name__)
 
@@ -28,8 +32,8 @@ Welcome: TypeAlias = Callable[[Session], Awaitable[None]]
 class Outlet(Protocol):
     """Where the events of sockets go."""
 
-    async def emit(self, socket_id: str, name: str, payload: events.Payload) -> None:
-        """Queues an event for a socket; one that is gone is ignored."""
+    async def emit_to_all(self, socket_ids: Sequence[str], name: str, payload: events.Payload) -> None:
+        """Queues an event for some sockets; those that are gone are ignored."""
 
     def is_full(self, socket_id: str) -> bool:
         """Whether so many events wait for a socket that it should be served from the server's store, at its own pace."""
@@ -190,35 +194,39 @@ class Rooms:
         if watched is None:
             return
         watched.sequence, watched.expired = entry.sequence, entry.HasField("expiry")
-        for member in list(watched.members.values()):
-            if member.catching_up:
-                continue
-            if self._outlet.is_full(member.socket_id):
-                follower = Follower(self._backend, entry.session_id, member.sequence)
-                member.catching_up = asyncio.create_task(self._catch_up(entry.session_id, member, follower))
-            else:
-                await self._send(member, entry)
+        for members in _slices(watched):
+            live = []
+            for member in members:
+                if member.catching_up:
+                    continue
+                if self._outlet.is_full(member.socket_id):
+                    follower = Follower(self._backend, entry.session_id, member.sequence)
+                    member.catching_up = asyncio.create_task(self._catch_up(entry.session_id, member, follower))
+                else:
+                    live.append(member)
+            await self._send(live, entry)
 
     async def _chunk(self, chunk: ReplyChunk) -> None:
         if watched := self._watched.get(chunk.session_id):
-            for member in list(watched.members.values()):
-                if not member.catching_up and not self._outlet.is_full(member.socket_id):
-                    await self._send_chunk(member, chunk)
+            for members in _slices(watched):
+                await self._send_chunk([member for member in members if self._is_live(member)], chunk)
 
     async def _abort(self, abort: ReplyAborted) -> None:
         """Tells those who were sent pieces that they are void, also where they are catching up now; and those who may come by."""
         if watched := self._watched.get(abort.session_id):
-            for member in list(watched.members.values()):
-                is_live = not member.catching_up and not self._outlet.is_full(member.socket_id)
-                if member.draft.take_abort(abort) or is_live:
-                    await self._send_abort(member, abort)
+            for members in _slices(watched):
+                await self._send_abort([member for member in members if member.draft.take_abort(abort) or self._is_live(member)], abort)
+
+    def _is_live(self, member: _Member) -> bool:
+        """Whether a member is sent what happens now."""
+        return not member.catching_up and not self._outlet.is_full(member.socket_id)
 
     async def _abandon_drafts(self) -> None:
         """Tells the members that the pieces they have are void: what comes of them while the stream is broken is not heard."""
         for watched in list(self._watched.values()):
             for member in list(watched.members.values()):
                 if abort := member.draft.abandon():
-                    await self._send_abort(member, abort)
+                    await self._send_abort([member], abort)
 
     async def _delete(self, session_id: str) -> None:
         """Tells the members that their session was deleted, as the last they hear of it; they are out of the room then."""
@@ -228,8 +236,8 @@ class Rooms:
         for member in watched.members.values():
             if member.catching_up:
                 member.catching_up.cancel()
-        for member in watched.members.values():
-            await self._outlet.emit(member.socket_id, "sessionDeleted", events.session_deleted(session_id))
+        for members in _slices(watched):
+            await self._tell(members, "sessionDeleted", events.session_deleted(session_id))
 
     def _end(self, end: WatchSessionsResponse.End) -> None:
         """A session expired or is gone. That one was left is no news: another join may be on its way."""
@@ -241,19 +249,30 @@ class Rooms:
             reason = errors_pb2.ErrorReason.Name(end.reason).removeprefix("ERROR_REASON_")
             watched.joined.set_exception(from_row(reason, end.message, end.details))
 
-    async def _send(self, member: _Member, entry: LogEntry) -> None:
-        if entry.sequence > member.sequence:
-            member.sequence = entry.sequence
-            member.draft.take_entry(entry)
-            for name, payload in events.entry_events(entry, member.room):
-                await self._outlet.emit(member.socket_id, name, payload)
+    async def _send(self, members: Sequence[_Member], entry: LogEntry) -> None:
+        """Sends an entry to those who do not have it; once made for all who call the session the same."""
+        alike: dict[tuple[str, str], list[_Member]] = {}
+        for member in members:
+            if entry.sequence > member.sequence:
+                member.sequence = entry.sequence
+                member.draft.take_entry(entry)
+                alike.setdefault((member.room.room_id, member.room.agent_name), []).append(member)
+        for some in alike.values():
+            for name, payload in events.entry_events(entry, some[0].room):
+                await self._tell(some, name, payload)
 
-    async def _send_chunk(self, member: _Member, chunk: ReplyChunk) -> None:
-        member.draft.take_chunk(chunk)
-        await self._outlet.emit(member.socket_id, "messageStreamChunk", events.stream_chunk(chunk, member.room))
+    async def _send_chunk(self, members: Sequence[_Member], chunk: ReplyChunk) -> None:
+        for member in members:
+            member.draft.take_chunk(chunk)
+        if members:
+            await self._tell(members, "messageStreamChunk", events.stream_chunk(chunk, members[0].room.session.channel_id))
 
-    async def _send_abort(self, member: _Member, abort: ReplyAborted) -> None:
-        await self._outlet.emit(member.socket_id, "messageStreamAborted", events.stream_aborted(abort))
+    async def _send_abort(self, members: Sequence[_Member], abort: ReplyAborted) -> None:
+        await self._tell(members, "messageStreamAborted", events.stream_aborted(abort))
+
+    async def _tell(self, members: Sequence[_Member], name: str, payload: events.Payload) -> None:
+        if members:
+            await self._outlet.emit_to_all([member.socket_id for member in members], name, payload)
 
     async def _catch_up(self, session_id: str, member: _Member, follower: Follower) -> None:
         """Sends a member what it has missed, at its own pace, until it stands where the session does."""
@@ -264,17 +283,17 @@ class Rooms:
                     await self._reopen(follower)
                 async for item in follower:
                     if isinstance(item, LogEntry):
-                        await self._send(member, item)
+                        await self._send([member], item)
                     elif isinstance(item, ReplyChunk):
-                        await self._send_chunk(member, item)
+                        await self._send_chunk([member], item)
                     elif isinstance(item, ReplyAborted):
                         member.draft.take_abort(item)
-                        await self._send_abort(member, item)
+                        await self._send_abort([member], item)
                     elif isinstance(item, SessionDeleted):
                         watched = self._watched.get(session_id)
                         if watched and watched.members.get(member.socket_id) is member:
                             del watched.members[member.socket_id]
-                        await self._outlet.emit(member.socket_id, "sessionDeleted", events.session_deleted(session_id))
+                        await self._tell([member], "sessionDeleted", events.session_deleted(session_id))
                         return
                     if self._outlet.is_full(member.socket_id):
                         await self._outlet.flushed(member.socket_id)
@@ -305,5 +324,13 @@ class Rooms:
                 raise
 
 
+def _slices(watched: _Watched) -> Iterator[list[_Member]]:
+    """The members of a session, some at a time; those who have left meanwhile are left out."""
+    members = list(watched.members.values())
+    for start in range(0, len(members), FAN_OUT):
+        yield [member for member in members[start : start + FAN_OUT] if watched.members.get(member.socket_id) is member]
+
+
 def _join(session_id: str, after_sequence: int | None) -> WatchSessionsRequest:
-    return WatchSessionsRequest(join=WatchSessionsRequest.Join(session_id=session_id, after_sequence=after_sequence))
+    join = WatchSessionsRequest.Join(session_id=session_id, after_sequence=after_sequence, json_form=JSON_FORM_TEXT)
+    return WatchSessionsRequest(join=join)

@@ -7,6 +7,7 @@ import flask
 import grpc.aio
 from werkzeug.routing import BaseConverter
 
+from eliza.sessions.v1.json_form_pb2 import JSON_FORM_TEXT
 from eliza.sessions.v1.message_pb2 import Message
 from eliza.sessions.v1.message_service_pb2 import SendMessageResponse
 from eliza.sessions.v1.session_pb2 import Session
@@ -99,7 +100,7 @@ class _Views:
 
     def get_session(self, session_id: str) -> flask.Response:
         """Reads one session and its live status."""
-        answer = self._backend.call(self._backend.sessions.GetSession, GetSessionRequest(session_id=session_id))
+        answer = self._backend.call(self._backend.sessions.GetSession, GetSessionRequest(session_id=session_id, json_form=JSON_FORM_TEXT))
         return _session(answer.session)
 
     def delete_session(self, session_id: str) -> flask.Response:
@@ -158,7 +159,9 @@ class _Views:
     def renew_session(self, session_id: str) -> flask.Response:
         """Renews by hand, also when auto-renewal is off: 422 at the maximum duration."""
         self._judge_empty(session_id)
-        answer = self._backend.call(self._backend.sessions.RenewSession, RenewSessionRequest(session_id=session_id, etag=_if_match()))
+        answer = self._backend.call(
+            self._backend.sessions.RenewSession, RenewSessionRequest(session_id=session_id, etag=_if_match(), json_form=JSON_FORM_TEXT)
+        )
         return _session(answer.session)
 
     def update_timeout(self, session_id: str) -> flask.Response:
@@ -171,7 +174,9 @@ class _Views:
     def send_heartbeat(self, session_id: str) -> flask.Response:
         """Keeps alive, and renews when auto-renewal is on."""
         self._judge_empty(session_id)
-        answer = self._backend.call(self._backend.sessions.SendHeartbeat, SendHeartbeatRequest(session_id=session_id))
+        answer = self._backend.call(
+            self._backend.sessions.SendHeartbeat, SendHeartbeatRequest(session_id=session_id, json_form=JSON_FORM_TEXT)
+        )
         return _session(answer.session)
 
     def _judge(self, reader: Callable[[_Input, str], _Request], given: _Input, session_id: str) -> _Request:
@@ -180,7 +185,7 @@ class _Views:
             bodies.refuse_unknown()
             return reader(given, session_id)
         except ApiError:
-            self._backend.call(self._backend.sessions.GetSession, GetSessionRequest(session_id=session_id))
+            self._backend.call(self._backend.sessions.GetSession, GetSessionRequest(session_id=session_id, json_form=JSON_FORM_TEXT))
             raise
 
     def _judge_empty(self, session_id: str) -> None:

@@ -1,20 +1,22 @@
 """Socket.IO: both dialects of incoming events, and the sockets that outgoing ones are sent to."""
 
 import asyncio
+import json
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
 
 import grpc.aio
 import socketio
 
+from eliza.sessions.v1.json_form_pb2 import JSON_FORM_TEXT
 from eliza.sessions.v1.limits import MAX_CONTENT_CODE_POINTS
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import GetSessionRequest
 from eliza.sessions.v1.texts import is_text
-from rest_facade import errors, fields, inputs
+from rest_facade import bodies, errors, fields, inputs
 from rest_facade.backend import Backend
 from rest_facade.bridge import Message, Receive, Send
 from rest_facade.engine import Engine
@@ -48,6 +50,21 @@ _IGNORED: Final = ("subscribe_logs", "unsubscribe_logs", "update_log_filters")
 _NAMESPACE = "/"
 
 
+class _Json:
+    """How events are written and read."""
+
+    @staticmethod
+    def dumps(value: object, **_: object) -> str:
+        """The text of an event, in which metadata and attachments stand as they came from the server."""
+        try:
+            return bodies.dump(value).decode()
+        except TypeError:
+            # It repeats something of a client's: half a surrogate pair, or a number of any size.
+            return json.dumps(value, separators=(",", ":"))
+
+    loads = staticmethod(json.loads)
+
+
 class Sockets:
     """The Socket.IO server of the contract."""
 
@@ -67,6 +84,7 @@ class Sockets:
             # A client hears that it is connected before it hears anything else.
             always_connect=True,
             max_http_buffer_size=max_message_bytes,
+            json=_Json,
             # Loggers of its own making would print each line once more, in another form.
             logger=logging.getLogger("socketio"),
             engineio_logger=logging.getLogger("engineio"),
@@ -100,6 +118,10 @@ class Sockets:
     async def emit(self, socket_id: str, name: str, payload: Payload) -> None:
         """Queues an event for a socket; one that is gone is ignored."""
         await self._io.emit(name, payload, to=socket_id)
+
+    async def emit_to_all(self, socket_ids: Sequence[str], name: str, payload: Payload) -> None:
+        """Queues an event, which is encoded once, for some sockets; those that are gone are ignored."""
+        await self._io.emit(name, payload, to=list(socket_ids))
 
     def is_full(self, socket_id: str) -> bool:
         """Whether so many events wait for a socket that it should be served from the server's store, at its own pace."""
@@ -246,7 +268,8 @@ class Sockets:
 
     async def _session_id(self, room_id: str) -> str:
         """The session of a room id, which may be the session's or its channel's, expired or not. Raises ApiError, grpc.aio.AioRpcError."""
-        for request in (GetSessionRequest(session_id=room_id), GetSessionRequest(channel_id=room_id)):
+        for field in ("session_id", "channel_id"):
+            request = GetSessionRequest(**{field: room_id}, json_form=JSON_FORM_TEXT)
             try:
                 answer = await self._backend.sessions.GetSession(request, timeout=self._backend.deadline_seconds)
             except grpc.aio.AioRpcError as error:

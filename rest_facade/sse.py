@@ -6,12 +6,11 @@ from typing import Final
 
 import flask
 import grpc.aio
-import orjson
 from werkzeug.http import parse_accept_header
 
 from eliza.sessions.v1.log_pb2 import LogEntry, ReplyAborted, SessionDeleted
 from eliza.sessions.v1.message_service_pb2 import SendMessageResponse
-from rest_facade import codec, errors, events
+from rest_facade import bodies, codec, errors, events
 from rest_facade.backend import Backend
 from rest_facade.converse import Conversation
 from rest_facade.follow import Follower
@@ -29,17 +28,11 @@ COME_BACK_MS: Final = (3000, 10_000)
 TEMPORARY: Final = (429, 503, 504)
 """The statuses that say: try again. On any of them a browser's EventSource gives up for good."""
 
-_ESCAPES: Final = tuple((char.encode(), f"\\u{ord(char):04x}".encode()) for char in "\x85\u2028\u2029")
-"""What some readers of lines take for the end of one; in JSON they come only in strings."""
-
 
 def event(name: str, data: object, event_id: int | None = None) -> bytes:
     """One event with JSON data; its id is what a client resumes from."""
     head = f"event: {name}\n" if event_id is None else f"id: {event_id}\nevent: {name}\n"
-    text = orjson.dumps(data)
-    for raw, escaped in _ESCAPES:
-        text = text.replace(raw, escaped)
-    return head.encode() + b"data: " + text + b"\n\n"
+    return head.encode() + b"data: " + bodies.dump(data) + b"\n\n"
 
 
 def is_followed(method: str, path: str, accept: str) -> bool:
@@ -85,7 +78,7 @@ def session_events(backend: Backend, follower: Follower, room: events.Room) -> I
         elif isinstance(item, SessionDeleted):
             yield event("sessionDeleted", events.session_deleted(item.session_id))
         else:
-            yield event("messageStreamChunk", events.stream_chunk(item, room))
+            yield event("messageStreamChunk", events.stream_chunk(item, room.session.channel_id))
 
 
 def conversation(backend: Backend, talk: Conversation, sent: SendMessageResponse) -> Iterator[bytes]:

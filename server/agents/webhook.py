@@ -12,7 +12,7 @@ import httpx2
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 
-from eliza.sessions.v1 import times, values
+from eliza.sessions.v1 import json_text, times
 from server.agents.allowed import endpoint_of
 from server.agents.http import (
     AddressRefusedError,
@@ -267,12 +267,11 @@ def _text(body: bytes) -> str:
 def _reply(body: str) -> Reply:
     found = _Reply.model_validate(read_clean_json(body))
     try:
-        # By way of protobuf, so that what is stored can be read back over every transport.
-        metadata = orjson.dumps(values.plain(values.struct(found.metadata or {}))).decode()
-        attachments = None if found.attachments is None else values.plain_list(values.list_value(found.attachments))
+        metadata = json_text.metadata_text(found.metadata or {})
+        attachments = None if found.attachments is None else json_text.attachments_text(found.attachments)
     except ValueError as error:
         raise NoReplyError(f"the agent's answer is no reply: it {error}", final=True) from error
-    draft = Draft(found.content, metadata, None if attachments is None else orjson.dumps(attachments).decode())
+    draft = Draft(found.content, metadata, attachments)
     return Reply(draft, found.thought, tuple(found.actions or ()))
 
 

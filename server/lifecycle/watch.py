@@ -1,14 +1,15 @@
 """Following sessions' logs as they grow. A watch is woken when there is something new and reads it from the store, from where it stands.
 
 So a watch keeps no entries: one that is slow costs no memory and loses nothing, and there is no seam between the stored and the live. Only
-the pieces of replies under way, which the store does not have, are kept for it; where too many wait, the oldest are let go.
+the pieces of replies under way, which the store does not have, are kept, once for all who watch the session; where there are too many, the
+oldest are let go. However many watch a session, they are woken some at a time, and others are served in between.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Iterator
+from collections import OrderedDict, deque
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from typing import Final, TypeAlias
 
 from server.domain.errors import DomainError, InvalidFieldError, SessionExpiredError, SessionNotFoundError, UnavailableError
@@ -18,6 +19,14 @@ from server.store.base import Commit, Store
 
 PAGE_ENTRIES: Final = 100
 WAITING_CHUNKS: Final = 1000
+WAITING_CODE_POINTS: Final = 200_000
+"""How many pieces of a session's replies are kept, and how much text: twice what a reply may have."""
+
+PIECES_APART: Final = 8
+"""How many pieces may wait for the fastest of a session's watches before the chunks after them are put together."""
+
+WAKES_PER_TURN: Final = 20
+"""How many watches are woken in a turn of the loop: what these then do takes a few milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,57 +48,146 @@ Item: TypeAlias = tuple[Session, Entry | Piece] | Deleted | End
 """Something that a watch has to tell; the session with it is as it was when it was joined."""
 
 
+class Pieces:
+    """The latest pieces of a session's replies. Each has a number; a watch keeps that of the next one it is to be told.
+
+    Where PIECES_APART wait for everyone who watches, more chunks are put together with the last of them.
+    """
+
+    def __init__(self) -> None:
+        self._kept: deque[Piece] = deque()
+        self._first = 0
+        self._code_points = 0
+        # Aborts that had to go, with their numbers: a slow watch may have been told what they void.
+        self._lost_aborts: deque[tuple[int, Piece]] = deque(maxlen=WAITING_CHUNKS)
+        # How many have come since anyone took some; and the texts of the last chunk, while it grows.
+        self._untaken = 0
+        self._texts: list[str] = []
+
+    def join(self) -> int:
+        """The number of the piece that comes next."""
+        self._seal()
+        self._untaken = 0
+        return self._first + len(self._kept)
+
+    def add(self, piece: Piece) -> None:
+        """Keeps a piece; lets the oldest go where there are too many."""
+        if isinstance(piece, Chunk):
+            self._code_points += len(piece.text)
+            last = self._kept[-1] if self._untaken >= PIECES_APART else None
+            if isinstance(last, Chunk) and last.message_id == piece.message_id:
+                self._texts = self._texts or [last.text]
+                self._texts.append(piece.text)
+                return
+        self._seal()
+        self._kept.append(piece)
+        self._untaken += 1
+        while len(self._kept) > WAITING_CHUNKS or (self._code_points > WAITING_CODE_POINTS and len(self._kept) > 1):
+            oldest = self._kept.popleft()
+            if isinstance(oldest, Chunk):
+                self._code_points -= len(oldest.text)
+            else:
+                self._lost_aborts.append((self._first, oldest))
+            self._first += 1
+
+    def take(self, number: int, up_to: int) -> tuple[list[Piece], int]:
+        """The pieces from a number on of replies to messages up to a sequence, and the number to go on from.
+
+        Where an abort is among them, so are none of the chunks that it voids; and one abort is enough, because nothing of what a second one
+        voids has been told.
+        """
+        end = self._first + len(self._kept)
+        if number >= end:
+            return [], number
+        self._seal()
+        self._untaken = 0
+        first = max(number, self._first)
+        lost = ((at, abort) for at, abort in self._lost_aborts if at >= number)
+        kept = enumerate(islice(self._kept, first - self._first, None), first)
+        found: list[Piece] = []
+        for at, piece in chain(lost, kept):
+            if piece.answers > up_to:
+                end = at
+                break
+            found.append(piece)
+        void = {piece.message_id for piece in found if isinstance(piece, Abort)}
+        told: list[Piece] = []
+        is_aborted = False
+        for piece in found:
+            if not isinstance(piece, Abort):
+                if piece.message_id not in void:
+                    told.append(piece)
+            elif not is_aborted:
+                is_aborted = True
+                told.append(piece)
+        return told, end
+
+    def _seal(self) -> None:
+        """Lets the last chunk grow no more."""
+        if self._texts:
+            last = self._kept.pop()
+            assert isinstance(last, Chunk)
+            self._kept.append(replace(last, text="".join(self._texts)))
+            self._texts = []
+
+
 @dataclass(slots=True)
 class _Place:
-    """Where a watch stands in a session."""
+    """Where a watch stands in a session: after which entry, and before which piece."""
 
     session: Session
     sequence: int
-    chunks: deque[Chunk] = field(default_factory=lambda: deque(maxlen=WAITING_CHUNKS))
-    abort: Abort | None = None
+    pieces: Pieces
+    piece: int
 
-    def keep(self, piece: Piece) -> None:
-        """Keeps a piece until the reader comes for it.
+    def take(self, up_to: int) -> list[Piece]:
+        """Takes the pieces of replies to messages up to a sequence."""
+        told, self.piece = self.pieces.take(self.piece, up_to)
+        return told
 
-        An abort takes away the chunks that it voids. One is enough: while it waits, no chunk after it has been told.
-        """
-        if isinstance(piece, Abort):
-            self.chunks = deque((chunk for chunk in self.chunks if chunk.message_id != piece.message_id), WAITING_CHUNKS)
-            self.abort = self.abort or piece
-        else:
-            self.chunks.append(piece)
 
-    def take(self, up_to: int) -> Iterator[Piece]:
-        """Takes out the pieces of replies to messages up to a sequence."""
-        if self.abort and self.abort.answers <= up_to:
-            yield self.abort
-            self.abort = None
-        while self.chunks and self.chunks[0].answers <= up_to:
-            yield self.chunks.popleft()
+@dataclass(slots=True)
+class _Watched:
+    """A session that is watched, and by whom."""
+
+    watches: "set[Watch]" = field(default_factory=set)
+    pieces: Pieces = field(default_factory=Pieces)
+
+
+@dataclass(slots=True)
+class _Round:
+    """The watches of a session that have yet to be woken. `begun`: some were; `again`: there is news since."""
+
+    watches: "list[Watch]"
+    begun: bool = False
+    again: bool = False
 
 
 class Signals:
     """Wakes the watches of the sessions that have something new."""
 
     def __init__(self) -> None:
-        self._watches: dict[str, set[Watch]] = {}
+        self._watched: dict[str, _Watched] = {}
         self._open: set[Watch] = set()
+        self._rounds: OrderedDict[str, _Round] = OrderedDict()
         self.closed = False
 
     def committed(self, commit: Commit) -> None:
         """Wakes the watches of the sessions whose logs a commit has grown, or that it has removed."""
         for outcome in commit.outcomes:
             if outcome.entries:
-                for watch in self._watches.get(outcome.session.id, ()):
-                    watch.wake(outcome.session.id)
+                self._wake(outcome.session.id)
         for session_id in commit.deleted:
-            for watch in self._watches.get(session_id, ()):
-                watch.mark_deleted(session_id)
+            if watched := self._watched.get(session_id):
+                for watch in watched.watches:
+                    watch.mark_deleted(session_id)
+                self._wake(session_id)
 
     def piece(self, piece: Piece) -> None:
-        """Hands a piece of a reply under way to the watches of its session."""
-        for watch in self._watches.get(piece.session_id, ()):
-            watch.keep(piece)
+        """Keeps a piece of a reply under way for the watches of its session."""
+        if watched := self._watched.get(piece.session_id):
+            watched.pieces.add(piece)
+            self._wake(piece.session_id)
 
     def close(self) -> None:
         """Ends all watches with UnavailableError: the service stops."""
@@ -105,16 +203,42 @@ class Signals:
         """Counts it no longer."""
         self._open.discard(watch)
 
-    def add(self, session_id: str, watch: "Watch") -> None:
-        """Has a watch woken for a session."""
-        self._watches.setdefault(session_id, set()).add(watch)
+    def add(self, session_id: str, watch: "Watch") -> Pieces:
+        """Has a watch woken for a session; returns the pieces of its replies."""
+        watched = self._watched.setdefault(session_id, _Watched())
+        watched.watches.add(watch)
+        return watched.pieces
 
     def remove(self, session_id: str, watch: "Watch") -> None:
         """Has a watch woken no longer for a session."""
-        watches = self._watches.get(session_id, set())
-        watches.discard(watch)
-        if not watches:
-            self._watches.pop(session_id, None)
+        if watched := self._watched.get(session_id):
+            watched.watches.discard(watch)
+            if not watched.watches:
+                del self._watched[session_id]
+
+    def _wake(self, session_id: str) -> None:
+        """Has the watches of a session woken. It costs next to nothing when they are about to be anyway."""
+        if current := self._rounds.get(session_id):
+            current.again = current.begun
+        elif watched := self._watched.get(session_id):
+            if not self._rounds:
+                asyncio.get_running_loop().call_soon(self._wake_some)
+            self._rounds[session_id] = _Round(list(watched.watches))
+
+    def _wake_some(self) -> None:
+        """Wakes as many as one turn of the loop is for: one of each session after the other, so that none waits for a large one."""
+        for _ in range(WAKES_PER_TURN):
+            if not self._rounds:
+                return
+            session_id, current = self._rounds.popitem(last=False)
+            current.begun = True
+            current.watches.pop().wake(session_id)
+            if not current.watches and current.again and (watched := self._watched.get(session_id)):
+                current = _Round(list(watched.watches))
+            if current.watches:
+                self._rounds[session_id] = current
+        if self._rounds:
+            asyncio.get_running_loop().call_soon(self._wake_some)
 
 
 class Watch:
@@ -137,7 +261,7 @@ class Watch:
         :raises InvalidFieldError: its log has no such sequence
         """
         # From before the session is read, so that no deletion after the reading is missed.
-        self._signals.add(session_id, self)
+        pieces = self._signals.add(session_id, self)
         try:
             session = await self._store.get_session(session_id)
             start = session.last_sequence if after_sequence is None else after_sequence
@@ -149,7 +273,7 @@ class Watch:
             if session_id not in self._places:
                 self.leave(session_id)
             raise
-        self._places[session_id] = _Place(session, start)
+        self._places[session_id] = _Place(session, start, pieces, pieces.join())
         self.wake(session_id)
         return session
 
@@ -187,13 +311,6 @@ class Watch:
     def mark_deleted(self, session_id: str) -> None:
         """Says that a session was deleted, which is not the same as taken by the purge."""
         self._deleted.add(session_id)
-        self.wake(session_id)
-
-    def keep(self, piece: Piece) -> None:
-        """Keeps a piece of a reply until the reader comes for it."""
-        if place := self._places.get(piece.session_id):
-            place.keep(piece)
-            self.wake(piece.session_id)
 
     async def _read(self) -> list[Item]:
         """What one of the woken sessions has to tell; empty when none has anything."""

@@ -30,13 +30,14 @@ from server.rpc.convert import (
     agent_message,
     agent_settings,
     agent_status_message,
-    delivery_message,
+    is_text_form,
     message_message,
     refusal,
     reply_of,
     settings_values,
     timeout_request,
 )
+from server.rpc.encoding import encode_delivery, join
 from server.rpc.paging import make_token, page_size, read_token
 from server.rpc.parsing import ConnectSaid, HalvedChunk, UnreadableAnswer
 from server.store.base import Position, Store
@@ -131,10 +132,11 @@ class AgentService(AgentServiceServicer):
     async def Reply(self, request: pb.ReplyRequest, context: Any) -> pb.ReplyResponse:
         if missing := [field for field in ("delivery_id", "reply") if not _is_set(request, field)]:
             raise MissingFieldsError(missing)
+        as_text = is_text_form(request.json_form)
         outcome = await self._dispatcher.answer(request.delivery_id, reply_of(request.reply))
         (entry,) = outcome.entries
         assert entry.message is not None
-        return pb.ReplyResponse(message=message_message(outcome.session, entry, entry.message))
+        return pb.ReplyResponse(message=message_message(outcome.session, entry, entry.message, as_text))
 
     async def Connect(self, requests: AsyncIterator[ConnectSaid], context: Any) -> AsyncIterator[pb.ConnectResponse]:
         first = await anext(requests, None)
@@ -147,6 +149,7 @@ class AgentService(AgentServiceServicer):
             raise MissingFieldsError(["hello.agent_id"])
         _check_range("hello.max_deliveries", hello.max_deliveries, MAX_DELIVERIES)
         _check_range("hello.history_messages", hello.history_messages, MAX_HISTORY_MESSAGES)
+        as_text = is_text_form(hello.json_form)
         agent = await self._store.get_agent(hello.agent_id.lower())
         capacity = hello.max_deliveries or 1
         with self._connectors.workers.connected(agent, capacity=capacity, history_messages=hello.history_messages) as worker:
@@ -162,7 +165,7 @@ class AgentService(AgentServiceServicer):
                         continue
                     if told is None:
                         return
-                    yield self._told(told)
+                    yield await self._told(told, as_text)
                     worker.told.task_done()
             finally:
                 reading.cancel()
@@ -211,11 +214,13 @@ class AgentService(AgentServiceServicer):
             await self._dispatcher.answer(delivery_id, reply, agent_id=worker.agent_id, reply_id=reply_id)
             worker.told.put_nowait(Accepted(delivery_id))
 
-    def _told(self, told: Told) -> pb.ConnectResponse:
-        """What a worker is told, as it goes out. Raises what ends its stream."""
+    async def _told(self, told: Told, as_text: bool) -> pb.ConnectResponse:
+        """What a worker is told, as it goes out; `as_text`: metadata and attachments as JSON text. Raises what ends its stream."""
         match told:
             case Given():
-                return pb.ConnectResponse(delivery=delivery_message(told.work, told.history, self._clock.now_ms()))
+                delivery = await encode_delivery(told.work, told.history, self._clock.now_ms(), as_text)
+                response: pb.ConnectResponse = join(pb.ConnectResponse(), {"delivery": [delivery]})
+                return response
             case Accepted():
                 return pb.ConnectResponse(accepted=pb.ConnectResponse.Accepted(delivery_id=told.delivery_id))
             case Refused():

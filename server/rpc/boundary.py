@@ -121,7 +121,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         if not method.startswith(_PREFIX):
             self._wrapped[method] = self._readable(method, handler)
             return self._wrapped[method]
-        serialize = handler.response_serializer
+        serialize = partial(_serialized, handler.response_serializer)
         read = _READERS.get(method, partial(parse_message, handler.request_deserializer))
         wrapped: grpc.RpcMethodHandler[Any, Any]
         if handler.unary_unary:
@@ -209,6 +209,11 @@ def _log_failure(method: str, row: Row, message: str, details: Mapping[str, str]
     level = "warning" if row.http_status >= 500 else "info"
     ids = {name: details[detail] for detail, name in _LOGGED_IDS.items() if detail in details}
     getattr(log, level)("failed call", method=method.removeprefix("/"), code=row.reason, error=cut(message), **ids)
+
+
+def _serialized(serialize: Callable[[Any], bytes], answer: Any) -> bytes:
+    """An answer as it goes out, which it is already where it is bytes: see `encoding`."""
+    return answer if isinstance(answer, bytes) else serialize(answer)
 
 
 def _many(read: Read) -> Callable[[AsyncIterator[bytes]], AsyncIterator[Any]]:

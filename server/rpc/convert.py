@@ -1,17 +1,28 @@
 """Between the domain's values and the API's messages."""
 
-from collections.abc import Callable
 from dataclasses import MISSING, asdict, fields
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
-from google.protobuf import struct_pb2
 
-from eliza.sessions.v1 import agent_pb2, agent_service_pb2, errors_pb2, log_pb2, message_pb2, session_pb2, timeout_pb2, values
+from eliza.sessions.v1 import (
+    agent_pb2,
+    agent_service_pb2,
+    errors_pb2,
+    json_form_pb2,
+    json_text,
+    log_pb2,
+    message_pb2,
+    message_service_pb2,
+    session_pb2,
+    session_service_pb2,
+    timeout_pb2,
+    values,
+)
 from eliza.sessions.v1.errors import cut
 from eliza.sessions.v1.limits import MAX_METADATA_BYTES
 from server.agents.dispatcher import AgentStatus
-from server.agents.kinds import MAX_DELIVERY_BYTES, History, Work, count_fitting
+from server.agents.kinds import Work
 from server.domain.agents import SETTINGS, Agent, AgentKind, AgentSettings, OpenAiSettings, WebhookSettings
 from server.domain.errors import DomainError, InvalidContentError, InvalidFieldError, InvalidMetadataError
 from server.domain.events import Abort, Chunk, Entry, EntryKind
@@ -21,20 +32,29 @@ from server.domain.timeouts import MINUTE_MS, PartialTimeoutConfig, TimeoutConfi
 
 _KINDS = {kind: agent_pb2.AgentKind.Value(f"AGENT_KIND_{kind.name}") for kind in AgentKind}
 _KINDS_BACK = {number: kind for kind, number in _KINDS.items()}
-_FIELD_BYTES = 6
-"""What a repeated field adds to each of its messages, at most: its number and the length."""
 _TIMEOUT_FIELDS = tuple(timeout_pb2.TimeoutConfig.DESCRIPTOR.fields_by_name)
 
+_Said: TypeAlias = message_service_pb2.SendMessageRequest | agent_service_pb2.AgentReply
+"""What has metadata and attachments, each in one of two forms."""
 
-def session_message(session: Session, now_ms: int) -> session_pb2.Session:
-    """A session as it stands at an instant."""
+
+def is_text_form(form: json_form_pb2.JsonForm.ValueType) -> bool:
+    """Whether metadata and attachments are wanted as JSON text. Raises InvalidFieldError for a form that there is not."""
+    if form not in json_form_pb2.JsonForm.values():
+        raise InvalidFieldError("json_form", form, "is not a form that this version knows")
+    return form == json_form_pb2.JSON_FORM_TEXT
+
+
+def session_message(session: Session, now_ms: int, as_text: bool) -> session_pb2.Session:
+    """A session as it stands at an instant; `as_text`: its metadata as JSON text."""
     return session_pb2.Session(
         session_id=session.id,
         channel_id=session.channel_id,
         agent_id=session.agent_id,
         user_id=session.user_id,
         created_at=values.timestamp(session.created_at_ms),
-        metadata=values.struct(orjson.loads(session.metadata)),
+        metadata=None if as_text else values.struct(orjson.loads(session.metadata)),
+        metadata_json=json_text.escape_lines(session.metadata) if as_text else "",
         expires_at=values.timestamp(session.expires_at_ms),
         timeout_config=timeout_message(session.timeout),
         last_activity=values.timestamp(session.last_activity_ms),
@@ -46,13 +66,14 @@ def session_message(session: Session, now_ms: int) -> session_pb2.Session:
     )
 
 
-def message_message(session: Session, entry: Entry, message: Message) -> message_pb2.Message:
-    """A stored message, with the session's metadata laid under its own.
+def message_message(session: Session, entry: Entry, message: Message, as_text: bool) -> message_pb2.Message:
+    """A stored message, with the session's metadata laid under its own; `as_text`: both as JSON text.
 
     Contract: "the session's metadata, overlaid by the message's own, and `sessionId`, which a client cannot overwrite".
     """
-    metadata = {**orjson.loads(session.metadata), **orjson.loads(message.metadata), "sessionId": session.id}
-    return message_pb2.Message(
+    own: dict[str, json_text.Json] = {} if message.metadata == EMPTY_OBJECT else orjson.loads(message.metadata)
+    own["sessionId"] = session.id
+    made = message_pb2.Message(
         message_id=message.id,
         session_id=session.id,
         sequence=entry.sequence,
@@ -60,16 +81,22 @@ def message_message(session: Session, entry: Entry, message: Message) -> message
         is_agent=message.is_agent,
         content=message.content,
         created_at=values.timestamp(entry.at_ms),
-        metadata=values.struct(metadata),
-        attachments=None if message.attachments is None else values.list_value(orjson.loads(message.attachments)),
         thought=message.thought,
         actions=message.actions,
         reply_to_sequence=message.answers or 0,
     )
+    if as_text:
+        made.metadata_json = json_text.escape_lines(json_text.overlay(session.metadata, own))
+        made.attachments_json = json_text.escape_lines(message.attachments or "")
+        return made
+    made.metadata.CopyFrom(values.struct({**orjson.loads(session.metadata), **own}))
+    if message.attachments is not None:
+        made.attachments.CopyFrom(values.list_value(orjson.loads(message.attachments)))
+    return made
 
 
-def entry_message(session: Session, entry: Entry) -> log_pb2.LogEntry:
-    """An entry of a session's log."""
+def entry_head(entry: Entry) -> log_pb2.LogEntry:
+    """An entry of a session's log, but for its message."""
     message = log_pb2.LogEntry(
         session_id=entry.session_id,
         sequence=entry.sequence,
@@ -77,9 +104,6 @@ def entry_message(session: Session, entry: Entry) -> log_pb2.LogEntry:
         session_status=session_status(entry),
     )
     match entry.kind:
-        case EntryKind.MESSAGE:
-            assert entry.message is not None
-            message.message.CopyFrom(message_message(session, entry, entry.message))
         case EntryKind.RENEWAL:
             message.renewal.SetInParent()
         case EntryKind.TIMEOUT_CHANGE:
@@ -138,48 +162,59 @@ def timeout_request(message: timeout_pb2.TimeoutConfig) -> PartialTimeoutConfig:
     return PartialTimeoutConfig(**named)
 
 
-def metadata_text(message: struct_pb2.Struct) -> str:
-    """The compact JSON text of metadata. Raises InvalidMetadataError."""
-    if not message.fields:
+def metadata_text(request: session_service_pb2.CreateSessionRequest | _Said) -> str:
+    """The stored text of a request's metadata, which is the same whatever form it came in. Raises InvalidMetadataError."""
+    text = request.metadata_json
+    if text and request.HasField("metadata"):
+        raise _invalid_metadata("and metadata_json cannot both be given")
+    if not text and not request.metadata.fields:
         return EMPTY_OBJECT
-    return _text(lambda: values.plain(message), lambda why: InvalidMetadataError(f"metadata {why}", MAX_METADATA_BYTES))
+    try:
+        return json_text.read_metadata(text) if text else json_text.dump(values.plain(request.metadata))
+    except ValueError as error:
+        raise _invalid_metadata(str(error)) from error
 
 
-def attachments_text(message: struct_pb2.ListValue) -> str:
-    """The compact JSON text of attachments. Raises InvalidContentError."""
-    return _text(lambda: values.plain_list(message), lambda why: InvalidContentError(f"attachments {why}"))
+def attachments_text(request: _Said) -> str | None:
+    """The stored text of a request's attachments, the same whatever form they came in; None for none. Raises InvalidContentError."""
+    text, has_list = request.attachments_json, request.HasField("attachments")
+    if text and has_list:
+        raise InvalidContentError("attachments and attachments_json cannot both be given")
+    if not text and not has_list:
+        return None
+    try:
+        return json_text.read_attachments(text) if text else json_text.dump(values.plain_list(request.attachments))
+    except ValueError as error:
+        raise InvalidContentError(f"attachments {error}") from error
 
 
 def reply_of(message: agent_service_pb2.AgentReply) -> Reply:
     """What an agent answers. Raises InvalidContentError, InvalidMetadataError."""
-    attachments = attachments_text(message.attachments) if message.HasField("attachments") else None
-    draft = Draft(message.content, metadata_text(message.metadata), attachments)
+    attachments = attachments_text(message)
+    draft = Draft(message.content, metadata_text(message), attachments)
     return Reply(draft, message.thought if message.HasField("thought") else None, tuple(message.actions))
 
 
-def delivery_message(work: Work, history: History, now_ms: int) -> agent_service_pb2.Delivery:
-    """A delivery, as a worker gets it: of the history, the last messages that fit."""
+def delivery_head(work: Work, now_ms: int, as_text: bool) -> agent_service_pb2.Delivery:
+    """A delivery, as a worker gets it, but for the history; `as_text`: metadata and attachments as JSON text."""
     session = work.session
-    delivery = agent_service_pb2.Delivery(
+    return agent_service_pb2.Delivery(
         delivery_id=work.delivery.id,
         attempt=work.delivery.attempts,
-        session=session_message(session, now_ms),
-        message=_delivered_message(session, work.entry, work.message),
+        session=session_message(session, now_ms, as_text),
+        message=delivered_message(session, work.entry, work.message, as_text),
         reply_message_id=work.reply_id,
         lease_expires_at=values.timestamp(work.delivery.due_at_ms or now_ms),
     )
-    earlier = [_delivered_message(session, entry, entry.message) for entry in history.entries if entry.message]
-    sizes = [message.ByteSize() + _FIELD_BYTES for message in earlier]
-    too_many = len(earlier) - count_fitting(sizes, MAX_DELIVERY_BYTES - delivery.ByteSize())
-    delivery.history.extend(earlier[too_many:])
-    delivery.history_left_out = history.left_out + too_many
-    return delivery
 
 
-def _delivered_message(session: Session, entry: Entry, message: Message) -> message_pb2.Message:
+def delivered_message(session: Session, entry: Entry, message: Message, as_text: bool) -> message_pb2.Message:
     """A message with its author's own metadata beside the overlaid: an agent must be able to tell the two apart."""
-    delivered = message_message(session, entry, message)
-    delivered.own_metadata.CopyFrom(values.struct(orjson.loads(message.metadata)))
+    delivered = message_message(session, entry, message, as_text)
+    if as_text:
+        delivered.own_metadata_json = json_text.escape_lines(message.metadata)
+    else:
+        delivered.own_metadata.CopyFrom(values.struct(orjson.loads(message.metadata)))
     return delivered
 
 
@@ -237,11 +272,6 @@ def agent_status_message(status: AgentStatus, connected_workers: int) -> agent_p
     return message
 
 
-def canonical(text: str) -> str:
-    """JSON in one order of keys: what a client sends twice is the same text twice."""
-    return orjson.dumps(orjson.loads(text), option=orjson.OPT_SORT_KEYS).decode()
-
-
 def agent_kind(number: agent_pb2.AgentKind.ValueType) -> AgentKind:
     """The kind that a request names. Raises InvalidFieldError."""
     if number not in _KINDS_BACK:
@@ -249,8 +279,5 @@ def agent_kind(number: agent_pb2.AgentKind.ValueType) -> AgentKind:
     return _KINDS_BACK[number]
 
 
-def _text(read: Callable[[], values.Json], refuse: Callable[[str], Exception]) -> str:
-    try:
-        return orjson.dumps(read()).decode()
-    except ValueError as error:
-        raise refuse(str(error)) from error
+def _invalid_metadata(why: str) -> InvalidMetadataError:
+    return InvalidMetadataError(f"metadata {why}", MAX_METADATA_BYTES)

@@ -18,7 +18,8 @@ from server.domain.ids import new_id
 from server.domain.messages import Draft
 from server.domain.requests import request as request_of
 from server.domain.sessions import Session, require_live, send_message
-from server.rpc.convert import abort_message, attachments_text, canonical, chunk_message, message_message, metadata_text, session_status
+from server.rpc.convert import abort_message, attachments_text, chunk_message, is_text_form, message_message, metadata_text, session_status
+from server.rpc.encoding import Entries, encode_each, join
 from server.rpc.paging import make_token, page_size, read_token
 from server.store.base import Store
 
@@ -26,7 +27,8 @@ from server.store.base import Store
 class MessageService(MessageServiceServicer):
     """See message_service.proto."""
 
-    def __init__(self, store: Store, clock: Clock, dispatcher: Dispatcher, reply_deadline_s: float) -> None:
+    def __init__(self, store: Store, clock: Clock, dispatcher: Dispatcher, entries: Entries, reply_deadline_s: float) -> None:
+        self._entries = entries
         self._store = store
         self._clock = clock
         self._dispatcher = dispatcher
@@ -36,7 +38,7 @@ class MessageService(MessageServiceServicer):
         return await self._send(request, new_id())
 
     async def Converse(self, request: pb.ConverseRequest, context: Any) -> AsyncIterator[pb.ConverseResponse]:
-        message_id = new_id()
+        message_id, as_text = new_id(), is_text_form(request.message.json_form)
         with self._dispatcher.following(message_id) as progress:
             sent = await self._send(request.message, message_id)
             if sent.replayed:
@@ -57,9 +59,8 @@ class MessageService(MessageServiceServicer):
                     case Abort():
                         yield pb.ConverseResponse(aborted=abort_message(item))
                     case Entry():
-                        assert item.message is not None
                         session = await self._store.get_session(item.session_id)
-                        yield pb.ConverseResponse(reply=message_message(session, item, item.message))
+                        yield self._entries.encode_reply(session, item, as_text)
                         return
                     case _:
                         raise item
@@ -68,15 +69,15 @@ class MessageService(MessageServiceServicer):
         """Stores a message. What is stored is delivered, also when this call is cancelled while it waits for the commit."""
         session_id = request.session_id.lower()
         try:
-            attachments = attachments_text(request.attachments) if request.HasField("attachments") else None
-            draft = Draft(request.content, metadata_text(request.metadata), attachments)
+            as_text, attachments = is_text_form(request.json_form), attachments_text(request)
+            draft = Draft(request.content, metadata_text(request), attachments)
         except DomainError:
             # The session comes before its message in the order of checks.
             await self._live_session(session_id)
             raise
         repeatable = None
         if request.request_id:
-            content = draft.content, canonical(draft.metadata), canonical(draft.attachments or "null")
+            content = draft.content, draft.metadata, draft.attachments or "null"
             repeatable = request_of(f"session:{session_id}", request.request_id, *content)
         try:
             self._dispatcher.require_room(session_id)
@@ -89,13 +90,13 @@ class MessageService(MessageServiceServicer):
         (entry,) = outcome.entries
         assert entry.message is not None
         return pb.SendMessageResponse(
-            message=message_message(outcome.session, entry, entry.message),
+            message=message_message(outcome.session, entry, entry.message, as_text),
             session_status=session_status(entry),
             replayed=outcome.replayed,
         )
 
     async def ListMessages(self, request: pb.ListMessagesRequest, context: Any) -> pb.ListMessagesResponse:
-        session = await self._live_session(request.session_id.lower())
+        session, as_text = await self._live_session(request.session_id.lower()), is_text_form(request.json_form)
         size = page_size(request.page_size, DEFAULT_MESSAGES, MAX_MESSAGES)
         before_ms = _cursor("before", values.ms_ceil(request.before)) if request.HasField("before") else None
         after_ms = _cursor("after", values.ms_floor(request.after)) if request.HasField("after") else None
@@ -106,16 +107,17 @@ class MessageService(MessageServiceServicer):
             assert isinstance(position_ms, int)
             before_ms, after_ms = (before_ms, position_ms) if forward else (position_ms, after_ms)
         page = await self._store.list_messages(session, limit=size, before_ms=before_ms, after_ms=after_ms)
-        response = pb.ListMessagesResponse(
-            messages=[message_message(session, entry, entry.message) for entry in page.messages if entry.message], has_more=page.has_more
-        )
+        response = pb.ListMessagesResponse(has_more=page.has_more)
         if page.messages:
             newest_ms, oldest_ms = page.messages[0].at_ms, page.messages[-1].at_ms
             response.cursor_before.CopyFrom(values.timestamp(oldest_ms))
             response.cursor_after.CopyFrom(values.timestamp(newest_ms))
             if page.has_more:
                 response.next_page_token = make_token(scope, (newest_ms if forward else oldest_ms,))
-        return response
+        stored = [(entry, entry.message) for entry in page.messages if entry.message]
+        messages = await encode_each(stored, lambda one: message_message(session, *one, as_text))
+        joined: pb.ListMessagesResponse = join(response, {"messages": messages})
+        return joined
 
     async def _live_session(self, session_id: str) -> Session:
         session = await self._store.get_session(session_id)

@@ -97,7 +97,7 @@ def read_reply_request(raw: bytes) -> pb.ReplyRequest:
     with suppress(DecodeError):
         return pb.ReplyRequest.FromString(raw)
     answer = _parse_twin(_ReplyBytes, raw)
-    request = pb.ReplyRequest(delivery_id=answer.delivery_id.decode(errors="replace"))
+    request = pb.ReplyRequest(delivery_id=answer.delivery_id.decode(errors="replace"), json_form=answer.json_form)
     _read_reply(answer, request)
     return request
 
@@ -112,15 +112,18 @@ def _read_reply(answer: Any, into: pb.ConnectRequest.Reply | pb.ReplyRequest) ->
     if found.HasField("thought"):
         reply.thought = clean(_text("thought", found.thought))
     try:
-        reply.metadata.MergeFromString(found.metadata)
-    except DecodeError as error:
+        reply.metadata_json = found.metadata_json.decode()
+        if found.metadata:
+            reply.metadata.MergeFromString(found.metadata)
+    except (DecodeError, UnicodeDecodeError) as error:
         raise InvalidMetadataError(f"metadata must be UTF-8, and {MAX_DEPTH} levels deep at most", MAX_METADATA_BYTES) from error
-    if found.HasField("attachments"):
-        reply.attachments.SetInParent()
-        try:
+    try:
+        reply.attachments_json = found.attachments_json.decode()
+        if found.HasField("attachments"):
+            reply.attachments.SetInParent()
             reply.attachments.MergeFromString(found.attachments)
-        except DecodeError as error:
-            raise InvalidContentError(f"attachments must be UTF-8, and {MAX_DEPTH} levels deep at most") from error
+    except (DecodeError, UnicodeDecodeError) as error:
+        raise InvalidContentError(f"attachments must be UTF-8, and {MAX_DEPTH} levels deep at most") from error
 
 
 def _text(field: str, raw: bytes) -> str:
@@ -144,7 +147,10 @@ def _parse_twin(twin: Any, raw: bytes) -> Any:
 
 
 def _byte_twins(*originals: type[Message]) -> list[type[Message]]:
-    """The messages with bytes for every string, and for every message that is not declared inside them: the same on the wire."""
+    """The messages with bytes for every string, and for every message that is not declared inside them: the same on the wire.
+
+    An enum is a number there.
+    """
     kinds = descriptor_pb2.FieldDescriptorProto
     package = f"{DOMAIN}.twins"
     file = descriptor_pb2.FileDescriptorProto(name="eliza_twins.proto", package=package, syntax="proto3")
@@ -158,6 +164,9 @@ def _byte_twins(*originals: type[Message]) -> list[type[Message]]:
                     field.type_name = f".{package}{field.type_name.removeprefix(f'.{DOMAIN}')}"
                 elif field.type in (kinds.TYPE_STRING, kinds.TYPE_MESSAGE):
                     field.type = kinds.TYPE_BYTES
+                    field.ClearField("type_name")
+                elif field.type == kinds.TYPE_ENUM:
+                    field.type = kinds.TYPE_INT32
                     field.ClearField("type_name")
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(file.SerializeToString())

@@ -25,6 +25,7 @@ from server.patches import grpcio
 from server.rpc.agent_service import AgentService
 from server.rpc.boundary import Boundary
 from server.rpc.clock_service import ClockService
+from server.rpc.encoding import Entries
 from server.rpc.health import HealthMonitor
 from server.rpc.message_service import MessageService
 from server.rpc.parsing import MAX_RECEIVED_BYTES
@@ -88,11 +89,12 @@ def build_server(
         slow_call_s=settings.slow_call_seconds,
     )
     server = grpcio.build_server(interceptors=[boundary], options=options)
+    entries = Entries()
     session_service_pb2_grpc.add_SessionServiceServicer_to_server(
-        SessionService(store, clock, policy, monitor, signals, settings.stream_heartbeat_seconds), server
+        SessionService(store, clock, policy, monitor, signals, entries, settings.stream_heartbeat_seconds), server
     )
     message_service_pb2_grpc.add_MessageServiceServicer_to_server(
-        MessageService(store, clock, dispatcher, settings.reply_deadline_seconds), server
+        MessageService(store, clock, dispatcher, entries, settings.reply_deadline_seconds), server
     )
     agents = AgentService(store, clock, connectors, dispatcher, settings.stream_heartbeat_seconds)
     agent_service_pb2_grpc.add_AgentServiceServicer_to_server(agents, server)

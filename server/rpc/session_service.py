@@ -23,14 +23,13 @@ from server.domain.timeouts import PartialTimeoutConfig, TimeoutPolicy, check_nu
 from server.lifecycle.watch import Deleted, End, Item, Signals, Watch
 from server.rpc.convert import (
     abort_message,
-    canonical,
-    chunk_message,
-    entry_message,
+    is_text_form,
     metadata_text,
     refusal,
     session_message,
     timeout_request,
 )
+from server.rpc.encoding import Entries, encode_each, join
 from server.rpc.health import HealthMonitor
 from server.rpc.paging import make_token, page_size, read_token
 from server.store.base import Position, Store
@@ -41,8 +40,16 @@ class SessionService(SessionServiceServicer):
     """See session_service.proto."""
 
     def __init__(
-        self, store: Store, clock: Clock, policy: TimeoutPolicy, health: HealthMonitor, signals: Signals, heartbeat_s: float
+        self,
+        store: Store,
+        clock: Clock,
+        policy: TimeoutPolicy,
+        health: HealthMonitor,
+        signals: Signals,
+        entries: Entries,
+        heartbeat_s: float,
     ) -> None:
+        self._entries = entries
         self._signals = signals
         self._heartbeat_s = heartbeat_s
         self._store = store
@@ -55,11 +62,11 @@ class SessionService(SessionServiceServicer):
         if missing := [field for field in ("agent_id", "user_id") if not getattr(request, field)]:
             raise MissingFieldsError(missing)
         agent_id, user_id = uuid_field("agent_id", request.agent_id), uuid_field("user_id", request.user_id)
-        metadata, timeout = metadata_text(request.metadata), timeout_request(request.timeout_config)
+        as_text, metadata, timeout = is_text_form(request.json_form), metadata_text(request), timeout_request(request.timeout_config)
         # The body is checked before the agent is looked for.
         check_metadata(metadata)
         check_numbers(timeout)
-        content = agent_id, canonical(metadata), orjson.dumps(timeout).decode()
+        content = agent_id, metadata, orjson.dumps(timeout).decode()
         repeatable = request_of(f"user:{user_id}", request.request_id, *content)
         try:
             agent_timeout = (await self._store.get_agent(agent_id)).timeout
@@ -81,16 +88,17 @@ class SessionService(SessionServiceServicer):
         )
         outcome = await self._store.create_session(session, repeatable)
         session = outcome.session
-        return pb.CreateSessionResponse(session=session_message(session, session.created_at_ms), replayed=outcome.replayed)
+        return pb.CreateSessionResponse(session=session_message(session, session.created_at_ms, as_text), replayed=outcome.replayed)
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Any) -> pb.GetSessionResponse:
+        as_text = is_text_form(request.json_form)
         session_id = request.session_id or (await self._store.find_channel(request.channel_id.lower()))
         session, now_ms = await self._store.get_session(session_id.lower()), self._clock.now_ms()
         require_live(session, now_ms)
-        return pb.GetSessionResponse(session=session_message(session, now_ms))
+        return pb.GetSessionResponse(session=session_message(session, now_ms, as_text))
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Any) -> pb.ListSessionsResponse:
-        now_ms = self._clock.now_ms()
+        now_ms, as_text = self._clock.now_ms(), is_text_form(request.json_form)
         agent_id = uuid_field("agent_id", request.agent_id) if request.agent_id else None
         user_id = uuid_field("user_id", request.user_id) if request.user_id else None
         size, scope, after = page_size(request.page_size, DEFAULT_SESSIONS, MAX_SESSIONS), ("sessions", agent_id, user_id), None
@@ -98,33 +106,39 @@ class SessionService(SessionServiceServicer):
             after = Position(*read_token(request.page_token, scope, (int, str)))  # type: ignore[arg-type]
         page = await self._store.list_sessions(now_ms, limit=size, after=after, agent_id=agent_id, user_id=user_id)
         counts = await self._store.counts(now_ms)
-        return pb.ListSessionsResponse(
-            sessions=[session_message(session, now_ms) for session in page.sessions],
+        response = pb.ListSessionsResponse(
             next_page_token=make_token(scope, (page.sessions[-1].created_at_ms, page.sessions[-1].id)) if page.has_more else "",
             total_size=page.total,
             stats=pb.SessionStats(
                 total_sessions=counts.active + counts.expired, active_sessions=counts.active, expired_sessions=counts.expired
             ),
         )
+        sessions = await encode_each(page.sessions, lambda session: session_message(session, now_ms, as_text))
+        joined: pb.ListSessionsResponse = join(response, {"sessions": sessions})
+        return joined
 
     async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Any) -> pb.DeleteSessionResponse:
         await self._store.delete_session(request.session_id.lower(), request.etag)
         return pb.DeleteSessionResponse()
 
     async def RenewSession(self, request: pb.RenewSessionRequest, context: Any) -> pb.RenewSessionResponse:
+        as_text = is_text_form(request.json_form)
         outcome = await self._store.apply(request.session_id.lower(), if_match(request.etag, renew))
-        return pb.RenewSessionResponse(session=session_message(outcome.session, self._clock.now_ms()))
+        return pb.RenewSessionResponse(session=session_message(outcome.session, self._clock.now_ms(), as_text))
 
     async def UpdateTimeout(self, request: pb.UpdateTimeoutRequest, context: Any) -> pb.UpdateTimeoutResponse:
+        as_text = is_text_form(request.json_form)
         rule = partial(update_timeout, change=timeout_request(request.timeout_config), policy=self._policy)
         outcome = await self._store.apply(request.session_id.lower(), if_match(request.etag, rule))
-        return pb.UpdateTimeoutResponse(session=session_message(outcome.session, self._clock.now_ms()))
+        return pb.UpdateTimeoutResponse(session=session_message(outcome.session, self._clock.now_ms(), as_text))
 
     async def SendHeartbeat(self, request: pb.SendHeartbeatRequest, context: Any) -> pb.SendHeartbeatResponse:
+        as_text = is_text_form(request.json_form)
         outcome = await self._store.apply(request.session_id.lower(), heartbeat)
-        return pb.SendHeartbeatResponse(session=session_message(outcome.session, self._clock.now_ms()))
+        return pb.SendHeartbeatResponse(session=session_message(outcome.session, self._clock.now_ms(), as_text))
 
     async def WatchSession(self, request: pb.WatchSessionRequest, context: Any) -> AsyncIterator[pb.WatchSessionResponse]:
+        as_text = is_text_form(request.json_form)
         with closing(Watch(self._store, self._signals)) as watch:
             await watch.join(request.session_id.lower(), request.after_sequence)
             while True:
@@ -140,9 +154,9 @@ class SessionService(SessionServiceServicer):
                         case Deleted():
                             yield pb.WatchSessionResponse(deleted=log_pb2.SessionDeleted(session_id=item.session_id))
                         case (session, Entry() as entry):
-                            yield pb.WatchSessionResponse(entry=entry_message(session, entry))
+                            yield self._entries.encode_entry(pb.WatchSessionResponse, session, entry, as_text)
                         case (_, Chunk() as chunk):
-                            yield pb.WatchSessionResponse(chunk=chunk_message(chunk))
+                            yield self._entries.encode_chunk(pb.WatchSessionResponse, chunk)
                         case (_, Abort() as abort):
                             yield pb.WatchSessionResponse(aborted=abort_message(abort))
 
@@ -150,6 +164,7 @@ class SessionService(SessionServiceServicer):
         self, requests: AsyncIterator[pb.WatchSessionsRequest], context: Any
     ) -> AsyncIterator[pb.WatchSessionsResponse]:
         """Does one thing after the other, a change or a page of entries, so that nothing piles up for a client that reads slowly."""
+        as_text: dict[str, bool] = {}
         with closing(Watch(self._store, self._signals)) as watch:
             change = asyncio.ensure_future(anext(requests, None))
             news = asyncio.ensure_future(watch.next(self._heartbeat_s))
@@ -165,37 +180,59 @@ class SessionService(SessionServiceServicer):
                         if not items:
                             yield pb.WatchSessionsResponse(heartbeat=self._heartbeat())
                         for item in items:
-                            yield _watched(item)
+                            yield self._watched(item, as_text)
                     if change.done():
                         request = change.result()
                         if request is None:
                             return
-                        yield await self._change(watch, request)
+                        yield await self._change(watch, request, as_text)
                         change = asyncio.ensure_future(anext(requests, None))
                     news = asyncio.ensure_future(watch.next(self._heartbeat_s))
             finally:
                 change.cancel()
                 news.cancel()
 
-    async def _change(self, watch: Watch, request: pb.WatchSessionsRequest) -> pb.WatchSessionsResponse:
-        """Does what a request of WatchSessions asks for; its answer is an `end` where that cannot be done, too."""
+    async def _change(self, watch: Watch, request: pb.WatchSessionsRequest, as_text: dict[str, bool]) -> pb.WatchSessionsResponse:
+        """Does what a request of WatchSessions asks for; its answer is an `end` where that cannot be done, too.
+
+        `as_text` has the form of each session that is joined.
+        """
         try:
             match request.WhichOneof("change"):
                 case "join":
+                    form = is_text_form(request.join.json_form)
                     after = request.join.after_sequence if request.join.HasField("after_sequence") else None
                     session = await watch.join(request.join.session_id.lower(), after)
+                    as_text[session.id] = form
                     joined = pb.WatchSessionsResponse.Joined(
-                        session=session_message(session, self._clock.now_ms()),
+                        session=session_message(session, self._clock.now_ms(), form),
                         after_sequence=session.last_sequence if after is None else after,
                     )
                     return pb.WatchSessionsResponse(joined=joined)
                 case "leave":
                     watch.leave(request.leave.session_id.lower())
+                    as_text.pop(request.leave.session_id.lower(), None)
                     return pb.WatchSessionsResponse(end=pb.WatchSessionsResponse.End(session_id=request.leave.session_id.lower()))
                 case _:
                     raise MissingFieldsError(["change"])
         except DomainError as error:
             return _ended(request.join.session_id.lower(), error)
+
+    def _watched(self, item: Item, as_text: dict[str, bool]) -> pb.WatchSessionsResponse:
+        match item:
+            case End():
+                as_text.pop(item.session_id, None)
+                return _ended(item.session_id, item.error)
+            case Deleted():
+                return pb.WatchSessionsResponse(deleted=log_pb2.SessionDeleted(session_id=item.session_id))
+            case (session, Entry() as entry):
+                encoded = self._entries.encode_entry(pb.WatchSessionsResponse, session, entry, as_text[session.id])
+            case (_, Chunk() as chunk):
+                encoded = self._entries.encode_chunk(pb.WatchSessionsResponse, chunk)
+            case (_, Abort() as abort):
+                return pb.WatchSessionsResponse(aborted=abort_message(abort))
+        told: pb.WatchSessionsResponse = encoded
+        return told
 
     def _heartbeat(self) -> log_pb2.WatchHeartbeat:
         return log_pb2.WatchHeartbeat(now=values.timestamp(self._clock.now_ms()))
@@ -214,21 +251,6 @@ class SessionService(SessionServiceServicer):
             uptime_seconds=max(0, now_ms - self._started_at_ms) / 1000,
             version=VERSION,
         )
-
-
-def _watched(item: Item) -> pb.WatchSessionsResponse:
-    match item:
-        case End():
-            return _ended(item.session_id, item.error)
-        case Deleted():
-            return pb.WatchSessionsResponse(deleted=log_pb2.SessionDeleted(session_id=item.session_id))
-        case (session, Entry() as entry):
-            return pb.WatchSessionsResponse(entry=entry_message(session, entry))
-        case (_, Chunk() as chunk):
-            return pb.WatchSessionsResponse(chunk=chunk_message(chunk))
-        case (_, Abort() as abort):
-            return pb.WatchSessionsResponse(aborted=abort_message(abort))
-    raise AssertionError(item)
 
 
 def _ended(session_id: str, error: DomainError | None) -> pb.WatchSessionsResponse:

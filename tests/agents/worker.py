@@ -44,14 +44,20 @@ class Worker:
     """
 
     def __init__(
-        self, channel: grpc.Channel, agent_id: str, max_deliveries: int = 0, history: int = 0, patience: float = PATIENCE_SECONDS
+        self,
+        channel: grpc.Channel,
+        agent_id: str,
+        max_deliveries: int = 0,
+        history: int = 0,
+        patience: float = PATIENCE_SECONDS,
+        json_form: Any = None,
     ) -> None:
         """Connects and waits for the welcome. Raises grpc.RpcError where there is none."""
         self._said: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         # Bytes, so that a worker can say what Python's protobuf would not.
         connect = channel.stream_stream("/eliza.sessions.v1.AgentService/Connect", None, pb.ConnectResponse.FromString)
         self.call = connect(self._requests(), timeout=patience)
-        hello = pb.ConnectRequest.Hello(agent_id=agent_id, max_deliveries=max_deliveries, history_messages=history)
+        hello = pb.ConnectRequest.Hello(agent_id=agent_id, max_deliveries=max_deliveries, history_messages=history, json_form=json_form)
         self.say(hello=hello)
         try:
             self.agent: agent_pb2.Agent = self.expect("welcome").agent

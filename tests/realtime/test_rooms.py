@@ -1,7 +1,7 @@
 """Rooms against a real server, with sockets that are as full as a test says: what is not kept must reach also those that catch up."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -28,8 +28,8 @@ class Outlet:
         self.waiting = 0
         self.room = asyncio.Event()
 
-    async def emit(self, socket_id: str, name: str, payload: dict[str, Any]) -> None:
-        self.events.append((name, payload))
+    async def emit_to_all(self, socket_ids: Sequence[str], name: str, payload: dict[str, Any]) -> None:
+        self.events += [(name, payload) for _ in socket_ids]
 
     def is_full(self, socket_id: str) -> bool:
         return self.full

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,17 @@ from server.domain.replies import fail
 from server.domain.sessions import Outcome, Rule, Session, fall_due, heartbeat, renew, send_message, update_timeout
 from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig
 from server.lifecycle.deadlines import Deadlines
-from server.lifecycle.watch import PAGE_ENTRIES, WAITING_CHUNKS, Deleted, End, Signals, Watch
+from server.lifecycle.watch import (
+    PAGE_ENTRIES,
+    PIECES_APART,
+    WAITING_CHUNKS,
+    WAITING_CODE_POINTS,
+    WAKES_PER_TURN,
+    Deleted,
+    End,
+    Signals,
+    Watch,
+)
 from server.store.base import PAGE_BYTES, Commit
 from server.store.sqlite import SqliteStore
 from tests.realtime.echoing import HANGS_SECONDS, delivered, echoing
@@ -227,6 +238,8 @@ class TestWatch:
     @staticmethod
     async def all(watch: Watch) -> list[object]:
         """All that there is to tell now."""
+        # Watches are woken in the next turn of the loop.
+        await asyncio.sleep(0)
         found: list[object] = []
         while items := await watch.next(0):
             found += [item[1] if isinstance(item, tuple) else item for item in items]
@@ -293,11 +306,89 @@ class TestWatch:
     async def test_the_oldest_of_too_many_chunks_are_let_go(self, store: SqliteStore, one: Session, watch: Watch, signals: Signals) -> None:
         await watch.join(one.id, 0)
         outcome = await store.apply(one.id, say())
-        for index in range(WAITING_CHUNKS + 5):
-            signals.piece(self.chunk(one, 1, index))
+        # Of one reply they would be put together.
+        for attempt in range(WAITING_CHUNKS + 5):
+            signals.piece(self.chunk(one, 1, 0, attempt))
         entry, *chunks = await self.all(watch)
         assert entry == outcome.entries[0]
-        assert chunks == [self.chunk(one, 1, index) for index in range(5, WAITING_CHUNKS + 5)]
+        assert chunks == [self.chunk(one, 1, 0, attempt) for attempt in range(5, WAITING_CHUNKS + 5)]
+
+    async def test_the_oldest_of_too_much_text_is_let_go(self, store: SqliteStore, one: Session, watch: Watch, signals: Signals) -> None:
+        await watch.join(one.id, 0)
+        outcome = await store.apply(one.id, say())
+        chunks = [replace(self.chunk(one, 1, 0, attempt), text="x" * (WAITING_CODE_POINTS // 4)) for attempt in range(6)]
+        for chunk in chunks:
+            signals.piece(chunk)
+        assert await self.all(watch) == [outcome.entries[0], *chunks[2:]]
+
+    async def test_chunks_are_put_together_where_many_wait_for_all_who_watch(
+        self, store: SqliteStore, one: Session, watch: Watch, signals: Signals
+    ) -> None:
+        slow, late = Watch(store, signals), Watch(store, signals)
+        for early in (watch, slow):
+            await early.join(one.id, 0)
+        (asked,) = (await store.apply(one.id, say())).entries
+        apart = [self.chunk(one, 1, index) for index in range(PIECES_APART)]
+        for index in range(PIECES_APART + 2):
+            signals.piece(self.chunk(one, 1, index))
+        # The last that waits apart, and those after it.
+        together = replace(apart[-1], text=f"{PIECES_APART - 1} {PIECES_APART} {PIECES_APART + 1} ")
+        first = [asked, *apart[:-1], together]
+        assert await self.all(watch) == first
+        signals.piece(self.chunk(one, 1, 20))
+        await late.join(one.id, None)
+        rest = [self.chunk(one, 1, index) for index in range(21, 21 + PIECES_APART)]
+        for chunk in rest:
+            signals.piece(chunk)
+        assert await self.all(late) == rest
+        assert await self.all(watch) == [self.chunk(one, 1, 20), *rest]
+        assert await self.all(slow) == [*first, self.chunk(one, 1, 20), *rest]
+        for index in range(PIECES_APART):
+            signals.piece(self.chunk(one, 1, index))
+        signals.piece(self.chunk(one, 1, 0, attempt=2))
+        assert (await self.all(watch))[-2:] == [apart[-1], self.chunk(one, 1, 0, attempt=2)]
+
+    async def test_many_are_woken_some_at_a_time_however_much_there_is_to_tell(
+        self, store: SqliteStore, one: Session, signals: Signals
+    ) -> None:
+        other = (await store.create_session(replace(one, id="other", channel_id="other channel"))).session
+        crowd = [Watch(store, signals) for _ in range(10 * WAKES_PER_TURN)]
+        alone = Watch(store, signals)
+        await asyncio.gather(*(watch.join(one.id, None) for watch in crowd), alone.join(other.id, None))
+        for watch in (*crowd, alone):
+            assert await self.all(watch) == []
+        for index in range(500):
+            signals.piece(self.chunk(one, 0, index))
+        signals.piece(self.chunk(other, 0))
+        counts = [0]
+        while counts[-1] < len(crowd) + 1:
+            await asyncio.sleep(0)
+            counts.append(sum(bool(watch._woken) for watch in (*crowd, alone)))
+            # One who watches another session does not wait for the crowd.
+            assert alone._woken
+        assert max(after - before for before, after in pairwise(counts)) <= WAKES_PER_TURN
+        for watch in crowd:
+            told = await self.all(watch)
+            assert len(told) == PIECES_APART
+            assert "".join(getattr(chunk, "text", "") for chunk in told).split() == [str(index) for index in range(500)]
+
+    async def test_what_comes_while_some_are_woken_reaches_all(self, store: SqliteStore, one: Session, signals: Signals) -> None:
+        crowd = [Watch(store, signals) for _ in range(3 * WAKES_PER_TURN)]
+        await asyncio.gather(*(watch.join(one.id, None) for watch in crowd))
+        readers = [asyncio.create_task(self.until(watch, "9 ")) for watch in crowd]
+        for index in range(10):
+            signals.piece(self.chunk(one, 0, index))
+            await asyncio.sleep(0)
+        told = await asyncio.gather(*readers)
+        assert {"".join(texts) for texts in told} == {"0 1 2 3 4 5 6 7 8 9 "}
+
+    @staticmethod
+    async def until(watch: Watch, end: str) -> list[str]:
+        """The texts of the chunks that are told, up to one with this end."""
+        texts: list[str] = []
+        while not texts or not texts[-1].endswith(end):
+            texts += [item[1].text for item in await watch.next(HANGS_SECONDS) if isinstance(item, tuple) and isinstance(item[1], Chunk)]
+        return texts
 
     async def test_a_deletion_ends_it(self, store: SqliteStore, one: Session, watch: Watch) -> None:
         await watch.join(one.id, 0)
@@ -407,14 +498,11 @@ class TestWatch:
         signals.piece(self.chunk(one, 1))
         await self.all(watch)
         signals.piece(self.abort(one, 1))
-        for attempt in (2, 3):
-            for index in range(WAITING_CHUNKS + 5):
-                signals.piece(self.chunk(one, 1, index, attempt))
-            if attempt == 2:
-                signals.piece(self.abort(one, 1, 2))
-        first, *chunks = await self.all(watch)
-        assert first == self.abort(one, 1)
-        assert chunks == [self.chunk(one, 1, index, 3) for index in range(5, WAITING_CHUNKS + 5)]
+        for attempt in range(2, WAITING_CHUNKS + 5):
+            signals.piece(self.chunk(one, 1, 0, attempt))
+            signals.piece(self.abort(one, 1, attempt))
+        signals.piece(self.chunk(one, 1, 0, 0))
+        assert await self.all(watch) == [self.abort(one, 1), self.chunk(one, 1, 0, 0)]
 
     async def test_an_abort_waits_for_the_message_and_comes_before_what_follows(
         self, store: SqliteStore, one: Session, watch: Watch, signals: Signals

@@ -1,5 +1,6 @@
 """A delivery fits what a gRPC client receives by default, whatever is in the session, and so does the body of a webhook."""
 
+import asyncio
 import json
 import uuid
 from dataclasses import replace
@@ -14,7 +15,7 @@ from server.agents.webhook import delivery_body
 from server.domain.agents import Agent, AgentKind
 from server.domain.messages import Draft, check_draft, check_metadata
 from server.domain.sessions import send_message
-from server.rpc.convert import delivery_message
+from server.rpc.encoding import encode_delivery
 from server.store.base import Store
 from tests.unit.samples import AGENT, T0, session
 
@@ -54,6 +55,11 @@ def work(draft: Draft, history: list[Draft]) -> tuple[Work, History]:
     return Work(agent, of, entries[-1], outcome.deliveries[0], str(uuid.uuid4()), cast(Store, None)), History(entries[:-1])
 
 
+def delivered(asked: Work, history: History, *, as_text: bool = False) -> agent_service_pb2.Delivery:
+    """The delivery as a worker reads it."""
+    return agent_service_pb2.Delivery.FromString(asyncio.run(encode_delivery(asked, history, T0, as_text)))
+
+
 @pytest.mark.parametrize(
     ("draft", "history", "least", "most"),
     [
@@ -71,7 +77,7 @@ def work(draft: Draft, history: list[Draft]) -> tuple[Work, History]:
 def test_a_delivery_fits_a_default_client(draft: Draft, history: list[Draft], least: int, most: int) -> None:
     asked, earlier = work(draft, history)
     for left_out_before in (0, 7):
-        delivery = delivery_message(asked, replace(earlier, left_out=left_out_before), T0)
+        delivery = delivered(asked, replace(earlier, left_out=left_out_before))
         assert len(agent_service_pb2.ConnectResponse(delivery=delivery).SerializeToString()) <= RECEIVED_BYTES
         assert delivery.message.content == draft.content
         assert delivery.message.HasField("attachments") == (draft.attachments is not None)
@@ -81,9 +87,17 @@ def test_a_delivery_fits_a_default_client(draft: Draft, history: list[Draft], le
         assert [message.message_id for message in delivery.history] == ids[len(history) - len(delivery.history) :]
 
 
+def test_a_delivery_as_text_has_the_same_bound() -> None:
+    asked, earlier = work(LARGEST, [Draft("hi"), LARGEST, Draft("ho")])
+    delivery = delivered(asked, earlier, as_text=True)
+    assert delivery.ByteSize() <= MAX_DELIVERY_BYTES
+    assert delivery.message.attachments_json == LARGEST.attachments
+    assert ([message.content for message in delivery.history], delivery.history_left_out) == (["ho"], 2)
+
+
 def test_no_more_is_left_out_than_must_be() -> None:
     asked, earlier = work(Draft("hello"), [Draft("hi")] * 100)
-    delivery = delivery_message(asked, earlier, T0)
+    delivery = delivered(asked, earlier)
     one_more = delivery.ByteSize() + delivery.history[0].ByteSize()
     assert delivery.ByteSize() <= MAX_DELIVERY_BYTES < one_more + 1000
 
@@ -119,6 +133,9 @@ def test_what_fits_is_counted_from_the_last(sizes: list[int], room: int, count: 
 
 def test_an_agent_is_told_what_the_author_attached_himself() -> None:
     asked, _ = work(Draft("hello", '{"of":"mine"}'), [])
-    told = delivery_message(asked, History([]), T0).message
+    told = delivered(asked, History([])).message
     assert values.plain(told.own_metadata) == {"of": "mine"}
     assert values.plain(told.metadata) == {"of": "mine", "sessionId": asked.session.id}
+    as_text = delivered(asked, History([]), as_text=True).message
+    assert not as_text.HasField("own_metadata")
+    assert json.loads(as_text.own_metadata_json) == {"of": "mine"}

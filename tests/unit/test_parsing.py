@@ -20,18 +20,22 @@ SIGN = "\uffff"
 halves = st.lists(st.characters(min_codepoint=0xD800, max_codepoint=0xDFFF, categories=["Cs"]) | st.just("x"), max_size=4).map("".join)
 plain = st.text(st.characters(codec="utf-8", exclude_characters=SIGN), max_size=10)
 replies = st.builds(
-    lambda content, thought, actions, metadata, attachments: pb.AgentReply(
+    lambda content, thought, actions, metadata, attachments, metadata_json, attachments_json: pb.AgentReply(
         content=content,
         thought=thought,
         actions=actions,
         metadata=values.struct(metadata),
         attachments=None if attachments is None else values.list_value(attachments),
+        metadata_json=metadata_json,
+        attachments_json=attachments_json,
     ),
     plain,
     st.none() | plain,
     st.lists(plain, max_size=3),
     st.dictionaries(plain, plain, max_size=3),
     st.none() | st.lists(plain, max_size=3),
+    plain,
+    plain,
 )
 requests = st.one_of(
     st.builds(lambda i, text: pb.ConnectRequest(chunk={"delivery_id": i, "chunk": text}), plain, plain),
@@ -75,7 +79,8 @@ def test_the_way_around_protobuf_leads_to_the_same(request: pb.ConnectRequest) -
             reply.thought = clean(reply.thought)
         reply.actions[:] = [clean(action) for action in reply.actions]
         # Of an empty Struct it does not matter whether it is there.
-        reply.metadata.SetInParent()
+        if not reply.metadata.fields:
+            reply.ClearField("metadata")
     assert read == request
 
 
@@ -91,7 +96,7 @@ def test_halves_are_text(text: str) -> None:
         failure={"delivery_id": "d", "reason": clean(text), "final": True}
     )
     reply = {"content": signs, "thought": signs, "actions": [signs, "x"]}
-    expected = pb.AgentReply(content=clean(text), thought=clean(text), actions=[clean(text), "x"], metadata={} if alone else None)
+    expected = pb.AgentReply(content=clean(text), thought=clean(text), actions=[clean(text), "x"])
     raw = with_halves(pb.ConnectRequest(reply={"delivery_id": "d", "reply": reply}).SerializeToString(), alone * 3)
     assert read_connect_request(raw) == pb.ConnectRequest(reply={"delivery_id": "d", "reply": expected})
     raw = with_halves(pb.ReplyRequest(delivery_id="d", reply=reply).SerializeToString(), alone * 3)

@@ -70,9 +70,14 @@ def _bounds() -> dict[str, Any]:
 
 def _texts() -> dict[str, str]:
     """What descriptions have to say, by where they are."""
-    attachments = f"At most {limits.MAX_ATTACHMENTS_BYTES // 2**20} MiB as compact JSON, {_nested()}."
+    attachments = (
+        f"At most {limits.MAX_ATTACHMENTS_BYTES // 2**20} MiB as compact JSON, "
+        f"{limits.MAX_DEPTH} levels deep and {limits.MAX_ATTACHMENT_VALUES:,} values."
+    )
     return {
-        "components.schemas.Metadata.description": f"At most {limits.MAX_METADATA_BYTES:,} bytes as compact JSON, {_nested()}.",
+        "components.schemas.Metadata.description": (
+            f"At most {limits.MAX_METADATA_BYTES:,} bytes as compact JSON, and {limits.MAX_DEPTH} levels deep."
+        ),
         "components.schemas.SendMessageRequest.properties.attachments.description": attachments,
         "components.schemas.StreamMessageRequest.properties.attachments.description": attachments,
         "paths./api/agents.get.responses.200.description": f"The agents, at most {MAX_AGENTS:,}.",
@@ -87,10 +92,6 @@ def _texts() -> dict[str, str]:
             f"One of the two. The clock goes from 1970 to {time.gmtime(times.LATEST_MS // 1000).tm_year}."
         ),
     }
-
-
-def _nested() -> str:
-    return f"{limits.MAX_DEPTH} levels deep and {limits.MAX_VALUES:,} values"
 
 
 def _leaves(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -7,7 +7,7 @@ from server.domain.errors import DomainError
 from tests.faults.simulation.calls import CALL, CALLS, Call, message_request, sent
 from tests.faults.simulation.settings import LIMITS, REPLY_SECONDS
 from tests.faults.simulation.state import AGENT_NOT_FOUND, OVERLOADED, Refusal, State, require
-from tests.faults.simulation.translation import message
+from tests.faults.simulation.translation import message, received
 
 if TYPE_CHECKING:
     from tests.faults.simulation.world import World
@@ -72,7 +72,8 @@ async def _converse(world: "World", call: Call) -> None:
     stream = world.message_service.Converse(messages_pb.ConverseRequest(message=message_request(call.arguments)), None)
     sequence = 0
     try:
-        async for response in stream:
+        async for part in stream:
+            response = received(messages_pb.ConverseResponse, part)
             if life != world.life:
                 return
             match response.WhichOneof("part"):

@@ -11,7 +11,7 @@ from eliza.sessions.v1 import message_service_pb2 as messages_pb
 from eliza.sessions.v1 import session_service_pb2 as sessions_pb
 from eliza.sessions.v1 import values
 from eliza.sessions.v1.timeout_pb2 import TimeoutConfig as TimeoutMessage
-from tests.faults.simulation.translation import message, ms, session
+from tests.faults.simulation.translation import message, ms, received, session
 
 if TYPE_CHECKING:
     from tests.faults.simulation.world import World
@@ -117,7 +117,7 @@ async def _list_messages(world: "World", arguments: dict[str, Any]) -> dict[str,
     for side in ("before", "after"):
         if arguments[side] is not None:
             getattr(request, side).CopyFrom(values.timestamp(arguments[side]))
-    response = await world.message_service.ListMessages(request, None)
+    response = received(messages_pb.ListMessagesResponse, await world.message_service.ListMessages(request, None))
     answer: dict[str, Any] = {"messages": list(map(message, response.messages)), "has_more": response.has_more}
     if response.messages:
         answer["cursors"] = (ms(response.cursor_before), ms(response.cursor_after))
@@ -126,7 +126,7 @@ async def _list_messages(world: "World", arguments: dict[str, Any]) -> dict[str,
 
 async def _list_sessions(world: "World", arguments: dict[str, Any]) -> dict[str, Any]:
     request = sessions_pb.ListSessionsRequest(page_size=arguments["limit"], agent_id=arguments["agent"], user_id=arguments["user"])
-    response = await world.session_service.ListSessions(request, None)
+    response = received(sessions_pb.ListSessionsResponse, await world.session_service.ListSessions(request, None))
     found = list(map(session, response.sessions))
     for one in found:
         del one["etag"]

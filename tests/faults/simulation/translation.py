@@ -8,6 +8,11 @@ from eliza.sessions.v1.timeout_pb2 import TimeoutConfig as TimeoutMessage
 from server.domain.events import Entry
 
 
+def received(kind: Any, answer: Any) -> Any:
+    """An answer as a client reads it: some leave the service as bytes."""
+    return kind.FromString(answer) if isinstance(answer, bytes) else answer
+
+
 def ms(timestamp: Any) -> int:
     return int(timestamp.seconds * 1000 + timestamp.nanos // 1_000_000)
 

@@ -10,7 +10,7 @@ from server.domain.errors import DomainError
 from tests.faults.simulation.calls import Stream
 from tests.faults.simulation.settings import LIMITS
 from tests.faults.simulation.state import require
-from tests.faults.simulation.translation import logged, seen
+from tests.faults.simulation.translation import logged, received, seen
 
 if TYPE_CHECKING:
     from tests.faults.simulation.world import World
@@ -85,7 +85,7 @@ class Watcher:
             async for response in self._world.session_service.WatchSessions(stream.requests(), None):
                 if life != self._world.life or stream is not self._stream:
                     return
-                self._take(response)
+                self._take(received(sessions_pb.WatchSessionsResponse, response))
                 if self.slow:
                     await asyncio.sleep(self._world.chance.choice((0, 0.01, 1, 20)))
         except DomainError as error:

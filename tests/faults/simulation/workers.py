@@ -10,7 +10,7 @@ from server.domain.errors import DomainError
 from tests.faults.simulation.calls import CALL, Call, Stream
 from tests.faults.simulation.settings import LEASE_SECONDS
 from tests.faults.simulation.state import require
-from tests.faults.simulation.translation import delivery_of
+from tests.faults.simulation.translation import delivery_of, received
 
 if TYPE_CHECKING:
     from tests.faults.simulation.world import World
@@ -49,7 +49,8 @@ class Worker:
         hello = agents_pb.ConnectRequest.Hello(agent_id=self._agent_id, max_deliveries=self._capacity, history_messages=3)
         self._stream.send(agents_pb.ConnectRequest(hello=hello))
         try:
-            async for response in self._world.agent_service.Connect(self._stream.requests(), None):
+            async for told in self._world.agent_service.Connect(self._stream.requests(), None):
+                response = received(agents_pb.ConnectResponse, told)
                 if life != self._world.life:
                     return
                 match response.WhichOneof("part"):

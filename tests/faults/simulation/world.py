@@ -25,6 +25,7 @@ from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.purge import Purge
 from server.lifecycle.watch import Signals
 from server.rpc.agent_service import AgentService
+from server.rpc.encoding import Entries
 from server.rpc.message_service import MessageService
 from server.rpc.session_service import SessionService
 from server.store.base import Commit
@@ -171,8 +172,8 @@ class World:
             request_retention_minutes=LIMITS.request_retention_ms / 60_000,
             interval_minutes=PURGE_MINUTES,
         )
-        self.session_service = SessionService(self.store, self, POLICY, None, self.signals, 1e6)  # type: ignore[arg-type]
-        self.message_service = MessageService(self.store, self, self.dispatcher, REPLY_SECONDS)
+        self.session_service = SessionService(self.store, self, POLICY, None, self.signals, Entries(), 1e6)  # type: ignore[arg-type]
+        self.message_service = MessageService(self.store, self, self.dispatcher, Entries(), REPLY_SECONDS)
         self.agent_service = AgentService(self.store, self, connectors, self.dispatcher, 1e6)
         compare_with_file(self.path, self.model)
         self.finish(self.loop.create_task(self._start(), context=contextvars.Context()), 60)
@@ -311,7 +312,7 @@ class World:
         for watcher in self.watchers:
             require(not watcher.places, "a watcher still follows", watcher.places)
         self._check_quiet()
-        require(not self.signals._watches, "sessions are still watched:", self.signals._watches)
+        require(not self.signals._watched, "sessions are still watched:", self.signals._watched)
 
     def _check_quiet(self) -> None:
         left, writes = self.dispatcher, self.store._writer._queue

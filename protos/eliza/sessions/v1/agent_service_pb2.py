@@ -24,6 +24,7 @@ _sym_db = _symbol_database.Default()
 
 from eliza.sessions.v1 import agent_pb2 as eliza_dot_sessions_dot_v1_dot_agent__pb2
 from eliza.sessions.v1 import errors_pb2 as eliza_dot_sessions_dot_v1_dot_errors__pb2
+from eliza.sessions.v1 import json_form_pb2 as eliza_dot_sessions_dot_v1_dot_json__form__pb2
 from eliza.sessions.v1 import message_pb2 as eliza_dot_sessions_dot_v1_dot_message__pb2
 from eliza.sessions.v1 import session_pb2 as eliza_dot_sessions_dot_v1_dot_session__pb2
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
@@ -31,7 +32,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%eliza/sessions/v1/agent_service.proto\x12\x11\x65liza.sessions.v1\x1a\x1d\x65liza/sessions/v1/agent.proto\x1a\x1e\x65liza/sessions/v1/errors.proto\x1a\x1f\x65liza/sessions/v1/message.proto\x1a\x1f\x65liza/sessions/v1/session.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"=\n\x12\x43reateAgentRequest\x12\'\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x18.eliza.sessions.v1.Agent\">\n\x13\x43reateAgentResponse\x12\'\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x18.eliza.sessions.v1.Agent\"O\n\x0fGetAgentRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12*\n\x04view\x18\x02 \x01(\x0e\x32\x1c.eliza.sessions.v1.AgentView\";\n\x10GetAgentResponse\x12\'\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x18.eliza.sessions.v1.Agent\"f\n\x11ListAgentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12*\n\x04view\x18\x03 \x01(\x0e\x32\x1c.eliza.sessions.v1.AgentView\"W\n\x12ListAgentsResponse\x12(\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x18.eliza.sessions.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"n\n\x12UpdateAgentRequest\x12\'\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x18.eliza.sessions.v1.Agent\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\">\n\x13UpdateAgentResponse\x12\'\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x18.eliza.sessions.v1.Agent\"&\n\x12\x44\x65leteAgentRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteAgentResponse\"\xa1\x02\n\x08\x44\x65livery\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12+\n\x07session\x18\x03 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\x12+\n\x07message\x18\x04 \x01(\x0b\x32\x1a.eliza.sessions.v1.Message\x12+\n\x07history\x18\x05 \x03(\x0b\x32\x1a.eliza.sessions.v1.Message\x12\x18\n\x10reply_message_id\x18\x06 \x01(\t\x12\x34\n\x10lease_expires_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10history_left_out\x18\x08 \x01(\x05\"\xc1\x01\n\nAgentReply\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\t\x12)\n\x08metadata\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x34\n\x0b\x61ttachments\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.ListValueH\x00\x88\x01\x01\x12\x14\n\x07thought\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\x0f\n\x07\x61\x63tions\x18\x05 \x03(\tB\x0e\n\x0c_attachmentsB\n\n\x08_thought\"\x89\x04\n\x0e\x43onnectRequest\x12\x38\n\x05hello\x18\x01 \x01(\x0b\x32\'.eliza.sessions.v1.ConnectRequest.HelloH\x00\x12\x38\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\'.eliza.sessions.v1.ConnectRequest.ChunkH\x00\x12\x38\n\x05reply\x18\x03 \x01(\x0b\x32\'.eliza.sessions.v1.ConnectRequest.ReplyH\x00\x12<\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32).eliza.sessions.v1.ConnectRequest.FailureH\x00\x1aK\n\x05Hello\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x16\n\x0emax_deliveries\x18\x02 \x01(\x05\x12\x18\n\x10history_messages\x18\x03 \x01(\x05\x1a+\n\x05\x43hunk\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\r\n\x05\x63hunk\x18\x02 \x01(\t\x1aJ\n\x05Reply\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12,\n\x05reply\x18\x02 \x01(\x0b\x32\x1d.eliza.sessions.v1.AgentReply\x1a=\n\x07\x46\x61ilure\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x66inal\x18\x03 \x01(\x08\x42\x06\n\x04part\"\xe9\x05\n\x0f\x43onnectResponse\x12=\n\x07welcome\x18\x01 \x01(\x0b\x32*.eliza.sessions.v1.ConnectResponse.WelcomeH\x00\x12/\n\x08\x64\x65livery\x18\x02 \x01(\x0b\x32\x1b.eliza.sessions.v1.DeliveryH\x00\x12?\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\x0b\x32+.eliza.sessions.v1.ConnectResponse.AcceptedH\x00\x12=\n\x07refused\x18\x04 \x01(\x0b\x32*.eliza.sessions.v1.ConnectResponse.RefusedH\x00\x12=\n\x07revoked\x18\x05 \x01(\x0b\x32*.eliza.sessions.v1.ConnectResponse.RevokedH\x00\x12\x41\n\theartbeat\x18\x06 \x01(\x0b\x32,.eliza.sessions.v1.ConnectResponse.HeartbeatH\x00\x1a\x32\n\x07Welcome\x12\'\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x18.eliza.sessions.v1.Agent\x1a\x1f\n\x08\x41\x63\x63\x65pted\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x1a\xd9\x01\n\x07Refused\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12.\n\x06reason\x18\x02 \x01(\x0e\x32\x1e.eliza.sessions.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12H\n\x07\x64\x65tails\x18\x04 \x03(\x0b\x32\x37.eliza.sessions.v1.ConnectResponse.Refused.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x1e\n\x07Revoked\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x1a\x0b\n\tHeartbeatB\x06\n\x04part\"Q\n\x0cReplyRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12,\n\x05reply\x18\x02 \x01(\x0b\x32\x1d.eliza.sessions.v1.AgentReply\"<\n\rReplyResponse\x12+\n\x07message\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Message2\xfa\x04\n\x0c\x41gentService\x12\\\n\x0b\x43reateAgent\x12%.eliza.sessions.v1.CreateAgentRequest\x1a&.eliza.sessions.v1.CreateAgentResponse\x12S\n\x08GetAgent\x12\".eliza.sessions.v1.GetAgentRequest\x1a#.eliza.sessions.v1.GetAgentResponse\x12Y\n\nListAgents\x12$.eliza.sessions.v1.ListAgentsRequest\x1a%.eliza.sessions.v1.ListAgentsResponse\x12\\\n\x0bUpdateAgent\x12%.eliza.sessions.v1.UpdateAgentRequest\x1a&.eliza.sessions.v1.UpdateAgentResponse\x12\\\n\x0b\x44\x65leteAgent\x12%.eliza.sessions.v1.DeleteAgentRequest\x1a&.eliza.sessions.v1.DeleteAgentResponse\x12T\n\x07\x43onnect\x12!.eliza.sessions.v1.ConnectRequest\x1a\".eliza.sessions.v1.ConnectResponse(\x01\x30\x01\x12J\n\x05Reply\x12\x1f.eliza.sessions.v1.ReplyRequest\x1a .eliza.sessions.v1.ReplyResponseBc\n\x14\x64\x65v.elizasessions.v1P\x01ZIgithub.com/eliza-sessions/eliza-sessions/gen/eliza/sessions/v1;sessionsv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%eliza/sessions/v1/agent_service.proto\x12\x11\x65liza.sessions.v1\x1a\x1d\x65liza/sessions/v1/agent.proto\x1a\x1e\x65liza/sessions/v1/errors.proto\x1a!eliza/sessions/v1/json_form.proto\x1a\x1f\x65liza/sessions/v1/message.proto\x1a\x1f\x65liza/sessions/v1/session.proto\x1a google/protobuf/field_mask.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"=\n\x12\x43reateAgentRequest\x12\'\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x18.eliza.sessions.v1.Agent\">\n\x13\x43reateAgentResponse\x12\'\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x18.eliza.sessions.v1.Agent\"O\n\x0fGetAgentRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12*\n\x04view\x18\x02 \x01(\x0e\x32\x1c.eliza.sessions.v1.AgentView\";\n\x10GetAgentResponse\x12\'\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x18.eliza.sessions.v1.Agent\"f\n\x11ListAgentsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12*\n\x04view\x18\x03 \x01(\x0e\x32\x1c.eliza.sessions.v1.AgentView\"W\n\x12ListAgentsResponse\x12(\n\x06\x61gents\x18\x01 \x03(\x0b\x32\x18.eliza.sessions.v1.Agent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"n\n\x12UpdateAgentRequest\x12\'\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x18.eliza.sessions.v1.Agent\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\">\n\x13UpdateAgentResponse\x12\'\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x18.eliza.sessions.v1.Agent\"&\n\x12\x44\x65leteAgentRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteAgentResponse\"\xa1\x02\n\x08\x44\x65livery\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12+\n\x07session\x18\x03 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\x12+\n\x07message\x18\x04 \x01(\x0b\x32\x1a.eliza.sessions.v1.Message\x12+\n\x07history\x18\x05 \x03(\x0b\x32\x1a.eliza.sessions.v1.Message\x12\x18\n\x10reply_message_id\x18\x06 \x01(\t\x12\x34\n\x10lease_expires_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10history_left_out\x18\x08 \x01(\x05\"\xf2\x01\n\nAgentReply\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\t\x12)\n\x08metadata\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x34\n\x0b\x61ttachments\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.ListValueH\x00\x88\x01\x01\x12\x14\n\x07thought\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\x0f\n\x07\x61\x63tions\x18\x05 \x03(\t\x12\x15\n\rmetadata_json\x18\x06 \x01(\t\x12\x18\n\x10\x61ttachments_json\x18\x07 \x01(\tB\x0e\n\x0c_attachmentsB\n\n\x08_thought\"\xb9\x04\n\x0e\x43onnectRequest\x12\x38\n\x05hello\x18\x01 \x01(\x0b\x32\'.eliza.sessions.v1.ConnectRequest.HelloH\x00\x12\x38\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\'.eliza.sessions.v1.ConnectRequest.ChunkH\x00\x12\x38\n\x05reply\x18\x03 \x01(\x0b\x32\'.eliza.sessions.v1.ConnectRequest.ReplyH\x00\x12<\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32).eliza.sessions.v1.ConnectRequest.FailureH\x00\x1a{\n\x05Hello\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x16\n\x0emax_deliveries\x18\x02 \x01(\x05\x12\x18\n\x10history_messages\x18\x03 \x01(\x05\x12.\n\tjson_form\x18\x04 \x01(\x0e\x32\x1b.eliza.sessions.v1.JsonForm\x1a+\n\x05\x43hunk\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\r\n\x05\x63hunk\x18\x02 \x01(\t\x1aJ\n\x05Reply\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12,\n\x05reply\x18\x02 \x01(\x0b\x32\x1d.eliza.sessions.v1.AgentReply\x1a=\n\x07\x46\x61ilure\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x66inal\x18\x03 \x01(\x08\x42\x06\n\x04part\"\xe9\x05\n\x0f\x43onnectResponse\x12=\n\x07welcome\x18\x01 \x01(\x0b\x32*.eliza.sessions.v1.ConnectResponse.WelcomeH\x00\x12/\n\x08\x64\x65livery\x18\x02 \x01(\x0b\x32\x1b.eliza.sessions.v1.DeliveryH\x00\x12?\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\x0b\x32+.eliza.sessions.v1.ConnectResponse.AcceptedH\x00\x12=\n\x07refused\x18\x04 \x01(\x0b\x32*.eliza.sessions.v1.ConnectResponse.RefusedH\x00\x12=\n\x07revoked\x18\x05 \x01(\x0b\x32*.eliza.sessions.v1.ConnectResponse.RevokedH\x00\x12\x41\n\theartbeat\x18\x06 \x01(\x0b\x32,.eliza.sessions.v1.ConnectResponse.HeartbeatH\x00\x1a\x32\n\x07Welcome\x12\'\n\x05\x61gent\x18\x01 \x01(\x0b\x32\x18.eliza.sessions.v1.Agent\x1a\x1f\n\x08\x41\x63\x63\x65pted\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x1a\xd9\x01\n\x07Refused\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12.\n\x06reason\x18\x02 \x01(\x0e\x32\x1e.eliza.sessions.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12H\n\x07\x64\x65tails\x18\x04 \x03(\x0b\x32\x37.eliza.sessions.v1.ConnectResponse.Refused.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x1e\n\x07Revoked\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x1a\x0b\n\tHeartbeatB\x06\n\x04part\"\x81\x01\n\x0cReplyRequest\x12\x13\n\x0b\x64\x65livery_id\x18\x01 \x01(\t\x12,\n\x05reply\x18\x02 \x01(\x0b\x32\x1d.eliza.sessions.v1.AgentReply\x12.\n\tjson_form\x18\x03 \x01(\x0e\x32\x1b.eliza.sessions.v1.JsonForm\"<\n\rReplyResponse\x12+\n\x07message\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Message2\xfa\x04\n\x0c\x41gentService\x12\\\n\x0b\x43reateAgent\x12%.eliza.sessions.v1.CreateAgentRequest\x1a&.eliza.sessions.v1.CreateAgentResponse\x12S\n\x08GetAgent\x12\".eliza.sessions.v1.GetAgentRequest\x1a#.eliza.sessions.v1.GetAgentResponse\x12Y\n\nListAgents\x12$.eliza.sessions.v1.ListAgentsRequest\x1a%.eliza.sessions.v1.ListAgentsResponse\x12\\\n\x0bUpdateAgent\x12%.eliza.sessions.v1.UpdateAgentRequest\x1a&.eliza.sessions.v1.UpdateAgentResponse\x12\\\n\x0b\x44\x65leteAgent\x12%.eliza.sessions.v1.DeleteAgentRequest\x1a&.eliza.sessions.v1.DeleteAgentResponse\x12T\n\x07\x43onnect\x12!.eliza.sessions.v1.ConnectRequest\x1a\".eliza.sessions.v1.ConnectResponse(\x01\x30\x01\x12J\n\x05Reply\x12\x1f.eliza.sessions.v1.ReplyRequest\x1a .eliza.sessions.v1.ReplyResponseBc\n\x14\x64\x65v.elizasessions.v1P\x01ZIgithub.com/eliza-sessions/eliza-sessions/gen/eliza/sessions/v1;sessionsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,58 +42,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\024dev.elizasessions.v1P\001ZIgithub.com/eliza-sessions/eliza-sessions/gen/eliza/sessions/v1;sessionsv1'
   _globals['_CONNECTRESPONSE_REFUSED_DETAILSENTRY']._loaded_options = None
   _globals['_CONNECTRESPONSE_REFUSED_DETAILSENTRY']._serialized_options = b'8\001'
-  _globals['_CREATEAGENTREQUEST']._serialized_start=286
-  _globals['_CREATEAGENTREQUEST']._serialized_end=347
-  _globals['_CREATEAGENTRESPONSE']._serialized_start=349
-  _globals['_CREATEAGENTRESPONSE']._serialized_end=411
-  _globals['_GETAGENTREQUEST']._serialized_start=413
-  _globals['_GETAGENTREQUEST']._serialized_end=492
-  _globals['_GETAGENTRESPONSE']._serialized_start=494
-  _globals['_GETAGENTRESPONSE']._serialized_end=553
-  _globals['_LISTAGENTSREQUEST']._serialized_start=555
-  _globals['_LISTAGENTSREQUEST']._serialized_end=657
-  _globals['_LISTAGENTSRESPONSE']._serialized_start=659
-  _globals['_LISTAGENTSRESPONSE']._serialized_end=746
-  _globals['_UPDATEAGENTREQUEST']._serialized_start=748
-  _globals['_UPDATEAGENTREQUEST']._serialized_end=858
-  _globals['_UPDATEAGENTRESPONSE']._serialized_start=860
-  _globals['_UPDATEAGENTRESPONSE']._serialized_end=922
-  _globals['_DELETEAGENTREQUEST']._serialized_start=924
-  _globals['_DELETEAGENTREQUEST']._serialized_end=962
-  _globals['_DELETEAGENTRESPONSE']._serialized_start=964
-  _globals['_DELETEAGENTRESPONSE']._serialized_end=985
-  _globals['_DELIVERY']._serialized_start=988
-  _globals['_DELIVERY']._serialized_end=1277
-  _globals['_AGENTREPLY']._serialized_start=1280
-  _globals['_AGENTREPLY']._serialized_end=1473
-  _globals['_CONNECTREQUEST']._serialized_start=1476
-  _globals['_CONNECTREQUEST']._serialized_end=1997
-  _globals['_CONNECTREQUEST_HELLO']._serialized_start=1730
-  _globals['_CONNECTREQUEST_HELLO']._serialized_end=1805
-  _globals['_CONNECTREQUEST_CHUNK']._serialized_start=1807
-  _globals['_CONNECTREQUEST_CHUNK']._serialized_end=1850
-  _globals['_CONNECTREQUEST_REPLY']._serialized_start=1852
-  _globals['_CONNECTREQUEST_REPLY']._serialized_end=1926
-  _globals['_CONNECTREQUEST_FAILURE']._serialized_start=1928
-  _globals['_CONNECTREQUEST_FAILURE']._serialized_end=1989
-  _globals['_CONNECTRESPONSE']._serialized_start=2000
-  _globals['_CONNECTRESPONSE']._serialized_end=2745
-  _globals['_CONNECTRESPONSE_WELCOME']._serialized_start=2389
-  _globals['_CONNECTRESPONSE_WELCOME']._serialized_end=2439
-  _globals['_CONNECTRESPONSE_ACCEPTED']._serialized_start=2441
-  _globals['_CONNECTRESPONSE_ACCEPTED']._serialized_end=2472
-  _globals['_CONNECTRESPONSE_REFUSED']._serialized_start=2475
-  _globals['_CONNECTRESPONSE_REFUSED']._serialized_end=2692
-  _globals['_CONNECTRESPONSE_REFUSED_DETAILSENTRY']._serialized_start=2646
-  _globals['_CONNECTRESPONSE_REFUSED_DETAILSENTRY']._serialized_end=2692
-  _globals['_CONNECTRESPONSE_REVOKED']._serialized_start=2694
-  _globals['_CONNECTRESPONSE_REVOKED']._serialized_end=2724
-  _globals['_CONNECTRESPONSE_HEARTBEAT']._serialized_start=2726
-  _globals['_CONNECTRESPONSE_HEARTBEAT']._serialized_end=2737
-  _globals['_REPLYREQUEST']._serialized_start=2747
-  _globals['_REPLYREQUEST']._serialized_end=2828
-  _globals['_REPLYRESPONSE']._serialized_start=2830
-  _globals['_REPLYRESPONSE']._serialized_end=2890
-  _globals['_AGENTSERVICE']._serialized_start=2893
-  _globals['_AGENTSERVICE']._serialized_end=3527
+  _globals['_CREATEAGENTREQUEST']._serialized_start=321
+  _globals['_CREATEAGENTREQUEST']._serialized_end=382
+  _globals['_CREATEAGENTRESPONSE']._serialized_start=384
+  _globals['_CREATEAGENTRESPONSE']._serialized_end=446
+  _globals['_GETAGENTREQUEST']._serialized_start=448
+  _globals['_GETAGENTREQUEST']._serialized_end=527
+  _globals['_GETAGENTRESPONSE']._serialized_start=529
+  _globals['_GETAGENTRESPONSE']._serialized_end=588
+  _globals['_LISTAGENTSREQUEST']._serialized_start=590
+  _globals['_LISTAGENTSREQUEST']._serialized_end=692
+  _globals['_LISTAGENTSRESPONSE']._serialized_start=694
+  _globals['_LISTAGENTSRESPONSE']._serialized_end=781
+  _globals['_UPDATEAGENTREQUEST']._serialized_start=783
+  _globals['_UPDATEAGENTREQUEST']._serialized_end=893
+  _globals['_UPDATEAGENTRESPONSE']._serialized_start=895
+  _globals['_UPDATEAGENTRESPONSE']._serialized_end=957
+  _globals['_DELETEAGENTREQUEST']._serialized_start=959
+  _globals['_DELETEAGENTREQUEST']._serialized_end=997
+  _globals['_DELETEAGENTRESPONSE']._serialized_start=999
+  _globals['_DELETEAGENTRESPONSE']._serialized_end=1020
+  _globals['_DELIVERY']._serialized_start=1023
+  _globals['_DELIVERY']._serialized_end=1312
+  _globals['_AGENTREPLY']._serialized_start=1315
+  _globals['_AGENTREPLY']._serialized_end=1557
+  _globals['_CONNECTREQUEST']._serialized_start=1560
+  _globals['_CONNECTREQUEST']._serialized_end=2129
+  _globals['_CONNECTREQUEST_HELLO']._serialized_start=1814
+  _globals['_CONNECTREQUEST_HELLO']._serialized_end=1937
+  _globals['_CONNECTREQUEST_CHUNK']._serialized_start=1939
+  _globals['_CONNECTREQUEST_CHUNK']._serialized_end=1982
+  _globals['_CONNECTREQUEST_REPLY']._serialized_start=1984
+  _globals['_CONNECTREQUEST_REPLY']._serialized_end=2058
+  _globals['_CONNECTREQUEST_FAILURE']._serialized_start=2060
+  _globals['_CONNECTREQUEST_FAILURE']._serialized_end=2121
+  _globals['_CONNECTRESPONSE']._serialized_start=2132
+  _globals['_CONNECTRESPONSE']._serialized_end=2877
+  _globals['_CONNECTRESPONSE_WELCOME']._serialized_start=2521
+  _globals['_CONNECTRESPONSE_WELCOME']._serialized_end=2571
+  _globals['_CONNECTRESPONSE_ACCEPTED']._serialized_start=2573
+  _globals['_CONNECTRESPONSE_ACCEPTED']._serialized_end=2604
+  _globals['_CONNECTRESPONSE_REFUSED']._serialized_start=2607
+  _globals['_CONNECTRESPONSE_REFUSED']._serialized_end=2824
+  _globals['_CONNECTRESPONSE_REFUSED_DETAILSENTRY']._serialized_start=2778
+  _globals['_CONNECTRESPONSE_REFUSED_DETAILSENTRY']._serialized_end=2824
+  _globals['_CONNECTRESPONSE_REVOKED']._serialized_start=2826
+  _globals['_CONNECTRESPONSE_REVOKED']._serialized_end=2856
+  _globals['_CONNECTRESPONSE_HEARTBEAT']._serialized_start=2858
+  _globals['_CONNECTRESPONSE_HEARTBEAT']._serialized_end=2869
+  _globals['_REPLYREQUEST']._serialized_start=2880
+  _globals['_REPLYREQUEST']._serialized_end=3009
+  _globals['_REPLYRESPONSE']._serialized_start=3011
+  _globals['_REPLYRESPONSE']._serialized_end=3071
+  _globals['_AGENTSERVICE']._serialized_start=3074
+  _globals['_AGENTSERVICE']._serialized_end=3708
 # @@protoc_insertion_point(module_scope)

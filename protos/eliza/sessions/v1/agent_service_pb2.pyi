@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from eliza.sessions.v1 import agent_pb2 as _agent_pb2
 from eliza.sessions.v1 import errors_pb2 as _errors_pb2
+from eliza.sessions.v1 import json_form_pb2 as _json_form_pb2
 from eliza.sessions.v1 import message_pb2 as _message_pb2
 from eliza.sessions.v1 import session_pb2 as _session_pb2
 from google.protobuf import descriptor as _descriptor
@@ -350,17 +351,25 @@ class AgentReply(_message.Message):
     ATTACHMENTS_FIELD_NUMBER: _builtins.int
     THOUGHT_FIELD_NUMBER: _builtins.int
     ACTIONS_FIELD_NUMBER: _builtins.int
+    METADATA_JSON_FIELD_NUMBER: _builtins.int
+    ATTACHMENTS_JSON_FIELD_NUMBER: _builtins.int
     content: _builtins.str
     """The text: 1 to 100,000 Unicode code points. NULs are left out, before it is counted."""
     thought: _builtins.str
     """The agent's thought, if it tells: at most 100,000 code points."""
+    metadata_json: _builtins.str
+    """Instead of `metadata`: the text of a JSON object, which is read and stored in the same way; numbers are doubles here too. Both in one
+    request are INVALID_METADATA. Empty: none.
+    """
+    attachments_json: _builtins.str
+    """Instead of `attachments`: the text of a JSON array. Both in one request are INVALID_CONTENT. Empty: none."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """What to attach to the message: at most 10,240 bytes as compact JSON, and 30 levels deep."""
 
     @_builtins.property
     def attachments(self) -> _struct_pb2.ListValue:
-        """Attachments, of any JSON shape: at most 2 MiB as compact JSON, 30 levels deep, and 20,000 values through all levels."""
+        """Attachments, of any JSON shape: at most 2 MiB as compact JSON, 30 levels deep, and 2,000 values through all levels."""
 
     @_builtins.property
     def actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -374,10 +383,12 @@ class AgentReply(_message.Message):
         attachments: _struct_pb2.ListValue | None = ...,
         thought: _builtins.str | None = ...,
         actions: _abc.Iterable[_builtins.str] | None = ...,
+        metadata_json: _builtins.str = ...,
+        attachments_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "_thought", b"_thought", "attachments", b"attachments", "metadata", b"metadata", "thought", b"thought"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "_thought", b"_thought", "actions", b"actions", "attachments", b"attachments", "content", b"content", "metadata", b"metadata", "thought", b"thought"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "_thought", b"_thought", "actions", b"actions", "attachments", b"attachments", "attachments_json", b"attachments_json", "content", b"content", "metadata", b"metadata", "metadata_json", b"metadata_json", "thought", b"thought"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__attachments: _TypeAlias = _typing.Literal["attachments"]  # noqa: Y015
     _WhichOneofArgType__attachments: _TypeAlias = _typing.Literal["_attachments", b"_attachments"]  # noqa: Y015
@@ -405,22 +416,26 @@ class ConnectRequest(_message.Message):
         AGENT_ID_FIELD_NUMBER: _builtins.int
         MAX_DELIVERIES_FIELD_NUMBER: _builtins.int
         HISTORY_MESSAGES_FIELD_NUMBER: _builtins.int
+        JSON_FORM_FIELD_NUMBER: _builtins.int
         agent_id: _builtins.str
         """UUID of the agent."""
         max_deliveries: _builtins.int
         """How many deliveries the worker takes at a time: 1 to 1000, default 1."""
         history_messages: _builtins.int
         """How many earlier messages of the session it wants with each: 0 to 100."""
+        json_form: _json_form_pb2.JsonForm.ValueType
+        """In which form deliveries have metadata and attachments. Another value is INVALID_FIELD."""
         def __init__(
             self,
             *,
             agent_id: _builtins.str = ...,
             max_deliveries: _builtins.int = ...,
             history_messages: _builtins.int = ...,
+            json_form: _json_form_pb2.JsonForm.ValueType = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "history_messages", b"history_messages", "max_deliveries", b"max_deliveries"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "history_messages", b"history_messages", "json_form", b"json_form", "max_deliveries", b"max_deliveries"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -738,8 +753,11 @@ class ReplyRequest(_message.Message):
 
     DELIVERY_ID_FIELD_NUMBER: _builtins.int
     REPLY_FIELD_NUMBER: _builtins.int
+    JSON_FORM_FIELD_NUMBER: _builtins.int
     delivery_id: _builtins.str
     """The delivery."""
+    json_form: _json_form_pb2.JsonForm.ValueType
+    """In which form the answer has metadata and attachments. Another value is INVALID_FIELD."""
     @_builtins.property
     def reply(self) -> Global___AgentReply:
         """The reply."""
@@ -749,10 +767,11 @@ class ReplyRequest(_message.Message):
         *,
         delivery_id: _builtins.str = ...,
         reply: Global___AgentReply | None = ...,
+        json_form: _json_form_pb2.JsonForm.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reply", b"reply"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery_id", b"delivery_id", "reply", b"reply"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery_id", b"delivery_id", "json_form", b"json_form", "reply", b"reply"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,8 +24,11 @@ MAX_BODY_BYTES: Final = 2 * 1024 * 1024
 MAX_DEPTH: Final = 30
 """How deep objects and arrays may nest: protobuf reads at most 100 nested messages, and a level of a Struct takes three."""
 
-MAX_VALUES: Final = 20_000
-"""How many values metadata or attachments may hold, counted through all levels: each costs both servers time, however small it is."""
+MAX_ATTACHMENT_VALUES: Final = 2000
+"""How many values attachments may hold, counted through all levels: each costs both servers time, however small it is."""
+
+MAX_METADATA_VALUES: Final = MAX_METADATA_BYTES // 2
+"""The same of metadata: no more fit its bytes, so that reading stops there."""
 
 MAX_REQUEST_ID: Final = 128
 """The longest request id, in printable ASCII characters."""

@@ -245,7 +245,9 @@ class ReplyChunk(_message.Message):
     chunk: _builtins.str
     """The piece of text; those of one reply, in order of their index, make up its text as far as it has come."""
     index: _builtins.int
-    """The place of the piece in the reply, from 0."""
+    """The place of the piece in the reply, from 0. Pieces may be put together on their way: one then has the index of the first of them, and
+    the next index is more than one greater.
+    """
     attempt: _builtins.int
     """Which attempt at the reply it belongs to, from 1. A later attempt begins the reply anew."""
     def __init__(

@@ -38,7 +38,10 @@ class Message(_message.Message):
     THOUGHT_FIELD_NUMBER: _builtins.int
     ACTIONS_FIELD_NUMBER: _builtins.int
     REPLY_TO_SEQUENCE_FIELD_NUMBER: _builtins.int
+    METADATA_JSON_FIELD_NUMBER: _builtins.int
+    ATTACHMENTS_JSON_FIELD_NUMBER: _builtins.int
     OWN_METADATA_FIELD_NUMBER: _builtins.int
+    OWN_METADATA_JSON_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """UUID of the message, in lower case. Given by the service."""
     session_id: _builtins.str
@@ -55,17 +58,25 @@ class Message(_message.Message):
     """The agent's thought, when it gave one."""
     reply_to_sequence: _builtins.int
     """The sequence of the user's message that this reply answers: each is answered once at most. 0 for a user's message."""
+    metadata_json: _builtins.str
+    """In the form JSON_FORM_TEXT: what `metadata` says, as the text of a JSON object, at least `{}`. U+0085, U+2028 and U+2029 are escaped."""
+    attachments_json: _builtins.str
+    """In the form JSON_FORM_TEXT: what `attachments` says, as the text of a JSON array; empty when nothing was given."""
+    own_metadata_json: _builtins.str
+    """In the form JSON_FORM_TEXT: what `own_metadata` says, as the text of a JSON object, at least `{}`."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was stored: unique and strictly increasing within the session, at millisecond precision."""
 
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """The session's metadata, overlaid by the message's own, and `sessionId`, which a client cannot overwrite."""
+        """The session's metadata, overlaid by the message's own, and `sessionId`, which a client cannot overwrite.
+        Empty in the form JSON_FORM_TEXT.
+        """
 
     @_builtins.property
     def attachments(self) -> _struct_pb2.ListValue:
-        """What was attached; absent when nothing was given."""
+        """What was attached; absent when nothing was given, and in the form JSON_FORM_TEXT."""
 
     @_builtins.property
     def actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -74,7 +85,7 @@ class Message(_message.Message):
     @_builtins.property
     def own_metadata(self) -> _struct_pb2.Struct:
         """Only in a delivery to a worker: what the author of the message attached to it, without the session's metadata. `metadata` cannot tell
-        the two apart: an author may overlay any key of the session's.
+        the two apart: an author may overlay any key of the session's. Absent in the form JSON_FORM_TEXT.
         """
 
     def __init__(
@@ -92,11 +103,14 @@ class Message(_message.Message):
         thought: _builtins.str | None = ...,
         actions: _abc.Iterable[_builtins.str] | None = ...,
         reply_to_sequence: _builtins.int = ...,
+        metadata_json: _builtins.str = ...,
+        attachments_json: _builtins.str = ...,
         own_metadata: _struct_pb2.Struct | None = ...,
+        own_metadata_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "_thought", b"_thought", "attachments", b"attachments", "created_at", b"created_at", "metadata", b"metadata", "own_metadata", b"own_metadata", "thought", b"thought"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "_thought", b"_thought", "actions", b"actions", "attachments", b"attachments", "author_id", b"author_id", "content", b"content", "created_at", b"created_at", "is_agent", b"is_agent", "message_id", b"message_id", "metadata", b"metadata", "own_metadata", b"own_metadata", "reply_to_sequence", b"reply_to_sequence", "sequence", b"sequence", "session_id", b"session_id", "thought", b"thought"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "_thought", b"_thought", "actions", b"actions", "attachments", b"attachments", "attachments_json", b"attachments_json", "author_id", b"author_id", "content", b"content", "created_at", b"created_at", "is_agent", b"is_agent", "message_id", b"message_id", "metadata", b"metadata", "metadata_json", b"metadata_json", "own_metadata", b"own_metadata", "own_metadata_json", b"own_metadata_json", "reply_to_sequence", b"reply_to_sequence", "sequence", b"sequence", "session_id", b"session_id", "thought", b"thought"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__attachments: _TypeAlias = _typing.Literal["attachments"]  # noqa: Y015
     _WhichOneofArgType__attachments: _TypeAlias = _typing.Literal["_attachments", b"_attachments"]  # noqa: Y015

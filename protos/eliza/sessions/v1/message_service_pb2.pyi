@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from eliza.sessions.v1 import json_form_pb2 as _json_form_pb2
 from eliza.sessions.v1 import log_pb2 as _log_pb2
 from eliza.sessions.v1 import message_pb2 as _message_pb2
 from google.protobuf import descriptor as _descriptor
@@ -33,6 +34,9 @@ class SendMessageRequest(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     ATTACHMENTS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    METADATA_JSON_FIELD_NUMBER: _builtins.int
+    ATTACHMENTS_JSON_FIELD_NUMBER: _builtins.int
+    JSON_FORM_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """UUID of the session."""
     content: _builtins.str
@@ -41,13 +45,21 @@ class SendMessageRequest(_message.Message):
     """What the caller calls this request, so that it can repeat it: within the service's retention, the session's same id with the same content
     gives the first answer again. 1 to 128 printable ASCII characters; empty: none.
     """
+    metadata_json: _builtins.str
+    """Instead of `metadata`: the text of a JSON object, which is read and stored in the same way; numbers are doubles here too. Both in one
+    request are INVALID_METADATA. Empty: none.
+    """
+    attachments_json: _builtins.str
+    """Instead of `attachments`: the text of a JSON array. Both in one request are INVALID_CONTENT. Empty: none."""
+    json_form: _json_form_pb2.JsonForm.ValueType
+    """In which form the answer has metadata and attachments. Another value is INVALID_FIELD."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """What to attach to the message: at most 10,240 bytes as compact JSON, and 30 levels deep."""
 
     @_builtins.property
     def attachments(self) -> _struct_pb2.ListValue:
-        """Attachments, of any JSON shape: at most 2 MiB as compact JSON, 30 levels deep, and 20,000 values through all levels."""
+        """Attachments, of any JSON shape: at most 2 MiB as compact JSON, 30 levels deep, and 2,000 values through all levels."""
 
     def __init__(
         self,
@@ -57,10 +69,13 @@ class SendMessageRequest(_message.Message):
         metadata: _struct_pb2.Struct | None = ...,
         attachments: _struct_pb2.ListValue | None = ...,
         request_id: _builtins.str = ...,
+        metadata_json: _builtins.str = ...,
+        attachments_json: _builtins.str = ...,
+        json_form: _json_form_pb2.JsonForm.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "attachments", b"attachments", "metadata", b"metadata"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "attachments", b"attachments", "content", b"content", "metadata", b"metadata", "request_id", b"request_id", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "attachments", b"attachments", "attachments_json", b"attachments_json", "content", b"content", "json_form", b"json_form", "metadata", b"metadata", "metadata_json", b"metadata_json", "request_id", b"request_id", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__attachments: _TypeAlias = _typing.Literal["attachments"]  # noqa: Y015
     _WhichOneofArgType__attachments: _TypeAlias = _typing.Literal["_attachments", b"_attachments"]  # noqa: Y015
@@ -183,12 +198,15 @@ class ListMessagesRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     BEFORE_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
+    JSON_FORM_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """UUID of the session."""
     page_size: _builtins.int
     """At most this many: 1 to 100, default 50; more counts as 100, less than 0 is INVALID_PAGINATION."""
     page_token: _builtins.str
     """next_page_token of the page before, with the same cursors. Empty for the first page."""
+    json_form: _json_form_pb2.JsonForm.ValueType
+    """In which form the answer has metadata and attachments. Another value is INVALID_FIELD."""
     @_builtins.property
     def before(self) -> _timestamp_pb2.Timestamp:
         """Only messages older than this. Alone or with `after`: the newest page_size of them."""
@@ -205,10 +223,11 @@ class ListMessagesRequest(_message.Message):
         page_token: _builtins.str = ...,
         before: _timestamp_pb2.Timestamp | None = ...,
         after: _timestamp_pb2.Timestamp | None = ...,
+        json_form: _json_form_pb2.JsonForm.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "json_form", b"json_form", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x65liza/sessions/v1/session.proto\x12\x11\x65liza.sessions.v1\x1a\x1f\x65liza/sessions/v1/timeout.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbf\x03\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nchannel_id\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x08metadata\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\nexpires_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x0etimeout_config\x18\x08 \x01(\x0b\x32 .eliza.sessions.v1.TimeoutConfig\x12\x31\n\rlast_activity\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rrenewal_count\x18\n \x01(\x05\x12\x19\n\x11time_remaining_ms\x18\x0b \x01(\x03\x12\x1a\n\x12is_near_expiration\x18\x0c \x01(\x08\x12\x15\n\rlast_sequence\x18\r \x01(\x03\x12\x0c\n\x04\x65tag\x18\x0e \x01(\tBc\n\x14\x64\x65v.elizasessions.v1P\x01ZIgithub.com/eliza-sessions/eliza-sessions/gen/eliza/sessions/v1;sessionsv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x65liza/sessions/v1/session.proto\x12\x11\x65liza.sessions.v1\x1a\x1f\x65liza/sessions/v1/timeout.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd6\x03\n\x07Session\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nchannel_id\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x08metadata\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12.\n\nexpires_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x0etimeout_config\x18\x08 \x01(\x0b\x32 .eliza.sessions.v1.TimeoutConfig\x12\x31\n\rlast_activity\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rrenewal_count\x18\n \x01(\x05\x12\x19\n\x11time_remaining_ms\x18\x0b \x01(\x03\x12\x1a\n\x12is_near_expiration\x18\x0c \x01(\x08\x12\x15\n\rlast_sequence\x18\r \x01(\x03\x12\x0c\n\x04\x65tag\x18\x0e \x01(\t\x12\x15\n\rmetadata_json\x18\x0f \x01(\tBc\n\x14\x64\x65v.elizasessions.v1P\x01ZIgithub.com/eliza-sessions/eliza-sessions/gen/eliza/sessions/v1;sessionsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,5 +36,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\024dev.elizasessions.v1P\001ZIgithub.com/eliza-sessions/eliza-sessions/gen/eliza/sessions/v1;sessionsv1'
   _globals['_SESSION']._serialized_start=151
-  _globals['_SESSION']._serialized_end=598
+  _globals['_SESSION']._serialized_end=621
 # @@protoc_insertion_point(module_scope)

@@ -39,6 +39,7 @@ class Session(_message.Message):
     IS_NEAR_EXPIRATION_FIELD_NUMBER: _builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    METADATA_JSON_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """UUID of the session, in lower case. Given by the service."""
     channel_id: _builtins.str
@@ -57,13 +58,15 @@ class Session(_message.Message):
     """The sequence of the latest entry in the session's log: 0 while there is none."""
     etag: _builtins.str
     """Stands for the state of the session: another one after every change. In quotes, as HTTP has it."""
+    metadata_json: _builtins.str
+    """In the form JSON_FORM_TEXT: what `metadata` says, as the text of a JSON object, at least `{}`. U+0085, U+2028 and U+2029 are escaped."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When the session was created. All times have millisecond precision."""
 
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """What the creator attached. Empty when nothing was."""
+        """What the creator attached. Empty when nothing was, and in the form JSON_FORM_TEXT."""
 
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
@@ -94,10 +97,11 @@ class Session(_message.Message):
         is_near_expiration: _builtins.bool = ...,
         last_sequence: _builtins.int = ...,
         etag: _builtins.str = ...,
+        metadata_json: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "last_activity", b"last_activity", "metadata", b"metadata", "timeout_config", b"timeout_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "channel_id", b"channel_id", "created_at", b"created_at", "etag", b"etag", "expires_at", b"expires_at", "is_near_expiration", b"is_near_expiration", "last_activity", b"last_activity", "last_sequence", b"last_sequence", "metadata", b"metadata", "renewal_count", b"renewal_count", "session_id", b"session_id", "time_remaining_ms", b"time_remaining_ms", "timeout_config", b"timeout_config", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "channel_id", b"channel_id", "created_at", b"created_at", "etag", b"etag", "expires_at", b"expires_at", "is_near_expiration", b"is_near_expiration", "last_activity", b"last_activity", "last_sequence", b"last_sequence", "metadata", b"metadata", "metadata_json", b"metadata_json", "renewal_count", b"renewal_count", "session_id", b"session_id", "time_remaining_ms", b"time_remaining_ms", "timeout_config", b"timeout_config", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

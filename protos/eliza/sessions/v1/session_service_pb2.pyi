@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from eliza.sessions.v1 import errors_pb2 as _errors_pb2
+from eliza.sessions.v1 import json_form_pb2 as _json_form_pb2
 from eliza.sessions.v1 import log_pb2 as _log_pb2
 from eliza.sessions.v1 import session_pb2 as _session_pb2
 from eliza.sessions.v1 import timeout_pb2 as _timeout_pb2
@@ -36,6 +37,8 @@ class CreateSessionRequest(_message.Message):
     METADATA_FIELD_NUMBER: _builtins.int
     TIMEOUT_CONFIG_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    METADATA_JSON_FIELD_NUMBER: _builtins.int
+    JSON_FORM_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """UUID of the agent, of any version, in either letter case. Required."""
     user_id: _builtins.str
@@ -44,6 +47,12 @@ class CreateSessionRequest(_message.Message):
     """What the caller calls this request, so that it can repeat it: within the service's retention, the user's same id with the same content
     gives the first answer again. 1 to 128 printable ASCII characters; empty: none.
     """
+    metadata_json: _builtins.str
+    """Instead of `metadata`: the text of a JSON object, which is read and stored in the same way; numbers are doubles here too. Both in one
+    request are INVALID_METADATA. Empty: none.
+    """
+    json_form: _json_form_pb2.JsonForm.ValueType
+    """In which form the answer has metadata. Another value is INVALID_FIELD."""
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
         """What to attach to the session: at most 10,240 bytes as compact JSON, and 30 levels deep."""
@@ -60,10 +69,12 @@ class CreateSessionRequest(_message.Message):
         metadata: _struct_pb2.Struct | None = ...,
         timeout_config: _timeout_pb2.TimeoutConfig | None = ...,
         request_id: _builtins.str = ...,
+        metadata_json: _builtins.str = ...,
+        json_form: _json_form_pb2.JsonForm.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["metadata", b"metadata", "timeout_config", b"timeout_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "metadata", b"metadata", "request_id", b"request_id", "timeout_config", b"timeout_config", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "json_form", b"json_form", "metadata", b"metadata", "metadata_json", b"metadata_json", "request_id", b"request_id", "timeout_config", b"timeout_config", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -105,19 +116,23 @@ class GetSessionRequest(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     CHANNEL_ID_FIELD_NUMBER: _builtins.int
+    JSON_FORM_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """UUID of the session. What is not a UUID is simply not found."""
     channel_id: _builtins.str
     """UUID of the session's channel, for who knows that and not the session's: read only where session_id is empty."""
+    json_form: _json_form_pb2.JsonForm.ValueType
+    """In which form the answer has metadata. Another value is INVALID_FIELD."""
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         channel_id: _builtins.str = ...,
+        json_form: _json_form_pb2.JsonForm.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_id", b"channel_id", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_id", b"channel_id", "json_form", b"json_form", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -157,6 +172,7 @@ class ListSessionsRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     AGENT_ID_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
+    JSON_FORM_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """At most this many: 1 to 1000, default 100; more counts as 1000, less than 0 is INVALID_PAGINATION."""
     page_token: _builtins.str
@@ -165,6 +181,8 @@ class ListSessionsRequest(_message.Message):
     """Only sessions with this agent. Empty: any."""
     user_id: _builtins.str
     """Only sessions of this user. Empty: any."""
+    json_form: _json_form_pb2.JsonForm.ValueType
+    """In which form the answer has metadata. Another value is INVALID_FIELD."""
     def __init__(
         self,
         *,
@@ -172,10 +190,11 @@ class ListSessionsRequest(_message.Message):
         page_token: _builtins.str = ...,
         agent_id: _builtins.str = ...,
         user_id: _builtins.str = ...,
+        json_form: _json_form_pb2.JsonForm.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "page_size", b"page_size", "page_token", b"page_token", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "json_form", b"json_form", "page_size", b"page_size", "page_token", b"page_token", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -257,19 +276,23 @@ class WatchSessionRequest(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    JSON_FORM_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """UUID of the session."""
     after_sequence: _builtins.int
     """The sequence of the last entry that the client has. 0: the client has none."""
+    json_form: _json_form_pb2.JsonForm.ValueType
+    """In which form the answer has metadata and attachments. Another value is INVALID_FIELD."""
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         after_sequence: _builtins.int = ...,
+        json_form: _json_form_pb2.JsonForm.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "json_form", b"json_form", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -339,19 +362,23 @@ class WatchSessionsRequest(_message.Message):
 
         SESSION_ID_FIELD_NUMBER: _builtins.int
         AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+        JSON_FORM_FIELD_NUMBER: _builtins.int
         session_id: _builtins.str
         """UUID of the session."""
         after_sequence: _builtins.int
         """The sequence of the last entry that the client has. Absent: what comes from now on is enough."""
+        json_form: _json_form_pb2.JsonForm.ValueType
+        """In which form the session and its entries have metadata and attachments. Another value is INVALID_FIELD."""
         def __init__(
             self,
             *,
             session_id: _builtins.str = ...,
             after_sequence: _builtins.int | None = ...,
+            json_form: _json_form_pb2.JsonForm.ValueType = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence", "after_sequence", b"after_sequence"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence", "after_sequence", b"after_sequence", "session_id", b"session_id"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence", "after_sequence", b"after_sequence", "json_form", b"json_form", "session_id", b"session_id"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         _WhichOneofReturnType__after_sequence: _TypeAlias = _typing.Literal["after_sequence"]  # noqa: Y015
         _WhichOneofArgType__after_sequence: _TypeAlias = _typing.Literal["_after_sequence", b"_after_sequence"]  # noqa: Y015
@@ -596,19 +623,23 @@ class RenewSessionRequest(_message.Message):
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    JSON_FORM_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """UUID of the session."""
     etag: _builtins.str
     """If given, the session is only touched in this state; several, separated by commas, or `*` for any, as in HTTP's If-Match."""
+    json_form: _json_form_pb2.JsonForm.ValueType
+    """In which form the answer has metadata. Another value is INVALID_FIELD."""
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
         etag: _builtins.str = ...,
+        json_form: _json_form_pb2.JsonForm.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "json_form", b"json_form", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -647,10 +678,13 @@ class UpdateTimeoutRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     TIMEOUT_CONFIG_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    JSON_FORM_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """UUID of the session."""
     etag: _builtins.str
     """If given, the session is only touched in this state; several, separated by commas, or `*` for any, as in HTTP's If-Match."""
+    json_form: _json_form_pb2.JsonForm.ValueType
+    """In which form the answer has metadata. Another value is INVALID_FIELD."""
     @_builtins.property
     def timeout_config(self) -> _timeout_pb2.TimeoutConfig:
         """The settings to change; fields that are left out keep their values. timeout_minutes out of range is an error,
@@ -663,10 +697,11 @@ class UpdateTimeoutRequest(_message.Message):
         session_id: _builtins.str = ...,
         timeout_config: _timeout_pb2.TimeoutConfig | None = ...,
         etag: _builtins.str = ...,
+        json_form: _json_form_pb2.JsonForm.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timeout_config", b"timeout_config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "session_id", b"session_id", "timeout_config", b"timeout_config"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["etag", b"etag", "json_form", b"json_form", "session_id", b"session_id", "timeout_config", b"timeout_config"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -703,16 +738,20 @@ class SendHeartbeatRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    JSON_FORM_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """UUID of the session."""
+    json_form: _json_form_pb2.JsonForm.ValueType
+    """In which form the answer has metadata. Another value is INVALID_FIELD."""
     def __init__(
         self,
         *,
         session_id: _builtins.str = ...,
+        json_form: _json_form_pb2.JsonForm.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["json_form", b"json_form", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,173 @@
+"""Metadata and attachments as the JSON text in which they are stored: one text for one value, whatever form it came in.
+
+No protobuf here.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final, NoReturn, TypeAlias
+
+import orjson
+
+from eliza.sessions.v1.limits import MAX_ATTACHMENT_VALUES, MAX_DEPTH, MAX_METADATA_VALUES
+from eliza.sessions.v1.texts import is_text
+
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
+"""What JSON can say."""
+
+_EXACT: Final = 2**53
+
+_LINE_ENDS: Final = tuple((char, f"\\u{ord(char):04x}") for char in "\x85\u2028\u2029")
+"""What some readers of lines take for the end of one; in JSON they come only in strings."""
+
+_LINE_ENDS_UTF8: Final = tuple((char.encode(), escape.encode()) for char, escape in _LINE_ENDS)
+
+
+def metadata_text(fields: Mapping[str, Json]) -> str:
+    """The text of metadata. Raises ValueError, saying why, for what JSON cannot write or protobuf cannot hold."""
+    return dump(_plain_fields(fields, MAX_DEPTH, Room(MAX_METADATA_VALUES)))
+
+
+def attachments_text(items: Sequence[Json]) -> str:
+    """The text of attachments. Raises ValueError, saying why, for what JSON cannot write or protobuf cannot hold."""
+    return dump(_plain_items(items, MAX_DEPTH, Room(MAX_ATTACHMENT_VALUES)))
+
+
+def read_metadata(text: str) -> str:
+    """The text of metadata that came as text. Raises ValueError, saying why."""
+    fields = _parse(text)
+    if not isinstance(fields, dict):
+        raise ValueError("must be an object")
+    return metadata_text(fields)
+
+
+def read_attachments(text: str) -> str:
+    """The text of attachments that came as text. Raises ValueError, saying why."""
+    items = _parse(text)
+    if not isinstance(items, list):
+        raise ValueError("must be an array")
+    return attachments_text(items)
+
+
+def dump(value: Json) -> str:
+    """Compact JSON with its keys in one order, so that one value has one text."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def load(text: str | bytes) -> Json:
+    """Reads JSON. Strings may hold lone surrogates and numbers may be infinite: what they mean is for each field to say.
+
+    Raises ValueError, and RecursionError where it nests very deeply.
+    """
+    try:
+        return orjson.loads(text)  # type: ignore[no-any-return]
+    except orjson.JSONDecodeError:
+        pass
+    # orjson also refuses escaped lone surrogates and numbers like 1e400, which are well-formed JSON with a bad value in it.
+    return json.loads(text.decode() if isinstance(text, bytes) else text, parse_constant=_refuse_constant)  # type: ignore[no-any-return]
+
+
+def overlay(text: str, fields: Mapping[str, Json]) -> str:
+    """The text of a JSON object with some fields set, read only where it may have one of them already."""
+    if any(orjson.dumps(name).decode() in text for name in fields):
+        return dump({**orjson.loads(text), **fields})
+    added = orjson.dumps(fields).decode()
+    return added if text == "{}" else f"{text[:-1]},{added[1:]}" if fields else text
+
+
+def escape_lines(text: str) -> str:
+    """JSON text without the characters that some readers take for the end of a line."""
+    if not text.isascii():
+        for char, escape in _LINE_ENDS:
+            text = text.replace(char, escape)
+    return text
+
+
+def escape_lines_utf8(text: bytes) -> bytes:
+    """The same in UTF-8."""
+    if not text.isascii():
+        for char, escape in _LINE_ENDS_UTF8:
+            text = text.replace(char, escape)
+    return text
+
+
+def number(value: float) -> int | float:
+    """A number as JSON writes it: an int where it is whole and exact, so that 30.0 becomes 30."""
+    return int(value) if value.is_integer() and abs(value) <= _EXACT else value
+
+
+def finite(value: float) -> float:
+    """The double that a number is stored as. Raises ValueError for one that JSON cannot write."""
+    try:
+        result = float(value)
+    except OverflowError:
+        result = math.inf
+    if not math.isfinite(result):
+        raise ValueError("holds a number that JSON cannot write")
+    return result
+
+
+def require_text(text: str) -> str:
+    """A string that can be encoded. Raises ValueError for another."""
+    if not is_text(text):
+        raise ValueError("holds a lone surrogate, which is not text")
+    return text
+
+
+def require_depth(depth: int) -> None:
+    """Raises ValueError where no level is left."""
+    if not depth:
+        raise ValueError(f"nests deeper than {MAX_DEPTH} levels")
+
+
+class Room:
+    """How many values may still come."""
+
+    def __init__(self, most: int) -> None:
+        self._most = self._left = most
+
+    def take(self) -> None:
+        """Counts one value. Raises ValueError where there is no room for it."""
+        if not self._left:
+            raise ValueError(f"holds more than {self._most} values")
+        self._left -= 1
+
+
+def _parse(text: str) -> Json:
+    try:
+        return load(text)
+    except RecursionError:
+        raise ValueError(f"nests deeper than {MAX_DEPTH} levels") from None
+    except ValueError:
+        raise ValueError("is not JSON") from None
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _plain_fields(fields: Mapping[str, Json], depth: int, room: Room) -> dict[str, Json]:
+    require_depth(depth)
+    return {require_text(key): _plain(item, depth, room) for key, item in fields.items()}
+
+
+def _plain_items(items: Sequence[Json], depth: int, room: Room) -> list[Json]:
+    require_depth(depth)
+    return [_plain(item, depth, room) for item in items]
+
+
+def _plain(item: Json, depth: int, room: Room) -> Json:
+    """A value as a Struct would hold it: numbers are doubles."""
+    room.take()
+    if isinstance(item, str):
+        return require_text(item)
+    if item is None or isinstance(item, bool):
+        return item
+    if isinstance(item, (int, float)):
+        return number(finite(item))
+    if isinstance(item, Mapping):
+        return _plain_fields(item, depth - 1, room)
+    if isinstance(item, (list, tuple)):
+        return _plain_items(item, depth - 1, room)
+    raise ValueError(f"holds {type(item).__name__}, which JSON cannot write")
