@@ -184,13 +184,16 @@ class SqliteStore(Store):
 
     async def count_history(self, session: Session, *, before_sequence: int, limit: int) -> int:
         # A user's message has a delivery, and a reply what it answers: two indexes say it all, and no text is passed over.
-        statement = (
-            "SELECT (SELECT count(*) FROM (SELECT 1 FROM deliveries WHERE session_id = :id AND sequence < :before LIMIT :limit)) + "
-            "(SELECT count(*) FROM (SELECT 1 FROM log WHERE session_id = :id AND answers < :before LIMIT :limit))"
+        statements = (
+            "SELECT 1 FROM deliveries WHERE session_id = ? AND sequence < ? LIMIT ?",
+            "SELECT 1 FROM log WHERE session_id = ? AND answers < ? LIMIT ?",
         )
-        named = {"id": session.id, "before": before_sequence, "limit": limit}
-        count: int = self._read(lambda connection: connection.execute(statement, named).fetchone()[0])
-        return min(count, limit)
+        named = (session.id, before_sequence, limit)
+
+        def read(connection: sqlite3.Connection) -> int:
+            return min(limit, sum(len(connection.execute(statement, named).fetchall()) for statement in statements))
+
+        return self._read(read)
 
     async def find_answer(self, session_id: str, sequence: int) -> Entry | None:
         statement = (
