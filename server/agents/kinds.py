@@ -1,10 +1,10 @@
 """What every kind of agent has in common, and the built-in one. A new kind is a Connector, a name in AgentKind, a line in `connectors`."""
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from server.domain.agents import Agent
 from server.domain.deliveries import Delivery
@@ -12,6 +12,12 @@ from server.domain.events import Entry
 from server.domain.messages import Draft, Message, Reply
 from server.domain.sessions import Session
 from server.store.base import Store
+
+MAX_DELIVERY_BYTES: Final = 4 * 1024 * 1024 - 64 * 1024
+"""The largest delivery, as protobuf or JSON. gRPC clients receive 4 MiB by default; the rest is for what wraps the delivery.
+
+The message to answer always fits: its attachments have at most 2 MiB of JSON, and take less than 3 MiB as a Struct.
+"""
 
 Emit = Callable[[str], None]
 """Sends a piece of the reply ahead, to whoever follows. Raises InvalidContentError when the pieces grow longer than a reply may be."""
@@ -51,6 +57,14 @@ class AgentUnavailableError(NoReplyError):
 
 
 @dataclass(frozen=True, slots=True)
+class History:
+    """Earlier messages, the oldest first. `left_out` counts still older ones that were asked for but hold too much text."""
+
+    entries: list[Entry]
+    left_out: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """What an agent is asked: to answer the user's message in `entry`. The reply will have the id `reply_id`."""
 
@@ -67,11 +81,27 @@ class Work:
         assert self.entry.message is not None
         return self.entry.message
 
-    async def history(self, limit: int) -> list[Entry]:
+    async def history(self, limit: int) -> History:
         """At most `limit` messages before the one to answer, the oldest first, each reply behind what it answers."""
         if not limit:
-            return []
-        return await self.store.list_history(self.session, before_sequence=self.entry.sequence, limit=limit)
+            return History([])
+        before = self.entry.sequence
+        found = await self.store.list_history(self.session, before_sequence=before, limit=limit)
+        if not found or len(found) == limit:
+            return History(found)
+        there_are = await self.store.count_history(self.session, before_sequence=before, limit=limit)
+        return History(found, max(0, there_are - len(found)))
+
+
+def count_fitting(sizes: Sequence[int], room: int) -> int:
+    """How many of these sizes fit into the room together, counted from the last one back to the first."""
+    count = 0
+    for size in reversed(sizes):
+        room -= size
+        if room < 0:
+            break
+        count += 1
+    return count
 
 
 class Slot(Protocol):

@@ -95,7 +95,7 @@ class OpenAi:
         except SecretError as error:
             raise _no_key(error) from error
         with detailed(settings.base_url, key if settings.api_key else ""):
-            messages = conversation(settings, [*history, work.entry])
+            messages = conversation(settings, [*history.entries, work.entry])
             return Reply(Draft(await self._complete(settings, key, messages, emit)))
 
     async def _complete(

@@ -26,7 +26,7 @@ from server.agents.http import (
     read_json,
     retry_after_s,
 )
-from server.agents.kinds import AgentUnavailableError, Emit, NoReplyError, Work
+from server.agents.kinds import MAX_DELIVERY_BYTES, AgentUnavailableError, Emit, History, NoReplyError, Work, count_fitting
 from server.agents.secrets import SecretError, Secrets
 from server.clock import Clock
 from server.domain.agents import Agent, WebhookSettings
@@ -113,7 +113,7 @@ class Webhook:
         A temporary error and a connection that fails are worth another attempt.
         """
         settings = _settings(work.agent)
-        body = orjson.dumps(delivery_body(work, await work.history(settings.history_messages)))
+        body = delivery_body(work, await work.history(settings.history_messages))
         try:
             secret = await self._secret(settings)
             now_s = self._clock.now_ms() // 1000
@@ -169,28 +169,30 @@ def signed_headers(key: bytes, delivery_id: str, timestamp_s: int, body: bytes) 
     }
 
 
-def delivery_body(work: Work, history: list[Entry]) -> dict[str, Any]:
-    """What is posted. Names are those of the REST API."""
+def delivery_body(work: Work, history: History) -> bytes:
+    """What is posted, as JSON: of the history, the last messages that fit. Names are those of the REST API."""
     session = work.session
-    return {
-        "type": EVENT_TYPE,
-        "timestamp": times.iso(work.entry.at_ms),
-        "data": {
-            "deliveryId": work.delivery.id,
-            "attempt": work.delivery.attempts,
-            "replyMessageId": work.reply_id,
-            "sessionId": session.id,
-            "channelId": session.channel_id,
-            "agentId": session.agent_id,
-            "userId": session.user_id,
-            "metadata": orjson.Fragment(session.metadata),
-            "message": _message(session, work.entry),
-            "history": [_message(session, entry) for entry in history],
-        },
+    asked, earlier = _message(session, work.entry), [_message(session, entry) for entry in history.entries]
+    data: dict[str, Any] = {
+        "deliveryId": work.delivery.id,
+        "attempt": work.delivery.attempts,
+        "replyMessageId": work.reply_id,
+        "sessionId": session.id,
+        "channelId": session.channel_id,
+        "agentId": session.agent_id,
+        "userId": session.user_id,
+        "metadata": orjson.Fragment(session.metadata),
     }
+    room = MAX_DELIVERY_BYTES - len(orjson.dumps(data)) - len(asked)
+    # A comma stands between two messages.
+    too_many = len(earlier) - count_fitting([len(message) + 1 for message in earlier], room)
+    data["message"] = orjson.Fragment(asked)
+    data["history"] = [orjson.Fragment(message) for message in earlier[too_many:]]
+    data["historyLeftOut"] = history.left_out + too_many
+    return orjson.dumps({"type": EVENT_TYPE, "timestamp": times.iso(work.entry.at_ms), "data": data})
 
 
-def _message(session: Session, entry: Entry) -> dict[str, Any]:
+def _message(session: Session, entry: Entry) -> bytes:
     message = entry.message
     assert message is not None
     body: dict[str, Any] = {
@@ -201,6 +203,8 @@ def _message(session: Session, entry: Entry) -> dict[str, Any]:
         "createdAt": times.iso(entry.at_ms),
         "sequence": entry.sequence,
         "metadata": orjson.Fragment(message.metadata),
+        # The same, under the name that the protos have for it: over gRPC `metadata` has the session's in it.
+        "ownMetadata": orjson.Fragment(message.metadata),
     }
     if message.attachments is not None:
         body["attachments"] = orjson.Fragment(message.attachments)
@@ -208,7 +212,7 @@ def _message(session: Session, entry: Entry) -> dict[str, Any]:
         body["thought"] = message.thought
     if message.actions:
         body["actions"] = message.actions
-    return body
+    return orjson.dumps(body)
 
 
 async def _check_status(response: httpx2.Response, now_ms: int) -> None:

@@ -7,10 +7,9 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from server.agents.kinds import AgentChangedError, Emit, NoReplyError, Work
+from server.agents.kinds import AgentChangedError, Emit, History, NoReplyError, Work
 from server.domain.agents import Agent, AgentKind
 from server.domain.errors import AgentNotFoundError, DeliveryNotLeasedError, DomainError, InvalidFieldError, UnavailableError
-from server.domain.events import Entry
 from server.domain.messages import Reply
 
 
@@ -19,7 +18,7 @@ class Given:
     """Something to answer, with as much history as the worker wants."""
 
     work: Work
-    history: list[Entry]
+    history: History
 
 
 @dataclass(frozen=True, slots=True)

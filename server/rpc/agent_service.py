@@ -31,7 +31,6 @@ from server.rpc.convert import (
     agent_message,
     agent_settings,
     agent_status_message,
-    delivery_head,
     is_text_form,
     message_message,
     refusal,
@@ -39,7 +38,7 @@ from server.rpc.convert import (
     settings_values,
     timeout_request,
 )
-from server.rpc.encoding import encode_each, join
+from server.rpc.encoding import encode_delivery, join
 from server.rpc.paging import make_token, page_size, read_token
 from server.rpc.parsing import ConnectSaid, HalvedChunk, UnreadableAnswer
 from server.store.base import Position, Store
@@ -241,11 +240,9 @@ class AgentService(AgentServiceServicer):
         """What a worker is told, as it goes out; `as_text`: metadata and attachments as JSON text. Raises what ends its stream."""
         match told:
             case Given():
-                head, session = delivery_head(told.work, self._clock.now_ms(), as_text), told.work.session
-                stored = [(entry, entry.message) for entry in told.history if entry.message]
-                history = await encode_each(stored, lambda one: message_message(session, *one, as_text))
-                delivery: pb.ConnectResponse = join(pb.ConnectResponse(), {"delivery": [join(head, {"history": history})]})
-                return delivery
+                delivery = await encode_delivery(told.work, told.history, self._clock.now_ms(), as_text)
+                response: pb.ConnectResponse = join(pb.ConnectResponse(), {"delivery": [delivery]})
+                return response
             case Accepted():
                 return pb.ConnectResponse(accepted=pb.ConnectResponse.Accepted(delivery_id=told.delivery_id))
             case Refused():

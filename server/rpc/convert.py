@@ -202,10 +202,20 @@ def delivery_head(work: Work, now_ms: int, as_text: bool) -> agent_service_pb2.D
         delivery_id=work.delivery.id,
         attempt=work.delivery.attempts,
         session=session_message(session, now_ms, as_text),
-        message=message_message(session, work.entry, work.message, as_text),
+        message=delivered_message(session, work.entry, work.message, as_text),
         reply_message_id=work.reply_id,
         lease_expires_at=values.timestamp(work.delivery.due_at_ms or now_ms),
     )
+
+
+def delivered_message(session: Session, entry: Entry, message: Message, as_text: bool) -> message_pb2.Message:
+    """A message with its author's own metadata beside the overlaid: an agent must be able to tell the two apart."""
+    delivered = message_message(session, entry, message, as_text)
+    if as_text:
+        delivered.own_metadata_json = json_text.escape_lines(message.metadata)
+    else:
+        delivered.own_metadata.CopyFrom(values.struct(orjson.loads(message.metadata)))
+    return delivered
 
 
 def refusal(error: DomainError) -> tuple[errors_pb2.ErrorReason.ValueType, str, dict[str, str]]:

@@ -11,9 +11,10 @@ from typing import Any, Final, TypeVar
 from google.protobuf.message import Message
 
 from eliza.sessions.v1 import log_pb2, message_service_pb2
+from server.agents.kinds import MAX_DELIVERY_BYTES, History, Work, count_fitting
 from server.domain.events import Chunk, Entry
 from server.domain.sessions import Session
-from server.rpc.convert import chunk_message, entry_head, message_message
+from server.rpc.convert import chunk_message, delivered_message, delivery_head, entry_head, message_message
 
 KEPT_BYTES: Final = 16 * 1024 * 1024
 """How many bytes of encoded entries and chunks are kept for who is told them next."""
@@ -23,6 +24,9 @@ SLICE_SECONDS: Final = 0.005
 
 _OVERHEAD_BYTES: Final = 500
 """What a kept item costs beside its bytes, about."""
+
+_FIELD_BYTES: Final = 6
+"""What a repeated field adds to each of its messages, at most: its number and the length."""
 
 _Item = TypeVar("_Item")
 _Key = tuple[str | int | bool, ...]
@@ -82,6 +86,17 @@ async def encode_each(items: Iterable[_Item], make: Callable[[_Item], Message]) 
             await asyncio.sleep(0)
             since_s = now_s()
     return encoded
+
+
+async def encode_delivery(work: Work, history: History, now_ms: int, as_text: bool) -> bytes:
+    """A delivery, as a worker gets it: of the history, the last messages that fit."""
+    head, stored = delivery_head(work, now_ms, as_text), [(entry, entry.message) for entry in history.entries if entry.message]
+    earlier = await encode_each(stored, lambda one: delivered_message(work.session, *one, as_text))
+    sizes = [len(message) + _FIELD_BYTES for message in earlier]
+    too_many = len(earlier) - count_fitting(sizes, MAX_DELIVERY_BYTES - head.ByteSize())
+    head.history_left_out = history.left_out + too_many
+    delivery: bytes = join(head, {"history": earlier[too_many:]})
+    return delivery
 
 
 def join(rest: Message, fields: Mapping[str, Sequence[bytes]]) -> Any:

@@ -212,6 +212,10 @@ class Store(ABC):
         """
 
     @abstractmethod
+    async def count_history(self, session: Session, *, before_sequence: int, limit: int) -> int:
+        """Counts, up to `limit`, the messages that `list_history` would read if it never stopped early."""
+
+    @abstractmethod
     async def find_answer(self, session_id: str, sequence: int) -> Entry | None:
         """Finds the reply to the message with this sequence, or else its final failure; None while there is neither."""
 

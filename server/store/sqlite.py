@@ -222,6 +222,19 @@ class SqliteStore(Store):
 
         return self._read(read)
 
+    async def count_history(self, session: Session, *, before_sequence: int, limit: int) -> int:
+        # A user's message has a delivery, and a reply what it answers: two indexes say it all, and no text is passed over.
+        statements = (
+            "SELECT 1 FROM deliveries WHERE session_id = ? AND sequence < ? LIMIT ?",
+            "SELECT 1 FROM log WHERE session_id = ? AND answers < ? LIMIT ?",
+        )
+        named = (session.id, before_sequence, limit)
+
+        def read(connection: sqlite3.Connection) -> int:
+            return min(limit, sum(len(connection.execute(statement, named).fetchall()) for statement in statements))
+
+        return self._read(read)
+
     async def find_answer(self, session_id: str, sequence: int) -> Entry | None:
         statement = (
             f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND answers = :sequence AND {IS_THERE.format(':id')} UNION ALL "

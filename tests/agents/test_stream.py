@@ -15,8 +15,10 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from eliza.sessions.v1 import agent_pb2, errors_pb2, log_pb2
+from eliza.sessions.v1 import agent_pb2, errors_pb2, log_pb2, values
 from eliza.sessions.v1 import agent_service_pb2 as pb
+from eliza.sessions.v1.limits import MAX_ATTACHMENTS_BYTES
+from eliza.sessions.v1.message_service_pb2 import SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import DeleteSessionRequest
 from tests.agents.worker import Worker, agent_reply, stream_agent
 from tests.harness import ECHO, USER, Serve
@@ -132,12 +134,60 @@ class TestDeliveries:
             worker.answer(third, "THREE")
         stored = history(service, session_id)
         assert [message.content for message in stored] == ["one", "two", "ONE", "TWO", "three", "THREE"]
-        assert third.message == stored[4]
-        assert list(third.history) == [stored[2], stored[1], stored[3]]
+        told = [third.message, *third.history]
+        assert all(message.HasField("own_metadata") for message in told)
+        for message in told:
+            message.ClearField("own_metadata")
+        assert told == [stored[4], stored[2], stored[1], stored[3]]
+        assert [delivery.history_left_out for delivery in (first, second, third)] == [0, 0, 0]
         assert [message.message_id for message in stored if message.is_agent] == [d.reply_message_id for d in (first, second, third)]
         with Worker(service.channel, agent_id) as worker:
             send(service, session_id, "four")
             assert list(worker.next().history) == []
+
+    def test_a_delivery_fits_a_default_client_and_tells_what_it_leaves_out(self, service: Serve) -> None:
+        """Two large messages, of a user and of an agent, do not fit together; the store itself stops earlier than that."""
+        agent_id = stream_agent(service)
+        session_id = create(service, agent_id).session_id
+        large = ["x" * (MAX_ATTACHMENTS_BYTES - 4)]
+        seen = []
+        with Worker(service.channel, agent_id, history=20) as worker:
+            for content, attached in (("one", None), ("two", large), ("three", None)):
+                request = SendMessageRequest(session_id=session_id, content=content, attachments=values.list_value(large))
+                service.messages.SendMessage(request, timeout=30)
+                delivery = worker.next()
+                assert (delivery.attempt, delivery.message.content) == (1, content)
+                assert values.plain_list(delivery.message.attachments) == large
+                seen.append(delivery)
+                worker.answer(delivery, content.upper(), attachments=attached)
+            send(service, session_id, "four")
+            seen.append(worker.next())
+        with Worker(service.channel, agent_id, history=2) as worker:
+            # Given again: only what this worker asks for counts.
+            seen.append(worker.next())
+        told = [([message.content for message in delivery.history], delivery.history_left_out) for delivery in seen]
+        assert told == [([], 0), (["ONE"], 1), ([], 4), (["THREE"], 5), (["THREE"], 1)]
+
+    def test_what_a_user_overlays_can_be_told_from_what_the_session_has(self, service: Serve) -> None:
+        agent_id = stream_agent(service)
+        session_id = service.create(agentId=agent_id, metadata={"plan": "free", "tier": 1})["sessionId"]
+        said = [{"plan": "admin", "sessionId": UNKNOWN}, None]
+        with Worker(service.channel, agent_id, history=5) as worker:
+            for metadata, own in zip(said, ({"plan": "admin", "sessionId": UNKNOWN}, {}), strict=True):
+                body = {"content": "hello", "metadata": metadata}
+                sent = service.http.post(f"{service.url}/{session_id}/messages", json=body, timeout=10).json()
+                delivery = worker.next()
+                assert values.plain(delivery.session.metadata) == {"plan": "free", "tier": 1}
+                assert values.plain(delivery.message.metadata) == sent["metadata"]
+                assert delivery.message.HasField("own_metadata")
+                assert values.plain(delivery.message.own_metadata) == own
+                worker.answer(delivery, "hi", metadata={"plan": "agent's"})
+        assert sent["metadata"] == {"plan": "free", "tier": 1, "sessionId": session_id}
+        own = [values.plain(message.own_metadata) for message in delivery.history]
+        assert own == [{"plan": "admin", "sessionId": UNKNOWN}, {"plan": "agent's"}]
+        assert [values.plain(message.metadata)["plan"] for message in delivery.history] == ["admin", "agent's"]
+        # Nobody but agents is told.
+        assert not any(message.HasField("own_metadata") for message in history(service, session_id))
 
     def test_a_worker_has_no_more_than_it_takes(self, service: Serve) -> None:
         agent_id = stream_agent(service)
@@ -209,7 +259,7 @@ class TestDeliveries:
             message = send(service, session_id, "hello")
             for attempt in (1, 2, 3):
                 delivery = worker.next()
-                assert (delivery.message, delivery.attempt) == (message, attempt)
+                assert (delivery.message.message_id, delivery.attempt) == (message.message_id, attempt)
                 worker.fail(delivery, "the model is asleep")
             found = failure(service, session_id)
             assert (found.message_id, found.message_sequence) == (message.message_id, message.sequence)

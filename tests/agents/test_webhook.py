@@ -17,6 +17,7 @@ import pytest
 import pytest_asyncio
 import standardwebhooks
 
+from eliza.sessions.v1.limits import MAX_ATTACHMENTS_BYTES
 from server.agents import http
 from server.domain.agents import WebhookSettings
 from server.domain.errors import InvalidFieldError
@@ -112,6 +113,7 @@ async def test_what_is_posted(here: Asking) -> None:
         "agentId": session.agent_id,
         "userId": USER,
         "metadata": {"plan": "ü"},
+        "historyLeftOut": 0,
     }
     common = [
         {"content": "one", "authorId": USER, "isAgent": False, "sequence": 1, "metadata": {"n": 1}},
@@ -129,8 +131,33 @@ async def test_what_is_posted(here: Asking) -> None:
     for message, expected in zip(messages, common, strict=True):
         assert message.pop("id") == entries[expected["sequence"]].message.id
         assert message.pop("createdAt").endswith("Z")
+        assert message.pop("ownMetadata") == message["metadata"]
         assert message == expected
     assert first.json["data"]["history"] == []
+
+
+async def test_a_delivery_has_a_bound_and_tells_what_it_leaves_out(here: Asking) -> None:
+    large = json.dumps(["\U0001f600" * (MAX_ATTACHMENTS_BYTES // 4 - 10)], ensure_ascii=False)
+    with Server(reply("ONE"), reply("TWO"), reply("THREE")) as server:
+        session_id = await here.session(settings(server.url, history_messages=10))
+        for content in ("one", "two", "three"):
+            await here.ask(session_id, content, attachments=large)
+    seen = [(request.json["data"]["history"], request.json["data"]["historyLeftOut"]) for request in server.requests]
+    assert [([message["content"] for message in shown], left_out) for shown, left_out in seen] == [([], 0), (["ONE"], 1), (["TWO"], 3)]
+    assert all(len(request.body) < 4 * 1024 * 1024 for request in server.requests)
+    assert all(request.json["data"]["message"]["attachments"] == json.loads(large) for request in server.requests)
+
+
+async def test_what_a_user_overlays_can_be_told_from_what_the_session_has(here: Asking) -> None:
+    with Server(reply(metadata={"plan": "agent's"})) as server:
+        session_id = await here.session(settings(server.url, history_messages=5), metadata='{"plan":"free"}')
+        await here.ask(session_id, metadata='{"plan":"admin"}')
+        await here.ask(session_id)
+    data = server.requests[1].json["data"]
+    assert data["metadata"] == {"plan": "free"}
+    told = [*data["history"], data["message"]]
+    assert [message["ownMetadata"] for message in told] == [{"plan": "admin"}, {"plan": "agent's"}, {}]
+    assert [message["metadata"] for message in told] == [{"plan": "admin"}, {"plan": "agent's"}, {}]
 
 
 async def test_the_signature_is_that_of_standard_webhooks_and_the_id_stays_over_all_attempts(here: Asking) -> None:

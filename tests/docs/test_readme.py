@@ -181,13 +181,17 @@ def test_a_webhook_gets_the_fields_that_are_described(start: Callable[..., Serve
         settings = agent_pb2.WebhookSettings(url=server.url, secret="env:AGENT_SECRET_SUPPORT", history_messages=5)
         wanted = agent_pb2.Agent(name="told all", kind=agent_pb2.AGENT_KIND_WEBHOOK, webhook=settings)
         agent_id = service.agents.CreateAgent(agent_service_pb2.CreateAgentRequest(agent=wanted), timeout=5).agent.agent_id
-        messages = f"{service.url}/{service.create(agentId=agent_id)['sessionId']}/messages"
+        messages = f"{service.url}/{service.create(agentId=agent_id, metadata={'plan': 'free'})['sessionId']}/messages"
         for content in ("Hello!", "Bye!"):
-            assert service.http.post(messages, json={"content": content, "transport": "http"}, timeout=60).status_code == 201
+            body = {"content": content, "transport": "http", "metadata": {"plan": "admin"}}
+            assert service.http.post(messages, json=body, timeout=60).status_code == 201
         last = server.requests[-1].json["data"]
     table = TEXT.partition("A message has:")[2].partition("A whole webhook")[0]
     described = set(re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\|([^|]+)\|", table, re.MULTILINE))))
     assert last["history"][1].keys() == described
+    assert last["metadata"] == {"plan": "free"}
+    assert last["message"]["metadata"] == last["message"]["ownMetadata"] == {"plan": "admin"}
+    assert last["history"][1]["metadata"] == last["history"][1]["ownMetadata"] == {}
     assert described - last["message"].keys() == {"attachments", "thought", "actions"}
     envelope = re.search(r'"data": \{([^}]+)\}', TEXT)
     assert envelope

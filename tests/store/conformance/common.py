@@ -137,6 +137,7 @@ CALLS: dict[str, Callable[[Store, Session], Awaitable[object]]] = {
     "next_delivery": lambda store, one: store.next_delivery(one.id),
     "list_open": lambda store, one: store.list_open(),
     "list_history": lambda store, one: store.list_history(one, before_sequence=1, limit=1),
+    "count_history": lambda store, one: store.count_history(one, before_sequence=1, limit=1),
     "find_answer": lambda store, one: store.find_answer(one.id, 1),
     "knows": lambda store, one: store.knows(Request("s", "id", "content")),
     "forget_requests": lambda store, one: store.forget_requests(T0, 1),

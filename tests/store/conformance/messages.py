@@ -116,6 +116,9 @@ class Messages(OnStore):
         assert await store.list_history(one, before_sequence=1, limit=0) == []
         other = await self.added(store)
         assert await store.list_history(other, before_sequence=9, limit=9) == []
+        assert [await store.count_history(one, before_sequence=before, limit=10) for before in (1, 3, 4, 9)] == [0, 4, 5, 6]
+        assert await store.count_history(one, before_sequence=9, limit=3) == 3
+        assert await store.count_history(other, before_sequence=9, limit=9) == 0
 
     async def test_what_is_no_message_and_what_had_no_reply(self, store: Store, one: Session) -> None:
         await store.apply(one.id, say("a"))
@@ -127,6 +130,7 @@ class Messages(OnStore):
         # The late reply to what had failed goes to its place all the same.
         await store.apply_delivery(one.id, 1, respond("A"))
         assert contents(await store.list_history(one, before_sequence=last, limit=10)) == ["a", "A"]
+        assert await store.count_history(one, before_sequence=last, limit=10) == 2
 
     async def test_a_reply_to_a_later_message_does_not_belong_before(self, store: Store, one: Session) -> None:
         """One that came by AgentService.Reply, out of turn."""
@@ -144,3 +148,4 @@ class Messages(OnStore):
         assert contents(await store.list_history(one, before_sequence=6, limit=10)) == ["3", "4"]
         await store.apply(one.id, say("large", attachments=json.dumps(["x" * PAGE_BYTES])))
         assert contents(await store.list_history(one, before_sequence=7, limit=10)) == ["large"]
+        assert await store.count_history(one, before_sequence=7, limit=10) == 6

@@ -280,7 +280,7 @@ Global___DeleteAgentResponse: _TypeAlias = DeleteAgentResponse  # noqa: Y015
 
 @_typing.final
 class Delivery(_message.Message):
-    """A message of a user, on its way to the session's agent."""
+    """A message of a user, on its way to the session's agent. It always fits the 4 MiB that gRPC clients receive by default."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -291,15 +291,22 @@ class Delivery(_message.Message):
     HISTORY_FIELD_NUMBER: _builtins.int
     REPLY_MESSAGE_ID_FIELD_NUMBER: _builtins.int
     LEASE_EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    HISTORY_LEFT_OUT_FIELD_NUMBER: _builtins.int
     delivery_id: _builtins.str
     """What a reply names. Stays the same over all attempts."""
     attempt: _builtins.int
     """Which attempt this is, from 1."""
     reply_message_id: _builtins.str
     """UUID that the reply will have if this attempt gives it."""
+    history_left_out: _builtins.int
+    """How many messages that were asked for are missing from the history, because they do not fit: the oldest, each whole. Page for them by
+    ListMessages.
+    """
     @_builtins.property
     def session(self) -> _session_pb2.Session:
-        """The session, with its metadata, as it stands."""
+        """The session, with its metadata, as it stands. Trust `session.metadata` alone: the author of a message may overlay any key of it in
+        `message.metadata`.
+        """
 
     @_builtins.property
     def message(self) -> _message_pb2.Message:
@@ -307,7 +314,7 @@ class Delivery(_message.Message):
 
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Message]:
-        """The messages before it, the oldest first, each reply after what it answers; as many as were asked for."""
+        """The messages before it, the oldest first, each reply after what it answers; as many as were asked for and fit."""
 
     @_builtins.property
     def lease_expires_at(self) -> _timestamp_pb2.Timestamp:
@@ -323,10 +330,11 @@ class Delivery(_message.Message):
         history: _abc.Iterable[_message_pb2.Message] | None = ...,
         reply_message_id: _builtins.str = ...,
         lease_expires_at: _timestamp_pb2.Timestamp | None = ...,
+        history_left_out: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease_expires_at", b"lease_expires_at", "message", b"message", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "delivery_id", b"delivery_id", "history", b"history", "lease_expires_at", b"lease_expires_at", "message", b"message", "reply_message_id", b"reply_message_id", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "delivery_id", b"delivery_id", "history", b"history", "history_left_out", b"history_left_out", "lease_expires_at", b"lease_expires_at", "message", b"message", "reply_message_id", b"reply_message_id", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

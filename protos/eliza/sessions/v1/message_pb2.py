@@ -26,7 +26,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x65liza/sessions/v1/message.proto\x12\x11\x65liza.sessions.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x99\x03\n\x07Message\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12\x11\n\tauthor_id\x18\x04 \x01(\t\x12\x10\n\x08is_agent\x18\x05 \x01(\x08\x12\x0f\n\x07\x63ontent\x18\x06 \x01(\t\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x08metadata\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x34\n\x0b\x61ttachments\x18\t \x01(\x0b\x32\x1a.google.protobuf.ListValueH\x00\x88\x01\x01\x12\x14\n\x07thought\x18\n \x01(\tH\x01\x88\x01\x01\x12\x0f\n\x07\x61\x63tions\x18\x0b \x03(\t\x12\x19\n\x11reply_to_sequence\x18\x0c \x01(\x03\x12\x15\n\rmetadata_json\x18\r \x01(\t\x12\x18\n\x10\x61ttachments_json\x18\x0e \x01(\tB\x0e\n\x0c_attachmentsB\n\n\x08_thought\"\x87\x01\n\rSessionStatus\x12.\n\nexpires_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rrenewal_count\x18\x02 \x01(\x05\x12\x13\n\x0bwas_renewed\x18\x03 \x01(\x08\x12\x1a\n\x12is_near_expiration\x18\x04 \x01(\x08\x42\x63\n\x14\x64\x65v.elizasessions.v1P\x01ZIgithub.com/eliza-sessions/eliza-sessions/gen/eliza/sessions/v1;sessionsv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x65liza/sessions/v1/message.proto\x12\x11\x65liza.sessions.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe3\x03\n\x07Message\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x12\n\nsession_id\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x03\x12\x11\n\tauthor_id\x18\x04 \x01(\t\x12\x10\n\x08is_agent\x18\x05 \x01(\x08\x12\x0f\n\x07\x63ontent\x18\x06 \x01(\t\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x08metadata\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x34\n\x0b\x61ttachments\x18\t \x01(\x0b\x32\x1a.google.protobuf.ListValueH\x00\x88\x01\x01\x12\x14\n\x07thought\x18\n \x01(\tH\x01\x88\x01\x01\x12\x0f\n\x07\x61\x63tions\x18\x0b \x03(\t\x12\x19\n\x11reply_to_sequence\x18\x0c \x01(\x03\x12\x15\n\rmetadata_json\x18\r \x01(\t\x12\x18\n\x10\x61ttachments_json\x18\x0e \x01(\t\x12-\n\x0cown_metadata\x18\x0f \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x19\n\x11own_metadata_json\x18\x10 \x01(\tB\x0e\n\x0c_attachmentsB\n\n\x08_thought\"\x87\x01\n\rSessionStatus\x12.\n\nexpires_at\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rrenewal_count\x18\x02 \x01(\x05\x12\x13\n\x0bwas_renewed\x18\x03 \x01(\x08\x12\x1a\n\x12is_near_expiration\x18\x04 \x01(\x08\x42\x63\n\x14\x64\x65v.elizasessions.v1P\x01ZIgithub.com/eliza-sessions/eliza-sessions/gen/eliza/sessions/v1;sessionsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\024dev.elizasessions.v1P\001ZIgithub.com/eliza-sessions/eliza-sessions/gen/eliza/sessions/v1;sessionsv1'
   _globals['_MESSAGE']._serialized_start=118
-  _globals['_MESSAGE']._serialized_end=527
-  _globals['_SESSIONSTATUS']._serialized_start=530
-  _globals['_SESSIONSTATUS']._serialized_end=665
+  _globals['_MESSAGE']._serialized_end=601
+  _globals['_SESSIONSTATUS']._serialized_start=604
+  _globals['_SESSIONSTATUS']._serialized_end=739
 # @@protoc_insertion_point(module_scope)

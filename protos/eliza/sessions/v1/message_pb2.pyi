@@ -40,6 +40,8 @@ class Message(_message.Message):
     REPLY_TO_SEQUENCE_FIELD_NUMBER: _builtins.int
     METADATA_JSON_FIELD_NUMBER: _builtins.int
     ATTACHMENTS_JSON_FIELD_NUMBER: _builtins.int
+    OWN_METADATA_FIELD_NUMBER: _builtins.int
+    OWN_METADATA_JSON_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """UUID of the message, in lower case. Given by the service."""
     session_id: _builtins.str
@@ -60,6 +62,8 @@ class Message(_message.Message):
     """In the form JSON_FORM_TEXT: what `metadata` says, as the text of a JSON object, at least `{}`. U+0085, U+2028 and U+2029 are escaped."""
     attachments_json: _builtins.str
     """In the form JSON_FORM_TEXT: what `attachments` says, as the text of a JSON array; empty when nothing was given."""
+    own_metadata_json: _builtins.str
+    """In the form JSON_FORM_TEXT: what `own_metadata` says, as the text of a JSON object, at least `{}`."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was stored: unique and strictly increasing within the session, at millisecond precision."""
@@ -78,6 +82,12 @@ class Message(_message.Message):
     def actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The agent's actions, when it gave any."""
 
+    @_builtins.property
+    def own_metadata(self) -> _struct_pb2.Struct:
+        """Only in a delivery to a worker: what the author of the message attached to it, without the session's metadata. `metadata` cannot tell
+        the two apart: an author may overlay any key of the session's. Absent in the form JSON_FORM_TEXT.
+        """
+
     def __init__(
         self,
         *,
@@ -95,10 +105,12 @@ class Message(_message.Message):
         reply_to_sequence: _builtins.int = ...,
         metadata_json: _builtins.str = ...,
         attachments_json: _builtins.str = ...,
+        own_metadata: _struct_pb2.Struct | None = ...,
+        own_metadata_json: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "_thought", b"_thought", "attachments", b"attachments", "created_at", b"created_at", "metadata", b"metadata", "thought", b"thought"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "_thought", b"_thought", "attachments", b"attachments", "created_at", b"created_at", "metadata", b"metadata", "own_metadata", b"own_metadata", "thought", b"thought"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "_thought", b"_thought", "actions", b"actions", "attachments", b"attachments", "attachments_json", b"attachments_json", "author_id", b"author_id", "content", b"content", "created_at", b"created_at", "is_agent", b"is_agent", "message_id", b"message_id", "metadata", b"metadata", "metadata_json", b"metadata_json", "reply_to_sequence", b"reply_to_sequence", "sequence", b"sequence", "session_id", b"session_id", "thought", b"thought"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "_thought", b"_thought", "actions", b"actions", "attachments", b"attachments", "attachments_json", b"attachments_json", "author_id", b"author_id", "content", b"content", "created_at", b"created_at", "is_agent", b"is_agent", "message_id", b"message_id", "metadata", b"metadata", "metadata_json", b"metadata_json", "own_metadata", b"own_metadata", "own_metadata_json", b"own_metadata_json", "reply_to_sequence", b"reply_to_sequence", "sequence", b"sequence", "session_id", b"session_id", "thought", b"thought"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__attachments: _TypeAlias = _typing.Literal["attachments"]  # noqa: Y015
     _WhichOneofArgType__attachments: _TypeAlias = _typing.Literal["_attachments", b"_attachments"]  # noqa: Y015
