@@ -16,7 +16,9 @@ from rest_facade.admission import Admission, Places
 from rest_facade.app import create_app
 from rest_facade.backend import Backend
 from rest_facade.bridge import Bridge, Message, Receive, Send
-from rest_facade.protocol import HttpProtocol, Refusals
+from rest_facade.clients import Networks
+from rest_facade.connections import Connections
+from rest_facade.protocol import HttpProtocol, Refusals, WebSocketProtocol
 from rest_facade.sockets import PATH, Sockets
 
 ACCEPTED_AT_ONCE: Final = 32
@@ -34,17 +36,20 @@ async def serve(
     reply_deadline_seconds: float = 120,
     keep_alive_seconds: int = 75,
     max_body_bytes: int = MAX_BODY_BYTES,
+    trusted_proxies: Networks = (),
 ) -> None:
     """Serves REST on a bound socket until SIGTERM or SIGINT, then lets the requests under way finish and returns.
 
     `server` is the gRPC server's HOST:PORT; it need not be there yet. `on_ready` is called once connections are accepted. At most
     `max_requests` may wait for their answers at a time. An idle connection is kept for `keep_alive_seconds`. A call to the server may
-    take `deadline_seconds`, the requests under way at the signal `grace_seconds`: then they are cancelled.
+    take `deadline_seconds`, the requests under way at the signal `grace_seconds`: then they are cancelled. `trusted_proxies` name
+    their clients in X-Forwarded-For.
     """
     backend = Backend(server, deadline_seconds, reply_deadline_seconds)
     sockets = Sockets(backend, max_body_bytes)
     places = Places(max_requests)
-    bridge = Admission(Bridge(create_app(backend), _running(backend, sockets), max_body_bytes), places)
+    connections = Connections(trusted_proxies)
+    bridge = Admission(Bridge(create_app(backend), _running(backend, sockets, connections), max_body_bytes), places)
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket" or (scope["type"] == "http" and f"{scope['path']}/".startswith(f"{PATH}/")):
@@ -59,9 +64,11 @@ async def serve(
     config = uvicorn.Config(
         app,
         interface="asgi3",
-        http=partial(HttpProtocol, places, Refusals()),  # type: ignore[arg-type] # it is called, and nothing else
-        ws="websockets-sansio",
+        http=partial(HttpProtocol, places, Refusals(), connections),  # type: ignore[arg-type] # it is called, and nothing else
+        ws=partial(WebSocketProtocol, connections),  # type: ignore[arg-type] # as above
         ws_max_size=max_body_bytes,
+        # A few bytes could unpack to many messages of the greatest size.
+        ws_per_message_deflate=False,
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -83,15 +90,16 @@ def accepting(listener: socket.socket) -> list[socket.socket]:
 
 
 @contextlib.asynccontextmanager
-async def _running(backend: Backend, sockets: Sockets) -> AsyncIterator[None]:
-    """The way to the server is open, and the sockets' rooms follow it."""
+async def _running(backend: Backend, sockets: Sockets, connections: Connections) -> AsyncIterator[None]:
+    """The way to the server is open, the sockets' rooms follow it, and connections without progress end."""
     async with backend:
-        rooms = asyncio.create_task(sockets.rooms.run())
+        tasks = [asyncio.create_task(sockets.rooms.run()), asyncio.create_task(connections.watch())]
         try:
             yield
         finally:
-            rooms.cancel()
-            await asyncio.gather(rooms, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _Server(uvicorn.Server):

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
@@ -57,6 +58,22 @@ def _one_process(value: object) -> int:
             "1; for more, run several `eliza-sessions rest`, each with a REST_ADDRESS of its own, behind a balancer with sticky routing"
         )
     return 1
+
+
+def read_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Reads addresses and networks separated by commas. Raises ValueError."""
+    networks = []
+    for part in listed(text):
+        try:
+            networks.append(ip_network(part))
+        except ValueError as error:
+            raise ValueError(f"addresses or networks, separated by commas; {error}") from None
+    return tuple(networks)
+
+
+def _networks(text: str) -> str:
+    read_networks(text)
+    return text
 
 
 Address = Annotated[str, AfterValidator(_address)]
@@ -129,6 +146,11 @@ class Settings(BaseSettings):
         ge=1,
         le=86400,
         description="How long an idle REST connection is kept: longer than clients, or the balancer in front, keep theirs.",
+    )
+    trusted_proxies: Annotated[str, AfterValidator(_networks)] = Field(
+        "",
+        description="Addresses and networks, separated by commas, of the proxies in front of REST: the last other address in"
+        " `X-Forwarded-For` is their client's. They and loopback may have any number of connections, each other client 1000.",
     )
     shutdown_grace_seconds: float = Field(
         10,

@@ -8,7 +8,7 @@ import click
 
 from rest_facade.main import serve as serve_rest
 from server.cli.common import StartError, listen, log_start, run_service, server_option, settings_or_exit, with_port
-from server.settings import Settings
+from server.settings import Settings, read_networks
 
 
 @click.command()
@@ -54,6 +54,7 @@ async def serve_facade(settings: Settings, server: str, listener: socket.socket,
                 reply_deadline_seconds=settings.reply_deadline_seconds,
                 max_requests=settings.rest_max_requests,
                 keep_alive_seconds=settings.rest_keep_alive_seconds,
+                trusted_proxies=read_networks(settings.trusted_proxies),
             )
     except OSError as error:
         if is_ready:
