@@ -42,6 +42,9 @@ WRITE_SECONDS: Final = 30.0
 MAX_UNSENT_BYTES: Final = 64 * 1024 * 1024
 """How many bytes may wait to be sent on the connections whose clients lag behind, together."""
 
+LATE_SECONDS: Final = 1.0
+"""How long a client may lag behind before its connection is among those that end where too much waits."""
+
 MAX_HELD_BYTES: Final = 32 * 1024 * 1024
 """How many bytes of bodies and messages may be held at a time, together: of requests that come in or are worked on."""
 
@@ -110,8 +113,8 @@ class Connections:
         self._clients: dict[Connection, str | None] = {}
         self._refused: set[Connection] = set()
         self._counts: Counter[str] = Counter()
-        # In the order in which they began to lag.
-        self._lagging: dict[Connection, None] = {}
+        # Since when, in order.
+        self._lagging: dict[Connection, float] = {}
         self._held: dict[Connection, int] = {}
         self._held_bytes = 0
 
@@ -122,6 +125,7 @@ class Connections:
             await asyncio.sleep(TICK_SECONDS)
             for connection in list(self._clients):
                 connection.check(now_s())
+            self._shed(now_s())
 
     def is_trusted(self, peer: str) -> bool:
         """Whether a peer's word about its clients counts."""
@@ -173,16 +177,21 @@ class Connections:
         return self._clients.get(connection)
 
     def lag(self, connection: Connection) -> None:
-        """Notes that more waits on a connection than it should. Ends the one that lags longest where all hold too much."""
-        self._lagging[connection] = None
-        waiting = sum(one.unsent_bytes() for one in self._lagging)
-        for oldest in list(self._lagging):
-            if waiting <= MAX_UNSENT_BYTES:
+        """Notes that more waits on a connection than it should."""
+        now_s = asyncio.get_running_loop().time()
+        self._lagging[connection] = now_s
+        self._shed(now_s)
+
+    def _shed(self, now_s: float) -> None:
+        """Ends the connections that have lagged longest, as far as they are late, until all together hold less."""
+        waiting_bytes = sum(one.unsent_bytes() for one in self._lagging)
+        for connection, since_s in list(self._lagging.items()):
+            if waiting_bytes <= MAX_UNSENT_BYTES or now_s - since_s < LATE_SECONDS:
                 return
-            waiting -= oldest.unsent_bytes()
-            del self._lagging[oldest]
+            waiting_bytes -= connection.unsent_bytes()
+            del self._lagging[connection]
             # Not at once: it may be in the midst of a write.
-            asyncio.get_running_loop().call_soon(oldest.abort)
+            asyncio.get_running_loop().call_soon(connection.abort)
 
     def catch_up(self, connection: Connection) -> None:
         """Notes that little waits on a connection again."""

@@ -11,13 +11,23 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
-from server.domain.errors import DomainError, InvalidFieldError, SessionExpiredError, SessionNotFoundError, UnavailableError
+from server.domain.errors import (
+    DomainError,
+    InvalidFieldError,
+    OverloadedError,
+    SessionExpiredError,
+    SessionNotFoundError,
+    UnavailableError,
+)
 from server.domain.events import Abort, Chunk, Entry, Piece
 from server.domain.sessions import Outcome, Session, require_live
 from server.store.base import Commit, Store
 
 PAGE_ENTRIES: Final = 100
 WAITING_CHUNKS: Final = 1000
+
+MAX_JOINED: Final = 10_000
+"""How many sessions one watch may follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +145,10 @@ class Watch:
         :raises SessionNotFoundError: there is no such session
         :raises SessionExpiredError: it has expired, and nothing of its log lies behind the sequence
         :raises InvalidFieldError: its log has no such sequence
+        :raises OverloadedError: the watch follows MAX_JOINED others already
         """
+        if len(self._places) >= MAX_JOINED and session_id not in self._places:
+            raise OverloadedError(f"one stream follows at most {MAX_JOINED} sessions")
         # From before the session is read, so that no deletion after the reading is missed.
         self._signals.add(session_id, self)
         try:

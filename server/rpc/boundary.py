@@ -21,6 +21,7 @@ from server.domain.errors import (
     UnavailableError,
 )
 from server.rpc.parsing import parse_message, read_connect_request, read_reply_request
+from server.rpc.sending import Sending
 
 QUIET_SECONDS: Final = 0.1
 """How long no call must have come before a server that stops may close its port."""
@@ -56,6 +57,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         self._max_calls = max_calls
         self._max_streams = max_streams
         self._slow_call_s = slow_call_s
+        self._sending = Sending()
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._stopping = False
         self._calls = 0
@@ -170,6 +172,7 @@ class Boundary(grpc.aio.ServerInterceptor):
             if (taken_s := time.monotonic() - begun_s) >= self._slow_call_s:
                 session_id = cut(getattr(request, "session_id", ""))
                 log.warning("slow call", method=method.removeprefix("/"), seconds=round(taken_s, 3), session_id=session_id)
+            self._sending.watch_answer(method, answer)
             return answer
 
         return call
@@ -182,7 +185,8 @@ class Boundary(grpc.aio.ServerInterceptor):
                     request = read(raw)
                     async with aclosing(behaviour(request, context)) as responses:
                         async for response in responses:
-                            yield response
+                            with self._sending.sent(method, response):
+                                yield response
             except Exception as error:  # noqa: BLE001 - this is where everything ends up
                 await self._fail(context, method, request, error)
 

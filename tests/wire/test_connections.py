@@ -73,7 +73,7 @@ async def rest(reader: asyncio.StreamReader) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def running(monkeypatch: pytest.MonkeyPatch, **arguments: Any) -> AsyncIterator[Facade]:
+async def running(monkeypatch: pytest.MonkeyPatch, server: str = "127.0.0.1:1", **arguments: Any) -> AsyncIterator[Facade]:
     made: list[Connections] = []
 
     class Shared(Connections):
@@ -84,7 +84,7 @@ async def running(monkeypatch: pytest.MonkeyPatch, **arguments: Any) -> AsyncIte
     monkeypatch.setattr("rest_facade.main.Connections", Shared)
     listener = socket.create_server(("127.0.0.1", 0))
     ready = asyncio.Event()
-    serving = asyncio.create_task(serve("127.0.0.1:1", listener, ready.set, max_requests=100, grace_seconds=0.1, **arguments))
+    serving = asyncio.create_task(serve(server, listener, ready.set, max_requests=100, grace_seconds=0.1, **arguments))
     waiting = asyncio.create_task(ready.wait())
     async with asyncio.timeout(HANGS_SECONDS):
         await asyncio.wait([serving, waiting], return_when=asyncio.FIRST_COMPLETED)
