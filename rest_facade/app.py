@@ -10,7 +10,7 @@ import structlog
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
 from eliza.sessions.v1.errors import cut
-from rest_facade import bodies, clock, errors, fields, openapi, routes, sse
+from rest_facade import agents, bodies, clock, errors, fields, openapi, routes, sse
 from rest_facade.backend import Backend
 from rest_facade.bridge import TOO_LARGE
 from rest_facade.errors import ApiError
@@ -42,6 +42,7 @@ def create_app(backend: Backend) -> flask.Flask:
     # No path is ever answered with a redirect.
     app.url_map.merge_slashes = False
     routes.add_routes(app, backend)
+    agents.add_routes(app, backend)
     clock.add_routes(app, backend)
     openapi.add_routes(app)
     app.before_request(_refuse_large_body)

@@ -78,7 +78,6 @@ class Service:
         try:
             agents_file = Path(settings.agents_file) if settings.agents_file else None
             await register_at_start(store, clock, connectors, agents_file)
-            await warn_of_unusable(store, connectors)
             service = cls(settings, store, clock, connectors)
             await service._serve()
         except BaseException:
@@ -86,6 +85,10 @@ class Service:
             await store.close()
             raise
         return service
+
+    def close_port_to_agents(self, port: int) -> None:
+        """Keeps agents from a port of this service, unless AGENT_ALLOWED_HOSTS names it."""
+        self._connectors.hosts.add_own_port(port)
 
     async def log_store(self) -> None:
         """Logs which store is served, so that an operator who has named another one sees it. Raises UnavailableError."""
@@ -130,16 +133,23 @@ class Service:
         except (OSError, RuntimeError) as error:
             why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "gRPC refuses it"
             raise AddressError(f"GRPC_ADDRESS {self._settings.grpc_address} cannot be listened on: {why}") from error
+        # That of the facade, wherever it runs, is known only so far; port 0 is closed once it is known.
+        for own_port in (self.port, split_address(self._settings.rest_address)[1]):
+            self.close_port_to_agents(own_port)
+        for open_host in self._connectors.hosts.list_open():
+            log.warning("AGENT_ALLOWED_HOSTS opens all ports of a host to agents", host=open_host, narrower=f"{open_host}:PORT")
         await self._health.check()
         await self._deadlines.run_due()
         await self._dispatcher.start()
         await self._server.start()
-        for work in (self._deadlines.run(), self._purge.run(), self._health.run()):
+        # In the background, because a file may be on a file system that hangs.
+        warnings = warn_of_unusable(self._store, self._connectors)
+        for work in (self._deadlines.run(), self._purge.run(), self._health.run(), warnings):
             self._tasks.append(asyncio.create_task(_logged(work)))
 
 
 async def _logged(work: Coroutine[Any, Any, None]) -> None:
-    """Runs background work that is not meant to end; its failure is logged here, and nowhere else."""
+    """Runs background work; its failure is logged here, and nowhere else."""
     try:
         await work
     except Exception:

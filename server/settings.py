@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from server.agents.allowed import read_host_rules, read_secret_rules
 from server.domain.deliveries import RetryPolicy
 from server.domain.timeouts import TimeoutConfig, TimeoutPolicy
 from server.store.base import MAX_WRITES
@@ -22,6 +23,16 @@ class SettingsError(Exception):
 
 def _address(text: str) -> str:
     split_address(text)
+    return text
+
+
+def _agent_hosts(text: str) -> str:
+    read_host_rules(listed(text))
+    return text
+
+
+def _agent_secrets(text: str) -> str:
+    read_secret_rules(listed(text))
     return text
 
 
@@ -77,6 +88,8 @@ def _networks(text: str) -> str:
 
 
 Address = Annotated[str, AfterValidator(_address)]
+AgentHosts = Annotated[str, AfterValidator(_agent_hosts)]
+AgentSecrets = Annotated[str, AfterValidator(_agent_secrets)]
 OneProcess = Annotated[int, BeforeValidator(_one_process)]
 Minutes = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -174,12 +187,15 @@ class Settings(BaseSettings):
         60, ge=0.01, le=3600, allow_inf_nan=False, description="How long it rests at most, unless the agent asks for more."
     )
     agent_concurrency: int = Field(100, ge=1, le=10000, description="Deliveries of one agent that are under way at a time.")
-    agent_allowed_hosts: str = Field(
-        "", description="Hosts of agents, separated by commas, that may have private, loopback or link-local addresses."
+    agent_allowed_hosts: AgentHosts = Field(
+        "",
+        description="Hosts of agents, separated by commas, that may have private, loopback or link-local addresses: `HOST:PORT`,"
+        " or `HOST` for all its ports but this service's own.",
     )
-    agent_secrets: str = Field(
-        "AGENT_SECRET_*,OPENAI_API_KEY,/run/secrets/*",
-        description="Environment variables and files, as patterns separated by commas, that agents may have their secrets in.",
+    agent_secrets: AgentSecrets = Field(
+        "AGENT_SECRET_*,/run/secrets/*,OPENAI_API_KEY@api.openai.com",
+        description="Environment variables and files, as patterns separated by commas, that agents may have their secrets in. A secret"
+        " that is sent, as an API key is, needs the host: `NAME@HOST`, `file:/PATH@*.example.com:8443`.",
     )
     agents_file: str | None = Field(None, description="A TOML file of agents to register at the start; it wins over what is stored.")
     log_level: Annotated[LogLevel, BeforeValidator(_word)] = Field("info", description="The least level that is logged.")

@@ -20,7 +20,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
         TEST_CLOCK="1",
         MAX_OPEN_DELIVERIES="100000",
         AGENT_SECRET_TEST=SECRET,
-        AGENT_SECRETS="AGENT_SECRET_*",
+        AGENT_SECRETS="AGENT_SECRET_*,AGENT_SECRET_TEST@api.openai.com",
         AGENT_ALLOWED_HOSTS="",
     )
     yield running

@@ -24,15 +24,23 @@ class Connectors:
     workers: Workers
     client: httpx2.AsyncClient
     policy: TimeoutPolicy
+    hosts: http.Hosts
 
     def check(self, agent: Agent) -> None:
-        """Raises MissingFieldsError, InvalidFieldError or InvalidTimeoutConfigError for an agent that cannot be registered."""
+        """Raises MissingFieldsError, InvalidFieldError or InvalidTimeoutConfigError for an agent that cannot be registered.
+
+        Its secret is another matter: see `check_secret`. This reads nothing and waits for nobody.
+        """
         check_agent(agent, self.policy)
         self.by_kind[agent.kind].check(agent)
 
+    async def check_secret(self, agent: Agent) -> None:
+        """Raises InvalidFieldError for an agent whose secret cannot be read or used."""
+        await self.by_kind[agent.kind].check_secret(agent)
+
 
 def connect(policy: TimeoutPolicy, *, allowed_hosts: Sequence[str], allowed_secrets: Sequence[str]) -> Connectors:
-    """One connector for each kind."""
+    """One connector for each kind. Raises ValueError for an entry of the settings that is none."""
     hosts, secrets, workers = http.Hosts(allowed_hosts), Secrets(allowed_secrets), Workers()
     client = http.client(hosts)
     # Whoever gets a webhook compares its time with their own, so it is the machine's, whatever the service's clock says.
@@ -43,4 +51,4 @@ def connect(policy: TimeoutPolicy, *, allowed_hosts: Sequence[str], allowed_secr
         AgentKind.WEBHOOK: Webhook(client, hosts, secrets, clock),
         AgentKind.OPENAI: OpenAi(client, hosts, secrets, clock),
     }
-    return Connectors(by_kind, workers, client, policy)
+    return Connectors(by_kind, workers, client, policy, hosts)

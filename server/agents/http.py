@@ -11,8 +11,7 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, NoReturn
@@ -21,10 +20,18 @@ from urllib.parse import quote, urlsplit
 import httpx2
 import orjson
 
+from server.agents.allowed import PORTS, Endpoint, canonical_host, literal, read_host_rules
+from server.agents.blocking import BlockingCalls
 from server.agents.kinds import NoReplyError
 from server.domain.agent_text import join_halves
 
 CONNECT_SECONDS: Final = 10.0
+MAX_LOOKUPS: Final = 64
+MAX_LOOKUPS_OF_A_DOMAIN: Final = 4
+"""How many names may be looked up at a time: in all, and of those within one registered domain.
+
+An agent has one host, and a host one look-up. So a name server that hangs takes up few of the threads, however many agents are there.
+"""
 MAX_RESPONSE_BYTES: Final = 4 * 1024 * 1024
 """Room for the largest reply (2 MiB of attachments, 100,000 code points twice) and for what surrounds it."""
 MAX_ERROR_BYTES: Final = 16 * 1024
@@ -39,9 +46,25 @@ _TEMPORARY: Final = (408, 409, 421, 425, 429)
 """Client errors that may not come again: timeout, conflict, misdirected, too early, too many requests."""
 
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
-_COMPATIBLE: Final = ipaddress.ip_network("::/96")
-_LOCAL: Final = [ipaddress.ip_network(network) for network in ("fec0::/10", "64:ff9b:1::/48", "::ffff:0:0:0/96")]
-"""Site-local, local NAT64 and translated IPv4: Python counts them among the public ones."""
+_GLOBAL_UNICAST: Final = ipaddress.ip_network("2000::/3")
+"""All of IPv6 that is in use out in the world. The rest is local, or reserved."""
+_ISATAP: Final = (0x5EFE, 0x200_5EFE)
+"""The third quarter of an address of ISATAP; the fourth is its IPv4 address."""
+
+SPECIAL_NETWORKS: Final = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        # The registry of special-purpose IPv4 addresses (IANA), and multicast.
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24"),
+        *("192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24"),
+        *("198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
+        # Of IPv6, what is within 2000::/3. 6to4 is looked into instead.
+        *("2001::/23", "2001:db8::/32", "2620:4f:8000::/48", "3fff::/20"),
+        # Azure's platform, whose address is an ordinary one. Other clouds' metadata are within the networks above.
+        "168.63.129.16/32",
+    )
+)
+"""Where no agent may be, beside what Python takes for not global: that depends on its version."""
 
 
 class AddressRefusedError(httpx2.TransportError):
@@ -57,17 +80,19 @@ class NoAddressError(httpx2.TransportError):
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is out in the world: not private, loopback, link-local or the like, also not wrapped up in an IPv6 address."""
+    """Whether an IP address is out in the world: for no special purpose, also not one wrapped up in an IPv6 address."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address):
-        if any(parsed in network for network in _LOCAL):
-            return False
-        inner = parsed.ipv4_mapped or parsed.sixtofour or (parsed.teredo and parsed.teredo[1])
-        if parsed in _NAT64 or parsed in _COMPATIBLE:
+        inner = parsed.ipv4_mapped or parsed.sixtofour
+        if parsed in _NAT64 or int(parsed) >> 32 & 0xFFFFFFFF in _ISATAP:
             inner = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
-        if inner:
-            parsed = inner
-    return parsed.is_global and not parsed.is_multicast
+        if inner and not is_public(str(inner)):
+            return False
+        if parsed.ipv4_mapped or parsed in _NAT64 or parsed.sixtofour:
+            return True
+        if parsed not in _GLOBAL_UNICAST:
+            return False
+    return parsed.is_global and not parsed.is_multicast and not any(parsed in network for network in SPECIAL_NETWORKS)
 
 
 def retry_after_s(headers: httpx2.Headers, now_ms: int) -> float:
@@ -163,7 +188,7 @@ def cause(error: BaseException) -> str:
 def _place(url: str) -> str:
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port or {"http": 80, "https": 443}[parts.scheme]
+        host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
     except (ValueError, KeyError):
         return "an address that is none"
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -189,39 +214,67 @@ def _printable(text: str) -> str:
 class Hosts:
     """Which hosts agents may be on: those in the world, and those that the setting AGENT_ALLOWED_HOSTS names."""
 
-    def __init__(self, allowed: Collection[str]) -> None:
-        """`allowed`: names and addresses, as they stand in an agent's URL, that are not checked."""
-        self._allowed = {host.lower().strip("[]") for host in allowed}
-        # Of its own, because a name server that hangs must hold up nothing else.
-        self._resolver = ThreadPoolExecutor(64, "resolver")
+    def __init__(self, allowed: Sequence[str]) -> None:
+        """`allowed`: the entries of AGENT_ALLOWED_HOSTS. Raises ValueError."""
+        self._rules = read_host_rules(allowed)
+        self._own_ports: set[int] = set()
+        self._lookups: BlockingCalls[list[str]] = BlockingCalls("resolver", most=MAX_LOOKUPS, most_of_a_group=MAX_LOOKUPS_OF_A_DOMAIN)
 
-    def check(self, host: str) -> None:
-        """Raises AddressRefusedError for a host that is refused whatever its name resolves to."""
-        if host.lower().strip("[]") in self._allowed:
+    def add_own_port(self, port: int) -> None:
+        """Closes a port of this service to agents on hosts that are allowed without a port."""
+        self._own_ports.add(port)
+
+    def list_open(self) -> list[str]:
+        """The hosts that are allowed with every port."""
+        return [rule.host for rule in self._rules if rule.port is None]
+
+    def is_allowed(self, endpoint: Endpoint) -> bool:
+        """Whether the setting names an endpoint: it is not judged by its addresses."""
+        matching = [rule for rule in self._rules if rule.matches(endpoint)]
+        return any(rule.port is not None or endpoint.port not in self._own_ports for rule in matching)
+
+    def check(self, endpoint: Endpoint) -> None:
+        """Raises AddressRefusedError for an endpoint that is refused whatever its name resolves to."""
+        if self.is_allowed(endpoint):
             return
         with suppress(ValueError):
-            if not is_public(host.strip("[]")):
+            if not is_public(endpoint.host):
                 raise AddressRefusedError(_REFUSED)
-        if host.lower().rstrip(".").rpartition(".")[2] == "localhost":
+        if endpoint.host.rpartition(".")[2] == "localhost":
             raise AddressRefusedError(_REFUSED)
 
-    async def addresses(self, host: str, port: int) -> list[str]:
-        """The addresses of a host, all of them checked. Raises AddressRefusedError, NoAddressError."""
+    async def addresses(self, endpoint: Endpoint) -> list[str]:
+        """The addresses of an endpoint, all of them checked. Raises AddressRefusedError, NoAddressError.
+
+        They are looked up anew each time. Whoever asks while a look-up of the name is under way gets the result of that one.
+        """
+        self.check(endpoint)
+        host = endpoint.host
+        if literal(host):
+            return [host]
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                found = await asyncio.get_running_loop().run_in_executor(self._resolver, self._resolve, host, port)
+                found = await self._lookups.run(_domain(host), host, lambda: self._resolve(host))
         except TimeoutError:
             raise NoAddressError("the name of the agent's host did not resolve in time") from None
         except (OSError, UnicodeError) as error:
             raise NoAddressError("the name of the agent's host does not resolve") from error
-        if host.lower() not in self._allowed and not all(map(is_public, found)):
+        if not self.is_allowed(endpoint) and not all(map(is_public, found)):
             raise AddressRefusedError(_REFUSED)
         return found
 
     @staticmethod
-    def _resolve(host: str, port: int) -> list[str]:
-        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    def _resolve(host: str) -> list[str]:
+        infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
         return list(dict.fromkeys(str(info[4][0]) for info in infos))
+
+
+def _domain(host: str) -> str:
+    """The part of a name that somebody has registered, most likely: names below it have the same name server."""
+    labels = host.split(".")
+    # As in example.co.uk.
+    count = 3 if len(labels[-1]) == 2 and len(labels) > 2 and len(labels[-2]) <= 3 else 2
+    return ".".join(labels[-count:])
 
 
 class _Transport(httpx2.AsyncHTTPTransport):
@@ -234,8 +287,7 @@ class _Transport(httpx2.AsyncHTTPTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         url = request.url
-        self._hosts.check(url.host)
-        addresses = await self._hosts.addresses(url.host, url.port or {"http": 80, "https": 443}[url.scheme])
+        addresses = await self._hosts.addresses(Endpoint(canonical_host(url.raw_host.decode()), url.port or PORTS[url.scheme]))
         # Certificates are checked against the name, not the address.
         extensions = {**request.extensions, "sni_hostname": url.host}
         for address in addresses:
@@ -250,6 +302,8 @@ class _Transport(httpx2.AsyncHTTPTransport):
                     raise
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         headers = response.headers
+        # One agent's cookies are nothing to another, and the client would keep them for ever.
+        headers.pop("set-cookie", None)
         packed = headers.pop("content-encoding", "identity").lower() != "identity"
         stream: httpx2.AsyncByteStream
         if not 200 <= response.status_code < 300:

@@ -88,7 +88,13 @@ class Connector(Protocol):
     """Reaches the agents of one kind."""
 
     def check(self, agent: Agent) -> None:
-        """Raises InvalidFieldError for an agent that could not be reached as it is set up: an address or a secret that cannot be used."""
+        """Raises InvalidFieldError for an agent with an address or a secret that it may not have.
+
+        It reads nothing and waits for nobody: the store calls it within a write.
+        """
+
+    async def check_secret(self, agent: Agent) -> None:
+        """Raises InvalidFieldError for an agent whose secret cannot be read or used."""
 
     def slot(self, agent: Agent) -> AbstractAsyncContextManager[Slot]:
         """Waits for somebody who has time for one delivery, and holds them for it. Raises AgentChangedError, AgentUnavailableError."""
@@ -103,6 +109,9 @@ class Echo:
 
     def check(self, agent: Agent) -> None:
         """Nothing can be wrong with it."""
+
+    async def check_secret(self, agent: Agent) -> None:
+        """It has none."""
 
     @asynccontextmanager
     async def slot(self, agent: Agent) -> AsyncIterator["Echo"]:

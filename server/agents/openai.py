@@ -4,11 +4,13 @@ import asyncio
 import importlib.util
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
 
+from server.agents.allowed import endpoint_of
 from server.agents.http import (
     AddressRefusedError,
     Hosts,
@@ -29,6 +31,7 @@ from server.domain.events import Entry
 from server.domain.messages import Draft, Reply
 
 if TYPE_CHECKING:
+    from openai import AsyncOpenAI
     from openai.types.chat import ChatCompletionMessageParam
 
 _Kind = TypeVar("_Kind", dict[str, Any], list[Any], str)
@@ -51,16 +54,23 @@ class OpenAi:
         self._clock = clock
 
     def check(self, agent: Agent) -> None:
-        """Refuses an address where no agent may be, a key that cannot be read, and any agent while the library is not there."""
+        """Refuses an address where no agent may be, a key that may not go there, and any agent while the library is not there."""
         settings = _settings(agent)
         if importlib.util.find_spec("openai") is None:
             raise InvalidFieldError("kind", agent.kind, "needs the package openai: pip install '.[openai]' in the repository")
         try:
-            self._hosts.check(urlsplit(settings.base_url).hostname or "")
+            self._hosts.check(endpoint_of(settings.base_url))
+            self._check_key(settings)
         except AddressRefusedError as error:
             raise InvalidFieldError("openai.base_url", settings.base_url, str(error)) from error
+        except SecretError as error:
+            raise InvalidFieldError("openai.api_key", settings.api_key, str(error)) from error
+
+    async def check_secret(self, agent: Agent) -> None:
+        """Refuses a key that cannot be read."""
+        settings = _settings(agent)
         try:
-            self._key(settings)
+            await self._key(settings)
         except SecretError as error:
             raise InvalidFieldError("openai.api_key", settings.api_key, str(error)) from error
 
@@ -68,7 +78,7 @@ class OpenAi:
     async def slot(self, agent: Agent) -> AsyncIterator["OpenAi"]:
         """There is always time: the dispatcher bounds how many are asked at once."""
         try:
-            self._key(_settings(agent))
+            await self._key(_settings(agent))
         except SecretError as error:
             raise _no_key(error) from error
         yield self
@@ -81,7 +91,7 @@ class OpenAi:
         settings = _settings(work.agent)
         history = await work.history(settings.history_messages - 1)
         try:
-            key = self._key(settings)
+            key = await self._key(settings)
         except SecretError as error:
             raise _no_key(error) from error
         with detailed(settings.base_url, key if settings.api_key else ""):
@@ -100,9 +110,14 @@ class OpenAi:
         import openai
 
         try:
-            endpoint = openai.AsyncOpenAI(
+            # What is not given, the library takes from the environment of the service.
+            endpoint = _library_client()(
                 base_url=settings.base_url,
                 api_key=key,
+                admin_api_key="",
+                organization="",
+                project="",
+                webhook_secret="",
                 http_client=self._client,
                 max_retries=0,
                 timeout=None,
@@ -130,8 +145,34 @@ class OpenAi:
             # An answer that the library cannot read.
             raise NoReplyError(_NO_COMPLETION, final=False, detail=str(error)) from error
 
-    def _key(self, settings: OpenAiSettings) -> str:
-        return self._secrets.read(settings.api_key) if settings.api_key else NO_KEY
+    def _check_key(self, settings: OpenAiSettings) -> None:
+        """Raises SecretError for a key that may not go to the endpoint."""
+        if not settings.api_key:
+            return
+        endpoint = endpoint_of(settings.base_url)
+        self._secrets.check(settings.api_key, endpoint, is_sent=True)
+        if urlsplit(settings.base_url).scheme == "http" and not self._hosts.is_allowed(endpoint):
+            raise SecretError("is sent by https only, except to hosts that AGENT_ALLOWED_HOSTS names")
+
+    async def _key(self, settings: OpenAiSettings) -> str:
+        """The key to send. Raises SecretError."""
+        if not settings.api_key:
+            return NO_KEY
+        self._check_key(settings)
+        return await self._secrets.read(settings.api_key, endpoint_of(settings.base_url), is_sent=True)
+
+
+@cache
+def _library_client() -> "type[AsyncOpenAI]":
+    """The library's client, which sends no headers that the environment (OPENAI_CUSTOM_HEADERS) or the machine gives."""
+    import openai
+
+    class Client(openai.AsyncOpenAI):
+        @property
+        def default_headers(self) -> "dict[str, str | openai.Omit]":
+            return {"Accept": "text/event-stream", "Content-Type": "application/json", "Authorization": f"Bearer {self.api_key}"}
+
+    return Client
 
 
 def conversation(settings: OpenAiSettings, messages: list[Entry]) -> "list[ChatCompletionMessageParam]":

@@ -60,7 +60,7 @@ class _File(BaseModel):
     agents: list[_Agent] = []
 
 
-def read_agents_file(path: Path, now_ms: int, connectors: Connectors) -> list[Agent]:
+async def read_agents_file(path: Path, now_ms: int, connectors: Connectors) -> list[Agent]:
     """The agents of a TOML file: tables `[[agents]]` with `id`, `name`, `kind`, the table of the kind, and `[agents.timeout]` where wanted.
 
     Raises AgentsFileError.
@@ -71,6 +71,7 @@ def read_agents_file(path: Path, now_ms: int, connectors: Connectors) -> list[Ag
         agents = [_agent(entry, now_ms) for entry in _File.model_validate(content).agents]
         for agent in agents:
             connectors.check(agent)
+            await connectors.check_secret(agent)
         if twice := [agent_id for agent_id, count in Counter(agent.id for agent in agents).items() if count > 1]:
             raise AgentsFileError(f"{path}: the id {twice[0]} stands there more than once")
     except OSError as error:
@@ -89,7 +90,7 @@ async def register_at_start(store: Store, clock: Clock, connectors: Connectors, 
     The file wins over what is stored under the same id; only the time of registration stays.
     """
     now_ms = clock.now_ms()
-    agents = read_agents_file(agents_file, now_ms, connectors) if agents_file else []
+    agents = await read_agents_file(agents_file, now_ms, connectors) if agents_file else []
     await store.seed_agent(Agent(ECHO_ID, "echo", AgentKind.ECHO, now_ms, now_ms))
     for agent in agents:
         try:
@@ -105,7 +106,9 @@ async def warn_of_unusable(store: Store, connectors: Connectors) -> None:
         for agent in agents:
             try:
                 connectors.by_kind[agent.kind].check(agent)
+                await connectors.check_secret(agent)
             except InvalidFieldError as error:
+                # Its text has no address, which may have a token in it.
                 log.warning("agent cannot be asked", agent_id=agent.id, name=agent.name, cause=str(error))
         after = Position(agents[-1].created_at_ms, agents[-1].id)
 

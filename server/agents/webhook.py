@@ -7,13 +7,13 @@ import hmac
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Final
-from urllib.parse import urlsplit
 
 import httpx2
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 
 from eliza.sessions.v1 import times, values
+from server.agents.allowed import endpoint_of
 from server.agents.http import (
     AddressRefusedError,
     Hosts,
@@ -79,14 +79,22 @@ class Webhook:
         self._clock = clock
 
     def check(self, agent: Agent) -> None:
-        """Refuses an address where no agent may be, and a secret that cannot be read or is none."""
+        """Refuses an address where no agent may be, and a secret that it may not have."""
         settings = _settings(agent)
+        endpoint = endpoint_of(settings.url)
         try:
-            self._hosts.check(urlsplit(settings.url).hostname or "")
+            self._hosts.check(endpoint)
+            self._secrets.check(settings.secret, endpoint, is_sent=False)
         except AddressRefusedError as error:
             raise InvalidFieldError("webhook.url", settings.url, str(error)) from error
+        except SecretError as error:
+            raise InvalidFieldError("webhook.secret", settings.secret, str(error)) from error
+
+    async def check_secret(self, agent: Agent) -> None:
+        """Refuses a secret that cannot be read or is none."""
+        settings = _settings(agent)
         try:
-            signing_key(self._secrets.read(settings.secret))
+            signing_key(await self._secret(settings))
         except SecretError as error:
             raise InvalidFieldError("webhook.secret", settings.secret, str(error)) from error
 
@@ -94,7 +102,7 @@ class Webhook:
     async def slot(self, agent: Agent) -> AsyncIterator["Webhook"]:
         """There is always time: the dispatcher bounds how many are asked at once."""
         try:
-            signing_key(self._secrets.read(_settings(agent).secret))
+            signing_key(await self._secret(_settings(agent)))
         except SecretError as error:
             raise _no_secret(error) from error
         yield self
@@ -107,13 +115,17 @@ class Webhook:
         settings = _settings(work.agent)
         body = orjson.dumps(delivery_body(work, await work.history(settings.history_messages)))
         try:
-            secret = self._secrets.read(settings.secret)
+            secret = await self._secret(settings)
             now_s = self._clock.now_ms() // 1000
             headers = signed_headers(signing_key(secret), work.delivery.id, now_s, body)
         except SecretError as error:
             raise _no_secret(error) from error
         with detailed(settings.url, secret):
             return await self._post(settings.url, body, headers, emit)
+
+    async def _secret(self, settings: WebhookSettings) -> str:
+        """The signing secret. Raises SecretError."""
+        return await self._secrets.read(settings.secret, endpoint_of(settings.url), is_sent=False)
 
     async def _post(self, url: str, body: bytes, headers: dict[str, str], emit: Emit) -> Reply:
         """The reply to a post. Raises NoReplyError, with a detail that is not yet safe to keep."""
@@ -139,7 +151,7 @@ def signing_key(secret: str) -> bytes:
     try:
         key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise SecretError("does not lead to base64") from error
+        raise SecretError("does not lead to base64, as `openssl rand -base64 32` makes it") from error
     if len(key) < MIN_SECRET_BYTES:
         raise SecretError(f"leads to a key of fewer than {MIN_SECRET_BYTES} bytes")
     return key

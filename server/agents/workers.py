@@ -136,6 +136,9 @@ class Workers:
     def check(self, agent: Agent) -> None:
         """Nothing can be wrong with it."""
 
+    async def check_secret(self, agent: Agent) -> None:
+        """It has none."""
+
     @asynccontextmanager
     async def slot(self, agent: Agent) -> AsyncIterator[Worker]:
         """Waits for a worker who has time. Raises AgentChangedError."""

@@ -1,29 +1,43 @@
 """`eliza-sessions agents …`: the registry of agents of a running server."""
 
-from collections.abc import Callable
-from dataclasses import fields
+import json
+import re
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, fields
 from typing import Any, Final
 
 import click
 import grpc
 from google.protobuf import field_mask_pb2
+from google.protobuf.json_format import MessageToDict
 
-from eliza.sessions.v1 import agent_pb2, agent_service_pb2, agent_service_pb2_grpc, timeout_pb2, times, values
+from eliza.sessions.v1 import agent_pb2, agent_service_pb2, errors_pb2, session_service_pb2, timeout_pb2, times, values
+from eliza.sessions.v1.errors import TABLE, error_info
+from eliza.sessions.v1.limits import MAX_SESSIONS
+from server.cli.chat import Stubs, printable, talk
 from server.cli.common import DIRECT, read_server, server_option
 from server.domain.agents import SETTINGS, AgentKind
 
-Stub = agent_service_pb2_grpc.AgentServiceStub
-
 DEADLINE_SECONDS: Final = 10
+
+FAILURE_WIDTH: Final = 100
+"""How many characters of a failure `list` shows."""
+
 _KIND = click.Choice([str(kind) for kind in AgentKind])
 _TIMEOUT: Final = tuple(timeout_pb2.TimeoutConfig.DESCRIPTOR.fields_by_name)
 
 _SETTINGS: Final[dict[str, tuple[type, str]]] = {
     "url": (str, "Where each message is posted to."),
-    "secret": (str, "Where its signing secret is: env:NAME or file:/PATH of the server."),
+    "secret": (
+        str,
+        "Where its signing secret is, not the secret itself: env:NAME or file:/PATH of the server. There, base64 of 16 bytes or more, "
+        "with or without whsec_ before it, as `openssl rand -base64 32` makes it.",
+    ),
     "base_url": (str, "The address before /chat/completions.  [https://api.openai.com/v1]"),
     "model": (str, "The model to ask."),
-    "api_key": (str, "Where the API key is: env:NAME or file:/PATH of the server."),
+    "api_key": (str, "Where the API key is, not the key itself: env:NAME or file:/PATH of the server."),
     "system_prompt": (str, "What comes before the conversation."),
     "temperature": (float, "Sampling temperature, 0 to 2."),
     "top_p": (float, "Nucleus sampling, 0 to 1."),
@@ -39,7 +53,7 @@ def _open_channel(context: click.Context, option: click.Parameter, server: str |
     """Makes the stub that the commands get; the server of the later option wins."""
     if server is not None:
         channel = context.with_resource(grpc.insecure_channel(read_server(context, option, server), DIRECT))
-        context.obj = Stub(channel)
+        context.obj = Stubs(channel)
 
 
 class _AgentsCommand(click.Command):
@@ -58,7 +72,7 @@ class _Agents(click.Group):
 @click.group(cls=_Agents)
 @server_option("The gRPC server.", callback=_open_channel, expose_value=False)
 def agents() -> None:
-    """List and change the agents of a running server."""
+    """List, change and talk to the agents of a running server."""
 
 
 def _timeout_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -83,20 +97,23 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
 @agents.command("list")
+@_json_option
 @click.pass_obj
-def list_agents(stub: Stub) -> None:
-    """Show the agents as a table."""
-    rows = [("ID", "NAME", "KIND", "WHERE", "TIMEOUT SETTINGS")]
-    token = ""
-    while True:
-        page = _call(stub.ListAgents, agent_service_pb2.ListAgentsRequest(page_token=token))
-        rows += [
-            (agent.agent_id, agent.name, _kind(agent), _where(agent), _timeout(agent.timeout_config) or "default") for agent in page.agents
-        ]
-        token = page.next_page_token
-        if not token:
-            break
+def list_agents(stubs: Stubs, as_json: bool) -> None:
+    """Show the agents as a table, and how each fares."""
+    found = list(_walk(stubs, agent_pb2.AGENT_VIEW_STATUS))
+    if as_json:
+        _print_json([_plain(agent) for agent in found])
+        return
+    rows = [("ID", "NAME", "KIND", "WORKERS", "WAITING", "WHERE", "TIMEOUT SETTINGS", "LAST FAILURE")]
+    for agent in found:
+        name, where, timeout = printable(agent.name), printable(_where(agent)), _timeout(agent.timeout_config) or "default"
+        waiting = str(agent.status.open_deliveries)
+        rows.append((agent.agent_id, name, _kind(agent), _workers(agent), waiting, where, timeout, _last_failure(agent)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -104,10 +121,15 @@ def list_agents(stub: Stub) -> None:
 
 @agents.command()
 @click.argument("agent_id")
+@_json_option
 @click.pass_obj
-def show(stub: Stub, agent_id: str) -> None:
-    """Show one agent."""
-    _print(_call(stub.GetAgent, agent_service_pb2.GetAgentRequest(agent_id=agent_id)).agent)
+def show(stubs: Stubs, agent_id: str, as_json: bool) -> None:
+    """Show one agent, and how it fares."""
+    agent = _get(stubs, agent_id)
+    if as_json:
+        _print_json(_plain(agent))
+    else:
+        _print(agent)
 
 
 @agents.command()
@@ -117,11 +139,14 @@ def show(stub: Stub, agent_id: str) -> None:
 @_setting_options
 @_timeout_options
 @click.pass_obj
-def add(stub: Stub, /, agent_id: str, name: str, kind: str, **options: Any) -> None:
+def add(stubs: Stubs, /, agent_id: str, name: str, kind: str, **options: Any) -> None:
     """Register an agent."""
     agent = agent_pb2.Agent(agent_id=agent_id, name=name, kind=_kind_number(kind))
     _fill(agent, kind, options)
-    _print(_call(stub.CreateAgent, agent_service_pb2.CreateAgentRequest(agent=agent)).agent)
+    namesakes = _namesakes(stubs, name)
+    added = _call(stubs.agents.CreateAgent, agent_service_pb2.CreateAgentRequest(agent=agent)).agent
+    _print(added)
+    _warn_of(namesakes, added)
 
 
 @agents.command()
@@ -131,25 +156,90 @@ def add(stub: Stub, /, agent_id: str, name: str, kind: str, **options: Any) -> N
 @_setting_options
 @_timeout_options
 @click.pass_obj
-def update(stub: Stub, /, agent_id: str, name: str | None, kind: str | None, **options: Any) -> None:
+def update(stubs: Stubs, /, agent_id: str, name: str | None, kind: str | None, **options: Any) -> None:
     """Change an agent; what is not named stays."""
     agent = agent_pb2.Agent(agent_id=agent_id, name=name or "")
     if kind:
         agent.kind = _kind_number(kind)
     else:
-        kind = _kind(_call(stub.GetAgent, agent_service_pb2.GetAgentRequest(agent_id=agent_id)).agent)
+        kind = _kind(_get(stubs, agent_id))
     paths = [field for field in ("name", "kind") if getattr(agent, field)] + _fill(agent, kind, options)
+    namesakes = _namesakes(stubs, name) if name else []
     mask = field_mask_pb2.FieldMask(paths=paths)
-    _print(_call(stub.UpdateAgent, agent_service_pb2.UpdateAgentRequest(agent=agent, update_mask=mask)).agent)
+    updated = _call(stubs.agents.UpdateAgent, agent_service_pb2.UpdateAgentRequest(agent=agent, update_mask=mask)).agent
+    _print(updated)
+    _warn_of(namesakes, updated)
 
 
 @agents.command()
 @click.argument("agent_id")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
-def remove(stub: Stub, agent_id: str) -> None:
-    """Remove an agent; its sessions stay until they expire."""
-    _call(stub.DeleteAgent, agent_service_pb2.DeleteAgentRequest(agent_id=agent_id))
+def remove(stubs: Stubs, agent_id: str, yes: bool) -> None:
+    """Remove an agent; its sessions stay until they expire. Asks before."""
+    if not yes:
+        if not sys.stdin.isatty():
+            raise click.UsageError("there is nobody to ask whether to remove the agent: say --yes")
+        agent = _get(stubs, agent_id)
+        waiting = agent.status.open_deliveries
+        lost = f" Messages that wait for its reply get none: {waiting}." if waiting else ""
+        click.confirm(f"Remove {printable(agent.name)} ({agent.agent_id})?{lost}", abort=True)
+    _call(stubs.agents.DeleteAgent, agent_service_pb2.DeleteAgentRequest(agent_id=agent_id))
     click.echo(f"removed {agent_id}")
+
+
+@agents.command()
+@click.argument("agent_id")
+@click.option("--user", default="", metavar="UUID", help="Who talks.  [a fresh one]")
+@click.pass_obj
+def chat(stubs: Stubs, agent_id: str, user: str) -> None:
+    """Talk to an agent, line by line, until the input ends, or Ctrl-C.
+
+    A terminal shows replies as they come; a pipe or a file gets each when it is whole. Failures go to standard error, and the exit
+    status is 1 when a message got no reply. The session is deleted at the end.
+    """
+    agent = _get(stubs, agent_id)
+    request = session_service_pb2.CreateSessionRequest(agent_id=agent.agent_id, user_id=user or str(uuid.uuid4()))
+    session_id = _call(stubs.sessions.CreateSession, request).session.session_id
+    try:
+        replied = talk(stubs, agent, session_id)
+    finally:
+        _call(stubs.sessions.DeleteSession, session_service_pb2.DeleteSessionRequest(session_id=session_id))
+    if not replied:
+        click.get_current_context().exit(1)
+
+
+def _walk(stubs: Stubs, view: agent_pb2.AgentView.ValueType) -> Iterator[agent_pb2.Agent]:
+    """All agents, page by page."""
+    # Small pages where agents come with their settings, which may be long.
+    size = MAX_SESSIONS if view == agent_pb2.AGENT_VIEW_BASIC else 0
+    request = agent_service_pb2.ListAgentsRequest(page_size=size, view=view)
+    while True:
+        page = _call(stubs.agents.ListAgents, request)
+        yield from page.agents
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token
+
+
+def _get(stubs: Stubs, agent_id: str) -> agent_pb2.Agent:
+    """One agent, with its status."""
+    request = agent_service_pb2.GetAgentRequest(agent_id=agent_id, view=agent_pb2.AGENT_VIEW_STATUS)
+    agent: agent_pb2.Agent = _call(stubs.agents.GetAgent, request).agent
+    return agent
+
+
+def _namesakes(stubs: Stubs, name: str) -> list[str]:
+    """The ids of the agents that have this name."""
+    return [agent.agent_id for agent in _walk(stubs, agent_pb2.AGENT_VIEW_BASIC) if agent.name == name]
+
+
+def _warn_of(namesakes: list[str], agent: agent_pb2.Agent) -> None:
+    """Warns when others than the agent had its name: people cannot tell them apart."""
+    others = [found for found in namesakes if found != agent.agent_id]
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        click.echo(f"Warning: {others[0]}{more} has the name {printable(agent.name)!r}, too", err=True)
 
 
 def _fill(agent: agent_pb2.Agent, kind: str, options: dict[str, Any]) -> list[str]:
@@ -185,7 +275,27 @@ def _call(method: Any, request: Any) -> Any:
     try:
         return method(request, timeout=DEADLINE_SECONDS)
     except grpc.RpcError as error:
-        raise click.ClickException(f"{error.code().name}: {error.details()}") from error
+        raise click.ClickException(f"{error.code().name}: {_in_options(error)}") from error
+
+
+def _in_options(error: grpc.RpcError) -> str:
+    """What went wrong, the fields that it is about being named as the options that were typed."""
+    info, message = error_info(error), error.details() or ""
+    if info and info.reason in TABLE:
+        for detail, kind in TABLE[info.reason].details.items():
+            if kind in (errors_pb2.DETAIL_KIND_FIELD, errors_pb2.DETAIL_KIND_FIELD_LIST):
+                for field in filter(None, info.metadata.get(detail, "").split(",")):
+                    message = re.sub(rf"(?<![\w.-]){re.escape(field)}(?![\w.-])", _option(field), message, count=1)
+    return message
+
+
+def _option(field: str) -> str:
+    """The option that sets a field of an agent. For a kind's settings as a whole: the options that the kind requires."""
+    if field in tuple(SETTINGS):
+        needed = [one.name for one in fields(SETTINGS[AgentKind(field)]) if one.default is MISSING]
+        return ", ".join(map(_option, needed))
+    name = field.rpartition(".")[2]
+    return {"agent_id": "--id", "user_id": "--user"}.get(name, f"--{name.replace('_', '-')}")
 
 
 def _kind(agent: agent_pb2.Agent) -> str:
@@ -202,13 +312,85 @@ def _timeout(config: timeout_pb2.TimeoutConfig) -> str:
     )
 
 
+def _workers(agent: agent_pb2.Agent) -> str:
+    """How many workers are connected; a dash for kinds that have none."""
+    return str(agent.status.connected_workers) if agent.kind == agent_pb2.AGENT_KIND_STREAM else "-"
+
+
+def _last_failure(agent: agent_pb2.Agent) -> str:
+    """When and why an attempt last came to nothing, in a few words."""
+    if not agent.status.HasField("last_failure"):
+        return "-"
+    failure = agent.status.last_failure
+    text = printable(f"{_iso(failure.at)} {failure.detail or failure.reason}")
+    return text if len(text) <= FAILURE_WIDTH else f"{text[: FAILURE_WIDTH - 1]}…"
+
+
+def _iso(when: Any) -> str:
+    return times.iso(values.ms_floor(when))
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _plain(agent: agent_pb2.Agent) -> dict[str, Any]:
+    """An agent as JSON. Programs rely on these names: more may come, none may change."""
+    settings, status = agent.WhichOneof("settings"), agent.status
+    failure = status.last_failure
+    return {
+        "id": agent.agent_id,
+        "name": agent.name,
+        "kind": _kind(agent),
+        "settings": MessageToDict(getattr(agent, settings)) if settings else {},
+        "timeoutConfig": MessageToDict(agent.timeout_config),
+        "createdAt": _iso(agent.created_at),
+        "updatedAt": _iso(agent.updated_at),
+        "status": {
+            "connectedWorkers": status.connected_workers,
+            "openDeliveries": status.open_deliveries,
+            "deliveriesInHand": status.deliveries_in_hand,
+            "lastFailure": {
+                "sessionId": failure.session_id,
+                "messageId": failure.message_id,
+                "attempt": failure.attempt,
+                "at": _iso(failure.at),
+                "reason": failure.reason,
+                "detail": failure.detail,
+                "final": failure.final,
+            }
+            if status.HasField("last_failure")
+            else None,
+        },
+    }
+
+
 def _print(agent: agent_pb2.Agent) -> None:
     click.echo(f"id:       {agent.agent_id}")
-    click.echo(f"name:     {agent.name}")
+    click.echo(f"name:     {printable(agent.name)}")
     click.echo(f"kind:     {_kind(agent)}")
     settings = agent.WhichOneof("settings")
     for field, value in getattr(agent, settings).ListFields() if settings else ():
         click.echo(f"{settings}.{field.name}: {value:g}" if isinstance(value, float) else f"{settings}.{field.name}: {value}")
     click.echo(f"timeout:  {_timeout(agent.timeout_config) or 'default'}")
-    click.echo(f"created:  {times.iso(values.ms_floor(agent.created_at))}")
-    click.echo(f"updated:  {times.iso(values.ms_floor(agent.updated_at))}")
+    click.echo(f"created:  {_iso(agent.created_at)}")
+    click.echo(f"updated:  {_iso(agent.updated_at)}")
+    if agent.HasField("status"):
+        _print_status(agent)
+
+
+def _print_status(agent: agent_pb2.Agent) -> None:
+    status = agent.status
+    if agent.kind == agent_pb2.AGENT_KIND_STREAM:
+        click.echo(f"workers:  {status.connected_workers} connected")
+    click.echo(f"waiting:  {status.open_deliveries} messages, {status.deliveries_in_hand} of them in hand")
+    if not status.HasField("last_failure"):
+        click.echo("failure:  none since the start of the service")
+        return
+    failure = status.last_failure
+    attempt = f"attempt {failure.attempt}" if failure.attempt else "before any attempt"
+    final = "final" if failure.final else "not final"
+    click.echo(f"failure:  {_iso(failure.at)}, {attempt}, {final}: {printable(failure.reason)}")
+    click.echo(f"of:       message {failure.message_id} of session {failure.session_id}")
+    if failure.detail:
+        click.echo(f"detail:   {printable(failure.detail)}")

@@ -61,8 +61,11 @@ def settings_or_exit(**overrides: Any) -> Settings:
 
 
 def log_start(settings: Settings, **facts: object) -> None:
-    """Logs which version starts, with which settings other than the defaults, and warns of variables that are no settings."""
-    log.info("starting", version=VERSION, settings=changed_settings(settings), **facts)
+    """Logs which version has started, with which settings other than the defaults, and warns of variables that are no settings.
+
+    A start that fails prints one line, so nothing is logged before.
+    """
+    log.info("started", version=VERSION, settings=changed_settings(settings), **facts)
     for name, meant in unknown_variables(os.environ).items():
         # `SESSION_MANAGER` and the like belong to the desktop, so it is no more than a warning.
         log.warning("the environment has a variable that is no setting", variable=name, **({"meant": meant} if meant else {}))

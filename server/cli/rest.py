@@ -21,7 +21,6 @@ def rest(server: str, rest_address: str | None, rest_workers: int | None) -> Non
     It holds no state: run as many as you like. The server need not be there yet; while it is away, requests are answered with 503.
     """
     settings = settings_or_exit(rest_address=rest_address, rest_workers=rest_workers)
-    log_start(settings, server=server)
     try:
         run_service(_serve(settings, server))
     except StartError as error:
@@ -31,7 +30,12 @@ def rest(server: str, rest_address: str | None, rest_workers: int | None) -> Non
 async def _serve(settings: Settings, server: str) -> None:
     listener = await listen("REST_ADDRESS", settings.rest_address)
     address = with_port(settings.rest_address, listener.getsockname()[1])
-    await serve_facade(settings, server, listener, lambda: print(f"ready rest={address}", flush=True))
+
+    def tell_ready() -> None:
+        log_start(settings, server=server)
+        print(f"ready rest={address}", flush=True)
+
+    await serve_facade(settings, server, listener, tell_ready)
 
 
 async def serve_facade(settings: Settings, server: str, listener: socket.socket, on_ready: Callable[[], None]) -> None:

@@ -37,7 +37,6 @@ def serve(no_rest: bool, **overrides: str | int | None) -> None:
     both: what is in flight is finished, then the store is closed.
     """
     settings = settings_or_exit(**overrides)
-    log_start(settings)
     try:
         run_service(_serve(settings, with_rest=not no_rest))
     except (StoreOpenError, AgentsFileError, AddressError, StartError) as error:
@@ -57,7 +56,9 @@ async def _serve(settings: Settings, *, with_rest: bool) -> None:
         rest_address = ""
         if with_rest:
             listener: socket.socket = stack.enter_context(await listen("REST_ADDRESS", settings.rest_address))
-            rest_address = with_port(settings.rest_address, listener.getsockname()[1])
+            rest_port = listener.getsockname()[1]
+            service.close_port_to_agents(rest_port)
+            rest_address = with_port(settings.rest_address, rest_port)
             ready += f" rest={rest_address}"
             # It ends first, because it needs the server: half of the time is its own, and what it leaves is the server's.
             supervisor = Supervisor(
@@ -74,6 +75,7 @@ async def _serve(settings: Settings, *, with_rest: bool) -> None:
                 await asyncio.wait([starting])
                 return
             await starting
+        log_start(settings)
         await service.log_store()
         print(ready, flush=True)
         if rest_address and sys.stdout.isatty():

@@ -73,6 +73,7 @@ class AgentService(AgentServiceServicer):
         timeout, settings = timeout_request(wanted.timeout_config), agent_settings(wanted)
         agent = Agent(agent_id, wanted.name, agent_kind(wanted.kind), now_ms, now_ms, timeout, settings)
         self._connectors.check(agent)
+        await self._connectors.check_secret(agent)
         await self._store.create_agent(agent)
         return pb.CreateAgentResponse(agent=agent_message(agent))
 
@@ -94,23 +95,29 @@ class AgentService(AgentServiceServicer):
     def _view(self, agent: Agent, view: agent_pb2.AgentView.ValueType) -> agent_pb2.Agent:
         """As much of an agent as is wanted."""
         message = agent_message(agent)
-        if view == agent_pb2.AGENT_VIEW_BASIC:
+        if view in (agent_pb2.AGENT_VIEW_BASIC, agent_pb2.AGENT_VIEW_SUMMARY):
             for field in (_TIMEOUT, "settings"):
                 message.ClearField(field)  # type: ignore[arg-type]
-        elif view == agent_pb2.AGENT_VIEW_STATUS:
+        if view in (agent_pb2.AGENT_VIEW_STATUS, agent_pb2.AGENT_VIEW_SUMMARY):
             workers = self._connectors.workers.count(agent.id)
             message.status.CopyFrom(agent_status_message(self._dispatcher.status(agent.id), workers))
+        if view == agent_pb2.AGENT_VIEW_SUMMARY:
+            message.status.ClearField("last_failure")
         return message
 
     async def UpdateAgent(self, request: pb.UpdateAgentRequest, context: Any) -> pb.UpdateAgentResponse:
-        paths = list(request.update_mask.paths) or _set_paths(request.agent)
+        agent_id, paths = request.agent.agent_id.lower(), list(request.update_mask.paths) or _set_paths(request.agent)
+        patched = _patched(await self._store.get_agent(agent_id), request.agent, paths)
+        self._connectors.check(patched)
+        # Before the write, which must not wait for a file. A secret that another change has put there meanwhile was read by that one.
+        await self._connectors.check_secret(patched)
 
         def change(agent: Agent, now_ms: int) -> Agent:
             patched = _patched(agent, request.agent, paths)
             self._connectors.check(patched)
             return replace(patched, updated_at_ms=now_ms)
 
-        agent = await self._store.update_agent(request.agent.agent_id.lower(), change)
+        agent = await self._store.update_agent(agent_id, change)
         self._connectors.workers.changed(agent.id, agent)
         return pb.UpdateAgentResponse(agent=agent_message(agent))
 

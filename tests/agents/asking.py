@@ -153,7 +153,8 @@ async def asking(
     """All of it, running. Secrets may be in the directory."""
     clock = SystemClock()
     store = await open_store(f"sqlite:///{directory / 'asking.db'}", clock)
-    connectors = connect(POLICY, allowed_hosts=allowed_hosts, allowed_secrets=[f"{directory}/*", "AGENT_SECRET_*"])
+    allowed_secrets = [f"{directory}/*", "AGENT_SECRET_*", "AGENT_SECRET_*@127.0.0.1"]
+    connectors = connect(POLICY, allowed_hosts=allowed_hosts, allowed_secrets=allowed_secrets)
     policy = RetryPolicy(attempts, first_backoff_ms, first_backoff_ms * 10)
     dispatcher = Dispatcher(
         store, clock, connectors.by_kind, lambda _: None, policy=policy, lease_seconds=60, concurrency=100, max_open=1000

@@ -66,6 +66,8 @@ class Scripted:
 
     def check(self, agent: Agent) -> None: ...
 
+    async def check_secret(self, agent: Agent) -> None: ...
+
     @asynccontextmanager
     async def slot(self, agent: Agent) -> AsyncIterator["Scripted"]:
         yield self

@@ -119,7 +119,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
             directory,
             AGENTS_FILE=str(directory / "agents.toml"),
             AGENT_ALLOWED_HOSTS="127.0.0.1",
-            AGENT_SECRETS=f"AGENT_SECRET_*,{directory}/*",
+            AGENT_SECRETS=f"AGENT_SECRET_*,{directory}/*,AGENT_SECRET_OPENAI@127.0.0.1",
             AGENT_SECRET_HOOK=f"whsec_{HOOK_KEY}",
             AGENT_SECRET_OPENAI=OPENAI_KEY,
             AGENT_SECRET_SHORT=SHORT_KEY,

@@ -95,6 +95,9 @@ def test_a_view_says_how_much_is_told(start: Callable[..., Serve]) -> None:
     whole = agent_pb2.Agent(status=agent_pb2.AgentStatus())
     whole.MergeFrom(made)
     assert read(agent_pb2.AGENT_VIEW_STATUS) == (whole, whole)
+    summary = agent_pb2.Agent(status=agent_pb2.AgentStatus())
+    summary.MergeFrom(basic)
+    assert read(agent_pb2.AGENT_VIEW_SUMMARY) == (summary, summary)
     for call in (
         lambda: service.agents.GetAgent(pb.GetAgentRequest(agent_id=ECHO, view=99), timeout=10),
         lambda: service.agents.ListAgents(pb.ListAgentsRequest(view=99), timeout=10),
@@ -149,6 +152,8 @@ def test_a_final_failure_is_a_line_of_the_log_with_what_the_provider_said(start:
         assert "127.0.0.1" in line["detail"]
         assert "quota" not in line["reason"]
         assert status(service, agent_id).last_failure.detail == line["detail"]
+        request = pb.GetAgentRequest(agent_id=agent_id, view=agent_pb2.AGENT_VIEW_SUMMARY)
+        assert not service.agents.GetAgent(request, timeout=10).agent.status.HasField("last_failure")
 
 
 def warnings(service: Serve) -> list[dict[str, Any]]:

@@ -1,10 +1,14 @@
 """The README is true: its tables are those of the code, and its examples run as they are printed, against a real service."""
 
+import asyncio
+import base64
 import json
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,12 +17,16 @@ import pytest
 from eliza.sessions.v1 import agent_pb2, agent_service_pb2
 from server.agents.connectors import connect
 from server.agents.registry import read_agents_file
+from server.agents.webhook import signed_headers, signing_key
 from server.domain.agents import OpenAiSettings
-from server.settings import load_settings
+from server.settings import listed, load_settings
 from tests import node
+from tests.agents.webhook_server import Server, reply
 from tests.docs import tables
 from tests.docs.walk import example, walk
 from tests.harness import Serve
+from tests.live.support import until
+from tests.realtime.clients.programs import free_address
 
 ROOT = tables.README.parent
 TEXT = tables.README.read_text()
@@ -90,42 +98,109 @@ def node_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def working(command: list[str], directory: Path) -> Iterator[None]:
-    """A worker of the README, as long as the block lasts."""
-    with subprocess.Popen(command, cwd=directory) as process:
+def working(command: list[str], directory: Path, **variables: str) -> Iterator[None]:
+    """A worker or a webhook of the README, as long as the block lasts."""
+    with subprocess.Popen(command, cwd=directory, env={**os.environ, **variables}) as process:
         try:
             yield
         finally:
             process.kill()
 
 
-def check_worker(service: Serve, command: list[str], directory: Path, said: str) -> None:
-    """Registers an agent, has the worker serve it, and holds a conversation with it."""
+def check_worker(service: Serve, command: list[str], directory: Path, said: str, failure: str) -> None:
+    """Registers an agent, has the worker serve it, and holds a conversation with it: also after a message at which it fails."""
     wanted = agent_pb2.Agent(name="of the README", kind=agent_pb2.AGENT_KIND_STREAM)
     agent_id = service.agents.CreateAgent(agent_service_pb2.CreateAgentRequest(agent=wanted), timeout=5).agent.agent_id
-    session_id = service.create(agentId=agent_id)["sessionId"]
+    session_id, failing = service.create(agentId=agent_id)["sessionId"], service.create(agentId=agent_id)["sessionId"]
+    request = agent_service_pb2.GetAgentRequest(agent_id=agent_id, view=agent_pb2.AGENT_VIEW_STATUS)
+
+    def last_failure() -> agent_pb2.DeliveryFailure | None:
+        status = service.agents.GetAgent(request, timeout=10).agent.status
+        return status.last_failure if status.HasField("last_failure") else None
+
     with working([*command, agent_id], directory):
+        service.http.post(f"{service.url}/{failing}/messages", json={"content": "Fail!"}, timeout=60)
+        found = until(last_failure, "the failure", 60)
+        assert (found.session_id, found.reason) == (failing, failure)
         body = {"content": "Hello!", "transport": "http"}
         answer = service.http.post(f"{service.url}/{session_id}/messages", json=body, timeout=60).json()
     assert answer["agentResponse"]["text"] == f"{said}Hello!", answer
 
 
 def test_the_worker_in_python(service: Serve, tmp_path: Path) -> None:
-    (tmp_path / "worker.py").write_text(against(service, example("worker.py")))
-    check_worker(service, [sys.executable, "worker.py"], tmp_path, "After 0 messages you say: ")
+    line = "    yield delivery.message.content\n"
+    failing = line + '    if delivery.message.content == "Fail!":\n        raise ValueError("no")\n'
+    code = example("worker.py")
+    assert line in code
+    (tmp_path / "worker.py").write_text(against(service, code.replace(line, failing)))
+    check_worker(service, [sys.executable, "worker.py"], tmp_path, "After 0 messages you say: ", "the agent raised ValueError")
 
 
 def test_the_worker_in_javascript(service: Serve, node_directory: Path) -> None:
-    (node_directory / "worker.js").write_text(against(service, example("worker.js")))
-    check_worker(service, [str(node.NODE), "worker.js"], node_directory, "You say: ")
+    line = '  send("You say: ");\n'
+    failing = line + '  if (delivery.message.content === "Fail!") throw new TypeError("no");\n'
+    code = example("worker.js")
+    assert line in code
+    (node_directory / "worker.js").write_text(against(service, code.replace(line, failing)))
+    check_worker(service, [str(node.NODE), "worker.js"], node_directory, "You say: ", "the agent threw TypeError")
+
+
+def test_the_webhook_in_python(start: Callable[..., Serve], tmp_path: Path) -> None:
+    address = free_address()
+    host, _, port = address.partition(":")
+    secret = "whsec_" + base64.b64encode(b"of a test, and long enough").decode()
+    service = start(AGENT_ALLOWED_HOSTS=host, AGENT_SECRET_SUPPORT=secret)
+    (tmp_path / "webhook.py").write_text(example("webhook.py").replace('"127.0.0.1", 8000', f'"{host}", {port}'))
+    settings = agent_pb2.WebhookSettings(url=f"http://{address}/", secret="env:AGENT_SECRET_SUPPORT", history_messages=5)
+    wanted = agent_pb2.Agent(name="of the README", kind=agent_pb2.AGENT_KIND_WEBHOOK, webhook=settings)
+    agent_id = service.agents.CreateAgent(agent_service_pb2.CreateAgentRequest(agent=wanted), timeout=5).agent.agent_id
+    messages = f"{service.url}/{service.create(agentId=agent_id)['sessionId']}/messages"
+    with working([sys.executable, "webhook.py"], tmp_path, AGENT_SECRET_SUPPORT=secret):
+        replies = []
+        for content in ("Hello!", "Bye!"):
+            answer = service.http.post(messages, json={"content": content, "transport": "http"}, timeout=60).json()
+            replies.append(answer["agentResponse"]["text"])
+        assert replies == ["After [] you say: Hello!", "After ['Hello!'] you say: Bye!"]
+        # Whoever does not know the secret, or repeats an old message, is not answered.
+        body, now_s = b'{"data": {"message": {"content": "x"}, "history": []}}', int(time.time())
+        key = signing_key(secret)
+        for signed, status in (
+            (signed_headers(key, "d", now_s, body), 200),
+            (signed_headers(key[:-1], "d", now_s, body), 401),
+            (signed_headers(key, "d", now_s - 1000, body), 401),
+            (signed_headers(key, "d", now_s, body + b" "), 401),
+            ({}, 401),
+        ):
+            assert service.http.post(f"http://{address}/", data=body, headers=signed, timeout=10).status_code == status, signed
+
+
+def test_a_webhook_gets_the_fields_that_are_described(start: Callable[..., Serve]) -> None:
+    secret = base64.b64encode(b"of a test, and long enough").decode()
+    service = start(AGENT_ALLOWED_HOSTS="127.0.0.1", AGENT_SECRET_SUPPORT=secret)
+    with Server(reply(thought="hm", actions=["WAVE"], attachments=[1])) as server:
+        settings = agent_pb2.WebhookSettings(url=server.url, secret="env:AGENT_SECRET_SUPPORT", history_messages=5)
+        wanted = agent_pb2.Agent(name="told all", kind=agent_pb2.AGENT_KIND_WEBHOOK, webhook=settings)
+        agent_id = service.agents.CreateAgent(agent_service_pb2.CreateAgentRequest(agent=wanted), timeout=5).agent.agent_id
+        messages = f"{service.url}/{service.create(agentId=agent_id)['sessionId']}/messages"
+        for content in ("Hello!", "Bye!"):
+            assert service.http.post(messages, json={"content": content, "transport": "http"}, timeout=60).status_code == 201
+        last = server.requests[-1].json["data"]
+    table = TEXT.partition("A message has:")[2].partition("A whole webhook")[0]
+    described = set(re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\|([^|]+)\|", table, re.MULTILINE))))
+    assert last["history"][1].keys() == described
+    assert described - last["message"].keys() == {"attachments", "thought", "actions"}
+    envelope = re.search(r'"data": \{([^}]+)\}', TEXT)
+    assert envelope
+    assert set(re.findall(r'"(\w+)"', envelope[1])) == last.keys()
 
 
 def test_the_file_of_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-a-test")
     path = tmp_path / "agents.toml"
     path.write_text(example("agents.toml"))
-    connectors = connect(load_settings().timeout_policy, allowed_hosts=[], allowed_secrets=["OPENAI_API_KEY"])
-    (agent,) = read_agents_file(path, 0, connectors)
+    settings = load_settings()
+    connectors = connect(settings.timeout_policy, allowed_hosts=[], allowed_secrets=listed(settings.agent_secrets))
+    (agent,) = asyncio.run(read_agents_file(path, 0, connectors))
     assert (agent.name, agent.timeout.timeout_minutes) == ("Support", 60)
     assert isinstance(agent.settings, OpenAiSettings)
     assert (agent.settings.model, agent.settings.temperature) == ("gpt-4o-mini", 0.2)

@@ -31,7 +31,7 @@ def get(service: Serve, session_id: str = NOBODY) -> None:
 
 def test_the_start_says_the_version_and_what_differs_from_the_defaults(start: Start) -> None:
     service = start("--no-rest", LOG_FORMAT="json", MAX_STREAMS="77", SESSION_DEFAULT_TIMEOUT_MINUTES="30")
-    (line,) = lines(service, "starting")
+    (line,) = lines(service, "started")
     assert line["version"] == VERSION
     assert (line["settings"]["MAX_STREAMS"], line["settings"]["LOG_FORMAT"]) == (77, "json")
     assert "SESSION_DEFAULT_TIMEOUT_MINUTES" not in line["settings"]

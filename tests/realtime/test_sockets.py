@@ -15,7 +15,7 @@ from eliza.sessions.v1.message_service_pb2 import SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import DeleteSessionRequest
 from rest_facade.sockets import MAX_HINTS
 from tests.agents.worker import Worker, stream_agent
-from tests.docs.test_readme import example
+from tests.docs.walk import example
 from tests.harness import ECHO, USER, Serve
 from tests.live.support import create, history, replies, send, until
 from tests.node import NODE, install

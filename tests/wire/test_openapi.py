@@ -18,6 +18,7 @@ from jsonschema_rs import Draft202012Validator, meta
 
 from eliza.sessions.v1 import limits, times
 from eliza.sessions.v1.errors import TABLE
+from rest_facade.agents import MAX_AGENTS
 from rest_facade.app import create_app
 from rest_facade.backend import Backend
 from rest_facade.openapi import PATH
@@ -74,6 +75,7 @@ def _texts() -> dict[str, str]:
         "components.schemas.Metadata.description": f"At most {limits.MAX_METADATA_BYTES:,} bytes as compact JSON, {_nested()}.",
         "components.schemas.SendMessageRequest.properties.attachments.description": attachments,
         "components.schemas.StreamMessageRequest.properties.attachments.description": attachments,
+        "paths./api/agents.get.responses.200.description": f"The agents, at most {MAX_AGENTS:,}.",
         "components.responses.TooLarge.description": f"The body is larger than {limits.MAX_BODY_BYTES // 2**20} MiB.",
         "paths./api/messaging/sessions.get.parameters.0.description": (
             f"At most this many; without it, {limits.MAX_SESSIONS}. Out of range it is clamped, not a number counts as absent."

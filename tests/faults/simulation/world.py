@@ -17,6 +17,7 @@ from typing import Any
 
 from server.agents.connectors import Connectors
 from server.agents.dispatcher import Dispatcher
+from server.agents.http import Hosts
 from server.agents.kinds import Echo
 from server.agents.workers import Workers
 from server.domain.agents import ECHO_ID, Agent, AgentKind
@@ -148,7 +149,7 @@ class World:
         self.signals = Signals()
         self.worker_service = Workers()
         kinds = {AgentKind.ECHO: Echo(), AgentKind.STREAM: self.worker_service}
-        connectors = Connectors(kinds, self.worker_service, None, POLICY)  # type: ignore[arg-type]
+        connectors = Connectors(kinds, self.worker_service, None, POLICY, Hosts([]))  # type: ignore[arg-type]
         self.dispatcher = Dispatcher(
             self.store,
             self,

@@ -63,6 +63,8 @@ class _AgentViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AgentView.V
     """agent_id, name, kind and the times: no settings."""
     AGENT_VIEW_STATUS: _AgentView.ValueType  # 2
     """Everything, `status` too."""
+    AGENT_VIEW_SUMMARY: _AgentView.ValueType  # 3
+    """That of AGENT_VIEW_BASIC, and `status` without its last_failure."""
 
 class AgentView(_AgentView, metaclass=_AgentViewEnumTypeWrapper):
     """How much of an agent an answer holds."""
@@ -73,6 +75,8 @@ AGENT_VIEW_BASIC: AgentView.ValueType  # 1
 """agent_id, name, kind and the times: no settings."""
 AGENT_VIEW_STATUS: AgentView.ValueType  # 2
 """Everything, `status` too."""
+AGENT_VIEW_SUMMARY: AgentView.ValueType  # 3
+"""That of AGENT_VIEW_BASIC, and `status` without its last_failure."""
 Global___AgentView: _TypeAlias = AgentView  # noqa: Y015
 
 @_typing.final
@@ -227,7 +231,7 @@ class Agent(_message.Message):
 
     @_builtins.property
     def status(self) -> Global___AgentStatus:
-        """How it fares; given only where the request asks for AGENT_VIEW_STATUS, and ignored in requests."""
+        """How it fares; given only where the request asks for AGENT_VIEW_STATUS or AGENT_VIEW_SUMMARY, and ignored in requests."""
 
     def __init__(
         self,
