@@ -328,6 +328,26 @@ async def test_bodies_that_are_held_have_a_bound(monkeypatch: pytest.MonkeyPatch
         await until(lambda: facade.shared._held_bytes == 0)
 
 
+async def test_a_websocket_that_only_sends_pings_holds_little_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "TICK_SECONDS", 0.02)
+    monkeypatch.setattr(connections, "WRITE_SECONDS", 1)
+    async with running(monkeypatch) as facade:
+        reader, writer = await facade.connect(WEBSOCKET)
+        assert await status(reader) == 101
+        writer.transport.pause_reading()
+        most = sent = 0
+        pings = (b"\x89\xfd\0\0\0\0" + b"x" * 125) * 1000
+        async with asyncio.timeout(HANGS_SECONDS):
+            while facade.shared._clients:
+                if writer.transport.get_write_buffer_size() < len(pings):
+                    writer.write(pings)
+                    sent += len(pings)
+                await asyncio.sleep(0)
+                most = max([most, *(one.unsent_bytes() for one in facade.shared._clients)])
+        # The answers to what comes at once, and not to all that came in a second.
+        assert most < 1_000_000 < sent
+
+
 def test_the_soft_limit_of_descriptors_becomes_the_hard_one(monkeypatch: pytest.MonkeyPatch) -> None:
     limits = [(1024, 20_000)]
     monkeypatch.setattr("resource.getrlimit", lambda _: limits[-1])
