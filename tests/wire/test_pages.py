@@ -11,7 +11,7 @@ from eliza.sessions.v1 import message_service_pb2 as pb
 from eliza.sessions.v1 import message_service_pb2_grpc
 from rest_facade import connections
 from tests.harness import Serve
-from tests.live.support import create
+from tests.live.support import create, replies
 from tests.wire.drivers import PATIENCE_SECONDS
 from tests.wire.test_connections import Facade, rest, running, until
 
@@ -26,6 +26,8 @@ def test_a_large_page_is_what_small_ones_are_together(service: Serve, query: str
     for number in range(4):
         body = {"content": f"message {number}", "attachments": [{"url": "x" * 700_000}]}
         assert service.http.post(url, json=body, timeout=PATIENCE_SECONDS).status_code == 201
+    # So that no message comes between the lists that are compared.
+    replies(service, session, 4)
     answer = service.http.get(f"{url}?limit=100{query}", timeout=PATIENCE_SECONDS)
     assert answer.headers["Transfer-Encoding"] == "chunked"
     assert "Content-Length" not in answer.headers
