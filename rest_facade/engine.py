@@ -6,6 +6,8 @@ unreadable frames end in a stack trace. What is used of it beside its documented
 
 import asyncio
 import re
+import weakref
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -20,7 +22,8 @@ from engineio.async_socket import AsyncSocket
 from engineio.packet import CLOSE, MESSAGE, PONG, Packet
 
 from rest_facade.bridge import ClientGoneError, Message, Receive, Send, read_body
-from rest_facade.errors import ApiError
+from rest_facade.connections import CLIENT, MAX_PER_CLIENT
+from rest_facade.errors import RETRY_AFTER_SECONDS, ApiError
 
 MAX_PACKETS: Final = 1000
 """How many packets a POST may hold."""
@@ -37,13 +40,23 @@ MAX_WAITING: Final = 3 * MAX_PACKETS
 MAX_UNREAD: Final = 500
 """How many packets may wait for a WebSocket before its own are read no more."""
 
-MAX_ATTACHMENTS: Final = 10
-"""How many binary packets an event may announce; no event of the contract has any."""
+MAX_POLL_CHARS: Final = 1024 * 1024
+"""How many characters the answer to a poll holds before no further packet is added to it."""
+
+CONNECT_SECONDS: Final = 10.0
+"""How long a socket may take from its handshake until it is connected to Socket.IO, which it is by `40`."""
+
+MAX_CONNECTING: Final = 1000
+"""How many sockets may be about to connect. For one more the oldest of them ends, which has not come in time it seems."""
+
+MAX_POLLING: Final = 10_000
+"""How many sockets there may be before a handshake of polling is refused. One client may have MAX_PER_CLIENT by polling."""
 
 _SERVER_NAMES: Final = ("handlers", "sockets", "on", "ping_interval", "ping_timeout")
 _SOCKET_NAMES: Final = (
     *("poll", "receive", "close", "queue", "sid"),
     *("closed", "connected", "upgraded", "upgrading"),
+    *("schedule_ping", "_send_ping", "last_ping"),
 )
 """What is used of the library's server and of its sockets."""
 
@@ -56,11 +69,13 @@ _UNREADABLE: Final = (ValueError, TypeError, LookupError, AttributeError, Recurs
 _HANDSHAKE: Final = ("2probe", "5")
 """The frames with which a WebSocket takes over from polling."""
 
+_BINARY: Final = ("5", "6")
+"""How events and acknowledgements begin that announce binary packets."""
+
 _SEPARATOR: Final = "\x1e"
 _PACKET: Final = re.compile(r"4[0-6]|[^4]\Z|b")
 """How packets begin that clients send: one of Socket.IO, one without anything, or a binary one."""
 
-_ATTACHMENTS: Final = re.compile(r"[56](\d+)-")
 
 _log = structlog.get_logger(__name__)
 
@@ -73,9 +88,17 @@ class Engine:
         self._eio = io.eio
         self._app = socketio.ASGIApp(io, socketio_path=path)
         self._max_bytes = max_bytes
+        # The timers of the sockets that are about to connect, in the order of their handshakes.
+        self._connecting: dict[str, asyncio.TimerHandle] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._ping_tasks: dict[str, asyncio.Task[None]] = {}
+        # The clients of the sockets that began with polling and have bounds of their own.
+        self._clients: dict[str, str] = {}
+        self._counts: Counter[str] = Counter()
         self._is_checked = not _find_missing(self._eio)
         if self._is_checked:
             self._eio.on("connect", self._prepare(self._eio.handlers["connect"]))
+            self._eio.on("disconnect", self._forget(self._eio.handlers["disconnect"]))
             self._eio.on("message", self._guard(self._eio.handlers["message"]))
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -86,6 +109,8 @@ class Engine:
             await self._serve_websocket(scope, receive, send)
         elif scope["method"] == "POST":
             await self._serve_post(scope, receive, send)
+        elif scope["method"] == "GET" and "sid" not in _query(scope) and self._is_full_for(scope["state"].get(CLIENT)):
+            await _refuse(send, _full())
         else:
             await self._app(scope, _giving(b""), send)
 
@@ -95,6 +120,22 @@ class Engine:
         transport.queue.put_nowait(None)
         if not transport.upgraded:
             self._eio.sockets.pop(transport.sid, None)
+
+    def note_connected(self, socket_id: str) -> None:
+        """Notes that a socket is connected to Socket.IO, and may stay."""
+        if timer := self._connecting.pop(socket_id, None):
+            timer.cancel()
+
+    def _is_full_for(self, client: str | None) -> bool:
+        return len(self._eio.sockets) >= MAX_POLLING or (client is not None and self._counts[client] >= MAX_PER_CLIENT)
+
+    def _end_unconnected(self, socket_id: str) -> None:
+        """Ends a socket that has not connected in time."""
+        self._connecting.pop(socket_id).cancel()
+        if transport := self._eio.sockets.get(socket_id):
+            task = asyncio.ensure_future(self.end(transport))
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
 
     async def _serve_post(self, scope: Message, receive: Receive, send: Send) -> None:
         """Handles the packets of a POST. What cannot be read, or is too much, is a 400 and ends the connection."""
@@ -181,10 +222,48 @@ class Engine:
 
         async def prepared(socket_id: str, environ: dict[str, Any]) -> Any:
             transport = self._eio.sockets[socket_id]
-            transport.poll = partial(_poll, transport, self._eio.ping_interval + self._eio.ping_timeout)
+            # Weakly, so that it is gone when the library lets go of it.
+            weak = weakref.proxy(transport)
+            transport.poll = partial(_poll, weak, self._eio.ping_interval + self._eio.ping_timeout)
+            transport.schedule_ping = partial(self._schedule_ping, weak)
+            scope = environ["asgi.scope"]
+            client = scope["state"].get(CLIENT)
+            if client is not None and scope["type"] == "http":
+                self._clients[socket_id] = client
+                self._counts[client] += 1
+            if len(self._connecting) >= MAX_CONNECTING:
+                self._end_unconnected(next(iter(self._connecting)))
+            later = asyncio.get_running_loop().call_later
+            self._connecting[socket_id] = later(CONNECT_SECONDS, self._end_unconnected, socket_id)
             return await handler(socket_id, environ)
 
         return prepared
+
+    def _forget(self, handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        """The library's handler of the ends of connections; nothing is kept of one behind it."""
+
+        async def forgotten(socket_id: str, *reason: Any) -> Any:
+            self.note_connected(socket_id)
+            if task := self._ping_tasks.pop(socket_id, None):
+                task.cancel()
+            if client := self._clients.pop(socket_id, None):
+                self._counts[client] -= 1
+                if not self._counts[client]:
+                    del self._counts[client]
+            return await handler(socket_id, *reason)
+
+        return forgotten
+
+    def _schedule_ping(self, transport: Any) -> None:
+        """Schedules the next ping of a connection, as the library does. Keeps the task, so that it ends with the connection."""
+        if transport.last_ping:
+            transport.last_ping = None
+            task = self._ping_tasks[transport.sid] = asyncio.ensure_future(transport._send_ping())
+            task.add_done_callback(partial(self._forget_ping, transport.sid))
+
+    def _forget_ping(self, socket_id: str, task: asyncio.Task[None]) -> None:
+        if self._ping_tasks.get(socket_id) is task:
+            del self._ping_tasks[socket_id]
 
     def _guard(self, handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         """The library's handler of messages; one that is not Socket.IO ends the connection."""
@@ -194,7 +273,7 @@ class Engine:
             if transport is None or transport.closed:
                 return
             try:
-                _check_attachments(data)
+                _check_text(data)
                 await handler(socket_id, data)
             except _UNREADABLE as error:
                 reason = f"{type(error).__name__}: {error}"[:200]
@@ -222,14 +301,21 @@ async def _poll(transport: Any, seconds: float) -> list[Packet]:
     queue.task_done()
     if packets == [None]:
         return []
-    while len(packets) < SLICE and not queue.empty():
+    chars = _count_chars(packets[0])
+    while len(packets) < SLICE and chars < MAX_POLL_CHARS and not queue.empty():
         packet = queue.get_nowait()
         queue.task_done()
         if packet is None:
             queue.put_nowait(None)
             break
         packets.append(packet)
+        chars += _count_chars(packet)
     return packets
+
+
+def _count_chars(packet: Packet) -> int:
+    """How long a packet is, nearly: what is not text is small."""
+    return len(packet.data) if isinstance(packet.data, str) else 0
 
 
 def _find_missing(eio: Any) -> list[str]:
@@ -238,7 +324,7 @@ def _find_missing(eio: Any) -> list[str]:
     missing = [f"AsyncServer.{name}" for name in _SERVER_NAMES if not hasattr(eio, name)]
     missing += [f"AsyncSocket.{name}" for name in _SOCKET_NAMES if not hasattr(socket, name)]
     handlers = getattr(eio, "handlers", ())
-    missing += [f"the handler of {name}" for name in ("connect", "message") if name not in handlers]
+    missing += [f"the handler of {name}" for name in ("connect", "disconnect", "message") if name not in handlers]
     if missing:
         _log.warning("python-engineio lacks names that are needed: packets are not checked", missing=missing)
     return missing
@@ -278,16 +364,23 @@ def _read(text: str) -> Packet:
 
 
 def _check_frame(text: str | None) -> None:
-    """Raises ApiError for a text frame that cannot be read. Binary ones belong to events."""
-    if text is not None:
-        _read(text)
+    """Raises ApiError for a frame that cannot be read, or is binary (None)."""
+    if text is None:
+        raise _unreadable("binary frames are not taken")
+    _read(text)
 
 
-def _check_attachments(data: str | bytes) -> None:
-    """Raises ValueError for an event that announces too many binary packets: all are kept until the last one."""
-    found = _ATTACHMENTS.match(data) if isinstance(data, str) else None
-    if found and int(found[1]) > MAX_ATTACHMENTS:
-        raise ValueError("too many attachments")
+def _check_text(data: str | bytes) -> None:
+    """Raises ValueError for a binary packet, and for an event that announces some: no event of the contract has any.
+
+    The library would keep them until the last one has come.
+    """
+    if not isinstance(data, str) or data.startswith(_BINARY):
+        raise ValueError("binary packets are not taken")
+
+
+def _full() -> ApiError:
+    return ApiError("OVERLOADED", "There are too many sockets", retryAfterSeconds=RETRY_AFTER_SECONDS)
 
 
 def _unreadable(reason: str) -> ApiError:
@@ -306,5 +399,6 @@ def _giving(body: bytes) -> Receive:
 async def _refuse(send: Send, error: ApiError) -> None:
     body = orjson.dumps(error.body)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
     await send({"type": "http.response.start", "status": error.http_status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

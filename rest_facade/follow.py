@@ -83,7 +83,8 @@ class Follower:
                         case "end":
                             return
             except grpc.aio.AioRpcError as error:
-                if error.code() != grpc.StatusCode.UNAVAILABLE:
+                # The server cancels a stream that is not read for long, because its client is slow but reads.
+                if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
                     raise
             yield self._draft.abandon()
             await asyncio.sleep(RECONNECT_SECONDS)

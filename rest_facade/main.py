@@ -16,9 +16,11 @@ from rest_facade.admission import Admission, Places, refusal_of
 from rest_facade.app import create_app
 from rest_facade.backend import Backend
 from rest_facade.bridge import Bridge, Message, Receive, Send
+from rest_facade.clients import Networks
+from rest_facade.connections import Connections
 from rest_facade.errors import ApiError
 from rest_facade.origins import ALWAYS, Origins, is_loopback
-from rest_facade.protocol import HttpProtocol, Refusals
+from rest_facade.protocol import HttpProtocol, Refusals, WebSocketProtocol
 from rest_facade.sockets import PATH, Sockets
 
 App: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
@@ -40,19 +42,21 @@ async def serve(
     max_body_bytes: int = MAX_BODY_BYTES,
     allowed_origins: Sequence[str] = (),
     allowed_hosts: Sequence[str] = (),
+    trusted_proxies: Networks = (),
 ) -> None:
     """Serves REST on a bound socket until SIGTERM or SIGINT, then lets the requests under way finish and returns.
 
     `server` is the gRPC server's HOST:PORT; it need not be there yet. `on_ready` is called once connections are accepted. At most
     `max_requests` may wait for their answers at a time. An idle connection is kept for `keep_alive_seconds`. A call to the server may
     take `deadline_seconds`, the requests under way at the signal `grace_seconds`: then they are cancelled. `Origins` says what
-    `allowed_origins` and `allowed_hosts` mean.
+    `allowed_origins` and `allowed_hosts` mean. `trusted_proxies` name their clients in X-Forwarded-For.
     """
     origins = Origins(allowed_origins, allowed_hosts, is_loopback=is_loopback(listener.getsockname()[0]))
     backend = Backend(server, deadline_seconds, reply_deadline_seconds)
     sockets = Sockets(backend, max_body_bytes)
     places = Places(max_requests)
-    bridge = Admission(Bridge(create_app(backend), _running(backend, sockets), max_body_bytes), places)
+    connections = Connections(trusted_proxies)
+    bridge = Admission(Bridge(create_app(backend), _running(backend, sockets, connections), max_body_bytes), places)
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket" or (scope["type"] == "http" and f"{scope['path']}/".startswith(f"{PATH}/")):
@@ -68,9 +72,11 @@ async def serve(
         guarded(app, origins),
         interface="asgi3",
         headers=[(name.decode(), value.decode()) for name, value in ALWAYS],
-        http=partial(HttpProtocol, origins, places, Refusals()),  # type: ignore[arg-type] # it is called, and nothing else
-        ws="websockets-sansio",
+        http=partial(HttpProtocol, origins, places, Refusals(), connections),  # type: ignore[arg-type] # it is called, and nothing else
+        ws=partial(WebSocketProtocol, connections),  # type: ignore[arg-type] # as above
         ws_max_size=max_body_bytes,
+        # A few bytes could unpack to many messages of the greatest size.
+        ws_per_message_deflate=False,
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -124,15 +130,16 @@ def accepting(listener: socket.socket) -> list[socket.socket]:
 
 
 @contextlib.asynccontextmanager
-async def _running(backend: Backend, sockets: Sockets) -> AsyncIterator[None]:
-    """The way to the server is open, and the sockets' rooms follow it."""
+async def _running(backend: Backend, sockets: Sockets, connections: Connections) -> AsyncIterator[None]:
+    """The way to the server is open, the sockets' rooms follow it, and connections without progress end."""
     async with backend:
-        rooms = asyncio.create_task(sockets.rooms.run())
+        tasks = [asyncio.create_task(sockets.rooms.run()), asyncio.create_task(connections.watch())]
         try:
             yield
         finally:
-            rooms.cancel()
-            await asyncio.gather(rooms, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _Server(uvicorn.Server):

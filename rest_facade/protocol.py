@@ -12,16 +12,20 @@ from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from eliza.sessions.v1.errors import cut
 from rest_facade.admission import OVERLOADED, STOPPING, Places, Refusal, come_back, is_followed, refusal_of
 from rest_facade.bridge import Message, Receive, Send
+from rest_facade.connections import CLIENT, HEAD_SECONDS, Connection, Connections, Entry
 from rest_facade.errors import RETRY_AFTER_SECONDS, ApiError
 from rest_facade.origins import ALWAYS, Headers, Origins
 from rest_facade.sockets import PATH
 
 MAX_HEAD_BYTES: Final = 65_536
-"""How long the request line and the headers of a request may be together; the parser itself would read on for ever."""
+"""How long the request line, headers and trailers of a request may be together, and what lies between two parts of its
+body; the parser itself would read on for ever.
+"""
 
 MAX_DISCARDED_BYTES: Final = 16 * 1024 * 1024
 """How much of the body of a refused request is read past: as much as a request may have."""
@@ -119,6 +123,23 @@ def _new_parser(protocol: HttpToolsProtocol) -> httptools.HttpRequestParser:
     return parser
 
 
+def _paced(cycle: RequestResponseCycle, app: Any) -> Any:
+    """An app that goes on with a response when its client has read most of what there is of it.
+
+    uvicorn has it wait before a write instead: the next part would be made, and held, by then.
+    """
+
+    async def run(scope: Any, receive: Receive, send: Send) -> None:
+        async def write(message: Message) -> None:
+            await send(message)
+            if message.get("more_body") and cycle.flow.write_paused and not cycle.disconnected:
+                await cycle.flow.drain()
+
+        await app(scope, receive, write)
+
+    return run
+
+
 def _without_chunks(cycle: RequestResponseCycle, app: Any) -> Any:
     """An app whose answers end with the connection where they have no length: HTTP/1.0 knows no chunks."""
 
@@ -140,7 +161,7 @@ def _without_chunks(cycle: RequestResponseCycle, app: Any) -> Any:
     return run
 
 
-class HttpProtocol(HttpToolsProtocol):
+class HttpProtocol(Connection, HttpToolsProtocol):
     """One connection of a client."""
 
     _cycles: Sequence[RequestResponseCycle] = ()
@@ -148,6 +169,9 @@ class HttpProtocol(HttpToolsProtocol):
     _in_head = False
     _in_other = False
     """Whether what comes in now began with another request."""
+
+    _has_body_come = False
+    """Whether what comes in now has a part of a body."""
 
     _refused: _Refused | None = None
     """The request that is refused, until it is read and its client told."""
@@ -160,17 +184,62 @@ class HttpProtocol(HttpToolsProtocol):
 
     _is_ending = False
 
-    def __init__(self, origins: Origins, places: Places, refusals: Refusals, **arguments: Any) -> None:
-        """The first three are shared by all connections; `arguments` are uvicorn's."""
+    _head_s: float | None = None
+    """Since when the head of a request is waited for; None: for none, or only as long as a connection may be idle."""
+
+    _is_of_proxy = False
+    """Whether a trusted proxy is at the other end, whose requests are those of many clients."""
+
+    _framing_bytes = 0
+    """How many bytes came since the last part of a body, in pieces without any."""
+
+    _held_bytes = 0
+    """How many bytes of bodies are kept here until they have their answers."""
+
+    def __init__(self, origins: Origins, places: Places, refusals: Refusals, connections: Connections, **arguments: Any) -> None:
+        """The first four are shared by all connections; `arguments` are uvicorn's."""
         super().__init__(**arguments)
         self._origins = origins
         self._places = places
         self._refusals = refusals
+        self._connections = connections
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+        """A client has connected. Beyond the bounds it is told so at its first request, or not at all."""
+        super().connection_made(transport)
+        self._head_s = self.loop.time()
+        peer = self.client[0] if self.client else ""
+        self._is_of_proxy = self._connections.is_trusted(peer)
+        match self._connections.add(self, peer):
+            case Entry.REFUSED:
+                self._is_last = True
+            case Entry.CLOSED:
+                transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, and with it all who would have been answered on it."""
         super().connection_lost(exc)
+        self._connections.remove(self)
         self._forget()
+
+    def pause_writing(self) -> None:
+        """More waits to be sent than should."""
+        super().pause_writing()
+        self._connections.lag(self)
+
+    def resume_writing(self) -> None:
+        """Little waits to be sent again."""
+        super().resume_writing()
+        self._connections.catch_up(self)
+
+    def on_response_complete(self) -> None:
+        """A request has been answered."""
+        super().on_response_complete()
+        self._held_bytes = 0
+        self._connections.hold(self, 0)
+        if not self.pipeline:
+            # An idle connection of a proxy is nobody's.
+            self._attribute([])
 
     def shutdown(self) -> None:
         """The facade ends."""
@@ -187,25 +256,36 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._in_head = True
         self._head_bytes = 0
+        if self._head_s is None:
+            self._head_s = self.loop.time()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Takes a header field of a request.
 
         Drops a name with `_`, because an environ could not tell it from the one with `-`, and a trailer.
         """
-        if self._in_head and b"_" not in name:
+        if not self._in_head:
+            self._head_bytes += len(name) + len(value)
+        elif b"_" not in name:
             super().on_header(name, value)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        app = _paced(cycle, app)
         is_old = cycle.scope["http_version"] < "1.1"
         super()._start_asgi_task(cycle, _without_chunks(cycle, app) if is_old else app)
 
     def on_headers_complete(self) -> None:
         """The head of a request has been read."""
         self._in_head = False
+        self._head_s = None
+        self._began_s = self._came_s = self.loop.time()
+        self._framing_bytes = 0
+        if not self._attribute([value for name, value in self.headers if name == b"x-forwarded-for"]):
+            self._is_last = True
         if self.parser.should_upgrade():
             # The parser stops here: `_feed` goes on.
             return
+        self.scope["state"][CLIENT] = self._connections.client(self)
         # Whatever it did not stop at is no offer, and nobody behind may take it for one.
         self.headers[:] = [header for header in self.headers if header[0] != b"upgrade"]
         if self._refused:
@@ -225,10 +305,17 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """A part of a request's body has been read."""
+        self._came_s = self.loop.time()
+        self._has_body_come = True
         if self._refused:
             self._refused.discarded_bytes += len(body)
-        else:
-            super().on_body(body)
+            return
+        if not self.cycle.response_complete and not self.transport.is_closing():
+            self._held_bytes += len(body)
+            if not self._connections.hold(self, self._held_bytes):
+                self._end_with(OVERLOADED)
+                return
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """A request has been read as a whole."""
@@ -236,6 +323,7 @@ class HttpProtocol(HttpToolsProtocol):
             # This says only that the parser stops.
             return
         self._in_other = True
+        self._began_s = None
         if self._refused:
             self._refused.is_read = True
             self._forget_refused()
@@ -244,7 +332,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came in."""
-        self._in_other = False
+        self._in_other = self._has_body_come = False
         before = self._refused
         self._unset_keepalive_if_required()
         if not self._feed(data):
@@ -259,8 +347,14 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.close()
         if self._in_head and not self._in_other:
             self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self.send_400_response("The request line and headers are too long.")
+        elif self._began_s is not None:
+            # Lengths of chunks, and trailers, of which the parser may keep one as it comes.
+            self._framing_bytes = 0 if self._has_body_come else self._framing_bytes + len(data)
+        if max(self._head_bytes, self._framing_bytes) > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("The request line, headers and trailers are too long.")
+        if not self._is_busy() and self.timeout_keep_alive_task is None and self._head_s is None:
+            # Nothing that begins a request: it should follow soon.
+            self._head_s = self.loop.time()
 
     def refuse(self) -> bool:
         """Tells the client whose request is refused, if there is one. The rest of its body is not waited for, but read past.
@@ -285,6 +379,24 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.close()
         self._forget_refused()
         return True
+
+    def _is_busy(self) -> bool:
+        """Whether a request is read or has no answer yet."""
+        is_answered = self.cycle is None or self.cycle.response_complete
+        return self._began_s is not None or self._refused is not None or not is_answered
+
+    def _is_late(self, now_s: float) -> bool:
+        if self.flow.read_paused or (self._head_s is not None and self._is_busy()):
+            # It is we who do not read, or have not answered.
+            self._came_s = now_s
+            self._head_s = None if self._head_s is None else now_s
+        return super()._is_late(now_s) or (self._head_s is not None and now_s - self._head_s > HEAD_SECONDS)
+
+    def _attribute(self, forwarded: Sequence[bytes]) -> bool:
+        """Has the connection count for the client of its request. Returns whether that one may have one more."""
+        if not self._is_of_proxy or self.client is None:
+            return True
+        return self._connections.attribute(self, self.client[0], forwarded)
 
     def _feed(self, data: bytes) -> bool:
         """Parses bytes that came in. Returns whether the connection is still one of HTTP.
@@ -340,7 +452,7 @@ class HttpProtocol(HttpToolsProtocol):
         try:
             self._origins.check(self.headers)
         except ApiError as error:
-            self._close_with(error)
+            self._close_with(refusal_of(error))
             return
         target = httptools.parse_url(self.url)
         path = unquote((target.path or b"/").decode("latin-1"))
@@ -349,8 +461,11 @@ class HttpProtocol(HttpToolsProtocol):
             # A target may name the host, too.
             self.url = target.path + (b"?" + target.query if target.query else b"")
             self.handle_websocket_upgrade()
+            protocol = self.transport.get_protocol()
+            assert isinstance(protocol, WebSocketProtocol)
+            self._connections.replace(self, protocol)
         else:
-            self._close_with(ApiError("PATH_NOT_FOUND", "There is no WebSocket on this path", path=cut(path)))
+            self._close_with(refusal_of(ApiError("PATH_NOT_FOUND", "There is no WebSocket on this path", path=cut(path))))
 
     def _head_without_offer(self) -> bytes:
         """The head that has been read, without the option `upgrade` that makes an offer of it."""
@@ -396,14 +511,68 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.close()
             return
         reason = msg.rstrip(".")
-        self._close_with(ApiError("INVALID_REQUEST", f"Invalid request: {reason}", reason=reason))
+        self._end_with(refusal_of(ApiError("INVALID_REQUEST", f"Invalid request: {reason}", reason=reason)))
+
+    def _end_with(self, refusal: Refusal) -> None:
+        """Answers a request with a refusal, if its answer has not begun, and closes the connection."""
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self._close_with(refusal)
+        else:
+            self.transport.close()
         # Requests before it on the same connection that are not answered yet must not write to what is closed.
         self.pipeline.clear()
         self._forget()
 
-    def _close_with(self, error: ApiError) -> None:
-        """Answers a request with an error, and closes the connection."""
-        refusal = refusal_of(error)
+    def _close_with(self, refusal: Refusal) -> None:
+        """Answers a request with a refusal, and closes the connection."""
         head = _head(refusal) + _lines(self._origins.cors(self.headers))
         self.transport.write(head + b"connection: close\r\n\r\n" + refusal.body)
         self.transport.close()
+
+
+class WebSocketProtocol(Connection, WebSocketsSansIOProtocol):
+    """One WebSocket, in place of the HttpProtocol on which it was asked for."""
+
+    def __init__(self, connections: Connections, **arguments: Any) -> None:
+        """`connections` are shared by all; `arguments` are uvicorn's."""
+        super().__init__(**arguments)
+        self._connections = connections
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone."""
+        super().connection_lost(exc)
+        self._connections.remove(self)
+
+    def pause_writing(self) -> None:
+        """More waits to be sent than should."""
+        super().pause_writing()
+        self._connections.lag(self)
+
+    def resume_writing(self) -> None:
+        """Little waits to be sent again."""
+        super().resume_writing()
+        self._connections.catch_up(self)
+
+    def handle_ping(self) -> None:
+        """A ping came. Who does not read gets no answers to its pings, which would pile up."""
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self.conn.data_to_send()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came in."""
+        self._came_s = self.loop.time()
+        super().data_received(data)
+        held_bytes = len(self.conn.reader.buffer) + sum(map(len, self.frames))
+        if not held_bytes:
+            self._began_s = None
+        elif self._began_s is None:
+            self._began_s = self._came_s
+        if not self._connections.hold(self, held_bytes):
+            self.abort()
+
+    def _is_late(self, now_s: float) -> bool:
+        if self.read_paused:
+            self._came_s = now_s
+        return super()._is_late(now_s)

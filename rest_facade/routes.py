@@ -8,7 +8,6 @@ import grpc.aio
 from werkzeug.routing import BaseConverter
 
 from eliza.sessions.v1.json_form_pb2 import JSON_FORM_TEXT
-from eliza.sessions.v1.message_pb2 import Message
 from eliza.sessions.v1.message_service_pb2 import SendMessageResponse
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import (
@@ -20,7 +19,7 @@ from eliza.sessions.v1.session_service_pb2 import (
     RenewSessionRequest,
     SendHeartbeatRequest,
 )
-from rest_facade import bodies, codec, errors, fields, inputs, sse
+from rest_facade import bodies, codec, errors, fields, inputs, pages, sse
 from rest_facade.backend import Backend
 from rest_facade.bridge import RELEASE
 from rest_facade.converse import Conversation
@@ -74,15 +73,7 @@ class _Views:
     def list_sessions(self) -> flask.Response:
         """Lists the active sessions, the oldest first."""
         request = inputs.list_sessions(flask.request.args)
-        wanted = request.page_size
-        sessions: list[Session] = []
-        while True:
-            page = self._backend.call(self._backend.sessions.ListSessions, request)
-            sessions += page.sessions
-            if not page.next_page_token or len(sessions) >= wanted:
-                return bodies.respond(codec.session_list(sessions, page.total_size, page.stats, page.next_page_token))
-            request.page_size = wanted - len(sessions)
-            request.page_token = page.next_page_token
+        return pages.respond("sessions", pages.list_sessions(self._backend, request))
 
     def get_health(self) -> flask.Response:
         """Tells how the service is: 503 when it cannot serve."""
@@ -144,17 +135,7 @@ class _Views:
     def list_messages(self, session_id: str) -> flask.Response:
         """Pages through the history, newest first."""
         request = self._judge(inputs.list_messages, flask.request.args, session_id)
-        forward = request.HasField("after") and not request.HasField("before")
-        wanted = request.page_size
-        messages: list[Message] = []
-        while True:
-            # A page of large messages is shorter than asked; the contract's is not.
-            page = self._backend.call(self._backend.messages.ListMessages, request)
-            messages = [*page.messages, *messages] if forward else [*messages, *page.messages]
-            if not page.has_more or len(messages) >= wanted:
-                return bodies.respond(codec.messages_page(messages, page.has_more))
-            request.page_size = wanted - len(messages)
-            request.page_token = page.next_page_token
+        return pages.respond("messages", pages.list_messages(self._backend, request))
 
     def renew_session(self, session_id: str) -> flask.Response:
         """Renews by hand, also when auto-renewal is off: 422 at the maximum duration."""

@@ -158,6 +158,8 @@ class Sockets:
         return self._io.eio.sockets.get(self._io.manager.eio_sid_from_sid(socket_id, _NAMESPACE))
 
     async def _connect(self, socket_id: str, environ: Mapping[str, Any], auth: object = None) -> None:
+        if transport := self._transport(socket_id):
+            self._engine.note_connected(transport.sid)
         await self.emit(socket_id, "connection_established", {"message": "Connected to eliza-sessions", "socketId": socket_id})
 
     async def _disconnect(self, socket_id: str, *_reason: object) -> None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
@@ -85,6 +86,22 @@ def _hosts(text: str) -> str:
     if all(map(_HOST.fullmatch, listed(text))):
         return text
     raise ValueError("a list of hosts such as api.example.com, *.example.com or *, separated by commas, without a port")
+
+
+def read_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Reads addresses and networks separated by commas. Raises ValueError."""
+    networks = []
+    for part in listed(text):
+        try:
+            networks.append(ip_network(part))
+        except ValueError as error:
+            raise ValueError(f"addresses or networks, separated by commas; {error}") from None
+    return tuple(networks)
+
+
+def _networks(text: str) -> str:
+    read_networks(text)
+    return text
 
 
 Address = Annotated[str, AfterValidator(_address)]
@@ -171,6 +188,11 @@ class Settings(BaseSettings):
         ge=1,
         le=86400,
         description="How long an idle REST connection is kept: longer than clients, or the balancer in front, keep theirs.",
+    )
+    trusted_proxies: Annotated[str, AfterValidator(_networks)] = Field(
+        "",
+        description="Addresses and networks, separated by commas, of the proxies in front of REST: the last other address in"
+        " `X-Forwarded-For` is their client's. They and loopback may have any number of connections, each other client 1000.",
     )
     shutdown_grace_seconds: float = Field(
         10,

@@ -22,17 +22,8 @@ START_SECONDS = 30
 ABSENT = str(Path(__file__).parent / "absent")
 """On a service's PYTHONPATH it hides what only the tests have installed: the service starts as it does for its users, a fifth faster."""
 SETTINGS = (
-    "SESSION_",
-    "GRPC_",
-    "REST_",
-    "DATABASE_URL",
-    "AGENTS_FILE",
-    "TEST_CLOCK",
-    "CLEAR_SESSIONS",
-    "SHUTDOWN_",
-    "LOG_",
-    "ELIZA_",
-    "ALLOW_OPEN",
+    *("SESSION_", "GRPC_", "REST_", "DATABASE_URL", "AGENTS_FILE", "TEST_CLOCK", "CLEAR_SESSIONS", "SHUTDOWN_", "LOG_", "ELIZA_"),
+    *("ALLOW_OPEN", "TRUSTED_PROXIES"),
 )
 ECHO = "00000000-0000-4000-8000-0000000000ec"
 USER = "11111111-1111-4111-8111-111111111111"

@@ -7,7 +7,7 @@ what is new, a timer what has rested long enough, a slot when an agent has time.
 import asyncio
 import random
 import uuid
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -52,6 +52,9 @@ MAX_AGENTS_NOTED: Final = 1000
 """Of how many agents the last failure is kept: of those that failed last."""
 
 log = structlog.get_logger()
+
+WAITING_CHUNKS: Final = 1000
+"""How many chunks of a reply are kept for a follower that reads slowly."""
 
 Progress: TypeAlias = Piece | Entry | DomainError
 """A piece of a reply, or that its pieces are void; and at the end the reply as it was stored, or why there is none."""
@@ -121,12 +124,39 @@ class _Lane:
     in_hand: int = 0
 
 
+class ReplyProgress(asyncio.Queue[Progress]):
+    """What a follower has yet to be told. Of the chunks at most WAITING_CHUNKS are kept, the newest ones."""
+
+    def _init(self, maxsize: int) -> None:
+        self._queue: deque[Progress] = deque()
+        self._chunks = 0
+
+    def _get(self) -> Progress:
+        item = self._queue.popleft()
+        self._chunks -= isinstance(item, Chunk)
+        return item
+
+    def _put(self, item: Progress) -> None:
+        """Keeps an item. An abort takes away the chunks before it, which it voids."""
+        if isinstance(item, Abort):
+            self._queue = deque(one for one in self._queue if not isinstance(one, Chunk))
+            self._chunks = 0
+        elif isinstance(item, Chunk):
+            self._chunks += 1
+            if self._chunks > WAITING_CHUNKS:
+                # Only aborts may wait before it, which are few.
+                oldest = next(index for index, one in enumerate(self._queue) if isinstance(one, Chunk))
+                del self._queue[oldest]
+                self._chunks -= 1
+        self._queue.append(item)
+
+
 @dataclass(eq=False, slots=True)
 class _Follower:
     """Somebody who waits for the reply to a message, from before it is stored."""
 
     message_id: str
-    progress: asyncio.Queue[Progress] = field(default_factory=asyncio.Queue)
+    progress: ReplyProgress = field(default_factory=ReplyProgress)
     session_id: str = ""
     sequence: int = 0
 
@@ -230,7 +260,7 @@ class Dispatcher:
         return await self._store.apply_delivery(session_id, sequence, rule)
 
     @contextmanager
-    def following(self, message_id: str) -> Iterator[asyncio.Queue[Progress]]:
+    def following(self, message_id: str) -> Iterator[ReplyProgress]:
         """The progress of the reply to a message of the user, from before it is stored."""
         follower = self._followers[message_id] = _Follower(message_id)
         try:

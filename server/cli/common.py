@@ -5,6 +5,7 @@ import errno
 import gc
 import ipaddress
 import os
+import resource
 import signal
 import socket
 import time
@@ -91,12 +92,27 @@ def log_start(settings: Settings, **facts: object) -> None:
         log.warning("the environment has a variable that is no setting", variable=name, **({"meant": meant} if meant else {}))
 
 
+def raise_descriptor_limit() -> None:
+    """Raises the soft limit on open descriptors to the hard one, because each connection takes one. Logs a change."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:
+        # Some systems have a bound of their own below an unlimited hard limit.
+        log.warning("the limit on open descriptors cannot be raised", soft=soft, hard=hard, error=str(error))
+    else:
+        log.info("raised the limit on open descriptors", before=soft, now=hard)
+
+
 def run_service(work: Coroutine[Any, Any, None]) -> None:
-    """Runs a program that serves until it is told to stop.
+    """Runs a program that serves until it is told to stop, with as many descriptors as it may have.
 
     What has been loaded by now stays, so that the garbage collector need not look at it, nor look after every 700 objects: a request alone
     makes as many. That is a sixth of the time of a REST request.
     """
+    raise_descriptor_limit()
     gc.freeze()
     gc.set_threshold(*COLLECT)
     uvloop.run(work)

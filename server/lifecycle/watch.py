@@ -12,7 +12,14 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Final, TypeAlias
 
-from server.domain.errors import DomainError, InvalidFieldError, SessionExpiredError, SessionNotFoundError, UnavailableError
+from server.domain.errors import (
+    DomainError,
+    InvalidFieldError,
+    OverloadedError,
+    SessionExpiredError,
+    SessionNotFoundError,
+    UnavailableError,
+)
 from server.domain.events import Abort, Chunk, Entry, Piece
 from server.domain.sessions import Outcome, Session, require_live
 from server.store.base import Commit, Store
@@ -27,6 +34,9 @@ PIECES_APART: Final = 8
 
 WAKES_PER_TURN: Final = 20
 """How many watches are woken in a turn of the loop: what these then do takes a few milliseconds."""
+
+MAX_JOINED: Final = 10_000
+"""How many sessions one watch may follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +269,10 @@ class Watch:
         :raises SessionNotFoundError: there is no such session
         :raises SessionExpiredError: it has expired, and nothing of its log lies behind the sequence
         :raises InvalidFieldError: its log has no such sequence
+        :raises OverloadedError: the watch follows MAX_JOINED others already
         """
+        if len(self._places) >= MAX_JOINED and session_id not in self._places:
+            raise OverloadedError(f"one stream follows at most {MAX_JOINED} sessions")
         # From before the session is read, so that no deletion after the reading is missed.
         pieces = self._signals.add(session_id, self)
         try:

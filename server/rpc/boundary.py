@@ -23,6 +23,7 @@ from server.domain.errors import (
     UnavailableError,
 )
 from server.rpc.parsing import MAX_REQUEST_BYTES, read_connect_request, read_reply_request, reader
+from server.rpc.sending import Sending
 
 QUIET_SECONDS: Final = 0.1
 """How long no call must have come before a server that stops may close its port."""
@@ -66,6 +67,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         self._max_calls = max_calls
         self._max_streams = max_streams
         self._slow_call_s = slow_call_s
+        self._sending = Sending()
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._stopping = False
         self._calls = 0
@@ -239,6 +241,7 @@ class Boundary(grpc.aio.ServerInterceptor):
                 answer, fault = await self._answer(method, behaviour, read, raw, context)
                 if fault:
                     await context.abort(*fault)
+                self._sending.watch_answer(method, answer)
                 return answer
             finally:
                 # The call keeps the error that `abort` raises, and so this frame, which must not have the call.
@@ -269,7 +272,8 @@ class Boundary(grpc.aio.ServerInterceptor):
                         request = read(raw)
                         async with aclosing(behaviour(request, context)) as responses:
                             async for response in responses:
-                                yield response
+                                with self._sending.sent(method, response):
+                                    yield response
                 except Exception as error:  # noqa: BLE001 - this is where everything ends up
                     fault = self._fault(method, request, error)
                 if fault:

@@ -1,5 +1,6 @@
 """The gRPC server: every service on one port."""
 
+import resource
 from typing import Final
 
 import grpc
@@ -41,6 +42,12 @@ keeps others out."""
 MIN_PING_MS: Final = 1000
 """How often a client may ping: proxies that drop silent connections have clients do so every 10 s and more."""
 
+HANDSHAKE_MS: Final = 10_000
+"""How long a client may take from its connection to the end of HTTP/2's preface."""
+
+MAX_CONNECTIONS: Final = 10_000
+"""How many connections there may be, where the process may have twice as many descriptors."""
+
 SERVICE_NAMES: Final = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
     for module, name in (
@@ -50,6 +57,12 @@ SERVICE_NAMES: Final = tuple(
     )
 )
 CLOCK_SERVICE_NAME: Final = clock_service_pb2.DESCRIPTOR.services_by_name["ClockService"].full_name
+
+
+def half_of_descriptors() -> int:
+    """How many connections there may be."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft // 2)
 
 
 def build_server(
@@ -75,6 +88,10 @@ def build_server(
         ("grpc.so_reuseport", 0),
         # One client alone is held back by HTTP/2 itself, before anything of it has to be refused.
         ("grpc.max_concurrent_streams", settings.max_connection_streams),
+        # A connection that does not begin to speak HTTP/2 ends; the core's own default is 120 s.
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+        # As many descriptors are left for everything else.
+        ("grpc.max_allowed_incoming_connections", half_of_descriptors()),
         # gRPC would answer a client's pings with GOAWAY: more than one in 5 minutes, in 2 hours without a call.
         ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MS),
         ("grpc.keepalive_permit_without_calls", 1),

@@ -42,6 +42,8 @@ UNREADABLE = {
     "a number too long": "42" + "1" * 200 + "[]",
     "no attachments": '450-["join",{}]',
     "too many attachments": '4599-["join",{"_placeholder":true,"num":0}]',
+    "an attachment": '451-["join",{"_placeholder":true,"num":0}]',
+    "an attachment to an acknowledgement": '461-1[{"_placeholder":true,"num":0}]',
     "an error": '44{"message":"no"}',
     "a binary message that nobody announced": "bAAAA",
 }

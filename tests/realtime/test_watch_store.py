@@ -18,6 +18,7 @@ from server.domain.deliveries import RetryPolicy
 from server.domain.errors import (
     AgentNotFoundError,
     InvalidFieldError,
+    OverloadedError,
     SessionExpiredError,
     SessionNotFoundError,
     UnavailableError,
@@ -27,6 +28,7 @@ from server.domain.messages import Draft
 from server.domain.replies import fail
 from server.domain.sessions import Outcome, Rule, Session, fall_due, heartbeat, renew, send_message, update_timeout
 from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig
+from server.lifecycle import watch as watch_module
 from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.watch import (
     PAGE_ENTRIES,
@@ -530,3 +532,17 @@ class TestWatch:
         await watch.join(one.id, 0)
         await store.apply(one.id, partial(update_timeout, change=NOTHING_NAMED, policy=POLICY))
         assert await self.all(watch) == []
+
+
+async def test_one_watch_follows_only_so_many_sessions(store: SqliteStore, one: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_module, "MAX_JOINED", 1)
+    other = session(T0, agent_id=ECHO_ID)
+    await store.create_session(other)
+    with closing(Watch(store, Signals())) as watch:
+        await watch.join(one.id, None)
+        with pytest.raises(OverloadedError):
+            await watch.join(other.id, None)
+        # What it follows already it may join anew, and what it leaves makes room.
+        await watch.join(one.id, 0)
+        watch.leave(one.id)
+        assert (await watch.join(other.id, None)).id == other.id
