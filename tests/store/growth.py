@@ -22,6 +22,7 @@ from server.domain.requests import Request
 from server.domain.sessions import Session, heartbeat
 from server.lifecycle.watch import Signals
 from server.rpc.agent_service import AgentService
+from server.rpc.encoding import Entries
 from server.rpc.session_service import SessionService
 from server.store.sqlite import SqliteStore
 from server.store.sqlite_check import COUNTED
@@ -164,7 +165,7 @@ def _sessions_rpc(world: World) -> SessionService:
     class Health:
         is_rest_served = is_serving = True
 
-    return SessionService(world.store, world.clock, POLICY, Health(), Signals(), 1)  # type: ignore[arg-type]
+    return SessionService(world.store, world.clock, POLICY, Health(), Signals(), Entries(), 1)  # type: ignore[arg-type]
 
 
 def _agents_rpc(world: World) -> AgentService:
@@ -183,6 +184,7 @@ OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
     "list_entries": lambda w: w.store.list_entries(w.one.id, after_sequence=50, limit=100),
     "list_history before the last": lambda w: w.store.list_history(w.one, before_sequence=10**9, limit=20),
     "list_history before the first": lambda w: w.store.list_history(w.one, before_sequence=1, limit=20),
+    "count_history": lambda w: w.store.count_history(w.one, before_sequence=10**9, limit=20),
     "find_answer": lambda w: w.store.find_answer(w.one.id, 1),
     "find_answer where none is": lambda w: w.store.find_answer(w.one.id, 10**9),
     "knows": lambda w: w.store.knows(Request("growth", "unknown", "content")),
@@ -223,6 +225,7 @@ MAY_GROW: Final = {
     ("delete_session", ""): "it removes 256 rows of the session at most; the purge takes the rest",
     ("list_open", "unanswered"): "it reads all open deliveries, once at the start and off the loop",
     ("apply, an expiry", "unanswered"): "the open deliveries of a session end with it; MAX_OPEN_DELIVERIES bounds them",
+    ("forget_requests", ""): "as the purge",
     ("purge", ""): "a step removes as many rows as it can in 5 ms, and its limit at most",
 }
 """Operations whose steps may grow, in one world or (empty) in all of them, and why."""

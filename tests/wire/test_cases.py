@@ -52,6 +52,8 @@ ELSEWHERE = {
     "ETAG_MISMATCH": "test_retries.py",
     "OVERLOADED": "test_retries.py",
     "UNAVAILABLE": "test_outage.py",
+    "ORIGIN_NOT_ALLOWED": "test_origins.py",
+    "HOST_NOT_ALLOWED": "test_origins.py",
     "DEADLINE_EXCEEDED": "test_outage.py",
 }
 """Reasons that only a server in trouble gives, and the tests that make the trouble."""

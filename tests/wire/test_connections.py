@@ -19,11 +19,11 @@ from server.cli.common import raise_descriptor_limit
 
 HANGS_SECONDS = 30
 SHORT_SECONDS = 0.3
-HEALTH = b"GET /api/messaging/sessions/health HTTP/1.1\r\nHost: x\r\n\r\n"
-POST = b"POST /api/messaging/sessions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-HANDSHAKE = b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: x\r\n\r\n"
+HEALTH = b"GET /api/messaging/sessions/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+POST = b"POST /api/messaging/sessions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+HANDSHAKE = b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: localhost\r\n\r\n"
 UPGRADE = b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-WEBSOCKET = b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: x\r\n" + UPGRADE + b"\r\n"
+WEBSOCKET = b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: localhost\r\n" + UPGRADE + b"\r\n"
 
 Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -225,7 +225,7 @@ async def test_each_client_behind_a_trusted_proxy_has_a_bound(monkeypatch: pytes
     monkeypatch.setattr(engine, "MAX_PER_CLIENT", 2)
 
     def websocket(client: str) -> bytes:
-        return WEBSOCKET.replace(b"Host: x", b"Host: x\r\nX-Forwarded-For: 9.9.9.9, " + client.encode())
+        return WEBSOCKET.replace(b"Host: localhost", b"Host: localhost\r\nX-Forwarded-For: 9.9.9.9, " + client.encode())
 
     async with running(monkeypatch, trusted_proxies=(ip_network("127.0.0.0/8"),)) as facade:
         open_ones = [await facade.connect(websocket("203.0.113.1")) for _ in range(2)]
@@ -238,10 +238,10 @@ async def test_each_client_behind_a_trusted_proxy_has_a_bound(monkeypatch: pytes
         assert await facade.status(websocket("203.0.113.1")) == 101
         await until(lambda: facade.shared._counts["203.0.113.1"] == 1)
         # The same by polling, where sockets have no connections of their own.
-        polling = HANDSHAKE.replace(b"Host: x", b"Host: x\r\nX-Forwarded-For: 203.0.113.3")
+        polling = HANDSHAKE.replace(b"Host: localhost", b"Host: localhost\r\nX-Forwarded-For: 203.0.113.3")
         assert [await facade.status(polling) for _ in range(3)] == [200, 200, 503]
         # A connection of the proxy counts for whose request it carries, and for nobody in between.
-        health = HEALTH.replace(b"Host: x", b"Host: x\r\nX-Forwarded-For: 203.0.113.4")
+        health = HEALTH.replace(b"Host: localhost", b"Host: localhost\r\nX-Forwarded-For: 203.0.113.4")
         idle = [await facade.connect(health) for _ in range(3)]
         for reader, _ in idle:
             assert b"OVERLOADED" not in await reader.readuntil(b"}")
@@ -295,7 +295,9 @@ async def test_the_oldest_handshake_gives_way(monkeypatch: pytest.MonkeyPatch) -
 
         async def ask(method: bytes, socket_id: bytes, body: bytes = b"") -> int:
             path = b"/socket.io/?EIO=4&transport=polling&sid=" + socket_id
-            return await facade.status(b"%b %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b" % (method, path, len(body), body))
+            return await facade.status(
+                b"%b %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (method, path, len(body), body)
+            )
 
         async def shake() -> bytes:
             reader, _ = await facade.connect(HANDSHAKE)

@@ -43,7 +43,7 @@ def session_id(service: Serve) -> str:
 @pytest.mark.parametrize("call", CALLS)
 def test_a_typo_is_named_and_nothing_else(service: Serve, session_id: str, call: str) -> None:
     method, path, body, status = CALLS[call]
-    answer = ask(service, method, path.format(id=session_id), {**body, "timeoutConfg": {}, "x": None})
+    answer = ask(service, method, path.format(id=session_id), {**body, "timeoutConfg": {}, "x": None}, Origin="http://localhost")
     assert (answer.status_code, answer.headers.get(UNKNOWN)) == (status, "timeoutConfg, x")
     assert APPLIED not in answer.headers
     exposed = answer.headers["Access-Control-Expose-Headers"]

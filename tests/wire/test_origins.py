@@ -85,7 +85,8 @@ def test_a_host_that_is_not_ours_is_refused(service: Serve, target: tuple[str, s
     assert answer.status == 421
     check_headers(answer.headers)
     if method != "HEAD":
-        assert read_error(answer.status, answer.headers, answer.content).details == {"host": "evil.example"}
+        failure = read_error(answer.status, answer.headers, answer.content)
+        assert (failure.code, failure.details) == ("HOST_NOT_ALLOWED", {"host": "evil.example"})
     assert service.http.get(f"{service.url}/{session}", timeout=PATIENCE_SECONDS).status_code == 200
 
 

@@ -16,7 +16,7 @@ from tests.wire.drivers import PATIENCE_SECONDS
 from tests.wire.test_connections import Facade, rest, running, until
 
 SESSION = "11111111-1111-4111-8111-111111111112"
-LIST = b"GET /api/messaging/sessions/%b/messages?limit=100 HTTP/1.1\r\nHost: x\r\n\r\n" % SESSION.encode()
+LIST = b"GET /api/messaging/sessions/%b/messages?limit=100 HTTP/1.1\r\nHost: localhost\r\n\r\n" % SESSION.encode()
 
 
 @pytest.mark.parametrize("query", ["", "&after=1", "&before=9999999999999", "&before=9999999999999&after=1"])
