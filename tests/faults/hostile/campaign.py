@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import grpc
 import psutil
+import requests
 
 from tests.faults.hostile import rows_of_time, stores
 from tests.faults.hostile.others import CALLS, Others, watching
@@ -242,7 +244,10 @@ class Campaign:
             others.phase(f"round {number}")
         play = Playing(service, self._size, random.Random(f"{self._seed} {outcome.row.number} {number}"), kept)
         with Memory(service) as memory, play.held:
-            outcome.row.play(play)
+            try:
+                outcome.row.play(play)
+            except (grpc.RpcError, requests.RequestException, AssertionError) as error:
+                play.problems.append(f"what everybody may do failed: {str(error)[:300]}")
             held_mib = memory.now_mib()
             outcome.held_mib.append(memory.each_mib())
         if others:

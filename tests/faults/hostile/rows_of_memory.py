@@ -1,5 +1,6 @@
 """What takes memory: requests that are refused, or too large to be looked at, answers that nobody reads, connections that stay."""
 
+import http.client
 import json
 import time
 import uuid
@@ -20,6 +21,14 @@ from tests.wire.raw_http import request
 SESSION_SERVICE: Final = "/eliza.sessions.v1.SessionService/"
 AGENT_SERVICE: Final = "/eliza.sessions.v1.AgentService/"
 CONVERSE: Final = "/eliza.sessions.v1.MessageService/Converse"
+HANDSHAKE: Final = "/socket.io/?EIO=4&transport=polling"
+UPGRADE: Final = (
+    ("Connection", "Upgrade"),
+    ("Upgrade", "websocket"),
+    ("Sec-WebSocket-Version", "13"),
+    ("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="),
+)
+WEBSOCKET: Final = request("GET", "/socket.io/?EIO=4&transport=websocket", headers=UPGRADE)
 JSON: Final = ("Content-Type", "application/json")
 LARGE: Final = 1_900_000
 """Of attachments in bytes, a little below what a message may have."""
@@ -120,13 +129,7 @@ def answers_unread(play: Playing) -> None:
 
 def _only_send(play: Playing) -> None:
     """A WebSocket that sends events, each of which has an answer, and reads none."""
-    upgrade = [
-        ("Connection", "Upgrade"),
-        ("Upgrade", "websocket"),
-        ("Sec-WebSocket-Version", "13"),
-        ("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="),
-    ]
-    socket = play.open(play.service.rest, request("GET", "/socket.io/?EIO=4&transport=websocket", headers=upgrade), receive_bytes=4096)
+    socket = play.open(play.service.rest, WEBSOCKET, receive_bytes=4096)
     if socket is None:
         return
     # Whatever it says to that: what follows is sent to a connection that has been upgraded.
@@ -145,36 +148,34 @@ def endless_input(play: Playing) -> None:
     """Trailers without end, binary packets without end, handshakes that nobody goes on with, connections that say nothing or half of it."""
     rest, rpc = play.service.rest, play.service.grpc
     trailers = request("POST", SESSIONS, headers=[JSON, ("Transfer-Encoding", "chunked")]) + b"2\r\n{}\r\n0\r\n"
-    play.flood(play.open(rest, trailers), b"X-Trailer: " + b"y" * 60_000 + b"\r\n", play.scaled(300_000_000))
+    play.flood(play.open(rest, trailers, b"X-Trailer: "), b"y" * 60_000, play.scaled(300_000_000))
     play.flood(play.open(rest, trailers), b"X: y\r\n" * 10_000, play.scaled(30_000_000))
-    upgrade = [
-        ("Connection", "Upgrade"),
-        ("Upgrade", "websocket"),
-        ("Sec-WebSocket-Version", "13"),
-        ("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="),
-    ]
-    if socket := play.open(rest, request("GET", "/socket.io/?EIO=4&transport=websocket", headers=upgrade)):
+    if socket := play.open(rest, WEBSOCKET):
         socket.recv(1024)
         placeholders = ",".join(f'{{"_placeholder":true,"num":{number}}}' for number in range(10))
         # As many as the library takes, sent whole each time but for the last.
         begun = _frame(b"40") + _frame(f'4510-["message",{placeholders}]'.encode())
         play.flood(socket, begun, len(begun))
         play.flood(socket, _frame(b"x" * 60_000, kind=2) * 9 + _frame(f'4510-["message",{placeholders}]'.encode()), play.scaled(60_000_000))
-    handshake = request("GET", "/socket.io/?EIO=4&transport=polling")
     each = 200
 
     def shake(_: int) -> str:
-        connection = play.connect(rest)
+        """Handshakes on one connection, which stays; the first that is refused ends them."""
+        connection = http.client.HTTPConnection(*rest.rsplit(":", 1), timeout=10)
+        play.held.callback(connection.close)
         try:
             for _ in range(each):
-                connection.sendall(handshake)
-                if b" 200 " not in connection.recv(4096):
-                    return "handshakes refused"
-        except OSError as error:
+                connection.request("GET", HANDSHAKE)
+                with connection.getresponse() as answer:
+                    answer.read()
+                    if answer.status != 200:
+                        return f"handshakes {answer.status}"
+        except (OSError, http.client.HTTPException) as error:
             return f"handshakes {type(error).__name__}"
         return "handshakes taken"
 
     play.at_once(shake, play.scaled(20_000 // each))
+    handshake = request("GET", HANDSHAKE)
     half_head, half_body = handshake[:20], request("POST", SESSIONS, b'{"agentId": ', [JSON, ("Content-Length", "4000")])
     silent = [(rest, b""), (rest, half_head), (rest, half_body), (rpc, b""), (rpc, b"PRI * HTTP"), (rpc, ask_streams(SEND, None, 1))]
     opened = [play.open(address, content) for address, content in silent * play.scaled(200)]

@@ -1,5 +1,6 @@
 """What takes time from everybody: large values, old and large tables, agents and files that hang."""
 
+import base64
 import os
 import threading
 import time
@@ -31,7 +32,7 @@ def settings(service_directory: object) -> dict[str, str]:
     return {
         "AGENT_ALLOWED_HOSTS": "localhost",
         "AGENT_SECRETS": f"AGENT_SECRET_*,{service_directory}/{SECRETS}/*",
-        "AGENT_SECRET_HOSTILE": "a secret of the hostile run",
+        "AGENT_SECRET_HOSTILE": base64.b64encode(b"a secret of the hostile campaign").decode(),
     }
 
 
