@@ -174,8 +174,10 @@ class Campaign:
 
     def play(self, row: Row, service: Serve) -> Outcome:
         """Plays a row's rounds against a service."""
-        outcome, kept = Outcome(row), {}
+        outcome, kept = Outcome(row), dict[str, object]()
         with self._others(service) as others:
+            if row.prepare:
+                row.prepare(Playing(service, self._size, random.Random(f"{self._seed} {row.number}"), kept))
             self._rest(others)
             memory = Memory(service)
             before_mib = outcome.base_mib = memory.now_mib()

@@ -94,19 +94,19 @@ def half_sent_messages(play: Playing) -> None:
     play.answers["connection closed by the service"] += play.closed(opened)
 
 
-def _heavy_session(play: Playing) -> str:
-    """A session of an agent that nobody works for, with a page of large messages."""
+def heavy_session(play: Playing) -> None:
+    """Makes a session of an agent that nobody works for, with a page of large messages."""
     session_id: str = play.service.create(agentId=stream_agent(play.service, "nobodys"))["sessionId"]
     attachments = values.list_value(["x" * LARGE])
     send = message_service_pb2.SendMessageRequest(session_id=session_id, content="look", attachments=attachments).SerializeToString()
     for _ in range(play.scaled(50, 12)):
-        play.require(play.call(SEND, send) == "OK", "a large message is refused")
-    return session_id
+        assert play.call(SEND, send) == "OK", "a large message is refused"
+    play.kept["heavy session"] = session_id
 
 
 def answers_unread(play: Playing) -> None:
     """Pages, event streams, watches and conversations that are asked for and never read, and sockets that only send."""
-    session_id = play.once("heavy session", lambda: _heavy_session(play))
+    session_id = play.kept["heavy session"]
     page = request("GET", f"{SESSIONS}/{session_id}/messages?limit=100")
     events = request("GET", f"{SESSIONS}/{session_id}/events", headers=[("Accept", "text/event-stream")])
     watch = session_service_pb2.WatchSessionRequest(session_id=session_id).SerializeToString()

@@ -180,19 +180,24 @@ def many_chunks(play: Playing) -> None:
     play.require(followers.wait_for(word.encode(), REPLY_SECONDS), "a watcher did not get the reply")
 
 
-def long_prompts(play: Playing) -> None:
-    """Agents with prompts as long as they may be, listed by a client with gRPC's default bound of 4 MiB."""
+PROMPTED: Final = 100
+"""Agents with prompts as long as they may be: 9.6 MB."""
+
+
+def long_prompted_agents(play: Playing) -> None:
+    """Registers agents whose prompts are as long as they may be."""
 
     def register(number: int) -> str:
         settings = agent_pb2.OpenAiSettings(base_url="https://llm.example/v1", model="m", system_prompt="語" * 32_768)
         agent = agent_pb2.Agent(name=f"agent {number}", kind=agent_pb2.AGENT_KIND_OPENAI, openai=settings)
         return play.call(f"{AGENT_SERVICE}CreateAgent", agent_service_pb2.CreateAgentRequest(agent=agent).SerializeToString())
 
-    def fill() -> int:
-        play.at_once(register, 100)
-        return play.answers.pop("OK")
+    play.at_once(register, PROMPTED)
+    assert play.answers == {"OK": PROMPTED}, play.answers
 
-    registered = play.once("prompts", fill)
+
+def long_prompts(play: Playing) -> None:
+    """The list of agents with long prompts, read to its end by a client with gRPC's default bound of 4 MiB."""
     for _ in range(play.scaled(10, 2)):
         token, listed = "", 0
         while True:
@@ -204,7 +209,7 @@ def long_prompts(play: Playing) -> None:
             token = response.next_page_token
             if not token or answer != "OK" or play.is_over():
                 break
-        play.require(listed == registered, f"{listed} of {registered} agents are listed: {dict(play.answers)}")
+        play.require(listed == PROMPTED, f"{listed} of {PROMPTED} agents are listed: {dict(play.answers)}")
 
 
 def _webhook(service: Serve, url: str) -> str:
