@@ -209,7 +209,7 @@ def long_prompts(play: Playing) -> None:
             token = response.next_page_token
             if not token or answer != "OK" or play.is_over():
                 break
-        play.require(listed == PROMPTED, f"{listed} of {PROMPTED} agents are listed: {dict(play.answers)}")
+        play.require(listed == PROMPTED, f"{listed} of {PROMPTED} agents are listed")
 
 
 def _webhook(service: Serve, url: str) -> str:
