@@ -136,7 +136,7 @@ def test_a_store_of_the_version_before_is_served_with_warnings(upgraded: Serve) 
     assert upgraded.stop() == 0
 
     warnings = [json.loads(line) for line in log.splitlines() if "agent cannot be asked" in line]
-    print(*(f"{line['level']}: {line['event']}: {line['name']}: {line['cause']}" for line in warnings), sep="\n")
+    print(*(f"{line['level']}: {line['event']}: {line['agent_id']}: {line['cause']}" for line in warnings), sep="\n")
     assert {line["agent_id"] for line in warnings} == set(WARNED)
     for line in warnings:
         assert WARNED[line["agent_id"]] in line["cause"]
