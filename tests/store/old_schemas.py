@@ -1,6 +1,7 @@
 """Stores as services of earlier schemas left them."""
 
 import sqlite3
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -54,12 +55,12 @@ INSERT INTO requests VALUES ('user:{USER}', 'gone', 'print', '{{"id":"{GONE}","u
 """What a service of each schema wrote; where a schema is not named, nothing more."""
 
 
-def make_old_store(path: Path, version: int) -> None:
+def make_old_store(path: Path, version: int, written: Mapping[int, str] = WRITTEN) -> None:
     """Makes a store that services of all schemas up to this one have written to, one after the other."""
     migrations = sqlite_file._migrations()
     for number in range(1, version + 1):
         with mock.patch.object(sqlite_file, "_migrations", return_value=migrations[:number]):
             sqlite_file.prepare(path).release()
         with closing(sqlite3.connect(path)) as connection:
-            connection.executescript(WRITTEN.get(number, ""))
+            connection.executescript(written.get(number, ""))
     path.with_name(path.name + ".lock").unlink()
