@@ -41,8 +41,8 @@ IN_ORDER: Final = {
     "SEARCH sessions USING INDEX sessions_of_agent_and_user (agent_id=? AND user_id=? AND (created_at_ms,id)>(?,?))": (
         "a page of sessions"
     ),
-    "SEARCH deliveries USING PRIMARY KEY (session_id=? AND sequence<?)": "how many messages of a user there are, up to a limit",
-    "SEARCH log USING COVERING INDEX log_of_replies (session_id=? AND answers<?)": "how many replies there are, up to a limit",
+    "SEARCH deliveries USING PRIMARY KEY (session_id=? AND sequence<?)": "how many messages, up to a limit",
+    "SEARCH log USING COVERING INDEX log_of_replies (session_id=? AND answers<?)": "how many replies, up to a limit",
     "SEARCH deliveries USING INDEX deliveries_open (session_id=?)": "the first open delivery, or all that end with their session",
     "SCAN deliveries USING INDEX deliveries_open": "list_open reads all open deliveries, once at the start and off the loop",
     "SEARCH sessions USING INDEX sessions_by_due (due_at_ms<?)": "those that are due",
