@@ -39,7 +39,7 @@ BODY_SECONDS: Final = 300.0
 WRITE_SECONDS: Final = 30.0
 """How long nothing may leave of what waits to be sent."""
 
-MAX_UNSENT_BYTES: Final = 64 * 1024 * 1024
+MAX_UNSENT_BYTES: Final = 16 * 1024 * 1024
 """How many bytes may wait to be sent on the connections whose clients lag behind, together."""
 
 LATE_SECONDS: Final = 1.0

@@ -12,7 +12,7 @@ from server.patches.grpcio import call_tasks
 WRITE_SECONDS: Final = 30.0
 """How long gRPC may take for one message of an answer before its call ends."""
 
-MAX_UNREAD_BYTES: Final = 64 * 1024 * 1024
+MAX_UNREAD_BYTES: Final = 16 * 1024 * 1024
 """How many bytes of messages may wait for clients that take longer than LATE_SECONDS to read theirs, together with all others."""
 
 LATE_SECONDS: Final = 1.0
