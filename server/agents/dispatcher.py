@@ -243,9 +243,9 @@ class Dispatcher:
                 continue
             for entry in outcome.entries:
                 self._tell_entry(entry)
-            for delivery in outcome.deliveries:
-                if delivery.state is DeliveryState.PENDING and not delivery.attempts:
-                    self._arrived(session.id, session.agent_id, delivery.sequence)
+                # Told by the message: a delivery is also pending, and without attempts, after one that was not charged to it.
+                if entry.message and not entry.message.is_agent:
+                    self._arrived(session.id, session.agent_id, entry.sequence)
         for session_id in commit.deleted:
             self._ended(session_id, SessionNotFoundError(session_id))
 

@@ -14,7 +14,7 @@ import pytest
 
 from server.agents import dispatcher as module
 from server.agents.dispatcher import Dispatcher, Progress
-from server.agents.kinds import Echo, Emit, NoReplyError, Work
+from server.agents.kinds import AgentUnavailableError, Echo, Emit, NoReplyError, Work
 from server.agents.workers import Workers
 from server.clock import TestClock
 from server.domain.agents import Agent, AgentKind
@@ -24,6 +24,7 @@ from server.domain.errors import (
     AgentReplyTimeoutError,
     DeliveryAnsweredError,
     DeliveryNotFoundError,
+    OverloadedError,
     SessionExpiredError,
     SessionNotFoundError,
     UnavailableError,
@@ -396,6 +397,28 @@ class TestAttempts:
         await world.open()
         assert await world.failures(one) == [(1, "the agent was asked and never heard of again", 1)]
         assert len(agent.asked) == 1
+
+    @pytest.mark.parametrize(
+        "failure",
+        [NoReplyError("gone", final=False, connection_lost=True), AgentUnavailableError("cannot be asked", detail="a setting")],
+        ids=["a lost connection", "an agent that cannot be asked"],
+    )
+    async def test_an_attempt_that_is_not_charged_opens_nothing_new(self, world: World, agent: Scripted, failure: NoReplyError) -> None:
+        async def recover(work: Work, emit: Emit) -> Reply:
+            if len(agent.asked) <= 3:
+                raise failure
+            return await hang(work, emit)
+
+        agent.script = recover
+        await world.open(max_open=2)
+        one = await world.session()
+        await world.send(one, "hello")
+        await eventually(lambda: len(agent.asked) == 4)
+        assert world.dispatcher.status(AGENT).open == 1
+        world.dispatcher.require_room(one.id)
+        await world.send(one, "next")
+        with pytest.raises(OverloadedError):
+            world.dispatcher.require_room(one.id)
 
     async def test_the_messages_of_a_removed_agent_fail(self, world: World, agent: Scripted) -> None:
         await world.open()
