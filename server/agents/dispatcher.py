@@ -540,8 +540,8 @@ class Dispatcher:
             if work.agent.settings is None:
                 # An agent with a timeout of its own gets no more than that by talking.
                 line.lease_end_s = asyncio.get_running_loop().time() + lease_s
-            sequence, number = work.entry.sequence, work.delivery.attempts
-            self._tell_piece(Chunk(line.session_id, work.agent.id, work.reply_id, text, attempt.pieces, sequence, number))
+            sequence, number, after = work.entry.sequence, work.delivery.attempts, work.session.last_sequence
+            self._tell_piece(Chunk(line.session_id, work.agent.id, work.reply_id, text, attempt.pieces, sequence, number, after))
             attempt.pieces += 1
 
         return emit
@@ -551,7 +551,8 @@ class Dispatcher:
         attempt, line.attempt = line.attempt, None
         if attempt and attempt.pieces:
             work = attempt.work
-            self._tell_piece(Abort(line.session_id, work.agent.id, work.reply_id, work.entry.sequence, work.delivery.attempts))
+            sequence, number, after = work.entry.sequence, work.delivery.attempts, work.session.last_sequence
+            self._tell_piece(Abort(line.session_id, work.agent.id, work.reply_id, sequence, number, after))
 
     def _tell_piece(self, piece: Piece) -> None:
         self._on_piece(piece)

@@ -797,6 +797,25 @@ class TestAborts:
             assert self.told(world, agent) == [*first, ("half ", 2, True), ("a ", 2, True)]
             assert len({piece.message_id for piece in world.pieces}) == 2
 
+    async def test_a_piece_names_the_end_of_the_log_that_its_attempt_began_with(self, world: World, agent: Scripted) -> None:
+        async def talk(work: Work, emit: Emit) -> Reply:
+            emit("half a ")
+            raise NoReplyError("never", final=True)
+
+        agent.script = talk
+        await world.open()
+        one = await world.session()
+        await world.send(one, "a", "b")
+        await delivered(world.store)
+        # That there is no reply to the first message is the third entry.
+        assert [(type(piece), piece.answers, piece.after) for piece in world.pieces] == [
+            (Chunk, 1, world.pieces[0].after),
+            (Abort, 1, world.pieces[0].after),
+            (Chunk, 2, 3),
+            (Abort, 2, 3),
+        ]
+        assert world.pieces[0].after in (1, 2)
+
     async def test_where_nothing_was_sent_nothing_is_taken_back(self, world: World, agent: Scripted) -> None:
         async def fail(work: Work, emit: Emit) -> Reply:
             emit("")
