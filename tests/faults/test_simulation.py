@@ -3,7 +3,10 @@
 import pytest
 
 from tests.faults.simulation.machine import SimulatedService, explore
+from tests.faults.simulation.pinned import world_of
 from tests.faults.simulation.run import run
+from tests.faults.simulation.settings import AGENTS, USERS
+from tests.faults.simulation.workers import Worker
 
 SEEDS = range(1, 21)
 HAPPENS = {"crashes", "stops", "replays", "replies followed", "reply_failures", "warnings", "expirys", "chunks seen", "entries seen"}
@@ -17,6 +20,25 @@ def test_a_few_worlds() -> None:
     counts = sum((report.counts for report in reports[1:]), reports[0].counts)
     # That nothing was found says something only where all this has happened.
     assert set(counts) >= HAPPENS
+
+
+def test_a_worker_may_answer_nothing_in_a_session_that_is_gone() -> None:
+    late = 0
+    for seed in SEEDS:
+        with world_of(seed) as world:
+            world.habits = {"empty": 1}
+            world.start()
+            Worker(world, AGENTS[1], 1).connect()
+            world.call("create", agent=AGENTS[1], user=USERS[0], metadata={}, timeout={}, request="")
+            world.go(1)
+            (session_id,) = world.model.sessions
+            world.call("send", session=session_id, content="hello", metadata={}, request="", converse=False)
+            world.go(0.4)
+            late += not world.counts["agents: empty"]
+            world.call("delete", session=session_id, etag="")
+            world.go(10)
+            assert world.counts["refused answers"] == 1
+    assert late
 
 
 def test_a_seed_is_one_run() -> None:
