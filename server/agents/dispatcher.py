@@ -243,9 +243,9 @@ class Dispatcher:
                 continue
             for entry in outcome.entries:
                 self._tell_entry(entry)
-            for delivery in outcome.deliveries:
-                if delivery.state is DeliveryState.PENDING and not delivery.attempts:
-                    self._arrived(session.id, session.agent_id, delivery.sequence)
+                # Told by the message: a delivery is also pending, and without attempts, after one that was not charged to it.
+                if entry.message and not entry.message.is_agent:
+                    self._arrived(session.id, session.agent_id, entry.sequence)
         for session_id in commit.deleted:
             self._ended(session_id, SessionNotFoundError(session_id))
 
@@ -540,8 +540,8 @@ class Dispatcher:
             if work.agent.settings is None:
                 # An agent with a timeout of its own gets no more than that by talking.
                 line.lease_end_s = asyncio.get_running_loop().time() + lease_s
-            sequence, number = work.entry.sequence, work.delivery.attempts
-            self._tell_piece(Chunk(line.session_id, work.agent.id, work.reply_id, text, attempt.pieces, sequence, number))
+            sequence, number, after = work.entry.sequence, work.delivery.attempts, work.session.last_sequence
+            self._tell_piece(Chunk(line.session_id, work.agent.id, work.reply_id, text, attempt.pieces, sequence, number, after))
             attempt.pieces += 1
 
         return emit
@@ -551,7 +551,8 @@ class Dispatcher:
         attempt, line.attempt = line.attempt, None
         if attempt and attempt.pieces:
             work = attempt.work
-            self._tell_piece(Abort(line.session_id, work.agent.id, work.reply_id, work.entry.sequence, work.delivery.attempts))
+            sequence, number, after = work.entry.sequence, work.delivery.attempts, work.session.last_sequence
+            self._tell_piece(Abort(line.session_id, work.agent.id, work.reply_id, sequence, number, after))
 
     def _tell_piece(self, piece: Piece) -> None:
         self._on_piece(piece)

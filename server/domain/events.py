@@ -65,6 +65,7 @@ class Chunk:
     """A piece of an agent's reply under way.
 
     It tells of which reply, its place in it from 0, the sequence of the message that it `answers`, and which attempt it is of, from 1.
+    `after`: the last sequence of the log when the attempt began, which holds the ends of all earlier replies.
     """
 
     session_id: str
@@ -74,17 +75,19 @@ class Chunk:
     index: int
     answers: int
     attempt: int
+    after: int
 
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """An attempt at a reply has come to nothing after it sent pieces: those with its `message_id` are void."""
+    """An attempt at a reply has come to nothing after it sent pieces: those with its `message_id` are void. `after`: as theirs."""
 
     session_id: str
     agent_id: str
     message_id: str
     answers: int
     attempt: int
+    after: int
 
 
 Piece: TypeAlias = Chunk | Abort

@@ -101,7 +101,7 @@ class Pieces:
             self._first += 1
 
     def take(self, number: int, up_to: int) -> tuple[list[Piece], int]:
-        """The pieces from a number on of replies to messages up to a sequence, and the number to go on from.
+        """The pieces from a number on of attempts that began when the log ended at a sequence or before, and the number to go on from.
 
         Where an abort is among them, so are none of the chunks that it voids; and one abort is enough, because nothing of what a second one
         voids has been told.
@@ -116,7 +116,7 @@ class Pieces:
         kept = enumerate(islice(self._kept, first - self._first, None), first)
         found: list[Piece] = []
         for at, piece in chain(lost, kept):
-            if piece.answers > up_to:
+            if piece.after > up_to:
                 end = at
                 break
             found.append(piece)
@@ -151,7 +151,7 @@ class _Place:
     piece: int
 
     def take(self, up_to: int) -> list[Piece]:
-        """Takes the pieces of replies to messages up to a sequence."""
+        """Takes the pieces of attempts that began when the log ended at a sequence or before."""
         told, self.piece = self.pieces.take(self.piece, up_to)
         return told
 
@@ -353,7 +353,7 @@ class Watch:
             return await self._gone(place)
         items: list[Item] = []
         for entry in entries:
-            # A piece comes after the message that it answers and before what the log has next.
+            # A piece comes after all that the log had when its attempt began, and before what the log has next.
             items.extend((session, piece) for piece in place.take(entry.sequence - 1))
             items.append((session, entry))
             place.sequence = entry.sequence

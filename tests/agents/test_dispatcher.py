@@ -14,7 +14,7 @@ import pytest
 
 from server.agents import dispatcher as module
 from server.agents.dispatcher import Dispatcher, Progress
-from server.agents.kinds import Echo, Emit, NoReplyError, Work
+from server.agents.kinds import AgentUnavailableError, Echo, Emit, NoReplyError, Work
 from server.agents.workers import Workers
 from server.clock import TestClock
 from server.domain.agents import Agent, AgentKind
@@ -24,6 +24,7 @@ from server.domain.errors import (
     AgentReplyTimeoutError,
     DeliveryAnsweredError,
     DeliveryNotFoundError,
+    OverloadedError,
     SessionExpiredError,
     SessionNotFoundError,
     UnavailableError,
@@ -396,6 +397,28 @@ class TestAttempts:
         await world.open()
         assert await world.failures(one) == [(1, "the agent was asked and never heard of again", 1)]
         assert len(agent.asked) == 1
+
+    @pytest.mark.parametrize(
+        "failure",
+        [NoReplyError("gone", final=False, connection_lost=True), AgentUnavailableError("cannot be asked", detail="a setting")],
+        ids=["a lost connection", "an agent that cannot be asked"],
+    )
+    async def test_an_attempt_that_is_not_charged_opens_nothing_new(self, world: World, agent: Scripted, failure: NoReplyError) -> None:
+        async def recover(work: Work, emit: Emit) -> Reply:
+            if len(agent.asked) <= 3:
+                raise failure
+            return await hang(work, emit)
+
+        agent.script = recover
+        await world.open(max_open=2)
+        one = await world.session()
+        await world.send(one, "hello")
+        await eventually(lambda: len(agent.asked) == 4)
+        assert world.dispatcher.status(AGENT).open == 1
+        world.dispatcher.require_room(one.id)
+        await world.send(one, "next")
+        with pytest.raises(OverloadedError):
+            world.dispatcher.require_room(one.id)
 
     async def test_the_messages_of_a_removed_agent_fail(self, world: World, agent: Scripted) -> None:
         await world.open()
@@ -773,6 +796,25 @@ class TestAborts:
         else:
             assert self.told(world, agent) == [*first, ("half ", 2, True), ("a ", 2, True)]
             assert len({piece.message_id for piece in world.pieces}) == 2
+
+    async def test_a_piece_names_the_end_of_the_log_that_its_attempt_began_with(self, world: World, agent: Scripted) -> None:
+        async def talk(work: Work, emit: Emit) -> Reply:
+            emit("half a ")
+            raise NoReplyError("never", final=True)
+
+        agent.script = talk
+        await world.open()
+        one = await world.session()
+        await world.send(one, "a", "b")
+        await delivered(world.store)
+        # That there is no reply to the first message is the third entry.
+        assert [(type(piece), piece.answers, piece.after) for piece in world.pieces] == [
+            (Chunk, 1, world.pieces[0].after),
+            (Abort, 1, world.pieces[0].after),
+            (Chunk, 2, 3),
+            (Abort, 2, 3),
+        ]
+        assert world.pieces[0].after in (1, 2)
 
     async def test_where_nothing_was_sent_nothing_is_taken_back(self, world: World, agent: Scripted) -> None:
         async def fail(work: Work, emit: Emit) -> Reply:

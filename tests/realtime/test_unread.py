@@ -174,7 +174,7 @@ def test_chunks_for_a_slow_follower_are_let_go_the_oldest_first(monkeypatch: pyt
     progress = ReplyProgress()
 
     def chunk(number: int) -> Chunk:
-        return Chunk("s", "a", "m", 1, number, str(number), 1)
+        return Chunk("s", "a", "m", str(number), number, 1, 1, 1)
 
     def taken() -> list[object]:
         return [progress.get_nowait() for _ in range(progress.qsize())]
@@ -182,7 +182,7 @@ def test_chunks_for_a_slow_follower_are_let_go_the_oldest_first(monkeypatch: pyt
     for number in range(5):
         progress.put_nowait(chunk(number))
     assert taken() == [chunk(2), chunk(3), chunk(4)]
-    abort = Abort("s", "a", "m", 1, 1)
+    abort = Abort("s", "a", "m", 1, 1, 1)
     progress.put_nowait(chunk(0))
     progress.put_nowait(abort)
     for number in range(5):

@@ -248,12 +248,14 @@ class TestWatch:
         return found
 
     @staticmethod
-    def chunk(of: Session, answers: int, index: int = 0, attempt: int = 1) -> Chunk:
-        return Chunk(of.id, of.agent_id, f"reply {answers} {attempt}", f"{index} ", index, answers, attempt)
+    def chunk(of: Session, answers: int, index: int = 0, attempt: int = 1, after: int | None = None) -> Chunk:
+        """A piece of an attempt that began `after` a sequence; None: that of the message."""
+        after = answers if after is None else after
+        return Chunk(of.id, of.agent_id, f"reply {answers} {attempt}", f"{index} ", index, answers, attempt, after)
 
     @staticmethod
     def abort(of: Session, answers: int, attempt: int = 1) -> Abort:
-        return Abort(of.id, of.agent_id, f"reply {answers} {attempt}", answers, attempt)
+        return Abort(of.id, of.agent_id, f"reply {answers} {attempt}", answers, attempt, answers)
 
     async def test_more_than_a_page(self, store: SqliteStore, one: Session, watch: Watch) -> None:
         await asyncio.gather(*(store.apply(one.id, say(f"{n}")) for n in range(2 * PAGE_ENTRIES + 1)))
@@ -304,6 +306,19 @@ class TestWatch:
         assert [type(event) for event in await self.all(watch)] == [Entry, Chunk, Entry, Chunk]
         signals.piece(self.chunk(one, 2, 1))
         assert await self.all(watch) == [self.chunk(one, 2, 1)]
+
+    async def test_the_end_of_a_reply_comes_before_the_chunks_of_the_next(
+        self, store: SqliteStore, one: Session, watch: Watch, signals: Signals, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Also to a reader who is behind: it has read both messages, and not yet that there is no reply to the first."""
+        monkeypatch.setattr(watch_module, "PAGE_ENTRIES", 2)
+        await watch.join(one.id, 0)
+        asked = [(await store.apply(one.id, say())).entries[0] for _ in range(2)]
+        rule = partial(fail, message_id="first", reason="why", final=True, backoff_ms=1, policy=RetryPolicy(1, 1, 1))
+        (failure,) = (await store.apply_delivery(one.id, 1, rule)).entries
+        chunk = self.chunk(one, 2, after=failure.sequence)
+        signals.piece(chunk)
+        assert await self.all(watch) == [*asked, failure, chunk]
 
     async def test_the_oldest_of_too_many_chunks_are_let_go(self, store: SqliteStore, one: Session, watch: Watch, signals: Signals) -> None:
         await watch.join(one.id, 0)

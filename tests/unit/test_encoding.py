@@ -35,7 +35,7 @@ ENTRIES = [
     entry(6, EntryKind.REPLY_FAILURE, failure=ReplyFailure("m", 1, "why", 3, "r")),
     entry(7, EntryKind.EXPIRY),
 ]
-CHUNK = Chunk("s", "a", "r", "text ", 3, 1, 1)
+CHUNK = Chunk("s", "a", "r", "text ", 3, 1, 1, 1)
 ANSWERS = [session_service_pb2.WatchSessionResponse, session_service_pb2.WatchSessionsResponse]
 
 

@@ -10,6 +10,8 @@ import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 
+from hypothesis import Phase
+
 from tests.faults.simulation.machine import SimulatedService, explore
 from tests.faults.simulation.run import ACTIONS, run
 
@@ -29,7 +31,7 @@ def main() -> int:
     print(f"seed {arguments.seed}: {arguments.runs} runs of {arguments.actions} actions", flush=True)
     if arguments.stateful:
         began = time.monotonic()
-        explore(arguments.runs, arguments.seed)
+        explore(arguments.runs, arguments.seed, (Phase.generate, Phase.shrink))
         _print(SimulatedService.counts)
         print(f"{arguments.runs} runs in {time.monotonic() - began:.0f} s, no violation")
         return 0

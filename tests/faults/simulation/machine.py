@@ -9,7 +9,7 @@ from collections import Counter
 from contextlib import ExitStack
 from typing import ClassVar
 
-from hypothesis import HealthCheck, seed, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
@@ -59,10 +59,15 @@ class SimulatedService(RuleBasedStateMachine):
                 self.counts.update(self._world.counts)
 
 
-def explore(runs: int, start: int) -> None:
-    """So many runs, of a seed. Raises what was found, with the steps that it takes."""
+def explore(runs: int, start: int, phases: tuple[Phase, ...] = (Phase.generate,)) -> None:
+    """So many runs, of a seed. Raises what was found, with the steps that it takes: few after Phase.shrink, which takes minutes."""
     seed(start)(SimulatedService)
     options = settings(
-        max_examples=runs, stateful_step_count=ACTIONS, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+        max_examples=runs,
+        stateful_step_count=ACTIONS,
+        deadline=None,
+        database=None,
+        phases=phases,
+        suppress_health_check=list(HealthCheck),
     )
     run_state_machine_as_test(SimulatedService, settings=options)

@@ -133,7 +133,7 @@ class Watcher:
                 require(chunk.message_id not in self._replies, "a chunk after its reply:", chunk)
                 require(chunk.message_id not in self._void, "a chunk after it was void:", chunk)
                 require(chunk.attempt > 0, "a chunk of no attempt:", chunk)
-                if chunk.session_id in self.places:
+                if chunk.session_id in self.places and not self._leaves(chunk.session_id):
                     self._drafts.setdefault(chunk.session_id, set()).add(chunk.message_id)
                 world.counts["chunks seen"] += 1
             case "aborted":

@@ -89,10 +89,13 @@ class Worker:
     def _refused(self, refused: agents_pb.ConnectResponse.Refused) -> None:
         world, reason = self._world, errors_pb2.ErrorReason.Name(refused.reason).removeprefix("ERROR_REASON_")
         world.counts["refused answers"] += 1
-        if reason in ("DELIVERY_NOT_LEASED", "INVALID_CONTENT"):
-            # A chunk or a failure for a delivery that is not the worker's any more; a reply without a word.
+        if reason == "DELIVERY_NOT_LEASED":
+            # A chunk or a failure for a delivery that is not the worker's any more.
             return
-        self._sent[refused.delivery_id].popleft()
+        content = self._sent[refused.delivery_id].popleft()
+        if reason == "INVALID_CONTENT":
+            require(content == "", "a good answer was refused:", content, refused)
+            return
         session_id, sequence = delivery_of(refused.delivery_id)
         session = world.model.sessions.get(session_id)
         if session is None:
@@ -142,7 +145,7 @@ class Worker:
                 self._send(failure={"delivery_id": delivery_id, "reason": how, "final": how == "give up"})
             case "empty":
                 world.said(delivery_id, "", final=True)
-                self._send(reply={"delivery_id": delivery_id, "reply": {}})
+                self._reply(delivery_id, "")
             case "go":
                 self.disconnect()
             case "post":
