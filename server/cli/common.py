@@ -120,7 +120,11 @@ def run_service(work: Coroutine[Any, Any, None]) -> None:
     return_freed_memory()
     gc.freeze()
     gc.set_threshold(*COLLECT)
-    uvloop.run(work)
+    try:
+        uvloop.run(work)
+    finally:
+        # A loop that could not be made has not begun it, which Python would complain of.
+        work.close()
 
 
 def return_freed_memory() -> None:

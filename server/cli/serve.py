@@ -52,6 +52,9 @@ def serve(no_rest: bool, **overrides: str | int | None) -> None:
         run_service(_serve(settings, with_rest=not no_rest))
     except (StoreOpenError, AgentsFileError, AddressError, StartError) as error:
         raise click.ClickException(str(error)) from error
+    except OSError as error:
+        # No descriptors are left, say.
+        raise click.ClickException(f"the service cannot run: {error.strerror or error}") from error
 
 
 async def _serve(settings: Settings, *, with_rest: bool) -> None:

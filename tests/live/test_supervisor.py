@@ -21,7 +21,7 @@ from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
 from server.cli.supervisor import Supervisor
 from server.settings import Settings
 from tests.harness import ABSENT, Serve, environment
-from tests.live.support import Ended, clean_failure, until
+from tests.live.support import Ended, clean_failure, command, until
 from tests.realtime.clients.programs import Program, facade
 
 FREE = ("--grpc-address", "127.0.0.1:0", "--rest-address", "127.0.0.1:0")
@@ -207,3 +207,18 @@ def test_a_facade_is_started_again_once_what_stood_in_the_way_is_gone(running: P
     assert "Traceback" not in running.log_path.read_text()
     running.process.terminate()
     assert running.process.wait(timeout=30) == 0
+
+
+@pytest.mark.parametrize("descriptors", [20, 24])
+def test_a_start_without_descriptors_ends_with_a_line(tmp_path: Path, descriptors: int) -> None:
+    settings = {"GRPC_ADDRESS": "127.0.0.1:0", "REST_ADDRESS": "127.0.0.1:0"}
+    done = subprocess.run(
+        ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command("serve")],
+        env=environment(**settings),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    clean_failure(Ended(done.returncode, done.stdout, done.stderr))
