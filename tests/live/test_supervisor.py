@@ -209,7 +209,7 @@ def test_a_facade_is_started_again_once_what_stood_in_the_way_is_gone(running: P
     assert running.process.wait(timeout=30) == 0
 
 
-@pytest.mark.parametrize("descriptors", [20, 24])
+@pytest.mark.parametrize("descriptors", [20, 21, 22])
 def test_a_start_without_descriptors_ends_with_a_line(tmp_path: Path, descriptors: int) -> None:
     settings = {"GRPC_ADDRESS": "127.0.0.1:0", "REST_ADDRESS": "127.0.0.1:0"}
     done = subprocess.run(
