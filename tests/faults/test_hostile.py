@@ -13,11 +13,11 @@ from tests.harness import Serve
 
 SIZE = 0.05
 ROUNDS = 2
-NOISE_MIB = 10
-"""How much more than the goal a further round may add here, where rows share services and rounds are short."""
+ALLOWED_MIB = FIRST_MIB + AGAIN_MIB * (ROUNDS - 1)
+"""How much all rounds together may grow: short ones reach in the second what a long one does in the first."""
 
-BEHIND_MIB = {"3": 300}
-"""Rows that miss their goal yet: how much they may grow in a round, so that they get no worse. The full form tells them MISSED."""
+BEHIND_MIB = {"3": 350}
+"""Rows that miss their goal yet: how much they may grow, so that they get no worse. The full form tells them MISSED."""
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +48,8 @@ def served(running: Campaign) -> Iterator[Callable[[Row], Serve]]:
 def test_what_a_stranger_asks_for_costs_little(row: Row, running: Campaign, served: Callable[[Row], Serve]) -> None:
     outcome = running.play(row, served(row))
     print(*outcome.lines(), sep="\n")
-    first, *further = outcome.grown_mib
     assert outcome.problems == []
-    assert first <= BEHIND_MIB.get(row.number, FIRST_MIB)
-    assert max(further) <= BEHIND_MIB.get(row.number, AGAIN_MIB + NOISE_MIB)
+    assert sum(outcome.grown_mib) <= BEHIND_MIB.get(row.number, ALLOWED_MIB)
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.is_at_start], ids=lambda row: f"{row.number} {row.name}")
