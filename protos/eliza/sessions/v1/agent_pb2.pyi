@@ -314,8 +314,8 @@ class DeliveryFailure(_message.Message):
     reason: _builtins.str
     """Why, as users see it."""
     detail: _builtins.str
-    """What the provider or the worker itself said, with host and port where there is one: at most 500 code points. The agent's own secret
-    is replaced. Empty where nothing was said.
+    """What the provider or the worker itself said: at most 500 code points, behind the host and port where there is one. The agent's own
+    secret is replaced. Empty where nothing was said.
     """
     final: _builtins.bool
     """Whether there will be no more attempts."""
