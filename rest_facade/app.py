@@ -8,7 +8,7 @@ import grpc.aio
 import structlog
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
-from eliza.sessions.v1.errors import cut, forget_frames
+from eliza.sessions.errors import cut, forget_frames
 from rest_facade import agents, bodies, clock, errors, openapi, routes, sse
 from rest_facade.backend import Backend
 from rest_facade.bridge import TOO_LARGE

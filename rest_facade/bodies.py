@@ -6,8 +6,8 @@ import flask
 import orjson
 from werkzeug.http import parse_options_header
 
-from eliza.sessions.v1 import json_text
-from eliza.sessions.v1.errors import cut
+from eliza.sessions import json_text
+from eliza.sessions.errors import cut
 from rest_facade import fields
 from rest_facade.errors import ApiError
 

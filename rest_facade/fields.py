@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any, Final, TypeAlias
 from urllib.parse import quote
 
-from eliza.sessions.v1.errors import cut
+from eliza.sessions.errors import cut
 
 Fields: TypeAlias = Mapping[str, "Fields | None"]
 """Names, each with the fields below it; None where anything may be below."""

@@ -13,13 +13,13 @@ from typing import Any, TypeAlias
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from eliza.sessions.v1 import json_text, times, values
-from eliza.sessions.v1.errors import cut
+from eliza.sessions import json_text, times, values
+from eliza.sessions.errors import cut
+from eliza.sessions.limits import DEFAULT_MESSAGES, MAX_MESSAGES, MAX_METADATA_BYTES, MAX_REQUEST_ID, MAX_SESSIONS
+from eliza.sessions.texts import is_text
 from eliza.sessions.v1.json_form_pb2 import JSON_FORM_TEXT
-from eliza.sessions.v1.limits import DEFAULT_MESSAGES, MAX_MESSAGES, MAX_METADATA_BYTES, MAX_REQUEST_ID, MAX_SESSIONS
 from eliza.sessions.v1.message_service_pb2 import ListMessagesRequest, SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import CreateSessionRequest, ListSessionsRequest, UpdateTimeoutRequest
-from eliza.sessions.v1.texts import is_text
 from eliza.sessions.v1.timeout_pb2 import TimeoutConfig
 from rest_facade.errors import ApiError
 

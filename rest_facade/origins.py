@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from eliza.sessions.v1.errors import cut
+from eliza.sessions.errors import cut
 from rest_facade import fields
 from rest_facade.errors import ApiError
 

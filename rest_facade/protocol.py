@@ -14,7 +14,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from eliza.sessions.v1.errors import cut
+from eliza.sessions.errors import cut
 from rest_facade.admission import OVERLOADED, STOPPING, Places, Refusal, come_back, is_followed, refusal_of
 from rest_facade.bridge import Message, Receive, Send
 from rest_facade.connections import CLIENT, HEAD_SECONDS, Connection, Connections, Entry

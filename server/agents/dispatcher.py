@@ -16,8 +16,8 @@ from typing import Final, TypeAlias
 
 import structlog
 
-from eliza.sessions.v1.errors import forget_frames
-from eliza.sessions.v1.limits import MAX_REPLY_CODE_POINTS
+from eliza.sessions.errors import forget_frames
+from eliza.sessions.limits import MAX_REPLY_CODE_POINTS
 from server.agents.kinds import AgentChangedError, AgentUnavailableError, Connector, Emit, NoReplyError, Slot, Work
 from server.clock import Clock
 from server.domain.agent_text import TextJoiner

@@ -6,7 +6,7 @@ Contract: "The same id with the same content returns the first answer, marked as
 import hashlib
 from dataclasses import dataclass
 
-from eliza.sessions.v1.limits import MAX_REQUEST_ID
+from eliza.sessions.limits import MAX_REQUEST_ID
 from server.domain.errors import InvalidFieldError, RequestIdReusedError
 
 

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import grpc
 import structlog
 
-from eliza.sessions.v1.errors import DOMAIN, TABLE, Row, cut, error_trailers, forget_frames
+from eliza.sessions.errors import DOMAIN, TABLE, Row, cut, error_trailers, forget_frames
 from server.domain.errors import (
     DeadlineExceededError,
     DomainError,

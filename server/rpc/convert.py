@@ -5,22 +5,21 @@ from typing import Any, TypeAlias
 
 import orjson
 
+from eliza.sessions import json_text, values
+from eliza.sessions.errors import cut
+from eliza.sessions.limits import MAX_METADATA_BYTES
 from eliza.sessions.v1 import (
     agent_pb2,
     agent_service_pb2,
     errors_pb2,
     json_form_pb2,
-    json_text,
     log_pb2,
     message_pb2,
     message_service_pb2,
     session_pb2,
     session_service_pb2,
     timeout_pb2,
-    values,
 )
-from eliza.sessions.v1.errors import cut
-from eliza.sessions.v1.limits import MAX_METADATA_BYTES
 from server.agents.dispatcher import AgentStatus
 from server.agents.kinds import Work
 from server.domain.agents import SETTINGS, Agent, AgentKind, AgentSettings, OpenAiSettings, WebhookSettings

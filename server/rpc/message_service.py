@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
+from eliza.sessions import values
+from eliza.sessions.limits import DEFAULT_MESSAGES, MAX_MESSAGES
+from eliza.sessions.times import FIRST_MS, LAST_MS
 from eliza.sessions.v1 import message_service_pb2 as pb
-from eliza.sessions.v1 import values
-from eliza.sessions.v1.limits import DEFAULT_MESSAGES, MAX_MESSAGES
 from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceServicer
-from eliza.sessions.v1.times import FIRST_MS, LAST_MS
 from server.agents.dispatcher import Dispatcher
 from server.clock import Clock
 from server.domain.errors import AgentReplyTimeoutError, DomainError, InvalidPaginationError, OverloadedError

@@ -8,9 +8,10 @@ from typing import Any
 
 import orjson
 
-from eliza.sessions.v1 import log_pb2, values
+from eliza.sessions import values
+from eliza.sessions.limits import DEFAULT_SESSIONS, MAX_SESSIONS
+from eliza.sessions.v1 import log_pb2
 from eliza.sessions.v1 import session_service_pb2 as pb
-from eliza.sessions.v1.limits import DEFAULT_SESSIONS, MAX_SESSIONS
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceServicer
 from server.clock import Clock
 from server.domain.errors import AgentNotFoundError, DomainError, MissingFieldsError

@@ -9,8 +9,8 @@ from pathlib import Path
 import grpc
 import pytest
 
+from eliza.sessions.errors import error_info
 from eliza.sessions.v1 import session_service_pb2, session_service_pb2_grpc
-from eliza.sessions.v1.errors import error_info
 from server.clock import SystemClock
 from server.domain.sessions import Outcome, Rule, Session
 from server.domain.timeouts import PartialTimeoutConfig

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eliza.sessions.v1.errors import TABLE, VALUE_LIMIT, cut
+from eliza.sessions.errors import TABLE, VALUE_LIMIT, cut
 from server.domain import errors
 from server.domain.errors import DomainError
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eliza.sessions.v1.times import iso
+from eliza.sessions.times import iso
 from server.domain.errors import (
     InvalidContentError,
     InvalidMetadataError,

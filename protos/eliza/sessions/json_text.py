@@ -10,8 +10,8 @@ from typing import Final, NoReturn, TypeAlias
 
 import orjson
 
-from eliza.sessions.v1.limits import MAX_ATTACHMENT_VALUES, MAX_DEPTH, MAX_METADATA_VALUES
-from eliza.sessions.v1.texts import is_text
+from eliza.sessions.limits import MAX_ATTACHMENT_VALUES, MAX_DEPTH, MAX_METADATA_VALUES
+from eliza.sessions.texts import is_text
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 """What JSON can say."""

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from google.protobuf.struct_pb2 import NULL_VALUE, ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from eliza.sessions.v1.json_text import Json, Room, finite, number, require_depth, require_text
-from eliza.sessions.v1.limits import MAX_ATTACHMENT_VALUES, MAX_DEPTH, MAX_METADATA_VALUES
+from eliza.sessions.json_text import Json, Room, finite, number, require_depth, require_text
+from eliza.sessions.limits import MAX_ATTACHMENT_VALUES, MAX_DEPTH, MAX_METADATA_VALUES
 
 
 def timestamp(ms: int) -> Timestamp:
