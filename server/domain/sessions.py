@@ -10,7 +10,7 @@ from server.domain.deliveries import Delivery, DeliveryState
 from server.domain.errors import EtagMismatchError, SessionExpiredError, SessionRenewalError
 from server.domain.events import Entry, EntryKind, ReplyFailure
 from server.domain.messages import Draft, Message, check_draft, check_metadata
-from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig, TimeoutConfig, TimeoutPolicy, changed, minutes_ms, resolve
+from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig, TimeoutConfig, TimeoutPolicy, apply_change, minutes_ms, resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,15 +154,15 @@ def send_message(session: Session, now_ms: int, message_id: str, draft: Draft) -
     require_live(session, now_ms)
     check_draft(draft)
     message = Message(message_id, False, draft.content, draft.metadata, draft.attachments, None, ())
-    outcome = appended(_active(session, now_ms), now_ms, EntryKind.MESSAGE, renewed=session.timeout.auto_renew, message=message)
+    outcome = append(_touch(session, now_ms), now_ms, EntryKind.MESSAGE, renewed=session.timeout.auto_renew, message=message)
     return replace(outcome, deliveries=(Delivery(session.id, outcome.session.last_sequence, DeliveryState.PENDING, 0, now_ms),))
 
 
 def heartbeat(session: Session, now_ms: int) -> Outcome:
     """Keeps alive; an entry is made only where it renews. Raises SessionExpiredError."""
     require_live(session, now_ms)
-    active = _active(session, now_ms)
-    return appended(active, now_ms, EntryKind.RENEWAL, renewed=True) if session.timeout.auto_renew else Outcome(active)
+    touched = _touch(session, now_ms)
+    return append(touched, now_ms, EntryKind.RENEWAL, renewed=True) if session.timeout.auto_renew else Outcome(touched)
 
 
 def renew(session: Session, now_ms: int) -> Outcome:
@@ -174,7 +174,7 @@ def renew(session: Session, now_ms: int) -> Outcome:
     require_live(session, now_ms)
     if session.expires_at_ms >= session.end_ms:
         raise SessionRenewalError(session.id, session.timeout.max_duration_minutes, session.created_at_ms)
-    return appended(_renewed(session, now_ms), now_ms, EntryKind.RENEWAL, renewed=True)
+    return append(_extend(session, now_ms), now_ms, EntryKind.RENEWAL, renewed=True)
 
 
 def update_timeout(session: Session, now_ms: int, change: PartialTimeoutConfig, policy: TimeoutPolicy) -> Outcome:
@@ -187,11 +187,11 @@ def update_timeout(session: Session, now_ms: int, change: PartialTimeoutConfig, 
     require_live(session, now_ms)
     if change == NOTHING_NAMED:
         return Outcome(session)
-    patched = replace(session, timeout=changed(policy, session.timeout, change))
+    patched = replace(session, timeout=apply_change(policy, session.timeout, change))
     start_ms = session.last_activity_ms if patched.timeout.auto_renew else session.renewed_at_ms
     patched = replace(patched, expires_at_ms=_expiry(patched, start_ms))
     still_warned = session.warned and now_ms >= patched.warn_at_ms
-    return appended(replace(patched, warned=still_warned), now_ms, EntryKind.TIMEOUT_CHANGE, timeout=patched.timeout)
+    return append(replace(patched, warned=still_warned), now_ms, EntryKind.TIMEOUT_CHANGE, timeout=patched.timeout)
 
 
 def fall_due(session: Session, now_ms: int) -> Outcome:
@@ -203,9 +203,9 @@ def fall_due(session: Session, now_ms: int) -> Outcome:
     if session.expired:
         return Outcome(session)
     if now_ms >= session.expires_at_ms:
-        return appended(replace(session, expired=True), now_ms, EntryKind.EXPIRY)
+        return append(replace(session, expired=True), now_ms, EntryKind.EXPIRY)
     if not session.warned and now_ms >= session.warn_at_ms:
-        return appended(replace(session, warned=True), now_ms, EntryKind.WARNING)
+        return append(replace(session, warned=True), now_ms, EntryKind.WARNING)
     return Outcome(session)
 
 
@@ -216,14 +216,14 @@ def due_at_ms(session: Session) -> int | None:
     return session.expires_at_ms if session.warned else min(session.warn_at_ms, session.expires_at_ms)
 
 
-def _active(session: Session, now_ms: int) -> Session:
+def _touch(session: Session, now_ms: int) -> Session:
     """Contract: "Activity (a message, a heartbeat) sets `lastActivity = now`. With `autoRenew` … it also renews"."""
     if session.timeout.auto_renew:
-        return _renewed(session, now_ms)
+        return _extend(session, now_ms)
     return replace(session, last_activity_ms=max(now_ms, session.last_activity_ms))
 
 
-def _renewed(session: Session, now_ms: int) -> Session:
+def _extend(session: Session, now_ms: int) -> Session:
     """Contract: "`expiresAt = min(now + timeoutMinutes, createdAt + maxDurationMinutes)`, `renewalCount += 1`, the warning is re-armed"."""
     now_ms = max(now_ms, session.last_activity_ms)
     return replace(
@@ -240,7 +240,7 @@ def _expiry(session: Session, start_ms: int) -> int:
     return min(start_ms + minutes_ms(session.timeout.timeout_minutes), session.end_ms)
 
 
-def appended(
+def append(
     session: Session,
     now_ms: int,
     kind: EntryKind,
