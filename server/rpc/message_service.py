@@ -14,9 +14,9 @@ from server.agents.dispatcher import Dispatcher
 from server.clock import Clock
 from server.domain.errors import AgentReplyTimeoutError, DomainError, InvalidPaginationError, OverloadedError
 from server.domain.events import Abort, Chunk, Entry
+from server.domain.idempotency import request_key
 from server.domain.ids import new_id
 from server.domain.messages import Draft
-from server.domain.requests import request as request_of
 from server.domain.sessions import Session, require_live, send_message
 from server.rpc.convert import abort_message, attachments_text, chunk_message, is_text_form, message_message, metadata_text, session_status
 from server.rpc.encoding import Entries, encode_each, join
@@ -78,7 +78,7 @@ class MessageService(MessageServiceServicer):
         repeatable = None
         if request.request_id:
             content = draft.content, draft.metadata, draft.attachments or "null"
-            repeatable = request_of(f"session:{session_id}", request.request_id, *content)
+            repeatable = request_key(f"session:{session_id}", request.request_id, *content)
         try:
             self._dispatcher.require_room(session_id)
         except OverloadedError:
