@@ -238,7 +238,7 @@ class Dispatcher:
         """Takes up the messages of users that a commit has stored, and tells those who wait for replies what it has brought."""
         for outcome in commit.outcomes:
             session = outcome.session
-            if session.expired:
+            if session.expiry_logged:
                 self._ended(session.id, SessionExpiredError(session.id, session.expires_at_ms))
                 continue
             for entry in outcome.entries:

@@ -17,8 +17,9 @@ from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig, TimeoutC
 class Session:
     """A session as it is stored. Ids are UUIDs in lower case, `metadata` is the text of a JSON object, times are ms since the epoch.
 
-    `renewed_at_ms` is the last renewal, or the creation. `warned`: the warning was given since. `expired`: the expiry is in the log.
-    `last_sequence` and `last_entry_ms` are those of the latest entry of the log; 0 and one ms before the creation at first.
+    `renewed_at_ms` is the last renewal, or the creation. `warning_logged`: the log has the warning, since that renewal.
+    `expiry_logged`: the log has the expiry. `last_sequence` and `last_entry_ms` are those of the log's latest entry;
+    of an empty log, 0 and one ms before the creation.
     """
 
     id: str
@@ -32,8 +33,8 @@ class Session:
     renewed_at_ms: int
     expires_at_ms: int
     renewal_count: int
-    warned: bool
-    expired: bool
+    warning_logged: bool
+    expiry_logged: bool
     last_sequence: int
     last_entry_ms: int
 
@@ -95,8 +96,8 @@ def create(
         renewed_at_ms=now_ms,
         expires_at_ms=now_ms + minutes_ms(min(timeout.timeout_minutes, timeout.max_duration_minutes)),
         renewal_count=0,
-        warned=False,
-        expired=False,
+        warning_logged=False,
+        expiry_logged=False,
         last_sequence=0,
         last_entry_ms=now_ms - 1,
     )
@@ -104,7 +105,7 @@ def create(
 
 def is_expired(session: Session, now_ms: int) -> bool:
     """Contract: "expired from the instant `now >= expiresAt`"; and for good once the log says so, even if the clock goes back."""
-    return session.expired or now_ms >= session.expires_at_ms
+    return session.expiry_logged or now_ms >= session.expires_at_ms
 
 
 def require_live(session: Session, now_ms: int) -> None:
@@ -115,7 +116,7 @@ def require_live(session: Session, now_ms: int) -> None:
 
 def time_remaining_ms(session: Session, now_ms: int) -> int:
     """Milliseconds to the expiry, never negative."""
-    return 0 if session.expired else max(0, session.expires_at_ms - now_ms)
+    return 0 if session.expiry_logged else max(0, session.expires_at_ms - now_ms)
 
 
 def is_near_expiration(session: Session, now_ms: int) -> bool:
@@ -190,8 +191,8 @@ def update_timeout(session: Session, now_ms: int, change: PartialTimeoutConfig, 
     patched = replace(session, timeout=apply_change(policy, session.timeout, change))
     start_ms = session.last_activity_ms if patched.timeout.auto_renew else session.renewed_at_ms
     patched = replace(patched, expires_at_ms=_expiry(patched, start_ms))
-    still_warned = session.warned and now_ms >= patched.warn_at_ms
-    return append(replace(patched, warned=still_warned), now_ms, EntryKind.TIMEOUT_CHANGE, timeout=patched.timeout)
+    still_warned = session.warning_logged and now_ms >= patched.warn_at_ms
+    return append(replace(patched, warning_logged=still_warned), now_ms, EntryKind.TIMEOUT_CHANGE, timeout=patched.timeout)
 
 
 def fall_due(session: Session, now_ms: int) -> Outcome:
@@ -200,20 +201,20 @@ def fall_due(session: Session, now_ms: int) -> Outcome:
     Contract: "A warning falls due when `expiresAt - warningThresholdMinutes` is reached, once per renewal." It is
     skipped when the session has meanwhile expired.
     """
-    if session.expired:
+    if session.expiry_logged:
         return Outcome(session)
     if now_ms >= session.expires_at_ms:
-        return append(replace(session, expired=True), now_ms, EntryKind.EXPIRY)
-    if not session.warned and now_ms >= session.warn_at_ms:
-        return append(replace(session, warned=True), now_ms, EntryKind.WARNING)
+        return append(replace(session, expiry_logged=True), now_ms, EntryKind.EXPIRY)
+    if not session.warning_logged and now_ms >= session.warn_at_ms:
+        return append(replace(session, warning_logged=True), now_ms, EntryKind.WARNING)
     return Outcome(session)
 
 
 def due_at_ms(session: Session) -> int | None:
     """The instant at which `fall_due` next has something to do; None once the expiry is in the log."""
-    if session.expired:
+    if session.expiry_logged:
         return None
-    return session.expires_at_ms if session.warned else min(session.warn_at_ms, session.expires_at_ms)
+    return session.expires_at_ms if session.warning_logged else min(session.warn_at_ms, session.expires_at_ms)
 
 
 def _touch(session: Session, now_ms: int) -> Session:
@@ -232,7 +233,7 @@ def _extend(session: Session, now_ms: int) -> Session:
         renewed_at_ms=now_ms,
         expires_at_ms=_expiry(session, now_ms),
         renewal_count=session.renewal_count + 1,
-        warned=False,
+        warning_logged=False,
     )
 
 

@@ -278,7 +278,7 @@ class Watch:
         try:
             session = await self._store.get_session(session_id)
             start = session.last_sequence if after_sequence is None else after_sequence
-            if session.expired and start >= session.last_sequence:
+            if session.expiry_logged and start >= session.last_sequence:
                 raise SessionExpiredError(session.id, session.expires_at_ms)
             if not 0 <= start <= session.last_sequence:
                 raise InvalidFieldError("after_sequence", start, "is not a sequence of the session's log")
@@ -370,7 +370,7 @@ class Watch:
             session = await self._store.get_session(place.session.id)
         except SessionNotFoundError:
             return await self._gone(place)
-        if not session.expired:
+        if not session.expiry_logged:
             return []
         if place.sequence < session.last_sequence:
             if not await self._store.list_entries(session.id, after_sequence=place.sequence, limit=1):

@@ -173,7 +173,7 @@ class _Group:
             self.sessions[session.id] = session
             self.changed.add(session.id)
             self.entries.extend(outcome.entries)
-            if session.expired and not before.expired:
+            if session.expiry_logged and not before.expiry_logged:
                 self.expired.add(session.id)
         for delivery in outcome.deliveries:
             key = delivery.session_id, delivery.sequence
@@ -186,7 +186,7 @@ def _changed_counts(group: _Group) -> Counter[rows.CountKey]:
     changes: Counter[rows.CountKey] = Counter()
     for session_id in group.created | group.changed | group.deleted:
         before, after = group.stored.get(session_id), group.sessions.get(session_id)
-        if before and after and (before.warned, before.expired) == (after.warned, after.expired):
+        if before and after and (before.warning_logged, before.expiry_logged) == (after.warning_logged, after.expiry_logged):
             continue
         changes.update(rows.counts_of(after) if after else ())
         changes.subtract(rows.counts_of(before) if before else ())

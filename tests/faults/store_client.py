@@ -55,7 +55,7 @@ class Client:
         return str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
 
     def _any(self) -> str | None:
-        live = [one for one, known in self._model.sessions.items() if known.session and not known.gone and not known.session.expired]
+        live = [one for one, known in self._model.sessions.items() if known.session and not known.gone and not known.session.expiry_logged]
         return self._rng.choice(live[-40:]) if live else None
 
     async def _apply(self, session_id: str, doubt: Doubt, call: Callable[[], Awaitable[Outcome]]) -> Outcome | None:
@@ -197,7 +197,7 @@ class Client:
         old = [
             known
             for known in self._model.sessions.values()
-            if known.session and not known.gone and known.session.expired and known.session.expires_at_ms <= by_ms
+            if known.session and not known.gone and known.session.expiry_logged and known.session.expires_at_ms <= by_ms
         ]
         try:
             while await self._store.purge(by_ms, 4):
