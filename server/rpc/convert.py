@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import orjson
 
 from eliza.sessions import json_text, values
-from eliza.sessions.errors import cut
+from eliza.sessions.errors import truncate
 from eliza.sessions.limits import MAX_METADATA_BYTES
 from eliza.sessions.v1 import (
     agent_pb2,
@@ -219,7 +219,7 @@ def delivered_message(session: Session, entry: Entry, message: Message, as_text:
 
 def refusal(error: DomainError) -> tuple[errors_pb2.ErrorReason.ValueType, str, dict[str, str]]:
     """The reason, the message and the details of an error that is told on a stream and does not end it."""
-    details = {name: cut(value) for name, value in error.details.items()}
+    details = {name: truncate(value) for name, value in error.details.items()}
     return errors_pb2.ErrorReason.Value(f"ERROR_REASON_{error.reason}"), str(error), details
 
 
