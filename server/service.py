@@ -19,7 +19,7 @@ from server.lifecycle.purge import Purge
 from server.lifecycle.watch import Signals
 from server.rpc.boundary import QUIET_SECONDS
 from server.rpc.server import build_server
-from server.settings import Settings, join_address, listed, split_address
+from server.settings import Settings, join_address, split_address, split_list
 from server.store import open_store
 from server.store.base import Store
 
@@ -76,8 +76,8 @@ class Service:
         store = await open_store(settings.database_url, clock, settings.max_writes)
         connectors = connect(
             settings.timeout_policy,
-            allowed_hosts=listed(settings.agent_allowed_hosts),
-            allowed_secrets=listed(settings.agent_secrets),
+            allowed_hosts=split_list(settings.agent_allowed_hosts),
+            allowed_secrets=split_list(settings.agent_secrets),
         )
         try:
             agents_file = Path(settings.agents_file) if settings.agents_file else None

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import grpc
 import structlog
 
-from eliza.sessions.v1.errors import DOMAIN, TABLE, Row, cut, error_trailers, forget_frames
+from eliza.sessions.errors import DOMAIN, TABLE, Row, error_trailers, forget_frames, truncate
 from server.domain.errors import (
     DeadlineExceededError,
     DomainError,
@@ -259,7 +259,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         except Exception as error:  # noqa: BLE001 - this is where everything ends up
             return None, self._fault(method, request, error)
         if (taken_s := time.monotonic() - begun_s) >= self._slow_call_s:
-            session_id = cut(getattr(request, "session_id", ""))
+            session_id = truncate(getattr(request, "session_id", ""))
             log.warning("slow call", method=method.removeprefix("/"), seconds=round(taken_s, 3), session_id=session_id)
         return answer, None
 
@@ -294,7 +294,7 @@ class Boundary(grpc.aio.ServerInterceptor):
             error_id = uuid.uuid4().hex
             log.error("internal error", error_id=error_id, method=method, exc_info=error)
             reason, message, details = _internal(method, request, error_id)
-        row, details = TABLE[reason], {name: cut(value) for name, value in details.items()}
+        row, details = TABLE[reason], {name: truncate(value) for name, value in details.items()}
         if isinstance(error, DomainError):
             _log_failure(method, row, message, details)
         forget_frames(error)
@@ -305,7 +305,7 @@ def _log_failure(method: str, row: Row, message: str, details: Mapping[str, str]
     """One line for a call that failed: a client's fault is news, the service's own a warning. Values of clients stay out."""
     level = "warning" if row.http_status >= 500 else "info"
     ids = {name: details[detail] for detail, name in _LOGGED_IDS.items() if detail in details}
-    getattr(log, level)("failed call", method=method.removeprefix("/"), code=row.reason, error=cut(message), **ids)
+    getattr(log, level)("failed call", method=method.removeprefix("/"), code=row.reason, error=truncate(message), **ids)
 
 
 def _counted_bytes(raw: Any) -> int:

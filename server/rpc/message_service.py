@@ -6,11 +6,12 @@ from contextlib import closing, suppress
 from functools import partial
 from typing import Any
 
-from eliza.sessions.v1 import message_pb2, values
+from eliza.sessions import values
+from eliza.sessions.limits import DEFAULT_MESSAGES, MAX_MESSAGES
+from eliza.sessions.times import FIRST_MS, LAST_MS
+from eliza.sessions.v1 import message_pb2
 from eliza.sessions.v1 import message_service_pb2 as pb
-from eliza.sessions.v1.limits import DEFAULT_MESSAGES, MAX_MESSAGES
 from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceServicer
-from eliza.sessions.v1.times import FIRST_MS, LAST_MS
 from server.clock import Clock
 from server.delivery.queues import Dispatcher
 from server.domain.errors import (
@@ -24,9 +25,9 @@ from server.domain.errors import (
     UnavailableError,
 )
 from server.domain.events import Abort, Chunk, Entry, EntryKind, Piece, ReplyFailure
+from server.domain.idempotency import request_key
 from server.domain.ids import new_id
 from server.domain.messages import Draft
-from server.domain.requests import request as request_of
 from server.domain.sessions import Session, require_live, send_message
 from server.lifecycle.watch import End, Item, Signals, Watch
 from server.rpc.convert import abort_message, attachments_text, chunk_message, is_text_form, message_message, metadata_text, session_status
@@ -95,7 +96,7 @@ class MessageService(MessageServiceServicer):
         repeatable = None
         if request.request_id:
             content = draft.content, draft.metadata, draft.attachments or "null"
-            repeatable = request_of(f"session:{session_id}", request.request_id, *content)
+            repeatable = request_key(f"session:{session_id}", request.request_id, *content)
         try:
             self._dispatcher.require_room(session_id)
         except OverloadedError:

@@ -193,7 +193,7 @@ class World:
                 if entry.message and not entry.message.is_agent:
                     waiting.add(entry.sequence)
                 waiting.discard((entry.message and entry.message.answers) or (entry.failure and entry.failure.message_sequence))
-            if outcome.session.expired:
+            if outcome.session.expiry_logged:
                 waiting.clear()
         for session_id in commit.deleted:
             self.waiting.pop(session_id, None)
