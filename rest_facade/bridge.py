@@ -8,10 +8,11 @@ import io
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
-import greenback
+from rest_facade.greenlets import Greenlets, await_
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -37,7 +38,7 @@ class ClientGoneError(Exception):
 class Bridge:
     """An ASGI app that hands every HTTP request to a WSGI app.
 
-    Views, and the iterables that they return, may call `greenback.await_`. When the client goes away, what the view awaits is cancelled.
+    Views, and the iterables that they return, may call `await_`. When the client goes away, what the view awaits is cancelled.
     """
 
     def __init__(self, app: "WSGIApplication", lifespan: AbstractAsyncContextManager[object], max_body_bytes: int) -> None:
@@ -45,6 +46,7 @@ class Bridge:
         self._app = app
         self._lifespan = lifespan
         self._max_body_bytes = max_body_bytes
+        self._greenlets = Greenlets()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serves one scope, as ASGI 3 wants it."""
@@ -68,7 +70,7 @@ class Bridge:
         body = await self._body(environ, receive)
         if body is None:
             environ[TOO_LARGE] = self._max_body_bytes
-            await greenback.with_portal_run_sync(self._respond, environ, send, [(b"connection", b"close")])
+            await self._run(environ, send, [(b"connection", b"close")])
             await _drain(receive)
         else:
             environ["CONTENT_LENGTH"] = str(len(body))
@@ -77,7 +79,7 @@ class Bridge:
             try:
                 # Nothing is done for a client that has gone by now.
                 await asyncio.sleep(0)
-                await greenback.with_portal_run_sync(self._respond, environ, send, [])
+                await self._run(environ, send, [])
             except asyncio.CancelledError as error:
                 if watcher.done():
                     raise ClientGoneError from error
@@ -93,6 +95,11 @@ class Bridge:
             return None
         return await read_body(receive, self._max_body_bytes)
 
+    async def _run(self, environ: dict[str, Any], send: Send, extra_headers: Headers) -> None:
+        going_on = self._greenlets.begin(partial(self._respond, environ, send, extra_headers))
+        if going_on:
+            await going_on
+
     def _respond(self, environ: dict[str, Any], send: Send, extra_headers: Headers) -> None:
         """Runs the app and sends what it gives, each chunk at once; all but the message that ends the response."""
         start: Message = {}
@@ -105,10 +112,10 @@ class Bridge:
         chunks = self._app(environ, start_response)
         try:
             # Flask has called start_response by now. Headers do not wait for the first chunk, so that a client sees its stream open.
-            greenback.await_(send(start))
+            await_(send(start))
             for chunk in chunks:
                 if chunk:
-                    greenback.await_(send({"type": "http.response.body", "body": chunk, "more_body": True}))
+                    await_(send({"type": "http.response.body", "body": chunk, "more_body": True}))
         finally:
             if hasattr(chunks, "close"):
                 chunks.close()

@@ -10,13 +10,13 @@ from collections.abc import Iterable
 from contextlib import ExitStack, nullcontext
 from typing import Any
 
-import greenback
 import pytest
 import uvloop
 
 from rest_facade import admission, protocol
 from rest_facade.admission import ACTIVE_REQUESTS, Admission, Places
 from rest_facade.bridge import Bridge
+from rest_facade.greenlets import await_
 from rest_facade.main import ACCEPTED_AT_ONCE, accepting
 from rest_facade.protocol import Refusals
 
@@ -35,7 +35,7 @@ class Facade:
 
     def _respond(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         self.begun.append(environ["PATH_INFO"])
-        greenback.await_(self.let_go.wait())
+        await_(self.let_go.wait())
         start_response("200 OK", [])
         return []
 
