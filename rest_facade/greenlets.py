@@ -18,11 +18,20 @@ MAX_IDLE: Final = 128
 """How many greenlets are kept for what comes next."""
 
 
+def _nothing() -> None:
+    """Has nobody to tell."""
+
+
 def await_(awaitable: Awaitable[_Result]) -> _Result:
     """Waits, in a function that `Greenlets.begin` runs. Raises what the awaitable raises; CancelledError when the task is cancelled."""
     if getcurrent().parent is None:
         raise RuntimeError("await_() is called outside of a function that Greenlets runs")
     return cast(_Result, _hand_over(awaitable))
+
+
+def stop_counting() -> None:
+    """Has the present function count no longer as one that works: from now on it only waits for somebody else."""
+    getcurrent().on_stop_counting()
 
 
 class Greenlets:
@@ -31,14 +40,15 @@ class Greenlets:
     def __init__(self) -> None:
         self._idle: list[greenlet] = []
 
-    def begin(self, function: Callable[[], _Result]) -> "asyncio.Task[_Result] | _Result":
-        """Runs a function until it awaits, or is over, in a copy of the present context.
+    def begin(self, function: Callable[[], _Result], on_stop_counting: Callable[[], None] = _nothing) -> "asyncio.Task[_Result] | _Result":
+        """Runs a function until it awaits, or is over, in a copy of the present context. It may call `stop_counting`.
 
         Returns the task in which it goes on; or, if it is over, its result. Raises what it raises.
         """
         context = copy_context()
         runner = self._idle.pop() if self._idle else _started()
         runner.gr_context = context
+        runner.on_stop_counting = on_stop_counting
         step = runner.switch(function)
         if isinstance(step, _Outcome):
             self._keep(runner)
@@ -65,6 +75,7 @@ class Greenlets:
 
     def _keep(self, runner: greenlet) -> None:
         runner.gr_context = None
+        runner.on_stop_counting = _nothing
         if len(self._idle) < MAX_IDLE:
             self._idle.append(runner)
         else:
