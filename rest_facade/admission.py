@@ -1,162 +1,110 @@
-"""How many requests may wait for their answers at a time: what comes beyond is refused at once, before it costs anything."""
+"""Which requests are worked on, and when: the rest waits in a queue that is bounded by its length and its age, or is refused."""
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
-from typing import Final
-
-import orjson
-
-from rest_facade import sse
-from rest_facade.bridge import RELEASE, Bridge, Message, Receive, Send
-from rest_facade.errors import RETRY_AFTER_SECONDS, ApiError
-from rest_facade.routes import BASE
-from rest_facade.sockets import PATH
+from collections import OrderedDict, deque
+from typing import Final, Protocol
 
 ACTIVE_REQUESTS: Final = 128
-"""How many of the requests that wait are worked on at a time: enough for the full rate, and few enough that health has its turn soon."""
+"""How many requests are worked on at a time: enough for the full rate, and few enough that health has its turn soon."""
 
-QUEUE_SECONDS: Final = 0.2
-"""How long the first of those that wait for that may have waited before more are refused. A bound on their number alone would have all
-those on a slower machine wait past their deadlines.
+STARTED_PER_TURN: Final = 2
+"""How many requests begin in a turn of the loop. What else runs on it waits for the views of so many, and no more."""
+
+QUEUE_SECONDS: Final = 0.5
+"""New requests are refused once the oldest queued one has waited this long, and more than ACTIVE_REQUESTS are there.
+
+A limit on length alone is too long on a slow machine.
 """
 
 TURN_SECONDS: Final = 2.0
-"""How long a request waits for that at most: where those before it hang, it is refused."""
-
-_HEALTH: Final = f"{BASE}/health"
+"""How long a request waits in the queue at most: where those before it hang, it is refused."""
 
 
-class Refusal:
-    """A response without Flask, ready to be sent."""
+class Request(Protocol):
+    """A request that has been read as a whole."""
 
-    def __init__(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
-        self.status = status
-        self.body = body
-        self.headers = [
-            (name.lower().encode(), value.encode())
-            for name, value in {
-                "Content-Length": str(len(self.body)),
-                **headers,
-            }.items()
-        ]
+    def run(self) -> None:
+        """Works on it. Who does so calls `Admission.end` when it is over, or only waits for somebody else."""
 
-
-def refusal_of(error: ApiError) -> Refusal:
-    """The response that tells an error."""
-    return Refusal(error.http_status, orjson.dumps(error.body), {"Content-Type": "application/json", **error.headers})
-
-
-def come_back() -> Refusal:
-    """The response to a follower of events in place of a 503."""
-    return Refusal(200, sse.come_back(), {"Content-Type": sse.CONTENT_TYPE, **sse.HEADERS})
-
-
-def is_followed(method: str, path: str, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether a request with such headers, their names in lower case, is a follower's; see `sse.is_followed`."""
-    accept = b",".join(value for name, value in headers if name == b"accept")
-    return sse.is_followed(method, path, accept.decode("latin-1"))
-
-
-OVERLOADED: Final = refusal_of(ApiError("OVERLOADED", "The service has more to do than it can", retryAfterSeconds=RETRY_AFTER_SECONDS))
-STOPPING: Final = refusal_of(ApiError("UNAVAILABLE", "The service is stopping", retryAfterSeconds=RETRY_AFTER_SECONDS))
-
-
-class Places:
-    """The places in which requests wait, first for their turn and then for their answers. Health and Socket.IO, which has bounds of its
-    own, need none.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._turns = asyncio.Semaphore(ACTIVE_REQUESTS)
-        # Since when those wait that have no turn yet, in order.
-        self._waiting: dict[object, float] = {}
-        self.taken = 0
-
-    @property
-    def are_full(self) -> bool:
-        """Whether one more request has to be refused."""
-        first_s = next(iter(self._waiting.values()), None)
-        return self.taken >= self._count or (first_s is not None and time.monotonic() - first_s > QUEUE_SECONDS)
-
-    def needed(self, path: str) -> bool:
-        """Whether a request for a path needs one."""
-        return path.rstrip("/") != _HEALTH and not f"{path}/".startswith(f"{PATH}/")
-
-    async def turn(self) -> None:
-        """Waits until one more request may be worked on. Raises TimeoutError after TURN_SECONDS."""
-        mine = object()
-        self._waiting[mine] = time.monotonic()
-        try:
-            async with asyncio.timeout(TURN_SECONDS):
-                await self._turns.acquire()
-        finally:
-            del self._waiting[mine]
-
-    def end_turn(self) -> None:
-        """One fewer is worked on."""
-        self._turns.release()
+    def refuse(self) -> None:
+        """Answers that there is too much to do."""
 
 
 class Admission:
-    """An ASGI app before the bridge. A request waits from when it is there as a whole, so that slow clients take nobody's place, until
-    its response has begun, or until it only waits for an agent: an event stream, say, waits no longer.
+    """The requests that wait for their turn, and how many are worked on."""
 
-    Most refusals are made by the protocol, before there is a request at all; here are those that could not be seen so early.
-    """
+    def __init__(self, most: int) -> None:
+        """At most `most` requests wait or are worked on at a time."""
+        self._most = most
+        self._active = 0
+        self._exempt: deque[Request] = deque()
+        # Since when each waits, in order.
+        self._waiting: OrderedDict[Request, float] = OrderedDict()
+        self._is_turn_due = False
+        self._expiry: asyncio.TimerHandle | None = None
 
-    def __init__(self, bridge: Bridge, places: Places) -> None:
-        self._bridge = bridge
-        self._places = places
+    @property
+    def taken(self) -> int:
+        """How many requests wait or are worked on."""
+        return len(self._waiting) + self._active
 
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Serves one scope, or refuses it with 503 and Retry-After."""
-        if scope["type"] != "http" or not self._places.needed(scope["path"]):
-            await self._bridge(scope, receive, send)
+    @property
+    def is_full(self) -> bool:
+        """Whether one more request has to be refused."""
+        if self.taken < min(self._most, ACTIVE_REQUESTS):
+            return False
+        return self.taken >= self._most or (bool(self._waiting) and time.monotonic() - self._oldest_s() > QUEUE_SECONDS)
+
+    def add(self, request: Request) -> None:
+        """Has a request wait for its turn; refuses it where there is no room."""
+        if self.is_full:
+            request.refuse()
             return
-        counted = begun = active = False
+        self._waiting[request] = time.monotonic()
+        self._plan()
 
-        def release() -> None:
-            nonlocal counted, active
-            self._places.taken -= counted
-            if active:
-                self._places.end_turn()
-            counted = active = False
+    def add_exempt(self, request: Request) -> None:
+        """Has a request begin soon that takes nobody's place, and does not end by `end`."""
+        self._exempt.append(request)
+        self._plan()
 
-        async def received() -> Message:
-            nonlocal counted, active
-            message = await receive()
-            if message["type"] == "http.request" and not message["more_body"] and not begun:
-                if self._places.are_full:
-                    raise _FullError
-                self._places.taken += 1
-                counted = True
-                try:
-                    await self._places.turn()
-                except TimeoutError:
-                    raise _FullError from None
-                active = True
-            return message
+    def remove(self, request: Request) -> None:
+        """Forgets a request that has not begun, if it is there: its client has gone."""
+        self._waiting.pop(request, None)
 
-        async def sent(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            release()
-            await send(message)
+    def end(self) -> None:
+        """Notes that one request fewer is worked on."""
+        self._active -= 1
+        self._plan()
 
-        scope["state"][RELEASE] = release
-        try:
-            await self._bridge(scope, received, sent)
-        except _FullError:
-            is_stream = is_followed(scope["method"], scope["path"], scope["headers"])
-            refusal = come_back() if is_stream else OVERLOADED
-            headers = [*refusal.headers, *([(b"connection", b"close")] if is_stream else [])]
-            await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-            await send({"type": "http.response.body", "body": refusal.body})
-        finally:
-            release()
+    def _plan(self) -> None:
+        has_turn = self._active < ACTIVE_REQUESTS
+        if not self._is_turn_due and (self._exempt or (self._waiting and has_turn)):
+            self._is_turn_due = True
+            asyncio.get_running_loop().call_soon(self._take_turn)
+        if self._waiting and not has_turn and self._expiry is None:
+            wait_s = max(0.0, self._oldest_s() + TURN_SECONDS - time.monotonic())
+            self._expiry = asyncio.get_running_loop().call_later(wait_s, self._refuse_late)
 
+    def _take_turn(self) -> None:
+        self._is_turn_due = False
+        for _ in range(STARTED_PER_TURN):
+            if self._exempt:
+                request = self._exempt.popleft()
+            elif self._waiting and self._active < ACTIVE_REQUESTS:
+                request, _ = self._waiting.popitem(last=False)
+                self._active += 1
+            else:
+                break
+            request.run()
+        self._plan()
 
-class _FullError(Exception):
-    """There are too many already."""
+    def _refuse_late(self) -> None:
+        self._expiry = None
+        while self._waiting and self._active >= ACTIVE_REQUESTS and time.monotonic() - self._oldest_s() >= TURN_SECONDS:
+            self._waiting.popitem(last=False)[0].refuse()
+        self._plan()
+
+    def _oldest_s(self) -> float:
+        return next(iter(self._waiting.values()))

@@ -12,6 +12,7 @@ from eliza.sessions.v1 import agent_pb2
 from eliza.sessions.v1.agent_service_pb2 import ListAgentsRequest
 from rest_facade import bodies
 from rest_facade.backend import Backend
+from rest_facade.response import Response
 
 PATH: Final = "/api/agents"
 
@@ -22,7 +23,7 @@ MAX_AGENTS: Final = MAX_SESSIONS
 def add_routes(app: flask.Flask, backend: Backend) -> None:
     """Gives the app GET /api/agents."""
 
-    def list_agents() -> flask.Response:
+    def list_agents() -> Response:
         """Lists the agents, the oldest first: id, name and status."""
         request = ListAgentsRequest(page_size=MAX_AGENTS, view=agent_pb2.AGENT_VIEW_SUMMARY)
         page = backend.call(backend.agents.ListAgents, request)

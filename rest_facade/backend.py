@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Awaitable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar, cast
 
-import greenback
 import grpc.aio
 
 from eliza.sessions.errors import forget_frames
@@ -17,6 +16,7 @@ from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceStub
 from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSessionsResponse
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
 from rest_facade.errors import RETRY_AFTER_SECONDS, ApiError
+from rest_facade.greenlets import await_
 
 if TYPE_CHECKING:
     from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceAsyncStub
@@ -123,7 +123,7 @@ class Backend:
         while not self._stopping.done():
             following = asyncio.ensure_future(_next(items))
             try:
-                greenback.await_(asyncio.wait([following, self._stopping], return_when=asyncio.FIRST_COMPLETED))
+                await_(asyncio.wait([following, self._stopping], return_when=asyncio.FIRST_COMPLETED))
             finally:
                 following.cancel()
             if not following.done() or (item := following.result()) is None:
@@ -142,7 +142,7 @@ class Backend:
 
     def wait(self, answer: Awaitable[_Response]) -> _Response:
         """Waits in a view. Raises what the awaitable raises; ApiError when the request was cancelled."""
-        response, error = greenback.await_(_outcome(answer))
+        response, error = await_(_outcome(answer))
         if error is None:
             return cast(_Response, response)
         if isinstance(error, asyncio.CancelledError):

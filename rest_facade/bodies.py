@@ -10,6 +10,7 @@ from eliza.sessions import json_text
 from eliza.sessions.errors import truncate
 from rest_facade import fields
 from rest_facade.errors import ApiError
+from rest_facade.response import Response
 
 
 def read_object(known: fields.Fields) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def refuse_unknown() -> None:
         raise _invalid(f"unknown fields: {', '.join(fields.show(unknown))}")
 
 
-def name_unknown(response: flask.Response) -> flask.Response:
+def name_unknown(response: Response) -> Response:
     """Names the unknown fields of the request in the headers of its answer, and whether they were an error."""
     unknown = flask.g.get("unknown_fields")
     if unknown:
@@ -55,9 +56,9 @@ def _is_strict() -> bool:
     return fields.is_strict(flask.request.headers.get("Prefer", ""))
 
 
-def respond(body: object, status: int = 200, headers: dict[str, str] | None = None) -> flask.Response:
+def respond(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A response with a JSON body."""
-    return flask.Response(dump(body), status, headers, content_type="application/json")
+    return Response(dump(body), status, {"Content-Type": "application/json", **(headers or {})})
 
 
 def dump(body: object) -> bytes:

@@ -11,6 +11,7 @@ from eliza.sessions.v1.clock_service_pb2 import AdvanceClockRequest, GetClockReq
 from rest_facade import bodies, codec, fields, inputs
 from rest_facade.backend import Backend
 from rest_facade.errors import ApiError
+from rest_facade.response import Response
 
 _PATH = "/test/clock"
 _MAX_INT64 = 2**63 - 1
@@ -27,11 +28,11 @@ class _Views:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
-    def get_clock(self) -> flask.Response:
+    def get_clock(self) -> Response:
         """Reads the test clock; 404 when it is off."""
         return bodies.respond({"now": codec.iso(self._read().now)})
 
-    def move_clock(self) -> flask.Response:
+    def move_clock(self) -> Response:
         """Sets or advances the test clock; 404 when it is off."""
         self._read()
         body = {name: value for name, value in bodies.read_object(fields.MOVE_CLOCK).items() if value is not None}

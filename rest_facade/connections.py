@@ -86,6 +86,10 @@ class Connection:
         if now_s - self._sent_s > WRITE_SECONDS or self._is_late(now_s):
             self.abort()
 
+    def shutdown(self) -> None:
+        """Has the connection end once what is under way on it is over: the facade ends."""
+        raise NotImplementedError
+
     def abort(self) -> None:
         """Ends the connection at once, whatever waits to be sent."""
         self.transport.abort()
@@ -117,6 +121,18 @@ class Connections:
         self._lagging: dict[Connection, float] = {}
         self._held: dict[Connection, int] = {}
         self._held_bytes = 0
+        self._none: asyncio.Event | None = None
+
+    def shut_down(self) -> None:
+        """Has each connection end once what is under way on it is over."""
+        for connection in list(self._clients):
+            connection.shutdown()
+
+    async def wait_until_none(self) -> None:
+        """Waits until there is no connection any more."""
+        self._none = asyncio.Event()
+        if self._clients:
+            await self._none.wait()
 
     async def watch(self) -> None:
         """Ends the connections that make no progress, until cancelled."""
@@ -151,6 +167,8 @@ class Connections:
             self._charge(connection, None)
             del self._clients[connection]
             self._refused.discard(connection)
+            if self._none and not self._clients:
+                self._none.set()
         self._lagging.pop(connection, None)
         self._held_bytes -= self._held.pop(connection, 0)
 

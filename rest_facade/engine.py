@@ -21,7 +21,7 @@ from engineio import exceptions
 from engineio.async_socket import AsyncSocket
 from engineio.packet import CLOSE, MESSAGE, PONG, Packet
 
-from rest_facade.bridge import ClientGoneError, Message, Receive, Send, read_body
+from rest_facade.asgi import TOO_LARGE, Message, Receive, Send
 from rest_facade.connections import CLIENT, MAX_PER_CLIENT
 from rest_facade.errors import RETRY_AFTER_SECONDS, ApiError
 
@@ -149,16 +149,13 @@ class Engine:
             try:
                 if query.get("transport", ["polling"])[0] != "polling":
                     raise _unreadable("a POST belongs to the transport polling")
-                body = await read_body(receive, self._max_bytes)
-                if body is None:
+                if scope["state"][TOO_LARGE]:
                     raise _unreadable(f"the payload is larger than {self._max_bytes} bytes")
-                left = await self._handle(transport, _packets(body))
+                left = await self._handle(transport, _packets((await receive())["body"]))
             except ApiError as error:
                 _log.info("a polling client's request cannot be read", reason=error.message)
                 await self.end(transport)
                 await _refuse(send, error)
-                return
-            except ClientGoneError:
                 return
         # The library answers. All that it still has to do is to close the connection, where the client says so.
         of_body = (b"content-length", b"transfer-encoding")
@@ -397,8 +394,7 @@ def _giving(body: bytes) -> Receive:
 
 
 async def _refuse(send: Send, error: ApiError) -> None:
-    body = orjson.dumps(error.body)
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
-    await send({"type": "http.response.start", "status": error.http_status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    headers = {"content-type": "application/json", **error.headers}
+    encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": error.http_status, "headers": encoded})
+    await send({"type": "http.response.body", "body": orjson.dumps(error.body)})

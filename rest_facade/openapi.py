@@ -7,6 +7,7 @@ import flask
 import yaml
 
 from rest_facade import bodies
+from rest_facade.response import Response
 
 PATH = "/openapi.json"
 
@@ -23,7 +24,7 @@ def add_routes(app: flask.Flask) -> None:
     """Gives the app the document's endpoint."""
     content = document()
 
-    def get_openapi() -> flask.Response:
+    def get_openapi() -> Response:
         """Tells this API as an OpenAPI 3.1 document."""
         return bodies.respond(content)
 

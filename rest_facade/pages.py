@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-import flask
 import grpc.aio
 import structlog
 
@@ -13,11 +12,14 @@ from eliza.sessions.v1.message_service_pb2 import ListMessagesRequest
 from eliza.sessions.v1.session_service_pb2 import ListSessionsRequest
 from rest_facade import bodies, codec
 from rest_facade.backend import Backend
-from rest_facade.bridge import ClientGoneError
 from rest_facade.errors import ApiError
+from rest_facade.exchange import CutShortError
+from rest_facade.response import Response
 
 WHOLE_BYTES: Final = 1024 * 1024
 """Up to how many bytes an answer is sent as a whole, with its length."""
+
+JSON: Final = {"Content-Type": "application/json"}
 
 _log = structlog.get_logger(__name__)
 
@@ -29,7 +31,7 @@ class Page(NamedTuple):
     rest: dict[str, Any]
 
 
-def respond(name: str, pages: Iterator[Page]) -> flask.Response:
+def respond(name: str, pages: Iterator[Page]) -> Response:
     """Responds with an object that holds the items of all pages under `name`, and the rest of the last page.
 
     What fails within the first WHOLE_BYTES is raised. What fails later cuts the connection: without the last chunk no
@@ -40,8 +42,8 @@ def respond(name: str, pages: Iterator[Page]) -> flask.Response:
         begun.append(part)
         size += len(part)
         if size > WHOLE_BYTES:
-            return flask.Response(_go_on(begun, parts), content_type="application/json")
-    return flask.Response(b"".join(begun), content_type="application/json")
+            return Response(_go_on(begun, parts), 200, JSON)
+    return Response(b"".join(begun), 200, JSON)
 
 
 def list_sessions(backend: Backend, request: ListSessionsRequest) -> Iterator[Page]:
@@ -131,4 +133,4 @@ def _go_on(begun: list[bytes], parts: Iterator[bytes]) -> Iterator[bytes]:
     except (ApiError, grpc.aio.AioRpcError) as error:
         cause = error.message if isinstance(error, ApiError) else error.code().name
         _log.warning("cut an answer short: the rest cannot be had", cause=cause)
-        raise ClientGoneError from None
+        raise CutShortError from None

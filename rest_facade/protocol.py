@@ -1,26 +1,20 @@
-"""HTTP/1.1 as uvicorn speaks it, with this API's error body for requests that cannot be read, a bound on their heads, and refusals that
-cost next to nothing while there is more to do than can be done.
-"""
+"""HTTP/1.1 on one connection: its requests are read, checked and answered in order. Bounds on heads, bodies and time are kept here."""
 
 import asyncio
-import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import unquote
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+import structlog
 
 from eliza.sessions.errors import truncate
-from rest_facade.admission import OVERLOADED, STOPPING, Places, Refusal, come_back, is_followed, refusal_of
-from rest_facade.bridge import Message, Receive, Send
-from rest_facade.connections import CLIENT, HEAD_SECONDS, Connection, Connections, Entry
-from rest_facade.errors import RETRY_AFTER_SECONDS, ApiError
-from rest_facade.origins import ALWAYS, Headers, Origins
-from rest_facade.sockets import PATH
+from rest_facade import canned
+from rest_facade.canned import CannedResponse, refusal_of
+from rest_facade.connections import HEAD_SECONDS, Connection, Entry
+from rest_facade.errors import ApiError
+from rest_facade.exchange import Door, Exchange, base_environ
+from rest_facade.websockets import WebSockets
 
 MAX_HEAD_BYTES: Final = 65_536
 """How long the request line, headers and trailers of a request may be together, and what lies between two parts of its
@@ -28,143 +22,39 @@ body; the parser itself would read on for ever.
 """
 
 MAX_DISCARDED_BYTES: Final = 16 * 1024 * 1024
-"""How much of the body of a refused request is read past: as much as a request may have."""
+"""How much of the body of a request that is answered already is read past, where the connection goes on behind it."""
+
+LINGER_SECONDS: Final = 5.0
+"""How long a body is read past where the connection ends: closed on unread bytes it is reset, and the client may never see the answer."""
 
 LAST_SECONDS: Final = 0.2
 """How long an idle connection is read yet when the facade ends: what its client has asked meanwhile is refused, not dropped."""
 
-REFUSED_PER_SECOND: Final = 2000
-TICK_SECONDS: Final = 0.02
-"""How many requests are refused at most, and how often as many more may be as the time that has passed allows."""
-
-MOST_TICKS: Final = 10
-"""How many ticks are made up for after a long turn of the loop."""
-
-PATIENT_SHARE: Final = 4
-"""Of so many that are refused one did not wait as it was told, so that nobody waits for ever."""
-
-_TICK_COUNT: Final = int(REFUSED_PER_SECOND * TICK_SECONDS)
+_log = structlog.get_logger(__name__)
 
 
-def _lines(headers: Headers) -> bytes:
-    return b"".join(b"%b: %b\r\n" % header for header in headers)
-
-
-def _head(refusal: Refusal) -> bytes:
-    """The head of an answer, but for its last lines."""
-    return STATUS_LINE[refusal.status] + _lines([*ALWAYS, *refusal.headers])
-
-
-_HEADS: Final = {refusal: _head(refusal) for refusal in (OVERLOADED, STOPPING)}
-
-
-class Refusals:
-    """The requests that are to be refused. At once, as long as there are few; but only so many in a second: however many clients ask again
-    at once, refusing them takes no more than a fraction of the time, and the rest is for those that have places.
-
-    Who waited as it was told comes before those that did not, but for one in PATIENT_SHARE; otherwise it is in order.
-    """
-
-    def __init__(self) -> None:
-        self._patient: deque[HttpProtocol] = deque()
-        self._impatient: deque[HttpProtocol] = deque()
-        self._left = _TICK_COUNT
-        self._refused = 0
-        self._ticking = False
-
-    def add(self, connection: "HttpProtocol", refused_s: float) -> None:
-        """Has the request that is now read on a connection refused, whose last refusal was at such an instant of the loop."""
-        patient = asyncio.get_running_loop().time() - refused_s >= RETRY_AFTER_SECONDS
-        (self._patient if patient else self._impatient).append(connection)
-        self._refuse()
-
-    def _refuse(self) -> None:
-        while self._left and (self._patient or self._impatient):
-            is_turn_of_impatient = self._refused % PATIENT_SHARE == PATIENT_SHARE - 1
-            waiting = (self._impatient or self._patient) if is_turn_of_impatient else (self._patient or self._impatient)
-            # Those that have gone meanwhile cost nothing.
-            told = waiting.popleft().refuse()
-            self._left -= told
-            self._refused += told
-        if not self._ticking and self._left < _TICK_COUNT:
-            self._ticking = True
-            loop = asyncio.get_running_loop()
-            loop.call_later(TICK_SECONDS, self._tick, loop.time())
-
-    def _tick(self, since_s: float) -> None:
-        self._ticking = False
-        # A turn of the loop may be longer than a tick.
-        passed_s = asyncio.get_running_loop().time() - since_s
-        self._left = _TICK_COUNT * min(max(1, int(passed_s / TICK_SECONDS)), MOST_TICKS)
-        self._refuse()
-
-
-@dataclass(slots=True)
-class _Refused:
-    """A request that is refused. `is_stream`: it is for a stream of events, and its client comes back by itself.
-
-    `cors` is what the head of its answer says to browsers. The rest says what its answer is like, whether its client has
-    been told, whether it is read as a whole, and how much of it was discarded.
-    """
-
-    cors: bytes
-    closes: bool
-    has_body: bool
-    is_stream: bool
-    is_told: bool = False
-    is_read: bool = False
-    discarded_bytes: int = 0
-
-
-def _new_parser(protocol: HttpToolsProtocol) -> httptools.HttpRequestParser:
-    """A parser as uvicorn makes one: it reads past what comes behind a request that asks for a close."""
+def _new_parser(protocol: "HttpProtocol") -> httptools.HttpRequestParser:
+    """A parser that reads past what comes behind a request that asks for a close."""
     parser = httptools.HttpRequestParser(protocol)
     parser.set_dangerous_leniencies(lenient_data_after_close=True)
     return parser
 
 
-def _paced(cycle: RequestResponseCycle, app: Any) -> Any:
-    """An app that goes on with a response when its client has read most of what there is of it.
-
-    uvicorn has it wait before a write instead: the next part would be made, and held, by then.
-    """
-
-    async def run(scope: Any, receive: Receive, send: Send) -> None:
-        async def write(message: Message) -> None:
-            await send(message)
-            if message.get("more_body") and cycle.flow.write_paused and not cycle.disconnected:
-                await cycle.flow.drain()
-
-        await app(scope, receive, write)
-
-    return run
-
-
-def _without_chunks(cycle: RequestResponseCycle, app: Any) -> Any:
-    """An app whose answers end with the connection where they have no length: HTTP/1.0 knows no chunks."""
-
-    async def run(scope: Any, receive: Receive, send: Send) -> None:
-        has_length = True
-
-        async def write(message: Message) -> None:
-            nonlocal has_length
-            if message["type"] == "http.response.start":
-                has_length = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
-            if not has_length:
-                # What comes is as long as uvicorn expects.
-                cycle.chunked_encoding = False
-                cycle.expected_content_length = len(message.get("body", b""))
-            await send(message)
-
-        await app(scope, receive, write)
-
-    return run
-
-
-class HttpProtocol(Connection, HttpToolsProtocol):
+class HttpProtocol(Connection, asyncio.Protocol):
     """One connection of a client."""
 
-    _cycles: Sequence[RequestResponseCycle] = ()
+    environ: dict[str, Any]
+    """What the environs of all its requests have."""
+
+    is_write_paused = False
+    """Whether more waits to be sent than should."""
+
+    _drained: asyncio.Future[None] | None = None
+    _is_read_paused = False
+
+    _reading: Exchange
+    """The request whose head or body is being read, or was last."""
+
     _head_bytes = 0
     _in_head = False
     _in_other = False
@@ -173,44 +63,48 @@ class HttpProtocol(Connection, HttpToolsProtocol):
     _has_body_come = False
     """Whether what comes in now has a part of a body."""
 
-    _refused: _Refused | None = None
-    """The request that is refused, until it is read and its client told."""
-
-    _refused_s = -math.inf
-    """When the last one was, by the loop's clock."""
-
-    _is_last = False
-    """Whether this connection is closed with the next refusal: because its client asks on, or because the facade ends."""
-
-    _is_ending = False
-
-    _head_s: float | None = None
-    """Since when the head of a request is waited for; None: for none, or only as long as a connection may be idle."""
-
-    _is_of_proxy = False
-    """Whether a trusted proxy is at the other end, whose requests are those of many clients."""
-
     _framing_bytes = 0
     """How many bytes came since the last part of a body, in pieces without any."""
 
     _held_bytes = 0
     """How many bytes of bodies are kept here until they have their answers."""
 
-    def __init__(self, origins: Origins, places: Places, refusals: Refusals, connections: Connections, **arguments: Any) -> None:
-        """The first four are shared by all connections; `arguments` are uvicorn's."""
-        super().__init__(**arguments)
-        self._origins = origins
-        self._places = places
-        self._refusals = refusals
-        self._connections = connections
+    _discarded_bytes = 0
+    """How many bytes of the present body were read past."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
+    _is_going_on = False
+    _is_last = False
+    """Whether the next request is refused, and then the connection closed."""
+
+    _is_of_proxy = False
+    """Whether a trusted proxy is at the other end, whose requests are those of many clients."""
+
+    _head_s: float | None = None
+    """Since when the head of a request is waited for; None: for none, or only as long as a connection may be idle."""
+
+    _idle_s: float | None = None
+    """Since when the connection is idle."""
+
+    _lingers_s: float | None = None
+    """Since when a body is read past of which no end is awaited; then the connection is closed."""
+
+    def __init__(self, door: Door, websockets: WebSockets) -> None:
+        self._door = door
+        self._websockets = websockets
+        self._connections = door.connections
+        self._loop = asyncio.get_running_loop()
+        self._exchanges: deque[Exchange] = deque()
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # it is one that reads and writes
         """A client has connected. Beyond the bounds it is told so at its first request, or not at all."""
-        super().connection_made(transport)
-        self._head_s = self.loop.time()
-        peer = self.client[0] if self.client else ""
-        self._is_of_proxy = self._connections.is_trusted(peer)
-        match self._connections.add(self, peer):
+        self.transport = transport
+        self._parser = _new_parser(self)
+        self.environ = base_environ(transport.get_extra_info("peername") or ("", 0), transport.get_extra_info("sockname") or ("", 0))
+        self._head_s = self._loop.time()
+        self._is_of_proxy = self._connections.is_trusted(self.environ["REMOTE_ADDR"])
+        match self._connections.add(self, self.environ["REMOTE_ADDR"]):
             case Entry.REFUSED:
                 self._is_last = True
             case Entry.CLOSED:
@@ -218,46 +112,57 @@ class HttpProtocol(Connection, HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, and with it all who would have been answered on it."""
-        super().connection_lost(exc)
         self._connections.remove(self)
-        self._forget()
+        self._abandon()
+        self.resume_writing()
+        # It has this protocol, too.
+        del self._parser
+        self.__dict__.pop("_reading", None)
 
     def pause_writing(self) -> None:
         """More waits to be sent than should."""
-        super().pause_writing()
+        self.is_write_paused = True
         self._connections.lag(self)
 
     def resume_writing(self) -> None:
         """Little waits to be sent again."""
-        super().resume_writing()
+        self.is_write_paused = False
         self._connections.catch_up(self)
+        if self._drained:
+            if not self._drained.done():
+                self._drained.set_result(None)
+            self._drained = None
 
-    def on_response_complete(self) -> None:
-        """A request has been answered."""
-        super().on_response_complete()
-        self._held_bytes = 0
-        self._connections.hold(self, 0)
-        if not self.pipeline:
-            # An idle connection of a proxy is nobody's.
-            self._attribute([])
+    def data_received(self, data: bytes) -> None:
+        """Bytes came in."""
+        self._in_other = self._has_body_come = False
+        self._idle_s = None
+        if not self._feed(data):
+            return
+        if self._in_head and not self._in_other:
+            self._head_bytes += len(data)
+        elif self._began_s is not None:
+            # Lengths of chunks, and trailers, of which the parser may keep one as it comes.
+            self._framing_bytes = 0 if self._has_body_come else self._framing_bytes + len(data)
+        if max(self._head_bytes, self._framing_bytes) > MAX_HEAD_BYTES:
+            self._refuse_unreadable("The request line, headers and trailers are too long")
+        if not self._is_busy() and self._idle_s is None and self._head_s is None:
+            # Nothing that begins a request: it should follow soon.
+            self._head_s = self._loop.time()
 
-    def shutdown(self) -> None:
-        """The facade ends."""
-        if self.cycle is None or self.cycle.response_complete:
-            self._is_ending = self._is_last = True
-            self.refuse()
-            # In two steps, so that the loop reads in between however late it is.
-            self.loop.call_later(LAST_SECONDS / 2, self.loop.call_later, LAST_SECONDS / 2, self.transport.close)
-        else:
-            super().shutdown()
+    # What the parser calls.
 
     def on_message_begin(self) -> None:
         """A request starts."""
-        super().on_message_begin()
+        self._reading = Exchange(self._door, self)
         self._in_head = True
-        self._head_bytes = 0
+        self._head_bytes = self._discarded_bytes = 0
         if self._head_s is None:
-            self._head_s = self.loop.time()
+            self._head_s = self._loop.time()
+
+    def on_url(self, url: bytes) -> None:
+        """Takes a part of the target."""
+        self._reading.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Takes a header field of a request.
@@ -267,126 +172,181 @@ class HttpProtocol(Connection, HttpToolsProtocol):
         if not self._in_head:
             self._head_bytes += len(name) + len(value)
         elif b"_" not in name:
-            super().on_header(name, value)
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        app = _paced(cycle, app)
-        is_old = cycle.scope["http_version"] < "1.1"
-        super()._start_asgi_task(cycle, _without_chunks(cycle, app) if is_old else app)
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self._reading.expects_leave = True
+            self._reading.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The head of a request has been read."""
         self._in_head = False
         self._head_s = None
-        self._began_s = self._came_s = self.loop.time()
+        self._began_s = self._came_s = self._loop.time()
         self._framing_bytes = 0
-        if not self._attribute([value for name, value in self.headers if name == b"x-forwarded-for"]):
+        if not self._attribute([value for name, value in self._reading.headers if name == b"x-forwarded-for"]):
             self._is_last = True
-        if self.parser.should_upgrade():
+        if self._parser.should_upgrade():
             # The parser stops here: `_feed` goes on.
             return
-        self.scope["state"][CLIENT] = self._connections.client(self)
         # Whatever it did not stop at is no offer, and nobody behind may take it for one.
-        self.headers[:] = [header for header in self.headers if header[0] != b"upgrade"]
-        if self._refused:
-            # Who does not wait for the answer to a request that is refused gets but one more.
-            self.refuse()
-            self._is_last = True
-        if self.transport.is_closing() or self._to_be_refused():
-            method, path = self.parser.get_method(), self.url.partition(b"?")[0]
-            is_stream = is_followed(method.decode(), path.decode("latin-1"), self.headers)
-            # HTTP/1.0 would have to be told that a connection stays; who waits for `100 Continue` may keep the body and go on.
-            closes = is_stream or not self.parser.should_keep_alive() or self.parser.get_http_version() == "1.0" or self.expect_100_continue
-            cors = _lines(self._origins.cors(self.headers))
-            self._refused = _Refused(cors, closes, has_body=method != b"HEAD", is_stream=is_stream)
+        self._reading.headers[:] = [header for header in self._reading.headers if header[0] != b"upgrade"]
+        self._reading.take_head(self._parser)
+        if self.transport.is_closing():
             return
-        super().on_headers_complete()
-        self._cycles = [cycle for cycle in (*self._cycles, self.cycle) if cycle and not cycle.response_complete]
+        if self._exchanges and not self._is_read_paused:
+            self._is_read_paused = True
+            self.transport.pause_reading()
+        self._exchanges.append(self._reading)
+        self.go_on()
 
     def on_body(self, body: bytes) -> None:
         """A part of a request's body has been read."""
-        self._came_s = self.loop.time()
+        exchange = self._reading
+        self._came_s = self._loop.time()
         self._has_body_come = True
-        if self._refused:
-            self._refused.discarded_bytes += len(body)
+        if exchange.is_handed_over or exchange.is_too_large or self.transport.is_closing():
+            self._discarded_bytes += len(body)
+            if self._discarded_bytes > MAX_DISCARDED_BYTES and self._lingers_s is None:
+                self.transport.close()
             return
-        if not self.cycle.response_complete and not self.transport.is_closing():
-            self._held_bytes += len(body)
-            if not self._connections.hold(self, self._held_bytes):
-                self._end_with(OVERLOADED)
-                return
-        super().on_body(body)
+        exchange.add_body(body)
+        self._held_bytes += len(body)
+        if len(exchange.body) > self._door.max_body_bytes:
+            exchange.is_too_large = True
+            self._held_bytes -= len(exchange.body)
+            exchange.body = b""
+        if not self._connections.hold(self, self._held_bytes):
+            self._end_with(canned.OVERLOADED)
+        elif exchange.is_too_large:
+            self.go_on()
 
     def on_message_complete(self) -> None:
         """A request has been read as a whole."""
-        if self.parser.should_upgrade():
+        if self._parser.should_upgrade():
             # This says only that the parser stops.
             return
         self._in_other = True
         self._began_s = None
-        if self._refused:
-            self._refused.is_read = True
-            self._forget_refused()
+        self._reading.is_read = True
+        if self._lingers_s is None:
+            self.go_on()
         else:
-            super().on_message_complete()
+            self.transport.close()
 
-    def data_received(self, data: bytes) -> None:
-        """Bytes came in."""
-        self._in_other = self._has_body_come = False
-        before = self._refused
-        self._unset_keepalive_if_required()
-        if not self._feed(data):
+    # What exchanges call.
+
+    def write(self, data: bytes) -> None:
+        """Sends bytes, unless the connection is closed."""
+        if not self.transport.is_closing():
+            self.transport.write(data)
+
+    def drained(self) -> asyncio.Future[None]:
+        """What is done when the client has read most of what was sent, or has gone."""
+        self._drained = self._loop.create_future()
+        return self._drained
+
+    def close(self) -> None:
+        """Ends the connection when what was written has been sent."""
+        self.transport.close()
+
+    def counted_client(self) -> str | None:
+        """The client that the connection counts for now."""
+        return self._connections.client(self)
+
+    def go_on(self) -> None:
+        """Goes on with the first of the requests that have no answer yet, and with those behind it, as far as that goes."""
+        if self._is_going_on:
             return
-        if self._refused and self._refused is not before and not self.transport.is_closing():
-            if self._is_ending:
-                self.refuse()
-            else:
-                self._refusals.add(self, self._refused_s)
-        if self._refused and self._refused.discarded_bytes > MAX_DISCARDED_BYTES:
-            self.refuse()
+        self._is_going_on = True
+        while self._exchanges and not self.transport.is_closing() and self._lingers_s is None:
+            first = self._exchanges[0]
+            if not first.is_begun:
+                first.is_begun = True
+                self._begin(first)
+            if not first.is_handed_over and (first.is_read or first.is_too_large):
+                self._hand_over(first)
+            if not first.is_answered:
+                break
+            if first.closes or self._door.is_stopping:
+                self._close_behind(first)
+                break
+            if not first.is_read:
+                break
+            self._exchanges.popleft()
+            self._forget(first)
+        self._is_going_on = False
+
+    def shutdown(self) -> None:
+        """The facade ends: the request under way has its answer yet, and whatever is being sent on an idle connection a refusal."""
+        if self._exchanges:
+            return
+        self._is_last = True
+        # In two steps, so that the loop reads in between however late it is.
+        self._loop.call_later(LAST_SECONDS / 2, self._loop.call_later, LAST_SECONDS / 2, self._close_idle)
+
+    def _close_idle(self) -> None:
+        if not self._exchanges:
             self.transport.close()
-        if self._in_head and not self._in_other:
-            self._head_bytes += len(data)
-        elif self._began_s is not None:
-            # Lengths of chunks, and trailers, of which the parser may keep one as it comes.
-            self._framing_bytes = 0 if self._has_body_come else self._framing_bytes + len(data)
-        if max(self._head_bytes, self._framing_bytes) > MAX_HEAD_BYTES and not self.transport.is_closing():
-            self.send_400_response("The request line, headers and trailers are too long.")
-        if not self._is_busy() and self.timeout_keep_alive_task is None and self._head_s is None:
-            # Nothing that begins a request: it should follow soon.
-            self._head_s = self.loop.time()
 
-    def refuse(self) -> bool:
-        """Tells the client whose request is refused, if there is one. The rest of its body is not waited for, but read past.
+    def _begin(self, exchange: Exchange) -> None:
+        """The head of a request is judged, before anything of its body is waited for."""
+        if self._is_last or (not exchange.is_read and not exchange.is_exempt and self._door.admission.is_full):
+            exchange.closes = exchange.closes or self._is_last
+            exchange.refuse()
+            return
+        try:
+            self._door.origins.check(exchange.headers)
+        except ApiError as error:
+            exchange.answer(refusal_of(error))
+            return
+        length = next((int(value) for name, value in exchange.headers if name == b"content-length"), 0)
+        if length > self._door.max_body_bytes:
+            exchange.is_too_large = True
+        elif exchange.expects_leave and not exchange.is_read:
+            exchange.expects_leave = False
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-        Returns whether there is one.
-        """
-        if self._refused is None or self._refused.is_told or self.transport.is_closing():
-            return False
-        self._refused.is_told = True
-        self._refused_s = self.loop.time()
-        # Who does not read the answers gets no other one.
-        close = self._refused.closes or self._is_last or self.flow.write_paused
-        end = b"connection: close\r\n\r\n" if close else b"\r\n"
-        if self._refused.is_stream:
-            refusal = come_back()
-            head = _head(refusal)
+    def _hand_over(self, exchange: Exchange) -> None:
+        if exchange.is_too_large and not exchange.is_asgi:
+            limit = self._door.max_body_bytes
+            error = ApiError("REQUEST_TOO_LARGE", f"The body is larger than {limit} bytes", maxBytes=limit)
+            _log.info("failed request", method=exchange.method, code=error.row.reason, error=error.message)
+            exchange.closes = True
+            exchange.answer(refusal_of(error))
         else:
-            refusal = STOPPING if self._is_ending else OVERLOADED
-            head = _HEADS[refusal]
-        self.transport.write(head + self._refused.cors + end + (refusal.body if self._refused.has_body else b""))
-        if close:
+            exchange.hand_over()
+
+    def _forget(self, exchange: Exchange) -> None:
+        """A request has been read and answered."""
+        if exchange.body:
+            self._held_bytes -= len(exchange.body)
+            self._connections.hold(self, self._held_bytes)
+            exchange.body = b""
+        if not self._exchanges:
+            if self._head_s is None:
+                self._idle_s = self._loop.time()
+            # An idle connection of a proxy is nobody's.
+            self._attribute([])
+            if self._is_read_paused and not self.transport.is_closing():
+                self._is_read_paused = False
+                self.transport.resume_reading()
+
+    def _close_behind(self, exchange: Exchange) -> None:
+        """Closes the connection behind an answer; what comes of the request yet is read past, so that the client sees the answer."""
+        if exchange.is_read or exchange.expects_leave:
             self.transport.close()
-        self._forget_refused()
-        return True
+        else:
+            self._lingers_s = self._loop.time()
 
     def _is_busy(self) -> bool:
         """Whether a request is read or has no answer yet."""
-        is_answered = self.cycle is None or self.cycle.response_complete
-        return self._began_s is not None or self._refused is not None or not is_answered
+        return self._began_s is not None or bool(self._exchanges)
 
     def _is_late(self, now_s: float) -> bool:
-        if self.flow.read_paused or (self._head_s is not None and self._is_busy()):
+        lingers_long = self._lingers_s is not None and now_s - self._lingers_s > LINGER_SECONDS
+        if lingers_long or (self._idle_s is not None and now_s - self._idle_s > self._door.keep_alive_seconds):
+            self.transport.close()
+        if self._is_read_paused or (self._head_s is not None and self._is_busy()):
             # It is we who do not read, or have not answered.
             self._came_s = now_s
             self._head_s = None if self._head_s is None else now_s
@@ -394,9 +354,7 @@ class HttpProtocol(Connection, HttpToolsProtocol):
 
     def _attribute(self, forwarded: Sequence[bytes]) -> bool:
         """Has the connection count for the client of its request. Returns whether that one may have one more."""
-        if not self._is_of_proxy or self.client is None:
-            return True
-        return self._connections.attribute(self, self.client[0], forwarded)
+        return not self._is_of_proxy or self._connections.attribute(self, self.environ["REMOTE_ADDR"], forwarded)
 
     def _feed(self, data: bytes) -> bool:
         """Parses bytes that came in. Returns whether the connection is still one of HTTP.
@@ -407,22 +365,20 @@ class HttpProtocol(Connection, HttpToolsProtocol):
         try:
             while True:
                 try:
-                    self.parser.feed_data(data)
+                    self._parser.feed_data(data)
                 except httptools.HttpParserUpgrade as upgrade:
                     data = data[upgrade.args[0] :]
                 else:
                     return True
-                if self.parser.get_method() == b"CONNECT":
-                    self.send_400_response("CONNECT is not served.")
+                if self._parser.get_method() == b"CONNECT":
+                    self._refuse_unreadable("CONNECT is not served")
                     return True
                 if self._is_handshake():
-                    self._open_websocket()
-                    return False
+                    return not self._open_websocket()
                 data = self._head_without_offer() + data
-                self.parser = _new_parser(self)
+                self._parser = _new_parser(self)
         except httptools.HttpParserError:
-            self.logger.warning("Invalid HTTP request received.")
-            self.send_400_response("Invalid HTTP request received.")
+            self._refuse_unreadable("Invalid HTTP request received")
             return True
 
     def _is_handshake(self) -> bool:
@@ -430,149 +386,72 @@ class HttpProtocol(Connection, HttpToolsProtocol):
 
         Nothing may come before it on the connection that still waits for an answer.
         """
-        names = {name for name, _ in self.headers}
+        headers = self._reading.headers
+        names = {name for name, _ in headers}
         return (
-            self.parser.get_method() == b"GET"
-            and self.parser.get_http_version() == "1.1"
-            and [value.strip().lower() for name, value in self.headers if name == b"upgrade"] == [b"websocket"]
+            self._parser.get_method() == b"GET"
+            and self._parser.get_http_version() == "1.1"
+            and [value.strip().lower() for name, value in headers if name == b"upgrade"] == [b"websocket"]
             and b"sec-websocket-key" in names
             and b"transfer-encoding" not in names
-            and all(value == b"0" for name, value in self.headers if name == b"content-length")
-            and not self._refused
+            and all(value == b"0" for name, value in headers if name == b"content-length")
             and not self._is_last
             and not self.transport.is_closing()
-            and (self.cycle is None or self.cycle.response_complete)
+            and not self._exchanges
         )
 
-    def _open_websocket(self) -> None:
-        """Hands the connection on, if a handshake is for Socket.IO's path, and its page may open it.
+    def _open_websocket(self) -> bool:
+        """Hands the connection on, if a handshake is for the path of WebSockets, and its page may open it.
 
-        Raises HttpParserError when its target has no path.
+        Returns whether it has done so. Raises HttpParserError when its target has no path.
         """
+        exchange = self._reading
+        exchange.take_head(self._parser)
+        self._exchanges.append(exchange)
+        exchange.closes = exchange.is_begun = exchange.is_read = True
         try:
-            self._origins.check(self.headers)
+            self._door.origins.check(exchange.headers)
+            if not exchange.is_asgi:
+                raise ApiError("PATH_NOT_FOUND", "There is no WebSocket on this path", path=truncate(exchange.path))
         except ApiError as error:
-            self._close_with(refusal_of(error))
-            return
-        target = httptools.parse_url(self.url)
-        path = unquote((target.path or b"/").decode("latin-1"))
-        if f"{path}/".startswith(f"{PATH}/"):
-            self.scope["method"] = "GET"
-            # A target may name the host, too.
-            self.url = target.path + (b"?" + target.query if target.query else b"")
-            self.handle_websocket_upgrade()
-            protocol = self.transport.get_protocol()
-            assert isinstance(protocol, WebSocketProtocol)
-            self._connections.replace(self, protocol)
-        else:
-            self._close_with(refusal_of(ApiError("PATH_NOT_FOUND", "There is no WebSocket on this path", path=truncate(path))))
+            exchange.answer(refusal_of(error))
+            return False
+        self._exchanges.clear()
+        del self._parser, self._reading
+        self._connections.replace(self, self._websockets.open(self.transport, exchange.raw_path, exchange.query, exchange.headers))
+        return True
 
     def _head_without_offer(self) -> bytes:
         """The head that has been read, without the option `upgrade` that makes an offer of it."""
-        version = self.parser.get_http_version().encode()
-        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
-        for name, value in self.headers:
+        version = self._parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self._parser.get_method(), self._reading.target, version)]
+        for name, value in self._reading.headers:
             if name == b"connection":
                 options = value.split(b",")
                 value = b",".join(option for option in options if option.strip().lower() != b"upgrade")
             lines.append(name + b": " + value)
         return b"\r\n".join((*lines, b"\r\n"))
 
-    def _forget_refused(self) -> None:
-        """Goes on to the next request, if the client has been told and the refused one is read."""
-        if self._refused and self._refused.is_told and self._refused.is_read:
-            self._refused = None
-            if not self.transport.is_closing():
-                self.on_response_complete()
-
-    def _to_be_refused(self) -> bool:
-        """Whether all places are taken. A request behind another one, which has to be answered first, is left to `Admission`.
-
-        So is one whose path has to be decoded first.
-        """
-        return self._is_last or (
-            self._places.are_full
-            and (self.cycle is None or self.cycle.response_complete)
-            and b"%" not in self.url
-            and self._places.needed(self.url.partition(b"?")[0].decode("latin-1"))
-        )
-
-    def _forget(self) -> None:
-        """Has those who would answer the requests so far know that nobody listens."""
-        for cycle in self._cycles:
-            cycle.disconnected = True
-            cycle.message_event.set()
-
-    def send_400_response(self, msg: str) -> None:
+    def _refuse_unreadable(self, reason: str) -> None:
         """Answers a request that cannot be read, and closes the connection."""
-        if self._refused:
-            # What cannot be read is the rest of a request that has its answer, or comes behind one.
-            self.refuse()
-            self.transport.close()
-            return
-        reason = msg.rstrip(".")
-        self._end_with(refusal_of(ApiError("INVALID_REQUEST", f"Invalid request: {reason}", reason=reason)))
+        if not self.transport.is_closing():
+            self._end_with(refusal_of(ApiError("INVALID_REQUEST", f"Invalid request: {reason}", reason=reason)))
 
-    def _end_with(self, refusal: Refusal) -> None:
-        """Answers a request with a refusal, if its answer has not begun, and closes the connection."""
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            self._close_with(refusal)
-        else:
-            self.transport.close()
-        # Requests before it on the same connection that are not answered yet must not write to what is closed.
-        self.pipeline.clear()
-        self._forget()
+    def _end_with(self, response: CannedResponse) -> None:
+        """Answers the first request that has no answer, unless that has begun, and closes the connection.
 
-    def _close_with(self, refusal: Refusal) -> None:
-        """Answers a request with a refusal, and closes the connection."""
-        head = _head(refusal) + _lines(self._origins.cors(self.headers))
-        self.transport.write(head + b"connection: close\r\n\r\n" + refusal.body)
+        Requests behind it have none: they must not write to what is closed.
+        """
+        reading = self.__dict__.get("_reading")
+        first = self._exchanges[0] if self._exchanges else reading if reading and not reading.is_started else Exchange(self._door, self)
+        self._abandon()
+        if not first.is_started:
+            first.closes = self._is_going_on = True
+            first.answer(response)
         self.transport.close()
 
-
-class WebSocketProtocol(Connection, WebSocketsSansIOProtocol):
-    """One WebSocket, in place of the HttpProtocol on which it was asked for."""
-
-    def __init__(self, connections: Connections, **arguments: Any) -> None:
-        """`connections` are shared by all; `arguments` are uvicorn's."""
-        super().__init__(**arguments)
-        self._connections = connections
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
-        super().connection_lost(exc)
-        self._connections.remove(self)
-
-    def pause_writing(self) -> None:
-        """More waits to be sent than should."""
-        super().pause_writing()
-        self._connections.lag(self)
-
-    def resume_writing(self) -> None:
-        """Little waits to be sent again."""
-        super().resume_writing()
-        self._connections.catch_up(self)
-
-    def handle_ping(self) -> None:
-        """A ping came. Who does not read gets no answers to its pings, which would pile up."""
-        if self.writable.is_set():
-            super().handle_ping()
-        else:
-            self.conn.data_to_send()
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes came in."""
-        self._came_s = self.loop.time()
-        super().data_received(data)
-        held_bytes = len(self.conn.reader.buffer) + sum(map(len, self.frames))
-        if not held_bytes:
-            self._began_s = None
-        elif self._began_s is None:
-            self._began_s = self._came_s
-        if not self._connections.hold(self, held_bytes):
-            self.abort()
-
-    def _is_late(self, now_s: float) -> bool:
-        if self.read_paused:
-            self._came_s = now_s
-        return super()._is_late(now_s)
+    def _abandon(self) -> None:
+        """Has those who would answer the requests so far know that nobody listens."""
+        for exchange in self._exchanges:
+            exchange.abandon()
+        self._exchanges.clear()

@@ -21,14 +21,18 @@ from eliza.sessions.v1.session_service_pb2 import (
 )
 from rest_facade import bodies, codec, errors, fields, inputs, pages, sse
 from rest_facade.backend import Backend
-from rest_facade.bridge import RELEASE
 from rest_facade.converse import Conversation
 from rest_facade.errors import ApiError
 from rest_facade.events import Room
 from rest_facade.follow import Follower
+from rest_facade.greenlets import stop_counting
+from rest_facade.response import Response
 
 BASE: Final = "/api/messaging/sessions"
 """The path of the collection of sessions."""
+
+HEALTH: Final = f"{BASE}/health"
+"""The path of the service's health, which waits for nobody."""
 
 _Input = TypeVar("_Input")
 _Request = TypeVar("_Request")
@@ -47,7 +51,7 @@ def add_routes(app: flask.Flask, backend: Backend) -> None:
     app.url_map.converters["session"] = _SessionId
     app.add_url_rule(BASE, view_func=views.create_session, methods=["POST"])
     app.add_url_rule(BASE, view_func=views.list_sessions, methods=["GET"])
-    app.add_url_rule(f"{BASE}/health", view_func=views.get_health, methods=["GET"])
+    app.add_url_rule(HEALTH, view_func=views.get_health, methods=["GET"])
     app.add_url_rule(session, view_func=views.get_session, methods=["GET"])
     app.add_url_rule(session, view_func=views.delete_session, methods=["DELETE"])
     app.add_url_rule(f"{session}/messages", view_func=views.send_message, methods=["POST"])
@@ -62,7 +66,7 @@ class _Views:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
 
-    def create_session(self) -> flask.Response:
+    def create_session(self) -> Response:
         """Creates a session of a user with an agent: 201."""
         body = bodies.read_object(fields.CREATE_SESSION)
         bodies.refuse_unknown()
@@ -70,12 +74,12 @@ class _Views:
         answer = self._backend.call(self._backend.sessions.CreateSession, request)
         return bodies.respond(codec.created_session(answer.session), 201, {"ETag": answer.session.etag, **_replayed(answer)})
 
-    def list_sessions(self) -> flask.Response:
+    def list_sessions(self) -> Response:
         """Lists the active sessions, the oldest first."""
         request = inputs.list_sessions(flask.request.args)
         return pages.respond("sessions", pages.list_sessions(self._backend, request))
 
-    def get_health(self) -> flask.Response:
+    def get_health(self) -> Response:
         """Tells how the service is: 503 when it cannot serve."""
         try:
             status = self._backend.call(self._backend.sessions.GetServiceStatus, GetServiceStatusRequest())
@@ -89,17 +93,17 @@ class _Views:
             return bodies.respond({**codec.health(status), **fault.body}, fault.http_status, fault.headers)
         return bodies.respond(codec.health(status))
 
-    def get_session(self, session_id: str) -> flask.Response:
+    def get_session(self, session_id: str) -> Response:
         """Reads one session and its live status."""
         answer = self._backend.call(self._backend.sessions.GetSession, GetSessionRequest(session_id=session_id, json_form=JSON_FORM_TEXT))
         return _session(answer.session)
 
-    def delete_session(self, session_id: str) -> flask.Response:
+    def delete_session(self, session_id: str) -> Response:
         """Ends and removes a session, live or expired."""
         self._backend.call(self._backend.sessions.DeleteSession, DeleteSessionRequest(session_id=session_id, etag=_if_match()))
         return bodies.respond({"success": True, "message": f"Session {session_id.lower()} deleted successfully"})
 
-    def send_message(self, session_id: str) -> flask.Response:
+    def send_message(self, session_id: str) -> Response:
         """Sends a message, which renews the session when auto-renewal is on: 201."""
         request, transport = self._judge(inputs.send_message, bodies.read_object(fields.SEND_MESSAGE), session_id)
         request.request_id = inputs.idempotency_key(flask.request.headers.get("Idempotency-Key"))
@@ -111,7 +115,7 @@ class _Views:
             sent = self._backend.wait(talk.open())
             if transport == "sse":
                 return sse.respond(sse.conversation(self._backend, talk, sent), talk.close, _replayed(sent))
-            flask.request.environ[RELEASE]()
+            stop_counting()
             reply = self._backend.wait(talk.reply())
         except BaseException:
             talk.close()
@@ -119,7 +123,7 @@ class _Views:
         body = codec.sent_message(sent.message, sent.session_status)
         return bodies.respond({**body, "agentResponse": codec.agent_response(reply)}, 201, _replayed(sent))
 
-    def watch_events(self, session_id: str) -> flask.Response:
+    def watch_events(self, session_id: str) -> Response:
         """Streams the session's events (`text/event-stream`), from the first or from behind `Last-Event-ID` or `after`, a sequence."""
         last = flask.request.headers.get("Last-Event-ID", "")
         after = self._judge(inputs.after_sequence, last or flask.request.args.get("after", ""), session_id)
@@ -132,12 +136,12 @@ class _Views:
             raise
         return sse.respond(sse.session_events(self._backend, follower, room), follower.close)
 
-    def list_messages(self, session_id: str) -> flask.Response:
+    def list_messages(self, session_id: str) -> Response:
         """Pages through the history, newest first."""
         request = self._judge(inputs.list_messages, flask.request.args, session_id)
         return pages.respond("messages", pages.list_messages(self._backend, request))
 
-    def renew_session(self, session_id: str) -> flask.Response:
+    def renew_session(self, session_id: str) -> Response:
         """Renews by hand, also when auto-renewal is off: 422 at the maximum duration."""
         self._judge_empty(session_id)
         answer = self._backend.call(
@@ -145,14 +149,14 @@ class _Views:
         )
         return _session(answer.session)
 
-    def update_timeout(self, session_id: str) -> flask.Response:
+    def update_timeout(self, session_id: str) -> Response:
         """Changes the timeout settings that the body names."""
         request = self._judge(inputs.update_timeout, bodies.read_object(fields.UPDATE_TIMEOUT), session_id)
         request.etag = _if_match()
         answer = self._backend.call(self._backend.sessions.UpdateTimeout, request)
         return _session(answer.session)
 
-    def send_heartbeat(self, session_id: str) -> flask.Response:
+    def send_heartbeat(self, session_id: str) -> Response:
         """Keeps alive, and renews when auto-renewal is on."""
         self._judge_empty(session_id)
         answer = self._backend.call(
@@ -174,7 +178,7 @@ class _Views:
         self._judge(lambda body, _: body, bodies.read_object(fields.NOTHING), session_id)
 
 
-def _session(session: Session) -> flask.Response:
+def _session(session: Session) -> Response:
     """SessionInfo, and the entity tag of the state that it tells of."""
     return bodies.respond(codec.session_info(session), 200, {"ETag": session.etag})
 

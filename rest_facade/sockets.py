@@ -18,8 +18,8 @@ from eliza.sessions.v1.json_form_pb2 import JSON_FORM_TEXT
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import GetSessionRequest
 from rest_facade import bodies, errors, fields, inputs
+from rest_facade.asgi import Message, Receive, Send
 from rest_facade.backend import Backend
-from rest_facade.bridge import Message, Receive, Send
 from rest_facade.engine import Engine
 from rest_facade.errors import ApiError
 from rest_facade.events import Payload

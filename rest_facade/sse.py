@@ -1,29 +1,21 @@
 """Server-sent events: how they are written, and the two streams there are."""
 
-import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-import flask
 import grpc.aio
-from werkzeug.http import parse_accept_header
 
 from eliza.sessions.v1.log_pb2 import LogEntry, ReplyAborted, SessionDeleted
 from eliza.sessions.v1.message_service_pb2 import SendMessageResponse
 from rest_facade import bodies, codec, errors, events
 from rest_facade.backend import Backend
 from rest_facade.converse import Conversation
+from rest_facade.event_stream import CONTENT_TYPE, HEADERS
 from rest_facade.follow import Follower
+from rest_facade.response import Response
 
 RETRY_MS: Final = 1000
 HEARTBEAT: Final = b": alive\n\n"
-
-KIND: Final = "text/event-stream"
-CONTENT_TYPE: Final = f"{KIND}; charset=utf-8"
-HEADERS: Final = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-
-COME_BACK_MS: Final = (3000, 10_000)
-"""When a browser that was refused comes back: between these, so that not all come at once."""
 
 TEMPORARY: Final = (429, 503, 504)
 """The statuses that say: try again. On any of them a browser's EventSource gives up for good."""
@@ -35,28 +27,9 @@ def event(name: str, data: object, event_id: int | None = None) -> bytes:
     return head.encode() + b"data: " + bodies.dump(data) + b"\n\n"
 
 
-def is_followed(method: str, path: str, accept: str) -> bool:
-    """Whether a request is for a session's events, and its Accept header names event streams as EventSource's does.
-
-    A header that only allows them, by `*`, does not.
-    """
-    return (
-        method == "GET"
-        and path.rstrip("/").endswith("/events")
-        and any(kind.partition(";")[0].strip().lower() == KIND and quality > 0 for kind, quality in parse_accept_header(accept))
-    )
-
-
-def come_back() -> bytes:
-    """All of the stream that a follower gets in place of a refusal: when to come back, which a browser does at its end."""
-    return f"retry: {random.randint(*COME_BACK_MS)}\n\n".encode()
-
-
-def respond(stream: Iterator[bytes], on_close: Callable[[], None], headers: Mapping[str, str] | None = None) -> flask.Response:
+def respond(stream: Iterator[bytes], on_close: Callable[[], None], headers: Mapping[str, str] | None = None) -> Response:
     """The response that streams events; `on_close` is called however it ends."""
-    response = flask.Response(stream, content_type=CONTENT_TYPE, headers={**HEADERS, **(headers or {})})
-    response.call_on_close(on_close)
-    return response
+    return Response(stream, 200, {"Content-Type": CONTENT_TYPE, **HEADERS, **(headers or {})}, on_close)
 
 
 def session_events(backend: Backend, follower: Follower, room: events.Room) -> Iterator[bytes]:
