@@ -1,7 +1,7 @@
-"""The way to the server: a channel for calls, as many for streams as it takes, and the call that a synchronous view makes through them."""
+"""The way to the server: a channel for calls, as many for streams as it takes, and the calls that a synchronous view makes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar, cast
 
@@ -43,7 +43,14 @@ _OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     # The server is addressed directly, whatever proxy the environment names for the web.
     ("grpc.enable_http_proxy", 0),
+    # Channels to one address would share a connection otherwise, and with it the bound on its streams.
+    ("grpc.use_local_subchannel_pool", 1),
 ]
+
+
+def dial(address: str) -> grpc.aio.Channel:
+    """A channel to a server at HOST:PORT, which need not be there yet."""
+    return grpc.aio.insecure_channel(address, _OPTIONS)
 
 
 @dataclass(slots=True, eq=False)
@@ -57,20 +64,20 @@ class _StreamChannel:
 
 
 class Backend:
-    """The server's services. An async context manager: the channel belongs to the loop that enters it."""
+    """The server's services. An async context manager: its channels belong to the loop that enters it."""
 
-    def __init__(self, address: str, deadline_seconds: float, reply_deadline_seconds: float) -> None:
-        """`address` is HOST:PORT; a call that has no answer after `deadline_seconds` fails. Nothing is opened yet.
+    def __init__(self, open_channel: Callable[[], grpc.aio.Channel], deadline_seconds: float, reply_deadline_seconds: float) -> None:
+        """`open_channel` opens a channel to the server. A call that has no answer after `deadline_seconds` fails.
 
         The server has its own deadline for an agent's reply; `reply_deadline_seconds` should not be less.
         """
-        self._address = address
+        self._open_channel = open_channel
         self.deadline_seconds = deadline_seconds
         self.reply_deadline_seconds = deadline_seconds + reply_deadline_seconds
 
     async def __aenter__(self) -> Self:
         """Opens the channel. The server need not be there yet."""
-        self._channel = grpc.aio.insecure_channel(self._address, _OPTIONS)
+        self._channel = self._open_channel()
         self._stream_channels: list[_StreamChannel] = []
         self._stopping = asyncio.get_running_loop().create_future()
         self.agents = AgentServiceStub(self._channel)
@@ -98,8 +105,7 @@ class Backend:
         for one in self._stream_channels:
             if one.streams < STREAMS_PER_CHANNEL:
                 return one
-        # Channels to one address would share a connection otherwise.
-        channel = grpc.aio.insecure_channel(self._address, [*_OPTIONS, ("grpc.use_local_subchannel_pool", 1)])
+        channel = self._open_channel()
         self._stream_channels.append(_StreamChannel(channel, SessionServiceStub(channel), MessageServiceStub(channel)))
         return self._stream_channels[-1]
 

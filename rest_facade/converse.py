@@ -27,9 +27,10 @@ class Conversation:
         return first.user_message
 
     async def reply(self) -> Message:
-        """Waits for the reply."""
+        """Waits for the reply, and then no longer."""
         async for part in self:
             if part is not None and part.HasField("reply"):
+                self.close()
                 return part.reply
         raise EOFError("the server ended the conversation without a reply")
 

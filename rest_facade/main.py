@@ -1,9 +1,8 @@
 """The facade: what it is made of, and how it runs, on a loop of its own or of somebody else's."""
 
 import asyncio
-import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -108,49 +107,6 @@ class Facade:
 
     def _running(self) -> set[asyncio.Task[None]]:
         return {*self._door.tasks, *self._websockets.tasks}
-
-
-async def serve(
-    server: str,
-    listener: socket.socket,
-    on_ready: Callable[[], None],
-    *,
-    max_requests: int,
-    grace_seconds: float,
-    deadline_seconds: float = 30,
-    reply_deadline_seconds: float = 120,
-    keep_alive_seconds: float = 75,
-    max_body_bytes: int = MAX_BODY_BYTES,
-    allowed_origins: Sequence[str] = (),
-    allowed_hosts: Sequence[str] = (),
-    trusted_proxies: Networks = (),
-) -> None:
-    """Serves REST on a bound socket until SIGTERM or SIGINT, then lets the requests under way finish and returns.
-
-    `server` is the gRPC server's HOST:PORT; it need not be there yet. `on_ready` is called once connections are accepted. A call to
-    the server may take `deadline_seconds`, the requests under way at the signal `grace_seconds`. The rest is as `Facade` has it.
-    """
-    facade = Facade(
-        Backend(server, deadline_seconds, reply_deadline_seconds),
-        listener,
-        max_requests=max_requests,
-        keep_alive_seconds=keep_alive_seconds,
-        max_body_bytes=max_body_bytes,
-        allowed_origins=allowed_origins,
-        allowed_hosts=allowed_hosts,
-        trusted_proxies=trusted_proxies,
-    )
-    stopped, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    try:
-        await facade.start()
-        on_ready()
-        await stopped.wait()
-        await facade.stop(grace_seconds)
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
 
 
 def accepting(listener: socket.socket) -> list[socket.socket]:

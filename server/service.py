@@ -120,10 +120,6 @@ class Service:
         store = await self._store.describe()
         log.info("serving the store", file=store.place, schema=store.schema, sessions=store.sessions)
 
-    def report_rest(self, is_served: bool) -> None:
-        """Takes note of whether REST, which this process does not serve itself, is served: health is degraded while it is not."""
-        self._health.is_rest_served = is_served
-
     async def stop(self, by_s: float) -> None:
         """Says NOT_SERVING, finishes what is in flight until the event loop's time `by_s` at most, and closes the store."""
         await self._health.servicer.enter_graceful_shutdown()

@@ -76,7 +76,6 @@ class HealthMonitor:
 
     def __init__(self, store: Store, services: Sequence[str]) -> None:
         self.servicer = HealthServicer()
-        self.is_rest_served = True
         self._store = store
         self._services = ("", *services)
         self._doubt = asyncio.Event()

@@ -241,8 +241,7 @@ class SessionService(SessionServiceServicer):
     async def GetServiceStatus(self, request: pb.GetServiceStatusRequest, context: Any) -> pb.GetServiceStatusResponse:
         now_ms = self._clock.now_ms()
         counts = await self._store.counts()
-        is_degraded = counts.invalid or not self._health.is_rest_served
-        health = pb.GetServiceStatusResponse.HEALTH_DEGRADED if is_degraded else pb.GetServiceStatusResponse.HEALTH_HEALTHY
+        health = pb.GetServiceStatusResponse.HEALTH_DEGRADED if counts.invalid else pb.GetServiceStatusResponse.HEALTH_HEALTHY
         return pb.GetServiceStatusResponse(
             health=health if self._health.is_serving else pb.GetServiceStatusResponse.HEALTH_UNHEALTHY,
             active_sessions=counts.active,
