@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from eliza.sessions.v1.errors import forget_frames
+from eliza.sessions.errors import forget_frames
 from rest_facade import canned, errors
 from rest_facade.connections import CLIENT
 

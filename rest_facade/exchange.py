@@ -14,7 +14,7 @@ from urllib.parse import unquote_to_bytes
 
 import httptools
 
-from eliza.sessions.v1.errors import forget_frames
+from eliza.sessions.errors import forget_frames
 from rest_facade import canned, errors, event_stream
 from rest_facade.admission import Admission
 from rest_facade.asgi import App, serve_asgi

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-from eliza.sessions.v1.limits import MAX_BODY_BYTES
+from eliza.sessions.limits import MAX_BODY_BYTES
 from rest_facade.admission import Admission
 from rest_facade.app import create_app
 from rest_facade.backend import Backend

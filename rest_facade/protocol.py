@@ -8,7 +8,7 @@ from typing import Any, Final
 import httptools
 import structlog
 
-from eliza.sessions.v1.errors import cut
+from eliza.sessions.errors import truncate
 from rest_facade import canned
 from rest_facade.canned import CannedResponse, refusal_of
 from rest_facade.connections import HEAD_SECONDS, Connection, Entry
@@ -412,7 +412,7 @@ class HttpProtocol(Connection, asyncio.Protocol):
         try:
             self._door.origins.check(exchange.headers)
             if not exchange.is_asgi:
-                raise ApiError("PATH_NOT_FOUND", "There is no WebSocket on this path", path=cut(exchange.path))
+                raise ApiError("PATH_NOT_FOUND", "There is no WebSocket on this path", path=truncate(exchange.path))
         except ApiError as error:
             exchange.answer(refusal_of(error))
             return False

@@ -8,16 +8,17 @@ from typing import Any
 
 import orjson
 
-from eliza.sessions.v1 import log_pb2, values
+from eliza.sessions import values
+from eliza.sessions.limits import DEFAULT_SESSIONS, MAX_SESSIONS
+from eliza.sessions.v1 import log_pb2
 from eliza.sessions.v1 import session_service_pb2 as pb
-from eliza.sessions.v1.limits import DEFAULT_SESSIONS, MAX_SESSIONS
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceServicer
 from server.clock import Clock
 from server.domain.errors import AgentNotFoundError, DomainError, MissingFieldsError
 from server.domain.events import Abort, Chunk, Entry
+from server.domain.idempotency import request_key
 from server.domain.ids import new_id, uuid_field
 from server.domain.messages import check_metadata
-from server.domain.requests import request as request_of
 from server.domain.sessions import create, heartbeat, if_match, renew, require_live, update_timeout
 from server.domain.timeouts import PartialTimeoutConfig, TimeoutPolicy, check_numbers
 from server.lifecycle.watch import Deleted, End, Item, Signals, Watch
@@ -67,7 +68,7 @@ class SessionService(SessionServiceServicer):
         check_metadata(metadata)
         check_numbers(timeout)
         content = agent_id, metadata, orjson.dumps(timeout).decode()
-        repeatable = request_of(f"user:{user_id}", request.request_id, *content)
+        repeatable = request_key(f"user:{user_id}", request.request_id, *content)
         try:
             agent_timeout = (await self._store.get_agent(agent_id)).timeout
         except AgentNotFoundError:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from server.domain.agents import Agent
 from server.domain.deliveries import Delivery
 from server.domain.events import Entry
+from server.domain.idempotency import RequestKey
 from server.domain.replies import DeliveryRule
-from server.domain.requests import Request
 from server.domain.sessions import Outcome, Rule, Session
 
 AgentChange = Callable[[Agent, int], Agent]
@@ -121,7 +121,7 @@ class Store(ABC):
         """
 
     @abstractmethod
-    async def create_session(self, session: Session, request: Request | None = None) -> Outcome:
+    async def create_session(self, session: Session, request: RequestKey | None = None) -> Outcome:
         """Adds a session, whose id and channel are new; returns it, or, for a request that is known already, the one that it made then.
 
         The request is remembered until the session is removed, or `forget_requests` takes it.
@@ -130,7 +130,7 @@ class Store(ABC):
         """
 
     @abstractmethod
-    async def apply(self, session_id: str, rule: Rule, request: Request | None = None) -> Outcome:
+    async def apply(self, session_id: str, rule: Rule, request: RequestKey | None = None) -> Outcome:
         """Loads a session, applies the rule to it at the present instant, and persists the outcome, in one transaction.
 
         With the expiry of a session its open deliveries have failed. A request is remembered with the outcome's first entry, until the
@@ -220,7 +220,7 @@ class Store(ABC):
         """Finds the reply to the message with this sequence, or else its final failure; None while there is neither."""
 
     @abstractmethod
-    async def knows(self, request: Request) -> bool:
+    async def knows(self, request: RequestKey) -> bool:
         """Whether a request with this id was made before in its scope, and is remembered."""
 
     @abstractmethod

@@ -14,8 +14,8 @@ from server.clock import Clock
 from server.domain.agents import Agent
 from server.domain.errors import AgentAlreadyExistsError, AgentNotFoundError, SessionNotFoundError, UnavailableError
 from server.domain.events import Entry
+from server.domain.idempotency import RequestKey
 from server.domain.replies import DeliveryRule
-from server.domain.requests import Request
 from server.domain.sessions import Outcome, Rule, Session, is_expired
 from server.store import sqlite_rows as rows
 from server.store.base import (
@@ -106,10 +106,10 @@ class SqliteStore(Store):
     def add_listener(self, listener: CommitListener) -> None:
         self._writer.listeners.append(listener)
 
-    async def create_session(self, session: Session, request: Request | None = None) -> Outcome:
+    async def create_session(self, session: Session, request: RequestKey | None = None) -> Outcome:
         return await self._writer.create(session, request)
 
-    async def apply(self, session_id: str, rule: Rule, request: Request | None = None) -> Outcome:
+    async def apply(self, session_id: str, rule: Rule, request: RequestKey | None = None) -> Outcome:
         return await self._writer.apply(session_id, rule, request)
 
     async def apply_delivery(self, session_id: str, sequence: int, rule: DeliveryRule) -> Outcome:
@@ -244,7 +244,7 @@ class SqliteStore(Store):
         found = self._read(lambda connection: connection.execute(statement, named).fetchall())
         return rows.entry_of(found[0]) if found else None
 
-    async def knows(self, request: Request) -> bool:
+    async def knows(self, request: RequestKey) -> bool:
         statement = f"SELECT 1 FROM requests WHERE scope = ? AND id = ? AND {IS_THERE.format('session_id')}"
         return self._read(lambda connection: connection.execute(statement, (request.scope, request.id)).fetchone()) is not None
 

@@ -79,8 +79,8 @@ def session_changing_row(session: Session) -> Row:
         session.renewed_at_ms,
         session.expires_at_ms,
         session.renewal_count,
-        session.warned,
-        session.expired,
+        session.warning_logged,
+        session.expiry_logged,
         session.last_sequence,
         session.last_entry_ms,
         due_at_ms(session),
@@ -139,17 +139,22 @@ EXPIRED: Final = "expired"
 
 def counts_of(session: Session) -> list[CountKey]:
     """The counts that a session adds one to."""
-    if session.expired:
+    if session.expiry_logged:
         return [(EXPIRED, "", "")]
     live = [(LIVE, agent_id, user_id) for agent_id in ("", session.agent_id) for user_id in ("", session.user_id)]
-    return [*live, (WARNED, "", "")] if session.warned else live
+    return [*live, (WARNED, "", "")] if session.warning_logged else live
+
+
+_RENAMED: Final = {"warned": "warning_logged", "expired": "expiry_logged"}
+"""Fields of a session by the names that they had in 0.2.0, whose stores have them in JSON."""
 
 
 def session_from_json(fields: Session | dict[str, Any]) -> Session:
     """A session that was written as JSON whole; or one that has not been yet."""
     if isinstance(fields, Session):
         return fields
-    return Session(**{**fields, "timeout": TimeoutConfig(**fields["timeout"])})
+    named = {_RENAMED.get(name, name): value for name, value in fields.items()}
+    return Session(**{**named, "timeout": TimeoutConfig(**named["timeout"])})
 
 
 def entry_row(entry: Entry) -> Row:

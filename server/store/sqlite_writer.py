@@ -29,8 +29,8 @@ from server.domain.errors import (
     UnavailableError,
 )
 from server.domain.events import Entry
+from server.domain.idempotency import RequestKey, require_same
 from server.domain.replies import DeliveryRule
-from server.domain.requests import Request, require_same
 from server.domain.sessions import Outcome, Rule, Session, require_etag
 from server.store import sqlite_rows as rows
 from server.store.base import Commit, CommitListener
@@ -99,7 +99,7 @@ class _Operation:
     work: Callable[[Any, int], Any]
     session_id: str | None
     sequence: int | None
-    request: Request | None
+    request: RequestKey | None
     result: Any = None
     error: BaseException | None = None
 
@@ -117,7 +117,7 @@ class _Group:
     stored: dict[str, Session]
     deliveries: dict[tuple[str, int], Delivery] = field(default_factory=dict)
     requests: dict[tuple[str, str], tuple[str, Any, str]] = field(default_factory=dict)
-    new_requests: list[tuple[Request, Any, int, str]] = field(default_factory=list)
+    new_requests: list[tuple[RequestKey, Any, int, str]] = field(default_factory=list)
     created: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)
@@ -140,7 +140,7 @@ class _Group:
             return replace(delivery, state=DeliveryState.FAILED, due_at_ms=None)
         return delivery
 
-    def known(self, request: Request | None) -> Any:
+    def known(self, request: RequestKey | None) -> Any:
         """The answer to a request that was made before; None when it was not. Raises RequestIdReusedError."""
         if request is None or (request.scope, request.id) not in self.requests:
             return None
@@ -151,7 +151,7 @@ class _Group:
         require_same(request, fingerprint)
         return answer
 
-    def remember(self, request: Request | None, answer: Any, now_ms: int, session_id: str) -> None:
+    def remember(self, request: RequestKey | None, answer: Any, now_ms: int, session_id: str) -> None:
         if request:
             self.requests[request.scope, request.id] = request.fingerprint, answer, session_id
             self.new_requests.append((request, answer, now_ms, session_id))
@@ -173,7 +173,7 @@ class _Group:
             self.sessions[session.id] = session
             self.changed.add(session.id)
             self.entries.extend(outcome.entries)
-            if session.expired and not before.expired:
+            if session.expiry_logged and not before.expiry_logged:
                 self.expired.add(session.id)
         for delivery in outcome.deliveries:
             key = delivery.session_id, delivery.sequence
@@ -186,7 +186,7 @@ def _changed_counts(group: _Group) -> Counter[rows.CountKey]:
     changes: Counter[rows.CountKey] = Counter()
     for session_id in group.created | group.changed | group.deleted:
         before, after = group.stored.get(session_id), group.sessions.get(session_id)
-        if before and after and (before.warned, before.expired) == (after.warned, after.expired):
+        if before and after and (before.warning_logged, before.expiry_logged) == (after.warning_logged, after.expiry_logged):
             continue
         changes.update(rows.counts_of(after) if after else ())
         changes.subtract(rows.counts_of(before) if before else ())
@@ -232,7 +232,7 @@ class SqliteWriter:
         self._thread = threading.Thread(target=self._run, name="sqlite-writer", daemon=True)
         self._thread.start()
 
-    async def create(self, session: Session, request: Request | None) -> Outcome:
+    async def create(self, session: Session, request: RequestKey | None) -> Outcome:
         """Adds a session, unless the request has made one before. Raises RequestIdReusedError."""
 
         def work(group: _Group, now_ms: int) -> Outcome:
@@ -245,7 +245,7 @@ class SqliteWriter:
 
         return cast(Outcome, await self._submit(work, session.id, request=request))
 
-    async def apply(self, session_id: str, rule: Rule, request: Request | None) -> Outcome:
+    async def apply(self, session_id: str, rule: Rule, request: RequestKey | None) -> Outcome:
         """Applies a rule to a session, unless the request has done so before.
 
         Raises SessionNotFoundError, RequestIdReusedError and what the rule raises.
@@ -297,7 +297,7 @@ class SqliteWriter:
         self._connection.close()
 
     async def _submit(
-        self, work: Callable[[Any, int], Any], session_id: str | None, sequence: int | None = None, request: Request | None = None
+        self, work: Callable[[Any, int], Any], session_id: str | None, sequence: int | None = None, request: RequestKey | None = None
     ) -> Any:
         if self._closed:
             raise UnavailableError("The service is stopping")

@@ -109,7 +109,7 @@ class Model:
 
     def may_be_purged(self, session: Session) -> bool:
         """Whether the purge may have taken a session, or a part of it."""
-        return session.expired and session.expires_at_ms <= self.purged_by_ms
+        return session.expiry_logged and session.expires_at_ms <= self.purged_by_ms
 
     def may_be_gone(self, known: Known) -> bool:
         """Whether a session that was there may be gone, or a part of it."""
@@ -146,7 +146,7 @@ class Model:
         known.session = outcome.session
         known.entries |= {entry.sequence: entry for entry in outcome.entries}
         known.deliveries |= {delivery.sequence: delivery for delivery in outcome.deliveries}
-        if outcome.session.expired:
+        if outcome.session.expiry_logged:
             for sequence, delivery in known.deliveries.items():
                 if delivery.state in (DeliveryState.PENDING, DeliveryState.LEASED):
                     known.deliveries[sequence] = replace(delivery, state=DeliveryState.FAILED, due_at_ms=None)

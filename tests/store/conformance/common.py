@@ -16,10 +16,10 @@ from server.domain.agents import Agent, AgentKind
 from server.domain.deliveries import Delivery, RetryPolicy
 from server.domain.errors import InvalidFieldError
 from server.domain.events import Entry
+from server.domain.idempotency import RequestKey
 from server.domain.messages import Draft, Reply
 from server.domain.replies import DeliveryRule, fail, lease
 from server.domain.replies import answer as answer_delivery
-from server.domain.requests import Request
 from server.domain.sessions import Outcome, Rule, Session, fall_due, send_message, update_timeout
 from server.domain.timeouts import PartialTimeoutConfig
 from server.store.base import Store
@@ -139,7 +139,7 @@ CALLS: dict[str, Callable[[Store, Session], Awaitable[object]]] = {
     "list_history": lambda store, one: store.list_history(one, before_sequence=1, limit=1),
     "count_history": lambda store, one: store.count_history(one, before_sequence=1, limit=1),
     "find_answer": lambda store, one: store.find_answer(one.id, 1),
-    "knows": lambda store, one: store.knows(Request("s", "id", "content")),
+    "knows": lambda store, one: store.knows(RequestKey("s", "id", "content")),
     "forget_requests": lambda store, one: store.forget_requests(T0, 1),
 }
 """A call of every method but `add_listener` and `close`."""
