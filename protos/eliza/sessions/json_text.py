@@ -70,10 +70,12 @@ def load(text: str | bytes) -> Json:
 
 def overlay(text: str, fields: Mapping[str, Json]) -> str:
     """The text of a JSON object with some fields set, read only where it may have one of them already."""
+    if not fields:
+        return text
     if any(orjson.dumps(name).decode() in text for name in fields):
         return dump({**orjson.loads(text), **fields})
     added = orjson.dumps(fields).decode()
-    return added if text == "{}" else f"{text[:-1]},{added[1:]}" if fields else text
+    return added if text == "{}" else f"{text[:-1]},{added[1:]}"
 
 
 def escape_lines(text: str) -> str:
