@@ -1,11 +1,12 @@
 """The README's tables, made from the code. `python -m tests.docs.tables` writes them into it; a test fails while they differ."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 from eliza.sessions.errors import TABLE
 from rest_facade.app import create_app
-from rest_facade.backend import Backend
+from rest_facade.backend import Backend, dial
 from server.settings import Settings, bounds
 
 README = Path(__file__).parents[2] / "README.md"
@@ -31,7 +32,7 @@ def errors() -> str:
 
 def endpoints() -> str:
     """Every route, from the facade."""
-    app = create_app(Backend("127.0.0.1:1", 1, 1))
+    app = create_app(Backend(partial(dial, "127.0.0.1:1"), 1, 1))
     rows = ["| method | path | does |", "| --- | --- | --- |"]
     for rule in app.url_map.iter_rules():
         for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):

@@ -234,10 +234,9 @@ async def given_back(process: psutil.Process, descriptors: int) -> None:
 
 
 async def streams(service: Serve, count: int, gets: int) -> None:
-    """Opens the streams, measures and prints, closes them, and measures again; then all that once more, on a warm facade."""
+    """Opens the streams, measures and prints, closes them, and measures again; then all that once more, on a warm service."""
     server = psutil.Process(service.process.pid)
-    (facade,) = server.children()
-    processes = {"facade": facade, "server": server}
+    processes = {"service": server}
     async with grpc.aio.insecure_channel(service.grpc) as channel:
         sessions = session_service_pb2_grpc.SessionServiceStub(channel)
         messages = message_service_pb2_grpc.MessageServiceStub(channel)
@@ -253,7 +252,7 @@ async def streams(service: Serve, count: int, gets: int) -> None:
             ids = await in_turns(new, map(str, range(count)))
             alone_ms = await get_ms(service.rest, beside, gets)
             before = report(f"{turn} turn, before", processes)
-            descriptors = facade.num_fds()
+            descriptors = server.num_fds()
             begun = time.perf_counter()
             opened: Sequence[Sse | SocketIo] = [
                 *await in_turns(lambda session_id: Sse.open(service.rest, session_id), ids),
@@ -279,7 +278,7 @@ async def streams(service: Serve, count: int, gets: int) -> None:
             await asyncio.gather(*(stream.close() for stream in opened))
             del opened
             begun = time.perf_counter()
-            await given_back(facade, descriptors)
+            await given_back(server, descriptors)
             print(f"closed; descriptors back after {time.perf_counter() - begun:.1f} s")
             report(f"{turn} turn, streams closed", processes)
             again_ms = await get_ms(service.rest, beside, gets)

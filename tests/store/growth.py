@@ -163,7 +163,7 @@ async def _fail(world: World) -> None:
 
 def _sessions_rpc(world: World) -> SessionService:
     class Health:
-        is_rest_served = is_serving = True
+        is_serving = True
 
     return SessionService(world.store, world.clock, POLICY, Health(), Signals(), Entries(), 1)  # type: ignore[arg-type]
 

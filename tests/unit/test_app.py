@@ -3,6 +3,7 @@
 import inspect
 import io
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import flask
@@ -11,14 +12,14 @@ import pytest
 from rest_facade import app as app_module
 from rest_facade import bodies
 from rest_facade.app import App, create_app
-from rest_facade.backend import Backend
+from rest_facade.backend import Backend, dial
 from rest_facade.errors import ApiError
 from rest_facade.response import Response
 
 OVERRIDES = ("create_url_adapter", "full_dispatch_request", "do_teardown_request", "session_interface")
 """What is left out of Flask; its other overrides add something."""
 
-BACKEND = Backend("127.0.0.1:1", 1, 1)
+BACKEND = Backend(partial(dial, "127.0.0.1:1"), 1, 1)
 SESSION = "/api/messaging/sessions/11111111-1111-4111-8111-111111111111"
 REQUESTS: list[tuple[str, str, dict[str, str], bytes]] = [
     ("GET", "/constant/x", {}, b""),

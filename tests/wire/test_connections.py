@@ -3,18 +3,18 @@
 import asyncio
 import contextlib
 import gc
-import signal
 import socket
 import weakref
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
-from rest_facade import connections, engine, protocol
+from rest_facade import connections, engine, main, protocol
+from rest_facade.backend import Backend, dial
 from rest_facade.connections import MAX_PER_CLIENT, Connection, Connections, Entry
-from rest_facade.main import serve
 from server.cli.common import raise_descriptor_limit
 
 HANGS_SECONDS = 30
@@ -83,19 +83,15 @@ async def running(monkeypatch: pytest.MonkeyPatch, server: str = "127.0.0.1:1", 
 
     monkeypatch.setattr("rest_facade.main.Connections", Shared)
     listener = socket.create_server(("127.0.0.1", 0))
-    ready = asyncio.Event()
-    serving = asyncio.create_task(serve(server, listener, ready.set, max_requests=100, grace_seconds=0.1, **arguments))
-    waiting = asyncio.create_task(ready.wait())
-    async with asyncio.timeout(HANGS_SECONDS):
-        await asyncio.wait([serving, waiting], return_when=asyncio.FIRST_COMPLETED)
-        assert ready.is_set()
-        facade = Facade(listener.getsockname()[1], made[0])
-        try:
-            yield facade
-        finally:
-            facade.close()
-            signal.raise_signal(signal.SIGTERM)
-            await serving
+    port = listener.getsockname()[1]
+    serving = main.Facade(Backend(partial(dial, server), 30, 120), listener, max_requests=100, **arguments)
+    await serving.start()
+    facade = Facade(port, made[0])
+    try:
+        yield facade
+    finally:
+        facade.close()
+        await serving.stop(0.1)
 
 
 @pytest.fixture
