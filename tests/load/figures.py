@@ -1,0 +1,135 @@
+"""What was measured: kept by row and checkout, written as JSON, printed as a table beside goals and an earlier run."""
+
+import json
+import statistics
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.load.goals import BY_NAME, ROWS, Row
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    rows: frozenset[str]
+    """The names of the rows that are wanted."""
+    rounds: int
+    seconds: float
+    """How long a load takes."""
+    stored: int
+    """Sessions of the large list."""
+    watchers: int
+
+    @property
+    def whole_seconds(self) -> int:
+        """How long a load of wrk takes, which knows no shorter ones."""
+        return max(1, round(self.seconds))
+
+    def wants(self, *names: str) -> bool:
+        """Whether one of these rows is wanted."""
+        return not self.rows.isdisjoint(names)
+
+
+@dataclass
+class Series:
+    """The figures of one row and checkout, one a round, and what else was noted."""
+
+    rounds: list[float] = field(default_factory=list)
+    details: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.rounds)
+
+    def as_json(self) -> dict[str, Any]:
+        spread = {"median": self.median, "least": min(self.rounds), "most": max(self.rounds)}
+        return {**spread, "rounds": self.rounds, "details": self.details}
+
+
+class Figures:
+    """All series of a run."""
+
+    def __init__(self) -> None:
+        self.series: dict[str, dict[str, Series]] = defaultdict(dict)
+
+    def add(self, row: str, subject: str, figure: float, **details: float) -> None:
+        """Notes a round."""
+        series = self.series[row].setdefault(subject, Series())
+        series.rounds.append(figure)
+        for name, value in details.items():
+            series.details[name].append(value)
+
+    def as_json(self) -> dict[str, Any]:
+        """The rows by name and checkout."""
+        return {row: {subject: one.as_json() for subject, one in of.items()} for row, of in self.series.items()}
+
+    @classmethod
+    def read(cls, file: Path) -> "Figures":
+        """What an earlier run has written."""
+        figures = cls()
+        for row, of in json.loads(file.read_text())["rows"].items():
+            for subject, one in of.items():
+                figures.series[row][subject] = Series(one["rounds"], one["details"])
+        return figures
+
+
+def ratio(series: list[float], others: list[float]) -> float | None:
+    """The median of the rounds' ratios."""
+    found = [one / other for one, other in zip(series, others, strict=False) if other]
+    return statistics.median(found) if found else None
+
+
+def judge(row: Row, this: Series, other: Series | None) -> str:
+    """`reached`, `missed`, or nothing where there is no goal or nothing to compare with."""
+    is_reached = row.is_reached(this.median, other.median if other else None)
+    return "" if is_reached is None else "reached" if is_reached else "MISSED"
+
+
+def table(figures: Figures, earlier: Figures | None) -> str:
+    """The table: a line for each row, and one below it for what else was noted."""
+    lines = [
+        f"{'':18} {'goal':>14}  {'this (spread)':24} {'other (spread)':24} {'this/other':>10}  {'':8}{'' if earlier is None else 'earlier'}"
+    ]
+    for row in ROWS:
+        this, other = (figures.series.get(row.name, {}).get(subject) for subject in ("this", "other"))
+        if this is None:
+            continue
+        before = earlier.series.get(row.name, {}).get("this") if earlier else None
+        compared = ratio(this.rounds, other.rounds) if other else None
+        then = f"{before.median:.3g} (now {this.median / before.median:.2f} of it)" if before and before.median else ""
+        lines += [
+            row.what,
+            f"{row.name:18} {row.told_goal():>14}  {_spread(this, row):24} {_spread(other, row):24} "
+            f"{'' if compared is None else f'{compared:.2f}':>10}  {judge(row, this, other):8}{then}",
+            f"{'':35}{_details(this, other)}",
+        ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _spread(series: Series | None, row: Row) -> str:
+    if series is None:
+        return ""
+    return f"{series.median:.3g} {row.unit} ({min(series.rounds):.3g} to {max(series.rounds):.3g})"
+
+
+def _details(this: Series, other: Series | None) -> str:
+    found = []
+    for name, values in this.details.items():
+        told = f"{name} {_short(statistics.median(values))}"
+        if other and name in other.details:
+            told += f" / {_short(statistics.median(other.details[name]))}"
+        found.append(told)
+    return "; ".join(found)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
+
+
+def missed(figures: Figures) -> list[str]:
+    """The names of the rows whose goals are not reached."""
+    found = figures.series.items()
+    return [name for name, of in found if "this" in of and judge(BY_NAME[name], of["this"], of.get("other")) == "MISSED"]

@@ -1,0 +1,44 @@
+"""Sessions for loads, and the wait for what loads have set going."""
+
+import time
+from typing import Final
+
+import psutil
+
+from eliza.sessions.v1 import message_service_pb2, session_service_pb2, values
+from tests.harness import ECHO, USER, Serve
+from tests.load.h2load import Calls
+from tests.load.subjects import cpu_seconds
+from tests.load.wrk import Answers
+
+CONTENT: Final = "How do I reset my password?"
+METADATA: Final = {"plan": "pro", "browser": {"name": "Firefox", "version": [128, 0.5]}, "tags": ["a", "b", "c"], "beta": True}
+RICH_USER: Final = "22222222-2222-4222-8222-222222222222"
+WAIT_SECONDS: Final = 60
+
+
+def create(service: Serve, count: int, *, agent_id: str = ECHO, user_id: str = USER, rich: bool = False) -> list[str]:
+    """Ids of new sessions."""
+    request = session_service_pb2.CreateSessionRequest(agent_id=agent_id, user_id=user_id)
+    if rich:
+        request.metadata.CopyFrom(values.struct(METADATA))
+    return [service.sessions.CreateSession(request, timeout=30).session.session_id for _ in range(count)]
+
+
+def wait_for_replies(service: Serve, ids: list[str]) -> None:
+    """Waits until the newest message of each session is a reply."""
+    give_up = time.monotonic() + WAIT_SECONDS
+    for session_id in ids:
+        newest = message_service_pb2.ListMessagesRequest(session_id=session_id, page_size=1)
+        while (found := service.messages.ListMessages(newest, timeout=30).messages) and not found[0].is_agent:
+            if time.monotonic() > give_up:
+                raise TimeoutError(f"session {session_id} has no reply after {WAIT_SECONDS} s")
+            time.sleep(0.01)
+
+
+def settle(process: psutil.Process, load: Answers | Calls, service: Serve, ids: list[str]) -> None:
+    """Waits for what the load has set going: its time and its CPU time are the load's."""
+    before, begun = cpu_seconds(process), time.perf_counter()
+    wait_for_replies(service, ids)
+    load.seconds += time.perf_counter() - begun
+    load.cpu_us += (cpu_seconds(process) - before) / max(1, load.done) * 1e6
