@@ -149,9 +149,9 @@ async def write_beside(service: Serve, session_id: str, plan: Plan, *, rest: boo
         sent = 1
         await watchers.hear(sent)
         opened = time.monotonic()
-        await asyncio.sleep(plan.seconds)
+        await asyncio.sleep(plan.seconds / 2)
         begun = time.monotonic()
-        while time.monotonic() < begun + 2 * plan.seconds:
+        while time.monotonic() < begun + 1.5 * plan.seconds:
             pause = asyncio.create_task(asyncio.sleep(WRITE_SECONDS))
             await asyncio.to_thread(service.messages.SendMessage, request, timeout=30)
             sent += 1

@@ -5,9 +5,14 @@ import statistics
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from tests.load.goals import BY_NAME, ROWS, Row
+
+ANSWERED: Final = "answered"
+"""The detail with the share of a load's requests that succeeded."""
+ENOUGH_ANSWERED: Final = 0.97
+"""Below it a figure says nothing, because refusals are quick. The sizes of gRPC's answers, which tell, differ by as much."""
 
 
 @dataclass(frozen=True)
@@ -83,36 +88,40 @@ def ratio(series: list[float], others: list[float]) -> float | None:
 
 
 def judge(row: Row, this: Series, other: Series | None) -> str:
-    """`reached`, `missed`, or nothing where there is no goal or nothing to compare with."""
+    """`reached`, `MISSED`, `REFUSED` where too many requests were, or nothing where there is no goal or nothing to compare with."""
+    if min(this.details.get(ANSWERED, [1])) < ENOUGH_ANSWERED:
+        return "REFUSED"
     is_reached = row.is_reached(this.median, other.median if other else None)
     return "" if is_reached is None else "reached" if is_reached else "MISSED"
 
 
 def table(figures: Figures, earlier: Figures | None) -> str:
-    """The table: a line for each row, and one below it for what else was noted."""
-    lines = [
-        f"{'':18} {'goal':>14}  {'this (spread)':24} {'other (spread)':24} {'this/other':>10}  {'':8}{'' if earlier is None else 'earlier'}"
-    ]
+    """The table: for each row what it is, a line of figures, and a line of what else was noted."""
+    lines = [_columns("", "goal", "this (spread)", "other (spread)", "this/other", "", "earlier" if earlier else "")]
     for row in ROWS:
         this, other = (figures.series.get(row.name, {}).get(subject) for subject in ("this", "other"))
         if this is None:
             continue
         before = earlier.series.get(row.name, {}).get("this") if earlier else None
-        compared = ratio(this.rounds, other.rounds) if other else None
         then = f"{before.median:.3g} (now {this.median / before.median:.2f} of it)" if before and before.median else ""
+        compared = ratio(this.rounds, other.rounds) if other else None
+        told = "" if compared is None else f"{compared:.2f}"
         lines += [
             row.what,
-            f"{row.name:18} {row.told_goal():>14}  {_spread(this, row):24} {_spread(other, row):24} "
-            f"{'' if compared is None else f'{compared:.2f}':>10}  {judge(row, this, other):8}{then}",
-            f"{'':35}{_details(this, other)}",
+            _columns(row.name, row.told_goal(), _spread(this, row), _spread(other, row), told, judge(row, this, other), then),
+            f"{'':19}{_details(this, other)}",
         ]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _columns(name: str, goal: str, this: str, other: str, compared: str, verdict: str, earlier: str) -> str:
+    return f"{name:18} {goal:>14}  {this:26} {other:26} {compared:>10}  {verdict:8}{earlier}"
 
 
 def _spread(series: Series | None, row: Row) -> str:
     if series is None:
         return ""
-    return f"{series.median:.3g} {row.unit} ({min(series.rounds):.3g} to {max(series.rounds):.3g})"
+    return f"{_short(series.median)} {row.unit} ({_short(min(series.rounds))} to {_short(max(series.rounds))})"
 
 
 def _details(this: Series, other: Series | None) -> str:
@@ -126,10 +135,10 @@ def _details(this: Series, other: Series | None) -> str:
 
 
 def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 100 or value == round(value) else f"{value:.3g}"
 
 
 def missed(figures: Figures) -> list[str]:
-    """The names of the rows whose goals are not reached."""
+    """The names of the rows whose goals are not reached, or whose figures say nothing."""
     found = figures.series.items()
-    return [name for name, of in found if "this" in of and judge(BY_NAME[name], of["this"], of.get("other")) == "MISSED"]
+    return [name for name, of in found if "this" in of and judge(BY_NAME[name], of["this"], of.get("other")) in ("MISSED", "REFUSED")]

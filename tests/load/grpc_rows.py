@@ -8,7 +8,7 @@ import psutil
 from eliza.sessions.v1 import agent_pb2, agent_service_pb2, message_service_pb2, session_service_pb2
 from tests.harness import ECHO, Serve
 from tests.load import h2load
-from tests.load.figures import Figures, Plan
+from tests.load.figures import ANSWERED, Figures, Plan
 from tests.load.sessions import CONTENT, create, settle
 from tests.load.subjects import Checkout, no_op, started
 
@@ -76,6 +76,6 @@ def measure(checkouts: list[Checkout], plan: Plan, figures: Figures) -> None:
                         name,
                         subject,
                         calls.cpu_us / nothing.cpu_us,
-                        **{"per s": calls.done / calls.seconds, "CPU µs": calls.cpu_us, "answered": calls.answered(answer_bytes)},
+                        **{"per s": calls.done / calls.seconds, "CPU µs": calls.cpu_us, ANSWERED: calls.answered(answer_bytes)},
                         **{"failed": calls.failed, "no-op CPU µs": nothing.cpu_us, "no-op per s": nothing.done / nothing.seconds},
                     )

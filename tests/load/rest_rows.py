@@ -12,7 +12,7 @@ import psutil
 from eliza.sessions.v1 import message_service_pb2
 from tests.harness import ECHO, USER, Serve
 from tests.load import wrk
-from tests.load.figures import Figures, Plan
+from tests.load.figures import ANSWERED, Figures, Plan
 from tests.load.sessions import CONTENT, METADATA, RICH_USER, create, settle, wait_for_replies
 from tests.load.subjects import Checkout, hello, run, started
 
@@ -83,7 +83,7 @@ class Rest:
 
 def details(load: wrk.Answers) -> dict[str, float]:
     """What else is noted of a load."""
-    return {"per s": load.rate, "CPU µs": load.cpu_us, "p99 ms": load.p99_ms, "refused": load.refused, "lost": load.lost}
+    return {"per s": load.rate, "CPU µs": load.cpu_us, "p99 ms": load.p99_ms, ANSWERED: load.answered}
 
 
 def measure(checkouts: list[Checkout], plan: Plan, figures: Figures) -> None:

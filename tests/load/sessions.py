@@ -26,19 +26,23 @@ def create(service: Serve, count: int, *, agent_id: str = ECHO, user_id: str = U
 
 
 def wait_for_replies(service: Serve, ids: list[str]) -> None:
-    """Waits until the newest message of each session is a reply."""
+    """Sends one more message into each session and waits until all are answered: an agent is asked in the order of a session's messages."""
     give_up = time.monotonic() + WAIT_SECONDS
-    for session_id in ids:
+    requests = [message_service_pb2.SendMessageRequest(session_id=one, content=CONTENT) for one in ids]
+    last = {one.session_id: service.messages.SendMessage(one, timeout=30).message.sequence for one in requests}
+    for session_id, sequence in last.items():
         newest = message_service_pb2.ListMessagesRequest(session_id=session_id, page_size=1)
-        while (found := service.messages.ListMessages(newest, timeout=30).messages) and not found[0].is_agent:
+        while service.messages.ListMessages(newest, timeout=30).messages[0].reply_to_sequence != sequence:
             if time.monotonic() > give_up:
                 raise TimeoutError(f"session {session_id} has no reply after {WAIT_SECONDS} s")
             time.sleep(0.01)
 
 
 def settle(process: psutil.Process, load: Answers | Calls, service: Serve, ids: list[str]) -> None:
-    """Waits for what the load has set going: its time and its CPU time are the load's."""
+    """Waits for the replies that a load has set going: their time, their CPU time, and the last messages, are the load's."""
     before, begun = cpu_seconds(process), time.perf_counter()
     wait_for_replies(service, ids)
+    spent_us = load.cpu_us * load.done + (cpu_seconds(process) - before) * 1e6
     load.seconds += time.perf_counter() - begun
-    load.cpu_us += (cpu_seconds(process) - before) / max(1, load.done) * 1e6
+    load.done += len(ids)
+    load.cpu_us = spent_us / load.done

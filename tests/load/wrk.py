@@ -54,6 +54,11 @@ class Answers:
     """CPU time of the serving processes for each answer."""
 
     @property
+    def answered(self) -> float:
+        """The share of the requests that had an answer of success."""
+        return (self.done - self.refused) / max(1, self.done + self.lost)
+
+    @property
     def rate(self) -> float:
         """Successes per second."""
         return (self.done - self.refused) / self.seconds
