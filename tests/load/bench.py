@@ -8,12 +8,15 @@ import argparse
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import grpc
 import orjson
 
 from tests.load import beside_rows, grpc_rows, overload_rows, plot, rest_rows, start_rows
@@ -23,6 +26,9 @@ from tests.load.subjects import THIS, Checkout, other
 
 TOOLS: Final = {"wrk": "wrk", "h2load": "nghttp2-client"}
 """What loads are made with, and the Debian packages that have it."""
+
+FAULTS: Final = (OSError, RuntimeError, ValueError, subprocess.SubprocessError, grpc.RpcError)
+"""With which a measurement fails."""
 
 Measure = Callable[[list[Checkout], Plan, Figures], None]
 GROUPS: Final[dict[Measure, tuple[str, ...]]] = {
@@ -43,14 +49,19 @@ def missing_tools() -> list[str]:
     return [package for command, package in TOOLS.items() if not shutil.which(command)]
 
 
-def measure(checkouts: list[Checkout], plan: Plan) -> Figures:
-    """Measures what is wanted, and says what it is at."""
-    figures, begun = Figures(), time.monotonic()
+def measure(checkouts: list[Checkout], plan: Plan) -> tuple[Figures, list[str]]:
+    """Measures what is wanted, and says what it is at; the figures, and the rows that could not be measured."""
+    figures, failed, begun = Figures(), list[str](), time.monotonic()
     for group, rows in GROUPS.items():
         if plan.wants(*rows):
             print(f"{time.monotonic() - begun:4.0f} s  {', '.join(filter(plan.wants, rows))}", file=sys.stderr, flush=True)
-            group(checkouts, plan, figures)
-    return figures
+            try:
+                group(checkouts, plan, figures)
+            except FAULTS:
+                # What else there is, of ten minutes, is not to be lost.
+                traceback.print_exc()
+                failed += filter(plan.wants, rows)
+    return figures, failed
 
 
 def conditions(checkouts: list[Checkout], plan: Plan) -> dict[str, Any]:
@@ -90,7 +101,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measures, prints and writes. Ends with status 1 where a goal is missed, with 2 where something is missing."""
+    """Measures, prints and writes. Ends with status 1 where a goal is missed or a tool is missing."""
     options = parse(arguments)
     if packages := missing_tools():
         sys.exit(f"tests.load.bench: missing; install them, then run it again: sudo apt-get install {' '.join(packages)}")
@@ -103,14 +114,14 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         plan = Plan(wanted, options.rounds, options.seconds, stored=100_000, watchers=1000)
     found, begun = conditions(checkouts, plan), time.monotonic()
-    figures = measure(checkouts, plan)
+    figures, failed = measure(checkouts, plan)
     found |= {"load at the end": os.getloadavg(), "took s": time.monotonic() - begun}
     described = describe(found)
     print(f"{described}\n\n{table(figures, earlier)}")
     options.json.write_bytes(orjson.dumps(found | {"rows": figures.as_json()}, option=orjson.OPT_INDENT_2))
     (options.svg or options.json.with_suffix(".svg")).write_text(plot.svg(figures, described))
-    if names := missed(figures):
-        sys.exit(f"missed: {', '.join(names)}")
+    if told := [*(f"missed: {name}" for name in missed(figures)), *(f"not measured: {name}" for name in failed)]:
+        sys.exit("\n".join(told))
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ class Grpc:
         return self._drive(SEND, [one.SerializeToString() for one in requests], size)
 
     def _drive(self, method: str, messages: list[bytes], size: int) -> tuple[h2load.Calls, bytes, int]:
-        calls = h2load.drive(self._process, self._service.grpc, method, messages, self._seconds)
+        calls = h2load.drive(self._process, self._service.grpc, method, messages, self._seconds, size)
         return calls, messages[0], size
 
 
@@ -70,12 +70,12 @@ def measure(checkouts: list[Checkout], plan: Plan, figures: Figures) -> None:
                 found = {subject: getattr(one, name.removeprefix("grpc-"))() for subject, one in services.items()}
                 _, request, size = next(iter(found.values()))
                 method = f"/no-op/{size}"
-                nothing = h2load.drive(bare.process, bare.address, method, [request] * CONNECTIONS, plan.seconds)
-                for subject, (calls, _, answer_bytes) in found.items():
+                nothing = h2load.drive(bare.process, bare.address, method, [request] * CONNECTIONS, plan.seconds, size)
+                for subject, (calls, _, _) in found.items():
                     figures.add(
                         name,
                         subject,
                         calls.cpu_us / nothing.cpu_us,
-                        **{"per s": calls.done / calls.seconds, "CPU µs": calls.cpu_us, ANSWERED: calls.answered(answer_bytes)},
+                        **{"per s": calls.done / calls.seconds, "CPU µs": calls.cpu_us, ANSWERED: calls.answered},
                         **{"failed": calls.failed, "no-op CPU µs": nothing.cpu_us, "no-op per s": nothing.done / nothing.seconds},
                     )

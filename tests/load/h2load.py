@@ -29,16 +29,14 @@ class Calls:
     seconds: float
     cpu_us: float = 0
     """CPU time of the serving processes for each call."""
+    answered: float = 1
+    """The share of the calls that were answered with a message: the others were refused. Good to 3 %, for sizes differ."""
 
     def add(self, more: "Calls") -> None:
         self.done += more.done
         self.failed += more.failed
         self.data_bytes += more.data_bytes
         self.seconds = max(self.seconds, more.seconds)
-
-    def answered(self, answer_bytes: int) -> float:
-        """The share of the calls that were answered with a message, of about so many bytes: the others were refused."""
-        return self.data_bytes / max(1, self.done) / (answer_bytes + PREFIX_BYTES)
 
 
 def parse(text: str) -> Calls:
@@ -52,8 +50,11 @@ def parse(text: str) -> Calls:
     return Calls(succeeded, done - succeeded, int(data[1]), seconds)
 
 
-def drive(process: psutil.Process, address: str, method: str, messages: Sequence[bytes], seconds: float) -> Calls:
-    """Calls a method with each of the messages at the same time, over a connection each, for a while."""
+def drive(process: psutil.Process, address: str, method: str, messages: Sequence[bytes], seconds: float, answer_bytes: int) -> Calls:
+    """Calls a method with each of the messages at the same time, over a connection each, for a while.
+
+    The answers have about so many bytes.
+    """
     with tempfile.TemporaryDirectory() as directory:
         commands = [_command(Path(directory) / str(n), address, method, message, seconds) for n, message in enumerate(messages)]
         before = cpu_seconds(process)
@@ -62,6 +63,7 @@ def drive(process: psutil.Process, address: str, method: str, messages: Sequence
     calls = found[0]
     for more in found[1:]:
         calls.add(more)
+    calls.answered = calls.data_bytes / max(1, calls.done) / (answer_bytes + PREFIX_BYTES)
     calls.cpu_us = (cpu_seconds(process) - before) / max(1, calls.done) * 1e6
     return calls
 

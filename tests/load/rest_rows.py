@@ -91,7 +91,7 @@ def measure(checkouts: list[Checkout], plan: Plan, figures: Figures) -> None:
     if plan.wants("host-cpu"):
         plan = replace(plan, rows=plan.rows | {"rest-get"})
     with ExitStack() as stack:
-        flask = stack.enter_context(started(hello()))
+        flask = stack.enter_context(hello())
         rests = {one.name: Rest(stack.enter_context(one.service()), plan.whole_seconds) for one in checkouts}
         hosts = {
             one.name: stack.enter_context(started(one.program("constant_view.py"), one.root)) for one in checkouts if plan.wants("host-cpu")

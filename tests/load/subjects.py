@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import psutil
+import requests
 
 from tests.harness import Serve, environment
 
@@ -100,10 +101,13 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
     raise RuntimeError(f"{process.args!r} did not start: {log.read_text()}")
 
 
-def hello() -> list[str]:
-    """The command of a Flask hello under gunicorn."""
+@contextmanager
+def hello() -> Iterator[Program]:
+    """A Flask hello under gunicorn, which listens before it can answer."""
     options = ["-k", "gthread", "-w", "1", "--threads", "32", "-b", "127.0.0.1:0"]
-    return [sys.executable, "-m", "gunicorn", *options, "tests.load.programs.hello:app"]
+    with started([sys.executable, "-m", "gunicorn", *options, "tests.load.programs.hello:app"]) as program:
+        requests.get(f"http://{program.address}", timeout=START_SECONDS).raise_for_status()
+        yield program
 
 
 def no_op() -> list[str]:
