@@ -27,7 +27,7 @@ from tests.load.subjects import THIS, Checkout, other
 TOOLS: Final = {"wrk": "wrk", "h2load": "nghttp2-client"}
 """What loads are made with, and the Debian packages that have it."""
 
-FAULTS: Final = (OSError, RuntimeError, ValueError, subprocess.SubprocessError, grpc.RpcError)
+FAULTS: Final = (OSError, EOFError, RuntimeError, ValueError, subprocess.SubprocessError, grpc.RpcError)
 """With which a measurement fails."""
 
 Measure = Callable[[list[Checkout], Plan, Figures], None]

@@ -87,17 +87,20 @@ class Watchers:
         self._count = count
         self._heard = 0
         self._changed = asyncio.Event()
+        self._ended: list[asyncio.Future[None]] = []
         self._tasks = [asyncio.ensure_future(watch(self._note)) for _ in range(count)]
+        for task in self._tasks:
+            task.add_done_callback(self._note_end)
 
     async def hear(self, messages: int) -> None:
-        """Waits until the watchers have heard so many messages each. Raises TimeoutError, or what has ended one of them."""
+        """Waits until the watchers have heard so many messages each. Raises TimeoutError, or what has ended one; EOFError for nothing."""
         async with asyncio.timeout(WAIT_SECONDS):
             while self._heard < messages * self._count:
                 self._changed.clear()
                 await self._changed.wait()
-                for task in self._tasks:
-                    if task.done():
-                        task.result()
+                for task in self._ended:
+                    task.result()
+                    raise EOFError("a watch has ended")
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -106,6 +109,10 @@ class Watchers:
 
     def _note(self) -> None:
         self._heard += 1
+        self._changed.set()
+
+    def _note_end(self, task: "asyncio.Future[None]") -> None:
+        self._ended.append(task)
         self._changed.set()
 
 

@@ -68,7 +68,7 @@ class Rest:
 
     def _talks(self, rich: bool) -> list[str]:
         """Sessions with a page of messages each; where they are rich, in a list of a hundred."""
-        ids = create(self._service, 100 if rich else 4, user_id=RICH_USER, rich=rich)[:4]
+        ids = create(self._service, 100, user_id=RICH_USER, rich=True)[:4] if rich else create(self._service, 4)
         for session_id in ids:
             for number in range(PAGE // 2):
                 request = message_service_pb2.SendMessageRequest(session_id=session_id, content=f"{CONTENT} {number}")
