@@ -33,6 +33,8 @@ WRITE_SECONDS: Final = 0.25
 SAMPLE_SECONDS: Final = 0.005
 """Between two notes of a lag."""
 WATCHES_OF_A_CHANNEL: Final = 100
+OPENING: Final = 50
+"""How many watches are being opened at a time."""
 WAIT_SECONDS: Final = 60
 
 
@@ -82,20 +84,27 @@ def measure_no_op(checkouts: list[Checkout], plan: Plan, figures: Figures) -> No
 class Watchers:
     """Clients that watch one session, and count the messages that they hear."""
 
-    def __init__(self, count: int, watch: Callable[[Callable[[], None]], Awaitable[None]]) -> None:
+    def __init__(self, watch: Callable[[Callable[[], None]], Awaitable[None]]) -> None:
         """`watch` calls its argument for each message."""
-        self._count = count
+        self._watch = watch
         self._heard = 0
         self._changed = asyncio.Event()
+        self._tasks: list[asyncio.Future[None]] = []
         self._ended: list[asyncio.Future[None]] = []
-        self._tasks = [asyncio.ensure_future(watch(self._note)) for _ in range(count)]
-        for task in self._tasks:
-            task.add_done_callback(self._note_end)
+
+    async def open(self, count: int) -> None:
+        """Opens the watches of a session that has one message, some at a time: gRPC cancels calls that come too many at once."""
+        while len(self._tasks) < count:
+            for _ in range(min(OPENING, count - len(self._tasks))):
+                task = asyncio.ensure_future(self._watch(self._note))
+                task.add_done_callback(self._note_end)
+                self._tasks.append(task)
+            await self.hear(1)
 
     async def hear(self, messages: int) -> None:
         """Waits until the watchers have heard so many messages each. Raises TimeoutError, or what has ended one; EOFError for nothing."""
         async with asyncio.timeout(WAIT_SECONDS):
-            while self._heard < messages * self._count:
+            while self._heard < messages * len(self._tasks):
                 self._changed.clear()
                 await self._changed.wait()
                 for task in self._ended:
@@ -143,7 +152,7 @@ async def write_beside(service: Serve, session_id: str, plan: Plan, *, rest: boo
     await asyncio.to_thread(service.messages.SendMessage, request, timeout=30)
     async with AsyncExitStack() as stack:
         if rest:
-            watchers = Watchers(plan.watchers, partial(watch_stream, service.rest, session_id))
+            watchers = Watchers(partial(watch_stream, service.rest, session_id))
         else:
             # Channels of one process share connections, unless they are told not to: and a connection has so many streams.
             options = [("grpc.use_local_subchannel_pool", 1)]
@@ -151,10 +160,10 @@ async def write_beside(service: Serve, session_id: str, plan: Plan, *, rest: boo
             for channel in channels:
                 await stack.enter_async_context(channel)
             turns = cycle(channels)
-            watchers = Watchers(plan.watchers, lambda note: watch_rpc(next(turns), session_id, note))
+            watchers = Watchers(lambda note: watch_rpc(next(turns), session_id, note))
         stack.push_async_callback(watchers.close)
         sent = 1
-        await watchers.hear(sent)
+        await watchers.open(plan.watchers)
         opened = time.monotonic()
         await asyncio.sleep(plan.seconds / 2)
         begun = time.monotonic()
