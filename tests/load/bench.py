@@ -49,8 +49,8 @@ def missing_tools() -> list[str]:
     return [package for command, package in TOOLS.items() if not shutil.which(command)]
 
 
-def measure(checkouts: list[Checkout], plan: Plan) -> tuple[Figures, list[str]]:
-    """Measures what is wanted, and says what it is at; the figures, and the rows that could not be measured."""
+def measure(checkouts: list[Checkout], plan: Plan, save: Callable[[Figures], None]) -> tuple[Figures, list[str]]:
+    """Measures what is wanted, and says what it is at; the figures, and the rows that could not be measured. Saves as it goes on."""
     figures, failed, begun = Figures(), list[str](), time.monotonic()
     for group, rows in GROUPS.items():
         if plan.wants(*rows):
@@ -61,6 +61,7 @@ def measure(checkouts: list[Checkout], plan: Plan) -> tuple[Figures, list[str]]:
                 # What else there is, of ten minutes, is not to be lost.
                 traceback.print_exc()
                 failed += filter(plan.wants, rows)
+            save(figures)
     return figures, failed
 
 
@@ -114,11 +115,14 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         plan = Plan(wanted, options.rounds, options.seconds, stored=100_000, watchers=1000)
     found, begun = conditions(checkouts, plan), time.monotonic()
-    figures, failed = measure(checkouts, plan)
-    found |= {"load at the end": os.getloadavg(), "took s": time.monotonic() - begun}
+
+    def save(figures: Figures) -> None:
+        found.update({"load at the end": os.getloadavg(), "took s": time.monotonic() - begun})
+        options.json.write_bytes(orjson.dumps(found | {"rows": figures.as_json()}, option=orjson.OPT_INDENT_2))
+
+    figures, failed = measure(checkouts, plan, save)
     described = describe(found)
     print(f"{described}\n\n{table(figures, earlier)}")
-    options.json.write_bytes(orjson.dumps(found | {"rows": figures.as_json()}, option=orjson.OPT_INDENT_2))
     (options.svg or options.json.with_suffix(".svg")).write_text(plot.svg(figures, described))
     if told := [*(f"missed: {name}" for name in missed(figures)), *(f"not measured: {name}" for name in failed)]:
         sys.exit("\n".join(told))

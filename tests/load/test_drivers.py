@@ -14,11 +14,10 @@ import uvloop
 from tests.faults.overload import Campaign, sessions
 from tests.harness import ABSENT, Serve
 from tests.load import h2load, wrk
-from tests.load.beside_rows import lags_ms, no_op_ms, write_beside
+from tests.load.beside_rows import lags_ms, no_op_ms, watching, write_beside
 from tests.load.figures import Plan
-from tests.load.grpc_rows import Grpc, silent_agent
+from tests.load.grpc_rows import Grpc
 from tests.load.rest_rows import Rest
-from tests.load.sessions import create
 from tests.load.subjects import PROGRAMS, THIS, cpu_seconds, hello, memory_mib, no_op, run, started
 
 Start = Callable[..., Serve]
@@ -124,12 +123,17 @@ def test_the_no_op_is_timed_while_work_goes_on(service: Serve) -> None:
     assert min(taken) > 0
 
 
-@pytest.mark.parametrize("rest", [False, True], ids=["gRPC", "REST"])
-def test_watchers_hear_what_is_written(service: Serve, rest: bool) -> None:
-    session_id = create(service, 1, agent_id=silent_agent(service))[0]
-    before, during, sent = uvloop.run(write_beside(service, session_id, SHORT, rest=rest))
+@pytest.mark.parametrize("surface", ["grpc", "rest"])
+def test_watchers_hear_what_is_written(service: Serve, surface: str) -> None:
+    before, during, sent = write_beside(service, surface, SHORT)
     assert before[0] < before[1] == during[0] < during[1]
     assert sent >= 1
+
+
+def test_watchers_that_end_are_told_of(service: Serve) -> None:
+    nobody = "00000000-0000-4000-8000-000000000000"
+    with pytest.raises(EOFError, match="ended with 1"), watching("grpc", service.grpc, nobody, 2) as hear:
+        hear()
 
 
 def test_a_filled_store_is_served_by_loops_that_note_their_lag(start: Start, tmp_path: Path) -> None:
