@@ -70,8 +70,8 @@ def measure_no_op(checkouts: list[Checkout], plan: Plan, figures: Figures) -> No
     with ExitStack() as stack:
         services = {one.name: stack.enter_context(one.service()) for one in checkouts}
         rests = {name: Rest(service, plan.whole_seconds) for name, service in services.items()}
-        for _ in range(plan.rounds):
-            for name, service in services.items():
+        for turn in plan.alternate(services):
+            for name, service in turn:
                 alone, _ = no_op_ms(service, partial(time.sleep, plan.seconds / 2))
                 beside, pages = no_op_ms(service, rests[name].page)
                 noted = {"p99 ms": percentile(beside, 0.99), "alone p50 ms": statistics.median(alone)}

@@ -3,16 +3,21 @@
 import json
 import statistics
 from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from tests.load.goals import BY_NAME, ROWS, Row
+
+T = TypeVar("T")
 
 ANSWERED: Final = "answered"
 """The detail with the share of a load's requests that succeeded."""
 ENOUGH_ANSWERED: Final = 0.97
 """Below it a figure says nothing, because refusals are quick. The sizes of gRPC's answers, which tell, differ by as much."""
+CPU: Final = "CPU µs"
+"""The detail with the CPU time for each request."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,11 @@ class Plan:
     def whole_seconds(self) -> int:
         """How long a load of wrk takes, which knows no shorter ones."""
         return max(1, round(self.seconds))
+
+    def alternate(self, of: Mapping[str, T]) -> Iterator[list[tuple[str, T]]]:
+        """The checkouts' own, once for each round: in their order and the other way round in turns, so that none is always the first."""
+        for number in range(self.rounds):
+            yield list(of.items())[:: -1 if number % 2 else 1]
 
     def wants(self, *names: str) -> bool:
         """Whether one of these rows is wanted."""
@@ -130,6 +140,8 @@ def _details(this: Series, other: Series | None) -> str:
         told = f"{name} {_short(statistics.median(values))}"
         if other and name in other.details:
             told += f" / {_short(statistics.median(other.details[name]))}"
+            if name == CPU and (compared := ratio(values, other.details[name])):
+                told += f" ({compared:.2f})"
         found.append(told)
     return "; ".join(found)
 

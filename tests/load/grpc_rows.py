@@ -8,7 +8,7 @@ import psutil
 from eliza.sessions.v1 import agent_pb2, agent_service_pb2, message_service_pb2, session_service_pb2
 from tests.harness import ECHO, Serve
 from tests.load import h2load
-from tests.load.figures import ANSWERED, Figures, Plan
+from tests.load.figures import ANSWERED, CPU, Figures, Plan
 from tests.load.sessions import CONTENT, create, settle
 from tests.load.subjects import Checkout, no_op, started
 
@@ -63,11 +63,11 @@ def measure(checkouts: list[Checkout], plan: Plan, figures: Figures) -> None:
     with ExitStack() as stack:
         bare = stack.enter_context(started(no_op()))
         services = {one.name: Grpc(stack.enter_context(one.service()), plan.seconds) for one in checkouts}
-        for _ in range(plan.rounds):
+        for turn in plan.alternate(services):
             for name in ("grpc-get", "grpc-send", "grpc-reply"):
                 if not plan.wants(name):
                     continue
-                found = {subject: getattr(one, name.removeprefix("grpc-"))() for subject, one in services.items()}
+                found = {subject: getattr(one, name.removeprefix("grpc-"))() for subject, one in turn}
                 _, request, size = next(iter(found.values()))
                 method = f"/no-op/{size}"
                 nothing = h2load.drive(bare.process, bare.address, method, [request] * CONNECTIONS, plan.seconds, size)
@@ -76,6 +76,6 @@ def measure(checkouts: list[Checkout], plan: Plan, figures: Figures) -> None:
                         name,
                         subject,
                         calls.cpu_us / nothing.cpu_us,
-                        **{"per s": calls.done / calls.seconds, "CPU µs": calls.cpu_us, ANSWERED: calls.answered},
+                        **{"per s": calls.done / calls.seconds, CPU: calls.cpu_us, ANSWERED: calls.answered},
                         **{"failed": calls.failed, "no-op CPU µs": nothing.cpu_us, "no-op per s": nothing.done / nothing.seconds},
                     )

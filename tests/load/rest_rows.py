@@ -12,7 +12,7 @@ import psutil
 from eliza.sessions.v1 import message_service_pb2
 from tests.harness import ECHO, USER, Serve
 from tests.load import wrk
-from tests.load.figures import ANSWERED, Figures, Plan
+from tests.load.figures import ANSWERED, CPU, Figures, Plan
 from tests.load.sessions import CONTENT, METADATA, RICH_USER, create, settle, wait_for_replies
 from tests.load.subjects import Checkout, hello, run, started
 
@@ -83,7 +83,7 @@ class Rest:
 
 def details(load: wrk.Answers) -> dict[str, float]:
     """What else is noted of a load."""
-    return {"per s": load.rate, "CPU µs": load.cpu_us, "p99 ms": load.p99_ms, ANSWERED: load.answered}
+    return {"per s": load.rate, CPU: load.cpu_us, "p99 ms": load.p99_ms, ANSWERED: load.answered}
 
 
 def measure(checkouts: list[Checkout], plan: Plan, figures: Figures) -> None:
@@ -97,11 +97,11 @@ def measure(checkouts: list[Checkout], plan: Plan, figures: Figures) -> None:
             one.name: stack.enter_context(started(one.program("constant_view.py"), one.root)) for one in checkouts if plan.wants("host-cpu")
         }
         wrk.drive(flask.process, flask.address, "GET", ["/"], None, 1)
-        for _ in range(plan.rounds):
+        for turn in plan.alternate(rests):
             said = wrk.drive(flask.process, flask.address, "GET", ["/"], None, plan.whole_seconds)
             gets = {}
             for name in filter(plan.wants, ("rest-get", "rest-create", "rest-send", "rest-reply", "rest-page")):
-                for subject, rest in rests.items():
+                for subject, rest in turn:
                     load = getattr(rest, name.removeprefix("rest-"))()
                     gets.setdefault(subject, load)
                     figures.add(name, subject, load.rate / said.rate, **details(load), **{"hello per s": said.rate})
@@ -114,9 +114,9 @@ def measure_rich(checkouts: list[Checkout], plan: Plan, figures: Figures) -> Non
     """The CPU time of REST where metadata has nested fields, on services in which nothing else is stored."""
     with ExitStack() as stack:
         rests = {one.name: Rest(stack.enter_context(one.service()), plan.whole_seconds) for one in checkouts}
-        for _ in range(plan.rounds):
+        for turn in plan.alternate(rests):
             for name in filter(plan.wants, ("rich-page", "rich-list", "rich-send")):
-                for subject, rest in rests.items():
+                for subject, rest in turn:
                     load = getattr(rest, name.replace("-", "_"))()
                     figures.add(name, subject, load.cpu_us, **details(load))
 

@@ -37,7 +37,7 @@ def test_the_table_says_what_is_reached() -> None:
     assert line(text, "grpc-send")[-1] == "REFUSED"
     assert " ".join(line(text, "memory")) == "memory ≤ 0.7 of other 60 MiB (60 to 60) 100 MiB (100 to 100) 0.60 reached"
     assert " ".join(line(text, "rich-list")) == "rich-list 1,000 µs (1,000 to 1,000)"
-    assert "CPU µs 702 / 1,400" in text
+    assert "CPU µs 702 / 1,400 (0.50)" in text
     assert missed(figures()) == ["rest-get", "grpc-send"]
 
 
