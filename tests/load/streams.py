@@ -15,7 +15,6 @@ import resource
 import statistics
 import tempfile
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -34,18 +33,13 @@ from eliza.sessions.v1 import (
     session_service_pb2_grpc,
     timeout_pb2,
 )
-from server.clock import SystemClock
-from server.domain.sessions import create
-from server.settings import Settings
-from server.store.sqlite import SqliteStore
 from tests.harness import ECHO, USER, Serve
+from tests.load.programs.filled import fill
 
 T = TypeVar("T")
 
 OPENING = 50
 """How many streams are being opened at a time."""
-STORING = 5000
-"""How many sessions are being stored at a time."""
 SETTLING_SECONDS = 60
 """After which what has not been given back counts as kept."""
 
@@ -59,28 +53,6 @@ async def in_turns(work: Callable[[str], Awaitable[T]], items: Iterable[str]) ->
             return await work(item)
 
     return list(await asyncio.gather(*map(one, items)))
-
-
-async def fill(path: Path, count: int) -> None:
-    """Makes a store with so many live sessions, which expire in a day."""
-    clock = SystemClock()
-    store = await SqliteStore.open(path, clock)
-    policy = Settings(session_default_timeout_minutes=1440, session_max_duration_minutes=1440).timeout_policy
-    for begin in range(0, count, STORING):
-        new = (
-            create(
-                clock.now_ms(),
-                session_id=str(uuid.uuid4()),
-                channel_id=str(uuid.uuid4()),
-                agent_id=ECHO,
-                user_id=USER,
-                metadata="{}",
-                policy=policy,
-            )
-            for _ in range(min(STORING, count - begin))
-        )
-        await asyncio.gather(*map(store.create_session, new))
-    await store.close()
 
 
 async def lateness(address: str, count: int) -> tuple[list[float], list[float]]:
