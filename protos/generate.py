@@ -1,4 +1,7 @@
-"""Makes the Python stubs from the .proto files, beside them. `--check` writes nothing and fails when the committed ones differ."""
+"""Makes the Python stubs beside the .proto files.
+
+`--check` writes nothing, and fails where the committed ones differ.
+"""
 
 import argparse
 import filecmp
@@ -16,15 +19,24 @@ def generate(out: Path) -> None:
     """Runs protoc over every .proto file, with `out` as the root of what it writes."""
     protos = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.proto"))
     outputs = [f"--{kind}_out={out}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
-    plugins = [f"--plugin=protoc-gen-{name}={Path(sys.executable).parent / f'protoc-gen-{name}'}" for name in ("mypy", "mypy_grpc")]
-    subprocess.run([sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT}", *plugins, *outputs, *protos], cwd=ROOT, check=True)
+    programs = Path(sys.executable).parent
+    names = ("protoc-gen-mypy", "protoc-gen-mypy_grpc")
+    plugins = [f"--plugin={name}={programs / name}" for name in names]
+    subprocess.run(
+        [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT}", *plugins, *outputs, *protos],
+        cwd=ROOT,
+        check=True,
+    )
     for path in stubs(out):
         if path.name.endswith(("_pb2_grpc.py", "_pb2_grpc.pyi")) and not has_service(path, out):
             path.unlink()
 
 
 def has_service(stub: Path, out: Path) -> bool:
-    """Whether the .proto file behind a gRPC stub declares a service; protoc writes an empty stub where it does not."""
+    """Whether the .proto file of a gRPC stub declares a service.
+
+    Where it does not, protoc writes an empty stub.
+    """
     proto = ROOT / stub.relative_to(out).with_name(stub.name.split("_pb2_grpc")[0] + ".proto")
     return any(line.startswith("service ") for line in proto.read_text().splitlines())
 
@@ -44,9 +56,8 @@ def main() -> int:
         generate(fresh)
         made = {path.relative_to(fresh) for path in stubs(fresh)}
         kept = {path.relative_to(ROOT) for path in stubs(ROOT)}
-        differing = sorted(
-            path for path in made | kept if path not in made & kept or not filecmp.cmp(fresh / path, ROOT / path, shallow=False)
-        )
+        _, changed, missing = filecmp.cmpfiles(fresh, ROOT, map(str, made | kept), shallow=False)
+        differing = sorted(changed + missing)
         if check:
             for path in differing:
                 print(f"protos/{path} is not what the protos give: run python protos/generate.py")

@@ -4,9 +4,9 @@ import os
 from importlib import import_module
 from typing import Any, Final
 
-# The workers are started by fork and exec: gRPC's fork handlers have nothing to save there, and only complain.
+# A child process starts by fork and exec. gRPC's fork handlers have nothing to save there, and only complain.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
-# What gRPC's core would print is told by our own messages and statuses.
+# Our own messages and statuses say what gRPC's core would print.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import click
@@ -15,15 +15,15 @@ _MODULES: Final = {
     **{name: name for name in ("agents", "backup", "check", "migrate", "probe", "rest", "serve")},
     "restore": "backup",
 }
-"""Where each command is."""
+"""The module of each command."""
 
 
 _SERVICES: Final = ("rest", "serve")
-"""The commands whose standard error is a log."""
+"""The commands that write a log to standard error."""
 
 
 class _Commands(click.Group):
-    """Loads a command as it is needed: a probe should not wait for what the servers are made of."""
+    """Loads only the command that runs: a probe should not wait for the imports of the servers."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_MODULES)
@@ -39,7 +39,7 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except click.ClickException as error:
             if ctx.invoked_subcommand in _SERVICES and os.environ.get("LOG_FORMAT", "").lower() == "json":
-                # Whoever collects the lines of a service reads JSON, of a start that failed too.
+                # Programs that collect the lines of a service read JSON, also of a failed start.
                 from server import logs
 
                 logs.configure("info", "json")
@@ -53,6 +53,6 @@ class _Commands(click.Group):
 def main() -> None:
     """Conversation sessions between users and AI agents.
 
-    `eliza-sessions serve` runs everything: the gRPC server and the REST facade. Settings are environment variables; the README has their
-    table.
+    `eliza-sessions serve` runs everything: the gRPC server and the REST facade. Settings are environment
+    variables; docs/settings.md has their table.
     """

@@ -47,18 +47,18 @@ _SETTINGS: Final[dict[str, tuple[type, str]]] = {
     "history_characters": (int, "How many characters of the conversation it is shown."),
     "timeout_seconds": (float, "How long the whole answer may take."),
 }
-"""The options for what belongs to a kind: their types, and what they mean."""
+"""The options for the settings of a kind: their types, and what they mean."""
 
 
 def _open_channel(context: click.Context, option: click.Parameter, server: str | None) -> None:
-    """Makes the stub that the commands get; the server of the later option wins."""
+    """Makes the stubs for the commands. The server of the last option wins."""
     if server is not None:
         channel = context.with_resource(grpc.insecure_channel(read_server(context, option, server), DIRECT))
         context.obj = Stubs(channel)
 
 
 class _AgentsCommand(click.Command):
-    """Takes --server, too, for those who write it behind the command's name."""
+    """Takes --server also behind the command's name."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -77,7 +77,7 @@ def agents() -> None:
 
 
 def _timeout_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of an agent's timeout settings, named as in the contract."""
+    """The options of an agent's timeout settings, named as in the API."""
     for option in reversed(
         (
             click.option("--timeout-minutes", type=float, help="Inactivity timeout of the agent's sessions."),
@@ -91,7 +91,7 @@ def _timeout_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options for what belongs to a kind."""
+    """The options for the settings of the kinds."""
     for name, (kind, meaning) in reversed(_SETTINGS.items()):
         owners = [str(owner) for owner, settings in SETTINGS.items() if name in (field.name for field in fields(settings))]
         command = click.option(f"--{name.replace('_', '-')}", type=kind, help=f"({', '.join(owners)}) {meaning}")(command)
@@ -112,9 +112,24 @@ def list_agents(stubs: Stubs, as_json: bool) -> None:
         return
     rows = [("ID", "NAME", "KIND", "WORKERS", "WAITING", "WHERE", "TIMEOUT SETTINGS", "LAST FAILURE")]
     for agent in found:
-        name, where, timeout = printable(agent.name), printable(_where(agent)), _timeout(agent.timeout_config) or "default"
+        name, where, timeout = (
+            printable(agent.name),
+            printable(_where(agent)),
+            _timeout(agent.timeout_config) or "default",
+        )
         waiting = str(agent.status.open_deliveries)
-        rows.append((agent.agent_id, name, _kind(agent), _workers(agent), waiting, where, timeout, _last_failure(agent)))
+        rows.append(
+            (
+                agent.agent_id,
+                name,
+                _kind(agent),
+                _workers(agent),
+                waiting,
+                where,
+                timeout,
+                _last_failure(agent),
+            )
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -196,8 +211,8 @@ def remove(stubs: Stubs, agent_id: str, yes: bool) -> None:
 def chat(stubs: Stubs, agent_id: str, user: str) -> None:
     """Talk to an agent, line by line, until the input ends, or Ctrl-C.
 
-    A terminal shows replies as they come; a pipe or a file gets each when it is whole. Failures go to standard error, and the exit
-    status is 1 when a message got no reply. The session is deleted at the end.
+    A terminal shows replies as they come; a pipe or a file gets each when it is whole. Failures go to
+    standard error, and the exit status is 1 when a message got no reply. The session is deleted at the end.
     """
     agent = _get(stubs, agent_id)
     request = session_service_pb2.CreateSessionRequest(agent_id=agent.agent_id, user_id=user or str(uuid.uuid4()))
@@ -212,7 +227,7 @@ def chat(stubs: Stubs, agent_id: str, user: str) -> None:
 
 def _walk(stubs: Stubs, view: agent_pb2.AgentView.ValueType) -> Iterator[agent_pb2.Agent]:
     """All agents, page by page."""
-    # Small pages where agents come with their settings, which may be long.
+    # Agents with their settings may be long, so their pages are small.
     size = MAX_SESSIONS if view == agent_pb2.AGENT_VIEW_BASIC else 0
     request = agent_service_pb2.ListAgentsRequest(page_size=size, view=view)
     while True:
@@ -236,7 +251,7 @@ def _namesakes(stubs: Stubs, name: str) -> list[str]:
 
 
 def _warn_of(namesakes: list[str], agent: agent_pb2.Agent) -> None:
-    """Warns when others than the agent had its name: people cannot tell them apart."""
+    """Warns where another agent has the same name: people cannot tell them apart."""
     others = [found for found in namesakes if found != agent.agent_id]
     if others:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
@@ -244,7 +259,7 @@ def _warn_of(namesakes: list[str], agent: agent_pb2.Agent) -> None:
 
 
 def _fill(agent: agent_pb2.Agent, kind: str, options: dict[str, Any]) -> list[str]:
-    """Puts the options that were given into the agent; returns their paths."""
+    """Puts the given options into the agent; returns their paths."""
     settings = SETTINGS.get(AgentKind(kind))
     known = [field.name for field in fields(settings)] if settings else []
     paths = []
@@ -280,7 +295,7 @@ def _call(method: Any, request: Any) -> Any:
 
 
 def _in_options(error: grpc.RpcError) -> str:
-    """What went wrong, the fields that it is about being named as the options that were typed."""
+    """The error's message, with fields named as the options that the user typed."""
     info, message = error_info(error), error.details() or ""
     if info and info.reason in TABLE:
         for detail, kind in TABLE[info.reason].details.items():
@@ -291,7 +306,7 @@ def _in_options(error: grpc.RpcError) -> str:
 
 
 def _option(field: str) -> str:
-    """The option that sets a field of an agent. For a kind's settings as a whole: the options that the kind requires."""
+    """The option that sets a field of an agent; for the settings as a whole, the options that the kind requires."""
     if field in tuple(SETTINGS):
         needed = [one.name for one in fields(SETTINGS[AgentKind(field)]) if one.default is MISSING]
         return ", ".join(map(_option, needed))
@@ -308,18 +323,20 @@ def _kind_number(kind: str) -> agent_pb2.AgentKind.ValueType:
 
 
 def _timeout(config: timeout_pb2.TimeoutConfig) -> str:
-    return ", ".join(
-        f"{field.name}={value:g}" if isinstance(value, float) else f"{field.name}={value}" for field, value in config.ListFields()
-    )
+    return ", ".join(f"{field.name}={_short(value)}" for field, value in config.ListFields())
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _workers(agent: agent_pb2.Agent) -> str:
-    """How many workers are connected; a dash for kinds that have none."""
+    """The number of connected workers; a dash for kinds that have none."""
     return str(agent.status.connected_workers) if agent.kind == agent_pb2.AGENT_KIND_STREAM else "-"
 
 
 def _last_failure(agent: agent_pb2.Agent) -> str:
-    """When and why an attempt last came to nothing, in a few words."""
+    """When and why an attempt last failed, in a few words."""
     if not agent.status.HasField("last_failure"):
         return "-"
     failure = agent.status.last_failure
@@ -336,7 +353,7 @@ def _print_json(value: Any) -> None:
 
 
 def _plain(agent: agent_pb2.Agent) -> dict[str, Any]:
-    """An agent as JSON. Programs rely on these names: more may come, none may change."""
+    """An agent as JSON. Programs rely on these names: add more, change none."""
     settings, status = agent.WhichOneof("settings"), agent.status
     failure = status.last_failure
     return {
@@ -372,7 +389,7 @@ def _print(agent: agent_pb2.Agent) -> None:
     click.echo(f"kind:     {_kind(agent)}")
     settings = agent.WhichOneof("settings")
     for field, value in getattr(agent, settings).ListFields() if settings else ():
-        click.echo(f"{settings}.{field.name}: {value:g}" if isinstance(value, float) else f"{settings}.{field.name}: {value}")
+        click.echo(f"{settings}.{field.name}: {_short(value)}")
     click.echo(f"timeout:  {_timeout(agent.timeout_config) or 'default'}")
     click.echo(f"created:  {_iso(agent.created_at)}")
     click.echo(f"updated:  {_iso(agent.updated_at)}")

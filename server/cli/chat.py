@@ -16,7 +16,7 @@ from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceStub
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
 
 REPLY_SECONDS: Final = 3660
-"""How long a reply is waited for at most: a little longer than the server waits at its highest setting."""
+"""How long `chat` waits for a reply: a little longer than the server at its highest setting."""
 
 STATUS_SECONDS: Final = 10
 
@@ -35,7 +35,7 @@ class Stubs:
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Replaces control characters by spaces, but those of `keep`: text of others must not steer the terminal."""
+    """Replaces control characters but `keep` by spaces: the text of others must not steer the terminal."""
     return "".join(" " if unicodedata.category(one) == "Cc" and one not in keep else one for one in text)
 
 
@@ -67,7 +67,8 @@ def talk(stubs: Stubs, agent: agent_pb2.Agent, session_id: str) -> bool:
 def _say(stubs: Stubs, agent: agent_pb2.Agent, session_id: str, line: str, live: bool) -> bool:
     """Sends a message and prints its reply; returns whether there is one."""
     message = message_service_pb2.SendMessageRequest(session_id=session_id, content=line)
-    call = stubs.messages.Converse(message_service_pb2.ConverseRequest(message=message), timeout=REPLY_SECONDS)
+    request = message_service_pb2.ConverseRequest(message=message)
+    call = stubs.messages.Converse(request, timeout=REPLY_SECONDS)
     shown, sent_id = "", ""
     try:
         for part in call:
@@ -99,7 +100,7 @@ def _say(stubs: Stubs, agent: agent_pb2.Agent, session_id: str, line: str, live:
 
 
 def _print_reply(reply: message_pb2.Message, shown: str) -> None:
-    """Prints what is not yet on the screen of a reply; all of it where it is not what came in pieces."""
+    """Prints the rest of a reply behind its pieces; all of it where the pieces were not its beginning."""
     if not reply.content.startswith(shown):
         _take_back()
         shown = ""
@@ -117,7 +118,7 @@ def _take_back() -> None:
 
 
 def _tell_detail(stubs: Stubs, agent: agent_pb2.Agent, message_id: str) -> None:
-    """Tells what the agent itself said about a message that it gave no reply to, where that is known."""
+    """Tells what the agent itself said when it gave no reply to this message, where the server knows."""
     request = agent_service_pb2.GetAgentRequest(agent_id=agent.agent_id, view=agent_pb2.AGENT_VIEW_STATUS)
     try:
         failure = stubs.agents.GetAgent(request, timeout=STATUS_SECONDS).agent.status.last_failure
@@ -125,7 +126,8 @@ def _tell_detail(stubs: Stubs, agent: agent_pb2.Agent, message_id: str) -> None:
         _tell(f"why is not known: {error.code().name}: {error.details()}")
         return
     if failure.message_id == message_id:
-        _tell(f"attempt {failure.attempt}: {printable(failure.reason)}{'; ' if failure.detail else ''}{printable(failure.detail)}")
+        said = "; ".join(filter(None, (failure.reason, failure.detail)))
+        _tell(f"attempt {failure.attempt}: {printable(said)}")
 
 
 def _tell(text: str) -> None:
@@ -133,12 +135,12 @@ def _tell(text: str) -> None:
 
 
 def _lines(interactive: bool) -> Iterator[str]:
-    """The lines of the standard input. What is not UTF-8 in them is left as surrogates."""
+    """The lines of the standard input. Bytes that are not UTF-8 become surrogates."""
     if not interactive:
         for raw in sys.stdin.buffer:
             yield raw.decode(errors="surrogateescape").rstrip("\r\n")
         return
-    import readline  # noqa: F401 - to be imported is all it takes for lines to be edited and remembered
+    import readline  # noqa: F401 - the import alone makes input() edit and remember lines
 
     while True:
         try:

@@ -1,4 +1,4 @@
-"""What several commands need: settings with readable failures, and sockets."""
+"""Shared by several commands: settings with readable failures, sockets, and the run of a service."""
 
 import asyncio
 import ctypes
@@ -33,30 +33,31 @@ log = structlog.get_logger()
 
 TAKEN_ADDRESS_SECONDS: Final = 3.0
 RETRY_SECONDS: Final = 0.05
+"""How long, and how often, a start tries an address that is taken."""
 
 COLLECT: Final = (100_000, 0, 0)
-"""After how many more objects the garbage collector looks at young ones: more than the requests under way have, which it would look at for
-nothing. Every second time it looks at older ones, and every third at all, lest what has lived for a minute, as a watch does, piles up when
-it is gone.
+"""gc.set_threshold: young objects after 100,000 allocations, more than the requests in flight make.
+
+Older generations every second and third time, so that ended watches do not pile up.
 """
 
 DEFAULT_SERVER: Final = "127.0.0.1:50051"
 SCHEMES: Final = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "vsock:", "xds:")
-"""Of the names that gRPC resolves itself."""
+"""The schemes of the names that gRPC resolves itself."""
 
 MALLOC_OPTIONS: Final = ((-8, 2), (-3, 256 * 1024), (-1, 1024 * 1024))
 """M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h, and their values: arenas, bytes, bytes."""
 
 DIRECT: Final = [("grpc.enable_http_proxy", 0)]
-"""Options of a channel to a server that is addressed directly, whatever proxy the environment names for the web."""
+"""Options of a channel that ignores the web proxy of the environment."""
 
 
 class StartError(Exception):
-    """A part of the service cannot be started; the text says which and why, in a line."""
+    """A part of the service cannot start. The text says in a line which part, and why."""
 
 
 def settings_or_exit(**overrides: Any) -> Settings:
-    """The settings, with logging set up by them. Ends the command with the lines of what is wrong."""
+    """Reads the settings and sets up logging. Ends the command with a line for each wrong setting."""
     try:
         settings = load_settings(**overrides)
     except SettingsError as error:
@@ -66,7 +67,7 @@ def settings_or_exit(**overrides: Any) -> Settings:
 
 
 def refuse_open_address(settings: Settings, *names: str) -> None:
-    """Ends the command where others can reach one of these settings' addresses, unless ALLOW_OPEN says that they may."""
+    """Ends the command where others can reach one of these settings' addresses, unless ALLOW_OPEN is set."""
     for name in names:
         address = getattr(settings, name.lower())
         if not settings.allow_open and not _is_loopback(split_address(address)[0]):
@@ -77,7 +78,7 @@ def refuse_open_address(settings: Settings, *names: str) -> None:
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether all addresses of a host are loopback ones. One without addresses is: the attempt to listen there tells what is wrong."""
+    """Whether all addresses of a host are loopback. True for none: listening there then reports the fault."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError:
@@ -86,18 +87,19 @@ def _is_loopback(host: str) -> bool:
 
 
 def log_start(settings: Settings, **facts: object) -> None:
-    """Logs which version has started, with which settings other than the defaults, and warns of variables that are no settings.
+    """Logs the version and the settings that are not at their defaults; warns of unknown variables.
 
-    A start that fails prints one line, so nothing is logged before.
+    Call it once the start has succeeded: a failed start prints one line and nothing else.
     """
     log.info("started", version=VERSION, settings=changed_settings(settings), **facts)
     for name, meant in unknown_variables(os.environ).items():
-        # `SESSION_MANAGER` and the like belong to the desktop, so it is no more than a warning.
-        log.warning("the environment has a variable that is no setting", variable=name, **({"meant": meant} if meant else {}))
+        # Only a warning, because `SESSION_MANAGER` and the like belong to the desktop.
+        suggestion = {"meant": meant} if meant else {}
+        log.warning("the environment has a variable that is no setting", variable=name, **suggestion)
 
 
 def raise_descriptor_limit() -> None:
-    """Raises the soft limit on open descriptors to the hard one, because each connection takes one. Logs a change."""
+    """Raises the soft limit on open descriptors to the hard one: each connection takes one. Logs a change."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == hard:
         return
@@ -111,10 +113,11 @@ def raise_descriptor_limit() -> None:
 
 
 def run_service(work: Coroutine[Any, Any, None]) -> None:
-    """Runs a program that serves until it is told to stop, with as many descriptors as it may have.
+    """Runs a service until it ends, with as many descriptors as the system allows.
 
-    What has been loaded by now stays, so that the garbage collector need not look at it, nor look after every 700 objects: a request alone
-    makes as many. That is a sixth of the time of a REST request.
+    Everything loaded so far stays for good, so the garbage collector leaves it out. It also runs less often
+    than after every 700 objects, which a single request makes. That saves a sixth of the time of a REST
+    request.
     """
     raise_descriptor_limit()
     return_freed_memory()
@@ -123,14 +126,14 @@ def run_service(work: Coroutine[Any, Any, None]) -> None:
     try:
         uvloop.run(work)
     finally:
-        # A loop that could not be made has not begun it, which Python would complain of.
+        # Python complains of a coroutine that never began, as when no loop could be made.
         work.close()
 
 
 def return_freed_memory() -> None:
-    """Has glibc give freed memory back: by itself it keeps what a burst of large requests has used, in eight arenas a core.
+    """Makes glibc give freed memory back. By default it keeps that of a burst, in eight arenas a core.
 
-    Other C libraries have no such settings, and do by themselves.
+    Other C libraries have no such settings, and need none.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -139,7 +142,7 @@ def return_freed_memory() -> None:
 
 
 async def stop_signal() -> None:
-    """Waits for SIGTERM or SIGINT; a second one does nothing more."""
+    """Waits for SIGTERM or SIGINT. A second one does nothing."""
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
@@ -147,13 +150,13 @@ async def stop_signal() -> None:
 
 
 async def listen(name: str, address: str) -> socket.socket:
-    """A socket that listens on HOST:PORT. Ends the command when the address cannot be had; `name` is the setting's.
+    """Listens on HOST:PORT. Ends the command where that fails; `name` is the setting's.
 
-    The facade of a service that was killed lets go of its socket a moment after it, so a taken address is tried for a while.
+    Tries a taken address for a while: the facade of a killed service closes its socket a moment later.
     """
     host, port = split_address(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # `[::]` is all addresses of IPv4, too, as it is for gRPC.
+    # `[::]` includes all addresses of IPv4, as it does for gRPC.
     dual = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     last_try = time.monotonic() + TAKEN_ADDRESS_SECONDS
     while True:
@@ -161,17 +164,22 @@ async def listen(name: str, address: str) -> socket.socket:
             return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=dual)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() > last_try:
-                raise click.ClickException(f"{name} {address} cannot be listened on: {os.strerror(error.errno or 0)}") from error
+                reason = os.strerror(error.errno or 0)
+                raise click.ClickException(f"{name} {address} cannot be listened on: {reason}") from error
         await asyncio.sleep(RETRY_SECONDS)
 
 
 def with_port(address: str, port: int) -> str:
-    """The address with its port replaced."""
+    """The address with another port."""
     return join_address(split_address(address)[0], port)
 
 
-def server_option(meaning: str, *more_names: str, **changes: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """The option that says where the gRPC server is, the same in every command that calls one."""
+def server_option(
+    meaning: str,
+    *more_names: str,
+    **changes: Any,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The option --server, the same in every command that calls a gRPC server."""
     attributes: dict[str, Any] = {
         "default": DEFAULT_SERVER,
         "envvar": "GRPC_ADDRESS",
@@ -185,7 +193,10 @@ def server_option(meaning: str, *more_names: str, **changes: Any) -> Callable[[C
 
 
 def read_server(context: click.Context, option: click.Parameter, text: str) -> str:
-    """The address of a server as gRPC dials it. Takes HOST:PORT, no host being localhost, and gRPC's names with a scheme."""
+    """A server's address for gRPC to dial.
+
+    Takes HOST:PORT, :PORT (localhost), and gRPC's names with a scheme.
+    """
     try:
         return reachable(f"localhost{text}" if text.startswith(":") else text)
     except ValueError as error:
@@ -195,6 +206,6 @@ def read_server(context: click.Context, option: click.Parameter, text: str) -> s
 
 
 def reachable(address: str) -> str:
-    """The address as a client on this machine can use it: loopback where the server listens on all addresses."""
+    """The address for clients on this machine: loopback where the server listens on all addresses."""
     host, port = split_address(address)
     return join_address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)

@@ -1,4 +1,4 @@
-"""`eliza-sessions probe`: asks for the health of a gRPC server, with the flags and exit statuses of grpc_health_probe."""
+"""`eliza-sessions probe`: asks a gRPC server for its health, like grpc_health_probe (flags, exit statuses)."""
 
 import re
 import socket
@@ -25,7 +25,7 @@ _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, 
 
 
 class _Duration(click.ParamType[float]):
-    """A duration as Go writes it, longer than none: 1s, 250ms, 1m30s."""
+    """A duration in the form of Go, above zero: 1s, 250ms, 1m30s."""
 
     name = "duration"
 
@@ -38,18 +38,29 @@ class _Duration(click.ParamType[float]):
 
 
 class _GoFlags(click.Command):
-    """Takes flags as Go programs do: with one dash as well as two, switches with a value (-tls=false) too; bad ones end with status 1."""
+    """Takes flags like Go programs: with one dash or two, and switches with a value (-tls=false).
 
-    def make_context(self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object) -> click.Context:
-        switches = {name.lstrip("-") for option in self.params if getattr(option, "is_flag", False) for name in option.opts}
+    A bad flag ends the command with status 1.
+    """
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: object,
+    ) -> click.Context:
+        flags = [option for option in self.params if getattr(option, "is_flag", False)]
+        switches = {name.lstrip("-") for flag in flags for name in flag.opts}
         try:
-            return super().make_context(info_name, [flag for arg in args for flag in _as_click_has_it(arg, switches)], parent, **extra)
+            args = [one for arg in args for one in _to_click(arg, switches)]
+            return super().make_context(info_name, args, parent, **extra)
         except click.UsageError as error:
             error.show()
             sys.exit(INVALID_ARGUMENTS)
 
 
-def _as_click_has_it(arg: str, switches: set[str]) -> list[str]:
+def _to_click(arg: str, switches: set[str]) -> list[str]:
     found = re.fullmatch(r"--?([a-z][a-z-]*)(?:=(.*))?", arg, re.DOTALL)
     if not found:
         return [arg]
@@ -73,13 +84,27 @@ def _fail(status: int, message: str) -> NoReturn:
 @click.command(cls=_GoFlags)
 @server_option("The server.", "--addr")
 @click.option("--service", default="", metavar="NAME", help="The service by its full name.  [the whole server]")
-@click.option("--connect-timeout", type=_Duration(), default="1s", show_default=True, help="How long connecting may take.")
+@click.option(
+    "--connect-timeout",
+    type=_Duration(),
+    default="1s",
+    show_default=True,
+    help="How long connecting may take.",
+)
 @click.option("--rpc-timeout", type=_Duration(), default="1s", show_default=True, help="How long the answer may take.")
 @click.option("--rpc-header", multiple=True, metavar="NAME: VALUE", help="A header to send; may be repeated.")
 @click.option("--user-agent", default="eliza-sessions probe", help="The user agent to name.")
 @click.option("--tls", is_flag=True, help="Use TLS.")
-@click.option("--tls-ca-cert", type=click.Path(path_type=Path), help="File of the certificates to trust.  [those of the system]")
-@click.option("--tls-client-cert", type=click.Path(path_type=Path), help="File of the client's certificate; needs --tls-client-key.")
+@click.option(
+    "--tls-ca-cert",
+    type=click.Path(path_type=Path),
+    help="File of the certificates to trust.  [those of the system]",
+)
+@click.option(
+    "--tls-client-cert",
+    type=click.Path(path_type=Path),
+    help="File of the client's certificate; needs --tls-client-key.",
+)
 @click.option("--tls-client-key", type=click.Path(path_type=Path), help="File of the client's private key.")
 @click.option("--tls-no-verify", is_flag=True, help="Do not verify the server's certificate. For tests only.")
 @click.option("--tls-server-name", help="The name to verify the server's certificate against.")
@@ -104,17 +129,22 @@ def probe(
 ) -> None:
     """Ask a gRPC server for its health, as grpc_health_probe does.
 
-    Exit status: 0 serving, 1 invalid arguments, 2 connection failed or timed out, 3 the call failed or timed out, 4 not serving.
+    Exit status: 0 serving, 1 invalid arguments, 2 connection failed or timed out, 3 the call failed or timed
+    out, 4 not serving.
     """
     if not tls and (tls_ca_cert or tls_client_cert or tls_client_key or tls_server_name or tls_no_verify):
         _fail(INVALID_ARGUMENTS, "the -tls-… flags need -tls")
     if bool(tls_client_cert) != bool(tls_client_key):
         _fail(INVALID_ARGUMENTS, "-tls-client-cert and -tls-client-key go together")
     if tls_no_verify and (tls_ca_cert or tls_server_name):
-        _fail(INVALID_ARGUMENTS, "-tls-no-verify excludes -tls-ca-cert and -tls-server-name: they say what to verify")
-    headers = [(name.strip().lower(), value.strip()) for name, colon, value in (header.partition(":") for header in rpc_header) if colon]
-    if len(headers) != len(rpc_header):
+        _fail(
+            INVALID_ARGUMENTS,
+            "-tls-no-verify excludes -tls-ca-cert and -tls-server-name: they say what to verify",
+        )
+    if not all(":" in header for header in rpc_header):
         _fail(INVALID_ARGUMENTS, "-rpc-header takes NAME: VALUE")
+    parts = [header.partition(":") for header in rpc_header]
+    headers = [(name.strip().lower(), value.strip()) for name, _, value in parts]
     options: list[tuple[str, str | int]] = [("grpc.primary_user_agent", user_agent), *DIRECT]
     compression = grpc.Compression.Gzip if gzip else grpc.Compression.NoCompression
     if tls:
@@ -144,7 +174,8 @@ def probe(
         except grpc.RpcError as error:
             _fail(RPC_FAILURE, f"health check failed: {error.code().name} {error.details()}")
         if verbose:
-            click.echo(f"connected in {connected - started:.3f}s, answered in {time.monotonic() - connected:.3f}s", err=True)
+            answered = time.monotonic() - connected
+            click.echo(f"connected in {connected - started:.3f}s, answered in {answered:.3f}s", err=True)
     status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
     if answer.status != health_pb2.HealthCheckResponse.SERVING:
         _fail(UNHEALTHY, f"service unhealthy (responded with {status})")
@@ -166,16 +197,22 @@ def _check_certificates(path: Path | None, pem: bytes) -> None:
 
 
 def _certificate_of(addr: str, timeout_s: float) -> tuple[bytes, str]:
-    """The certificate that a server shows, to be trusted as it is, and a name that stands in it: gRPC itself always verifies."""
+    """The certificate that a server shows, and a name in it.
+
+    The probe trusts it, because gRPC always verifies.
+    """
     try:
         pem = ssl.get_server_certificate(split_address(addr), timeout=timeout_s)
         context = ssl.create_default_context(cadata=pem)
         context.check_hostname = False
-        # What the server showed is the whole of what is trusted, whoever signed it.
+        # The context trusts this certificate alone, whoever signed it.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        with socket.create_connection(split_address(addr), timeout_s) as plain, context.wrap_socket(plain) as secured:
-            shown: Any = secured.getpeercert() or {}
+        with (
+            socket.create_connection(split_address(addr), timeout_s) as plain,
+            context.wrap_socket(plain) as secured,
+        ):
+            certificate: Any = secured.getpeercert() or {}
     except (OSError, ValueError) as error:
         _fail(CONNECTION_FAILURE, f"failed to connect to {addr}: {error}")
-    names = [name for kind, name in shown.get("subjectAltName", ()) if kind in ("DNS", "IP Address")]
+    names = [name for kind, name in certificate.get("subjectAltName", ()) if kind in ("DNS", "IP Address")]
     return pem.encode(), names[0] if names else ""

@@ -1,6 +1,6 @@
-"""Text as agents write it: cut between the halves of a surrogate pair, or with a NUL.
+"""Cleans the text of agents, so that one bad character does not cost a reply.
 
-No reply is lost for one character.
+Pieces may be cut between the halves of a surrogate pair, and text may hold a NUL.
 """
 
 from eliza.sessions.texts import is_text
@@ -21,18 +21,18 @@ def join_halves(text: str) -> str:
 
 
 class TextJoiner:
-    """Cleans a text that comes in pieces. What goes out is in all what `clean` makes of the whole text."""
+    """Cleans a text that comes in pieces. All it returns is together what `clean` makes of the whole text."""
 
     def __init__(self) -> None:
         self._half = ""
 
     def add(self, piece: str) -> str:
-        """Takes a piece; returns what may go out. Holds back a high half at the end, for its low half."""
+        """Takes a piece and returns the cleaned text. Holds back a high half at the end, for its low half."""
         text = self._half + piece.replace("\0", "")
         self._half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
         return join_halves(text[: len(text) - len(self._half)])
 
     def flush(self) -> str:
-        """Ends the text; returns what still has to go out: a U+FFFD for a half that stayed alone."""
+        """Ends the text. Returns what was held back: a U+FFFD for a half that stayed alone."""
         half, self._half = self._half, ""
         return REPLACEMENT if half else ""

@@ -1,4 +1,4 @@
-"""Agents: what a session can be held with, how each kind is reached, and the bounds of its settings."""
+"""Agents: their kinds, how the service reaches each kind, and the bounds of its settings."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,25 +23,28 @@ MAX_TIMEOUT_SECONDS: Final = 3600.0
 MAX_HISTORY_MESSAGES: Final = 100
 MAX_HISTORY_CHARACTERS: Final = 1_000_000
 ECHO_ID: Final = "00000000-0000-4000-8000-0000000000ec"
-"""The id of the built-in agent, which the first start of an empty store registers."""
+"""The id of the built-in agent. The first start of an empty store registers it."""
+
+
+_NAME: Final = f"must have 1 to {MAX_NAME_CODE_POINTS} printable characters"
 
 
 class AgentKind(StrEnum):
-    """How an agent is reached."""
+    """How the service reaches an agent."""
 
     ECHO = "echo"
-    """Built in: answers every message with its own text."""
+    """Built in: it answers every message with its own text."""
     STREAM = "stream"
     """Workers that connect by AgentService.Connect."""
     WEBHOOK = "webhook"
-    """An HTTP endpoint that each message is posted to."""
+    """An HTTP endpoint. The service posts each message to it."""
     OPENAI = "openai"
     """An OpenAI-compatible chat completions endpoint."""
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookSettings:
-    """Where a webhook is. `secret` says where its signing secret is: `env:NAME` or `file:PATH`."""
+    """Where a webhook is. `secret` says where its signing secret is: `env:NAME` or `file:/PATH`."""
 
     url: str
     secret: str
@@ -51,10 +54,11 @@ class WebhookSettings:
 
 @dataclass(frozen=True, slots=True)
 class OpenAiSettings:
-    """Where a chat completions endpoint is, and how it is asked.
+    """Where a chat completions endpoint is, and how the service asks it.
 
-    `api_key` says where the key is: `env:NAME` or `file:PATH`, empty for none. The window of the conversation is in messages and in code
-    points. What is None is left to the endpoint.
+    `api_key` says where the key is: `env:NAME` or `file:/PATH`, empty for none. `history_messages` and
+    `history_characters` (code points) bound what it sees of the conversation. The endpoint chooses what is
+    None.
     """
 
     model: str
@@ -75,12 +79,15 @@ SETTINGS: Final[dict[AgentKind, type[WebhookSettings] | type[OpenAiSettings]]] =
     AgentKind.WEBHOOK: WebhookSettings,
     AgentKind.OPENAI: OpenAiSettings,
 }
-"""The kinds that have settings of their own."""
+"""The class of the settings, for each kind that has some."""
 
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """A registered agent. `id` is a UUID in lower case, times are ms since the epoch, `settings` are those of its kind."""
+    """A registered agent.
+
+    `id` is a UUID in lower case, times are ms since the epoch, `settings` are those of its kind.
+    """
 
     id: str
     name: str
@@ -92,14 +99,16 @@ class Agent:
 
 
 def check_agent(agent: Agent, policy: TimeoutPolicy) -> None:
-    """Raises MissingFieldsError, InvalidFieldError or InvalidTimeoutConfigError for an agent that cannot be registered.
+    """Checks an agent before it is registered.
 
-    Here a number out of range is an error, not clamped: whoever registers an agent is there to mend it.
+    Raises MissingFieldsError, InvalidFieldError or InvalidTimeoutConfigError.
+
+    A number out of range is an error here, and not clamped: an operator registers agents, and can correct it.
     """
     if not agent.name:
         raise MissingFieldsError(["name"])
     if len(agent.name) > MAX_NAME_CODE_POINTS or not agent.name.isprintable():
-        raise InvalidFieldError("name", agent.name, f"must have 1 to {MAX_NAME_CODE_POINTS} printable characters")
+        raise InvalidFieldError("name", agent.name, _NAME)
     _check_timeout(agent.timeout, policy)
     wanted = SETTINGS.get(agent.kind)
     if wanted and not isinstance(agent.settings, wanted):
@@ -108,8 +117,9 @@ def check_agent(agent: Agent, policy: TimeoutPolicy) -> None:
         case None:
             return
         case settings if wanted is None:
-            other = next(kind for kind, settings_class in SETTINGS.items() if isinstance(settings, settings_class))
-            raise InvalidFieldError(other, f"of an agent of the kind {agent.kind}", f"does not belong to the kind {agent.kind}")
+            other = next(kind for kind, cls in SETTINGS.items() if isinstance(settings, cls))
+            why = f"does not belong to the kind {agent.kind}"
+            raise InvalidFieldError(other, f"of an agent of the kind {agent.kind}", why)
         case WebhookSettings():
             _check_webhook(agent.settings)
         case OpenAiSettings():
@@ -122,10 +132,12 @@ def _check_timeout(timeout: PartialTimeoutConfig, policy: TimeoutPolicy) -> None
     duration, warning = timeout.max_duration_minutes, timeout.warning_threshold_minutes
     least, most = timeout.timeout_minutes or policy.min_timeout_minutes, policy.max_duration_minutes
     if duration is not None and not least <= duration <= most:
-        raise InvalidTimeoutConfigError("max_duration_minutes", duration, f"must be between {least:g} and {most:g}")
+        why = f"must be between {least:g} and {most:g}"
+        raise InvalidTimeoutConfigError("max_duration_minutes", duration, why)
     least, most = MIN_WARNING_THRESHOLD_MINUTES, MAX_WARNING_THRESHOLD_MINUTES
     if warning is not None and not least <= warning <= most:
-        raise InvalidTimeoutConfigError("warning_threshold_minutes", warning, f"must be between {least:g} and {most:g}")
+        why = f"must be between {least:g} and {most:g}"
+        raise InvalidTimeoutConfigError("warning_threshold_minutes", warning, why)
 
 
 def _check_webhook(settings: WebhookSettings) -> None:
@@ -141,12 +153,13 @@ def _check_openai(settings: OpenAiSettings) -> None:
     if not settings.model:
         raise MissingFieldsError(["openai.model"])
     if len(settings.model) > MAX_NAME_CODE_POINTS or not settings.model.isprintable():
-        raise InvalidFieldError("openai.model", settings.model, f"must have 1 to {MAX_NAME_CODE_POINTS} printable characters")
+        raise InvalidFieldError("openai.model", settings.model, _NAME)
     _check_url("openai.base_url", settings.base_url)
     if settings.api_key:
         _check_reference("openai.api_key", settings.api_key)
     if len(settings.system_prompt) > MAX_PROMPT_CODE_POINTS:
-        raise InvalidFieldError("openai.system_prompt", settings.system_prompt, f"must have at most {MAX_PROMPT_CODE_POINTS} characters")
+        why = f"must have at most {MAX_PROMPT_CODE_POINTS} characters"
+        raise InvalidFieldError("openai.system_prompt", settings.system_prompt, why)
     _check_range("openai.temperature", settings.temperature, 0, 2)
     _check_range("openai.top_p", settings.top_p, 0, 1)
     _check_range("openai.max_tokens", settings.max_tokens, 1, 2**31 - 1)
@@ -163,9 +176,10 @@ def _check_url(field: str, url: str) -> None:
         raise InvalidFieldError(field, url, "is not a URL") from None
     printable = url.isascii() and url.isprintable() and " " not in url and len(url) <= MAX_URL_CODE_POINTS
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_fits or not printable:
-        raise InvalidFieldError(field, url, f"must be an http or https URL of at most {MAX_URL_CODE_POINTS} ASCII characters")
+        why = f"must be an http or https URL of at most {MAX_URL_CODE_POINTS} ASCII characters"
+        raise InvalidFieldError(field, url, why)
     if parts.username is not None or parts.fragment:
-        # Not shown: a password may be in it.
+        # The error does not show the URL: it may hold a password.
         raise InvalidFieldError(field, "", "must have neither a user nor a fragment")
 
 
@@ -173,11 +187,12 @@ def _check_reference(field: str, reference: str) -> None:
     kind, _, name = reference.partition(":")
     fits = 0 < len(name) <= MAX_URL_CODE_POINTS and name.isprintable()
     if kind not in ("env", "file") or not fits or (kind == "file" and not name.startswith("/")):
-        # The value is not shown: it may be the secret itself.
-        raise InvalidFieldError(field, "", "must be env:NAME or file:/PATH, which says where the secret is, not the secret itself")
+        # The error does not show the value: it may be the secret itself.
+        why = "must be env:NAME or file:/PATH, which says where the secret is, not the secret itself"
+        raise InvalidFieldError(field, "", why)
 
 
 def _check_range(field: str, value: float | None, least: float, most: float) -> None:
-    # Written so that NaN is refused too.
+    # This form of the comparison refuses NaN too.
     if value is not None and not least <= value <= most:
         raise InvalidFieldError(field, value, f"must be between {least:g} and {most:g}")

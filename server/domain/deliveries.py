@@ -1,4 +1,4 @@
-"""Deliveries: the way of a user's message to the session's agent, until a reply is stored or all attempts have failed."""
+"""Deliveries: user messages on their way to agents, until a reply is stored or all attempts failed."""
 
 import re
 from dataclasses import dataclass
@@ -9,32 +9,32 @@ from server.domain.errors import DeliveryNotFoundError
 
 
 class DeliveryState(StrEnum):
-    """How far a delivery is."""
+    """How far a delivery has come."""
 
     PENDING = "pending"
-    """To be given to the agent, once the session's earlier messages are through and its time has come."""
+    """Waits for its time, and for the session's earlier messages."""
     LEASED = "leased"
-    """In the agent's hands."""
+    """The agent has it."""
     ANSWERED = "answered"
     """The reply is stored."""
     FAILED = "failed"
-    """There is no reply, and there will be no more attempts."""
+    """There is no reply, and no other attempt follows."""
 
 
 OPEN_STATES: Final = (DeliveryState.PENDING, DeliveryState.LEASED)
 
 MAX_LOST_CONNECTIONS: Final = 20
-"""How many lost connections are not charged to a delivery: one that kills whoever takes it comes to an end, too."""
+"""How many lost connections cost a delivery no attempt. A delivery that kills its workers must end too."""
 
 MAX_DETAIL_CODE_POINTS: Final = 500
-"""How much of a provider's own words is kept."""
+"""How much of a provider's own words the store keeps, in code points."""
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptFailure:
-    """An attempt that came to nothing, as the operator is told of it: `reason` is what users may see, `detail` they do not.
+    """A failed attempt, for the operator. Users may see `reason`, but not `detail`.
 
-    `attempt` counts from 1; 0: the agent could not even be asked.
+    `attempt` counts from 1; 0 means that the agent could not be asked.
     """
 
     at_ms: int
@@ -47,9 +47,9 @@ class AttemptFailure:
 class Delivery:
     """The delivery of the message with this sequence.
 
-    `attempts` counts the leases so far, without those that a lost connection ended before anything was heard, which `lost_connections`
-    counts. `due_at_ms`: while pending, not to be given before; while leased, the end of the lease, should nothing be heard; otherwise
-    None. `last_failure` is that of the last attempt that came to nothing.
+    `attempts` counts the leases, without those that `lost_connections` counts: the worker lost its connection
+    before it had sent anything. `due_at_ms` is, while pending, the earliest time of the next lease; while
+    leased, the end of the lease; else None. `last_failure` is that of the last failed attempt.
     """
 
     session_id: str
@@ -62,21 +62,24 @@ class Delivery:
 
     @property
     def id(self) -> str:
-        """What agents call it."""
+        """The id by which agents name it."""
         return f"{self.session_id}-{self.sequence}"
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often a delivery is attempted, and how long it rests in between, in ms: exponentially longer, with jitter."""
+    """How often a delivery is attempted, and its backoff in ms: exponential, with jitter."""
 
     max_attempts: int
     first_backoff_ms: int
     longest_backoff_ms: int
 
     def backoff_ms(self, attempts: int, jitter: float) -> int:
-        """How long to rest after so many attempts. `jitter`, from 0 to 1, takes up to a half off, lest many come back at once."""
-        # The exponent is bounded, because a power of two may get too large for a float.
+        """The backoff after this many attempts.
+
+        `jitter`, from 0 to 1, takes off up to a half, to spread retries out.
+        """
+        # The exponent has a bound because a power of two may get too large for a float.
         whole_ms: float = min(self.first_backoff_ms * 2 ** min(attempts - 1, 32), self.longest_backoff_ms)
         return round(whole_ms * (1 - jitter / 2))
 
@@ -85,7 +88,7 @@ _ID = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})-([1-9][0-9]{0,1
 
 
 def parse_delivery_id(delivery_id: str) -> tuple[str, int]:
-    """The session and the sequence of a delivery's id. Raises DeliveryNotFoundError for what is no such id."""
+    """The session and the sequence of a delivery's id. Raises DeliveryNotFoundError for a malformed id."""
     found = _ID.fullmatch(delivery_id.lower())
     if not found:
         raise DeliveryNotFoundError(delivery_id)

@@ -1,4 +1,4 @@
-"""Everything that can be wrong, as exceptions.
+"""The errors of the service, as exceptions.
 
 DomainError
 ├── SessionNotFoundError, SessionExpiredError, SessionRenewalError
@@ -8,10 +8,11 @@ DomainError
 ├── AgentReplyTimeoutError, AgentReplyError
 ├── RequestIdReusedError, EtagMismatchError
 ├── DeliveryNotFoundError, DeliveryAnsweredError, DeliveryNotLeasedError
-└── InvalidRequestError, DeadlineExceededError, UnavailableError, ResourceExhaustedError, OverloadedError
+└── InvalidRequestError, DeadlineExceededError,
+    UnavailableError, ResourceExhaustedError, OverloadedError
 
-`reason` is the row of the error table (errors.proto) that tells status codes; `details` are that row's details, as strings.
-A message is for the client: it never holds metadata or anything of the inside.
+`reason` names a row of the error table (errors.proto), which has the statuses; `details` are that row's
+details, as text. A message is for the client: it never holds metadata or anything of the inside.
 """
 
 from collections.abc import Iterable
@@ -21,7 +22,7 @@ from eliza.sessions.times import iso
 
 
 class DomainError(Exception):
-    """The base of all: `str(error)` is the public message, `details` go out with it."""
+    """The base class. `str(error)` is the public message; `details` go out with it."""
 
     reason: ClassVar[str]
 
@@ -31,7 +32,7 @@ class DomainError(Exception):
 
 
 class SessionNotFoundError(DomainError):
-    """There is no such session: it never was, it was deleted, or it was purged."""
+    """There is no such session: there never was, or it was deleted or purged."""
 
     reason = "SESSION_NOT_FOUND"
 
@@ -50,7 +51,7 @@ class SessionExpiredError(DomainError):
 
 
 class SessionRenewalError(DomainError):
-    """A renewal by hand has nothing to gain: the expiry stands at the maximum duration already."""
+    """A renewal by hand would gain nothing: the expiry stands at the maximum duration already."""
 
     reason = "SESSION_RENEWAL_FAILED"
 
@@ -102,7 +103,10 @@ class InvalidUuidError(DomainError):
 
 
 class InvalidContentError(DomainError):
-    """The content or the attachments of a message are not acceptable. The public message contains the word `content`."""
+    """The content or the attachments of a message are not acceptable.
+
+    The public message contains the word `content`.
+    """
 
     reason = "INVALID_CONTENT"
 
@@ -120,7 +124,7 @@ class InvalidMetadataError(DomainError):
 
 
 class InvalidPaginationError(DomainError):
-    """A page size, cursor or token makes no sense."""
+    """A page size, a cursor or a token is malformed or out of range."""
 
     reason = "INVALID_PAGINATION"
 
@@ -129,7 +133,7 @@ class InvalidPaginationError(DomainError):
 
 
 class InvalidTimeoutConfigError(DomainError):
-    """A timeout setting is no number, or out of range where it is not clamped."""
+    """A timeout setting is not a number, or out of range where the service does not clamp."""
 
     reason = "INVALID_TIMEOUT_CONFIG"
 
@@ -138,7 +142,7 @@ class InvalidTimeoutConfigError(DomainError):
 
 
 class InvalidFieldError(DomainError):
-    """A field outside the classes above holds what it must not."""
+    """A field that no class above is about has a bad value."""
 
     reason = "INVALID_FIELD"
 
@@ -152,7 +156,8 @@ class AgentReplyTimeoutError(DomainError):
     reason = "AGENT_REPLY_TIMEOUT"
 
     def __init__(self, session_id: str, message_id: str) -> None:
-        super().__init__("The agent has not replied in time; the message is kept", sessionId=session_id, messageId=message_id)
+        message = "The agent has not replied in time; the message is kept"
+        super().__init__(message, sessionId=session_id, messageId=message_id)
 
 
 class AgentReplyError(DomainError):
@@ -161,7 +166,8 @@ class AgentReplyError(DomainError):
     reason = "AGENT_REPLY_FAILED"
 
     def __init__(self, session_id: str, message_id: str, why: str) -> None:
-        super().__init__(f"The agent could not reply: {why}; the message is kept", sessionId=session_id, messageId=message_id, reason=why)
+        message = f"The agent could not reply: {why}; the message is kept"
+        super().__init__(message, sessionId=session_id, messageId=message_id, reason=why)
 
 
 class RequestIdReusedError(DomainError):
@@ -201,7 +207,7 @@ class DeliveryAnsweredError(DomainError):
 
 
 class DeliveryNotLeasedError(DomainError):
-    """The delivery is not, or no longer, in the hands of the worker that speaks of it."""
+    """The worker does not have this delivery, or has it no longer."""
 
     reason = "DELIVERY_NOT_LEASED"
 
@@ -210,7 +216,7 @@ class DeliveryNotLeasedError(DomainError):
 
 
 class InvalidRequestError(DomainError):
-    """The request is not a message of its method."""
+    """The bytes of the request are not a message of its method."""
 
     reason = "INVALID_REQUEST"
 
@@ -219,7 +225,7 @@ class InvalidRequestError(DomainError):
 
 
 class DeadlineExceededError(DomainError):
-    """The deadline of the call has passed before it began; nothing was done."""
+    """The deadline passed before the call began. The service did nothing."""
 
     reason = "DEADLINE_EXCEEDED"
 
@@ -228,7 +234,7 @@ class DeadlineExceededError(DomainError):
 
 
 class UnavailableError(DomainError):
-    """The service cannot do this now: it stops, or its store cannot be used. Nothing was done; try again."""
+    """The service is stopping, or cannot use its store. It did nothing; the client may try again."""
 
     reason = "UNAVAILABLE"
 
@@ -237,7 +243,7 @@ class UnavailableError(DomainError):
 
 
 class ResourceExhaustedError(DomainError):
-    """There is no room left. Nothing was done; try again later."""
+    """The disk is full, or another resource is used up. The service did nothing; try again later."""
 
     reason = "RESOURCE_EXHAUSTED"
 
@@ -246,7 +252,7 @@ class ResourceExhaustedError(DomainError):
 
 
 class OverloadedError(DomainError):
-    """A queue has reached its bound. Nothing was done; try again soon."""
+    """A queue is full. The service did nothing; try again soon."""
 
     reason = "OVERLOADED"
 
@@ -255,7 +261,7 @@ class OverloadedError(DomainError):
 
 
 STORE_TROUBLE: Final = (UnavailableError, ResourceExhaustedError, OverloadedError)
-"""What a store raises that cannot write now, through no fault of what it was asked."""
+"""What a store raises when it cannot write now. The call itself is not at fault."""
 
 
 def _plain(value: object) -> str:

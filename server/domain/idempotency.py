@@ -1,6 +1,7 @@
 """Calls that a client may repeat: the same request id with the same content takes effect once.
 
-See docs/sessions-api.md, *Retries*: the repeated call gets the first answer, marked as a replay. With other content it is an error.
+See docs/sessions-api.md, *Retries*: the repeated call gets the first answer, marked as a replay. With other
+content it is an error.
 """
 
 import hashlib
@@ -12,9 +13,10 @@ from server.domain.errors import InvalidFieldError, RequestIdReusedError
 
 @dataclass(frozen=True, slots=True)
 class RequestKey:
-    """What makes two calls the same. `scope` says whose ids these are: those of a session, or of a user who creates sessions.
+    """What makes two calls the same.
 
-    `fingerprint` is a digest of the call's content.
+    `scope` says whose ids these are: those of a session, or of a user who creates sessions. `fingerprint` is
+    a digest of the call's content.
     """
 
     scope: str
@@ -23,11 +25,15 @@ class RequestKey:
 
 
 def request_key(scope: str, request_id: str, *content: str) -> RequestKey | None:
-    """The key of a call with this id and content; None where the client gave no id. Raises InvalidFieldError for a malformed id."""
+    """The key of a call with this id and content; None where the client gave no id.
+
+    Raises InvalidFieldError for a malformed id.
+    """
     if not request_id:
         return None
     if len(request_id) > MAX_REQUEST_ID or not request_id.isascii() or not request_id.isprintable():
-        raise InvalidFieldError("request_id", request_id, f"must have 1 to {MAX_REQUEST_ID} printable ASCII characters")
+        why = f"must have 1 to {MAX_REQUEST_ID} printable ASCII characters"
+        raise InvalidFieldError("request_id", request_id, why)
     digest = hashlib.sha256()
     for part in content:
         encoded = part.encode("utf-8", "surrogatepass")

@@ -1,7 +1,4 @@
-"""UUIDs.
-
-Contract: "any well-formed UUID is accepted, of any version and in either letter case; it is compared and returned in lower case".
-"""
+"""UUIDs of any version. The API accepts either letter case; the service has only lower case inside."""
 
 import re
 import uuid

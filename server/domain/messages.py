@@ -1,4 +1,7 @@
-"""Messages: what a client asks to store, what is stored, and the bounds of both. JSON is compact UTF-8 text here, never rebuilt."""
+"""Messages: what clients and agents send, what the store keeps, and the bounds of both.
+
+Metadata and attachments are compact JSON text here; nothing parses it again.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -19,7 +22,7 @@ EMPTY_OBJECT = "{}"
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What someone asks to store: metadata is a JSON object's text, attachments a JSON array's or None."""
+    """A message before it is stored. Metadata is a JSON object's text, attachments a JSON array's or None."""
 
     content: str
     metadata: str = EMPTY_OBJECT
@@ -28,7 +31,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What an agent answers: a draft with the agent's thought and actions, where it gave any."""
+    """An agent's reply: a draft, and the agent's thought and actions where it gave any."""
 
     draft: Draft
     thought: str | None = None
@@ -37,9 +40,9 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A stored message. Its place, its time and its author are those of its entry in the log.
+    """A stored message. Its entry in the log has its sequence, its time and its author.
 
-    `answers` is the sequence of the user's message that an agent's message is the reply to.
+    `answers`, of an agent's message, is the sequence of the user's message that it replies to.
     """
 
     id: str
@@ -53,16 +56,15 @@ class Message:
 
 
 def check_draft(draft: Draft) -> None:
-    """Raises InvalidContentError or InvalidMetadataError for what the contract does not allow.
+    """Raises InvalidContentError or InvalidMetadataError for a user's message beyond the bounds.
 
-    Contract: "`content` (string, 1 to 4000 Unicode code points; white space alone is a message; a NUL … is an
-    InvalidContentError), `metadata` (object, at most 10,240 bytes as compact JSON)".
+    docs/sessions-api.md, *A message*, has them. White space alone is a message.
     """
     _check(draft, MAX_CONTENT_CODE_POINTS)
 
 
 def clean_reply(reply: Reply) -> Reply:
-    """The reply with its content, thought and actions cleaned, so that it is not lost for one character."""
+    """The reply with its content, thought and actions cleaned, so that one bad character does not cost it."""
     return Reply(
         replace(reply.draft, content=clean(reply.draft.content)),
         None if reply.thought is None else clean(reply.thought),
@@ -73,19 +75,23 @@ def clean_reply(reply: Reply) -> Reply:
 def check_reply(reply: Reply) -> None:
     """Raises InvalidContentError or InvalidMetadataError for a cleaned reply that cannot be stored.
 
-    It may be longer than a user's message: the contract bounds only these, and models answer at length.
+    It may be longer than a user's message: the API bounds only those, and models answer at length.
     """
     _check(reply.draft, MAX_REPLY_CODE_POINTS)
     if reply.thought is not None and len(reply.thought) > MAX_REPLY_CODE_POINTS:
         raise InvalidContentError(f"thought must have at most {MAX_REPLY_CODE_POINTS} characters")
-    if len(reply.actions) > MAX_ACTIONS or any(len(action) > MAX_ACTION_CODE_POINTS for action in reply.actions):
-        raise InvalidContentError(f"actions must be at most {MAX_ACTIONS}, of at most {MAX_ACTION_CODE_POINTS} characters each")
+    longest = max(map(len, reply.actions), default=0)
+    if len(reply.actions) > MAX_ACTIONS or longest > MAX_ACTION_CODE_POINTS:
+        raise InvalidContentError(
+            f"actions must be at most {MAX_ACTIONS}, of at most {MAX_ACTION_CODE_POINTS} characters each",
+        )
 
 
 def check_metadata(metadata: str) -> None:
-    """Raises InvalidMetadataError when the compact JSON text has more than MAX_METADATA_BYTES bytes in UTF-8."""
+    """Raises InvalidMetadataError when the JSON text has more than MAX_METADATA_BYTES bytes in UTF-8."""
     if _bytes(metadata) > MAX_METADATA_BYTES:
-        raise InvalidMetadataError(f"metadata must have at most {MAX_METADATA_BYTES} bytes as compact JSON", MAX_METADATA_BYTES)
+        why = f"metadata must have at most {MAX_METADATA_BYTES} bytes as compact JSON"
+        raise InvalidMetadataError(why, MAX_METADATA_BYTES)
 
 
 def _check(draft: Draft, most_code_points: int) -> None:
@@ -97,7 +103,8 @@ def _check(draft: Draft, most_code_points: int) -> None:
         raise InvalidContentError("content must not contain a lone surrogate, which is not text")
     check_metadata(draft.metadata)
     if draft.attachments is not None and _bytes(draft.attachments) > MAX_ATTACHMENTS_BYTES:
-        raise InvalidContentError(f"attachments must have at most {MAX_ATTACHMENTS_BYTES} bytes as compact JSON")
+        why = f"attachments must have at most {MAX_ATTACHMENTS_BYTES} bytes as compact JSON"
+        raise InvalidContentError(why)
 
 
 def _bytes(text: str) -> int:

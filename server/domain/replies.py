@@ -1,6 +1,7 @@
-"""What becomes of a delivery, as rules: functions of (session, delivery, now, input), as those of `sessions`.
+"""The life of a delivery, as rules: functions of (session, delivery, now, input), like those of `sessions`.
 
-A reply is accepted as long as none is stored, also from an agent whose lease has run out: one reply per message, ever.
+A reply is accepted as long as none is stored, also from an agent whose lease has run out: one reply per
+message, ever.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from server.domain.messages import Message, Reply, check_reply, clean_reply
 from server.domain.sessions import Outcome, Session, append, require_live
 
 DeliveryRule = Callable[[Session, Delivery, int], Outcome]
-"""A rule with its input bound: of the session, the delivery and the instant in ms."""
+"""A rule whose input is bound: a function of the session, the delivery and the instant in ms."""
 
 
 def lease(
@@ -35,9 +36,10 @@ def lease(
     policy: RetryPolicy,
     last_reply_id: str = "",
 ) -> Outcome:
-    """Puts a delivery into the agent's hands, for one attempt; one whose attempts are used up has failed instead.
+    """Gives the agent a delivery for one attempt; fails a delivery whose attempts are used up.
 
-    A lease that is still there is void: whoever asks knows that nobody has it any more. `last_reply_id`: see `fail`.
+    A lease that is still there becomes void: the caller knows that no worker has it. `last_reply_id`: see
+    `fail`.
     Raises SessionExpiredError, DeliveryNotLeasedError (it is no longer open).
     """
     require_live(session, now_ms)
@@ -46,15 +48,26 @@ def lease(
         reason = "the agent was asked and never heard of again"
         delivery = replace(delivery, last_failure=AttemptFailure(now_ms, delivery.attempts, reason))
         return _give_up(session, delivery, now_ms, message_id, reason, last_reply_id)
-    leased = replace(delivery, state=DeliveryState.LEASED, attempts=delivery.attempts + 1, due_at_ms=now_ms + lease_ms)
+    attempts, lease_end_ms = delivery.attempts + 1, now_ms + lease_ms
+    leased = replace(delivery, state=DeliveryState.LEASED, attempts=attempts, due_at_ms=lease_end_ms)
     return Outcome(session, deliveries=(leased,))
 
 
-def answer(session: Session, delivery: Delivery, now_ms: int, *, reply_id: str, reply: Reply, agent_id: str | None = None) -> Outcome:
-    """Stores the agent's message, cleaned, which is not the user's activity and renews nothing.
+def answer(
+    session: Session,
+    delivery: Delivery,
+    now_ms: int,
+    *,
+    reply_id: str,
+    reply: Reply,
+    agent_id: str | None = None,
+) -> Outcome:
+    """Stores the agent's message, cleaned. That is not the user's activity, and renews nothing.
 
-    `agent_id` is whose worker answers, where that is known: another agent's delivery does not exist for it.
-    Raises DeliveryNotFoundError, SessionExpiredError, DeliveryAnsweredError, InvalidContentError, InvalidMetadataError.
+    `agent_id` is the agent whose worker answers, where that is known. Deliveries of other agents do not exist
+    for it.
+    Raises DeliveryNotFoundError, SessionExpiredError, DeliveryAnsweredError, InvalidContentError,
+    InvalidMetadataError.
     """
     if agent_id not in (None, session.agent_id):
         raise DeliveryNotFoundError(delivery.id)
@@ -65,7 +78,14 @@ def answer(session: Session, delivery: Delivery, now_ms: int, *, reply_id: str, 
     check_reply(reply)
     draft = reply.draft
     message = Message(
-        reply_id, True, draft.content, draft.metadata, draft.attachments, reply.thought, reply.actions, answers=delivery.sequence
+        reply_id,
+        True,
+        draft.content,
+        draft.metadata,
+        draft.attachments,
+        reply.thought,
+        reply.actions,
+        answers=delivery.sequence,
     )
     outcome = append(session, now_ms, EntryKind.MESSAGE, message=message)
     return replace(outcome, deliveries=(replace(delivery, state=DeliveryState.ANSWERED, due_at_ms=None),))
@@ -86,24 +106,26 @@ def fail(
     connection_lost: bool = False,
     charged: bool = True,
 ) -> Outcome:
-    """Ends an attempt that came to nothing: the delivery rests for `backoff_ms`, or has failed when this was the last one.
+    """Ends a failed attempt: the delivery rests for `backoff_ms`, or fails when this was the last attempt.
 
-    `last_reply_id` is the id that the last attempt's reply would have had, where there was an attempt.
-    An attempt is not charged to the delivery where `charged` says so (the operator's fault), nor where the connection was lost before
-    anything was heard (`connection_lost`), up to MAX_LOST_CONNECTIONS times.
+    `last_reply_id` is the id that the last attempt's reply would have had, where there was an attempt. The
+    attempt does not count where `charged` is false (the operator's fault). Nor does it, up to
+    MAX_LOST_CONNECTIONS times, where the worker lost its connection before it had sent anything
+    (`connection_lost`).
     Raises SessionExpiredError, DeliveryNotLeasedError (it is no longer open).
     """
     require_live(session, now_ms)
     _require_open(delivery)
-    delivery = replace(delivery, last_failure=AttemptFailure(now_ms, delivery.attempts, reason, clean(detail)[:MAX_DETAIL_CODE_POINTS]))
+    detail = clean(detail)[:MAX_DETAIL_CODE_POINTS]
+    delivery = replace(delivery, last_failure=AttemptFailure(now_ms, delivery.attempts, reason, detail))
     if connection_lost and delivery.lost_connections < MAX_LOST_CONNECTIONS:
         delivery, charged = replace(delivery, lost_connections=delivery.lost_connections + 1), False
     if not charged and not final:
         delivery = replace(delivery, attempts=max(delivery.attempts - 1, 0))
-        return Outcome(session, deliveries=(replace(delivery, state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms),))
-    if final or delivery.attempts >= policy.max_attempts:
+    elif final or delivery.attempts >= policy.max_attempts:
         return _give_up(session, delivery, now_ms, message_id, reason, last_reply_id)
-    return Outcome(session, deliveries=(replace(delivery, state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms),))
+    pending = replace(delivery, state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms)
+    return Outcome(session, deliveries=(pending,))
 
 
 def _require_open(delivery: Delivery) -> None:
@@ -111,7 +133,14 @@ def _require_open(delivery: Delivery) -> None:
         raise DeliveryNotLeasedError(delivery.id)
 
 
-def _give_up(session: Session, delivery: Delivery, now_ms: int, message_id: str, reason: str, last_reply_id: str) -> Outcome:
+def _give_up(
+    session: Session,
+    delivery: Delivery,
+    now_ms: int,
+    message_id: str,
+    reason: str,
+    last_reply_id: str,
+) -> Outcome:
     failure = ReplyFailure(message_id, delivery.sequence, reason, delivery.attempts, last_reply_id)
     outcome = append(session, now_ms, EntryKind.REPLY_FAILURE, failure=failure)
     return replace(outcome, deliveries=(replace(delivery, state=DeliveryState.FAILED, due_at_ms=None),))

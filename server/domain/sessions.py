@@ -1,6 +1,8 @@
-"""The life of a session, as rules: functions of (session, now, input) that return the new session and the entries for its log.
+"""The life of a session, as rules: functions of (session, now, input).
 
-A rule that applies to a live session raises SessionExpiredError otherwise; nothing revives an expired session.
+A rule returns the new session and the entries for its log. A rule for live sessions raises
+SessionExpiredError for an expired one; nothing revives it. The reference is docs/sessions-api.md,
+*Lifecycle*.
 """
 
 from collections.abc import Callable
@@ -10,16 +12,26 @@ from server.domain.deliveries import Delivery, DeliveryState
 from server.domain.errors import EtagMismatchError, SessionExpiredError, SessionRenewalError
 from server.domain.events import Entry, EntryKind, ReplyFailure
 from server.domain.messages import Draft, Message, check_draft, check_metadata
-from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig, TimeoutConfig, TimeoutPolicy, apply_change, minutes_ms, resolve
+from server.domain.timeouts import (
+    NOTHING_NAMED,
+    PartialTimeoutConfig,
+    TimeoutConfig,
+    TimeoutPolicy,
+    apply_change,
+    minutes_ms,
+    resolve,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A session as it is stored. Ids are UUIDs in lower case, `metadata` is the text of a JSON object, times are ms since the epoch.
+    """A session as the store has it.
 
-    `renewed_at_ms` is the last renewal, or the creation. `warning_logged`: the log has the warning, since that renewal.
-    `expiry_logged`: the log has the expiry. `last_sequence` and `last_entry_ms` are those of the log's latest entry;
-    of an empty log, 0 and one ms before the creation.
+    Ids are UUIDs in lower case, `metadata` is the text of a JSON object, times are ms since the epoch.
+
+    `renewed_at_ms` is the last renewal, or the creation. `warning_logged`: the log has a warning since then.
+    `expiry_logged`: the log has the expiry. `last_sequence` and `last_entry_ms` are those of the log's latest
+    entry; of an empty log, 0 and one ms before the creation.
     """
 
     id: str
@@ -40,12 +52,12 @@ class Session:
 
     @property
     def end_ms(self) -> int:
-        """The instant of the maximum duration, which no renewal passes."""
+        """When the maximum duration is over, in ms. No renewal goes beyond."""
         return self.created_at_ms + minutes_ms(self.timeout.max_duration_minutes)
 
     @property
     def warn_at_ms(self) -> int:
-        """The instant from which on the session is near its expiration."""
+        """From when on the session is near its expiration, in ms."""
         return self.expires_at_ms - minutes_ms(self.timeout.warning_threshold_minutes)
 
 
@@ -63,7 +75,7 @@ class Outcome:
 
 
 Rule = Callable[[Session, int], Outcome]
-"""A rule with its input bound: of the session and the instant in ms."""
+"""A rule whose input is bound: a function of the session and the instant in ms."""
 
 
 def create(
@@ -78,9 +90,9 @@ def create(
     request: PartialTimeoutConfig = NOTHING_NAMED,
     agent: PartialTimeoutConfig = NOTHING_NAMED,
 ) -> Session:
-    """A new session. Raises InvalidMetadataError, InvalidTimeoutConfigError.
+    """Makes a new session. It expires after its timeout, or its maximum duration where that is shorter.
 
-    Contract: "`expiresAt = createdAt + timeoutMinutes`, never later than `createdAt + maxDurationMinutes`. `renewalCount` is 0."
+    Raises InvalidMetadataError, InvalidTimeoutConfigError.
     """
     check_metadata(metadata)
     timeout = resolve(policy, request, agent)
@@ -104,7 +116,10 @@ def create(
 
 
 def is_expired(session: Session, now_ms: int) -> bool:
-    """Contract: "expired from the instant `now >= expiresAt`"; and for good once the log says so, even if the clock goes back."""
+    """Whether the expiry is reached.
+
+    Once the log has it, the session stays expired, even if the clock goes back.
+    """
     return session.expiry_logged or now_ms >= session.expires_at_ms
 
 
@@ -120,24 +135,27 @@ def time_remaining_ms(session: Session, now_ms: int) -> int:
 
 
 def is_near_expiration(session: Session, now_ms: int) -> bool:
-    """Contract: "true when `timeRemaining` is within the warning threshold and above zero"."""
+    """Whether the time that remains is above zero and within the warning threshold."""
     return session.warn_at_ms <= now_ms and time_remaining_ms(session, now_ms) > 0
 
 
 def etag(session: Session) -> str:
-    """An entity tag for the state of a session: every change makes an entry, or is activity."""
+    """The entity tag of a session's state. Every change is an entry of the log, or activity."""
     return f'"{session.last_sequence}-{session.last_activity_ms}"'
 
 
 def require_etag(session: Session, wanted: str) -> None:
-    """Raises EtagMismatchError when `wanted` (tags separated by commas, as in If-Match; `*` is any, empty is no condition) lacks it."""
+    """Raises EtagMismatchError unless `wanted`, an If-Match list, has the session's etag.
+
+    `*` matches any; an empty text is no condition.
+    """
     tags = {tag.strip() for tag in wanted.split(",")}
     if wanted and not tags & {"*", etag(session)}:
         raise EtagMismatchError(session.id, etag(session))
 
 
 def if_match(wanted: str, rule: Rule) -> Rule:
-    """The rule, on a session that is live and in a state that `wanted` names."""
+    """Guards a rule: the session must be live, and in a state that `wanted`, an If-Match list, names."""
 
     def guarded(session: Session, now_ms: int) -> Outcome:
         require_live(session, now_ms)
@@ -155,22 +173,33 @@ def send_message(session: Session, now_ms: int, message_id: str, draft: Draft) -
     require_live(session, now_ms)
     check_draft(draft)
     message = Message(message_id, False, draft.content, draft.metadata, draft.attachments, None, ())
-    outcome = append(_touch(session, now_ms), now_ms, EntryKind.MESSAGE, renewed=session.timeout.auto_renew, message=message)
-    return replace(outcome, deliveries=(Delivery(session.id, outcome.session.last_sequence, DeliveryState.PENDING, 0, now_ms),))
+    outcome = append(
+        _touch(session, now_ms),
+        now_ms,
+        EntryKind.MESSAGE,
+        renewed=session.timeout.auto_renew,
+        message=message,
+    )
+    return replace(
+        outcome,
+        deliveries=(Delivery(session.id, outcome.session.last_sequence, DeliveryState.PENDING, 0, now_ms),),
+    )
 
 
 def heartbeat(session: Session, now_ms: int) -> Outcome:
-    """Keeps alive; an entry is made only where it renews. Raises SessionExpiredError."""
+    """Keeps the session alive. Only a heartbeat that renews makes an entry. Raises SessionExpiredError."""
     require_live(session, now_ms)
     touched = _touch(session, now_ms)
-    return append(touched, now_ms, EntryKind.RENEWAL, renewed=True) if session.timeout.auto_renew else Outcome(touched)
+    if not session.timeout.auto_renew:
+        return Outcome(touched)
+    return append(touched, now_ms, EntryKind.RENEWAL, renewed=True)
 
 
 def renew(session: Session, now_ms: int) -> Outcome:
-    """Renews by hand, whatever auto_renew says. Raises SessionExpiredError, SessionRenewalError.
+    """Renews by hand, whatever auto_renew says.
 
-    Contract: "once the maximum duration leaves nothing to gain (the expiry already stands at `createdAt + maxDurationMinutes`) it fails
-    with 422".
+    Raises SessionExpiredError, and SessionRenewalError where the expiry stands at the maximum duration
+    already.
     """
     require_live(session, now_ms)
     if session.expires_at_ms >= session.end_ms:
@@ -178,12 +207,19 @@ def renew(session: Session, now_ms: int) -> Outcome:
     return append(_extend(session, now_ms), now_ms, EntryKind.RENEWAL, renewed=True)
 
 
-def update_timeout(session: Session, now_ms: int, change: PartialTimeoutConfig, policy: TimeoutPolicy) -> Outcome:
-    """Changes the settings that `change` names and computes the expiry anew. Raises SessionExpiredError, InvalidTimeoutConfigError.
+def update_timeout(
+    session: Session,
+    now_ms: int,
+    change: PartialTimeoutConfig,
+    policy: TimeoutPolicy,
+) -> Outcome:
+    """Changes the settings that `change` names, and computes the expiry anew.
 
-    Contract: "It recomputes `expiresAt` from `lastActivity` (with `autoRenew`) or from the last renewal or creation (without), capped
-    by the maximum duration. Where the result is already past, the session is expired from then on".
     A change that names nothing does nothing.
+
+    The expiry counts from the last activity with auto_renew, and from the last renewal or the creation
+    without. It may lie in the past: then the session is expired from now on.
+    Raises SessionExpiredError, InvalidTimeoutConfigError.
     """
     require_live(session, now_ms)
     if change == NOTHING_NAMED:
@@ -192,14 +228,18 @@ def update_timeout(session: Session, now_ms: int, change: PartialTimeoutConfig, 
     start_ms = session.last_activity_ms if patched.timeout.auto_renew else session.renewed_at_ms
     patched = replace(patched, expires_at_ms=_expiry(patched, start_ms))
     still_warned = session.warning_logged and now_ms >= patched.warn_at_ms
-    return append(replace(patched, warning_logged=still_warned), now_ms, EntryKind.TIMEOUT_CHANGE, timeout=patched.timeout)
+    return append(
+        replace(patched, warning_logged=still_warned),
+        now_ms,
+        EntryKind.TIMEOUT_CHANGE,
+        timeout=patched.timeout,
+    )
 
 
 def fall_due(session: Session, now_ms: int) -> Outcome:
-    """Does what time alone makes happen: the expiry, or else the warning; nothing when neither is due.
+    """Logs the expiry when it is due, or else the warning; does nothing when neither is due.
 
-    Contract: "A warning falls due when `expiresAt - warningThresholdMinutes` is reached, once per renewal." It is
-    skipped when the session has meanwhile expired.
+    A session is warned once per renewal, and not at all where it has expired meanwhile.
     """
     if session.expiry_logged:
         return Outcome(session)
@@ -211,21 +251,21 @@ def fall_due(session: Session, now_ms: int) -> Outcome:
 
 
 def due_at_ms(session: Session) -> int | None:
-    """The instant at which `fall_due` next has something to do; None once the expiry is in the log."""
+    """When `fall_due` next has something to do, in ms; None once the log has the expiry."""
     if session.expiry_logged:
         return None
     return session.expires_at_ms if session.warning_logged else min(session.warn_at_ms, session.expires_at_ms)
 
 
 def _touch(session: Session, now_ms: int) -> Session:
-    """Contract: "Activity (a message, a heartbeat) sets `lastActivity = now`. With `autoRenew` … it also renews"."""
+    """Notes activity, a message or a heartbeat. With auto_renew it also renews."""
     if session.timeout.auto_renew:
         return _extend(session, now_ms)
     return replace(session, last_activity_ms=max(now_ms, session.last_activity_ms))
 
 
 def _extend(session: Session, now_ms: int) -> Session:
-    """Contract: "`expiresAt = min(now + timeoutMinutes, createdAt + maxDurationMinutes)`, `renewalCount += 1`, the warning is re-armed"."""
+    """Renews: a new expiry within the maximum duration, one renewal more, and another warning to come."""
     now_ms = max(now_ms, session.last_activity_ms)
     return replace(
         session,
@@ -251,12 +291,25 @@ def append(
     timeout: TimeoutConfig | None = None,
     failure: ReplyFailure | None = None,
 ) -> Outcome:
-    """The session with one more entry, at a time that strictly increases.
+    """Appends an entry to the session's log.
 
-    Contract: "when the clock has not moved on, the next message gets the last one's time plus 1 ms".
+    Its time is 1 ms after the latest entry's where the clock has not moved on, so that times strictly
+    increase.
     """
     sequence, at_ms = session.last_sequence + 1, max(now_ms, session.last_entry_ms + 1)
     session = replace(session, last_sequence=sequence, last_entry_ms=at_ms)
     near = is_near_expiration(session, now_ms)
-    entry = Entry(session.id, sequence, at_ms, kind, session.expires_at_ms, session.renewal_count, renewed, near, message, timeout, failure)
+    entry = Entry(
+        session.id,
+        sequence,
+        at_ms,
+        kind,
+        session.expires_at_ms,
+        session.renewal_count,
+        renewed,
+        near,
+        message,
+        timeout,
+        failure,
+    )
     return Outcome(session, (entry,))

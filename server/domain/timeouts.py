@@ -1,19 +1,22 @@
-"""The timeout settings of a session: where they come from, how they are bounded, and how a change lays over them."""
+"""The timeout settings of a session: where they come from, their bounds, and how a change applies."""
 
 import math
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from server.domain.errors import InvalidTimeoutConfigError
+
+_T = TypeVar("_T")
 
 MINUTE_MS = 60_000
 MIN_WARNING_THRESHOLD_MINUTES = 1.0
 MAX_WARNING_THRESHOLD_MINUTES = 1_000_000.0
-"""Longer than any life: the contract names no upper bound, and infinity cannot be written as JSON."""
+"""Longer than any life. The API names no upper bound, and JSON cannot write infinity."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimeoutConfig:
-    """The settings in force for a session. Minutes may be fractions."""
+    """The settings of a session. Minutes may be fractions."""
 
     timeout_minutes: float
     auto_renew: bool
@@ -36,9 +39,7 @@ NOTHING_NAMED = PartialTimeoutConfig()
 
 @dataclass(frozen=True, slots=True)
 class TimeoutPolicy:
-    """What the environment says: the defaults (SESSION_DEFAULT_…, SESSION_MAX_DURATION_…, SESSION_WARNING_…) and the bounds (SESSION_MIN_…,
-    SESSION_MAX_…) of timeout_minutes.
-    """
+    """The service's own defaults, and the bounds of timeout_minutes; the environment sets both."""
 
     defaults: TimeoutConfig
     min_timeout_minutes: float
@@ -50,11 +51,14 @@ class TimeoutPolicy:
         return 2 * self.max_timeout_minutes
 
 
-def resolve(policy: TimeoutPolicy, request: PartialTimeoutConfig, agent: PartialTimeoutConfig) -> TimeoutConfig:
-    """The settings of a new session, each clamped to its range.
+def resolve(
+    policy: TimeoutPolicy,
+    request: PartialTimeoutConfig,
+    agent: PartialTimeoutConfig,
+) -> TimeoutConfig:
+    """The settings of a new session, clamped: the request's, else the agent's, else the defaults.
 
-    Contract: "the session's request, then the agent's settings, then the environment's defaults"; "a create with a
-    `timeoutConfig` field that is out of range is clamped". Raises InvalidTimeoutConfigError for NaN.
+    Raises InvalidTimeoutConfigError for NaN.
     """
     check_numbers(request)
     return _clamp(policy, _overlay(_overlay(policy.defaults, agent), request))
@@ -63,18 +67,17 @@ def resolve(policy: TimeoutPolicy, request: PartialTimeoutConfig, agent: Partial
 def apply_change(policy: TimeoutPolicy, config: TimeoutConfig, change: PartialTimeoutConfig) -> TimeoutConfig:
     """The settings after a PATCH: the fields that `change` names, and the present values of the others.
 
-    A timeout out of range is an error; the other numbers are clamped when they are named, and left alone when they are not,
+    A timeout out of range is an error. The other numbers are clamped where `change` names them. Others stay,
     even where the new timeout is longer than the whole life. Raises InvalidTimeoutConfigError.
     """
     check_numbers(change)
     check_timeout_range(policy, change)
-    named = _overlay(config, change)
-    return TimeoutConfig(
-        named.timeout_minutes,
-        named.auto_renew,
-        config.max_duration_minutes if change.max_duration_minutes is None else _clamp_duration(policy, named),
-        config.warning_threshold_minutes if change.warning_threshold_minutes is None else _clamp_warning(named),
-    )
+    result = _overlay(config, change)
+    if change.max_duration_minutes is not None:
+        result = replace(result, max_duration_minutes=_clamp_duration(policy, result))
+    if change.warning_threshold_minutes is not None:
+        result = replace(result, warning_threshold_minutes=_clamp_warning(result))
+    return result
 
 
 def check_numbers(config: PartialTimeoutConfig) -> None:
@@ -93,23 +96,31 @@ def check_timeout_range(policy: TimeoutPolicy, config: PartialTimeoutConfig) -> 
 
 
 def minutes_ms(minutes: float) -> int:
-    """A span of minutes in ms, rounded to the nearest."""
+    """Minutes as ms, rounded to the nearest."""
     return round(minutes * MINUTE_MS)
 
 
 def _overlay(base: TimeoutConfig, layer: PartialTimeoutConfig) -> TimeoutConfig:
     return TimeoutConfig(
-        base.timeout_minutes if layer.timeout_minutes is None else layer.timeout_minutes,
-        base.auto_renew if layer.auto_renew is None else layer.auto_renew,
-        base.max_duration_minutes if layer.max_duration_minutes is None else layer.max_duration_minutes,
-        base.warning_threshold_minutes if layer.warning_threshold_minutes is None else layer.warning_threshold_minutes,
+        _either(layer.timeout_minutes, base.timeout_minutes),
+        _either(layer.auto_renew, base.auto_renew),
+        _either(layer.max_duration_minutes, base.max_duration_minutes),
+        _either(layer.warning_threshold_minutes, base.warning_threshold_minutes),
     )
+
+
+def _either(named: _T | None, other: _T) -> _T:
+    return other if named is None else named
 
 
 def _clamp(policy: TimeoutPolicy, config: TimeoutConfig) -> TimeoutConfig:
     timeout = min(max(config.timeout_minutes, policy.min_timeout_minutes), policy.max_timeout_minutes)
     config = replace(config, timeout_minutes=timeout)
-    return replace(config, max_duration_minutes=_clamp_duration(policy, config), warning_threshold_minutes=_clamp_warning(config))
+    return replace(
+        config,
+        max_duration_minutes=_clamp_duration(policy, config),
+        warning_threshold_minutes=_clamp_warning(config),
+    )
 
 
 def _clamp_duration(policy: TimeoutPolicy, config: TimeoutConfig) -> float:
@@ -117,4 +128,5 @@ def _clamp_duration(policy: TimeoutPolicy, config: TimeoutConfig) -> float:
 
 
 def _clamp_warning(config: TimeoutConfig) -> float:
-    return min(max(config.warning_threshold_minutes, MIN_WARNING_THRESHOLD_MINUTES), MAX_WARNING_THRESHOLD_MINUTES)
+    warning = max(config.warning_threshold_minutes, MIN_WARNING_THRESHOLD_MINUTES)
+    return min(warning, MAX_WARNING_THRESHOLD_MINUTES)

@@ -1,23 +1,25 @@
-"""The README's tables, made from the code. `python -m tests.docs.tables` writes them into it; a test fails while they differ."""
+"""Tables of the docs, made from the code. `python -m tests.docs.tables` writes them; a test fails while they differ."""
 
 import re
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from eliza.sessions.errors import TABLE
 from rest_facade.app import create_app
 from rest_facade.backend import Backend, dial
 from server.settings import Settings, bounds
-
-README = Path(__file__).parents[2] / "README.md"
+from tests.docs.pages import DOCS
 
 
 def settings() -> str:
     """Every setting, from server/settings.py."""
     rows = ["| variable | default | bounds | meaning |", "| --- | --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
-        default = "" if field.default is None else f"`{str(field.default).lower() if field.annotation is bool else field.default}`"
-        rows.append(f"| `{name.upper()}` | {default} | {bounds(name)} | {field.description} |")
+        default = str(field.default).lower() if field.annotation is bool else field.default
+        shown = "" if default is None else f"`{default}`"
+        rows.append(f"| `{name.upper()}` | {shown} | {bounds(name)} | {field.description} |")
     return "\n".join(rows)
 
 
@@ -35,21 +37,34 @@ def endpoints() -> str:
     app = create_app(Backend(partial(dial, "127.0.0.1:1"), 1, 1))
     rows = ["| method | path | does |", "| --- | --- | --- |"]
     for rule in app.url_map.iter_rules():
-        for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
-            does = (app.view_functions[rule.endpoint].__doc__ or "").split("\n")[0]
-            path = re.sub(r"<(?:\w+:)?(\w+)>", lambda found: "{" + re.sub("_(.)", lambda part: part[1].upper(), found[1]) + "}", rule.rule)
-            rows.append(f"| {method} | `{path}` | {does} |")
+        path = re.sub(r"<(?:\w+:)?(\w+)>", lambda found: "{" + _camel_case(found[1]) + "}", rule.rule)
+        does = (app.view_functions[rule.endpoint].__doc__ or "").split("\n")[0]
+        methods = sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})
+        rows += [f"| {method} | `{path}` | {does} |" for method in methods]
     return "\n".join(rows)
 
 
-def written(readme: str) -> str:
-    """The README's text with every table as the code has it."""
-    for name, table in (("settings", settings), ("errors", errors), ("endpoints", endpoints)):
-        pattern = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
-        readme, count = re.subn(pattern, lambda found, table=table: f"{found[1]}\n{table()}\n\n{found[2]}", readme, flags=re.DOTALL)
-        assert count == 1, name
-    return readme
+TABLES: Final[dict[Path, tuple[str, Callable[[], str]]]] = {
+    DOCS / "settings.md": ("settings", settings),
+    DOCS / "errors.md": ("errors", errors),
+    DOCS / "api.md": ("endpoints", endpoints),
+}
+"""The pages that have one: its name there, and what makes it."""
+
+
+def written(page: Path) -> str:
+    """The page's text with its table as the code has it."""
+    name, table = TABLES[page]
+    pattern = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
+    text, count = re.subn(pattern, lambda found: f"{found[1]}\n{table()}\n\n{found[2]}", page.read_text(), flags=re.DOTALL)
+    assert count == 1, name
+    return text
+
+
+def _camel_case(name: str) -> str:
+    return re.sub("_(.)", lambda found: found[1].upper(), name)
 
 
 if __name__ == "__main__":
-    README.write_text(written(README.read_text()))
+    for one in TABLES:
+        one.write_text(written(one))

@@ -1,7 +1,8 @@
-"""Several `eliza-sessions rest` behind nginx as the README has it: Socket.IO clients that begin with long-polling get their events."""
+"""Several `eliza-sessions rest` behind nginx as the docs have it: Socket.IO clients that begin with long-polling get their events."""
 
 import asyncio
 import contextlib
+import shlex
 import shutil
 import socket
 import subprocess
@@ -16,9 +17,9 @@ import socketio
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect as connect_websocket
 
-from tests.docs.test_readme import example
+from tests.docs.pages import example
 from tests.harness import Serve
-from tests.live.support import until
+from tests.live.support import command, until
 from tests.realtime.clients.programs import Program, facade, free_address
 
 CLIENTS = 12
@@ -40,25 +41,29 @@ http {{
 
 @pytest.fixture
 def facades(service: Serve, tmp_path: Path) -> Iterator[list[Program]]:
-    """Two processes of the facade, on addresses of their own."""
+    """The two processes of the facade that the docs start, on addresses of their own."""
     with ExitStack() as stack:
-        one = facade(service.grpc, "127.0.0.1:0", tmp_path / "one")
-        stack.callback(one.kill)
-        two = facade(service.grpc, "127.0.0.1:0", tmp_path / "two")
-        stack.callback(two.kill)
-        yield [one, two]
+        programs = []
+        for number, line in enumerate(example("rest").splitlines()):
+            address = f"127.0.0.1:{3001 + number}"
+            assert line.startswith("eliza-sessions ")
+            assert address in line
+            words = shlex.split(line.replace(address, "127.0.0.1:0").replace("127.0.0.1:50051", service.grpc))
+            programs.append(Program(command(*words[1:]), tmp_path / f"{number}"))
+            stack.callback(programs[-1].kill)
+        yield programs
 
 
 @pytest.fixture
 def balancer(facades: list[Program], tmp_path: Path) -> Iterator[str]:
-    """nginx with the README's configuration and these addresses; yields its HOST:PORT."""
+    """nginx with the docs' configuration and these addresses; yields its HOST:PORT."""
     with nginx(example("nginx"), facades, tmp_path) as address:
         yield address
 
 
 @contextlib.contextmanager
 def nginx(site: str, facades: list[Program], tmp_path: Path) -> Iterator[str]:
-    """nginx with a configuration such as the README's, on an address of its own, before these two; yields its HOST:PORT."""
+    """nginx with a configuration such as the docs', on an address of its own, before these two; yields its HOST:PORT."""
     program = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin")
     if program is None:
         pytest.fail("this test wants nginx: apt-get install nginx-light")

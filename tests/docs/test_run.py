@@ -4,9 +4,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.docs.tables import README
+from tests.docs.pages import ROOT, example
 
-RUN = README.parent / "tests" / "run"
+RUN = ROOT / example("tests/run").strip()
 
 
 def test_it_says_what_to_install_where_it_may_not(tmp_path: Path) -> None:

@@ -1,19 +1,24 @@
-"""A reader's walk through the README: its blocks of bash, Python and JavaScript, in order, in one shell, in a copy of the repository."""
+"""A reader's walk through the pages: their blocks of bash, Python and JavaScript, in order, in one shell.
+
+The shell is in a copy of the repository.
+"""
 
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
-from tests.docs.tables import README
+from tests.docs.pages import DOCS, README, ROOT, blocks
 from tests.harness import SETTINGS
 from tests.node import NODE, NPM
 from tests.realtime.clients.programs import free_address
+
+WALKED: Final = (README, *(DOCS / name for name in ("api.md", "retries.md", "agents.md")))
+"""The pages whose blocks a reader runs, in this order; a block with a name has a test of its own instead."""
 
 _SECONDS: Final = 220
 _END_OF_BLOCK: Final = "\x1e"
@@ -45,41 +50,14 @@ wait "$SERVER"
 """
 
 
-class Block(NamedTuple):
-    """A block of code in the README. `name` is that of its `<!-- test: NAME -->`, which says that it has a test of its own."""
-
-    section: str
-    name: str
-    language: str
-    code: str
-
-
-def blocks() -> list[Block]:
-    """All of them that are not part of a list, in order."""
-    found, section = [], ""
-    pattern = r"^## (?P<section>[^\n]+)$|(?:^<!-- test: (?P<name>\S+) -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$"
-    for match in re.finditer(pattern, README.read_text(), re.DOTALL | re.MULTILINE):
-        if match["section"]:
-            section = match["section"]
-        else:
-            found.append(Block(section, match["name"] or "", match["language"], match["code"]))
-    return found
-
-
-def example(name: str) -> str:
-    """The code of the block with this name."""
-    (code,) = [block.code for block in blocks() if block.name == name]
-    return code
-
-
 def walk(directory: Path) -> dict[str, list[str]]:
     """Walks; returns what the blocks of each section printed. A command that fails, or an error as an answer, raises AssertionError."""
     copy = directory / "eliza-sessions"
-    shutil.copytree(README.parent, copy, ignore=_OUT_OF_THE_COPY)
-    steps = [block for block in blocks() if block.language in _COMMANDS and not block.name]
+    shutil.copytree(ROOT, copy, ignore=_OUT_OF_THE_COPY)
+    steps = [block for page in WALKED for block in blocks(page) if block.language in COMMANDS and not block.name]
     rest, grpc = free_address(), free_address()
     script = _SHELL + "".join(
-        f"echo '# {block.section}' >&2\n{_COMMANDS[block.language].format(block.code)}\nprintf '{_END_OF_BLOCK}'\n" for block in steps
+        f"echo '# {block.section}' >&2\n{COMMANDS[block.language].format(block.code)}\nprintf '{_END_OF_BLOCK}'\n" for block in steps
     )
     script += _END
     (copy / "walk.sh").write_text(script.replace("127.0.0.1:3000", rest).replace("127.0.0.1:50051", grpc))
@@ -103,7 +81,7 @@ def walk(directory: Path) -> dict[str, list[str]]:
     return said
 
 
-_COMMANDS: Final = {
+COMMANDS: Final = {
     "bash": "{}",
     "python": "python - <<'END'\n{}END",
     "js": "node - <<'END'\n{}END",

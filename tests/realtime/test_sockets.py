@@ -15,7 +15,7 @@ from eliza.sessions.v1.message_service_pb2 import SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import DeleteSessionRequest
 from rest_facade.sockets import MAX_HINTS
 from tests.agents.worker import Worker, stream_agent
-from tests.docs.walk import example
+from tests.docs.pages import example
 from tests.harness import ECHO, USER, Serve
 from tests.live.support import create, history, replies, send, until
 from tests.node import NODE, install
@@ -540,19 +540,13 @@ def test_the_published_guide_works_as_printed(service: Serve, modules: Path, tmp
     assert len(lines) == 6, lines
 
 
-README = """
-const socket = io(url);
-socket.emit("join", { roomId: sessionId, after: 0 });
-socket.on("messageBroadcast", (message) => console.log(message.text));
-"""
-
-
-def test_the_snippet_of_our_readme_prints_what_was_said_before(service: Serve, modules: Path, tmp_path: Path) -> None:
+def test_the_snippet_of_our_docs_prints_what_was_said_before(service: Serve, modules: Path, tmp_path: Path) -> None:
     session = service.create()
     send(service, session["sessionId"], "said before")
     replies(service, session["sessionId"], 1)
     head = "const { io } = require('socket.io-client');\nconst [url, sessionId] = process.argv.slice(2);\n"
-    (tmp_path / "snippet.cjs").write_text(f"{head}{README}let left = 2;\nsocket.on('messageBroadcast', () => --left || process.exit(0));")
+    snippet = example("listen.js").replace('"http://127.0.0.1:3000"', "url")
+    (tmp_path / "snippet.cjs").write_text(f"{head}{snippet}let left = 2;\nsocket.on('messageBroadcast', () => --left || process.exit(0));")
     done = subprocess.run(
         [str(NODE), "snippet.cjs", origin(service), session["sessionId"]],
         cwd=tmp_path,
@@ -565,7 +559,7 @@ def test_the_snippet_of_our_readme_prints_what_was_said_before(service: Serve, m
     assert (done.returncode, done.stdout) == (0, "said before\n" * 2), done.stderr
 
 
-def test_the_pieces_that_our_readme_shows_are_never_void(service: Serve, modules: Path, tmp_path: Path) -> None:
+def test_the_pieces_that_our_docs_show_are_never_void(service: Serve, modules: Path, tmp_path: Path) -> None:
     """An attempt fails after it has sent a piece, the next one replies; then one fails for good."""
     head = "const { io } = require('socket.io-client');\nconst [url, roomId] = process.argv.slice(2);\nconst socket = io(url);"
     names = ["messageStreamChunk", "messageStreamAborted", "agentReplyFailed", "messageBroadcast"]
@@ -615,19 +609,12 @@ def test_the_pieces_that_our_readme_shows_are_never_void(service: Serve, modules
         watchdog.cancel()
 
 
-SENDING = """
-socket.emit("message", { type: 2, payload: { roomId: sessionId, message: "Hello!", messageId: "mine-1" } });
-socket.on("messageAck", (ack) => console.log(ack.clientMessageId, ack.status));
-socket.on("messageError", (problem) => console.error(problem.code, problem.error));
-"""
-
-
-def test_the_snippet_that_sends_is_the_readmes_and_works(service: Serve, modules: Path, tmp_path: Path) -> None:
-    assert SENDING in (Path(__file__).parents[2] / "README.md").read_text()
+def test_the_snippet_of_our_docs_sends(service: Serve, modules: Path, tmp_path: Path) -> None:
     session_id = service.create()["sessionId"]
     head = "const { io } = require('socket.io-client');\nconst [url, sessionId] = process.argv.slice(2);\n"
     head += "const socket = io(url);\n"
-    (tmp_path / "sending.cjs").write_text(f"{head}{SENDING}socket.on('messageAck', () => process.exit(0));")
+    snippet = example("sending.js")
+    (tmp_path / "sending.cjs").write_text(f"{head}{snippet}socket.on('messageAck', () => process.exit(0));")
     done = subprocess.run(
         [str(NODE), "sending.cjs", origin(service), session_id],
         cwd=tmp_path,

@@ -1,4 +1,4 @@
-"""Metadata and attachments as the JSON text in which they are stored: one text for one value, whatever form it came in.
+"""Metadata and attachments as JSON text, as the store keeps them. Equal values have equal texts.
 
 No protobuf here.
 """
@@ -14,28 +14,28 @@ from eliza.sessions.limits import MAX_ATTACHMENT_VALUES, MAX_DEPTH, MAX_METADATA
 from eliza.sessions.texts import is_text
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
-"""What JSON can say."""
+"""A JSON value."""
 
 _EXACT: Final = 2**53
 
 _LINE_ENDS: Final = tuple((char, f"\\u{ord(char):04x}") for char in "\x85\u2028\u2029")
-"""What some readers of lines take for the end of one; in JSON they come only in strings."""
+"""Characters that some readers take for the end of a line. JSON has them in strings only."""
 
 _LINE_ENDS_UTF8: Final = tuple((char.encode(), escape.encode()) for char, escape in _LINE_ENDS)
 
 
 def metadata_text(fields: Mapping[str, Json]) -> str:
-    """The text of metadata. Raises ValueError, saying why, for what JSON cannot write or protobuf cannot hold."""
+    """The text of metadata. Raises ValueError, with the reason, for what JSON or protobuf cannot hold."""
     return dump(_plain_fields(fields, MAX_DEPTH, ValueBudget(MAX_METADATA_VALUES)))
 
 
 def attachments_text(items: Sequence[Json]) -> str:
-    """The text of attachments. Raises ValueError, saying why, for what JSON cannot write or protobuf cannot hold."""
+    """The text of attachments. Raises ValueError, with the reason, for what JSON or protobuf cannot hold."""
     return dump(_plain_items(items, MAX_DEPTH, ValueBudget(MAX_ATTACHMENT_VALUES)))
 
 
 def read_metadata(text: str) -> str:
-    """The text of metadata that came as text. Raises ValueError, saying why."""
+    """Checks and normalizes metadata that came as text. Raises ValueError, with the reason."""
     fields = _parse(text)
     if not isinstance(fields, dict):
         raise ValueError("must be an object")
@@ -43,7 +43,7 @@ def read_metadata(text: str) -> str:
 
 
 def read_attachments(text: str) -> str:
-    """The text of attachments that came as text. Raises ValueError, saying why."""
+    """Checks and normalizes attachments that came as text. Raises ValueError, with the reason."""
     items = _parse(text)
     if not isinstance(items, list):
         raise ValueError("must be an array")
@@ -51,12 +51,12 @@ def read_attachments(text: str) -> str:
 
 
 def dump(value: Json) -> str:
-    """Compact JSON with its keys in one order, so that one value has one text."""
+    """Compact JSON with sorted keys, so that equal values have equal texts."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def load(text: str | bytes) -> Json:
-    """Reads JSON. Strings may hold lone surrogates and numbers may be infinite: what they mean is for each field to say.
+    """Reads JSON. Its strings may hold lone surrogates, its numbers may be infinite: callers judge them.
 
     Raises ValueError, and RecursionError where it nests very deeply.
     """
@@ -64,12 +64,13 @@ def load(text: str | bytes) -> Json:
         return orjson.loads(text)  # type: ignore[no-any-return]
     except orjson.JSONDecodeError:
         pass
-    # orjson also refuses escaped lone surrogates and numbers like 1e400, which are well-formed JSON with a bad value in it.
-    return json.loads(text.decode() if isinstance(text, bytes) else text, parse_constant=_refuse_constant)  # type: ignore[no-any-return]
+    # orjson also refuses escaped lone surrogates and numbers like 1e400: well-formed JSON with a bad value.
+    text = text.decode() if isinstance(text, bytes) else text
+    return json.loads(text, parse_constant=_refuse_constant)  # type: ignore[no-any-return]
 
 
 def overlay(text: str, fields: Mapping[str, Json]) -> str:
-    """The text of a JSON object with some fields set, read only where it may have one of them already."""
+    """Sets fields in the text of a JSON object. Parses it only where it may have one of them already."""
     if not fields:
         return text
     if any(orjson.dumps(name).decode() in text for name in fields):
@@ -79,7 +80,7 @@ def overlay(text: str, fields: Mapping[str, Json]) -> str:
 
 
 def escape_lines(text: str) -> str:
-    """JSON text without the characters that some readers take for the end of a line."""
+    """Escapes the characters that some readers take for the end of a line."""
     if not text.isascii():
         for char, escape in _LINE_ENDS:
             text = text.replace(char, escape)
@@ -95,12 +96,12 @@ def escape_lines_utf8(text: bytes) -> bytes:
 
 
 def number(value: float) -> int | float:
-    """A number as JSON writes it: an int where it is whole and exact, so that 30.0 becomes 30."""
+    """A number for JSON: an int where it is whole and exact, so that 30.0 becomes 30."""
     return int(value) if value.is_integer() and abs(value) <= _EXACT else value
 
 
 def require_finite(value: float) -> float:
-    """The double that a number is stored as. Raises ValueError for one that JSON cannot write."""
+    """The number as the double that the store keeps. Raises ValueError where JSON cannot write it."""
     try:
         result = float(value)
     except OverflowError:
@@ -111,26 +112,26 @@ def require_finite(value: float) -> float:
 
 
 def require_text(text: str) -> str:
-    """A string that can be encoded. Raises ValueError for another."""
+    """The same string. Raises ValueError where it cannot be encoded."""
     if not is_text(text):
         raise ValueError("holds a lone surrogate, which is not text")
     return text
 
 
 def require_depth(depth: int) -> None:
-    """Raises ValueError where no level is left."""
+    """Raises ValueError where `depth`, the levels that are left, is 0."""
     if not depth:
         raise ValueError(f"nests deeper than {MAX_DEPTH} levels")
 
 
 class ValueBudget:
-    """How many values may still come."""
+    """Counts the values of metadata or attachments against their bound."""
 
     def __init__(self, most: int) -> None:
         self._most = self._left = most
 
     def take(self) -> None:
-        """Counts one value. Raises ValueError where there is no budget for it."""
+        """Counts one value. Raises ValueError beyond the bound."""
         if not self._left:
             raise ValueError(f"holds more than {self._most} values")
         self._left -= 1
@@ -160,7 +161,7 @@ def _plain_items(items: Sequence[Json], depth: int, budget: ValueBudget) -> list
 
 
 def _plain(item: Json, depth: int, budget: ValueBudget) -> Json:
-    """A value as a Struct would hold it: numbers are doubles."""
+    """The value as a Struct would hold it: numbers are doubles."""
     budget.take()
     if isinstance(item, str):
         return require_text(item)

@@ -1,4 +1,4 @@
-"""The bounds that the contract sets to what clients send, and those that both servers have to know. No protobuf here."""
+"""The bounds of requests, replies and pages. The server and the facade share them. No protobuf here."""
 
 from typing import Final
 
@@ -10,7 +10,7 @@ MAX_REPLY_CODE_POINTS: Final = 100_000
 
 MAX_ACTIONS: Final = 100
 MAX_ACTION_CODE_POINTS: Final = 1000
-"""How many actions a reply may name, and how long each may be."""
+"""How many actions a reply may name, and how long each may be, in Unicode code points."""
 
 MAX_METADATA_BYTES: Final = 10_240
 """The greatest metadata, in bytes of compact UTF-8 JSON."""
@@ -22,21 +22,25 @@ MAX_BODY_BYTES: Final = 2 * 1024 * 1024
 """The greatest body of a REST request, in bytes."""
 
 MAX_DEPTH: Final = 30
-"""How deep objects and arrays may nest: protobuf reads at most 100 nested messages, and a level of a Struct takes three."""
+"""How deep objects and arrays may nest. Protobuf reads 100 nested messages; a level of a Struct takes 3."""
 
 MAX_ATTACHMENT_VALUES: Final = 2000
-"""How many values attachments may hold, counted through all levels: each costs both servers time, however small it is."""
+"""How many values attachments may hold, through all levels. Each costs the service time, however small it is.
+"""
 
 MAX_METADATA_VALUES: Final = MAX_METADATA_BYTES // 2
-"""The same of metadata: no more fit its bytes, so that reading stops there."""
+"""How many values metadata may hold. No more than this fit into its bytes."""
 
 MAX_REQUEST_ID: Final = 128
 """The longest request id, in printable ASCII characters."""
 
 DEFAULT_MESSAGES: Final = 50
 MAX_MESSAGES: Final = 100
-"""How many messages a page has when nobody says, and at most."""
+"""How many messages a page has by default, and at most."""
 
 DEFAULT_SESSIONS: Final = 100
 MAX_SESSIONS: Final = 1000
-"""How many sessions or agents a page has when nobody says, and at most; a REST list without a limit has at most MAX_SESSIONS."""
+"""How many sessions or agents a page has by default, and at most.
+
+A REST list without a limit has MAX_SESSIONS.
+"""

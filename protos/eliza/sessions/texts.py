@@ -1,8 +1,8 @@
-"""What is text: Python's strings, and JSON's, may hold what cannot be encoded. No protobuf here."""
+"""Which strings are text. Strings of Python and JSON may hold what cannot be encoded. No protobuf here."""
 
 
 def is_text(value: str) -> bool:
-    """Whether a string can be encoded: it holds no lone surrogate."""
+    """Whether a string can be encoded, because it holds no lone surrogate."""
     if value.isascii():
         return True
     try:

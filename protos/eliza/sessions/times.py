@@ -1,4 +1,4 @@
-"""Instants as milliseconds since the epoch, and as the text that the contract writes. No protobuf here."""
+"""Instants as milliseconds since the epoch, and as the text that the API writes. No protobuf here."""
 
 import datetime as dt
 from functools import lru_cache
@@ -7,12 +7,12 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _MS = dt.timedelta(milliseconds=1)
 
 LATEST_MS = (dt.datetime(9000, 1, 1, tzinfo=dt.UTC) - _EPOCH) // _MS
-"""The last instant that a client may name, in ms: far from the end of what a Timestamp can hold, so that sums stay inside."""
+"""The last instant that a client may name, in ms. It is far from LAST_MS, so that sums stay inside."""
 
 
 FIRST_MS = (dt.datetime(1, 1, 1, tzinfo=dt.UTC) - _EPOCH) // _MS
 LAST_MS = (dt.datetime(9999, 12, 31, 23, 59, 59, 999000, tzinfo=dt.UTC) - _EPOCH) // _MS
-"""What a Timestamp can hold, in ms: the years 1 to 9999."""
+"""The first and the last instant of a Timestamp, in ms: the years 1 to 9999."""
 
 
 def iso(ms: int) -> str:
@@ -28,7 +28,7 @@ def _iso_second(seconds: int) -> str:
 
 
 def ms_from_iso(text: str) -> int:
-    """Reads ISO 8601, in UTC where it names no zone, as ms; what is finer is cut off. Raises ValueError for anything else."""
+    """The instant of an ISO 8601 text, in ms, rounded down. Without a zone it is UTC. Raises ValueError."""
     try:
         when = dt.datetime.fromisoformat(text)
         return ((when if when.tzinfo else when.replace(tzinfo=dt.UTC)) - _EPOCH) // _MS

@@ -1,4 +1,4 @@
-"""Between protobuf's well-known types and plain Python: Timestamp and ms, Struct and dict, ListValue and list."""
+"""Converts protobuf's well-known types: Timestamp and ms, Struct and dict, ListValue and list."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +16,7 @@ def timestamp(ms: int) -> Timestamp:
 
 
 def ms_floor(when: Timestamp) -> int:
-    """The instant of a Timestamp in ms; what is finer is cut off."""
+    """The instant of a Timestamp in ms, rounded down."""
     return when.seconds * 1000 + when.nanos // 1_000_000
 
 
@@ -26,26 +26,38 @@ def ms_ceil(when: Timestamp) -> int:
 
 
 def struct(fields: Mapping[str, Json]) -> Struct:
-    """The Struct of a JSON object, of any number of values. Raises ValueError, saying why, for what JSON or protobuf cannot hold."""
+    """The Struct of a JSON object, of any number of values.
+
+    Raises ValueError, with the reason, for what JSON or protobuf cannot hold.
+    """
     message = Struct()
     _fill_fields(message, fields, MAX_DEPTH)
     return message
 
 
 def list_value(items: Sequence[Json]) -> ListValue:
-    """The ListValue of a JSON array, of any number of values. Raises ValueError, saying why, for what JSON or protobuf cannot hold."""
+    """The ListValue of a JSON array, of any number of values.
+
+    Raises ValueError, with the reason, for what JSON or protobuf cannot hold.
+    """
     message = ListValue()
     _fill_items(message, items, MAX_DEPTH)
     return message
 
 
 def plain(message: Struct) -> dict[str, Json]:
-    """The JSON object of metadata; whole numbers are ints. Raises ValueError, saying why, for what JSON cannot hold or is too much."""
+    """The JSON object of metadata; whole numbers are ints.
+
+    Raises ValueError, with the reason, for what JSON cannot hold or what is too much.
+    """
     return _plain_fields(message, MAX_DEPTH, ValueBudget(MAX_METADATA_VALUES))
 
 
 def plain_list(message: ListValue) -> list[Json]:
-    """The JSON array of attachments; whole numbers are ints. Raises ValueError, saying why, for what JSON cannot hold or is too much."""
+    """The JSON array of attachments; whole numbers are ints.
+
+    Raises ValueError, with the reason, for what JSON cannot hold or what is too much.
+    """
     return _plain_items(message, MAX_DEPTH, ValueBudget(MAX_ATTACHMENT_VALUES))
 
 

@@ -32,12 +32,12 @@ class _AgentKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AgentKind.V
     AGENT_KIND_STREAM: _AgentKind.ValueType  # 2
     """Workers that connect by AgentService.Connect."""
     AGENT_KIND_WEBHOOK: _AgentKind.ValueType  # 3
-    """An HTTP endpoint that each message is posted to."""
+    """An HTTP endpoint. The service posts each message to it."""
     AGENT_KIND_OPENAI: _AgentKind.ValueType  # 4
     """An OpenAI-compatible chat completions endpoint."""
 
 class AgentKind(_AgentKind, metaclass=_AgentKindEnumTypeWrapper):
-    """How an agent is reached."""
+    """How the service reaches an agent."""
 
 AGENT_KIND_UNSPECIFIED: AgentKind.ValueType  # 0
 """Not said. An error in a request."""
@@ -46,7 +46,7 @@ AGENT_KIND_ECHO: AgentKind.ValueType  # 1
 AGENT_KIND_STREAM: AgentKind.ValueType  # 2
 """Workers that connect by AgentService.Connect."""
 AGENT_KIND_WEBHOOK: AgentKind.ValueType  # 3
-"""An HTTP endpoint that each message is posted to."""
+"""An HTTP endpoint. The service posts each message to it."""
 AGENT_KIND_OPENAI: AgentKind.ValueType  # 4
 """An OpenAI-compatible chat completions endpoint."""
 Global___AgentKind: _TypeAlias = AgentKind  # noqa: Y015
@@ -81,8 +81,8 @@ Global___AgentView: _TypeAlias = AgentView  # noqa: Y015
 
 @_typing.final
 class WebhookSettings(_message.Message):
-    """Where an agent of the kind `webhook` is. It gets each delivery as a POST that is signed as Standard Webhooks has it, and answers with the
-    reply.
+    """Where an agent of the kind `webhook` is. The service POSTs each delivery, signed as Standard Webhooks says.
+    The response is the reply.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -94,7 +94,9 @@ class WebhookSettings(_message.Message):
     url: _builtins.str
     """The address, http or https. Required."""
     secret: _builtins.str
-    """Where the signing secret is: `env:NAME` or `file:PATH` of the server. It holds base64, with or without `whsec_` before it. Required."""
+    """Where the signing secret is: `env:NAME` or `file:/PATH` of the server. It holds base64, with or without
+    `whsec_` before it. Required.
+    """
     timeout_seconds: _builtins.float
     """How long the whole answer may take, in seconds: 1 to 3600, default 60."""
     history_messages: _builtins.int
@@ -117,7 +119,7 @@ Global___WebhookSettings: _TypeAlias = WebhookSettings  # noqa: Y015
 
 @_typing.final
 class OpenAiSettings(_message.Message):
-    """Where an agent of the kind `openai` is, and how it is asked."""
+    """Where an agent of the kind `openai` is, and how the service asks it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -136,7 +138,7 @@ class OpenAiSettings(_message.Message):
     model: _builtins.str
     """The model. Required."""
     api_key: _builtins.str
-    """Where the API key is: `env:NAME` or `file:PATH` of the server. Empty for an endpoint that wants none."""
+    """Where the API key is: `env:NAME` or `file:/PATH` of the server. Empty for an endpoint that wants none."""
     system_prompt: _builtins.str
     """What comes before the conversation: at most 32,768 code points."""
     temperature: _builtins.float
@@ -146,10 +148,12 @@ class OpenAiSettings(_message.Message):
     max_tokens: _builtins.int
     """The greatest number of tokens of a reply: 1 or more."""
     history_messages: _builtins.int
-    """How many messages of the conversation the endpoint is shown, the one to answer among them: 1 to 100, default 20."""
+    """How many messages of the conversation the endpoint is shown, the one to answer among them: 1 to 100,
+    default 20.
+    """
     history_characters: _builtins.int
-    """How many code points of the conversation it is shown at most: whole messages, the newest first, and always the one to answer.
-    1 to 1,000,000, default 20,000.
+    """How many code points of the conversation it is shown at most: whole messages, the newest first, and
+    always the one to answer. 1 to 1,000,000, default 20,000.
     """
     timeout_seconds: _builtins.float
     """How long the whole reply may take, in seconds: 1 to 3600, default 120."""
@@ -206,11 +210,11 @@ class Agent(_message.Message):
     name: _builtins.str
     """What people call it: 1 to 100 code points."""
     kind: Global___AgentKind.ValueType
-    """How it is reached."""
+    """How the service reaches it."""
     @_builtins.property
     def timeout_config(self) -> _timeout_pb2.TimeoutConfig:
-        """Timeout settings for its sessions; they come after the session's own and before the service's defaults, and apply to sessions
-        created from now on. Absent fields leave the default.
+        """Timeout settings for its sessions; they come after the session's own and before the service's defaults,
+        and apply to sessions created from now on. Absent fields leave the default.
         """
 
     @_builtins.property
@@ -231,7 +235,9 @@ class Agent(_message.Message):
 
     @_builtins.property
     def status(self) -> Global___AgentStatus:
-        """How it fares; given only where the request asks for AGENT_VIEW_STATUS or AGENT_VIEW_SUMMARY, and ignored in requests."""
+        """How it is doing; given only where the request asks for AGENT_VIEW_STATUS or AGENT_VIEW_SUMMARY, and
+        ignored in requests.
+        """
 
     def __init__(
         self,
@@ -258,7 +264,7 @@ Global___Agent: _TypeAlias = Agent  # noqa: Y015
 
 @_typing.final
 class AgentStatus(_message.Message):
-    """How an agent fares."""
+    """How an agent is doing."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -271,10 +277,10 @@ class AgentStatus(_message.Message):
     open_deliveries: _builtins.int
     """Messages of users that wait for a reply, those in hand among them."""
     deliveries_in_hand: _builtins.int
-    """Deliveries that are in the agent's hands now."""
+    """Deliveries that the agent has now."""
     @_builtins.property
     def last_failure(self) -> Global___DeliveryFailure:
-        """The last attempt that came to nothing since the service started; absent when there was none."""
+        """The last failed attempt since the service started; absent when there was none."""
 
     def __init__(
         self,
@@ -294,7 +300,7 @@ Global___AgentStatus: _TypeAlias = AgentStatus  # noqa: Y015
 
 @_typing.final
 class DeliveryFailure(_message.Message):
-    """An attempt at a reply that came to nothing, told to the operator."""
+    """A failed attempt at a reply, for the operator."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -310,15 +316,15 @@ class DeliveryFailure(_message.Message):
     message_id: _builtins.str
     """UUID of the user's message."""
     attempt: _builtins.int
-    """Which attempt it was, from 1; 0 where the agent could not even be asked."""
+    """Which attempt it was, from 1; 0 where the agent could not be asked."""
     reason: _builtins.str
     """Why, as users see it."""
     detail: _builtins.str
-    """What the provider or the worker itself said: at most 500 code points, behind the host and port where there is one. The agent's own
-    secret is replaced. Empty where nothing was said.
+    """What the provider or the worker itself said: at most 500 code points, behind the host and port where
+    there is one. The agent's own secret is replaced. Empty where nothing was said.
     """
     final: _builtins.bool
-    """Whether there will be no more attempts."""
+    """Whether no other attempt follows."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """When."""

@@ -35,7 +35,9 @@ class CreateAgentRequest(_message.Message):
     AGENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def agent(self) -> _agent_pb2.Agent:
-        """The agent. name and kind are required; agent_id may be left empty, the service then gives one; the times are ignored."""
+        """The agent. name and kind are required. Where agent_id is empty the service gives one. It ignores the
+        times.
+        """
 
     def __init__(
         self,
@@ -109,7 +111,7 @@ class GetAgentResponse(_message.Message):
     AGENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def agent(self) -> _agent_pb2.Agent:
-        """As it stands now."""
+        """As it is now."""
 
     def __init__(
         self,
@@ -196,9 +198,10 @@ class UpdateAgentRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """What to change: `name`, `kind`, `webhook`, `openai`, `timeout_config`, or a field of one of the last three (`timeout_config.auto_renew`);
-        `*` means all of these. A field that is named and not set is cleared. Left out: every field that is set. Another path is INVALID_FIELD.
-        With a new `kind` the settings of the old one go.
+        """What to change: `name`, `kind`, `webhook`, `openai`, `timeout_config`, or a field of one of the last
+        three (`timeout_config.auto_renew`). `*` means all of these; without a mask every field that is set
+        changes. A field that the mask names and that is not set is cleared. Another path is INVALID_FIELD. A new
+        `kind` clears the settings of the old one.
         """
 
     def __init__(
@@ -224,7 +227,7 @@ class UpdateAgentResponse(_message.Message):
     AGENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def agent(self) -> _agent_pb2.Agent:
-        """As it stands now."""
+        """As it is now."""
 
     def __init__(
         self,
@@ -280,7 +283,9 @@ Global___DeleteAgentResponse: _TypeAlias = DeleteAgentResponse  # noqa: Y015
 
 @_typing.final
 class Delivery(_message.Message):
-    """A message of a user, on its way to the session's agent. It always fits the 4 MiB that gRPC clients receive by default."""
+    """A message of a user, on its way to the session's agent. It always fits the 4 MiB that gRPC clients receive
+    by default.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -293,19 +298,19 @@ class Delivery(_message.Message):
     LEASE_EXPIRES_AT_FIELD_NUMBER: _builtins.int
     HISTORY_LEFT_OUT_FIELD_NUMBER: _builtins.int
     delivery_id: _builtins.str
-    """What a reply names. Stays the same over all attempts."""
+    """By this id a reply names the delivery. All attempts have the same."""
     attempt: _builtins.int
     """Which attempt this is, from 1."""
     reply_message_id: _builtins.str
     """UUID that the reply will have if this attempt gives it."""
     history_left_out: _builtins.int
-    """How many messages that were asked for are missing from the history, because they do not fit: the oldest, each whole. Page for them by
-    ListMessages.
+    """How many messages the history lacks because they do not fit: whole messages, the oldest. ListMessages has
+    them.
     """
     @_builtins.property
     def session(self) -> _session_pb2.Session:
-        """The session, with its metadata, as it stands. Trust `session.metadata` alone: the author of a message may overlay any key of it in
-        `message.metadata`.
+        """The session with its metadata, as it is now. Trust `session.metadata` alone: the author of a message may
+        overlay any key of it in `message.metadata`.
         """
 
     @_builtins.property
@@ -314,11 +319,13 @@ class Delivery(_message.Message):
 
     @_builtins.property
     def history(self) -> _containers.RepeatedCompositeFieldContainer[_message_pb2.Message]:
-        """The messages before it, the oldest first, each reply after what it answers; as many as were asked for and fit."""
+        """The messages before it, the oldest first, each reply after what it answers; as many as were asked for and
+        fit.
+        """
 
     @_builtins.property
     def lease_expires_at(self) -> _timestamp_pb2.Timestamp:
-        """The delivery is given again when nothing has been heard of it by then. Each chunk puts this off."""
+        """If the worker sends nothing by then, the service delivers again. Each chunk puts this off."""
 
     def __init__(
         self,
@@ -342,7 +349,7 @@ Global___Delivery: _TypeAlias = Delivery  # noqa: Y015
 
 @_typing.final
 class AgentReply(_message.Message):
-    """What an agent answers."""
+    """An agent's reply."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -358,8 +365,8 @@ class AgentReply(_message.Message):
     thought: _builtins.str
     """The agent's thought, if it tells: at most 100,000 code points."""
     metadata_json: _builtins.str
-    """Instead of `metadata`: the text of a JSON object, which is read and stored in the same way; numbers are doubles here too. Both in one
-    request are INVALID_METADATA. Empty: none.
+    """Instead of `metadata`: the text of a JSON object. The service stores it the same way; numbers are doubles
+    here too. Both in one request are INVALID_METADATA. Empty: none.
     """
     attachments_json: _builtins.str
     """Instead of `attachments`: the text of a JSON array. Both in one request are INVALID_CONTENT. Empty: none."""
@@ -369,7 +376,9 @@ class AgentReply(_message.Message):
 
     @_builtins.property
     def attachments(self) -> _struct_pb2.ListValue:
-        """Attachments, of any JSON shape: at most 2 MiB as compact JSON, 30 levels deep, and 2,000 values through all levels."""
+        """Attachments, of any JSON shape: at most 2 MiB as compact JSON, 30 levels deep, and 2,000 values through
+        all levels.
+        """
 
     @_builtins.property
     def actions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -403,7 +412,7 @@ Global___AgentReply: _TypeAlias = AgentReply  # noqa: Y015
 
 @_typing.final
 class ConnectRequest(_message.Message):
-    """What a worker says."""
+    """A part of what a worker sends."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -441,7 +450,7 @@ class ConnectRequest(_message.Message):
 
     @_typing.final
     class Chunk(_message.Message):
-        """A piece of a reply under way, sent ahead to whoever watches. It keeps the delivery from being given again."""
+        """A piece of a reply under way, for those who watch the session. It also puts off the end of the lease."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -557,7 +566,7 @@ Global___ConnectRequest: _TypeAlias = ConnectRequest  # noqa: Y015
 
 @_typing.final
 class ConnectResponse(_message.Message):
-    """What a worker is told."""
+    """A part of what a worker receives."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -605,9 +614,9 @@ class ConnectResponse(_message.Message):
 
     @_typing.final
     class Refused(_message.Message):
-        """Something that the worker sent was not accepted. A reply or a failure that is refused for what is in it (MISSING_FIELDS, INVALID_CONTENT,
-        INVALID_METADATA, INVALID_REQUEST) ends the attempt, a reply for good; the delivery is then no longer the worker's. After a refused chunk
-        it still is.
+        """The service refuses what the worker sent. A reply or a failure with bad content (MISSING_FIELDS,
+        INVALID_CONTENT, INVALID_METADATA, INVALID_REQUEST) ends the attempt, a reply for good. Then the worker
+        has the delivery no longer. After a refused chunk it still has it.
         """
 
         DESCRIPTOR: _descriptor.Descriptor
@@ -662,7 +671,9 @@ class ConnectResponse(_message.Message):
 
     @_typing.final
     class Revoked(_message.Message):
-        """A delivery is no longer the worker's: its lease ran out, it was answered by other means, or its session has ended."""
+        """The worker has a delivery no longer: its lease ran out, another reply is stored, or its session has
+        ended.
+        """
 
         DESCRIPTOR: _descriptor.Descriptor
 

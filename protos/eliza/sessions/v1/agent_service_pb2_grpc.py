@@ -28,8 +28,9 @@ if _version_not_supported:
 class AgentServiceStub:
     """The registry of agents, and how agents take messages and answer them.
 
-    Each message of a user is a delivery to the session's agent: at least once, one of a session at a time, in order, until a reply is stored or
-    all attempts have failed. A message gets one reply, ever.
+    Each message of a user becomes a delivery to the session's agent. The service delivers it at least once,
+    one of a session at a time, in order, until a reply is stored or all attempts have failed. A message gets
+    one reply, ever.
     """
 
     def __init__(self, channel):
@@ -78,8 +79,9 @@ class AgentServiceStub:
 class AgentServiceServicer:
     """The registry of agents, and how agents take messages and answer them.
 
-    Each message of a user is a delivery to the session's agent: at least once, one of a session at a time, in order, until a reply is stored or
-    all attempts have failed. A message gets one reply, ever.
+    Each message of a user becomes a delivery to the session's agent. The service delivers it at least once,
+    one of a session at a time, in order, until a reply is stored or all attempts have failed. A message gets
+    one reply, ever.
     """
 
     def CreateAgent(self, request, context):
@@ -113,29 +115,36 @@ class AgentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteAgent(self, request, context):
-        """Removes an agent. Its sessions stay until they expire; their messages get no reply. Errors: AGENT_NOT_FOUND.
+        """Removes an agent. Its sessions stay until they expire; their messages get no reply.
+        Errors: AGENT_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Connect(self, request_iterator, context):
-        """Connects a worker of an agent of the kind `stream`. The worker says hello, then gets deliveries, as many at a time as it takes, and answers
-        each with chunks and a reply, or with a failure. Any number of workers may serve one agent. What a worker has not answered when its stream
-        ends is given to another.
-        An attempt is not counted when its stream ended before the worker had sent anything for the delivery, up to 20 times.
-        Errors that end the stream: MISSING_FIELDS, INVALID_FIELD, AGENT_NOT_FOUND. What is wrong with an answer comes as `refused`, also where
-        its text is not UTF-8 or it is larger than 3.75 MiB (from 4 MiB on, the stream ends). Half a surrogate pair, as JavaScript may send, is
-        joined with its other half, also over chunks; one that stays alone becomes U+FFFD.
-        A stream without a hello within 10 seconds ends with MISSING_FIELDS.
+        """Connects a worker of an agent of the kind `stream`. Any number of workers may serve one agent.
+
+        The worker says hello. Then it gets deliveries, at most max_deliveries at a time. It answers each with
+        chunks and a reply, or with a failure. When its stream ends, another worker gets what it has not
+        answered. Such an attempt does not count when the worker had sent nothing for the delivery, up to 20
+        times.
+
+        The service refuses a bad answer with `refused`, also one that is not UTF-8 or larger than 3.75 MiB; from
+        4 MiB on the stream ends. It joins half a surrogate pair, as JavaScript may send, with its other half,
+        also over chunks. A half that stays alone becomes U+FFFD.
+
+        Errors that end the stream: MISSING_FIELDS (also for a stream that says no hello within 10 seconds),
+        INVALID_FIELD, AGENT_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Reply(self, request, context):
-        """Stores the reply to a delivery without a stream, whoever has it at the moment.
-        Errors: DELIVERY_NOT_FOUND, DELIVERY_ALREADY_ANSWERED, SESSION_NOT_FOUND, SESSION_EXPIRED, MISSING_FIELDS, INVALID_CONTENT, INVALID_METADATA.
+        """Stores the reply to a delivery without a stream, even while a worker has the delivery.
+        Errors: DELIVERY_NOT_FOUND, DELIVERY_ALREADY_ANSWERED, SESSION_NOT_FOUND, SESSION_EXPIRED,
+        MISSING_FIELDS, INVALID_CONTENT, INVALID_METADATA.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -190,8 +199,9 @@ def add_AgentServiceServicer_to_server(servicer, server):
 class AgentService:
     """The registry of agents, and how agents take messages and answer them.
 
-    Each message of a user is a delivery to the session's agent: at least once, one of a session at a time, in order, until a reply is stored or
-    all attempts have failed. A message gets one reply, ever.
+    Each message of a user becomes a delivery to the session's agent. The service delivers it at least once,
+    one of a session at a time, in order, until a reply is stored or all attempts have failed. A message gets
+    one reply, ever.
     """
 
     @staticmethod

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class ClockServiceStub:
-    """The service's clock in the hand of a test. Offered only when the setting TEST_CLOCK is on; otherwise every call is UNIMPLEMENTED.
-    The test clock stands still except when it is set or advanced. Whatever falls due is done before the call returns.
+    """The service's clock, for tests. Only with the setting TEST_CLOCK; otherwise every call is UNIMPLEMENTED.
+    The test clock stands still until a call moves it. The call returns after everything that fell due is done.
     """
 
     def __init__(self, channel):
@@ -54,8 +54,8 @@ class ClockServiceStub:
 
 
 class ClockServiceServicer:
-    """The service's clock in the hand of a test. Offered only when the setting TEST_CLOCK is on; otherwise every call is UNIMPLEMENTED.
-    The test clock stands still except when it is set or advanced. Whatever falls due is done before the call returns.
+    """The service's clock, for tests. Only with the setting TEST_CLOCK; otherwise every call is UNIMPLEMENTED.
+    The test clock stands still until a call moves it. The call returns after everything that fell due is done.
     """
 
     def GetClock(self, request, context):
@@ -106,8 +106,8 @@ def add_ClockServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ClockService:
-    """The service's clock in the hand of a test. Offered only when the setting TEST_CLOCK is on; otherwise every call is UNIMPLEMENTED.
-    The test clock stands still except when it is set or advanced. Whatever falls due is done before the call returns.
+    """The service's clock, for tests. Only with the setting TEST_CLOCK; otherwise every call is UNIMPLEMENTED.
+    The test clock stands still until a call moves it. The call returns after everything that fell due is done.
     """
 
     @staticmethod

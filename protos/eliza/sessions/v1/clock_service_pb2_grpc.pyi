@@ -27,8 +27,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ClockServiceStub:
-    """The service's clock in the hand of a test. Offered only when the setting TEST_CLOCK is on; otherwise every call is UNIMPLEMENTED.
-    The test clock stands still except when it is set or advanced. Whatever falls due is done before the call returns.
+    """The service's clock, for tests. Only with the setting TEST_CLOCK; otherwise every call is UNIMPLEMENTED.
+    The test clock stands still until a call moves it. The call returns after everything that fell due is done.
     """
 
     @_typing.overload
@@ -44,8 +44,8 @@ class ClockServiceStub:
 
 @_typing.type_check_only
 class ClockServiceAsyncStub(ClockServiceStub):
-    """The service's clock in the hand of a test. Offered only when the setting TEST_CLOCK is on; otherwise every call is UNIMPLEMENTED.
-    The test clock stands still except when it is set or advanced. Whatever falls due is done before the call returns.
+    """The service's clock, for tests. Only with the setting TEST_CLOCK; otherwise every call is UNIMPLEMENTED.
+    The test clock stands still until a call moves it. The call returns after everything that fell due is done.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -57,8 +57,8 @@ class ClockServiceAsyncStub(ClockServiceStub):
     """Moves the clock forward. Errors: INVALID_FIELD."""
 
 class ClockServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The service's clock in the hand of a test. Offered only when the setting TEST_CLOCK is on; otherwise every call is UNIMPLEMENTED.
-    The test clock stands still except when it is set or advanced. Whatever falls due is done before the call returns.
+    """The service's clock, for tests. Only with the setting TEST_CLOCK; otherwise every call is UNIMPLEMENTED.
+    The test clock stands still until a call moves it. The call returns after everything that fell due is done.
     """
 
     @_abc_1.abstractmethod

@@ -30,7 +30,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Never sent."""
     ERROR_REASON_SESSION_NOT_FOUND: _ErrorReason.ValueType  # 1
-    """There is no such session: it never was, it was deleted, or its record was purged."""
+    """There is no such session: there never was, or it was deleted or purged."""
     ERROR_REASON_SESSION_EXPIRED: _ErrorReason.ValueType  # 2
     """The session has expired. Every call on it but DeleteSession says so, until its record is purged."""
     ERROR_REASON_SESSION_CREATION_FAILED: _ErrorReason.ValueType  # 3
@@ -38,25 +38,33 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_AGENT_NOT_FOUND: _ErrorReason.ValueType  # 4
     """There is no agent with this id."""
     ERROR_REASON_INVALID_UUID: _ErrorReason.ValueType  # 5
-    """A field that must hold a UUID does not. `value` is cut to 100 characters."""
+    """A field that must hold a UUID does not. `value` has at most 100 characters."""
     ERROR_REASON_MISSING_FIELDS: _ErrorReason.ValueType  # 6
     """Required fields are missing: `missingFields` names all of them and no others, separated by commas."""
     ERROR_REASON_INVALID_CONTENT: _ErrorReason.ValueType  # 7
     """The content of a message, its attachments or its transport is not acceptable."""
     ERROR_REASON_INVALID_METADATA: _ErrorReason.ValueType  # 8
-    """Metadata is not an object, is larger than `maxBytes` as compact JSON, nests too deeply, or cannot be written as JSON."""
+    """Metadata is not an object, is larger than `maxBytes` as compact JSON, nests too deeply, or cannot be
+    written as JSON.
+    """
     ERROR_REASON_INVALID_PAGINATION: _ErrorReason.ValueType  # 9
-    """A page was asked for with a size, a cursor or a token that makes no sense. `value` is cut to 100 characters."""
+    """The size, the cursor or the token of a page is malformed or out of range. `value` has at most 100
+    characters.
+    """
     ERROR_REASON_INVALID_TIMEOUT_CONFIG: _ErrorReason.ValueType  # 10
-    """A timeout setting has the wrong type, or is out of range where it is not clamped. `value` is cut to 100 characters."""
+    """A timeout setting has the wrong type, or is out of range where it is not clamped. `value` has at most 100
+    characters.
+    """
     ERROR_REASON_SESSION_RENEWAL_FAILED: _ErrorReason.ValueType  # 11
     """A renewal by hand has nothing to gain: the expiry already stands at the maximum duration."""
     ERROR_REASON_MESSAGE_SEND_FAILED: _ErrorReason.ValueType  # 12
     """A message could not be stored for a reason that is not the caller's."""
     ERROR_REASON_INVALID_REQUEST: _ErrorReason.ValueType  # 13
-    """The request could not be read at all: malformed JSON, a body that is not an object, bytes that are not the message."""
+    """The request could not be read at all: malformed JSON, a body that is not an object, bytes that are not
+    the message.
+    """
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 14
-    """A field of a request outside the classes above holds what it must not. `value` is cut to 100 characters."""
+    """A field that no class above is about has a bad value. `value` has at most 100 characters."""
     ERROR_REASON_AGENT_ALREADY_EXISTS: _ErrorReason.ValueType  # 15
     """An agent with this id exists already."""
     ERROR_REASON_PATH_NOT_FOUND: _ErrorReason.ValueType  # 16
@@ -70,46 +78,56 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 20
     """The caller sends too much. Wait `retryAfterSeconds`, then try again."""
     ERROR_REASON_UNAVAILABLE: _ErrorReason.ValueType  # 21
-    """The service cannot answer now: it starts, stops, is out of reach, or its store is busy. Wait `retryAfterSeconds`, then try again."""
+    """The service cannot answer now: it starts, stops, is out of reach, or its store is busy. Wait
+    `retryAfterSeconds`, then try again.
+    """
     ERROR_REASON_RESOURCE_EXHAUSTED: _ErrorReason.ValueType  # 22
     """The store has no room left. Wait `retryAfterSeconds`, then try again."""
     ERROR_REASON_DEADLINE_EXCEEDED: _ErrorReason.ValueType  # 23
     """The deadline of the call passed before there was an answer."""
     ERROR_REASON_AGENT_REPLY_TIMEOUT: _ErrorReason.ValueType  # 25
-    """The agent has not replied within the reply deadline. The user's message is kept, and a late reply is still stored."""
+    """The agent has not replied within the reply deadline. The user's message is kept, and a late reply is
+    still stored.
+    """
     ERROR_REASON_AGENT_REPLY_FAILED: _ErrorReason.ValueType  # 26
     """The agent could not reply. The user's message is kept; sending it again would store it twice."""
     ERROR_REASON_DELIVERY_NOT_FOUND: _ErrorReason.ValueType  # 27
-    """There is no such delivery: it never was, or its session is gone."""
+    """There is no such delivery: there never was, or its session is gone."""
     ERROR_REASON_DELIVERY_ALREADY_ANSWERED: _ErrorReason.ValueType  # 28
     """The message has its reply already: there is one for each, ever."""
     ERROR_REASON_DELIVERY_NOT_LEASED: _ErrorReason.ValueType  # 29
-    """The delivery is not, or no longer, in the hands of the worker that speaks of it."""
+    """The worker does not have this delivery, or has it no longer."""
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 30
     """The request id was used before, with other content."""
     ERROR_REASON_ETAG_MISMATCH: _ErrorReason.ValueType  # 31
     """The session is not in the state that the caller has seen: `etag` is its present one."""
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 32
-    """The service has more to do than it can: a queue has reached its bound. Nothing was done. Wait `retryAfterSeconds`, then try again."""
+    """The service is overloaded: a queue is full. The service did nothing. Wait `retryAfterSeconds`, then try
+    again.
+    """
     ERROR_REASON_ORIGIN_NOT_ALLOWED: _ErrorReason.ValueType  # 33
-    """A web page of another origin may not use this API: REST_ALLOWED_ORIGINS does not name `origin`. Nothing was done.
-    `origin` is empty where the browser names none, as it does when a link of another site is followed.
+    """A web page of another origin may not use this API: REST_ALLOWED_ORIGINS does not name `origin`. The
+    service did nothing. `origin` is empty where the browser names none, as it does when a link of another
+    site is followed.
     """
     ERROR_REASON_HOST_NOT_ALLOWED: _ErrorReason.ValueType  # 34
-    """The service is not known by the name in the header Host: REST_ALLOWED_HOSTS does not name `host`. Nothing was done."""
+    """The service is not known by the name in the header Host: REST_ALLOWED_HOSTS does not name `host`. The
+    service did nothing.
+    """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 24
     """A fault of the service itself. The log has the cause under `errorId`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """Every error of this API carries a google.rpc.ErrorInfo whose `domain` is "eliza.sessions.v1", whose `reason` is a name of
-    this enum without its ERROR_REASON_ prefix, and whose `metadata` holds the details that the value's option lists.
-    The options are the one table of errors: both servers, the documents and the tests take status codes and details from here.
+    """Every error of this API carries a google.rpc.ErrorInfo whose `domain` is "eliza.sessions.v1", whose
+    `reason` is a name of this enum without its ERROR_REASON_ prefix, and whose `metadata` holds the details
+    that the value's option lists. The options are the one table of errors: both servers, the documents and the
+    tests take status codes and details from here.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Never sent."""
 ERROR_REASON_SESSION_NOT_FOUND: ErrorReason.ValueType  # 1
-"""There is no such session: it never was, it was deleted, or its record was purged."""
+"""There is no such session: there never was, or it was deleted or purged."""
 ERROR_REASON_SESSION_EXPIRED: ErrorReason.ValueType  # 2
 """The session has expired. Every call on it but DeleteSession says so, until its record is purged."""
 ERROR_REASON_SESSION_CREATION_FAILED: ErrorReason.ValueType  # 3
@@ -117,25 +135,33 @@ ERROR_REASON_SESSION_CREATION_FAILED: ErrorReason.ValueType  # 3
 ERROR_REASON_AGENT_NOT_FOUND: ErrorReason.ValueType  # 4
 """There is no agent with this id."""
 ERROR_REASON_INVALID_UUID: ErrorReason.ValueType  # 5
-"""A field that must hold a UUID does not. `value` is cut to 100 characters."""
+"""A field that must hold a UUID does not. `value` has at most 100 characters."""
 ERROR_REASON_MISSING_FIELDS: ErrorReason.ValueType  # 6
 """Required fields are missing: `missingFields` names all of them and no others, separated by commas."""
 ERROR_REASON_INVALID_CONTENT: ErrorReason.ValueType  # 7
 """The content of a message, its attachments or its transport is not acceptable."""
 ERROR_REASON_INVALID_METADATA: ErrorReason.ValueType  # 8
-"""Metadata is not an object, is larger than `maxBytes` as compact JSON, nests too deeply, or cannot be written as JSON."""
+"""Metadata is not an object, is larger than `maxBytes` as compact JSON, nests too deeply, or cannot be
+written as JSON.
+"""
 ERROR_REASON_INVALID_PAGINATION: ErrorReason.ValueType  # 9
-"""A page was asked for with a size, a cursor or a token that makes no sense. `value` is cut to 100 characters."""
+"""The size, the cursor or the token of a page is malformed or out of range. `value` has at most 100
+characters.
+"""
 ERROR_REASON_INVALID_TIMEOUT_CONFIG: ErrorReason.ValueType  # 10
-"""A timeout setting has the wrong type, or is out of range where it is not clamped. `value` is cut to 100 characters."""
+"""A timeout setting has the wrong type, or is out of range where it is not clamped. `value` has at most 100
+characters.
+"""
 ERROR_REASON_SESSION_RENEWAL_FAILED: ErrorReason.ValueType  # 11
 """A renewal by hand has nothing to gain: the expiry already stands at the maximum duration."""
 ERROR_REASON_MESSAGE_SEND_FAILED: ErrorReason.ValueType  # 12
 """A message could not be stored for a reason that is not the caller's."""
 ERROR_REASON_INVALID_REQUEST: ErrorReason.ValueType  # 13
-"""The request could not be read at all: malformed JSON, a body that is not an object, bytes that are not the message."""
+"""The request could not be read at all: malformed JSON, a body that is not an object, bytes that are not
+the message.
+"""
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 14
-"""A field of a request outside the classes above holds what it must not. `value` is cut to 100 characters."""
+"""A field that no class above is about has a bad value. `value` has at most 100 characters."""
 ERROR_REASON_AGENT_ALREADY_EXISTS: ErrorReason.ValueType  # 15
 """An agent with this id exists already."""
 ERROR_REASON_PATH_NOT_FOUND: ErrorReason.ValueType  # 16
@@ -149,33 +175,42 @@ ERROR_REASON_UNSUPPORTED_MEDIA_TYPE: ErrorReason.ValueType  # 19
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 20
 """The caller sends too much. Wait `retryAfterSeconds`, then try again."""
 ERROR_REASON_UNAVAILABLE: ErrorReason.ValueType  # 21
-"""The service cannot answer now: it starts, stops, is out of reach, or its store is busy. Wait `retryAfterSeconds`, then try again."""
+"""The service cannot answer now: it starts, stops, is out of reach, or its store is busy. Wait
+`retryAfterSeconds`, then try again.
+"""
 ERROR_REASON_RESOURCE_EXHAUSTED: ErrorReason.ValueType  # 22
 """The store has no room left. Wait `retryAfterSeconds`, then try again."""
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason.ValueType  # 23
 """The deadline of the call passed before there was an answer."""
 ERROR_REASON_AGENT_REPLY_TIMEOUT: ErrorReason.ValueType  # 25
-"""The agent has not replied within the reply deadline. The user's message is kept, and a late reply is still stored."""
+"""The agent has not replied within the reply deadline. The user's message is kept, and a late reply is
+still stored.
+"""
 ERROR_REASON_AGENT_REPLY_FAILED: ErrorReason.ValueType  # 26
 """The agent could not reply. The user's message is kept; sending it again would store it twice."""
 ERROR_REASON_DELIVERY_NOT_FOUND: ErrorReason.ValueType  # 27
-"""There is no such delivery: it never was, or its session is gone."""
+"""There is no such delivery: there never was, or its session is gone."""
 ERROR_REASON_DELIVERY_ALREADY_ANSWERED: ErrorReason.ValueType  # 28
 """The message has its reply already: there is one for each, ever."""
 ERROR_REASON_DELIVERY_NOT_LEASED: ErrorReason.ValueType  # 29
-"""The delivery is not, or no longer, in the hands of the worker that speaks of it."""
+"""The worker does not have this delivery, or has it no longer."""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 30
 """The request id was used before, with other content."""
 ERROR_REASON_ETAG_MISMATCH: ErrorReason.ValueType  # 31
 """The session is not in the state that the caller has seen: `etag` is its present one."""
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 32
-"""The service has more to do than it can: a queue has reached its bound. Nothing was done. Wait `retryAfterSeconds`, then try again."""
+"""The service is overloaded: a queue is full. The service did nothing. Wait `retryAfterSeconds`, then try
+again.
+"""
 ERROR_REASON_ORIGIN_NOT_ALLOWED: ErrorReason.ValueType  # 33
-"""A web page of another origin may not use this API: REST_ALLOWED_ORIGINS does not name `origin`. Nothing was done.
-`origin` is empty where the browser names none, as it does when a link of another site is followed.
+"""A web page of another origin may not use this API: REST_ALLOWED_ORIGINS does not name `origin`. The
+service did nothing. `origin` is empty where the browser names none, as it does when a link of another
+site is followed.
 """
 ERROR_REASON_HOST_NOT_ALLOWED: ErrorReason.ValueType  # 34
-"""The service is not known by the name in the header Host: REST_ALLOWED_HOSTS does not name `host`. Nothing was done."""
+"""The service is not known by the name in the header Host: REST_ALLOWED_HOSTS does not name `host`. The
+service did nothing.
+"""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 24
 """A fault of the service itself. The log has the cause under `errorId`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
@@ -196,7 +231,9 @@ class _DetailKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DetailKind
     """Names of fields, separated by commas; a JSON array in REST."""
 
 class DetailKind(_DetailKind, metaclass=_DetailKindEnumTypeWrapper):
-    """What a detail of an error holds. In ErrorInfo.metadata every detail is a string; REST gives it its JSON type."""
+    """What a detail of an error holds. In ErrorInfo.metadata every detail is a string; REST gives it its JSON
+    type.
+    """
 
 DETAIL_KIND_UNSPECIFIED: DetailKind.ValueType  # 0
 """A string as it is."""
@@ -236,7 +273,7 @@ Global___ErrorDetail: _TypeAlias = ErrorDetail  # noqa: Y015
 
 @_typing.final
 class ErrorMapping(_message.Message):
-    """How an error is told on each surface."""
+    """How each surface tells an error."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -45,11 +45,13 @@ class LogEntry(_message.Message):
 
     @_builtins.property
     def session_status(self) -> _message_pb2.SessionStatus:
-        """How the session stood right after. `was_renewed`: this entry renewed it."""
+        """How the session was right after. `was_renewed`: this entry renewed it."""
 
     @_builtins.property
     def message(self) -> _message_pb2.Message:
-        """A message of the user or of the agent. One of the user may have renewed the session: see session_status."""
+        """A message of the user or of the agent. One of the user may have renewed the session: see
+        session_status.
+        """
 
     @_builtins.property
     def renewal(self) -> Global___Renewal:
@@ -69,7 +71,7 @@ class LogEntry(_message.Message):
 
     @_builtins.property
     def reply_failure(self) -> Global___ReplyFailure:
-        """The agent gave no reply to a message, and will not be asked again."""
+        """The agent gave no reply to a message, and the service will not ask again."""
 
     def __init__(
         self,
@@ -202,8 +204,8 @@ class ReplyFailure(_message.Message):
     attempts: _builtins.int
     """How many attempts there were."""
     reply_message_id: _builtins.str
-    """UUID that the reply of the last attempt would have had: that of its chunks. Empty where no attempt was made, or the service
-    that made it was killed.
+    """UUID that the reply of the last attempt would have had: that of its chunks. Empty where no attempt was
+    made, or the service that made it was killed.
     """
     def __init__(
         self,
@@ -224,8 +226,8 @@ Global___ReplyFailure: _TypeAlias = ReplyFailure  # noqa: Y015
 
 @_typing.final
 class ReplyChunk(_message.Message):
-    """A piece of an agent's reply under way. Chunks are not kept and have no sequence: whoever comes late, or reads too slowly, gets the
-    finished message in the log instead.
+    """A piece of an agent's reply under way. Chunks are not stored and have no sequence. A client that comes
+    late, or reads too slowly, gets the finished message from the log instead.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -243,10 +245,10 @@ class ReplyChunk(_message.Message):
     message_id: _builtins.str
     """UUID that the finished reply will have."""
     chunk: _builtins.str
-    """The piece of text; those of one reply, in order of their index, make up its text as far as it has come."""
+    """The piece of text. The pieces of a reply, in order of their index, make up its text so far."""
     index: _builtins.int
-    """The place of the piece in the reply, from 0. Pieces may be put together on their way: one then has the index of the first of them, and
-    the next index is more than one greater.
+    """The place of the piece in the reply, from 0. The service may put pieces together. Such a piece has the
+    index of its first one, and the next index is greater by more than one.
     """
     attempt: _builtins.int
     """Which attempt at the reply it belongs to, from 1. A later attempt begins the reply anew."""
@@ -270,7 +272,9 @@ Global___ReplyChunk: _TypeAlias = ReplyChunk  # noqa: Y015
 
 @_typing.final
 class ReplyAborted(_message.Message):
-    """An attempt at a reply has failed after it sent chunks: they are void. Another attempt may follow, with another message_id. Not kept."""
+    """An attempt at a reply has failed after it sent chunks: they are void. Another attempt may follow, with
+    another message_id. Not stored.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -304,7 +308,7 @@ Global___ReplyAborted: _TypeAlias = ReplyAborted  # noqa: Y015
 
 @_typing.final
 class SessionDeleted(_message.Message):
-    """The session was deleted: the last event of a watch. Not kept."""
+    """The session was deleted: the last event of a watch. Not stored."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

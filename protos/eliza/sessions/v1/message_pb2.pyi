@@ -57,11 +57,17 @@ class Message(_message.Message):
     thought: _builtins.str
     """The agent's thought, when it gave one."""
     reply_to_sequence: _builtins.int
-    """The sequence of the user's message that this reply answers: each is answered once at most. 0 for a user's message."""
+    """The sequence of the user's message that this reply answers: each is answered once at most. 0 for a user's
+    message.
+    """
     metadata_json: _builtins.str
-    """In the form JSON_FORM_TEXT: what `metadata` says, as the text of a JSON object, at least `{}`. U+0085, U+2028 and U+2029 are escaped."""
+    """In the form JSON_FORM_TEXT: what `metadata` says, as the text of a JSON object, at least `{}`. U+0085,
+    U+2028 and U+2029 are escaped.
+    """
     attachments_json: _builtins.str
-    """In the form JSON_FORM_TEXT: what `attachments` says, as the text of a JSON array; empty when nothing was given."""
+    """In the form JSON_FORM_TEXT: what `attachments` says, as the text of a JSON array; empty when nothing was
+    given.
+    """
     own_metadata_json: _builtins.str
     """In the form JSON_FORM_TEXT: what `own_metadata` says, as the text of a JSON object, at least `{}`."""
     @_builtins.property
@@ -84,8 +90,9 @@ class Message(_message.Message):
 
     @_builtins.property
     def own_metadata(self) -> _struct_pb2.Struct:
-        """Only in a delivery to a worker: what the author of the message attached to it, without the session's metadata. `metadata` cannot tell
-        the two apart: an author may overlay any key of the session's. Absent in the form JSON_FORM_TEXT.
+        """Only in a delivery to a worker: what the author of the message attached to it, without the session's
+        metadata. `metadata` cannot tell the two apart: an author may overlay any key of the session's. Absent in
+        the form JSON_FORM_TEXT.
         """
 
     def __init__(
@@ -125,7 +132,7 @@ Global___Message: _TypeAlias = Message  # noqa: Y015
 
 @_typing.final
 class SessionStatus(_message.Message):
-    """What a message did to its session, as it stood right after."""
+    """The session right after a message."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -42,12 +42,12 @@ class SendMessageRequest(_message.Message):
     content: _builtins.str
     """The text: 1 to 4000 Unicode code points, no NUL. White space alone is a message."""
     request_id: _builtins.str
-    """What the caller calls this request, so that it can repeat it: within the service's retention, the session's same id with the same content
-    gives the first answer again. 1 to 128 printable ASCII characters; empty: none.
+    """Makes a retry safe: the session's same id with the same content gives the first answer again, as long as
+    the service keeps ids. 1 to 128 printable ASCII characters; empty: none.
     """
     metadata_json: _builtins.str
-    """Instead of `metadata`: the text of a JSON object, which is read and stored in the same way; numbers are doubles here too. Both in one
-    request are INVALID_METADATA. Empty: none.
+    """Instead of `metadata`: the text of a JSON object. The service stores it the same way; numbers are doubles
+    here too. Both in one request are INVALID_METADATA. Empty: none.
     """
     attachments_json: _builtins.str
     """Instead of `attachments`: the text of a JSON array. Both in one request are INVALID_CONTENT. Empty: none."""
@@ -59,7 +59,9 @@ class SendMessageRequest(_message.Message):
 
     @_builtins.property
     def attachments(self) -> _struct_pb2.ListValue:
-        """Attachments, of any JSON shape: at most 2 MiB as compact JSON, 30 levels deep, and 2,000 values through all levels."""
+        """Attachments, of any JSON shape: at most 2 MiB as compact JSON, 30 levels deep, and 2,000 values through
+        all levels.
+        """
 
     def __init__(
         self,
@@ -93,7 +95,7 @@ class SendMessageResponse(_message.Message):
     SESSION_STATUS_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
-    """Whether this is the first answer again, and nothing was done now."""
+    """Whether this is the first answer again. Then the service did nothing now."""
     @_builtins.property
     def message(self) -> _message_pb2.Message:
         """As it was stored."""
@@ -143,8 +145,8 @@ Global___ConverseRequest: _TypeAlias = ConverseRequest  # noqa: Y015
 
 @_typing.final
 class ConverseResponse(_message.Message):
-    """A part of the conversation, in this order: the stored message once, chunks any number of times, the reply once.
-    `aborted` may come between chunks, once for each attempt that failed after it had sent some.
+    """A part of the conversation, in this order: the stored message once, chunks any number of times, the reply
+    once. `aborted` may come between chunks, once for each attempt that failed after it had sent some.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -167,7 +169,9 @@ class ConverseResponse(_message.Message):
 
     @_builtins.property
     def aborted(self) -> _log_pb2.ReplyAborted:
-        """The chunks so far are void: the attempt that sent them has failed, and another follows or the call ends with AGENT_REPLY_FAILED."""
+        """The chunks so far are void: the attempt that sent them has failed, and another follows or the call ends
+        with AGENT_REPLY_FAILED.
+        """
 
     def __init__(
         self,
@@ -213,7 +217,9 @@ class ListMessagesRequest(_message.Message):
 
     @_builtins.property
     def after(self) -> _timestamp_pb2.Timestamp:
-        """Only messages newer than this. Alone: the oldest page_size of them, so that following cursor_after forward sees every message."""
+        """Only messages newer than this. Alone: the oldest page_size of them, so that following cursor_after
+        forward sees every message.
+        """
 
     def __init__(
         self,
@@ -254,11 +260,15 @@ class ListMessagesResponse(_message.Message):
 
     @_builtins.property
     def cursor_before(self) -> _timestamp_pb2.Timestamp:
-        """The created_at of the page's oldest message: `before` of a request for older ones. Absent on an empty page."""
+        """The created_at of the page's oldest message: `before` of a request for older ones. Absent on an empty
+        page.
+        """
 
     @_builtins.property
     def cursor_after(self) -> _timestamp_pb2.Timestamp:
-        """The created_at of the page's newest message: `after` of a request for newer ones. Absent on an empty page."""
+        """The created_at of the page's newest message: `after` of a request for newer ones. Absent on an empty
+        page.
+        """
 
     def __init__(
         self,

@@ -57,17 +57,19 @@ class MessageServiceServicer:
     """
 
     def SendMessage(self, request, context):
-        """Stores a user's message and hands it to the session's agent; renews the session when auto-renewal is on. Answers as soon as the
-        message is durable; the agent's reply comes later. Errors: INVALID_CONTENT, INVALID_METADATA, INVALID_FIELD, REQUEST_ID_REUSED.
+        """Stores a user's message and delivers it to the session's agent; renews the session when auto-renewal is
+        on. Answers as soon as the message is durable; the agent's reply comes later.
+        Errors: INVALID_CONTENT, INVALID_METADATA, INVALID_FIELD, REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Converse(self, request, context):
-        """Does the same and waits for the reply: streams the stored message at once, then the chunks of the agent's reply as they come, then the
-        reply. A call that is cancelled cancels only the waiting; one that is repeated with the same request_id waits on for the same reply.
-        Errors: those of SendMessage; AGENT_REPLY_TIMEOUT and AGENT_REPLY_FAILED, the user's message being kept.
+        """Does the same and waits for the reply: streams the stored message at once, then the chunks of the agent's
+        reply, then the reply. Cancelling the call cancels only the waiting. A repeated call with the same
+        request_id waits for the same reply.
+        Errors: those of SendMessage; AGENT_REPLY_TIMEOUT and AGENT_REPLY_FAILED. The user's message is kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,13 +34,15 @@ class MessageServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> MessageServiceAsyncStub: ...
     SendMessage: _grpc.UnaryUnaryMultiCallable[_message_service_pb2.SendMessageRequest, _message_service_pb2.SendMessageResponse]
-    """Stores a user's message and hands it to the session's agent; renews the session when auto-renewal is on. Answers as soon as the
-    message is durable; the agent's reply comes later. Errors: INVALID_CONTENT, INVALID_METADATA, INVALID_FIELD, REQUEST_ID_REUSED.
+    """Stores a user's message and delivers it to the session's agent; renews the session when auto-renewal is
+    on. Answers as soon as the message is durable; the agent's reply comes later.
+    Errors: INVALID_CONTENT, INVALID_METADATA, INVALID_FIELD, REQUEST_ID_REUSED.
     """
     Converse: _grpc.UnaryStreamMultiCallable[_message_service_pb2.ConverseRequest, _message_service_pb2.ConverseResponse]
-    """Does the same and waits for the reply: streams the stored message at once, then the chunks of the agent's reply as they come, then the
-    reply. A call that is cancelled cancels only the waiting; one that is repeated with the same request_id waits on for the same reply.
-    Errors: those of SendMessage; AGENT_REPLY_TIMEOUT and AGENT_REPLY_FAILED, the user's message being kept.
+    """Does the same and waits for the reply: streams the stored message at once, then the chunks of the agent's
+    reply, then the reply. Cancelling the call cancels only the waiting. A repeated call with the same
+    request_id waits for the same reply.
+    Errors: those of SendMessage; AGENT_REPLY_TIMEOUT and AGENT_REPLY_FAILED. The user's message is kept.
     """
     ListMessages: _grpc.UnaryUnaryMultiCallable[_message_service_pb2.ListMessagesRequest, _message_service_pb2.ListMessagesResponse]
     """Pages through the history, newest first. Errors: INVALID_PAGINATION."""
@@ -51,13 +53,15 @@ class MessageServiceAsyncStub(MessageServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SendMessage: _aio.UnaryUnaryMultiCallable[_message_service_pb2.SendMessageRequest, _message_service_pb2.SendMessageResponse]  # type: ignore[assignment]
-    """Stores a user's message and hands it to the session's agent; renews the session when auto-renewal is on. Answers as soon as the
-    message is durable; the agent's reply comes later. Errors: INVALID_CONTENT, INVALID_METADATA, INVALID_FIELD, REQUEST_ID_REUSED.
+    """Stores a user's message and delivers it to the session's agent; renews the session when auto-renewal is
+    on. Answers as soon as the message is durable; the agent's reply comes later.
+    Errors: INVALID_CONTENT, INVALID_METADATA, INVALID_FIELD, REQUEST_ID_REUSED.
     """
     Converse: _aio.UnaryStreamMultiCallable[_message_service_pb2.ConverseRequest, _message_service_pb2.ConverseResponse]  # type: ignore[assignment]
-    """Does the same and waits for the reply: streams the stored message at once, then the chunks of the agent's reply as they come, then the
-    reply. A call that is cancelled cancels only the waiting; one that is repeated with the same request_id waits on for the same reply.
-    Errors: those of SendMessage; AGENT_REPLY_TIMEOUT and AGENT_REPLY_FAILED, the user's message being kept.
+    """Does the same and waits for the reply: streams the stored message at once, then the chunks of the agent's
+    reply, then the reply. Cancelling the call cancels only the waiting. A repeated call with the same
+    request_id waits for the same reply.
+    Errors: those of SendMessage; AGENT_REPLY_TIMEOUT and AGENT_REPLY_FAILED. The user's message is kept.
     """
     ListMessages: _aio.UnaryUnaryMultiCallable[_message_service_pb2.ListMessagesRequest, _message_service_pb2.ListMessagesResponse]  # type: ignore[assignment]
     """Pages through the history, newest first. Errors: INVALID_PAGINATION."""
@@ -71,8 +75,9 @@ class MessageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _message_service_pb2.SendMessageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_message_service_pb2.SendMessageResponse, _abc.Awaitable[_message_service_pb2.SendMessageResponse]]:
-        """Stores a user's message and hands it to the session's agent; renews the session when auto-renewal is on. Answers as soon as the
-        message is durable; the agent's reply comes later. Errors: INVALID_CONTENT, INVALID_METADATA, INVALID_FIELD, REQUEST_ID_REUSED.
+        """Stores a user's message and delivers it to the session's agent; renews the session when auto-renewal is
+        on. Answers as soon as the message is durable; the agent's reply comes later.
+        Errors: INVALID_CONTENT, INVALID_METADATA, INVALID_FIELD, REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
@@ -81,9 +86,10 @@ class MessageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _message_service_pb2.ConverseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_message_service_pb2.ConverseResponse], _abc.AsyncIterator[_message_service_pb2.ConverseResponse]]:
-        """Does the same and waits for the reply: streams the stored message at once, then the chunks of the agent's reply as they come, then the
-        reply. A call that is cancelled cancels only the waiting; one that is repeated with the same request_id waits on for the same reply.
-        Errors: those of SendMessage; AGENT_REPLY_TIMEOUT and AGENT_REPLY_FAILED, the user's message being kept.
+        """Does the same and waits for the reply: streams the stored message at once, then the chunks of the agent's
+        reply, then the reply. Cancelling the call cancels only the waiting. A repeated call with the same
+        request_id waits for the same reply.
+        Errors: those of SendMessage; AGENT_REPLY_TIMEOUT and AGENT_REPLY_FAILED. The user's message is kept.
         """
 
     @_abc_1.abstractmethod

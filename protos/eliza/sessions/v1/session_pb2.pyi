@@ -43,7 +43,9 @@ class Session(_message.Message):
     session_id: _builtins.str
     """UUID of the session, in lower case. Given by the service."""
     channel_id: _builtins.str
-    """UUID of the session's channel, in lower case. Given by the service; a room id of Socket.IO may be this or session_id."""
+    """UUID of the session's channel, in lower case. Given by the service; a room id of Socket.IO may be this or
+    session_id.
+    """
     agent_id: _builtins.str
     """UUID of the agent, in lower case."""
     user_id: _builtins.str
@@ -57,9 +59,11 @@ class Session(_message.Message):
     last_sequence: _builtins.int
     """The sequence of the latest entry in the session's log: 0 while there is none."""
     etag: _builtins.str
-    """Stands for the state of the session: another one after every change. In quotes, as HTTP has it."""
+    """The entity tag of the session's state, in quotes as in HTTP. It changes with every change."""
     metadata_json: _builtins.str
-    """In the form JSON_FORM_TEXT: what `metadata` says, as the text of a JSON object, at least `{}`. U+0085, U+2028 and U+2029 are escaped."""
+    """In the form JSON_FORM_TEXT: what `metadata` says, as the text of a JSON object, at least `{}`. U+0085,
+    U+2028 and U+2029 are escaped.
+    """
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When the session was created. All times have millisecond precision."""

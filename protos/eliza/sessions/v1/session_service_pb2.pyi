@@ -44,12 +44,12 @@ class CreateSessionRequest(_message.Message):
     user_id: _builtins.str
     """UUID of the user, of any version, in either letter case. Required."""
     request_id: _builtins.str
-    """What the caller calls this request, so that it can repeat it: within the service's retention, the user's same id with the same content
-    gives the first answer again. 1 to 128 printable ASCII characters; empty: none.
+    """Makes a retry safe: the user's same id with the same content gives the first answer again, as long as the
+    service keeps ids. 1 to 128 printable ASCII characters; empty: none.
     """
     metadata_json: _builtins.str
-    """Instead of `metadata`: the text of a JSON object, which is read and stored in the same way; numbers are doubles here too. Both in one
-    request are INVALID_METADATA. Empty: none.
+    """Instead of `metadata`: the text of a JSON object. The service stores it the same way; numbers are doubles
+    here too. Both in one request are INVALID_METADATA. Empty: none.
     """
     json_form: _json_form_pb2.JsonForm.ValueType
     """In which form the answer has metadata. Another value is INVALID_FIELD."""
@@ -89,7 +89,7 @@ class CreateSessionResponse(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
-    """Whether this is the first answer again, and nothing was done now."""
+    """Whether this is the first answer again. Then the service did nothing now."""
     @_builtins.property
     def session(self) -> _session_pb2.Session:
         """As it was created."""
@@ -120,7 +120,7 @@ class GetSessionRequest(_message.Message):
     session_id: _builtins.str
     """UUID of the session. What is not a UUID is simply not found."""
     channel_id: _builtins.str
-    """UUID of the session's channel, for who knows that and not the session's: read only where session_id is empty."""
+    """UUID of the session's channel. The service reads it only where session_id is empty."""
     json_form: _json_form_pb2.JsonForm.ValueType
     """In which form the answer has metadata. Another value is INVALID_FIELD."""
     def __init__(
@@ -147,7 +147,7 @@ class GetSessionResponse(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def session(self) -> _session_pb2.Session:
-        """As it stands now."""
+        """As it is now."""
 
     def __init__(
         self,
@@ -213,13 +213,13 @@ class ListSessionsResponse(_message.Message):
     next_page_token: _builtins.str
     """Where the next page starts. Empty on the last one."""
     total_size: _builtins.int
-    """How many active sessions match the filters, on all pages. A session counts as active until its expiry is in its log,
-    so this may lag behind the lists, as the stats do.
+    """How many active sessions match the filters, on all pages. A session counts as active until its expiry is
+    in its log, so this may lag behind the lists, as the stats do.
     """
     @_builtins.property
     def sessions(self) -> _containers.RepeatedCompositeFieldContainer[_session_pb2.Session]:
-        """In order of creation, as they are now. A page may be shorter than page_size, or empty, though more follow: where
-        sessions are large, or where many have just expired.
+        """In order of creation, as they are now. A page may be shorter than page_size, or empty, though more
+        follow: where sessions are large, or where many have just expired.
         """
 
     @_builtins.property
@@ -304,7 +304,7 @@ Global___WatchSessionRequest: _TypeAlias = WatchSessionRequest  # noqa: Y015
 
 @_typing.final
 class WatchSessionResponse(_message.Message):
-    """Something that a watched session has to tell."""
+    """News of a watched session."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -370,9 +370,13 @@ class WatchSessionsRequest(_message.Message):
         session_id: _builtins.str
         """UUID of the session."""
         after_sequence: _builtins.int
-        """The sequence of the last entry that the client has. Absent: what comes from now on is enough."""
+        """The sequence of the last entry that the client has. Absent: the client wants only what comes from now
+        on.
+        """
         json_form: _json_form_pb2.JsonForm.ValueType
-        """In which form the session and its entries have metadata and attachments. Another value is INVALID_FIELD."""
+        """In which form the session and its entries have metadata and attachments. Another value is
+        INVALID_FIELD.
+        """
         def __init__(
             self,
             *,
@@ -436,7 +440,7 @@ Global___WatchSessionsRequest: _TypeAlias = WatchSessionsRequest  # noqa: Y015
 
 @_typing.final
 class WatchSessionsResponse(_message.Message):
-    """Something that one of the watched sessions has to tell."""
+    """News of one of the watched sessions."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -452,7 +456,7 @@ class WatchSessionsResponse(_message.Message):
         """Entries after this one follow."""
         @_builtins.property
         def session(self) -> _session_pb2.Session:
-            """As it stands now."""
+            """As it is now."""
 
         def __init__(
             self,
@@ -468,7 +472,9 @@ class WatchSessionsResponse(_message.Message):
 
     @_typing.final
     class End(_message.Message):
-        """The session is watched no longer: it expired (its expiry came just before), is gone, or could not be joined."""
+        """The session is watched no longer: it expired (its expiry came just before), is gone, or could not be
+        joined.
+        """
 
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -499,9 +505,9 @@ class WatchSessionsResponse(_message.Message):
         session_id: _builtins.str
         """UUID of the session, in lower case."""
         reason: _errors_pb2.ErrorReason.ValueType
-        """Why, where it did not expire or was left."""
+        """Why; unspecified where the session expired or the client left it."""
         message: _builtins.str
-        """The same for people."""
+        """Why, for people."""
         @_builtins.property
         def details(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
             """The details of the error, as ErrorInfo.metadata has them."""
@@ -587,7 +593,9 @@ class DeleteSessionRequest(_message.Message):
     session_id: _builtins.str
     """UUID of the session."""
     etag: _builtins.str
-    """If given, the session is only touched in this state; several, separated by commas, or `*` for any, as in HTTP's If-Match."""
+    """If given, the call works only in this state of the session: etags separated by commas, or `*` for any, as
+    in HTTP's If-Match.
+    """
     def __init__(
         self,
         *,
@@ -631,7 +639,9 @@ class RenewSessionRequest(_message.Message):
     session_id: _builtins.str
     """UUID of the session."""
     etag: _builtins.str
-    """If given, the session is only touched in this state; several, separated by commas, or `*` for any, as in HTTP's If-Match."""
+    """If given, the call works only in this state of the session: etags separated by commas, or `*` for any, as
+    in HTTP's If-Match.
+    """
     json_form: _json_form_pb2.JsonForm.ValueType
     """In which form the answer has metadata. Another value is INVALID_FIELD."""
     def __init__(
@@ -658,7 +668,7 @@ class RenewSessionResponse(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def session(self) -> _session_pb2.Session:
-        """As it stands now."""
+        """As it is now."""
 
     def __init__(
         self,
@@ -686,13 +696,15 @@ class UpdateTimeoutRequest(_message.Message):
     session_id: _builtins.str
     """UUID of the session."""
     etag: _builtins.str
-    """If given, the session is only touched in this state; several, separated by commas, or `*` for any, as in HTTP's If-Match."""
+    """If given, the call works only in this state of the session: etags separated by commas, or `*` for any, as
+    in HTTP's If-Match.
+    """
     json_form: _json_form_pb2.JsonForm.ValueType
     """In which form the answer has metadata. Another value is INVALID_FIELD."""
     @_builtins.property
     def timeout_config(self) -> _timeout_pb2.TimeoutConfig:
-        """The settings to change; fields that are left out keep their values. timeout_minutes out of range is an error,
-        the other numbers are clamped.
+        """The settings to change; fields that are left out keep their values. timeout_minutes out of range is an
+        error, the other numbers are clamped.
         """
 
     def __init__(
@@ -720,7 +732,7 @@ class UpdateTimeoutResponse(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def session(self) -> _session_pb2.Session:
-        """As it stands now, also when the change has made it expire."""
+        """As it is now, also when the change has made it expire."""
 
     def __init__(
         self,
@@ -770,7 +782,7 @@ class SendHeartbeatResponse(_message.Message):
     SESSION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def session(self) -> _session_pb2.Session:
-        """As it stands now."""
+        """As it is now."""
 
     def __init__(
         self,
@@ -819,7 +831,9 @@ class GetServiceStatusResponse(_message.Message):
         HEALTH_HEALTHY: GetServiceStatusResponse._Health.ValueType  # 1
         """All is well."""
         HEALTH_DEGRADED: GetServiceStatusResponse._Health.ValueType  # 2
-        """The service works, but not all of it: some stored sessions cannot be read back, or REST cannot be served."""
+        """The service works, but not all of it: some stored sessions cannot be read back, or REST cannot be
+        served.
+        """
         HEALTH_UNHEALTHY: GetServiceStatusResponse._Health.ValueType  # 3
         """The store cannot write."""
 
@@ -831,7 +845,9 @@ class GetServiceStatusResponse(_message.Message):
     HEALTH_HEALTHY: GetServiceStatusResponse.Health.ValueType  # 1
     """All is well."""
     HEALTH_DEGRADED: GetServiceStatusResponse.Health.ValueType  # 2
-    """The service works, but not all of it: some stored sessions cannot be read back, or REST cannot be served."""
+    """The service works, but not all of it: some stored sessions cannot be read back, or REST cannot be
+    served.
+    """
     HEALTH_UNHEALTHY: GetServiceStatusResponse.Health.ValueType  # 3
     """The store cannot write."""
 
@@ -849,7 +865,9 @@ class GetServiceStatusResponse(_message.Message):
     expiring_soon: _builtins.int
     """Active sessions within their warning threshold, as soon as their warning is in their log."""
     invalid_sessions: _builtins.int
-    """Stored sessions that cannot be read back: those that reads have met since the service started, 1000 at most."""
+    """Stored sessions that cannot be read back: those that reads have met since the service started, 1000 at
+    most.
+    """
     uptime_seconds: _builtins.float
     """Seconds since the service started."""
     version: _builtins.str

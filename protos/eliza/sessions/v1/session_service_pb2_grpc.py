@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class SessionServiceStub:
-    """The life of sessions. Every call on one session may end with SESSION_NOT_FOUND, and, all but DeleteSession, with SESSION_EXPIRED.
+    """The life of sessions. Every call on one session may end with SESSION_NOT_FOUND. All but DeleteSession may
+    end with SESSION_EXPIRED.
     """
 
     def __init__(self, channel):
@@ -88,12 +89,14 @@ class SessionServiceStub:
 
 
 class SessionServiceServicer:
-    """The life of sessions. Every call on one session may end with SESSION_NOT_FOUND, and, all but DeleteSession, with SESSION_EXPIRED.
+    """The life of sessions. Every call on one session may end with SESSION_NOT_FOUND. All but DeleteSession may
+    end with SESSION_EXPIRED.
     """
 
     def CreateSession(self, request, context):
         """Creates a session of a user with an agent.
-        Errors: MISSING_FIELDS, INVALID_UUID, INVALID_METADATA, INVALID_TIMEOUT_CONFIG, AGENT_NOT_FOUND, INVALID_FIELD, REQUEST_ID_REUSED.
+        Errors: MISSING_FIELDS, INVALID_UUID, INVALID_METADATA, INVALID_TIMEOUT_CONFIG, AGENT_NOT_FOUND,
+        INVALID_FIELD, REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,14 +117,16 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSession(self, request, context):
-        """Ends a session and removes it with its messages and its log. Works on an expired session too. Errors: ETAG_MISMATCH.
+        """Ends a session and removes it with its messages and its log. Works on an expired session too.
+        Errors: ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RenewSession(self, request, context):
-        """Renews a session by hand, also when auto-renewal is off. Errors: SESSION_RENEWAL_FAILED at the maximum duration, ETAG_MISMATCH.
+        """Renews a session by hand, also when auto-renewal is off. Errors: SESSION_RENEWAL_FAILED at the maximum
+        duration, ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,24 +148,25 @@ class SessionServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchSession(self, request, context):
-        """Streams a session's log from the entry after `after_sequence`: first what is stored, then live, with no gap and no repeat, and the
-        chunks of replies under way. Ends with the session's expiry, also where that lies in the past; with `deleted` and SESSION_NOT_FOUND
-        when the session is deleted. A client that reads slowly holds up nobody and loses no entry.
+        """Streams a session's log from the entry after `after_sequence`: first what is stored, then live, with no
+        gap and no repeat, and the chunks of replies under way. The stream ends with the session's expiry, also
+        where that lies in the past. When the session is deleted it ends with `deleted` and SESSION_NOT_FOUND. A
+        client that reads slowly loses no entry, and other clients do not wait for it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def WatchSessions(self, request_iterator, context):
-        """The same for many sessions on one stream, which are joined and left while it runs. Bad requests are answered with `end`; the stream
-        goes on until the client half-closes it.
+        """The same for many sessions on one stream, which the client joins and leaves while it runs. The answer to
+        a bad request is `end`. The stream goes on until the client half-closes it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetServiceStatus(self, request, context):
-        """Tells how the service is and what it holds.
+        """Tells the health of the service, and how much it holds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -228,7 +234,8 @@ def add_SessionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class SessionService:
-    """The life of sessions. Every call on one session may end with SESSION_NOT_FOUND, and, all but DeleteSession, with SESSION_EXPIRED.
+    """The life of sessions. Every call on one session may end with SESSION_NOT_FOUND. All but DeleteSession may
+    end with SESSION_EXPIRED.
     """
 
     @staticmethod

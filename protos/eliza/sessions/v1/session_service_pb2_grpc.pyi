@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class SessionServiceStub:
-    """The life of sessions. Every call on one session may end with SESSION_NOT_FOUND, and, all but DeleteSession, with SESSION_EXPIRED."""
+    """The life of sessions. Every call on one session may end with SESSION_NOT_FOUND. All but DeleteSession may
+    end with SESSION_EXPIRED.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -35,16 +37,21 @@ class SessionServiceStub:
     def __new__(cls, channel: _aio.Channel) -> SessionServiceAsyncStub: ...
     CreateSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_service_pb2.CreateSessionResponse]
     """Creates a session of a user with an agent.
-    Errors: MISSING_FIELDS, INVALID_UUID, INVALID_METADATA, INVALID_TIMEOUT_CONFIG, AGENT_NOT_FOUND, INVALID_FIELD, REQUEST_ID_REUSED.
+    Errors: MISSING_FIELDS, INVALID_UUID, INVALID_METADATA, INVALID_TIMEOUT_CONFIG, AGENT_NOT_FOUND,
+    INVALID_FIELD, REQUEST_ID_REUSED.
     """
     GetSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]
     """Reads one session and its live status."""
     ListSessions: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]
     """Lists the active sessions, the oldest first. Errors: INVALID_PAGINATION, INVALID_UUID."""
     DeleteSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.DeleteSessionRequest, _session_service_pb2.DeleteSessionResponse]
-    """Ends a session and removes it with its messages and its log. Works on an expired session too. Errors: ETAG_MISMATCH."""
+    """Ends a session and removes it with its messages and its log. Works on an expired session too.
+    Errors: ETAG_MISMATCH.
+    """
     RenewSession: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.RenewSessionRequest, _session_service_pb2.RenewSessionResponse]
-    """Renews a session by hand, also when auto-renewal is off. Errors: SESSION_RENEWAL_FAILED at the maximum duration, ETAG_MISMATCH."""
+    """Renews a session by hand, also when auto-renewal is off. Errors: SESSION_RENEWAL_FAILED at the maximum
+    duration, ETAG_MISMATCH.
+    """
     UpdateTimeout: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.UpdateTimeoutRequest, _session_service_pb2.UpdateTimeoutResponse]
     """Changes the timeout settings that are named, keeps the others, and computes the expiry anew.
     Errors: INVALID_TIMEOUT_CONFIG, ETAG_MISMATCH.
@@ -52,34 +59,42 @@ class SessionServiceStub:
     SendHeartbeat: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.SendHeartbeatRequest, _session_service_pb2.SendHeartbeatResponse]
     """Keeps a session alive; renews it when auto-renewal is on."""
     WatchSession: _grpc.UnaryStreamMultiCallable[_session_service_pb2.WatchSessionRequest, _session_service_pb2.WatchSessionResponse]
-    """Streams a session's log from the entry after `after_sequence`: first what is stored, then live, with no gap and no repeat, and the
-    chunks of replies under way. Ends with the session's expiry, also where that lies in the past; with `deleted` and SESSION_NOT_FOUND
-    when the session is deleted. A client that reads slowly holds up nobody and loses no entry.
+    """Streams a session's log from the entry after `after_sequence`: first what is stored, then live, with no
+    gap and no repeat, and the chunks of replies under way. The stream ends with the session's expiry, also
+    where that lies in the past. When the session is deleted it ends with `deleted` and SESSION_NOT_FOUND. A
+    client that reads slowly loses no entry, and other clients do not wait for it.
     """
     WatchSessions: _grpc.StreamStreamMultiCallable[_session_service_pb2.WatchSessionsRequest, _session_service_pb2.WatchSessionsResponse]
-    """The same for many sessions on one stream, which are joined and left while it runs. Bad requests are answered with `end`; the stream
-    goes on until the client half-closes it.
+    """The same for many sessions on one stream, which the client joins and leaves while it runs. The answer to
+    a bad request is `end`. The stream goes on until the client half-closes it.
     """
     GetServiceStatus: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetServiceStatusRequest, _session_service_pb2.GetServiceStatusResponse]
-    """Tells how the service is and what it holds."""
+    """Tells the health of the service, and how much it holds."""
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
-    """The life of sessions. Every call on one session may end with SESSION_NOT_FOUND, and, all but DeleteSession, with SESSION_EXPIRED."""
+    """The life of sessions. Every call on one session may end with SESSION_NOT_FOUND. All but DeleteSession may
+    end with SESSION_EXPIRED.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CreateSessionRequest, _session_service_pb2.CreateSessionResponse]  # type: ignore[assignment]
     """Creates a session of a user with an agent.
-    Errors: MISSING_FIELDS, INVALID_UUID, INVALID_METADATA, INVALID_TIMEOUT_CONFIG, AGENT_NOT_FOUND, INVALID_FIELD, REQUEST_ID_REUSED.
+    Errors: MISSING_FIELDS, INVALID_UUID, INVALID_METADATA, INVALID_TIMEOUT_CONFIG, AGENT_NOT_FOUND,
+    INVALID_FIELD, REQUEST_ID_REUSED.
     """
     GetSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetSessionRequest, _session_service_pb2.GetSessionResponse]  # type: ignore[assignment]
     """Reads one session and its live status."""
     ListSessions: _aio.UnaryUnaryMultiCallable[_session_service_pb2.ListSessionsRequest, _session_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
     """Lists the active sessions, the oldest first. Errors: INVALID_PAGINATION, INVALID_UUID."""
     DeleteSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.DeleteSessionRequest, _session_service_pb2.DeleteSessionResponse]  # type: ignore[assignment]
-    """Ends a session and removes it with its messages and its log. Works on an expired session too. Errors: ETAG_MISMATCH."""
+    """Ends a session and removes it with its messages and its log. Works on an expired session too.
+    Errors: ETAG_MISMATCH.
+    """
     RenewSession: _aio.UnaryUnaryMultiCallable[_session_service_pb2.RenewSessionRequest, _session_service_pb2.RenewSessionResponse]  # type: ignore[assignment]
-    """Renews a session by hand, also when auto-renewal is off. Errors: SESSION_RENEWAL_FAILED at the maximum duration, ETAG_MISMATCH."""
+    """Renews a session by hand, also when auto-renewal is off. Errors: SESSION_RENEWAL_FAILED at the maximum
+    duration, ETAG_MISMATCH.
+    """
     UpdateTimeout: _aio.UnaryUnaryMultiCallable[_session_service_pb2.UpdateTimeoutRequest, _session_service_pb2.UpdateTimeoutResponse]  # type: ignore[assignment]
     """Changes the timeout settings that are named, keeps the others, and computes the expiry anew.
     Errors: INVALID_TIMEOUT_CONFIG, ETAG_MISMATCH.
@@ -87,19 +102,22 @@ class SessionServiceAsyncStub(SessionServiceStub):
     SendHeartbeat: _aio.UnaryUnaryMultiCallable[_session_service_pb2.SendHeartbeatRequest, _session_service_pb2.SendHeartbeatResponse]  # type: ignore[assignment]
     """Keeps a session alive; renews it when auto-renewal is on."""
     WatchSession: _aio.UnaryStreamMultiCallable[_session_service_pb2.WatchSessionRequest, _session_service_pb2.WatchSessionResponse]  # type: ignore[assignment]
-    """Streams a session's log from the entry after `after_sequence`: first what is stored, then live, with no gap and no repeat, and the
-    chunks of replies under way. Ends with the session's expiry, also where that lies in the past; with `deleted` and SESSION_NOT_FOUND
-    when the session is deleted. A client that reads slowly holds up nobody and loses no entry.
+    """Streams a session's log from the entry after `after_sequence`: first what is stored, then live, with no
+    gap and no repeat, and the chunks of replies under way. The stream ends with the session's expiry, also
+    where that lies in the past. When the session is deleted it ends with `deleted` and SESSION_NOT_FOUND. A
+    client that reads slowly loses no entry, and other clients do not wait for it.
     """
     WatchSessions: _aio.StreamStreamMultiCallable[_session_service_pb2.WatchSessionsRequest, _session_service_pb2.WatchSessionsResponse]  # type: ignore[assignment]
-    """The same for many sessions on one stream, which are joined and left while it runs. Bad requests are answered with `end`; the stream
-    goes on until the client half-closes it.
+    """The same for many sessions on one stream, which the client joins and leaves while it runs. The answer to
+    a bad request is `end`. The stream goes on until the client half-closes it.
     """
     GetServiceStatus: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetServiceStatusRequest, _session_service_pb2.GetServiceStatusResponse]  # type: ignore[assignment]
-    """Tells how the service is and what it holds."""
+    """Tells the health of the service, and how much it holds."""
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The life of sessions. Every call on one session may end with SESSION_NOT_FOUND, and, all but DeleteSession, with SESSION_EXPIRED."""
+    """The life of sessions. Every call on one session may end with SESSION_NOT_FOUND. All but DeleteSession may
+    end with SESSION_EXPIRED.
+    """
 
     @_abc_1.abstractmethod
     def CreateSession(
@@ -108,7 +126,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.CreateSessionResponse, _abc.Awaitable[_session_service_pb2.CreateSessionResponse]]:
         """Creates a session of a user with an agent.
-        Errors: MISSING_FIELDS, INVALID_UUID, INVALID_METADATA, INVALID_TIMEOUT_CONFIG, AGENT_NOT_FOUND, INVALID_FIELD, REQUEST_ID_REUSED.
+        Errors: MISSING_FIELDS, INVALID_UUID, INVALID_METADATA, INVALID_TIMEOUT_CONFIG, AGENT_NOT_FOUND,
+        INVALID_FIELD, REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
@@ -133,7 +152,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.DeleteSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.DeleteSessionResponse, _abc.Awaitable[_session_service_pb2.DeleteSessionResponse]]:
-        """Ends a session and removes it with its messages and its log. Works on an expired session too. Errors: ETAG_MISMATCH."""
+        """Ends a session and removes it with its messages and its log. Works on an expired session too.
+        Errors: ETAG_MISMATCH.
+        """
 
     @_abc_1.abstractmethod
     def RenewSession(
@@ -141,7 +162,9 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.RenewSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.RenewSessionResponse, _abc.Awaitable[_session_service_pb2.RenewSessionResponse]]:
-        """Renews a session by hand, also when auto-renewal is off. Errors: SESSION_RENEWAL_FAILED at the maximum duration, ETAG_MISMATCH."""
+        """Renews a session by hand, also when auto-renewal is off. Errors: SESSION_RENEWAL_FAILED at the maximum
+        duration, ETAG_MISMATCH.
+        """
 
     @_abc_1.abstractmethod
     def UpdateTimeout(
@@ -167,9 +190,10 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.WatchSessionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_session_service_pb2.WatchSessionResponse], _abc.AsyncIterator[_session_service_pb2.WatchSessionResponse]]:
-        """Streams a session's log from the entry after `after_sequence`: first what is stored, then live, with no gap and no repeat, and the
-        chunks of replies under way. Ends with the session's expiry, also where that lies in the past; with `deleted` and SESSION_NOT_FOUND
-        when the session is deleted. A client that reads slowly holds up nobody and loses no entry.
+        """Streams a session's log from the entry after `after_sequence`: first what is stored, then live, with no
+        gap and no repeat, and the chunks of replies under way. The stream ends with the session's expiry, also
+        where that lies in the past. When the session is deleted it ends with `deleted` and SESSION_NOT_FOUND. A
+        client that reads slowly loses no entry, and other clients do not wait for it.
         """
 
     @_abc_1.abstractmethod
@@ -178,8 +202,8 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_session_service_pb2.WatchSessionsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_session_service_pb2.WatchSessionsResponse], _abc.AsyncIterator[_session_service_pb2.WatchSessionsResponse]]:
-        """The same for many sessions on one stream, which are joined and left while it runs. Bad requests are answered with `end`; the stream
-        goes on until the client half-closes it.
+        """The same for many sessions on one stream, which the client joins and leaves while it runs. The answer to
+        a bad request is `end`. The stream goes on until the client half-closes it.
         """
 
     @_abc_1.abstractmethod
@@ -188,6 +212,6 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _session_service_pb2.GetServiceStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.GetServiceStatusResponse, _abc.Awaitable[_session_service_pb2.GetServiceStatusResponse]]:
-        """Tells how the service is and what it holds."""
+        """Tells the health of the service, and how much it holds."""
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

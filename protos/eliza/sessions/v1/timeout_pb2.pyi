@@ -18,8 +18,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class TimeoutConfig(_message.Message):
-    """The timeout settings of a session, of a request for one, or of an agent. Every field may be left out of a request; precedence is the
-    session's request, then the agent's settings, then the service's defaults. A session in a response has all four.
+    """The timeout settings of a session, of a request for one, or of an agent. A request may leave out any field.
+    Then the agent's setting applies, or else the service's default. A session in a response has all four.
     Minutes may be fractions. An infinite number is out of range, NaN is not a number.
     """
 
@@ -30,15 +30,19 @@ class TimeoutConfig(_message.Message):
     MAX_DURATION_MINUTES_FIELD_NUMBER: _builtins.int
     WARNING_THRESHOLD_MINUTES_FIELD_NUMBER: _builtins.int
     timeout_minutes: _builtins.float
-    """Minutes without activity until the session expires: SESSION_MIN_TIMEOUT_MINUTES to SESSION_MAX_TIMEOUT_MINUTES (5 to 1440)."""
+    """Minutes without activity until the session expires: SESSION_MIN_TIMEOUT_MINUTES to
+    SESSION_MAX_TIMEOUT_MINUTES (5 to 1440).
+    """
     auto_renew: _builtins.bool
     """Whether a message or a heartbeat renews the session. Default true."""
     max_duration_minutes: _builtins.float
-    """Minutes from creation to the end, however often the session is renewed: at least timeout_minutes, at most twice
-    SESSION_MAX_TIMEOUT_MINUTES. Default SESSION_MAX_DURATION_MINUTES (720).
+    """Minutes from creation to the end, however often the session is renewed: at least timeout_minutes, at most
+    twice SESSION_MAX_TIMEOUT_MINUTES. Default SESSION_MAX_DURATION_MINUTES (720).
     """
     warning_threshold_minutes: _builtins.float
-    """Minutes before the expiry at which the warning falls due, at least 1. Default SESSION_WARNING_THRESHOLD_MINUTES (5)."""
+    """Minutes before the expiry at which the warning falls due, at least 1. Default
+    SESSION_WARNING_THRESHOLD_MINUTES (5).
+    """
     def __init__(
         self,
         *,

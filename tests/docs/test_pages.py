@@ -1,4 +1,4 @@
-"""The README is true: its tables are those of the code, and its examples run as they are printed, against a real service."""
+"""The README and docs/ are true: tables are those of the code, and examples run as they are printed, against a real service."""
 
 import asyncio
 import base64
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from eliza.sessions.errors import TABLE
 from eliza.sessions.v1 import agent_pb2, agent_service_pb2
 from server.agents.connectors import connect
 from server.agents.registry import read_agents_file
@@ -23,13 +24,15 @@ from server.settings import load_settings, split_list
 from tests import node
 from tests.agents.webhook_server import Server, reply
 from tests.docs import tables
-from tests.docs.walk import example, walk
+from tests.docs.pages import DOCS, PAGES, README, ROOT, blocks, example
+from tests.docs.walk import COMMANDS, WALKED, walk
 from tests.harness import Serve
 from tests.live.support import until
 from tests.realtime.clients.programs import free_address
 
-ROOT = tables.README.parent
-TEXT = tables.README.read_text()
+AGENTS = (DOCS / "agents.md").read_text()
+GUIDES = (*PAGES, ROOT / ".github" / "CONTRIBUTING.md", ROOT / ".github" / "SECURITY.md", ROOT / "tests" / "faults" / "README.md")
+"""All pages: those for users, and those for contributors."""
 
 
 def against(service: Serve, code: str) -> str:
@@ -37,27 +40,64 @@ def against(service: Serve, code: str) -> str:
     return code.replace("127.0.0.1:3000", service.rest).replace("127.0.0.1:50051", service.grpc)
 
 
-def test_tables_are_those_of_the_code() -> None:
-    assert tables.written(TEXT) == TEXT, "run python -m tests.docs.tables"
+@pytest.mark.parametrize("page", tables.TABLES, ids=lambda page: page.name)
+def test_tables_are_those_of_the_code(page: Path) -> None:
+    assert tables.written(page) == page.read_text(), "run python -m tests.docs.tables"
 
 
-def test_a_reader_gets_through_it(tmp_path: Path) -> None:
-    """From the top to the end in one shell, with an installation of the reader's own; no command fails, and no answer is an error."""
+def test_the_reference_has_the_errors_and_the_settings_of_the_code() -> None:
+    reference = (DOCS / "sessions-api.md").read_text()
+    errors = re.findall(r"^\| (\w+Error) \| (\w+) \| (\d+) \| (.*) \|$", reference, re.MULTILINE)
+    assert len(errors) == 12
+    for error_class, reason, status, details in errors:
+        row = TABLE[reason]
+        assert (row.error_class, str(row.http_status)) == (error_class, status), reason
+        assert re.findall(r"`(\w+)`", details) == list(row.details), reason
+    settings = re.findall(r"^\| ([A-Z_]+) \| (\S+) \| (.*?) ?\| .* \|$", reference, re.MULTILINE)
+    assert len(settings) == 7
+    for name, default, bounds in settings:
+        row = re.search(rf"^\| `{name}` \| `(.*?)` \| (.*?) \|", (DOCS / "settings.md").read_text(), re.MULTILINE)
+        assert row
+        assert row.groups() == (default, bounds or "true or false"), name
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) < 150
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
+def test_lines_are_narrow_but_for_tables(page: Path) -> None:
+    assert [line for line in page.read_text().splitlines() if len(line) > 110 and not line.startswith("|")] == []
+
+
+def test_every_example_is_run() -> None:
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    for page in PAGES:
+        for block in blocks(page):
+            if block.name:
+                assert f'example("{block.name}")' in tests, block
+            else:
+                # The picture of the architecture is no code.
+                assert block.language == "text" or (page in WALKED and block.language in COMMANDS), block
+
+
+def test_a_reader_gets_through_them(tmp_path: Path) -> None:
+    """From the README to the agents in one shell, with an installation of the reader's own; no command fails, and no answer is an error."""
     said = walk(tmp_path)
-    check_the_conversation_by_curl(*said["A conversation by curl"])
+    check_the_conversation_with_curl(*said["A conversation with curl"])
     check_the_conversation(*said["The same from Python"])
-    check_the_conversation(said["The same from another language"][1])
-    first, again = map(json.loads, said["Safe retries"][0].splitlines())
+    check_the_conversation(said["gRPC from other languages"][1])
+    first, again = map(json.loads, said["Repeating a call safely"][0].splitlines())
     assert first == again
     assert first["content"] == "Hello!"
-    added = "".join(said["Agents"])
+    added = "".join(said[""] + said["A webhook"] + said["An OpenAI-compatible endpoint"])
     assert [name for name in ("Support", "GPT", "Llama") if name not in added] == []
-    _, moved = said["Testing your own code against it"]
+    _, moved = said["The test clock"]
     before, after = map(json.loads, moved.splitlines())
     assert before["now"] < after["now"]
 
 
-def check_the_conversation_by_curl(output: str) -> None:
+def check_the_conversation_with_curl(output: str) -> None:
     events = [json.loads(line.removeprefix("data: ")) for line in output.splitlines() if line.startswith("data: ")]
     created, sent, unanswered, history, renewed, patched, beaten, read, deleted = (
         json.loads(line) for line in output.splitlines() if line.startswith("{")
@@ -186,16 +226,26 @@ def test_a_webhook_gets_the_fields_that_are_described(start: Callable[..., Serve
             body = {"content": content, "transport": "http", "metadata": {"plan": "admin"}}
             assert service.http.post(messages, json=body, timeout=60).status_code == 201
         last = server.requests[-1].json["data"]
-    table = TEXT.partition("A message has:")[2].partition("A whole webhook")[0]
+    table = AGENTS.partition("A message has:")[2].partition("The response holds")[0]
     described = set(re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\|([^|]+)\|", table, re.MULTILINE))))
     assert last["history"][1].keys() == described
     assert last["metadata"] == {"plan": "free"}
     assert last["message"]["metadata"] == last["message"]["ownMetadata"] == {"plan": "admin"}
     assert last["history"][1]["metadata"] == last["history"][1]["ownMetadata"] == {}
     assert described - last["message"].keys() == {"attachments", "thought", "actions"}
-    envelope = re.search(r'"data": \{([^}]+)\}', TEXT)
-    assert envelope
-    assert set(re.findall(r'"(\w+)"', envelope[1])) == last.keys()
+    assert json.loads(example("envelope.json"))["data"].keys() == last.keys()
+
+
+def test_the_event_stream_in_javascript(service: Serve, tmp_path: Path) -> None:
+    session_id = service.create()["sessionId"]
+    body = {"content": "Hello!", "transport": "http"}
+    assert service.http.post(f"{service.url}/{session_id}/messages", json=body, timeout=60).status_code == 201
+    head = f"const sessionId = '{session_id}';\n"
+    end = "let left = 2;\nevents.addEventListener('messageBroadcast', () => --left || events.close());"
+    (tmp_path / "events.js").write_text(head + against(service, example("event-source.js")) + end)
+    command = [node.NODE, "--experimental-eventsource", "--no-warnings", "events.js"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "Hello!\n" * 2), done.stderr
 
 
 def test_the_file_of_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,12 +260,20 @@ def test_the_file_of_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (agent.settings.model, agent.settings.temperature) == ("gpt-4o-mini", 0.2)
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(((?!http)[^)#\s]+)\)", TEXT))))
-def test_links_lead_somewhere(path: str) -> None:
-    assert (ROOT / path).exists()
+LINKS = [(page, link) for page in GUIDES for link in re.findall(r"\]\(((?!http)[^)\s]+)\)", page.read_text())]
 
 
-@pytest.mark.parametrize("module", sorted(set(re.findall(r"-m (tests\.[\w.]+)", TEXT))))
+@pytest.mark.parametrize(("page", "link"), LINKS, ids=lambda part: part.name if isinstance(part, Path) else part)
+def test_links_lead_somewhere(page: Path, link: str) -> None:
+    name, _, anchor = link.partition("#")
+    target = page.parent / name if name else page
+    assert target.exists()
+    if anchor:
+        headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+        assert anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
+
+
+@pytest.mark.parametrize("module", sorted({module for page in GUIDES for module in re.findall(r"-m (tests\.[\w.]+)", page.read_text())}))
 def test_commands_of_the_repository_exist(module: str) -> None:
     path = ROOT / module.replace(".", "/")
     assert path.with_suffix(".py").exists() or (path / "__main__.py").exists()
