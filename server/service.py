@@ -21,7 +21,7 @@ from server.rpc.boundary import QUIET_SECONDS
 from server.rpc.server import build_server
 from server.settings import Settings, join_address, listed, split_address
 from server.store import open_store
-from server.store.base import Store
+from server.store.contract import Store
 
 log = structlog.get_logger()
 

@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from server.agents.allowed import read_host_rules, read_secret_rules
 from server.domain.deliveries import RetryPolicy
 from server.domain.timeouts import TimeoutConfig, TimeoutPolicy
-from server.store.base import MAX_WRITES
+from server.store.contract import MAX_WRITES
 
 _PASSWORD: Final = re.compile(r"(://[^/@:]*:)[^/@]*@")
 

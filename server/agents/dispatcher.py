@@ -43,7 +43,7 @@ from server.domain.ids import new_id
 from server.domain.messages import Reply
 from server.domain.replies import answer, fail, lease
 from server.domain.sessions import Outcome
-from server.store.base import Commit, OpenDelivery, Store
+from server.store.contract import Commit, OpenDelivery, Store
 
 STORE_TROUBLE_SECONDS: Final = 1.0
 """How long a session rests when the store could not be read or written."""

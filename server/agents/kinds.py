@@ -11,7 +11,7 @@ from server.domain.deliveries import Delivery
 from server.domain.events import Entry
 from server.domain.messages import Draft, Message, Reply
 from server.domain.sessions import Session
-from server.store.base import Store
+from server.store.contract import Store
 
 MAX_DELIVERY_BYTES: Final = 4 * 1024 * 1024 - 64 * 1024
 """The largest delivery, as protobuf or JSON. gRPC clients receive 4 MiB by default; the rest is for what wraps the delivery.

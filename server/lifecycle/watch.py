@@ -22,7 +22,7 @@ from server.domain.errors import (
 )
 from server.domain.events import Abort, Chunk, Entry, Piece
 from server.domain.sessions import Outcome, Session, require_live
-from server.store.base import Commit, Store
+from server.store.contract import Commit, Store
 
 PAGE_ENTRIES: Final = 100
 WAITING_CHUNKS: Final = 1000

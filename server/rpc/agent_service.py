@@ -41,7 +41,7 @@ from server.rpc.convert import (
 from server.rpc.encoding import encode_delivery, join
 from server.rpc.paging import make_token, page_size, read_token
 from server.rpc.parsing import ConnectSaid, HalvedChunk, UnreadableAnswer
-from server.store.base import Position, Store
+from server.store.contract import Position, Store
 
 MAX_DELIVERIES: Final = 1000
 MAX_REASON_CODE_POINTS: Final = 500

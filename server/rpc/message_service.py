@@ -21,7 +21,7 @@ from server.domain.sessions import Session, require_live, send_message
 from server.rpc.convert import abort_message, attachments_text, chunk_message, is_text_form, message_message, metadata_text, session_status
 from server.rpc.encoding import Entries, encode_each, join
 from server.rpc.paging import make_token, page_size, read_token
-from server.store.base import Store
+from server.store.contract import Store
 
 
 class MessageService(MessageServiceServicer):

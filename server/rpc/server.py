@@ -33,7 +33,7 @@ from server.rpc.parsing import MAX_RECEIVED_BYTES
 from server.rpc.reflection import add_reflection
 from server.rpc.session_service import SessionService
 from server.settings import Settings
-from server.store.base import Store
+from server.store.contract import Store
 
 PENDING_PER_CONNECTION: Final = 1.5
 """How many calls of a method may wait for Python, per call that one connection may have open: a client alone never meets the bound, nor

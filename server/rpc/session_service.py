@@ -32,7 +32,7 @@ from server.rpc.convert import (
 from server.rpc.encoding import Entries, encode_each, join
 from server.rpc.health import HealthMonitor
 from server.rpc.paging import make_token, page_size, read_token
-from server.store.base import Position, Store
+from server.store.contract import Position, Store
 from server.version import VERSION
 
 

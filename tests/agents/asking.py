@@ -21,7 +21,7 @@ from server.domain.events import Abort, Chunk, Entry, EntryKind
 from server.domain.messages import Draft, Message
 from server.domain.sessions import send_message
 from server.store import open_store
-from server.store.base import Store
+from server.store.contract import Store
 from tests.unit.samples import POLICY, session
 
 ATTEMPTS = 2

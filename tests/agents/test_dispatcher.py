@@ -32,7 +32,7 @@ from server.domain.errors import (
 from server.domain.events import Abort, Chunk, Entry, EntryKind, Piece
 from server.domain.messages import Draft, Reply
 from server.domain.sessions import Outcome, Session, fall_due, send_message
-from server.store.sqlite import SqliteStore
+from server.store.sqlite.store import SqliteStore
 from tests.realtime.echoing import HANGS_SECONDS, delivered
 from tests.unit.samples import AGENT, T0, session
 

@@ -18,7 +18,7 @@ from server.domain.replies import answer, fail, lease
 from server.domain.requests import request
 from server.domain.sessions import Outcome, Rule, create, fall_due, heartbeat, renew, send_message, update_timeout
 from server.domain.timeouts import PartialTimeoutConfig
-from server.store.base import Store
+from server.store.contract import Store
 from tests.faults.store_model import Asked, Doubt, Model
 from tests.unit.samples import AGENT, MINUTE, POLICY, USER
 

@@ -11,8 +11,8 @@ from server.domain.agents import Agent
 from server.domain.deliveries import Delivery, DeliveryState
 from server.domain.events import Entry, EntryKind
 from server.domain.sessions import Outcome, Session
-from server.store import sqlite_rows as rows
-from server.store.base import Store
+from server.store.contract import Store
+from server.store.sqlite import rows
 
 
 @dataclass(frozen=True)

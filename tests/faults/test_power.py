@@ -10,8 +10,8 @@ from server.clock import TestClock
 from server.domain.errors import SessionNotFoundError
 from server.domain.requests import request
 from server.domain.sessions import fall_due
-from server.store.sqlite import SqliteStore
-from server.store.sqlite_file import prepare
+from server.store.sqlite.file import prepare
+from server.store.sqlite.store import SqliteStore
 from tests.faults.power import put
 from tests.faults.vfs import Disk, mounted
 from tests.store.conformance.common import say

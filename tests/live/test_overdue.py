@@ -17,7 +17,7 @@ from server.domain.timeouts import PartialTimeoutConfig
 from server.lifecycle.deadlines import BATCH, Deadlines
 from server.service import Service
 from server.settings import Settings
-from server.store.sqlite import SqliteStore
+from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import say
 from tests.unit.samples import MINUTE, session
 

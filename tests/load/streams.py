@@ -37,7 +37,7 @@ from eliza.sessions.v1 import (
 from server.clock import SystemClock
 from server.domain.sessions import create
 from server.settings import Settings
-from server.store.sqlite import SqliteStore
+from server.store.sqlite.store import SqliteStore
 from tests.harness import ECHO, USER, Serve
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from server.clock import Clock
 from server.domain.agents import AgentKind
 from server.domain.deliveries import RetryPolicy
 from server.lifecycle.watch import Signals
-from server.store.base import Store
+from server.store.contract import Store
 
 HANGS_SECONDS = 30
 

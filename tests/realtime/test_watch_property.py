@@ -23,7 +23,7 @@ from server.domain.sessions import Rule, heartbeat, renew, send_message, update_
 from server.domain.timeouts import PartialTimeoutConfig
 from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.watch import PAGE_ENTRIES, End, Item, Signals, Watch
-from server.store.sqlite import SqliteStore
+from server.store.sqlite.store import SqliteStore
 from tests.realtime.echoing import delivered, echoing
 from tests.unit.samples import MINUTE, POLICY, T0, session
 

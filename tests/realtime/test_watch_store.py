@@ -41,8 +41,8 @@ from server.lifecycle.watch import (
     Signals,
     Watch,
 )
-from server.store.base import PAGE_BYTES, Commit
-from server.store.sqlite import SqliteStore
+from server.store.contract import PAGE_BYTES, Commit
+from server.store.sqlite.store import SqliteStore
 from tests.realtime.echoing import HANGS_SECONDS, delivered, echoing
 from tests.unit.samples import MINUTE, POLICY, T0, session
 

@@ -24,8 +24,8 @@ from server.lifecycle.watch import Signals
 from server.rpc.agent_service import AgentService
 from server.rpc.encoding import Entries
 from server.rpc.session_service import SessionService
-from server.store.sqlite import SqliteStore
-from server.store.sqlite_check import COUNTED
+from server.store.sqlite.check import COUNTED
+from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import agent, answer, expire, give_up, respond, say, take
 from tests.unit.samples import AGENT, MINUTE, POLICY, T0, USER, session
 

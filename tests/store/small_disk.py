@@ -11,7 +11,7 @@ from pathlib import Path
 
 from server.clock import TestClock
 from server.domain.errors import DomainError
-from server.store.sqlite import SqliteStore
+from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import contents, history, say
 from tests.unit.samples import T0, session
 

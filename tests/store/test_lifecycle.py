@@ -14,8 +14,8 @@ from server.domain.timeouts import PartialTimeoutConfig
 from server.lifecycle.deadlines import BATCH, Deadlines
 from server.lifecycle.purge import STEP_ROWS, Purge
 from server.rpc.health import HealthMonitor
-from server.store.base import Counts
-from server.store.sqlite import SqliteStore
+from server.store.contract import Counts
+from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import say
 from tests.unit.samples import MINUTE, T0, session
 

@@ -9,9 +9,9 @@ import pytest
 
 from server.clock import TestClock
 from server.domain.events import EntryKind, ReplyFailure
-from server.store.base import Counts
-from server.store.sqlite import SqliteStore
-from server.store.sqlite_check import problems
+from server.store.contract import Counts
+from server.store.sqlite.check import problems
+from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import contents
 from tests.store.old_schemas import LIVE, make_old_store
 from tests.unit.samples import AGENT, T0, USER

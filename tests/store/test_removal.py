@@ -15,10 +15,11 @@ from server.domain.errors import SessionNotFoundError
 from server.domain.requests import Request
 from server.domain.sessions import Outcome, Session, fall_due
 from server.lifecycle.purge import Purge
-from server.store import sqlite_removal, sqlite_writer
-from server.store.base import Counts
-from server.store.sqlite import SqliteStore
-from server.store.sqlite_check import problems, summary
+from server.store.contract import Counts
+from server.store.sqlite import removal as sqlite_removal
+from server.store.sqlite import writer as sqlite_writer
+from server.store.sqlite.check import problems, summary
+from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import contents, history, respond, say
 from tests.unit.samples import AGENT, T0, USER, session
 

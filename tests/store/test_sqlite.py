@@ -13,10 +13,10 @@ from server.clock import TestClock
 from server.domain.errors import InvalidContentError, ResourceExhaustedError, UnavailableError
 from server.domain.requests import Request
 from server.domain.sessions import Outcome, Session, fall_due
-from server.store import sqlite_file
-from server.store.base import Counts, Store
-from server.store.sqlite import SqliteStore
-from server.store.sqlite_writer import GROUP_SIZE
+from server.store.contract import Counts, Store
+from server.store.sqlite import file as sqlite_file
+from server.store.sqlite.store import SqliteStore
+from server.store.sqlite.writer import GROUP_SIZE
 from tests.store.conformance import StoreConformance
 from tests.store.conformance.common import contents, history, misbehave, say
 from tests.unit.samples import MINUTE, T0, session

@@ -23,10 +23,11 @@ from server.domain.errors import DeliveryNotFoundError, SessionExpiredError, Una
 from server.domain.messages import Message
 from server.domain.sessions import Outcome, Session, fall_due
 from server.domain.timeouts import PartialTimeoutConfig
-from server.store import open_store, sqlite_file, sqlite_path
-from server.store.base import Description, StoreOpenError
-from server.store.sqlite import SqliteStore
-from server.store.sqlite_copy import CopyError, copy_store, restore_store
+from server.store import maintenance, open_store
+from server.store.contract import Description, StoreOpenError
+from server.store.sqlite import file as sqlite_file
+from server.store.sqlite.copy import CopyError, copy_store, restore_store
+from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import contents, delivery, history, respond, say
 from tests.unit.samples import AGENT, MINUTE, T0, USER, session
 
@@ -36,7 +37,7 @@ HOLDER = """
 import asyncio, sys
 from pathlib import Path
 from server.clock import TestClock
-from server.store.sqlite import SqliteStore
+from server.store.sqlite.store import SqliteStore
 
 async def main():
     store = await SqliteStore.open(Path(sys.argv[1]), TestClock())
@@ -138,7 +139,7 @@ class TestAFreshFile:
         connection.close()
 
     async def test_migrations_are_numbered_from_1_without_gaps(self) -> None:
-        directory = Path(sqlite_file.__file__).parent / "migrations" / "sqlite"
+        directory = Path(sqlite_file.__file__).parent / "migrations"
         files = sorted(file.name for file in directory.iterdir() if file.suffix == ".sql")
         assert [re.fullmatch(r"(\d{4})_\w+\.sql", name).group(1) for name in files] == [f"{n:04}" for n in range(1, len(files) + 1)]
         assert sqlite_file.schema_version() == len(files)
@@ -147,7 +148,7 @@ class TestAFreshFile:
         store = await open_store(f"sqlite:///{tmp_path}/x.db", TestClock())
         await store.close()
         assert (tmp_path / "x.db").exists()
-        assert sqlite_path("sqlite:///relative.db") == Path("relative.db")
+        assert maintenance("sqlite:///relative.db").place == "relative.db"
         for url in (
             "postgresql://host/db",
             "sqlite:///",
@@ -160,7 +161,7 @@ class TestAFreshFile:
             "sqlite:///:memory:",
         ):
             with pytest.raises(StoreOpenError, match="DATABASE_URL"):
-                sqlite_path(url)
+                maintenance(url)
 
 
 class TestReopening:

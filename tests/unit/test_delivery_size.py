@@ -16,7 +16,7 @@ from server.domain.agents import Agent, AgentKind
 from server.domain.messages import Draft, check_draft, check_metadata
 from server.domain.sessions import send_message
 from server.rpc.encoding import encode_delivery
-from server.store.base import Store
+from server.store.contract import Store
 from tests.unit.samples import AGENT, T0, session
 
 RECEIVED_BYTES = 4 * 1024 * 1024

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from server.domain.deliveries import DeliveryState
 from server.domain.errors import DomainError
 from server.domain.sessions import Outcome
-from server.store import sqlite_check
+from server.store.sqlite import check as sqlite_check
 from tests.faults.simulation.calls import Call
 from tests.faults.simulation.model import Model
 from tests.faults.simulation.settings import LIMITS

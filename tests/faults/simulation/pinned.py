@@ -18,9 +18,9 @@ from server.lifecycle import deadlines as deadlines_module
 from server.lifecycle import purge as purge_module
 from server.lifecycle import watch as watch_module
 from server.store import sqlite as sqlite_module
-from server.store import sqlite_removal as removal_module
-from server.store import sqlite_writer as writer_module
-from server.store.sqlite_file import prepare
+from server.store.sqlite import removal as removal_module
+from server.store.sqlite import writer as writer_module
+from server.store.sqlite.file import prepare
 from tests.faults.simulation.store import Writer
 from tests.faults.simulation.world import World
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from server.domain.errors import DomainError
-from server.store.base import OpenSession
-from server.store.sqlite import SqliteStore
-from server.store.sqlite_writer import SqliteWriter
+from server.store.contract import OpenSession
+from server.store.sqlite.store import SqliteStore
+from server.store.sqlite.writer import SqliteWriter
 from tests.faults.simulation.calls import CALL
 from tests.faults.simulation.commits import Step, tell
 

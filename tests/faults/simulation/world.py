@@ -28,8 +28,8 @@ from server.rpc.agent_service import AgentService
 from server.rpc.encoding import Entries
 from server.rpc.message_service import MessageService
 from server.rpc.session_service import SessionService
-from server.store.base import Commit
-from server.store.sqlite_file import prepare
+from server.store.contract import Commit
+from server.store.sqlite.file import prepare
 from tests.faults.simulation.answers import answered
 from tests.faults.simulation.calls import Call
 from tests.faults.simulation.commits import compare_with_file

@@ -6,7 +6,7 @@ import pytest
 
 from server.domain.errors import SessionExpiredError, UnavailableError
 from server.domain.sessions import Session, require_live
-from server.store.base import Store
+from server.store.contract import Store
 from tests.store.conformance.common import CALLS, MANY, OnStore, say
 from tests.unit.samples import T0, session
 

@@ -22,7 +22,7 @@ from server.domain.replies import answer as answer_delivery
 from server.domain.requests import Request
 from server.domain.sessions import Outcome, Rule, Session, fall_due, send_message, update_timeout
 from server.domain.timeouts import PartialTimeoutConfig
-from server.store.base import Store
+from server.store.contract import Store
 from tests.unit.samples import POLICY, T0, answering, session
 
 UNKNOWN = "99999999-9999-4999-8999-999999999999"

@@ -24,7 +24,7 @@ from server.domain.errors import (
 from server.domain.events import EntryKind
 from server.domain.replies import DeliveryRule
 from server.domain.sessions import Outcome, Session, fall_due, heartbeat
-from server.store.base import Commit, OpenDelivery, OpenSession, Store
+from server.store.contract import Commit, OpenDelivery, OpenSession, Store
 from tests.store.conformance.common import (
     MANY,
     UNKNOWN,

@@ -7,7 +7,7 @@ import pytest
 
 from server.domain.errors import DomainError, InvalidContentError, InvalidFieldError, SessionNotFoundError
 from server.domain.sessions import Outcome, Session, heartbeat
-from server.store.base import Store
+from server.store.contract import Store
 from tests.store.conformance.common import MANY, UNKNOWN, Misbehaved, OnStore, break_a_constraint, contents, history, misbehave, refuse, say
 from tests.unit.samples import T0, session
 

@@ -8,7 +8,7 @@ import uuid
 from server.clock import TestClock
 from server.domain.sessions import Session, fall_due, heartbeat
 from server.domain.timeouts import PartialTimeoutConfig
-from server.store.base import MAX_PASSED, Counts, Position, SessionPage, Store
+from server.store.contract import MAX_PASSED, Counts, Position, SessionPage, Store
 from tests.store.conformance.common import UNKNOWN, OnStore, expire
 from tests.unit.samples import MINUTE, T0, session
 

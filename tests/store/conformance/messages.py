@@ -13,7 +13,7 @@ from server.clock import TestClock
 from server.domain.events import Entry
 from server.domain.messages import Draft, Reply
 from server.domain.sessions import Session, heartbeat, send_message
-from server.store.base import PAGE_BYTES, MessagePage, Store
+from server.store.contract import PAGE_BYTES, MessagePage, Store
 from tests.store.conformance.common import OnStore, answer, contents, give_up, history, on_one_store, patch, respond, say
 
 

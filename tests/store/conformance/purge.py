@@ -8,7 +8,7 @@ from server.domain.messages import Draft, Reply
 from server.domain.requests import Request
 from server.domain.sessions import Outcome, Session, fall_due, heartbeat
 from server.domain.timeouts import PartialTimeoutConfig
-from server.store.base import Counts, Store
+from server.store.contract import Counts, Store
 from tests.store.conformance.common import OnStore, agent, answer, history, patch, say
 from tests.unit.samples import MINUTE, T0, session
 

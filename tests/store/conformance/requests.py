@@ -6,7 +6,7 @@ from server.clock import TestClock
 from server.domain.errors import EtagMismatchError, InvalidContentError, RequestIdReusedError, SessionNotFoundError
 from server.domain.requests import Request, request
 from server.domain.sessions import Outcome, Session, etag
-from server.store.base import Commit, Store
+from server.store.contract import Commit, Store
 from tests.store.conformance.common import MANY, OnStore, contents, give_up, history, respond, say, take
 from tests.unit.samples import MINUTE, T0, session
 

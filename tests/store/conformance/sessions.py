@@ -11,7 +11,7 @@ from server.domain.events import EntryKind
 from server.domain.messages import Draft, Reply
 from server.domain.sessions import Outcome, Rule, Session, due_at_ms, fall_due, heartbeat, renew
 from server.domain.timeouts import PartialTimeoutConfig, TimeoutConfig
-from server.store.base import Counts, MessagePage, Store
+from server.store.contract import Counts, MessagePage, Store
 from tests.store.conformance.common import UNKNOWN, Misbehaved, OnStore, agent, answer, contents, history, misbehave, patch, say
 from tests.unit.samples import AGENT, MINUTE, T0, USER, session
 

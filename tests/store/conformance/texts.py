@@ -13,7 +13,7 @@ from server.domain.agents import Agent, AgentKind
 from server.domain.messages import Draft, Message, Reply
 from server.domain.sessions import Session, due_at_ms, send_message
 from server.domain.timeouts import PartialTimeoutConfig, TimeoutConfig
-from server.store.base import Store
+from server.store.contract import Store
 from tests.store.conformance.common import OnStore, answer, history, on_one_store, patch, say
 from tests.unit.samples import T0, TEXT, answering
 

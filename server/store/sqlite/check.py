@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Final
 
-from server.store import sqlite_rows as rows
+from server.store.sqlite import rows
 
 COUNTED: Final = (
     "SELECT iif(expired, 'expired', 'live') AS state, '' AS agent_id, '' AS user_id FROM sessions "

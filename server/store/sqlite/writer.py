@@ -32,11 +32,11 @@ from server.domain.events import Entry
 from server.domain.replies import DeliveryRule
 from server.domain.requests import Request, require_same
 from server.domain.sessions import Outcome, Rule, Session, require_etag
-from server.store import sqlite_rows as rows
-from server.store.base import Commit, CommitListener
-from server.store.sqlite_counts import change_counts
-from server.store.sqlite_file import FileLock, check_sound, connect, file_identity, is_locked, leaves_doubt, public_error
-from server.store.sqlite_removal import IS_THERE, Pieces, remove, take_left
+from server.store.contract import Commit, CommitListener
+from server.store.sqlite import rows
+from server.store.sqlite.counts import change_counts
+from server.store.sqlite.file import FileLock, check_sound, connect, file_identity, is_locked, leaves_doubt, public_error
+from server.store.sqlite.removal import IS_THERE, Pieces, remove, take_left
 
 T = TypeVar("T")
 

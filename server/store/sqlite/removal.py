@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from server.store import sqlite_rows as rows
-from server.store.sqlite_counts import change_counts
+from server.store.sqlite import rows
+from server.store.sqlite.counts import change_counts
 
 STEP_SECONDS: Final = 0.005
 """How long a step may take of the writer, before other writes have their turn."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import orjson
 
-from server.store import sqlite_rows as rows
+from server.store.sqlite import rows
 
 _CHANGE_COUNTS = (
     f"INSERT INTO session_counts ({', '.join(rows.COUNT)}) SELECT {rows.item_values(len(rows.COUNT))} FROM json_each(?) AS item WHERE true "
