@@ -6,11 +6,21 @@ A rule that applies to a live session raises SessionExpiredError otherwise; noth
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from server.domain.agents import Agent
 from server.domain.deliveries import Delivery, DeliveryState
-from server.domain.errors import EtagMismatchError, SessionExpiredError, SessionRenewalError
+from server.domain.errors import AgentNotFoundError, EtagMismatchError, SessionExpiredError, SessionRenewalError
 from server.domain.events import Entry, EntryKind, ReplyFailure
 from server.domain.messages import Draft, Message, check_draft, check_metadata
-from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig, TimeoutConfig, TimeoutPolicy, changed, minutes_ms, resolve
+from server.domain.timeouts import (
+    NOTHING_NAMED,
+    PartialTimeoutConfig,
+    TimeoutConfig,
+    TimeoutPolicy,
+    changed,
+    check_numbers,
+    minutes_ms,
+    resolve,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +75,12 @@ Rule = Callable[[Session, int], Outcome]
 """A rule with its input bound: of the session and the instant in ms."""
 
 
+Creation = Callable[[Agent | None, int], Session]
+"""A rule that makes a session, with its input bound: of the agent, None where there is none, and the instant in ms."""
+
+
 def create(
+    agent: Agent | None,
     now_ms: int,
     *,
     session_id: str,
@@ -74,26 +89,30 @@ def create(
     user_id: str,
     metadata: str,
     policy: TimeoutPolicy,
-    request: PartialTimeoutConfig = NOTHING_NAMED,
-    agent: PartialTimeoutConfig = NOTHING_NAMED,
+    timeout: PartialTimeoutConfig = NOTHING_NAMED,
 ) -> Session:
-    """A new session. Raises InvalidMetadataError, InvalidTimeoutConfigError.
+    """A new session. What is asked for is checked first, the agent then.
+
+    Raises InvalidMetadataError, InvalidTimeoutConfigError, AgentNotFoundError.
 
     Contract: "`expiresAt = createdAt + timeoutMinutes`, never later than `createdAt + maxDurationMinutes`. `renewalCount` is 0."
     """
     check_metadata(metadata)
-    timeout = resolve(policy, request, agent)
+    check_numbers(timeout)
+    if agent is None:
+        raise AgentNotFoundError(agent_id)
+    config = resolve(policy, timeout, agent.timeout)
     return Session(
         id=session_id,
         channel_id=channel_id,
         agent_id=agent_id,
         user_id=user_id,
         metadata=metadata,
-        timeout=timeout,
+        timeout=config,
         created_at_ms=now_ms,
         last_activity_ms=now_ms,
         renewed_at_ms=now_ms,
-        expires_at_ms=now_ms + minutes_ms(min(timeout.timeout_minutes, timeout.max_duration_minutes)),
+        expires_at_ms=now_ms + minutes_ms(min(config.timeout_minutes, config.max_duration_minutes)),
         renewal_count=0,
         warned=False,
         expired=False,

@@ -10,7 +10,7 @@ from server.domain.deliveries import Delivery
 from server.domain.events import Entry
 from server.domain.replies import DeliveryRule
 from server.domain.requests import Request
-from server.domain.sessions import Outcome, Rule, Session
+from server.domain.sessions import Creation, Outcome, Rule, Session
 
 AgentChange = Callable[[Agent, int], Agent]
 """A change of an agent with its input bound: of the agent and the instant in ms."""
@@ -112,11 +112,13 @@ class Sessions(ABC):
     """Sessions and their logs."""
 
     @abstractmethod
-    async def create_session(self, session: Session, request: Request | None = None) -> Outcome:
-        """Adds a session, whose id and channel are new; returns it, or, for a request that is known already, the one that it made then.
+    async def create_session(self, agent_id: str, rule: Creation, request: Request | None = None) -> Outcome:
+        """Adds the session that the rule makes of the agent, if there is such an agent, at the present instant, in one transaction.
 
-        The request is remembered until the session is removed, or `forget_requests` takes it.
+        Its id and its channel are new. For a request that is known already nothing is done, and the outcome is the session as it was made
+        then. The request is remembered until the session is removed, or `forget_requests` takes it.
 
+        :raises DomainError: whatever the rule raises; nothing is written then
         :raises RequestIdReusedError: the request's id is known with other content
         """
 

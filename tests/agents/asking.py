@@ -22,7 +22,7 @@ from server.domain.messages import Draft, Message
 from server.domain.sessions import send_message
 from server.store import open_store
 from server.store.contract import Store
-from tests.unit.samples import POLICY, session
+from tests.unit.samples import POLICY, put, session
 
 ATTEMPTS = 2
 HANGS_SECONDS = 60
@@ -67,7 +67,7 @@ class Asking:
 
     async def session_with(self, agent_id: str, metadata: str = "{}") -> str:
         made = session(SystemClock().now_ms(), agent_id=agent_id, metadata=metadata)
-        await self.store.create_session(made)
+        await put(self.store, made)
         return made.id
 
     async def ask(

@@ -34,7 +34,7 @@ from server.domain.messages import Draft, Reply
 from server.domain.sessions import Outcome, Session, fall_due, send_message
 from server.store.sqlite.store import SqliteStore
 from tests.realtime.echoing import HANGS_SECONDS, delivered
-from tests.unit.samples import AGENT, T0, session
+from tests.unit.samples import AGENT, T0, put, session
 
 OTHER = "00000000-0000-4000-8000-0000000000bb"
 LONG_S = 3600.0
@@ -148,7 +148,7 @@ class World:
 
     async def session(self, agent_id: str = AGENT) -> Session:
         new = session(T0, agent_id=agent_id)
-        await self.store.create_session(new)
+        await put(self.store, new)
         return new
 
     @property

@@ -17,6 +17,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,6 +36,7 @@ from eliza.sessions.v1 import (
     values,
 )
 from server.clock import SystemClock
+from server.domain.agents import Agent, AgentKind
 from server.domain.sessions import create
 from server.settings import Settings
 from server.store.sqlite.store import SqliteStore
@@ -65,11 +67,12 @@ async def fill(path: Path, count: int) -> None:
     """Makes a store with so many live sessions, which expire in a day."""
     clock = SystemClock()
     store = await SqliteStore.open(path, clock)
+    await store.create_agent(Agent(ECHO, "echo", AgentKind.ECHO, 0, 0))
     policy = Settings(session_default_timeout_minutes=1440, session_max_duration_minutes=1440).timeout_policy
     for begin in range(0, count, STORING):
-        new = (
-            create(
-                clock.now_ms(),
+        rules = (
+            partial(
+                create,
                 session_id=str(uuid.uuid4()),
                 channel_id=str(uuid.uuid4()),
                 agent_id=ECHO,
@@ -79,7 +82,7 @@ async def fill(path: Path, count: int) -> None:
             )
             for _ in range(min(STORING, count - begin))
         )
-        await asyncio.gather(*map(store.create_session, new))
+        await asyncio.gather(*(store.create_session(ECHO, rule) for rule in rules))
     await store.close()
 
 

@@ -44,7 +44,7 @@ from server.lifecycle.watch import (
 from server.store.contract import PAGE_BYTES, Commit
 from server.store.sqlite.store import SqliteStore
 from tests.realtime.echoing import HANGS_SECONDS, delivered, echoing
-from tests.unit.samples import MINUTE, POLICY, T0, session
+from tests.unit.samples import MINUTE, POLICY, T0, put, session
 
 ECHO_AGENT = Agent(ECHO_ID, "echo", AgentKind.ECHO, T0, T0)
 
@@ -70,7 +70,7 @@ async def store(tmp_path: Path, clock: TestClock) -> AsyncIterator[SqliteStore]:
 @pytest.fixture
 async def one(store: SqliteStore) -> Session:
     new = session(T0, agent_id=ECHO_ID)
-    await store.create_session(new)
+    await put(store, new)
     return new
 
 
@@ -131,7 +131,7 @@ class TestListeners:
     async def test_the_purge_and_clear_sessions_are_not_told(self, store: SqliteStore, one: Session, clock: TestClock) -> None:
         clock.set_ms(T0 + 31 * MINUTE)
         await store.apply(one.id, lambda stored, now_ms: fall_due(stored, now_ms))
-        await store.create_session(session(clock.now_ms()))
+        await put(store, session(clock.now_ms()))
         heard: list[Commit] = []
         store.add_listener(heard.append)
         while await store.purge(clock.now_ms(), 10):
@@ -156,7 +156,7 @@ class TestListEntries:
     @pytest.mark.parametrize(("after", "limit"), [(0, 1), (0, 10), (3, 4), (9, 5), (10, 5), (11, 5)])
     async def test_pages(self, store: SqliteStore, one: Session, after: int, limit: int) -> None:
         other = session(T0)
-        await store.create_session(other)
+        await put(store, other)
         await asyncio.gather(*(store.apply(of.id, say(f"{n}")) for n in range(10) for of in (one, other)))
         found = await store.list_entries(one.id, after_sequence=after, limit=limit)
         assert [entry.sequence for entry in found] == list(range(after + 1, min(after + limit, 10) + 1))
@@ -193,7 +193,7 @@ class TestListEntries:
 
 class TestChannelsAndSeeds:
     async def test_a_channel_leads_to_its_session(self, store: SqliteStore, one: Session) -> None:
-        await store.create_session(session(T0))
+        await put(store, session(T0))
         assert await store.find_channel(one.channel_id) == one.id
 
     async def test_there_is_no_such_channel(self, store: SqliteStore, one: Session) -> None:
@@ -368,7 +368,7 @@ class TestWatch:
     async def test_many_are_woken_some_at_a_time_however_much_there_is_to_tell(
         self, store: SqliteStore, one: Session, signals: Signals
     ) -> None:
-        other = (await store.create_session(replace(one, id="other", channel_id="other channel"))).session
+        other = (await put(store, replace(one, id="other", channel_id="other channel"))).session
         crowd = [Watch(store, signals) for _ in range(10 * WAKES_PER_TURN)]
         alone = Watch(store, signals)
         await asyncio.gather(*(watch.join(one.id, None) for watch in crowd), alone.join(other.id, None))
@@ -552,7 +552,7 @@ class TestWatch:
 async def test_one_watch_follows_only_so_many_sessions(store: SqliteStore, one: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch_module, "MAX_JOINED", 1)
     other = session(T0, agent_id=ECHO_ID)
-    await store.create_session(other)
+    await put(store, other)
     with closing(Watch(store, Signals())) as watch:
         await watch.join(one.id, None)
         with pytest.raises(OverloadedError):

@@ -6,7 +6,7 @@ import pytest
 
 from server.store.contract import Store
 from server.store.sqlite.check import problems
-from server.store.sqlite.writer import _UPDATE_SESSIONS
+from server.store.sqlite.group import _UPDATE_SESSIONS
 from tests.store import plans
 from tests.store.growth import MAY_GROW, OPERATIONS, WORLDS, count_steps, has_grown, make_world, measure
 

@@ -21,7 +21,7 @@ from server.store.sqlite import writer as sqlite_writer
 from server.store.sqlite.check import problems, summary
 from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import contents, history, respond, say
-from tests.unit.samples import AGENT, T0, USER, session
+from tests.unit.samples import AGENT, T0, USER, put, session
 
 HANGS_SECONDS = 15
 TABLES = ("sessions", "log", "deliveries", "requests", "removed_sessions")
@@ -57,7 +57,7 @@ def rows(path: Path) -> dict[str, int]:
 async def add(store: SqliteStore, messages: int = 0) -> Session:
     """Adds a session with messages, each with a request id."""
     one = session()
-    await store.create_session(one, Request(f"user:{USER}", f"create {one.id}", "content"))
+    await put(store, one, Request(f"user:{USER}", f"create {one.id}", "content"))
     calls = (store.apply(one.id, say(f"{n}"), Request(f"session:{one.id}", f"{n}", "content")) for n in range(messages))
     await asyncio.gather(*calls)
     return one
@@ -126,12 +126,12 @@ class TestADeletedSession:
         gone, anew = await add(store, 3), session()
         asked = Request(f"user:{USER}", f"create {gone.id}", "other content")
         await store.delete_session(gone.id)
-        assert await store.create_session(anew, asked) == Outcome(anew)
+        assert await put(store, anew, asked) == Outcome(anew)
         await store.apply(anew.id, say("hi"))
         while await store.purge(0, 2):
             pass
         assert rows(tmp_path / "store.db") == {"sessions": 1, "log": 1, "deliveries": 1, "requests": 1}
-        assert await store.create_session(session(), asked) == Outcome(anew, replayed=True)
+        assert await put(store, session(), asked) == Outcome(anew, replayed=True)
         assert contents(await history(store, anew)) == ["hi"]
 
     @pytest.mark.usefixtures("_nothing_goes_together")

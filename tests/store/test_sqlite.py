@@ -19,7 +19,7 @@ from server.store.sqlite.store import SqliteStore
 from server.store.sqlite.writer import GROUP_SIZE
 from tests.store.conformance import StoreConformance
 from tests.store.conformance.common import contents, history, misbehave, say
-from tests.unit.samples import MINUTE, T0, session
+from tests.unit.samples import MINUTE, T0, put, session
 
 
 @asynccontextmanager
@@ -33,7 +33,7 @@ async def writer_held(store: Store) -> AsyncIterator[None]:
         return Outcome(start)
 
     blocker = session()
-    await store.create_session(blocker)
+    await put(store, blocker)
     holding = asyncio.ensure_future(store.apply(blocker.id, wait))
     try:
         await asyncio.to_thread(waits.wait)
@@ -55,7 +55,7 @@ class TestSqliteStore(StoreConformance):
         async with self.held(store):
             tasks = [asyncio.ensure_future(store.apply(one.id, say(f"{n}"))) for n in range(10)]
             new = session()
-            creating = asyncio.ensure_future(store.create_session(new))
+            creating = asyncio.ensure_future(put(store, new))
             clearing = asyncio.ensure_future(store.clear_sessions())
             await asyncio.sleep(0)
             for task in (*tasks[::2], creating, clearing):
@@ -161,7 +161,7 @@ class TestSqliteStore(StoreConformance):
 
         for number in (100, 900):
             many = [session() for _ in range(number)]
-            await asyncio.gather(*(store.create_session(one, Request("user", one.id, "content")) for one in many))
+            await asyncio.gather(*(put(store, one, Request("user", one.id, "content")) for one in many))
             clock.set_ms(many[0].expires_at_ms)
             await asyncio.gather(*(store.apply(one.id, fall_due) for one in many))
             steps.append(0)
@@ -220,10 +220,10 @@ class TestSomeoneElseHoldsTheLock:
         monkeypatch.setattr(sqlite_file, "_BUSY_TIMEOUT_S", 0.05)
         store = await SqliteStore.open(tmp_path / "store.db", TestClock())
         one = session()
-        await store.create_session(one)
+        await put(store, one)
         outsider = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
         outsider.execute("BEGIN IMMEDIATE")
-        for call in (store.apply(one.id, fall_due), store.create_session(session()), store.check_writable(), store.purge(T0 + MINUTE, 5)):
+        for call in (store.apply(one.id, fall_due), put(store, session()), store.check_writable(), store.purge(T0 + MINUTE, 5)):
             with pytest.raises(UnavailableError):
                 await call
         assert await store.get_session(one.id) == one

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ from server.store.sqlite import file as sqlite_file
 from server.store.sqlite.copy import CopyError, copy_store, restore_store
 from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import contents, delivery, history, respond, say
-from tests.unit.samples import AGENT, MINUTE, T0, USER, session
+from tests.unit.samples import AGENT, MINUTE, T0, USER, put, session
 
 HANGS_SECONDS = 15
 
@@ -64,7 +65,7 @@ async def populated(path: Path, sessions: int = 40) -> list[Session]:
     """Makes a store with some pages of everything, and closes it."""
     store = await opened(path)
     many = [session(T0 + n, metadata='{"a":"' + "m" * 500 + '"}') for n in range(sessions)]
-    await asyncio.gather(*map(store.create_session, many))
+    await asyncio.gather(*map(partial(put, store), many))
     await asyncio.gather(*(store.apply(one.id, say(f"{n}" + "x" * 200)) for one in many for n in range(20)))
     await store.create_agent(Agent(AGENT, "a", AgentKind.ECHO, T0, T0))
     await store.close()
@@ -94,7 +95,7 @@ class TestAFreshFile:
             store = await opened(path)
         finally:
             os.umask(old)
-        await store.create_session(session())
+        await put(store, session())
         modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
         assert modes == dict.fromkeys(("store.db", "store.db-wal", "store.db-shm", "store.db.lock"), 0o600)
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
@@ -185,7 +186,7 @@ class TestReopening:
         """A copy of the files of an open store is what a killed process leaves."""
         store = await opened(path)
         one = session()
-        await store.create_session(one)
+        await put(store, one)
         for n in range(10):
             await store.apply(one.id, say(f"{n}"))
         shutil.copytree(path.parent, tmp_path / "copy")
@@ -277,7 +278,7 @@ class TestASecondProcess:
         store = await opened(path)
         with pytest.raises(StoreOpenError, match=rf"\b{os.getpid()}\b"):
             await opened(path)
-        await store.create_session(session())
+        await put(store, session())
         await store.close()
         await (await opened(path)).close()
 
@@ -426,7 +427,7 @@ class TestOneOwner:
         link.unlink()
         link.symlink_to(tmp_path / "other.db")
         one = session()
-        await store.create_session(one)
+        await put(store, one)
         assert (await store.describe()).place == str(path)
         await store.close()
         store = await opened(path)
@@ -437,7 +438,7 @@ class TestOneOwner:
     async def test_whoever_has_lost_the_lock_writes_no_more(self, path: Path, is_taken_again: bool) -> None:
         store, lock = await opened(path), path.with_name("store.db.lock")
         one = session()
-        await store.create_session(one)
+        await put(store, one)
         lock.rename(lock.with_name("aside"))
         second = await opened(path) if is_taken_again else None
         for call in (lambda: store.apply(one.id, say("lost")), store.check_writable, store.clear_sessions):
@@ -455,7 +456,7 @@ class TestOneOwner:
     async def test_a_second_one_waits_for_the_last_write_of_the_first(self, path: Path) -> None:
         store = await opened(path)
         one, begun, goes_on = session(), threading.Event(), threading.Event()
-        await store.create_session(one)
+        await put(store, one)
 
         def slow(start: Session, now_ms: int) -> Outcome:
             begun.set()
@@ -484,7 +485,7 @@ class TestOneOwner:
         os.link(path, tmp_path / "other.db")
         with pytest.raises(StoreOpenError, match="2 names"):
             await opened(tmp_path / "other.db")
-        await store.create_session(session())
+        await put(store, session())
         await store.close()
         (tmp_path / "other.db").unlink()
         await (await opened(path)).close()

@@ -1,5 +1,6 @@
 """Rows of the SQLite tables and the domain's values: one list of columns for each table, from which every statement is made."""
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import orjson
@@ -8,8 +9,10 @@ from server.domain.agents import SETTINGS, Agent, AgentKind
 from server.domain.deliveries import OPEN_STATES, AttemptFailure, Delivery, DeliveryState
 from server.domain.events import Entry, EntryKind, ReplyFailure
 from server.domain.messages import Message
+from server.domain.requests import Request
 from server.domain.sessions import Session, due_at_ms
 from server.domain.timeouts import PartialTimeoutConfig, TimeoutConfig
+from server.store.batch import Remembered
 
 Row = tuple[Any, ...]
 
@@ -53,6 +56,7 @@ OPEN: Final = tuple(map(str, OPEN_STATES))
 """The states of an open delivery, as SQL lists them."""
 
 DELIVERY: Final = ("session_id", "sequence", "state", "attempts", "due_at_ms", "lost_connections", "last_failure")
+REQUEST: Final = ("scope", "id", "fingerprint", "answer", "created_at_ms", "session_id")
 COUNT: Final = ("state", "agent_id", "user_id", "sessions")
 AGENT: Final = ("id", "name", "kind", "created_at_ms", "updated_at_ms", *_TIMEOUT, "settings")
 
@@ -60,6 +64,11 @@ AGENT: Final = ("id", "name", "kind", "created_at_ms", "updated_at_ms", *_TIMEOU
 def item_values(count: int) -> str:
     """The columns of an INSERT whose rows are the arrays of a JSON array, as `item`."""
     return ", ".join(f"item.value ->> {index}" for index in range(count))
+
+
+def of(table: str, columns: Iterable[str]) -> str:
+    """Columns of one of several tables."""
+    return ", ".join(f"{table}.{column}" for column in columns)
 
 
 def session_fixed_row(session: Session) -> Row:
@@ -128,27 +137,8 @@ def session_of(row: Row) -> Session:
     )
 
 
-CountKey = tuple[str, str, str]
-"""What is counted: sessions in a state (LIVE, WARNED, EXPIRED), of an agent, of a user. Empty: of any."""
-
-LIVE: Final = "live"
-WARNED: Final = "warned"
-"""Of those that are live."""
-EXPIRED: Final = "expired"
-
-
-def counts_of(session: Session) -> list[CountKey]:
-    """The counts that a session adds one to."""
-    if session.expired:
-        return [(EXPIRED, "", "")]
-    live = [(LIVE, agent_id, user_id) for agent_id in ("", session.agent_id) for user_id in ("", session.user_id)]
-    return [*live, (WARNED, "", "")] if session.warned else live
-
-
-def session_from_json(fields: Session | dict[str, Any]) -> Session:
-    """A session that was written as JSON whole; or one that has not been yet."""
-    if isinstance(fields, Session):
-        return fields
+def session_from_json(fields: dict[str, Any]) -> Session:
+    """A session that was written as JSON whole."""
     return Session(**{**fields, "timeout": TimeoutConfig(**fields["timeout"])})
 
 
@@ -230,6 +220,13 @@ def delivery_of(row: Row) -> Delivery:
     session_id, sequence, state, attempts, due_at_ms, lost_connections, failure = row
     last_failure = None if failure is None else AttemptFailure(**orjson.loads(failure))
     return Delivery(session_id, sequence, DeliveryState(state), attempts, due_at_ms, lost_connections, last_failure)
+
+
+def request_row(made: tuple[Request, Remembered]) -> Row:
+    """The values of REQUEST."""
+    request, known = made
+    answer = known.answer.sequence if isinstance(known.answer, Entry) else known.answer
+    return request.scope, request.id, request.fingerprint, orjson.dumps(answer).decode(), known.created_at_ms, known.session_id
 
 
 def agent_row(agent: Agent) -> Row:

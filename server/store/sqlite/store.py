@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +16,8 @@ from server.domain.errors import AgentAlreadyExistsError, AgentNotFoundError, Se
 from server.domain.events import Entry
 from server.domain.replies import DeliveryRule
 from server.domain.requests import Request
-from server.domain.sessions import Outcome, Rule, Session
+from server.domain.sessions import Creation, Outcome, Rule, Session
+from server.store.batch import Apply, ApplyToDelivery, Create, Delete
 from server.store.contract import (
     MAX_WRITES,
     AgentChange,
@@ -31,6 +32,7 @@ from server.store.contract import (
     Store,
     StoreOpenError,
 )
+from server.store.counts import EXPIRED, LIVE, WARNED
 from server.store.pages import ALWAYS_MS, FIRST, fill_active, fill_history, fill_messages, fill_page, text_size, travels_forward
 from server.store.sqlite import rows
 from server.store.sqlite.file import FileLock, check_sound, connect, leaves_doubt, prepare, public_error, real_path, schema_version
@@ -53,10 +55,6 @@ _LISTS: Final = {
     ("agent_id", "user_id"): "sessions_of_agent_and_user",
 }
 """The index that has the sessions in order, by what they are filtered by."""
-
-
-def _of(table: str, columns: Iterable[str]) -> str:
-    return ", ".join(f"{table}.{column}" for column in columns)
 
 
 class _Reader:
@@ -103,17 +101,17 @@ class SqliteStore(Store):
     def add_listener(self, listener: CommitListener) -> None:
         self._writer.listeners.append(listener)
 
-    async def create_session(self, session: Session, request: Request | None = None) -> Outcome:
-        return await self._writer.create(session, request)
+    async def create_session(self, agent_id: str, rule: Creation, request: Request | None = None) -> Outcome:
+        return await self._writer.apply(Create(agent_id, rule, request))
 
     async def apply(self, session_id: str, rule: Rule, request: Request | None = None) -> Outcome:
-        return await self._writer.apply(session_id, rule, request)
+        return await self._writer.apply(Apply(session_id, rule, request))
 
     async def apply_delivery(self, session_id: str, sequence: int, rule: DeliveryRule) -> Outcome:
-        return await self._writer.apply_delivery(session_id, sequence, rule)
+        return await self._writer.apply(ApplyToDelivery(session_id, sequence, rule))
 
     async def delete_session(self, session_id: str, etag: str = "") -> None:
-        await self._writer.delete(session_id, etag)
+        await self._writer.delete(Delete(session_id, etag))
 
     async def get_session(self, session_id: str) -> Session:
         found = self._read(lambda connection: connection.execute(_GET_SESSION, (session_id,)).fetchall())
@@ -145,7 +143,7 @@ class SqliteStore(Store):
         values = {"created_at_ms": start.created_at_ms, "id": start.id, **named}
 
         def read(connection: sqlite3.Connection) -> SessionPage:
-            total = _count(connection, rows.LIVE, agent_id or "", user_id or "")
+            total = _count(connection, LIVE, agent_id or "", user_id or "")
             with closing(connection.execute(statement, values)) as found:
                 sessions = ((rows.session_of(row[:-1]), row[-1]) for row in found)
                 return SessionPage(*fill_active(sessions, now_ms, limit, self._note_unreadable), total)
@@ -245,13 +243,13 @@ class SqliteStore(Store):
 
     async def describe(self) -> Description:
         def read(connection: sqlite3.Connection) -> Description:
-            return Description(str(self._path), schema_version(), _count(connection, rows.LIVE) + _count(connection, rows.EXPIRED))
+            return Description(str(self._path), schema_version(), _count(connection, LIVE) + _count(connection, EXPIRED))
 
         return self._read(read)
 
     async def counts(self) -> Counts:
         def read(connection: sqlite3.Connection) -> Counts:
-            active, expired, warned = (_count(connection, state) for state in (rows.LIVE, rows.EXPIRED, rows.WARNED))
+            active, expired, warned = (_count(connection, state) for state in (LIVE, EXPIRED, WARNED))
             return Counts(active, expired, warned, self._count_unreadable(connection))
 
         return self._read(read)
@@ -381,7 +379,7 @@ class SqliteStore(Store):
 
 # The index is named because SQLite would take the primary key, and read past every delivery that is closed.
 _NEXT_DELIVERY: Final = (
-    f"SELECT {_of('sessions', rows.SESSION)}, {_of('log', rows.ENTRY)}, {_of('deliveries', rows.DELIVERY)} "
+    f"SELECT {rows.of('sessions', rows.SESSION)}, {rows.of('log', rows.ENTRY)}, {rows.of('deliveries', rows.DELIVERY)} "
     "FROM deliveries INDEXED BY deliveries_open CROSS JOIN sessions ON sessions.id = deliveries.session_id "
     "CROSS JOIN log ON log.session_id = deliveries.session_id AND log.sequence = deliveries.sequence "
     f"WHERE deliveries.session_id = ? AND deliveries.state IN {rows.OPEN} ORDER BY deliveries.sequence LIMIT 1"

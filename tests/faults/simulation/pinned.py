@@ -17,8 +17,8 @@ import structlog
 from server.lifecycle import deadlines as deadlines_module
 from server.lifecycle import purge as purge_module
 from server.lifecycle import watch as watch_module
-from server.store import sqlite as sqlite_module
 from server.store.sqlite import removal as removal_module
+from server.store.sqlite import store as sqlite_module
 from server.store.sqlite import writer as writer_module
 from server.store.sqlite.file import prepare
 from tests.faults.simulation.store import Writer

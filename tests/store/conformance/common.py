@@ -23,7 +23,7 @@ from server.domain.requests import Request
 from server.domain.sessions import Outcome, Rule, Session, fall_due, send_message, update_timeout
 from server.domain.timeouts import PartialTimeoutConfig
 from server.store.contract import Store
-from tests.unit.samples import POLICY, T0, answering, session
+from tests.unit.samples import POLICY, T0, answering, put, session
 
 UNKNOWN = "99999999-9999-4999-8999-999999999999"
 MANY = 600
@@ -112,7 +112,7 @@ async def history(store: Store, of: Session) -> list[Entry]:
 
 
 CALLS: dict[str, Callable[[Store, Session], Awaitable[object]]] = {
-    "create_session": lambda store, one: store.create_session(session()),
+    "create_session": lambda store, one: put(store, session()),
     "apply": lambda store, one: store.apply(one.id, say()),
     "delete_session": lambda store, one: store.delete_session(one.id),
     "get_session": lambda store, one: store.get_session(one.id),
@@ -184,7 +184,7 @@ class OnStore:
 
     async def added(self, store: Store, *arguments: object, **fields: object) -> Session:
         new = session(*arguments, **fields)
-        await store.create_session(new)
+        await put(store, new)
         return new
 
     async def together(self, store: Store, calls: Iterable[object]) -> list[object]:

@@ -43,7 +43,7 @@ from tests.store.conformance.common import (
     stumble,
     take,
 )
-from tests.unit.samples import T0
+from tests.unit.samples import T0, put
 
 
 class Deliveries(OnStore):
@@ -253,7 +253,7 @@ class Deliveries(OnStore):
             ],
         )
         assert isinstance(results[3], SessionNotFoundError)
-        await store.create_session(one)
+        await put(store, one)
         for sequence in (1, 2):
             with pytest.raises(DeliveryNotFoundError):
                 await delivery(store, one, sequence)
@@ -271,7 +271,7 @@ class Deliveries(OnStore):
         await store.clear_sessions()
         assert await store.list_open() == []
         for target in (one, live):
-            await store.create_session(target)
+            await put(store, target)
             with pytest.raises(DeliveryNotFoundError):
                 await delivery(store, target, 1)
 

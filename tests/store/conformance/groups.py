@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from functools import partial
 
 import pytest
 
@@ -9,7 +10,7 @@ from server.domain.errors import DomainError, InvalidContentError, InvalidFieldE
 from server.domain.sessions import Outcome, Session, heartbeat
 from server.store.contract import Store
 from tests.store.conformance.common import MANY, UNKNOWN, Misbehaved, OnStore, break_a_constraint, contents, history, misbehave, refuse, say
-from tests.unit.samples import T0, session
+from tests.unit.samples import T0, put, session
 
 
 class Groups(OnStore):
@@ -89,10 +90,10 @@ class Groups(OnStore):
             store,
             [
                 store.apply(new.id, say("too early")),
-                store.create_session(new),
+                put(store, new),
                 store.apply(new.id, say("a")),
                 store.delete_session(new.id),
-                store.create_session(stays),
+                put(store, stays),
                 store.apply(stays.id, say("b")),
                 store.apply(stays.id, heartbeat),
             ],
@@ -106,7 +107,7 @@ class Groups(OnStore):
 
     async def test_creates_at_the_same_time(self, store: Store) -> None:
         new = [session(T0 + n) for n in range(300)]
-        assert await self.together(store, map(store.create_session, new)) == list(map(Outcome, new))
+        assert await self.together(store, map(partial(put, store), new)) == list(map(Outcome, new))
         assert (await store.list_sessions(T0, limit=1000)).sessions == new
 
     async def test_cancelled_calls_leave_no_trace_of_half_a_write(self, store: Store, one: Session) -> None:

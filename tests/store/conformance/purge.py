@@ -10,7 +10,7 @@ from server.domain.sessions import Outcome, Session, fall_due, heartbeat
 from server.domain.timeouts import PartialTimeoutConfig
 from server.store.contract import Counts, Store
 from tests.store.conformance.common import OnStore, agent, answer, history, patch, say
-from tests.unit.samples import MINUTE, T0, session
+from tests.unit.samples import MINUTE, T0, put, session
 
 
 class Purge(OnStore):
@@ -71,7 +71,7 @@ class Purge(OnStore):
     async def test_purge_takes_the_requests_of_what_it_removes_and_no_others(self, store: Store, clock: TestClock, limit: int) -> None:
         old, live = session(), session(T0 + MINUTE)
         for one in (old, live):
-            await store.create_session(one, Request("user", f"create {one.id}", "content"))
+            await put(store, one, Request("user", f"create {one.id}", "content"))
             for n in range(2):
                 await store.apply(one.id, answer(Reply(Draft("r"))), Request(one.id, f"message {n}", "content"))
         clock.set_ms(old.expires_at_ms)
@@ -86,7 +86,7 @@ class Purge(OnStore):
             assert await store.knows(Request("user", f"create {one.id}", "content")) is is_known
             assert [await store.knows(Request(one.id, f"message {n}", "content")) for n in range(2)] == [is_known] * 2
         anew = session(clock.now_ms())
-        assert await store.create_session(anew, Request("user", f"create {old.id}", "content")) == Outcome(anew)
+        assert await put(store, anew, Request("user", f"create {old.id}", "content")) == Outcome(anew)
 
     async def test_purge_takes_what_expired_at_that_instant_or_before(self, store: Store, one: Session, clock: TestClock) -> None:
         clock.set_ms(one.expires_at_ms)
@@ -120,5 +120,5 @@ class Purge(OnStore):
         with pytest.raises(SessionNotFoundError):
             await store.apply(one.id, say())
         assert await store.list_agents(limit=5) == [agent()]
-        await store.create_session(one)
+        await put(store, one)
         assert (await store.apply(one.id, say())).entries[0].sequence == 1

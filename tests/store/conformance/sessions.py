@@ -13,7 +13,7 @@ from server.domain.sessions import Outcome, Rule, Session, due_at_ms, fall_due, 
 from server.domain.timeouts import PartialTimeoutConfig, TimeoutConfig
 from server.store.contract import Counts, MessagePage, Store
 from tests.store.conformance.common import UNKNOWN, Misbehaved, OnStore, agent, answer, contents, history, misbehave, patch, say
-from tests.unit.samples import AGENT, MINUTE, T0, USER, session
+from tests.unit.samples import AGENT, MINUTE, T0, USER, put, session
 
 
 class Sessions(OnStore):
@@ -26,7 +26,7 @@ class Sessions(OnStore):
         timeout = TimeoutConfig(1.5, True, 2.5, 3.5)
         start = session()
         stored = Session(start.id, start.channel_id, AGENT, USER, '{"a":1}', timeout, 1, 2, 3, 4, 5, True, False, 7, 8)
-        await store.create_session(stored)
+        await put(store, stored)
         assert await store.get_session(stored.id) == stored
         changed = replace(stored, timeout=TimeoutConfig(9.5, False, 10.5, 11.5), last_activity_ms=12, renewed_at_ms=13, expires_at_ms=14)
         changed = replace(changed, renewal_count=15, warned=False, expired=True, last_sequence=16, last_entry_ms=17)
