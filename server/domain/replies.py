@@ -67,7 +67,7 @@ def answer(session: Session, delivery: Delivery, now_ms: int, *, reply_id: str, 
     message = Message(
         reply_id, True, draft.content, draft.metadata, draft.attachments, reply.thought, reply.actions, answers=delivery.sequence
     )
-    outcome = appended(session, now_ms, EntryKind.MESSAGE, message=message)
+    outcome = appended(_count_out(session, delivery), now_ms, EntryKind.MESSAGE, message=message)
     return replace(outcome, deliveries=(replace(delivery, state=DeliveryState.ANSWERED, due_at_ms=None),))
 
 
@@ -113,5 +113,12 @@ def _require_open(delivery: Delivery) -> None:
 
 def _failed(session: Session, delivery: Delivery, now_ms: int, message_id: str, reason: str, last_reply_id: str) -> Outcome:
     failure = ReplyFailure(message_id, delivery.sequence, reason, delivery.attempts, last_reply_id)
-    outcome = appended(session, now_ms, EntryKind.REPLY_FAILURE, failure=failure)
+    outcome = appended(_count_out(session, delivery), now_ms, EntryKind.REPLY_FAILURE, failure=failure)
     return replace(outcome, deliveries=(replace(delivery, state=DeliveryState.FAILED, due_at_ms=None),))
+
+
+def _count_out(session: Session, delivery: Delivery) -> Session:
+    """The session with one less open delivery, where this one is open."""
+    if delivery.state not in OPEN_STATES:
+        return session
+    return replace(session, open_deliveries=session.open_deliveries - 1)

@@ -29,6 +29,7 @@ class Session:
 
     `renewed_at_ms` is the last renewal, or the creation. `warned`: the warning was given since. `expired`: the expiry is in the log.
     `last_sequence` and `last_entry_ms` are those of the latest entry of the log; 0 and one ms before the creation at first.
+    `open_deliveries` counts the messages of the user that have neither a reply nor failed for good.
     """
 
     id: str
@@ -46,6 +47,7 @@ class Session:
     expired: bool
     last_sequence: int
     last_entry_ms: int
+    open_deliveries: int = 0
 
     @property
     def end_ms(self) -> int:
@@ -173,6 +175,7 @@ def send_message(session: Session, now_ms: int, message_id: str, draft: Draft) -
     require_live(session, now_ms)
     check_draft(draft)
     message = Message(message_id, False, draft.content, draft.metadata, draft.attachments, None, ())
+    session = replace(session, open_deliveries=session.open_deliveries + 1)
     outcome = appended(_active(session, now_ms), now_ms, EntryKind.MESSAGE, renewed=session.timeout.auto_renew, message=message)
     return replace(outcome, deliveries=(Delivery(session.id, outcome.session.last_sequence, DeliveryState.PENDING, 0, now_ms),))
 
@@ -222,7 +225,7 @@ def fall_due(session: Session, now_ms: int) -> Outcome:
     if session.expired:
         return Outcome(session)
     if now_ms >= session.expires_at_ms:
-        return appended(replace(session, expired=True), now_ms, EntryKind.EXPIRY)
+        return appended(replace(session, expired=True, open_deliveries=0), now_ms, EntryKind.EXPIRY)
     if not session.warned and now_ms >= session.warn_at_ms:
         return appended(replace(session, warned=True), now_ms, EntryKind.WARNING)
     return Outcome(session)

@@ -225,7 +225,10 @@ class Model:
             return ""
         if was_gone and outcome.replayed:
             return f"a request of session {asked.session_id} is remembered, but the session is gone"
+        may_be_free = isinstance(again, Session) and self.may_be_gone(self.sessions[asked.session_id])
+        if may_be_free and (made := self.sessions.get(outcome.session.id)) and made.session is None:
+            # Its deletion is in doubt, and so is a retry that came behind it.
+            return ""
         if not outcome.replayed:
-            may_be_free = isinstance(again, Session) and self.may_be_gone(self.sessions[asked.session_id])
             return "" if may_be_free else f"a request of session {asked.session_id} was forgotten: its retry was carried out"
         return "" if again == asked.answer else f"a retry got {again} instead of {asked.answer}"

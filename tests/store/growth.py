@@ -97,7 +97,8 @@ async def _add_entries(world: World, count: int) -> None:
     _clone(connection, "deliveries", count, where, sequence=further)
     total = last * (count + 1)
     connection.execute(
-        f"UPDATE sessions SET last_sequence = {total}, last_entry_ms = last_entry_ms + {total - last} WHERE id = '{world.one.id}'"
+        f"UPDATE sessions SET last_sequence = {total}, last_entry_ms = last_entry_ms + {total - last}, "
+        f"open_deliveries = open_deliveries * {count + 1} WHERE id = '{world.one.id}'"
     )
 
 

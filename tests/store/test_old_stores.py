@@ -12,7 +12,7 @@ from server.domain.events import EntryKind, ReplyFailure
 from server.store.contract import Counts
 from server.store.sqlite.check import problems
 from server.store.sqlite.store import SqliteStore
-from tests.store.conformance.common import contents
+from tests.store.conformance.common import contents, respond
 from tests.store.old_schemas import LIVE, make_old_store
 from tests.unit.samples import AGENT, T0, USER
 
@@ -20,8 +20,8 @@ SCHEMA = 5
 """The last without them."""
 
 
-async def reopened(path: Path, *statements: str) -> Any:
-    make_old_store(path, SCHEMA)
+async def reopened(path: Path, *statements: str, schema: int = SCHEMA) -> Any:
+    make_old_store(path, schema)
     with closing(sqlite3.connect(path)) as connection, connection:
         for statement in statements:
             connection.execute(statement)
@@ -60,4 +60,21 @@ async def test_its_failures_are_found(tmp_path: Path, is_readable: bool) -> None
     assert contents([await store.find_answer(LIVE, 5)]) == ["re"]
     one = await store.get_session(LIVE)
     assert contents(await store.list_history(one, before_sequence=7, limit=9)) == ["hi", "ho", "two", "three", "re"]
+    await store.close()
+
+
+async def test_its_open_deliveries_are_counted(tmp_path: Path) -> None:
+    store = await reopened(
+        tmp_path / "old.db",
+        "INSERT INTO log (session_id, sequence, at_ms, kind, expires_at_ms, renewal_count, was_renewed, is_near_expiration, message_id, "
+        f"is_agent, content, metadata) VALUES ('{LIVE}', 8, {T0 + 8}, 'message', {T0}, 2, 0, 0, 'm8', 0, 'five', '{{}}')",
+        f"INSERT INTO deliveries (session_id, sequence, state, attempts, due_at_ms) VALUES ('{LIVE}', 8, 'leased', 1, {T0 + 9})",
+        f"UPDATE sessions SET last_sequence = 8, last_entry_ms = {T0 + 8} WHERE id = '{LIVE}'",
+        schema=8,
+    )
+    assert (await store.get_session(LIVE)).open_deliveries == 2
+    assert list(problems(store._read_connection)) == []
+    answered = await store.apply_delivery(LIVE, 7, respond())
+    assert answered.session.open_deliveries == 1
+    assert list(problems(store._read_connection)) == []
     await store.close()

@@ -17,12 +17,12 @@ from server.store.sqlite import rows
 from server.store.sqlite.counts import change_counts
 from server.store.sqlite.removal import IS_THERE
 
-_CHANGING = (*rows.SESSION_CHANGING, "due_at_ms")
 _LOAD_SESSIONS = f"SELECT {', '.join(rows.SESSION)} FROM sessions WHERE id IN (SELECT value FROM json_each(?))"
 _INSERT_SESSIONS = (
-    f"INSERT INTO sessions ({', '.join((*rows.SESSION_FIXED, *_CHANGING))}) "
-    f"SELECT {rows.item_values(len(rows.SESSION_FIXED) + len(_CHANGING))} FROM json_each(?) AS item"
+    f"INSERT INTO sessions ({', '.join(rows.SESSION)}, due_at_ms) "
+    f"SELECT {rows.item_values(len(rows.SESSION) + 1)} FROM json_each(?) AS item"
 )
+_CHANGING = (*rows.SESSION_CHANGING, "due_at_ms")
 # Leaves out `expired`, or SQLite would write each session anew into the four indexes of live sessions.
 _UPDATED = {column: index for index, column in enumerate(_CHANGING) if column != "expired"}
 _UPDATE_SESSIONS = (
@@ -91,8 +91,8 @@ def write(connection: sqlite3.Connection, written: Written) -> None:
         if listed:
             connection.execute(statement, (orjson.dumps(listed).decode(),))
 
-    execute(_INSERT_SESSIONS, ((*rows.session_fixed_row(one), *rows.session_changing_row(one)) for one in written.created))
-    execute(_UPDATE_SESSIONS, ((*rows.session_changing_row(one), one.id) for one in written.changed))
+    execute(_INSERT_SESSIONS, map(rows.session_row, written.created))
+    execute(_UPDATE_SESSIONS, map(rows.session_changing_row, written.changed))
     change_counts(connection, written.counts)
     execute(_INSERT_ENTRIES, map(rows.entry_row, written.entries))
     execute(_PUT_DELIVERIES, map(rows.delivery_row, written.deliveries))

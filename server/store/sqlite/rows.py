@@ -1,6 +1,8 @@
-"""Rows of the SQLite tables and the domain's values: one list of columns for each table, from which every statement is made."""
+"""Rows of the SQLite tables and the domain's values: the columns of a table are the fields of its class."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from operator import attrgetter
 from typing import Any, Final
 
 import orjson
@@ -16,21 +18,23 @@ from server.store.batch import Remembered
 
 Row = tuple[Any, ...]
 
-_TIMEOUT: Final = ("timeout_minutes", "auto_renew", "max_duration_minutes", "warning_threshold_minutes")
 
-SESSION_FIXED: Final = ("id", "channel_id", "agent_id", "user_id", "metadata", "created_at_ms")
-SESSION_CHANGING: Final = (
-    *_TIMEOUT,
-    "last_activity_ms",
-    "renewed_at_ms",
-    "expires_at_ms",
-    "renewal_count",
-    "warned",
-    "expired",
-    "last_sequence",
-    "last_entry_ms",
-)
-SESSION: Final = (*SESSION_FIXED, *SESSION_CHANGING)
+def _columns_of(kind: type, **parts: type) -> dict[str, str]:
+    """The columns of a class, each with its attribute: its fields, in their order, and of a field in `parts` that class's fields."""
+    columns: dict[str, str] = {}
+    for own in fields(kind):
+        part = parts.get(own.name)
+        columns |= {one.name: f"{own.name}.{one.name}" for one in fields(part)} if part else {own.name: own.name}
+    return columns
+
+
+_SESSION: Final = _columns_of(Session, timeout=TimeoutConfig)
+SESSION: Final = tuple(_SESSION)
+_FIXED: Final = {"id", "channel_id", "agent_id", "user_id", "metadata", "created_at_ms"}
+SESSION_CHANGING: Final = tuple(column for column in SESSION if column not in _FIXED)
+"""What a rule may change."""
+_TIMEOUT_AT: Final = slice(SESSION.index("timeout_minutes"), SESSION.index("timeout_minutes") + len(fields(TimeoutConfig)))
+_BOOLEANS: Final = [SESSION.index(column) for column in ("auto_renew", "warned", "expired")]
 
 ENTRY: Final = (
     "session_id",
@@ -55,10 +59,11 @@ ENTRY: Final = (
 OPEN: Final = tuple(map(str, OPEN_STATES))
 """The states of an open delivery, as SQL lists them."""
 
-DELIVERY: Final = ("session_id", "sequence", "state", "attempts", "due_at_ms", "lost_connections", "last_failure")
+DELIVERY: Final = tuple(_columns_of(Delivery))
 REQUEST: Final = ("scope", "id", "fingerprint", "answer", "created_at_ms", "session_id")
 COUNT: Final = ("state", "agent_id", "user_id", "sessions")
-AGENT: Final = ("id", "name", "kind", "created_at_ms", "updated_at_ms", *_TIMEOUT, "settings")
+_AGENT: Final = _columns_of(Agent, timeout=PartialTimeoutConfig)
+AGENT: Final = tuple(_AGENT)
 
 
 def item_values(count: int) -> str:
@@ -71,70 +76,27 @@ def of(table: str, columns: Iterable[str]) -> str:
     return ", ".join(f"{table}.{column}" for column in columns)
 
 
-def session_fixed_row(session: Session) -> Row:
-    """The values of SESSION_FIXED."""
-    return session.id, session.channel_id, session.agent_id, session.user_id, session.metadata, session.created_at_ms
+_values: Final = attrgetter(*_SESSION.values())
+_changing_values: Final = attrgetter(*(_SESSION[column] for column in SESSION_CHANGING))
+
+
+def session_row(session: Session) -> Row:
+    """The values of SESSION, and then `due_at_ms`."""
+    return *_values(session), due_at_ms(session)
 
 
 def session_changing_row(session: Session) -> Row:
-    """The values of SESSION_CHANGING, and then `due_at_ms`."""
-    timeout = session.timeout
-    return (
-        timeout.timeout_minutes,
-        timeout.auto_renew,
-        timeout.max_duration_minutes,
-        timeout.warning_threshold_minutes,
-        session.last_activity_ms,
-        session.renewed_at_ms,
-        session.expires_at_ms,
-        session.renewal_count,
-        session.warned,
-        session.expired,
-        session.last_sequence,
-        session.last_entry_ms,
-        due_at_ms(session),
-    )
+    """The values of SESSION_CHANGING, and then `due_at_ms` and the id."""
+    return *_changing_values(session), due_at_ms(session), session.id
 
 
-def session_of(row: Row) -> Session:
+def session_of(row: Sequence[Any]) -> Session:
     """The session in a row of SESSION."""
-    (
-        session_id,
-        channel_id,
-        agent_id,
-        user_id,
-        metadata,
-        created_at_ms,
-        timeout_minutes,
-        auto_renew,
-        max_duration_minutes,
-        warning_threshold_minutes,
-        last_activity_ms,
-        renewed_at_ms,
-        expires_at_ms,
-        renewal_count,
-        warned,
-        expired,
-        last_sequence,
-        last_entry_ms,
-    ) = row
-    return Session(
-        session_id,
-        channel_id,
-        agent_id,
-        user_id,
-        metadata,
-        TimeoutConfig(timeout_minutes, bool(auto_renew), max_duration_minutes, warning_threshold_minutes),
-        created_at_ms,
-        last_activity_ms,
-        renewed_at_ms,
-        expires_at_ms,
-        renewal_count,
-        bool(warned),
-        bool(expired),
-        last_sequence,
-        last_entry_ms,
-    )
+    values = list(row)
+    for index in _BOOLEANS:
+        values[index] = bool(values[index])
+    values[_TIMEOUT_AT] = [TimeoutConfig(*values[_TIMEOUT_AT])]
+    return Session(*values)
 
 
 def session_from_json(fields: dict[str, Any]) -> Session:
@@ -154,14 +116,14 @@ def entry_row(entry: Entry) -> Row:
         entry.was_renewed,
         entry.is_near_expiration,
     )
-    timeout = None if entry.timeout is None else orjson.dumps(entry.timeout).decode()
-    failure = None if entry.failure is None else orjson.dumps(entry.failure).decode()
+    timeout = _json(entry.timeout)
+    failure = _json(entry.failure)
     message = entry.message
     if message is None:
         return *standing, None, None, None, None, None, None, None, None, timeout, failure
     # As JSON, because SQLite ends a text at a NUL.
-    thought = None if message.thought is None else orjson.dumps(message.thought).decode()
-    actions = orjson.dumps(message.actions).decode() if message.actions else None
+    thought = _json(message.thought)
+    actions = _json(message.actions or None)
     return (
         *standing,
         message.id,
@@ -201,25 +163,20 @@ def entry_of(row: Row) -> Entry:
     )
 
 
+_delivery_values: Final = attrgetter(*DELIVERY[:-1])
+_agent_values: Final = attrgetter(*list(_AGENT.values())[:-1])
+
+
 def delivery_row(delivery: Delivery) -> Row:
     """The values of DELIVERY."""
-    failure = None if delivery.last_failure is None else orjson.dumps(delivery.last_failure).decode()
-    return (
-        delivery.session_id,
-        delivery.sequence,
-        delivery.state,
-        delivery.attempts,
-        delivery.due_at_ms,
-        delivery.lost_connections,
-        failure,
-    )
+    return *_delivery_values(delivery), _json(delivery.last_failure)
 
 
 def delivery_of(row: Row) -> Delivery:
     """The delivery in a row of DELIVERY."""
-    session_id, sequence, state, attempts, due_at_ms, lost_connections, failure = row
+    session_id, sequence, state, attempts, due, lost_connections, failure = row
     last_failure = None if failure is None else AttemptFailure(**orjson.loads(failure))
-    return Delivery(session_id, sequence, DeliveryState(state), attempts, due_at_ms, lost_connections, last_failure)
+    return Delivery(session_id, sequence, DeliveryState(state), attempts, due, lost_connections, last_failure)
 
 
 def request_row(made: tuple[Request, Remembered]) -> Row:
@@ -231,27 +188,18 @@ def request_row(made: tuple[Request, Remembered]) -> Row:
 
 def agent_row(agent: Agent) -> Row:
     """The values of AGENT."""
-    timeout = agent.timeout
-    return (
-        agent.id,
-        agent.name,
-        agent.kind,
-        agent.created_at_ms,
-        agent.updated_at_ms,
-        timeout.timeout_minutes,
-        timeout.auto_renew,
-        timeout.max_duration_minutes,
-        timeout.warning_threshold_minutes,
-        None if agent.settings is None else orjson.dumps(agent.settings).decode(),
-    )
+    return *_agent_values(agent), _json(agent.settings)
 
 
 def agent_of(row: Row) -> Agent:
     """The agent in a row of AGENT."""
-    agent_id, name, kind, created_at_ms, updated_at_ms, *timeout_row, own = row
-    timeout_minutes, auto_renew, max_duration_minutes, warning_threshold_minutes = timeout_row
-    timeout = PartialTimeoutConfig(
-        timeout_minutes, None if auto_renew is None else bool(auto_renew), max_duration_minutes, warning_threshold_minutes
-    )
-    settings = None if own is None else SETTINGS[AgentKind(kind)](**orjson.loads(own))
-    return Agent(agent_id, name, AgentKind(kind), created_at_ms, updated_at_ms, timeout, settings)
+    *own, timeout_minutes, auto_renew, max_duration_minutes, warning_threshold_minutes, settings = row
+    agent_id, name, kind, created_at_ms, updated_at_ms = own
+    auto_renew = None if auto_renew is None else bool(auto_renew)
+    timeout = PartialTimeoutConfig(timeout_minutes, auto_renew, max_duration_minutes, warning_threshold_minutes)
+    own_settings = None if settings is None else SETTINGS[AgentKind(kind)](**orjson.loads(settings))
+    return Agent(agent_id, name, AgentKind(kind), created_at_ms, updated_at_ms, timeout, own_settings)
+
+
+def _json(value: object) -> str | None:
+    return None if value is None else orjson.dumps(value).decode()

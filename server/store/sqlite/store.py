@@ -120,7 +120,7 @@ class SqliteStore(Store):
         *row, is_readable = found[0]
         if not is_readable:
             self._note_unreadable(session_id)
-        return rows.session_of(tuple(row))
+        return rows.session_of(row)
 
     async def find_channel(self, channel_id: str) -> str:
         statement = "SELECT id FROM sessions WHERE channel_id = ?"

@@ -359,6 +359,7 @@ class Deliveries(OnStore):
                 left = [found for (session_id, _), found in still.items() if session_id == one.id and found.due_at_ms is not None]
                 first = await store.next_delivery(one.id)
                 assert (first and first.delivery) == min(left, key=lambda found: found.sequence, default=None)
+                assert one.id not in sessions or (await store.get_session(one.id)).open_deliveries == len(left)
         for one in targets:
             if one.id in sessions:
                 await store.delete_session(one.id)

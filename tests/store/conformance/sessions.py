@@ -25,11 +25,11 @@ class Sessions(OnStore):
     async def test_every_field_of_a_session_is_kept(self, store: Store) -> None:
         timeout = TimeoutConfig(1.5, True, 2.5, 3.5)
         start = session()
-        stored = Session(start.id, start.channel_id, AGENT, USER, '{"a":1}', timeout, 1, 2, 3, 4, 5, True, False, 7, 8)
+        stored = Session(start.id, start.channel_id, AGENT, USER, '{"a":1}', timeout, 1, 2, 3, 4, 5, True, False, 7, 8, 9)
         await put(store, stored)
         assert await store.get_session(stored.id) == stored
         changed = replace(stored, timeout=TimeoutConfig(9.5, False, 10.5, 11.5), last_activity_ms=12, renewed_at_ms=13, expires_at_ms=14)
-        changed = replace(changed, renewal_count=15, warned=False, expired=True, last_sequence=16, last_entry_ms=17)
+        changed = replace(changed, renewal_count=15, warned=False, expired=True, last_sequence=16, last_entry_ms=17, open_deliveries=18)
         await store.apply(stored.id, lambda _, now_ms: Outcome(changed))
         assert await store.get_session(stored.id) == changed
 
