@@ -182,7 +182,7 @@ class Signals:
         self._rounds: OrderedDict[str, _Round] = OrderedDict()
         self.closed = False
 
-    def committed(self, commit: Commit) -> None:
+    def on_commit(self, commit: Commit) -> None:
         """Wakes the watches of the sessions whose logs a commit has grown, or that it has removed."""
         for outcome in commit.outcomes:
             if outcome.entries:

@@ -21,8 +21,8 @@ from eliza.sessions.v1 import (
 )
 from eliza.sessions.v1.errors import cut
 from eliza.sessions.v1.limits import MAX_METADATA_BYTES
-from server.agents.dispatcher import AgentStatus
 from server.agents.kinds import Work
+from server.delivery.statuses import AgentStatus
 from server.domain.agents import SETTINGS, Agent, AgentKind, AgentSettings, OpenAiSettings, WebhookSettings
 from server.domain.errors import DomainError, InvalidContentError, InvalidFieldError, InvalidMetadataError
 from server.domain.events import Abort, Chunk, Entry, EntryKind

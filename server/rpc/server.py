@@ -17,8 +17,8 @@ from eliza.sessions.v1 import (
     session_service_pb2_grpc,
 )
 from server.agents.connectors import Connectors
-from server.agents.dispatcher import Dispatcher
 from server.clock import Clock, TestClock
+from server.delivery.queues import Dispatcher
 from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.purge import Purge
 from server.lifecycle.watch import Signals
@@ -113,7 +113,7 @@ def build_server(
         SessionService(store, clock, policy, monitor, signals, entries, settings.stream_heartbeat_seconds), server
     )
     message_service_pb2_grpc.add_MessageServiceServicer_to_server(
-        MessageService(store, clock, dispatcher, entries, settings.reply_deadline_seconds), server
+        MessageService(store, clock, dispatcher, signals, entries, settings.reply_deadline_seconds), server
     )
     agents = AgentService(store, clock, connectors, dispatcher, settings.stream_heartbeat_seconds)
     agent_service_pb2_grpc.add_AgentServiceServicer_to_server(agents, server)

@@ -9,9 +9,6 @@ import pytest
 
 from eliza.sessions.v1 import message_service_pb2 as messages_pb
 from eliza.sessions.v1 import session_service_pb2 as sessions_pb
-from server.agents import dispatcher
-from server.agents.dispatcher import ReplyProgress
-from server.domain.events import Abort, Chunk
 from server.patches import grpcio
 from server.rpc import sending
 from server.rpc.boundary import Boundary
@@ -167,26 +164,3 @@ async def test_an_answer_that_is_not_read_ends(monkeypatch: pytest.MonkeyPatch) 
         await until(lambda: not running.boundary._sending._waiting)
         for call in calls:
             call.cancel()
-
-
-def test_chunks_for_a_slow_follower_are_let_go_the_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatcher, "WAITING_CHUNKS", 3)
-    progress = ReplyProgress()
-
-    def chunk(number: int) -> Chunk:
-        return Chunk("s", "a", "m", str(number), number, 1, 1, 1)
-
-    def taken() -> list[object]:
-        return [progress.get_nowait() for _ in range(progress.qsize())]
-
-    for number in range(5):
-        progress.put_nowait(chunk(number))
-    assert taken() == [chunk(2), chunk(3), chunk(4)]
-    abort = Abort("s", "a", "m", 1, 1, 1)
-    progress.put_nowait(chunk(0))
-    progress.put_nowait(abort)
-    for number in range(5):
-        progress.put_nowait(chunk(number))
-    end = ValueError("the end")
-    progress.put_nowait(end)  # type: ignore[arg-type] # anything that is no chunk
-    assert taken() == [abort, chunk(2), chunk(3), chunk(4), end]
