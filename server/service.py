@@ -51,7 +51,6 @@ class Service:
             policy=settings.retry_policy,
             lease_seconds=settings.delivery_lease_seconds,
             concurrency=settings.agent_concurrency,
-            max_open=settings.max_open_deliveries,
         )
         store.add_listener(self._dispatcher.on_commit)
         self._deadlines = Deadlines(store, clock)

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from server.agents.allowed import read_host_rules, read_secret_rules
-from server.domain.deliveries import RetryPolicy
+from server.domain.deliveries import MAX_OPEN_DELIVERIES, RetryPolicy
 from server.domain.timeouts import TimeoutConfig, TimeoutPolicy
 from server.store.contract import MAX_WRITES
 
@@ -178,7 +178,7 @@ class Settings(BaseSettings):
     )
     max_writes: int = Field(MAX_WRITES, ge=1, le=1_000_000, description="Writes that may wait for the disk.")
     max_open_deliveries: int = Field(
-        1000, ge=1, le=1_000_000, description="Messages of one session that may wait for its agent; one more is refused."
+        MAX_OPEN_DELIVERIES, ge=1, le=1_000_000, description="Messages of one session that may wait for its agent; one more is refused."
     )
     rest_max_requests: int = Field(
         768, ge=1, le=1_000_000, description="REST requests that may wait for their answers, in each process of the facade."

@@ -47,7 +47,7 @@ def lease(
         delivery = replace(delivery, last_failure=AttemptFailure(now_ms, delivery.attempts, reason))
         return _failed(session, delivery, now_ms, message_id, reason, last_reply_id)
     leased = replace(delivery, state=DeliveryState.LEASED, attempts=delivery.attempts + 1, due_at_ms=now_ms + lease_ms)
-    return Outcome(session, deliveries=(leased,))
+    return Outcome(session, delivery=leased)
 
 
 def answer(session: Session, delivery: Delivery, now_ms: int, *, reply_id: str, reply: Reply, agent_id: str | None = None) -> Outcome:
@@ -68,7 +68,7 @@ def answer(session: Session, delivery: Delivery, now_ms: int, *, reply_id: str, 
         reply_id, True, draft.content, draft.metadata, draft.attachments, reply.thought, reply.actions, answers=delivery.sequence
     )
     outcome = appended(_count_out(session, delivery), now_ms, EntryKind.MESSAGE, message=message)
-    return replace(outcome, deliveries=(replace(delivery, state=DeliveryState.ANSWERED, due_at_ms=None),))
+    return replace(outcome, delivery=replace(delivery, state=DeliveryState.ANSWERED, due_at_ms=None))
 
 
 def fail(
@@ -100,10 +100,10 @@ def fail(
         delivery, charged = replace(delivery, lost_connections=delivery.lost_connections + 1), False
     if not charged and not final:
         delivery = replace(delivery, attempts=max(delivery.attempts - 1, 0))
-        return Outcome(session, deliveries=(replace(delivery, state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms),))
+        return Outcome(session, delivery=replace(delivery, state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms))
     if final or delivery.attempts >= policy.max_attempts:
         return _failed(session, delivery, now_ms, message_id, reason, last_reply_id)
-    return Outcome(session, deliveries=(replace(delivery, state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms),))
+    return Outcome(session, delivery=replace(delivery, state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms))
 
 
 def _require_open(delivery: Delivery) -> None:
@@ -114,7 +114,7 @@ def _require_open(delivery: Delivery) -> None:
 def _failed(session: Session, delivery: Delivery, now_ms: int, message_id: str, reason: str, last_reply_id: str) -> Outcome:
     failure = ReplyFailure(message_id, delivery.sequence, reason, delivery.attempts, last_reply_id)
     outcome = appended(_count_out(session, delivery), now_ms, EntryKind.REPLY_FAILURE, failure=failure)
-    return replace(outcome, deliveries=(replace(delivery, state=DeliveryState.FAILED, due_at_ms=None),))
+    return replace(outcome, delivery=replace(delivery, state=DeliveryState.FAILED, due_at_ms=None))
 
 
 def _count_out(session: Session, delivery: Delivery) -> Session:

@@ -7,8 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from server.domain.agents import Agent
-from server.domain.deliveries import Delivery, DeliveryState
-from server.domain.errors import AgentNotFoundError, EtagMismatchError, SessionExpiredError, SessionRenewalError
+from server.domain.deliveries import MAX_OPEN_DELIVERIES, Delivery, DeliveryState
+from server.domain.errors import (
+    AgentNotFoundError,
+    DomainError,
+    EtagMismatchError,
+    OverloadedError,
+    SessionExpiredError,
+    SessionRenewalError,
+)
 from server.domain.events import Entry, EntryKind, ReplyFailure
 from server.domain.messages import Draft, Message, check_draft, check_metadata
 from server.domain.timeouts import (
@@ -62,14 +69,14 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a rule leaves: the session after it, the entries it appends to the log, in order, and the deliveries it makes or changes.
+    """What a rule leaves: the session after it, the entry that it appends to the log, and the delivery that it makes or changes.
 
     `replayed`: it is what an earlier, equal request left, and nothing was done now.
     """
 
     session: Session
-    entries: tuple[Entry, ...] = ()
-    deliveries: tuple[Delivery, ...] = ()
+    entry: Entry | None = None
+    delivery: Delivery | None = None
     replayed: bool = False
 
 
@@ -167,17 +174,24 @@ def if_match(wanted: str, rule: Rule) -> Rule:
     return guarded
 
 
-def send_message(session: Session, now_ms: int, message_id: str, draft: Draft) -> Outcome:
+def send_message(
+    session: Session, now_ms: int, message_id: str, draft: Draft | DomainError, max_open: int = MAX_OPEN_DELIVERIES
+) -> Outcome:
     """Stores the user's message, which is activity, and makes its delivery to the agent.
 
-    Raises SessionExpiredError, InvalidContentError, InvalidMetadataError.
+    `draft` is an error where the message cannot be read. At most `max_open` deliveries of a session are open.
+    Raises SessionExpiredError, that error, InvalidContentError, InvalidMetadataError, OverloadedError.
     """
     require_live(session, now_ms)
+    if isinstance(draft, DomainError):
+        raise draft
     check_draft(draft)
+    if session.open_deliveries >= max_open:
+        raise OverloadedError("too many messages of this session wait for its agent")
     message = Message(message_id, False, draft.content, draft.metadata, draft.attachments, None, ())
     session = replace(session, open_deliveries=session.open_deliveries + 1)
     outcome = appended(_active(session, now_ms), now_ms, EntryKind.MESSAGE, renewed=session.timeout.auto_renew, message=message)
-    return replace(outcome, deliveries=(Delivery(session.id, outcome.session.last_sequence, DeliveryState.PENDING, 0, now_ms),))
+    return replace(outcome, delivery=Delivery(session.id, outcome.session.last_sequence, DeliveryState.PENDING, 0, now_ms))
 
 
 def heartbeat(session: Session, now_ms: int) -> Outcome:
@@ -280,4 +294,4 @@ def appended(
     session = replace(session, last_sequence=sequence, last_entry_ms=at_ms)
     near = is_near_expiration(session, now_ms)
     entry = Entry(session.id, sequence, at_ms, kind, session.expires_at_ms, session.renewal_count, renewed, near, message, timeout, failure)
-    return Outcome(session, (entry,))
+    return Outcome(session, entry)

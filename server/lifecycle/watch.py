@@ -185,7 +185,7 @@ class Signals:
     def on_commit(self, commit: Commit) -> None:
         """Wakes the watches of the sessions whose logs a commit has grown, or that it has removed."""
         for outcome in commit.outcomes:
-            if outcome.entries:
+            if outcome.entry:
                 self._wake(outcome.session.id)
         for session_id in commit.deleted:
             if watched := self._watched.get(session_id):

@@ -151,7 +151,8 @@ class AgentService(AgentServiceServicer):
             raise MissingFieldsError(missing)
         as_text = is_text_form(request.json_form)
         outcome = await self._dispatcher.answer(request.delivery_id, reply_of(request.reply))
-        (entry,) = outcome.entries
+        entry = outcome.entry
+        assert entry is not None
         assert entry.message is not None
         return pb.ReplyResponse(message=message_message(outcome.session, entry, entry.message, as_text))
 

@@ -113,7 +113,7 @@ def build_server(
         SessionService(store, clock, policy, monitor, signals, entries, settings.stream_heartbeat_seconds), server
     )
     message_service_pb2_grpc.add_MessageServiceServicer_to_server(
-        MessageService(store, clock, dispatcher, signals, entries, settings.reply_deadline_seconds), server
+        MessageService(store, clock, signals, entries, settings.reply_deadline_seconds, settings.max_open_deliveries), server
     )
     agents = AgentService(store, clock, connectors, dispatcher, settings.stream_heartbeat_seconds)
     agent_service_pb2_grpc.add_AgentServiceServicer_to_server(agents, server)

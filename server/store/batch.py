@@ -13,7 +13,7 @@ from typing import ClassVar, TypeAlias, TypeVar
 
 from server.domain.agents import Agent
 from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState
-from server.domain.errors import DeliveryNotFoundError, DomainError, SessionExpiredError, SessionNotFoundError
+from server.domain.errors import DeliveryNotFoundError, DomainError, RequestIdReusedError, SessionExpiredError, SessionNotFoundError
 from server.domain.events import Entry
 from server.domain.replies import DeliveryRule
 from server.domain.requests import Request, require_same
@@ -200,10 +200,11 @@ class Batch:
         if session is not before:
             self._sessions[session.id] = session
             self._changed.add(session.id)
-            self._entries.extend(outcome.entries)
+            if outcome.entry:
+                self._entries.append(outcome.entry)
             if session.expired and not before.expired:
                 self._expired.add(session.id)
-        for delivery in outcome.deliveries:
+        if delivery := outcome.delivery:
             key = delivery.session_id, delivery.sequence
             self._deliveries[key] = delivery
             self._delivered.add(key)
@@ -235,8 +236,9 @@ class Create(Operation):
         wanted.agents.add(self.agent_id)
 
     def carry_out(self, batch: Batch, now_ms: int) -> Outcome:
-        if known := batch.known(self.request):
-            assert isinstance(known.answer, Session)
+        if self.request and (known := batch.known(self.request)):
+            if not isinstance(known.answer, Session):
+                raise RequestIdReusedError(self.request.id)
             return Outcome(known.answer, replayed=True)
         session = self.rule(batch.agent(self.agent_id), now_ms)
         batch.add(session)
@@ -260,11 +262,11 @@ class Apply(Operation):
         if known := batch.known(self.request):
             if not isinstance(known.answer, Entry):
                 raise SessionExpiredError(session.id, session.expires_at_ms)
-            return Outcome(session, (known.answer,), replayed=True)
+            return Outcome(session, known.answer, replayed=True)
         outcome = self.rule(session, now_ms)
         batch.take(session, outcome)
-        if self.request:
-            batch.remember(self.request, outcome.entries[0], session.id, now_ms)
+        if self.request and outcome.entry:
+            batch.remember(self.request, outcome.entry, session.id, now_ms)
         return outcome
 
 

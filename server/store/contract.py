@@ -200,10 +200,6 @@ class Sessions(ABC):
         """Counts, up to `limit`, the messages that `list_history` would read if it never stopped early."""
 
     @abstractmethod
-    async def knows(self, request: Request) -> bool:
-        """Whether a request with this id was made before in its scope, and is remembered."""
-
-    @abstractmethod
     async def counts(self) -> Counts:
         """Tells how many sessions there are, at the same cost however many they are: each write keeps the counts."""
 

@@ -106,8 +106,8 @@ class Client:
         outcomes = await asyncio.gather(*(self._apply(session_id, doubt, partial(call, self._store, one)) for one in ids))
         done = [outcome for outcome in outcomes if outcome]
         if done and asked:
-            self._model.asked[asked.id].answer = done[0].entries[0]
-            if any(outcome.entries != done[0].entries for outcome in done) or sum(not outcome.replayed for outcome in done) > 1:
+            self._model.asked[asked.id].answer = done[0].entry
+            if any(outcome.entry != done[0].entry for outcome in done) or sum(not outcome.replayed for outcome in done) > 1:
                 raise AssertionError(f"one request, several answers: {done}")
 
     async def say_twice(self) -> None:

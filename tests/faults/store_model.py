@@ -13,6 +13,7 @@ from server.domain.events import Entry, EntryKind
 from server.domain.sessions import Outcome, Session
 from server.store.contract import Store
 from server.store.sqlite import rows
+from tests.unit.samples import logged
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,8 @@ class Model:
         if outcome.replayed:
             return
         known.session = outcome.session
-        known.entries |= {entry.sequence: entry for entry in outcome.entries}
-        known.deliveries |= {delivery.sequence: delivery for delivery in outcome.deliveries}
+        known.entries |= {entry.sequence: entry for entry in logged(outcome)}
+        known.deliveries |= {delivery.sequence: delivery for delivery in [outcome.delivery] if delivery}
         if outcome.session.expired:
             for sequence, delivery in known.deliveries.items():
                 if delivery.state in (DeliveryState.PENDING, DeliveryState.LEASED):
@@ -220,7 +221,7 @@ class Model:
 
     def wrong_retry(self, asked: Asked, outcome: Outcome, *, was_gone: bool) -> str:
         """Why a retry cannot have had this outcome; empty when it can. `was_gone`: its session was, before the retry was made."""
-        again = outcome.entries[0] if outcome.entries else outcome.session
+        again = outcome.entry or outcome.session
         if asked.answer is None:
             return ""
         if was_gone and outcome.replayed:

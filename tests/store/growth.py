@@ -188,7 +188,6 @@ OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
     "count_history": lambda w: w.store.count_history(w.one, before_sequence=10**9, limit=20),
     "find_answer": lambda w: w.store.find_answer(w.one.id, 1),
     "find_answer where none is": lambda w: w.store.find_answer(w.one.id, 10**9),
-    "knows": lambda w: w.store.knows(Request("growth", "unknown", "content")),
     "next_delivery": lambda w: w.store.next_delivery(w.one.id),
     "next_delivery where none is": lambda w: w.store.next_delivery(w.other.id),
     "list_open": lambda w: w.store.list_open(),

@@ -107,9 +107,8 @@ class MemoryStore(Store):
         return Loaded(*map(there, tables, (wanted.sessions, wanted.deliveries, wanted.requests, wanted.agents)))
 
     def _write(self, written: Written) -> None:
-        places = [(entry.session_id, entry.sequence) for entry in written.entries]
-        if len(set(places)) < len(places) or any(sequence in self._log[session_id] for session_id, sequence in places):
-            raise ValueError("two entries have one sequence")
+        if any(entry.at_ms is None for entry in written.entries):
+            raise ValueError("an entry has no time")
         self._remove(written.removed)
         self._sessions |= {session.id: session for session in (*written.created, *written.changed)}
         self._counts.update(written.counts)
@@ -207,10 +206,6 @@ class MemoryStore(Store):
         replies = (entry for entry in log if entry.message and entry.message.answers == sequence)
         failures = (entry for entry in log if entry.failure and entry.failure.message_sequence == sequence)
         return next(replies, next(failures, None))
-
-    async def knows(self, request: Request) -> bool:
-        self._require_open()
-        return (request.scope, request.id) in self._requests
 
     async def next_delivery(self, session_id: str) -> OpenDelivery | None:
         self._require_open()

@@ -20,7 +20,7 @@ from server.store.sqlite import removal as sqlite_removal
 from server.store.sqlite import writer as sqlite_writer
 from server.store.sqlite.check import problems, summary
 from server.store.sqlite.store import SqliteStore
-from tests.store.conformance.common import contents, history, respond, say
+from tests.store.conformance.common import contents, history, knows, respond, say
 from tests.unit.samples import AGENT, T0, USER, put, session
 
 HANGS_SECONDS = 15
@@ -118,8 +118,8 @@ class TestADeletedSession:
         assert await store.next_delivery(gone.id) is None
         assert [left.session_id for left in await store.list_open()] == [other.id]
         assert await store.due(T0 + 10**12, 9) == [other.id]
-        assert not await store.knows(Request(f"user:{USER}", f"create {gone.id}", "content"))
-        assert not await store.knows(Request(f"session:{gone.id}", "0", "content"))
+        assert not await knows(store, Request(f"user:{USER}", f"create {gone.id}", "content"))
+        assert not await knows(store, Request(f"session:{gone.id}", "0", "content"))
 
     @pytest.mark.usefixtures("_nothing_goes_together")
     async def test_its_request_ids_are_free_and_the_purge_leaves_who_has_taken_them(self, store: SqliteStore, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from server.store.sqlite.store import SqliteStore
 from server.store.sqlite.writer import GROUP_SIZE
 from tests.store.conformance import StoreConformance
 from tests.store.conformance.common import contents, history, misbehave, say
-from tests.unit.samples import MINUTE, T0, put, session
+from tests.unit.samples import MINUTE, T0, logged, put, session
 
 
 @asynccontextmanager
@@ -99,7 +99,7 @@ class TestSqliteStore(StoreConformance):
         assert isinstance(results[1], asyncio.CancelledError)
         assert isinstance(results[2], RuntimeError)
         log = await history(store, one)
-        assert [entry.sequence for outcome in told for entry in outcome.entries] == [entry.sequence for entry in log]
+        assert [entry.sequence for outcome in told for entry in logged(outcome)] == [entry.sequence for entry in log]
 
     async def test_a_call_that_is_cancelled_during_its_turn_is_carried_out_wholly(self, store: Store, one: Session) -> None:
         begun, goes_on = threading.Event(), threading.Event()
@@ -115,7 +115,7 @@ class TestSqliteStore(StoreConformance):
         goes_on.set()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert (await store.apply(one.id, say("next"))).entries[0].sequence == 2
+        assert (await store.apply(one.id, say("next"))).entry.sequence == 2
         assert contents(await history(store, one)) == ["slow", "next"]
 
     async def test_what_queues_is_committed_together(self, store: SqliteStore, one: Session) -> None:

@@ -174,7 +174,7 @@ class TestReopening:
             assert contents(await history(store, one)) == [f"{n}" + "x" * 200 for n in range(20)]
             stored = await store.get_session(one.id)
             assert (stored.last_sequence, stored.renewal_count) == (20, 20)
-            assert (await store.apply(one.id, say("on"))).entries[0].sequence == 21
+            assert (await store.apply(one.id, say("on"))).entry.sequence == 21
         assert [agent.id for agent in await store.list_agents(limit=5)] == [AGENT]
         await store.close()
 
@@ -243,7 +243,7 @@ class TestAnOlderVersion:
         await store.close()
         store = await opened(path, answered.session.expires_at_ms)
         assert await store.get_session(USER) == answered.session
-        assert (await store.list_entries(USER, after_sequence=5, limit=9)) == list(answered.entries)
+        assert (await store.list_entries(USER, after_sequence=5, limit=9)) == [answered.entry]
         await store.apply(USER, fall_due)
         assert await store.purge(answered.session.expires_at_ms, 100) == 11
         await store.close()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from server.domain.agents import Agent, AgentKind
 from server.domain.deliveries import Delivery, DeliveryState
+from server.domain.events import Entry
 from server.domain.messages import Reply
 from server.domain.replies import answer
 from server.domain.requests import Request
@@ -76,7 +77,13 @@ def answering(reply: Reply, reply_id: str | None = None) -> Rule:
     reply_id = reply_id or str(uuid.uuid4())
 
     def rule(start: Session, now_ms: int) -> Outcome:
-        delivery = Delivery(start.id, start.last_sequence, DeliveryState.LEASED, 1, None)
+        state = DeliveryState.LEASED if start.open_deliveries else DeliveryState.FAILED
+        delivery = Delivery(start.id, start.last_sequence, state, 1, None)
         return answer(start, delivery, now_ms, reply_id=reply_id, reply=reply)
 
     return rule
+
+
+def logged(outcome: Outcome) -> list[Entry]:
+    """What a rule has appended to the log."""
+    return [outcome.entry] if outcome.entry else []

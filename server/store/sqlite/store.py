@@ -215,10 +215,6 @@ class SqliteStore(Store):
         found = self._read(lambda connection: connection.execute(statement, named).fetchall())
         return rows.entry_of(found[0]) if found else None
 
-    async def knows(self, request: Request) -> bool:
-        statement = f"SELECT 1 FROM requests WHERE scope = ? AND id = ? AND {IS_THERE.format('session_id')}"
-        return self._read(lambda connection: connection.execute(statement, (request.scope, request.id)).fetchone()) is not None
-
     async def next_delivery(self, session_id: str) -> OpenDelivery | None:
         def read(connection: sqlite3.Connection) -> OpenDelivery | None:
             found = connection.execute(_NEXT_DELIVERY, (session_id,)).fetchone()

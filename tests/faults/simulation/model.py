@@ -136,6 +136,8 @@ class Model:
     def _send(self, session: Session, call: dict[str, Any], now: int, observed: dict[str, Any]) -> Refusal | dict[str, Any]:
         if not 1 <= len(call["content"]) <= 4000 or "\0" in call["content"]:
             return Refusal("INVALID_CONTENT")
+        if len(session.open()) >= self.limits.max_open:
+            return Refusal("OVERLOADED")
         self._new(observed["id"])
         self._active(session, now)
         entry = self._append(

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from server.domain.errors import DomainError
 from server.domain.sessions import Outcome
 from server.store.batch import Operation
-from server.store.contract import OpenSession
 from server.store.sqlite.store import SqliteStore
 from server.store.sqlite.writer import SqliteWriter
 from tests.faults.simulation.calls import CALL, Call
@@ -139,8 +138,3 @@ class Store(SqliteStore):
         if (call is None or call.arguments["kind"] == "connect") and self.world.chance.random() < 0.1:
             self._writer._carry_out_some()  # type: ignore[attr-defined]
         return super()._guarded(read, connection)
-
-    async def list_open(self) -> list[OpenSession]:
-        found = await super().list_open()
-        self.world.waiting = {session_id: set(session.open()) for session_id, session in self.world.model.sessions.items()}
-        return found

@@ -24,7 +24,7 @@ class Closing(OnStore):
         await asyncio.sleep(0)
         await self.close(store)
         results = await asyncio.gather(*tasks)
-        assert [result.entries[0].sequence for result in results] == list(range(1, MANY + 1))
+        assert [result.entry.sequence for result in results] == list(range(1, MANY + 1))
 
     @pytest.mark.parametrize("name", CALLS)
     async def test_a_closed_store_is_unavailable(self, store: Store, one: Session, name: str) -> None:

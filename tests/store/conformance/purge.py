@@ -9,7 +9,7 @@ from server.domain.requests import Request
 from server.domain.sessions import Outcome, Session, fall_due, heartbeat
 from server.domain.timeouts import PartialTimeoutConfig
 from server.store.contract import Counts, Store
-from tests.store.conformance.common import OnStore, agent, answer, history, patch, say
+from tests.store.conformance.common import OnStore, agent, answer, history, knows, patch, say
 from tests.unit.samples import MINUTE, T0, put, session
 
 
@@ -83,8 +83,8 @@ class Purge(OnStore):
         # Three requests, two entries with their deliveries, the entry of its expiry, and the session.
         assert removed == 9
         for one, is_known in ((old, False), (live, True)):
-            assert await store.knows(Request("user", f"create {one.id}", "content")) is is_known
-            assert [await store.knows(Request(one.id, f"message {n}", "content")) for n in range(2)] == [is_known] * 2
+            assert await knows(store, Request("user", f"create {one.id}", "content")) is is_known
+            assert [await knows(store, Request(one.id, f"message {n}", "content")) for n in range(2)] == [is_known] * 2
         anew = session(clock.now_ms())
         assert await put(store, anew, Request("user", f"create {old.id}", "content")) == Outcome(anew)
 
@@ -121,4 +121,4 @@ class Purge(OnStore):
             await store.apply(one.id, say())
         assert await store.list_agents(limit=5) == [agent()]
         await put(store, one)
-        assert (await store.apply(one.id, say())).entries[0].sequence == 1
+        assert (await store.apply(one.id, say())).entry.sequence == 1

@@ -13,7 +13,7 @@ from server.domain.sessions import Outcome, Rule, Session, due_at_ms, fall_due, 
 from server.domain.timeouts import PartialTimeoutConfig, TimeoutConfig
 from server.store.contract import Counts, MessagePage, Store
 from tests.store.conformance.common import UNKNOWN, Misbehaved, OnStore, agent, answer, contents, history, misbehave, patch, say
-from tests.unit.samples import AGENT, MINUTE, T0, USER, put, session
+from tests.unit.samples import AGENT, MINUTE, T0, USER, logged, put, session
 
 
 class Sessions(OnStore):
@@ -86,7 +86,7 @@ class Sessions(OnStore):
         outcome = await store.apply(one.id, rule)
         assert outcome == rule(one, T0 + MINUTE)
         assert await store.get_session(one.id) == outcome.session
-        assert (await store.list_messages(one, limit=5)).messages == list(outcome.entries)
+        assert (await store.list_messages(one, limit=5)).messages == [outcome.entry]
 
     async def test_every_rule_and_its_entries(self, store: Store, one: Session, clock: TestClock) -> None:
         reply = Reply(Draft("b"), "hm", ("X", "Y"))
@@ -97,7 +97,7 @@ class Sessions(OnStore):
             expected = rule(model, clock.now_ms())
             assert await store.apply(one.id, rule) == expected
             model = expected.session
-            log += expected.entries
+            log += logged(expected)
             assert await store.get_session(one.id) == model
         kinds = [EntryKind.RENEWAL, EntryKind.MESSAGE, EntryKind.TIMEOUT_CHANGE, EntryKind.MESSAGE, EntryKind.RENEWAL]
         assert [entry.kind for entry in log] == [*kinds, EntryKind.TIMEOUT_CHANGE, EntryKind.WARNING, EntryKind.EXPIRY]
@@ -111,7 +111,7 @@ class Sessions(OnStore):
             await store.apply(one.id, rule)
         assert await store.get_session(one.id) == one
         assert await store.list_messages(one, limit=5) == MessagePage([], False)
-        assert (await store.apply(one.id, say())).entries[0].sequence == 1
+        assert (await store.apply(one.id, say())).entry.sequence == 1
 
     async def test_the_error_of_a_rule_comes_as_it_was_raised(self, store: Store, one: Session, clock: TestClock) -> None:
         clock.set_ms(one.expires_at_ms)
@@ -125,7 +125,7 @@ class Sessions(OnStore):
             assert await store.get_session(new.id) == new
             assert (await store.list_sessions(T0, limit=100)).total == n + 1
             outcome = await store.apply(new.id, say(f"{n}"))
-            assert (await store.list_messages(new, limit=1)).messages == list(outcome.entries)
+            assert (await store.list_messages(new, limit=1)).messages == [outcome.entry]
             assert (await store.counts()).active == n + 1
             assert await store.next_due_ms() is not None
         await store.create_agent(agent())
