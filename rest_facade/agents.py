@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import flask
 
+from eliza.sessions.limits import MAX_SESSIONS
 from eliza.sessions.v1 import agent_pb2
 from eliza.sessions.v1.agent_service_pb2 import ListAgentsRequest
-from eliza.sessions.v1.limits import MAX_SESSIONS
 from rest_facade import bodies
 from rest_facade.backend import Backend
 

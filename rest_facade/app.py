@@ -8,7 +8,7 @@ import grpc.aio
 import structlog
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 
-from eliza.sessions.v1.errors import cut, forget_frames
+from eliza.sessions.errors import forget_frames, truncate
 from rest_facade import agents, bodies, clock, errors, openapi, routes, sse
 from rest_facade.backend import Backend
 from rest_facade.bridge import TOO_LARGE
@@ -75,7 +75,7 @@ def _tell(error: ApiError) -> flask.Response:
 def _logged(error: ApiError) -> ApiError:
     """The error, with a line in the log: the server logs the calls that it refuses, and has not seen this request."""
     level = "warning" if error.http_status >= 500 else "info"
-    getattr(_log, level)("failed request", method=flask.request.method, code=error.row.reason, error=cut(error.message))
+    getattr(_log, level)("failed request", method=flask.request.method, code=error.row.reason, error=truncate(error.message))
     return error
 
 
@@ -91,7 +91,7 @@ def _from_http(error: HTTPException) -> ApiError:
         allowed = sorted(error.valid_methods or ())
         return ApiError("METHOD_NOT_ALLOWED", "The path does not have this method", method=flask.request.method, allowed=allowed)
     if isinstance(error, NotFound):
-        return ApiError("PATH_NOT_FOUND", "There is no such path", path=cut(flask.request.path))
+        return ApiError("PATH_NOT_FOUND", "There is no such path", path=truncate(flask.request.path))
     if error.code is not None and 400 <= error.code < 500:
         return ApiError("INVALID_REQUEST", f"Invalid request: {error.name}", reason=error.name)
     return errors.unforeseen(error)

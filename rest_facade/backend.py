@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar, cast
 import greenback
 import grpc.aio
 
+from eliza.sessions.errors import forget_frames
 from eliza.sessions.v1.agent_service_pb2 import GetAgentRequest
 from eliza.sessions.v1.agent_service_pb2_grpc import AgentServiceStub
 from eliza.sessions.v1.clock_service_pb2_grpc import ClockServiceStub
-from eliza.sessions.v1.errors import forget_frames
 from eliza.sessions.v1.message_service_pb2 import ConverseRequest, ConverseResponse
 from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceStub
 from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSessionsResponse

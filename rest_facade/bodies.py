@@ -6,8 +6,8 @@ import flask
 import orjson
 from werkzeug.http import parse_options_header
 
-from eliza.sessions.v1 import json_text
-from eliza.sessions.v1.errors import cut
+from eliza.sessions import json_text
+from eliza.sessions.errors import truncate
 from rest_facade import fields
 from rest_facade.errors import ApiError
 
@@ -26,7 +26,7 @@ def read_object(known: fields.Fields) -> dict[str, Any]:
         return {}
     content_type = flask.request.content_type or ""
     if not _is_json(content_type):
-        raise ApiError("UNSUPPORTED_MEDIA_TYPE", "The body must be application/json in UTF-8", contentType=cut(content_type))
+        raise ApiError("UNSUPPORTED_MEDIA_TYPE", "The body must be application/json in UTF-8", contentType=truncate(content_type))
     body = _parse(data)
     if not isinstance(body, dict):
         raise _invalid("the body is not a JSON object")

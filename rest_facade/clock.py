@@ -5,9 +5,9 @@ from typing import Any
 import flask
 import grpc.aio
 
-from eliza.sessions.v1 import times, values
+from eliza.sessions import times, values
+from eliza.sessions.errors import truncate
 from eliza.sessions.v1.clock_service_pb2 import AdvanceClockRequest, GetClockRequest, GetClockResponse, SetClockRequest
-from eliza.sessions.v1.errors import cut
 from rest_facade import bodies, codec, fields, inputs
 from rest_facade.backend import Backend
 from rest_facade.errors import ApiError
@@ -72,4 +72,4 @@ def _whole(value: Any) -> int:
 
 
 def _invalid(field: str, value: object, reason: str) -> ApiError:
-    return ApiError("INVALID_FIELD", f"Invalid {field}: {reason}", field=field, value=cut(inputs.shown(value)), reason=reason)
+    return ApiError("INVALID_FIELD", f"Invalid {field}: {reason}", field=field, value=truncate(inputs.shown(value)), reason=reason)

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeAlias
 import orjson
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from eliza.sessions.v1 import json_text, times, values
+from eliza.sessions import json_text, times, values
 from eliza.sessions.v1.log_pb2 import ReplyAborted, ReplyChunk
 from eliza.sessions.v1.message_pb2 import Message, SessionStatus
 from eliza.sessions.v1.session_pb2 import Session

@@ -8,8 +8,9 @@ from typing import Any, Final
 import grpc.aio
 import structlog
 
-from eliza.sessions.v1 import errors_pb2, json_text
-from eliza.sessions.v1.errors import TABLE, error_info
+from eliza.sessions import json_text
+from eliza.sessions.errors import TABLE, error_info
+from eliza.sessions.v1 import errors_pb2
 
 RETRY_AFTER_SECONDS: Final = 1
 """When a client may try again, where the server does not say."""

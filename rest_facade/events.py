@@ -5,7 +5,7 @@ from typing import Any, Final, TypeAlias
 
 import orjson
 
-from eliza.sessions.v1 import json_text, values
+from eliza.sessions import json_text, values
 from eliza.sessions.v1.log_pb2 import LogEntry, ReplyAborted, ReplyChunk
 from eliza.sessions.v1.session_pb2 import Session
 from rest_facade import codec

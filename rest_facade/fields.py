@@ -6,7 +6,7 @@ from itertools import islice
 from typing import Any, Final, TypeAlias
 from urllib.parse import quote
 
-from eliza.sessions.v1.errors import cut
+from eliza.sessions.errors import truncate
 
 Fields: TypeAlias = Mapping[str, "Fields | None"]
 """Names, each with the fields below it; None where anything may be below."""
@@ -59,7 +59,7 @@ def _unknown(body: Mapping[str, Any], known: Fields) -> Iterator[tuple[str, ...]
 
 def show(paths: list[tuple[str, ...]]) -> list[str]:
     """Paths as JSON repeats them: names joined by dots, cut."""
-    return [cut(".".join(path)) for path in paths]
+    return [truncate(".".join(path)) for path in paths]
 
 
 def encode(paths: list[tuple[str, ...]]) -> str:

@@ -13,13 +13,13 @@ from typing import Any, TypeAlias
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from eliza.sessions.v1 import json_text, times, values
-from eliza.sessions.v1.errors import cut
+from eliza.sessions import json_text, times, values
+from eliza.sessions.errors import truncate
+from eliza.sessions.limits import DEFAULT_MESSAGES, MAX_MESSAGES, MAX_METADATA_BYTES, MAX_REQUEST_ID, MAX_SESSIONS
+from eliza.sessions.texts import is_text
 from eliza.sessions.v1.json_form_pb2 import JSON_FORM_TEXT
-from eliza.sessions.v1.limits import DEFAULT_MESSAGES, MAX_MESSAGES, MAX_METADATA_BYTES, MAX_REQUEST_ID, MAX_SESSIONS
 from eliza.sessions.v1.message_service_pb2 import ListMessagesRequest, SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import CreateSessionRequest, ListSessionsRequest, UpdateTimeoutRequest
-from eliza.sessions.v1.texts import is_text
 from eliza.sessions.v1.timeout_pb2 import TimeoutConfig
 from rest_facade.errors import ApiError
 
@@ -87,7 +87,7 @@ def idempotency_key(key: str | None) -> str:
     bare = key[1:-1] if len(key) > 1 and key.startswith('"') and key.endswith('"') else key
     if not 1 <= len(bare) <= MAX_REQUEST_ID or not bare.isascii() or not bare.isprintable():
         reason = f"must have 1 to {MAX_REQUEST_ID} printable ASCII characters"
-        raise ApiError("INVALID_FIELD", f"Idempotency-Key {reason}", field="Idempotency-Key", value=cut(key), reason=reason)
+        raise ApiError("INVALID_FIELD", f"Idempotency-Key {reason}", field="Idempotency-Key", value=truncate(key), reason=reason)
     return bare
 
 
@@ -112,7 +112,7 @@ def after_sequence(text: str, session_id: str) -> int:
     if not text:
         return 0
     if not (text.isascii() and text.isdigit()) or int(text[:20]) > _MAX_INT64:
-        raise ApiError("INVALID_FIELD", "after must be a sequence", field="after", value=cut(text), reason="must be a sequence")
+        raise ApiError("INVALID_FIELD", "after must be a sequence", field="after", value=truncate(text), reason="must be a sequence")
     return int(text)
 
 
@@ -130,9 +130,9 @@ def list_sessions(query: Query) -> ListSessionsRequest:
 def shown(value: object) -> str:
     """A JSON value as an error repeats it: text as it is, anything else as JSON, cut."""
     if isinstance(value, str):
-        return cut(value)
+        return truncate(value)
     try:
-        return cut(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+        return truncate(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
     except (RecursionError, TypeError):
         # Nested too deeply; or bytes, which a socket can bring.
         return "…"
@@ -273,4 +273,4 @@ def _invalid_timeout(field: str, value: object, reason: str) -> ApiError:
 
 
 def _invalid_pagination(parameter: str, value: str, reason: str) -> ApiError:
-    return ApiError("INVALID_PAGINATION", f"Invalid pagination: {reason}", parameter=parameter, value=cut(value), reason=reason)
+    return ApiError("INVALID_PAGINATION", f"Invalid pagination: {reason}", parameter=parameter, value=truncate(value), reason=reason)

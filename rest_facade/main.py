@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 
 import uvicorn
 
-from eliza.sessions.v1.limits import MAX_BODY_BYTES
+from eliza.sessions.limits import MAX_BODY_BYTES
 from rest_facade.admission import Admission, Places, refusal_of
 from rest_facade.app import create_app
 from rest_facade.backend import Backend

@@ -10,7 +10,7 @@ from typing import Final
 
 import structlog
 
-from eliza.sessions.v1.errors import cut
+from eliza.sessions.errors import truncate
 from rest_facade import fields
 from rest_facade.errors import ApiError
 
@@ -66,17 +66,17 @@ class Origins:
         hosts = _values(headers, b"host")
         for host in hosts:
             if not self._is_allowed_host(host):
-                self._log_once("REST_ALLOWED_HOSTS", cut(host), (_split(host) or ("",))[0])
+                self._log_once("REST_ALLOWED_HOSTS", truncate(host), (_split(host) or ("",))[0])
                 reason = "This service is not known by this host: REST_ALLOWED_HOSTS does not name it"
-                raise ApiError("HOST_NOT_ALLOWED", reason, host=cut(host))
+                raise ApiError("HOST_NOT_ALLOWED", reason, host=truncate(host))
         if not self._is_any_origin and _is_foreign(headers, hosts):
             # A browser names the origin of all that a page can read, and of none of the links that a user follows.
             origins = _values(headers, b"origin") or [""]
             for origin in origins:
                 if not self._is_allowed_origin(origin):
-                    self._log_once("REST_ALLOWED_ORIGINS", cut(origin), origin if _ORIGIN.fullmatch(origin) else "")
+                    self._log_once("REST_ALLOWED_ORIGINS", truncate(origin), origin if _ORIGIN.fullmatch(origin) else "")
                     reason = "Pages of this origin may not use this service: REST_ALLOWED_ORIGINS does not name it"
-                    raise ApiError("ORIGIN_NOT_ALLOWED", reason, origin=cut(origin))
+                    raise ApiError("ORIGIN_NOT_ALLOWED", reason, origin=truncate(origin))
 
     def cors(self, headers: Headers) -> list[tuple[bytes, bytes]]:
         """The header fields by which a browser lets a page read the answer to such a request.
@@ -118,7 +118,7 @@ class Origins:
         """Logs the first refusal of an origin or a host, with what would let it in."""
         if (setting, value) not in self._logged and len(self._logged) < MAX_LOGGED:
             self._logged.add((setting, value))
-            add = {"add": cut(to_add)} if to_add else {}
+            add = {"add": truncate(to_add)} if to_add else {}
             _log.warning("refused requests: a setting does not name their origin or host", setting=setting, value=value, **add)
 
 

@@ -7,7 +7,7 @@ import flask
 import grpc.aio
 import structlog
 
-from eliza.sessions.v1 import values
+from eliza.sessions import values
 from eliza.sessions.v1.message_pb2 import Message
 from eliza.sessions.v1.message_service_pb2 import ListMessagesRequest
 from eliza.sessions.v1.session_service_pb2 import ListSessionsRequest

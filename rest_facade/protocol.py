@@ -14,7 +14,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from eliza.sessions.v1.errors import cut
+from eliza.sessions.errors import truncate
 from rest_facade.admission import OVERLOADED, STOPPING, Places, Refusal, come_back, is_followed, refusal_of
 from rest_facade.bridge import Message, Receive, Send
 from rest_facade.connections import CLIENT, HEAD_SECONDS, Connection, Connections, Entry
@@ -465,7 +465,7 @@ class HttpProtocol(Connection, HttpToolsProtocol):
             assert isinstance(protocol, WebSocketProtocol)
             self._connections.replace(self, protocol)
         else:
-            self._close_with(refusal_of(ApiError("PATH_NOT_FOUND", "There is no WebSocket on this path", path=cut(path))))
+            self._close_with(refusal_of(ApiError("PATH_NOT_FOUND", "There is no WebSocket on this path", path=truncate(path))))
 
     def _head_without_offer(self) -> bytes:
         """The head that has been read, without the option `upgrade` that makes an offer of it."""

@@ -11,12 +11,12 @@ from typing import Any, Final, TypeAlias
 import grpc.aio
 import socketio
 
-from eliza.sessions.v1.errors import forget_frames
+from eliza.sessions.errors import forget_frames
+from eliza.sessions.limits import MAX_CONTENT_CODE_POINTS
+from eliza.sessions.texts import is_text
 from eliza.sessions.v1.json_form_pb2 import JSON_FORM_TEXT
-from eliza.sessions.v1.limits import MAX_CONTENT_CODE_POINTS
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import GetSessionRequest
-from eliza.sessions.v1.texts import is_text
 from rest_facade import bodies, errors, fields, inputs
 from rest_facade.backend import Backend
 from rest_facade.bridge import Message, Receive, Send

@@ -17,9 +17,11 @@ from server.delivery.queues import Dispatcher
 from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.purge import Purge
 from server.lifecycle.watch import Signals
-from server.rpc.boundary import QUIET_SECONDS
-from server.rpc.server import build_server
-from server.settings import Settings, join_address, listed, split_address
+from server.rpc.health import HealthMonitor
+from server.rpc.in_process import InProcessChannel
+from server.rpc.pipeline import QUIET_SECONDS, CallPipeline
+from server.rpc.server import build_server, build_services, service_names
+from server.settings import Settings, join_address, split_address, split_list
 from server.store import open_store
 from server.store.contract import Store
 
@@ -40,9 +42,8 @@ class Service:
         self.port = 0
         self._settings = settings
         self._store = store
-        self._signals = Signals()
-        store.add_listener(self._signals.on_commit)
         self._connectors = connectors
+        self._signals = Signals()
         self._dispatcher = Dispatcher(
             store,
             clock,
@@ -52,9 +53,7 @@ class Service:
             lease_seconds=settings.delivery_lease_seconds,
             concurrency=settings.agent_concurrency,
         )
-        store.add_listener(self._dispatcher.on_commit)
         self._deadlines = Deadlines(store, clock)
-        store.add_listener(self._deadlines.on_commit)
         self._purge = Purge(
             store,
             clock,
@@ -62,11 +61,33 @@ class Service:
             request_retention_minutes=settings.request_id_retention_minutes,
             interval_minutes=settings.session_cleanup_interval_minutes,
         )
-        store.add_listener(self._purge.on_commit)
-        self._server, self._health, self._boundary = build_server(
-            store, clock, settings, self._dispatcher, connectors, self._signals, self._deadlines, self._purge
+        for part in (self._signals, self._dispatcher, self._deadlines, self._purge):
+            store.add_listener(part.on_commit)
+        names = service_names(clock)
+        self._health = HealthMonitor(store, names)
+        self._pipeline = CallPipeline(
+            self._health.doubt,
+            max_calls=settings.max_calls,
+            max_streams=settings.max_streams,
+            slow_call_s=settings.slow_call_seconds,
         )
+        self._services = build_services(
+            store,
+            clock,
+            settings,
+            dispatcher=self._dispatcher,
+            connectors=connectors,
+            signals=self._signals,
+            deadlines=self._deadlines,
+            purge=self._purge,
+            health=self._health,
+        )
+        self._server = build_server(self._services, self._pipeline, self._health, names, settings.max_connection_streams)
         self._tasks: list[asyncio.Task[None]] = []
+
+    def open_channel(self) -> InProcessChannel:
+        """A channel to this service from within its process."""
+        return InProcessChannel(self._services, self._pipeline)
 
     @classmethod
     async def start(cls, settings: Settings) -> "Service":
@@ -75,8 +96,8 @@ class Service:
         store = await open_store(settings.database_url, clock, settings.max_writes)
         connectors = connect(
             settings.timeout_policy,
-            allowed_hosts=listed(settings.agent_allowed_hosts),
-            allowed_secrets=listed(settings.agent_secrets),
+            allowed_hosts=split_list(settings.agent_allowed_hosts),
+            allowed_secrets=split_list(settings.agent_secrets),
         )
         try:
             agents_file = Path(settings.agents_file) if settings.agents_file else None
@@ -107,7 +128,7 @@ class Service:
         await self._health.servicer.enter_graceful_shutdown()
         with suppress(TimeoutError):
             async with asyncio.timeout_at(by_s):
-                await asyncio.gather(self._boundary.drain(), self._stop_agents(by_s))
+                await asyncio.gather(self._pipeline.drain(), self._stop_agents(by_s))
         # What is left has had its time; answers that are on their way get out.
         await self._server.stop(QUIET_SECONDS)
         await self._dispatcher.abandon()

@@ -27,12 +27,12 @@ def _address(text: str) -> str:
 
 
 def _agent_hosts(text: str) -> str:
-    read_host_rules(listed(text))
+    read_host_rules(split_list(text))
     return text
 
 
 def _agent_secrets(text: str) -> str:
-    read_secret_rules(listed(text))
+    read_secret_rules(split_list(text))
     return text
 
 
@@ -77,13 +77,13 @@ _ORIGIN: Final = re.compile(rf"\*|[a-z][a-z0-9+.-]*://({_DOMAIN})(:[0-9]+)?", re
 
 
 def _origins(text: str) -> str:
-    if all(map(_ORIGIN.fullmatch, listed(text))):
+    if all(map(_ORIGIN.fullmatch, split_list(text))):
         return text
     raise ValueError("a list of origins such as https://app.example.com, https://*.example.com or *, separated by commas, without a path")
 
 
 def _hosts(text: str) -> str:
-    if all(map(_HOST.fullmatch, listed(text))):
+    if all(map(_HOST.fullmatch, split_list(text))):
         return text
     raise ValueError("a list of hosts such as api.example.com, *.example.com or *, separated by commas, without a port")
 
@@ -91,7 +91,7 @@ def _hosts(text: str) -> str:
 def read_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
     """Reads addresses and networks separated by commas. Raises ValueError."""
     networks = []
-    for part in listed(text):
+    for part in split_list(text):
         try:
             networks.append(ip_network(part))
         except ValueError as error:
@@ -271,7 +271,7 @@ def unknown_variables(environment: Iterable[str]) -> dict[str, str]:
     return {name: next(iter(get_close_matches(name.upper(), known, 1)), "") for name in unknown}
 
 
-def listed(text: str) -> list[str]:
+def split_list(text: str) -> list[str]:
     """The parts of a setting that is a list, separated by commas."""
     return [part for part in map(str.strip, text.split(",")) if part]
 

@@ -12,7 +12,7 @@ import httpx2
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 
-from eliza.sessions.v1 import json_text, times
+from eliza.sessions import json_text, times
 from server.agents.allowed import endpoint_of
 from server.agents.http import (
     AddressRefusedError,

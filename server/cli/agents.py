@@ -13,9 +13,10 @@ import grpc
 from google.protobuf import field_mask_pb2
 from google.protobuf.json_format import MessageToDict
 
-from eliza.sessions.v1 import agent_pb2, agent_service_pb2, errors_pb2, session_service_pb2, timeout_pb2, times, values
-from eliza.sessions.v1.errors import TABLE, error_info
-from eliza.sessions.v1.limits import MAX_SESSIONS
+from eliza.sessions import times, values
+from eliza.sessions.errors import TABLE, error_info
+from eliza.sessions.limits import MAX_SESSIONS
+from eliza.sessions.v1 import agent_pb2, agent_service_pb2, errors_pb2, session_service_pb2, timeout_pb2
 from server.cli.chat import Stubs, printable, talk
 from server.cli.common import DIRECT, read_server, server_option
 from server.domain.agents import SETTINGS, AgentKind

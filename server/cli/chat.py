@@ -8,12 +8,12 @@ from typing import Final
 import click
 import grpc
 
+from eliza.sessions.errors import error_info
+from eliza.sessions.texts import is_text
 from eliza.sessions.v1 import agent_pb2, agent_service_pb2, message_pb2, message_service_pb2
 from eliza.sessions.v1.agent_service_pb2_grpc import AgentServiceStub
-from eliza.sessions.v1.errors import error_info
 from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceStub
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
-from eliza.sessions.v1.texts import is_text
 
 REPLY_SECONDS: Final = 3660
 """How long a reply is waited for at most: a little longer than the server waits at its highest setting."""

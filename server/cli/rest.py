@@ -8,7 +8,7 @@ import click
 
 from rest_facade.main import serve as serve_rest
 from server.cli.common import StartError, listen, log_start, refuse_open_address, run_service, server_option, settings_or_exit, with_port
-from server.settings import Settings, listed, read_networks
+from server.settings import Settings, read_networks, split_list
 
 
 @click.command()
@@ -59,8 +59,8 @@ async def serve_facade(settings: Settings, server: str, listener: socket.socket,
                 reply_deadline_seconds=settings.reply_deadline_seconds,
                 max_requests=settings.rest_max_requests,
                 keep_alive_seconds=settings.rest_keep_alive_seconds,
-                allowed_origins=listed(settings.rest_allowed_origins),
-                allowed_hosts=listed(settings.rest_allowed_hosts),
+                allowed_origins=split_list(settings.rest_allowed_origins),
+                allowed_hosts=split_list(settings.rest_allowed_hosts),
                 trusted_proxies=read_networks(settings.trusted_proxies),
             )
     except OSError as error:

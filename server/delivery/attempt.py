@@ -4,7 +4,7 @@ import asyncio
 import uuid
 from collections.abc import Callable
 
-from eliza.sessions.v1.limits import MAX_REPLY_CODE_POINTS
+from eliza.sessions.limits import MAX_REPLY_CODE_POINTS
 from server.agents.kinds import History, NoReplyError, Slot, Work
 from server.domain.agent_text import TextJoiner
 from server.domain.errors import DomainError, InvalidContentError

@@ -142,7 +142,7 @@ class Dispatcher:
         """Takes up the messages of users that a commit has stored, and ends the attempts that it has made superfluous."""
         for outcome in commit.outcomes:
             session = outcome.session
-            if session.expired:
+            if session.expiry_logged:
                 self._drop_session(session.id)
                 continue
             if entry := outcome.entry:

@@ -6,7 +6,7 @@ from typing import Final
 
 import structlog
 
-from eliza.sessions.v1.errors import forget_frames
+from eliza.sessions.errors import forget_frames
 from server.agents.kinds import AgentUnavailableError, NoReplyError
 from server.domain.deliveries import AttemptFailure, Delivery, DeliveryState
 

@@ -3,7 +3,7 @@
 No reply is lost for one character.
 """
 
-from eliza.sessions.v1.texts import is_text
+from eliza.sessions.texts import is_text
 
 REPLACEMENT = "\ufffd"
 

@@ -17,7 +17,7 @@ A message is for the client: it never holds metadata or anything of the inside.
 from collections.abc import Iterable
 from typing import ClassVar, Final
 
-from eliza.sessions.v1.times import iso
+from eliza.sessions.times import iso
 
 
 class DomainError(Exception):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from eliza.sessions.v1.limits import (
+from eliza.sessions.limits import (
     MAX_ACTION_CODE_POINTS,
     MAX_ACTIONS,
     MAX_ATTACHMENTS_BYTES,
@@ -10,7 +10,7 @@ from eliza.sessions.v1.limits import (
     MAX_METADATA_BYTES,
     MAX_REPLY_CODE_POINTS,
 )
-from eliza.sessions.v1.texts import is_text
+from eliza.sessions.texts import is_text
 from server.domain.agent_text import clean
 from server.domain.errors import InvalidContentError, InvalidMetadataError
 

@@ -19,7 +19,7 @@ from server.domain.deliveries import (
 from server.domain.errors import DeliveryAnsweredError, DeliveryNotFoundError, DeliveryNotLeasedError
 from server.domain.events import EntryKind, ReplyFailure
 from server.domain.messages import Message, Reply, check_reply, clean_reply
-from server.domain.sessions import Outcome, Session, appended, require_live
+from server.domain.sessions import Outcome, Session, append, require_live
 
 DeliveryRule = Callable[[Session, Delivery, int], Outcome]
 """A rule with its input bound: of the session, the delivery and the instant in ms."""
@@ -45,7 +45,7 @@ def lease(
     if delivery.attempts >= policy.max_attempts:
         reason = "the agent was asked and never heard of again"
         delivery = replace(delivery, last_failure=AttemptFailure(now_ms, delivery.attempts, reason))
-        return _failed(session, delivery, now_ms, message_id, reason, last_reply_id)
+        return _give_up(session, delivery, now_ms, message_id, reason, last_reply_id)
     leased = replace(delivery, state=DeliveryState.LEASED, attempts=delivery.attempts + 1, due_at_ms=now_ms + lease_ms)
     return Outcome(session, delivery=leased)
 
@@ -67,7 +67,7 @@ def answer(session: Session, delivery: Delivery, now_ms: int, *, reply_id: str, 
     message = Message(
         reply_id, True, draft.content, draft.metadata, draft.attachments, reply.thought, reply.actions, answers=delivery.sequence
     )
-    outcome = appended(_count_out(session, delivery), now_ms, EntryKind.MESSAGE, message=message)
+    outcome = append(_count_out(session, delivery), now_ms, EntryKind.MESSAGE, message=message)
     return replace(outcome, delivery=replace(delivery, state=DeliveryState.ANSWERED, due_at_ms=None))
 
 
@@ -102,7 +102,7 @@ def fail(
         delivery = replace(delivery, attempts=max(delivery.attempts - 1, 0))
         return Outcome(session, delivery=replace(delivery, state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms))
     if final or delivery.attempts >= policy.max_attempts:
-        return _failed(session, delivery, now_ms, message_id, reason, last_reply_id)
+        return _give_up(session, delivery, now_ms, message_id, reason, last_reply_id)
     return Outcome(session, delivery=replace(delivery, state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms))
 
 
@@ -111,9 +111,9 @@ def _require_open(delivery: Delivery) -> None:
         raise DeliveryNotLeasedError(delivery.id)
 
 
-def _failed(session: Session, delivery: Delivery, now_ms: int, message_id: str, reason: str, last_reply_id: str) -> Outcome:
+def _give_up(session: Session, delivery: Delivery, now_ms: int, message_id: str, reason: str, last_reply_id: str) -> Outcome:
     failure = ReplyFailure(message_id, delivery.sequence, reason, delivery.attempts, last_reply_id)
-    outcome = appended(_count_out(session, delivery), now_ms, EntryKind.REPLY_FAILURE, failure=failure)
+    outcome = append(_count_out(session, delivery), now_ms, EntryKind.REPLY_FAILURE, failure=failure)
     return replace(outcome, delivery=replace(delivery, state=DeliveryState.FAILED, due_at_ms=None))
 
 

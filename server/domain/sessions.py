@@ -23,7 +23,7 @@ from server.domain.timeouts import (
     PartialTimeoutConfig,
     TimeoutConfig,
     TimeoutPolicy,
-    changed,
+    apply_change,
     check_numbers,
     minutes_ms,
     resolve,
@@ -34,8 +34,9 @@ from server.domain.timeouts import (
 class Session:
     """A session as it is stored. Ids are UUIDs in lower case, `metadata` is the text of a JSON object, times are ms since the epoch.
 
-    `renewed_at_ms` is the last renewal, or the creation. `warned`: the warning was given since. `expired`: the expiry is in the log.
-    `last_sequence` and `last_entry_ms` are those of the latest entry of the log; 0 and one ms before the creation at first.
+    `renewed_at_ms` is the last renewal, or the creation. `warning_logged`: the log has the warning, since that renewal.
+    `expiry_logged`: the log has the expiry. `last_sequence` and `last_entry_ms` are those of the log's latest entry;
+    of an empty log, 0 and one ms before the creation.
     `open_deliveries` counts the messages of the user that have neither a reply nor failed for good.
     """
 
@@ -50,8 +51,8 @@ class Session:
     renewed_at_ms: int
     expires_at_ms: int
     renewal_count: int
-    warned: bool
-    expired: bool
+    warning_logged: bool
+    expiry_logged: bool
     last_sequence: int
     last_entry_ms: int
     open_deliveries: int = 0
@@ -123,8 +124,8 @@ def create(
         renewed_at_ms=now_ms,
         expires_at_ms=now_ms + minutes_ms(min(config.timeout_minutes, config.max_duration_minutes)),
         renewal_count=0,
-        warned=False,
-        expired=False,
+        warning_logged=False,
+        expiry_logged=False,
         last_sequence=0,
         last_entry_ms=now_ms - 1,
     )
@@ -132,7 +133,7 @@ def create(
 
 def is_expired(session: Session, now_ms: int) -> bool:
     """Contract: "expired from the instant `now >= expiresAt`"; and for good once the log says so, even if the clock goes back."""
-    return session.expired or now_ms >= session.expires_at_ms
+    return session.expiry_logged or now_ms >= session.expires_at_ms
 
 
 def require_live(session: Session, now_ms: int) -> None:
@@ -143,7 +144,7 @@ def require_live(session: Session, now_ms: int) -> None:
 
 def time_remaining_ms(session: Session, now_ms: int) -> int:
     """Milliseconds to the expiry, never negative."""
-    return 0 if session.expired else max(0, session.expires_at_ms - now_ms)
+    return 0 if session.expiry_logged else max(0, session.expires_at_ms - now_ms)
 
 
 def is_near_expiration(session: Session, now_ms: int) -> bool:
@@ -190,15 +191,15 @@ def send_message(
         raise OverloadedError("too many messages of this session wait for its agent")
     message = Message(message_id, False, draft.content, draft.metadata, draft.attachments, None, ())
     session = replace(session, open_deliveries=session.open_deliveries + 1)
-    outcome = appended(_active(session, now_ms), now_ms, EntryKind.MESSAGE, renewed=session.timeout.auto_renew, message=message)
+    outcome = append(_touch(session, now_ms), now_ms, EntryKind.MESSAGE, renewed=session.timeout.auto_renew, message=message)
     return replace(outcome, delivery=Delivery(session.id, outcome.session.last_sequence, DeliveryState.PENDING, 0, now_ms))
 
 
 def heartbeat(session: Session, now_ms: int) -> Outcome:
     """Keeps alive; an entry is made only where it renews. Raises SessionExpiredError."""
     require_live(session, now_ms)
-    active = _active(session, now_ms)
-    return appended(active, now_ms, EntryKind.RENEWAL, renewed=True) if session.timeout.auto_renew else Outcome(active)
+    touched = _touch(session, now_ms)
+    return append(touched, now_ms, EntryKind.RENEWAL, renewed=True) if session.timeout.auto_renew else Outcome(touched)
 
 
 def renew(session: Session, now_ms: int) -> Outcome:
@@ -210,7 +211,7 @@ def renew(session: Session, now_ms: int) -> Outcome:
     require_live(session, now_ms)
     if session.expires_at_ms >= session.end_ms:
         raise SessionRenewalError(session.id, session.timeout.max_duration_minutes, session.created_at_ms)
-    return appended(_renewed(session, now_ms), now_ms, EntryKind.RENEWAL, renewed=True)
+    return append(_extend(session, now_ms), now_ms, EntryKind.RENEWAL, renewed=True)
 
 
 def update_timeout(session: Session, now_ms: int, change: PartialTimeoutConfig, policy: TimeoutPolicy) -> Outcome:
@@ -223,11 +224,11 @@ def update_timeout(session: Session, now_ms: int, change: PartialTimeoutConfig, 
     require_live(session, now_ms)
     if change == NOTHING_NAMED:
         return Outcome(session)
-    patched = replace(session, timeout=changed(policy, session.timeout, change))
+    patched = replace(session, timeout=apply_change(policy, session.timeout, change))
     start_ms = session.last_activity_ms if patched.timeout.auto_renew else session.renewed_at_ms
     patched = replace(patched, expires_at_ms=_expiry(patched, start_ms))
-    still_warned = session.warned and now_ms >= patched.warn_at_ms
-    return appended(replace(patched, warned=still_warned), now_ms, EntryKind.TIMEOUT_CHANGE, timeout=patched.timeout)
+    still_warned = session.warning_logged and now_ms >= patched.warn_at_ms
+    return append(replace(patched, warning_logged=still_warned), now_ms, EntryKind.TIMEOUT_CHANGE, timeout=patched.timeout)
 
 
 def fall_due(session: Session, now_ms: int) -> Outcome:
@@ -236,30 +237,30 @@ def fall_due(session: Session, now_ms: int) -> Outcome:
     Contract: "A warning falls due when `expiresAt - warningThresholdMinutes` is reached, once per renewal." It is
     skipped when the session has meanwhile expired.
     """
-    if session.expired:
+    if session.expiry_logged:
         return Outcome(session)
     if now_ms >= session.expires_at_ms:
-        return appended(replace(session, expired=True, open_deliveries=0), now_ms, EntryKind.EXPIRY)
-    if not session.warned and now_ms >= session.warn_at_ms:
-        return appended(replace(session, warned=True), now_ms, EntryKind.WARNING)
+        return append(replace(session, expiry_logged=True, open_deliveries=0), now_ms, EntryKind.EXPIRY)
+    if not session.warning_logged and now_ms >= session.warn_at_ms:
+        return append(replace(session, warning_logged=True), now_ms, EntryKind.WARNING)
     return Outcome(session)
 
 
 def due_at_ms(session: Session) -> int | None:
     """The instant at which `fall_due` next has something to do; None once the expiry is in the log."""
-    if session.expired:
+    if session.expiry_logged:
         return None
-    return session.expires_at_ms if session.warned else min(session.warn_at_ms, session.expires_at_ms)
+    return session.expires_at_ms if session.warning_logged else min(session.warn_at_ms, session.expires_at_ms)
 
 
-def _active(session: Session, now_ms: int) -> Session:
+def _touch(session: Session, now_ms: int) -> Session:
     """Contract: "Activity (a message, a heartbeat) sets `lastActivity = now`. With `autoRenew` … it also renews"."""
     if session.timeout.auto_renew:
-        return _renewed(session, now_ms)
+        return _extend(session, now_ms)
     return replace(session, last_activity_ms=max(now_ms, session.last_activity_ms))
 
 
-def _renewed(session: Session, now_ms: int) -> Session:
+def _extend(session: Session, now_ms: int) -> Session:
     """Contract: "`expiresAt = min(now + timeoutMinutes, createdAt + maxDurationMinutes)`, `renewalCount += 1`, the warning is re-armed"."""
     now_ms = max(now_ms, session.last_activity_ms)
     return replace(
@@ -268,7 +269,7 @@ def _renewed(session: Session, now_ms: int) -> Session:
         renewed_at_ms=now_ms,
         expires_at_ms=_expiry(session, now_ms),
         renewal_count=session.renewal_count + 1,
-        warned=False,
+        warning_logged=False,
     )
 
 
@@ -276,7 +277,7 @@ def _expiry(session: Session, start_ms: int) -> int:
     return min(start_ms + minutes_ms(session.timeout.timeout_minutes), session.end_ms)
 
 
-def appended(
+def append(
     session: Session,
     now_ms: int,
     kind: EntryKind,

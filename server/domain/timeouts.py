@@ -57,10 +57,10 @@ def resolve(policy: TimeoutPolicy, request: PartialTimeoutConfig, agent: Partial
     `timeoutConfig` field that is out of range is clamped". Raises InvalidTimeoutConfigError for NaN.
     """
     check_numbers(request)
-    return _clamped(policy, _overlaid(_overlaid(policy.defaults, agent), request))
+    return _clamp(policy, _overlay(_overlay(policy.defaults, agent), request))
 
 
-def changed(policy: TimeoutPolicy, config: TimeoutConfig, change: PartialTimeoutConfig) -> TimeoutConfig:
+def apply_change(policy: TimeoutPolicy, config: TimeoutConfig, change: PartialTimeoutConfig) -> TimeoutConfig:
     """The settings after a PATCH: the fields that `change` names, and the present values of the others.
 
     A timeout out of range is an error; the other numbers are clamped when they are named, and left alone when they are not,
@@ -68,12 +68,12 @@ def changed(policy: TimeoutPolicy, config: TimeoutConfig, change: PartialTimeout
     """
     check_numbers(change)
     check_timeout_range(policy, change)
-    named = _overlaid(config, change)
+    named = _overlay(config, change)
     return TimeoutConfig(
         named.timeout_minutes,
         named.auto_renew,
-        config.max_duration_minutes if change.max_duration_minutes is None else _duration(policy, named),
-        config.warning_threshold_minutes if change.warning_threshold_minutes is None else _warning(named),
+        config.max_duration_minutes if change.max_duration_minutes is None else _clamp_duration(policy, named),
+        config.warning_threshold_minutes if change.warning_threshold_minutes is None else _clamp_warning(named),
     )
 
 
@@ -97,7 +97,7 @@ def minutes_ms(minutes: float) -> int:
     return round(minutes * MINUTE_MS)
 
 
-def _overlaid(base: TimeoutConfig, layer: PartialTimeoutConfig) -> TimeoutConfig:
+def _overlay(base: TimeoutConfig, layer: PartialTimeoutConfig) -> TimeoutConfig:
     return TimeoutConfig(
         base.timeout_minutes if layer.timeout_minutes is None else layer.timeout_minutes,
         base.auto_renew if layer.auto_renew is None else layer.auto_renew,
@@ -106,15 +106,15 @@ def _overlaid(base: TimeoutConfig, layer: PartialTimeoutConfig) -> TimeoutConfig
     )
 
 
-def _clamped(policy: TimeoutPolicy, config: TimeoutConfig) -> TimeoutConfig:
+def _clamp(policy: TimeoutPolicy, config: TimeoutConfig) -> TimeoutConfig:
     timeout = min(max(config.timeout_minutes, policy.min_timeout_minutes), policy.max_timeout_minutes)
     config = replace(config, timeout_minutes=timeout)
-    return replace(config, max_duration_minutes=_duration(policy, config), warning_threshold_minutes=_warning(config))
+    return replace(config, max_duration_minutes=_clamp_duration(policy, config), warning_threshold_minutes=_clamp_warning(config))
 
 
-def _duration(policy: TimeoutPolicy, config: TimeoutConfig) -> float:
+def _clamp_duration(policy: TimeoutPolicy, config: TimeoutConfig) -> float:
     return min(max(config.max_duration_minutes, config.timeout_minutes), policy.max_duration_minutes)
 
 
-def _warning(config: TimeoutConfig) -> float:
+def _clamp_warning(config: TimeoutConfig) -> float:
     return min(max(config.warning_threshold_minutes, MIN_WARNING_THRESHOLD_MINUTES), MAX_WARNING_THRESHOLD_MINUTES)

@@ -6,11 +6,11 @@ from contextlib import suppress
 from dataclasses import fields, replace
 from typing import Any, Final
 
+from eliza.sessions.errors import forget_frames
+from eliza.sessions.limits import DEFAULT_SESSIONS, MAX_SESSIONS
 from eliza.sessions.v1 import agent_pb2, timeout_pb2
 from eliza.sessions.v1 import agent_service_pb2 as pb
 from eliza.sessions.v1.agent_service_pb2_grpc import AgentServiceServicer
-from eliza.sessions.v1.errors import forget_frames
-from eliza.sessions.v1.limits import DEFAULT_SESSIONS, MAX_SESSIONS
 from server.agents.connectors import Connectors
 from server.agents.workers import Accepted, Given, Refused, Revoked, Told, Worker
 from server.clock import Clock

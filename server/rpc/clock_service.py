@@ -2,10 +2,10 @@
 
 from typing import Any
 
+from eliza.sessions import values
+from eliza.sessions.times import LATEST_MS
 from eliza.sessions.v1 import clock_service_pb2 as pb
-from eliza.sessions.v1 import values
 from eliza.sessions.v1.clock_service_pb2_grpc import ClockServiceServicer
-from eliza.sessions.v1.times import LATEST_MS
 from server.clock import TestClock
 from server.domain.errors import InvalidFieldError, MissingFieldsError
 from server.lifecycle.deadlines import Deadlines

@@ -5,22 +5,21 @@ from typing import Any, TypeAlias
 
 import orjson
 
+from eliza.sessions import json_text, values
+from eliza.sessions.errors import truncate
+from eliza.sessions.limits import MAX_METADATA_BYTES
 from eliza.sessions.v1 import (
     agent_pb2,
     agent_service_pb2,
     errors_pb2,
     json_form_pb2,
-    json_text,
     log_pb2,
     message_pb2,
     message_service_pb2,
     session_pb2,
     session_service_pb2,
     timeout_pb2,
-    values,
 )
-from eliza.sessions.v1.errors import cut
-from eliza.sessions.v1.limits import MAX_METADATA_BYTES
 from server.agents.kinds import Work
 from server.delivery.statuses import AgentStatus
 from server.domain.agents import SETTINGS, Agent, AgentKind, AgentSettings, OpenAiSettings, WebhookSettings
@@ -230,7 +229,7 @@ def delivered_message(session: Session, entry: Entry, message: Message, as_text:
 
 def refusal(error: DomainError) -> tuple[errors_pb2.ErrorReason.ValueType, str, dict[str, str]]:
     """The reason, the message and the details of an error that is told on a stream and does not end it."""
-    details = {name: cut(value) for name, value in error.details.items()}
+    details = {name: truncate(value) for name, value in error.details.items()}
     return errors_pb2.ErrorReason.Value(f"ERROR_REASON_{error.reason}"), str(error), details
 
 

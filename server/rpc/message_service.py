@@ -6,11 +6,12 @@ from contextlib import closing, suppress
 from functools import partial
 from typing import Any
 
-from eliza.sessions.v1 import message_pb2, values
+from eliza.sessions import values
+from eliza.sessions.limits import DEFAULT_MESSAGES, MAX_MESSAGES
+from eliza.sessions.times import FIRST_MS, LAST_MS
+from eliza.sessions.v1 import message_pb2
 from eliza.sessions.v1 import message_service_pb2 as pb
-from eliza.sessions.v1.limits import DEFAULT_MESSAGES, MAX_MESSAGES
 from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceServicer
-from eliza.sessions.v1.times import FIRST_MS, LAST_MS
 from server.clock import Clock
 from server.domain.errors import (
     AgentReplyError,
@@ -22,9 +23,9 @@ from server.domain.errors import (
     UnavailableError,
 )
 from server.domain.events import Abort, Chunk, Entry, EntryKind, Piece, ReplyFailure
+from server.domain.idempotency import request_key
 from server.domain.ids import new_id
 from server.domain.messages import Draft
-from server.domain.requests import request as request_of
 from server.domain.sessions import Session, require_live, send_message
 from server.lifecycle.watch import End, Item, Signals, Watch
 from server.rpc.convert import abort_message, chunk_message, is_text_form, message_message, read_draft, session_status
@@ -85,7 +86,7 @@ class MessageService(MessageServiceServicer):
         repeatable = None
         if isinstance(draft, Draft):
             content = draft.content, draft.metadata, draft.attachments or "null"
-            repeatable = request_of(f"session:{session_id}", request.request_id, *content)
+            repeatable = request_key(f"session:{session_id}", request.request_id, *content)
         rule = partial(send_message, message_id=new_id(), draft=draft, max_open=self._max_open)
         outcome = await self._store.apply(session_id, rule, repeatable)
         entry = outcome.entry

@@ -13,9 +13,9 @@ from typing import Any, Final, TypeAlias
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 
+from eliza.sessions.errors import DOMAIN
+from eliza.sessions.limits import MAX_DEPTH, MAX_METADATA_BYTES
 from eliza.sessions.v1 import agent_service_pb2 as pb
-from eliza.sessions.v1.errors import DOMAIN
-from eliza.sessions.v1.limits import MAX_DEPTH, MAX_METADATA_BYTES
 from eliza.sessions.v1.message_service_pb2 import ConverseRequest, SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import CreateSessionRequest
 from server.domain.agent_text import clean

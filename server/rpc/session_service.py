@@ -8,15 +8,16 @@ from typing import Any
 
 import orjson
 
-from eliza.sessions.v1 import log_pb2, values
+from eliza.sessions import values
+from eliza.sessions.limits import DEFAULT_SESSIONS, MAX_SESSIONS
+from eliza.sessions.v1 import log_pb2
 from eliza.sessions.v1 import session_service_pb2 as pb
-from eliza.sessions.v1.limits import DEFAULT_SESSIONS, MAX_SESSIONS
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceServicer
 from server.clock import Clock
 from server.domain.errors import DomainError, MissingFieldsError
 from server.domain.events import Abort, Chunk, Entry
+from server.domain.idempotency import request_key
 from server.domain.ids import new_id, uuid_field
-from server.domain.requests import request as request_of
 from server.domain.sessions import create, heartbeat, if_match, renew, require_live, update_timeout
 from server.domain.timeouts import TimeoutPolicy, check_numbers
 from server.lifecycle.watch import Deleted, End, Item, Signals, Watch
@@ -64,7 +65,7 @@ class SessionService(SessionServiceServicer):
         as_text, metadata, timeout = is_text_form(request.json_form), metadata_text(request), timeout_request(request.timeout_config)
         # NaN cannot be told from a field that is not set once it is JSON.
         check_numbers(timeout)
-        repeatable = request_of(f"user:{user_id}", request.request_id, agent_id, metadata, orjson.dumps(timeout).decode())
+        repeatable = request_key(f"user:{user_id}", request.request_id, agent_id, metadata, orjson.dumps(timeout).decode())
         rule = partial(
             create,
             session_id=new_id(),

@@ -15,15 +15,15 @@ from server.domain.agents import Agent
 from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState
 from server.domain.errors import DeliveryNotFoundError, DomainError, RequestIdReusedError, SessionExpiredError, SessionNotFoundError
 from server.domain.events import Entry
+from server.domain.idempotency import RequestKey, require_same
 from server.domain.replies import DeliveryRule
-from server.domain.requests import Request, require_same
 from server.domain.sessions import Creation, Outcome, Rule, Session, require_etag
 from server.store.contract import Commit
 from server.store.counts import CountKey, changed_counts
 
 E = TypeVar("E", bound=Exception)
 
-RequestKey: TypeAlias = tuple[str, str]
+RequestName: TypeAlias = tuple[str, str]
 """The scope and the id of a request."""
 DeliveryKey: TypeAlias = tuple[str, int]
 """The session and the sequence of a delivery."""
@@ -48,7 +48,7 @@ class Wanted:
 
     sessions: set[str]
     deliveries: set[DeliveryKey]
-    requests: set[RequestKey]
+    requests: set[RequestName]
     agents: set[str]
 
 
@@ -58,7 +58,7 @@ class Loaded:
 
     sessions: dict[str, Session] = field(default_factory=dict)
     deliveries: dict[DeliveryKey, Delivery] = field(default_factory=dict)
-    requests: dict[RequestKey, Remembered] = field(default_factory=dict)
+    requests: dict[RequestName, Remembered] = field(default_factory=dict)
     agents: dict[str, Agent] = field(default_factory=dict)
 
 
@@ -77,7 +77,7 @@ class Written:
     entries: list[Entry]
     deliveries: list[Delivery]
     expired: set[str]
-    requests: list[tuple[Request, Remembered]]
+    requests: list[tuple[RequestKey, Remembered]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Batch:
         self._stored: dict[str, Session] = {}
         self._sessions: dict[str, Session | None] = {}
         self._deliveries: dict[DeliveryKey, Delivery] = {}
-        self._requests: dict[RequestKey, Remembered] = {}
+        self._requests: dict[RequestName, Remembered] = {}
         self._agents: dict[str, Agent] = {}
         self._created: set[str] = set()
         self._changed: set[str] = set()
@@ -107,7 +107,7 @@ class Batch:
         self._expired: set[str] = set()
         self._entries: list[Entry] = []
         self._delivered: set[DeliveryKey] = set()
-        self._new_requests: list[tuple[Request, Remembered]] = []
+        self._new_requests: list[tuple[RequestKey, Remembered]] = []
 
     def wanted(self) -> Wanted:
         """What is to be loaded."""
@@ -115,7 +115,7 @@ class Batch:
         for operation in self._operations:
             operation.want(wanted)
             if operation.request:
-                wanted.requests.add(_key(operation.request))
+                wanted.requests.add(_name(operation.request))
         return wanted
 
     def apply(self, loaded: Loaded, now_ms: Callable[[], int]) -> list[Result]:
@@ -169,19 +169,19 @@ class Batch:
         """An agent, if there is one."""
         return self._agents.get(agent_id)
 
-    def known(self, request: Request | None) -> Remembered | None:
+    def known(self, request: RequestKey | None) -> Remembered | None:
         """A request that was carried out before. Raises RequestIdReusedError."""
-        found = self._requests.get(_key(request)) if request else None
+        found = self._requests.get(_name(request)) if request else None
         # It goes with its session, so its id is free.
         if request is None or found is None or found.session_id in self._deleted:
             return None
         require_same(request, found.fingerprint)
         return found
 
-    def remember(self, request: Request | None, answer: Session | Entry, session_id: str, now_ms: int) -> None:
+    def remember(self, request: RequestKey | None, answer: Session | Entry, session_id: str, now_ms: int) -> None:
         """Notes a request with what it led to."""
         if request:
-            made = self._requests[_key(request)] = Remembered(request.fingerprint, answer, session_id, now_ms)
+            made = self._requests[_name(request)] = Remembered(request.fingerprint, answer, session_id, now_ms)
             self._new_requests.append((request, made))
 
     def add(self, session: Session) -> None:
@@ -202,7 +202,7 @@ class Batch:
             self._changed.add(session.id)
             if outcome.entry:
                 self._entries.append(outcome.entry)
-            if session.expired and not before.expired:
+            if session.expiry_logged and not before.expiry_logged:
                 self._expired.add(session.id)
         if delivery := outcome.delivery:
             key = delivery.session_id, delivery.sequence
@@ -213,7 +213,7 @@ class Batch:
 class Operation(ABC):
     """Something to do to a session. One with a request is carried out once, and answered the same ever after."""
 
-    request: ClassVar[Request | None] = None
+    request: ClassVar[RequestKey | None] = None
 
     @abstractmethod
     def want(self, wanted: Wanted) -> None:
@@ -230,7 +230,7 @@ class Create(Operation):
 
     agent_id: str
     rule: Creation
-    request: Request | None = None  # type: ignore[misc]
+    request: RequestKey | None = None  # type: ignore[misc]
 
     def want(self, wanted: Wanted) -> None:
         wanted.agents.add(self.agent_id)
@@ -252,7 +252,7 @@ class Apply(Operation):
 
     session_id: str
     rule: Rule
-    request: Request | None = None  # type: ignore[misc]
+    request: RequestKey | None = None  # type: ignore[misc]
 
     def want(self, wanted: Wanted) -> None:
         wanted.sessions.add(self.session_id)
@@ -321,5 +321,5 @@ def strip(error: E) -> E:
     return error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
 
 
-def _key(request: Request) -> RequestKey:
+def _name(request: RequestKey) -> RequestName:
     return request.scope, request.id

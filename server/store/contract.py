@@ -8,8 +8,8 @@ from pathlib import Path
 from server.domain.agents import Agent
 from server.domain.deliveries import Delivery
 from server.domain.events import Entry
+from server.domain.idempotency import RequestKey
 from server.domain.replies import DeliveryRule
-from server.domain.requests import Request
 from server.domain.sessions import Creation, Outcome, Rule, Session
 
 AgentChange = Callable[[Agent, int], Agent]
@@ -112,7 +112,7 @@ class Sessions(ABC):
     """Sessions and their logs."""
 
     @abstractmethod
-    async def create_session(self, agent_id: str, rule: Creation, request: Request | None = None) -> Outcome:
+    async def create_session(self, agent_id: str, rule: Creation, request: RequestKey | None = None) -> Outcome:
         """Adds the session that the rule makes of the agent, if there is such an agent, at the present instant, in one transaction.
 
         Its id and its channel are new. For a request that is known already nothing is done, and the outcome is the session as it was made
@@ -123,7 +123,7 @@ class Sessions(ABC):
         """
 
     @abstractmethod
-    async def apply(self, session_id: str, rule: Rule, request: Request | None = None) -> Outcome:
+    async def apply(self, session_id: str, rule: Rule, request: RequestKey | None = None) -> Outcome:
         """Loads a session, applies the rule to it at the present instant, and persists the outcome, in one transaction.
 
         With the expiry of a session its open deliveries have failed. A request is remembered with the outcome's first entry, until the

@@ -15,9 +15,10 @@ import pytest
 from google.protobuf import json_format
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from eliza.sessions.v1 import agent_pb2, errors_pb2, log_pb2, values
+from eliza.sessions import values
+from eliza.sessions.limits import MAX_ATTACHMENTS_BYTES
+from eliza.sessions.v1 import agent_pb2, errors_pb2, log_pb2
 from eliza.sessions.v1 import agent_service_pb2 as pb
-from eliza.sessions.v1.limits import MAX_ATTACHMENTS_BYTES
 from eliza.sessions.v1.message_service_pb2 import SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import DeleteSessionRequest
 from tests.agents.worker import Worker, agent_reply, stream_agent

@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 import standardwebhooks
 
-from eliza.sessions.v1.limits import MAX_ATTACHMENTS_BYTES
+from eliza.sessions.limits import MAX_ATTACHMENTS_BYTES
 from server.agents import http
 from server.domain.agents import WebhookSettings
 from server.domain.errors import InvalidFieldError

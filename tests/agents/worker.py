@@ -6,7 +6,8 @@ from typing import Any
 
 import grpc
 
-from eliza.sessions.v1 import agent_pb2, values
+from eliza.sessions import values
+from eliza.sessions.v1 import agent_pb2
 from eliza.sessions.v1 import agent_service_pb2 as pb
 from tests.harness import Serve
 

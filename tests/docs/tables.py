@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from eliza.sessions.v1.errors import TABLE
+from eliza.sessions.errors import TABLE
 from rest_facade.app import create_app
 from rest_facade.backend import Backend
 from server.settings import Settings, bounds

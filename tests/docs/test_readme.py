@@ -19,7 +19,7 @@ from server.agents.connectors import connect
 from server.agents.registry import read_agents_file
 from server.agents.webhook import signed_headers, signing_key
 from server.domain.agents import OpenAiSettings
-from server.settings import listed, load_settings
+from server.settings import load_settings, split_list
 from tests import node
 from tests.agents.webhook_server import Server, reply
 from tests.docs import tables
@@ -203,7 +203,7 @@ def test_the_file_of_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     path = tmp_path / "agents.toml"
     path.write_text(example("agents.toml"))
     settings = load_settings()
-    connectors = connect(settings.timeout_policy, allowed_hosts=[], allowed_secrets=listed(settings.agent_secrets))
+    connectors = connect(settings.timeout_policy, allowed_hosts=[], allowed_secrets=split_list(settings.agent_secrets))
     (agent,) = asyncio.run(read_agents_file(path, 0, connectors))
     assert (agent.name, agent.timeout.timeout_minutes) == ("Support", 60)
     assert isinstance(agent.settings, OpenAiSettings)

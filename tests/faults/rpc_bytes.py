@@ -17,8 +17,8 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
+from eliza.sessions.errors import DOMAIN, error_info
 from eliza.sessions.v1 import agent_pb2, agent_service_pb2, clock_service_pb2, message_service_pb2, session_service_pb2
-from eliza.sessions.v1.errors import DOMAIN, error_info
 from tests.harness import ECHO, Serve
 
 CONCURRENCY: Final = 48

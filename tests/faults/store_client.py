@@ -13,9 +13,9 @@ from server.domain.agents import Agent, AgentKind
 from server.domain.deliveries import DeliveryState, RetryPolicy
 from server.domain.errors import DomainError
 from server.domain.events import EntryKind
+from server.domain.idempotency import request_key
 from server.domain.messages import Draft, Reply
 from server.domain.replies import answer, fail, lease
-from server.domain.requests import request
 from server.domain.sessions import Outcome, Rule, fall_due, heartbeat, renew, send_message, update_timeout
 from server.domain.timeouts import PartialTimeoutConfig
 from server.store.contract import Store
@@ -56,7 +56,7 @@ class Client:
         return str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
 
     def _any(self) -> str | None:
-        live = [one for one, known in self._model.sessions.items() if known.session and not known.gone and not known.session.expired]
+        live = [one for one, known in self._model.sessions.items() if known.session and not known.gone and not known.session.expiry_logged]
         return self._rng.choice(live[-40:]) if live else None
 
     async def _apply(self, session_id: str, doubt: Doubt, call: Callable[[], Awaitable[Outcome]]) -> Outcome | None:
@@ -78,7 +78,7 @@ class Client:
         session_id = self._uuid()
         timeout = PartialTimeoutConfig(timeout_minutes=minutes, auto_renew=self._rng.random() < 0.5)
         session = session_of(self._clock.now_ms(), timeout, session_id=session_id, metadata=metadata)
-        asked = request(f"user:{USER}", self._uuid() if self._rng.random() < 0.7 else "", metadata, session.id)
+        asked = request_key(f"user:{USER}", self._uuid() if self._rng.random() < 0.7 else "", metadata, session.id)
 
         def call(store: Store, session_id: str) -> Awaitable[Outcome]:
             # A channel is new whenever its session is.
@@ -94,7 +94,7 @@ class Client:
         if not (session_id := self._any()):
             return
         content = self._uuid() + "x" * self._rng.choice([0, 10, 300, 3000])
-        asked = request(f"session:{session_id}", self._uuid() if times > 1 or self._rng.random() < 0.7 else "", content)
+        asked = request_key(f"session:{session_id}", self._uuid() if times > 1 or self._rng.random() < 0.7 else "", content)
 
         def call(store: Store, message_id: str) -> Awaitable[Outcome]:
             return store.apply(session_id, partial(send_message, message_id=message_id, draft=Draft(content)), asked)
@@ -191,7 +191,7 @@ class Client:
         old = [
             known
             for known in self._model.sessions.values()
-            if known.session and not known.gone and known.session.expired and known.session.expires_at_ms <= by_ms
+            if known.session and not known.gone and known.session.expiry_logged and known.session.expires_at_ms <= by_ms
         ]
         try:
             while await self._store.purge(by_ms, 4):

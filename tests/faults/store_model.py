@@ -110,7 +110,7 @@ class Model:
 
     def may_be_purged(self, session: Session) -> bool:
         """Whether the purge may have taken a session, or a part of it."""
-        return session.expired and session.expires_at_ms <= self.purged_by_ms
+        return session.expiry_logged and session.expires_at_ms <= self.purged_by_ms
 
     def may_be_gone(self, known: Known) -> bool:
         """Whether a session that was there may be gone, or a part of it."""
@@ -147,7 +147,7 @@ class Model:
         known.session = outcome.session
         known.entries |= {entry.sequence: entry for entry in logged(outcome)}
         known.deliveries |= {delivery.sequence: delivery for delivery in [outcome.delivery] if delivery}
-        if outcome.session.expired:
+        if outcome.session.expiry_logged:
             for sequence, delivery in known.deliveries.items():
                 if delivery.state in (DeliveryState.PENDING, DeliveryState.LEASED):
                     known.deliveries[sequence] = replace(delivery, state=DeliveryState.FAILED, due_at_ms=None)
@@ -224,12 +224,12 @@ class Model:
         again = outcome.entry or outcome.session
         if asked.answer is None:
             return ""
+        may_be_free = isinstance(again, Session) and self.may_be_gone(self.sessions[asked.session_id])
+        if may_be_free and (made := self.sessions.get(outcome.session.id)) and made.session is None and made.doubts:
+            # A retry that is in doubt has made it anew.
+            return ""
         if was_gone and outcome.replayed:
             return f"a request of session {asked.session_id} is remembered, but the session is gone"
-        may_be_free = isinstance(again, Session) and self.may_be_gone(self.sessions[asked.session_id])
-        if may_be_free and (made := self.sessions.get(outcome.session.id)) and made.session is None:
-            # Its deletion is in doubt, and so is a retry that came behind it.
-            return ""
         if not outcome.replayed:
             return "" if may_be_free else f"a request of session {asked.session_id} was forgotten: its retry was carried out"
         return "" if again == asked.answer else f"a retry got {again} instead of {asked.answer}"

@@ -20,7 +20,8 @@ import pytest
 import requests
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from eliza.sessions.v1 import message_pb2, session_pb2, values
+from eliza.sessions import values
+from eliza.sessions.v1 import message_pb2, session_pb2
 from eliza.sessions.v1 import message_service_pb2 as messages_pb
 from eliza.sessions.v1 import session_service_pb2 as sessions_pb
 from server.settings import load_settings

@@ -22,8 +22,8 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
+from eliza.sessions.errors import error_info
 from eliza.sessions.v1 import message_service_pb2, session_service_pb2
-from eliza.sessions.v1.errors import error_info
 from tests.agents.worker import Worker, stream_agent
 from tests.faults.http2_frames import SETTINGS, frame
 from tests.faults.open_loop import Spec, offer

@@ -8,7 +8,7 @@ import pytest
 
 from server.clock import TestClock
 from server.domain.errors import SessionNotFoundError
-from server.domain.requests import request
+from server.domain.idempotency import request_key
 from server.domain.sessions import fall_due
 from server.store.sqlite.file import prepare
 from server.store.sqlite.store import SqliteStore
@@ -65,7 +65,7 @@ async def test_a_retry_between_two_steps_of_the_purge_finds_no_session(tmp_path:
     store = await SqliteStore.open(tmp_path / "store.db", clock)
     one = session()
     await put_session(store, one)
-    asked = request(f"session:{one.id}", "again", "hello")
+    asked = request_key(f"session:{one.id}", "again", "hello")
     await store.apply(one.id, say("hello"), asked)
     clock.set_ms(T0 + 60 * MINUTE)
     await store.apply(one.id, fall_due)

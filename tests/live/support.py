@@ -12,8 +12,8 @@ import grpc
 import pytest
 from click.testing import CliRunner
 
+from eliza.sessions.errors import TABLE, error_info
 from eliza.sessions.v1 import agent_service_pb2, message_pb2, message_service_pb2, session_pb2, session_service_pb2, timeout_pb2
-from eliza.sessions.v1.errors import TABLE, error_info
 from server.cli import main
 from tests.harness import ECHO, SETTINGS, USER, Serve, environment
 

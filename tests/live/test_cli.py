@@ -20,7 +20,7 @@ import psutil
 import pytest
 import requests
 
-from eliza.sessions.v1.errors import error_info
+from eliza.sessions.errors import error_info
 from eliza.sessions.v1.message_service_pb2 import ConverseRequest, SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import DeleteSessionRequest, UpdateTimeoutRequest
 from eliza.sessions.v1.timeout_pb2 import TimeoutConfig

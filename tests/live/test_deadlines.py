@@ -6,7 +6,7 @@ import time
 
 import grpc
 
-from eliza.sessions.v1.errors import error_info
+from eliza.sessions.errors import error_info
 from eliza.sessions.v1.message_pb2 import Message
 from eliza.sessions.v1.message_service_pb2 import SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import CreateSessionRequest, ListSessionsRequest

@@ -24,7 +24,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse, H
 from grpc_health.v1.health_pb2_grpc import HealthServicer, HealthStub, add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection_pb2
 
-from eliza.sessions.v1.errors import error_info
+from eliza.sessions.errors import error_info
 from eliza.sessions.v1.message_service_pb2 import SendMessageResponse
 from eliza.sessions.v1.session_service_pb2 import CreateSessionResponse, GetSessionRequest
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceServicer, add_SessionServiceServicer_to_server

@@ -9,8 +9,8 @@ from pathlib import Path
 import grpc
 import pytest
 
+from eliza.sessions.errors import error_info
 from eliza.sessions.v1 import session_service_pb2, session_service_pb2_grpc
-from eliza.sessions.v1.errors import error_info
 from server.clock import SystemClock
 from server.domain.sessions import Outcome, Rule, Session
 from server.domain.timeouts import PartialTimeoutConfig
@@ -71,10 +71,10 @@ async def test_it_listens_before_the_overdue_sessions_have_expired(tmp_path: Pat
             assert error_info(raised.value).reason == "SESSION_EXPIRED"
             page = await sessions.ListSessions(session_service_pb2.ListSessionsRequest(), timeout=10)
             assert [found.session_id for found in page.sessions] == [live.id]
-            assert not (await service._store.get_session(one.id)).expired
+            assert not (await service._store.get_session(one.id)).expiry_logged
             goes_on.set()
             async with asyncio.timeout(HANGS_SECONDS):
-                while not (await service._store.get_session(one.id)).expired:  # noqa: ASYNC110 - nothing tells
+                while not (await service._store.get_session(one.id)).expiry_logged:  # noqa: ASYNC110 - nothing tells
                     await asyncio.sleep(0.01)
         # Its message went to no agent meanwhile.
         assert leased == []
@@ -85,7 +85,7 @@ async def test_others_write_between_the_batches_of_what_is_overdue(tmp_path: Pat
     clock = SystemClock()
     store = await SqliteStore.open(tmp_path / "store.db", clock)
     batches: list[int] = []
-    store.add_listener(lambda commit: batches.append(sum(outcome.session.expired for outcome in commit.outcomes)))
+    store.add_listener(lambda commit: batches.append(sum(outcome.session.expiry_logged for outcome in commit.outcomes)))
     falling = asyncio.create_task(Deadlines(store, clock).run_due())
     async with asyncio.timeout(HANGS_SECONDS):
         while not batches:  # noqa: ASYNC110 - nothing tells

@@ -16,7 +16,7 @@ from pathlib import Path
 import orjson
 import psutil
 
-from eliza.sessions.v1 import values
+from eliza.sessions import values
 from eliza.sessions.v1.json_form_pb2 import JSON_FORM_TEXT
 from eliza.sessions.v1.message_service_pb2 import ListMessagesRequest, SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import GetSessionRequest, ListSessionsRequest, WatchSessionRequest

@@ -26,6 +26,7 @@ import psutil
 import uvloop
 from websockets.asyncio.client import ClientConnection, connect
 
+from eliza.sessions import values
 from eliza.sessions.v1 import (
     message_service_pb2,
     message_service_pb2_grpc,
@@ -33,7 +34,6 @@ from eliza.sessions.v1 import (
     session_service_pb2,
     session_service_pb2_grpc,
     timeout_pb2,
-    values,
 )
 from server.clock import SystemClock
 from server.domain.agents import Agent, AgentKind

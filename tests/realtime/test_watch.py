@@ -9,6 +9,8 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from eliza.sessions import values
+from eliza.sessions.errors import TABLE
 from eliza.sessions.v1 import (
     agent_pb2,
     agent_service_pb2,
@@ -18,9 +20,7 @@ from eliza.sessions.v1 import (
     message_service_pb2,
     session_service_pb2,
     timeout_pb2,
-    values,
 )
-from eliza.sessions.v1.errors import TABLE
 from tests.harness import ECHO, Serve
 from tests.live.support import create, ended, fails, history, replies, send
 from tests.realtime.streams import PATIENCE_SECONDS, ManyWatched, Watching, ends

@@ -238,7 +238,7 @@ async def check(world: World) -> None:
         assert [entry.sequence for entry in log] == list(range(1, stored.last_sequence + 1))
         assert all(before.at_ms < after.at_ms for before, after in pairwise(log))
         assert all(entry.kind is not EntryKind.EXPIRY for entry in log[:-1]), "an entry behind the expiry"
-        assert stored.expired == bool(log and log[-1].kind is EntryKind.EXPIRY) == (world.clock.now_ms() >= stored.expires_at_ms)
+        assert stored.expiry_logged == bool(log and log[-1].kind is EntryKind.EXPIRY) == (world.clock.now_ms() >= stored.expires_at_ms)
         assert stored.renewal_count == sum(entry.was_renewed for entry in log)
         warned = False
         for entry in log:
@@ -248,7 +248,7 @@ async def check(world: World) -> None:
                 warned = True
             elif entry.was_renewed or entry.kind is EntryKind.TIMEOUT_CHANGE:
                 warned = warned and entry.is_near_expiration and not entry.was_renewed
-        assert stored.expired or stored.warned == (world.clock.now_ms() >= stored.warn_at_ms), "a warning is missing"
+        assert stored.expiry_logged or stored.warning_logged == (world.clock.now_ms() >= stored.warn_at_ms), "a warning is missing"
 
 
 @pytest.mark.parametrize("examples", [40, pytest.param(2000, marks=pytest.mark.slow)])

@@ -17,8 +17,8 @@ from typing import Any, Final
 
 from eliza.sessions.v1 import agent_service_pb2, session_service_pb2
 from server.clock import TestClock
+from server.domain.idempotency import RequestKey
 from server.domain.messages import Draft, Reply
-from server.domain.requests import Request
 from server.domain.sessions import Session, heartbeat
 from server.lifecycle.watch import Signals
 from server.rpc.agent_service import AgentService
@@ -126,7 +126,7 @@ async def add_renewals(world: World, count: int) -> None:
 
 async def add_requests(world: World, count: int) -> None:
     scope = f"session:{world.one.id}"
-    await world.store.apply(world.one.id, say(), Request(scope, "model", "content"))
+    await world.store.apply(world.one.id, say(), RequestKey(scope, "model", "content"))
     _clone(world.store._writer._connection, "requests", count, "id = 'model'", id="'model ' || n")
 
 
@@ -152,7 +152,7 @@ WORLDS: Final[dict[str, Callable[[World, int], Awaitable[None]]]] = {
 
 async def _send(world: World) -> None:
     """With a new request id."""
-    outcome = await world.store.apply(world.one.id, say(), Request("growth", f"after {world.sent}", "content"))
+    outcome = await world.store.apply(world.one.id, say(), RequestKey("growth", f"after {world.sent}", "content"))
     world.sent = outcome.session.last_sequence
 
 
@@ -200,9 +200,9 @@ OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
     "rpc ListSessions": lambda w: _sessions_rpc(w).ListSessions(session_service_pb2.ListSessionsRequest(), None),
     "rpc GetServiceStatus": lambda w: _sessions_rpc(w).GetServiceStatus(session_service_pb2.GetServiceStatusRequest(), None),
     "rpc ListAgents": lambda w: _agents_rpc(w).ListAgents(agent_service_pb2.ListAgentsRequest(), None),
-    "create_session": lambda w: put(w.store, session(NOW_MS), Request("growth", "create", "content")),
+    "create_session": lambda w: put(w.store, session(NOW_MS), RequestKey("growth", "create", "content")),
     "apply, a message": _send,
-    "apply, again": lambda w: w.store.apply(w.one.id, say(), Request("growth", "after 0", "content")),
+    "apply, again": lambda w: w.store.apply(w.one.id, say(), RequestKey("growth", "after 0", "content")),
     "apply, a heartbeat": lambda w: w.store.apply(w.one.id, heartbeat),
     "apply_delivery, a lease": lambda w: w.store.apply_delivery(w.one.id, w.sent, take),
     "apply_delivery, a reply": lambda w: w.store.apply_delivery(w.one.id, w.sent, respond()),

@@ -12,7 +12,7 @@ from server.domain.agents import Agent
 from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState
 from server.domain.errors import AgentAlreadyExistsError, AgentNotFoundError, DomainError, SessionNotFoundError, UnavailableError
 from server.domain.events import Entry
-from server.domain.requests import Request
+from server.domain.idempotency import RequestKey
 from server.domain.sessions import Creation, Outcome, Rule, Session, due_at_ms
 from server.store import pages
 from server.store.batch import Apply, ApplyToDelivery, Batch, Create, Delete, Loaded, Operation, Remembered, Written, commit_of
@@ -131,10 +131,10 @@ class MemoryStore(Store):
                 del table[key]
         return rows
 
-    async def create_session(self, agent_id: str, rule: Creation, request: Request | None = None) -> Outcome:
+    async def create_session(self, agent_id: str, rule: Creation, request: RequestKey | None = None) -> Outcome:
         return await self._submit(Create(agent_id, rule, request))
 
-    async def apply(self, session_id: str, rule: Rule, request: Request | None = None) -> Outcome:
+    async def apply(self, session_id: str, rule: Rule, request: RequestKey | None = None) -> Outcome:
         return await self._submit(Apply(session_id, rule, request))
 
     async def apply_delivery(self, session_id: str, sequence: int, rule: Any) -> Outcome:
@@ -167,7 +167,7 @@ class MemoryStore(Store):
     ) -> SessionPage:
         self._require_open()
         start = after or pages.FIRST
-        live = (session for session in self._sessions.values() if not session.expired)
+        live = (session for session in self._sessions.values() if not session.expiry_logged)
         mine = (one for one in live if agent_id in (None, one.agent_id) and user_id in (None, one.user_id))
         found = sorted((one.created_at_ms, one.id) for one in mine)
         behind = ((self._sessions[place[1]], True) for place in found if place > (start.created_at_ms, start.id))
@@ -253,7 +253,7 @@ class MemoryStore(Store):
 
     async def purge(self, expired_by_ms: int, limit: int) -> int:
         self._require_open()
-        old = (one for one in self._sessions.values() if one.expired and one.expires_at_ms <= expired_by_ms)
+        old = (one for one in self._sessions.values() if one.expiry_logged and one.expires_at_ms <= expired_by_ms)
         if not self._left and (first := min(old, key=lambda one: one.expires_at_ms, default=None)):
             self._left = self._remove([first.id])
             self._counts[EXPIRED, "", ""] -= 1

@@ -48,11 +48,11 @@ class TestDeadlines:
         new = await many(store, 2 * BATCH + 10)
         clock.set_ms(T0 + 25 * MINUTE)
         await Deadlines(store, clock).run_due()
-        assert all([(await store.get_session(one.id)).warned for one in new])
+        assert all([(await store.get_session(one.id)).warning_logged for one in new])
         assert await store.next_due_ms() == T0 + 30 * MINUTE
         clock.set_ms(T0 + 30 * MINUTE)
         await Deadlines(store, clock).run_due()
-        assert all([(await store.get_session(one.id)).expired for one in new])
+        assert all([(await store.get_session(one.id)).expiry_logged for one in new])
         assert await store.next_due_ms() is None
 
     async def test_what_is_not_due_is_left_alone(self, store: SqliteStore, clock: TestClock) -> None:
@@ -67,7 +67,7 @@ class TestDeadlines:
         await asyncio.sleep(0)
         clock.set_ms(T0 + 30 * MINUTE)
         async with asyncio.timeout(HANGS_SECONDS):
-            while not (await store.get_session(one.id)).expired:  # noqa: ASYNC110 - nothing tells
+            while not (await store.get_session(one.id)).expiry_logged:  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.01)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
@@ -91,7 +91,7 @@ class TestDeadlines:
 
         async with asyncio.timeout(HANGS_SECONDS):
             await Deadlines(store, SetBack()).run_due()
-        assert (await store.get_session(one.id)).expired
+        assert (await store.get_session(one.id)).expiry_logged
 
     async def test_a_session_that_cannot_be_written_does_not_hold_up_the_others(
         self, store: SqliteStore, clock: TestClock, tmp_path: Path
@@ -111,7 +111,7 @@ class TestDeadlines:
             for now_ms, sessions in ((T0 + 30 * MINUTE, good), (T0 + 60 * MINUTE, [later])):
                 clock.set_ms(now_ms)
                 for one in sessions:
-                    while not (await store.get_session(one.id)).expired:
+                    while not (await store.get_session(one.id)).expiry_logged:
                         assert not running.done(), "no deadline is ever looked at again"
                         await asyncio.sleep(0.01)
         running.cancel()

@@ -5,16 +5,19 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from server.clock import TestClock
 from server.domain.events import EntryKind, ReplyFailure
+from server.domain.idempotency import RequestKey
+from server.domain.sessions import Outcome
 from server.store.contract import Counts
 from server.store.sqlite.check import problems
 from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import contents, respond
 from tests.store.old_schemas import LIVE, make_old_store
-from tests.unit.samples import AGENT, T0, USER
+from tests.unit.samples import AGENT, T0, USER, put, session
 
 SCHEMA = 5
 """The last without them."""
@@ -38,6 +41,21 @@ async def test_its_sessions_are_listed_and_counted(tmp_path: Path) -> None:
         page = await store.list_sessions(T0, limit=5, **filters)
         assert ([one.id for one in page.sessions], page.total) == ([LIVE], 1)
     assert list(problems(store._read_connection)) == []
+    await store.close()
+
+
+async def test_a_create_repeated_after_the_upgrade_gets_its_first_answer(tmp_path: Path) -> None:
+    key = RequestKey(f"user:{USER}", "again", "content")
+    new = session()
+    fields = orjson.loads(orjson.dumps(new))
+    # By the names that the fields had then.
+    fields["warned"], fields["expired"] = fields.pop("warning_logged"), fields.pop("expiry_logged")
+    store = await reopened(
+        tmp_path / "old.db",
+        "INSERT INTO requests (scope, id, fingerprint, answer, created_at_ms, session_id) "
+        f"VALUES ('{key.scope}', '{key.id}', '{key.fingerprint}', '{orjson.dumps(fields).decode()}', {T0}, '{LIVE}')",
+    )
+    assert await put(store, session(), key) == Outcome(new, replayed=True)
     await store.close()
 
 

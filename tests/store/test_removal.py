@@ -12,7 +12,7 @@ import pytest
 
 from server.clock import TestClock
 from server.domain.errors import SessionNotFoundError
-from server.domain.requests import Request
+from server.domain.idempotency import RequestKey
 from server.domain.sessions import Outcome, Session, fall_due
 from server.lifecycle.purge import Purge
 from server.store.contract import Counts
@@ -57,8 +57,8 @@ def rows(path: Path) -> dict[str, int]:
 async def add(store: SqliteStore, messages: int = 0) -> Session:
     """Adds a session with messages, each with a request id."""
     one = session()
-    await put(store, one, Request(f"user:{USER}", f"create {one.id}", "content"))
-    calls = (store.apply(one.id, say(f"{n}"), Request(f"session:{one.id}", f"{n}", "content")) for n in range(messages))
+    await put(store, one, RequestKey(f"user:{USER}", f"create {one.id}", "content"))
+    calls = (store.apply(one.id, say(f"{n}"), RequestKey(f"session:{one.id}", f"{n}", "content")) for n in range(messages))
     await asyncio.gather(*calls)
     return one
 
@@ -100,7 +100,7 @@ class TestADeletedSession:
             store.get_session(gone.id),
             store.find_channel(gone.channel_id),
             store.delete_session(gone.id),
-            store.apply(gone.id, say(), Request(f"session:{gone.id}", "0", "content")),
+            store.apply(gone.id, say(), RequestKey(f"session:{gone.id}", "0", "content")),
             store.apply_delivery(gone.id, 2, respond()),
         ):
             with pytest.raises(SessionNotFoundError):
@@ -118,13 +118,13 @@ class TestADeletedSession:
         assert await store.next_delivery(gone.id) is None
         assert [left.session_id for left in await store.list_open()] == [other.id]
         assert await store.due(T0 + 10**12, 9) == [other.id]
-        assert not await knows(store, Request(f"user:{USER}", f"create {gone.id}", "content"))
-        assert not await knows(store, Request(f"session:{gone.id}", "0", "content"))
+        assert not await knows(store, RequestKey(f"user:{USER}", f"create {gone.id}", "content"))
+        assert not await knows(store, RequestKey(f"session:{gone.id}", "0", "content"))
 
     @pytest.mark.usefixtures("_nothing_goes_together")
     async def test_its_request_ids_are_free_and_the_purge_leaves_who_has_taken_them(self, store: SqliteStore, tmp_path: Path) -> None:
         gone, anew = await add(store, 3), session()
-        asked = Request(f"user:{USER}", f"create {gone.id}", "other content")
+        asked = RequestKey(f"user:{USER}", f"create {gone.id}", "other content")
         await store.delete_session(gone.id)
         assert await put(store, anew, asked) == Outcome(anew)
         await store.apply(anew.id, say("hi"))

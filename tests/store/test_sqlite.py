@@ -11,7 +11,7 @@ import pytest
 
 from server.clock import TestClock
 from server.domain.errors import InvalidContentError, ResourceExhaustedError, UnavailableError
-from server.domain.requests import Request
+from server.domain.idempotency import RequestKey
 from server.domain.sessions import Outcome, Session, fall_due
 from server.store.contract import Counts, Store
 from server.store.sqlite import file as sqlite_file
@@ -161,7 +161,7 @@ class TestSqliteStore(StoreConformance):
 
         for number in (100, 900):
             many = [session() for _ in range(number)]
-            await asyncio.gather(*(put(store, one, Request("user", one.id, "content")) for one in many))
+            await asyncio.gather(*(put(store, one, RequestKey("user", one.id, "content")) for one in many))
             clock.set_ms(many[0].expires_at_ms)
             await asyncio.gather(*(store.apply(one.id, fall_due) for one in many))
             steps.append(0)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from server.domain.agents import Agent, AgentKind
 from server.domain.deliveries import Delivery, DeliveryState
 from server.domain.events import Entry
+from server.domain.idempotency import RequestKey
 from server.domain.messages import Reply
 from server.domain.replies import answer
-from server.domain.requests import Request
 from server.domain.sessions import Outcome, Rule, Session, create
 from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig, TimeoutConfig, TimeoutPolicy
 from server.store.contract import Store
@@ -67,7 +67,7 @@ def session(
     )
 
 
-def put(store: Store, new: Session, request: Request | None = None) -> Coroutine[Any, Any, Outcome]:
+def put(store: Store, new: Session, request: RequestKey | None = None) -> Coroutine[Any, Any, Outcome]:
     """Has a store create a session that is made already."""
     return store.create_session(new.agent_id, lambda agent, now_ms: new, request)
 

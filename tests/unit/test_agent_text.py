@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eliza.sessions.v1.texts import is_text
+from eliza.sessions.texts import is_text
 from server.domain.agent_text import TextJoiner, clean
 
 HIGH, LOW = "\ud83e", "\udd16"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eliza.sessions.v1.errors import TABLE, VALUE_LIMIT, cut
+from eliza.sessions.errors import TABLE, VALUE_LIMIT, truncate
 from server.domain import errors
 from server.domain.errors import DomainError
 
@@ -132,7 +132,7 @@ def test_words_that_published_clients_look_for() -> None:
 
 @given(st.text())
 def test_a_value_is_repeated_as_text_that_can_be_sent(value: str) -> None:
-    text = cut(value)
+    text = truncate(value)
     text.encode()
     assert len(text) <= VALUE_LIMIT
     assert "\0" not in text

@@ -11,10 +11,10 @@ from google.protobuf.struct_pb2 import ListValue, Struct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eliza.sessions.v1 import json_text, values
+from eliza.sessions import json_text, values
+from eliza.sessions.json_text import escape_lines, escape_lines_utf8, overlay
+from eliza.sessions.limits import MAX_ATTACHMENT_VALUES, MAX_DEPTH, MAX_METADATA_VALUES
 from eliza.sessions.v1.agent_service_pb2 import AgentReply
-from eliza.sessions.v1.json_text import escape_lines, escape_lines_utf8, overlay
-from eliza.sessions.v1.limits import MAX_ATTACHMENT_VALUES, MAX_DEPTH, MAX_METADATA_VALUES
 from eliza.sessions.v1.message_service_pb2 import SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import CreateSessionRequest
 from server.domain.errors import InvalidContentError, InvalidMetadataError

@@ -10,9 +10,8 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eliza.sessions.v1 import agent_service_pb2 as pb
-from eliza.sessions.v1 import values
-from eliza.sessions.v1.limits import (
+from eliza.sessions import values
+from eliza.sessions.limits import (
     MAX_ACTION_CODE_POINTS,
     MAX_ACTIONS,
     MAX_ATTACHMENTS_BYTES,
@@ -21,6 +20,7 @@ from eliza.sessions.v1.limits import (
     MAX_REPLY_CODE_POINTS,
     MAX_REQUEST_ID,
 )
+from eliza.sessions.v1 import agent_service_pb2 as pb
 from eliza.sessions.v1.message_service_pb2 import SendMessageRequest
 from server.domain.agent_text import clean
 from server.domain.errors import DomainError, InvalidRequestError

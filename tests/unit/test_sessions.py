@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eliza.sessions.v1.times import iso
+from eliza.sessions.times import iso
 from server.domain.errors import (
     InvalidContentError,
     InvalidMetadataError,
@@ -62,7 +62,7 @@ class TestCreate:
         new = session()
         assert (new.created_at_ms, new.last_activity_ms, new.renewed_at_ms) == (T0, T0, T0)
         assert new.expires_at_ms == T0 + 30 * MINUTE
-        assert (new.renewal_count, new.warned, new.expired, new.last_sequence) == (0, False, False, 0)
+        assert (new.renewal_count, new.warning_logged, new.expiry_logged, new.last_sequence) == (0, False, False, 0)
         assert new.end_ms == T0 + 720 * MINUTE
 
     def test_the_expiry_is_never_later_than_the_maximum_duration(self) -> None:
@@ -143,11 +143,11 @@ class TestActivity:
     @pytest.mark.parametrize(("rule", "kind"), [(say, EntryKind.MESSAGE), (heartbeat, EntryKind.RENEWAL)])
     def test_it_renews(self, rule: Rule, kind: EntryKind) -> None:
         warned = fall_due(session(), T0 + 25 * MINUTE).session
-        assert warned.warned
+        assert warned.warning_logged
         outcome = rule(warned, T0 + 26 * MINUTE)
         new = outcome.session
         assert (new.last_activity_ms, new.renewed_at_ms) == (T0 + 26 * MINUTE, T0 + 26 * MINUTE)
-        assert (new.expires_at_ms, new.renewal_count, new.warned) == (T0 + 56 * MINUTE, 1, False)
+        assert (new.expires_at_ms, new.renewal_count, new.warning_logged) == (T0 + 56 * MINUTE, 1, False)
         entry = outcome.entry
         assert (entry.kind, entry.sequence, entry.at_ms) == (kind, 2, T0 + 26 * MINUTE)
         assert (entry.expires_at_ms, entry.renewal_count, entry.was_renewed) == (T0 + 56 * MINUTE, 1, True)
@@ -215,7 +215,12 @@ class TestRenewByHand:
         warned = fall_due(session(timeout=PartialTimeoutConfig(auto_renew=auto_renew)), T0 + 29 * MINUTE).session
         outcome = renew(warned, T0 + 29 * MINUTE)
         new = outcome.session
-        assert (new.expires_at_ms, new.renewal_count, new.renewed_at_ms, new.warned) == (T0 + 59 * MINUTE, 1, T0 + 29 * MINUTE, False)
+        assert (new.expires_at_ms, new.renewal_count, new.renewed_at_ms, new.warning_logged) == (
+            T0 + 59 * MINUTE,
+            1,
+            T0 + 29 * MINUTE,
+            False,
+        )
         assert [(entry.kind, entry.was_renewed) for entry in logged(outcome)] == [(EntryKind.RENEWAL, True)]
 
     def test_at_the_maximum_duration_there_is_nothing_to_gain(self) -> None:
@@ -314,7 +319,7 @@ class TestFallDue:
     @pytest.mark.parametrize("rule", [answer, patch(warning_threshold_minutes=6.0), patch(timeout_minutes=29.0)])
     def test_without_a_renewal_there_is_no_second_warning(self, rule: Rule) -> None:
         warned = after(session(), (25 * MINUTE, fall_due), (26 * MINUTE, rule))
-        assert warned.warned
+        assert warned.warning_logged
         assert due_at_ms(warned) == warned.expires_at_ms
 
     def test_a_change_that_takes_the_session_out_of_its_warning_re_arms_it(self) -> None:

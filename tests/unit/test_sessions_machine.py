@@ -237,7 +237,7 @@ class Life(RuleBasedStateMachine):
         assert (s.timeout.timeout_minutes, s.timeout.auto_renew) == (m.timeout, m.auto)
         assert (s.timeout.max_duration_minutes, s.timeout.warning_threshold_minutes) == (m.life, m.threshold)
         assert (s.last_activity_ms - T0, s.renewed_at_ms - T0, s.expires_at_ms - T0) == (m.activity, m.renewal, m.expires)
-        assert (s.renewal_count, s.warned, s.expired) == (m.renewals, not m.armed, m.over)
+        assert (s.renewal_count, s.warning_logged, s.expiry_logged) == (m.renewals, not m.armed, m.over)
 
     @invariant()
     def bounds_hold(self) -> None:
@@ -253,7 +253,7 @@ class Life(RuleBasedStateMachine):
         assert all(later.at_ms > earlier.at_ms for earlier, later in pairwise(self.log))
         assert all(entry.at_ms >= T0 for entry in self.log)
         expiries = [entry for entry in self.log if entry.kind is EntryKind.EXPIRY]
-        assert expiries == (self.log[-1:] if self.session.expired else [])
+        assert expiries == (self.log[-1:] if self.session.expiry_logged else [])
 
     @invariant()
     def one_warning_for_each_renewal_or_crossing(self) -> None:

@@ -13,7 +13,7 @@ from server.domain.timeouts import (
     PartialTimeoutConfig,
     TimeoutConfig,
     TimeoutPolicy,
-    changed,
+    apply_change,
     check_numbers,
     check_timeout_range,
     minutes_ms,
@@ -116,7 +116,7 @@ class TestChanged:
 
     @given(partials(st.floats(5, 1440)))
     def test_only_what_is_named_changes(self, change: PartialTimeoutConfig) -> None:
-        after = changed(POLICY, self.START, change)
+        after = apply_change(POLICY, self.START, change)
         for field in FIELDS:
             if getattr(change, field) is None:
                 assert getattr(after, field) == getattr(self.START, field)
@@ -127,13 +127,13 @@ class TestChanged:
 
     def test_nothing_named_changes_nothing_even_out_of_the_range_of_today(self) -> None:
         old = TimeoutConfig(2.0, True, 1.0, 0.5)
-        assert changed(POLICY, old, NOTHING_NAMED) == old
-        assert changed(POLICY, old, PartialTimeoutConfig(auto_renew=False)) == replace(old, auto_renew=False)
+        assert apply_change(POLICY, old, NOTHING_NAMED) == old
+        assert apply_change(POLICY, old, PartialTimeoutConfig(auto_renew=False)) == replace(old, auto_renew=False)
 
     @pytest.mark.parametrize("minutes", [math.nextafter(5, 0), math.nextafter(1440, 2000), 0.0, -1.0, math.inf, -math.inf, NAN])
     def test_a_timeout_out_of_range_is_an_error(self, minutes: float) -> None:
         with pytest.raises(InvalidTimeoutConfigError) as caught:
-            changed(POLICY, self.START, only("timeout_minutes", minutes))
+            apply_change(POLICY, self.START, only("timeout_minutes", minutes))
         assert caught.value.details["field"] == "timeout_minutes"
 
     @pytest.mark.parametrize(
@@ -148,16 +148,16 @@ class TestChanged:
         ],
     )
     def test_the_other_numbers_are_clamped(self, field: str, asked: float, given: float) -> None:
-        assert changed(POLICY, self.START, only(field, asked)) == replace(self.START, **{field: given})
+        assert apply_change(POLICY, self.START, only(field, asked)) == replace(self.START, **{field: given})
 
     def test_the_maximum_duration_is_measured_by_the_new_timeout(self) -> None:
-        after = changed(POLICY, self.START, PartialTimeoutConfig(timeout_minutes=50.0, max_duration_minutes=30.0))
+        after = apply_change(POLICY, self.START, PartialTimeoutConfig(timeout_minutes=50.0, max_duration_minutes=30.0))
         assert (after.timeout_minutes, after.max_duration_minutes) == (50.0, 50.0)
 
     @pytest.mark.parametrize("field", NUMBERS)
     def test_nan_is_not_a_number(self, field: str) -> None:
         with pytest.raises(InvalidTimeoutConfigError) as caught:
-            changed(POLICY, self.START, only(field, NAN))
+            apply_change(POLICY, self.START, only(field, NAN))
         assert caught.value.details["field"] == field
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eliza.sessions.v1 import values
-from eliza.sessions.v1.times import LATEST_MS, iso, ms_from_iso
+from eliza.sessions import values
+from eliza.sessions.times import LATEST_MS, iso, ms_from_iso
 
 FIRST_MS, LAST_MS = -62_135_596_800_000, 253_402_300_799_999
 """The years 1 to 9999."""

@@ -9,9 +9,9 @@ from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eliza.sessions.v1.json_text import number
-from eliza.sessions.v1.limits import MAX_DEPTH
-from eliza.sessions.v1.values import list_value, plain, plain_list, struct
+from eliza.sessions.json_text import number
+from eliza.sessions.limits import MAX_DEPTH
+from eliza.sessions.values import list_value, plain, plain_list, struct
 
 EXACT = st.integers(-(2**53), 2**53)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from eliza.sessions.v1.errors import TABLE
+from eliza.sessions.errors import TABLE
 from tests.wire.contract import STATUSES
 from tests.wire.shapes import details_shape, differences
 

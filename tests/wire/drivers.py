@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from eliza.sessions.errors import DOMAIN, TABLE, error_info
 from eliza.sessions.v1 import (
     agent_pb2,
     agent_service_pb2,
@@ -25,7 +26,6 @@ from eliza.sessions.v1 import (
     session_pb2,
 )
 from eliza.sessions.v1 import session_service_pb2 as session_service
-from eliza.sessions.v1.errors import DOMAIN, TABLE, error_info
 from eliza.sessions.v1.timeout_pb2 import TimeoutConfig
 from tests.harness import Serve
 from tests.wire import openapi

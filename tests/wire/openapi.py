@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from jsonschema_rs import Draft202012Validator
 
-from eliza.sessions.v1.errors import TABLE
+from eliza.sessions.errors import TABLE
 from rest_facade.openapi import document
 
 DOCUMENT: Final = document()

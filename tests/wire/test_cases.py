@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from eliza.sessions.errors import TABLE
 from eliza.sessions.v1 import agent_service_pb2, clock_service_pb2, message_service_pb2, session_service_pb2
-from eliza.sessions.v1.errors import TABLE
 from tests.harness import Serve
 from tests.wire.answers import Failure, Success
 from tests.wire.cases import CASES

@@ -13,7 +13,8 @@ import pytest
 import requests
 from google.protobuf.message import Message
 
-from eliza.sessions.v1 import agent_service_pb2, values
+from eliza.sessions import values
+from eliza.sessions.v1 import agent_service_pb2
 from eliza.sessions.v1.json_form_pb2 import JSON_FORM_TEXT, JSON_FORM_UNSPECIFIED, JsonForm
 from eliza.sessions.v1.message_service_pb2 import ConverseRequest, ListMessagesRequest, SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import (

@@ -16,8 +16,8 @@ import pytest
 import schemathesis
 from jsonschema_rs import Draft202012Validator, meta
 
-from eliza.sessions.v1 import limits, times
-from eliza.sessions.v1.errors import TABLE
+from eliza.sessions import limits, times
+from eliza.sessions.errors import TABLE
 from rest_facade.agents import MAX_AGENTS
 from rest_facade.app import create_app
 from rest_facade.backend import Backend

@@ -12,7 +12,8 @@ import requests
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from eliza.sessions.v1 import agent_pb2, agent_service_pb2, message_service_pb2, session_service_pb2, values
+from eliza.sessions import values
+from eliza.sessions.v1 import agent_pb2, agent_service_pb2, message_service_pb2, session_service_pb2
 from tests.harness import ECHO, USER, Serve
 from tests.live.support import fails, replies, until
 

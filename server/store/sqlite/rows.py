@@ -10,8 +10,8 @@ import orjson
 from server.domain.agents import SETTINGS, Agent, AgentKind
 from server.domain.deliveries import OPEN_STATES, AttemptFailure, Delivery, DeliveryState
 from server.domain.events import Entry, EntryKind, ReplyFailure
+from server.domain.idempotency import RequestKey
 from server.domain.messages import Message
-from server.domain.requests import Request
 from server.domain.sessions import Session, due_at_ms
 from server.domain.timeouts import PartialTimeoutConfig, TimeoutConfig
 from server.store.batch import Remembered
@@ -19,12 +19,17 @@ from server.store.batch import Remembered
 Row = tuple[Any, ...]
 
 
+_COLUMNS: Final = {"warning_logged": "warned", "expiry_logged": "expired"}
+"""Fields of a session whose columns are named otherwise, as they are in its JSON from 0.2.0."""
+
+
 def _columns_of(kind: type, **parts: type) -> dict[str, str]:
     """The columns of a class, each with its attribute: its fields, in their order, and of a field in `parts` that class's fields."""
     columns: dict[str, str] = {}
     for own in fields(kind):
         part = parts.get(own.name)
-        columns |= {one.name: f"{own.name}.{one.name}" for one in fields(part)} if part else {own.name: own.name}
+        name = _COLUMNS.get(own.name, own.name)
+        columns |= {one.name: f"{own.name}.{one.name}" for one in fields(part)} if part else {name: own.name}
     return columns
 
 
@@ -99,9 +104,10 @@ def session_of(row: Sequence[Any]) -> Session:
     return Session(*values)
 
 
-def session_from_json(fields: dict[str, Any]) -> Session:
+def session_from_json(values: dict[str, Any]) -> Session:
     """A session that was written as JSON whole."""
-    return Session(**{**fields, "timeout": TimeoutConfig(**fields["timeout"])})
+    values |= {name: values.pop(column) for name, column in _COLUMNS.items() if column in values}
+    return Session(**values | {"timeout": TimeoutConfig(**values["timeout"])})
 
 
 def entry_row(entry: Entry) -> Row:
@@ -179,7 +185,7 @@ def delivery_of(row: Row) -> Delivery:
     return Delivery(session_id, sequence, DeliveryState(state), attempts, due, lost_connections, last_failure)
 
 
-def request_row(made: tuple[Request, Remembered]) -> Row:
+def request_row(made: tuple[RequestKey, Remembered]) -> Row:
     """The values of REQUEST."""
     request, known = made
     answer = known.answer.sequence if isinstance(known.answer, Entry) else known.answer

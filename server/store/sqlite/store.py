@@ -14,8 +14,8 @@ from server.clock import Clock
 from server.domain.agents import Agent
 from server.domain.errors import AgentAlreadyExistsError, AgentNotFoundError, SessionNotFoundError, UnavailableError
 from server.domain.events import Entry
+from server.domain.idempotency import RequestKey
 from server.domain.replies import DeliveryRule
-from server.domain.requests import Request
 from server.domain.sessions import Creation, Outcome, Rule, Session
 from server.store.batch import Apply, ApplyToDelivery, Create, Delete
 from server.store.contract import (
@@ -101,10 +101,10 @@ class SqliteStore(Store):
     def add_listener(self, listener: CommitListener) -> None:
         self._writer.listeners.append(listener)
 
-    async def create_session(self, agent_id: str, rule: Creation, request: Request | None = None) -> Outcome:
+    async def create_session(self, agent_id: str, rule: Creation, request: RequestKey | None = None) -> Outcome:
         return await self._writer.apply(Create(agent_id, rule, request))
 
-    async def apply(self, session_id: str, rule: Rule, request: Request | None = None) -> Outcome:
+    async def apply(self, session_id: str, rule: Rule, request: RequestKey | None = None) -> Outcome:
         return await self._writer.apply(Apply(session_id, rule, request))
 
     async def apply_delivery(self, session_id: str, sequence: int, rule: DeliveryRule) -> Outcome:

@@ -11,7 +11,8 @@ import grpc
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from eliza.sessions.v1 import message_service_pb2, session_service_pb2, values
+from eliza.sessions import values
+from eliza.sessions.v1 import message_service_pb2, session_service_pb2
 from tests.agents.worker import stream_agent
 from tests.faults.hostile.playing import SEND, Playing, ask_streams, begin_messages, field_bytes, quietly
 from tests.faults.http_attack import SESSIONS

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from eliza.sessions import values
 from eliza.sessions.v1 import agent_service_pb2 as agents_pb
 from eliza.sessions.v1 import message_service_pb2 as messages_pb
 from eliza.sessions.v1 import session_service_pb2 as sessions_pb
-from eliza.sessions.v1 import values
 from eliza.sessions.v1.timeout_pb2 import TimeoutConfig as TimeoutMessage
 from tests.faults.simulation.translation import message, ms, received, session
 

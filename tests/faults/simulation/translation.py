@@ -3,7 +3,8 @@
 import json
 from typing import Any
 
-from eliza.sessions.v1 import log_pb2, message_pb2, session_pb2, values
+from eliza.sessions import values
+from eliza.sessions.v1 import log_pb2, message_pb2, session_pb2
 from eliza.sessions.v1.timeout_pb2 import TimeoutConfig as TimeoutMessage
 from server.domain.events import Entry
 

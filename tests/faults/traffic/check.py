@@ -7,7 +7,8 @@ import time
 from collections import Counter, defaultdict
 from typing import Any
 
-from eliza.sessions.v1 import log_pb2, session_service_pb2, values
+from eliza.sessions import values
+from eliza.sessions.v1 import log_pb2, session_service_pb2
 from tests.faults.traffic.grpc_client import GrpcClient
 from tests.faults.traffic.model import Dropped, Findings, Model
 from tests.faults.traffic.watcher import Watcher, seen_entry

@@ -5,6 +5,8 @@ from typing import TypeVar
 
 import grpc
 
+from eliza.sessions import values
+from eliza.sessions.errors import error_info
 from eliza.sessions.v1 import (
     log_pb2,
     message_service_pb2,
@@ -13,9 +15,7 @@ from eliza.sessions.v1 import (
     session_service_pb2,
     session_service_pb2_grpc,
     timeout_pb2,
-    values,
 )
-from eliza.sessions.v1.errors import error_info
 from tests.faults.traffic.clients import CALL_SECONDS, AgainError, RefusedError, Sent
 from tests.harness import ECHO, USER
 

@@ -16,10 +16,10 @@ from server.domain.agents import Agent, AgentKind
 from server.domain.deliveries import Delivery, RetryPolicy
 from server.domain.errors import InvalidFieldError, RequestIdReusedError
 from server.domain.events import Entry
+from server.domain.idempotency import RequestKey
 from server.domain.messages import Draft, Reply
 from server.domain.replies import DeliveryRule, fail, lease
 from server.domain.replies import answer as answer_delivery
-from server.domain.requests import Request
 from server.domain.sessions import Outcome, Rule, Session, fall_due, send_message, update_timeout
 from server.domain.timeouts import PartialTimeoutConfig
 from server.store.contract import Store
@@ -87,7 +87,7 @@ def refuse(start: Session, now_ms: int) -> Outcome:
     raise InvalidFieldError("x", "y", "is refused")
 
 
-async def knows(store: Store, request: Request) -> bool:
+async def knows(store: Store, request: RequestKey) -> bool:
     """Whether a request is remembered: no rule is asked then."""
     try:
         await store.create_session(UNKNOWN, lambda agent, now_ms: refuse(session(), now_ms).session, request)

@@ -4,7 +4,7 @@ import pytest
 
 from server.clock import TestClock
 from server.domain.errors import EtagMismatchError, InvalidContentError, RequestIdReusedError, SessionNotFoundError
-from server.domain.requests import Request, request
+from server.domain.idempotency import RequestKey, request_key
 from server.domain.sessions import Outcome, Session, etag
 from server.store.contract import Commit, Store
 from tests.store.conformance.common import MANY, OnStore, contents, give_up, history, knows, respond, say, take
@@ -13,8 +13,8 @@ from tests.unit.samples import MINUTE, T0, put, session
 
 class Requests(OnStore):
     @staticmethod
-    def asked(request_id: str = "r", content: str = "c", scope: str = "s") -> Request:
-        made = request(scope, request_id, content)
+    def asked(request_id: str = "r", content: str = "c", scope: str = "s") -> RequestKey:
+        made = request_key(scope, request_id, content)
         assert made is not None
         return made
 

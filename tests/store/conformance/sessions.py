@@ -29,7 +29,9 @@ class Sessions(OnStore):
         await put(store, stored)
         assert await store.get_session(stored.id) == stored
         changed = replace(stored, timeout=TimeoutConfig(9.5, False, 10.5, 11.5), last_activity_ms=12, renewed_at_ms=13, expires_at_ms=14)
-        changed = replace(changed, renewal_count=15, warned=False, expired=True, last_sequence=16, last_entry_ms=17, open_deliveries=18)
+        changed = replace(
+            changed, renewal_count=15, warning_logged=False, expiry_logged=True, last_sequence=16, last_entry_ms=17, open_deliveries=18
+        )
         await store.apply(stored.id, lambda _, now_ms: Outcome(changed))
         assert await store.get_session(stored.id) == changed
 
@@ -44,7 +46,7 @@ class Sessions(OnStore):
         clock.set_ms(one.expires_at_ms + 1)
         assert await store.get_session(one.id) == one
         gone = (await store.apply(one.id, fall_due)).session
-        assert gone.expired
+        assert gone.expiry_logged
         assert await store.get_session(one.id) == gone
 
     async def test_delete_removes_the_session_with_its_log(self, store: Store, one: Session) -> None:

@@ -1,1 +1,1 @@
-"""The API of eliza-sessions: generated stubs (`*_pb2`, `*_pb2_grpc`) and what every user of them needs (`times`, `values`, `errors`)."""
+"""The stubs of the API, generated from the .proto files beside them by `protos/generate.py`."""

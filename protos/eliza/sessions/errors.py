@@ -63,7 +63,7 @@ def forget_frames(error: BaseException) -> None:
         one.__traceback__ = one.__cause__ = one.__context__ = None
 
 
-def cut(value: object) -> str:
+def truncate(value: object) -> str:
     """A client's value as an error repeats it: text that can be encoded, at most VALUE_LIMIT characters."""
     text = str(value)[: VALUE_LIMIT + 1].encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
     return text if len(text) <= VALUE_LIMIT else text[: VALUE_LIMIT - 1] + "…"

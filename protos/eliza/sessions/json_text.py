@@ -10,8 +10,8 @@ from typing import Final, NoReturn, TypeAlias
 
 import orjson
 
-from eliza.sessions.v1.limits import MAX_ATTACHMENT_VALUES, MAX_DEPTH, MAX_METADATA_VALUES
-from eliza.sessions.v1.texts import is_text
+from eliza.sessions.limits import MAX_ATTACHMENT_VALUES, MAX_DEPTH, MAX_METADATA_VALUES
+from eliza.sessions.texts import is_text
 
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 """What JSON can say."""
@@ -26,12 +26,12 @@ _LINE_ENDS_UTF8: Final = tuple((char.encode(), escape.encode()) for char, escape
 
 def metadata_text(fields: Mapping[str, Json]) -> str:
     """The text of metadata. Raises ValueError, saying why, for what JSON cannot write or protobuf cannot hold."""
-    return dump(_plain_fields(fields, MAX_DEPTH, Room(MAX_METADATA_VALUES)))
+    return dump(_plain_fields(fields, MAX_DEPTH, ValueBudget(MAX_METADATA_VALUES)))
 
 
 def attachments_text(items: Sequence[Json]) -> str:
     """The text of attachments. Raises ValueError, saying why, for what JSON cannot write or protobuf cannot hold."""
-    return dump(_plain_items(items, MAX_DEPTH, Room(MAX_ATTACHMENT_VALUES)))
+    return dump(_plain_items(items, MAX_DEPTH, ValueBudget(MAX_ATTACHMENT_VALUES)))
 
 
 def read_metadata(text: str) -> str:
@@ -97,7 +97,7 @@ def number(value: float) -> int | float:
     return int(value) if value.is_integer() and abs(value) <= _EXACT else value
 
 
-def finite(value: float) -> float:
+def require_finite(value: float) -> float:
     """The double that a number is stored as. Raises ValueError for one that JSON cannot write."""
     try:
         result = float(value)
@@ -121,14 +121,14 @@ def require_depth(depth: int) -> None:
         raise ValueError(f"nests deeper than {MAX_DEPTH} levels")
 
 
-class Room:
+class ValueBudget:
     """How many values may still come."""
 
     def __init__(self, most: int) -> None:
         self._most = self._left = most
 
     def take(self) -> None:
-        """Counts one value. Raises ValueError where there is no room for it."""
+        """Counts one value. Raises ValueError where there is no budget for it."""
         if not self._left:
             raise ValueError(f"holds more than {self._most} values")
         self._left -= 1
@@ -147,27 +147,27 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _plain_fields(fields: Mapping[str, Json], depth: int, room: Room) -> dict[str, Json]:
+def _plain_fields(fields: Mapping[str, Json], depth: int, budget: ValueBudget) -> dict[str, Json]:
     require_depth(depth)
-    return {require_text(key): _plain(item, depth, room) for key, item in fields.items()}
+    return {require_text(key): _plain(item, depth, budget) for key, item in fields.items()}
 
 
-def _plain_items(items: Sequence[Json], depth: int, room: Room) -> list[Json]:
+def _plain_items(items: Sequence[Json], depth: int, budget: ValueBudget) -> list[Json]:
     require_depth(depth)
-    return [_plain(item, depth, room) for item in items]
+    return [_plain(item, depth, budget) for item in items]
 
 
-def _plain(item: Json, depth: int, room: Room) -> Json:
+def _plain(item: Json, depth: int, budget: ValueBudget) -> Json:
     """A value as a Struct would hold it: numbers are doubles."""
-    room.take()
+    budget.take()
     if isinstance(item, str):
         return require_text(item)
     if item is None or isinstance(item, bool):
         return item
     if isinstance(item, (int, float)):
-        return number(finite(item))
+        return number(require_finite(item))
     if isinstance(item, Mapping):
-        return _plain_fields(item, depth - 1, room)
+        return _plain_fields(item, depth - 1, budget)
     if isinstance(item, (list, tuple)):
-        return _plain_items(item, depth - 1, room)
+        return _plain_items(item, depth - 1, budget)
     raise ValueError(f"holds {type(item).__name__}, which JSON cannot write")

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from google.protobuf.struct_pb2 import NULL_VALUE, ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from eliza.sessions.v1.json_text import Json, Room, finite, number, require_depth, require_text
-from eliza.sessions.v1.limits import MAX_ATTACHMENT_VALUES, MAX_DEPTH, MAX_METADATA_VALUES
+from eliza.sessions.json_text import Json, ValueBudget, number, require_depth, require_finite, require_text
+from eliza.sessions.limits import MAX_ATTACHMENT_VALUES, MAX_DEPTH, MAX_METADATA_VALUES
 
 
 def timestamp(ms: int) -> Timestamp:
@@ -41,12 +41,12 @@ def list_value(items: Sequence[Json]) -> ListValue:
 
 def plain(message: Struct) -> dict[str, Json]:
     """The JSON object of metadata; whole numbers are ints. Raises ValueError, saying why, for what JSON cannot hold or is too much."""
-    return _plain_fields(message, MAX_DEPTH, Room(MAX_METADATA_VALUES))
+    return _plain_fields(message, MAX_DEPTH, ValueBudget(MAX_METADATA_VALUES))
 
 
 def plain_list(message: ListValue) -> list[Json]:
     """The JSON array of attachments; whole numbers are ints. Raises ValueError, saying why, for what JSON cannot hold or is too much."""
-    return _plain_items(message, MAX_DEPTH, Room(MAX_ATTACHMENT_VALUES))
+    return _plain_items(message, MAX_DEPTH, ValueBudget(MAX_ATTACHMENT_VALUES))
 
 
 def _fill_fields(message: Struct, fields: Mapping[str, Json], depth: int) -> None:
@@ -71,7 +71,7 @@ def _fill(value: Value, item: Json, depth: int) -> None:
     elif isinstance(item, bool):
         value.bool_value = item
     elif isinstance(item, (int, float)):
-        value.number_value = finite(item)
+        value.number_value = require_finite(item)
     elif isinstance(item, Mapping):
         value.struct_value.SetInParent()
         _fill_fields(value.struct_value, item, depth - 1)
@@ -82,28 +82,28 @@ def _fill(value: Value, item: Json, depth: int) -> None:
         raise ValueError(f"holds {type(item).__name__}, which JSON cannot write")
 
 
-def _plain_fields(message: Struct, depth: int, room: Room) -> dict[str, Json]:
+def _plain_fields(message: Struct, depth: int, budget: ValueBudget) -> dict[str, Json]:
     require_depth(depth)
-    return {key: _plain(value, depth, room) for key, value in message.fields.items()}
+    return {key: _plain(value, depth, budget) for key, value in message.fields.items()}
 
 
-def _plain_items(message: ListValue, depth: int, room: Room) -> list[Json]:
+def _plain_items(message: ListValue, depth: int, budget: ValueBudget) -> list[Json]:
     require_depth(depth)
-    return [_plain(value, depth, room) for value in message.values]
+    return [_plain(value, depth, budget) for value in message.values]
 
 
-def _plain(value: Value, depth: int, room: Room) -> Json:
-    room.take()
+def _plain(value: Value, depth: int, budget: ValueBudget) -> Json:
+    budget.take()
     match value.WhichOneof("kind"):
         case "string_value":
             return value.string_value
         case "number_value":
-            return number(finite(value.number_value))
+            return number(require_finite(value.number_value))
         case "bool_value":
             return value.bool_value
         case "struct_value":
-            return _plain_fields(value.struct_value, depth - 1, room)
+            return _plain_fields(value.struct_value, depth - 1, budget)
         case "list_value":
-            return _plain_items(value.list_value, depth - 1, room)
+            return _plain_items(value.list_value, depth - 1, budget)
         case _:
             return None

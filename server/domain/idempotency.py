@@ -1,26 +1,29 @@
-"""Calls that a client may repeat: the same request id with the same content has its effect once.
+"""Calls that a client may repeat: the same request id with the same content takes effect once.
 
-Contract: "The same id with the same content returns the first answer, marked as a replay; with other content it is an error."
+See docs/sessions-api.md, *Retries*: the repeated call gets the first answer, marked as a replay. With other content it is an error.
 """
 
 import hashlib
 from dataclasses import dataclass
 
-from eliza.sessions.v1.limits import MAX_REQUEST_ID
+from eliza.sessions.limits import MAX_REQUEST_ID
 from server.domain.errors import InvalidFieldError, RequestIdReusedError
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """A call with a request id. `scope` is whose ids these are: of one session, or of one user who creates some."""
+class RequestKey:
+    """What makes two calls the same. `scope` says whose ids these are: those of a session, or of a user who creates sessions.
+
+    `fingerprint` is a digest of the call's content.
+    """
 
     scope: str
     id: str
     fingerprint: str
 
 
-def request(scope: str, request_id: str, *content: str) -> Request | None:
-    """The request with this id and content; None when no id is given. Raises InvalidFieldError for an id that cannot be one."""
+def request_key(scope: str, request_id: str, *content: str) -> RequestKey | None:
+    """The key of a call with this id and content; None where the client gave no id. Raises InvalidFieldError for a malformed id."""
     if not request_id:
         return None
     if len(request_id) > MAX_REQUEST_ID or not request_id.isascii() or not request_id.isprintable():
@@ -30,10 +33,10 @@ def request(scope: str, request_id: str, *content: str) -> Request | None:
         encoded = part.encode("utf-8", "surrogatepass")
         digest.update(b"%d:" % len(encoded))
         digest.update(encoded)
-    return Request(scope, request_id, digest.hexdigest())
+    return RequestKey(scope, request_id, digest.hexdigest())
 
 
-def require_same(wanted: Request, known_fingerprint: str) -> None:
+def require_same(wanted: RequestKey, known_fingerprint: str) -> None:
     """Raises RequestIdReusedError when the id was used with other content."""
     if wanted.fingerprint != known_fingerprint:
         raise RequestIdReusedError(wanted.id)
