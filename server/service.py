@@ -23,7 +23,7 @@ from server.rpc.pipeline import QUIET_SECONDS, CallPipeline
 from server.rpc.server import build_server, build_services, service_names
 from server.settings import Settings, join_address, split_address, split_list
 from server.store import open_store
-from server.store.base import Store
+from server.store.contract import Store
 
 AGENTS_SHARE: Final = 0.9
 """Which part of the time for a stop agents have to finish the replies that are under way."""
@@ -52,7 +52,6 @@ class Service:
             policy=settings.retry_policy,
             lease_seconds=settings.delivery_lease_seconds,
             concurrency=settings.agent_concurrency,
-            max_open=settings.max_open_deliveries,
         )
         self._deadlines = Deadlines(store, clock)
         self._purge = Purge(

@@ -23,7 +23,7 @@ from server.cli.rest import build_facade
 from server.domain.agents import ECHO_ID
 from server.service import AddressError, Service
 from server.settings import Settings
-from server.store.base import StoreOpenError
+from server.store.contract import StoreOpenError
 
 _TRY: Final = """\
 Try it:

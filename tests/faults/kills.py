@@ -25,7 +25,7 @@ from pathlib import Path
 
 import uvloop
 
-from server.store.sqlite_check import problems, summary
+from server.store.sqlite.check import problems, summary
 from tests.faults.traffic.callers import Traffic, now_ms
 from tests.faults.traffic.model import Findings
 from tests.harness import Serve, environment

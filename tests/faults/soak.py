@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import psutil
 import uvloop
 
-from server.store.sqlite_check import problems, summary
+from server.store.sqlite.check import problems, summary
 from tests.faults.traffic.clients import AgainError, RefusedError, new_request_id
 from tests.faults.traffic.grpc_client import GrpcClient
 from tests.faults.traffic.rest_client import RestClient

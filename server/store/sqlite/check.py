@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Final
 
-from server.store import sqlite_rows as rows
+from server.store.sqlite import rows
 
 COUNTED: Final = (
     "SELECT iif(expired, 'expired', 'live') AS state, '' AS agent_id, '' AS user_id FROM sessions "
@@ -65,6 +65,11 @@ _QUESTIONS: Final = {
     ),
     "delivery {0}-{1}: it is open, but nobody knows when it is due": (
         f"SELECT session_id, sequence FROM deliveries WHERE state IN {rows.OPEN} AND due_at_ms IS NULL"
+    ),
+    "session {0}: {2} of its deliveries are open, but {1} are counted": (
+        "SELECT sessions.id, open_deliveries, count(session_id) FROM sessions "
+        f"LEFT JOIN deliveries ON session_id = sessions.id AND state IN {rows.OPEN} "
+        "GROUP BY sessions.id HAVING open_deliveries != count(session_id)"
     ),
     "request {1} of {0}: its session is gone": f"SELECT scope, id FROM requests WHERE session_id NOT IN {_KNOWN}",
     "request {1} of {0}: it is kept with another session, {2}": (

@@ -1,11 +1,12 @@
-"""How many sessions there are of each kind: numbers that each write keeps, so that nobody counts a table."""
+"""The counts of sessions in their table."""
 
 import sqlite3
 from collections.abc import Mapping
 
 import orjson
 
-from server.store import sqlite_rows as rows
+from server.store.counts import CountKey
+from server.store.sqlite import rows
 
 _CHANGE_COUNTS = (
     f"INSERT INTO session_counts ({', '.join(rows.COUNT)}) SELECT {rows.item_values(len(rows.COUNT))} FROM json_each(?) AS item WHERE true "
@@ -17,7 +18,7 @@ _REMOVE_EMPTY_COUNTS = (
 )
 
 
-def change_counts(connection: sqlite3.Connection, changes: Mapping[rows.CountKey, int]) -> None:
+def change_counts(connection: sqlite3.Connection, changes: Mapping[CountKey, int]) -> None:
     """Adds to the counts of sessions, in the transaction that changes the sessions."""
     items = [(*key, change) for key, change in changes.items() if change]
     if items:

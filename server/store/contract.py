@@ -1,15 +1,16 @@
-"""The Store interface. Its docstrings are the contract that every back end keeps and `tests/store` checks."""
+"""The Store interface, in roles. Its docstrings are the contract that every back end keeps and `tests/store` checks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from server.domain.agents import Agent
 from server.domain.deliveries import Delivery
 from server.domain.events import Entry
 from server.domain.idempotency import RequestKey
 from server.domain.replies import DeliveryRule
-from server.domain.sessions import Outcome, Rule, Session
+from server.domain.sessions import Creation, Outcome, Rule, Session
 
 AgentChange = Callable[[Agent, int], Agent]
 """A change of an agent with its input bound: of the agent and the instant in ms."""
@@ -17,6 +18,10 @@ AgentChange = Callable[[Agent, int], Agent]
 
 class StoreOpenError(Exception):
     """The store cannot be opened; the text says why, and what to do about it, to whoever starts the service."""
+
+
+class CopyError(Exception):
+    """The copy cannot be made; the text says why. Nothing was changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,29 +108,17 @@ CommitListener = Callable[[Commit], None]
 """Is told what a commit has done."""
 
 
-class Store(ABC):
-    """Keeps agents, sessions and their logs.
-
-    A writing method returns once its effect is durable, and then any reading method sees it. Writes on one session happen one after the
-    other; each happens wholly or not at all. A call that is cancelled before its turn writes nothing. Every method may raise
-    UnavailableError (the store is closed, or cannot be read or written now) and every writing one ResourceExhaustedError (there is no
-    room) or OverloadedError (too many writes wait); nothing was done then.
-    """
+class Sessions(ABC):
+    """Sessions and their logs."""
 
     @abstractmethod
-    def add_listener(self, listener: CommitListener) -> None:
-        """Has the listener called on the event loop after each commit of `create_session`, `apply`, `apply_delivery` and `delete_session`.
+    async def create_session(self, agent_id: str, rule: Creation, request: RequestKey | None = None) -> Outcome:
+        """Adds the session that the rule makes of the agent, if there is such an agent, at the present instant, in one transaction.
 
-        It is called before they return, also where their callers are gone; it must not raise, nor take long. It is not told what was
-        replayed, nor what the purge and `clear_sessions` remove.
-        """
+        Its id and its channel are new. For a request that is known already nothing is done, and the outcome is the session as it was made
+        then. The request is remembered until the session is removed, or `forget_requests` takes it.
 
-    @abstractmethod
-    async def create_session(self, session: Session, request: RequestKey | None = None) -> Outcome:
-        """Adds a session, whose id and channel are new; returns it, or, for a request that is known already, the one that it made then.
-
-        The request is remembered until the session is removed, or `forget_requests` takes it.
-
+        :raises DomainError: whatever the rule raises; nothing is written then
         :raises RequestIdReusedError: the request's id is known with other content
         """
 
@@ -139,15 +132,6 @@ class Store(ABC):
 
         :raises SessionNotFoundError: there is no such session
         :raises RequestIdReusedError: the request's id is known with other content
-        :raises DomainError: whatever the rule raises; nothing is written then
-        """
-
-    @abstractmethod
-    async def apply_delivery(self, session_id: str, sequence: int, rule: DeliveryRule) -> Outcome:
-        """Does as `apply`, with a rule that is given the delivery of the session's message with this sequence, too.
-
-        :raises SessionNotFoundError: there is no such session
-        :raises DeliveryNotFoundError: the session has no such delivery
         :raises DomainError: whatever the rule raises; nothing is written then
         """
 
@@ -216,26 +200,6 @@ class Store(ABC):
         """Counts, up to `limit`, the messages that `list_history` would read if it never stopped early."""
 
     @abstractmethod
-    async def find_answer(self, session_id: str, sequence: int) -> Entry | None:
-        """Finds the reply to the message with this sequence, or else its final failure; None while there is neither."""
-
-    @abstractmethod
-    async def knows(self, request: RequestKey) -> bool:
-        """Whether a request with this id was made before in its scope, and is remembered."""
-
-    @abstractmethod
-    async def next_delivery(self, session_id: str) -> OpenDelivery | None:
-        """Reads the first open delivery of a session; None when there is none."""
-
-    @abstractmethod
-    async def list_open(self) -> list[OpenSession]:
-        """The sessions that have open deliveries."""
-
-    @abstractmethod
-    async def describe(self) -> Description:
-        """Tells which store it is, for the operator."""
-
-    @abstractmethod
     async def counts(self) -> Counts:
         """Tells how many sessions there are, at the same cost however many they are: each write keeps the counts."""
 
@@ -247,25 +211,34 @@ class Store(ABC):
     async def next_due_ms(self) -> int | None:
         """The earliest instant at which something happens to a session by itself; None when there is none."""
 
-    @abstractmethod
-    async def purge(self, expired_by_ms: int, limit: int) -> int:
-        """Takes one small step of removing what deleted sessions have left, then the sessions that expired at `expired_by_ms` or before.
 
-        A session whose expiry has not been written stays until it is: nobody has been told of it. The sessions that expired first go
-        first, as `delete_session` does it, then what they have left: requests, deliveries, entries. A step removes at most `limit` rows,
-        and ends after a few milliseconds. It returns how many rows it removed: 0 when nothing is left to remove.
+class Deliveries(ABC):
+    """The ways of users' messages to the agents."""
+
+    @abstractmethod
+    async def apply_delivery(self, session_id: str, sequence: int, rule: DeliveryRule) -> Outcome:
+        """Does as `apply`, with a rule that is given the delivery of the session's message with this sequence, too.
+
+        :raises SessionNotFoundError: there is no such session
+        :raises DeliveryNotFoundError: the session has no such delivery
+        :raises DomainError: whatever the rule raises; nothing is written then
         """
 
     @abstractmethod
-    async def forget_requests(self, made_by_ms: int, limit: int) -> int:
-        """Takes one small step of forgetting the requests that were made at `made_by_ms` or before.
-
-        It forgets at most `limit`, ends after a few milliseconds, and returns how many: 0 when none is left to forget.
-        """
+    async def find_answer(self, session_id: str, sequence: int) -> Entry | None:
+        """Finds the reply to the message with this sequence, or else its final failure; None while there is neither."""
 
     @abstractmethod
-    async def clear_sessions(self) -> None:
-        """Removes every session as `delete_session` does. Agents stay."""
+    async def next_delivery(self, session_id: str) -> OpenDelivery | None:
+        """Reads the first open delivery of a session; None when there is none."""
+
+    @abstractmethod
+    async def list_open(self) -> list[OpenSession]:
+        """The sessions that have open deliveries."""
+
+
+class Agents(ABC):
+    """The agents that sessions are held with."""
 
     @abstractmethod
     async def create_agent(self, agent: Agent) -> None:
@@ -304,6 +277,14 @@ class Store(ABC):
     async def list_agents(self, *, limit: int, after: Position | None = None) -> list[Agent]:
         """Reads at most `limit` agents in order of registration, from the first one behind `after`."""
 
+
+class Maintenance(ABC):
+    """What the service itself has to know of its store, and to do for it."""
+
+    @abstractmethod
+    async def describe(self) -> Description:
+        """Tells which store it is, for the operator."""
+
     @abstractmethod
     async def check_writable(self) -> None:
         """Makes a small durable write, to find out whether the store can.
@@ -313,8 +294,83 @@ class Store(ABC):
         """
 
     @abstractmethod
+    async def purge(self, expired_by_ms: int, limit: int) -> int:
+        """Takes one small step of removing what deleted sessions have left, then the sessions that expired at `expired_by_ms` or before.
+
+        A session whose expiry has not been written stays until it is: nobody has been told of it. The sessions that expired first go
+        first, as `delete_session` does it, then what they have left: requests, deliveries, entries. A step removes at most `limit` rows,
+        and ends after a few milliseconds. It returns how many rows it removed: 0 when nothing is left to remove.
+        """
+
+    @abstractmethod
+    async def forget_requests(self, made_by_ms: int, limit: int) -> int:
+        """Takes one small step of forgetting the requests that were made at `made_by_ms` or before.
+
+        It forgets at most `limit`, ends after a few milliseconds, and returns how many: 0 when none is left to forget.
+        """
+
+    @abstractmethod
+    async def clear_sessions(self) -> None:
+        """Removes every session as `delete_session` does. Agents stay."""
+
+
+class Store(Sessions, Deliveries, Agents, Maintenance):
+    """Keeps agents, sessions and their logs.
+
+    A writing method returns once its effect is durable, and then any reading method sees it. Writes on one session happen one after the
+    other; each happens wholly or not at all. A call that is cancelled before its turn writes nothing. Every method may raise
+    UnavailableError (the store is closed, or cannot be read or written now) and every writing one ResourceExhaustedError (there is no
+    room) or OverloadedError (too many writes wait); nothing was done then.
+    """
+
+    @abstractmethod
+    def add_listener(self, listener: CommitListener) -> None:
+        """Has the listener called on the event loop after each commit of `create_session`, `apply`, `apply_delivery` and `delete_session`.
+
+        It is called before they return, also where their callers are gone; it must not raise, nor take long. It is not told what was
+        replayed, nor what the purge and `clear_sessions` remove.
+        """
+
+    @abstractmethod
     async def close(self) -> None:
         """Finishes the writes that were accepted, then lets go of the database. The store is of no use afterwards."""
+
+
+Progress = Callable[[int, int], None]
+"""Is told how much is copied, and how much there is."""
+
+
+class StoreTools(ABC):
+    """What the commands do with a store, by its URL. `place` names it for people, `schema` is the one that this version works with."""
+
+    place: str
+    schema: int
+
+    @abstractmethod
+    def stored_schema(self) -> int:
+        """Reads the schema of the store, which may be an older one. Raises StoreOpenError."""
+
+    @abstractmethod
+    def migrate(self) -> None:
+        """Makes the store, or brings it to this version's schema; nobody may be serving it. Raises StoreOpenError."""
+
+    @abstractmethod
+    def check(self, on_problem: Callable[[str], None]) -> str:
+        """Tells each thing that is wrong with the store, as of one moment, and changes nothing; returns what it holds, for people.
+
+        A store of an older schema is checked as if it were migrated. Raises StoreOpenError where the store cannot be read.
+        """
+
+    @abstractmethod
+    def back_up(self, target: Path, progress: Progress) -> None:
+        """Copies the store, as it is at one moment, to a file that must not be there yet. Raises CopyError."""
+
+    @abstractmethod
+    def restore(self, source: Path, progress: Progress) -> None:
+        """Puts a sound backup in place, where no store may be yet. Raises CopyError.
+
+        A backup of an older schema is copied as it is: whoever opens the store migrates it.
+        """
 
 
 MAX_WRITES = 10_000

@@ -4,14 +4,14 @@ import os
 import secrets
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from server.store.base import StoreOpenError
-from server.store.sqlite_check import problems
-from server.store.sqlite_file import (
+from server.store.contract import CopyError, Progress, StoreOpenError
+from server.store.sqlite.check import problems
+from server.store.sqlite.file import (
     FileLock,
     check_sound,
     check_version,
@@ -24,13 +24,6 @@ from server.store.sqlite_file import (
 )
 
 STEP_PAGES: Final = 256
-
-Progress = Callable[[int, int], None]
-"""Is told how many pages are copied, and how many there are."""
-
-
-class CopyError(Exception):
-    """The copy cannot be made; the text says why. Nothing was changed."""
 
 
 @contextmanager

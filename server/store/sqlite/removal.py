@@ -2,11 +2,13 @@
 
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
-from server.store import sqlite_rows as rows
-from server.store.sqlite_counts import change_counts
+import orjson
+
+from server.store.counts import EXPIRED
+from server.store.sqlite.counts import change_counts
 
 STEP_SECONDS: Final = 0.005
 """How long a step may take of the writer, before other writes have their turn."""
@@ -47,10 +49,10 @@ _CLEAR: Final = tuple(
 )
 
 
-def remove(connection: sqlite3.Connection, ids: str) -> None:
-    """Removes the sessions that a JSON array names. What they leave in other tables is for `take_left`."""
+def remove(connection: sqlite3.Connection, ids: Iterable[str]) -> None:
+    """Removes sessions. What they leave in other tables is for `take_left`."""
     for statement in _REMOVE:
-        connection.execute(statement, {"ids": ids})
+        connection.execute(statement, {"ids": orjson.dumps(list(ids)).decode()})
 
 
 def take_left(connection: sqlite3.Connection, max_rows: int) -> int:
@@ -76,7 +78,7 @@ def take_expired(connection: sqlite3.Connection, expired_by_ms: int, max_rows: i
     for statement in _REMOVE_EXPIRED:
         removed = connection.execute(statement, named).rowcount
     # The last statement is that of the sessions themselves.
-    change_counts(connection, {(rows.EXPIRED, "", ""): -removed})
+    change_counts(connection, {(EXPIRED, "", ""): -removed})
     return take_left(connection, max_rows)
 
 

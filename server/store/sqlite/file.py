@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from server.domain.errors import ResourceExhaustedError, UnavailableError
-from server.store.base import StoreOpenError
+from server.store.contract import StoreOpenError
 
 APPLICATION_ID: Final = 0x656C7A61
 """Marks a file as ours: "elza" in ASCII."""
@@ -164,7 +164,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     else:
         # FULL: a commit has reached the disk before anyone is told of it.
         connection.execute("PRAGMA synchronous = FULL")
-        # Removed sessions leave rows for a while, see `sqlite_removal`.
+        # Removed sessions leave rows for a while, see `removal`.
         connection.execute("PRAGMA foreign_keys = OFF")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {_JOURNAL_LIMIT_BYTES}")
@@ -273,7 +273,7 @@ def schema_version() -> int:
 
 
 def _migrations() -> list[str]:
-    directory = resources.files("server.store") / "migrations" / "sqlite"
+    directory = resources.files("server.store.sqlite") / "migrations"
     files = sorted((file for file in directory.iterdir() if re.fullmatch(r"\d{4}_\w+\.sql", file.name)), key=lambda file: file.name)
     if [int(file.name[:4]) for file in files] != list(range(1, len(files) + 1)):
         raise StoreOpenError(f"the migrations are not numbered from 1 without gaps: {', '.join(file.name for file in files)}")

@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -16,12 +16,10 @@ from server.domain.errors import AgentAlreadyExistsError, AgentNotFoundError, Se
 from server.domain.events import Entry
 from server.domain.idempotency import RequestKey
 from server.domain.replies import DeliveryRule
-from server.domain.sessions import Outcome, Rule, Session, is_expired
-from server.store import sqlite_rows as rows
-from server.store.base import (
-    MAX_PASSED,
+from server.domain.sessions import Creation, Outcome, Rule, Session
+from server.store.batch import Apply, ApplyToDelivery, Create, Delete
+from server.store.contract import (
     MAX_WRITES,
-    PAGE_BYTES,
     AgentChange,
     CommitListener,
     Counts,
@@ -34,17 +32,18 @@ from server.store.base import (
     Store,
     StoreOpenError,
 )
-from server.store.sqlite_file import FileLock, check_sound, connect, leaves_doubt, prepare, public_error, real_path, schema_version
-from server.store.sqlite_removal import IS_THERE, Pieces, clear, take_expired
-from server.store.sqlite_writer import SqliteWriter
+from server.store.counts import EXPIRED, LIVE, WARNED
+from server.store.pages import ALWAYS_MS, FIRST, fill_active, fill_history, fill_messages, fill_page, text_size, travels_forward
+from server.store.sqlite import rows
+from server.store.sqlite.file import FileLock, check_sound, connect, leaves_doubt, prepare, public_error, real_path, schema_version
+from server.store.sqlite.removal import IS_THERE, Pieces, clear, take_expired
+from server.store.sqlite.writer import SqliteWriter
 
 T = TypeVar("T")
 
 _SESSION: Final = ", ".join(rows.SESSION)
 _ENTRY: Final = ", ".join(rows.ENTRY)
 _AGENT: Final = ", ".join(rows.AGENT)
-_ENTRY_TEXTS: Final = [rows.ENTRY.index(column) for column in ("content", "metadata", "attachments", "thought", "actions")]
-_ALWAYS_MS: Final = 2**62
 _READABLE: Final = "iif(json_valid(metadata), json_type(metadata) = 'object', false)"
 """Whether a session can be read back. In a damaged file some cannot: reads count them, and no list shows them."""
 _MAX_UNREADABLE: Final = 1000
@@ -56,10 +55,6 @@ _LISTS: Final = {
     ("agent_id", "user_id"): "sessions_of_agent_and_user",
 }
 """The index that has the sessions in order, by what they are filtered by."""
-
-
-def _of(table: str, columns: Iterable[str]) -> str:
-    return ", ".join(f"{table}.{column}" for column in columns)
 
 
 class _Reader:
@@ -106,17 +101,17 @@ class SqliteStore(Store):
     def add_listener(self, listener: CommitListener) -> None:
         self._writer.listeners.append(listener)
 
-    async def create_session(self, session: Session, request: RequestKey | None = None) -> Outcome:
-        return await self._writer.create(session, request)
+    async def create_session(self, agent_id: str, rule: Creation, request: RequestKey | None = None) -> Outcome:
+        return await self._writer.apply(Create(agent_id, rule, request))
 
     async def apply(self, session_id: str, rule: Rule, request: RequestKey | None = None) -> Outcome:
-        return await self._writer.apply(session_id, rule, request)
+        return await self._writer.apply(Apply(session_id, rule, request))
 
     async def apply_delivery(self, session_id: str, sequence: int, rule: DeliveryRule) -> Outcome:
-        return await self._writer.apply_delivery(session_id, sequence, rule)
+        return await self._writer.apply(ApplyToDelivery(session_id, sequence, rule))
 
     async def delete_session(self, session_id: str, etag: str = "") -> None:
-        await self._writer.delete(session_id, etag)
+        await self._writer.delete(Delete(session_id, etag))
 
     async def get_session(self, session_id: str) -> Session:
         found = self._read(lambda connection: connection.execute(_GET_SESSION, (session_id,)).fetchall())
@@ -125,7 +120,7 @@ class SqliteStore(Store):
         *row, is_readable = found[0]
         if not is_readable:
             self._note_unreadable(session_id)
-        return rows.session_of(tuple(row))
+        return rows.session_of(row)
 
     async def find_channel(self, channel_id: str) -> str:
         statement = "SELECT id FROM sessions WHERE channel_id = ?"
@@ -144,36 +139,16 @@ class SqliteStore(Store):
             f"{' AND '.join(['NOT expired', *(f'{column} = :{column}' for column in named)])} "
             "AND (created_at_ms, id) > (:created_at_ms, :id) ORDER BY created_at_ms, id"
         )
-        start = after or Position(-_ALWAYS_MS, "")
+        start = after or FIRST
         values = {"created_at_ms": start.created_at_ms, "id": start.id, **named}
 
         def read(connection: sqlite3.Connection) -> SessionPage:
-            total = _count(connection, rows.LIVE, agent_id or "", user_id or "")
+            total = _count(connection, LIVE, agent_id or "", user_id or "")
             with closing(connection.execute(statement, values)) as found:
-                return SessionPage(*self._page_of_active(found, now_ms, limit), total)
+                sessions = ((rows.session_of(row[:-1]), row[-1]) for row in found)
+                return SessionPage(*fill_active(sessions, now_ms, limit, self._note_unreadable), total)
 
         return await self._read_long(read)
-
-    def _page_of_active(self, found: Iterable[rows.Row], now_ms: int, limit: int) -> tuple[list[Session], Position | None]:
-        """The sessions of a page, from rows of SESSION in order; and behind which the next page begins, if there is more."""
-        page: list[Session] = []
-        size = passed = 0
-        last: Position | None = None
-        for *row, is_readable in found:
-            session = rows.session_of(tuple(row))
-            if not is_readable or is_expired(session, now_ms):
-                if not is_readable:
-                    self._note_unreadable(session.id)
-                passed += 1
-                if passed > MAX_PASSED:
-                    return page, last
-            else:
-                size += len(session.metadata)
-                if len(page) == limit or (page and size > PAGE_BYTES):
-                    return page, last
-                page.append(session)
-            last = Position(session.created_at_ms, session.id)
-        return page, None
 
     def _note_unreadable(self, session_id: str) -> None:
         if len(self._unreadable_sessions) < _MAX_UNREADABLE:
@@ -182,18 +157,16 @@ class SqliteStore(Store):
     async def list_messages(
         self, session: Session, *, limit: int, before_ms: int | None = None, after_ms: int | None = None
     ) -> MessagePage:
-        forward = after_ms is not None and before_ms is None
+        forward = travels_forward(before_ms, after_ms)
         statement = (
             f"SELECT {_ENTRY} FROM log WHERE session_id = ?1 AND message_id IS NOT NULL AND at_ms > ?2 AND at_ms < ?3 "
             f"AND {IS_THERE.format('?1')} ORDER BY at_ms {'ASC' if forward else 'DESC'} LIMIT ?4"
         )
-        low_ms, high_ms = -_ALWAYS_MS if after_ms is None else after_ms, _ALWAYS_MS if before_ms is None else before_ms
+        low_ms, high_ms = -ALWAYS_MS if after_ms is None else after_ms, ALWAYS_MS if before_ms is None else before_ms
 
         def read(connection: sqlite3.Connection) -> MessagePage:
             with closing(connection.execute(statement, (session.id, low_ms, high_ms, limit + 1))) as found:
-                page, has_more = _page(found, limit, lambda row: len(session.metadata) + _text_size(row))
-            messages = list(map(rows.entry_of, page))
-            return MessagePage(messages[::-1] if forward else messages, has_more)
+                return fill_messages(map(rows.entry_of, found), session, limit, forward=forward)
 
         return self._read(read)
 
@@ -204,8 +177,7 @@ class SqliteStore(Store):
 
         def read(connection: sqlite3.Connection) -> list[Entry]:
             with closing(connection.execute(statement, (session_id, after_sequence, limit))) as found:
-                page, _ = _page(found, limit, _text_size)
-            return list(map(rows.entry_of, page))
+                return fill_page(map(rows.entry_of, found), limit, text_size)[0]
 
         return self._read(read)
 
@@ -217,8 +189,7 @@ class SqliteStore(Store):
 
         def read(connection: sqlite3.Connection) -> list[Entry]:
             with closing(connection.execute(statement, (session.id, before_sequence, limit))) as found:
-                page, _ = _page(found, limit, _text_size)
-            return list(map(rows.entry_of, reversed(page)))
+                return fill_history(map(rows.entry_of, found), limit)
 
         return self._read(read)
 
@@ -244,10 +215,6 @@ class SqliteStore(Store):
         found = self._read(lambda connection: connection.execute(statement, named).fetchall())
         return rows.entry_of(found[0]) if found else None
 
-    async def knows(self, request: RequestKey) -> bool:
-        statement = f"SELECT 1 FROM requests WHERE scope = ? AND id = ? AND {IS_THERE.format('session_id')}"
-        return self._read(lambda connection: connection.execute(statement, (request.scope, request.id)).fetchone()) is not None
-
     async def next_delivery(self, session_id: str) -> OpenDelivery | None:
         def read(connection: sqlite3.Connection) -> OpenDelivery | None:
             found = connection.execute(_NEXT_DELIVERY, (session_id,)).fetchone()
@@ -272,13 +239,13 @@ class SqliteStore(Store):
 
     async def describe(self) -> Description:
         def read(connection: sqlite3.Connection) -> Description:
-            return Description(str(self._path), schema_version(), _count(connection, rows.LIVE) + _count(connection, rows.EXPIRED))
+            return Description(str(self._path), schema_version(), _count(connection, LIVE) + _count(connection, EXPIRED))
 
         return self._read(read)
 
     async def counts(self) -> Counts:
         def read(connection: sqlite3.Connection) -> Counts:
-            active, expired, warned = (_count(connection, state) for state in (rows.LIVE, rows.EXPIRED, rows.WARNED))
+            active, expired, warned = (_count(connection, state) for state in (LIVE, EXPIRED, WARNED))
             return Counts(active, expired, warned, self._count_unreadable(connection))
 
         return self._read(read)
@@ -356,7 +323,7 @@ class SqliteStore(Store):
         return self._read(lambda connection: _agent(agent_id, connection))
 
     async def list_agents(self, *, limit: int, after: Position | None = None) -> list[Agent]:
-        start = after or Position(-_ALWAYS_MS, "")
+        start = after or FIRST
         statement = f"SELECT {_AGENT} FROM agents WHERE (created_at_ms, id) > (?, ?) ORDER BY created_at_ms, id LIMIT ?"
         values = start.created_at_ms, start.id, limit
         return self._read(lambda connection: list(map(rows.agent_of, connection.execute(statement, values))))
@@ -408,7 +375,7 @@ class SqliteStore(Store):
 
 # The index is named because SQLite would take the primary key, and read past every delivery that is closed.
 _NEXT_DELIVERY: Final = (
-    f"SELECT {_of('sessions', rows.SESSION)}, {_of('log', rows.ENTRY)}, {_of('deliveries', rows.DELIVERY)} "
+    f"SELECT {rows.of('sessions', rows.SESSION)}, {rows.of('log', rows.ENTRY)}, {rows.of('deliveries', rows.DELIVERY)} "
     "FROM deliveries INDEXED BY deliveries_open CROSS JOIN sessions ON sessions.id = deliveries.session_id "
     "CROSS JOIN log ON log.session_id = deliveries.session_id AND log.sequence = deliveries.sequence "
     f"WHERE deliveries.session_id = ? AND deliveries.state IN {rows.OPEN} ORDER BY deliveries.sequence LIMIT 1"
@@ -440,22 +407,5 @@ def _agent(agent_id: str, connection: sqlite3.Connection) -> Agent:
     return rows.agent_of(found[0])
 
 
-def _text_size(row: rows.Row) -> int:
-    """How much text a row of ENTRY holds."""
-    return sum(len(row[column] or "") for column in _ENTRY_TEXTS)
-
-
 def _marks(row: rows.Row) -> str:
     return ", ".join("?" * len(row))
-
-
-def _page(found: Iterable[T], limit: int, size: Callable[[T], int]) -> tuple[list[T], bool]:
-    """The first `limit` of what was found, or as many as fit PAGE_BYTES, at least one; and whether there is more."""
-    page: list[T] = []
-    total = 0
-    for item in found:
-        total += size(item)
-        if len(page) == limit or (page and total > PAGE_BYTES):
-            return page, True
-        page.append(item)
-    return page, False
