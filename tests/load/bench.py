@@ -27,8 +27,8 @@ from tests.load.subjects import THIS, Checkout, other
 TOOLS: Final = {"wrk": "wrk", "h2load": "nghttp2-client"}
 """What loads are made with, and the Debian packages that have it."""
 
-FAULTS: Final = (OSError, EOFError, RuntimeError, ValueError, subprocess.SubprocessError, grpc.RpcError)
-"""With which a measurement fails."""
+FAULTS: Final = (OSError, EOFError, RuntimeError, ValueError, ZeroDivisionError, subprocess.SubprocessError, grpc.RpcError)
+"""With which a measurement fails; nothing at all is answered, where it divides by zero."""
 
 Measure = Callable[[list[Checkout], Plan, Figures], None]
 GROUPS: Final[dict[Measure, tuple[str, ...]]] = {
