@@ -96,21 +96,21 @@ SPECIAL = (
 
 
 @pytest.mark.parametrize(("what", "address"), [(what, address) for what, addresses in PRIVATE.items() for address in addresses])
-def test_no_agent_may_be_at(what: str, address: str) -> None:
+def test_a_private_address_is_refused(what: str, address: str) -> None:
     assert not is_public(address)
     with pytest.raises(AddressRefusedError):
         Hosts([]).check(at(address))
 
 
 @pytest.mark.parametrize("network", SPECIAL)
-def test_no_agent_may_be_in_a_network_of_special_purpose(network: str) -> None:
+def test_a_network_of_special_purpose_is_refused(network: str) -> None:
     found = ip_network(network)
     assert not is_public(str(found[0]))
     assert not is_public(str(found[-1]))
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_an_agent_may_be_at(address: str) -> None:
+def test_a_public_address_is_allowed(address: str) -> None:
     assert is_public(address)
     Hosts([]).check(at(address))
 
@@ -183,17 +183,17 @@ class TestHosts:
     @pytest.mark.parametrize(
         "host", ["localhost", "LOCALHOST", "localhost.", "a.localhost", "A.LocalHost.", "127.0.0.1", "::1", "[::1]", "[fe80::1%25eth0]"]
     )
-    def test_what_is_refused_by_its_name(self, host: str) -> None:
+    def test_a_loopback_host_is_refused_by_its_name(self, host: str) -> None:
         with pytest.raises(AddressRefusedError, match="AGENT_ALLOWED_HOSTS") as caught:
             Hosts([]).check(at(host))
         assert host not in str(caught.value)
 
     @pytest.mark.parametrize("host", ["agent.example", "localhost.example", "notlocalhost", "8.8.8.8", "[2606:4700:4700::1111]", ""])
-    def test_what_is_not(self, host: str) -> None:
+    def test_any_other_host_passes_by_its_name(self, host: str) -> None:
         """It is judged by its addresses, once it has some."""
         Hosts([]).check(at(host))
 
-    def test_what_the_setting_names_is_not_judged(self) -> None:
+    def test_a_host_that_the_setting_names_is_allowed(self) -> None:
         hosts = Hosts(["LocalHost", "10.0.0.7", "[::1]"])
         for host in ("localhost", "LOCALHOST", "localhost.", "10.0.0.7", "10.7", "::1", "[::1]", "[0:0::1]"):
             hosts.check(at(host))
@@ -201,7 +201,7 @@ class TestHosts:
             with pytest.raises(AddressRefusedError):
                 hosts.check(at(host))
 
-    def test_a_port_in_the_setting_narrows(self) -> None:
+    def test_a_port_in_the_setting_allows_that_port_alone(self) -> None:
         hosts = Hosts(["localhost:11434", "[::1]:8", "10.0.0.7:9", "10.0.0.7:10"])
         for host, port in (("localhost", 11434), ("::1", 8), ("10.0.0.7", 9), ("10.0.0.7", 10)):
             hosts.check(at(host, port))
@@ -248,7 +248,7 @@ class TestHosts:
                     await Hosts([]).addresses(at("a.example"))
 
     @pytest.mark.parametrize("host", ["", "a..b", "x" * 64 + ".example", "999.999.999.999"])
-    async def test_a_name_that_cannot_be_resolved(self, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_name_that_cannot_be_resolved_is_an_error(self, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
         def resolve(host: str) -> list[str]:
             host.encode("idna")
             raise OSError("no such name")
@@ -282,7 +282,7 @@ class TestNameServers:
                     await asyncio.sleep(0.001)
 
     @pytest.mark.parametrize("hung", ["evil.example", "evil.co.uk"])
-    async def test_others_are_looked_up(self, monkeypatch: pytest.MonkeyPatch, hung: str) -> None:
+    async def test_a_hung_name_server_leaves_look_ups_for_others(self, monkeypatch: pytest.MonkeyPatch, hung: str) -> None:
         """Whether it is one agent with many deliveries, or many agents with names of their own."""
         server, hosts = self.Hanging(monkeypatch, hung), Hosts([])
         names = [hung] * 1000 + [f"{index}.{hung}" for index in range(1000)]
@@ -347,7 +347,7 @@ class TestRetryAfter:
             ("Mon, 01 Jan 2024 00:00:00 +9999999999999999", 0),
         ],
     )
-    def test_what_it_says(self, value: str | None, seconds: float) -> None:
+    def test_a_retry_after_is_read_as_seconds(self, value: str | None, seconds: float) -> None:
         headers = httpx2.Headers({} if value is None else {"Retry-After": value.encode("latin-1")})
         assert retry_after_s(headers, T0) == pytest.approx(seconds)
 
@@ -367,7 +367,7 @@ class TestRetryAfter:
         (413, False, True),
     ],
 )
-def test_which_status_is_worth_another_attempt(status: int, temporary: bool, with_retry_after: bool) -> None:
+def test_a_status_says_whether_another_attempt_follows(status: int, temporary: bool, with_retry_after: bool) -> None:
     assert is_temporary(status, httpx2.Headers()) is temporary
     assert is_temporary(status, httpx2.Headers({"Retry-After": "1"})) is with_retry_after
 
@@ -418,14 +418,14 @@ class TestJson:
             (r'{"\ud83e":{"\\ud83e":"\u0000"}}', {"\ud83e": {r"\ud83e": "\0"}}, {"\ufffd": {r"\ud83e": "\0"}}),
         ],
     )
-    def test_halves_of_a_surrogate_pair(self, text: str, value: object, cleaned: object) -> None:
+    def test_halves_of_a_surrogate_pair_are_joined_or_replaced(self, text: str, value: object, cleaned: object) -> None:
         assert read_json(text) == value
         assert read_clean_json(text) == cleaned
 
     @pytest.mark.parametrize(
         "text", ["", "x", "NaN", "[Infinity]", "'x'", '"\0"', "[" * 200_000, r'["\ud83e",NaN]', r'["\ud83e"' + ",[" * 200_000]
     )
-    def test_what_is_not_json(self, text: str) -> None:
+    def test_text_that_is_not_json_is_refused(self, text: str) -> None:
         for read in (read_json, read_clean_json):
             with pytest.raises(ValueError):  # noqa: PT011 - of whichever reader
                 read(text)

@@ -38,7 +38,7 @@ class TestSecrets:
     def secrets(self, vault: Path) -> Secrets:
         return Secrets(["AGENT_SECRET_*", f"{vault}/*"])
 
-    async def test_one_in_the_environment_or_in_a_file(self, secrets: Secrets, vault: Path) -> None:
+    async def test_a_secret_is_read_from_the_environment_or_a_file(self, secrets: Secrets, vault: Path) -> None:
         assert await sign(secrets, "env:AGENT_SECRET_X") == "hunter2"
         assert await sign(secrets, f"file:{vault}/x") == "hunter3"
 
@@ -62,7 +62,7 @@ class TestSecrets:
             ),
         ],
     )
-    async def test_what_the_setting_does_not_name(self, secrets: Secrets, vault: Path, reference: str) -> None:
+    async def test_a_secret_that_the_setting_does_not_name_is_refused(self, secrets: Secrets, vault: Path, reference: str) -> None:
         with pytest.raises(SecretError, match="AGENT_SECRETS does not allow") as caught:
             await sign(secrets, reference.format(vault=vault))
         assert "none of theirs" not in str(caught.value)
@@ -73,7 +73,7 @@ class TestSecrets:
                 await sign(Secrets([]), reference)
 
     @pytest.mark.parametrize("reference", ["env:AGENT_SECRET_ABSENT", "env:AGENT_SECRET_EMPTY", "file:{vault}/empty", "file:{vault}/blank"])
-    async def test_one_that_is_not_set_or_empty(self, secrets: Secrets, vault: Path, reference: str) -> None:
+    async def test_a_secret_that_is_not_set_or_empty_is_refused(self, secrets: Secrets, vault: Path, reference: str) -> None:
         (vault / "empty").touch()
         (vault / "blank").write_text(" \t\n")
         with pytest.raises(SecretError, match="not set or empty"):
@@ -83,7 +83,7 @@ class TestSecrets:
         with pytest.raises(SecretError, match="does not allow"):
             await sign(secrets, f"env:{vault}/x")
 
-    async def test_one_that_cannot_be_read(self, secrets: Secrets, vault: Path) -> None:
+    async def test_a_secret_that_cannot_be_read_is_refused(self, secrets: Secrets, vault: Path) -> None:
         (vault / "directory").mkdir()
         (vault / "closed").write_text("hunter4")
         (vault / "closed").chmod(0)
@@ -140,7 +140,9 @@ class TestRules:
             ("/x/[!a]y", "file:/x//y", HERE, False, False),
         ],
     )
-    def test_who_may_have_what(self, entry: str, reference: str, endpoint: Endpoint, signs: bool, sends: bool) -> None:
+    def test_an_entry_allows_signing_and_sending_as_it_says(
+        self, entry: str, reference: str, endpoint: Endpoint, signs: bool, sends: bool
+    ) -> None:
         secrets = Secrets(["OTHER", entry])
         for is_sent, allowed in ((False, signs), (True, sends)):
             try:
@@ -150,7 +152,7 @@ class TestRules:
             else:
                 assert allowed, is_sent
 
-    def test_what_a_service_allows_that_nobody_has_set_up(self) -> None:
+    def test_the_default_allows_the_documented_secrets(self) -> None:
         secrets = Secrets(load_settings(agent_secrets=None).agent_secrets.split(","))
         openai = Endpoint("api.openai.com", 443)
         secrets.check("env:OPENAI_API_KEY", openai, is_sent=True)
@@ -215,7 +217,7 @@ class TestLinks:
         (tmp_path / "link").symlink_to("vault")
         return tmp_path / "vault"
 
-    async def test_out_of_the_directory(self, vault: Path) -> None:
+    async def test_a_link_out_of_the_directory_is_refused(self, vault: Path) -> None:
         (vault / "out").symlink_to(vault.parent / "private")
         (vault / "absent").symlink_to(vault.parent / "nothing")
         (vault / "loop").symlink_to(vault / "loop")
@@ -226,11 +228,11 @@ class TestLinks:
         with pytest.raises(SecretError):
             await sign(Secrets([f"{vault}/*"]), f"file:{vault}/loop")
 
-    async def test_within_the_directory(self, vault: Path) -> None:
+    async def test_a_link_within_the_directory_is_followed(self, vault: Path) -> None:
         (vault / "in").symlink_to("x")
         assert await sign(Secrets([f"{vault}/*"]), f"file:{vault}/in") == "hunter2"
 
-    async def test_a_directory_by_another_name(self, vault: Path) -> None:
+    async def test_a_directory_counts_by_the_name_that_the_setting_has(self, vault: Path) -> None:
         """As /var/run is a link to /run."""
         link = vault.parent / "link"
         assert await sign(Secrets([f"{link}/*"]), f"file:{link}/x") == "hunter2"
@@ -252,7 +254,7 @@ class TestWhatHangs:
     """A FIFO, a device, a file system."""
 
     @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
-    async def test_what_is_no_file(self, tmp_path: Path, make: object) -> None:
+    async def test_a_pipe_or_a_directory_is_refused(self, tmp_path: Path, make: object) -> None:
         make(tmp_path / "x")  # type: ignore[operator]
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(3):
@@ -261,7 +263,7 @@ class TestWhatHangs:
         assert len(os.listdir("/proc/self/fd")) == before
 
     @pytest.mark.parametrize("device", ["/dev/zero", "/dev/full"])
-    async def test_a_device(self, device: str) -> None:
+    async def test_a_device_is_refused(self, device: str) -> None:
         with pytest.raises(SecretError, match="no regular file"):
             await sign(Secrets([device]), f"file:{device}")
 

@@ -29,7 +29,7 @@ def units(text: str) -> list[str]:
         *((HIGH + HIGH + LOW, "\ufffd🤖"), (HIGH + LOW + LOW, "🤖\ufffd"), (HIGH + "\0" + LOW, "🤖"), (HIGH + "🤖", "\ufffd🤖")),
     ],
 )
-def test_what_becomes_of_a_text(text: str, cleaned: str) -> None:
+def test_a_text_is_cleaned(text: str, cleaned: str) -> None:
     assert clean(text) == cleaned
 
 

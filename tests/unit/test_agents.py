@@ -17,12 +17,12 @@ def agent(name: str = "helper", timeout: PartialTimeoutConfig = NOTHING_NAMED) -
 
 
 @pytest.mark.parametrize("name", ["a", "x" * 100, "\U0001f600" * 100, "Frau Müller", "助手", " "])
-def test_names(name: str) -> None:
+def test_a_printable_name_of_up_to_100_characters_is_accepted(name: str) -> None:
     check_agent(agent(name), POLICY)
 
 
 @pytest.mark.parametrize("name", ["x" * 101, "a\nb", "a\0b", "\x7f", "\u202e", "\ud800"])
-def test_names_that_cannot_be(name: str) -> None:
+def test_a_name_too_long_or_not_printable_is_refused(name: str) -> None:
     with pytest.raises(InvalidFieldError) as caught:
         check_agent(agent(name), POLICY)
     assert caught.value.details["field"] == "name"
@@ -48,7 +48,7 @@ def test_a_name_is_required() -> None:
         PartialTimeoutConfig(warning_threshold_minutes=1.0),
     ],
 )
-def test_settings(timeout: PartialTimeoutConfig) -> None:
+def test_timeout_settings_in_range_are_accepted(timeout: PartialTimeoutConfig) -> None:
     check_agent(agent(timeout=timeout), POLICY)
 
 
@@ -123,7 +123,9 @@ def refused(settings: AgentSettings, field: str) -> str:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_the_bounds_of_a_setting(settings: AgentSettings, field: str, good: tuple[object, ...], bad: tuple[object, ...]) -> None:
+def test_a_setting_is_accepted_within_its_bounds_only(
+    settings: AgentSettings, field: str, good: tuple[object, ...], bad: tuple[object, ...]
+) -> None:
     for value in good:
         checked(replace(settings, **{field: value}))
     for value in bad:
@@ -149,7 +151,7 @@ class TestAddresses:
         ],
         ids=lambda url: url[:40],
     )
-    def test_one_that_may_be(self, settings: AgentSettings, field: str, url: str) -> None:
+    def test_an_http_url_is_accepted(self, settings: AgentSettings, field: str, url: str) -> None:
         """Where it leads is not judged here."""
         checked(replace(settings, **{field: url}))
 
@@ -186,7 +188,7 @@ class TestAddresses:
         ],
         ids=lambda url: ascii(url[:40]),
     )
-    def test_one_that_may_not(self, settings: AgentSettings, field: str, url: str) -> None:
+    def test_any_other_url_is_refused(self, settings: AgentSettings, field: str, url: str) -> None:
         refused(replace(settings, **{field: url}), f"{KIND_OF[type(settings)]}.{field}")
 
     @pytest.mark.parametrize("url", ["https://u@a", "https://u:hunter2@a/", "https://:hunter2@a", "https://@a", "https://a/#hunter2"])
@@ -197,7 +199,7 @@ class TestAddresses:
 @pytest.mark.parametrize(("settings", "field"), [(HOOK, "secret"), (MODEL, "api_key")], ids=["webhook", "openai"])
 class TestReferences:
     @pytest.mark.parametrize("reference", ["env:X", "env:AGENT_SECRET_ä", "file:/x", "file:/run/secrets/a b", "file:/a:b", "env:x:y"])
-    def test_one_says_where_a_secret_is(self, settings: AgentSettings, field: str, reference: str) -> None:
+    def test_a_reference_to_a_secret_is_accepted(self, settings: AgentSettings, field: str, reference: str) -> None:
         checked(replace(settings, **{field: reference}))
 
     @pytest.mark.parametrize(
@@ -223,7 +225,7 @@ class TestReferences:
         (replace(MODEL, model=""), "openai.model"),
     ],
 )
-def test_what_a_kind_requires(settings: AgentSettings, missing: str) -> None:
+def test_a_missing_setting_is_named(settings: AgentSettings, missing: str) -> None:
     with pytest.raises(MissingFieldsError) as caught:
         checked(settings)
     assert caught.value.details == {"missingFields": missing}
@@ -256,5 +258,5 @@ def test_a_kind_without_settings_has_none(kind: AgentKind) -> None:
 def test_every_setting_of_a_kind_has_a_test_of_its_bounds() -> None:
     """Of numbers and texts above; addresses and references have tests of their own."""
     apart = {"url", "secret", "base_url", "api_key"}
-    tested = {(type(row[0]), row[1]) for mark in test_the_bounds_of_a_setting.pytestmark for row in mark.args[1]}
+    tested = {(type(row[0]), row[1]) for mark in test_a_setting_is_accepted_within_its_bounds_only.pytestmark for row in mark.args[1]}
     assert {(kind, field.name) for kind in KIND_OF for field in fields(kind) if field.name not in apart} == tested

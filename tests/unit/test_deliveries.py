@@ -110,7 +110,7 @@ class TestReplies:
         ],
         ids=range(8),
     )
-    def test_what_an_agent_may_say(self, reply: Reply) -> None:
+    def test_a_reply_within_the_bounds_is_accepted(self, reply: Reply) -> None:
         check_reply(reply)
 
     @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ class TestReplies:
         ],
         ids=range(9),
     )
-    def test_what_it_may_not(self, reply: Reply, named: str) -> None:
+    def test_a_reply_beyond_the_bounds_is_refused(self, reply: Reply, named: str) -> None:
         with pytest.raises(InvalidContentError) as caught:
             check_reply(reply)
         assert named in caught.value.details["reason"]
@@ -155,7 +155,7 @@ class TestReplies:
     @pytest.mark.parametrize(
         "reply", [Reply(Draft("")), Reply(Draft("x"), "x" * 100_001), Reply(Draft("x", '{"k":"' + "x" * 10_233 + '"}'))]
     )
-    def test_what_it_may_not_leaves_the_delivery_as_it_is(self, reply: Reply) -> None:
+    def test_a_refused_reply_leaves_the_delivery_unchanged(self, reply: Reply) -> None:
         """A rule that raises has no outcome, so that the agent may answer again."""
         start, leased = asked(DeliveryState.LEASED, 1, T0 + 5000)
         with pytest.raises((InvalidContentError, InvalidMetadataError)):
@@ -208,7 +208,7 @@ class TestRules:
         assert outcome.delivery == Delivery(start.id, 1, DeliveryState.PENDING, attempts - 1, T0 + 703, 1, failure)
         assert outcome.entry is None
 
-    def test_so_many_lost_connections_and_no_more(self) -> None:
+    def test_lost_connections_beyond_the_bound_are_charged(self) -> None:
         start, delivery = asked(due_at_ms=T0)
         for lost in range(1, MAX_LOST_CONNECTIONS + POLICY.max_attempts + 1):
             delivery = take(start, delivery, T0).delivery
@@ -308,7 +308,7 @@ RULES = {
 
 
 @given(st.lists(st.sampled_from([*RULES, "expire"]) | st.just("lose"), max_size=14), st.integers(1, 4))
-def test_whatever_happens_to_a_delivery(steps: list[str], most: int) -> None:
+def test_any_sequence_of_steps_does_what_the_model_says(steps: list[str], most: int) -> None:
     """Against a model in a few words: where it stands, how often it was given out, and whether the session lives."""
     policy = replace(POLICY, max_attempts=most)
     start, delivery = asked(due_at_ms=T0)

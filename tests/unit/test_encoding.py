@@ -48,7 +48,7 @@ def whole(one: Entry, as_text: bool) -> log_pb2.LogEntry:
 
 @pytest.mark.parametrize("as_text", [False, True])
 @pytest.mark.parametrize("answer", ANSWERS)
-def test_they_say_what_protobuf_would(answer: Any, as_text: bool) -> None:
+def test_entries_and_chunks_are_encoded_as_protobuf_would(answer: Any, as_text: bool) -> None:
     entries = Entries()
     for one in (*ENTRIES, *ENTRIES):
         raw = entries.encode_entry(answer, SESSION, one, as_text)
@@ -58,7 +58,7 @@ def test_they_say_what_protobuf_would(answer: Any, as_text: bool) -> None:
     assert part.reply == message_message(SESSION, ENTRIES[1], REPLY, as_text)
 
 
-def test_large_ones_do_too() -> None:
+def test_large_entries_are_encoded_as_protobuf_would() -> None:
     large = replace(ENTRIES[0], message=replace(MESSAGE, attachments=f'["{"x" * 300_000}"]'))
     answer = ANSWERS[0].FromString(Entries().encode_entry(ANSWERS[0], SESSION, large, False))
     assert answer.entry == whole(large, False)

@@ -79,7 +79,7 @@ def subclasses(of: type[DomainError]) -> set[type[DomainError]]:
 
 
 @pytest.mark.parametrize(("error_class", "code", "status", "details"), CONTRACT, ids=[row[1] for row in CONTRACT])
-def test_the_documented_rows(error_class: str, code: str, status: int, details: list[str]) -> None:
+def test_the_table_has_the_documented_rows(error_class: str, code: str, status: int, details: list[str]) -> None:
     row = TABLE[code]
     assert (row.reason, row.error_class, row.http_status, list(row.details)) == (code, error_class, status, details)
 
@@ -117,7 +117,7 @@ def test_reasons_are_not_shared() -> None:
     assert len({one.reason for one in ARGUMENTS}) == len(ARGUMENTS)
 
 
-def test_details_as_text() -> None:
+def test_details_become_text() -> None:
     assert errors.MissingFieldsError(["agent_id", "user_id"]).details == {"missingFields": "agent_id,user_id"}
     assert errors.SessionExpiredError("s", 1_769_850_300_000).details["expiresAt"] == "2026-01-31T09:05:00.000Z"
     assert errors.SessionRenewalError("s", 720.0, 0).details["maxDurationMinutes"] == "720"
@@ -125,13 +125,13 @@ def test_details_as_text() -> None:
     assert errors.InvalidMetadataError("x", 10_240).details["maxBytes"] == "10240"
 
 
-def test_words_that_published_clients_look_for() -> None:
+def test_messages_have_the_words_that_published_clients_look_for() -> None:
     assert "content" in str(errors.InvalidContentError("is too long"))
     assert "metadata" in str(errors.InvalidMetadataError("is too large", 1))
 
 
 @given(st.text())
-def test_a_value_is_repeated_as_text_that_can_be_sent(value: str) -> None:
+def test_a_truncated_value_is_short_text_that_can_be_sent(value: str) -> None:
     text = truncate(value)
     text.encode()
     assert len(text) <= VALUE_LIMIT

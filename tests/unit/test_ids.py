@@ -13,13 +13,13 @@ HEX = st.text("0123456789abcdefABCDEF")
 
 
 @given(st.uuids())
-def test_any_uuid_in_either_case(value: object) -> None:
+def test_any_uuid_is_accepted_in_either_case(value: object) -> None:
     assert uuid_field("agent_id", str(value)) == str(value)
     assert uuid_field("agent_id", str(value).upper()) == str(value)
 
 
 @pytest.mark.parametrize("value", ["00000000-0000-0000-0000-000000000000", "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF"])
-def test_well_formed_whatever_its_version(value: str) -> None:
+def test_a_uuid_of_no_version_is_accepted(value: str) -> None:
     assert uuid_field("user_id", value) == value.lower()
 
 
@@ -42,7 +42,7 @@ def test_well_formed_whatever_its_version(value: str) -> None:
         "11111111\u20101111-4111-8111-111111111111",
     ],
 )
-def test_what_is_not_one(value: str) -> None:
+def test_a_malformed_uuid_is_refused(value: str) -> None:
     with pytest.raises(InvalidUuidError) as caught:
         uuid_field("user_id", value)
     assert caught.value.details == {"field": "user_id", "value": value}

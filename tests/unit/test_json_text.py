@@ -102,7 +102,7 @@ def test_any_array_has_one_text_which_is_that_of_its_list(value: list) -> None:
 
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize(("text", "why"), NOT_STORED)
-def test_what_is_no_metadata(make: Callable[..., Any], text: str, why: str | None) -> None:
+def test_text_that_is_no_metadata_is_refused(make: Callable[..., Any], text: str, why: str | None) -> None:
     if why is None:
         assert metadata_text(make(metadata_json=text)) == "{}"
         return
@@ -123,7 +123,7 @@ def test_what_is_no_metadata(make: Callable[..., Any], text: str, why: str | Non
         (json.dumps([[0] * MAX_ATTACHMENT_VALUES]), "holds more than 2000 values"),
     ],
 )
-def test_what_is_no_attachments(make: Callable[..., Any], text: str, why: str) -> None:
+def test_text_that_is_no_attachments_is_refused(make: Callable[..., Any], text: str, why: str) -> None:
     with pytest.raises(InvalidContentError) as raised:
         attachments_text(make(attachments_json=text))
     assert str(raised.value).endswith(f"attachments {why}")
@@ -147,7 +147,7 @@ def test_no_attachments_and_empty_ones_differ_in_both_forms() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 10**400, b"x", object(), {"a": {1, 2}}])
-def test_what_json_cannot_write(value: Any) -> None:
+def test_values_that_json_cannot_write_are_refused(value: Any) -> None:
     with pytest.raises(ValueError, match="cannot write"):
         json_text.attachments_text([value])
 
@@ -173,12 +173,12 @@ def test_what_is_laid_over_wins(below: dict, above: dict) -> None:
         ('{"b":"\\"a\\""}', {"a": 2}, '{"b":"\\"a\\"","a":2}'),
     ],
 )
-def test_laying_over(text: str, fields: dict, expected: str) -> None:
+def test_overlay_sets_the_fields(text: str, fields: dict, expected: str) -> None:
     assert overlay(text, fields) == expected
 
 
 @given(st.text(st.sampled_from(f"a{LINE_ENDS}é😀\\")))
-def test_no_line_ends_in_what_leaves(content: str) -> None:
+def test_escaped_text_has_no_line_ends(content: str) -> None:
     text = json_text.dump({content: [content]})
     left = escape_lines(text)
     assert escape_lines_utf8(text.encode()) == left.encode()

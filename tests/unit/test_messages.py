@@ -23,18 +23,18 @@ def metadata_of(size: int, filler: str = "x") -> str:
 
 class TestContent:
     @pytest.mark.parametrize("content", ["x", " ", "\n\t ", "\u2028", GRIN * 4000, "é" * 4000, "x" * 4000, "\ufeff", "\x01", "\x7f"])
-    def test_one_to_4000_code_points(self, content: str) -> None:
+    def test_1_to_4000_code_points_are_accepted(self, content: str) -> None:
         check_draft(Draft(content))
 
     @pytest.mark.parametrize("content", ["", "x" * 4001, GRIN * 4001, "\0", "a\0b", "x" * 3999 + "\0"])
-    def test_nothing_else(self, content: str) -> None:
+    def test_no_or_more_code_points_or_a_nul_are_refused(self, content: str) -> None:
         with pytest.raises(InvalidContentError) as caught:
             check_draft(Draft(content))
         assert "content" in str(caught.value)
         assert set(caught.value.details) == {"reason"}
 
     @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=50))
-    def test_any_text_but_the_empty_one_and_nul(self, content: str) -> None:
+    def test_any_text_without_nul_is_accepted(self, content: str) -> None:
         if content and "\0" not in content:
             check_draft(Draft(content))
         else:
@@ -44,7 +44,7 @@ class TestContent:
 
 class TestMetadata:
     @pytest.mark.parametrize("filler", ["x", "é", "€", GRIN])
-    def test_10240_bytes_of_utf8_are_the_most(self, filler: str) -> None:
+    def test_more_than_10240_bytes_of_utf8_are_refused(self, filler: str) -> None:
         check_metadata(metadata_of(10_240, filler))
         check_draft(Draft("x", metadata_of(10_240, filler)))
         for check in (check_metadata, lambda text: check_draft(Draft("x", text))):
@@ -66,7 +66,7 @@ class TestMetadata:
 
 
 class TestAttachments:
-    def test_none_empty_and_full(self) -> None:
+    def test_attachments_are_accepted_up_to_their_bound(self) -> None:
         full = '["' + "x" * (MAX_ATTACHMENTS_BYTES - 4) + '"]'
         for attachments in (None, "[]", full):
             check_draft(Draft("x", attachments=attachments))

@@ -69,7 +69,7 @@ def public(origins: tuple[str, ...] = (), hosts: tuple[str, ...] = ()) -> Origin
         ({"origin": "http://localhost/"}, True),
     ],
 )
-def test_pages_that_may_use_a_loopback_service(sent: dict[str, Any], is_refused: bool) -> None:
+def test_a_loopback_service_refuses_foreign_pages(sent: dict[str, Any], is_refused: bool) -> None:
     origins = local(hosts=("sessions.example",))
     assert verdict(origins, **sent) == ("ORIGIN_NOT_ALLOWED" if is_refused else "")
     assert verdict(public(), **sent) == ""
@@ -124,12 +124,12 @@ def test_a_page_of_its_own_is_known_by_host_and_port(origin: str, host: str | li
         ("https://app.example", "http://localhost:5173", False),
     ],
 )
-def test_origins_that_the_setting_names(allowed: str, origin: str, is_allowed: bool) -> None:
+def test_the_origins_that_the_setting_names_are_allowed(allowed: str, origin: str, is_allowed: bool) -> None:
     for origins in (local((allowed,)), public((allowed,))):
         assert verdict(origins, origin=origin, sec_fetch_site="cross-site") == ("" if is_allowed else "ORIGIN_NOT_ALLOWED")
 
 
-def test_what_a_page_may_read() -> None:
+def test_an_allowed_page_may_read_the_answer_and_its_headers() -> None:
     page = "http://localhost:5173"
     told = dict(local().cors(headers(origin=page)))
     assert told[b"access-control-allow-origin"] == page.encode()
@@ -168,7 +168,7 @@ def test_what_a_page_may_read() -> None:
         (["localhost", "evil.example"], False),
     ],
 )
-def test_hosts_by_which_a_service_is_known(host: str | list[str], is_allowed: bool) -> None:
+def test_a_host_is_allowed_where_it_is_this_machines_or_named(host: str | list[str], is_allowed: bool) -> None:
     named = ("api.example.com", "*.Internal")
     for origins in (local(hosts=named), public(hosts=named)):
         assert verdict(origins, host=host) == ("" if is_allowed else "HOST_NOT_ALLOWED")
@@ -197,10 +197,10 @@ def test_a_refusal_is_logged_once_and_not_without_end(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("host", ["::1", "127.0.0.1", "localhost", "::ffff:127.1.2.3"])
-def test_loopback_addresses(host: str) -> None:
+def test_an_address_of_this_machine_is_loopback(host: str) -> None:
     assert is_loopback(host)
 
 
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "10.0.0.1", "fe80::1", "localhost.example", "169.254.169.254"])
-def test_other_addresses(host: str) -> None:
+def test_any_other_address_is_not_loopback(host: str) -> None:
     assert not is_loopback(host)

@@ -99,7 +99,7 @@ def test_the_way_around_protobuf_leads_to_the_same(request: pb.ConnectRequest) -
 
 
 @given(halves)
-def test_halves_are_text(text: str) -> None:
+def test_surrogate_halves_are_read_as_text(text: str) -> None:
     signs = re.sub("[\ud800-\udfff]", SIGN, text)
     alone = re.sub("[^\ud800-\udfff]", "", text)
     chunk = pb.ConnectRequest(chunk={"delivery_id": "d", "chunk": signs})

@@ -58,7 +58,7 @@ def after(start: Session, *steps: tuple[int, Rule]) -> Session:
 
 
 class TestCreate:
-    def test_a_new_session(self) -> None:
+    def test_a_new_session_has_the_default_timeout(self) -> None:
         new = session()
         assert (new.created_at_ms, new.last_activity_ms, new.renewed_at_ms) == (T0, T0, T0)
         assert new.expires_at_ms == T0 + 30 * MINUTE
@@ -73,11 +73,11 @@ class TestCreate:
     def test_fractions_of_a_minute_count(self) -> None:
         assert session(timeout=PartialTimeoutConfig(timeout_minutes=5.5)).expires_at_ms == T0 + 330_000
 
-    def test_metadata_that_is_too_large(self) -> None:
+    def test_too_large_metadata_is_refused(self) -> None:
         with pytest.raises(InvalidMetadataError):
             session(metadata='{"a":"' + "x" * 10_240 + '"}')
 
-    def test_a_setting_that_is_no_number(self) -> None:
+    def test_a_setting_that_is_no_number_is_refused(self) -> None:
         with pytest.raises(InvalidTimeoutConfigError) as caught:
             session(timeout=PartialTimeoutConfig(warning_threshold_minutes=float("nan")))
         assert caught.value.details["field"] == "warning_threshold_minutes"
@@ -128,7 +128,7 @@ class TestExpiry:
     @pytest.mark.parametrize(
         ("offset", "remaining", "near"), [(0, 1_800_000, False), (1_499_999, 300_001, False), (1_500_000, 300_000, True)]
     )
-    def test_time_remaining_and_near_expiration(self, offset: int, remaining: int, near: bool) -> None:
+    def test_the_remaining_time_says_whether_the_expiration_is_near(self, offset: int, remaining: int, near: bool) -> None:
         assert time_remaining_ms(session(), T0 + offset) == remaining
         assert is_near_expiration(session(), T0 + offset) is near
 
@@ -190,7 +190,7 @@ class TestActivity:
         ("draft", "error"),
         [(Draft(""), InvalidContentError), (Draft("x", '{"a":"' + "x" * 10_240 + '"}'), InvalidMetadataError)],
     )
-    def test_what_may_not_be_stored(self, draft: Draft, error: type[Exception]) -> None:
+    def test_a_draft_beyond_the_bounds_is_refused(self, draft: Draft, error: type[Exception]) -> None:
         with pytest.raises(error):
             send_message(session(), T0, "m", draft)
         with pytest.raises(error):
@@ -291,7 +291,7 @@ class TestUpdateTimeout:
 
 
 class TestFallDue:
-    def test_a_warning_then_the_expiry(self) -> None:
+    def test_the_warning_falls_due_and_then_the_expiry(self) -> None:
         start = session()
         assert due_at_ms(start) == T0 + 25 * MINUTE
         assert fall_due(start, T0 + 25 * MINUTE - 1) == Outcome(start)
@@ -340,7 +340,7 @@ class TestSequenceAndTime:
             max_size=40,
         )
     )
-    def test_no_gaps_and_times_that_strictly_increase_whatever_the_clock_does(self, steps: list[tuple[int, Callable]]) -> None:
+    def test_sequences_have_no_gaps_and_times_increase_whatever_the_clock_does(self, steps: list[tuple[int, Callable]]) -> None:
         now, start, log = T0, session(), []
         for jump, rule in steps:
             now += jump

@@ -45,7 +45,7 @@ def refusal(load: Load, **variables: str) -> str:
 
 @pytest.mark.parametrize(("name", "default", "low", "high"), VARIABLES, ids=NAMES)
 class TestMinutes:
-    def test_the_default(self, load: Load, name: str, default: float, low: float, high: float) -> None:
+    def test_the_default_applies(self, load: Load, name: str, default: float, low: float, high: float) -> None:
         assert getattr(load(), name.lower()) == default
 
     def test_empty_counts_as_unset(self, load: Load, name: str, default: float, low: float, high: float) -> None:
@@ -72,10 +72,10 @@ def test_every_wrong_variable_has_its_line(load: Load) -> None:
 
 class TestClearSessions:
     @pytest.mark.parametrize(("value", "means"), [("", False), ("false", False), ("true", True), ("1", True), ("0", False), ("TRUE", True)])
-    def test_values(self, load: Load, value: str, means: bool) -> None:
+    def test_a_value_is_read_as_true_or_false(self, load: Load, value: str, means: bool) -> None:
         assert load(CLEAR_SESSIONS_ON_SHUTDOWN=value).clear_sessions_on_shutdown is means
 
-    def test_the_default(self, load: Load) -> None:
+    def test_the_default_applies(self, load: Load) -> None:
         assert load().clear_sessions_on_shutdown is False
 
     def test_anything_else_stops_the_start(self, load: Load) -> None:
@@ -90,10 +90,10 @@ class TestLogs:
         ("value", "means"),
         [("INFO", "info"), ("warn", "warning"), ("WARN", "warning"), ("Warning", "warning"), ("debug", "debug"), ("ERROR", "error")],
     )
-    def test_levels_in_any_case(self, load: Load, value: str, means: str) -> None:
+    def test_levels_are_accepted_in_any_case(self, load: Load, value: str, means: str) -> None:
         assert load(LOG_LEVEL=value).log_level == means
 
-    def test_formats_in_any_case(self, load: Load) -> None:
+    def test_formats_are_accepted_in_any_case(self, load: Load) -> None:
         assert load(LOG_FORMAT="JSON").log_format == "json"
 
     def test_another_word_stops_the_start(self, load: Load) -> None:
@@ -140,7 +140,7 @@ def test_the_command_line_comes_before_the_environment(monkeypatch: pytest.Monke
         (":3000", ("0.0.0.0", 3000)),
     ],
 )
-def test_addresses(text: str, parts: tuple[str, int]) -> None:
+def test_an_address_is_split_into_host_and_port(text: str, parts: tuple[str, int]) -> None:
     assert split_address(text) == parts
 
 

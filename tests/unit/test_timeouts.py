@@ -41,7 +41,7 @@ class TestResolve:
         assert getattr(resolve(POLICY, NOTHING_NAMED, agent), field) == OTHERS[field]
         assert getattr(resolve(POLICY, NOTHING_NAMED, NOTHING_NAMED), field) == DEFAULTS[field]
 
-    def test_each_field_for_itself(self) -> None:
+    def test_precedence_applies_to_each_field_by_itself(self) -> None:
         request, agent = PartialTimeoutConfig(timeout_minutes=20.0), PartialTimeoutConfig(40.0, False)
         assert resolve(POLICY, request, agent) == TimeoutConfig(20.0, False, 720.0, 5.0)
 
@@ -170,7 +170,7 @@ class TestChecks:
                 check_numbers(replace(config, **{field: NAN}))
 
     @given(partials())
-    def test_the_range_of_the_timeout(self, config: PartialTimeoutConfig) -> None:
+    def test_a_timeout_out_of_its_range_is_refused(self, config: PartialTimeoutConfig) -> None:
         minutes = config.timeout_minutes
         if minutes is None or 5 <= minutes <= 1440:
             check_timeout_range(POLICY, config)

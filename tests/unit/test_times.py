@@ -30,7 +30,7 @@ def test_the_order_of_texts_is_that_of_instants(one: int, other: int) -> None:
 @pytest.mark.parametrize(
     ("ms", "text"), [(0, "1970-01-01T00:00:00.000Z"), (1_769_850_300_000, "2026-01-31T09:05:00.000Z"), (-1, "1969-12-31T23:59:59.999Z")]
 )
-def test_examples(ms: int, text: str) -> None:
+def test_an_instant_is_written_as_iso_8601(ms: int, text: str) -> None:
     assert iso(ms) == text
     assert ms_from_iso(text) == ms
 
@@ -46,7 +46,7 @@ def test_examples(ms: int, text: str) -> None:
         ("1970-01-01 00:00:00.5Z", 500),
     ],
 )
-def test_other_forms(text: str, ms: int) -> None:
+def test_other_forms_of_iso_8601_are_read(text: str, ms: int) -> None:
     assert ms_from_iso(text) == ms
 
 
@@ -61,19 +61,19 @@ def test_any_text_is_an_instant_or_a_value_error(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "now", "2026-13-01", "2026-01-31T25:00:00Z", "1769850300000.5", "0001-01-01T00:00:00+23:59"])
-def test_what_is_no_instant(text: str) -> None:
+def test_text_that_is_no_instant_is_refused(text: str) -> None:
     try:
         assert ms_from_iso(text) < FIRST_MS, "only what lies before all years may pass"
     except ValueError:
         return
 
 
-def test_the_latest_instant_of_a_client() -> None:
+def test_the_latest_instant_of_a_client_is_in_the_year_9000() -> None:
     assert iso(LATEST_MS) == "9000-01-01T00:00:00.000Z"
 
 
 @given(INSTANTS)
-def test_timestamps(ms: int) -> None:
+def test_an_instant_survives_as_a_timestamp(ms: int) -> None:
     when = values.timestamp(ms)
     assert 0 <= when.nanos < 10**9
     assert values.ms_floor(when) == values.ms_ceil(when) == ms
@@ -81,7 +81,7 @@ def test_timestamps(ms: int) -> None:
 
 
 @given(INSTANTS, st.integers(1, 999_999))
-def test_what_is_finer_than_a_ms(ms: int, nanos: int) -> None:
+def test_a_timestamp_is_rounded_to_ms(ms: int, nanos: int) -> None:
     when = values.timestamp(ms)
     when.nanos += nanos
     assert (values.ms_floor(when), values.ms_ceil(when)) == (ms, ms + 1)

@@ -59,7 +59,7 @@ def test_whole_numbers_come_back_as_ints_and_truth_as_truth() -> None:
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
-def test_numbers(value: float) -> None:
+def test_whole_exact_numbers_become_ints(value: float) -> None:
     written = number(value)
     assert written == value
     assert isinstance(written, int) == (value.is_integer() and abs(value) <= 2**53)
@@ -71,14 +71,14 @@ def test_whole_numbers_of_any_size_become_the_nearest_that_there_is(value: int) 
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400, -(10**400)])
-def test_numbers_that_json_cannot_write(value: float) -> None:
+def test_writing_a_number_that_is_not_finite_is_refused(value: float) -> None:
     for make in (lambda: struct({"a": value}), lambda: struct({"a": [{"b": value}]}), lambda: list_value([value])):
         with pytest.raises(ValueError, match="number"):
             make()
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_numbers_that_a_client_should_not_have_sent(value: float) -> None:
+def test_reading_a_number_that_is_not_finite_is_refused(value: float) -> None:
     with pytest.raises(ValueError, match="number"):
         plain(Struct(fields={"a": Value(number_value=value)}))
     with pytest.raises(ValueError, match="number"):
@@ -92,7 +92,7 @@ def test_lone_surrogates_are_not_text(text: str) -> None:
             make()
 
 
-def test_as_deep_as_it_may_be_it_survives_the_wire() -> None:
+def test_the_greatest_depth_survives_the_wire() -> None:
     value = nested_object(MAX_DEPTH)
     assert plain(Struct.FromString(struct(value).SerializeToString())) == value
     items = nested_array(MAX_DEPTH)
@@ -120,7 +120,7 @@ def test_depth_is_counted_not_size() -> None:
     assert plain(struct(value)) == value
 
 
-def test_empty_ones_and_a_value_that_says_nothing() -> None:
+def test_empty_values_are_read() -> None:
     assert plain(Struct()) == {}
     assert plain_list(ListValue()) == []
     assert plain(struct({"a": {}, "b": []})) == {"a": {}, "b": []}
