@@ -6,6 +6,7 @@ A browser sends the requests of any page to any address, also to one that only i
 import ipaddress
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Final
 
 import structlog
@@ -122,6 +123,7 @@ class Origins:
             _log.warning("refused requests: a setting does not name their origin or host", setting=setting, value=value, **add)
 
 
+@lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Whether a host, an IPv6 address with or without brackets, can only be the machine of whoever names it."""
     if host == "localhost" or host.endswith(".localhost"):
@@ -158,6 +160,7 @@ def _values(headers: Headers, wanted: bytes) -> list[str]:
     return [value.decode("latin-1").strip() for name, value in headers if name == wanted]
 
 
+@lru_cache(maxsize=256)
 def _split(authority: str) -> tuple[str, str] | None:
     """The host in lower case, and the port or an empty text; None where it is none."""
     found = _HOST.fullmatch(authority.lower())
