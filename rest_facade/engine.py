@@ -1,29 +1,26 @@
 """The Engine.IO server under Socket.IO. What clients send is checked here, before the library reads it.
 
 By itself the library answers 200 to a payload that it cannot read, reads bodies of any size, and lets
-unreadable frames end in a stack trace. What is used of it beside its documented interface is named here.
+unreadable frames end in a stack trace. What is used of it beside its documented interface is in `patches.socketio`.
 """
 
 import asyncio
 import re
-import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qs
 
 import orjson
 import socketio
 import structlog
-from engineio import exceptions
-from engineio.async_socket import AsyncSocket
 from engineio.packet import CLOSE, MESSAGE, PONG, Packet
 
 from rest_facade.asgi import TOO_LARGE, Message, Receive, Send
 from rest_facade.connections import CLIENT, MAX_PER_CLIENT
 from rest_facade.errors import RETRY_AFTER_SECONDS, ApiError
+from rest_facade.patches import socketio as patched
 
 MAX_PACKETS: Final = 1000
 """How many packets a POST may hold."""
@@ -51,14 +48,6 @@ MAX_CONNECTING: Final = 1000
 
 MAX_POLLING: Final = 10_000
 """How many sockets there may be before a handshake of polling is refused. One client may have MAX_PER_CLIENT by polling."""
-
-_SERVER_NAMES: Final = ("handlers", "sockets", "on", "ping_interval", "ping_timeout")
-_SOCKET_NAMES: Final = (
-    *("poll", "receive", "close", "queue", "sid"),
-    *("closed", "connected", "upgraded", "upgrading"),
-    *("schedule_ping", "_send_ping", "last_ping"),
-)
-"""What is used of the library's server and of its sockets."""
 
 _FROM_CLIENTS: Final = (CLOSE, PONG, MESSAGE)
 """The types of packets that clients send, but for those that change the transport."""
@@ -91,15 +80,18 @@ class Engine:
         # The timers of the sockets that are about to connect, in the order of their handshakes.
         self._connecting: dict[str, asyncio.TimerHandle] = {}
         self._ending: set[asyncio.Task[None]] = set()
-        self._ping_tasks: dict[str, asyncio.Task[None]] = {}
+        self._pings = patched.Pings()
         # The clients of the sockets that began with polling and have bounds of their own.
         self._clients: dict[str, str] = {}
         self._counts: Counter[str] = Counter()
-        self._is_checked = not _find_missing(self._eio)
-        if self._is_checked:
-            self._eio.on("connect", self._prepare(self._eio.handlers["connect"]))
-            self._eio.on("disconnect", self._forget(self._eio.handlers["disconnect"]))
-            self._eio.on("message", self._guard(self._eio.handlers["message"]))
+        missing = patched.missing_names(io)
+        self._is_checked = not missing
+        if missing:
+            _log.warning("python-engineio lacks names that are needed: packets are not checked", missing=missing)
+        else:
+            patched.wrap_handler(io, "connect", self._prepare)
+            patched.wrap_handler(io, "disconnect", self._forget)
+            patched.wrap_handler(io, "message", self._guard)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serves one connection, as ASGI 3 wants it."""
@@ -117,7 +109,7 @@ class Engine:
     async def end(self, transport: Any) -> None:
         """Ends a connection. Its poll, or its WebSocket, ends with it."""
         await transport.close(wait=False)
-        transport.queue.put_nowait(None)
+        patched.end_poll(transport)
         if not transport.upgraded:
             self._eio.sockets.pop(transport.sid, None)
 
@@ -175,7 +167,7 @@ class Engine:
             await transport.receive(packet)
             if transport.closed:
                 raise _unreadable("a packet is not one of Socket.IO, or the connection has ended")
-            if transport.queue.qsize() > MAX_WAITING:
+            if patched.count_waiting(transport) > MAX_WAITING:
                 raise _unreadable(f"more than {MAX_WAITING} packets wait to be polled")
             if count % SLICE == 0:
                 await asyncio.sleep(0)
@@ -219,10 +211,7 @@ class Engine:
 
         async def prepared(socket_id: str, environ: dict[str, Any]) -> Any:
             transport = self._eio.sockets[socket_id]
-            # Weakly, so that it is gone when the library lets go of it.
-            weak = weakref.proxy(transport)
-            transport.poll = partial(_poll, weak, self._eio.ping_interval + self._eio.ping_timeout)
-            transport.schedule_ping = partial(self._schedule_ping, weak)
+            patched.bound(transport, self._pings, SLICE, MAX_POLL_CHARS)
             scope = environ["asgi.scope"]
             client = scope["state"].get(CLIENT)
             if client is not None and scope["type"] == "http":
@@ -241,8 +230,7 @@ class Engine:
 
         async def forgotten(socket_id: str, *reason: Any) -> Any:
             self.note_connected(socket_id)
-            if task := self._ping_tasks.pop(socket_id, None):
-                task.cancel()
+            self._pings.end(socket_id)
             if client := self._clients.pop(socket_id, None):
                 self._counts[client] -= 1
                 if not self._counts[client]:
@@ -250,17 +238,6 @@ class Engine:
             return await handler(socket_id, *reason)
 
         return forgotten
-
-    def _schedule_ping(self, transport: Any) -> None:
-        """Schedules the next ping of a connection, as the library does. Keeps the task, so that it ends with the connection."""
-        if transport.last_ping:
-            transport.last_ping = None
-            task = self._ping_tasks[transport.sid] = asyncio.ensure_future(transport._send_ping())
-            task.add_done_callback(partial(self._forget_ping, transport.sid))
-
-    def _forget_ping(self, socket_id: str, task: asyncio.Task[None]) -> None:
-        if self._ping_tasks.get(socket_id) is task:
-            del self._ping_tasks[socket_id]
 
     def _guard(self, handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
         """The library's handler of messages; one that is not Socket.IO ends the connection."""
@@ -276,55 +253,13 @@ class Engine:
                 reason = f"{type(error).__name__}: {error}"[:200]
                 _log.info("a client's packet is not one of Socket.IO", reason=reason)
                 await self.end(transport)
-            if transport.upgraded and transport.queue.qsize() > MAX_UNREAD:
+            if transport.upgraded and patched.count_waiting(transport) > MAX_UNREAD:
                 # Who does not read is not read from, so that what waits for it has a bound.
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._eio.ping_timeout):
-                        await transport.queue.join()
+                        await patched.wait_until_sent(transport)
 
         return guarded
-
-
-async def _poll(transport: Any, seconds: float) -> list[Packet]:
-    """What waits for a client, at most SLICE packets; empty when it is to end.
-
-    Raises QueueEmpty after `seconds`.
-    """
-    queue = transport.queue
-    try:
-        packets = [await asyncio.wait_for(queue.get(), seconds)]
-    except (TimeoutError, asyncio.CancelledError) as error:
-        raise exceptions.QueueEmpty from error
-    queue.task_done()
-    if packets == [None]:
-        return []
-    chars = _count_chars(packets[0])
-    while len(packets) < SLICE and chars < MAX_POLL_CHARS and not queue.empty():
-        packet = queue.get_nowait()
-        queue.task_done()
-        if packet is None:
-            queue.put_nowait(None)
-            break
-        packets.append(packet)
-        chars += _count_chars(packet)
-    return packets
-
-
-def _count_chars(packet: Packet) -> int:
-    """How long a packet is, nearly: what is not text is small."""
-    return len(packet.data) if isinstance(packet.data, str) else 0
-
-
-def _find_missing(eio: Any) -> list[str]:
-    """The names that this module needs and the library does not have; warns, because then nothing is checked."""
-    socket = AsyncSocket(eio, "")
-    missing = [f"AsyncServer.{name}" for name in _SERVER_NAMES if not hasattr(eio, name)]
-    missing += [f"AsyncSocket.{name}" for name in _SOCKET_NAMES if not hasattr(socket, name)]
-    handlers = getattr(eio, "handlers", ())
-    missing += [f"the handler of {name}" for name in ("connect", "disconnect", "message") if name not in handlers]
-    if missing:
-        _log.warning("python-engineio lacks names that are needed: packets are not checked", missing=missing)
-    return missing
 
 
 def _query(scope: Message) -> dict[str, list[str]]:

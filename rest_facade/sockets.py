@@ -23,6 +23,7 @@ from rest_facade.backend import Backend
 from rest_facade.engine import Engine
 from rest_facade.errors import ApiError
 from rest_facade.events import Payload
+from rest_facade.patches import socketio as patched
 from rest_facade.rooms import Rooms
 
 Handler: TypeAlias = Callable[[str, Mapping[str, Any]], Awaitable[None]]
@@ -47,8 +48,6 @@ _TO_SEND: Final = 'emit "message" with {"type": 2, "payload": {"roomId": "<sessi
 
 _IGNORED: Final = ("subscribe_logs", "unsubscribe_logs", "update_log_filters")
 """Events for other parts of a server of live clients. Their users have done nothing wrong."""
-
-_NAMESPACE = "/"
 
 
 class _Json:
@@ -128,12 +127,12 @@ class Sockets:
     def is_full(self, socket_id: str) -> bool:
         """Whether so many events wait for a socket that it should be served from the server's store, at its own pace."""
         transport = self._transport(socket_id)
-        return transport is not None and transport.queue.qsize() > (BACKLOG if transport.upgraded else POLLING_BACKLOG)
+        return transport is not None and patched.count_waiting(transport) > (BACKLOG if transport.upgraded else POLLING_BACKLOG)
 
     async def flushed(self, socket_id: str) -> None:
         """Waits until nothing waits for a socket, or it is gone."""
         if transport := self._transport(socket_id):
-            await transport.queue.join()
+            await patched.wait_until_sent(transport)
 
     async def close(self, grace_seconds: float) -> None:
         """Answers what is being handled and refuses what comes, then ends the polls, in a way that has clients connect again.
@@ -145,7 +144,9 @@ class Sockets:
             async with asyncio.timeout(grace_seconds):
                 while self._busy:  # noqa: ASYNC110 - as rare as stops are
                     await asyncio.sleep(0.01)
-                await asyncio.gather(*(transport.queue.join() for transport in self._io.eio.sockets.values() if transport.upgraded))
+                await asyncio.gather(
+                    *(patched.wait_until_sent(transport) for transport in self._io.eio.sockets.values() if transport.upgraded)
+                )
                 # What has left a queue is being sent from that very turn of the loop on.
                 while self._sending:  # noqa: ASYNC110 - as above
                     await asyncio.sleep(0.01)
@@ -155,7 +156,7 @@ class Sockets:
 
     def _transport(self, socket_id: str) -> Any:
         """The connection of a socket; None when it is gone."""
-        return self._io.eio.sockets.get(self._io.manager.eio_sid_from_sid(socket_id, _NAMESPACE))
+        return patched.find_transport(self._io, socket_id)
 
     async def _connect(self, socket_id: str, environ: Mapping[str, Any], auth: object = None) -> None:
         if transport := self._transport(socket_id):
@@ -167,7 +168,7 @@ class Sockets:
         self._hints.pop(socket_id, None)
         if transport := self._transport(socket_id):
             # The library leaves the last poll of a client that said goodbye waiting.
-            transport.queue.put_nowait(None)
+            patched.end_poll(transport)
 
     async def _answer_unknown(self, name: object, socket_id: str, *_data: object) -> Payload:
         """Tells a socket which events there are: as `messageError` the first few times, and where it asks for an
@@ -245,7 +246,7 @@ class Sockets:
 
         session_id = await self._session_id(room_id)
         # One that has gone meanwhile was forgotten before it joins: it would be a member for good.
-        if self._io.manager.is_connected(socket_id, _NAMESPACE):
+        if patched.is_connected(self._io, socket_id):
             await self.rooms.join(socket_id, session_id, room_id, after, welcome)
 
     async def _leave(self, socket_id: str, data: Mapping[str, Any]) -> None:

@@ -1,16 +1,18 @@
-"""WebSockets, as uvicorn speaks them: see `patches` for what is used of it beside its interface."""
+"""WebSockets, in place of the HTTP connections on which they were asked for."""
 
 import asyncio
 from collections.abc import Iterable
 from typing import Any
 
+import structlog
 import uvicorn
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from uvicorn.server import ServerState
 
 from rest_facade.asgi import App
 from rest_facade.connections import Connection, Connections
 from rest_facade.origins import ALWAYS
+from rest_facade.patches import uvicorn as patched
+
+_log = structlog.get_logger(__name__)
 
 
 class WebSockets:
@@ -18,8 +20,7 @@ class WebSockets:
 
     def __init__(self, app: App, connections: Connections, max_message_bytes: int) -> None:
         self._connections = connections
-        self._state = ServerState()
-        self._state.default_headers = list(ALWAYS)
+        self._state = patched.make_state(list(ALWAYS))
         self._config = uvicorn.Config(
             app,
             interface="asgi3",
@@ -30,6 +31,8 @@ class WebSockets:
             log_config=None,
             access_log=False,
         )
+        if missing := patched.missing_names(self._config, self._state):
+            _log.warning("uvicorn lacks names that are needed: WebSockets cannot be served", missing=missing)
 
     @property
     def tasks(self) -> set[asyncio.Task[None]]:
@@ -47,8 +50,8 @@ class WebSockets:
         return protocol
 
 
-class WebSocketProtocol(Connection, WebSocketsSansIOProtocol):
-    """One WebSocket, in place of the HttpProtocol on which it was asked for."""
+class WebSocketProtocol(Connection, patched.WebSocket):
+    """One WebSocket."""
 
     def __init__(self, connections: Connections, **arguments: Any) -> None:
         """`connections` are shared by all; `arguments` are uvicorn's."""
@@ -62,7 +65,7 @@ class WebSocketProtocol(Connection, WebSocketsSansIOProtocol):
 
     def shutdown(self) -> None:
         """Says goodbye: the facade ends."""
-        WebSocketsSansIOProtocol.shutdown(self)
+        patched.WebSocket.shutdown(self)
 
     def pause_writing(self) -> None:
         """More waits to be sent than should."""
@@ -74,18 +77,11 @@ class WebSocketProtocol(Connection, WebSocketsSansIOProtocol):
         super().resume_writing()
         self._connections.catch_up(self)
 
-    def handle_ping(self) -> None:
-        """A ping came. Who does not read gets no answers to its pings, which would pile up."""
-        if self.writable.is_set():
-            super().handle_ping()
-        else:
-            self.conn.data_to_send()
-
     def data_received(self, data: bytes) -> None:
         """Bytes came in."""
         self._came_s = self.loop.time()
         super().data_received(data)
-        held_bytes = len(self.conn.reader.buffer) + sum(map(len, self.frames))
+        held_bytes = self.held_bytes()
         if not held_bytes:
             self._began_s = None
         elif self._began_s is None:
@@ -94,6 +90,6 @@ class WebSocketProtocol(Connection, WebSocketsSansIOProtocol):
             self.abort()
 
     def _is_late(self, now_s: float) -> bool:
-        if self.read_paused:
+        if self.is_read_paused:
             self._came_s = now_s
         return super()._is_late(now_s)

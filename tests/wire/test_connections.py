@@ -11,6 +11,7 @@ from ipaddress import ip_network
 from typing import Any
 
 import pytest
+from engineio.async_socket import AsyncSocket
 
 from rest_facade import connections, engine, protocol
 from rest_facade.connections import MAX_PER_CLIENT, Connection, Connections, Entry
@@ -265,7 +266,7 @@ def test_each_client_has_a_bound_but_loopback_and_proxies() -> None:
 @pytest.mark.usefixtures("short")
 async def test_nothing_is_left_of_handshakes_that_do_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     sockets: list[weakref.ref[Any]] = []
-    create = engine.AsyncSocket.__init__
+    create = AsyncSocket.__init__
 
     def noted(self: Any, *arguments: Any) -> None:
         create(self, *arguments)
@@ -274,7 +275,7 @@ async def test_nothing_is_left_of_handshakes_that_do_not_go_on(monkeypatch: pyte
     async with running(monkeypatch) as facade:
         # The library's monitor looks at one after the other, for 20 s, beginning with this one.
         assert await facade.status(HANDSHAKE) == 200
-        monkeypatch.setattr(engine.AsyncSocket, "__init__", noted)
+        monkeypatch.setattr(AsyncSocket, "__init__", noted)
         # Before any garbage is collected.
         gc.disable()
         try:
