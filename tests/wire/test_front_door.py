@@ -37,7 +37,7 @@ class Front:
             self.seen.append((environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["wsgi.input"].read()))
             return view(environ, start_response)
 
-        async def nothing(*_: object) -> None:
+        async def nothing(_scope: object, _receive: object, _send: object) -> None:
             raise AssertionError("nobody asks for it")
 
         self.door = Door(
