@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from eliza.sessions.errors import TABLE
-from rest_facade.app import create_app
-from rest_facade.backend import Backend
+from rest_facade.routes.app import create_app
+from rest_facade.upstream.backend import Backend
 from server.settings import Settings, bounds
 
 README = Path(__file__).parents[2] / "README.md"

@@ -8,11 +8,11 @@ import socketio
 import uvicorn
 from structlog.testing import capture_logs
 
-from rest_facade.connections import Connections
-from rest_facade.engine import Engine
+from rest_facade.front_door.connections import Connections
+from rest_facade.front_door.websockets import WebSockets
 from rest_facade.patches import socketio as patched_socketio
 from rest_facade.patches import uvicorn as patched_uvicorn
-from rest_facade.websockets import WebSockets
+from rest_facade.socketio.engine import Engine
 
 
 async def nobody(_scope: object, _receive: object, _send: object) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from engineio.async_socket import AsyncSocket
 
-from rest_facade import connections, engine, protocol
-from rest_facade.connections import MAX_PER_CLIENT, Connection, Connections, Entry
+from rest_facade.front_door import connections, protocol
+from rest_facade.front_door.connections import MAX_PER_CLIENT, Connection, Connections, Entry
 from rest_facade.main import serve
+from rest_facade.socketio import engine
 from server.cli.common import raise_descriptor_limit
 
 HANGS_SECONDS = 30

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from rest_facade import protocol
-from rest_facade.admission import Admission
-from rest_facade.connections import Connections
-from rest_facade.exchange import CutShortError, Door
-from rest_facade.greenlets import await_, stop_counting
-from rest_facade.origins import Origins
-from rest_facade.protocol import HttpProtocol
-from rest_facade.websockets import WebSockets
+from rest_facade.front_door import protocol
+from rest_facade.front_door.admission import Admission
+from rest_facade.front_door.connections import Connections
+from rest_facade.front_door.exchange import Door
+from rest_facade.front_door.greenlets import await_, stop_counting
+from rest_facade.front_door.origins import Origins
+from rest_facade.front_door.protocol import HttpProtocol
+from rest_facade.front_door.websockets import WebSockets
+from rest_facade.shapes.response import CutShortError
 
 HANGS_SECONDS = 30
 HOST = b"Host: localhost\r\n"
@@ -139,7 +140,7 @@ async def test_what_a_view_awaits_is_cancelled_when_its_client_goes() -> None:
 
 
 async def test_a_request_whose_client_has_gone_before_its_turn_never_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rest_facade.admission.ACTIVE_REQUESTS", 1)
+    monkeypatch.setattr("rest_facade.front_door.admission.ACTIVE_REQUESTS", 1)
     let_go = asyncio.Event()
 
     def view(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -325,7 +326,7 @@ async def test_leave_to_send_a_body_is_given_where_it_is_wanted() -> None:
 
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_a_body_that_is_too_large_is_read_past_and_the_connection_closed(monkeypatch: pytest.MonkeyPatch, chunked: bool) -> None:
-    monkeypatch.setattr("rest_facade.connections.TICK_SECONDS", 0.02)
+    monkeypatch.setattr("rest_facade.front_door.connections.TICK_SECONDS", 0.02)
     body = b"10000\r\n" + b"x" * 65_536 + b"\r\n" if chunked else b"x" * 65_536
     head = b"Transfer-Encoding: chunked\r\n" if chunked else b"Content-Length: %d\r\n" % (65_536 * 100)
     async with Front(echo).listening() as front:

@@ -17,10 +17,10 @@ import socketio
 import structlog
 from engineio.packet import CLOSE, MESSAGE, PONG, Packet
 
-from rest_facade.asgi import TOO_LARGE, Message, Receive, Send
-from rest_facade.connections import CLIENT, MAX_PER_CLIENT
-from rest_facade.errors import RETRY_AFTER_SECONDS, ApiError
+from rest_facade.front_door.asgi import TOO_LARGE, Message, Receive, Send
+from rest_facade.front_door.connections import CLIENT, MAX_PER_CLIENT
 from rest_facade.patches import socketio as patched
+from rest_facade.shapes.errors import RETRY_AFTER_SECONDS, ApiError
 
 MAX_PACKETS: Final = 1000
 """How many packets a POST may hold."""

@@ -21,7 +21,7 @@ from eliza.sessions.v1.json_form_pb2 import JSON_FORM_TEXT
 from eliza.sessions.v1.message_service_pb2 import ListMessagesRequest, SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import CreateSessionRequest, ListSessionsRequest, UpdateTimeoutRequest
 from eliza.sessions.v1.timeout_pb2 import TimeoutConfig
-from rest_facade.errors import ApiError
+from rest_facade.shapes.errors import ApiError
 
 Body: TypeAlias = Mapping[str, Any]
 Query: TypeAlias = Mapping[str, str]
@@ -127,7 +127,7 @@ def list_sessions(query: Query) -> ListSessionsRequest:
     )
 
 
-def shown(value: object) -> str:
+def display(value: object) -> str:
     """A JSON value as an error repeats it: text as it is, anything else as JSON, cut."""
     if isinstance(value, str):
         return truncate(value)
@@ -257,7 +257,7 @@ def _decimal_ms(text: str) -> Decimal:
 
 
 def _invalid_uuid(field: str, value: object) -> ApiError:
-    return ApiError("INVALID_UUID", f"{field} is not a UUID", field=field, value=shown(value))
+    return ApiError("INVALID_UUID", f"{field} is not a UUID", field=field, value=display(value))
 
 
 def _invalid_content(reason: str) -> ApiError:
@@ -269,7 +269,7 @@ def _invalid_metadata(reason: str) -> ApiError:
 
 
 def _invalid_timeout(field: str, value: object, reason: str) -> ApiError:
-    return ApiError("INVALID_TIMEOUT_CONFIG", f"Invalid timeout configuration: {reason}", field=field, value=shown(value), reason=reason)
+    return ApiError("INVALID_TIMEOUT_CONFIG", f"Invalid timeout configuration: {reason}", field=field, value=display(value), reason=reason)
 
 
 def _invalid_pagination(parameter: str, value: str, reason: str) -> ApiError:

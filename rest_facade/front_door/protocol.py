@@ -9,12 +9,12 @@ import httptools
 import structlog
 
 from eliza.sessions.errors import truncate
-from rest_facade import canned
-from rest_facade.canned import CannedResponse, refusal_of
-from rest_facade.connections import HEAD_SECONDS, Connection, Entry
-from rest_facade.errors import ApiError
-from rest_facade.exchange import Door, Exchange, base_environ
-from rest_facade.websockets import WebSockets
+from rest_facade.front_door import canned
+from rest_facade.front_door.canned import CannedResponse, refusal_of
+from rest_facade.front_door.connections import HEAD_SECONDS, Connection, Entry
+from rest_facade.front_door.exchange import Door, Exchange, base_environ
+from rest_facade.front_door.websockets import WebSockets
+from rest_facade.shapes.errors import ApiError
 
 MAX_HEAD_BYTES: Final = 65_536
 """How long the request line, headers and trailers of a request may be together, and what lies between two parts of its

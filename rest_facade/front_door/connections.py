@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import Final
 
-from rest_facade.clients import Networks, find_client, is_within, read_address
+from rest_facade.front_door.clients import Networks, find_client, is_within, read_address
 
 CLIENT: Final = "rest_facade.client"
 """The key of a scope's state under which is the client that the request counts for; see `find_client`."""

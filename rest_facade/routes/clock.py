@@ -8,10 +8,10 @@ import grpc.aio
 from eliza.sessions import times, values
 from eliza.sessions.errors import truncate
 from eliza.sessions.v1.clock_service_pb2 import AdvanceClockRequest, GetClockRequest, GetClockResponse, SetClockRequest
-from rest_facade import bodies, codec, fields, inputs
-from rest_facade.backend import Backend
-from rest_facade.errors import ApiError
-from rest_facade.response import Response
+from rest_facade.shapes import fields, json_body, requests, responses
+from rest_facade.shapes.errors import ApiError
+from rest_facade.shapes.response import Response
+from rest_facade.upstream.backend import Backend
 
 _PATH = "/test/clock"
 _MAX_INT64 = 2**63 - 1
@@ -30,13 +30,13 @@ class _Views:
 
     def get_clock(self) -> Response:
         """Reads the test clock; 404 when it is off."""
-        return bodies.respond({"now": codec.iso(self._read().now)})
+        return json_body.respond({"now": responses.iso(self._read().now)})
 
     def move_clock(self) -> Response:
         """Sets or advances the test clock; 404 when it is off."""
         self._read()
-        body = {name: value for name, value in bodies.read_object(fields.MOVE_CLOCK).items() if value is not None}
-        bodies.refuse_unknown()
+        body = {name: value for name, value in json_body.read_object(fields.MOVE_CLOCK).items() if value is not None}
+        json_body.refuse_unknown()
         clock = self._backend.clock
         if "now" in body and "advanceMs" in body:
             raise _invalid("now", body["now"], "now and advanceMs exclude each other")
@@ -46,7 +46,7 @@ class _Views:
             now = self._backend.call(clock.AdvanceClock, AdvanceClockRequest(advance_ms=_whole(body["advanceMs"]))).now
         else:
             raise ApiError("MISSING_FIELDS", "One of advanceMs and now is required", missingFields=["advanceMs", "now"])
-        return bodies.respond({"now": codec.iso(now)})
+        return json_body.respond({"now": responses.iso(now)})
 
     def _read(self) -> GetClockResponse:
         try:
@@ -73,4 +73,4 @@ def _whole(value: Any) -> int:
 
 
 def _invalid(field: str, value: object, reason: str) -> ApiError:
-    return ApiError("INVALID_FIELD", f"Invalid {field}: {reason}", field=field, value=truncate(inputs.shown(value)), reason=reason)
+    return ApiError("INVALID_FIELD", f"Invalid {field}: {reason}", field=field, value=truncate(requests.display(value)), reason=reason)

@@ -74,8 +74,8 @@ def from_rpc(error: grpc.aio.AioRpcError) -> ApiError:
 def from_row(reason: str, message: str, details: Mapping[str, str]) -> ApiError:
     """An error of the server's in the words and types of REST."""
     kinds = TABLE[reason].details
-    typed = {name: _typed(kinds.get(name, errors_pb2.DETAIL_KIND_UNSPECIFIED), text) for name, text in details.items()}
-    return ApiError(reason, _respelt(message, kinds, details), **typed)
+    typed = {name: _to_json_type(kinds.get(name, errors_pb2.DETAIL_KIND_UNSPECIFIED), text) for name, text in details.items()}
+    return ApiError(reason, _to_rest_spelling(message, kinds, details), **typed)
 
 
 def unforeseen(error: BaseException) -> ApiError:
@@ -89,7 +89,7 @@ def _internal(**cause: object) -> ApiError:
     return ApiError("INTERNAL", "Internal error", errorId=error_id)
 
 
-def _typed(kind: int, text: str) -> Any:
+def _to_json_type(kind: int, text: str) -> Any:
     """A detail of an ErrorInfo in its JSON type."""
     match kind:
         case errors_pb2.DETAIL_KIND_NUMBER:
@@ -102,7 +102,7 @@ def _typed(kind: int, text: str) -> Any:
             return text
 
 
-def _respelt(message: str, kinds: Mapping[str, int], texts: Mapping[str, str]) -> str:
+def _to_rest_spelling(message: str, kinds: Mapping[str, int], texts: Mapping[str, str]) -> str:
     """The server's message with the fields that its details name spelt as in REST."""
     for name, kind in kinds.items():
         if kind in (errors_pb2.DETAIL_KIND_FIELD, errors_pb2.DETAIL_KIND_FIELD_LIST):

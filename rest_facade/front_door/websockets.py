@@ -7,9 +7,9 @@ from typing import Any
 import structlog
 import uvicorn
 
-from rest_facade.asgi import App
-from rest_facade.connections import Connection, Connections
-from rest_facade.origins import ALWAYS
+from rest_facade.front_door.asgi import App
+from rest_facade.front_door.connections import Connection, Connections
+from rest_facade.front_door.origins import ALWAYS
 from rest_facade.patches import uvicorn as patched
 
 _log = structlog.get_logger(__name__)

@@ -5,8 +5,8 @@ from typing import Final
 
 import orjson
 
-from rest_facade import event_stream
-from rest_facade.errors import RETRY_AFTER_SECONDS, ApiError
+from rest_facade.shapes import event_stream
+from rest_facade.shapes.errors import RETRY_AFTER_SECONDS, ApiError
 
 
 class CannedResponse:

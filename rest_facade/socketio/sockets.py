@@ -17,14 +17,14 @@ from eliza.sessions.texts import is_text
 from eliza.sessions.v1.json_form_pb2 import JSON_FORM_TEXT
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import GetSessionRequest
-from rest_facade import bodies, errors, fields, inputs
-from rest_facade.asgi import Message, Receive, Send
-from rest_facade.backend import Backend
-from rest_facade.engine import Engine
-from rest_facade.errors import ApiError
-from rest_facade.events import Payload
+from rest_facade.front_door.asgi import Message, Receive, Send
 from rest_facade.patches import socketio as patched
-from rest_facade.rooms import Rooms
+from rest_facade.shapes import errors, fields, json_body, requests
+from rest_facade.shapes.errors import ApiError
+from rest_facade.shapes.events import Payload
+from rest_facade.socketio.engine import Engine
+from rest_facade.socketio.rooms import Rooms
+from rest_facade.upstream.backend import Backend
 
 Handler: TypeAlias = Callable[[str, Mapping[str, Any]], Awaitable[None]]
 
@@ -57,7 +57,7 @@ class _Json:
     def dumps(value: object, **_: object) -> str:
         """The text of an event, in which metadata and attachments stand as they came from the server."""
         try:
-            return bodies.dump(value).decode()
+            return json_body.dump(value).decode()
         except TypeError:
             # It repeats something of a client's: half a surrogate pair, or a number of any size.
             return json.dumps(value, separators=(",", ":"))
@@ -177,7 +177,7 @@ class Sockets:
         if name in _IGNORED:
             return {"success": False}
         to_do = f"to send, {_TO_SEND}; to join, {_TO_JOIN}; to leave, {_TO_LEAVE}"
-        told = {"error": f'there is no event "{inputs.shown(name)}": {to_do}', "code": "INVALID_FIELD"}
+        told = {"error": f'there is no event "{requests.display(name)}": {to_do}', "code": "INVALID_FIELD"}
         self._hints[socket_id] += 1
         if self._hints[socket_id] <= MAX_HINTS:
             await self.emit(socket_id, "messageError", told)
@@ -237,7 +237,7 @@ class Sockets:
         room_id = _room_id(data, _TO_JOIN)
         after = data.get("after")
         if after is not None:
-            after = inputs.after_sequence(inputs.shown(after), room_id)
+            after = requests.after_sequence(requests.display(after), room_id)
 
         async def welcome(session: Session) -> None:
             payload = {"message": f"Socket {socket_id} joined {room_id}", "channelId": session.channel_id, "roomId": room_id}
@@ -259,7 +259,7 @@ class Sockets:
             reason = f"message must be a string of 1 to {MAX_CONTENT_CODE_POINTS} characters: {_TO_SEND}"
             raise ApiError("INVALID_CONTENT", f"Invalid content: {reason}", reason=reason)
         body = {"content": data.get("message"), "metadata": data.get("metadata"), "attachments": data.get("attachments")}
-        request, _ = inputs.send_message(body, session_id)
+        request, _ = requests.send_message(body, session_id)
         request_id = data.get("requestId")
         if request_id is not None:
             if not isinstance(request_id, str) or not is_text(request_id):
@@ -294,7 +294,7 @@ class Sockets:
                     raise fault from error
             else:
                 return answer.session.session_id
-        raise ApiError("SESSION_NOT_FOUND", "Session not found", sessionId=inputs.shown(room_id))
+        raise ApiError("SESSION_NOT_FOUND", "Session not found", sessionId=requests.display(room_id))
 
 
 def _room_id(data: Mapping[str, Any], to_do: str) -> str:
@@ -309,4 +309,4 @@ def _room_id(data: Mapping[str, Any], to_do: str) -> str:
 
 
 def _invalid(field: str, value: object, reason: str) -> ApiError:
-    return ApiError("INVALID_FIELD", f"{field} {reason}", field=field, value=inputs.shown(value), reason=reason)
+    return ApiError("INVALID_FIELD", f"{field} {reason}", field=field, value=requests.display(value), reason=reason)

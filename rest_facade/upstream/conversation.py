@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 from eliza.sessions.v1.message_pb2 import Message
 from eliza.sessions.v1.message_service_pb2 import ConverseRequest, ConverseResponse, SendMessageRequest, SendMessageResponse
-from rest_facade.backend import Backend, read
+from rest_facade.upstream.backend import Backend, read
 
 HEARTBEAT_SECONDS = 15
 

@@ -10,11 +10,10 @@ from eliza.sessions import values
 from eliza.sessions.v1.message_pb2 import Message
 from eliza.sessions.v1.message_service_pb2 import ListMessagesRequest
 from eliza.sessions.v1.session_service_pb2 import ListSessionsRequest
-from rest_facade import bodies, codec
-from rest_facade.backend import Backend
-from rest_facade.errors import ApiError
-from rest_facade.exchange import CutShortError
-from rest_facade.response import Response
+from rest_facade.shapes import json_body, responses
+from rest_facade.shapes.errors import ApiError
+from rest_facade.shapes.response import CutShortError, Response
+from rest_facade.upstream.backend import Backend
 
 WHOLE_BYTES: Final = 1024 * 1024
 """Up to how many bytes an answer is sent as a whole, with its length."""
@@ -52,7 +51,7 @@ def list_sessions(backend: Backend, request: ListSessionsRequest) -> Iterator[Pa
     while True:
         page = backend.call(backend.sessions.ListSessions, request)
         wanted -= len(page.sessions)
-        body = codec.session_list(page.sessions, page.total_size, page.stats, page.next_page_token)
+        body = responses.session_list(page.sessions, page.total_size, page.stats, page.next_page_token)
         yield Page(body.pop("sessions"), body)
         if not page.next_page_token or wanted <= 0:
             return
@@ -78,7 +77,7 @@ def _list_backward(backend: Backend, request: ListMessagesRequest) -> Iterator[P
         rest: dict[str, Any] = {"hasMore": page.has_more}
         if page.messages:
             rest["cursors"] = {"before": values.ms_floor(page.messages[-1].created_at), "after": newest_ms}
-        yield Page([codec.page_message(message) for message in page.messages], rest)
+        yield Page([responses.page_message(message) for message in page.messages], rest)
         if not page.has_more or wanted <= 0:
             return
         request.page_size, request.page_token = wanted, page.next_page_token
@@ -104,7 +103,7 @@ def _list_forward(backend: Backend, request: ListMessagesRequest) -> Iterator[Pa
         request.page_size, request.page_token = wanted - count, page.next_page_token
     has_more = page.has_more
     if kept_bytes <= WHOLE_BYTES:
-        body = codec.messages_page(kept, has_more)
+        body = responses.messages_page(kept, has_more)
         yield Page(body.pop("messages"), body)
         return
     again.page_size = count
@@ -114,14 +113,14 @@ def _list_forward(backend: Backend, request: ListMessagesRequest) -> Iterator[Pa
 
 def _write(name: str, pages: Iterator[Page]) -> Iterator[bytes]:
     """Writes the JSON of an answer, a part for each page."""
-    yield b"{" + bodies.dump(name) + b":["
+    yield b"{" + json_body.dump(name) + b":["
     rest: dict[str, Any] = {}
     separator = b""
     for items, rest in pages:  # noqa: B007 - the last one is used behind the loop
         if items:
-            yield separator + bodies.dump(items)[1:-1]
+            yield separator + json_body.dump(items)[1:-1]
             separator = b","
-    yield b"]," + bodies.dump(rest)[1:]
+    yield b"]," + json_body.dump(rest)[1:]
 
 
 def _go_on(begun: list[bytes], parts: Iterator[bytes]) -> Iterator[bytes]:

@@ -12,8 +12,8 @@ from typing import Final
 import structlog
 
 from eliza.sessions.errors import truncate
-from rest_facade import fields
-from rest_facade.errors import ApiError
+from rest_facade.shapes import fields
+from rest_facade.shapes.errors import ApiError
 
 Headers = Sequence[tuple[bytes, bytes]]
 """The header fields of a request or an answer, their names in lower case."""

@@ -8,7 +8,7 @@ import orjson
 from eliza.sessions import json_text, values
 from eliza.sessions.v1.log_pb2 import LogEntry, ReplyAborted, ReplyChunk
 from eliza.sessions.v1.session_pb2 import Session
-from rest_facade import codec
+from rest_facade.shapes import responses
 
 Payload: TypeAlias = dict[str, Any]
 
@@ -16,7 +16,7 @@ USER_NAME: Final = "User"
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class FollowedSession:
     """A session as a client follows it: `room_id` is what the client called it when it joined."""
 
     session: Session
@@ -24,10 +24,10 @@ class Room:
     room_id: str
 
 
-def entry_events(entry: LogEntry, room: Room) -> list[tuple[str, Payload]]:
+def entry_events(entry: LogEntry, room: FollowedSession) -> list[tuple[str, Payload]]:
     """The events of an entry: one, or two for a message that renewed the session. Each carries the entry's sequence."""
     status = entry.session_status
-    renewed = ("sessionRenewed", _of(entry, expiresAt=codec.iso(status.expires_at), renewalCount=status.renewal_count))
+    renewed = ("sessionRenewed", _of(entry, expiresAt=responses.iso(status.expires_at), renewalCount=status.renewal_count))
     match entry.WhichOneof("event"):
         case "message":
             broadcast = ("messageBroadcast", message_broadcast(entry, room))
@@ -35,13 +35,13 @@ def entry_events(entry: LogEntry, room: Room) -> list[tuple[str, Payload]]:
         case "renewal":
             return [renewed]
         case "timeout_change":
-            config = codec.timeout_config(entry.timeout_change.timeout_config)
-            return [("sessionTimeoutChanged", _of(entry, expiresAt=codec.iso(status.expires_at), timeoutConfig=config))]
+            config = responses.timeout_config(entry.timeout_change.timeout_config)
+            return [("sessionTimeoutChanged", _of(entry, expiresAt=responses.iso(status.expires_at), timeoutConfig=config))]
         case "expiration_warning":
             minutes = json_text.number(entry.expiration_warning.minutes_remaining)
             return [("sessionExpirationWarning", _of(entry, minutesRemaining=minutes))]
         case "expiry":
-            return [("sessionExpired", _of(entry, expiredAt=codec.iso(entry.expiry.expired_at)))]
+            return [("sessionExpired", _of(entry, expiredAt=responses.iso(entry.expiry.expired_at)))]
         case "reply_failure":
             failure = entry.reply_failure
             failed = _of(
@@ -57,7 +57,7 @@ def entry_events(entry: LogEntry, room: Room) -> list[tuple[str, Payload]]:
             return []
 
 
-def message_broadcast(entry: LogEntry, room: Room) -> Payload:
+def message_broadcast(entry: LogEntry, room: FollowedSession) -> Payload:
     """messageBroadcast: every message of a joined session, user's or agent's, from whatever transport."""
     message = entry.message
     return {
@@ -81,12 +81,12 @@ def message_broadcast(entry: LogEntry, room: Room) -> Payload:
 
 def stream_chunk(chunk: ReplyChunk, channel_id: str) -> Payload:
     """messageStreamChunk: a piece of a reply under way."""
-    return {**codec.chunk(chunk), "agentId": chunk.agent_id, "channelId": channel_id, "sessionId": chunk.session_id}
+    return {**responses.chunk(chunk), "agentId": chunk.agent_id, "channelId": channel_id, "sessionId": chunk.session_id}
 
 
 def stream_aborted(abort: ReplyAborted) -> Payload:
     """messageStreamAborted: the pieces of a reply so far are void."""
-    return {**codec.aborted(abort), "sessionId": abort.session_id}
+    return {**responses.aborted(abort), "sessionId": abort.session_id}
 
 
 def session_deleted(session_id: str) -> Payload:

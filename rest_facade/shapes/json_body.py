@@ -8,9 +8,9 @@ from werkzeug.http import parse_options_header
 
 from eliza.sessions import json_text
 from eliza.sessions.errors import truncate
-from rest_facade import fields
-from rest_facade.errors import ApiError
-from rest_facade.response import Response
+from rest_facade.shapes import fields
+from rest_facade.shapes.errors import ApiError
+from rest_facade.shapes.response import Response
 
 
 def read_object(known: fields.Fields) -> dict[str, Any]:

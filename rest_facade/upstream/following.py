@@ -11,9 +11,9 @@ from eliza.sessions.v1.json_form_pb2 import JSON_FORM_TEXT
 from eliza.sessions.v1.log_pb2 import LogEntry, ReplyAborted, ReplyChunk, SessionDeleted
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSessionsResponse
-from rest_facade.backend import Backend, read
-from rest_facade.errors import ApiError, from_row
-from rest_facade.events import Draft
+from rest_facade.shapes.errors import ApiError, from_row
+from rest_facade.shapes.events import Draft
+from rest_facade.upstream.backend import Backend, read
 
 _Call: TypeAlias = grpc.aio.StreamStreamCall[WatchSessionsRequest, WatchSessionsResponse]
 

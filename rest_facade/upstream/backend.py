@@ -15,8 +15,8 @@ from eliza.sessions.v1.message_service_pb2 import ConverseRequest, ConverseRespo
 from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceStub
 from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSessionsResponse
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
-from rest_facade.errors import RETRY_AFTER_SECONDS, ApiError
-from rest_facade.greenlets import await_
+from rest_facade.front_door.greenlets import await_
+from rest_facade.shapes.errors import RETRY_AFTER_SECONDS, ApiError
 
 if TYPE_CHECKING:
     from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceAsyncStub

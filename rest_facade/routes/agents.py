@@ -10,9 +10,9 @@ import flask
 from eliza.sessions.limits import MAX_SESSIONS
 from eliza.sessions.v1 import agent_pb2
 from eliza.sessions.v1.agent_service_pb2 import ListAgentsRequest
-from rest_facade import bodies
-from rest_facade.backend import Backend
-from rest_facade.response import Response
+from rest_facade.shapes import json_body
+from rest_facade.shapes.response import Response
+from rest_facade.upstream.backend import Backend
 
 PATH: Final = "/api/agents"
 
@@ -27,7 +27,7 @@ def add_routes(app: flask.Flask, backend: Backend) -> None:
         """Lists the agents, the oldest first: id, name and status."""
         request = ListAgentsRequest(page_size=MAX_AGENTS, view=agent_pb2.AGENT_VIEW_SUMMARY)
         page = backend.call(backend.agents.ListAgents, request)
-        return bodies.respond({"success": True, "data": {"agents": [_body(agent) for agent in page.agents]}})
+        return json_body.respond({"success": True, "data": {"agents": [_body(agent) for agent in page.agents]}})
 
     app.add_url_rule(PATH, view_func=list_agents, methods=["GET"])
 

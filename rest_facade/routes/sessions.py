@@ -19,14 +19,15 @@ from eliza.sessions.v1.session_service_pb2 import (
     RenewSessionRequest,
     SendHeartbeatRequest,
 )
-from rest_facade import bodies, codec, errors, fields, inputs, pages, sse
-from rest_facade.backend import Backend
-from rest_facade.converse import Conversation
-from rest_facade.errors import ApiError
-from rest_facade.events import Room
-from rest_facade.follow import Follower
-from rest_facade.greenlets import stop_counting
-from rest_facade.response import Response
+from rest_facade.front_door.greenlets import stop_counting
+from rest_facade.routes import pages, sse
+from rest_facade.shapes import errors, fields, json_body, requests, responses
+from rest_facade.shapes.errors import ApiError
+from rest_facade.shapes.events import FollowedSession
+from rest_facade.shapes.response import Response
+from rest_facade.upstream.backend import Backend
+from rest_facade.upstream.conversation import Conversation
+from rest_facade.upstream.following import Follower
 
 BASE: Final = "/api/messaging/sessions"
 """The path of the collection of sessions."""
@@ -68,15 +69,15 @@ class _Views:
 
     def create_session(self) -> Response:
         """Creates a session of a user with an agent: 201."""
-        body = bodies.read_object(fields.CREATE_SESSION)
-        bodies.refuse_unknown()
-        request = inputs.create_session(body, inputs.idempotency_key(flask.request.headers.get("Idempotency-Key")))
+        body = json_body.read_object(fields.CREATE_SESSION)
+        json_body.refuse_unknown()
+        request = requests.create_session(body, requests.idempotency_key(flask.request.headers.get("Idempotency-Key")))
         answer = self._backend.call(self._backend.sessions.CreateSession, request)
-        return bodies.respond(codec.created_session(answer.session), 201, {"ETag": answer.session.etag, **_replayed(answer)})
+        return json_body.respond(responses.created_session(answer.session), 201, {"ETag": answer.session.etag, **_replayed(answer)})
 
     def list_sessions(self) -> Response:
         """Lists the active sessions, the oldest first."""
-        request = inputs.list_sessions(flask.request.args)
+        request = requests.list_sessions(flask.request.args)
         return pages.respond("sessions", pages.list_sessions(self._backend, request))
 
     def get_health(self) -> Response:
@@ -87,11 +88,11 @@ class _Views:
             fault = errors.from_rpc(error)
             if fault.http_status != 503:
                 fault = ApiError("UNAVAILABLE", fault.message, retryAfterSeconds=1)
-            return bodies.respond({"status": "unhealthy", **fault.body}, fault.http_status, fault.headers)
+            return json_body.respond({"status": "unhealthy", **fault.body}, fault.http_status, fault.headers)
         if status.health == GetServiceStatusResponse.HEALTH_UNHEALTHY:
             fault = ApiError("UNAVAILABLE", "The store cannot write", retryAfterSeconds=1)
-            return bodies.respond({**codec.health(status), **fault.body}, fault.http_status, fault.headers)
-        return bodies.respond(codec.health(status))
+            return json_body.respond({**responses.health(status), **fault.body}, fault.http_status, fault.headers)
+        return json_body.respond(responses.health(status))
 
     def get_session(self, session_id: str) -> Response:
         """Reads one session and its live status."""
@@ -101,15 +102,15 @@ class _Views:
     def delete_session(self, session_id: str) -> Response:
         """Ends and removes a session, live or expired."""
         self._backend.call(self._backend.sessions.DeleteSession, DeleteSessionRequest(session_id=session_id, etag=_if_match()))
-        return bodies.respond({"success": True, "message": f"Session {session_id.lower()} deleted successfully"})
+        return json_body.respond({"success": True, "message": f"Session {session_id.lower()} deleted successfully"})
 
     def send_message(self, session_id: str) -> Response:
         """Sends a message, which renews the session when auto-renewal is on: 201."""
-        request, transport = self._judge(inputs.send_message, bodies.read_object(fields.SEND_MESSAGE), session_id)
-        request.request_id = inputs.idempotency_key(flask.request.headers.get("Idempotency-Key"))
+        request, transport = self._judge(requests.send_message, json_body.read_object(fields.SEND_MESSAGE), session_id)
+        request.request_id = requests.idempotency_key(flask.request.headers.get("Idempotency-Key"))
         if transport == "websocket":
             answer = self._backend.call(self._backend.messages.SendMessage, request)
-            return bodies.respond(codec.sent_message(answer.message, answer.session_status), 201, _replayed(answer))
+            return json_body.respond(responses.sent_message(answer.message, answer.session_status), 201, _replayed(answer))
         talk = Conversation(self._backend, request)
         try:
             sent = self._backend.wait(talk.open())
@@ -120,17 +121,17 @@ class _Views:
         except BaseException:
             talk.close()
             raise
-        body = codec.sent_message(sent.message, sent.session_status)
-        return bodies.respond({**body, "agentResponse": codec.agent_response(reply)}, 201, _replayed(sent))
+        body = responses.sent_message(sent.message, sent.session_status)
+        return json_body.respond({**body, "agentResponse": responses.agent_response(reply)}, 201, _replayed(sent))
 
     def watch_events(self, session_id: str) -> Response:
         """Streams the session's events (`text/event-stream`), from the first or from behind `Last-Event-ID` or `after`, a sequence."""
         last = flask.request.headers.get("Last-Event-ID", "")
-        after = self._judge(inputs.after_sequence, last or flask.request.args.get("after", ""), session_id)
+        after = self._judge(requests.after_sequence, last or flask.request.args.get("after", ""), session_id)
         follower = Follower(self._backend, session_id, after)
         try:
             session = self._backend.wait(follower.open())
-            room = Room(session, self._backend.wait(self._backend.agent_name(session.agent_id)), session.session_id)
+            room = FollowedSession(session, self._backend.wait(self._backend.agent_name(session.agent_id)), session.session_id)
         except BaseException:
             follower.close()
             raise
@@ -138,7 +139,7 @@ class _Views:
 
     def list_messages(self, session_id: str) -> Response:
         """Pages through the history, newest first."""
-        request = self._judge(inputs.list_messages, flask.request.args, session_id)
+        request = self._judge(requests.list_messages, flask.request.args, session_id)
         return pages.respond("messages", pages.list_messages(self._backend, request))
 
     def renew_session(self, session_id: str) -> Response:
@@ -151,7 +152,7 @@ class _Views:
 
     def update_timeout(self, session_id: str) -> Response:
         """Changes the timeout settings that the body names."""
-        request = self._judge(inputs.update_timeout, bodies.read_object(fields.UPDATE_TIMEOUT), session_id)
+        request = self._judge(requests.update_timeout, json_body.read_object(fields.UPDATE_TIMEOUT), session_id)
         request.etag = _if_match()
         answer = self._backend.call(self._backend.sessions.UpdateTimeout, request)
         return _session(answer.session)
@@ -167,7 +168,7 @@ class _Views:
     def _judge(self, reader: Callable[[_Input, str], _Request], given: _Input, session_id: str) -> _Request:
         """What the reader makes of what was given. Before it is called bad (400), the session must exist (404) and be live (410)."""
         try:
-            bodies.refuse_unknown()
+            json_body.refuse_unknown()
             return reader(given, session_id)
         except ApiError:
             self._backend.call(self._backend.sessions.GetSession, GetSessionRequest(session_id=session_id, json_form=JSON_FORM_TEXT))
@@ -175,12 +176,12 @@ class _Views:
 
     def _judge_empty(self, session_id: str) -> None:
         """Judges a body of which nothing is needed."""
-        self._judge(lambda body, _: body, bodies.read_object(fields.NOTHING), session_id)
+        self._judge(lambda body, _: body, json_body.read_object(fields.NOTHING), session_id)
 
 
 def _session(session: Session) -> Response:
     """SessionInfo, and the entity tag of the state that it tells of."""
-    return bodies.respond(codec.session_info(session), 200, {"ETag": session.etag})
+    return json_body.respond(responses.session_info(session), 200, {"ETag": session.etag})
 
 
 def _if_match() -> str:

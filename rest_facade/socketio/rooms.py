@@ -14,10 +14,10 @@ from eliza.sessions.v1.json_form_pb2 import JSON_FORM_TEXT
 from eliza.sessions.v1.log_pb2 import LogEntry, ReplyAborted, ReplyChunk, SessionDeleted
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSessionsResponse
-from rest_facade import events
-from rest_facade.backend import Backend, read
-from rest_facade.errors import ApiError, from_row
-from rest_facade.follow import RECONNECT_SECONDS, Follower
+from rest_facade.shapes import events
+from rest_facade.shapes.errors import ApiError, from_row
+from rest_facade.upstream.backend import Backend, read
+from rest_facade.upstream.following import RECONNECT_SECONDS, Follower
 
 FAN_OUT: Final = 50
 """How many members of a session are told something before the loop serves others."""
@@ -50,7 +50,7 @@ class _Member:
     """
 
     socket_id: str
-    room: events.Room
+    room: events.FollowedSession
     sequence: int
     catching_up: asyncio.Task[None] | None = None
     draft: events.Draft = field(default_factory=events.Draft)
@@ -233,8 +233,8 @@ class Rooms:
             raise ApiError("UNAVAILABLE", "The session service is out of reach", retryAfterSeconds=1) from None
         return watched
 
-    async def _room(self, session: Session, room_id: str) -> events.Room:
-        return events.Room(session, await self._backend.agent_name(session.agent_id), room_id)
+    async def _room(self, session: Session, room_id: str) -> events.FollowedSession:
+        return events.FollowedSession(session, await self._backend.agent_name(session.agent_id), room_id)
 
     async def _write(self, call: grpc.aio.StreamStreamCall[WatchSessionsRequest, WatchSessionsResponse]) -> None:
         """Joins anew what was joined before the stream broke, each from where it stands; then whatever changes."""

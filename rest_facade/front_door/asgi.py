@@ -4,11 +4,12 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from eliza.sessions.errors import forget_frames
-from rest_facade import canned, errors
-from rest_facade.connections import CLIENT
+from rest_facade.front_door import canned
+from rest_facade.front_door.connections import CLIENT
+from rest_facade.shapes import errors
 
 if TYPE_CHECKING:
-    from rest_facade.exchange import Exchange
+    from rest_facade.front_door.exchange import Exchange
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]

@@ -15,18 +15,20 @@ from urllib.parse import unquote_to_bytes
 import httptools
 
 from eliza.sessions.errors import forget_frames
-from rest_facade import canned, errors, event_stream
-from rest_facade.admission import Admission
-from rest_facade.asgi import App, serve_asgi
-from rest_facade.canned import CannedResponse
-from rest_facade.connections import Connections
-from rest_facade.greenlets import Greenlets, await_
-from rest_facade.origins import ALWAYS, Origins
+from rest_facade.front_door import canned
+from rest_facade.front_door.admission import Admission
+from rest_facade.front_door.asgi import App, serve_asgi
+from rest_facade.front_door.canned import CannedResponse
+from rest_facade.front_door.connections import Connections
+from rest_facade.front_door.greenlets import Greenlets, await_
+from rest_facade.front_door.origins import ALWAYS, Origins
+from rest_facade.shapes import errors, event_stream
+from rest_facade.shapes.response import CutShortError
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-    from rest_facade.protocol import HttpProtocol
+    from rest_facade.front_door.protocol import HttpProtocol
 
 STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
@@ -34,10 +36,6 @@ _ALWAYS: Final = b"".join(b"%b: %b\r\n" % line for line in ALWAYS)
 
 _OF_BODY: Final = {"HTTP_CONTENT_TYPE": "CONTENT_TYPE", "HTTP_CONTENT_LENGTH": "CONTENT_LENGTH"}
 """The two headers that an environ has under names without HTTP_."""
-
-
-class CutShortError(Exception):
-    """Raised by a view whose answer has begun and cannot go on: its client must not take it for whole."""
 
 
 @dataclass(slots=True)

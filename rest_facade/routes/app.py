@@ -11,10 +11,11 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import MapAdapter
 
 from eliza.sessions.errors import forget_frames, truncate
-from rest_facade import agents, bodies, clock, errors, event_stream, openapi, routes, sse
-from rest_facade.backend import Backend
-from rest_facade.errors import ApiError
-from rest_facade.response import Response
+from rest_facade.routes import agents, clock, openapi, sessions, sse
+from rest_facade.shapes import errors, event_stream, json_body
+from rest_facade.shapes.errors import ApiError
+from rest_facade.shapes.response import Response
+from rest_facade.upstream.backend import Backend
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -57,7 +58,7 @@ class App(flask.Flask):
             response = self.dispatch_request()
         except Exception as error:  # noqa: BLE001 - Flask finds its handler
             response = self.handle_user_exception(error)
-        return bodies.name_unknown(response)  # type: ignore[arg-type] # all views and handlers answer with ours
+        return json_body.name_unknown(response)  # type: ignore[arg-type] # all views and handlers answer with ours
 
     def do_teardown_request(self, exc: BaseException | None = None) -> None:
         pass
@@ -68,7 +69,7 @@ def create_app(backend: Backend) -> flask.Flask:
     app = App("rest_facade", static_folder=None)
     # No path is ever answered with a redirect.
     app.url_map.merge_slashes = False
-    routes.add_routes(app, backend)
+    sessions.add_routes(app, backend)
     agents.add_routes(app, backend)
     clock.add_routes(app, backend)
     openapi.add_routes(app)
@@ -97,7 +98,7 @@ def _tell(error: ApiError) -> Response:
     if error.http_status in sse.TEMPORARY and event_stream.is_followed(request.method, request.path, accept):
         headers = {"Content-Type": event_stream.CONTENT_TYPE, **event_stream.HEADERS, "Connection": "close"}
         return Response(event_stream.come_back(), 200, headers)
-    return bodies.respond(error.body, error.http_status, error.headers)
+    return json_body.respond(error.body, error.http_status, error.headers)
 
 
 def _logged(error: ApiError) -> ApiError:
