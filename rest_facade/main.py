@@ -7,17 +7,17 @@ from functools import partial
 from typing import Final
 
 from eliza.sessions.limits import MAX_BODY_BYTES
-from rest_facade.admission import Admission
-from rest_facade.app import create_app
-from rest_facade.backend import Backend
-from rest_facade.clients import Networks
-from rest_facade.connections import Connections
-from rest_facade.exchange import Door
-from rest_facade.origins import Origins, is_loopback
-from rest_facade.protocol import HttpProtocol
-from rest_facade.routes import HEALTH
-from rest_facade.sockets import PATH, Sockets
-from rest_facade.websockets import WebSockets
+from rest_facade.front_door.admission import Admission
+from rest_facade.front_door.clients import Networks
+from rest_facade.front_door.connections import Connections
+from rest_facade.front_door.exchange import Door
+from rest_facade.front_door.origins import Origins, is_loopback
+from rest_facade.front_door.protocol import HttpProtocol
+from rest_facade.front_door.websockets import WebSockets
+from rest_facade.routes.app import create_app
+from rest_facade.routes.sessions import HEALTH
+from rest_facade.socketio.sockets import PATH, Sockets
+from rest_facade.upstream.backend import Backend
 
 ACCEPTED_AT_ONCE: Final = 32
 """How many connections are accepted in a turn of the loop at most."""

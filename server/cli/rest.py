@@ -12,8 +12,8 @@ from typing import Final
 import click
 import grpc
 
-from rest_facade.backend import Backend, dial
 from rest_facade.main import Facade
+from rest_facade.upstream.backend import Backend, dial
 from server.cli.common import (
     StartError,
     listen,

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from eliza.sessions.errors import TABLE
-from rest_facade.app import create_app
-from rest_facade.backend import Backend, dial
+from rest_facade.routes.app import create_app
+from rest_facade.upstream.backend import Backend, dial
 from server.settings import Settings, bounds
 from tests.docs.pages import DOCS
 

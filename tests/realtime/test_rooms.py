@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from eliza.sessions.v1.session_pb2 import Session
-from rest_facade.backend import Backend, dial
-from rest_facade.rooms import Rooms
+from rest_facade.socketio.rooms import Rooms
+from rest_facade.upstream.backend import Backend, dial
 from tests.agents.worker import Worker, stream_agent
 from tests.harness import Serve
 from tests.live.support import create, send

@@ -9,12 +9,12 @@ from typing import Any
 import flask
 import pytest
 
-from rest_facade import app as app_module
-from rest_facade import bodies
-from rest_facade.app import App, create_app
-from rest_facade.backend import Backend, dial
-from rest_facade.errors import ApiError
-from rest_facade.response import Response
+from rest_facade.routes import app as app_module
+from rest_facade.routes.app import App, create_app
+from rest_facade.shapes import json_body
+from rest_facade.shapes.errors import ApiError
+from rest_facade.shapes.response import Response
+from rest_facade.upstream.backend import Backend, dial
 
 OVERRIDES = ("create_url_adapter", "full_dispatch_request", "do_teardown_request", "session_interface")
 """What is left out of Flask; its other overrides add something."""
@@ -55,13 +55,13 @@ def make(monkeypatch: pytest.MonkeyPatch, *stock: str) -> flask.Flask:
     if "full_dispatch_request" in stock:
         # So it worked before.
         Mixed.make_response = lambda _, response: response  # type: ignore[assignment]
-        Mixed.process_response = lambda _, response: bodies.name_unknown(response)  # type: ignore[method-assign]
+        Mixed.process_response = lambda _, response: json_body.name_unknown(response)  # type: ignore[method-assign]
     with monkeypatch.context() as patched:
         patched.setattr(app_module, "App", Mixed)
         made = create_app(BACKEND)
 
     def constant(part: str) -> Response:
-        return bodies.respond({"part": part, "args": dict(flask.request.args), "method": flask.request.method})
+        return json_body.respond({"part": part, "args": dict(flask.request.args), "method": flask.request.method})
 
     def fails() -> Response:
         raise ApiError("INVALID_FIELD", "Invalid x: y", field="x", value="", reason="y")
@@ -71,7 +71,7 @@ def make(monkeypatch: pytest.MonkeyPatch, *stock: str) -> flask.Flask:
 
     def reads() -> Response:
         # A key that is not there is a 400 in Flask.
-        return bodies.respond(flask.request.args["x"])
+        return json_body.respond(flask.request.args["x"])
 
     made.add_url_rule("/constant/<part>", view_func=constant, methods=["GET"])
     for view in (fails, breaks, reads):

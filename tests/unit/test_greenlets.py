@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from rest_facade import greenlets
-from rest_facade.greenlets import Greenlets, await_
+from rest_facade.front_door import greenlets
+from rest_facade.front_door.greenlets import Greenlets, await_
 
 CALLER: ContextVar[str] = ContextVar("CALLER", default="nobody")
 

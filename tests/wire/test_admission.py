@@ -10,8 +10,8 @@ from contextlib import ExitStack
 import pytest
 import uvloop
 
-from rest_facade import admission
-from rest_facade.admission import ACTIVE_REQUESTS, STARTED_PER_TURN, Admission
+from rest_facade.front_door import admission
+from rest_facade.front_door.admission import ACTIVE_REQUESTS, STARTED_PER_TURN, Admission
 from rest_facade.main import ACCEPTED_AT_ONCE, accepting
 
 HANGS_SECONDS = 30

@@ -11,10 +11,13 @@ from ipaddress import ip_network
 from typing import Any
 
 import pytest
+from engineio.async_socket import AsyncSocket
 
-from rest_facade import connections, engine, main, protocol
-from rest_facade.backend import Backend, dial
-from rest_facade.connections import MAX_PER_CLIENT, Connection, Connections, Entry
+from rest_facade import main
+from rest_facade.front_door import connections, protocol
+from rest_facade.front_door.connections import MAX_PER_CLIENT, Connection, Connections, Entry
+from rest_facade.socketio import engine
+from rest_facade.upstream.backend import Backend, dial
 from server.cli.common import raise_descriptor_limit
 
 HANGS_SECONDS = 30
@@ -261,7 +264,7 @@ def test_each_client_has_a_bound_but_loopback_and_proxies() -> None:
 @pytest.mark.usefixtures("short")
 async def test_nothing_is_left_of_handshakes_that_do_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     sockets: list[weakref.ref[Any]] = []
-    create = engine.AsyncSocket.__init__
+    create = AsyncSocket.__init__
 
     def noted(self: Any, *arguments: Any) -> None:
         create(self, *arguments)
@@ -270,7 +273,7 @@ async def test_nothing_is_left_of_handshakes_that_do_not_go_on(monkeypatch: pyte
     async with running(monkeypatch) as facade:
         # The library's monitor looks at one after the other, for 20 s, beginning with this one.
         assert await facade.status(HANDSHAKE) == 200
-        monkeypatch.setattr(engine.AsyncSocket, "__init__", noted)
+        monkeypatch.setattr(AsyncSocket, "__init__", noted)
         # Before any garbage is collected.
         gc.disable()
         try:

@@ -22,8 +22,8 @@ from eliza.sessions.v1 import (
     session_service_pb2,
     session_service_pb2_grpc,
 )
-from rest_facade.backend import Backend
 from rest_facade.main import Facade
+from rest_facade.upstream.backend import Backend
 from server.agents.kinds import Echo
 from server.clock import Clock
 from server.domain.errors import ResourceExhaustedError, UnavailableError

@@ -19,10 +19,10 @@ from jsonschema_rs import Draft202012Validator, meta
 
 from eliza.sessions import limits, times
 from eliza.sessions.errors import TABLE
-from rest_facade.agents import MAX_AGENTS
-from rest_facade.app import create_app
-from rest_facade.backend import Backend, dial
-from rest_facade.openapi import PATH
+from rest_facade.routes.agents import MAX_AGENTS
+from rest_facade.routes.app import create_app
+from rest_facade.routes.openapi import PATH
+from rest_facade.upstream.backend import Backend, dial
 from server.domain.timeouts import MAX_WARNING_THRESHOLD_MINUTES, MIN_WARNING_THRESHOLD_MINUTES
 from server.settings import Settings
 from tests.harness import Serve
