@@ -11,8 +11,10 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 
 from eliza.sessions.v1.errors import cut
 from rest_facade.admission import OVERLOADED, STOPPING, Places, Refusal, come_back, is_followed, refusal_of
@@ -42,6 +44,30 @@ MOST_TICKS: Final = 10
 
 PATIENT_SHARE: Final = 4
 """Of so many that are refused one did not wait as it was told, so that nobody waits for ever."""
+
+SLICE_BYTES: Final = 4096
+"""How much is parsed at a time. A single read brings 256 KiB, which may be 10,000 requests, 40,000 chunks or 40,000 frames."""
+
+MAX_STEPS: Final = 500
+"""After how many headers, and pieces of bodies, of one connection others are served."""
+
+MAX_HEADERS: Final = 200
+"""How many header fields a request may have: some of what is done with them takes as long as there are of them, for each."""
+
+PIPELINED_BYTES: Final = 4096
+"""What a request takes that waits behind another one on its connection."""
+
+MAX_IDLE_FRAMES: Final = 100
+IDLE_FRAMES_SECONDS: Final = 10.0
+"""How many frames that bring no message (pings, pongs, small pieces) a WebSocket may send in so long. Each costs as much as a request
+that is refused, and their sender six bytes.
+"""
+
+PIECE_BYTES: Final = 1024
+"""A piece of a message from this size on is no such frame."""
+
+QUEUED_MESSAGE_BYTES: Final = 512
+"""What a message of a WebSocket takes that its app has yet to take, at least."""
 
 _TICK_COUNT: Final = int(REFUSED_PER_SECOND * TICK_SECONDS)
 
@@ -161,6 +187,20 @@ def _without_chunks(cycle: RequestResponseCycle, app: Any) -> Any:
     return run
 
 
+class _TooManyHeadersError(Exception):
+    """A request has more than MAX_HEADERS."""
+
+
+class _Flow(FlowControl):
+    """Reads nothing as long as there is something that waits to be parsed, whoever wants to read on."""
+
+    is_held = False
+
+    def resume_reading(self) -> None:
+        if not self.is_held:
+            super().resume_reading()
+
+
 class HttpProtocol(Connection, HttpToolsProtocol):
     """One connection of a client."""
 
@@ -196,6 +236,12 @@ class HttpProtocol(Connection, HttpToolsProtocol):
     _held_bytes = 0
     """How many bytes of bodies are kept here until they have their answers."""
 
+    _unparsed = b""
+    """What came in and waits: until others were served, or until the requests before it are answered."""
+
+    _steps = 0
+    """How many of MAX_STEPS have been made."""
+
     def __init__(self, origins: Origins, places: Places, refusals: Refusals, connections: Connections, **arguments: Any) -> None:
         """The first four are shared by all connections; `arguments` are uvicorn's."""
         super().__init__(**arguments)
@@ -207,6 +253,7 @@ class HttpProtocol(Connection, HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         """A client has connected. Beyond the bounds it is told so at its first request, or not at all."""
         super().connection_made(transport)
+        self.flow = self._flow = _Flow(transport)
         self._head_s = self.loop.time()
         peer = self.client[0] if self.client else ""
         self._is_of_proxy = self._connections.is_trusted(peer)
@@ -219,6 +266,7 @@ class HttpProtocol(Connection, HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, and with it all who would have been answered on it."""
         super().connection_lost(exc)
+        self._unparsed = b""
         self._connections.remove(self)
         self._forget()
 
@@ -236,7 +284,9 @@ class HttpProtocol(Connection, HttpToolsProtocol):
         """A request has been answered."""
         super().on_response_complete()
         self._held_bytes = 0
-        self._connections.hold(self, 0)
+        self._hold()
+        if self._unparsed:
+            self.loop.call_soon(self._parse)
         if not self.pipeline:
             # An idle connection of a proxy is nobody's.
             self._attribute([])
@@ -264,8 +314,11 @@ class HttpProtocol(Connection, HttpToolsProtocol):
 
         Drops a name with `_`, because an environ could not tell it from the one with `-`, and a trailer.
         """
+        self._steps += 1
         if not self._in_head:
             self._head_bytes += len(name) + len(value)
+        elif len(self.headers) == MAX_HEADERS:
+            raise _TooManyHeadersError
         elif b"_" not in name:
             super().on_header(name, value)
 
@@ -307,12 +360,13 @@ class HttpProtocol(Connection, HttpToolsProtocol):
         """A part of a request's body has been read."""
         self._came_s = self.loop.time()
         self._has_body_come = True
+        self._steps += 1
         if self._refused:
             self._refused.discarded_bytes += len(body)
             return
         if not self.cycle.response_complete and not self.transport.is_closing():
             self._held_bytes += len(body)
-            if not self._connections.hold(self, self._held_bytes):
+            if not self._hold():
                 self._end_with(OVERLOADED)
                 return
         super().on_body(body)
@@ -332,11 +386,42 @@ class HttpProtocol(Connection, HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came in."""
+        is_waiting = bool(self._unparsed)
+        self._unparsed += data
+        if not is_waiting:
+            self._parse()
+
+    def _parse(self) -> None:
+        """Parses what came in, as far as it makes little to do, and until a request waits for the answers to others."""
+        at, unparsed, self._steps = 0, self._unparsed, 0
+        while at < len(unparsed) and self._steps < MAX_STEPS and not self.pipeline and not self.transport.is_closing():
+            if not self._take(unparsed[at : at + SLICE_BYTES]):
+                # Nobody may send a frame of a WebSocket before its handshake has been answered.
+                unparsed = b""
+            at += SLICE_BYTES
+        self._unparsed = b"" if self.transport.is_closing() else unparsed[at:]
+        self._flow.is_held = bool(self._unparsed)
+        if not self._hold():
+            self._end_with(OVERLOADED)
+        elif self._unparsed:
+            self.flow.pause_reading()
+            if not self.pipeline:
+                self.loop.call_soon(self._parse)
+        elif not self.pipeline and (self.cycle is None or len(self.cycle.body) <= HIGH_WATER_LIMIT):
+            self.flow.resume_reading()
+
+    def _hold(self) -> bool:
+        """Notes how much is kept here. Returns whether it may be kept."""
+        kept_bytes = self._held_bytes + len(self._unparsed) + PIPELINED_BYTES * len(self.pipeline)
+        return self._connections.hold(self, kept_bytes)
+
+    def _take(self, data: bytes) -> bool:
+        """Parses some of it. Returns whether the connection is still one of HTTP."""
         self._in_other = self._has_body_come = False
         before = self._refused
         self._unset_keepalive_if_required()
         if not self._feed(data):
-            return
+            return False
         if self._refused and self._refused is not before and not self.transport.is_closing():
             if self._is_ending:
                 self.refuse()
@@ -355,6 +440,7 @@ class HttpProtocol(Connection, HttpToolsProtocol):
         if not self._is_busy() and self.timeout_keep_alive_task is None and self._head_s is None:
             # Nothing that begins a request: it should follow soon.
             self._head_s = self.loop.time()
+        return True
 
     def refuse(self) -> bool:
         """Tells the client whose request is refused, if there is one. The rest of its body is not waited for, but read past.
@@ -420,7 +506,10 @@ class HttpProtocol(Connection, HttpToolsProtocol):
                     return False
                 data = self._head_without_offer() + data
                 self.parser = _new_parser(self)
-        except httptools.HttpParserError:
+        except httptools.HttpParserError as error:
+            if isinstance(error.__context__, _TooManyHeadersError):
+                self.send_400_response(f"It has more than {MAX_HEADERS} header fields.")
+                return True
             self.logger.warning("Invalid HTTP request received.")
             self.send_400_response("Invalid HTTP request received.")
             return True
@@ -537,6 +626,8 @@ class WebSocketProtocol(Connection, WebSocketsSansIOProtocol):
         """`connections` are shared by all; `arguments` are uvicorn's."""
         super().__init__(**arguments)
         self._connections = connections
+        self._unparsed = b""
+        self._idle_since_s, self._idle_frames = -math.inf, 0
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
@@ -555,21 +646,61 @@ class WebSocketProtocol(Connection, WebSocketsSansIOProtocol):
 
     def handle_ping(self) -> None:
         """A ping came. Who does not read gets no answers to its pings, which would pile up."""
+        self._count_idle_frame()
         if self.writable.is_set():
             super().handle_ping()
         else:
             self.conn.data_to_send()
 
+    def handle_pong(self, event: Frame) -> None:
+        """A pong came."""
+        self._count_idle_frame()
+        super().handle_pong(event)
+
+    def handle_cont(self, event: Frame) -> None:
+        """A piece of a message came. All of them are kept as one: many small ones would take far more than their bytes."""
+        if len(event.data) < PIECE_BYTES:
+            self._count_idle_frame()
+        if not isinstance(self.frames[0], bytearray):
+            self.frames = [bytearray(self.frames[0])]  # type: ignore[list-item] # the library joins or decodes it, as it does bytes
+        self.frames[0] += event.data
+        if event.fin:
+            self.send_receive_event_to_app()
+
     def data_received(self, data: bytes) -> None:
         """Bytes came in."""
         self._came_s = self.loop.time()
-        super().data_received(data)
+        self._unparsed += data
+        self._parse()
+
+    async def receive(self) -> Any:
+        """The next message for the app."""
+        message = await super().receive()
+        self._parse()
+        return message
+
+    def _parse(self) -> None:
+        """Parses what came in, until there is a message that the app has yet to take."""
+        at, unparsed = 0, self._unparsed
+        while at < len(unparsed) and not self.read_paused and not self.transport.is_closing():
+            super().data_received(unparsed[at : at + SLICE_BYTES])
+            at += SLICE_BYTES
+        self._unparsed = unparsed[at:]
         held_bytes = len(self.conn.reader.buffer) + sum(map(len, self.frames))
-        if not held_bytes:
+        if not held_bytes and not self.frames:
             self._began_s = None
         elif self._began_s is None:
             self._began_s = self._came_s
-        if not self._connections.hold(self, held_bytes):
+        if not self._connections.hold(self, held_bytes + len(self._unparsed) + QUEUED_MESSAGE_BYTES * self.queue.qsize()):
+            self.abort()
+
+    def _count_idle_frame(self) -> None:
+        """Counts a frame that brings no message. One too many ends the connection."""
+        now_s = self.loop.time()
+        if now_s - self._idle_since_s > IDLE_FRAMES_SECONDS:
+            self._idle_since_s, self._idle_frames = now_s, 0
+        self._idle_frames += 1
+        if self._idle_frames > MAX_IDLE_FRAMES:
             self.abort()
 
     def _is_late(self, now_s: float) -> bool:
