@@ -393,7 +393,9 @@ class HttpProtocol(Connection, HttpToolsProtocol):
 
     def _parse(self) -> None:
         """Parses what came in, as far as it makes little to do, and until a request waits for the answers to others."""
-        at, unparsed, self._steps = 0, self._unparsed, 0
+        at, self._steps = 0, 0
+        # None of it is counted twice.
+        unparsed, self._unparsed = self._unparsed, b""
         while at < len(unparsed) and self._steps < MAX_STEPS and not self.pipeline and not self.transport.is_closing():
             if not self._take(unparsed[at : at + SLICE_BYTES]):
                 # Nobody may send a frame of a WebSocket before its handshake has been answered.
@@ -681,7 +683,8 @@ class WebSocketProtocol(Connection, WebSocketsSansIOProtocol):
 
     def _parse(self) -> None:
         """Parses what came in, until there is a message that the app has yet to take."""
-        at, unparsed = 0, self._unparsed
+        at = 0
+        unparsed, self._unparsed = self._unparsed, b""
         while at < len(unparsed) and not self.read_paused and not self.transport.is_closing():
             super().data_received(unparsed[at : at + SLICE_BYTES])
             at += SLICE_BYTES
