@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-import orjson
 import socketio
 import structlog
 from engineio import exceptions
@@ -23,6 +22,7 @@ from engineio.packet import CLOSE, MESSAGE, PONG, Packet
 
 from rest_facade.bridge import ClientGoneError, Message, Receive, Send, read_body
 from rest_facade.connections import CLIENT, MAX_PER_CLIENT
+from rest_facade.engine_refusals import AllKeys, refuse, telling, unreadable
 from rest_facade.errors import RETRY_AFTER_SECONDS, ApiError
 
 MAX_PACKETS: Final = 1000
@@ -52,13 +52,15 @@ MAX_CONNECTING: Final = 1000
 MAX_POLLING: Final = 10_000
 """How many sockets there may be before a handshake of polling is refused. One client may have MAX_PER_CLIENT by polling."""
 
-_SERVER_NAMES: Final = ("handlers", "sockets", "on", "ping_interval", "ping_timeout")
+_SERVER_NAMES: Final = ("handlers", "sockets", "on", "ping_interval", "ping_timeout", "log_message_keys")
 _SOCKET_NAMES: Final = (
     *("poll", "receive", "close", "queue", "sid"),
     *("closed", "connected", "upgraded", "upgrading"),
     *("schedule_ping", "_send_ping", "last_ping"),
 )
 """What is used of the library's server and of its sockets."""
+
+_METHODS: Final = ("GET", "OPTIONS", "POST")
 
 _FROM_CLIENTS: Final = (CLOSE, PONG, MESSAGE)
 """The types of packets that clients send, but for those that change the transport."""
@@ -86,7 +88,7 @@ class Engine:
     def __init__(self, io: socketio.AsyncServer, path: str, max_bytes: int) -> None:
         """`max_bytes` is the greatest size of a POST's body."""
         self._eio = io.eio
-        self._app = socketio.ASGIApp(io, socketio_path=path)
+        self._library = socketio.ASGIApp(io, socketio_path=path)
         self._max_bytes = max_bytes
         # The timers of the sockets that are about to connect, in the order of their handshakes.
         self._connecting: dict[str, asyncio.TimerHandle] = {}
@@ -97,6 +99,7 @@ class Engine:
         self._counts: Counter[str] = Counter()
         self._is_checked = not _find_missing(self._eio)
         if self._is_checked:
+            self._eio.log_message_keys = AllKeys()
             self._eio.on("connect", self._prepare(self._eio.handlers["connect"]))
             self._eio.on("disconnect", self._forget(self._eio.handlers["disconnect"]))
             self._eio.on("message", self._guard(self._eio.handlers["message"]))
@@ -109,10 +112,16 @@ class Engine:
             await self._serve_websocket(scope, receive, send)
         elif scope["method"] == "POST":
             await self._serve_post(scope, receive, send)
+        elif scope["method"] not in _METHODS:
+            told = "Socket.IO does not have this method"
+            await refuse(send, ApiError("METHOD_NOT_ALLOWED", told, method=scope["method"], allowed=list(_METHODS)))
         elif scope["method"] == "GET" and "sid" not in _query(scope) and self._is_full_for(scope["state"].get(CLIENT)):
-            await _refuse(send, _full())
+            await refuse(send, _full())
         else:
             await self._app(scope, _giving(b""), send)
+
+    async def _app(self, scope: Message, receive: Receive, send: Send) -> None:
+        await self._library(scope, receive, telling(send))
 
     async def end(self, transport: Any) -> None:
         """Ends a connection. Its poll, or its WebSocket, ends with it."""
@@ -148,15 +157,15 @@ class Engine:
         if transport is not None and transport.connected and not transport.upgraded:
             try:
                 if query.get("transport", ["polling"])[0] != "polling":
-                    raise _unreadable("a POST belongs to the transport polling")
+                    raise unreadable("a POST belongs to the transport polling")
                 body = await read_body(receive, self._max_bytes)
                 if body is None:
-                    raise _unreadable(f"the payload is larger than {self._max_bytes} bytes")
+                    raise unreadable(f"the payload is larger than {self._max_bytes} bytes")
                 left = await self._handle(transport, _packets(body))
             except ApiError as error:
                 _log.info("a polling client's request cannot be read", reason=error.message)
                 await self.end(transport)
-                await _refuse(send, error)
+                await refuse(send, error)
                 return
             except ClientGoneError:
                 return
@@ -177,9 +186,9 @@ class Engine:
                 return text.encode()
             await transport.receive(packet)
             if transport.closed:
-                raise _unreadable("a packet is not one of Socket.IO, or the connection has ended")
+                raise unreadable("a packet is not one of Socket.IO, or the connection has ended")
             if transport.queue.qsize() > MAX_WAITING:
-                raise _unreadable(f"more than {MAX_WAITING} packets wait to be polled")
+                raise unreadable(f"more than {MAX_WAITING} packets wait to be polled")
             if count % SLICE == 0:
                 await asyncio.sleep(0)
         return b""
@@ -342,10 +351,10 @@ def _packets(body: bytes) -> list[str]:
         if text.startswith("d="):
             text = parse_qs(text)["d"][0]
     except (ValueError, LookupError):
-        raise _unreadable("the payload is not UTF-8") from None
+        raise unreadable("the payload is not UTF-8") from None
     texts = text.split(_SEPARATOR, MAX_PACKETS)
     if len(texts) > MAX_PACKETS:
-        raise _unreadable(f"the payload has more than {MAX_PACKETS} packets")
+        raise unreadable(f"the payload has more than {MAX_PACKETS} packets")
     return texts
 
 
@@ -353,20 +362,20 @@ def _read(text: str) -> Packet:
     """Reads one packet of a client. Raises ApiError."""
     if not _PACKET.match(text):
         # The library would read it as JSON, and fail at what is nested deeply, where nobody catches that.
-        raise _unreadable("a packet is not one that clients send")
+        raise unreadable("a packet is not one that clients send")
     try:
         packet = Packet(encoded_packet=text)
     except (ValueError, RecursionError):
-        raise _unreadable("a packet is not one of Engine.IO") from None
+        raise unreadable("a packet is not one of Engine.IO") from None
     if packet.packet_type not in _FROM_CLIENTS:
-        raise _unreadable(f"clients do not send packets of type {packet.packet_type}")
+        raise unreadable(f"clients do not send packets of type {packet.packet_type}")
     return packet
 
 
 def _check_frame(text: str | None) -> None:
     """Raises ApiError for a frame that cannot be read, or is binary (None)."""
     if text is None:
-        raise _unreadable("binary frames are not taken")
+        raise unreadable("binary frames are not taken")
     _read(text)
 
 
@@ -383,10 +392,6 @@ def _full() -> ApiError:
     return ApiError("OVERLOADED", "There are too many sockets", retryAfterSeconds=RETRY_AFTER_SECONDS)
 
 
-def _unreadable(reason: str) -> ApiError:
-    return ApiError("INVALID_REQUEST", f"Invalid request: {reason}", reason=reason)
-
-
 def _giving(body: bytes) -> Receive:
     """Has the library receive this body."""
 
@@ -394,11 +399,3 @@ def _giving(body: bytes) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return receive
-
-
-async def _refuse(send: Send, error: ApiError) -> None:
-    body = orjson.dumps(error.body)
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
-    await send({"type": "http.response.start", "status": error.http_status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

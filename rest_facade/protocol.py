@@ -675,6 +675,13 @@ class WebSocketProtocol(Connection, WebSocketsSansIOProtocol):
         self._unparsed += data
         self._parse()
 
+    async def send(self, message: Any) -> None:
+        """Sends what the app says."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            # The handshake has its answer, which uvicorn would log the want of.
+            self.handshake_complete = True
+
     async def receive(self) -> Any:
         """The next message for the app."""
         message = await super().receive()
