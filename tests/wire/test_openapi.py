@@ -76,8 +76,10 @@ def _texts() -> dict[str, str]:
         f"At most {limits.MAX_ATTACHMENTS_BYTES // 2**20} MiB as compact JSON, "
         f"{limits.MAX_DEPTH} levels deep and {limits.MAX_ATTACHMENT_VALUES:,} values."
     )
-    large = f"Above {WHOLE_BYTES // 2**20} MiB it is sent as it arrives, without Content-Length; "
+    large = (
+        f"Above {WHOLE_BYTES // 2**20} MiB it is sent as it arrives, without Content-Length; "
         "one that ends without its last chunk is not whole."
+    )
     return {
         "paths./api/messaging/sessions.get.responses.200.description": f"A page of the active sessions. {large}",
         "paths./api/messaging/sessions/{sessionId}/messages.get.responses.200.description": f"A page of the history. {large}",
