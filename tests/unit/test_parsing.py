@@ -225,3 +225,17 @@ def _never(_: bytes) -> Any:
 
 def _varint(value: int) -> bytes:
     return bytes([value & 0x7F | 0x80]) + _varint(value >> 7) if value > 0x7F else bytes([value])
+
+
+@pytest.mark.parametrize("field", [b"\x78\0", b"\x7d\0\0\0\0", b"\x79\0\0\0\0\0\0\0\0", b"\xf8\xff\xff\xff\x0f\0"])
+def test_fields_that_are_numbers_are_counted_too(field: bytes) -> None:
+    large = field * (parsing.MAX_PARTS + 1)
+    with pytest.raises(InvalidRequestError, match="fields"):
+        parsing.reader("/eliza.sessions.v1.MessageService/SendMessage", _never)(large)
+
+
+@pytest.mark.parametrize("begin", [b"", b"\x78", b"\x7a"], ids=["key", "number", "length"])
+def test_a_number_without_end_is_not_read_to_the_end(begin: bytes) -> None:
+    # To put it together takes the square of its length: half an hour, while nobody else is served.
+    with pytest.raises(InvalidRequestError, match="not a message"):
+        parsing.reader("/eliza.sessions.v1.MessageService/SendMessage", SendMessageRequest.FromString)(begin + b"\xff" * 3_000_000)
