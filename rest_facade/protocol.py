@@ -413,7 +413,9 @@ class HttpProtocol(Connection, HttpToolsProtocol):
             self.flow.resume_reading()
 
     def _hold(self) -> bool:
-        """Notes how much is kept here. Returns whether it may be kept."""
+        """Notes how much is kept here, while there is a client. Returns whether it may be kept."""
+        if self.parser is None:
+            return True
         kept_bytes = self._held_bytes + len(self._unparsed) + PIPELINED_BYTES * len(self.pipeline)
         return self._connections.hold(self, kept_bytes)
 
@@ -701,7 +703,9 @@ class WebSocketProtocol(Connection, WebSocketsSansIOProtocol):
             self._began_s = None
         elif self._began_s is None:
             self._began_s = self._came_s
-        if not self._connections.hold(self, held_bytes + len(self._unparsed) + QUEUED_MESSAGE_BYTES * self.queue.qsize()):
+        kept_bytes = held_bytes + len(self._unparsed) + QUEUED_MESSAGE_BYTES * self.queue.qsize()
+        # Once its client has gone, nothing more is noted: nobody would take it back.
+        if not self.disconnected and not self._connections.hold(self, kept_bytes):
             self.abort()
 
     def _count_idle_frame(self) -> None:

@@ -447,6 +447,25 @@ async def test_few_messages_of_a_websocket_wait_for_those_before_them(monkeypatc
                 await asyncio.sleep(0)
         assert 0 < most <= SLICE_BYTES // 7 + 1
         assert connection in facade.shared._clients
+        # Nothing is noted of one that goes in the midst of its messages.
+        connection.data_received(b"\x81\x81\0\0\0\x003" * count)
+        assert facade.shared._held_bytes > 0
+        connection.abort()
+        await until(lambda: not facade.shared._clients and connection.queue.empty())
+        assert facade.shared._held_bytes == 0
+
+
+async def test_nothing_is_noted_of_requests_whose_client_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(monkeypatch) as facade:
+        await facade.connect()
+        connection = await the_only_one(facade, HttpProtocol)
+        connection.data_received(HEALTH * 1000)
+        assert facade.shared._held_bytes > 0
+        connection.abort()
+        await until(lambda: not facade.shared._clients)
+        connection._parse()
+        await until(lambda: not connection.tasks)
+        assert facade.shared._held_bytes == 0
 
 
 def test_the_soft_limit_of_descriptors_becomes_the_hard_one(monkeypatch: pytest.MonkeyPatch) -> None:
