@@ -42,10 +42,13 @@ MAX_REPLY_BYTES: Final = 15 * 256 * 1024
 """The same from an agent, whose content, thought and actions are longer."""
 
 MAX_PARTS: Final = 32_768
-"""Of how many fields a request is made at most, those of the messages in it included. A value of attachments or metadata is up to four.
+"""Of how many messages and texts a request is made at most. A value of attachments or metadata is up to four.
 
 Empty, it is two bytes here and a hundred once it is parsed: what is large is counted first.
 """
+
+MAX_FIELDS: Final = 2 * MAX_PARTS
+"""Of how many fields in all, numbers included: to count them takes time, too."""
 
 _LARGE: Final[Mapping[str, tuple[int, type[Message]]]] = {
     # Its metadata is small, but REST takes bodies of 2 MiB, whose errors are told as those of their fields.
@@ -175,22 +178,26 @@ def _check_size(raw: bytes, most_bytes: int, kind: type[Message]) -> None:
     if len(raw) > most_bytes:
         raise InvalidRequestError(f"it is larger than {most_bytes} bytes")
     if not has_few_parts(raw, kind):
-        raise InvalidRequestError(f"it is made of more than {MAX_PARTS} fields")
+        raise InvalidRequestError(f"it is made of more than {MAX_PARTS} values and texts, or {MAX_FIELDS} fields")
 
 
 def has_few_parts(raw: bytes, kind: type[Message]) -> bool:
-    """Whether a request of this kind has MAX_PARTS fields at most; what is small is not counted. Bytes that are no message may pass."""
+    """Whether a request of this kind has MAX_PARTS and MAX_FIELDS at most; what is small is not counted.
+
+    Bytes that are no message may pass.
+    """
     if len(raw) <= MAX_REQUEST_BYTES:
         return True
-    left, pending = MAX_PARTS, [(0, len(raw), kind.DESCRIPTOR)]
+    left, left_fields, pending = MAX_PARTS, MAX_FIELDS, [(0, len(raw), kind.DESCRIPTOR)]
     try:
         while pending:
             at, end, message = pending.pop()
             inner = message.fields_by_number
             while at < end:
                 key, at = _varint(raw, at)
-                left -= 1
-                if left < 0:
+                left_fields -= 1
+                left -= key & 7 == 2
+                if left < 0 or left_fields < 0:
                     return False
                 match key & 7:
                     case 0:

@@ -229,7 +229,7 @@ def _varint(value: int) -> bytes:
 
 @pytest.mark.parametrize("field", [b"\x78\0", b"\x7d\0\0\0\0", b"\x79\0\0\0\0\0\0\0\0", b"\xf8\xff\xff\xff\x0f\0"])
 def test_fields_that_are_numbers_are_counted_too(field: bytes) -> None:
-    large = field * (parsing.MAX_PARTS + 1)
+    large = field * (parsing.MAX_FIELDS + 1)
     with pytest.raises(InvalidRequestError, match="fields"):
         parsing.reader("/eliza.sessions.v1.MessageService/SendMessage", _never)(large)
 
