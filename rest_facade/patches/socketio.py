@@ -17,7 +17,7 @@ from engineio.async_socket import AsyncSocket
 from engineio.packet import Packet
 
 PRIVATE_NAMES: Final = (
-    *(f"AsyncServer.eio.{name}" for name in ("handlers", "sockets", "on", "ping_interval", "ping_timeout")),
+    *(f"AsyncServer.eio.{name}" for name in ("handlers", "sockets", "on", "ping_interval", "ping_timeout", "log_message_keys")),
     *(f"AsyncSocket.{name}" for name in ("poll", "receive", "close", "queue", "sid", "closed", "connected", "upgraded", "upgrading")),
     *(f"AsyncSocket.{name}" for name in ("server", "schedule_ping", "_send_ping", "last_ping")),
     *(f"AsyncServer.manager.{name}" for name in ("eio_sid_from_sid", "is_connected")),
@@ -36,6 +36,18 @@ def missing_names(io: socketio.AsyncServer) -> list[str]:
     missing = [name for name in PRIVATE_NAMES if not _has(roots, name)]
     handlers = getattr(io.eio, "handlers", ())
     return missing + [f"the handler of {event}" for event in _HANDLERS if event not in handlers]
+
+
+class _AllKeys(set[str]):
+    """Every key is in it."""
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+
+def silence_refusals(io: socketio.AsyncServer) -> None:
+    """Has Engine.IO log no refusal as an error, which it does once for each kind: it takes all for logged."""
+    io.eio.log_message_keys = _AllKeys()
 
 
 def find_transport(io: socketio.AsyncServer, socket_id: str) -> Any:

@@ -12,7 +12,6 @@ from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-import orjson
 import socketio
 import structlog
 from engineio.packet import CLOSE, MESSAGE, PONG, Packet
@@ -21,6 +20,7 @@ from rest_facade.front_door.asgi import TOO_LARGE, Message, Receive, Send
 from rest_facade.front_door.connections import CLIENT, MAX_PER_CLIENT
 from rest_facade.patches import socketio as patched
 from rest_facade.shapes.errors import RETRY_AFTER_SECONDS, ApiError
+from rest_facade.socketio.engine_refusals import refuse, telling, unreadable
 
 MAX_PACKETS: Final = 1000
 """How many packets a POST may hold."""
@@ -49,6 +49,8 @@ MAX_CONNECTING: Final = 1000
 MAX_POLLING: Final = 10_000
 """How many sockets there may be before a handshake of polling is refused. One client may have MAX_PER_CLIENT by polling."""
 
+_METHODS: Final = ("GET", "OPTIONS", "POST")
+
 _FROM_CLIENTS: Final = (CLOSE, PONG, MESSAGE)
 """The types of packets that clients send, but for those that change the transport."""
 
@@ -75,7 +77,7 @@ class Engine:
     def __init__(self, io: socketio.AsyncServer, path: str, max_bytes: int) -> None:
         """`max_bytes` is the greatest size of a POST's body."""
         self._eio = io.eio
-        self._app = socketio.ASGIApp(io, socketio_path=path)
+        self._library = socketio.ASGIApp(io, socketio_path=path)
         self._max_bytes = max_bytes
         # The timers of the sockets that are about to connect, in the order of their handshakes.
         self._connecting: dict[str, asyncio.TimerHandle] = {}
@@ -89,6 +91,7 @@ class Engine:
         if missing:
             _log.warning("python-engineio lacks names that are needed: packets are not checked", missing=missing)
         else:
+            patched.silence_refusals(io)
             patched.wrap_handler(io, "connect", self._prepare)
             patched.wrap_handler(io, "disconnect", self._forget)
             patched.wrap_handler(io, "message", self._guard)
@@ -101,10 +104,16 @@ class Engine:
             await self._serve_websocket(scope, receive, send)
         elif scope["method"] == "POST":
             await self._serve_post(scope, receive, send)
+        elif scope["method"] not in _METHODS:
+            told = "Socket.IO does not have this method"
+            await refuse(send, ApiError("METHOD_NOT_ALLOWED", told, method=scope["method"], allowed=list(_METHODS)))
         elif scope["method"] == "GET" and "sid" not in _query(scope) and self._is_full_for(scope["state"].get(CLIENT)):
-            await _refuse(send, _full())
+            await refuse(send, _full())
         else:
             await self._app(scope, _giving(b""), send)
+
+    async def _app(self, scope: Message, receive: Receive, send: Send) -> None:
+        await self._library(scope, receive, telling(send))
 
     async def end(self, transport: Any) -> None:
         """Ends a connection. Its poll, or its WebSocket, ends with it."""
@@ -140,14 +149,14 @@ class Engine:
         if transport is not None and transport.connected and not transport.upgraded:
             try:
                 if query.get("transport", ["polling"])[0] != "polling":
-                    raise _unreadable("a POST belongs to the transport polling")
+                    raise unreadable("a POST belongs to the transport polling")
                 if scope["state"][TOO_LARGE]:
-                    raise _unreadable(f"the payload is larger than {self._max_bytes} bytes")
+                    raise unreadable(f"the payload is larger than {self._max_bytes} bytes")
                 left = await self._handle(transport, _packets((await receive())["body"]))
             except ApiError as error:
                 _log.info("a polling client's request cannot be read", reason=error.message)
                 await self.end(transport)
-                await _refuse(send, error)
+                await refuse(send, error)
                 return
         # The library answers. All that it still has to do is to close the connection, where the client says so.
         of_body = (b"content-length", b"transfer-encoding")
@@ -166,9 +175,9 @@ class Engine:
                 return text.encode()
             await transport.receive(packet)
             if transport.closed:
-                raise _unreadable("a packet is not one of Socket.IO, or the connection has ended")
+                raise unreadable("a packet is not one of Socket.IO, or the connection has ended")
             if patched.count_waiting(transport) > MAX_WAITING:
-                raise _unreadable(f"more than {MAX_WAITING} packets wait to be polled")
+                raise unreadable(f"more than {MAX_WAITING} packets wait to be polled")
             if count % SLICE == 0:
                 await asyncio.sleep(0)
         return b""
@@ -274,10 +283,10 @@ def _packets(body: bytes) -> list[str]:
         if text.startswith("d="):
             text = parse_qs(text)["d"][0]
     except (ValueError, LookupError):
-        raise _unreadable("the payload is not UTF-8") from None
+        raise unreadable("the payload is not UTF-8") from None
     texts = text.split(_SEPARATOR, MAX_PACKETS)
     if len(texts) > MAX_PACKETS:
-        raise _unreadable(f"the payload has more than {MAX_PACKETS} packets")
+        raise unreadable(f"the payload has more than {MAX_PACKETS} packets")
     return texts
 
 
@@ -285,20 +294,20 @@ def _read(text: str) -> Packet:
     """Reads one packet of a client. Raises ApiError."""
     if not _PACKET.match(text):
         # The library would read it as JSON, and fail at what is nested deeply, where nobody catches that.
-        raise _unreadable("a packet is not one that clients send")
+        raise unreadable("a packet is not one that clients send")
     try:
         packet = Packet(encoded_packet=text)
     except (ValueError, RecursionError):
-        raise _unreadable("a packet is not one of Engine.IO") from None
+        raise unreadable("a packet is not one of Engine.IO") from None
     if packet.packet_type not in _FROM_CLIENTS:
-        raise _unreadable(f"clients do not send packets of type {packet.packet_type}")
+        raise unreadable(f"clients do not send packets of type {packet.packet_type}")
     return packet
 
 
 def _check_frame(text: str | None) -> None:
     """Raises ApiError for a frame that cannot be read, or is binary (None)."""
     if text is None:
-        raise _unreadable("binary frames are not taken")
+        raise unreadable("binary frames are not taken")
     _read(text)
 
 
@@ -315,10 +324,6 @@ def _full() -> ApiError:
     return ApiError("OVERLOADED", "There are too many sockets", retryAfterSeconds=RETRY_AFTER_SECONDS)
 
 
-def _unreadable(reason: str) -> ApiError:
-    return ApiError("INVALID_REQUEST", f"Invalid request: {reason}", reason=reason)
-
-
 def _giving(body: bytes) -> Receive:
     """Has the library receive this body."""
 
@@ -326,10 +331,3 @@ def _giving(body: bytes) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return receive
-
-
-async def _refuse(send: Send, error: ApiError) -> None:
-    headers = {"content-type": "application/json", **error.headers}
-    encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": error.http_status, "headers": encoded})
-    await send({"type": "http.response.body", "body": orjson.dumps(error.body)})

@@ -166,6 +166,22 @@ def detail(url: str, words: str, secret: str) -> str:
     return f"{place}: {words[:MAX_DETAIL_CHARACTERS]}" if words else place
 
 
+def error_words(body: str) -> str:
+    """What the body of an error says: its message, where it is JSON that has one as most APIs do, or all of it."""
+    with suppress(ValueError):
+        found = read_json(body)
+        for name in ("error", "message", "detail"):
+            if isinstance(found, dict) and found.get(name):
+                return message_of(found[name], body)
+    return body
+
+
+def message_of(error: object, body: str) -> str:
+    """The message of an error, which may be the error itself; the whole body where there is none."""
+    message = error.get("message") if isinstance(error, dict) else error
+    return message if isinstance(message, str) and message else body
+
+
 def cause(error: BaseException) -> str:
     """Why a connection failed, in the words of whoever noticed first: "Connection refused"; never empty."""
     words = ""

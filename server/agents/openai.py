@@ -18,6 +18,7 @@ from server.agents.http import (
     cause,
     detailed,
     is_temporary,
+    message_of,
     read_events,
     read_json,
     retry_after_s,
@@ -140,7 +141,7 @@ class OpenAi:
                 f"the agent answered with status {status}",
                 final=not is_temporary(status, headers),
                 retry_after_s=retry_after_s(headers, self._clock.now_ms()),
-                detail=_words(error.body, error.response.text),
+                detail=message_of(error.body, error.response.text),
             ) from error
         except (openai.APIConnectionError, httpx2.TransportError) as error:
             raise _unreachable(error) from error
@@ -239,7 +240,7 @@ def _piece(event: httpx2.ServerSentEvent) -> tuple[str, bool]:
             return "", False
         raise NoReplyError(_NO_COMPLETION, final=False, detail=event.data) from error
     if event.event == "error" or piece.get("object") == "error" or piece.get("error"):
-        words = _words(piece.get("error") or piece, event.data)
+        words = message_of(piece.get("error") or piece, event.data)
         raise NoReplyError(_NO_COMPLETION, final=False, detail=words)
     return text, bool(choice.get("finish_reason"))
 
@@ -251,12 +252,6 @@ def _have(kind: type[_Kind], value: object) -> _Kind:
     if value:
         raise ValueError(f"holds {type(value).__name__} where {kind.__name__} should be")
     return kind()
-
-
-def _words(error: object, body: str) -> str:
-    """What an endpoint says of its error: the message, where OpenAI's format has one, or the whole body."""
-    message = error.get("message") if isinstance(error, dict) else error
-    return message if isinstance(message, str) and message else body
 
 
 def _unreachable(error: BaseException) -> NoReplyError:

@@ -20,6 +20,7 @@ from server.agents.http import (
     ResponseRefusedError,
     cause,
     detailed,
+    error_words,
     is_temporary,
     read_clean_json,
     read_events,
@@ -228,7 +229,7 @@ async def _check_status(response: httpx2.Response, now_ms: int) -> None:
         f"the agent answered with status {status}{redirects}",
         final=not is_temporary(status, headers),
         retry_after_s=retry_after_s(headers, now_ms),
-        detail=_text(await response.aread()),
+        detail=error_words(_text(await response.aread())),
     )
 
 

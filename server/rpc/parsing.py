@@ -47,6 +47,9 @@ MAX_PARTS: Final = 32_768
 Empty, it is two bytes here and a hundred once it is parsed: what is large is counted first.
 """
 
+MAX_FIELDS: Final = 2 * MAX_PARTS
+"""Of how many fields in all, numbers included: to count them takes time, too."""
+
 _LARGE: Final[Mapping[str, tuple[int, type[Message]]]] = {
     # Its metadata is small, but REST takes bodies of 2 MiB, whose errors are told as those of their fields.
     f"/{DOMAIN}.SessionService/CreateSession": (MAX_MESSAGE_BYTES, CreateSessionRequest),
@@ -56,6 +59,9 @@ _LARGE: Final[Mapping[str, tuple[int, type[Message]]]] = {
     f"/{DOMAIN}.AgentService/UpdateAgent": (MAX_AGENT_BYTES, pb.UpdateAgentRequest),
 }
 """The methods whose requests may be larger than MAX_REQUEST_BYTES; what agents answer is read by functions of its own."""
+
+_MAX_SHIFT: Final = 63
+"""Of the last byte of a number, which has ten at most."""
 
 _MAX_ECHOED_CODE_POINTS: Final = 100
 """How much of a delivery's id is told back where the request could not be read. A good id has at most 55."""
@@ -172,20 +178,27 @@ def _check_size(raw: bytes, most_bytes: int, kind: type[Message]) -> None:
     if len(raw) > most_bytes:
         raise InvalidRequestError(f"it is larger than {most_bytes} bytes")
     if not has_few_parts(raw, kind):
-        raise InvalidRequestError(f"it is made of more than {MAX_PARTS} values and texts")
+        raise InvalidRequestError(f"it is made of more than {MAX_PARTS} values and texts, or {MAX_FIELDS} fields")
 
 
 def has_few_parts(raw: bytes, kind: type[Message]) -> bool:
-    """Whether a request of this kind has MAX_PARTS at most; what is small is not counted. Bytes that are no message may pass."""
+    """Whether a request of this kind has MAX_PARTS and MAX_FIELDS at most; what is small is not counted.
+
+    Bytes that are no message may pass.
+    """
     if len(raw) <= MAX_REQUEST_BYTES:
         return True
-    left, pending = MAX_PARTS, [(0, len(raw), kind.DESCRIPTOR)]
+    left, left_fields, pending = MAX_PARTS, MAX_FIELDS, [(0, len(raw), kind.DESCRIPTOR)]
     try:
         while pending:
             at, end, message = pending.pop()
             inner = message.fields_by_number
             while at < end:
                 key, at = _varint(raw, at)
+                left_fields -= 1
+                left -= key & 7 == 2
+                if left < 0 or left_fields < 0:
+                    return False
                 match key & 7:
                     case 0:
                         _, at = _varint(raw, at)
@@ -195,9 +208,6 @@ def has_few_parts(raw: bytes, kind: type[Message]) -> bool:
                         at += 4
                     case 2:
                         length, at = _varint(raw, at)
-                        left -= 1
-                        if left < 0:
-                            return False
                         field = inner.get(key >> 3)
                         if field is not None and field.message_type is not None:
                             pending.append((at, min(at + length, end), field.message_type))
@@ -205,16 +215,22 @@ def has_few_parts(raw: bytes, kind: type[Message]) -> bool:
                     case _:
                         # A group, which nobody sends, could hide what comes behind it.
                         return False
-    except IndexError:
-        # It ends in the midst of something, where parsing ends as well.
+    except (IndexError, _NoNumberError):
+        # It ends in the midst of something, or has a number too long, where parsing ends as well.
         return True
     return True
 
 
+class _NoNumberError(Exception):
+    """A number is longer than protobuf's may be."""
+
+
 def _varint(raw: bytes, at: int) -> tuple[int, int]:
-    """The number at an index of a message's bytes, and the index behind it. Raises IndexError."""
+    """The number at an index of a message's bytes, and the index behind it. Raises IndexError, _NoNumberError."""
     value = shift = 0
     while (byte := raw[at]) >= 0x80:
+        if shift == _MAX_SHIFT:
+            raise _NoNumberError
         value |= (byte & 0x7F) << shift
         shift += 7
         at += 1

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import AsyncMock, Mock
 
-from eliza.sessions.v1 import agent_service_pb2, session_service_pb2
+from eliza.sessions.v1 import agent_pb2, agent_service_pb2, message_service_pb2, session_service_pb2, timeout_pb2
 from server.clock import TestClock
 from server.domain.idempotency import RequestKey
 from server.domain.messages import Draft, Reply
@@ -23,6 +24,7 @@ from server.domain.sessions import Session, heartbeat
 from server.lifecycle.watch import Signals
 from server.rpc.agent_service import AgentService
 from server.rpc.encoding import Entries
+from server.rpc.message_service import MessageService
 from server.rpc.session_service import SessionService
 from server.store.sqlite.check import COUNTED
 from server.store.sqlite.store import SqliteStore
@@ -170,7 +172,16 @@ def _sessions_rpc(world: World) -> SessionService:
 
 
 def _agents_rpc(world: World) -> AgentService:
-    return AgentService(world.store, world.clock, None, None, 1)  # type: ignore[arg-type]
+    # What checks agents and delivers to them asks the store nothing here.
+    return AgentService(world.store, world.clock, AsyncMock(check=Mock(), workers=Mock()), Mock(), 1)
+
+
+def _messages_rpc(world: World) -> MessageService:
+    return MessageService(world.store, world.clock, Mock(), Entries(), 1)
+
+
+def _new_agent() -> agent_pb2.Agent:
+    return agent_pb2.Agent(agent_id=agent(6).id, name="x", kind=agent_pb2.AGENT_KIND_ECHO)
 
 
 OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
@@ -199,6 +210,23 @@ OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
     "list_agents": lambda w: w.store.list_agents(limit=100),
     "rpc ListSessions": lambda w: _sessions_rpc(w).ListSessions(session_service_pb2.ListSessionsRequest(), None),
     "rpc GetServiceStatus": lambda w: _sessions_rpc(w).GetServiceStatus(session_service_pb2.GetServiceStatusRequest(), None),
+    "rpc GetSession": lambda w: _sessions_rpc(w).GetSession(session_service_pb2.GetSessionRequest(session_id=w.one.id), None),
+    "rpc CreateSession": lambda w: _sessions_rpc(w).CreateSession(
+        session_service_pb2.CreateSessionRequest(agent_id=AGENT, user_id=USER, request_id="growth"), None
+    ),
+    "rpc SendHeartbeat": lambda w: _sessions_rpc(w).SendHeartbeat(session_service_pb2.SendHeartbeatRequest(session_id=w.one.id), None),
+    "rpc RenewSession": lambda w: _sessions_rpc(w).RenewSession(session_service_pb2.RenewSessionRequest(session_id=w.one.id), None),
+    "rpc UpdateTimeout": lambda w: _sessions_rpc(w).UpdateTimeout(
+        session_service_pb2.UpdateTimeoutRequest(session_id=w.one.id, timeout_config=timeout_pb2.TimeoutConfig(auto_renew=True)), None
+    ),
+    "rpc SendMessage": lambda w: _messages_rpc(w).SendMessage(
+        message_service_pb2.SendMessageRequest(session_id=w.one.id, content="x", request_id="growth"), None
+    ),
+    "rpc ListMessages": lambda w: _messages_rpc(w).ListMessages(message_service_pb2.ListMessagesRequest(session_id=w.one.id), None),
+    "rpc CreateAgent": lambda w: _agents_rpc(w).CreateAgent(agent_service_pb2.CreateAgentRequest(agent=_new_agent()), None),
+    "rpc GetAgent": lambda w: _agents_rpc(w).GetAgent(agent_service_pb2.GetAgentRequest(agent_id=AGENT), None),
+    "rpc UpdateAgent": lambda w: _agents_rpc(w).UpdateAgent(agent_service_pb2.UpdateAgentRequest(agent=_new_agent()), None),
+    "rpc DeleteAgent": lambda w: _agents_rpc(w).DeleteAgent(agent_service_pb2.DeleteAgentRequest(agent_id=agent(6).id), None),
     "rpc ListAgents": lambda w: _agents_rpc(w).ListAgents(agent_service_pb2.ListAgentsRequest(), None),
     "create_session": lambda w: put(w.store, session(NOW_MS), RequestKey("growth", "create", "content")),
     "apply, a message": _send,
@@ -216,6 +244,7 @@ OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
     "purge": lambda w: w.store.purge(NOW_MS, 500),
     "apply, an expiry": lambda w: w.store.apply(w.one.id, expire),
     "delete_session": lambda w: w.store.delete_session(w.one.id),
+    "rpc DeleteSession": lambda w: _sessions_rpc(w).DeleteSession(session_service_pb2.DeleteSessionRequest(session_id=w.other.id), None),
     "clear_sessions": lambda w: w.store.clear_sessions(),
 }
 """A call of each operation, in an order in which they can be carried out one after the other."""
@@ -223,6 +252,7 @@ OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
 MAY_GROW: Final = {
     ("clear_sessions", ""): "it removes everything",
     ("delete_session", ""): "it removes 256 rows of the session at most; the purge takes the rest",
+    ("rpc DeleteSession", ""): "as delete_session",
     ("list_open", "unanswered"): "it reads all open deliveries, once at the start and off the loop",
     ("apply, an expiry", "unanswered"): "the open deliveries of a session end with it; MAX_OPEN_DELIVERIES bounds them",
     ("forget_requests", ""): "as the purge",

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from eliza.sessions.v1 import agent_service_pb2, message_service_pb2, session_service_pb2
 from server.store.contract import Store
 from server.store.sqlite.check import problems
 from server.store.sqlite.group import _UPDATE_SESSIONS
@@ -33,6 +34,18 @@ def test_every_public_operation_is_called() -> None:
     called = {name.split(",")[0].split()[0] for name in OPERATIONS if not name.startswith("rpc ")}
     assert called == Store.__abstractmethods__ - {"add_listener", "close"}
     assert {operation for operation, _ in MAY_GROW} <= set(OPERATIONS)
+
+
+def test_every_call_of_the_api_is_made() -> None:
+    calls = {
+        method.name
+        for module in (session_service_pb2, message_service_pb2, agent_service_pb2)
+        for service in module.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+        if not (method.client_streaming or method.server_streaming)
+    }
+    # A reply is an `apply_delivery`. Streams read by `list_entries`, `find_answer` and `next_delivery`.
+    assert {name.removeprefix("rpc ") for name in OPERATIONS if name.startswith("rpc ")} == calls - {"Reply"}
 
 
 @pytest.mark.parametrize("name", WORLDS)

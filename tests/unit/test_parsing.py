@@ -164,9 +164,9 @@ def test_of_what_is_too_large_the_delivery_is_read(monkeypatch: pytest.MonkeyPat
 )
 def test_each_method_has_a_bound_that_is_looked_at_before_parsing(method: str, most_bytes: int) -> None:
     read = parsing.reader(f"/eliza.sessions.v1.{method}", len)  # type: ignore[arg-type] # parsing is as good as that here
-    assert read(b"\0" * most_bytes) == most_bytes
+    assert read(b"\xff" * most_bytes) == most_bytes
     with pytest.raises(InvalidRequestError, match=f"larger than {most_bytes} bytes"):
-        read(b"\0" * (most_bytes + 1))
+        read(b"\xff" * (most_bytes + 1))
 
 
 _WORDIEST: dict[str, Callable[[int], list[Any]]] = {
@@ -225,3 +225,17 @@ def _never(_: bytes) -> Any:
 
 def _varint(value: int) -> bytes:
     return bytes([value & 0x7F | 0x80]) + _varint(value >> 7) if value > 0x7F else bytes([value])
+
+
+@pytest.mark.parametrize("field", [b"\x78\0", b"\x7d\0\0\0\0", b"\x79\0\0\0\0\0\0\0\0", b"\xf8\xff\xff\xff\x0f\0"])
+def test_fields_that_are_numbers_are_counted_too(field: bytes) -> None:
+    large = field * (parsing.MAX_FIELDS + 1)
+    with pytest.raises(InvalidRequestError, match="fields"):
+        parsing.reader("/eliza.sessions.v1.MessageService/SendMessage", _never)(large)
+
+
+@pytest.mark.parametrize("begin", [b"", b"\x78", b"\x7a"], ids=["key", "number", "length"])
+def test_a_number_without_end_is_not_read_to_the_end(begin: bytes) -> None:
+    # To put it together takes the square of its length: half an hour, while nobody else is served.
+    with pytest.raises(InvalidRequestError, match="not a message"):
+        parsing.reader("/eliza.sessions.v1.MessageService/SendMessage", SendMessageRequest.FromString)(begin + b"\xff" * 3_000_000)

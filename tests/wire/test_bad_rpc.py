@@ -25,7 +25,8 @@ def standing(service: Serve, session: str, user: str) -> Any:
     return list(sessions), list(history), list(agents), now
 
 
-@pytest.fixture(scope="module")
+# Of the session, as the service is: xdist may come back to this module.
+@pytest.fixture(scope="session")
 def stream_agent(service: Serve) -> str:
     """The agent that workers may serve."""
     agent = agent_pb2.Agent(agent_id=STREAM, name="a stream", kind=agent_pb2.AGENT_KIND_STREAM)

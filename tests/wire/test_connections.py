@@ -332,6 +332,7 @@ async def test_bodies_that_are_held_have_a_bound(monkeypatch: pytest.MonkeyPatch
 async def test_a_websocket_that_only_sends_pings_holds_little_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "TICK_SECONDS", 0.02)
     monkeypatch.setattr(connections, "WRITE_SECONDS", 1)
+    monkeypatch.setattr(protocol, "MAX_IDLE_FRAMES", 10**9)
     async with running(monkeypatch) as facade:
         reader, writer = await facade.connect(WEBSOCKET)
         assert await status(reader) == 101
@@ -347,6 +348,122 @@ async def test_a_websocket_that_only_sends_pings_holds_little_and_ends(monkeypat
                 most = max([most, *(one.unsent_bytes() for one in facade.shared._clients)])
         # The answers to what comes at once, and not to all that came in a second.
         assert most < 1_000_000 < sent
+
+
+async def body(reader: asyncio.StreamReader) -> bytes:
+    """The body of the next answer."""
+    async with asyncio.timeout(HANGS_SECONDS):
+        head = await reader.readuntil(b"\r\n\r\n")
+        return await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split()[0]))
+
+
+async def the_only_one(facade: Facade, kind: type) -> Any:
+    """The only connection, which is of this kind."""
+    await until(lambda: any(isinstance(one, kind) for one in facade.shared._clients))
+    (connection,) = facade.shared._clients
+    return connection
+
+
+async def test_requests_behind_others_are_answered_in_turn_and_few_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    count, most = 1000, 0
+    async with running(monkeypatch) as facade:
+        reader, writer = await facade.connect()
+        connection = await the_only_one(facade, HttpProtocol)
+        writer.write(b"".join(b"GET /%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % number for number in range(count)))
+        for number in range(count):
+            assert b'"path":"/%d"' % number in await body(reader)
+            most = max(most, len(connection.pipeline))
+        assert 0 < most <= SLICE_BYTES // 30
+        await until(lambda: facade.shared._held_bytes == 0)
+        assert await facade.status() == 503
+
+
+async def test_others_are_served_between_the_small_chunks_of_a_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(monkeypatch) as facade:
+        reader, writer = await facade.connect(POST + b"Transfer-Encoding: chunked\r\n\r\n")
+        connection = await the_only_one(facade, HttpProtocol)
+        await until(lambda: connection.cycle is not None)
+        # As a single read brings them.
+        connection.data_received(b"1\r\n[\r\n" * 40_000)
+        assert len(connection.cycle.body) <= protocol.MAX_STEPS + SLICE_BYTES // 6
+        writer.write(b"0\r\n\r\n")
+        assert await status(reader) == 400
+
+
+async def test_a_request_of_many_headers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of(count: int) -> bytes:
+        return HEALTH[:-2] + b"a:\r\n" * (count - 1) + b"\r\n"
+
+    async with running(monkeypatch) as facade:
+        assert await facade.status(of(protocol.MAX_HEADERS)) == 503
+        assert await facade.status(of(protocol.MAX_HEADERS + 1)) == 400
+
+
+IDLE = {"pongs": b"\x8a\x80\0\0\0\0", "pings": b"\x89\x80\0\0\0\0", "pieces": b"\0\x80\0\0\0\0"}
+BEGUN = b"\x01\x82\0\0\0\0" + b"40"
+
+
+@pytest.mark.parametrize("frame", IDLE.values(), ids=IDLE)
+async def test_a_websocket_that_sends_many_frames_without_a_message_ends(monkeypatch: pytest.MonkeyPatch, frame: bytes) -> None:
+    async with running(monkeypatch) as facade:
+        reader, writer = await facade.connect(WEBSOCKET)
+        assert await status(reader) == 101
+        connection = await the_only_one(facade, WebSocketProtocol)
+        writer.write((BEGUN if frame == IDLE["pieces"] else b"") + frame * protocol.MAX_IDLE_FRAMES)
+        await until(lambda: connection._idle_frames == protocol.MAX_IDLE_FRAMES)
+        assert connection in facade.shared._clients
+        writer.write(frame)
+        await until(lambda: not facade.shared._clients)
+
+
+async def test_the_pieces_of_a_message_are_kept_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(monkeypatch) as facade:
+        reader, writer = await facade.connect(WEBSOCKET)
+        assert await status(reader) == 101
+        connection = await the_only_one(facade, WebSocketProtocol)
+        piece = b"\0\xfe\x04\0\0\0\0\0" + b" " * protocol.PIECE_BYTES
+        writer.write(BEGUN + piece * 500)
+        await until(lambda: sum(map(len, connection.frames)) == 2 + 500 * protocol.PIECE_BYTES)
+        assert len(connection.frames) == 1
+        # It is whole: a namespace that there is not.
+        writer.write(b"\x80\x82\0\0\0\0/x")
+        await until(lambda: not connection.frames)
+
+
+async def test_few_messages_of_a_websocket_wait_for_those_before_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    count, most = 20_000, 0
+    async with running(monkeypatch) as facade:
+        reader, writer = await facade.connect(WEBSOCKET)
+        assert await status(reader) == 101
+        connection = await the_only_one(facade, WebSocketProtocol)
+        # Pongs of Engine.IO, which nobody answers, and then the end.
+        writer.write(b"\x81\x81\0\0\0\0" + b"3")
+        connection.data_received(b"\x81\x81\0\0\0\x003" * count)
+        async with asyncio.timeout(HANGS_SECONDS):
+            while connection._unparsed or not connection.queue.empty():
+                most = max(most, connection.queue.qsize())
+                await asyncio.sleep(0)
+        assert 0 < most <= SLICE_BYTES // 7 + 1
+        assert connection in facade.shared._clients
+        # Nothing is noted of one that goes in the midst of its messages.
+        connection.data_received(b"\x81\x81\0\0\0\x003" * count)
+        assert facade.shared._held_bytes > 0
+        connection.abort()
+        await until(lambda: not facade.shared._clients and connection.queue.empty())
+        assert facade.shared._held_bytes == 0
+
+
+async def test_nothing_is_noted_of_requests_whose_client_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(monkeypatch) as facade:
+        await facade.connect()
+        connection = await the_only_one(facade, HttpProtocol)
+        connection.data_received(HEALTH * 1000)
+        assert facade.shared._held_bytes > 0
+        connection.abort()
+        await until(lambda: not facade.shared._clients)
+        connection._parse()
+        await until(lambda: not connection.tasks)
+        assert facade.shared._held_bytes == 0
 
 
 def test_the_soft_limit_of_descriptors_becomes_the_hard_one(monkeypatch: pytest.MonkeyPatch) -> None:

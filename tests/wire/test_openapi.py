@@ -22,6 +22,7 @@ from eliza.sessions.errors import TABLE
 from rest_facade.routes.agents import MAX_AGENTS
 from rest_facade.routes.app import create_app
 from rest_facade.routes.openapi import PATH
+from rest_facade.routes.pages import WHOLE_BYTES
 from rest_facade.upstream.backend import Backend, dial
 from server.domain.timeouts import MAX_WARNING_THRESHOLD_MINUTES, MIN_WARNING_THRESHOLD_MINUTES
 from server.settings import Settings
@@ -76,7 +77,13 @@ def _texts() -> dict[str, str]:
         f"At most {limits.MAX_ATTACHMENTS_BYTES // 2**20} MiB as compact JSON, "
         f"{limits.MAX_DEPTH} levels deep and {limits.MAX_ATTACHMENT_VALUES:,} values."
     )
+    large = (
+        f"Above {WHOLE_BYTES // 2**20} MiB it is sent as it arrives, without Content-Length; "
+        "one that ends without its last chunk is not whole."
+    )
     return {
+        "paths./api/messaging/sessions.get.responses.200.description": f"A page of the active sessions. {large}",
+        "paths./api/messaging/sessions/{sessionId}/messages.get.responses.200.description": f"A page of the history. {large}",
         "components.schemas.Metadata.description": (
             f"At most {limits.MAX_METADATA_BYTES:,} bytes as compact JSON, and {limits.MAX_DEPTH} levels deep."
         ),

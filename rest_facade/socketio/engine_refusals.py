@@ -1,0 +1,63 @@
+"""What the Engine.IO library refuses by itself, told as this API tells errors and logged in one line."""
+
+import orjson
+import structlog
+
+from eliza.sessions.errors import truncate
+from rest_facade.front_door.asgi import Message, Send
+from rest_facade.front_door.origins import ALWAYS
+from rest_facade.shapes.errors import ApiError
+
+_log = structlog.get_logger(__name__)
+
+
+def unreadable(reason: str) -> ApiError:
+    """The error for what is no request of Socket.IO."""
+    return ApiError("INVALID_REQUEST", f"Invalid request: {reason}", reason=reason)
+
+
+async def refuse(send: Send, error: ApiError) -> None:
+    """Answers an HTTP request with an error."""
+    await _answer(send, error, "http.response")
+
+
+def telling(send: Send) -> Send:
+    """A way to send on which the library's refusals become errors of this API: of HTTP requests, and of WebSockets' handshakes."""
+    is_open = is_refused = False
+
+    async def tell(message: Message) -> None:
+        nonlocal is_open, is_refused
+        kind = message["type"]
+        if kind == "http.response.start" and message["status"] >= 400:
+            is_refused = True
+        elif kind == "http.response.body" and is_refused:
+            await _refuse(send, message.get("body", b""), "http.response")
+        elif kind == "websocket.close" and not is_open:
+            # Open or not, nothing comes behind it.
+            is_open = True
+            await _refuse(send, message.get("reason", "").encode(), "websocket.http.response")
+        else:
+            is_open = is_open or kind == "websocket.accept"
+            await send(message)
+
+    return tell
+
+
+async def _refuse(send: Send, body: bytes, kind: str) -> None:
+    try:
+        reason = truncate(orjson.loads(body))
+    except ValueError:
+        reason = "the connection cannot be had"
+    _log.info("refused a request of Socket.IO", reason=reason)
+    await _answer(send, unreadable(reason), kind)
+
+
+async def _answer(send: Send, error: ApiError, kind: str) -> None:
+    body = orjson.dumps(error.body)
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
+    if kind != "http.response":
+        # Those of HTTP requests have it from the server.
+        headers += ALWAYS
+    await send({"type": f"{kind}.start", "status": error.http_status, "headers": headers})
+    await send({"type": f"{kind}.body", "body": body})
