@@ -5,8 +5,10 @@ from collections.abc import AsyncIterator, Awaitable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar, cast
 
+import flask
 import greenback
 import grpc.aio
+from google.protobuf.message import Message
 
 from eliza.sessions.v1.agent_service_pb2 import GetAgentRequest
 from eliza.sessions.v1.agent_service_pb2_grpc import AgentServiceStub
@@ -16,6 +18,8 @@ from eliza.sessions.v1.message_service_pb2 import ConverseRequest, ConverseRespo
 from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceStub
 from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSessionsResponse
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
+from rest_facade.answers import SMALL_BYTES, Answers
+from rest_facade.bridge import RELEASE
 from rest_facade.errors import RETRY_AFTER_SECONDS, ApiError
 
 if TYPE_CHECKING:
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
+
+_Page = TypeVar("_Page", bound=Message)
 
 _Call = TypeVar("_Call", bound=grpc.aio.Call)
 
@@ -46,6 +52,13 @@ _OPTIONS = [
 ]
 
 
+_STREAM_OPTIONS = [
+    ("grpc.use_local_subchannel_pool", 1),
+    # What comes before it is read stays with the server, but for HTTP/2's 64 KiB: the core would take MBs of each stream.
+    ("grpc.http2.bdp_probe", 0),
+]
+
+
 @dataclass(slots=True, eq=False)
 class _StreamChannel:
     """A channel with a connection of its own, its stubs, and how many streams are open on it."""
@@ -59,11 +72,13 @@ class _StreamChannel:
 class Backend:
     """The server's services. An async context manager: the channel belongs to the loop that enters it."""
 
-    def __init__(self, address: str, deadline_seconds: float, reply_deadline_seconds: float) -> None:
+    def __init__(self, address: str, deadline_seconds: float, reply_deadline_seconds: float, answers: Answers | None = None) -> None:
         """`address` is HOST:PORT; a call that has no answer after `deadline_seconds` fails. Nothing is opened yet.
 
-        The server has its own deadline for an agent's reply; `reply_deadline_seconds` should not be less.
+        The server has its own deadline for an agent's reply; `reply_deadline_seconds` should not be less. `answers` says when there
+        is room for what is large.
         """
+        self.answers = answers or Answers()
         self._address = address
         self.deadline_seconds = deadline_seconds
         self.reply_deadline_seconds = deadline_seconds + reply_deadline_seconds
@@ -99,7 +114,7 @@ class Backend:
             if one.streams < STREAMS_PER_CHANNEL:
                 return one
         # Channels to one address would share a connection otherwise.
-        channel = grpc.aio.insecure_channel(self._address, [*_OPTIONS, ("grpc.use_local_subchannel_pool", 1)])
+        channel = grpc.aio.insecure_channel(self._address, [*_OPTIONS, *_STREAM_OPTIONS])
         self._stream_channels.append(_StreamChannel(channel, SessionServiceStub(channel), MessageServiceStub(channel)))
         return self._stream_channels[-1]
 
@@ -128,7 +143,8 @@ class Backend:
                 following.cancel()
             if not following.done() or (item := following.result()) is None:
                 return
-            yield item[0]
+            # Kept no longer, while its client reads what becomes of it.
+            yield item.pop()
 
     async def agent_name(self, agent_id: str) -> str:
         """What people call an agent; one that has been removed is "Agent". Raises grpc.aio.AioRpcError."""
@@ -158,6 +174,15 @@ class Backend:
         """Makes one call from a view and waits for its answer. Raises grpc.aio.AioRpcError; ApiError when the request was cancelled."""
         return self.wait(method(request, timeout=self.deadline_seconds))
 
+    def read_page(self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Page], request: _Request) -> _Page:
+        """Makes a call as `call` does whose answer may be large: while much is held already, it is let go and read once there is room."""
+        page = self.call(method, request)
+        if page.ByteSize() <= SMALL_BYTES or not self.answers.is_full:
+            return page
+        del page
+        flask.request.environ[RELEASE]()
+        return self.wait(self.answers.read(lambda: method(request, timeout=self.deadline_seconds)))
+
 
 async def _outcome(answer: Awaitable[_Response]) -> tuple[_Response | None, BaseException | None]:
     """What an awaitable returns, or raises: raised through a greenlet, an error would be kept by the frames that it has."""
@@ -174,8 +199,8 @@ async def read(call: "_Streaming[_Response]") -> _Response | None:
     return None if response is grpc.aio.EOF else cast(_Response, response)
 
 
-async def _next(items: AsyncIterator[_Response]) -> tuple[_Response] | None:
-    """The next item, in a tuple because it may be None itself; None at the end."""
+async def _next(items: AsyncIterator[_Response]) -> list[_Response] | None:
+    """The next item, in a list because it may be None itself; None at the end."""
     async for item in items:
-        return (item,)
+        return [item]
     return None

@@ -109,6 +109,8 @@ class Bridge:
             for chunk in chunks:
                 if chunk:
                     greenback.await_(send({"type": "http.response.body", "body": chunk, "more_body": True}))
+                # Not kept while the next one is made, or waited for.
+                del chunk
         finally:
             if hasattr(chunks, "close"):
                 chunks.close()

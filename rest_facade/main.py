@@ -52,10 +52,10 @@ async def serve(
     `allowed_origins` and `allowed_hosts` mean. `trusted_proxies` name their clients in X-Forwarded-For.
     """
     origins = Origins(allowed_origins, allowed_hosts, is_loopback=is_loopback(listener.getsockname()[0]))
-    backend = Backend(server, deadline_seconds, reply_deadline_seconds)
+    connections = Connections(trusted_proxies)
+    backend = Backend(server, deadline_seconds, reply_deadline_seconds, connections.answers)
     sockets = Sockets(backend, max_body_bytes)
     places = Places(max_requests)
-    connections = Connections(trusted_proxies)
     bridge = Admission(Bridge(create_app(backend), _running(backend, sockets, connections), max_body_bytes), places)
 
     async def app(scope: Message, receive: Receive, send: Send) -> None:

@@ -16,6 +16,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from eliza.sessions.v1.errors import cut
 from rest_facade.admission import OVERLOADED, STOPPING, Places, Refusal, come_back, is_followed, refusal_of
+from rest_facade.answers import SMALL_BYTES
 from rest_facade.bridge import Message, Receive, Send
 from rest_facade.connections import CLIENT, HEAD_SECONDS, Connection, Connections, Entry
 from rest_facade.errors import RETRY_AFTER_SECONDS, ApiError
@@ -123,15 +124,28 @@ def _new_parser(protocol: HttpToolsProtocol) -> httptools.HttpRequestParser:
     return parser
 
 
-def _paced(cycle: RequestResponseCycle, app: Any) -> Any:
-    """An app that goes on with a response when its client has read most of what there is of it.
+def _paced(connection: "HttpProtocol", connections: Connections, cycle: RequestResponseCycle, app: Any) -> Any:
+    """An app that goes on with a response when its client has read most of what there is of it. What is large goes out in pieces.
 
     uvicorn has it wait before a write instead: the next part would be made, and held, by then.
     """
 
     async def run(scope: Any, receive: Receive, send: Send) -> None:
         async def write(message: Message) -> None:
-            await send(message)
+            body = message.pop("body", b"")
+            if len(body) > SMALL_BYTES:
+                connections.begin_part(connection, body)
+                try:
+                    while connection.part_left > SMALL_BYTES and not cycle.disconnected:
+                        start = len(body) - connection.part_left
+                        connection.part_left -= SMALL_BYTES
+                        await send({**message, "body": body[start : start + SMALL_BYTES], "more_body": True})
+                        if cycle.flow.write_paused and not cycle.disconnected:
+                            await cycle.flow.drain()
+                    body = body[len(body) - connection.part_left :]
+                finally:
+                    connections.end_part(connection)
+            await send({**message, "body": body})
             if message.get("more_body") and cycle.flow.write_paused and not cycle.disconnected:
                 await cycle.flow.drain()
 
@@ -270,7 +284,7 @@ class HttpProtocol(Connection, HttpToolsProtocol):
             super().on_header(name, value)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        app = _paced(cycle, app)
+        app = _paced(self, self._connections, cycle, app)
         is_old = cycle.scope["http_version"] < "1.1"
         super()._start_asgi_task(cycle, _without_chunks(cycle, app) if is_old else app)
 

@@ -61,6 +61,7 @@ def add_routes(app: flask.Flask, backend: Backend) -> None:
 class _Views:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self._told = sse.Told()
 
     def create_session(self) -> flask.Response:
         """Creates a session of a user with an agent: 201."""
@@ -130,7 +131,7 @@ class _Views:
         except BaseException:
             follower.close()
             raise
-        return sse.respond(sse.session_events(self._backend, follower, room), follower.close)
+        return sse.respond(sse.session_events(self._backend, follower, room, self._told), follower.close)
 
     def list_messages(self, session_id: str) -> flask.Response:
         """Pages through the history, newest first."""

@@ -1,6 +1,7 @@
 """Server-sent events: how they are written, and the two streams there are."""
 
 import random
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
@@ -13,9 +14,16 @@ from eliza.sessions.v1.message_service_pb2 import SendMessageResponse
 from rest_facade import bodies, codec, errors, events
 from rest_facade.backend import Backend
 from rest_facade.converse import Conversation
-from rest_facade.follow import Follower
+from rest_facade.follow import Follower, Happening
 
 RETRY_MS: Final = 1000
+
+KEPT_BYTES: Final = 4 * 1024 * 1024
+"""How many bytes of events are kept for who is told them next."""
+
+OVERHEAD_BYTES: Final = 500
+"""What a kept event costs beside its bytes, about."""
+
 HEARTBEAT: Final = b": alive\n\n"
 
 KIND: Final = "text/event-stream"
@@ -59,26 +67,54 @@ def respond(stream: Iterator[bytes], on_close: Callable[[], None], headers: Mapp
     return response
 
 
-def session_events(backend: Backend, follower: Follower, room: events.Room) -> Iterator[bytes]:
+class Told:
+    """The events of messages that were told last, as they are written: once for all who follow a session."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, int, str], bytes] = OrderedDict()
+        self._room = KEPT_BYTES
+
+    def write(self, item: Happening, room: events.Room) -> bytes:
+        """What a follower of a session is told of what happens there."""
+        if isinstance(item, LogEntry):
+            if not item.HasField("message"):
+                return _entry(item, room)
+            key = (item.session_id, item.sequence, room.agent_name)
+            written = self._kept.get(key)
+            if written is None:
+                written = self._kept[key] = _entry(item, room)
+                self._room -= len(written) + OVERHEAD_BYTES
+                while self._room < 0:
+                    self._room += len(self._kept.popitem(last=False)[1]) + OVERHEAD_BYTES
+            return written
+        if isinstance(item, ReplyAborted):
+            return event("messageStreamAborted", events.stream_aborted(item))
+        if isinstance(item, SessionDeleted):
+            return event("sessionDeleted", events.session_deleted(item.session_id))
+        return event("messageStreamChunk", events.stream_chunk(item, room.session.channel_id))
+
+
+def _entry(entry: LogEntry, room: events.Room) -> bytes:
+    """An entry as one event, whatever it did; nothing for what this facade does not know."""
+    written = b""
+    for name, payload in events.entry_events(entry, room)[:1]:
+        if entry.HasField("message"):
+            payload["sessionStatus"] = codec.session_status(entry.session_status)
+        written = event(name, payload, entry.sequence)
+    return written
+
+
+def session_events(backend: Backend, follower: Follower, room: events.Room, told: Told) -> Iterator[bytes]:
     """A session's events, one for each entry of its log; `id:` is the sequence.
 
     A message that renewed is one event, so that its id resumes behind all of it: what it did is its `sessionStatus`.
     """
     yield f"retry: {RETRY_MS}\n\n".encode()
     for item in backend.iterate(aiter(follower)):
-        if item is None:
-            yield HEARTBEAT
-        elif isinstance(item, LogEntry):
-            for name, payload in events.entry_events(item, room)[:1]:
-                if item.HasField("message"):
-                    payload["sessionStatus"] = codec.session_status(item.session_status)
-                yield event(name, payload, item.sequence)
-        elif isinstance(item, ReplyAborted):
-            yield event("messageStreamAborted", events.stream_aborted(item))
-        elif isinstance(item, SessionDeleted):
-            yield event("sessionDeleted", events.session_deleted(item.session_id))
-        else:
-            yield event("messageStreamChunk", events.stream_chunk(item, room.session.channel_id))
+        written = [HEARTBEAT if item is None else told.write(item, room)]
+        # Neither is kept, the one while it is read, the other while the next one is waited for.
+        del item
+        yield written.pop()
 
 
 def conversation(backend: Backend, talk: Conversation, sent: SendMessageResponse) -> Iterator[bytes]:

@@ -7,10 +7,11 @@ oldest are let go. However many watch a session, they are woken some at a time, 
 
 import asyncio
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from server.domain.errors import (
     DomainError,
@@ -25,6 +26,9 @@ from server.domain.sessions import Outcome, Session, require_live
 from server.store.base import Commit, Store
 
 PAGE_ENTRIES: Final = 100
+SMALL_BYTES: Final = 64 * 1024
+"""How many entries are read at a time, and how much text: a larger entry is read by itself, and only where there is room for it."""
+
 WAITING_CHUNKS: Final = 1000
 WAITING_CODE_POINTS: Final = 200_000
 """How many pieces of a session's replies are kept, and how much text: twice what a reply may have."""
@@ -56,6 +60,32 @@ class Deleted:
 
 Item: TypeAlias = tuple[Session, Entry | Piece] | Deleted | End
 """Something that a watch has to tell; the session with it is as it was when it was joined."""
+
+
+class Room(Protocol):
+    """Whether what is told may be large: where much waits for slow clients already, it may not."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing large should be read now."""
+
+    def when_free(self, wake: Callable[[], None]) -> None:
+        """Calls this once there is room again, as it may seem."""
+
+    def forget(self, wake: Callable[[], None]) -> None:
+        """Does not call it."""
+
+
+class Unbounded:
+    """A Room that is never full."""
+
+    is_full = False
+
+    def when_free(self, wake: Callable[[], None]) -> None:
+        """Is never used."""
+
+    def forget(self, wake: Callable[[], None]) -> None:
+        """Has nothing to forget."""
 
 
 class Pieces:
@@ -254,11 +284,15 @@ class Signals:
 class Watch:
     """Follows any number of sessions, for one reader. To be closed after use."""
 
-    def __init__(self, store: Store, signals: Signals) -> None:
+    def __init__(self, store: Store, signals: Signals, room: Room | None = None) -> None:
+        """Waits before it reads something large while `room` is full."""
         self._store = store
         self._signals = signals
+        self._room: Room = room or Unbounded()
         self._places: dict[str, _Place] = {}
         self._woken: dict[str, None] = {}
+        # Woken, but what comes next is large, and there was no room.
+        self._held_back: dict[str, None] = {}
         self._deleted: set[str] = set()
         self._wake = asyncio.Event()
         signals.register(self)
@@ -299,6 +333,7 @@ class Watch:
     def close(self) -> None:
         """Follows nothing any longer."""
         self._signals.unregister(self)
+        self._room.forget(self.wake_up)
         for session_id in list(self._places):
             self.leave(session_id)
 
@@ -318,7 +353,7 @@ class Watch:
         self._wake.set()
 
     def wake_up(self) -> None:
-        """Has the watch look at whether the service stops."""
+        """Has the watch look again: at whether the service stops, or there is room."""
         self._wake.set()
 
     def mark_deleted(self, session_id: str) -> None:
@@ -327,11 +362,16 @@ class Watch:
 
     async def _read(self) -> list[Item]:
         """What one of the woken sessions has to tell; empty when none has anything."""
+        if not self._room.is_full:
+            self._woken |= self._held_back
+            self._held_back.clear()
         while self._woken:
             if self._signals.closed:
                 break
             session_id = next(iter(self._woken))
             del self._woken[session_id]
+            if session_id in self._held_back:
+                continue
             try:
                 if (place := self._places.get(session_id)) and (items := await self._read_session(place)):
                     return items
@@ -340,6 +380,8 @@ class Watch:
                 self.wake(session_id)
                 raise
         self._wake.clear()
+        if self._held_back:
+            self._room.when_free(self.wake_up)
         if self._signals.closed:
             raise UnavailableError("The service is stopping")
         return []
@@ -348,9 +390,12 @@ class Watch:
         session = place.session
         if session.id in self._deleted:
             return await self._gone(place)
-        entries = await self._store.list_entries(session.id, after_sequence=place.sequence, limit=PAGE_ENTRIES)
+        entries = await self._store.list_entries(session.id, after_sequence=place.sequence, limit=PAGE_ENTRIES, most_bytes=SMALL_BYTES)
         if entries and entries[0].sequence > place.sequence + 1:
             return await self._gone(place)
+        if self._room.is_full and any(map(_is_large, entries)):
+            self._held_back[session.id] = None
+            return []
         items: list[Item] = []
         for entry in entries:
             # A piece comes after all that the log had when its attempt began, and before what the log has next.
@@ -391,6 +436,11 @@ class Watch:
         deleted: list[Item] = [Deleted(session_id)] if session_id in self._deleted else []
         self.leave(session_id)
         return [*deleted, End(session_id, SessionNotFoundError(session_id))]
+
+
+def _is_large(entry: Entry) -> bool:
+    """Whether an entry alone is more than is read at a time; only attachments are."""
+    return entry.message is not None and len(entry.message.attachments or "") > SMALL_BYTES
 
 
 def _look(session: Session, now_ms: int) -> Outcome:

@@ -22,8 +22,9 @@ from server.domain.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
+from server.lifecycle.watch import SMALL_BYTES
 from server.rpc.parsing import MAX_REQUEST_BYTES, read_connect_request, read_reply_request, reader
-from server.rpc.sending import Sending
+from server.rpc.sending import Sending, size_bytes
 
 QUIET_SECONDS: Final = 0.1
 """How long no call must have come before a server that stops may close its port."""
@@ -52,6 +53,11 @@ _READERS: Final[dict[str, Read]] = {
     f"{_PREFIX}AgentService/Reply": read_reply_request,
 }
 """How the requests of agents are read; all others are parsed, no more."""
+_LISTS: Final = frozenset(
+    f"{_PREFIX}{name}" for name in ("SessionService/ListSessions", "MessageService/ListMessages", "AgentService/ListAgents")
+)
+"""The methods that change nothing and may have large answers."""
+
 _LOGGED_IDS: Final = {"sessionId": "session_id", "agentId": "agent_id", "deliveryId": "delivery_id"}
 """The details of an error that a line about it repeats."""
 
@@ -67,7 +73,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         self._max_calls = max_calls
         self._max_streams = max_streams
         self._slow_call_s = slow_call_s
-        self._sending = Sending()
+        self.sending = Sending()
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._stopping = False
         self._calls = 0
@@ -241,7 +247,7 @@ class Boundary(grpc.aio.ServerInterceptor):
                 answer, fault = await self._answer(method, behaviour, read, raw, context)
                 if fault:
                     await context.abort(*fault)
-                self._sending.watch_answer(method, answer)
+                self.sending.watch_answer(method, answer)
                 return answer
             finally:
                 # The call keeps the error that `abort` raises, and so this frame, which must not have the call.
@@ -256,6 +262,11 @@ class Boundary(grpc.aio.ServerInterceptor):
             with self._admitted_call(method, context, raw):
                 request = read(raw)
                 answer = await behaviour(request, context)
+                while self.sending.is_full and method in _LISTS and size_bytes(answer) > SMALL_BYTES:
+                    # Not kept until there is room: it is made once more.
+                    answer = None
+                    await self.sending.free()
+                    answer = await behaviour(request, context)
         except Exception as error:  # noqa: BLE001 - this is where everything ends up
             return None, self._fault(method, request, error)
         if (taken_s := time.monotonic() - begun_s) >= self._slow_call_s:
@@ -272,7 +283,7 @@ class Boundary(grpc.aio.ServerInterceptor):
                         request = read(raw)
                         async with aclosing(behaviour(request, context)) as responses:
                             async for response in responses:
-                                with self._sending.sent(method, response):
+                                with self.sending.sent(method, response):
                                     yield response
                 except Exception as error:  # noqa: BLE001 - this is where everything ends up
                     fault = self._fault(method, request, error)

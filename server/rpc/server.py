@@ -110,7 +110,7 @@ def build_server(
     server = grpcio.build_server(interceptors=[boundary], options=options)
     entries = Entries()
     session_service_pb2_grpc.add_SessionServiceServicer_to_server(
-        SessionService(store, clock, policy, monitor, signals, entries, settings.stream_heartbeat_seconds), server
+        SessionService(store, clock, policy, monitor, signals, entries, settings.stream_heartbeat_seconds, boundary.sending), server
     )
     message_service_pb2_grpc.add_MessageServiceServicer_to_server(
         MessageService(store, clock, dispatcher, entries, settings.reply_deadline_seconds), server

@@ -197,14 +197,14 @@ class SqliteStore(Store):
 
         return self._read(read)
 
-    async def list_entries(self, session_id: str, *, after_sequence: int, limit: int) -> list[Entry]:
+    async def list_entries(self, session_id: str, *, after_sequence: int, limit: int, most_bytes: int | None = None) -> list[Entry]:
         statement = (
             f"SELECT {_ENTRY} FROM log WHERE session_id = ?1 AND sequence > ?2 AND {IS_THERE.format('?1')} ORDER BY sequence LIMIT ?3"
         )
 
         def read(connection: sqlite3.Connection) -> list[Entry]:
             with closing(connection.execute(statement, (session_id, after_sequence, limit))) as found:
-                page, _ = _page(found, limit, _text_size)
+                page, _ = _page(found, limit, _text_size, most_bytes or PAGE_BYTES)
             return list(map(rows.entry_of, page))
 
         return self._read(read)
@@ -449,13 +449,13 @@ def _marks(row: rows.Row) -> str:
     return ", ".join("?" * len(row))
 
 
-def _page(found: Iterable[T], limit: int, size: Callable[[T], int]) -> tuple[list[T], bool]:
-    """The first `limit` of what was found, or as many as fit PAGE_BYTES, at least one; and whether there is more."""
+def _page(found: Iterable[T], limit: int, size: Callable[[T], int], most_bytes: int = PAGE_BYTES) -> tuple[list[T], bool]:
+    """The first `limit` of what was found, or as many as fit, at least one; and whether there is more."""
     page: list[T] = []
     total = 0
     for item in found:
         total += size(item)
-        if len(page) == limit or (page and total > PAGE_BYTES):
+        if len(page) == limit or (page and total > most_bytes):
             return page, True
         page.append(item)
     return page, False

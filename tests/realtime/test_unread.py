@@ -122,7 +122,7 @@ async def test_a_stream_that_is_not_read_ends(monkeypatch: pytest.MonkeyPatch, p
         call = running.call(path)
         await until(lambda: running.service.sent)
         await until(lambda: running.service.open == 0)
-        assert (running.boundary._streams, running.boundary._sending._bytes) == (0, 0)
+        assert (running.boundary._streams, running.boundary.sending._bytes) == (0, 0)
         # Not as if it had come to its end.
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await read_all(call)
@@ -150,11 +150,11 @@ async def test_streams_that_are_not_read_keep_no_more_than_so_much(monkeypatch: 
         calls = [running.call(WATCH) for _ in range(10)]
         await until(lambda: running.service.sent >= 10)
         await until(lambda: running.service.open <= 3)
-        assert running.boundary._sending._bytes <= 3_500_000
+        assert running.boundary.sending._bytes <= 3_500_000
         for call in calls:
             call.cancel()
         await until(lambda: running.service.open == 0)
-        assert running.boundary._sending._bytes == 0
+        assert running.boundary.sending._bytes == 0
 
 
 async def test_an_answer_that_is_not_read_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,8 +163,8 @@ async def test_an_answer_that_is_not_read_ends(monkeypatch: pytest.MonkeyPatch) 
     async with Running() as running:
         # The same call as a stream: gRPC reads the one message of a unary call by itself.
         calls = [running.channel.unary_stream(SEND)(b"") for _ in range(3)]
-        await until(lambda: running.boundary._sending._waiting)
-        await until(lambda: not running.boundary._sending._waiting)
+        await until(lambda: running.boundary.sending._waiting)
+        await until(lambda: not running.boundary.sending._waiting)
         for call in calls:
             call.cancel()
 
