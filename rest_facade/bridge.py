@@ -13,6 +13,8 @@ from urllib.parse import unquote_to_bytes
 
 import greenback
 
+from eliza.sessions.v1.errors import forget_frames
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
@@ -68,7 +70,7 @@ class Bridge:
         body = await self._body(environ, receive)
         if body is None:
             environ[TOO_LARGE] = self._max_body_bytes
-            await greenback.with_portal_run_sync(self._respond, environ, send, [(b"connection", b"close")])
+            await self._run(environ, send, [(b"connection", b"close")])
             await _drain(receive)
         else:
             environ["CONTENT_LENGTH"] = str(len(body))
@@ -77,7 +79,7 @@ class Bridge:
             try:
                 # Nothing is done for a client that has gone by now.
                 await asyncio.sleep(0)
-                await greenback.with_portal_run_sync(self._respond, environ, send, [])
+                await self._run(environ, send, [])
             except asyncio.CancelledError as error:
                 if watcher.done():
                     raise ClientGoneError from error
@@ -92,6 +94,24 @@ class Bridge:
         if int(environ.get("CONTENT_LENGTH", 0)) > self._max_body_bytes:
             return None
         return await read_body(receive, self._max_body_bytes)
+
+    async def _run(self, environ: dict[str, Any], send: Send, extra_headers: Headers) -> None:
+        """Runs the app in a greenlet. What that raises would be kept by the frames it came through, and with it what is being sent."""
+        error = await greenback.with_portal_run_sync(self._outcome, environ, send, extra_headers)
+        try:
+            if error:
+                raise error
+        finally:
+            del error
+
+    def _outcome(self, environ: dict[str, Any], send: Send, extra_headers: Headers) -> BaseException | None:
+        """What running the app raises, without its frames."""
+        try:
+            self._respond(environ, send, extra_headers)
+        except BaseException as error:  # noqa: BLE001 - it is raised by who waits
+            forget_frames(error)
+            return error
+        return None
 
     def _respond(self, environ: dict[str, Any], send: Send, extra_headers: Headers) -> None:
         """Runs the app and sends what it gives, each chunk at once; all but the message that ends the response."""

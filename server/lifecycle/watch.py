@@ -69,6 +69,12 @@ class Room(Protocol):
     def is_full(self) -> bool:
         """Whether nothing large should be read now."""
 
+    def reserve(self, owner: object, size_bytes: int) -> None:
+        """Takes room for what an owner has read, and has not begun to send."""
+
+    def release(self, owner: object) -> None:
+        """Takes none for it any more."""
+
     def when_free(self, wake: Callable[[], None]) -> None:
         """Calls this once there is room again, as it may seem."""
 
@@ -80,6 +86,12 @@ class Unbounded:
     """A Room that is never full."""
 
     is_full = False
+
+    def reserve(self, owner: object, size_bytes: int) -> None:
+        """Needs none."""
+
+    def release(self, owner: object) -> None:
+        """Has none."""
 
     def when_free(self, wake: Callable[[], None]) -> None:
         """Is never used."""
@@ -334,11 +346,16 @@ class Watch:
         """Follows nothing any longer."""
         self._signals.unregister(self)
         self._room.forget(self.wake_up)
+        self.hand_over()
         for session_id in list(self._places):
             self.leave(session_id)
 
     async def next(self, wait_s: float) -> list[Item]:
-        """What there is to tell next, in order; empty when nothing came for `wait_s`. Raises UnavailableError when the service stops."""
+        """What there is to tell next, in order; empty when nothing came for `wait_s`. Raises UnavailableError when the service stops.
+
+        What is large has its room reserved until `hand_over`.
+        """
+        self.hand_over()
         try:
             async with asyncio.timeout(wait_s):
                 while not (items := await self._read()):
@@ -346,6 +363,10 @@ class Watch:
         except TimeoutError:
             return []
         return items
+
+    def hand_over(self) -> None:
+        """Says that what it has told is counted by who sends it from now on."""
+        self._room.release(self)
 
     def wake(self, session_id: str) -> None:
         """Says that a session has something new."""
@@ -393,9 +414,11 @@ class Watch:
         entries = await self._store.list_entries(session.id, after_sequence=place.sequence, limit=PAGE_ENTRIES, most_bytes=SMALL_BYTES)
         if entries and entries[0].sequence > place.sequence + 1:
             return await self._gone(place)
-        if self._room.is_full and any(map(_is_large, entries)):
-            self._held_back[session.id] = None
-            return []
+        if large_bytes := sum(map(_large_bytes, entries)):
+            if self._room.is_full:
+                self._held_back[session.id] = None
+                return []
+            self._room.reserve(self, large_bytes)
         items: list[Item] = []
         for entry in entries:
             # A piece comes after all that the log had when its attempt began, and before what the log has next.
@@ -438,9 +461,10 @@ class Watch:
         return [*deleted, End(session_id, SessionNotFoundError(session_id))]
 
 
-def _is_large(entry: Entry) -> bool:
-    """Whether an entry alone is more than is read at a time; only attachments are."""
-    return entry.message is not None and len(entry.message.attachments or "") > SMALL_BYTES
+def _large_bytes(entry: Entry) -> int:
+    """How large an entry is that is more than is read at a time; only attachments are."""
+    size = len(entry.message.attachments or "") if entry.message else 0
+    return size if size > SMALL_BYTES else 0
 
 
 def _look(session: Session, now_ms: int) -> Outcome:

@@ -284,7 +284,10 @@ class Boundary(grpc.aio.ServerInterceptor):
                         async with aclosing(behaviour(request, context)) as responses:
                             async for response in responses:
                                 with self.sending.sent(method, response):
-                                    yield response
+                                    told = [response]
+                                    # gRPC keeps what it is given until the next one comes: it gets a list, which is emptied.
+                                    del response
+                                    yield told
                 except Exception as error:  # noqa: BLE001 - this is where everything ends up
                     fault = self._fault(method, request, error)
                 if fault:
@@ -324,7 +327,9 @@ def _counted_bytes(raw: Any) -> int:
 
 
 def _serialized(serialize: Callable[[Any], bytes], answer: Any) -> bytes:
-    """An answer as it goes out, which it is already where it is bytes: see `encoding`."""
+    """An answer as it goes out, which it is already where it is bytes: see `encoding`. That of a stream is taken out of a list."""
+    if isinstance(answer, list):
+        answer = answer.pop()
     return answer if isinstance(answer, bytes) else serialize(answer)
 
 

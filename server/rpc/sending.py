@@ -44,12 +44,23 @@ class Sending:
         # What is called when there is room: for answers to calls, which come first, and for streams.
         self._calls: OrderedDict[Callable[[], None], None] = OrderedDict()
         self._streams: OrderedDict[Callable[[], None], None] = OrderedDict()
+        # What has been read and is not being sent yet, by who has read it.
+        self._reserved: dict[object, int] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def is_full(self) -> bool:
         """Whether so much waits to be sent that nothing large should be added."""
-        return self._bytes >= MAX_UNREAD_BYTES
+        return self._bytes + sum(self._reserved.values()) >= MAX_UNREAD_BYTES
+
+    def reserve(self, owner: object, size_bytes: int) -> None:
+        """Counts what an owner has read and will send in a moment."""
+        self._reserved[owner] = size_bytes
+
+    def release(self, owner: object) -> None:
+        """Counts it no longer, because it is sent now, or will not be."""
+        if self._reserved.pop(owner, 0):
+            self._look_later()
 
     def when_free(self, wake: Callable[[], None]) -> None:
         """Has a stream woken once there is room for something large; it looks again whether it is full."""
@@ -108,14 +119,16 @@ class Sending:
 
     def _look_later(self) -> None:
         """Looks for room as soon as there may be some, if somebody waits for it or there is too little."""
-        if self._timer:
-            self._timer.cancel()
         loop = asyncio.get_running_loop()
-        wait_s = APART_SECONDS
-        if self.is_full:
+        at_s = loop.time() + APART_SECONDS
+        if self._waiting and self.is_full:
             first = next(iter(self._waiting.values()))
-            wait_s = max(wait_s, first.since_s + LATE_SECONDS - loop.time())
-        self._timer = loop.call_later(wait_s, self._look)
+            at_s = max(at_s, first.since_s + LATE_SECONDS)
+        if self._timer:
+            if self._timer.when() <= at_s:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_at(at_s, self._look)
 
     def _look(self) -> None:
         """Wakes the first of those that wait for room; where there is none, ends the late ones of the calls that have waited longest."""

@@ -155,7 +155,9 @@ class SessionService(SessionServiceServicer):
                             raise end.error
                         return
                     # Not kept while its client reads what it has become.
-                    yield self._told(pb.WatchSessionResponse, items.pop(0), as_text)
+                    told = [self._told(pb.WatchSessionResponse, items.pop(0), as_text)]
+                    watch.hand_over()
+                    yield told.pop()
 
     async def WatchSessions(
         self, requests: AsyncIterator[pb.WatchSessionsRequest], context: Any
@@ -178,7 +180,9 @@ class SessionService(SessionServiceServicer):
                             yield pb.WatchSessionsResponse(heartbeat=self._heartbeat())
                         while items:
                             # As above.
-                            yield self._watched(items.pop(0), as_text)
+                            told = [self._watched(items.pop(0), as_text)]
+                            watch.hand_over()
+                            yield told.pop()
                     if change.done():
                         request = change.result()
                         if request is None:
