@@ -191,6 +191,7 @@ class _Place:
     sequence: int
     pieces: Pieces
     piece: int
+    large: set[int]
 
     def take(self, up_to: int) -> list[Piece]:
         """Takes the pieces of attempts that began when the log ended at a sequence or before."""
@@ -204,6 +205,8 @@ class _Watched:
 
     watches: "set[Watch]" = field(default_factory=set)
     pieces: Pieces = field(default_factory=Pieces)
+    large: set[int] = field(default_factory=set)
+    """The sequences of the large entries that were met, so that not each watch reads one to find out."""
 
 
 @dataclass(slots=True)
@@ -255,11 +258,11 @@ class Signals:
         """Counts it no longer."""
         self._open.discard(watch)
 
-    def add(self, session_id: str, watch: "Watch") -> Pieces:
-        """Has a watch woken for a session; returns the pieces of its replies."""
+    def add(self, session_id: str, watch: "Watch") -> _Watched:
+        """Has a watch woken for a session; returns what all its watches share."""
         watched = self._watched.setdefault(session_id, _Watched())
         watched.watches.add(watch)
-        return watched.pieces
+        return watched
 
     def remove(self, session_id: str, watch: "Watch") -> None:
         """Has a watch woken no longer for a session."""
@@ -320,7 +323,7 @@ class Watch:
         if len(self._places) >= MAX_JOINED and session_id not in self._places:
             raise OverloadedError(f"one stream follows at most {MAX_JOINED} sessions")
         # From before the session is read, so that no deletion after the reading is missed.
-        pieces = self._signals.add(session_id, self)
+        watched = self._signals.add(session_id, self)
         try:
             session = await self._store.get_session(session_id)
             start = session.last_sequence if after_sequence is None else after_sequence
@@ -332,7 +335,7 @@ class Watch:
             if session_id not in self._places:
                 self.leave(session_id)
             raise
-        self._places[session_id] = _Place(session, start, pieces, pieces.join())
+        self._places[session_id] = _Place(session, start, watched.pieces, watched.pieces.join(), watched.large)
         self.wake(session_id)
         return session
 
@@ -411,10 +414,15 @@ class Watch:
         session = place.session
         if session.id in self._deleted:
             return await self._gone(place)
+        if self._room.is_full and place.sequence + 1 in place.large:
+            self._held_back[session.id] = None
+            return []
         entries = await self._store.list_entries(session.id, after_sequence=place.sequence, limit=PAGE_ENTRIES, most_bytes=SMALL_BYTES)
         if entries and entries[0].sequence > place.sequence + 1:
             return await self._gone(place)
-        if large_bytes := sum(map(_large_bytes, entries)):
+        # One that is large is alone.
+        if entries and (large_bytes := _large_bytes(entries[0])):
+            place.large.add(entries[0].sequence)
             if self._room.is_full:
                 self._held_back[session.id] = None
                 return []

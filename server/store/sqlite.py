@@ -203,9 +203,18 @@ class SqliteStore(Store):
         )
 
         def read(connection: sqlite3.Connection) -> list[Entry]:
+            page: list[Entry] = []
+            left_bytes = most_bytes or PAGE_BYTES
             with closing(connection.execute(statement, (session_id, after_sequence, limit))) as found:
-                page, _ = _page(found, limit, _text_size, most_bytes or PAGE_BYTES)
-            return list(map(rows.entry_of, page))
+                for row in found:
+                    left_bytes -= _text_size(row)
+                    if page and left_bytes < 0:
+                        break
+                    page.append(rows.entry_of(row))
+                    if left_bytes <= 0:
+                        # Nothing fits any more: the next one, which may be large, is not read.
+                        break
+            return page
 
         return self._read(read)
 
@@ -449,13 +458,13 @@ def _marks(row: rows.Row) -> str:
     return ", ".join("?" * len(row))
 
 
-def _page(found: Iterable[T], limit: int, size: Callable[[T], int], most_bytes: int = PAGE_BYTES) -> tuple[list[T], bool]:
-    """The first `limit` of what was found, or as many as fit, at least one; and whether there is more."""
+def _page(found: Iterable[T], limit: int, size: Callable[[T], int]) -> tuple[list[T], bool]:
+    """The first `limit` of what was found, or as many as fit PAGE_BYTES, at least one; and whether there is more."""
     page: list[T] = []
     total = 0
     for item in found:
         total += size(item)
-        if len(page) == limit or (page and total > most_bytes):
+        if len(page) == limit or (page and total > PAGE_BYTES):
             return page, True
         page.append(item)
     return page, False

@@ -13,6 +13,7 @@ import pytest
 from eliza.sessions.v1 import errors_pb2
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSessionsResponse
+from rest_facade.answers import Answers
 from rest_facade.backend import Backend
 from rest_facade.errors import ApiError
 from rest_facade.rooms import Rooms
@@ -69,6 +70,7 @@ class Server:
 
     def __init__(self, rng: random.Random) -> None:
         self.deadline_seconds = 0.05
+        self.answers = Answers()
         self.streams: list[Upstream] = []
         self._rng = rng
 
