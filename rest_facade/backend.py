@@ -56,6 +56,7 @@ _STREAM_OPTIONS = [
     ("grpc.use_local_subchannel_pool", 1),
     # What comes before it is read stays with the server, but for HTTP/2's 64 KiB: the core would take MBs of each stream.
     ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 16_384),
 ]
 
 

@@ -18,7 +18,7 @@ from rest_facade.follow import Follower, Happening
 
 RETRY_MS: Final = 1000
 
-KEPT_BYTES: Final = 4 * 1024 * 1024
+KEPT_BYTES: Final = 2 * 1024 * 1024
 """How many bytes of events are kept for who is told them next."""
 
 OVERHEAD_BYTES: Final = 500

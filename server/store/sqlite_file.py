@@ -27,7 +27,7 @@ _APPLICATION_ID = slice(68, 72)
 _BUSY_TIMEOUT_S = 5.0
 _CACHE_KIB = 65_536
 # A reader's cache is empty after each commit, which is another connection's.
-_READ_CACHE_KIB = 8_192
+_READ_CACHE_KIB = 4_096
 # SQLite's own, 1,000, is reached every few groups of writes, each of which would then write most of the same pages into the file.
 _CHECKPOINT_PAGES = 4000
 _JOURNAL_LIMIT_BYTES = 64 * 1024 * 1024

@@ -9,7 +9,7 @@ import pytest
 
 from eliza.sessions.v1 import message_service_pb2 as pb
 from eliza.sessions.v1 import message_service_pb2_grpc
-from rest_facade import connections
+from rest_facade import answers, connections
 from tests.harness import Serve
 from tests.live.support import create, replies
 from tests.wire.drivers import PATIENCE_SECONDS
@@ -115,7 +115,7 @@ async def test_a_page_that_is_not_read_is_not_fetched_and_ends(monkeypatch: pyte
 async def test_pages_that_are_not_read_hold_no_more_than_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "TICK_SECONDS", 0.05)
     monkeypatch.setattr(connections, "LATE_SECONDS", 0.1)
-    monkeypatch.setattr(connections, "MAX_UNSENT_BYTES", 2_000_000)
+    monkeypatch.setattr(answers, "MAX_UNSENT_BYTES", 2_000_000)
     messages = Messages()
     async with facing(monkeypatch, messages) as facade:
         for _ in range(10):
