@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -155,6 +156,30 @@ async def test_streams_that_are_not_read_keep_no_more_than_so_much(monkeypatch: 
             call.cancel()
         await until(lambda: running.service.open == 0)
         assert running.boundary.sending._bytes == 0
+
+
+async def test_those_that_wait_for_room_are_woken_one_after_the_other_calls_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = sending.Sending()
+    waiting.reserve("full", sending.MAX_UNREAD_BYTES)
+    woken: list[str] = []
+
+    def wake(name: str) -> None:
+        woken.append(name)
+        # It takes all there is.
+        waiting.reserve(name, sending.MAX_UNREAD_BYTES)
+
+    stream = partial(wake, "stream")
+    waiting.when_free(stream)
+    waiting.when_free(partial(wake, "never"))
+    call = asyncio.create_task(waiting.free())
+    await asyncio.sleep(0)
+    assert (woken, call.done()) == ([], False)
+    waiting.release("full")
+    await asyncio.wait_for(call, HANGS_SECONDS)
+    await until(lambda: woken == ["stream"])
+    waiting.release("stream")
+    waiting.forget(stream)
+    await until(lambda: woken == ["stream", "never"])
 
 
 async def test_an_answer_that_is_not_read_ends(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,7 @@ async def test_a_failure_midway_cuts_the_connection(monkeypatch: pytest.MonkeyPa
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert b"transfer-encoding: chunked" in answer
         assert b"content-length" not in answer
-        assert answer.count(b"x" * 600_000) == 5
+        assert answer.count(b"x") // 600_000 == 5
         assert not answer.endswith(b"0\r\n\r\n")
 
 
