@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-MAX_UNSENT_BYTES: Final = 4 * 1024 * 1024
+MAX_UNSENT_BYTES: Final = 3 * 1024 * 1024
 """How many bytes may wait to be sent on the connections whose clients lag behind, together. Beyond it nothing large is read for anybody."""
 
 SMALL_BYTES: Final = 64 * 1024

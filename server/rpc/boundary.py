@@ -23,6 +23,7 @@ from server.domain.errors import (
     UnavailableError,
 )
 from server.lifecycle.watch import SMALL_BYTES
+from server.patches.grpcio import request_came
 from server.rpc.parsing import MAX_REQUEST_BYTES, read_connect_request, read_reply_request, reader
 from server.rpc.sending import Sending, size_bytes
 
@@ -104,6 +105,7 @@ class Boundary(grpc.aio.ServerInterceptor):
 
     def _admit(self, context: Any) -> None:
         """Raises UnavailableError when the service stops, DeadlineExceededError when the call's deadline has passed."""
+        request_came()
         self._last_call_s = asyncio.get_running_loop().time()
         if self._stopping:
             raise UnavailableError("The service is stopping")
@@ -210,6 +212,7 @@ class Boundary(grpc.aio.ServerInterceptor):
 
         async def call(raw: bytes, context: Any) -> Any:
             fault = None
+            request_came()
             try:
                 try:
                     request = read(raw)
@@ -239,7 +242,8 @@ class Boundary(grpc.aio.ServerInterceptor):
         if handler.unary_stream:
             return handler._replace(request_deserializer=None, unary_stream=write)
         stream = self._stream(method, handler.stream_stream, partial(self._read_many, read))
-        return handler._replace(request_deserializer=None, stream_stream=stream)
+        serialize = partial(_serialized, handler.response_serializer)
+        return handler._replace(request_deserializer=None, response_serializer=serialize, stream_stream=stream)
 
     def _unary(self, method: str, behaviour: Behaviour, read: Read) -> Behaviour:
         async def call(raw: bytes, context: Any) -> Any:

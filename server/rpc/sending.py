@@ -13,7 +13,7 @@ from server.patches.grpcio import call_tasks
 WRITE_SECONDS: Final = 30.0
 """How long gRPC may take for one message of an answer before its call ends."""
 
-MAX_UNREAD_BYTES: Final = 4 * 1024 * 1024
+MAX_UNREAD_BYTES: Final = 3 * 1024 * 1024
 """How many bytes of messages may wait for their clients, together: gRPC holds each twice. Beyond it nothing large is read for anybody."""
 
 LATE_SECONDS: Final = 1.0
