@@ -29,8 +29,8 @@ LOST_CLIENT_ERROR: Final[type[BaseException]] = getattr(cygrpc, "ExecuteBatchErr
 SLOW_SECONDS: Final = 1.0
 """How long a request may take to come before its call is among those of which there may be few."""
 
-MAX_SLOW_REQUESTS: Final = 16
-"""How many calls may wait for longer for their requests."""
+MAX_SLOW_REQUESTS: Final = 8
+"""How many calls may wait for longer for their requests: 32 MiB, as large requests under way have."""
 
 REQUEST_SECONDS: Final = 60.0
 """How long a request may take at all."""
