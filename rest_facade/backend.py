@@ -181,7 +181,9 @@ class Backend:
         if page.ByteSize() <= SMALL_BYTES or not self.answers.is_full:
             return page
         del page
-        flask.request.environ[RELEASE]()
+        # An answer that has begun has no request any more, nor a place.
+        if flask.has_request_context():
+            flask.request.environ[RELEASE]()
         return self.wait(self.answers.read(lambda: method(request, timeout=self.deadline_seconds)))
 
 
