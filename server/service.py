@@ -20,6 +20,7 @@ from server.lifecycle.watch import Signals
 from server.rpc.health import HealthMonitor
 from server.rpc.in_process import InProcessChannel
 from server.rpc.pipeline import QUIET_SECONDS, CallPipeline
+from server.rpc.sending import Sending
 from server.rpc.server import build_server, build_services, service_names
 from server.settings import Settings, join_address, split_address, split_list
 from server.store import open_store
@@ -71,6 +72,7 @@ class Service:
             max_streams=settings.max_streams,
             slow_call_s=settings.slow_call_seconds,
         )
+        sending = Sending()
         self._services = build_services(
             store,
             clock,
@@ -81,8 +83,9 @@ class Service:
             deadlines=self._deadlines,
             purge=self._purge,
             health=self._health,
+            room=sending,
         )
-        self._server = build_server(self._services, self._pipeline, self._health, names, settings.max_connection_streams)
+        self._server = build_server(self._services, self._pipeline, sending, self._health, names, settings.max_connection_streams)
         self._tasks: list[asyncio.Task[None]] = []
 
     def open_channel(self) -> InProcessChannel:

@@ -7,10 +7,11 @@ oldest are let go. However many watch a session, they are woken some at a time, 
 
 import asyncio
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from server.domain.errors import (
     DomainError,
@@ -25,6 +26,9 @@ from server.domain.sessions import Outcome, Session, require_live
 from server.store.contract import Commit, Store
 
 PAGE_ENTRIES: Final = 100
+SMALL_BYTES: Final = 64 * 1024
+"""How many entries are read at a time, and how much text: a larger entry is read by itself, and only where there is room for it."""
+
 WAITING_CHUNKS: Final = 1000
 WAITING_CODE_POINTS: Final = 200_000
 """How many pieces of a session's replies are kept, and how much text: twice what a reply may have."""
@@ -56,6 +60,44 @@ class Deleted:
 
 Item: TypeAlias = tuple[Session, Entry | Piece] | Deleted | End
 """Something that a watch has to tell; the session with it is as it was when it was joined."""
+
+
+class Room(Protocol):
+    """Whether what is told may be large: where much waits for slow clients already, it may not."""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing large should be read now."""
+
+    def reserve(self, owner: object, size_bytes: int) -> None:
+        """Takes room for what an owner has read, and has not begun to send."""
+
+    def release(self, owner: object) -> None:
+        """Takes none for it any more."""
+
+    def when_free(self, wake: Callable[[], None]) -> None:
+        """Calls this once there is room again, as it may seem."""
+
+    def forget(self, wake: Callable[[], None]) -> None:
+        """Does not call it."""
+
+
+class Unbounded:
+    """A Room that is never full."""
+
+    is_full = False
+
+    def reserve(self, owner: object, size_bytes: int) -> None:
+        """Needs none."""
+
+    def release(self, owner: object) -> None:
+        """Has none."""
+
+    def when_free(self, wake: Callable[[], None]) -> None:
+        """Is never used."""
+
+    def forget(self, wake: Callable[[], None]) -> None:
+        """Has nothing to forget."""
 
 
 class Pieces:
@@ -167,6 +209,8 @@ class _Watched:
     watches: "set[Watch]" = field(default_factory=set)
     pieces: Pieces = field(default_factory=Pieces)
     announced: int = 0
+    large: set[int] = field(default_factory=set)
+    """The sequences of the large entries that were met, so that not each watch reads one to find out."""
 
 
 @dataclass(slots=True)
@@ -225,7 +269,7 @@ class Signals:
         self._open.discard(watch)
 
     def add(self, session_id: str, watch: "Watch") -> _Watched:
-        """Has a watch woken for a session."""
+        """Has a watch woken for a session; returns what all its watches share."""
         watched = self._watched.setdefault(session_id, _Watched())
         watched.watches.add(watch)
         return watched
@@ -265,11 +309,15 @@ class Signals:
 class Watch:
     """Follows any number of sessions, for one reader. To be closed after use."""
 
-    def __init__(self, store: Store, signals: Signals) -> None:
+    def __init__(self, store: Store, signals: Signals, room: Room | None = None) -> None:
+        """Waits before it reads something large while `room` is full."""
         self._store = store
         self._signals = signals
+        self._room: Room = room or Unbounded()
         self._places: dict[str, _Place] = {}
         self._woken: dict[str, None] = {}
+        # Woken, but what comes next is large, and there was no room.
+        self._held_back: dict[str, None] = {}
         self._deleted: set[str] = set()
         self._wake = asyncio.Event()
         signals.register(self)
@@ -311,11 +359,17 @@ class Watch:
     def close(self) -> None:
         """Follows nothing any longer."""
         self._signals.unregister(self)
+        self._room.forget(self.wake_up)
+        self.hand_over()
         for session_id in list(self._places):
             self.leave(session_id)
 
     async def next(self, wait_s: float) -> list[Item]:
-        """What there is to tell next, in order; empty when nothing came for `wait_s`. Raises UnavailableError when the service stops."""
+        """What there is to tell next, in order; empty when nothing came for `wait_s`. Raises UnavailableError when the service stops.
+
+        What is large has its room reserved until `hand_over`.
+        """
+        self.hand_over()
         try:
             async with asyncio.timeout(wait_s):
                 while not (items := await self._read()):
@@ -324,13 +378,17 @@ class Watch:
             return []
         return items
 
+    def hand_over(self) -> None:
+        """Says that what it has told is counted by who sends it from now on."""
+        self._room.release(self)
+
     def wake(self, session_id: str) -> None:
         """Says that a session has something new."""
         self._woken[session_id] = None
         self._wake.set()
 
     def wake_up(self) -> None:
-        """Has the watch look at whether the service stops."""
+        """Has the watch look again: at whether the service stops, or there is room."""
         self._wake.set()
 
     def mark_deleted(self, session_id: str) -> None:
@@ -339,9 +397,14 @@ class Watch:
 
     async def _read(self) -> list[Item]:
         """What one of the woken sessions has to tell; empty when none has anything."""
+        if not self._room.is_full:
+            self._woken |= self._held_back
+            self._held_back.clear()
         while self._woken:
             session_id = next(iter(self._woken))
             del self._woken[session_id]
+            if session_id in self._held_back:
+                continue
             try:
                 if (place := self._places.get(session_id)) and (items := await self._read_session(place)):
                     return items
@@ -350,6 +413,8 @@ class Watch:
                 self.wake(session_id)
                 raise
         self._wake.clear()
+        if self._held_back:
+            self._room.when_free(self.wake_up)
         if self._signals.closed:
             raise UnavailableError("The service is stopping")
         return []
@@ -358,13 +423,23 @@ class Watch:
         session = place.session
         if session.id in self._deleted:
             return await self._gone(place)
-        entries = await self._store.list_entries(session.id, after_sequence=place.sequence, limit=PAGE_ENTRIES)
+        if self._room.is_full and place.sequence + 1 in place.watched.large:
+            self._held_back[session.id] = None
+            return []
+        entries = await self._store.list_entries(session.id, after_sequence=place.sequence, limit=PAGE_ENTRIES, most_bytes=SMALL_BYTES)
         if entries and entries[0].sequence > place.sequence + 1:
             return await self._gone(place)
         announced = [entry for entry in entries if entry.sequence <= place.watched.announced]
         if entries and not announced:
             # Their announcement wakes the watch again.
             return []
+        # One that is large is alone.
+        if entries and (large_bytes := _large_bytes(entries[0])):
+            place.watched.large.add(entries[0].sequence)
+            if self._room.is_full:
+                self._held_back[session.id] = None
+                return []
+            self._room.reserve(self, large_bytes)
         items: list[Item] = []
         for entry in announced:
             # A piece comes after all that the log had when its attempt began, and before what the log has next.
@@ -405,6 +480,12 @@ class Watch:
         deleted: list[Item] = [Deleted(session_id)] if session_id in self._deleted else []
         self.leave(session_id)
         return [*deleted, End(session_id, SessionNotFoundError(session_id))]
+
+
+def _large_bytes(entry: Entry) -> int:
+    """How large an entry is that is more than is read at a time; only attachments are."""
+    size = len(entry.message.attachments or "") if entry.message else 0
+    return size if size > SMALL_BYTES else 0
 
 
 def _look(session: Session, now_ms: int) -> Outcome:

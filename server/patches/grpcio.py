@@ -4,7 +4,7 @@ calls instead of one per call (10 % faster).
 
 import asyncio
 import weakref
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextvars import ContextVar, copy_context
 from typing import Any, Final
 
@@ -26,10 +26,22 @@ PRIVATE_NAMES: Final = (
 LOST_CLIENT_ERROR: Final[type[BaseException]] = getattr(cygrpc, "ExecuteBatchError", ConnectionError)
 """What gRPC raises, and logs, for an answer whose client has gone."""
 
+SLOW_SECONDS: Final = 1.0
+"""How long a request may take to come before its call is among those of which there may be few."""
+
+MAX_SLOW_REQUESTS: Final = 8
+"""How many calls may wait for longer for their requests: 32 MiB, as large requests under way have."""
+
+REQUEST_SECONDS: Final = 60.0
+"""How long a request may take at all."""
+
 _NO_METHODS: Final[Mapping[str, Any]] = {}
 
 _call_task: ContextVar["weakref.ref[asyncio.Task[None]] | None"] = ContextVar("_call_task", default=None)
 """The task that keeps a call of gRPC's core, for those that serve it. Weak, because the task itself keeps this."""
+
+_incoming: ContextVar["Incoming | None"] = ContextVar("_incoming", default=None)
+"""Where it is known that the call that is served waits for its request."""
 
 log = structlog.get_logger()
 
@@ -44,6 +56,53 @@ def call_tasks() -> list[asyncio.Task[Any]]:
     outer = _call_task.get()
     keeping = outer() if outer else None
     return [task, *([keeping] if keeping else [])]
+
+
+class Incoming:
+    """The calls whose requests have not come as a whole. gRPC's core takes up to 4 MiB of each, and waits for the rest for ever."""
+
+    def __init__(self) -> None:
+        # Since when, and what is to be cancelled, by the task that serves the call, in the order in which they began.
+        self._waiting: dict[asyncio.Task[Any], tuple[float, list[asyncio.Task[Any]]]] = {}
+        self._is_looking = False
+
+    async def receive(self, call: Coroutine[Any, Any, None]) -> None:
+        """Serves a call, whose request is waited for until `request_came`."""
+        tasks, loop = call_tasks(), asyncio.get_running_loop()
+        self._waiting[tasks[0]] = loop.time(), tasks
+        if not self._is_looking:
+            self._is_looking = True
+            loop.call_later(SLOW_SECONDS, self._look)
+        try:
+            await call
+        finally:
+            self.end(tasks.pop(0))
+
+    def end(self, task: asyncio.Task[Any] | None) -> None:
+        """The request of the call that a task serves is waited for no longer."""
+        self._waiting.pop(task, None)  # type: ignore[arg-type] # None is none of them
+
+    def _look(self) -> None:
+        """Ends those that have waited longest, where too many have waited for long, and those that have waited too long."""
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        slow = [task for task, (since_s, _) in self._waiting.items() if now_s - since_s > SLOW_SECONDS]
+        late = [task for task in slow if now_s - self._waiting[task][0] > REQUEST_SECONDS]
+        ended = slow[: max(len(late), len(slow) - MAX_SLOW_REQUESTS)]
+        for task in ended:
+            for one in self._waiting.pop(task)[1]:
+                one.cancel()
+        if ended:
+            log.info("ended calls whose requests did not come", calls=len(ended))
+        self._is_looking = bool(self._waiting)
+        if self._is_looking:
+            loop.call_later(SLOW_SECONDS, self._look)
+
+
+def request_came() -> None:
+    """Says that the request of the call that is served here has come, or is read by who serves it."""
+    if incoming := _incoming.get():
+        incoming.end(asyncio.current_task())
 
 
 def build_server(**arguments: Any) -> grpc.aio.Server:
@@ -83,6 +142,7 @@ def _fixed_server() -> Any:
             self._its_handlers: dict[str, Any] = {}
             # The loop itself holds tasks weakly.
             self._its_calls: set[asyncio.Task[None]] = set()
+            self._its_incoming = Incoming()
 
         def add_registered_method_handlers(self, method_handlers: dict[str, Any]) -> None:
             super().add_registered_method_handlers(method_handlers)
@@ -105,11 +165,13 @@ def _fixed_server() -> Any:
                 state = await requested()
                 call = cygrpc._handle_rpc(name, resolver, interceptors, state, loop, False)
                 context = copy_context()
-                task = loop.create_task(cygrpc._schedule_rpc_coro(call, state, loop, name), context=context)
+                received = self._its_incoming.receive(call)
+                task = loop.create_task(cygrpc._schedule_rpc_coro(received, state, loop, name), context=context)
                 context.run(_call_task.set, weakref.ref(task))
+                context.run(_incoming.set, self._its_incoming)
                 self._its_calls.add(task)
                 task.add_done_callback(self._its_calls.discard)
                 # Nothing of a call outlives it: when its state is let go, the core cancels what is left of it.
-                del state, call, context, task
+                del state, call, received, context, task
 
     return FixedServer

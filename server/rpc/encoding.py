@@ -16,7 +16,7 @@ from server.domain.events import Chunk, Entry
 from server.domain.sessions import Session
 from server.rpc.convert import chunk_message, delivered_message, delivery_head, entry_head, message_message
 
-KEPT_BYTES: Final = 16 * 1024 * 1024
+KEPT_BYTES: Final = 4 * 1024 * 1024
 """How many bytes of encoded entries and chunks are kept for who is told them next."""
 
 SLICE_SECONDS: Final = 0.005

@@ -8,9 +8,11 @@ from typing import Any, Final
 import grpc
 
 from server.domain.errors import DomainError, InvalidRequestError
+from server.lifecycle.watch import SMALL_BYTES
+from server.patches.grpcio import request_came
 from server.rpc.parsing import read_connect_request, read_reply_request, reader
 from server.rpc.pipeline import PREFIX, Behaviour, Behaviours, CallFailed, CallPipeline, Read
-from server.rpc.sending import Sending
+from server.rpc.sending import Sending, size_bytes
 
 _READERS: Final[dict[str, Read]] = {
     f"{PREFIX}AgentService/Connect": read_connect_request,
@@ -19,12 +21,18 @@ _READERS: Final[dict[str, Read]] = {
 """How the requests of agents are read; all others are parsed, no more."""
 
 
+_LISTS: Final = frozenset(
+    f"{PREFIX}{name}" for name in ("SessionService/ListSessions", "MessageService/ListMessages", "AgentService/ListAgents")
+)
+"""The methods that change nothing and may have large answers."""
+
+
 class Interceptor(grpc.aio.ServerInterceptor):
     """Has every call of this API pass the pipeline; those of health and reflection only as far as reading and counting go."""
 
-    def __init__(self, pipeline: CallPipeline) -> None:
+    def __init__(self, pipeline: CallPipeline, sending: Sending) -> None:
         self._pipeline = pipeline
-        self._sending = Sending()
+        self._sending = sending
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
@@ -55,8 +63,14 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
     def _unary(self, method: str, behaviour: Behaviour, read: Read) -> Behaviour:
         async def call(raw: bytes, context: Any) -> Any:
+            request_came()
             try:
                 answer, fault = await self._pipeline.answer(method, behaviour, read, raw, context)
+                while self._sending.is_full and method in _LISTS and not fault and size_bytes(answer) > SMALL_BYTES:
+                    # Not kept until there is room: it is made once more.
+                    answer = None
+                    await self._sending.free()
+                    answer, fault = await self._pipeline.answer(method, behaviour, read, raw, context)
                 if fault:
                     await context.abort(*fault)
                 self._sending.watch_answer(method, answer)
@@ -70,12 +84,16 @@ class Interceptor(grpc.aio.ServerInterceptor):
     def _stream(self, method: str, behaviour: Behaviours, read: Read) -> Any:
         async def stream(raw: Any, context: Any) -> AsyncIterator[Any]:
             fault = None
+            request_came()
             try:
                 try:
                     async with aclosing(self._pipeline.stream(method, behaviour, read, raw, context)) as answers:
                         async for answer in answers:
                             with self._sending.sent(method, answer):
-                                yield answer
+                                told = [answer]
+                                # gRPC keeps what it is given until the next one comes: it gets a list, which is emptied.
+                                del answer
+                                yield told
                 except CallFailed as error:
                     fault = error.fault
                 if fault:
@@ -95,6 +113,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
         async def call(raw: bytes, context: Any) -> Any:
             fault = None
+            request_came()
             try:
                 try:
                     request = read(raw)
@@ -108,6 +127,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
         async def write(raw: bytes, context: Any) -> None:
             fault = None
+            request_came()
             try:
                 try:
                     with pipeline.admitted_stream(method, context):
@@ -124,10 +144,13 @@ class Interceptor(grpc.aio.ServerInterceptor):
         if handler.unary_stream:
             return handler._replace(request_deserializer=None, unary_stream=write)
         stream = self._stream(method, handler.stream_stream, partial(pipeline.read_many, read))
-        return handler._replace(request_deserializer=None, stream_stream=stream)
+        serialize = partial(_serialize, handler.response_serializer)
+        return handler._replace(request_deserializer=None, response_serializer=serialize, stream_stream=stream)
 
 
 def _serialize(serialize: Any, answer: Any) -> bytes:
-    """An answer as it goes out, which it is already where it is bytes: see `encoding`."""
+    """An answer as it goes out, which it is already where it is bytes: see `encoding`. That of a stream is taken out of a list."""
+    if isinstance(answer, list):
+        answer = answer.pop()
     encoded: bytes = answer if isinstance(answer, bytes) else serialize(answer)
     return encoded

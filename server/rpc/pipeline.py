@@ -211,7 +211,10 @@ class CallPipeline:
                     request = read(raw)
                     async with aclosing(behaviour(request, caller)) as answers:
                         async for answer in answers:
-                            yield answer
+                            told = [answer]
+                            # Not kept while the next one is waited for.
+                            del answer
+                            yield told.pop()
             except Exception as error:  # noqa: BLE001 - this is where everything ends up
                 fault = self.fault(method, request, error)
             if fault:

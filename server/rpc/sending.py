@@ -1,7 +1,8 @@
 """Answers that their clients do not read: how long they are waited for, and how many bytes of them are kept."""
 
 import asyncio
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
@@ -12,11 +13,14 @@ from server.patches.grpcio import call_tasks
 WRITE_SECONDS: Final = 30.0
 """How long gRPC may take for one message of an answer before its call ends."""
 
-MAX_UNREAD_BYTES: Final = 16 * 1024 * 1024
-"""How many bytes of messages may wait for clients that take longer than LATE_SECONDS to read theirs, together with all others."""
+MAX_UNREAD_BYTES: Final = 3 * 1024 * 1024
+"""How many bytes of messages may wait for their clients, together: gRPC holds each twice. Beyond it nothing large is read for anybody."""
 
 LATE_SECONDS: Final = 1.0
 """How long a message may wait before its call is among those that end where too much waits."""
+
+APART_SECONDS: Final = 0.002
+"""How much time each of those that have waited for room has to use it, before the next one looks."""
 
 log = structlog.get_logger()
 
@@ -31,12 +35,51 @@ class _Waiting(NamedTuple):
 
 
 class Sending:
-    """Knows the messages that wait to be sent. Ends the calls whose clients do not read theirs."""
+    """Knows the messages that wait to be sent. Ends the calls whose clients do not read theirs, where others wait for room."""
 
     def __init__(self) -> None:
         # By the task of its call, in the order in which they began to wait.
         self._waiting: dict[asyncio.Task[Any], _Waiting] = {}
         self._bytes = 0
+        # What is called when there is room: for answers to calls, which come first, and for streams.
+        self._calls: OrderedDict[Callable[[], None], None] = OrderedDict()
+        self._streams: OrderedDict[Callable[[], None], None] = OrderedDict()
+        # What has been read and is not being sent yet, by who has read it.
+        self._reserved: dict[object, int] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much waits to be sent that nothing large should be added."""
+        return self._bytes + sum(self._reserved.values()) >= MAX_UNREAD_BYTES
+
+    def reserve(self, owner: object, size_bytes: int) -> None:
+        """Counts what an owner has read and will send in a moment."""
+        self._reserved[owner] = size_bytes
+
+    def release(self, owner: object) -> None:
+        """Counts it no longer, because it is sent now, or will not be."""
+        if self._reserved.pop(owner, 0):
+            self._look_later()
+
+    def when_free(self, wake: Callable[[], None]) -> None:
+        """Has a stream woken once there is room for something large; it looks again whether it is full."""
+        self._streams[wake] = None
+        self._look_later()
+
+    def forget(self, wake: Callable[[], None]) -> None:
+        """Has it woken no more."""
+        self._streams.pop(wake, None)
+
+    async def free(self) -> None:
+        """Waits until there is room for the large answer to a call."""
+        woken = asyncio.Event()
+        self._calls[woken.set] = None
+        self._look_later()
+        try:
+            await woken.wait()
+        finally:
+            self._calls.pop(woken.set, None)
 
     @contextmanager
     def sent(self, method: str, message: Any) -> Iterator[None]:
@@ -61,22 +104,45 @@ class Sending:
     def _begin(self, method: str, message: Any) -> tuple[asyncio.Task[Any], asyncio.TimerHandle]:
         tasks, loop = call_tasks(), asyncio.get_running_loop()
         task = tasks[0]
-        waiting = self._waiting[task] = _Waiting(loop.time(), _size_bytes(message), method, tasks)
+        waiting = self._waiting[task] = _Waiting(loop.time(), size_bytes(message), method, tasks)
         self._bytes += waiting.size_bytes
-        if self._bytes > MAX_UNREAD_BYTES:
-            self._shed(loop.time())
+        if self.is_full:
+            self._look_later()
         return task, loop.call_later(WRITE_SECONDS, self._end, task)
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
         if waiting := self._waiting.pop(task, None):
+            was_full = self.is_full
             self._bytes -= waiting.size_bytes
+            if was_full and not self.is_full:
+                self._look_later()
 
-    def _shed(self, now_s: float) -> None:
-        """Ends the calls that have waited longest, as far as they are late, until less waits."""
-        for task, waiting in list(self._waiting.items()):
-            if self._bytes <= MAX_UNREAD_BYTES or now_s - waiting.since_s < LATE_SECONDS:
+    def _look_later(self) -> None:
+        """Looks for room as soon as there may be some, if somebody waits for it or there is too little."""
+        loop = asyncio.get_running_loop()
+        at_s = loop.time() + APART_SECONDS
+        if self._waiting and self.is_full:
+            first = next(iter(self._waiting.values()))
+            at_s = max(at_s, first.since_s + LATE_SECONDS)
+        if self._timer:
+            if self._timer.when() <= at_s:
                 return
+            self._timer.cancel()
+        self._timer = loop.call_at(at_s, self._look)
+
+    def _look(self) -> None:
+        """Wakes the first of those that wait for room; where there is none, ends the late ones of the calls that have waited longest."""
+        self._timer = None
+        now_s = asyncio.get_running_loop().time()
+        for task, waiting in list(self._waiting.items()):
+            if not self.is_full or now_s - waiting.since_s < LATE_SECONDS:
+                break
             self._end(task)
+        woken = self._calls or self._streams
+        if woken and not self.is_full:
+            woken.popitem(last=False)[0]()
+        if self._calls or self._streams or self.is_full:
+            self._look_later()
 
     def _end(self, task: asyncio.Task[Any]) -> None:
         if waiting := self._waiting.get(task):
@@ -86,6 +152,6 @@ class Sending:
                 one.cancel()
 
 
-def _size_bytes(message: Any) -> int:
+def size_bytes(message: Any) -> int:
     """How long a message is on the wire, which some are already."""
     return len(message) if isinstance(message, bytes) else int(message.ByteSize())

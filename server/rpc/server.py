@@ -22,7 +22,7 @@ from server.clock import Clock, TestClock
 from server.delivery.queues import Dispatcher
 from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.purge import Purge
-from server.lifecycle.watch import Signals
+from server.lifecycle.watch import Room, Signals
 from server.patches import grpcio
 from server.rpc.agent_service import AgentService
 from server.rpc.clock_service import ClockService
@@ -34,6 +34,7 @@ from server.rpc.message_service import MessageService
 from server.rpc.parsing import MAX_RECEIVED_BYTES
 from server.rpc.pipeline import CallPipeline
 from server.rpc.reflection import add_reflection
+from server.rpc.sending import Sending
 from server.rpc.session_service import SessionService
 from server.settings import Settings
 from server.store.contract import Store
@@ -84,12 +85,13 @@ def build_services(
     deadlines: Deadlines,
     purge: Purge,
     health: HealthMonitor,
+    room: Room,
 ) -> Services:
     """All servicers of the API."""
     services, entries, heartbeat_s = Services(), Entries(), settings.stream_heartbeat_seconds
     # The generated functions ask no more of a server.
     target = cast(grpc.aio.Server, services)
-    sessions = SessionService(store, clock, settings.timeout_policy, health, signals, entries, heartbeat_s)
+    sessions = SessionService(store, clock, settings.timeout_policy, health, signals, entries, heartbeat_s, room)
     messages = MessageService(store, clock, signals, entries, settings.reply_deadline_seconds, settings.max_open_deliveries)
     agents = AgentService(store, clock, connectors, dispatcher, heartbeat_s)
     session_service_pb2_grpc.add_SessionServiceServicer_to_server(sessions, target)
@@ -101,7 +103,12 @@ def build_services(
 
 
 def build_server(
-    services: Services, pipeline: CallPipeline, monitor: HealthMonitor, names: tuple[str, ...], max_connection_streams: int
+    services: Services,
+    pipeline: CallPipeline,
+    sending: Sending,
+    monitor: HealthMonitor,
+    names: tuple[str, ...],
+    max_connection_streams: int,
 ) -> grpc.aio.Server:
     """The server of the services, of health and of reflection; `names` are those of the services.
 
@@ -129,7 +136,7 @@ def build_server(
         ("grpc.server.max_pending_requests", max_pending),
         ("grpc.server.max_pending_requests_hard_limit", max_pending + 1),
     ]
-    server = grpcio.build_server(interceptors=[Interceptor(pipeline)], options=options)
+    server = grpcio.build_server(interceptors=[Interceptor(pipeline, sending)], options=options)
     services.add_to(server)
     health_pb2_grpc.add_HealthServicer_to_server(monitor.servicer, server)
     add_reflection((*names, health_api.SERVICE_NAME), server)

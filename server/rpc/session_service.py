@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import closing
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -20,7 +20,7 @@ from server.domain.idempotency import request_key
 from server.domain.ids import new_id, uuid_field
 from server.domain.sessions import create, heartbeat, if_match, renew, require_live, update_timeout
 from server.domain.timeouts import TimeoutPolicy, check_numbers
-from server.lifecycle.watch import Deleted, End, Item, Signals, Watch
+from server.lifecycle.watch import Deleted, End, Item, Room, Signals, Watch
 from server.rpc.convert import (
     abort_message,
     is_text_form,
@@ -35,6 +35,8 @@ from server.rpc.paging import make_token, page_size, read_token
 from server.store.contract import Position, Store
 from server.version import VERSION
 
+_Answer = TypeVar("_Answer", pb.WatchSessionResponse, pb.WatchSessionsResponse)
+
 
 class SessionService(SessionServiceServicer):
     """See session_service.proto."""
@@ -48,7 +50,9 @@ class SessionService(SessionServiceServicer):
         signals: Signals,
         entries: Entries,
         heartbeat_s: float,
+        room: Room | None = None,
     ) -> None:
+        self._room = room
         self._entries = entries
         self._signals = signals
         self._heartbeat_s = heartbeat_s
@@ -129,33 +133,28 @@ class SessionService(SessionServiceServicer):
 
     async def WatchSession(self, request: pb.WatchSessionRequest, context: Any) -> AsyncIterator[pb.WatchSessionResponse]:
         as_text = is_text_form(request.json_form)
-        with closing(Watch(self._store, self._signals)) as watch:
+        with closing(Watch(self._store, self._signals, self._room)) as watch:
             await watch.join(request.session_id.lower(), request.after_sequence)
             while True:
                 items = await watch.next(self._heartbeat_s)
                 if not items:
                     yield pb.WatchSessionResponse(heartbeat=self._heartbeat())
-                for item in items:
-                    match item:
-                        case End():
-                            if item.error:
-                                raise item.error
-                            return
-                        case Deleted():
-                            yield pb.WatchSessionResponse(deleted=log_pb2.SessionDeleted(session_id=item.session_id))
-                        case (session, Entry() as entry):
-                            yield self._entries.encode_entry(pb.WatchSessionResponse, session, entry, as_text)
-                        case (_, Chunk() as chunk):
-                            yield self._entries.encode_chunk(pb.WatchSessionResponse, chunk)
-                        case (_, Abort() as abort):
-                            yield pb.WatchSessionResponse(aborted=abort_message(abort))
+                while items:
+                    if isinstance(end := items[0], End):
+                        if end.error:
+                            raise end.error
+                        return
+                    # Not kept while its client reads what it has become.
+                    told = [self._told(pb.WatchSessionResponse, items.pop(0), as_text)]
+                    watch.hand_over()
+                    yield told.pop()
 
     async def WatchSessions(
         self, requests: AsyncIterator[pb.WatchSessionsRequest], context: Any
     ) -> AsyncIterator[pb.WatchSessionsResponse]:
         """Does one thing after the other, a change or a page of entries, so that nothing piles up for a client that reads slowly."""
         as_text: dict[str, bool] = {}
-        with closing(Watch(self._store, self._signals)) as watch:
+        with closing(Watch(self._store, self._signals, self._room)) as watch:
             change = asyncio.ensure_future(anext(requests, None))
             news = asyncio.ensure_future(watch.next(self._heartbeat_s))
             try:
@@ -169,8 +168,11 @@ class SessionService(SessionServiceServicer):
                         items = news.result()
                         if not items:
                             yield pb.WatchSessionsResponse(heartbeat=self._heartbeat())
-                        for item in items:
-                            yield self._watched(item, as_text)
+                        while items:
+                            # As above.
+                            told = [self._watched(items.pop(0), as_text)]
+                            watch.hand_over()
+                            yield told.pop()
                     if change.done():
                         request = change.result()
                         if request is None:
@@ -214,15 +216,23 @@ class SessionService(SessionServiceServicer):
                 as_text.pop(item.session_id, None)
                 return _ended(item.session_id, item.error)
             case Deleted():
-                return pb.WatchSessionsResponse(deleted=log_pb2.SessionDeleted(session_id=item.session_id))
+                return self._told(pb.WatchSessionsResponse, item, as_text=False)
+            case (session, _):
+                return self._told(pb.WatchSessionsResponse, item, as_text[session.id])
+
+    def _told(self, answer: type[_Answer], item: Item, as_text: bool) -> _Answer:
+        """An item that is no End as a watch tells it."""
+        match item:
             case (session, Entry() as entry):
-                encoded = self._entries.encode_entry(pb.WatchSessionsResponse, session, entry, as_text[session.id])
+                told = self._entries.encode_entry(answer, session, entry, as_text)
             case (_, Chunk() as chunk):
-                encoded = self._entries.encode_chunk(pb.WatchSessionsResponse, chunk)
+                told = self._entries.encode_chunk(answer, chunk)
             case (_, Abort() as abort):
-                return pb.WatchSessionsResponse(aborted=abort_message(abort))
-        told: pb.WatchSessionsResponse = encoded
-        return told
+                told = answer(aborted=abort_message(abort))
+            case Deleted() | End():
+                told = answer(deleted=log_pb2.SessionDeleted(session_id=item.session_id))
+        encoded: _Answer = told
+        return encoded
 
     def _heartbeat(self) -> log_pb2.WatchHeartbeat:
         return log_pb2.WatchHeartbeat(now=values.timestamp(self._clock.now_ms()))

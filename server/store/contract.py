@@ -181,10 +181,10 @@ class Sessions(ABC):
         """
 
     @abstractmethod
-    async def list_entries(self, session_id: str, *, after_sequence: int, limit: int) -> list[Entry]:
+    async def list_entries(self, session_id: str, *, after_sequence: int, limit: int, most_bytes: int | None = None) -> list[Entry]:
         """Reads at most `limit` entries of a session's log behind a sequence, in order, without gaps; none for a session that is not there.
 
-        It stops early, after at least one entry, where their text grows past PAGE_BYTES.
+        It stops early, after at least one entry, where their text grows past `most_bytes`, or PAGE_BYTES.
         """
 
     @abstractmethod

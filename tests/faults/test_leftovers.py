@@ -142,6 +142,12 @@ def _abandon(pair: Pair) -> None:
     call.cancel()
 
 
+def _leave(pair: Pair) -> None:
+    """Follows a session's events, and goes away."""
+    with requests.get(f"{pair.base}/{pair.live}/events", stream=True, timeout=60) as answer:
+        assert next(answer.iter_content(1))
+
+
 def _hello(agent_id: str) -> ConnectRequest:
     return ConnectRequest(hello=ConnectRequest.Hello(agent_id=agent_id))
 
@@ -195,6 +201,7 @@ REQUESTS: dict[str, Callable[[Pair], object]] = {
     "not found, with reply": lambda pair: pair.post(f"/{ABSENT}/messages", content=LARGE, transport="http"),
     "not found, streamed": lambda pair: pair.post(f"/{ABSENT}/messages", content=LARGE, transport="sse"),
     "no events": lambda pair: requests.get(f"{pair.base}/{ABSENT}/events", timeout=60),
+    "events left": _leave,
     "no path": lambda pair: requests.get(f"{pair.url}/{LARGE}", timeout=60),
     "no method": lambda pair: requests.put(f"{pair.base}/{LARGE}", timeout=60),
 }

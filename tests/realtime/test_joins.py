@@ -69,6 +69,7 @@ class Server:
 
     def __init__(self, rng: random.Random) -> None:
         self.deadline_seconds = 0.05
+        self.answers = Answers()
         self.streams: list[Upstream] = []
         self._rng = rng
 

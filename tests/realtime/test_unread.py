@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -83,8 +84,8 @@ class Running:
     async def __aenter__(self) -> "Running":
         self.service = Service()
         self.pipeline = CallPipeline(lambda: None, max_calls=1000, max_streams=1000, slow_call_s=1000)
-        self.interceptor = Interceptor(self.pipeline)
-        self._server = grpcio.build_server(interceptors=[self.interceptor])
+        self.sending = sending.Sending()
+        self._server = grpcio.build_server(interceptors=[Interceptor(self.pipeline, self.sending)])
         self.service.add_to(self._server)
         port = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()
@@ -121,7 +122,7 @@ async def test_a_stream_that_is_not_read_ends(monkeypatch: pytest.MonkeyPatch, p
         call = running.call(path)
         await until(lambda: running.service.sent)
         await until(lambda: running.service.open == 0)
-        assert (running.pipeline._streams, running.interceptor._sending._bytes) == (0, 0)
+        assert (running.pipeline._streams, running.sending._bytes) == (0, 0)
         # Not as if it had come to its end.
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await read_all(call)
@@ -149,11 +150,35 @@ async def test_streams_that_are_not_read_keep_no_more_than_so_much(monkeypatch: 
         calls = [running.call(WATCH) for _ in range(10)]
         await until(lambda: running.service.sent >= 10)
         await until(lambda: running.service.open <= 3)
-        assert running.interceptor._sending._bytes <= 3_500_000
+        assert running.sending._bytes <= 3_500_000
         for call in calls:
             call.cancel()
         await until(lambda: running.service.open == 0)
-        assert running.interceptor._sending._bytes == 0
+        assert running.sending._bytes == 0
+
+
+async def test_those_that_wait_for_room_are_woken_one_after_the_other_calls_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = sending.Sending()
+    waiting.reserve("full", sending.MAX_UNREAD_BYTES)
+    woken: list[str] = []
+
+    def wake(name: str) -> None:
+        woken.append(name)
+        # It takes all there is.
+        waiting.reserve(name, sending.MAX_UNREAD_BYTES)
+
+    stream = partial(wake, "stream")
+    waiting.when_free(stream)
+    waiting.when_free(partial(wake, "never"))
+    call = asyncio.create_task(waiting.free())
+    await asyncio.sleep(0)
+    assert (woken, call.done()) == ([], False)
+    waiting.release("full")
+    await asyncio.wait_for(call, HANGS_SECONDS)
+    await until(lambda: woken == ["stream"])
+    waiting.release("stream")
+    waiting.forget(stream)
+    await until(lambda: woken == ["stream", "never"])
 
 
 async def test_an_answer_that_is_not_read_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +187,7 @@ async def test_an_answer_that_is_not_read_ends(monkeypatch: pytest.MonkeyPatch) 
     async with Running() as running:
         # The same call as a stream: gRPC reads the one message of a unary call by itself.
         calls = [running.channel.unary_stream(SEND)(b"") for _ in range(3)]
-        await until(lambda: running.interceptor._sending._waiting)
-        await until(lambda: not running.interceptor._sending._waiting)
+        await until(lambda: running.sending._waiting)
+        await until(lambda: not running.sending._waiting)
         for call in calls:
             call.cancel()

@@ -1,6 +1,7 @@
 """What watches stand on: the store's listeners and its log, and the Watch itself, in this process."""
 
 import asyncio
+import json
 import sqlite3
 import uuid
 from collections.abc import AsyncIterator
@@ -33,6 +34,7 @@ from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.watch import (
     PAGE_ENTRIES,
     PIECES_APART,
+    SMALL_BYTES,
     WAITING_CHUNKS,
     WAITING_CODE_POINTS,
     WAKES_PER_TURN,
@@ -41,6 +43,7 @@ from server.lifecycle.watch import (
     Signals,
     Watch,
 )
+from server.rpc.sending import MAX_UNREAD_BYTES, Sending
 from server.store.contract import PAGE_BYTES, Commit
 from server.store.sqlite.store import SqliteStore
 from tests.realtime.echoing import HANGS_SECONDS, delivered, echoing
@@ -388,6 +391,30 @@ class TestWatch:
             told = await self.all(watch)
             assert len(told) == PIECES_APART
             assert "".join(getattr(chunk, "text", "") for chunk in told).split() == [str(index) for index in range(500)]
+
+    async def test_what_is_large_waits_for_room_and_holds_up_nothing_else(self, store: SqliteStore, one: Session, signals: Signals) -> None:
+        other = (await store.create_session(replace(one, id="other", channel_id="other channel"))).session
+        large = Draft("large", "{}", json.dumps(["x" * SMALL_BYTES]))
+        await store.apply(one.id, partial(send_message, message_id="large", draft=large))
+        await store.apply(one.id, say("behind it"))
+        sending = Sending()
+        watch = Watch(store, signals, sending)
+        sending.reserve("somebody else", MAX_UNREAD_BYTES)
+        await watch.join(one.id, 0)
+        await watch.join(other.id, 0)
+        assert await self.all(watch) == []
+        (small,) = (await store.apply(other.id, say("small"))).entries
+        assert await self.all(watch) == [small]
+        waiting = asyncio.create_task(watch.next(HANGS_SECONDS))
+        await asyncio.sleep(0)
+        sending.release("somebody else")
+        ((_, first),) = await waiting
+        assert first.message.content == "large"
+        # It counts until it is sent.
+        assert list(sending._reserved) == [watch]
+        assert [entry.message.content for entry in await self.all(watch)] == ["behind it"]
+        watch.close()
+        assert not sending._reserved
 
     async def test_what_comes_while_some_are_woken_reaches_all(self, store: SqliteStore, one: Session, signals: Signals) -> None:
         crowd = [Watch(store, signals) for _ in range(3 * WAKES_PER_TURN)]

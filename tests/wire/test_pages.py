@@ -86,7 +86,7 @@ async def test_a_failure_midway_cuts_the_connection(monkeypatch: pytest.MonkeyPa
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert b"transfer-encoding: chunked" in answer
         assert b"content-length" not in answer
-        assert answer.count(b"x" * 600_000) == 5
+        assert answer.count(b"x") // 600_000 == 5
         assert not answer.endswith(b"0\r\n\r\n")
 
 
@@ -115,7 +115,7 @@ async def test_a_page_that_is_not_read_is_not_fetched_and_ends(monkeypatch: pyte
 async def test_pages_that_are_not_read_hold_no_more_than_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "TICK_SECONDS", 0.05)
     monkeypatch.setattr(connections, "LATE_SECONDS", 0.1)
-    monkeypatch.setattr(connections, "MAX_UNSENT_BYTES", 2_000_000)
+    monkeypatch.setattr(answers, "MAX_UNSENT_BYTES", 2_000_000)
     messages = Messages()
     async with facing(monkeypatch, messages) as facade:
         for _ in range(10):

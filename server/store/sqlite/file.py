@@ -26,6 +26,8 @@ _APPLICATION_ID = slice(68, 72)
 
 _BUSY_TIMEOUT_S = 5.0
 _CACHE_KIB = 65_536
+# A reader's cache is empty after each commit, which is another connection's.
+_READ_CACHE_KIB = 4_096
 # SQLite's own, 1,000, is reached every few groups of writes, each of which would then write most of the same pages into the file.
 _CHECKPOINT_PAGES = 4000
 _JOURNAL_LIMIT_BYTES = 64 * 1024 * 1024
@@ -158,7 +160,7 @@ def _room(path: Path) -> str:
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """A connection in autocommit mode, for use by one thread at a time. Raises sqlite3.Error."""
     connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256)
-    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    connection.execute(f"PRAGMA cache_size = -{_READ_CACHE_KIB if read_only else _CACHE_KIB}")
     if read_only:
         connection.execute("PRAGMA query_only = ON")
     else:

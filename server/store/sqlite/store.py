@@ -20,6 +20,7 @@ from server.domain.sessions import Creation, Outcome, Rule, Session
 from server.store.batch import Apply, ApplyToDelivery, Create, Delete
 from server.store.contract import (
     MAX_WRITES,
+    PAGE_BYTES,
     AgentChange,
     CommitListener,
     Counts,
@@ -33,7 +34,7 @@ from server.store.contract import (
     StoreOpenError,
 )
 from server.store.counts import EXPIRED, LIVE, WARNED
-from server.store.pages import ALWAYS_MS, FIRST, fill_active, fill_history, fill_messages, fill_page, text_size, travels_forward
+from server.store.pages import ALWAYS_MS, FIRST, fill_active, fill_history, fill_messages, text_size, travels_forward
 from server.store.sqlite import rows
 from server.store.sqlite.file import FileLock, check_sound, connect, leaves_doubt, prepare, public_error, real_path, schema_version
 from server.store.sqlite.removal import IS_THERE, Pieces, clear, take_expired
@@ -170,14 +171,24 @@ class SqliteStore(Store):
 
         return self._read(read)
 
-    async def list_entries(self, session_id: str, *, after_sequence: int, limit: int) -> list[Entry]:
+    async def list_entries(self, session_id: str, *, after_sequence: int, limit: int, most_bytes: int | None = None) -> list[Entry]:
         statement = (
             f"SELECT {_ENTRY} FROM log WHERE session_id = ?1 AND sequence > ?2 AND {IS_THERE.format('?1')} ORDER BY sequence LIMIT ?3"
         )
 
         def read(connection: sqlite3.Connection) -> list[Entry]:
+            page: list[Entry] = []
+            left_bytes = most_bytes or PAGE_BYTES
             with closing(connection.execute(statement, (session_id, after_sequence, limit))) as found:
-                return fill_page(map(rows.entry_of, found), limit, text_size)[0]
+                for entry in map(rows.entry_of, found):
+                    left_bytes -= text_size(entry)
+                    if page and left_bytes < 0:
+                        break
+                    page.append(entry)
+                    if left_bytes <= 0:
+                        # Nothing fits any more: the next one, which may be large, is not read.
+                        break
+            return page
 
         return self._read(read)
 

@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from eliza.sessions import values
 from eliza.sessions.v1 import message_service_pb2, session_service_pb2
 from tests.agents.worker import stream_agent
+from tests.faults.hostile.half_sent import HalfSent
 from tests.faults.hostile.playing import SEND, Playing, ask_streams, begin_messages, field_bytes, quietly
 from tests.faults.http_attack import SESSIONS
 from tests.harness import ECHO, USER
@@ -88,9 +89,13 @@ def empty_values(play: Playing) -> None:
 
 
 def half_sent_messages(play: Playing) -> None:
-    """Calls on many connections, each with the beginning of a message that never goes on: what gRPC's core holds of it."""
+    """Calls on many connections, each with the beginning of a message that never goes on; and on some, all that the core takes of it."""
     half = begin_messages(SEND, 4_000_000, 500, 100)
     opened = [play.open(play.service.grpc, half) for _ in range(play.scaled(50))]
+    for _ in range(play.scaled(2)):
+        begun = HalfSent(play.connect(play.service.grpc), SEND, play.scaled(STREAMS, 40), 3_900_000)
+        begun.run(4)
+        play.answers["calls ended by the service"] += begun.ended
     play.linger(3)
     play.answers["connection closed by the service"] += play.closed(opened)
 
