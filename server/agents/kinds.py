@@ -108,6 +108,10 @@ class Slot(Protocol):
 class Connector(Protocol):
     """Reaches the agents of one kind."""
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether the agents are part of this process, which ends with them: a lease need not be written down."""
+
     def check(self, agent: Agent) -> None:
         """Raises InvalidFieldError for an agent with an address or a secret that it may not have.
 
@@ -131,6 +135,8 @@ class AgentChangedError(Exception):
 
 class Echo:
     """Answers every message with its own text, word by word."""
+
+    is_inside = True
 
     def check(self, agent: Agent) -> None:
         """Nothing can be wrong with it."""

@@ -48,6 +48,8 @@ NO_KEY = "none"
 class OpenAi:
     """Asks chat completions endpoints."""
 
+    is_inside = False
+
     def __init__(self, client: httpx2.AsyncClient, hosts: Hosts, secrets: Secrets, clock: Clock) -> None:
         self._client = client
         self._hosts = hosts

@@ -73,6 +73,8 @@ class _Error(BaseModel):
 class Webhook:
     """Posts deliveries to webhooks."""
 
+    is_inside = False
+
     def __init__(self, client: httpx2.AsyncClient, hosts: Hosts, secrets: Secrets, clock: Clock) -> None:
         self._client = client
         self._hosts = hosts

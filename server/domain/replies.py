@@ -104,17 +104,20 @@ def fail(
     detail: str = "",
     connection_lost: bool = False,
     charged: bool = True,
+    is_claimed: bool = False,
 ) -> Outcome:
     """Ends a failed attempt: the delivery rests for `backoff_ms`, or fails when this was the last attempt.
 
     `last_reply_id` is the id that the last attempt's reply would have had, where there was an attempt. The
     attempt does not count where `charged` is false (the operator's fault). Nor does it, up to
     MAX_LOST_CONNECTIONS times, where the worker lost its connection before it had sent anything
-    (`connection_lost`).
+    (`connection_lost`). `is_claimed`: no lease was written for the attempt, so that it counts from now on.
     Raises SessionExpiredError, DeliveryNotLeasedError (it is no longer open).
     """
     require_live(session, now_ms)
     _require_open(delivery)
+    if is_claimed:
+        delivery = replace(delivery, attempts=delivery.attempts + 1)
     detail = clean(detail)[:MAX_DETAIL_CODE_POINTS]
     delivery = replace(delivery, last_failure=AttemptFailure(now_ms, delivery.attempts, reason, detail))
     if connection_lost and delivery.lost_connections < MAX_LOST_CONNECTIONS:

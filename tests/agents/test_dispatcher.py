@@ -51,6 +51,8 @@ async def hang(work: Work, emit: Emit) -> Reply:
 class Scripted:
     """An agent that replies as its script says; it keeps what it was asked, what was cancelled, and how many it had at once."""
 
+    is_inside = False
+
     def __init__(self, script: Script = echo) -> None:
         self.script = script
         self.asked: list[Work] = []
