@@ -27,8 +27,8 @@ from server.agents.secrets import SecretError, Secrets
 from server.clock import Clock
 from server.domain.agents import Agent, OpenAiSettings
 from server.domain.errors import InvalidFieldError
-from server.domain.events import Entry
-from server.domain.messages import Draft, Reply
+from server.domain.log import Entry, message_of
+from server.domain.messages import AgentMessage, Draft, Reply
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -182,13 +182,14 @@ def conversation(settings: OpenAiSettings, messages: list[Entry]) -> "list[ChatC
     """The system prompt, and of the messages (the oldest first) the last that fit the window: whole ones, and the very last in any case."""
     shown: list[ChatCompletionMessageParam] = []
     left = settings.history_characters
-    for message in (entry.message for entry in reversed(messages)):
-        assert message is not None
+    for message in map(message_of, reversed(messages)):
         left -= len(message.content)
         if shown and left < 0:
             break
         shown.append(
-            {"role": "assistant", "content": message.content} if message.is_agent else {"role": "user", "content": message.content}
+            {"role": "assistant", "content": message.content}
+            if isinstance(message, AgentMessage)
+            else {"role": "user", "content": message.content}
         )
     if settings.system_prompt:
         shown.append({"role": "system", "content": settings.system_prompt})

@@ -31,9 +31,9 @@ from server.domain.errors import (
     SessionExpiredError,
     SessionNotFoundError,
 )
-from server.domain.events import Entry, Piece
 from server.domain.ids import new_id
-from server.domain.messages import Reply
+from server.domain.log import Entry, Piece, ReplyFailure, message_of
+from server.domain.messages import Reply, UserMessage
 from server.domain.replies import answer, fail, lease
 from server.domain.sessions import Outcome
 from server.store.contract import Commit, OpenDelivery, Store
@@ -147,7 +147,7 @@ class Dispatcher:
                 continue
             if entry := outcome.entry:
                 # Told by the message: a delivery is also pending, and without attempts, after one that was not charged to it.
-                if entry.message and not entry.message.is_agent:
+                if isinstance(entry.event, UserMessage):
                     self._add_delivery(session.id, session.agent_id, entry.sequence)
                 else:
                     self._close_delivery(entry)
@@ -189,7 +189,7 @@ class Dispatcher:
         if sequence >= queue.first_open:
             # Not a late reply to a message that had failed: only the first open delivery ever fails.
             self._count(queue, -1)
-        if entry.failure:
+        if isinstance(entry.event, ReplyFailure):
             queue.first_open = sequence + 1
         queue.finished.add(sequence)
         if queue.attempt and queue.attempt.work.entry.sequence == sequence:
@@ -311,8 +311,7 @@ class Dispatcher:
         :raises DomainError: the lease cannot be had, or the reply cannot be stored
         """
         lease_s = agent.settings.timeout_seconds if agent.settings else self._lease_s
-        message = head.entry.message
-        assert message is not None
+        message = message_of(head.entry)
         rule = partial(
             lease,
             lease_ms=round(lease_s * 1000),
@@ -343,8 +342,7 @@ class Dispatcher:
 
     async def _record_failure(self, head: OpenDelivery, failure: NoReplyError, last_reply_id: str) -> float | None:
         """Writes down that an attempt came to nothing; returns how long the session rests before the next, in seconds."""
-        message, delivery = head.entry.message, head.delivery
-        assert message is not None
+        message, delivery = message_of(head.entry), head.delivery
         # Lost connections make it rest longer, too: a message that kills who takes it must not do so every second.
         backoff_ms = self._policy.backoff_ms(delivery.attempts + delivery.lost_connections + 1, random.random())
         backoff_ms = max(backoff_ms, round(failure.retry_after_s * 1000))
@@ -376,9 +374,8 @@ class Dispatcher:
 
         Nothing is written down: it uses up no attempt, and is tried again at once after a restart.
         """
-        assert head.entry.message is not None
         queue.unavailable += 1
         queue.resting = head.delivery.sequence
         now_ms = self._clock.now_ms()
-        self.statuses.note_unavailable(queue.agent_id, queue.session_id, head.entry.message.id, now_ms, cause)
+        self.statuses.note_unavailable(queue.agent_id, queue.session_id, message_of(head.entry).id, now_ms, cause)
         return self._policy.backoff_ms(queue.unavailable, random.random()) / 1000

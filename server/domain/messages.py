@@ -37,18 +37,25 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A stored message. Its place, its time and its author are those of its entry in the log.
-
-    `answers` is the sequence of the user's message that an agent's message is the reply to.
-    """
+    """A stored message. Its place and its time are those of its entry in the log."""
 
     id: str
-    is_agent: bool
     content: str
     metadata: str
     attachments: str | None
-    thought: str | None
-    actions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UserMessage(Message):
+    """A message of the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentMessage(Message):
+    """A message of the agent. `answers` is the sequence of the user's message that it is the reply to."""
+
+    thought: str | None = None
+    actions: tuple[str, ...] = ()
     answers: int | None = None
 
 

@@ -17,8 +17,8 @@ from server.domain.deliveries import (
     RetryPolicy,
 )
 from server.domain.errors import DeliveryAnsweredError, DeliveryNotFoundError, DeliveryNotLeasedError
-from server.domain.events import EntryKind, ReplyFailure
-from server.domain.messages import Message, Reply, check_reply, clean_reply
+from server.domain.log import ReplyFailure
+from server.domain.messages import AgentMessage, Reply, check_reply, clean_reply
 from server.domain.sessions import Outcome, Session, append, require_live
 
 DeliveryRule = Callable[[Session, Delivery, int], Outcome]
@@ -64,10 +64,10 @@ def answer(session: Session, delivery: Delivery, now_ms: int, *, reply_id: str, 
     reply = clean_reply(reply)
     check_reply(reply)
     draft = reply.draft
-    message = Message(
-        reply_id, True, draft.content, draft.metadata, draft.attachments, reply.thought, reply.actions, answers=delivery.sequence
+    message = AgentMessage(
+        reply_id, draft.content, draft.metadata, draft.attachments, reply.thought, reply.actions, answers=delivery.sequence
     )
-    outcome = append(_count_out(session, delivery), now_ms, EntryKind.MESSAGE, message=message)
+    outcome = append(_count_out(session, delivery), now_ms, message)
     return replace(outcome, delivery=replace(delivery, state=DeliveryState.ANSWERED, due_at_ms=None))
 
 
@@ -113,7 +113,7 @@ def _require_open(delivery: Delivery) -> None:
 
 def _give_up(session: Session, delivery: Delivery, now_ms: int, message_id: str, reason: str, last_reply_id: str) -> Outcome:
     failure = ReplyFailure(message_id, delivery.sequence, reason, delivery.attempts, last_reply_id)
-    outcome = append(_count_out(session, delivery), now_ms, EntryKind.REPLY_FAILURE, failure=failure)
+    outcome = append(_count_out(session, delivery), now_ms, failure)
     return replace(outcome, delivery=replace(delivery, state=DeliveryState.FAILED, due_at_ms=None))
 
 

@@ -13,8 +13,8 @@ import orjson
 from server.clock import Clock
 from server.domain.agents import Agent
 from server.domain.errors import AgentAlreadyExistsError, AgentNotFoundError, SessionNotFoundError, UnavailableError
-from server.domain.events import Entry
 from server.domain.idempotency import RequestKey
+from server.domain.log import Entry
 from server.domain.replies import DeliveryRule
 from server.domain.sessions import Creation, Outcome, Rule, Session
 from server.store.batch import Apply, ApplyToDelivery, Create, Delete

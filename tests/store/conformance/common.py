@@ -15,8 +15,8 @@ from server.clock import TestClock
 from server.domain.agents import Agent, AgentKind
 from server.domain.deliveries import Delivery, RetryPolicy
 from server.domain.errors import InvalidFieldError, RequestIdReusedError
-from server.domain.events import Entry
 from server.domain.idempotency import RequestKey
+from server.domain.log import Entry
 from server.domain.messages import Draft, Reply
 from server.domain.replies import DeliveryRule, fail, lease
 from server.domain.replies import answer as answer_delivery
