@@ -5,6 +5,7 @@ A rule that applies to a live session raises SessionExpiredError otherwise; noth
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from server.domain.agents import Agent
 from server.domain.deliveries import MAX_OPEN_DELIVERIES, Delivery, DeliveryState
@@ -190,9 +191,10 @@ def send_message(
     if session.open_deliveries >= max_open:
         raise OverloadedError("too many messages of this session wait for its agent")
     message = UserMessage(message_id, draft.content, draft.metadata, draft.attachments)
-    session = replace(session, open_deliveries=session.open_deliveries + 1)
-    outcome = append(_touch(session, now_ms), now_ms, message, renewed=session.timeout.auto_renew)
-    return replace(outcome, delivery=Delivery(session.id, outcome.session.last_sequence, DeliveryState.PENDING, 0, now_ms))
+    opened = session.open_deliveries + 1
+    outcome = append(_touch(session, now_ms), now_ms, message, renewed=session.timeout.auto_renew, open_deliveries=opened)
+    delivery = Delivery(session.id, outcome.session.last_sequence, DeliveryState.PENDING, 0, now_ms)
+    return Outcome(outcome.session, outcome.entry, delivery)
 
 
 def heartbeat(session: Session, now_ms: int) -> Outcome:
@@ -228,7 +230,7 @@ def update_timeout(session: Session, now_ms: int, change: PartialTimeoutConfig, 
     start_ms = session.last_activity_ms if patched.timeout.auto_renew else session.renewed_at_ms
     patched = replace(patched, expires_at_ms=_expiry(patched, start_ms))
     still_warned = session.warning_logged and now_ms >= patched.warn_at_ms
-    return append(replace(patched, warning_logged=still_warned), now_ms, TimeoutChange(patched.timeout))
+    return append(patched, now_ms, TimeoutChange(patched.timeout), warning_logged=still_warned)
 
 
 def fall_due(session: Session, now_ms: int) -> Outcome:
@@ -240,9 +242,9 @@ def fall_due(session: Session, now_ms: int) -> Outcome:
     if session.expiry_logged:
         return Outcome(session)
     if now_ms >= session.expires_at_ms:
-        return append(replace(session, expiry_logged=True, open_deliveries=0), now_ms, Expiry())
+        return append(session, now_ms, Expiry(), expiry_logged=True, open_deliveries=0)
     if not session.warning_logged and now_ms >= session.warn_at_ms:
-        return append(replace(session, warning_logged=True), now_ms, ExpirationWarning())
+        return append(session, now_ms, ExpirationWarning(), warning_logged=True)
     return Outcome(session)
 
 
@@ -277,13 +279,13 @@ def _expiry(session: Session, start_ms: int) -> int:
     return min(start_ms + minutes_ms(session.timeout.timeout_minutes), session.end_ms)
 
 
-def append(session: Session, now_ms: int, event: Event, *, renewed: bool = False) -> Outcome:
-    """The session with one more entry, at a time that strictly increases.
+def append(session: Session, now_ms: int, event: Event, *, renewed: bool = False, **changes: Any) -> Outcome:
+    """The session with one more entry, at a time that strictly increases, and with changes of other fields.
 
     Contract: "when the clock has not moved on, the next message gets the last one's time plus 1 ms".
     """
     sequence, at_ms = session.last_sequence + 1, max(now_ms, session.last_entry_ms + 1)
-    session = replace(session, last_sequence=sequence, last_entry_ms=at_ms)
+    session = replace(session, last_sequence=sequence, last_entry_ms=at_ms, **changes)
     near = is_near_expiration(session, now_ms)
     entry = Entry(session.id, sequence, at_ms, event, session.expires_at_ms, session.renewal_count, renewed, near)
     return Outcome(session, entry)
