@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from server.domain.agents import Agent
 from server.domain.deliveries import Delivery
-from server.domain.events import Entry
+from server.domain.log import Entry, message_of
 from server.domain.messages import Draft, Message, Reply
 from server.domain.sessions import Session
 
@@ -77,8 +77,7 @@ class Work:
     @property
     def message(self) -> Message:
         """The message to answer."""
-        assert self.entry.message is not None
-        return self.entry.message
+        return message_of(self.entry)
 
 
 def count_fitting(sizes: Sequence[int], room: int) -> int:

@@ -31,9 +31,9 @@ from server.domain.errors import (
     SessionExpiredError,
     SessionNotFoundError,
 )
-from server.domain.events import Entry, Piece
 from server.domain.ids import new_id
-from server.domain.messages import Reply
+from server.domain.log import Entry, Piece, message_of
+from server.domain.messages import Reply, UserMessage
 from server.domain.replies import answer, fail, lease
 from server.domain.sessions import Outcome, Session
 from server.store.contract import Commit, OpenDelivery, Store
@@ -146,7 +146,7 @@ class Dispatcher:
             if outcome.session.expiry_logged:
                 self._drop_session(outcome.session.id)
             # Told by the message: a delivery is also pending, and without attempts, after one that was not charged to it.
-            elif entry and entry.message and not entry.message.is_agent:
+            elif entry and isinstance(entry.event, UserMessage):
                 self._add_delivery(outcome, entry)
             elif entry:
                 self._close_delivery(outcome.session, entry)
@@ -338,8 +338,7 @@ class Dispatcher:
 
     async def _lease(self, queue: _SessionQueue, head: OpenDelivery, lease_s: float) -> tuple[Session, Delivery] | None:
         """Writes down that the agent has a delivery; None where its attempts are used up. Raises DomainError."""
-        assert head.entry.message is not None
-        message_id = head.entry.message.id
+        message_id = message_of(head.entry).id
         rule = partial(
             lease,
             lease_ms=round(lease_s * 1000),
@@ -356,8 +355,7 @@ class Dispatcher:
 
     async def _record_failure(self, head: OpenDelivery, failure: NoReplyError, last_reply_id: str, *, is_claimed: bool) -> float | None:
         """Writes down that an attempt came to nothing; returns how long the session rests before the next, in seconds."""
-        message, delivery = head.entry.message, head.delivery
-        assert message is not None
+        message, delivery = message_of(head.entry), head.delivery
         # Lost connections make it rest longer, too: a message that kills who takes it must not do so every second.
         backoff_ms = self._policy.backoff_ms(delivery.attempts + delivery.lost_connections + 1, random.random())
         backoff_ms = max(backoff_ms, round(failure.retry_after_s * 1000))
@@ -390,9 +388,8 @@ class Dispatcher:
 
         Nothing is written down: it uses up no attempt, and is tried again at once after a restart.
         """
-        assert head.entry.message is not None
         queue.unavailable += 1
         queue.resting = head.delivery.sequence
         now_ms = self._clock.now_ms()
-        self.statuses.note_unavailable(queue.agent_id, queue.session_id, head.entry.message.id, now_ms, cause)
+        self.statuses.note_unavailable(queue.agent_id, queue.session_id, message_of(head.entry).id, now_ms, cause)
         return self._policy.backoff_ms(queue.unavailable, random.random()) / 1000

@@ -18,8 +18,8 @@ from server.domain.deliveries import (
     RetryPolicy,
 )
 from server.domain.errors import DeliveryAnsweredError, DeliveryNotFoundError, DeliveryNotLeasedError
-from server.domain.events import EntryKind, ReplyFailure
-from server.domain.messages import Message, Reply, check_reply, clean_reply
+from server.domain.log import Event, ReplyFailure
+from server.domain.messages import AgentMessage, Reply, check_reply, clean_reply
 from server.domain.sessions import Outcome, Session, append, require_live
 
 DeliveryRule = Callable[[Session, Delivery, int], Outcome]
@@ -76,18 +76,10 @@ def answer(
     reply = clean_reply(reply)
     check_reply(reply)
     draft = reply.draft
-    message = Message(
-        reply_id,
-        True,
-        draft.content,
-        draft.metadata,
-        draft.attachments,
-        reply.thought,
-        reply.actions,
-        answers=delivery.sequence,
+    message = AgentMessage(
+        reply_id, draft.content, draft.metadata, draft.attachments, reply.thought, reply.actions, answers=delivery.sequence
     )
-    outcome = append(_count_out(session, delivery), now_ms, EntryKind.MESSAGE, message=message)
-    return replace(outcome, delivery=replace(delivery, state=DeliveryState.ANSWERED, due_at_ms=None))
+    return _close(session, delivery, now_ms, message, DeliveryState.ANSWERED)
 
 
 def fail(
@@ -144,12 +136,11 @@ def _give_up(
     last_reply_id: str,
 ) -> Outcome:
     failure = ReplyFailure(message_id, delivery.sequence, reason, delivery.attempts, last_reply_id)
-    outcome = append(_count_out(session, delivery), now_ms, EntryKind.REPLY_FAILURE, failure=failure)
-    return replace(outcome, delivery=replace(delivery, state=DeliveryState.FAILED, due_at_ms=None))
+    return _close(session, delivery, now_ms, failure, DeliveryState.FAILED)
 
 
-def _count_out(session: Session, delivery: Delivery) -> Session:
-    """The session with one less open delivery, where this one is open."""
-    if delivery.state not in OPEN_STATES:
-        return session
-    return replace(session, open_deliveries=session.open_deliveries - 1)
+def _close(session: Session, delivery: Delivery, now_ms: int, event: Event, state: DeliveryState) -> Outcome:
+    """Appends what closes a delivery, which may have failed before."""
+    left = session.open_deliveries - (delivery.state in OPEN_STATES)
+    outcome = append(session, now_ms, event, open_deliveries=left)
+    return Outcome(outcome.session, outcome.entry, replace(delivery, state=state, due_at_ms=None))
