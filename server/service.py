@@ -6,22 +6,27 @@ import socket
 from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
 from server.agents.connectors import Connectors, connect
-from server.agents.dispatcher import Dispatcher
 from server.agents.registry import register_at_start, warn_of_unusable
 from server.clock import Clock, SystemClock, TestClock
+from server.delivery.queues import Dispatcher
 from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.purge import Purge
 from server.lifecycle.watch import Signals
-from server.rpc.boundary import QUIET_SECONDS
-from server.rpc.server import build_server
+from server.rpc.health import HealthMonitor
+from server.rpc.in_process import InProcessChannel
+from server.rpc.pipeline import QUIET_SECONDS, CallPipeline
+from server.rpc.server import build_server, build_services, service_names
 from server.settings import Settings, join_address, split_address, split_list
 from server.store import open_store
 from server.store.base import Store
+
+AGENTS_SHARE: Final = 0.9
+"""Which part of the time for a stop agents have to finish the replies that are under way."""
 
 log = structlog.get_logger()
 
@@ -37,9 +42,8 @@ class Service:
         self.port = 0
         self._settings = settings
         self._store = store
-        self._signals = Signals()
-        store.add_listener(self._signals.committed)
         self._connectors = connectors
+        self._signals = Signals()
         self._dispatcher = Dispatcher(
             store,
             clock,
@@ -50,9 +54,7 @@ class Service:
             concurrency=settings.agent_concurrency,
             max_open=settings.max_open_deliveries,
         )
-        store.add_listener(self._dispatcher.committed)
         self._deadlines = Deadlines(store, clock)
-        store.add_listener(self._deadlines.committed)
         self._purge = Purge(
             store,
             clock,
@@ -60,11 +62,33 @@ class Service:
             request_retention_minutes=settings.request_id_retention_minutes,
             interval_minutes=settings.session_cleanup_interval_minutes,
         )
-        store.add_listener(self._purge.committed)
-        self._server, self._health, self._boundary = build_server(
-            store, clock, settings, self._dispatcher, connectors, self._signals, self._deadlines, self._purge
+        for part in (self._signals, self._dispatcher, self._deadlines, self._purge):
+            store.add_listener(part.on_commit)
+        names = service_names(clock)
+        self._health = HealthMonitor(store, names)
+        self._pipeline = CallPipeline(
+            self._health.doubt,
+            max_calls=settings.max_calls,
+            max_streams=settings.max_streams,
+            slow_call_s=settings.slow_call_seconds,
         )
+        self._services = build_services(
+            store,
+            clock,
+            settings,
+            dispatcher=self._dispatcher,
+            connectors=connectors,
+            signals=self._signals,
+            deadlines=self._deadlines,
+            purge=self._purge,
+            health=self._health,
+        )
+        self._server = build_server(self._services, self._pipeline, self._health, names, settings.max_connection_streams)
         self._tasks: list[asyncio.Task[None]] = []
+
+    def open_channel(self) -> InProcessChannel:
+        """A channel to this service from within its process."""
+        return InProcessChannel(self._services, self._pipeline)
 
     @classmethod
     async def start(cls, settings: Settings) -> "Service":
@@ -103,10 +127,9 @@ class Service:
     async def stop(self, by_s: float) -> None:
         """Says NOT_SERVING, finishes what is in flight until the event loop's time `by_s` at most, and closes the store."""
         await self._health.servicer.enter_graceful_shutdown()
-        self._signals.close()
         with suppress(TimeoutError):
             async with asyncio.timeout_at(by_s):
-                await asyncio.gather(self._boundary.drain(), self._stop_agents())
+                await asyncio.gather(self._pipeline.drain(), self._stop_agents(by_s))
         # What is left has had its time; answers that are on their way get out.
         await self._server.stop(QUIET_SECONDS)
         await self._dispatcher.abandon()
@@ -120,10 +143,15 @@ class Service:
         finally:
             await self._store.close()
 
-    async def _stop_agents(self) -> None:
-        """Waits for the replies that are under way, then lets the workers go."""
-        await self._dispatcher.stop()
+    async def _stop_agents(self, by_s: float) -> None:
+        """Waits for the replies that are under way, then lets the workers and those who watch go."""
+        now_s = asyncio.get_running_loop().time()
+        with suppress(TimeoutError):
+            # The rest of the time is for telling those who still wait for a reply.
+            async with asyncio.timeout_at(now_s + (by_s - now_s) * AGENTS_SHARE):
+                await self._dispatcher.stop()
         self._connectors.workers.close()
+        self._signals.close()
 
     async def _serve(self) -> None:
         host, port = split_address(self._settings.grpc_address)

@@ -11,7 +11,6 @@ from server.domain.deliveries import Delivery
 from server.domain.events import Entry
 from server.domain.messages import Draft, Message, Reply
 from server.domain.sessions import Session
-from server.store.base import Store
 
 MAX_DELIVERY_BYTES: Final = 4 * 1024 * 1024 - 64 * 1024
 """The largest delivery, as protobuf or JSON. gRPC clients receive 4 MiB by default; the rest is for what wraps the delivery.
@@ -73,24 +72,13 @@ class Work:
     entry: Entry
     delivery: Delivery
     reply_id: str
-    store: Store
+    history: History
 
     @property
     def message(self) -> Message:
         """The message to answer."""
         assert self.entry.message is not None
         return self.entry.message
-
-    async def history(self, limit: int) -> History:
-        """At most `limit` messages before the one to answer, the oldest first, each reply behind what it answers."""
-        if not limit:
-            return History([])
-        before = self.entry.sequence
-        found = await self.store.list_history(self.session, before_sequence=before, limit=limit)
-        if not found or len(found) == limit:
-            return History(found)
-        there_are = await self.store.count_history(self.session, before_sequence=before, limit=limit)
-        return History(found, max(0, there_are - len(found)))
 
 
 def count_fitting(sizes: Sequence[int], room: int) -> int:
@@ -106,6 +94,9 @@ def count_fitting(sizes: Sequence[int], room: int) -> int:
 
 class Slot(Protocol):
     """Somebody who has time for one delivery."""
+
+    def history_messages(self, agent: Agent) -> int:
+        """How many earlier messages are wanted with a delivery, at most."""
 
     async def reply(self, work: Work, emit: Emit) -> Reply:
         """Gets the reply, emitting its text piece by piece where the agent gives it so. Raises NoReplyError.
@@ -127,7 +118,11 @@ class Connector(Protocol):
         """Raises InvalidFieldError for an agent whose secret cannot be read or used."""
 
     def slot(self, agent: Agent) -> AbstractAsyncContextManager[Slot]:
-        """Waits for somebody who has time for one delivery, and holds them for it. Raises AgentChangedError, AgentUnavailableError."""
+        """Waits for somebody who has time for one delivery, and holds them for it.
+
+        An error that leaves the block says that the reply, if there was one, is not stored.
+        Raises AgentChangedError, AgentUnavailableError.
+        """
 
 
 class AgentChangedError(Exception):
@@ -147,6 +142,10 @@ class Echo:
     async def slot(self, agent: Agent) -> AsyncIterator["Echo"]:
         """There is always time."""
         yield self
+
+    def history_messages(self, agent: Agent) -> int:
+        """It looks at the message alone."""
+        return 0
 
     async def reply(self, work: Work, emit: Emit) -> Reply:
         """The message's text again."""

@@ -83,19 +83,22 @@ class OpenAi:
             raise _no_key(error) from error
         yield self
 
+    def history_messages(self, agent: Agent) -> int:
+        """What the agent's settings say, which count the message to answer."""
+        return _settings(agent).history_messages - 1
+
     async def reply(self, work: Work, emit: Emit) -> Reply:
         """Asks for a completion of the conversation.
 
         A temporary error and a connection that fails are worth another attempt.
         """
         settings = _settings(work.agent)
-        history = await work.history(settings.history_messages - 1)
         try:
             key = await self._key(settings)
         except SecretError as error:
             raise _no_key(error) from error
         with detailed(settings.base_url, key if settings.api_key else ""):
-            messages = conversation(settings, [*history.entries, work.entry])
+            messages = conversation(settings, [*work.history.entries, work.entry])
             return Reply(Draft(await self._complete(settings, key, messages, emit)))
 
     async def _complete(

@@ -26,7 +26,7 @@ from server.agents.http import (
     read_json,
     retry_after_s,
 )
-from server.agents.kinds import MAX_DELIVERY_BYTES, AgentUnavailableError, Emit, History, NoReplyError, Work, count_fitting
+from server.agents.kinds import MAX_DELIVERY_BYTES, AgentUnavailableError, Emit, NoReplyError, Work, count_fitting
 from server.agents.secrets import SecretError, Secrets
 from server.clock import Clock
 from server.domain.agents import Agent, WebhookSettings
@@ -107,13 +107,17 @@ class Webhook:
             raise _no_secret(error) from error
         yield self
 
+    def history_messages(self, agent: Agent) -> int:
+        """What the agent's settings say."""
+        return _settings(agent).history_messages
+
     async def reply(self, work: Work, emit: Emit) -> Reply:
         """Posts the delivery and reads the reply, plain or streamed.
 
         A temporary error and a connection that fails are worth another attempt.
         """
         settings = _settings(work.agent)
-        body = delivery_body(work, await work.history(settings.history_messages))
+        body = delivery_body(work)
         try:
             secret = await self._secret(settings)
             now_s = self._clock.now_ms() // 1000
@@ -169,9 +173,9 @@ def signed_headers(key: bytes, delivery_id: str, timestamp_s: int, body: bytes) 
     }
 
 
-def delivery_body(work: Work, history: History) -> bytes:
+def delivery_body(work: Work) -> bytes:
     """What is posted, as JSON: of the history, the last messages that fit. Names are those of the REST API."""
-    session = work.session
+    session, history = work.session, work.history
     asked, earlier = _message(session, work.entry), [_message(session, entry) for entry in history.entries]
     data: dict[str, Any] = {
         "deliveryId": work.delivery.id,

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from server.agents.kinds import AgentChangedError, Emit, History, NoReplyError, Work
+from server.agents.kinds import AgentChangedError, Emit, NoReplyError, Work
 from server.domain.agents import Agent, AgentKind
 from server.domain.errors import AgentNotFoundError, DeliveryNotLeasedError, DomainError, InvalidFieldError, UnavailableError
 from server.domain.messages import Reply
@@ -15,10 +15,9 @@ from server.domain.messages import Reply
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """Something to answer, with as much history as the worker wants."""
+    """Something to answer."""
 
     work: Work
-    history: History
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +48,18 @@ Told: TypeAlias = Given | Accepted | Refused | Revoked | Exception
 
 @dataclass(eq=False, slots=True)
 class _Held:
-    """A delivery in the hands of a worker. `ended` is set only to a NoReplyError.
+    """A delivery in the hands of a worker.
 
-    `begun`: the worker has said something of it; `answering`: the worker's reply is being stored.
+    `reply` is what the worker makes of it: a reply, or a NoReplyError. `is_taken`: it is on its way into the store, and `stored`
+    says whether it came there; None: nobody asks. `begun`: the worker has said something of it.
     """
 
     work: Work
     emit: Emit
-    ended: asyncio.Future[None]
+    reply: asyncio.Future[Reply]
+    stored: asyncio.Future[bool] | None = None
+    is_taken: bool = False
     begun: bool = False
-    answering: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -76,23 +77,6 @@ class Worker:
     busy: int = 0
     gone: bool = False
 
-    async def reply(self, work: Work, emit: Emit) -> Reply:
-        """Hands a delivery to the worker and waits: for a NoReplyError, or to be cancelled, as its reply is stored on another way."""
-        history = await work.history(self.history_messages)
-        if self.gone:
-            raise _lost(begun=False)
-        held = _Held(work, emit, asyncio.get_running_loop().create_future())
-        self.held[work.delivery.id] = held
-        self.told.put_nowait(Given(work, history))
-        try:
-            await held.ended
-            raise AssertionError("only a failure ends it")
-        finally:
-            del self.held[work.delivery.id]
-            # Whoever is cancelled cancels what they wait for.
-            if not held.answering and (not held.ended.done() or held.ended.cancelled()):
-                self.told.put_nowait(Revoked(work.delivery.id))
-
     def chunk(self, delivery_id: str, text: str) -> None:
         """Takes a piece of a reply. Raises DeliveryNotLeasedError, InvalidContentError."""
         held = self._held(delivery_id)
@@ -101,27 +85,73 @@ class Worker:
 
     def failed(self, delivery_id: str, reason: str, *, final: bool) -> None:
         """Takes a failure. Raises DeliveryNotLeasedError."""
-        ended = self._held(delivery_id).ended
-        if not ended.done():
-            ended.set_exception(NoReplyError(reason, final=final))
+        reply = self._held(delivery_id).reply
+        if not reply.done():
+            reply.set_exception(NoReplyError(reason, final=final))
 
-    @contextmanager
-    def answering(self, delivery_id: str) -> Iterator[str | None]:
-        """While the worker's reply is stored, its delivery is not revoked; yields the id for the reply, where the worker still has it."""
+    async def answer(self, delivery_id: str, reply: Reply) -> bool:
+        """Takes a reply, and waits until it is stored. Returns False where nobody waits for it here.
+
+        :raises DomainError: it cannot be stored
+        """
         held = self.held.get(delivery_id)
-        if held is None:
-            yield None
-            return
-        held.begun = held.answering = True
-        try:
-            yield held.work.reply_id
-        finally:
-            held.answering = False
+        if held is None or held.reply.done():
+            return False
+        held.begun = True
+        held.stored = asyncio.get_running_loop().create_future()
+        held.reply.set_result(reply)
+        return await held.stored
 
     def _held(self, delivery_id: str) -> _Held:
         if delivery_id not in self.held:
             raise DeliveryNotLeasedError(delivery_id)
         return self.held[delivery_id]
+
+
+class Seat:
+    """A worker's time for one delivery."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._held: _Held | None = None
+
+    def history_messages(self, agent: Agent) -> int:
+        """What the worker has asked for."""
+        return self._worker.history_messages
+
+    async def reply(self, work: Work, emit: Emit) -> Reply:
+        """Hands the delivery to the worker and waits for what it says."""
+        worker, delivery_id = self._worker, work.delivery.id
+        if worker.gone:
+            raise _lost(begun=False)
+        held = self._held = _Held(work, emit, asyncio.get_running_loop().create_future())
+        worker.held[delivery_id] = held
+        worker.told.put_nowait(Given(work))
+        try:
+            reply = await held.reply
+            held.is_taken = True
+            return reply
+        finally:
+            del worker.held[delivery_id]
+            # Cancelled with the call, before the worker has replied.
+            if held.reply.cancelled():
+                worker.told.put_nowait(Revoked(delivery_id))
+
+    def settle(self, error: DomainError | None = None) -> None:
+        """Says whether the worker's reply is stored, or why not; once. One that was not taken may still be stored."""
+        held = self._held
+        if held is None or held.stored is None or held.stored.done():
+            return
+        if held.is_taken and error:
+            held.stored.set_exception(error)
+        else:
+            held.stored.set_result(held.is_taken)
+
+    def give_up(self) -> None:
+        """Says that the reply was not stored, where nothing else was said."""
+        if self._held:
+            self._held.is_taken = False
+        self.settle()
 
 
 class Workers:
@@ -139,7 +169,7 @@ class Workers:
         """It has none."""
 
     @asynccontextmanager
-    async def slot(self, agent: Agent) -> AsyncIterator[Worker]:
+    async def slot(self, agent: Agent) -> AsyncIterator[Seat]:
         """Waits for a worker who has time. Raises AgentChangedError."""
         found: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
         waiting = self._waiting.setdefault(agent.id, deque())
@@ -153,9 +183,15 @@ class Workers:
             elif not found.cancelled() and not found.exception():
                 self._release(found.result())
             raise
+        seat = Seat(worker)
         try:
-            yield worker
+            yield seat
+            seat.settle()
+        except DomainError as error:
+            seat.settle(error)
+            raise
         finally:
+            seat.give_up()
             self._release(worker)
 
     @contextmanager
@@ -175,8 +211,8 @@ class Workers:
             if not self._workers[agent.id]:
                 del self._workers[agent.id]
             for held in worker.held.values():
-                if not held.ended.done():
-                    held.ended.set_exception(_lost(begun=held.begun))
+                if not held.reply.done():
+                    held.reply.set_exception(_lost(begun=held.begun))
 
     def count(self, agent_id: str) -> int:
         """How many workers of an agent are connected."""

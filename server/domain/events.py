@@ -59,6 +59,13 @@ class Entry:
     timeout: TimeoutConfig | None = None
     failure: ReplyFailure | None = None
 
+    @property
+    def answers(self) -> int | None:
+        """The sequence of the message that this is the reply to, or that there is none for."""
+        if self.message:
+            return self.message.answers
+        return self.failure.message_sequence if self.failure else None
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:

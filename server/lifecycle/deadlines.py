@@ -29,7 +29,7 @@ class Deadlines:
         self._nearer = asyncio.Event()
         self._next_ms: int | None = None
 
-    def committed(self, commit: Commit) -> None:
+    def on_commit(self, commit: Commit) -> None:
         """Wakes the sleeper when a commit has made a deadline that is nearer than the one it sleeps until."""
         due = (due_at_ms(outcome.session) for outcome in commit.outcomes)
         if any(due_ms is not None and (self._next_ms is None or due_ms < self._next_ms) for due_ms in due):

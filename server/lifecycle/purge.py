@@ -34,7 +34,7 @@ class Purge:
         self._interval_s = interval_minutes * 60
         self._deleted = asyncio.Event()
 
-    def committed(self, commit: Commit) -> None:
+    def on_commit(self, commit: Commit) -> None:
         """Wakes the purge where a commit has deleted sessions: what they leave does not wait for the interval."""
         if commit.deleted:
             self._deleted.set()

@@ -147,21 +147,26 @@ class _Place:
 
     session: Session
     sequence: int
-    pieces: Pieces
+    watched: "_Watched"
     piece: int
 
     def take(self, up_to: int) -> list[Piece]:
         """Takes the pieces of attempts that began when the log ended at a sequence or before."""
-        told, self.piece = self.pieces.take(self.piece, up_to)
+        told, self.piece = self.watched.pieces.take(self.piece, up_to)
         return told
 
 
 @dataclass(slots=True)
 class _Watched:
-    """A session that is watched, and by whom."""
+    """A session that is watched, and by whom.
+
+    `announced`: the last sequence that its watches may tell. The store may show an entry before what comes ahead of it is
+    known here: that the pieces of an earlier attempt are void.
+    """
 
     watches: "set[Watch]" = field(default_factory=set)
     pieces: Pieces = field(default_factory=Pieces)
+    announced: int = 0
 
 
 @dataclass(slots=True)
@@ -182,11 +187,13 @@ class Signals:
         self._rounds: OrderedDict[str, _Round] = OrderedDict()
         self.closed = False
 
-    def committed(self, commit: Commit) -> None:
+    def on_commit(self, commit: Commit) -> None:
         """Wakes the watches of the sessions whose logs a commit has grown, or that it has removed."""
         for outcome in commit.outcomes:
-            if outcome.entries:
-                self._wake(outcome.session.id)
+            session = outcome.session
+            if outcome.entries and (watched := self._watched.get(session.id)):
+                watched.announced = max(watched.announced, session.last_sequence)
+                self._wake(session.id)
         for session_id in commit.deleted:
             if watched := self._watched.get(session_id):
                 for watch in watched.watches:
@@ -200,8 +207,12 @@ class Signals:
             self._wake(piece.session_id)
 
     def close(self) -> None:
-        """Ends all watches with UnavailableError: the service stops."""
+        """Ends all watches with UnavailableError, once they have told what is new: the service stops."""
         self.closed = True
+        while self._rounds:
+            session_id, current = self._rounds.popitem()
+            for watch in current.watches:
+                watch.wake(session_id)
         for watch in self._open:
             watch.wake_up()
 
@@ -213,11 +224,11 @@ class Signals:
         """Counts it no longer."""
         self._open.discard(watch)
 
-    def add(self, session_id: str, watch: "Watch") -> Pieces:
-        """Has a watch woken for a session; returns the pieces of its replies."""
+    def add(self, session_id: str, watch: "Watch") -> _Watched:
+        """Has a watch woken for a session."""
         watched = self._watched.setdefault(session_id, _Watched())
         watched.watches.add(watch)
-        return watched.pieces
+        return watched
 
     def remove(self, session_id: str, watch: "Watch") -> None:
         """Has a watch woken no longer for a session."""
@@ -274,7 +285,7 @@ class Watch:
         if len(self._places) >= MAX_JOINED and session_id not in self._places:
             raise OverloadedError(f"one stream follows at most {MAX_JOINED} sessions")
         # From before the session is read, so that no deletion after the reading is missed.
-        pieces = self._signals.add(session_id, self)
+        watched = self._signals.add(session_id, self)
         try:
             session = await self._store.get_session(session_id)
             start = session.last_sequence if after_sequence is None else after_sequence
@@ -286,7 +297,8 @@ class Watch:
             if session_id not in self._places:
                 self.leave(session_id)
             raise
-        self._places[session_id] = _Place(session, start, pieces, pieces.join())
+        watched.announced = max(watched.announced, session.last_sequence)
+        self._places[session_id] = _Place(session, start, watched, watched.pieces.join())
         self.wake(session_id)
         return session
 
@@ -328,8 +340,6 @@ class Watch:
     async def _read(self) -> list[Item]:
         """What one of the woken sessions has to tell; empty when none has anything."""
         while self._woken:
-            if self._signals.closed:
-                break
             session_id = next(iter(self._woken))
             del self._woken[session_id]
             try:
@@ -351,8 +361,12 @@ class Watch:
         entries = await self._store.list_entries(session.id, after_sequence=place.sequence, limit=PAGE_ENTRIES)
         if entries and entries[0].sequence > place.sequence + 1:
             return await self._gone(place)
+        announced = [entry for entry in entries if entry.sequence <= place.watched.announced]
+        if entries and not announced:
+            # Their announcement wakes the watch again.
+            return []
         items: list[Item] = []
-        for entry in entries:
+        for entry in announced:
             # A piece comes after all that the log had when its attempt began, and before what the log has next.
             items.extend((session, piece) for piece in place.take(entry.sequence - 1))
             items.append((session, entry))
@@ -360,8 +374,9 @@ class Watch:
         items.extend((session, piece) for piece in place.take(place.sequence))
         if not items:
             return await self._end(place)
-        # There may be more; if not, the next look finds out whether this was the end.
-        self.wake(session.id)
+        if not self._signals.closed:
+            # There may be more; if not, the next look finds out whether this was the end.
+            self.wake(session.id)
         return items
 
     async def _end(self, place: _Place) -> list[Item]:
@@ -375,8 +390,7 @@ class Watch:
         if place.sequence < session.last_sequence:
             if not await self._store.list_entries(session.id, after_sequence=place.sequence, limit=1):
                 return await self._gone(place)
-            # It came since we looked.
-            self.wake(session.id)
+            # It came since we looked, and will be announced.
             return []
         self.leave(session.id)
         return [End(session.id)]

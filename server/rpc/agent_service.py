@@ -12,9 +12,9 @@ from eliza.sessions.v1 import agent_pb2, timeout_pb2
 from eliza.sessions.v1 import agent_service_pb2 as pb
 from eliza.sessions.v1.agent_service_pb2_grpc import AgentServiceServicer
 from server.agents.connectors import Connectors
-from server.agents.dispatcher import Dispatcher
 from server.agents.workers import Accepted, Given, Refused, Revoked, Told, Worker
 from server.clock import Clock
+from server.delivery.queues import Dispatcher
 from server.domain.agents import MAX_HISTORY_MESSAGES, SETTINGS, Agent
 from server.domain.errors import (
     DeliveryNotLeasedError,
@@ -118,7 +118,7 @@ class AgentService(AgentServiceServicer):
                 message.ClearField(field)  # type: ignore[arg-type]
         if view in (agent_pb2.AGENT_VIEW_STATUS, agent_pb2.AGENT_VIEW_SUMMARY):
             workers = self._connectors.workers.count(agent.id)
-            message.status.CopyFrom(agent_status_message(self._dispatcher.status(agent.id), workers))
+            message.status.CopyFrom(agent_status_message(self._dispatcher.statuses.status(agent.id), workers))
         if view == agent_pb2.AGENT_VIEW_SUMMARY:
             message.status.ClearField("last_failure")
         return message
@@ -143,7 +143,7 @@ class AgentService(AgentServiceServicer):
         agent_id = request.agent_id.lower()
         await self._store.delete_agent(agent_id)
         self._connectors.workers.changed(agent_id, None)
-        self._dispatcher.forget(agent_id)
+        self._dispatcher.statuses.forget(agent_id)
         return pb.DeleteAgentResponse()
 
     async def Reply(self, request: pb.ReplyRequest, context: Any) -> pb.ReplyResponse:
@@ -232,15 +232,15 @@ class AgentService(AgentServiceServicer):
         if not answer.HasField("reply"):
             raise MissingFieldsError(["reply"])
         reply = reply_of(answer.reply)
-        with worker.answering(delivery_id) as reply_id:
-            await self._dispatcher.answer(delivery_id, reply, agent_id=worker.agent_id, reply_id=reply_id)
-            worker.told.put_nowait(Accepted(delivery_id))
+        if not await worker.answer(delivery_id, reply):
+            await self._dispatcher.answer(delivery_id, reply, agent_id=worker.agent_id)
+        worker.told.put_nowait(Accepted(delivery_id))
 
     async def _told(self, told: Told, as_text: bool) -> pb.ConnectResponse:
         """What a worker is told, as it goes out; `as_text`: metadata and attachments as JSON text. Raises what ends its stream."""
         match told:
             case Given():
-                delivery = await encode_delivery(told.work, told.history, self._clock.now_ms(), as_text)
+                delivery = await encode_delivery(told.work, self._clock.now_ms(), as_text)
                 response: pb.ConnectResponse = join(pb.ConnectResponse(), {"delivery": [delivery]})
                 return response
             case Accepted():

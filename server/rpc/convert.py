@@ -20,8 +20,8 @@ from eliza.sessions.v1 import (
     session_service_pb2,
     timeout_pb2,
 )
-from server.agents.dispatcher import AgentStatus
 from server.agents.kinds import Work
+from server.delivery.statuses import AgentStatus
 from server.domain.agents import SETTINGS, Agent, AgentKind, AgentSettings, OpenAiSettings, WebhookSettings
 from server.domain.errors import DomainError, InvalidContentError, InvalidFieldError, InvalidMetadataError
 from server.domain.events import Abort, Chunk, Entry, EntryKind

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from google.protobuf.message import Message
 
 from eliza.sessions.v1 import log_pb2, message_service_pb2
-from server.agents.kinds import MAX_DELIVERY_BYTES, History, Work, count_fitting
+from server.agents.kinds import MAX_DELIVERY_BYTES, Work, count_fitting
 from server.domain.events import Chunk, Entry
 from server.domain.sessions import Session
 from server.rpc.convert import chunk_message, delivered_message, delivery_head, entry_head, message_message
@@ -88,9 +88,10 @@ async def encode_each(items: Iterable[_Item], make: Callable[[_Item], Message]) 
     return encoded
 
 
-async def encode_delivery(work: Work, history: History, now_ms: int, as_text: bool) -> bytes:
+async def encode_delivery(work: Work, now_ms: int, as_text: bool) -> bytes:
     """A delivery, as a worker gets it: of the history, the last messages that fit."""
-    head, stored = delivery_head(work, now_ms, as_text), [(entry, entry.message) for entry in history.entries if entry.message]
+    head, history = delivery_head(work, now_ms, as_text), work.history
+    stored = [(entry, entry.message) for entry in history.entries if entry.message]
     earlier = await encode_each(stored, lambda one: delivered_message(work.session, *one, as_text))
     sizes = [len(message) + _FIELD_BYTES for message in earlier]
     too_many = len(earlier) - count_fitting(sizes, MAX_DELIVERY_BYTES - head.ByteSize())

@@ -2,22 +2,34 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import closing, suppress
 from functools import partial
 from typing import Any
 
 from eliza.sessions import values
 from eliza.sessions.limits import DEFAULT_MESSAGES, MAX_MESSAGES
 from eliza.sessions.times import FIRST_MS, LAST_MS
+from eliza.sessions.v1 import message_pb2
 from eliza.sessions.v1 import message_service_pb2 as pb
 from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceServicer
-from server.agents.dispatcher import Dispatcher
 from server.clock import Clock
-from server.domain.errors import AgentReplyTimeoutError, DomainError, InvalidPaginationError, OverloadedError
-from server.domain.events import Abort, Chunk, Entry
+from server.delivery.queues import Dispatcher
+from server.domain.errors import (
+    AgentReplyError,
+    AgentReplyTimeoutError,
+    DomainError,
+    InvalidPaginationError,
+    OverloadedError,
+    SessionExpiredError,
+    SessionNotFoundError,
+    UnavailableError,
+)
+from server.domain.events import Abort, Chunk, Entry, EntryKind, Piece, ReplyFailure
 from server.domain.idempotency import request_key
 from server.domain.ids import new_id
 from server.domain.messages import Draft
 from server.domain.sessions import Session, require_live, send_message
+from server.lifecycle.watch import End, Item, Signals, Watch
 from server.rpc.convert import abort_message, attachments_text, chunk_message, is_text_form, message_message, metadata_text, session_status
 from server.rpc.encoding import Entries, encode_each, join
 from server.rpc.paging import make_token, page_size, read_token
@@ -27,45 +39,51 @@ from server.store.base import Store
 class MessageService(MessageServiceServicer):
     """See message_service.proto."""
 
-    def __init__(self, store: Store, clock: Clock, dispatcher: Dispatcher, entries: Entries, reply_deadline_s: float) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, dispatcher: Dispatcher, signals: Signals, entries: Entries, reply_deadline_s: float
+    ) -> None:
         self._entries = entries
         self._store = store
         self._clock = clock
         self._dispatcher = dispatcher
+        self._signals = signals
         self._reply_deadline_s = reply_deadline_s
 
     async def SendMessage(self, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
-        return await self._send(request, new_id())
+        return await self._send(request)
 
     async def Converse(self, request: pb.ConverseRequest, context: Any) -> AsyncIterator[pb.ConverseResponse]:
-        message_id, as_text = new_id(), is_text_form(request.message.json_form)
-        with self._dispatcher.following(message_id) as progress:
-            sent = await self._send(request.message, message_id)
-            if sent.replayed:
-                stored_id = sent.message.message_id
-                await self._dispatcher.follow_again(message_id, stored_id, sent.message.session_id, sent.message.sequence)
-                message_id = stored_id
+        """Watches the session's log from before the message is stored, and tells what of it answers the message."""
+        as_text = is_text_form(request.message.json_form)
+        with closing(Watch(self._store, self._signals)) as watch:
+            ended = await _try_to_join(watch, request.message.session_id.lower())
+            sent = await self._send(request.message)
+            message = sent.message
             yield pb.ConverseResponse(user_message=sent)
-            deadline = asyncio.get_running_loop().time() + self._reply_deadline_s
-            while True:
-                try:
-                    async with asyncio.timeout_at(deadline):
-                        item = await progress.get()
-                except TimeoutError:
-                    raise AgentReplyTimeoutError(sent.message.session_id, message_id) from None
-                match item:
-                    case Chunk():
-                        yield pb.ConverseResponse(chunk=chunk_message(item))
-                    case Abort():
-                        yield pb.ConverseResponse(aborted=abort_message(item))
-                    case Entry():
-                        session = await self._store.get_session(item.session_id)
-                        yield self._entries.encode_reply(session, item, as_text)
-                        return
-                    case _:
-                        raise item
+            if sent.replayed and (answer := await self._store.find_answer(message.session_id, message.sequence)):
+                session = await self._store.get_session(message.session_id)
+                yield self._told(message.message_id, (session, answer), as_text)
+                return
+            if ended:
+                raise ended
+            deadline_s = asyncio.get_running_loop().time() + self._reply_deadline_s
+            async for item in _answers(watch, message, deadline_s):
+                yield self._told(message.message_id, item, as_text)
 
-    async def _send(self, request: pb.SendMessageRequest, message_id: str) -> pb.SendMessageResponse:
+    def _told(self, message_id: str, item: tuple[Session, Entry | Piece], as_text: bool) -> pb.ConverseResponse:
+        """A part of the answer to a message as it goes out. Raises AgentReplyError where there is none."""
+        session, part = item
+        match part:
+            case Chunk():
+                return pb.ConverseResponse(chunk=chunk_message(part))
+            case Abort():
+                return pb.ConverseResponse(aborted=abort_message(part))
+            case Entry(failure=ReplyFailure() as failure):
+                raise AgentReplyError(session.id, message_id, failure.reason)
+        reply: pb.ConverseResponse = self._entries.encode_reply(session, part, as_text)
+        return reply
+
+    async def _send(self, request: pb.SendMessageRequest) -> pb.SendMessageResponse:
         """Stores a message. What is stored is delivered, also when this call is cancelled while it waits for the commit."""
         session_id = request.session_id.lower()
         try:
@@ -85,7 +103,7 @@ class MessageService(MessageServiceServicer):
             # A message that is repeated adds none.
             if repeatable is None or not await self._store.knows(repeatable):
                 raise
-        rule = partial(send_message, message_id=message_id, draft=draft)
+        rule = partial(send_message, message_id=new_id(), draft=draft)
         outcome = await self._store.apply(session_id, rule, repeatable)
         (entry,) = outcome.entries
         assert entry.message is not None
@@ -123,6 +141,40 @@ class MessageService(MessageServiceServicer):
         session = await self._store.get_session(session_id)
         require_live(session, self._clock.now_ms())
         return session
+
+
+async def _try_to_join(watch: Watch, session_id: str) -> DomainError | None:
+    """Joins a session, where it is there; returns why it is not, which a message that is repeated does not mind."""
+    try:
+        await watch.join(session_id, None)
+    except (SessionNotFoundError, SessionExpiredError) as error:
+        return error
+    return None
+
+
+async def _answers(watch: Watch, message: message_pb2.Message, deadline_s: float) -> AsyncIterator[tuple[Session, Entry | Piece]]:
+    """What of a session's log answers a message: pieces, and at the end the reply, or that there is none.
+
+    :raises AgentReplyTimeoutError: that has not come by the event loop's time `deadline_s`, or the service stops
+    :raises SessionExpiredError, SessionNotFoundError: the session has ended
+    """
+    items: list[Item] = []
+    while True:
+        with suppress(UnavailableError):
+            items = await watch.next(deadline_s - asyncio.get_running_loop().time())
+        if not items:
+            raise AgentReplyTimeoutError(message.session_id, message.message_id)
+        for item in items:
+            match item:
+                case End(error=DomainError() as error):
+                    raise error
+                case (_, Entry(kind=EntryKind.EXPIRY) as expiry):
+                    raise SessionExpiredError(expiry.session_id, expiry.expires_at_ms)
+                case (session, Chunk() | Abort() | Entry() as part) if part.answers == message.sequence:
+                    yield session, part
+                    if isinstance(part, Entry):
+                        return
+        items.clear()
 
 
 def _cursor(parameter: str, instant_ms: int) -> int:

@@ -1,10 +1,11 @@
 """The gRPC server: every service on one port."""
 
 import resource
-from typing import Final
+from typing import Final, cast
 
 import grpc
-from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1 import health as health_api
+from grpc_health.v1 import health_pb2_grpc
 
 from eliza.sessions.v1 import (
     agent_service_pb2,
@@ -17,19 +18,21 @@ from eliza.sessions.v1 import (
     session_service_pb2_grpc,
 )
 from server.agents.connectors import Connectors
-from server.agents.dispatcher import Dispatcher
 from server.clock import Clock, TestClock
+from server.delivery.queues import Dispatcher
 from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.purge import Purge
 from server.lifecycle.watch import Signals
 from server.patches import grpcio
 from server.rpc.agent_service import AgentService
-from server.rpc.boundary import Boundary
 from server.rpc.clock_service import ClockService
 from server.rpc.encoding import Entries
 from server.rpc.health import HealthMonitor
+from server.rpc.in_process import Services
+from server.rpc.interceptor import Interceptor
 from server.rpc.message_service import MessageService
 from server.rpc.parsing import MAX_RECEIVED_BYTES
+from server.rpc.pipeline import CallPipeline
 from server.rpc.reflection import add_reflection
 from server.rpc.session_service import SessionService
 from server.settings import Settings
@@ -65,21 +68,46 @@ def half_of_descriptors() -> int:
     return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft // 2)
 
 
-def build_server(
+def service_names(clock: Clock) -> tuple[str, ...]:
+    """The full names of the services: ClockService is one of them when the clock is a test clock."""
+    return (*SERVICE_NAMES, CLOCK_SERVICE_NAME) if isinstance(clock, TestClock) else SERVICE_NAMES
+
+
+def build_services(
     store: Store,
     clock: Clock,
     settings: Settings,
+    *,
     dispatcher: Dispatcher,
     connectors: Connectors,
     signals: Signals,
     deadlines: Deadlines,
     purge: Purge,
-) -> tuple[grpc.aio.Server, HealthMonitor, Boundary]:
-    """The server with all its services, ClockService among them when the clock is a test clock, the monitor of its health, and its edge."""
-    policy = settings.timeout_policy
-    max_pending = int(settings.max_connection_streams * PENDING_PER_CONNECTION)
-    names = (*SERVICE_NAMES, CLOCK_SERVICE_NAME) if isinstance(clock, TestClock) else SERVICE_NAMES
-    monitor = HealthMonitor(store, names)
+    health: HealthMonitor,
+) -> Services:
+    """All servicers of the API."""
+    services, entries, heartbeat_s = Services(), Entries(), settings.stream_heartbeat_seconds
+    # The generated functions ask no more of a server.
+    target = cast(grpc.aio.Server, services)
+    sessions = SessionService(store, clock, settings.timeout_policy, health, signals, entries, heartbeat_s)
+    messages = MessageService(store, clock, dispatcher, signals, entries, settings.reply_deadline_seconds)
+    agents = AgentService(store, clock, connectors, dispatcher, heartbeat_s)
+    session_service_pb2_grpc.add_SessionServiceServicer_to_server(sessions, target)
+    message_service_pb2_grpc.add_MessageServiceServicer_to_server(messages, target)
+    agent_service_pb2_grpc.add_AgentServiceServicer_to_server(agents, target)
+    if isinstance(clock, TestClock):
+        clock_service_pb2_grpc.add_ClockServiceServicer_to_server(ClockService(clock, deadlines, purge), target)
+    return services
+
+
+def build_server(
+    services: Services, pipeline: CallPipeline, monitor: HealthMonitor, names: tuple[str, ...], max_connection_streams: int
+) -> grpc.aio.Server:
+    """The server of the services, of health and of reflection; `names` are those of the services.
+
+    One connection may have `max_connection_streams` calls and streams open.
+    """
+    max_pending = int(max_connection_streams * PENDING_PER_CONNECTION)
     options = [
         ("grpc.max_receive_message_length", MAX_RECEIVED_BYTES),
         # Identity alone: what is compressed is refused, because the core unpacks it before anybody asks how large it becomes.
@@ -87,7 +115,7 @@ def build_server(
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),
         # One client alone is held back by HTTP/2 itself, before anything of it has to be refused.
-        ("grpc.max_concurrent_streams", settings.max_connection_streams),
+        ("grpc.max_concurrent_streams", max_connection_streams),
         # A connection that does not begin to speak HTTP/2 ends; the core's own default is 120 s.
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
         # As many descriptors are left for everything else.
@@ -101,24 +129,8 @@ def build_server(
         ("grpc.server.max_pending_requests", max_pending),
         ("grpc.server.max_pending_requests_hard_limit", max_pending + 1),
     ]
-    boundary = Boundary(
-        monitor.doubt,
-        max_calls=settings.max_calls,
-        max_streams=settings.max_streams,
-        slow_call_s=settings.slow_call_seconds,
-    )
-    server = grpcio.build_server(interceptors=[boundary], options=options)
-    entries = Entries()
-    session_service_pb2_grpc.add_SessionServiceServicer_to_server(
-        SessionService(store, clock, policy, monitor, signals, entries, settings.stream_heartbeat_seconds), server
-    )
-    message_service_pb2_grpc.add_MessageServiceServicer_to_server(
-        MessageService(store, clock, dispatcher, entries, settings.reply_deadline_seconds), server
-    )
-    agents = AgentService(store, clock, connectors, dispatcher, settings.stream_heartbeat_seconds)
-    agent_service_pb2_grpc.add_AgentServiceServicer_to_server(agents, server)
-    if isinstance(clock, TestClock):
-        clock_service_pb2_grpc.add_ClockServiceServicer_to_server(ClockService(clock, deadlines, purge), server)
+    server = grpcio.build_server(interceptors=[Interceptor(pipeline)], options=options)
+    services.add_to(server)
     health_pb2_grpc.add_HealthServicer_to_server(monitor.servicer, server)
-    add_reflection((*names, health.SERVICE_NAME), server)
-    return server, monitor, boundary
+    add_reflection((*names, health_api.SERVICE_NAME), server)
+    return server

@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from server.agents.connectors import Connectors, connect
-from server.agents.dispatcher import Dispatcher
-from server.agents.kinds import NoReplyError, Work
+from server.agents.kinds import History, NoReplyError, Work
 from server.clock import SystemClock
+from server.delivery.queues import Dispatcher
 from server.domain.agents import Agent, AgentKind, OpenAiSettings, WebhookSettings
 from server.domain.deliveries import AttemptFailure, DeliveryState, RetryPolicy
-from server.domain.errors import AgentReplyError
-from server.domain.events import Abort, Chunk, Entry, EntryKind
+from server.domain.events import Chunk, Entry
 from server.domain.messages import Draft, Message
 from server.domain.sessions import send_message
+from server.lifecycle.watch import Signals, Watch
 from server.store import open_store
 from server.store.base import Store
 from tests.unit.samples import POLICY, session
@@ -55,6 +55,7 @@ class Asking:
     store: Store
     connectors: Connectors
     dispatcher: Dispatcher
+    signals: Signals
 
     async def session(self, settings: WebhookSettings | OpenAiSettings, metadata: str = "{}") -> str:
         """A session with a new agent that has these settings."""
@@ -82,23 +83,20 @@ class Asking:
         """Sends a message and waits for what comes of it; `seen` is told each piece as it comes."""
         message_id = str(uuid.uuid4())
         chunks: list[str] = []
-        with self.dispatcher.following(message_id) as progress:
+        with closing(Watch(self.store, self.signals)) as watch:
+            await watch.join(session_id, None)
             rule = partial(send_message, message_id=message_id, draft=Draft(content, metadata, attachments))
             (sent,) = (await self.store.apply(session_id, rule)).entries
-            async with asyncio.timeout(HANGS_SECONDS):
-                while isinstance(told := await progress.get(), Chunk | Abort):
-                    if isinstance(told, Chunk):
-                        chunks.append(told.text)
-                        seen(told.text)
-        if isinstance(told, Entry):
-            return Answer(told, chunks)
-        assert isinstance(told, AgentReplyError), told
-        entries = await self.store.list_entries(session_id, after_sequence=sent.sequence, limit=100)
-        (failure,) = (one for one in entries if one.kind is EntryKind.REPLY_FAILURE)
-        assert failure.failure is not None
-        assert failure.failure.message_id == message_id
-        assert failure.failure.reason in str(told)
-        return Answer(failure, chunks)
+            while items := await watch.next(HANGS_SECONDS):
+                for item in items:
+                    match item:
+                        case (_, Chunk() as chunk) if chunk.answers == sent.sequence:
+                            chunks.append(chunk.text)
+                            seen(chunk.text)
+                        case (_, Entry() as entry) if entry.answers == sent.sequence:
+                            assert entry.failure is None or entry.failure.message_id == message_id
+                            return Answer(entry, chunks)
+        raise AssertionError("nothing came of the message")
 
 
 def agent(settings: WebhookSettings | OpenAiSettings) -> Agent:
@@ -122,7 +120,7 @@ async def fails(asked: Asking, settings: WebhookSettings | OpenAiSettings) -> No
     """What one attempt at a message comes to, as its connector tells the dispatcher."""
     made, now_ms = agent(settings), SystemClock().now_ms()
     sent = send_message(session(now_ms, agent_id=made.id), now_ms, message_id=str(uuid.uuid4()), draft=Draft("hello"))
-    work = Work(made, sent.session, sent.entries[0], sent.deliveries[0], str(uuid.uuid4()), asked.store)
+    work = Work(made, sent.session, sent.entries[0], sent.deliveries[0], str(uuid.uuid4()), History([]))
     async with asked.connectors.by_kind[made.kind].slot(made) as slot:
         with pytest.raises(NoReplyError) as raised:
             await slot.reply(work, len)
@@ -135,7 +133,7 @@ async def cannot_be_asked(asked: Asking, session_id: str, times: int = ATTEMPTS 
     seen: dict[int, AttemptFailure] = {}
     async with asyncio.timeout(HANGS_SECONDS):
         while len(seen) < times:
-            last = asked.dispatcher.status(agent_id).last_failure
+            last = asked.dispatcher.statuses.status(agent_id).last_failure
             if last and last.session_id == session_id and not last.failure.attempt:
                 assert not last.final
                 seen[last.failure.at_ms] = last.failure
@@ -156,13 +154,15 @@ async def asking(
     allowed_secrets = [f"{directory}/*", "AGENT_SECRET_*", "AGENT_SECRET_*@127.0.0.1"]
     connectors = connect(POLICY, allowed_hosts=allowed_hosts, allowed_secrets=allowed_secrets)
     policy = RetryPolicy(attempts, first_backoff_ms, first_backoff_ms * 10)
+    signals = Signals()
     dispatcher = Dispatcher(
-        store, clock, connectors.by_kind, lambda _: None, policy=policy, lease_seconds=60, concurrency=100, max_open=1000
+        store, clock, connectors.by_kind, signals.piece, policy=policy, lease_seconds=60, concurrency=100, max_open=1000
     )
-    store.add_listener(dispatcher.committed)
+    store.add_listener(signals.on_commit)
+    store.add_listener(dispatcher.on_commit)
     await dispatcher.start()
     try:
-        yield Asking(directory, store, connectors, dispatcher)
+        yield Asking(directory, store, connectors, dispatcher, signals)
     finally:
         await dispatcher.abandon()
         await connectors.client.aclose()

@@ -12,26 +12,24 @@ from typing import Any
 
 import pytest
 
-from server.agents import dispatcher as module
-from server.agents.dispatcher import Dispatcher, Progress
 from server.agents.kinds import AgentUnavailableError, Echo, Emit, NoReplyError, Work
 from server.agents.workers import Workers
 from server.clock import TestClock
+from server.delivery import queues
+from server.delivery.queues import Dispatcher
 from server.domain.agents import Agent, AgentKind
 from server.domain.deliveries import Delivery, RetryPolicy
 from server.domain.errors import (
-    AgentReplyError,
-    AgentReplyTimeoutError,
     DeliveryAnsweredError,
     DeliveryNotFoundError,
     OverloadedError,
-    SessionExpiredError,
     SessionNotFoundError,
     UnavailableError,
 )
 from server.domain.events import Abort, Chunk, Entry, EntryKind, Piece
 from server.domain.messages import Draft, Reply
 from server.domain.sessions import Outcome, Session, fall_due, send_message
+from server.lifecycle.watch import Signals
 from server.store.sqlite import SqliteStore
 from tests.realtime.echoing import HANGS_SECONDS, delivered
 from tests.unit.samples import AGENT, T0, session
@@ -72,6 +70,9 @@ class Scripted:
     @asynccontextmanager
     async def slot(self, agent: Agent) -> AsyncIterator["Scripted"]:
         yield self
+
+    def history_messages(self, agent: Agent) -> int:
+        return 0
 
     async def reply(self, work: Work, emit: Emit) -> Reply:
         self.asked.append(work)
@@ -134,9 +135,15 @@ class World:
         self.store = await FlakyStore.open(self.path, self.clock)
         await self.store.seed_agent(Agent(AGENT, "scripted", AgentKind.STREAM, T0, T0))
         await self.store.seed_agent(Agent(OTHER, "echo", AgentKind.ECHO, T0, T0))
-        self.dispatcher = Dispatcher(self.store, self.clock, self.connectors, self.pieces.append, **self.settings)
-        self.store.add_listener(self.dispatcher.committed)
+        self.signals = Signals()
+        self.store.add_listener(self.signals.on_commit)
+        self.dispatcher = Dispatcher(self.store, self.clock, self.connectors, self._tell, **self.settings)
+        self.store.add_listener(self.dispatcher.on_commit)
         await self.dispatcher.start()
+
+    def _tell(self, piece: Piece) -> None:
+        self.pieces.append(piece)
+        self.signals.piece(piece)
 
     async def close(self) -> None:
         """Ends as a service does whose grace is over at once."""
@@ -185,11 +192,6 @@ class World:
         entries = [entry for entry in await self.log(one) if entry.kind is EntryKind.REPLY_FAILURE]
         return [(e.failure.message_sequence, e.failure.reason, e.failure.attempts) for e in entries if e.failure]
 
-    def kept(self) -> list[object]:
-        """What the dispatcher still has in memory."""
-        d = self.dispatcher
-        return [kept for kept in (d._lines, d._lanes, d._followers, d._awaited) if kept]
-
 
 def say(content: str, message_id: str = "") -> Any:
     return partial(send_message, message_id=message_id or str(uuid.uuid4()), draft=Draft(content))
@@ -209,7 +211,7 @@ def agent() -> Scripted:
 
 @pytest.fixture
 async def world(tmp_path: Path, agent: Scripted, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    monkeypatch.setattr(module, "STORE_TROUBLE_SECONDS", 0.01)
+    monkeypatch.setattr(queues, "STORE_TROUBLE_SECONDS", 0.01)
     world = World(tmp_path / "store.db", agent)
     yield world
     await world.close()
@@ -229,7 +231,7 @@ class TestOrder:
             asked[work.session.id].append(work.entry.sequence)
         assert len(agent.asked) == 350
         assert all(sequences == sorted(sequences) for sequences in asked.values())
-        assert world.kept() == []
+        assert world.dispatcher.is_idle()
 
     async def test_an_agent_has_no_more_than_its_share_in_hand(self, world: World, agent: Scripted) -> None:
         gate = asyncio.Semaphore(0)
@@ -414,7 +416,7 @@ class TestAttempts:
         one = await world.session()
         await world.send(one, "hello")
         await eventually(lambda: len(agent.asked) == 4)
-        assert world.dispatcher.status(AGENT).open == 1
+        assert world.dispatcher.statuses.status(AGENT).open == 1
         world.dispatcher.require_room(one.id)
         await world.send(one, "next")
         with pytest.raises(OverloadedError):
@@ -447,7 +449,7 @@ class TestAnswers:
         assert Counter(map(type, outcomes)) == {Outcome: 1, DeliveryAnsweredError: 19}
         assert len(await world.exchanged(one)) == 1
         await eventually(lambda: agent.cancelled == ["hello"])
-        await eventually(lambda: not world.kept())
+        await eventually(world.dispatcher.is_idle)
 
     async def test_an_answer_to_what_rests_or_is_asked_lets_the_next_go_on(self, world: World, agent: Scripted) -> None:
         async def obey(work: Work, emit: Emit) -> Reply:
@@ -459,7 +461,7 @@ class TestAnswers:
         await world.open(policy=RetryPolicy(5, 3_600_000, 3_600_000))
         one = await world.session()
         await world.send(one, "fail", "hang", "hello")
-        await eventually(lambda: any(line.timer for line in world.dispatcher._lines.values()))
+        await eventually(world.dispatcher.is_resting)
         await world.dispatcher.answer(f"{one.id}-1", Reply(Draft("late")))
         await eventually(lambda: agent.contents == ["fail", "hang"])
         await world.dispatcher.answer(f"{one.id}-2", Reply(Draft("from elsewhere")))
@@ -502,7 +504,7 @@ class TestStoreTrouble:
         for one in sessions:
             assert await world.exchanged(one) == [("a", "a"), ("b", "b")]
             assert await world.failures(one) == []
-        await eventually(lambda: not world.kept())
+        await eventually(world.dispatcher.is_idle)
 
     async def test_a_restart_takes_up_everything_that_is_open(self, world: World, agent: Scripted) -> None:
         async def obey(work: Work, emit: Emit) -> Reply:
@@ -514,7 +516,7 @@ class TestStoreTrouble:
         await world.open(concurrency=2, policy=RetryPolicy(100, 50, 50))
         resting, *under_way = [await world.session() for _ in range(3)]
         await world.send(resting, "fail", "behind it")
-        await eventually(lambda: any(line.timer for line in world.dispatcher._lines.values()))
+        await eventually(world.dispatcher.is_resting)
         for one in under_way:
             await world.send(one, "under way", "behind it")
         await eventually(lambda: agent.in_hand.total() == 2)
@@ -532,7 +534,7 @@ class TestStoreTrouble:
         assert attempts[("under way", 2)] == 2
         assert attempts[("no room", 1)] == 1
         assert attempts[("fail", 1)] == 0
-        await eventually(lambda: not world.kept())
+        await eventually(world.dispatcher.is_idle)
 
     async def test_what_rested_rests_on_after_a_restart(self, world: World, agent: Scripted) -> None:
         async def fail(work: Work, emit: Emit) -> Reply:
@@ -542,7 +544,7 @@ class TestStoreTrouble:
         await world.open(policy=RetryPolicy(5, 3_600_000, 3_600_000))
         one, other = await world.session(), await world.session(OTHER)
         await world.send(one, "hello")
-        await eventually(lambda: any(line.timer for line in world.dispatcher._lines.values()))
+        await eventually(world.dispatcher.is_resting)
         await world.close()
         agent.script = echo
         await world.open()
@@ -572,14 +574,14 @@ class TestEnds:
         await world.open(concurrency=1, policy=RetryPolicy(5, 3_600_000, 3_600_000))
         resting, under_way, ready = [await world.session() for _ in range(3)]
         await world.send(resting, "fail", "behind it")
-        await eventually(lambda: any(line.timer for line in world.dispatcher._lines.values()))
+        await eventually(world.dispatcher.is_resting)
         await world.send(under_way, "under way", "behind it")
         await eventually(lambda: agent.in_hand.total() == 1)
         await world.send(ready, "no room")
         for one in (resting, ready, under_way):
             await end(world, one)
         await eventually(lambda: agent.cancelled == ["under way"])
-        await eventually(lambda: not world.kept())
+        await eventually(world.dispatcher.is_idle)
         assert agent.contents == ["fail", "under way"]
         assert await world.store.list_open() == []
 
@@ -591,7 +593,7 @@ class TestEnds:
             await asyncio.gather(world.session(OTHER), world.store.apply(one.id, say("hello")), world.delete(one))
         await world.send(await world.session(), "after")
         await delivered(world.store)
-        await eventually(lambda: not world.kept())
+        await eventually(world.dispatcher.is_idle)
 
     async def test_stop_waits_for_what_is_under_way_and_gives_out_nothing_new(self, world: World, agent: Scripted) -> None:
         gate = asyncio.Event()
@@ -606,7 +608,7 @@ class TestEnds:
         await world.open(concurrency=1, policy=RetryPolicy(100, 50, 50))
         under_way, resting, ready = [await world.session() for _ in range(3)]
         await world.send(resting, "fail")
-        await eventually(lambda: any(line.timer for line in world.dispatcher._lines.values()))
+        await eventually(world.dispatcher.is_resting)
         await world.send(under_way, "a", "b")
         await eventually(lambda: agent.contents[-1] == "a")
         asked = agent.contents
@@ -636,118 +638,8 @@ class TestEnds:
         await eventually(lambda: agent.asked)
         await world.send(await world.session(), "no room")
         await world.dispatcher.abandon()
-        assert [line for line in world.dispatcher._lines.values() if line.task] == []
+        assert world.dispatcher.statuses.status(AGENT).in_hand == 0
         assert agent.contents == ["under way"]
-
-
-class TestFollowers:
-    @staticmethod
-    async def follow(world: World, one: Session, content: str, meanwhile: Callable[[], Awaitable[object]]) -> list[Progress]:
-        """The progress of the reply to a message, to its end; `meanwhile` is done once the message is stored."""
-        message_id, found = str(uuid.uuid4()), []
-        with world.dispatcher.following(message_id) as progress:
-            await world.store.apply(one.id, say(content, message_id))
-            await meanwhile()
-            async with asyncio.timeout(HANGS_SECONDS):
-                while not found or isinstance(found[-1], Chunk | Abort):
-                    found.append(await progress.get())
-        return found
-
-    async def test_a_reply_comes_with_its_chunks(self, world: World) -> None:
-        await world.open()
-        *chunks, reply = await self.follow(world, await world.session(OTHER), "how are you", lambda: asyncio.sleep(0))
-        assert [(chunk.text, chunk.index) for chunk in chunks if isinstance(chunk, Chunk)] == [("how ", 0), ("are ", 1), ("you", 2)]
-        assert isinstance(reply, Entry)
-        assert reply.message is not None
-        assert reply.message.content == "how are you"
-        assert {chunk.message_id for chunk in chunks if isinstance(chunk, Chunk)} == {reply.message.id}
-        await eventually(lambda: not world.kept())
-
-    @pytest.mark.parametrize(
-        ("how", "ends"),
-        [
-            ("fail", AgentReplyError),
-            ("answer", Entry),
-            ("delete", SessionNotFoundError),
-            ("expire", SessionExpiredError),
-            ("stop", AgentReplyTimeoutError),
-            ("cancelled", type(None)),
-        ],
-    )
-    async def test_the_end_comes_in_every_case(self, world: World, agent: Scripted, how: str, ends: type) -> None:
-        """For the message under way, and for the one behind it."""
-
-        async def script(work: Work, emit: Emit) -> Reply:
-            emit("half a ")
-            if how == "fail":
-                await eventually(lambda: len(following) == 2)
-                raise NoReplyError("never", final=True)
-            return await hang(work, emit)
-
-        async def at_once() -> None:
-            pass
-
-        agent.script = script
-        await world.open()
-        one = await world.session()
-        following: list[asyncio.Task[list[Progress]]] = []
-        following.append(asyncio.create_task(self.follow(world, one, "first", at_once)))
-        await eventually(lambda: agent.asked)
-        following.append(asyncio.create_task(self.follow(world, one, "second", at_once)))
-        await eventually(lambda: len(world.dispatcher._awaited[one.id]) == 2 or how == "fail")
-        # Where a reply has come that the pieces are not of, or none comes, they are void.
-        first = [Chunk, Abort] if how in ("fail", "answer") else [Chunk]
-        match how:
-            case "answer":
-                await world.dispatcher.answer(f"{one.id}-1", Reply(Draft("from elsewhere")))
-                await eventually(lambda: len(agent.asked) == 2)
-                await world.dispatcher.answer(f"{one.id}-2", Reply(Draft("from elsewhere")))
-            case "delete":
-                await world.delete(one)
-            case "expire":
-                await world.expire(one)
-            case "stop":
-                stopping = asyncio.create_task(world.dispatcher.stop())
-                assert list(map(type, await following[1])) == [AgentReplyTimeoutError]
-                # The first is in hand, and may be answered yet.
-                assert not following[0].done()
-                await world.dispatcher.answer(f"{one.id}-1", Reply(Draft("from elsewhere")))
-                await stopping
-                assert list(map(type, await following[0])) == [Chunk, Abort, Entry]
-                return
-            case "cancelled":
-                for task in following:
-                    task.cancel()
-                    with suppress(asyncio.CancelledError):
-                        await task
-                assert world.dispatcher._awaited == {}
-                assert world.dispatcher._followers == {}
-                return
-        assert list(map(type, await following[0])) == [*first, ends]
-        assert list(map(type, await following[1]))[-1] is ends
-        await eventually(lambda: not world.kept())
-
-    async def test_who_follows_a_message_that_is_stored_while_the_service_stops_is_told(self, world: World) -> None:
-        await world.open()
-        one = await world.session(OTHER)
-        await world.dispatcher.stop()
-        found = await self.follow(world, one, "too late", lambda: asyncio.sleep(0))
-        assert list(map(type, found)) == [AgentReplyTimeoutError]
-
-    @pytest.mark.parametrize("stopped_before", [True, False])
-    async def test_who_follows_a_message_again_while_the_service_stops_is_told_of_the_stored_one(
-        self, world: World, stopped_before: bool
-    ) -> None:
-        await world.open()
-        if stopped_before:
-            await world.dispatcher.stop()
-        with world.dispatcher.following("never stored") as progress:
-            await world.dispatcher.follow_again("never stored", "stored", "s", 1)
-            if not stopped_before:
-                await world.dispatcher.stop()
-            error = progress.get_nowait()
-        assert isinstance(error, AgentReplyTimeoutError)
-        assert error.details == {"sessionId": "s", "messageId": "stored"}
 
 
 class TestAborts:
@@ -847,7 +739,7 @@ class TestAborts:
         await world.dispatcher.answer(work.delivery.id, Reply(Draft("from elsewhere")), reply_id=work.reply_id if own else None)
         # Told by when the reply is: whoever follows reads it next.
         assert list(map(type, world.pieces)) == ([Chunk] if own else [Chunk, Abort])
-        await eventually(lambda: not world.kept())
+        await eventually(world.dispatcher.is_idle)
         assert list(map(type, world.pieces)) == ([Chunk] if own else [Chunk, Abort])
 
     @pytest.mark.parametrize("end", [World.delete, World.expire])
@@ -864,7 +756,7 @@ class TestAborts:
         await world.send(one, "hello")
         await eventually(lambda: world.pieces)
         await end(world, one)
-        await eventually(lambda: not world.kept())
+        await eventually(world.dispatcher.is_idle)
         assert list(map(type, world.pieces)) == [Chunk]
 
     async def test_a_failure_names_the_reply_of_its_last_attempt(self, world: World, agent: Scripted) -> None:

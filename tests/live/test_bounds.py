@@ -17,10 +17,10 @@ from eliza.sessions.v1 import agent_service_pb2 as pb
 from eliza.sessions.v1.message_service_pb2 import SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import WatchSessionRequest
 from server.domain.errors import MissingFieldsError, OverloadedError
-from server.rpc import agent_service, boundary
+from server.rpc import agent_service, pipeline
 from server.rpc.agent_service import AgentService
-from server.rpc.boundary import Boundary
 from server.rpc.parsing import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
+from server.rpc.pipeline import CallPipeline
 from tests.harness import Serve
 from tests.live.support import create, fails, send
 
@@ -122,12 +122,12 @@ class _Context:
 
 
 async def test_one_address_leaves_half_of_the_streams_to_others() -> None:
-    edge = Boundary(lambda: None, max_calls=10, max_streams=STREAMS, slow_call_s=60)
+    edge = CallPipeline(lambda: None, max_calls=10, max_streams=STREAMS, slow_call_s=60)
     method = "/eliza.sessions.v1.SessionService/WatchSessions"
     with contextlib.ExitStack() as stack:
 
         def opened(peer: str) -> None:
-            stack.enter_context(edge._admitted_stream(method, _Context(peer)))
+            stack.enter_context(edge.admitted_stream(method, _Context(peer)))
 
         for port in range(HALF):
             opened(f"ipv4:192.0.2.1:{port}")
@@ -141,8 +141,8 @@ async def test_one_address_leaves_half_of_the_streams_to_others() -> None:
 
 
 async def test_large_requests_under_way_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(boundary, "MAX_HELD_BYTES", 2 * MAX_REQUEST_BYTES + 2)
-    edge = Boundary(lambda: None, max_calls=10, max_streams=STREAMS, slow_call_s=60)
+    monkeypatch.setattr(pipeline, "MAX_HELD_BYTES", 2 * MAX_REQUEST_BYTES + 2)
+    edge = CallPipeline(lambda: None, max_calls=10, max_streams=STREAMS, slow_call_s=60)
     large, small = b"x" * (MAX_REQUEST_BYTES + 1), b"x" * MAX_REQUEST_BYTES
     call = _Context("ipv4:127.0.0.1:1")
     method = "/eliza.sessions.v1.MessageService/SendMessage"
@@ -158,7 +158,7 @@ async def test_large_requests_under_way_are_bounded_in_bytes(monkeypatch: pytest
     # A worker's stream does not end for it: what it says waits for its turn.
     with edge._admitted_call(method, call, large):
         with edge._admitted_call(method, call, large):
-            waiting = asyncio.ensure_future(anext(edge._read_many(len, said())))
+            waiting = asyncio.ensure_future(anext(edge.read_many(len, said())))
             assert not (await asyncio.wait([waiting], timeout=0.05))[0]
         async with asyncio.timeout(30):
             assert await waiting == len(large)

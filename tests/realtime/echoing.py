@@ -2,9 +2,9 @@
 
 import asyncio
 
-from server.agents.dispatcher import Dispatcher
 from server.agents.kinds import Echo
 from server.clock import Clock
+from server.delivery.queues import Dispatcher
 from server.domain.agents import AgentKind
 from server.domain.deliveries import RetryPolicy
 from server.lifecycle.watch import Signals
@@ -18,7 +18,7 @@ def echoing(store: Store, clock: Clock, signals: Signals) -> Dispatcher:
     policy = RetryPolicy(5, 10, 100)
     echo = {AgentKind.ECHO: Echo()}
     dispatcher = Dispatcher(store, clock, echo, signals.piece, policy=policy, lease_seconds=60, concurrency=10, max_open=1000)
-    store.add_listener(dispatcher.committed)
+    store.add_listener(dispatcher.on_commit)
     return dispatcher
 
 

@@ -9,12 +9,10 @@ import pytest
 
 from eliza.sessions.v1 import message_service_pb2 as messages_pb
 from eliza.sessions.v1 import session_service_pb2 as sessions_pb
-from server.agents import dispatcher
-from server.agents.dispatcher import ReplyProgress
-from server.domain.events import Abort, Chunk
 from server.patches import grpcio
 from server.rpc import sending
-from server.rpc.boundary import Boundary
+from server.rpc.interceptor import Interceptor
+from server.rpc.pipeline import CallPipeline
 
 HANGS_SECONDS = 30
 BIG = "x" * 1_000_000
@@ -80,12 +78,13 @@ class Service:
 
 
 class Running:
-    """A server with the boundary before that service."""
+    """A server with the pipeline before that service."""
 
     async def __aenter__(self) -> "Running":
         self.service = Service()
-        self.boundary = Boundary(lambda: None, max_calls=1000, max_streams=1000, slow_call_s=1000)
-        self._server = grpcio.build_server(interceptors=[self.boundary])
+        self.pipeline = CallPipeline(lambda: None, max_calls=1000, max_streams=1000, slow_call_s=1000)
+        self.interceptor = Interceptor(self.pipeline)
+        self._server = grpcio.build_server(interceptors=[self.interceptor])
         self.service.add_to(self._server)
         port = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()
@@ -122,7 +121,7 @@ async def test_a_stream_that_is_not_read_ends(monkeypatch: pytest.MonkeyPatch, p
         call = running.call(path)
         await until(lambda: running.service.sent)
         await until(lambda: running.service.open == 0)
-        assert (running.boundary._streams, running.boundary._sending._bytes) == (0, 0)
+        assert (running.pipeline._streams, running.interceptor._sending._bytes) == (0, 0)
         # Not as if it had come to its end.
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await read_all(call)
@@ -150,11 +149,11 @@ async def test_streams_that_are_not_read_keep_no_more_than_so_much(monkeypatch: 
         calls = [running.call(WATCH) for _ in range(10)]
         await until(lambda: running.service.sent >= 10)
         await until(lambda: running.service.open <= 3)
-        assert running.boundary._sending._bytes <= 3_500_000
+        assert running.interceptor._sending._bytes <= 3_500_000
         for call in calls:
             call.cancel()
         await until(lambda: running.service.open == 0)
-        assert running.boundary._sending._bytes == 0
+        assert running.interceptor._sending._bytes == 0
 
 
 async def test_an_answer_that_is_not_read_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,30 +162,7 @@ async def test_an_answer_that_is_not_read_ends(monkeypatch: pytest.MonkeyPatch) 
     async with Running() as running:
         # The same call as a stream: gRPC reads the one message of a unary call by itself.
         calls = [running.channel.unary_stream(SEND)(b"") for _ in range(3)]
-        await until(lambda: running.boundary._sending._waiting)
-        await until(lambda: not running.boundary._sending._waiting)
+        await until(lambda: running.interceptor._sending._waiting)
+        await until(lambda: not running.interceptor._sending._waiting)
         for call in calls:
             call.cancel()
-
-
-def test_chunks_for_a_slow_follower_are_let_go_the_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dispatcher, "WAITING_CHUNKS", 3)
-    progress = ReplyProgress()
-
-    def chunk(number: int) -> Chunk:
-        return Chunk("s", "a", "m", str(number), number, 1, 1, 1)
-
-    def taken() -> list[object]:
-        return [progress.get_nowait() for _ in range(progress.qsize())]
-
-    for number in range(5):
-        progress.put_nowait(chunk(number))
-    assert taken() == [chunk(2), chunk(3), chunk(4)]
-    abort = Abort("s", "a", "m", 1, 1, 1)
-    progress.put_nowait(chunk(0))
-    progress.put_nowait(abort)
-    for number in range(5):
-        progress.put_nowait(chunk(number))
-    end = ValueError("the end")
-    progress.put_nowait(end)  # type: ignore[arg-type] # anything that is no chunk
-    assert taken() == [abort, chunk(2), chunk(3), chunk(4), end]

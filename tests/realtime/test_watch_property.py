@@ -45,7 +45,7 @@ class World:
     async def open(self) -> None:
         self.store = await SqliteStore.open(self.path, self.clock)
         self.signals = Signals()
-        self.store.add_listener(self.signals.committed)
+        self.store.add_listener(self.signals.on_commit)
         self.dispatcher = echoing(self.store, self.clock, self.signals)
         self.deadlines = Deadlines(self.store, self.clock)
         await self.store.seed_agent(Agent(ECHO_ID, "echo", AgentKind.ECHO, T0, T0))

@@ -230,7 +230,7 @@ class TestWatch:
     @pytest.fixture
     def signals(self, store: SqliteStore) -> Signals:
         signals = Signals()
-        store.add_listener(signals.committed)
+        store.add_listener(signals.on_commit)
         return signals
 
     @pytest.fixture

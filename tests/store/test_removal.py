@@ -159,7 +159,7 @@ class TestADeletedSession:
         self, store: SqliteStore, tmp_path: Path, clock: TestClock
     ) -> None:
         purge = Purge(store, clock, retention_minutes=10, request_retention_minutes=10, interval_minutes=10**6)
-        store.add_listener(purge.committed)
+        store.add_listener(purge.on_commit)
         running = asyncio.create_task(purge.run())
         for _ in range(2):
             one = await add(store, 1000)

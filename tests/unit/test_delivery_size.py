@@ -4,7 +4,6 @@ import asyncio
 import json
 import uuid
 from dataclasses import replace
-from typing import cast
 
 import pytest
 
@@ -17,7 +16,6 @@ from server.domain.agents import Agent, AgentKind
 from server.domain.messages import Draft, check_draft, check_metadata
 from server.domain.sessions import send_message
 from server.rpc.encoding import encode_delivery
-from server.store.base import Store
 from tests.unit.samples import AGENT, T0, session
 
 RECEIVED_BYTES = 4 * 1024 * 1024
@@ -42,8 +40,8 @@ LARGEST = Draft("\U0001f600" * MAX_CONTENT_CODE_POINTS, metadata("own"), attachm
 """The message of a user that takes most room."""
 
 
-def work(draft: Draft, history: list[Draft]) -> tuple[Work, History]:
-    """What an agent is asked in a session with the largest metadata, after these messages. No test here reads the store."""
+def work(draft: Draft, history: list[Draft]) -> Work:
+    """What an agent is asked in a session with the largest metadata, after these messages."""
     of = session(metadata=metadata("of"))
     check_metadata(of.metadata)
     entries = []
@@ -53,12 +51,12 @@ def work(draft: Draft, history: list[Draft]) -> tuple[Work, History]:
         of = outcome.session
         entries.append(outcome.entries[0])
     agent = Agent(AGENT, "asked", AgentKind.STREAM, T0, T0)
-    return Work(agent, of, entries[-1], outcome.deliveries[0], str(uuid.uuid4()), cast(Store, None)), History(entries[:-1])
+    return Work(agent, of, entries[-1], outcome.deliveries[0], str(uuid.uuid4()), History(entries[:-1]))
 
 
-def delivered(asked: Work, history: History, *, as_text: bool = False) -> agent_service_pb2.Delivery:
+def delivered(asked: Work, *, as_text: bool = False) -> agent_service_pb2.Delivery:
     """The delivery as a worker reads it."""
-    return agent_service_pb2.Delivery.FromString(asyncio.run(encode_delivery(asked, history, T0, as_text)))
+    return agent_service_pb2.Delivery.FromString(asyncio.run(encode_delivery(asked, T0, as_text)))
 
 
 @pytest.mark.parametrize(
@@ -76,29 +74,27 @@ def delivered(asked: Work, history: History, *, as_text: bool = False) -> agent_
     ],
 )
 def test_a_delivery_fits_a_default_client(draft: Draft, history: list[Draft], least: int, most: int) -> None:
-    asked, earlier = work(draft, history)
+    asked = work(draft, history)
     for left_out_before in (0, 7):
-        delivery = delivered(asked, replace(earlier, left_out=left_out_before))
+        delivery = delivered(replace(asked, history=replace(asked.history, left_out=left_out_before)))
         assert len(agent_service_pb2.ConnectResponse(delivery=delivery).SerializeToString()) <= RECEIVED_BYTES
         assert delivery.message.content == draft.content
         assert delivery.message.HasField("attachments") == (draft.attachments is not None)
         assert least <= len(delivery.history) <= most
         assert delivery.history_left_out == len(history) - len(delivery.history) + left_out_before
-        ids = [entry.message.id for entry in earlier.entries if entry.message]
+        ids = [entry.message.id for entry in asked.history.entries if entry.message]
         assert [message.message_id for message in delivery.history] == ids[len(history) - len(delivery.history) :]
 
 
 def test_a_delivery_as_text_has_the_same_bound() -> None:
-    asked, earlier = work(LARGEST, [Draft("hi"), LARGEST, Draft("ho")])
-    delivery = delivered(asked, earlier, as_text=True)
+    delivery = delivered(work(LARGEST, [Draft("hi"), LARGEST, Draft("ho")]), as_text=True)
     assert delivery.ByteSize() <= MAX_DELIVERY_BYTES
     assert delivery.message.attachments_json == LARGEST.attachments
     assert ([message.content for message in delivery.history], delivery.history_left_out) == (["ho"], 2)
 
 
 def test_no_more_is_left_out_than_must_be() -> None:
-    asked, earlier = work(Draft("hello"), [Draft("hi")] * 100)
-    delivery = delivered(asked, earlier)
+    delivery = delivered(work(Draft("hello"), [Draft("hi")] * 100))
     one_more = delivery.ByteSize() + delivery.history[0].ByteSize()
     assert delivery.ByteSize() <= MAX_DELIVERY_BYTES < one_more + 1000
 
@@ -114,13 +110,13 @@ def test_no_more_is_left_out_than_must_be() -> None:
     ],
 )
 def test_the_body_of_a_webhook_has_the_same_bound(draft: Draft, history: list[Draft], shown: int) -> None:
-    asked, earlier = work(draft, history)
-    body = delivery_body(asked, replace(earlier, left_out=7))
+    asked = work(draft, history)
+    body = delivery_body(replace(asked, history=replace(asked.history, left_out=7)))
     assert len(body) <= RECEIVED_BYTES
     data = json.loads(body)["data"]
     assert data["message"].get("attachments") == (None if draft.attachments is None else json.loads(draft.attachments))
     assert data["historyLeftOut"] == 7 + len(history) - shown
-    ids = [entry.message.id for entry in earlier.entries if entry.message]
+    ids = [entry.message.id for entry in asked.history.entries if entry.message]
     assert [message["id"] for message in data["history"]] == ids[len(history) - shown :]
 
 
@@ -133,10 +129,10 @@ def test_what_fits_is_counted_from_the_last(sizes: list[int], room: int, count: 
 
 
 def test_an_agent_is_told_what_the_author_attached_himself() -> None:
-    asked, _ = work(Draft("hello", '{"of":"mine"}'), [])
-    told = delivered(asked, History([])).message
+    asked = work(Draft("hello", '{"of":"mine"}'), [])
+    told = delivered(asked).message
     assert values.plain(told.own_metadata) == {"of": "mine"}
     assert values.plain(told.metadata) == {"of": "mine", "sessionId": asked.session.id}
-    as_text = delivered(asked, History([]), as_text=True).message
+    as_text = delivered(asked, as_text=True).message
     assert not as_text.HasField("own_metadata")
     assert json.loads(as_text.own_metadata_json) == {"of": "mine"}

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from server.agents.connectors import Connectors
-from server.agents.dispatcher import Dispatcher
 from server.agents.http import Hosts
 from server.agents.kinds import Echo
 from server.agents.workers import Workers
+from server.delivery.queues import Dispatcher
 from server.domain.agents import ECHO_ID, Agent, AgentKind
 from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.purge import Purge
@@ -163,7 +163,7 @@ class World:
         )
         self.deadlines = Deadlines(self.store, self)
         self.waiting: dict[str, set[int]] = {}
-        for listener in (self.signals.committed, self.dispatcher.committed, self.deadlines.committed, self._told):
+        for listener in (self.signals.on_commit, self.dispatcher.on_commit, self.deadlines.on_commit, self._told):
             self.store.add_listener(listener)
         self.purge = Purge(
             self.store,
@@ -172,9 +172,9 @@ class World:
             request_retention_minutes=LIMITS.request_retention_ms / 60_000,
             interval_minutes=PURGE_MINUTES,
         )
-        self.store.add_listener(self.purge.committed)
+        self.store.add_listener(self.purge.on_commit)
         self.session_service = SessionService(self.store, self, POLICY, None, self.signals, Entries(), 1e6)  # type: ignore[arg-type]
-        self.message_service = MessageService(self.store, self, self.dispatcher, Entries(), REPLY_SECONDS)
+        self.message_service = MessageService(self.store, self, self.dispatcher, self.signals, Entries(), REPLY_SECONDS)
         self.agent_service = AgentService(self.store, self, connectors, self.dispatcher, 1e6)
         compare_with_file(self.path, self.model)
         self.finish(self.loop.create_task(self._start(), context=contextvars.Context()), 60)
@@ -235,13 +235,13 @@ class World:
         self._end_tasks()
 
     async def _stop(self) -> None:
-        self.signals.close()
         try:
             async with asyncio.timeout(5):
                 await self.dispatcher.stop()
-                self.worker_service.close()
         except TimeoutError:
             pass
+        self.worker_service.close()
+        self.signals.close()
         await self.dispatcher.abandon()
         await self.store.close()
 
@@ -318,6 +318,5 @@ class World:
         while writes.qsize():
             # The purge may be in the middle of its work.
             self.go(1)
-        require(not left._lines and not left._lanes, "deliveries are still under way:", left._lines, left._lanes)
-        require(not left._followers and not left._awaited, "somebody still waits for a reply:", left._followers, left._awaited)
+        require(left.is_idle(), "deliveries are still under way")
         require(not self.calls, "calls are still under way:", [call.arguments for call in self.calls])

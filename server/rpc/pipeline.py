@@ -1,13 +1,12 @@
-"""The edge of the server: every call of the API passes it, and whatever goes wrong inside leaves as one row of the error table."""
+"""What surrounds every call, over the wire or in this process: it is admitted and counted, and a failure becomes a row of the table."""
 
 import asyncio
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
-from functools import partial
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import unquote
 
 import grpc
@@ -17,13 +16,11 @@ from eliza.sessions.errors import DOMAIN, TABLE, Row, error_trailers, forget_fra
 from server.domain.errors import (
     DeadlineExceededError,
     DomainError,
-    InvalidRequestError,
     OverloadedError,
     ResourceExhaustedError,
     UnavailableError,
 )
-from server.rpc.parsing import MAX_REQUEST_BYTES, read_connect_request, read_reply_request, reader
-from server.rpc.sending import Sending
+from server.rpc.parsing import MAX_REQUEST_BYTES
 
 QUIET_SECONDS: Final = 0.1
 """How long no call must have come before a server that stops may close its port."""
@@ -38,28 +35,52 @@ Small ones are bounded by how many calls and streams there may be.
 """
 
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
-Read = Callable[[bytes], Any]
-Fault: TypeAlias = tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]
-"""What a call is aborted with: status, message and trailers."""
+Behaviours = Callable[[Any, Any], AsyncGenerator[Any, None]]
+Read = Callable[[Any], Any]
+"""Makes the request of what has come in, which is the request itself where both sides are one process."""
 
-_PREFIX: Final = f"/{DOMAIN}."
 
-_HEALTH: Final = f"{_PREFIX}SessionService/GetServiceStatus"
+class Fault(NamedTuple):
+    """What a call is aborted with."""
+
+    code: grpc.StatusCode
+    message: str
+    trailers: tuple[tuple[str, bytes], ...]
+
+
+PREFIX: Final = f"/{DOMAIN}."
+"""How the paths of this API's methods begin."""
+
+_HEALTH: Final = f"{PREFIX}SessionService/GetServiceStatus"
 """How the service stands is told however much there is to do."""
 
-_READERS: Final[dict[str, Read]] = {
-    f"{_PREFIX}AgentService/Connect": read_connect_request,
-    f"{_PREFIX}AgentService/Reply": read_reply_request,
-}
-"""How the requests of agents are read; all others are parsed, no more."""
+_OF_WORKERS: Final = (f"{PREFIX}AgentService/Connect", f"{PREFIX}AgentService/Reply")
 _LOGGED_IDS: Final = {"sessionId": "session_id", "agentId": "agent_id", "deliveryId": "delivery_id"}
 """The details of an error that a line about it repeats."""
 
 log = structlog.get_logger()
 
 
-class Boundary(grpc.aio.ServerInterceptor):
-    """Reads requests, refuses those whose deadline has passed, and turns exceptions into statuses with ErrorInfo."""
+class Caller(Protocol):
+    """What the pipeline asks of a call's context."""
+
+    def time_remaining(self) -> float | None:
+        """How many seconds are left of the call's deadline; None: it has none."""
+
+    def peer(self) -> str:
+        """Where the call comes from, as gRPC writes it."""
+
+
+class CallFailed(Exception):  # noqa: N818 - it is not an error of ours, but how a stream of answers ends
+    """A stream has failed; `fault` is what to abort it with."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.message)
+        self.fault = fault
+
+
+class CallPipeline:
+    """Admits calls, refuses those whose deadline has passed, and turns exceptions into statuses with ErrorInfo."""
 
     def __init__(self, on_trouble: Callable[[], None], *, max_calls: int, max_streams: int, slow_call_s: float) -> None:
         """`on_trouble` is called when the store could not do what it was asked; a call that takes `slow_call_s` is logged."""
@@ -67,8 +88,6 @@ class Boundary(grpc.aio.ServerInterceptor):
         self._max_calls = max_calls
         self._max_streams = max_streams
         self._slow_call_s = slow_call_s
-        self._sending = Sending()
-        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._stopping = False
         self._calls = 0
         self._streams = 0
@@ -96,19 +115,19 @@ class Boundary(grpc.aio.ServerInterceptor):
         while now_s() < min(self._last_call_s + QUIET_SECONDS, give_up_s):  # noqa: ASYNC110 - nothing tells that no call comes
             await asyncio.sleep(QUIET_SECONDS / 4)
 
-    def _admit(self, context: Any) -> None:
+    def _admit(self, caller: Caller) -> None:
         """Raises UnavailableError when the service stops, DeadlineExceededError when the call's deadline has passed."""
         self._last_call_s = asyncio.get_running_loop().time()
         if self._stopping:
             raise UnavailableError("The service is stopping")
-        remaining_s = context.time_remaining()
+        remaining_s = caller.time_remaining()
         if remaining_s is not None and remaining_s <= 0:
             raise DeadlineExceededError
 
     @contextmanager
-    def _admitted_call(self, method: str, context: Any, raw: bytes) -> Iterator[None]:
+    def _admitted_call(self, method: str, caller: Caller, raw: bytes) -> Iterator[None]:
         """Counts a call, and the bytes of its request. Raises OverloadedError besides what `_admit` raises."""
-        self._admit(context)
+        self._admit(caller)
         if self._calls >= self._max_calls and method != _HEALTH:
             raise OverloadedError("too many calls are under way")
         self._calls += 1
@@ -131,7 +150,7 @@ class Boundary(grpc.aio.ServerInterceptor):
             self._held_bytes -= size
             self._room.set()
 
-    async def _read_many(self, read: Read, raws: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+    async def read_many(self, read: Read, raws: AsyncIterator[bytes]) -> AsyncIterator[Any]:
         """Reads the requests of a stream. A large one waits, where others are under way, until there is room for it."""
         async for raw in raws:
             while (size := _counted_bytes(raw)) and self._held_bytes + size > MAX_HELD_BYTES:
@@ -141,14 +160,14 @@ class Boundary(grpc.aio.ServerInterceptor):
                 yield read(raw)
 
     @contextmanager
-    def _admitted_stream(self, method: str, context: Any) -> Iterator[None]:
+    def admitted_stream(self, method: str, caller: Caller) -> Iterator[None]:
         """Counts a stream. Raises OverloadedError besides what `_admit` raises.
 
         Workers and other APIs have half of them between them, and so has each other machine: the facade beside the server finds room.
         """
-        self._admit(context)
-        is_own, half = method.startswith(_PREFIX), max(1, self._max_streams // 2)
-        is_side, host = not is_own or method in _READERS, _host(context.peer())
+        self._admit(caller)
+        is_own, half = method.startswith(PREFIX), max(1, self._max_streams // 2)
+        is_side, host = not is_own or method in _OF_WORKERS, _host(caller.peer())
         if self._streams + self._foreign_streams >= self._max_streams:
             raise OverloadedError("too many streams are open")
         if is_side and self._side_streams >= half:
@@ -169,122 +188,39 @@ class Boundary(grpc.aio.ServerInterceptor):
             if not self._host_streams[host]:
                 del self._host_streams[host]
 
-    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
-        """Wraps the handlers of this API, each once; those of health and reflection only as far as reading requests goes."""
-        method = handler_call_details.method
-        if method in self._wrapped:
-            return self._wrapped[method]
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        if not method.startswith(_PREFIX):
-            self._wrapped[method] = self._readable(method, handler)
-            return self._wrapped[method]
-        serialize = partial(_serialized, handler.response_serializer)
-        read = _READERS.get(method) or reader(method, handler.request_deserializer)
-        wrapped: grpc.RpcMethodHandler[Any, Any]
-        if handler.unary_unary:
-            call = self._unary(method, handler.unary_unary, read)
-            wrapped = grpc.unary_unary_rpc_method_handler(call, response_serializer=serialize)
-        elif handler.unary_stream:
-            stream = self._stream(method, handler.unary_stream, read)
-            wrapped = grpc.unary_stream_rpc_method_handler(stream, response_serializer=serialize)
-        else:
-            stream = self._stream(method, handler.stream_stream, partial(self._read_many, read))
-            wrapped = grpc.stream_stream_rpc_method_handler(stream, response_serializer=serialize)
-        self._wrapped[method] = wrapped
-        return wrapped
-
-    def _readable(self, method: str, handler: Any) -> Any:
-        """A handler of another API, with its streams counted.
-
-        gRPC would call bytes UNKNOWN that are not its message. Calls of health are few and cheap, and answered under any load.
-        """
-        read = reader(method, handler.request_deserializer)
-
-        async def call(raw: bytes, context: Any) -> Any:
-            fault = None
-            try:
-                try:
-                    request = read(raw)
-                except InvalidRequestError as error:
-                    fault = self._fault(method, None, error)
-                if fault:
-                    await context.abort(*fault)
-                return await handler.unary_unary(request, context)
-            finally:
-                del raw, context
-
-        async def write(raw: bytes, context: Any) -> None:
-            fault = None
-            try:
-                try:
-                    with self._admitted_stream(method, context):
-                        await handler.unary_stream(read(raw), context)
-                except DomainError as error:
-                    fault = self._fault(method, None, error)
-                if fault:
-                    await context.abort(*fault)
-            finally:
-                del raw, context
-
-        if handler.unary_unary:
-            return handler._replace(request_deserializer=None, unary_unary=call)
-        if handler.unary_stream:
-            return handler._replace(request_deserializer=None, unary_stream=write)
-        stream = self._stream(method, handler.stream_stream, partial(self._read_many, read))
-        return handler._replace(request_deserializer=None, stream_stream=stream)
-
-    def _unary(self, method: str, behaviour: Behaviour, read: Read) -> Behaviour:
-        async def call(raw: bytes, context: Any) -> Any:
-            try:
-                answer, fault = await self._answer(method, behaviour, read, raw, context)
-                if fault:
-                    await context.abort(*fault)
-                self._sending.watch_answer(method, answer)
-                return answer
-            finally:
-                # The call keeps the error that `abort` raises, and so this frame, which must not have the call.
-                del raw, context
-
-        return call
-
-    async def _answer(self, method: str, behaviour: Behaviour, read: Read, raw: bytes, context: Any) -> tuple[Any, Fault | None]:
+    async def answer(self, method: str, behaviour: Behaviour, read: Read, raw: Any, caller: Caller) -> tuple[Any, Fault | None]:
         """The answer to a call, or what to abort it with."""
         request, begun_s = None, time.monotonic()
         try:
-            with self._admitted_call(method, context, raw):
+            with self._admitted_call(method, caller, raw):
                 request = read(raw)
-                answer = await behaviour(request, context)
+                answer = await behaviour(request, caller)
         except Exception as error:  # noqa: BLE001 - this is where everything ends up
-            return None, self._fault(method, request, error)
+            return None, self.fault(method, request, error)
         if (taken_s := time.monotonic() - begun_s) >= self._slow_call_s:
             session_id = truncate(getattr(request, "session_id", ""))
             log.warning("slow call", method=method.removeprefix("/"), seconds=round(taken_s, 3), session_id=session_id)
         return answer, None
 
-    def _stream(self, method: str, behaviour: Any, read: Callable[[Any], Any]) -> Any:
-        async def stream(raw: Any, context: Any) -> AsyncIterator[Any]:
-            request = fault = None
+    async def stream(self, method: str, behaviour: Behaviours, read: Read, raw: Any, caller: Caller) -> AsyncGenerator[Any, None]:
+        """The answers to a call. Raises CallFailed."""
+        request = fault = None
+        try:
             try:
-                try:
-                    with self._admitted_stream(method, context), self._held(raw):
-                        request = read(raw)
-                        async with aclosing(behaviour(request, context)) as responses:
-                            async for response in responses:
-                                with self._sending.sent(method, response):
-                                    yield response
-                except Exception as error:  # noqa: BLE001 - this is where everything ends up
-                    fault = self._fault(method, request, error)
-                if fault:
-                    await context.abort(*fault)
-            finally:
-                # As above.
-                del raw, context, request
+                with self.admitted_stream(method, caller), self._held(raw):
+                    request = read(raw)
+                    async with aclosing(behaviour(request, caller)) as answers:
+                        async for answer in answers:
+                            yield answer
+            except Exception as error:  # noqa: BLE001 - this is where everything ends up
+                fault = self.fault(method, request, error)
+            if fault:
+                raise CallFailed(fault)
+        finally:
+            # Whoever gets the error keeps this frame, which must not have the call.
+            del raw, caller, request
 
-        return stream
-
-    def _fault(self, method: str, request: Any, error: Exception) -> Fault:
+    def fault(self, method: str, request: Any, error: Exception) -> Fault:
         """What to abort a call with that failed. Logs it; nothing of the call is left in the error afterwards."""
         if isinstance(error, (UnavailableError, ResourceExhaustedError)) and not self._stopping:
             self._on_trouble()
@@ -298,7 +234,7 @@ class Boundary(grpc.aio.ServerInterceptor):
         if isinstance(error, DomainError):
             _log_failure(method, row, message, details)
         forget_frames(error)
-        return row.grpc_status, message, error_trailers(row, message, details)
+        return Fault(row.grpc_status, message, error_trailers(row, message, details))
 
 
 def _log_failure(method: str, row: Row, message: str, details: Mapping[str, str]) -> None:
@@ -310,11 +246,6 @@ def _log_failure(method: str, row: Row, message: str, details: Mapping[str, str]
 
 def _counted_bytes(raw: Any) -> int:
     return len(raw) if isinstance(raw, bytes) and len(raw) > MAX_REQUEST_BYTES else 0
-
-
-def _serialized(serialize: Callable[[Any], bytes], answer: Any) -> bytes:
-    """An answer as it goes out, which it is already where it is bytes: see `encoding`."""
-    return answer if isinstance(answer, bytes) else serialize(answer)
 
 
 def _host(peer: str) -> str:

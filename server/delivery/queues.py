@@ -1,0 +1,391 @@
+"""Gives deliveries to agents: one of a session at a time, in order; sessions do not wait for each other, nor agents for one another.
+
+The store has every delivery. In memory there is a small record for each session with an open delivery. Nothing polls:
+a commit tells of new messages, a timer when a session has rested long enough, a slot when an agent has time.
+"""
+
+import asyncio
+import random
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import structlog
+
+from server.agents.kinds import AgentChangedError, AgentUnavailableError, Connector, NoReplyError, Slot, Work
+from server.clock import Clock
+from server.delivery.attempt import Attempt, read_history
+from server.delivery.statuses import AgentStatuses
+from server.domain.agents import Agent, AgentKind
+from server.domain.deliveries import DeliveryState, RetryPolicy, parse_delivery_id
+from server.domain.errors import (
+    STORE_TROUBLE,
+    AgentNotFoundError,
+    DeliveryAnsweredError,
+    DeliveryNotFoundError,
+    DeliveryNotLeasedError,
+    DomainError,
+    OverloadedError,
+    SessionExpiredError,
+    SessionNotFoundError,
+)
+from server.domain.events import Entry, Piece
+from server.domain.ids import new_id
+from server.domain.messages import Reply
+from server.domain.replies import answer, fail, lease
+from server.domain.sessions import Outcome
+from server.store.base import Commit, OpenDelivery, Store
+
+STORE_TROUBLE_SECONDS: Final = 1.0
+"""How long a session rests when the store could not be read or written."""
+
+log = structlog.get_logger()
+
+
+@dataclass(eq=False, slots=True)
+class _SessionQueue:
+    """A session with open deliveries: it rests (`timer`), is ready, waits for a slot, or is under way (`task`)."""
+
+    session_id: str
+    agent_id: str
+    # How many deliveries are open, none of them before the sequence `first_open`.
+    open: int
+    first_open: int
+    timer: asyncio.TimerHandle | None = None
+    task: asyncio.Task[float | None] | None = None
+    # Messages came while the task ran, which may have looked before.
+    has_new: bool = False
+    # Of the delivery that rests before its next attempt.
+    resting: int | None = None
+    # How often in a row the agent could not even be asked.
+    unavailable: int = 0
+    # What was answered or has failed since the task began, maybe in the very commit of its lease.
+    finished: set[int] = field(default_factory=set)
+    # Of the delivery that is leased.
+    attempt: Attempt | None = None
+    # The id that the reply of the first open delivery's last attempt would have had.
+    last_reply_id: str = ""
+
+
+@dataclass(eq=False, slots=True)
+class _AgentQueue:
+    """The sessions of one agent: those that are ready, in the order in which they became so, and how many are in hand."""
+
+    ready: OrderedDict[str, _SessionQueue] = field(default_factory=OrderedDict)
+    in_hand: int = 0
+
+
+class Dispatcher:
+    """See the module. To be started once the store has its listeners, and stopped before the store is closed."""
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        connectors: Mapping[AgentKind, Connector],
+        on_piece: Callable[[Piece], None],
+        *,
+        policy: RetryPolicy,
+        lease_seconds: float,
+        concurrency: int,
+        max_open: int,
+    ) -> None:
+        """`on_piece` is told every piece of every reply, and where pieces are void.
+
+        `concurrency` bounds the deliveries of one agent that are in hand, `max_open` those of one session that are open.
+        """
+        self.statuses = AgentStatuses()
+        self._store = store
+        self._clock = clock
+        self._connectors = connectors
+        self._on_piece = on_piece
+        self._policy = policy
+        self._lease_s = lease_seconds
+        self._concurrency = concurrency
+        self._max_open = max_open
+        self._sessions: dict[str, _SessionQueue] = {}
+        self._agents: dict[str, _AgentQueue] = {}
+        self._stopping = False
+        self._troubled = False
+
+    async def start(self) -> None:
+        """Takes up what an earlier run has left open. Its leases are void: nobody is connected yet."""
+        now_ms = self._clock.now_ms()
+        for left in await self._store.list_open():
+            if left.session_id not in self._sessions:
+                queue = _SessionQueue(left.session_id, left.agent_id, 0, left.sequence, resting=left.sequence)
+                self._sessions[left.session_id] = queue
+                self._count(queue, left.open)
+                # A clock that was set back must not make it rest longer than it ever should.
+                self._rest(queue, min(left.due_at_ms - now_ms, self._policy.longest_backoff_ms) / 1000)
+
+    async def stop(self) -> None:
+        """Gives out nothing more, and waits for what is in the agents' hands. The rest is taken up at the next start."""
+        self._stopping = True
+        for queue in list(self._sessions.values()):
+            if queue.timer:
+                queue.timer.cancel()
+            if queue.task and queue.attempt is None:
+                queue.task.cancel()
+        if tasks := [queue.task for queue in self._sessions.values() if queue.task]:
+            await asyncio.wait(tasks)
+
+    async def abandon(self) -> None:
+        """Lets go of what `stop` has waited for long enough, or was not waited for; it is given again at the next start."""
+        self._stopping = True
+        tasks = [queue.task for queue in self._sessions.values() if queue.task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def on_commit(self, commit: Commit) -> None:
+        """Takes up the messages of users that a commit has stored, and ends the attempts that it has made superfluous."""
+        for outcome in commit.outcomes:
+            session = outcome.session
+            if session.expiry_logged:
+                self._drop_session(session.id)
+                continue
+            for entry in outcome.entries:
+                # Told by the message: a delivery is also pending, and without attempts, after one that was not charged to it.
+                if entry.message and not entry.message.is_agent:
+                    self._add_delivery(session.id, session.agent_id, entry.sequence)
+                else:
+                    self._close_delivery(entry)
+        for session_id in commit.deleted:
+            self._drop_session(session_id)
+
+    async def answer(self, delivery_id: str, reply: Reply, *, agent_id: str | None = None, reply_id: str | None = None) -> Outcome:
+        """Stores the reply to a delivery, whoever gives it and whatever has become of the lease.
+
+        :raises DeliveryNotFoundError: there is no such delivery, or it is another agent's than `agent_id`
+        :raises DomainError: what the rule `answer` raises
+        """
+        session_id, sequence = parse_delivery_id(delivery_id)
+        rule = partial(answer, reply_id=reply_id or new_id(), reply=reply, agent_id=agent_id)
+        return await self._store.apply_delivery(session_id, sequence, rule)
+
+    def require_room(self, session_id: str) -> None:
+        """Raises OverloadedError when no more messages of a session may wait for its agent."""
+        queue = self._sessions.get(session_id)
+        if queue and queue.open >= self._max_open:
+            raise OverloadedError("too many messages of this session wait for its agent")
+
+    def is_idle(self) -> bool:
+        """Whether nothing is open, as far as is known here."""
+        return not self._sessions and not self._agents
+
+    def is_resting(self) -> bool:
+        """Whether a delivery waits for its next attempt."""
+        return any(queue.timer for queue in self._sessions.values())
+
+    def _add_delivery(self, session_id: str, agent_id: str, sequence: int) -> None:
+        if queue := self._sessions.get(session_id):
+            self._count(queue, 1)
+            queue.has_new = True
+        elif not self._stopping:
+            queue = self._sessions[session_id] = _SessionQueue(session_id, agent_id, 0, sequence)
+            self._count(queue, 1)
+            self._make_ready(queue)
+
+    def _close_delivery(self, entry: Entry) -> None:
+        """Takes note of a reply, or of a failure for good."""
+        sequence, queue = entry.answers, self._sessions.get(entry.session_id)
+        if sequence is None or queue is None:
+            return
+        if sequence >= queue.first_open:
+            # Not a late reply to a message that had failed: only the first open delivery ever fails.
+            self._count(queue, -1)
+        if entry.failure:
+            queue.first_open = sequence + 1
+        queue.finished.add(sequence)
+        if queue.attempt and queue.attempt.work.entry.sequence == sequence:
+            queue.attempt.close(entry.message)
+        elif queue.timer and queue.resting == sequence:
+            queue.timer.cancel()
+            self._make_ready(queue)
+
+    def _drop_session(self, session_id: str) -> None:
+        """Lets go of a session that has ended: it gets no replies any more."""
+        queue = self._sessions.pop(session_id, None)
+        if queue is None:
+            return
+        self._count(queue, -queue.open)
+        if queue.timer:
+            queue.timer.cancel()
+        if queue.attempt:
+            queue.attempt.end()
+        if queue.task:
+            queue.task.cancel()
+        elif agent := self._agents.get(queue.agent_id):
+            agent.ready.pop(session_id, None)
+
+    def _count(self, queue: _SessionQueue, more: int) -> None:
+        """Counts more open deliveries of a session, or fewer."""
+        queue.open += more
+        self.statuses.count_open(queue.agent_id, more)
+
+    def _rest(self, queue: _SessionQueue, seconds: float) -> None:
+        if seconds > 0:
+            queue.timer = asyncio.get_running_loop().call_later(seconds, self._make_ready, queue)
+        else:
+            self._make_ready(queue)
+
+    def _make_ready(self, queue: _SessionQueue) -> None:
+        queue.timer = queue.resting = None
+        agent = self._agents.setdefault(queue.agent_id, _AgentQueue())
+        agent.ready[queue.session_id] = queue
+        self._start_ready(agent)
+
+    def _start_ready(self, agent: _AgentQueue) -> None:
+        while agent.ready and agent.in_hand < self._concurrency and not self._stopping:
+            _, queue = agent.ready.popitem(last=False)
+            agent.in_hand += 1
+            queue.task = asyncio.create_task(self._run(queue))
+            # Called also where the task is cancelled before it has begun.
+            queue.task.add_done_callback(partial(self._end_turn, queue, agent))
+
+    async def _run(self, queue: _SessionQueue) -> float | None:
+        """Gives out the next delivery of a session; returns its rest, in seconds, or None when nothing is open."""
+        queue.has_new = False
+        queue.finished.clear()
+        try:
+            rest_s = await self._deliver_next(queue)
+        except STORE_TROUBLE as error:
+            if not self._troubled:
+                log.warning("deliveries are held up", cause=str(error))
+            self._troubled = True
+        except Exception:
+            log.exception("a delivery is held up", error_id=uuid.uuid4().hex, session_id=queue.session_id)
+        else:
+            self._troubled = False
+            return rest_s
+        return STORE_TROUBLE_SECONDS
+
+    def _end_turn(self, queue: _SessionQueue, agent: _AgentQueue, task: asyncio.Task[float | None]) -> None:
+        """Decides how it goes on with a session."""
+        if queue.attempt:
+            self.statuses.count_in_hand(queue.agent_id, -1)
+        queue.task = queue.attempt = None
+        agent.in_hand -= 1
+        if self._sessions.get(queue.session_id) is queue:
+            rest_s = STORE_TROUBLE_SECONDS if task.cancelled() else task.result()
+            if rest_s is not None:
+                self._rest(queue, rest_s)
+            elif queue.has_new:
+                self._make_ready(queue)
+            else:
+                self._count(queue, -queue.open)
+                del self._sessions[queue.session_id]
+        self._start_ready(agent)
+        if not agent.ready and not agent.in_hand and self._agents.get(queue.agent_id) is agent:
+            del self._agents[queue.agent_id]
+
+    async def _deliver_next(self, queue: _SessionQueue) -> float | None:
+        """Gives out the first open delivery; returns the session's rest, in seconds, or None when nothing is open."""
+        head = await self._store.next_delivery(queue.session_id)
+        if head is None:
+            return None
+        if not head.delivery.attempts:
+            queue.last_reply_id = ""
+        try:
+            agent = await self._store.get_agent(queue.agent_id)
+            async with self._connectors[agent.kind].slot(agent) as slot:
+                await self._attempt(queue, agent, head, slot)
+            return 0
+        except STORE_TROUBLE:
+            raise
+        except AgentNotFoundError:
+            failure = NoReplyError("the agent has been removed", final=True)
+        except NoReplyError as error:
+            if isinstance(error, AgentUnavailableError) and not queue.attempt:
+                return self._put_off(queue, head, error)
+            failure = error
+        except (AgentChangedError, DeliveryNotLeasedError, DeliveryAnsweredError):
+            return 0
+        except (SessionExpiredError, SessionNotFoundError, DeliveryNotFoundError):
+            return None
+        except DomainError as error:
+            failure = NoReplyError(f"the agent's reply cannot be stored: {error}", final=True)
+        rest_s = await self._record_failure(head, failure, queue.last_reply_id)
+        queue.resting = head.delivery.sequence
+        return rest_s
+
+    async def _attempt(self, queue: _SessionQueue, agent: Agent, head: OpenDelivery, slot: Slot) -> None:
+        """Leases a delivery, asks for the reply and stores it; returns also where there is nothing to do any more.
+
+        :raises NoReplyError: there is no reply
+        :raises DomainError: the lease cannot be had, or the reply cannot be stored
+        """
+        lease_s = agent.settings.timeout_seconds if agent.settings else self._lease_s
+        message = head.entry.message
+        assert message is not None
+        rule = partial(
+            lease,
+            lease_ms=round(lease_s * 1000),
+            message_id=message.id,
+            policy=self._policy,
+            last_reply_id=queue.last_reply_id,
+        )
+        outcome = await self._store.apply_delivery(queue.session_id, head.delivery.sequence, rule)
+        (delivery,) = outcome.deliveries
+        if delivery.state is not DeliveryState.LEASED:
+            self.statuses.note_failure(agent.id, message.id, delivery)
+            return
+        queue.unavailable = 0
+        self.statuses.note_available(agent.id)
+        history = await read_history(self._store, outcome.session, delivery.sequence, slot.history_messages(agent))
+        if delivery.sequence in queue.finished:
+            return
+        work = Work(agent, outcome.session, head.entry, delivery, new_id(), history)
+        queue.last_reply_id, queue.attempt = work.reply_id, Attempt(work, lease_s, self._on_piece)
+        self.statuses.count_in_hand(agent.id, 1)
+        try:
+            if reply := await queue.attempt.ask(slot):
+                await self.answer(delivery.id, reply, reply_id=work.reply_id)
+        finally:
+            # Before anything is written down of the failure; there is none where the reply is stored.
+            queue.attempt.take_back()
+
+    async def _record_failure(self, head: OpenDelivery, failure: NoReplyError, last_reply_id: str) -> float | None:
+        """Writes down that an attempt came to nothing; returns how long the session rests before the next, in seconds."""
+        message, delivery = head.entry.message, head.delivery
+        assert message is not None
+        # Lost connections make it rest longer, too: a message that kills who takes it must not do so every second.
+        backoff_ms = self._policy.backoff_ms(delivery.attempts + delivery.lost_connections + 1, random.random())
+        backoff_ms = max(backoff_ms, round(failure.retry_after_s * 1000))
+        rule = partial(
+            fail,
+            message_id=message.id,
+            reason=failure.reason,
+            final=failure.final,
+            backoff_ms=backoff_ms,
+            policy=self._policy,
+            detail=failure.detail,
+            connection_lost=failure.connection_lost,
+            charged=failure.charged,
+            last_reply_id=last_reply_id,
+        )
+        try:
+            outcome = await self._store.apply_delivery(delivery.session_id, delivery.sequence, rule)
+        except (SessionExpiredError, SessionNotFoundError, DeliveryNotFoundError):
+            return None
+        except DeliveryNotLeasedError:
+            return 0
+        (delivery,) = outcome.deliveries
+        self.statuses.note_failure(outcome.session.agent_id, message.id, delivery, failure)
+        return 0 if delivery.state is DeliveryState.FAILED else backoff_ms / 1000
+
+    def _put_off(self, queue: _SessionQueue, head: OpenDelivery, cause: AgentUnavailableError) -> float:
+        """Has a delivery rest whose agent cannot even be asked, which is the operator's to mend; returns how long, in seconds.
+
+        Nothing is written down: it uses up no attempt, and is tried again at once after a restart.
+        """
+        assert head.entry.message is not None
+        queue.unavailable += 1
+        queue.resting = head.delivery.sequence
+        now_ms = self._clock.now_ms()
+        self.statuses.note_unavailable(queue.agent_id, queue.session_id, head.entry.message.id, now_ms, cause)
+        return self._policy.backoff_ms(queue.unavailable, random.random()) / 1000

@@ -1,0 +1,133 @@
+"""The call pipeline on grpc.aio: reads the bytes of requests, and aborts the calls that fail."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from functools import partial
+from typing import Any, Final
+
+import grpc
+
+from server.domain.errors import DomainError, InvalidRequestError
+from server.rpc.parsing import read_connect_request, read_reply_request, reader
+from server.rpc.pipeline import PREFIX, Behaviour, Behaviours, CallFailed, CallPipeline, Read
+from server.rpc.sending import Sending
+
+_READERS: Final[dict[str, Read]] = {
+    f"{PREFIX}AgentService/Connect": read_connect_request,
+    f"{PREFIX}AgentService/Reply": read_reply_request,
+}
+"""How the requests of agents are read; all others are parsed, no more."""
+
+
+class Interceptor(grpc.aio.ServerInterceptor):
+    """Has every call of this API pass the pipeline; those of health and reflection only as far as reading and counting go."""
+
+    def __init__(self, pipeline: CallPipeline) -> None:
+        self._pipeline = pipeline
+        self._sending = Sending()
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        """Wraps each handler once."""
+        method = handler_call_details.method
+        if method in self._wrapped:
+            return self._wrapped[method]
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        if not method.startswith(PREFIX):
+            self._wrapped[method] = self._wrap_foreign(method, handler)
+            return self._wrapped[method]
+        serialize = partial(_serialize, handler.response_serializer)
+        read = _READERS.get(method) or reader(method, handler.request_deserializer)
+        wrapped: grpc.RpcMethodHandler[Any, Any]
+        if handler.unary_unary:
+            call = self._unary(method, handler.unary_unary, read)
+            wrapped = grpc.unary_unary_rpc_method_handler(call, response_serializer=serialize)
+        elif handler.unary_stream:
+            stream = self._stream(method, handler.unary_stream, read)
+            wrapped = grpc.unary_stream_rpc_method_handler(stream, response_serializer=serialize)
+        else:
+            stream = self._stream(method, handler.stream_stream, partial(self._pipeline.read_many, read))
+            wrapped = grpc.stream_stream_rpc_method_handler(stream, response_serializer=serialize)
+        self._wrapped[method] = wrapped
+        return wrapped
+
+    def _unary(self, method: str, behaviour: Behaviour, read: Read) -> Behaviour:
+        async def call(raw: bytes, context: Any) -> Any:
+            try:
+                answer, fault = await self._pipeline.answer(method, behaviour, read, raw, context)
+                if fault:
+                    await context.abort(*fault)
+                self._sending.watch_answer(method, answer)
+                return answer
+            finally:
+                # The call keeps the error that `abort` raises, and so this frame, which must not have the call.
+                del raw, context
+
+        return call
+
+    def _stream(self, method: str, behaviour: Behaviours, read: Read) -> Any:
+        async def stream(raw: Any, context: Any) -> AsyncIterator[Any]:
+            fault = None
+            try:
+                try:
+                    async with aclosing(self._pipeline.stream(method, behaviour, read, raw, context)) as answers:
+                        async for answer in answers:
+                            with self._sending.sent(method, answer):
+                                yield answer
+                except CallFailed as error:
+                    fault = error.fault
+                if fault:
+                    await context.abort(*fault)
+            finally:
+                # As above.
+                del raw, context
+
+        return stream
+
+    def _wrap_foreign(self, method: str, handler: Any) -> Any:
+        """A handler of another API, with its streams counted.
+
+        gRPC would call bytes UNKNOWN that are not its message. Calls of health are few and cheap, and answered under any load.
+        """
+        read, pipeline = reader(method, handler.request_deserializer), self._pipeline
+
+        async def call(raw: bytes, context: Any) -> Any:
+            fault = None
+            try:
+                try:
+                    request = read(raw)
+                except InvalidRequestError as error:
+                    fault = pipeline.fault(method, None, error)
+                if fault:
+                    await context.abort(*fault)
+                return await handler.unary_unary(request, context)
+            finally:
+                del raw, context
+
+        async def write(raw: bytes, context: Any) -> None:
+            fault = None
+            try:
+                try:
+                    with pipeline.admitted_stream(method, context):
+                        await handler.unary_stream(read(raw), context)
+                except DomainError as error:
+                    fault = pipeline.fault(method, None, error)
+                if fault:
+                    await context.abort(*fault)
+            finally:
+                del raw, context
+
+        if handler.unary_unary:
+            return handler._replace(request_deserializer=None, unary_unary=call)
+        if handler.unary_stream:
+            return handler._replace(request_deserializer=None, unary_stream=write)
+        stream = self._stream(method, handler.stream_stream, partial(pipeline.read_many, read))
+        return handler._replace(request_deserializer=None, stream_stream=stream)
+
+
+def _serialize(serialize: Any, answer: Any) -> bytes:
+    """An answer as it goes out, which it is already where it is bytes: see `encoding`."""
+    encoded: bytes = answer if isinstance(answer, bytes) else serialize(answer)
+    return encoded
