@@ -23,7 +23,7 @@ from server.rpc.pipeline import QUIET_SECONDS, CallPipeline
 from server.rpc.server import build_server, build_services, service_names
 from server.settings import Settings, join_address, split_address, split_list
 from server.store import open_store
-from server.store.base import Store
+from server.store.contract import Store
 
 AGENTS_SHARE: Final = 0.9
 """Which part of the time for a stop agents have to finish the replies that are under way."""
@@ -52,7 +52,6 @@ class Service:
             policy=settings.retry_policy,
             lease_seconds=settings.delivery_lease_seconds,
             concurrency=settings.agent_concurrency,
-            max_open=settings.max_open_deliveries,
         )
         self._deadlines = Deadlines(store, clock)
         self._purge = Purge(
@@ -119,10 +118,6 @@ class Service:
         """Logs which store is served, so that an operator who has named another one sees it. Raises UnavailableError."""
         store = await self._store.describe()
         log.info("serving the store", file=store.place, schema=store.schema, sessions=store.sessions)
-
-    def report_rest(self, is_served: bool) -> None:
-        """Takes note of whether REST, which this process does not serve itself, is served: health is degraded while it is not."""
-        self._health.is_rest_served = is_served
 
     async def stop(self, by_s: float) -> None:
         """Says NOT_SERVING, finishes what is in flight until the event loop's time `by_s` at most, and closes the store."""

@@ -10,9 +10,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from server.agents.allowed import read_host_rules, read_secret_rules
-from server.domain.deliveries import RetryPolicy
+from server.domain.deliveries import MAX_OPEN_DELIVERIES, RetryPolicy
 from server.domain.timeouts import TimeoutConfig, TimeoutPolicy
-from server.store.base import MAX_WRITES
+from server.store.contract import MAX_WRITES
 
 _PASSWORD: Final = re.compile(r"(://[^/@:]*:)[^/@]*@")
 
@@ -207,7 +207,7 @@ class Settings(BaseSettings):
     )
     max_writes: int = Field(MAX_WRITES, ge=1, le=1_000_000, description="Writes that may wait for the disk.")
     max_open_deliveries: int = Field(
-        1000,
+        MAX_OPEN_DELIVERIES,
         ge=1,
         le=1_000_000,
         description="Messages of one session that may wait for its agent; the service refuses one more.",

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
@@ -18,6 +19,7 @@ from eliza.sessions.v1 import (
     session_service_pb2_grpc,
 )
 
+COMMAND = (sys.executable, "-m", "server.cli")
 START_SECONDS = 30
 ABSENT = str(Path(__file__).parent / "absent")
 """On a service's PYTHONPATH it hides what only the tests have installed: the service starts as it does for its users, a fifth faster."""
@@ -37,7 +39,7 @@ def environment(**settings: str) -> dict[str, str]:
 class Serve:
     """A running service. `grpc` and `rest` are its addresses; `channel` and the stubs lead to the first, `http` and `url` to the second."""
 
-    def __init__(self, directory: Path, *arguments: str, **settings: str) -> None:
+    def __init__(self, directory: Path, *arguments: str, command: Sequence[str] = COMMAND, **settings: str) -> None:
         """Starts the service and waits until it is ready. `directory` holds its store; a later service there goes on with it."""
         directory.mkdir(parents=True, exist_ok=True)
         self.log_path = directory / "serve.log"
@@ -49,7 +51,7 @@ class Serve:
         }
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "server.cli", "serve", *arguments],
+                [*command, "serve", *arguments],
                 env=environment(**{**defaults, **settings}),
                 stdout=subprocess.PIPE,
                 stderr=log,

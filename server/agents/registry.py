@@ -15,7 +15,7 @@ from server.domain.agents import ECHO_ID, Agent, AgentKind, AgentSettings, OpenA
 from server.domain.errors import AgentAlreadyExistsError, DomainError, InvalidFieldError
 from server.domain.ids import uuid_field
 from server.domain.timeouts import PartialTimeoutConfig
-from server.store.base import Position, Store
+from server.store.contract import Position, Store
 
 _PAGE: Final = 1000
 

@@ -3,15 +3,14 @@
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import click
 
 from server.cli.common import settings_or_exit
-from server.store import sqlite_path
-from server.store.base import StoreOpenError
-from server.store.sqlite_copy import CopyError, Progress, copy_store, restore_store, stored_schema
-from server.store.sqlite_file import schema_version
+from server.store import maintenance
+from server.store.contract import CopyError, Progress, StoreOpenError, StoreTools
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -21,7 +20,8 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.argument("file", type=_FILE)
 def backup(database_url: str | None, file: Path) -> None:
     """Copy the store to FILE, as it is at one moment, also while it is served. FILE must not be there yet."""
-    _copy(copy_store, _path(database_url), file)
+    store = _store(database_url)
+    _copy(partial(store.back_up, file), store.place, file)
 
 
 @click.command()
@@ -32,20 +32,20 @@ def restore(database_url: str | None, file: Path) -> None:
 
     A backup of an older schema is put in place as it is; the next start of the service migrates it.
     """
-    target = _path(database_url)
-    _copy(restore_store, file, target)
-    if (version := stored_schema(target)) < schema_version():
-        click.echo(f"{target}: it is of schema {version}: the next start brings it to {schema_version()}")
+    store = _store(database_url)
+    _copy(partial(store.restore, file), str(file), Path(store.place))
+    if (version := store.stored_schema()) < store.schema:
+        click.echo(f"{store.place}: it is of schema {version}: the next start brings it to {store.schema}")
 
 
-def _path(database_url: str | None) -> Path:
+def _store(database_url: str | None) -> StoreTools:
     try:
-        return sqlite_path(settings_or_exit(database_url=database_url).database_url)
+        return maintenance(settings_or_exit(database_url=database_url).database_url)
     except StoreOpenError as error:
         raise click.ClickException(str(error)) from error
 
 
-def _copy(copy: Callable[[Path, Path, Progress], None], source: Path, target: Path) -> None:
+def _copy(copy: Callable[[Progress], None], source: str, target: Path) -> None:
     """Copies, with a progress bar where somebody watches."""
     with ExitStack() as stack:
         bar = (
@@ -61,7 +61,7 @@ def _copy(copy: Callable[[Path, Path, Progress], None], source: Path, target: Pa
                 bar.render_progress()
 
         try:
-            copy(source, target, progress)
+            copy(progress)
         except CopyError as error:
             raise click.ClickException(str(error)) from error
     click.echo(f"{target}: {target.stat().st_size} bytes")

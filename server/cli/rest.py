@@ -1,14 +1,42 @@
 """`eliza-sessions rest`: the REST facade alone."""
 
-import contextlib
+import asyncio
+import os
 import socket
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Final
 
 import click
+import grpc
 
-from rest_facade.main import serve as serve_rest
-from server.cli.common import StartError, listen, log_start, refuse_open_address, run_service, server_option, settings_or_exit, with_port
+from rest_facade.main import Facade
+from rest_facade.upstream.backend import Backend, dial
+from server.cli.common import (
+    StartError,
+    listen,
+    log_start,
+    refuse_open_address,
+    run_service,
+    server_option,
+    settings_or_exit,
+    stop_signal,
+    with_port,
+)
 from server.settings import Settings, read_networks, split_list
+
+INHERITED: Final = (
+    *("PATH", "HOME", "TMPDIR", "TZ", "TERM", "NO_COLOR", "FORCE_COLOR", "VIRTUAL_ENV"),
+    *("LANG", "LANGUAGE", "LC_*", "PYTHON[A-Z]*", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_*", "MALLOC_*"),
+    *("GRPC_VERBOSITY", "GRPC_TRACE", "GRPC_POLL_STRATEGY", "GRPC_DNS_RESOLVER"),
+    *(name.upper() for name in Settings.model_fields if name != "database_url"),
+)
+"""The variables that the facade needs, as patterns: those of Python, its locale, its libraries, gRPC's logs, and settings.
+
+It meets strangers first, so it has no secret of ours: no key of an agent, no address of a store.
+"""
 
 
 @click.command()
@@ -22,48 +50,48 @@ def rest(server: str, rest_address: str | None, rest_workers: int | None) -> Non
     """
     settings = settings_or_exit(rest_address=rest_address, rest_workers=rest_workers)
     refuse_open_address(settings, "REST_ADDRESS")
+    _drop_secrets()
     try:
         run_service(_serve(settings, server))
     except StartError as error:
         raise click.ClickException(f"the REST facade cannot be started: {error}") from error
 
 
+def inherited(environment: Mapping[str, str]) -> dict[str, str]:
+    """What of an environment the facade needs."""
+    return {name: value for name, value in environment.items() if any(fnmatchcase(name, pattern) for pattern in INHERITED)}
+
+
+def build_facade(settings: Settings, open_channel: Callable[[], grpc.aio.Channel], listener: socket.socket) -> Facade:
+    """The facade on a socket that listens."""
+    return Facade(
+        Backend(open_channel, settings.rest_deadline_seconds, settings.reply_deadline_seconds),
+        listener,
+        max_requests=settings.rest_max_requests,
+        keep_alive_seconds=settings.rest_keep_alive_seconds,
+        allowed_origins=split_list(settings.rest_allowed_origins),
+        allowed_hosts=split_list(settings.rest_allowed_hosts),
+        trusted_proxies=read_networks(settings.trusted_proxies),
+    )
+
+
+def _drop_secrets() -> None:
+    """Becomes the same program in an environment without what it does not need: a process keeps what it was started with."""
+    needed = inherited(os.environ)
+    if needed.keys() != os.environ.keys():
+        os.execve(sys.executable, [sys.executable, "-P", "-m", "server.cli", *sys.argv[1:]], needed)
+
+
 async def _serve(settings: Settings, server: str) -> None:
+    stopped = asyncio.create_task(stop_signal())
     listener = await listen("REST_ADDRESS", settings.rest_address)
     address = with_port(settings.rest_address, listener.getsockname()[1])
-
-    def tell_ready() -> None:
-        log_start(settings, server=server)
-        print(f"ready rest={address}", flush=True)
-
-    await serve_facade(settings, server, listener, tell_ready)
-
-
-async def serve_facade(settings: Settings, server: str, listener: socket.socket, on_ready: Callable[[], None]) -> None:
-    """Serves REST on a socket that listens. Raises StartError where that fails before `on_ready` was called."""
-    is_ready = False
-
-    def note_ready() -> None:
-        nonlocal is_ready
-        is_ready = True
-        on_ready()
-
+    facade = build_facade(settings, partial(dial, server), listener)
     try:
-        with contextlib.closing(listener):
-            await serve_rest(
-                server,
-                listener,
-                note_ready,
-                grace_seconds=settings.drain_seconds,
-                deadline_seconds=settings.rest_deadline_seconds,
-                reply_deadline_seconds=settings.reply_deadline_seconds,
-                max_requests=settings.rest_max_requests,
-                keep_alive_seconds=settings.rest_keep_alive_seconds,
-                allowed_origins=split_list(settings.rest_allowed_origins),
-                allowed_hosts=split_list(settings.rest_allowed_hosts),
-                trusted_proxies=read_networks(settings.trusted_proxies),
-            )
+        await facade.start()
     except OSError as error:
-        if is_ready:
-            raise
         raise StartError(error.strerror or str(error)) from error
+    log_start(settings, server=server)
+    print(f"ready rest={address}", flush=True)
+    await stopped
+    await facade.stop(settings.drain_seconds)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import socket
 import sys
 from typing import Final
 
@@ -20,11 +19,11 @@ from server.cli.common import (
     stop_signal,
     with_port,
 )
-from server.cli.supervisor import Supervisor
+from server.cli.rest import build_facade
 from server.domain.agents import ECHO_ID
 from server.service import AddressError, Service
 from server.settings import Settings
-from server.store.base import StoreOpenError
+from server.store.contract import StoreOpenError
 
 _TRY: Final = """\
 Try it:
@@ -69,26 +68,15 @@ async def _serve(settings: Settings, *, with_rest: bool) -> None:
         ready = f"ready grpc={grpc_address}"
         rest_address = ""
         if with_rest:
-            listener: socket.socket = stack.enter_context(await listen("REST_ADDRESS", settings.rest_address))
+            listener = await listen("REST_ADDRESS", settings.rest_address)
             rest_port = listener.getsockname()[1]
             service.close_port_to_agents(rest_port)
             rest_address = with_port(settings.rest_address, rest_port)
             ready += f" rest={rest_address}"
+            facade = build_facade(settings, service.open_channel, listener)
             # It ends first, because it needs the server: half of the time is its own, and what it leaves is the server's.
-            supervisor = Supervisor(
-                settings,
-                reachable(grpc_address),
-                listener,
-                service.report_rest,
-                grace_seconds=settings.shutdown_grace_seconds / 2,
-            )
-            starting = asyncio.ensure_future(stack.enter_async_context(supervisor.running()))
-            await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
-            if stopped.done():
-                starting.cancel()
-                await asyncio.wait([starting])
-                return
-            await starting
+            await facade.start()
+            stack.push_async_callback(lambda: facade.stop(max(0.0, stop_by_s - loop.time()) / 2))
         log_start(settings)
         await service.log_store()
         print(ready, flush=True)
@@ -96,6 +84,3 @@ async def _serve(settings: Settings, *, with_rest: bool) -> None:
             print(_TRY.format(rest=reachable(rest_address), agent=ECHO_ID), flush=True)
         await stopped
         stop_by_s = loop.time() + settings.drain_seconds
-        if with_rest:
-            # The child has it too: once it lets go, a new connection is refused at once instead of waiting for nobody.
-            listener.close()

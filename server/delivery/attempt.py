@@ -11,7 +11,7 @@ from server.domain.errors import DomainError, InvalidContentError
 from server.domain.events import Abort, Chunk, Piece
 from server.domain.messages import Message, Reply
 from server.domain.sessions import Session
-from server.store.base import Store
+from server.store.contract import Store
 
 
 class Attempt:

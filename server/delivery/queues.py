@@ -28,7 +28,6 @@ from server.domain.errors import (
     DeliveryNotFoundError,
     DeliveryNotLeasedError,
     DomainError,
-    OverloadedError,
     SessionExpiredError,
     SessionNotFoundError,
 )
@@ -37,7 +36,7 @@ from server.domain.ids import new_id
 from server.domain.messages import Reply
 from server.domain.replies import answer, fail, lease
 from server.domain.sessions import Outcome
-from server.store.base import Commit, OpenDelivery, Store
+from server.store.contract import Commit, OpenDelivery, Store
 
 STORE_TROUBLE_SECONDS: Final = 1.0
 """How long a session rests when the store could not be read or written."""
@@ -91,11 +90,10 @@ class Dispatcher:
         policy: RetryPolicy,
         lease_seconds: float,
         concurrency: int,
-        max_open: int,
     ) -> None:
         """`on_piece` is told every piece of every reply, and where pieces are void.
 
-        `concurrency` bounds the deliveries of one agent that are in hand, `max_open` those of one session that are open.
+        `concurrency` bounds the deliveries of one agent that are in hand.
         """
         self.statuses = AgentStatuses()
         self._store = store
@@ -105,7 +103,6 @@ class Dispatcher:
         self._policy = policy
         self._lease_s = lease_seconds
         self._concurrency = concurrency
-        self._max_open = max_open
         self._sessions: dict[str, _SessionQueue] = {}
         self._agents: dict[str, _AgentQueue] = {}
         self._stopping = False
@@ -148,7 +145,7 @@ class Dispatcher:
             if session.expiry_logged:
                 self._drop_session(session.id)
                 continue
-            for entry in outcome.entries:
+            if entry := outcome.entry:
                 # Told by the message: a delivery is also pending, and without attempts, after one that was not charged to it.
                 if entry.message and not entry.message.is_agent:
                     self._add_delivery(session.id, session.agent_id, entry.sequence)
@@ -166,12 +163,6 @@ class Dispatcher:
         session_id, sequence = parse_delivery_id(delivery_id)
         rule = partial(answer, reply_id=reply_id or new_id(), reply=reply, agent_id=agent_id)
         return await self._store.apply_delivery(session_id, sequence, rule)
-
-    def require_room(self, session_id: str) -> None:
-        """Raises OverloadedError when no more messages of a session may wait for its agent."""
-        queue = self._sessions.get(session_id)
-        if queue and queue.open >= self._max_open:
-            raise OverloadedError("too many messages of this session wait for its agent")
 
     def is_idle(self) -> bool:
         """Whether nothing is open, as far as is known here."""
@@ -330,7 +321,8 @@ class Dispatcher:
             last_reply_id=queue.last_reply_id,
         )
         outcome = await self._store.apply_delivery(queue.session_id, head.delivery.sequence, rule)
-        (delivery,) = outcome.deliveries
+        delivery = outcome.delivery
+        assert delivery is not None
         if delivery.state is not DeliveryState.LEASED:
             self.statuses.note_failure(agent.id, message.id, delivery)
             return
@@ -374,7 +366,8 @@ class Dispatcher:
             return None
         except DeliveryNotLeasedError:
             return 0
-        (delivery,) = outcome.deliveries
+        assert outcome.delivery is not None
+        delivery = outcome.delivery
         self.statuses.note_failure(outcome.session.agent_id, message.id, delivery, failure)
         return 0 if delivery.state is DeliveryState.FAILED else backoff_ms / 1000
 

@@ -23,6 +23,9 @@ class DeliveryState(StrEnum):
 
 OPEN_STATES: Final = (DeliveryState.PENDING, DeliveryState.LEASED)
 
+MAX_OPEN_DELIVERIES: Final = 1000
+"""How many deliveries of a session may be open, where nobody says."""
+
 MAX_LOST_CONNECTIONS: Final = 20
 """How many lost connections cost a delivery no attempt. A delivery that kills its workers must end too."""
 

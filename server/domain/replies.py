@@ -48,9 +48,8 @@ def lease(
         reason = "the agent was asked and never heard of again"
         delivery = replace(delivery, last_failure=AttemptFailure(now_ms, delivery.attempts, reason))
         return _give_up(session, delivery, now_ms, message_id, reason, last_reply_id)
-    attempts, lease_end_ms = delivery.attempts + 1, now_ms + lease_ms
-    leased = replace(delivery, state=DeliveryState.LEASED, attempts=attempts, due_at_ms=lease_end_ms)
-    return Outcome(session, deliveries=(leased,))
+    leased = replace(delivery, state=DeliveryState.LEASED, attempts=delivery.attempts + 1, due_at_ms=now_ms + lease_ms)
+    return Outcome(session, delivery=leased)
 
 
 def answer(
@@ -87,8 +86,8 @@ def answer(
         reply.actions,
         answers=delivery.sequence,
     )
-    outcome = append(session, now_ms, EntryKind.MESSAGE, message=message)
-    return replace(outcome, deliveries=(replace(delivery, state=DeliveryState.ANSWERED, due_at_ms=None),))
+    outcome = append(_count_out(session, delivery), now_ms, EntryKind.MESSAGE, message=message)
+    return replace(outcome, delivery=replace(delivery, state=DeliveryState.ANSWERED, due_at_ms=None))
 
 
 def fail(
@@ -122,10 +121,10 @@ def fail(
         delivery, charged = replace(delivery, lost_connections=delivery.lost_connections + 1), False
     if not charged and not final:
         delivery = replace(delivery, attempts=max(delivery.attempts - 1, 0))
-    elif final or delivery.attempts >= policy.max_attempts:
+        return Outcome(session, delivery=replace(delivery, state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms))
+    if final or delivery.attempts >= policy.max_attempts:
         return _give_up(session, delivery, now_ms, message_id, reason, last_reply_id)
-    pending = replace(delivery, state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms)
-    return Outcome(session, deliveries=(pending,))
+    return Outcome(session, delivery=replace(delivery, state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms))
 
 
 def _require_open(delivery: Delivery) -> None:
@@ -142,5 +141,12 @@ def _give_up(
     last_reply_id: str,
 ) -> Outcome:
     failure = ReplyFailure(message_id, delivery.sequence, reason, delivery.attempts, last_reply_id)
-    outcome = append(session, now_ms, EntryKind.REPLY_FAILURE, failure=failure)
-    return replace(outcome, deliveries=(replace(delivery, state=DeliveryState.FAILED, due_at_ms=None),))
+    outcome = append(_count_out(session, delivery), now_ms, EntryKind.REPLY_FAILURE, failure=failure)
+    return replace(outcome, delivery=replace(delivery, state=DeliveryState.FAILED, due_at_ms=None))
+
+
+def _count_out(session: Session, delivery: Delivery) -> Session:
+    """The session with one less open delivery, where this one is open."""
+    if delivery.state not in OPEN_STATES:
+        return session
+    return replace(session, open_deliveries=session.open_deliveries - 1)

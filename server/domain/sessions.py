@@ -8,8 +8,16 @@ SessionExpiredError for an expired one; nothing revives it. The reference is doc
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from server.domain.deliveries import Delivery, DeliveryState
-from server.domain.errors import EtagMismatchError, SessionExpiredError, SessionRenewalError
+from server.domain.agents import Agent
+from server.domain.deliveries import MAX_OPEN_DELIVERIES, Delivery, DeliveryState
+from server.domain.errors import (
+    AgentNotFoundError,
+    DomainError,
+    EtagMismatchError,
+    OverloadedError,
+    SessionExpiredError,
+    SessionRenewalError,
+)
 from server.domain.events import Entry, EntryKind, ReplyFailure
 from server.domain.messages import Draft, Message, check_draft, check_metadata
 from server.domain.timeouts import (
@@ -18,6 +26,7 @@ from server.domain.timeouts import (
     TimeoutConfig,
     TimeoutPolicy,
     apply_change,
+    check_numbers,
     minutes_ms,
     resolve,
 )
@@ -29,9 +38,10 @@ class Session:
 
     Ids are UUIDs in lower case, `metadata` is the text of a JSON object, times are ms since the epoch.
 
-    `renewed_at_ms` is the last renewal, or the creation. `warning_logged`: the log has a warning since then.
-    `expiry_logged`: the log has the expiry. `last_sequence` and `last_entry_ms` are those of the log's latest
-    entry; of an empty log, 0 and one ms before the creation.
+    `renewed_at_ms` is the last renewal, or the creation. `warning_logged`: the log has the warning, since that renewal.
+    `expiry_logged`: the log has the expiry. `last_sequence` and `last_entry_ms` are those of the log's latest entry;
+    of an empty log, 0 and one ms before the creation.
+    `open_deliveries` counts the messages of the user that have neither a reply nor failed for good.
     """
 
     id: str
@@ -49,6 +59,7 @@ class Session:
     expiry_logged: bool
     last_sequence: int
     last_entry_ms: int
+    open_deliveries: int = 0
 
     @property
     def end_ms(self) -> int:
@@ -63,14 +74,14 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a rule leaves: the session after it, the entries it appends to the log, in order, and the deliveries it makes or changes.
+    """What a rule leaves: the session after it, the entry that it appends to the log, and the delivery that it makes or changes.
 
     `replayed`: it is what an earlier, equal request left, and nothing was done now.
     """
 
     session: Session
-    entries: tuple[Entry, ...] = ()
-    deliveries: tuple[Delivery, ...] = ()
+    entry: Entry | None = None
+    delivery: Delivery | None = None
     replayed: bool = False
 
 
@@ -78,7 +89,12 @@ Rule = Callable[[Session, int], Outcome]
 """A rule whose input is bound: a function of the session and the instant in ms."""
 
 
+Creation = Callable[[Agent | None, int], Session]
+"""A rule that makes a session, with its input bound: of the agent, None where there is none, and the instant in ms."""
+
+
 def create(
+    agent: Agent | None,
     now_ms: int,
     *,
     session_id: str,
@@ -87,26 +103,30 @@ def create(
     user_id: str,
     metadata: str,
     policy: TimeoutPolicy,
-    request: PartialTimeoutConfig = NOTHING_NAMED,
-    agent: PartialTimeoutConfig = NOTHING_NAMED,
+    timeout: PartialTimeoutConfig = NOTHING_NAMED,
 ) -> Session:
     """Makes a new session. It expires after its timeout, or its maximum duration where that is shorter.
 
-    Raises InvalidMetadataError, InvalidTimeoutConfigError.
+    The metadata and numbers are checked first, the agent then.
+
+    Raises InvalidMetadataError, InvalidTimeoutConfigError, AgentNotFoundError.
     """
     check_metadata(metadata)
-    timeout = resolve(policy, request, agent)
+    check_numbers(timeout)
+    if agent is None:
+        raise AgentNotFoundError(agent_id)
+    config = resolve(policy, timeout, agent.timeout)
     return Session(
         id=session_id,
         channel_id=channel_id,
         agent_id=agent_id,
         user_id=user_id,
         metadata=metadata,
-        timeout=timeout,
+        timeout=config,
         created_at_ms=now_ms,
         last_activity_ms=now_ms,
         renewed_at_ms=now_ms,
-        expires_at_ms=now_ms + minutes_ms(min(timeout.timeout_minutes, timeout.max_duration_minutes)),
+        expires_at_ms=now_ms + minutes_ms(min(config.timeout_minutes, config.max_duration_minutes)),
         renewal_count=0,
         warning_logged=False,
         expiry_logged=False,
@@ -165,25 +185,24 @@ def if_match(wanted: str, rule: Rule) -> Rule:
     return guarded
 
 
-def send_message(session: Session, now_ms: int, message_id: str, draft: Draft) -> Outcome:
+def send_message(
+    session: Session, now_ms: int, message_id: str, draft: Draft | DomainError, max_open: int = MAX_OPEN_DELIVERIES
+) -> Outcome:
     """Stores the user's message, which is activity, and makes its delivery to the agent.
 
-    Raises SessionExpiredError, InvalidContentError, InvalidMetadataError.
+    `draft` is an error where the message cannot be read. At most `max_open` deliveries of a session are open.
+    Raises SessionExpiredError, that error, InvalidContentError, InvalidMetadataError, OverloadedError.
     """
     require_live(session, now_ms)
+    if isinstance(draft, DomainError):
+        raise draft
     check_draft(draft)
+    if session.open_deliveries >= max_open:
+        raise OverloadedError("too many messages of this session wait for its agent")
     message = Message(message_id, False, draft.content, draft.metadata, draft.attachments, None, ())
-    outcome = append(
-        _touch(session, now_ms),
-        now_ms,
-        EntryKind.MESSAGE,
-        renewed=session.timeout.auto_renew,
-        message=message,
-    )
-    return replace(
-        outcome,
-        deliveries=(Delivery(session.id, outcome.session.last_sequence, DeliveryState.PENDING, 0, now_ms),),
-    )
+    session = replace(session, open_deliveries=session.open_deliveries + 1)
+    outcome = append(_touch(session, now_ms), now_ms, EntryKind.MESSAGE, renewed=session.timeout.auto_renew, message=message)
+    return replace(outcome, delivery=Delivery(session.id, outcome.session.last_sequence, DeliveryState.PENDING, 0, now_ms))
 
 
 def heartbeat(session: Session, now_ms: int) -> Outcome:
@@ -244,7 +263,7 @@ def fall_due(session: Session, now_ms: int) -> Outcome:
     if session.expiry_logged:
         return Outcome(session)
     if now_ms >= session.expires_at_ms:
-        return append(replace(session, expiry_logged=True), now_ms, EntryKind.EXPIRY)
+        return append(replace(session, expiry_logged=True, open_deliveries=0), now_ms, EntryKind.EXPIRY)
     if not session.warning_logged and now_ms >= session.warn_at_ms:
         return append(replace(session, warning_logged=True), now_ms, EntryKind.WARNING)
     return Outcome(session)
@@ -299,17 +318,5 @@ def append(
     sequence, at_ms = session.last_sequence + 1, max(now_ms, session.last_entry_ms + 1)
     session = replace(session, last_sequence=sequence, last_entry_ms=at_ms)
     near = is_near_expiration(session, now_ms)
-    entry = Entry(
-        session.id,
-        sequence,
-        at_ms,
-        kind,
-        session.expires_at_ms,
-        session.renewal_count,
-        renewed,
-        near,
-        message,
-        timeout,
-        failure,
-    )
-    return Outcome(session, (entry,))
+    entry = Entry(session.id, sequence, at_ms, kind, session.expires_at_ms, session.renewal_count, renewed, near, message, timeout, failure)
+    return Outcome(session, entry)

@@ -10,7 +10,7 @@ import structlog
 from server.clock import Clock
 from server.domain.errors import STORE_TROUBLE, DomainError, SessionNotFoundError
 from server.domain.sessions import due_at_ms, fall_due
-from server.store.base import Commit, Store
+from server.store.contract import Commit, Store
 
 BATCH: Final = 256
 LONGEST_SLEEP_S: Final = 1.0

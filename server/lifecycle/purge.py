@@ -10,7 +10,7 @@ import structlog
 from server.clock import Clock
 from server.domain.errors import DomainError
 from server.domain.timeouts import minutes_ms
-from server.store.base import Commit, Store
+from server.store.contract import Commit, Store
 
 STEP_ROWS: Final = 2000
 """More than the store removes in the time that it gives a step."""

@@ -22,7 +22,7 @@ from server.domain.errors import (
 )
 from server.domain.events import Abort, Chunk, Entry, Piece
 from server.domain.sessions import Outcome, Session, require_live
-from server.store.base import Commit, Store
+from server.store.contract import Commit, Store
 
 PAGE_ENTRIES: Final = 100
 WAITING_CHUNKS: Final = 1000
@@ -191,7 +191,7 @@ class Signals:
         """Wakes the watches of the sessions whose logs a commit has grown, or that it has removed."""
         for outcome in commit.outcomes:
             session = outcome.session
-            if outcome.entries and (watched := self._watched.get(session.id)):
+            if outcome.entry and (watched := self._watched.get(session.id)):
                 watched.announced = max(watched.announced, session.last_sequence)
                 self._wake(session.id)
         for session_id in commit.deleted:

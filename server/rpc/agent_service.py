@@ -41,7 +41,7 @@ from server.rpc.convert import (
 from server.rpc.encoding import encode_delivery, join
 from server.rpc.paging import make_token, page_size, read_token
 from server.rpc.parsing import ConnectSaid, HalvedChunk, UnreadableAnswer
-from server.store.base import Position, Store
+from server.store.contract import Position, Store
 
 MAX_DELIVERIES: Final = 1000
 MAX_REASON_CODE_POINTS: Final = 500
@@ -151,7 +151,8 @@ class AgentService(AgentServiceServicer):
             raise MissingFieldsError(missing)
         as_text = is_text_form(request.json_form)
         outcome = await self._dispatcher.answer(request.delivery_id, reply_of(request.reply))
-        (entry,) = outcome.entries
+        entry = outcome.entry
+        assert entry is not None
         assert entry.message is not None
         return pb.ReplyResponse(message=message_message(outcome.session, entry, entry.message, as_text))
 

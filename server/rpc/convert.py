@@ -187,6 +187,16 @@ def attachments_text(request: _Said) -> str | None:
         raise InvalidContentError(f"attachments {error}") from error
 
 
+def read_draft(request: message_service_pb2.SendMessageRequest) -> Draft | DomainError:
+    """The message that a client asks to store, or why it cannot be read: that is for the rule to raise in its turn."""
+    try:
+        is_text_form(request.json_form)
+        attachments = attachments_text(request)
+        return Draft(request.content, metadata_text(request), attachments)
+    except DomainError as error:
+        return error
+
+
 def reply_of(message: agent_service_pb2.AgentReply) -> Reply:
     """What an agent answers. Raises InvalidContentError, InvalidMetadataError."""
     attachments = attachments_text(message)

@@ -10,7 +10,7 @@ import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.domain.errors import DomainError
-from server.store.base import Store
+from server.store.contract import Store
 
 CHECK_SECONDS: Final = 2.0
 RECHECK_SECONDS: Final = 1.0
@@ -76,7 +76,6 @@ class HealthMonitor:
 
     def __init__(self, store: Store, services: Sequence[str]) -> None:
         self.servicer = HealthServicer()
-        self.is_rest_served = True
         self._store = store
         self._services = ("", *services)
         self._doubt = asyncio.Event()

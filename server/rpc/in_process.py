@@ -74,19 +74,19 @@ class InProcessChannel(aio.Channel):
     async def channel_ready(self) -> None:
         """It is always there."""
 
-    def unary_unary(self, method: str, request_serializer: Any = None, response_deserializer: Any = None, *_: Any) -> "_UnaryUnary":
+    def unary_unary(self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any) -> "_UnaryUnary":
         handler = self._handlers.get(method)
         return _UnaryUnary(self._pipeline, method, handler and handler.unary_unary, response_deserializer)
 
-    def unary_stream(self, method: str, request_serializer: Any = None, response_deserializer: Any = None, *_: Any) -> "_UnaryStream":
+    def unary_stream(self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any) -> "_UnaryStream":
         handler = self._handlers.get(method)
         return _UnaryStream(self._pipeline, method, handler and handler.unary_stream, response_deserializer)
 
-    def stream_stream(self, method: str, request_serializer: Any = None, response_deserializer: Any = None, *_: Any) -> "_StreamStream":
+    def stream_stream(self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any) -> "_StreamStream":
         handler = self._handlers.get(method)
         return _StreamStream(self._pipeline, method, handler and handler.stream_stream, response_deserializer)
 
-    def stream_unary(self, method: str, request_serializer: Any = None, response_deserializer: Any = None, *_: Any) -> Any:
+    def stream_unary(self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any) -> Any:
         """No method of ours is of this kind."""
         raise NotImplementedError(method)
 

@@ -13,13 +13,11 @@ from eliza.sessions.v1 import message_pb2
 from eliza.sessions.v1 import message_service_pb2 as pb
 from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceServicer
 from server.clock import Clock
-from server.delivery.queues import Dispatcher
 from server.domain.errors import (
     AgentReplyError,
     AgentReplyTimeoutError,
     DomainError,
     InvalidPaginationError,
-    OverloadedError,
     SessionExpiredError,
     SessionNotFoundError,
     UnavailableError,
@@ -30,22 +28,21 @@ from server.domain.ids import new_id
 from server.domain.messages import Draft
 from server.domain.sessions import Session, require_live, send_message
 from server.lifecycle.watch import End, Item, Signals, Watch
-from server.rpc.convert import abort_message, attachments_text, chunk_message, is_text_form, message_message, metadata_text, session_status
+from server.rpc.convert import abort_message, chunk_message, is_text_form, message_message, read_draft, session_status
 from server.rpc.encoding import Entries, encode_each, join
 from server.rpc.paging import make_token, page_size, read_token
-from server.store.base import Store
+from server.store.contract import Store
 
 
 class MessageService(MessageServiceServicer):
     """See message_service.proto."""
 
-    def __init__(
-        self, store: Store, clock: Clock, dispatcher: Dispatcher, signals: Signals, entries: Entries, reply_deadline_s: float
-    ) -> None:
+    def __init__(self, store: Store, clock: Clock, signals: Signals, entries: Entries, reply_deadline_s: float, max_open: int) -> None:
+        """`max_open` bounds the deliveries of one session that are open."""
+        self._max_open = max_open
         self._entries = entries
         self._store = store
         self._clock = clock
-        self._dispatcher = dispatcher
         self._signals = signals
         self._reply_deadline_s = reply_deadline_s
 
@@ -85,30 +82,18 @@ class MessageService(MessageServiceServicer):
 
     async def _send(self, request: pb.SendMessageRequest) -> pb.SendMessageResponse:
         """Stores a message. What is stored is delivered, also when this call is cancelled while it waits for the commit."""
-        session_id = request.session_id.lower()
-        try:
-            as_text, attachments = is_text_form(request.json_form), attachments_text(request)
-            draft = Draft(request.content, metadata_text(request), attachments)
-        except DomainError:
-            # The session comes before its message in the order of checks.
-            await self._live_session(session_id)
-            raise
+        session_id, draft = request.session_id.lower(), read_draft(request)
         repeatable = None
-        if request.request_id:
+        if isinstance(draft, Draft):
             content = draft.content, draft.metadata, draft.attachments or "null"
             repeatable = request_key(f"session:{session_id}", request.request_id, *content)
-        try:
-            self._dispatcher.require_room(session_id)
-        except OverloadedError:
-            # A message that is repeated adds none.
-            if repeatable is None or not await self._store.knows(repeatable):
-                raise
-        rule = partial(send_message, message_id=new_id(), draft=draft)
+        rule = partial(send_message, message_id=new_id(), draft=draft, max_open=self._max_open)
         outcome = await self._store.apply(session_id, rule, repeatable)
-        (entry,) = outcome.entries
+        entry = outcome.entry
+        assert entry is not None
         assert entry.message is not None
         return pb.SendMessageResponse(
-            message=message_message(outcome.session, entry, entry.message, as_text),
+            message=message_message(outcome.session, entry, entry.message, is_text_form(request.json_form)),
             session_status=session_status(entry),
             replayed=outcome.replayed,
         )

@@ -36,7 +36,7 @@ from server.rpc.pipeline import CallPipeline
 from server.rpc.reflection import add_reflection
 from server.rpc.session_service import SessionService
 from server.settings import Settings
-from server.store.base import Store
+from server.store.contract import Store
 
 PENDING_PER_CONNECTION: Final = 1.5
 """How many calls of a method may wait for Python, per call that one connection may have open: a client alone never meets the bound, nor
@@ -90,7 +90,7 @@ def build_services(
     # The generated functions ask no more of a server.
     target = cast(grpc.aio.Server, services)
     sessions = SessionService(store, clock, settings.timeout_policy, health, signals, entries, heartbeat_s)
-    messages = MessageService(store, clock, dispatcher, signals, entries, settings.reply_deadline_seconds)
+    messages = MessageService(store, clock, signals, entries, settings.reply_deadline_seconds, settings.max_open_deliveries)
     agents = AgentService(store, clock, connectors, dispatcher, heartbeat_s)
     session_service_pb2_grpc.add_SessionServiceServicer_to_server(sessions, target)
     message_service_pb2_grpc.add_MessageServiceServicer_to_server(messages, target)

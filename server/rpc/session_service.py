@@ -14,13 +14,12 @@ from eliza.sessions.v1 import log_pb2
 from eliza.sessions.v1 import session_service_pb2 as pb
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceServicer
 from server.clock import Clock
-from server.domain.errors import AgentNotFoundError, DomainError, MissingFieldsError
+from server.domain.errors import DomainError, MissingFieldsError
 from server.domain.events import Abort, Chunk, Entry
 from server.domain.idempotency import request_key
 from server.domain.ids import new_id, uuid_field
-from server.domain.messages import check_metadata
 from server.domain.sessions import create, heartbeat, if_match, renew, require_live, update_timeout
-from server.domain.timeouts import PartialTimeoutConfig, TimeoutPolicy, check_numbers
+from server.domain.timeouts import TimeoutPolicy, check_numbers
 from server.lifecycle.watch import Deleted, End, Item, Signals, Watch
 from server.rpc.convert import (
     abort_message,
@@ -33,7 +32,7 @@ from server.rpc.convert import (
 from server.rpc.encoding import Entries, encode_each, join
 from server.rpc.health import HealthMonitor
 from server.rpc.paging import make_token, page_size, read_token
-from server.store.base import Position, Store
+from server.store.contract import Position, Store
 from server.version import VERSION
 
 
@@ -64,30 +63,20 @@ class SessionService(SessionServiceServicer):
             raise MissingFieldsError(missing)
         agent_id, user_id = uuid_field("agent_id", request.agent_id), uuid_field("user_id", request.user_id)
         as_text, metadata, timeout = is_text_form(request.json_form), metadata_text(request), timeout_request(request.timeout_config)
-        # The body is checked before the agent is looked for.
-        check_metadata(metadata)
+        # NaN cannot be told from a field that is not set once it is JSON.
         check_numbers(timeout)
-        content = agent_id, metadata, orjson.dumps(timeout).decode()
-        repeatable = request_key(f"user:{user_id}", request.request_id, *content)
-        try:
-            agent_timeout = (await self._store.get_agent(agent_id)).timeout
-        except AgentNotFoundError:
-            # It was there when the session was made that is told again.
-            if repeatable is None or not await self._store.knows(repeatable):
-                raise
-            agent_timeout = PartialTimeoutConfig()
-        session = create(
-            self._clock.now_ms(),
+        repeatable = request_key(f"user:{user_id}", request.request_id, agent_id, metadata, orjson.dumps(timeout).decode())
+        rule = partial(
+            create,
             session_id=new_id(),
             channel_id=new_id(),
             agent_id=agent_id,
             user_id=user_id,
             metadata=metadata,
             policy=self._policy,
-            request=timeout,
-            agent=agent_timeout,
+            timeout=timeout,
         )
-        outcome = await self._store.create_session(session, repeatable)
+        outcome = await self._store.create_session(agent_id, rule, repeatable)
         session = outcome.session
         return pb.CreateSessionResponse(session=session_message(session, session.created_at_ms, as_text), replayed=outcome.replayed)
 
@@ -241,8 +230,7 @@ class SessionService(SessionServiceServicer):
     async def GetServiceStatus(self, request: pb.GetServiceStatusRequest, context: Any) -> pb.GetServiceStatusResponse:
         now_ms = self._clock.now_ms()
         counts = await self._store.counts()
-        is_degraded = counts.invalid or not self._health.is_rest_served
-        health = pb.GetServiceStatusResponse.HEALTH_DEGRADED if is_degraded else pb.GetServiceStatusResponse.HEALTH_HEALTHY
+        health = pb.GetServiceStatusResponse.HEALTH_DEGRADED if counts.invalid else pb.GetServiceStatusResponse.HEALTH_HEALTHY
         return pb.GetServiceStatusResponse(
             health=health if self._health.is_serving else pb.GetServiceStatusResponse.HEALTH_UNHEALTHY,
             active_sessions=counts.active,

@@ -1,11 +1,12 @@
-"""Where sessions are kept: the Store interface (`base`) and the databases behind it (`sqlite`; PostgreSQL is to come)."""
+"""Where sessions are kept: the Store interface (`contract`), what all back ends share (`batch`, `pages`), and `sqlite`."""
 
 import re
 from pathlib import Path
 
 from server.clock import Clock
-from server.store.base import MAX_WRITES, Store, StoreOpenError
-from server.store.sqlite import SqliteStore
+from server.store.contract import MAX_WRITES, Store, StoreOpenError, StoreTools
+from server.store.sqlite.store import SqliteStore
+from server.store.sqlite.tools import SqliteTools
 
 SQLITE_SCHEME = "sqlite:///"
 
@@ -15,10 +16,15 @@ async def open_store(database_url: str, clock: Clock, max_writes: int = MAX_WRIT
 
     At most `max_writes` may wait for the disk at a time.
     """
-    return await SqliteStore.open(sqlite_path(database_url), clock, max_writes)
+    return await SqliteStore.open(_sqlite_path(database_url), clock, max_writes)
 
 
-def sqlite_path(database_url: str) -> Path:
+def maintenance(database_url: str) -> StoreTools:
+    """What the commands do with the store that a DATABASE_URL names. Raises StoreOpenError for a URL that this version cannot open."""
+    return SqliteTools(_sqlite_path(database_url))
+
+
+def _sqlite_path(database_url: str) -> Path:
     """The path in a DATABASE_URL. Raises StoreOpenError for one that this version cannot open."""
     path = database_url.removeprefix(SQLITE_SCHEME)
     if path in (database_url, ""):

@@ -21,8 +21,8 @@ from server.domain.messages import Draft, Message
 from server.domain.sessions import send_message
 from server.lifecycle.watch import Signals, Watch
 from server.store import open_store
-from server.store.base import Store
-from tests.unit.samples import POLICY, session
+from server.store.contract import Store
+from tests.unit.samples import POLICY, put, session
 
 ATTEMPTS = 2
 HANGS_SECONDS = 60
@@ -68,7 +68,7 @@ class Asking:
 
     async def session_with(self, agent_id: str, metadata: str = "{}") -> str:
         made = session(SystemClock().now_ms(), agent_id=agent_id, metadata=metadata)
-        await self.store.create_session(made)
+        await put(self.store, made)
         return made.id
 
     async def ask(
@@ -86,7 +86,7 @@ class Asking:
         with closing(Watch(self.store, self.signals)) as watch:
             await watch.join(session_id, None)
             rule = partial(send_message, message_id=message_id, draft=Draft(content, metadata, attachments))
-            (sent,) = (await self.store.apply(session_id, rule)).entries
+            sent = (await self.store.apply(session_id, rule)).entry
             while items := await watch.next(HANGS_SECONDS):
                 for item in items:
                     match item:
@@ -120,7 +120,7 @@ async def fails(asked: Asking, settings: WebhookSettings | OpenAiSettings) -> No
     """What one attempt at a message comes to, as its connector tells the dispatcher."""
     made, now_ms = agent(settings), SystemClock().now_ms()
     sent = send_message(session(now_ms, agent_id=made.id), now_ms, message_id=str(uuid.uuid4()), draft=Draft("hello"))
-    work = Work(made, sent.session, sent.entries[0], sent.deliveries[0], str(uuid.uuid4()), History([]))
+    work = Work(made, sent.session, sent.entry, sent.delivery, str(uuid.uuid4()), History([]))
     async with asked.connectors.by_kind[made.kind].slot(made) as slot:
         with pytest.raises(NoReplyError) as raised:
             await slot.reply(work, len)
@@ -155,9 +155,7 @@ async def asking(
     connectors = connect(POLICY, allowed_hosts=allowed_hosts, allowed_secrets=allowed_secrets)
     policy = RetryPolicy(attempts, first_backoff_ms, first_backoff_ms * 10)
     signals = Signals()
-    dispatcher = Dispatcher(
-        store, clock, connectors.by_kind, signals.piece, policy=policy, lease_seconds=60, concurrency=100, max_open=1000
-    )
+    dispatcher = Dispatcher(store, clock, connectors.by_kind, signals.piece, policy=policy, lease_seconds=60, concurrency=100)
     store.add_listener(signals.on_commit)
     store.add_listener(dispatcher.on_commit)
     await dispatcher.start()

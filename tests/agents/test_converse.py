@@ -24,7 +24,7 @@ class Conversation:
         self.told: list[str] = []
         self.chunks: list[pb.ConverseResponse] = []
         self.parts: list[pb.ConverseResponse] = []
-        service = MessageService(world.store, world.clock, world.dispatcher, world.signals, Entries(), deadline_s)
+        service = MessageService(world.store, world.clock, world.signals, Entries(), deadline_s, 1000)
         message = pb.SendMessageRequest(session_id=one.id, content=content, request_id=request_id)
         self._stream = service.Converse(pb.ConverseRequest(message=message), None)
         self.task = asyncio.create_task(self._run())

@@ -22,7 +22,6 @@ from server.domain.deliveries import Delivery, RetryPolicy
 from server.domain.errors import (
     DeliveryAnsweredError,
     DeliveryNotFoundError,
-    OverloadedError,
     SessionNotFoundError,
     UnavailableError,
 )
@@ -30,9 +29,9 @@ from server.domain.events import Abort, Chunk, Entry, EntryKind, Piece
 from server.domain.messages import Draft, Reply
 from server.domain.sessions import Outcome, Session, fall_due, send_message
 from server.lifecycle.watch import Signals
-from server.store.sqlite import SqliteStore
+from server.store.sqlite.store import SqliteStore
 from tests.realtime.echoing import HANGS_SECONDS, delivered
-from tests.unit.samples import AGENT, T0, session
+from tests.unit.samples import AGENT, T0, logged, put, session
 
 OTHER = "00000000-0000-4000-8000-0000000000bb"
 LONG_S = 3600.0
@@ -113,7 +112,7 @@ class FlakyStore(SqliteStore):
         self._used(name)
         outcome = await super().apply_delivery(session_id, sequence, rule)
         if name == "lease" and self.after_lease:
-            (delivery,) = outcome.deliveries
+            delivery = outcome.delivery
             await self.after_lease(delivery)
         return outcome
 
@@ -128,7 +127,7 @@ class World:
         self.clock.set_ms(T0)
         self.pieces: list[Piece] = []
         self.connectors: dict[AgentKind, Any] = {AgentKind.ECHO: Echo(), AgentKind.WEBHOOK: agent, AgentKind.STREAM: agent}
-        self.settings: dict[str, Any] = {"policy": RETRIES, "lease_seconds": LONG_S, "concurrency": 100, "max_open": 1000}
+        self.settings: dict[str, Any] = {"policy": RETRIES, "lease_seconds": LONG_S, "concurrency": 100}
 
     async def open(self, **settings: Any) -> None:
         self.settings |= settings
@@ -155,7 +154,7 @@ class World:
 
     async def session(self, agent_id: str = AGENT) -> Session:
         new = session(T0, agent_id=agent_id)
-        await self.store.create_session(new)
+        await put(self.store, new)
         return new
 
     @property
@@ -412,15 +411,12 @@ class TestAttempts:
             return await hang(work, emit)
 
         agent.script = recover
-        await world.open(max_open=2)
+        await world.open()
         one = await world.session()
         await world.send(one, "hello")
         await eventually(lambda: len(agent.asked) == 4)
         assert world.dispatcher.statuses.status(AGENT).open == 1
-        world.dispatcher.require_room(one.id)
-        await world.send(one, "next")
-        with pytest.raises(OverloadedError):
-            world.dispatcher.require_room(one.id)
+        assert (await world.store.get_session(one.id)).open_deliveries == 1
 
     async def test_the_messages_of_a_removed_agent_fail(self, world: World, agent: Scripted) -> None:
         await world.open()
@@ -735,7 +731,7 @@ class TestAborts:
         await eventually(lambda: world.pieces)
         (work,) = agent.asked
         entries: list[Entry] = []
-        world.store.add_listener(lambda commit: entries.extend(entry for outcome in commit.outcomes for entry in outcome.entries))
+        world.store.add_listener(lambda commit: entries.extend(entry for outcome in commit.outcomes for entry in logged(outcome)))
         await world.dispatcher.answer(work.delivery.id, Reply(Draft("from elsewhere")), reply_id=work.reply_id if own else None)
         # Told by when the reply is: whoever follows reads it next.
         assert list(map(type, world.pieces)) == ([Chunk] if own else [Chunk, Abort])

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from eliza.sessions.errors import TABLE
-from rest_facade.app import create_app
-from rest_facade.backend import Backend
+from rest_facade.routes.app import create_app
+from rest_facade.upstream.backend import Backend, dial
 from server.settings import Settings, bounds
 from tests.docs.pages import DOCS
 
@@ -33,7 +34,7 @@ def errors() -> str:
 
 def endpoints() -> str:
     """Every route, from the facade."""
-    app = create_app(Backend("127.0.0.1:1", 1, 1))
+    app = create_app(Backend(partial(dial, "127.0.0.1:1"), 1, 1))
     rows = ["| method | path | does |", "| --- | --- | --- |"]
     for rule in app.url_map.iter_rules():
         path = re.sub(r"<(?:\w+:)?(\w+)>", lambda found: "{" + _camel_case(found[1]) + "}", rule.rule)

@@ -24,8 +24,8 @@ from typing import Any, Final
 import apsw
 import structlog
 
-from server.store.base import StoreOpenError
-from server.store.sqlite_check import problems
+from server.store.contract import StoreOpenError
+from server.store.sqlite.check import problems
 from tests.faults.injected_run import Run
 from tests.faults.power import MEMORY, repeatable
 from tests.faults.store_model import Model

@@ -14,9 +14,9 @@ import apsw
 from server.clock import TestClock
 from server.domain.errors import STORE_TROUBLE, DomainError, OverloadedError
 from server.rpc.health import HealthMonitor
-from server.store.base import Commit
-from server.store.sqlite import SqliteStore
-from server.store.sqlite_check import problems
+from server.store.contract import Commit
+from server.store.sqlite.check import problems
+from server.store.sqlite.store import SqliteStore
 from tests.faults.power import put
 from tests.faults.store_client import Client
 from tests.faults.store_model import Model, Tables

@@ -1,6 +1,6 @@
 """`python -m tests.faults.kills`: the service under mixed load, killed by SIGKILL at random moments, and ended by SIGTERM now and then.
 
-It runs as one program (`serve`, whose facade is a child process) and as two (`serve --no-rest` and `rest`), always on the same store and
+It runs as one program (`serve`) and as two (`serve --no-rest` and `rest`), always on the same store and
 ports; killed are the server, the facade, or both, also while they start. Whoever died is started anew, with no hand on the store. In the
 end the model of what was acknowledged is compared with the store and with what the watchers saw.
 
@@ -23,10 +23,9 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 import uvloop
 
-from server.store.sqlite_check import problems, summary
+from server.store.sqlite.check import problems, summary
 from tests.faults.traffic.callers import Traffic, now_ms
 from tests.faults.traffic.model import Findings
 from tests.harness import Serve, environment
@@ -128,13 +127,9 @@ class Fleet:
 
     def kill(self, what: str) -> None:
         """Kills `server`, `facade` or `both`."""
-        if what != "server":
-            if self.facade:
-                self.facade.kill()
-                self.facade = None
-            elif self.server:
-                for worker in psutil.Process(self.server.process.pid).children():
-                    worker.kill()
+        if what != "server" and self.facade:
+            self.facade.kill()
+            self.facade = None
         if what != "facade" and self.server:
             self.server.kill()
             self.server = None
@@ -212,7 +207,7 @@ async def campaign(directory: Path, seed: int, kills: int, terms: int, *, sender
                 if status or seconds > GRACE_SECONDS:
                     report.findings.other.append(f"{phase}{' (apart)' * fleet.apart} ended with {status} after {seconds:.1f} s")
             else:
-                what = choose.choice(["server", "facade", "both"])
+                what = choose.choice(["server", "facade", "both"] if fleet.apart else ["server"])
                 await asyncio.to_thread(fleet.kill, what)
                 report.kills[f"{what}{' (apart)' if fleet.apart else ''}"] += 1
             if fleet.server is None and fleet.facade is None:

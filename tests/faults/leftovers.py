@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 
-from rest_facade import codec
+from rest_facade.shapes import responses
 from server.cli import main
 from server.rpc import message_service
 
@@ -67,7 +67,7 @@ def _break(owner: Any, name: str, text: str) -> None:
 
 if __name__ == "__main__":
     _break(message_service, "send_message", "fail in the store")
-    _break(codec, "sent_message", "fail in the facade")
+    _break(responses, "sent_message", "fail in the facade")
     gc.set_debug(gc.DEBUG_SAVEALL)
     signal.signal(signal.SIGUSR1, _tell)
     main()

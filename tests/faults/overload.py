@@ -34,6 +34,8 @@ CONTENT = "How do I reset my password?"
 SESSIONS = 500
 """Of an agent that nobody works for: messages are stored, and get no replies that would be load, too."""
 METHOD = "/eliza.sessions.v1.MessageService/SendMessage"
+CALLERS = [16, 64, 256]
+"""Calls in flight with which the peak is looked for."""
 PASSED = ("MAX_CALLS", "MAX_WRITES", "REST_MAX_REQUESTS")
 
 GRPC_CONNECTIONS = 4
@@ -145,16 +147,11 @@ class Campaign:
         found = await self.offered(1, seconds=seconds, in_flight=1, connections=1, deadline_s=10)
         return statistics.median(found.latencies_ms["ok"])
 
-    async def run(self, *, factor: float, seconds: float, peak_seconds: float, deadline_s: float, callers: list[int]) -> list[str]:
-        """Measures, loads, prints; returns what the demands miss."""
+    async def run(self, *, factor: float, seconds: float, peak_seconds: float, deadline_s: float, callers: list[int]) -> "Result":
+        """Measures the peak, loads, and measures the peak again."""
         alone = await self.alone_ms(min(2, peak_seconds))
         rates = {count: await self._rate(count, peak_seconds) for count in callers}
         best = max(rates, key=lambda count: rates[count])
-        print(
-            f"{'REST' if self.rest else 'gRPC'}: alone {alone:.1f} ms; acknowledged per second by calls in flight: "
-            + ", ".join(f"{count}: {rate:.0f}" for count, rate in rates.items()),
-            flush=True,
-        )
         before_rate = await self._rate(best, 2 * peak_seconds)
         watch = Watch(self.service, self.requests[0][0] if self.rest else "")
         before = memory(psutil.Process(self.service.process.pid))
@@ -166,9 +163,7 @@ class Campaign:
         watch.stopping = True
         await probing
         after_rate = await self._rate(best, 2 * peak_seconds)
-        peak = (before_rate + after_rate) / 2
-        print(f"  peak {peak:.0f}/s: {before_rate:.0f}/s before and {after_rate:.0f}/s after the load")
-        return self._report(found, peak, seconds, back_s, watch, before)
+        return Result("REST" if self.rest else "gRPC", alone, rates, (before_rate, after_rate), found, watch, back_s, before)
 
     async def _rate(self, in_flight: int, seconds: float) -> float:
         """The rate of acknowledged calls with so many of them in flight, each answered before the next is made."""
@@ -205,12 +200,49 @@ class Campaign:
                 continue
         return float("inf")
 
-    def _report(self, found: Offered, peak: float, seconds: float, back_s: float, watch: Watch, before: float) -> list[str]:
-        goodput = found.rate("ok") / peak
+
+@dataclass(frozen=True)
+class Result:
+    """What came of an overload."""
+
+    surface: str
+    alone_ms: float
+    rates: dict[int, float]
+    """Acknowledged calls per second, by how many were in flight."""
+    peaks: tuple[float, float]
+    """The best of them, before the load and after it."""
+    found: Offered
+    watch: Watch
+    back_s: float
+    memory_before: float
+
+    @property
+    def peak(self) -> float:
+        """Acknowledged calls per second without overload."""
+        return sum(self.peaks) / 2
+
+    @property
+    def goodput(self) -> float:
+        """The share of the peak that was acknowledged under overload."""
+        return self.found.rate("ok") / self.peak
+
+    @property
+    def factor(self) -> float:
+        """How many times the peak was really offered."""
+        return self.found.calls / self.found.seconds / self.peak
+
+    def report(self) -> list[str]:
+        """Prints it; returns what the demands miss."""
+        found, watch = self.found, self.watch
+        print(
+            f"{self.surface}: alone {self.alone_ms:.1f} ms; acknowledged per second by calls in flight: "
+            + ", ".join(f"{count}: {rate:.0f}" for count, rate in self.rates.items())
+        )
+        print("  peak {:.0f}/s: {:.0f}/s before and {:.0f}/s after the load".format(self.peak, *self.peaks))
         # gRPC itself, where more calls have come than Python has looked at, cancels them without a word of why.
         refused = [one for outcome in ("refused", "cancelled") for one in found.latencies_ms.get(outcome, ())]
-        growth = max(watch.memory) - before
-        print(f"  offered {found.calls / found.seconds:.0f}/s for {seconds:g} s ({found.calls / found.seconds / peak:.1f} times the peak)")
+        growth = max(watch.memory) - self.memory_before
+        print(f"  offered {found.calls / found.seconds:.0f}/s for {found.seconds:.0f} s ({self.factor:.1f} times the peak)")
         for outcome, values in sorted(found.latencies_ms.items()):
             times = f"median {statistics.median(values):7.1f} ms, p99 {p99(values):7.1f} ms"
             print(f"  {outcome:>12}: {len(values) / found.seconds:8.0f}/s  {times}")
@@ -220,21 +252,21 @@ class Campaign:
         if found.statuses:
             print("  " + ", ".join(f"{count} {what}" for what, count in found.statuses.items()))
         print(
-            f"  goodput {goodput:.0%} of the peak; health over gRPC median {statistics.median(watch.grpc_ms):.0f} ms, p99 "
+            f"  goodput {self.goodput:.0%} of the peak; health over gRPC median {statistics.median(watch.grpc_ms):.0f} ms, p99 "
             f"{p99(watch.grpc_ms):.0f} ms, over REST median {statistics.median(watch.rest_ms):.0f} ms, p99 {p99(watch.rest_ms):.0f} ms, "
-            f"{watch.failed} of {2 * len(watch.grpc_ms)} failed; RSS {before:.0f} to at most {max(watch.memory):.0f} MiB; "
-            f"back after {back_s:.1f} s",
+            f"{watch.failed} of {2 * len(watch.grpc_ms)} failed; RSS {self.memory_before:.0f} to at most {max(watch.memory):.0f} MiB; "
+            f"back after {self.back_s:.1f} s",
             flush=True,
         )
-        name, wrong = "REST" if self.rest else "gRPC", []
-        if goodput < GOODPUT:
-            wrong.append(f"{name}: goodput is {goodput:.0%} of the peak")
+        name, wrong = self.surface, []
+        if self.goodput < GOODPUT:
+            wrong.append(f"{name}: goodput is {self.goodput:.0%} of the peak")
         if len(refused) and statistics.median(refused) > REFUSED_MS:
             wrong.append(f"{name}: refusals take {statistics.median(refused):.0f} ms at the median")
         if growth > GROWTH_MIB:
             wrong.append(f"{name}: memory grows by {growth:.0f} MiB")
-        if back_s > BACK_SECONDS:
-            wrong.append(f"{name}: latency is back after {back_s:.1f} s")
+        if self.back_s > BACK_SECONDS:
+            wrong.append(f"{name}: latency is back after {self.back_s:.1f} s")
         if watch.failed:
             wrong.append(f"{name}: {watch.failed} health probes failed")
         if watch.patient_failed:
@@ -275,15 +307,16 @@ def main() -> None:
             for rest in (False, True):
                 if arguments.only != ("grpc" if rest else "rest"):
                     campaign = Campaign(service, ids, pool, arguments.processes, rest=rest)
-                    wrong += uvloop.run(
+                    result = uvloop.run(
                         campaign.run(
                             factor=arguments.factor,
                             seconds=arguments.seconds,
                             peak_seconds=arguments.peak_seconds,
                             deadline_s=arguments.deadline,
-                            callers=[16, 64, 256],
+                            callers=CALLERS,
                         )
                     )
+                    wrong += result.report()
         finally:
             status = service.stop()
         if status or (at := service.log().find("Traceback") + 1):

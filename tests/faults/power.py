@@ -27,8 +27,8 @@ import structlog
 
 from server.clock import TestClock
 from server.domain.errors import DomainError
-from server.store.sqlite import SqliteStore
-from server.store.sqlite_check import problems
+from server.store.sqlite.check import problems
+from server.store.sqlite.store import SqliteStore
 from tests.faults.store_client import Client
 from tests.faults.store_model import Model, Tables
 from tests.faults.vfs import Disk, Image, in_step, mounted, settle

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import psutil
 import uvloop
 
-from server.store.sqlite_check import problems, summary
+from server.store.sqlite.check import problems, summary
 from tests.faults.traffic.clients import AgainError, RefusedError, new_request_id
 from tests.faults.traffic.grpc_client import GrpcClient
 from tests.faults.traffic.rest_client import RestClient
@@ -60,12 +60,10 @@ class Series:
 
 
 SERIES = (
-    Series("server RSS", "MiB", 0.05, 2, "memory, MiB"),
-    Series("facade RSS", "MiB", 0.05, 2, "memory, MiB"),
+    Series("RSS", "MiB", 0.05, 2, "memory, MiB"),
     Series("file", "MiB", 0.10, 2, "file and WAL, MiB"),
     Series("WAL", "MiB", 0.25, 2, "file and WAL, MiB"),
-    Series("server fds", "", 0.10, 5, "descriptors"),
-    Series("facade fds", "", 0.10, 5, "descriptors"),
+    Series("fds", "", 0.10, 5, "descriptors"),
     Series("p50", "ms", 0.5, 1, "latency, ms"),
     Series("p99", "ms", 1.0, 20, "latency, ms"),
 )
@@ -188,17 +186,14 @@ class Sampler:
     def take(self, seconds: float, latencies_ms: list[float], calls: float) -> tuple[float, ...]:
         """One row."""
         server = psutil.Process(self.service.process.pid)
-        (facade,) = server.children()
         wal = self.directory / "store.db-wal"
         quantiles = statistics.quantiles(latencies_ms, n=100) if len(latencies_ms) > 1 else [0.0] * 99
         row = (
             seconds,
             server.memory_info().rss / MIB,
-            facade.memory_info().rss / MIB,
             (self.directory / "store.db").stat().st_size / MIB,
             wal.stat().st_size / MIB if wal.exists() else 0,
             server.num_fds(),
-            facade.num_fds(),
             quantiles[49],
             quantiles[98],
             calls,

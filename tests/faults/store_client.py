@@ -16,11 +16,12 @@ from server.domain.events import EntryKind
 from server.domain.idempotency import request_key
 from server.domain.messages import Draft, Reply
 from server.domain.replies import answer, fail, lease
-from server.domain.sessions import Outcome, Rule, create, fall_due, heartbeat, renew, send_message, update_timeout
+from server.domain.sessions import Outcome, Rule, fall_due, heartbeat, renew, send_message, update_timeout
 from server.domain.timeouts import PartialTimeoutConfig
-from server.store.base import Store
+from server.store.contract import Store
 from tests.faults.store_model import Asked, Doubt, Model
-from tests.unit.samples import AGENT, MINUTE, POLICY, USER
+from tests.unit.samples import MINUTE, POLICY, USER, put
+from tests.unit.samples import session as session_of
 
 ROUNDS: Final = RetryPolicy(3, 1000, 60_000)
 
@@ -74,21 +75,14 @@ class Client:
     async def create(self) -> None:
         metadata = '{"x":"' + "y" * self._rng.randrange(400) + '"}'
         minutes = self._rng.choice([5.0, 30.0, 60.0])
-        session = create(
-            self._clock.now_ms(),
-            session_id=self._uuid(),
-            channel_id=self._uuid(),
-            agent_id=AGENT,
-            user_id=USER,
-            metadata=metadata,
-            policy=POLICY,
-            request=PartialTimeoutConfig(timeout_minutes=minutes, auto_renew=self._rng.random() < 0.5),
-        )
+        session_id = self._uuid()
+        timeout = PartialTimeoutConfig(timeout_minutes=minutes, auto_renew=self._rng.random() < 0.5)
+        session = session_of(self._clock.now_ms(), timeout, session_id=session_id, metadata=metadata)
         asked = request_key(f"user:{USER}", self._uuid() if self._rng.random() < 0.7 else "", metadata, session.id)
 
         def call(store: Store, session_id: str) -> Awaitable[Outcome]:
             # A channel is new whenever its session is.
-            return store.create_session(replace(session, id=session_id, channel_id=session_id), asked)
+            return put(store, replace(session, id=session_id, channel_id=session_id), asked)
 
         if asked:
             self._model.asked[asked.id] = Asked(session.id, call)
@@ -112,8 +106,8 @@ class Client:
         outcomes = await asyncio.gather(*(self._apply(session_id, doubt, partial(call, self._store, one)) for one in ids))
         done = [outcome for outcome in outcomes if outcome]
         if done and asked:
-            self._model.asked[asked.id].answer = done[0].entries[0]
-            if any(outcome.entries != done[0].entries for outcome in done) or sum(not outcome.replayed for outcome in done) > 1:
+            self._model.asked[asked.id].answer = done[0].entry
+            if any(outcome.entry != done[0].entry for outcome in done) or sum(not outcome.replayed for outcome in done) > 1:
                 raise AssertionError(f"one request, several answers: {done}")
 
     async def say_twice(self) -> None:

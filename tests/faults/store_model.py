@@ -11,8 +11,9 @@ from server.domain.agents import Agent
 from server.domain.deliveries import Delivery, DeliveryState
 from server.domain.events import Entry, EntryKind
 from server.domain.sessions import Outcome, Session
-from server.store import sqlite_rows as rows
-from server.store.base import Store
+from server.store.contract import Store
+from server.store.sqlite import rows
+from tests.unit.samples import logged
 
 
 @dataclass(frozen=True)
@@ -144,8 +145,8 @@ class Model:
         if outcome.replayed:
             return
         known.session = outcome.session
-        known.entries |= {entry.sequence: entry for entry in outcome.entries}
-        known.deliveries |= {delivery.sequence: delivery for delivery in outcome.deliveries}
+        known.entries |= {entry.sequence: entry for entry in logged(outcome)}
+        known.deliveries |= {delivery.sequence: delivery for delivery in [outcome.delivery] if delivery}
         if outcome.session.expiry_logged:
             for sequence, delivery in known.deliveries.items():
                 if delivery.state in (DeliveryState.PENDING, DeliveryState.LEASED):
@@ -220,12 +221,15 @@ class Model:
 
     def wrong_retry(self, asked: Asked, outcome: Outcome, *, was_gone: bool) -> str:
         """Why a retry cannot have had this outcome; empty when it can. `was_gone`: its session was, before the retry was made."""
-        again = outcome.entries[0] if outcome.entries else outcome.session
+        again = outcome.entry or outcome.session
         if asked.answer is None:
+            return ""
+        may_be_free = isinstance(again, Session) and self.may_be_gone(self.sessions[asked.session_id])
+        if may_be_free and (made := self.sessions.get(outcome.session.id)) and made.session is None and made.doubts:
+            # A retry that is in doubt has made it anew.
             return ""
         if was_gone and outcome.replayed:
             return f"a request of session {asked.session_id} is remembered, but the session is gone"
         if not outcome.replayed:
-            may_be_free = isinstance(again, Session) and self.may_be_gone(self.sessions[asked.session_id])
             return "" if may_be_free else f"a request of session {asked.session_id} was forgotten: its retry was carried out"
         return "" if again == asked.answer else f"a retry got {again} instead of {asked.answer}"

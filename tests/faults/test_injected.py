@@ -11,9 +11,10 @@ import pytest
 from server.clock import TestClock
 from server.domain.errors import UnavailableError
 from server.rpc.health import HealthMonitor
-from server.store import sqlite, sqlite_writer
-from server.store.base import StoreOpenError
-from server.store.sqlite import SqliteStore
+from server.store.contract import StoreOpenError
+from server.store.sqlite import store as sqlite
+from server.store.sqlite import writer as sqlite_writer
+from server.store.sqlite.store import SqliteStore
 from tests.faults.injected import Campaign
 from tests.faults.test_power import run
 from tests.faults.vfs import Disk, mounted

@@ -10,12 +10,13 @@ from server.clock import TestClock
 from server.domain.errors import SessionNotFoundError
 from server.domain.idempotency import request_key
 from server.domain.sessions import fall_due
-from server.store.sqlite import SqliteStore
-from server.store.sqlite_file import prepare
+from server.store.sqlite.file import prepare
+from server.store.sqlite.store import SqliteStore
 from tests.faults.power import put
 from tests.faults.vfs import Disk, mounted
 from tests.store.conformance.common import say
 from tests.unit.samples import MINUTE, T0, session
+from tests.unit.samples import put as put_session
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -63,7 +64,7 @@ async def test_a_retry_between_two_steps_of_the_purge_finds_no_session(tmp_path:
     clock.set_ms(T0)
     store = await SqliteStore.open(tmp_path / "store.db", clock)
     one = session()
-    await store.create_session(one)
+    await put_session(store, one)
     asked = request_key(f"session:{one.id}", "again", "hello")
     await store.apply(one.id, say("hello"), asked)
     clock.set_ms(T0 + 60 * MINUTE)

@@ -21,8 +21,8 @@ from unittest.mock import patch
 
 import apsw
 
-from server.store import sqlite_writer
-from server.store.sqlite_writer import SqliteWriter
+from server.store.sqlite import writer as sqlite_writer
+from server.store.sqlite.writer import SqliteWriter
 
 SECTOR: Final = 512
 _CHANGE_COUNTER: Final = slice(8, 12)

@@ -14,8 +14,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from server.store.sqlite_copy import reading_current
-from server.store.sqlite_file import schema_version
+from server.store.sqlite.copy import reading_current
+from server.store.sqlite.file import schema_version
 from tests.harness import Serve, environment
 from tests.live.support import clean_failure, command, create, fails, history, invoke, replies, run, send, until
 from tests.store.old_schemas import LIVE, make_old_store

@@ -17,9 +17,9 @@ from server.domain.timeouts import PartialTimeoutConfig
 from server.lifecycle.deadlines import BATCH, Deadlines
 from server.service import Service
 from server.settings import Settings
-from server.store.sqlite import SqliteStore
+from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import say
-from tests.unit.samples import MINUTE, session
+from tests.unit.samples import MINUTE, put, session
 
 HANGS_SECONDS = 30
 
@@ -31,7 +31,7 @@ async def overdue_store(path: Path, count: int) -> list[Session]:
     start_ms = clock.now_ms() - 90 * MINUTE
     old = [session(start_ms, PartialTimeoutConfig(timeout_minutes=30.0)) for _ in range(count)]
     live = session(clock.now_ms())
-    await asyncio.gather(*map(store.create_session, [*old, live]))
+    await asyncio.gather(*map(partial(put, store), [*old, live]))
     await asyncio.gather(*(store.apply(one.id, lambda start, _: say()(start, start_ms)) for one in old))
     await store.close()
     return [*old, live]

@@ -1,193 +1,131 @@
-"""`python -m tests.load.bench`: what a durable SendMessage, a GetSession and a REST send cost beside a no-op RPC, in one run.
+"""`python -m tests.load.bench`: the whole table of what the service costs, beside its goals, in under ten minutes.
 
-A fresh service is started. Each kind of call is driven with 64 in flight, in turns, so that a noisy machine hits all alike. What counts are
-the ratios: calls per second as a share of the no-op's, and CPU time of the service (server and facade) per call, as a multiple of its.
-The no-op is grpc.health.v1 Check on the same server. The driver runs in this process, on the same machine: its own cost is in every rate.
+`serve` is measured as an operator runs it. What is compared alternates in rounds, so that a noisy machine hits all alike: what counts are
+the ratios within a run. `--checkout DIR` measures a second checkout in the same rounds. The figures go to a JSON file and a plot, too.
 """
 
 import argparse
-import asyncio
-import itertools
-import statistics
-import tempfile
+import os
+import platform
+import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Final
 
 import grpc
 import orjson
-import psutil
-import uvloop
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from eliza.sessions.v1 import (
-    agent_pb2,
-    agent_service_pb2,
-    agent_service_pb2_grpc,
-    message_service_pb2,
-    message_service_pb2_grpc,
-    session_service_pb2,
-    session_service_pb2_grpc,
-)
-from tests.harness import ECHO, USER, Serve
+from tests.load import beside_rows, grpc_rows, overload_rows, plot, rest_rows, start_rows
+from tests.load.figures import Figures, Plan, missed, table
+from tests.load.goals import BY_NAME
+from tests.load.subjects import THIS, Checkout, other
 
-IN_FLIGHT = 64
-CONTENT = "How do I reset my password?"
+TOOLS: Final = {"wrk": "wrk", "h2load": "nghttp2-client"}
+"""What loads are made with, and the Debian packages that have it."""
 
-Call = Callable[[int], Awaitable[object]]
-"""Makes one call; the argument is the number of the caller."""
+FAULTS: Final = (OSError, EOFError, RuntimeError, ValueError, ZeroDivisionError, subprocess.SubprocessError, grpc.RpcError)
+"""With which a measurement fails; nothing at all is answered, where it divides by zero."""
 
-
-@dataclass
-class Row:
-    """What was measured of one kind of call."""
-
-    name: str
-    call: Call
-    # Waits until everything that the calls have set going is done: that time counts, too.
-    settle: Callable[[], Awaitable[None]] | None = None
-    rates: list[float] = field(default_factory=list)
-    cpu_us: list[float] = field(default_factory=list)
-    latencies_ms: list[float] = field(default_factory=list)
+Measure = Callable[[list[Checkout], Plan, Figures], None]
+GROUPS: Final[dict[Measure, tuple[str, ...]]] = {
+    start_rows.measure: ("memory", "start"),
+    rest_rows.measure: ("rest-get", "rest-create", "rest-send", "rest-reply", "rest-page", "host-cpu"),
+    rest_rows.measure_rich: ("rich-page", "rich-list", "rich-send"),
+    grpc_rows.measure: ("grpc-get", "grpc-send", "grpc-reply"),
+    beside_rows.measure_no_op: ("no-op-beside-pages",),
+    beside_rows.measure_lag: ("lag-grpc", "lag-rest"),
+    rest_rows.measure_lists: ("list-stored",),
+    overload_rows.measure: ("overload-grpc", "health-grpc", "overload-rest", "health-rest"),
+}
+"""Who measures which rows, in order."""
 
 
-class RestClient:
-    """Keeps one connection and sends the same POST over it: as little as a client can cost."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-
-    async def post(self, path: str, body: bytes) -> None:
-        """Sends a POST and reads its answer."""
-        if self._streams is None or self._streams[0].at_eof():
-            host, port = self._address.split(":")
-            self._streams = await asyncio.open_connection(host, int(port))
-        reader, writer = self._streams
-        writer.write(
-            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-            + body
-        )
-        head = await reader.readuntil(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 201"), head
-        length = next(int(line[16:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length: "))
-        await reader.readexactly(length)
-
-    def close(self) -> None:
-        """Closes the connection."""
-        if self._streams:
-            self._streams[1].close()
+def missing_tools() -> list[str]:
+    """The Debian packages that are to be installed before this command works."""
+    return [package for command, package in TOOLS.items() if not shutil.which(command)]
 
 
-def cpu_seconds(process: psutil.Process) -> float:
-    """The CPU time that a process and its children have used so far."""
-    return sum(sum(one.cpu_times()[:2]) for one in (process, *process.children(recursive=True)))
+def measure(checkouts: list[Checkout], plan: Plan, save: Callable[[Figures], None]) -> tuple[Figures, list[str]]:
+    """Measures what is wanted, and says what it is at; the figures, and the rows that could not be measured. Saves as it goes on."""
+    figures, failed, begun = Figures(), list[str](), time.monotonic()
+    for group, rows in GROUPS.items():
+        if plan.wants(*rows):
+            print(f"{time.monotonic() - begun:4.0f} s  {', '.join(filter(plan.wants, rows))}", file=sys.stderr, flush=True)
+            try:
+                group(checkouts, plan, figures)
+            except FAULTS:
+                # What else there is, of ten minutes, is not to be lost.
+                traceback.print_exc()
+                failed += filter(plan.wants, rows)
+            save(figures)
+    return figures, failed
 
 
-async def drive(row: Row, process: psutil.Process, seconds: float) -> None:
-    """Drives one kind of call for a while and notes rate, latencies and CPU time."""
-    end = time.perf_counter() + seconds
-    count = itertools.count()
-
-    async def caller(number: int) -> None:
-        while (begun := time.perf_counter()) < end:
-            await row.call(number)
-            row.latencies_ms.append((time.perf_counter() - begun) * 1000)
-            next(count)
-
-    cpu, begun = cpu_seconds(process), time.perf_counter()
-    await asyncio.gather(*map(caller, range(IN_FLIGHT)))
-    if row.settle:
-        await row.settle()
-    calls = next(count)
-    row.rates.append(calls / (time.perf_counter() - begun))
-    row.cpu_us.append((cpu_seconds(process) - cpu) / calls * 1e6)
+def conditions(checkouts: list[Checkout], plan: Plan) -> dict[str, Any]:
+    """What the figures are of."""
+    return {
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "checkouts": {one.name: one.commit() for one in checkouts},
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "load": os.getloadavg(),
+        "rounds": plan.rounds,
+        "seconds of a load": plan.seconds,
+    }
 
 
-async def measure(service: Serve, turns: int, seconds: float) -> list[Row]:
-    """Drives every kind of call in turns."""
-    process = psutil.Process(service.process.pid)
-    rest = [RestClient(service.rest) for _ in range(IN_FLIGHT)]
-    async with grpc.aio.insecure_channel(service.grpc) as channel:
-        health = health_pb2_grpc.HealthStub(channel)
-        agents = agent_service_pb2_grpc.AgentServiceStub(channel)
-        sessions = session_service_pb2_grpc.SessionServiceStub(channel)
-        messages = message_service_pb2_grpc.MessageServiceStub(channel)
-
-        async def create(agent_id: str) -> list[str]:
-            request = session_service_pb2.CreateSessionRequest(agent_id=agent_id, user_id=USER)
-            return [(await sessions.CreateSession(request)).session.session_id for _ in range(IN_FLIGHT)]
-
-        # Sessions of an agent that nobody works for: their messages are kept, and get no reply.
-        agent = agent_pb2.Agent(name="nobody works for it", kind=agent_pb2.AGENT_KIND_STREAM)
-        agent_id = (await agents.CreateAgent(agent_service_pb2.CreateAgentRequest(agent=agent))).agent.agent_id
-        silent, echoed = await create(agent_id), await create(ECHO)
-        last_sent = dict.fromkeys(echoed, 0)
-
-        async def ask(request: message_service_pb2.SendMessageRequest) -> None:
-            sent = await messages.SendMessage(request)
-            last_sent[request.session_id] = max(last_sent[request.session_id], sent.message.sequence)
-
-        async def answered() -> None:
-            for session_id, sequence in last_sent.items():
-                newest = message_service_pb2.ListMessagesRequest(session_id=session_id, page_size=1)
-                while (await messages.ListMessages(newest)).messages[0].reply_to_sequence != sequence:  # noqa: ASYNC110 - nothing tells
-                    await asyncio.sleep(0.01)
-
-        check, body = health_pb2.HealthCheckRequest(), orjson.dumps({"content": CONTENT})
-        reads = [session_service_pb2.GetSessionRequest(session_id=session_id) for session_id in silent]
-        sends, asks = (
-            [message_service_pb2.SendMessageRequest(session_id=session_id, content=CONTENT) for session_id in ids]
-            for ids in (silent, echoed)
-        )
-        paths = [f"/api/messaging/sessions/{session_id}/messages" for session_id in silent]
-        rows = [
-            Row("no-op RPC (health Check)", lambda _: health.Check(check)),
-            Row("GetSession", lambda caller: sessions.GetSession(reads[caller])),
-            Row("SendMessage", lambda caller: messages.SendMessage(sends[caller])),
-            Row("SendMessage, and the echo's reply", lambda caller: ask(asks[caller]), answered),
-            Row("REST send", lambda caller: rest[caller].post(paths[caller], body)),
-        ]
-        for _ in range(turns):
-            for row in rows:
-                await drive(row, process, seconds)
-    for client in rest:
-        client.close()
-    return rows
+def describe(found: dict[str, Any]) -> str:
+    """The same in words."""
+    commits = "; ".join(f"{name}: {commit}" for name, commit in found["checkouts"].items())
+    load = " to ".join(f"{one[0]:.1f}" for one in (found["load"], found["load at the end"]))
+    rounds = f"{found['rounds']} rounds of {found['seconds of a load']:g} s, {found['took s']:.0f} s in all"
+    return f"{commits}\n{found['made']}, Python {found['python']}, {found['cores']} cores, load average {load}, {rounds}"
 
 
-def report(rows: list[Row]) -> None:
-    """Prints the table: the first row is what the others are compared with."""
-
-    def share(name: str) -> float:
-        return statistics.median(next(row.rates for row in rows if row.name == name))
-
-    print(f"{'call':34} {'calls/s':>8} {'of no-op':>9} {'CPU µs':>7} {'of no-op':>9} {'p50 ms':>7} {'p99 ms':>7}")
-    rate, cpu = statistics.median(rows[0].rates), statistics.median(rows[0].cpu_us)
-    for row in rows:
-        own_rate, own_cpu = statistics.median(row.rates), statistics.median(row.cpu_us)
-        percentiles = statistics.quantiles(row.latencies_ms, n=100)
-        print(
-            f"{row.name:34} {own_rate:8.0f} {own_rate / rate:9.2f} {own_cpu:7.0f} {own_cpu / cpu:9.2f} "
-            f"{percentiles[49]:7.1f} {percentiles[98]:7.1f}"
-        )
-    cost = share("SendMessage, and the echo's reply") / share("SendMessage")
-    print(f"\nDelivery: a message with its reply stored goes at {cost:.2f} of the rate of a message without one.")
-
-
-def main() -> None:
-    """Starts a service, measures and prints."""
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=5, help="how often each kind has its turn (default 5)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="how long a turn is (default 2)")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as directory:
-        service = Serve(Path(directory))
-        try:
-            report(uvloop.run(measure(service, arguments.turns, arguments.seconds)))
-        finally:
-            service.stop()
+    parser.add_argument("--only", metavar="ROW", action="append", choices=BY_NAME, help=f"measure only this, of {', '.join(BY_NAME)}")
+    parser.add_argument("--quick", action="store_true", help="one short round of each: shows that it works, and no more")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each has its turn (default 3)")
+    parser.add_argument("--seconds", type=float, default=2, help="how long a load is (default 2)")
+    parser.add_argument("--checkout", type=Path, metavar="DIR", help="measure this second checkout in the same rounds")
+    parser.add_argument("--python", type=Path, help="the Python of its environment (default DIR/.venv/bin/python)")
+    parser.add_argument("--against", type=Path, metavar="FILE.json", help="compare with what an earlier run has written")
+    parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the figures go (default bench.json)")
+    parser.add_argument("--svg", type=Path, help="where the plot goes (default beside the figures)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measures, prints and writes. Ends with status 1 where a goal is missed or a tool is missing."""
+    options = parse(arguments)
+    if packages := missing_tools():
+        sys.exit(f"tests.load.bench: missing; install them, then run it again: sudo apt-get install {' '.join(packages)}")
+    # Read first: a file that is not there is to be heard of before ten minutes are over, and it may be the one that is written.
+    earlier = Figures.read(options.against) if options.against else None
+    checkouts = [THIS, *([other(options.checkout, options.python)] if options.checkout else [])]
+    wanted = frozenset(options.only or BY_NAME)
+    if options.quick:
+        plan = Plan(wanted, rounds=1, seconds=0.5, stored=5000, watchers=100)
+    else:
+        plan = Plan(wanted, options.rounds, options.seconds, stored=100_000, watchers=1000)
+    found, begun = conditions(checkouts, plan), time.monotonic()
+
+    def save(figures: Figures) -> None:
+        found.update({"load at the end": os.getloadavg(), "took s": time.monotonic() - begun})
+        options.json.write_bytes(orjson.dumps(found | {"rows": figures.as_json()}, option=orjson.OPT_INDENT_2))
+
+    figures, failed = measure(checkouts, plan, save)
+    described = describe(found)
+    print(f"{described}\n\n{table(figures, earlier)}")
+    (options.svg or options.json.with_suffix(".svg")).write_text(plot.svg(figures, described))
+    if told := [*(f"missed: {name}" for name in missed(figures)), *(f"not measured: {name}" for name in failed)]:
+        sys.exit("\n".join(told))
 
 
 if __name__ == "__main__":

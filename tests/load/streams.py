@@ -15,7 +15,6 @@ import resource
 import statistics
 import tempfile
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -34,18 +33,13 @@ from eliza.sessions.v1 import (
     session_service_pb2_grpc,
     timeout_pb2,
 )
-from server.clock import SystemClock
-from server.domain.sessions import create
-from server.settings import Settings
-from server.store.sqlite import SqliteStore
 from tests.harness import ECHO, USER, Serve
+from tests.load.programs.filled import fill
 
 T = TypeVar("T")
 
 OPENING = 50
 """How many streams are being opened at a time."""
-STORING = 5000
-"""How many sessions are being stored at a time."""
 SETTLING_SECONDS = 60
 """After which what has not been given back counts as kept."""
 
@@ -59,28 +53,6 @@ async def in_turns(work: Callable[[str], Awaitable[T]], items: Iterable[str]) ->
             return await work(item)
 
     return list(await asyncio.gather(*map(one, items)))
-
-
-async def fill(path: Path, count: int) -> None:
-    """Makes a store with so many live sessions, which expire in a day."""
-    clock = SystemClock()
-    store = await SqliteStore.open(path, clock)
-    policy = Settings(session_default_timeout_minutes=1440, session_max_duration_minutes=1440).timeout_policy
-    for begin in range(0, count, STORING):
-        new = (
-            create(
-                clock.now_ms(),
-                session_id=str(uuid.uuid4()),
-                channel_id=str(uuid.uuid4()),
-                agent_id=ECHO,
-                user_id=USER,
-                metadata="{}",
-                policy=policy,
-            )
-            for _ in range(min(STORING, count - begin))
-        )
-        await asyncio.gather(*map(store.create_session, new))
-    await store.close()
 
 
 async def lateness(address: str, count: int) -> tuple[list[float], list[float]]:
@@ -234,10 +206,9 @@ async def given_back(process: psutil.Process, descriptors: int) -> None:
 
 
 async def streams(service: Serve, count: int, gets: int) -> None:
-    """Opens the streams, measures and prints, closes them, and measures again; then all that once more, on a warm facade."""
+    """Opens the streams, measures and prints, closes them, and measures again; then all that once more, on a warm service."""
     server = psutil.Process(service.process.pid)
-    (facade,) = server.children()
-    processes = {"facade": facade, "server": server}
+    processes = {"service": server}
     async with grpc.aio.insecure_channel(service.grpc) as channel:
         sessions = session_service_pb2_grpc.SessionServiceStub(channel)
         messages = message_service_pb2_grpc.MessageServiceStub(channel)
@@ -253,7 +224,7 @@ async def streams(service: Serve, count: int, gets: int) -> None:
             ids = await in_turns(new, map(str, range(count)))
             alone_ms = await get_ms(service.rest, beside, gets)
             before = report(f"{turn} turn, before", processes)
-            descriptors = facade.num_fds()
+            descriptors = server.num_fds()
             begun = time.perf_counter()
             opened: Sequence[Sse | SocketIo] = [
                 *await in_turns(lambda session_id: Sse.open(service.rest, session_id), ids),
@@ -279,7 +250,7 @@ async def streams(service: Serve, count: int, gets: int) -> None:
             await asyncio.gather(*(stream.close() for stream in opened))
             del opened
             begun = time.perf_counter()
-            await given_back(facade, descriptors)
+            await given_back(server, descriptors)
             print(f"closed; descriptors back after {time.perf_counter() - begun:.1f} s")
             report(f"{turn} turn, streams closed", processes)
             again_ms = await get_ms(service.rest, beside, gets)

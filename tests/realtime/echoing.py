@@ -8,7 +8,7 @@ from server.delivery.queues import Dispatcher
 from server.domain.agents import AgentKind
 from server.domain.deliveries import RetryPolicy
 from server.lifecycle.watch import Signals
-from server.store.base import Store
+from server.store.contract import Store
 
 HANGS_SECONDS = 30
 
@@ -17,7 +17,7 @@ def echoing(store: Store, clock: Clock, signals: Signals) -> Dispatcher:
     """A dispatcher that listens to the store; to be started."""
     policy = RetryPolicy(5, 10, 100)
     echo = {AgentKind.ECHO: Echo()}
-    dispatcher = Dispatcher(store, clock, echo, signals.piece, policy=policy, lease_seconds=60, concurrency=10, max_open=1000)
+    dispatcher = Dispatcher(store, clock, echo, signals.piece, policy=policy, lease_seconds=60, concurrency=10)
     store.add_listener(dispatcher.on_commit)
     return dispatcher
 

@@ -13,10 +13,10 @@ import pytest
 from eliza.sessions.v1 import errors_pb2
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSessionsResponse
-from rest_facade.backend import Backend
-from rest_facade.errors import ApiError
-from rest_facade.rooms import Rooms
-from rest_facade.sockets import Sockets
+from rest_facade.shapes.errors import ApiError
+from rest_facade.socketio.rooms import Rooms
+from rest_facade.socketio.sockets import Sockets
+from rest_facade.upstream.backend import Backend
 from tests.realtime.echoing import HANGS_SECONDS
 
 SESSIONS = [f"session-{number}" for number in range(3)]

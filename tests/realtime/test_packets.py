@@ -16,7 +16,7 @@ from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as connect_websocket
 
 from eliza.sessions.limits import MAX_BODY_BYTES
-from rest_facade.engine import MAX_PACKETS, MAX_WAITING, SLICE, Engine
+from rest_facade.socketio.engine import MAX_PACKETS, MAX_WAITING, SLICE, Engine
 from tests.harness import Serve
 from tests.live.support import history, until
 

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pytest
 
 from eliza.sessions.v1.session_pb2 import Session
-from rest_facade.backend import Backend
-from rest_facade.rooms import Rooms
+from rest_facade.socketio.rooms import Rooms
+from rest_facade.upstream.backend import Backend, dial
 from tests.agents.worker import Worker, stream_agent
 from tests.harness import Serve
 from tests.live.support import create, send
@@ -65,7 +66,7 @@ def outlet() -> Outlet:
 
 @pytest.fixture
 async def rooms(service: Serve, outlet: Outlet) -> AsyncIterator[Rooms]:
-    async with Backend(service.grpc, 10, 10) as backend:
+    async with Backend(partial(dial, service.grpc), 10, 10) as backend:
         rooms = Rooms(backend, outlet)
         running = asyncio.create_task(rooms.run())
         yield rooms

@@ -13,7 +13,7 @@ import requests
 
 from eliza.sessions.v1.message_service_pb2 import SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import DeleteSessionRequest
-from rest_facade.sockets import MAX_HINTS
+from rest_facade.socketio.sockets import MAX_HINTS
 from tests.agents.worker import Worker, stream_agent
 from tests.docs.pages import example
 from tests.harness import ECHO, USER, Serve

@@ -23,9 +23,9 @@ from server.domain.sessions import Rule, heartbeat, renew, send_message, update_
 from server.domain.timeouts import PartialTimeoutConfig
 from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.watch import PAGE_ENTRIES, End, Item, Signals, Watch
-from server.store.sqlite import SqliteStore
+from server.store.sqlite.store import SqliteStore
 from tests.realtime.echoing import delivered, echoing
-from tests.unit.samples import MINUTE, POLICY, T0, session
+from tests.unit.samples import MINUTE, POLICY, T0, put, session
 
 SESSIONS = 3
 WATCHERS = 3
@@ -181,7 +181,7 @@ async def play(actions: list[Any], directory: Path) -> None:
     try:
         for minutes in (5.0, 30.0, 60.0):
             new = session(T0, PartialTimeoutConfig(timeout_minutes=minutes, max_duration_minutes=90.0), agent_id=ECHO_ID)
-            await world.store.create_session(new)
+            await put(world.store, new)
             world.ids.append(new.id)
         for action in actions:
             await act(world, action)

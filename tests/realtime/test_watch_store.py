@@ -41,10 +41,10 @@ from server.lifecycle.watch import (
     Signals,
     Watch,
 )
-from server.store.base import PAGE_BYTES, Commit
-from server.store.sqlite import SqliteStore
+from server.store.contract import PAGE_BYTES, Commit
+from server.store.sqlite.store import SqliteStore
 from tests.realtime.echoing import HANGS_SECONDS, delivered, echoing
-from tests.unit.samples import MINUTE, POLICY, T0, session
+from tests.unit.samples import MINUTE, POLICY, T0, logged, put, session
 
 ECHO_AGENT = Agent(ECHO_ID, "echo", AgentKind.ECHO, T0, T0)
 
@@ -70,7 +70,7 @@ async def store(tmp_path: Path, clock: TestClock) -> AsyncIterator[SqliteStore]:
 @pytest.fixture
 async def one(store: SqliteStore) -> Session:
     new = session(T0, agent_id=ECHO_ID)
-    await store.create_session(new)
+    await put(store, new)
     return new
 
 
@@ -82,11 +82,11 @@ class TestListeners:
         call = asyncio.create_task(store.apply(one.id, say()))
         outcome = await call
         assert [([*commit.outcomes], [*commit.deleted], done) for commit, done in heard] == [([outcome], [], False)]
-        assert await store.list_entries(one.id, after_sequence=0, limit=10) == [*outcome.entries]
+        assert await store.list_entries(one.id, after_sequence=0, limit=10) == [outcome.entry]
 
     async def test_outcomes_come_in_order_and_each_once(self, store: SqliteStore, one: Session) -> None:
         heard: list[int] = []
-        store.add_listener(lambda commit: heard.extend(entry.sequence for outcome in commit.outcomes for entry in outcome.entries))
+        store.add_listener(lambda commit: heard.extend(entry.sequence for outcome in commit.outcomes for entry in logged(outcome)))
         await asyncio.gather(*(store.apply(one.id, say(f"{n}")) for n in range(700)))
         assert heard == list(range(1, 701))
 
@@ -119,7 +119,7 @@ class TestListeners:
 
     async def test_they_hear_also_where_the_caller_is_gone(self, store: SqliteStore, one: Session) -> None:
         heard: list[int] = []
-        store.add_listener(lambda commit: heard.extend(entry.sequence for outcome in commit.outcomes for entry in outcome.entries))
+        store.add_listener(lambda commit: heard.extend(entry.sequence for outcome in commit.outcomes for entry in logged(outcome)))
         calls = [asyncio.create_task(store.apply(one.id, say(f"{n}"))) for n in range(100)]
         await asyncio.sleep(0)
         for call in calls:
@@ -131,7 +131,7 @@ class TestListeners:
     async def test_the_purge_and_clear_sessions_are_not_told(self, store: SqliteStore, one: Session, clock: TestClock) -> None:
         clock.set_ms(T0 + 31 * MINUTE)
         await store.apply(one.id, lambda stored, now_ms: fall_due(stored, now_ms))
-        await store.create_session(session(clock.now_ms()))
+        await put(store, session(clock.now_ms()))
         heard: list[Commit] = []
         store.add_listener(heard.append)
         while await store.purge(clock.now_ms(), 10):
@@ -146,17 +146,17 @@ class TestListEntries:
         change = partial(update_timeout, change=PartialTimeoutConfig(timeout_minutes=31.5, auto_renew=False), policy=POLICY)
         for rule in (say("ünïcödé 😀"), heartbeat, renew, change):
             clock.set_ms(clock.now_ms() + MINUTE)
-            made += (await store.apply(one.id, rule)).entries
+            made += logged(await store.apply(one.id, rule))
         for minutes in (27, 60):
             clock.set_ms(clock.now_ms() + minutes * MINUTE)
-            made += (await store.apply(one.id, fall_due)).entries
+            made += logged(await store.apply(one.id, fall_due))
         assert [entry.kind for entry in made] == ["message", "renewal", "renewal", "timeout_change", "warning", "expiry"]
         assert await store.list_entries(one.id, after_sequence=0, limit=100) == made
 
     @pytest.mark.parametrize(("after", "limit"), [(0, 1), (0, 10), (3, 4), (9, 5), (10, 5), (11, 5)])
     async def test_pages(self, store: SqliteStore, one: Session, after: int, limit: int) -> None:
         other = session(T0)
-        await store.create_session(other)
+        await put(store, other)
         await asyncio.gather(*(store.apply(of.id, say(f"{n}")) for n in range(10) for of in (one, other)))
         found = await store.list_entries(one.id, after_sequence=after, limit=limit)
         assert [entry.sequence for entry in found] == list(range(after + 1, min(after + limit, 10) + 1))
@@ -193,7 +193,7 @@ class TestListEntries:
 
 class TestChannelsAndSeeds:
     async def test_a_channel_leads_to_its_session(self, store: SqliteStore, one: Session) -> None:
-        await store.create_session(session(T0))
+        await put(store, session(T0))
         assert await store.find_channel(one.channel_id) == one.id
 
     async def test_there_is_no_such_channel(self, store: SqliteStore, one: Session) -> None:
@@ -266,7 +266,7 @@ class TestWatch:
         await watch.join(one.id, None)
         waiting = asyncio.create_task(watch.next(600))
         outcome = await store.apply(one.id, say())
-        assert await waiting == [(one, outcome.entries[0])]
+        assert await waiting == [(one, outcome.entry)]
 
     async def test_a_reader_that_waits_is_woken_by_the_end_of_the_service(self, one: Session, watch: Watch, signals: Signals) -> None:
         await watch.join(one.id, None)
@@ -313,9 +313,9 @@ class TestWatch:
         """Also to a reader who is behind: it has read both messages, and not yet that there is no reply to the first."""
         monkeypatch.setattr(watch_module, "PAGE_ENTRIES", 2)
         await watch.join(one.id, 0)
-        asked = [(await store.apply(one.id, say())).entries[0] for _ in range(2)]
+        asked = [(await store.apply(one.id, say())).entry for _ in range(2)]
         rule = partial(fail, message_id="first", reason="why", final=True, backoff_ms=1, policy=RetryPolicy(1, 1, 1))
-        (failure,) = (await store.apply_delivery(one.id, 1, rule)).entries
+        failure = (await store.apply_delivery(one.id, 1, rule)).entry
         chunk = self.chunk(one, 2, after=failure.sequence)
         signals.piece(chunk)
         assert await self.all(watch) == [*asked, failure, chunk]
@@ -327,7 +327,7 @@ class TestWatch:
         for attempt in range(WAITING_CHUNKS + 5):
             signals.piece(self.chunk(one, 1, 0, attempt))
         entry, *chunks = await self.all(watch)
-        assert entry == outcome.entries[0]
+        assert entry == outcome.entry
         assert chunks == [self.chunk(one, 1, 0, attempt) for attempt in range(5, WAITING_CHUNKS + 5)]
 
     async def test_the_oldest_of_too_much_text_is_let_go(self, store: SqliteStore, one: Session, watch: Watch, signals: Signals) -> None:
@@ -336,7 +336,7 @@ class TestWatch:
         chunks = [replace(self.chunk(one, 1, 0, attempt), text="x" * (WAITING_CODE_POINTS // 4)) for attempt in range(6)]
         for chunk in chunks:
             signals.piece(chunk)
-        assert await self.all(watch) == [outcome.entries[0], *chunks[2:]]
+        assert await self.all(watch) == [outcome.entry, *chunks[2:]]
 
     async def test_chunks_are_put_together_where_many_wait_for_all_who_watch(
         self, store: SqliteStore, one: Session, watch: Watch, signals: Signals
@@ -344,7 +344,7 @@ class TestWatch:
         slow, late = Watch(store, signals), Watch(store, signals)
         for early in (watch, slow):
             await early.join(one.id, 0)
-        (asked,) = (await store.apply(one.id, say())).entries
+        asked = (await store.apply(one.id, say())).entry
         apart = [self.chunk(one, 1, index) for index in range(PIECES_APART)]
         for index in range(PIECES_APART + 2):
             signals.piece(self.chunk(one, 1, index))
@@ -368,7 +368,7 @@ class TestWatch:
     async def test_many_are_woken_some_at_a_time_however_much_there_is_to_tell(
         self, store: SqliteStore, one: Session, signals: Signals
     ) -> None:
-        other = (await store.create_session(replace(one, id="other", channel_id="other channel"))).session
+        other = (await put(store, replace(one, id="other", channel_id="other channel"))).session
         crowd = [Watch(store, signals) for _ in range(10 * WAKES_PER_TURN)]
         alone = Watch(store, signals)
         await asyncio.gather(*(watch.join(one.id, None) for watch in crowd), alone.join(other.id, None))
@@ -495,7 +495,7 @@ class TestWatch:
         self, store: SqliteStore, one: Session, watch: Watch, signals: Signals
     ) -> None:
         await watch.join(one.id, 0)
-        (asked,) = (await store.apply(one.id, say())).entries
+        asked = (await store.apply(one.id, say())).entry
         signals.piece(self.chunk(one, 1, 0))
         assert await self.all(watch) == [asked, self.chunk(one, 1, 0)]
         signals.piece(self.chunk(one, 1, 1))
@@ -525,7 +525,7 @@ class TestWatch:
         self, store: SqliteStore, one: Session, watch: Watch, signals: Signals
     ) -> None:
         await watch.join(one.id, 0)
-        entries = [(await store.apply(one.id, say(f"{n}"))).entries[0] for n in range(3)]
+        entries = [(await store.apply(one.id, say(f"{n}"))).entry for n in range(3)]
         signals.piece(self.chunk(one, 1))
         signals.piece(self.chunk(one, 2))
         signals.piece(self.abort(one, 2))
@@ -552,7 +552,7 @@ class TestWatch:
 async def test_one_watch_follows_only_so_many_sessions(store: SqliteStore, one: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch_module, "MAX_JOINED", 1)
     other = session(T0, agent_id=ECHO_ID)
-    await store.create_session(other)
+    await put(store, other)
     with closing(Watch(store, Signals())) as watch:
         await watch.join(one.id, None)
         with pytest.raises(OverloadedError):

@@ -24,10 +24,10 @@ from server.lifecycle.watch import Signals
 from server.rpc.agent_service import AgentService
 from server.rpc.encoding import Entries
 from server.rpc.session_service import SessionService
-from server.store.sqlite import SqliteStore
-from server.store.sqlite_check import COUNTED
+from server.store.sqlite.check import COUNTED
+from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import agent, answer, expire, give_up, respond, say, take
-from tests.unit.samples import AGENT, MINUTE, POLICY, T0, USER, session
+from tests.unit.samples import AGENT, MINUTE, POLICY, T0, USER, put, session
 
 NOW_MS: Final = T0 + 60 * MINUTE
 """When the operations are called. Sessions from T0 have expired by then."""
@@ -75,13 +75,13 @@ async def add_live(world: World, count: int) -> None:
 
 async def add_due(world: World, count: int) -> None:
     model = session(T0)
-    await world.store.create_session(model)
+    await put(world.store, model)
     await _add_sessions(world, count, model)
 
 
 async def add_expired(world: World, count: int) -> None:
     model = session(T0)
-    await world.store.create_session(model)
+    await put(world.store, model)
     await world.store.apply(model.id, expire)
     await _add_sessions(world, count, model)
 
@@ -97,7 +97,8 @@ async def _add_entries(world: World, count: int) -> None:
     _clone(connection, "deliveries", count, where, sequence=further)
     total = last * (count + 1)
     connection.execute(
-        f"UPDATE sessions SET last_sequence = {total}, last_entry_ms = last_entry_ms + {total - last} WHERE id = '{world.one.id}'"
+        f"UPDATE sessions SET last_sequence = {total}, last_entry_ms = last_entry_ms + {total - last}, "
+        f"open_deliveries = open_deliveries * {count + 1} WHERE id = '{world.one.id}'"
     )
 
 
@@ -163,7 +164,7 @@ async def _fail(world: World) -> None:
 
 def _sessions_rpc(world: World) -> SessionService:
     class Health:
-        is_rest_served = is_serving = True
+        is_serving = True
 
     return SessionService(world.store, world.clock, POLICY, Health(), Signals(), Entries(), 1)  # type: ignore[arg-type]
 
@@ -187,7 +188,6 @@ OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
     "count_history": lambda w: w.store.count_history(w.one, before_sequence=10**9, limit=20),
     "find_answer": lambda w: w.store.find_answer(w.one.id, 1),
     "find_answer where none is": lambda w: w.store.find_answer(w.one.id, 10**9),
-    "knows": lambda w: w.store.knows(RequestKey("growth", "unknown", "content")),
     "next_delivery": lambda w: w.store.next_delivery(w.one.id),
     "next_delivery where none is": lambda w: w.store.next_delivery(w.other.id),
     "list_open": lambda w: w.store.list_open(),
@@ -200,7 +200,7 @@ OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
     "rpc ListSessions": lambda w: _sessions_rpc(w).ListSessions(session_service_pb2.ListSessionsRequest(), None),
     "rpc GetServiceStatus": lambda w: _sessions_rpc(w).GetServiceStatus(session_service_pb2.GetServiceStatusRequest(), None),
     "rpc ListAgents": lambda w: _agents_rpc(w).ListAgents(agent_service_pb2.ListAgentsRequest(), None),
-    "create_session": lambda w: w.store.create_session(session(NOW_MS), RequestKey("growth", "create", "content")),
+    "create_session": lambda w: put(w.store, session(NOW_MS), RequestKey("growth", "create", "content")),
     "apply, a message": _send,
     "apply, again": lambda w: w.store.apply(w.one.id, say(), RequestKey("growth", "after 0", "content")),
     "apply, a heartbeat": lambda w: w.store.apply(w.one.id, heartbeat),
@@ -241,7 +241,7 @@ async def make_world(directory: Path, name: str, count: int) -> AsyncIterator[Wo
         one, other = session(NOW_MS), session(NOW_MS)
         await store.create_agent(replace(agent(5), id=AGENT))
         for new in (one, other):
-            await store.create_session(new)
+            await put(store, new)
         world = World(store, clock, one, other)
         await WORLDS[name](world, count)
         connection = store._writer._connection

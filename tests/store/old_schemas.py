@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 from unittest import mock
 
-from server.store import sqlite_file
+from server.store.sqlite import file as sqlite_file
 from tests.unit.samples import AGENT, MINUTE, T0, USER
 
 LIVE: Final = "10000000-0000-4000-8000-000000000001"

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 from unittest import mock
 
-from server.store import sqlite
+from server.store.sqlite import store as sqlite
 
 _STATEMENT = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b")
-_NOT_OF_THE_STORE: Final = {"sqlite_check.py", "sqlite_copy.py"}
+_NOT_OF_THE_STORE: Final = {"check.py", "copy.py"}
 """Modules of commands that are meant to read everything."""
 
 ONE_ROW: Final = {
@@ -105,7 +105,7 @@ def bad_steps(statement: str, plan: list[str]) -> list[str]:
 def _is_known(step: str) -> bool:
     if step in IN_ORDER or _NO_ACCESS.fullmatch(step):
         return True
-    found = re.fullmatch(r"SEARCH (\w+) USING (?:COVERING )?(?:INDEX )?(.*)", step)
+    found = re.fullmatch(r"SEARCH (\w+) USING (?:COVERING )?(?:INDEX )?(.*?)(?: LEFT-JOIN)?", step)
     return bool(found) and found[2] in ONE_ROW.get(found[1], ())
 
 

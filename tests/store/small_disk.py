@@ -11,9 +11,9 @@ from pathlib import Path
 
 from server.clock import TestClock
 from server.domain.errors import DomainError
-from server.store.sqlite import SqliteStore
+from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import contents, history, say
-from tests.unit.samples import T0, session
+from tests.unit.samples import T0, put, session
 
 CALLERS = 32
 
@@ -24,7 +24,7 @@ async def main(path: Path, room: int) -> None:
     store = await SqliteStore.open(path, clock)
     sessions = [session() for _ in range(4)]
     for one in sessions:
-        await store.create_session(one)
+        await put(store, one)
     acknowledged: dict[str, list[str]] = {one.id: [] for one in sessions}
     refused: list[str] = []
 

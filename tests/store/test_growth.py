@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from server.store.base import Store
-from server.store.sqlite_check import problems
-from server.store.sqlite_writer import _UPDATE_SESSIONS
+from server.store.contract import Store
+from server.store.sqlite.check import problems
+from server.store.sqlite.group import _UPDATE_SESSIONS
 from tests.store import plans
 from tests.store.growth import MAY_GROW, OPERATIONS, WORLDS, count_steps, has_grown, make_world, measure
 

@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,10 @@ from server.domain.timeouts import PartialTimeoutConfig
 from server.lifecycle.deadlines import BATCH, Deadlines
 from server.lifecycle.purge import STEP_ROWS, Purge
 from server.rpc.health import HealthMonitor
-from server.store.base import Counts
-from server.store.sqlite import SqliteStore
+from server.store.contract import Counts
+from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import say
-from tests.unit.samples import MINUTE, T0, session
+from tests.unit.samples import MINUTE, T0, put, session
 
 HANGS_SECONDS = 15
 
@@ -38,7 +39,7 @@ async def store(tmp_path: Path, clock: TestClock) -> AsyncIterator[SqliteStore]:
 
 async def many(store: SqliteStore, count: int, minutes: float = 30.0) -> list[Session]:
     new = [session(T0, PartialTimeoutConfig(timeout_minutes=minutes)) for _ in range(count)]
-    await asyncio.gather(*map(store.create_session, new))
+    await asyncio.gather(*map(partial(put, store), new))
     return new
 
 

@@ -12,19 +12,19 @@ from server.clock import TestClock
 from server.domain.events import EntryKind, ReplyFailure
 from server.domain.idempotency import RequestKey
 from server.domain.sessions import Outcome
-from server.store.base import Counts
-from server.store.sqlite import SqliteStore
-from server.store.sqlite_check import problems
-from tests.store.conformance.common import contents
+from server.store.contract import Counts
+from server.store.sqlite.check import problems
+from server.store.sqlite.store import SqliteStore
+from tests.store.conformance.common import contents, respond
 from tests.store.old_schemas import LIVE, make_old_store
-from tests.unit.samples import AGENT, T0, USER, session
+from tests.unit.samples import AGENT, T0, USER, put, session
 
 SCHEMA = 5
 """The last without them."""
 
 
-async def reopened(path: Path, *statements: str) -> Any:
-    make_old_store(path, SCHEMA)
+async def reopened(path: Path, *statements: str, schema: int = SCHEMA) -> Any:
+    make_old_store(path, schema)
     with closing(sqlite3.connect(path)) as connection, connection:
         for statement in statements:
             connection.execute(statement)
@@ -55,7 +55,7 @@ async def test_a_create_repeated_after_the_upgrade_gets_its_first_answer(tmp_pat
         "INSERT INTO requests (scope, id, fingerprint, answer, created_at_ms, session_id) "
         f"VALUES ('{key.scope}', '{key.id}', '{key.fingerprint}', '{orjson.dumps(fields).decode()}', {T0}, '{LIVE}')",
     )
-    assert await store.create_session(session(), key) == Outcome(new, replayed=True)
+    assert await put(store, session(), key) == Outcome(new, replayed=True)
     await store.close()
 
 
@@ -78,4 +78,21 @@ async def test_its_failures_are_found(tmp_path: Path, is_readable: bool) -> None
     assert contents([await store.find_answer(LIVE, 5)]) == ["re"]
     one = await store.get_session(LIVE)
     assert contents(await store.list_history(one, before_sequence=7, limit=9)) == ["hi", "ho", "two", "three", "re"]
+    await store.close()
+
+
+async def test_its_open_deliveries_are_counted(tmp_path: Path) -> None:
+    store = await reopened(
+        tmp_path / "old.db",
+        "INSERT INTO log (session_id, sequence, at_ms, kind, expires_at_ms, renewal_count, was_renewed, is_near_expiration, message_id, "
+        f"is_agent, content, metadata) VALUES ('{LIVE}', 8, {T0 + 8}, 'message', {T0}, 2, 0, 0, 'm8', 0, 'five', '{{}}')",
+        f"INSERT INTO deliveries (session_id, sequence, state, attempts, due_at_ms) VALUES ('{LIVE}', 8, 'leased', 1, {T0 + 9})",
+        f"UPDATE sessions SET last_sequence = 8, last_entry_ms = {T0 + 8} WHERE id = '{LIVE}'",
+        schema=8,
+    )
+    assert (await store.get_session(LIVE)).open_deliveries == 2
+    assert list(problems(store._read_connection)) == []
+    answered = await store.apply_delivery(LIVE, 7, respond())
+    assert answered.session.open_deliveries == 1
+    assert list(problems(store._read_connection)) == []
     await store.close()

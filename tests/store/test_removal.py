@@ -15,12 +15,13 @@ from server.domain.errors import SessionNotFoundError
 from server.domain.idempotency import RequestKey
 from server.domain.sessions import Outcome, Session, fall_due
 from server.lifecycle.purge import Purge
-from server.store import sqlite_removal, sqlite_writer
-from server.store.base import Counts
-from server.store.sqlite import SqliteStore
-from server.store.sqlite_check import problems, summary
-from tests.store.conformance.common import contents, history, respond, say
-from tests.unit.samples import AGENT, T0, USER, session
+from server.store.contract import Counts
+from server.store.sqlite import removal as sqlite_removal
+from server.store.sqlite import writer as sqlite_writer
+from server.store.sqlite.check import problems, summary
+from server.store.sqlite.store import SqliteStore
+from tests.store.conformance.common import contents, history, knows, respond, say
+from tests.unit.samples import AGENT, T0, USER, put, session
 
 HANGS_SECONDS = 15
 TABLES = ("sessions", "log", "deliveries", "requests", "removed_sessions")
@@ -56,7 +57,7 @@ def rows(path: Path) -> dict[str, int]:
 async def add(store: SqliteStore, messages: int = 0) -> Session:
     """Adds a session with messages, each with a request id."""
     one = session()
-    await store.create_session(one, RequestKey(f"user:{USER}", f"create {one.id}", "content"))
+    await put(store, one, RequestKey(f"user:{USER}", f"create {one.id}", "content"))
     calls = (store.apply(one.id, say(f"{n}"), RequestKey(f"session:{one.id}", f"{n}", "content")) for n in range(messages))
     await asyncio.gather(*calls)
     return one
@@ -117,20 +118,20 @@ class TestADeletedSession:
         assert await store.next_delivery(gone.id) is None
         assert [left.session_id for left in await store.list_open()] == [other.id]
         assert await store.due(T0 + 10**12, 9) == [other.id]
-        assert not await store.knows(RequestKey(f"user:{USER}", f"create {gone.id}", "content"))
-        assert not await store.knows(RequestKey(f"session:{gone.id}", "0", "content"))
+        assert not await knows(store, RequestKey(f"user:{USER}", f"create {gone.id}", "content"))
+        assert not await knows(store, RequestKey(f"session:{gone.id}", "0", "content"))
 
     @pytest.mark.usefixtures("_nothing_goes_together")
     async def test_its_request_ids_are_free_and_the_purge_leaves_who_has_taken_them(self, store: SqliteStore, tmp_path: Path) -> None:
         gone, anew = await add(store, 3), session()
         asked = RequestKey(f"user:{USER}", f"create {gone.id}", "other content")
         await store.delete_session(gone.id)
-        assert await store.create_session(anew, asked) == Outcome(anew)
+        assert await put(store, anew, asked) == Outcome(anew)
         await store.apply(anew.id, say("hi"))
         while await store.purge(0, 2):
             pass
         assert rows(tmp_path / "store.db") == {"sessions": 1, "log": 1, "deliveries": 1, "requests": 1}
-        assert await store.create_session(session(), asked) == Outcome(anew, replayed=True)
+        assert await put(store, session(), asked) == Outcome(anew, replayed=True)
         assert contents(await history(store, anew)) == ["hi"]
 
     @pytest.mark.usefixtures("_nothing_goes_together")

@@ -13,13 +13,13 @@ from server.clock import TestClock
 from server.domain.errors import InvalidContentError, ResourceExhaustedError, UnavailableError
 from server.domain.idempotency import RequestKey
 from server.domain.sessions import Outcome, Session, fall_due
-from server.store import sqlite_file
-from server.store.base import Counts, Store
-from server.store.sqlite import SqliteStore
-from server.store.sqlite_writer import GROUP_SIZE
+from server.store.contract import Counts, Store
+from server.store.sqlite import file as sqlite_file
+from server.store.sqlite.store import SqliteStore
+from server.store.sqlite.writer import GROUP_SIZE
 from tests.store.conformance import StoreConformance
 from tests.store.conformance.common import contents, history, misbehave, say
-from tests.unit.samples import MINUTE, T0, session
+from tests.unit.samples import MINUTE, T0, logged, put, session
 
 
 @asynccontextmanager
@@ -33,7 +33,7 @@ async def writer_held(store: Store) -> AsyncIterator[None]:
         return Outcome(start)
 
     blocker = session()
-    await store.create_session(blocker)
+    await put(store, blocker)
     holding = asyncio.ensure_future(store.apply(blocker.id, wait))
     try:
         await asyncio.to_thread(waits.wait)
@@ -55,7 +55,7 @@ class TestSqliteStore(StoreConformance):
         async with self.held(store):
             tasks = [asyncio.ensure_future(store.apply(one.id, say(f"{n}"))) for n in range(10)]
             new = session()
-            creating = asyncio.ensure_future(store.create_session(new))
+            creating = asyncio.ensure_future(put(store, new))
             clearing = asyncio.ensure_future(store.clear_sessions())
             await asyncio.sleep(0)
             for task in (*tasks[::2], creating, clearing):
@@ -99,7 +99,7 @@ class TestSqliteStore(StoreConformance):
         assert isinstance(results[1], asyncio.CancelledError)
         assert isinstance(results[2], RuntimeError)
         log = await history(store, one)
-        assert [entry.sequence for outcome in told for entry in outcome.entries] == [entry.sequence for entry in log]
+        assert [entry.sequence for outcome in told for entry in logged(outcome)] == [entry.sequence for entry in log]
 
     async def test_a_call_that_is_cancelled_during_its_turn_is_carried_out_wholly(self, store: Store, one: Session) -> None:
         begun, goes_on = threading.Event(), threading.Event()
@@ -115,7 +115,7 @@ class TestSqliteStore(StoreConformance):
         goes_on.set()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert (await store.apply(one.id, say("next"))).entries[0].sequence == 2
+        assert (await store.apply(one.id, say("next"))).entry.sequence == 2
         assert contents(await history(store, one)) == ["slow", "next"]
 
     async def test_what_queues_is_committed_together(self, store: SqliteStore, one: Session) -> None:
@@ -161,7 +161,7 @@ class TestSqliteStore(StoreConformance):
 
         for number in (100, 900):
             many = [session() for _ in range(number)]
-            await asyncio.gather(*(store.create_session(one, RequestKey("user", one.id, "content")) for one in many))
+            await asyncio.gather(*(put(store, one, RequestKey("user", one.id, "content")) for one in many))
             clock.set_ms(many[0].expires_at_ms)
             await asyncio.gather(*(store.apply(one.id, fall_due) for one in many))
             steps.append(0)
@@ -220,10 +220,10 @@ class TestSomeoneElseHoldsTheLock:
         monkeypatch.setattr(sqlite_file, "_BUSY_TIMEOUT_S", 0.05)
         store = await SqliteStore.open(tmp_path / "store.db", TestClock())
         one = session()
-        await store.create_session(one)
+        await put(store, one)
         outsider = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
         outsider.execute("BEGIN IMMEDIATE")
-        for call in (store.apply(one.id, fall_due), store.create_session(session()), store.check_writable(), store.purge(T0 + MINUTE, 5)):
+        for call in (store.apply(one.id, fall_due), put(store, session()), store.check_writable(), store.purge(T0 + MINUTE, 5)):
             with pytest.raises(UnavailableError):
                 await call
         assert await store.get_session(one.id) == one

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,12 +24,13 @@ from server.domain.errors import DeliveryNotFoundError, SessionExpiredError, Una
 from server.domain.messages import Message
 from server.domain.sessions import Outcome, Session, fall_due
 from server.domain.timeouts import PartialTimeoutConfig
-from server.store import open_store, sqlite_file, sqlite_path
-from server.store.base import Description, StoreOpenError
-from server.store.sqlite import SqliteStore
-from server.store.sqlite_copy import CopyError, copy_store, restore_store
+from server.store import maintenance, open_store
+from server.store.contract import Description, StoreOpenError
+from server.store.sqlite import file as sqlite_file
+from server.store.sqlite.copy import CopyError, copy_store, restore_store
+from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import contents, delivery, history, respond, say
-from tests.unit.samples import AGENT, MINUTE, T0, USER, session
+from tests.unit.samples import AGENT, MINUTE, T0, USER, put, session
 
 HANGS_SECONDS = 15
 
@@ -36,7 +38,7 @@ HOLDER = """
 import asyncio, sys
 from pathlib import Path
 from server.clock import TestClock
-from server.store.sqlite import SqliteStore
+from server.store.sqlite.store import SqliteStore
 
 async def main():
     store = await SqliteStore.open(Path(sys.argv[1]), TestClock())
@@ -63,7 +65,7 @@ async def populated(path: Path, sessions: int = 40) -> list[Session]:
     """Makes a store with some pages of everything, and closes it."""
     store = await opened(path)
     many = [session(T0 + n, metadata='{"a":"' + "m" * 500 + '"}') for n in range(sessions)]
-    await asyncio.gather(*map(store.create_session, many))
+    await asyncio.gather(*map(partial(put, store), many))
     await asyncio.gather(*(store.apply(one.id, say(f"{n}" + "x" * 200)) for one in many for n in range(20)))
     await store.create_agent(Agent(AGENT, "a", AgentKind.ECHO, T0, T0))
     await store.close()
@@ -93,7 +95,7 @@ class TestAFreshFile:
             store = await opened(path)
         finally:
             os.umask(old)
-        await store.create_session(session())
+        await put(store, session())
         modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
         assert modes == dict.fromkeys(("store.db", "store.db-wal", "store.db-shm", "store.db.lock"), 0o600)
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
@@ -138,7 +140,7 @@ class TestAFreshFile:
         connection.close()
 
     async def test_migrations_are_numbered_from_1_without_gaps(self) -> None:
-        directory = Path(sqlite_file.__file__).parent / "migrations" / "sqlite"
+        directory = Path(sqlite_file.__file__).parent / "migrations"
         files = sorted(file.name for file in directory.iterdir() if file.suffix == ".sql")
         assert [re.fullmatch(r"(\d{4})_\w+\.sql", name).group(1) for name in files] == [f"{n:04}" for n in range(1, len(files) + 1)]
         assert sqlite_file.schema_version() == len(files)
@@ -147,7 +149,7 @@ class TestAFreshFile:
         store = await open_store(f"sqlite:///{tmp_path}/x.db", TestClock())
         await store.close()
         assert (tmp_path / "x.db").exists()
-        assert sqlite_path("sqlite:///relative.db") == Path("relative.db")
+        assert maintenance("sqlite:///relative.db").place == "relative.db"
         for url in (
             "postgresql://host/db",
             "sqlite:///",
@@ -160,7 +162,7 @@ class TestAFreshFile:
             "sqlite:///:memory:",
         ):
             with pytest.raises(StoreOpenError, match="DATABASE_URL"):
-                sqlite_path(url)
+                maintenance(url)
 
 
 class TestReopening:
@@ -172,7 +174,7 @@ class TestReopening:
             assert contents(await history(store, one)) == [f"{n}" + "x" * 200 for n in range(20)]
             stored = await store.get_session(one.id)
             assert (stored.last_sequence, stored.renewal_count) == (20, 20)
-            assert (await store.apply(one.id, say("on"))).entries[0].sequence == 21
+            assert (await store.apply(one.id, say("on"))).entry.sequence == 21
         assert [agent.id for agent in await store.list_agents(limit=5)] == [AGENT]
         await store.close()
 
@@ -184,7 +186,7 @@ class TestReopening:
         """A copy of the files of an open store is what a killed process leaves."""
         store = await opened(path)
         one = session()
-        await store.create_session(one)
+        await put(store, one)
         for n in range(10):
             await store.apply(one.id, say(f"{n}"))
         shutil.copytree(path.parent, tmp_path / "copy")
@@ -241,7 +243,7 @@ class TestAnOlderVersion:
         await store.close()
         store = await opened(path, answered.session.expires_at_ms)
         assert await store.get_session(USER) == answered.session
-        assert (await store.list_entries(USER, after_sequence=5, limit=9)) == list(answered.entries)
+        assert (await store.list_entries(USER, after_sequence=5, limit=9)) == [answered.entry]
         await store.apply(USER, fall_due)
         assert await store.purge(answered.session.expires_at_ms, 100) == 11
         await store.close()
@@ -276,7 +278,7 @@ class TestASecondProcess:
         store = await opened(path)
         with pytest.raises(StoreOpenError, match=rf"\b{os.getpid()}\b"):
             await opened(path)
-        await store.create_session(session())
+        await put(store, session())
         await store.close()
         await (await opened(path)).close()
 
@@ -425,7 +427,7 @@ class TestOneOwner:
         link.unlink()
         link.symlink_to(tmp_path / "other.db")
         one = session()
-        await store.create_session(one)
+        await put(store, one)
         assert (await store.describe()).place == str(path)
         await store.close()
         store = await opened(path)
@@ -436,7 +438,7 @@ class TestOneOwner:
     async def test_whoever_has_lost_the_lock_writes_no_more(self, path: Path, is_taken_again: bool) -> None:
         store, lock = await opened(path), path.with_name("store.db.lock")
         one = session()
-        await store.create_session(one)
+        await put(store, one)
         lock.rename(lock.with_name("aside"))
         second = await opened(path) if is_taken_again else None
         for call in (lambda: store.apply(one.id, say("lost")), store.check_writable, store.clear_sessions):
@@ -454,7 +456,7 @@ class TestOneOwner:
     async def test_a_second_one_waits_for_the_last_write_of_the_first(self, path: Path) -> None:
         store = await opened(path)
         one, begun, goes_on = session(), threading.Event(), threading.Event()
-        await store.create_session(one)
+        await put(store, one)
 
         def slow(start: Session, now_ms: int) -> Outcome:
             begun.set()
@@ -483,7 +485,7 @@ class TestOneOwner:
         os.link(path, tmp_path / "other.db")
         with pytest.raises(StoreOpenError, match="2 names"):
             await opened(tmp_path / "other.db")
-        await store.create_session(session())
+        await put(store, session())
         await store.close()
         (tmp_path / "other.db").unlink()
         await (await opened(path)).close()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from server.clock import TestClock
-from server.store.sqlite import SqliteStore
+from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import contents, history
 from tests.store.small_disk import CALLERS
 

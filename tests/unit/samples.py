@@ -2,14 +2,20 @@
 
 import math
 import uuid
+from collections.abc import Coroutine
+from typing import Any
 
 from hypothesis import strategies as st
 
+from server.domain.agents import Agent, AgentKind
 from server.domain.deliveries import Delivery, DeliveryState
+from server.domain.events import Entry
+from server.domain.idempotency import RequestKey
 from server.domain.messages import Reply
 from server.domain.replies import answer
 from server.domain.sessions import Outcome, Rule, Session, create
 from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig, TimeoutConfig, TimeoutPolicy
+from server.store.contract import Store
 
 T0 = 1_769_850_300_000
 """2026-01-31T09:05:00.000Z."""
@@ -47,7 +53,9 @@ def session(
     metadata: str = "{}",
 ) -> Session:
     """A session as `create` makes it."""
+    made_for = Agent(agent_id, "sample", AgentKind.ECHO, now_ms, now_ms, agent)
     return create(
+        made_for,
         now_ms,
         session_id=session_id or str(uuid.uuid4()),
         channel_id=str(uuid.uuid4()),
@@ -55,9 +63,13 @@ def session(
         user_id=user_id,
         metadata=metadata,
         policy=POLICY,
-        request=timeout,
-        agent=agent,
+        timeout=timeout,
     )
+
+
+def put(store: Store, new: Session, request: RequestKey | None = None) -> Coroutine[Any, Any, Outcome]:
+    """Has a store create a session that is made already."""
+    return store.create_session(new.agent_id, lambda agent, now_ms: new, request)
 
 
 def answering(reply: Reply, reply_id: str | None = None) -> Rule:
@@ -65,7 +77,13 @@ def answering(reply: Reply, reply_id: str | None = None) -> Rule:
     reply_id = reply_id or str(uuid.uuid4())
 
     def rule(start: Session, now_ms: int) -> Outcome:
-        delivery = Delivery(start.id, start.last_sequence, DeliveryState.LEASED, 1, None)
+        state = DeliveryState.LEASED if start.open_deliveries else DeliveryState.FAILED
+        delivery = Delivery(start.id, start.last_sequence, state, 1, None)
         return answer(start, delivery, now_ms, reply_id=reply_id, reply=reply)
 
     return rule
+
+
+def logged(outcome: Outcome) -> list[Entry]:
+    """What a rule has appended to the log."""
+    return [outcome.entry] if outcome.entry else []

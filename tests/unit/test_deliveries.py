@@ -29,7 +29,7 @@ from server.domain.events import Entry, EntryKind, ReplyFailure
 from server.domain.messages import Draft, Message, Reply, check_reply
 from server.domain.replies import DeliveryRule, answer, fail, lease
 from server.domain.sessions import Session, fall_due, send_message
-from tests.unit.samples import AGENT, MINUTE, T0, USER, session
+from tests.unit.samples import AGENT, MINUTE, T0, USER, logged, session
 
 POLICY = RetryPolicy(3, 1000, 60_000)
 SID = "0f0e0d0c-0b0a-4908-8706-050403020100"
@@ -50,7 +50,7 @@ def respond(reply: Reply = HELLO, reply_id: str = "r", agent_id: str | None = No
 def asked(state: DeliveryState = DeliveryState.PENDING, attempts: int = 0, due_at_ms: int | None = None) -> tuple[Session, Delivery]:
     """A session whose user has said something, and the delivery of that."""
     outcome = send_message(session(), T0, "m", Draft("hi"))
-    (made,) = outcome.deliveries
+    made = outcome.delivery
     return outcome.session, replace(made, state=state, attempts=attempts, due_at_ms=due_at_ms)
 
 
@@ -137,7 +137,7 @@ class TestReplies:
         """For whatever kind of agent: each of them comes by this rule."""
         start, leased = asked(DeliveryState.LEASED, 1, T0 + 5000)
         reply = Reply(Draft("a\ud83e\0\udd16\ud83e", '{"k":"\\u0000"}', "[1]"), thought="\0b\udd16", actions=("\ud83eC", "D"))
-        message = respond(reply)(start, leased, T0).entries[0].message
+        message = respond(reply)(start, leased, T0).entry.message
         assert message is not None
         assert (message.content, message.thought, message.actions) == ("a🤖\ufffd", "b\ufffd", ("\ufffdC", "D"))
         assert (message.metadata, message.attachments) == ('{"k":"\\u0000"}', "[1]")
@@ -160,7 +160,7 @@ class TestReplies:
         start, leased = asked(DeliveryState.LEASED, 1, T0 + 5000)
         with pytest.raises((InvalidContentError, InvalidMetadataError)):
             respond(reply)(start, leased, T0)
-        assert respond()(start, leased, T0).deliveries[0].state is DeliveryState.ANSWERED
+        assert respond()(start, leased, T0).delivery.state is DeliveryState.ANSWERED
 
 
 class TestRules:
@@ -168,12 +168,12 @@ class TestRules:
         start, pending = asked()
         outcome = take(start, pending, T0 + 9)
         assert outcome.session is start
-        assert outcome.entries == ()
-        assert outcome.deliveries == (Delivery(start.id, 1, DeliveryState.LEASED, 1, T0 + 5009),)
+        assert outcome.entry is None
+        assert outcome.delivery == Delivery(start.id, 1, DeliveryState.LEASED, 1, T0 + 5009)
 
     def test_a_lease_that_is_still_there_is_void(self) -> None:
         start, leased = asked(DeliveryState.LEASED, 1, T0 + 10**9)
-        assert take(start, leased, T0).deliveries == (Delivery(start.id, 1, DeliveryState.LEASED, 2, T0 + 5000),)
+        assert take(start, leased, T0).delivery == Delivery(start.id, 1, DeliveryState.LEASED, 2, T0 + 5000)
 
     @pytest.mark.parametrize("attempts", [3, 4, 100])
     def test_a_lease_that_would_be_one_too_many_fails_it(self, attempts: int) -> None:
@@ -181,69 +181,69 @@ class TestRules:
         outcome = take(start, leased, T0)
         reason = "the agent was asked and never heard of again"
         kept = AttemptFailure(T0, attempts, reason)
-        assert outcome.deliveries == (Delivery(start.id, 1, DeliveryState.FAILED, attempts, None, 0, kept),)
+        assert outcome.delivery == Delivery(start.id, 1, DeliveryState.FAILED, attempts, None, 0, kept)
         failure = ReplyFailure("m", 1, reason, attempts)
-        assert [(entry.kind, entry.sequence, entry.failure) for entry in outcome.entries] == [(EntryKind.REPLY_FAILURE, 2, failure)]
+        assert [(entry.kind, entry.sequence, entry.failure) for entry in logged(outcome)] == [(EntryKind.REPLY_FAILURE, 2, failure)]
 
     def test_a_failure_rests_or_is_final(self) -> None:
         for attempts in (1, 2):
             start, leased = asked(DeliveryState.LEASED, attempts, T0)
             outcome = stumble(start, leased, T0 + 3)
-            assert (outcome.session, outcome.entries) == (start, ())
+            assert (outcome.session, outcome.entry) == (start, None)
             failure = AttemptFailure(T0 + 3, attempts, "broken")
-            assert outcome.deliveries == (Delivery(start.id, 1, DeliveryState.PENDING, attempts, T0 + 703, 0, failure),)
+            assert outcome.delivery == Delivery(start.id, 1, DeliveryState.PENDING, attempts, T0 + 703, 0, failure)
         for attempts, rule in ((1, give_up), (3, stumble), (4, stumble)):
             start, leased = asked(DeliveryState.LEASED, attempts, T0)
             outcome = rule(start, leased, T0 + 3)
             failure = AttemptFailure(T0 + 3, attempts, "broken")
-            assert outcome.deliveries == (Delivery(start.id, 1, DeliveryState.FAILED, attempts, None, 0, failure),)
-            assert outcome.entries[0].failure == ReplyFailure("m", 1, "broken", attempts)
-            assert outcome.entries[0].message is None
+            assert outcome.delivery == Delivery(start.id, 1, DeliveryState.FAILED, attempts, None, 0, failure)
+            assert outcome.entry.failure == ReplyFailure("m", 1, "broken", attempts)
+            assert outcome.entry.message is None
 
     @pytest.mark.parametrize("attempts", [1, 3])
     def test_a_lost_connection_is_not_charged(self, attempts: int) -> None:
         start, leased = asked(DeliveryState.LEASED, attempts, T0)
         outcome = lose(start, leased, T0 + 3)
         failure = AttemptFailure(T0 + 3, attempts, "broken")
-        assert outcome.deliveries == (Delivery(start.id, 1, DeliveryState.PENDING, attempts - 1, T0 + 703, 1, failure),)
-        assert outcome.entries == ()
+        assert outcome.delivery == Delivery(start.id, 1, DeliveryState.PENDING, attempts - 1, T0 + 703, 1, failure)
+        assert outcome.entry is None
 
     def test_lost_connections_beyond_the_bound_are_charged(self) -> None:
         start, delivery = asked(due_at_ms=T0)
         for lost in range(1, MAX_LOST_CONNECTIONS + POLICY.max_attempts + 1):
-            (delivery,) = take(start, delivery, T0).deliveries
+            delivery = take(start, delivery, T0).delivery
             assert delivery.attempts == max(1, lost - MAX_LOST_CONNECTIONS)
-            (delivery,) = lose(start, delivery, T0).deliveries
+            delivery = lose(start, delivery, T0).delivery
             assert delivery.lost_connections == min(lost, MAX_LOST_CONNECTIONS)
             assert (delivery.state is DeliveryState.FAILED) == (lost == MAX_LOST_CONNECTIONS + POLICY.max_attempts)
 
     def test_the_operators_fault_is_never_charged(self) -> None:
         start, delivery = asked(due_at_ms=T0)
         for _ in range(100):
-            (delivery,) = take(start, delivery, T0).deliveries
+            delivery = take(start, delivery, T0).delivery
             assert (delivery.state, delivery.attempts) == (DeliveryState.LEASED, 1)
-            (delivery,) = spare(start, delivery, T0).deliveries
+            delivery = spare(start, delivery, T0).delivery
             assert (delivery.state, delivery.attempts, delivery.lost_connections) == (DeliveryState.PENDING, 0, 0)
 
     def test_what_the_provider_said_is_kept_and_not_in_the_log(self) -> None:
         start, leased = asked(DeliveryState.LEASED, 1, T0)
         outcome = give_up(start, leased, T0 + 3, detail="the quota of key k is used up (127.0.0.1:9)")
-        assert outcome.deliveries[0].last_failure == AttemptFailure(T0 + 3, 1, "broken", "the quota of key k is used up (127.0.0.1:9)")
-        assert outcome.entries[0].failure == ReplyFailure("m", 1, "broken", 1)
+        assert outcome.delivery.last_failure == AttemptFailure(T0 + 3, 1, "broken", "the quota of key k is used up (127.0.0.1:9)")
+        assert outcome.entry.failure == ReplyFailure("m", 1, "broken", 1)
 
     def test_what_never_was_leased_may_fail_for_good(self) -> None:
         """An agent that has been removed."""
-        assert give_up(*asked(), T0).deliveries[0].state is DeliveryState.FAILED
+        assert give_up(*asked(), T0).delivery.state is DeliveryState.FAILED
 
     def test_an_answer_is_a_message_of_the_agent_that_renews_nothing(self) -> None:
         start, leased = asked(DeliveryState.LEASED, 1, T0 + 5000)
         draft = Draft("hello", '{"k":1}', '[{"url":"x"}]')
         outcome = respond(Reply(draft, "hm", ("WAVE",)))(start, leased, T0 + MINUTE)
-        (entry,) = outcome.entries
+        entry = outcome.entry
         assert (entry.kind, entry.sequence, entry.at_ms, entry.was_renewed) == (EntryKind.MESSAGE, 2, T0 + MINUTE, False)
         assert entry.message == Message("r", True, "hello", '{"k":1}', '[{"url":"x"}]', "hm", ("WAVE",), answers=1)
-        assert outcome.session == replace(start, last_sequence=2, last_entry_ms=T0 + MINUTE)
-        assert outcome.deliveries == (Delivery(start.id, 1, DeliveryState.ANSWERED, 1, None),)
+        assert outcome.session == replace(start, last_sequence=2, last_entry_ms=T0 + MINUTE, open_deliveries=0)
+        assert outcome.delivery == Delivery(start.id, 1, DeliveryState.ANSWERED, 1, None)
 
     @pytest.mark.parametrize(
         ("state", "attempts", "due_at_ms"),
@@ -258,8 +258,8 @@ class TestRules:
     def test_a_reply_is_accepted_as_long_as_none_is_stored(self, state: DeliveryState, attempts: int, due_at_ms: int | None) -> None:
         start, delivery = asked(state, attempts, due_at_ms)
         outcome = respond()(start, delivery, T0)
-        assert [entry.message and entry.message.answers for entry in outcome.entries] == [1]
-        (answered,) = outcome.deliveries
+        assert [entry.message and entry.message.answers for entry in logged(outcome)] == [1]
+        answered = outcome.delivery
         assert (answered.state, answered.attempts, answered.due_at_ms) == (DeliveryState.ANSWERED, attempts, None)
         for reply in (HELLO, Reply(Draft("another")), Reply(Draft(""))):
             with pytest.raises(DeliveryAnsweredError) as caught:
@@ -293,7 +293,7 @@ class TestRules:
             assert caught.value.details == {"deliveryId": delivery.id}
 
     def test_its_own_agents_worker_may_answer(self) -> None:
-        assert respond(agent_id=AGENT)(*asked(DeliveryState.LEASED, 1), T0).deliveries[0].state is DeliveryState.ANSWERED
+        assert respond(agent_id=AGENT)(*asked(DeliveryState.LEASED, 1), T0).delivery.state is DeliveryState.ANSWERED
 
 
 RULES = {
@@ -347,12 +347,12 @@ def test_any_sequence_of_steps_does_what_the_model_says(steps: list[str], most: 
                 rule(now, delivery, at_ms)
             continue
         outcome = rule(now, delivery, at_ms)
-        (delivery,) = outcome.deliveries
-        now, log = outcome.session, [*log, *outcome.entries]
-        closed_by += [entry.kind for entry in outcome.entries]
+        delivery = outcome.delivery
+        now, log = outcome.session, [*log, *logged(outcome)]
+        closed_by += [entry.kind for entry in logged(outcome)]
         assert (delivery.state, delivery.attempts, delivery.lost_connections) == (state, attempts, lost)
         assert (delivery.due_at_ms is None) == (delivery.state not in OPEN_STATES)
-        assert bool(outcome.entries) == (state in ("answered", "failed") and state != before)
+        assert bool(outcome.entry) == (state in ("answered", "failed") and state != before)
     # One failure at most, one reply at most, and nothing behind the reply.
     assert closed_by in ([], [EntryKind.REPLY_FAILURE], [EntryKind.MESSAGE], [EntryKind.REPLY_FAILURE, EntryKind.MESSAGE])
     assert attempts <= most

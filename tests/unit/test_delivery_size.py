@@ -49,9 +49,9 @@ def work(draft: Draft, history: list[Draft]) -> Work:
         check_draft(said)
         outcome = send_message(of, T0, message_id=str(uuid.uuid4()), draft=said)
         of = outcome.session
-        entries.append(outcome.entries[0])
+        entries.append(outcome.entry)
     agent = Agent(AGENT, "asked", AgentKind.STREAM, T0, T0)
-    return Work(agent, of, entries[-1], outcome.deliveries[0], str(uuid.uuid4()), History(entries[:-1]))
+    return Work(agent, of, entries[-1], outcome.delivery, str(uuid.uuid4()), History(entries[:-1]))
 
 
 def delivered(asked: Work, *, as_text: bool = False) -> agent_service_pb2.Delivery:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from rest_facade.errors import ApiError
-from rest_facade.origins import MAX_LOGGED, Origins, is_loopback
+from rest_facade.front_door.origins import MAX_LOGGED, Origins, is_loopback
+from rest_facade.shapes.errors import ApiError
 
 HOST = "127.0.0.1:3000"
 FOREIGN = "https://evil.example"

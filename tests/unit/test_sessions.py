@@ -14,6 +14,7 @@ from server.domain.errors import (
     InvalidContentError,
     InvalidMetadataError,
     InvalidTimeoutConfigError,
+    OverloadedError,
     SessionExpiredError,
     SessionRenewalError,
 )
@@ -34,7 +35,7 @@ from server.domain.sessions import (
     update_timeout,
 )
 from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig
-from tests.unit.samples import MINUTE, POLICY, T0, answering, session
+from tests.unit.samples import MINUTE, POLICY, T0, answering, logged, session
 
 BY_HAND = PartialTimeoutConfig(auto_renew=False)
 say = partial(send_message, message_id="m", draft=Draft("hello"))
@@ -104,6 +105,8 @@ class TestExpiry:
         "rule",
         [
             partial(send_message, message_id="m", draft=Draft("")),
+            partial(send_message, message_id="m", draft=InvalidContentError("cannot be read")),
+            partial(send_message, message_id="m", draft=Draft("x"), max_open=0),
             partial(send_message, message_id="m", draft=Draft("x", '{"a":"' + "x" * 10_240 + '"}')),
             patch(timeout_minutes=float("nan")),
             patch(timeout_minutes=1.0),
@@ -112,6 +115,15 @@ class TestExpiry:
     def test_whether_it_is_live_is_checked_before_whether_the_body_is_valid(self, rule: Rule) -> None:
         with pytest.raises(SessionExpiredError):
             rule(session(), T0 + 30 * MINUTE)
+
+    def test_what_cannot_be_read_is_raised_and_a_full_session_takes_no_more(self) -> None:
+        with pytest.raises(InvalidMetadataError, match="cannot be read"):
+            send_message(session(), T0, "m", InvalidMetadataError("cannot be read", 1))
+        full = send_message(session(), T0, "m", Draft("x"), max_open=1).session
+        with pytest.raises(OverloadedError):
+            send_message(full, T0, "m", Draft("x"), max_open=1)
+        with pytest.raises(InvalidContentError):
+            send_message(full, T0, "m", Draft(""), max_open=1)
 
     @pytest.mark.parametrize(
         ("offset", "remaining", "near"), [(0, 1_800_000, False), (1_499_999, 300_001, False), (1_500_000, 300_000, True)]
@@ -136,7 +148,7 @@ class TestActivity:
         new = outcome.session
         assert (new.last_activity_ms, new.renewed_at_ms) == (T0 + 26 * MINUTE, T0 + 26 * MINUTE)
         assert (new.expires_at_ms, new.renewal_count, new.warning_logged) == (T0 + 56 * MINUTE, 1, False)
-        (entry,) = outcome.entries
+        entry = outcome.entry
         assert (entry.kind, entry.sequence, entry.at_ms) == (kind, 2, T0 + 26 * MINUTE)
         assert (entry.expires_at_ms, entry.renewal_count, entry.was_renewed) == (T0 + 56 * MINUTE, 1, True)
         assert entry.is_near_expiration is False
@@ -150,11 +162,11 @@ class TestActivity:
 
     def test_a_heartbeat_that_renews_nothing_makes_no_entry(self) -> None:
         outcome = heartbeat(session(timeout=BY_HAND), T0 + MINUTE)
-        assert outcome.entries == ()
+        assert outcome.entry is None
         assert outcome.session.last_sequence == 0
 
     def test_a_message_without_auto_renewal_says_that_it_did_not_renew(self) -> None:
-        (entry,) = say(session(timeout=BY_HAND), T0 + 26 * MINUTE).entries
+        entry = say(session(timeout=BY_HAND), T0 + 26 * MINUTE).entry
         assert (entry.was_renewed, entry.is_near_expiration, entry.renewal_count) == (False, True, 0)
 
     @pytest.mark.parametrize("rule", [say, heartbeat])
@@ -164,11 +176,11 @@ class TestActivity:
         assert (first.expires_at_ms, first.renewal_count) == (T0 + 40 * MINUTE, 1)
         second = rule(first, T0 + 40 * MINUTE - 1)
         assert (second.session.expires_at_ms, second.session.renewal_count) == (T0 + 40 * MINUTE, 2)
-        assert second.entries[0].was_renewed
+        assert second.entry.was_renewed
 
     def test_the_message_is_kept_as_it_came(self) -> None:
         draft = Draft(" \u2028😀", '{"a": 1}', "[1]")
-        (entry,) = send_message(session(), T0, "m1", draft).entries
+        entry = send_message(session(), T0, "m1", draft).entry
         kept = entry.message
         assert kept is not None
         assert (kept.id, kept.is_agent, kept.content, kept.metadata, kept.attachments) == ("m1", False, " \u2028😀", '{"a": 1}', "[1]")
@@ -190,7 +202,7 @@ class TestReply:
         start = session()
         outcome = answer(start, T0 + MINUTE)
         assert outcome.session == replace(start, last_sequence=1, last_entry_ms=T0 + MINUTE)
-        (entry,) = outcome.entries
+        entry = outcome.entry
         kept = entry.message
         assert kept is not None
         assert (entry.kind, entry.was_renewed, kept.is_agent) == (EntryKind.MESSAGE, False, True)
@@ -209,7 +221,7 @@ class TestRenewByHand:
             T0 + 29 * MINUTE,
             False,
         )
-        assert [(entry.kind, entry.was_renewed) for entry in outcome.entries] == [(EntryKind.RENEWAL, True)]
+        assert [(entry.kind, entry.was_renewed) for entry in logged(outcome)] == [(EntryKind.RENEWAL, True)]
 
     def test_at_the_maximum_duration_there_is_nothing_to_gain(self) -> None:
         start = session(timeout=PartialTimeoutConfig(30.0, False, 40.0))
@@ -250,7 +262,7 @@ class TestUpdateTimeout:
         outcome = patch(timeout_minutes=60.0)(session(), T0 + 10 * MINUTE)
         new = outcome.session
         assert (new.last_activity_ms, new.renewed_at_ms, new.renewal_count) == (T0, T0, 0)
-        (entry,) = outcome.entries
+        entry = outcome.entry
         assert (entry.kind, entry.was_renewed, entry.expires_at_ms) == (EntryKind.TIMEOUT_CHANGE, False, T0 + 60 * MINUTE)
 
     def test_the_maximum_duration_caps_the_result(self) -> None:
@@ -261,7 +273,7 @@ class TestUpdateTimeout:
         outcome = patch(timeout_minutes=5.0)(session(), T0 + 20 * MINUTE)
         assert outcome.session.expires_at_ms == T0 + 5 * MINUTE
         assert is_expired(outcome.session, T0 + 20 * MINUTE)
-        assert fall_due(outcome.session, T0 + 20 * MINUTE).entries[0].kind is EntryKind.EXPIRY
+        assert fall_due(outcome.session, T0 + 20 * MINUTE).entry.kind is EntryKind.EXPIRY
 
     def test_a_change_that_names_nothing_does_nothing(self) -> None:
         start = session()
@@ -284,25 +296,25 @@ class TestFallDue:
         assert due_at_ms(start) == T0 + 25 * MINUTE
         assert fall_due(start, T0 + 25 * MINUTE - 1) == Outcome(start)
         warning = fall_due(start, T0 + 25 * MINUTE)
-        assert [(entry.kind, entry.is_near_expiration) for entry in warning.entries] == [(EntryKind.WARNING, True)]
+        assert [(entry.kind, entry.is_near_expiration) for entry in logged(warning)] == [(EntryKind.WARNING, True)]
         warned = warning.session
         assert due_at_ms(warned) == T0 + 30 * MINUTE
         assert fall_due(warned, T0 + 30 * MINUTE - 1) == Outcome(warned)
         expiry = fall_due(warned, T0 + 30 * MINUTE)
-        assert [entry.kind for entry in expiry.entries] == [EntryKind.EXPIRY]
+        assert [entry.kind for entry in logged(expiry)] == [EntryKind.EXPIRY]
         assert due_at_ms(expiry.session) is None
         assert fall_due(expiry.session, T0 + 10**12) == Outcome(expiry.session)
 
     def test_a_warning_is_skipped_when_the_session_has_meanwhile_expired(self) -> None:
         outcome = fall_due(session(), T0 + 31 * MINUTE)
-        assert [entry.kind for entry in outcome.entries] == [EntryKind.EXPIRY]
+        assert [entry.kind for entry in logged(outcome)] == [EntryKind.EXPIRY]
         assert due_at_ms(outcome.session) is None
 
     @pytest.mark.parametrize("rule", [say, heartbeat, renew], ids=["message", "heartbeat", "renew"])
     def test_a_renewal_re_arms_the_warning(self, rule: Rule) -> None:
         renewed = after(session(), (25 * MINUTE, fall_due), (26 * MINUTE, rule))
         assert due_at_ms(renewed) == T0 + 51 * MINUTE
-        assert [entry.kind for entry in fall_due(renewed, T0 + 51 * MINUTE).entries] == [EntryKind.WARNING]
+        assert [entry.kind for entry in logged(fall_due(renewed, T0 + 51 * MINUTE))] == [EntryKind.WARNING]
 
     @pytest.mark.parametrize("rule", [answer, patch(warning_threshold_minutes=6.0), patch(timeout_minutes=29.0)])
     def test_without_a_renewal_there_is_no_second_warning(self, rule: Rule) -> None:
@@ -316,7 +328,7 @@ class TestFallDue:
 
     def test_a_threshold_longer_than_the_life_warns_at_once(self) -> None:
         start = session(timeout=PartialTimeoutConfig(warning_threshold_minutes=1000.0))
-        assert [entry.kind for entry in fall_due(start, T0).entries] == [EntryKind.WARNING]
+        assert [entry.kind for entry in logged(fall_due(start, T0))] == [EntryKind.WARNING]
 
 
 class TestSequenceAndTime:
@@ -333,7 +345,7 @@ class TestSequenceAndTime:
         for jump, rule in steps:
             now += jump
             outcome = rule(start, now)
-            log.extend(outcome.entries)
+            log.extend(logged(outcome))
             start = outcome.session
         assert [entry.sequence for entry in log] == list(range(1, len(log) + 1))
         assert start.last_sequence == len(log)
@@ -345,10 +357,10 @@ class TestSequenceAndTime:
         for _ in range(5):
             outcome = say(start, T0)
             start = outcome.session
-            times.append(outcome.entries[0].at_ms)
+            times.append(outcome.entry.at_ms)
         assert times == [T0, T0 + 1, T0 + 2, T0 + 3, T0 + 4]
-        assert say(start, T0 + 3).entries[0].at_ms == T0 + 5
-        assert say(start, T0 + 100).entries[0].at_ms == T0 + 100
+        assert say(start, T0 + 3).entry.at_ms == T0 + 5
+        assert say(start, T0 + 100).entry.at_ms == T0 + 100
 
     def test_activity_never_goes_back(self) -> None:
         new = after(session(), (10 * MINUTE, say), (5 * MINUTE, say), (5 * MINUTE, heartbeat), (5 * MINUTE, renew))

@@ -27,7 +27,7 @@ from server.domain.sessions import (
     update_timeout,
 )
 from server.domain.timeouts import PartialTimeoutConfig
-from tests.unit.samples import MINUTE, MINUTES, POLICY, T0, answering, partials, session
+from tests.unit.samples import MINUTE, MINUTES, POLICY, T0, answering, logged, partials, session
 
 NAN = float("nan")
 
@@ -217,18 +217,18 @@ class Life(RuleBasedStateMachine):
         if refusal is not None:
             return
         assert not was_expired or operation is fall_due, "something was done to an expired session"
-        assert [entry.kind for entry in outcome.entries] == ([] if kind is None else [kind])
+        assert [entry.kind for entry in logged(outcome)] == ([] if kind is None else [kind])
         after = outcome.session
         assert after.renewal_count - before.renewal_count in (0, 1)
         assert after.last_activity_ms >= before.last_activity_ms
         assert (after.id, after.created_at_ms, after.metadata) == (before.id, before.created_at_ms, before.metadata)
-        for entry in outcome.entries:
+        for entry in logged(outcome):
             assert (entry.expires_at_ms, entry.renewal_count) == (after.expires_at_ms, after.renewal_count)
             assert entry.was_renewed == (after.renewal_count > before.renewal_count)
             assert entry.is_near_expiration == is_near_expiration(after, self.now)
             assert (entry.message is not None) == (entry.kind is EntryKind.MESSAGE)
-        self.made = len(outcome.entries)
-        self.log.extend(outcome.entries)
+        self.made = len(logged(outcome))
+        self.log.extend(logged(outcome))
         self.session = after
 
     @invariant()

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from jsonschema_rs import Draft202012Validator
 
 from eliza.sessions.errors import TABLE
-from rest_facade.openapi import document
+from rest_facade.routes.openapi import document
 
 DOCUMENT: Final = document()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from eliza.sessions.v1 import agent_pb2
 from eliza.sessions.v1.agent_service_pb2 import CreateAgentRequest
-from rest_facade.agents import MAX_AGENTS, PATH
+from rest_facade.routes.agents import MAX_AGENTS, PATH
 from tests import node
 from tests.agents.worker import Worker, stream_agent
 from tests.harness import ECHO, Serve

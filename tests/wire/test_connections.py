@@ -3,18 +3,21 @@
 import asyncio
 import contextlib
 import gc
-import signal
 import socket
 import weakref
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from ipaddress import ip_network
 from typing import Any
 
 import pytest
+from engineio.async_socket import AsyncSocket
 
-from rest_facade import connections, engine, protocol
-from rest_facade.connections import MAX_PER_CLIENT, Connection, Connections, Entry
-from rest_facade.main import serve
+from rest_facade import main
+from rest_facade.front_door import connections, protocol
+from rest_facade.front_door.connections import MAX_PER_CLIENT, Connection, Connections, Entry
+from rest_facade.socketio import engine
+from rest_facade.upstream.backend import Backend, dial
 from server.cli.common import raise_descriptor_limit
 
 HANGS_SECONDS = 30
@@ -83,19 +86,15 @@ async def running(monkeypatch: pytest.MonkeyPatch, server: str = "127.0.0.1:1", 
 
     monkeypatch.setattr("rest_facade.main.Connections", Shared)
     listener = socket.create_server(("127.0.0.1", 0))
-    ready = asyncio.Event()
-    serving = asyncio.create_task(serve(server, listener, ready.set, max_requests=100, grace_seconds=0.1, **arguments))
-    waiting = asyncio.create_task(ready.wait())
-    async with asyncio.timeout(HANGS_SECONDS):
-        await asyncio.wait([serving, waiting], return_when=asyncio.FIRST_COMPLETED)
-        assert ready.is_set()
-        facade = Facade(listener.getsockname()[1], made[0])
-        try:
-            yield facade
-        finally:
-            facade.close()
-            signal.raise_signal(signal.SIGTERM)
-            await serving
+    port = listener.getsockname()[1]
+    serving = main.Facade(Backend(partial(dial, server), 30, 120), listener, max_requests=100, **arguments)
+    await serving.start()
+    facade = Facade(port, made[0])
+    try:
+        yield facade
+    finally:
+        facade.close()
+        await serving.stop(0.1)
 
 
 @pytest.fixture
@@ -265,7 +264,7 @@ def test_each_client_has_a_bound_but_loopback_and_proxies() -> None:
 @pytest.mark.usefixtures("short")
 async def test_nothing_is_left_of_handshakes_that_do_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     sockets: list[weakref.ref[Any]] = []
-    create = engine.AsyncSocket.__init__
+    create = AsyncSocket.__init__
 
     def noted(self: Any, *arguments: Any) -> None:
         create(self, *arguments)
@@ -274,7 +273,7 @@ async def test_nothing_is_left_of_handshakes_that_do_not_go_on(monkeypatch: pyte
     async with running(monkeypatch) as facade:
         # The library's monitor looks at one after the other, for 20 s, beginning with this one.
         assert await facade.status(HANDSHAKE) == 200
-        monkeypatch.setattr(engine.AsyncSocket, "__init__", noted)
+        monkeypatch.setattr(AsyncSocket, "__init__", noted)
         # Before any garbage is collected.
         gc.disable()
         try:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import signal
 import socket
 import traceback
 from collections.abc import AsyncIterator, Callable
@@ -23,7 +22,8 @@ from eliza.sessions.v1 import (
     session_service_pb2,
     session_service_pb2_grpc,
 )
-from rest_facade.main import serve
+from rest_facade.main import Facade
+from rest_facade.upstream.backend import Backend
 from server.agents.kinds import Echo
 from server.clock import Clock
 from server.domain.errors import ResourceExhaustedError, UnavailableError
@@ -78,16 +78,14 @@ async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     monkeypatch.setattr("server.service.open_store", open_fragile)
     service = await Service.start(settings)
     address = f"127.0.0.1:{service.port}"
-    listener, ready = socket.create_server(("127.0.0.1", 0)), asyncio.Event()
-    facade = asyncio.create_task(serve(address, listener, ready.set, max_requests=100, grace_seconds=5))
-    await ready.wait()
+    listener = socket.create_server(("127.0.0.1", 0))
+    facade = Facade(Backend(service.open_channel, 30, 120), listener, max_requests=100)
+    rest_port = listener.getsockname()[1]
+    await facade.start()
     async with grpc.aio.insecure_channel(address) as channel:
-        yield Server(stores[0], channel, f"http://127.0.0.1:{listener.getsockname()[1]}/api/messaging/sessions")
+        yield Server(stores[0], channel, f"http://127.0.0.1:{rest_port}/api/messaging/sessions")
     stores[0].faults.clear()
-    # As the service's own end: the facade listens to it while it runs.
-    signal.raise_signal(signal.SIGTERM)
-    await facade
-    listener.close()
+    await facade.stop(5)
     await service.stop(by_s=asyncio.get_running_loop().time() + 5)
 
 
@@ -128,9 +126,8 @@ async def new_session(server: Server) -> str:
     return response.json()["sessionId"]
 
 
-@pytest.mark.parametrize("method", ["create_session", "get_agent"])
-async def test_a_session_that_cannot_be_created(server: Server, method: str) -> None:
-    server.store.faults[method] = RuntimeError(SECRET)
+async def test_a_session_that_cannot_be_created(server: Server) -> None:
+    server.store.faults["create_session"] = RuntimeError(SECRET)
     stub, error_id = session_service_pb2_grpc.SessionServiceStub(server.channel), ""
     with logged_once(lambda: error_id):
         failure = await rpc_failure(stub.CreateSession(session_service_pb2.CreateSessionRequest(agent_id=ECHO, user_id=USER)))

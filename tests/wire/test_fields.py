@@ -7,7 +7,7 @@ from urllib.parse import unquote
 import pytest
 import requests
 
-from rest_facade.fields import is_strict
+from rest_facade.shapes.fields import is_strict
 from tests.harness import ECHO, USER, Serve
 from tests.wire import openapi
 

@@ -7,6 +7,7 @@ import re
 import time
 import tomllib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ from jsonschema_rs import Draft202012Validator, meta
 
 from eliza.sessions import limits, times
 from eliza.sessions.errors import TABLE
-from rest_facade.agents import MAX_AGENTS
-from rest_facade.app import create_app
-from rest_facade.backend import Backend
-from rest_facade.openapi import PATH
+from rest_facade.routes.agents import MAX_AGENTS
+from rest_facade.routes.app import create_app
+from rest_facade.routes.openapi import PATH
+from rest_facade.upstream.backend import Backend, dial
 from server.domain.timeouts import MAX_WARNING_THRESHOLD_MINUTES, MIN_WARNING_THRESHOLD_MINUTES
 from server.settings import Settings
 from tests.harness import Serve
@@ -130,7 +131,7 @@ def test_its_version_and_licence_are_those_of_the_package() -> None:
 
 
 def test_its_operations_are_the_routes() -> None:
-    app = create_app(Backend("127.0.0.1:1", 1, 1))
+    app = create_app(Backend(partial(dial, "127.0.0.1:1"), 1, 1))
     routes = {
         (re.sub(r"<\w+:session_id>", "{sessionId}", rule.rule), method.lower())
         for rule in app.url_map.iter_rules()

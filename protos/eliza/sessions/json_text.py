@@ -71,10 +71,10 @@ def load(text: str | bytes) -> Json:
 
 def overlay(text: str, fields: Mapping[str, Json]) -> str:
     """Sets fields in the text of a JSON object. Parses it only where it may have one of them already."""
-    if any(orjson.dumps(name).decode() in text for name in fields):
-        return dump({**orjson.loads(text), **fields})
     if not fields:
         return text
+    if any(orjson.dumps(name).decode() in text for name in fields):
+        return dump({**orjson.loads(text), **fields})
     added = orjson.dumps(fields).decode()
     return added if text == "{}" else f"{text[:-1]},{added[1:]}"
 

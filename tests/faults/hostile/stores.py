@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from server.store import sqlite_file
+from server.store.sqlite import file as sqlite_file
 from tests.harness import ECHO, USER
 from tests.store.old_schemas import make_old_store
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 from eliza.sessions.v1 import message_service_pb2 as messages_pb
 from server.domain.errors import DomainError
 from tests.faults.simulation.calls import CALL, CALLS, Call, message_request, sent
-from tests.faults.simulation.settings import LIMITS, REPLY_SECONDS
-from tests.faults.simulation.state import AGENT_NOT_FOUND, OVERLOADED, Refusal, State, require
+from tests.faults.simulation.settings import REPLY_SECONDS
+from tests.faults.simulation.state import Refusal, State, require
 from tests.faults.simulation.translation import message, received
 
 if TYPE_CHECKING:
@@ -20,14 +20,6 @@ async def answered(world: "World", call: Call, life: int) -> None:
     CALL.set(call)
     arguments = call.arguments = {**call.arguments, "at": world.now_ms()}
     call.at_once = world.model.before_write(arguments, arguments["at"])
-    if arguments["kind"] == "send" and len(world.waiting.get(arguments["session"], ())) >= LIMITS.max_open:
-        # There is no room; but a message that is repeated needs none.
-        if world.model.made(f"session {arguments['session']}", arguments["request"]) is None:
-            call.at_once = OVERLOADED
-        elif world.model.may_be_forgotten(f"session {arguments['session']}", arguments["request"], arguments["at"]):
-            call.forgettable = OVERLOADED
-    if arguments["kind"] == "create" and world.model.may_be_forgotten(f"user {arguments['user']}", arguments["request"], arguments["at"]):
-        call.forgettable = None if arguments["agent"] in world.model.agents else AGENT_NOT_FOUND
     try:
         if arguments.get("converse"):
             await _converse(world, call)
@@ -49,7 +41,6 @@ def _judge(world: "World", call: Call, answer: Any) -> None:
     if wanted is None or call.at_once is not None:
         wanted = [] if call.at_once is None else [call.at_once]
         wanted += [UNAVAILABLE] if world.stopping else []
-    wanted = [*wanted, call.forgettable] if call.forgettable else wanted
     if isinstance(answer, dict):
         world.counts["replays"] += answer.get("replayed", False)
         if "session" in answer:

@@ -26,7 +26,6 @@ class Call:
 
     arguments: dict[str, Any]
     at_once: Any = None
-    forgettable: Any = None
     """How it may be refused, too: its request was made before, so long ago that it may be forgotten."""
     answers: list[Any] | None = None
     task: "asyncio.Task[None] | None" = None

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from server.domain.deliveries import DeliveryState
 from server.domain.errors import DomainError
 from server.domain.sessions import Outcome
-from server.store import sqlite_check
+from server.store.sqlite import check as sqlite_check
 from tests.faults.simulation.calls import Call
 from tests.faults.simulation.model import Model
 from tests.faults.simulation.settings import LIMITS
 from tests.faults.simulation.state import Refusal, Violation, require
 from tests.faults.simulation.translation import entry_of
+from tests.unit.samples import logged
 
 if TYPE_CHECKING:
     from tests.faults.simulation.world import World
@@ -54,13 +55,13 @@ def _judge(world: "World", step: Step) -> None:
             _watch_purged(world, step.now)
         return
     outcome = step.result if isinstance(step.result, Outcome) else None
-    entries = [] if outcome is None or outcome.replayed else [entry_of(entry) for entry in outcome.entries]
+    entries = [] if outcome is None or outcome.replayed else [entry_of(entry) for entry in logged(outcome)]
     world.note("did", step.session_id, step.sequence, error, entries, step.now)
     world.counts["writes"] += 1
     if step.call is None or step.call.arguments["kind"] == "connect":
         session = model.sessions.get(step.session_id)
         model.did(step.session_id, step.sequence, step.now, entries, error)
-        for delivery in outcome.deliveries if outcome else ():
+        for delivery in [outcome.delivery] if outcome and outcome.delivery else ():
             if delivery.state is DeliveryState.LEASED:
                 world.counts["leases"] += 1
                 model.leased(step.session_id, delivery.sequence, step.now)
@@ -72,11 +73,13 @@ def _judge(world: "World", step: Step) -> None:
             world.counts[entry["kind"] + ("s by agents" if entry["kind"] == "message" else "s")] += 1
         assert session is None or session.log is not None
         return
-    observed: dict[str, Any] = {"fresh": outcome is not None and not outcome.replayed}
+    # What a rule refuses is not a replay either.
+    fresh = not outcome.replayed if outcome else error != "REQUEST_ID_REUSED"
+    observed: dict[str, Any] = {"fresh": fresh}
     if outcome and step.call.arguments["kind"] == "create":
         observed |= {"id": outcome.session.id, "channel": outcome.session.channel_id}
-    elif outcome and outcome.entries and outcome.entries[0].message:
-        observed["id"] = outcome.entries[0].message.id
+    elif outcome and outcome.entry and outcome.entry.message:
+        observed["id"] = outcome.entry.message.id
     elif step.error is not None:
         observed["id"] = f"none {world.lines}"
     require(step.call.answers is None, "a call was carried out twice:", step.call.arguments)

@@ -51,10 +51,6 @@ class Model:
     def before_write(self, call: dict[str, Any], now: int) -> Refusal | dict[str, Any] | None:
         """What a call is answered at once: a read, or a refusal that needs no write; None: it is to be carried out."""
         match call["kind"]:
-            case "create":
-                # What was made before is told again also when its agent is gone.
-                known = self.made(f"user {call['user']}", call["request"]) is not None
-                return None if known or call["agent"] in self.agents else AGENT_NOT_FOUND
             case "get" | "list_messages":
                 session = self.sessions.get(call["session"])
                 if session is None:
@@ -109,11 +105,12 @@ class Model:
     def _create(self, call: dict[str, Any], now: int, observed: dict[str, Any]) -> Refusal | dict[str, Any]:
         if known := self._known(f"user {call['user']}", call, now, observed):
             return known
+        if call["agent"] not in self.agents:
+            return AGENT_NOT_FOUND
         limits, wanted = self.limits, call["timeout"]
         timeout = min(max(wanted.get("timeout", limits.default_timeout), limits.min_timeout), limits.max_timeout)
         duration = min(max(wanted.get("duration", limits.default_duration), timeout), 2 * limits.max_timeout)
         warning = max(wanted.get("warning", limits.default_warning), 1)
-        created = call["at"]
         self._new(observed["id"])
         self._new(observed["channel"])
         state = State(
@@ -122,23 +119,25 @@ class Model:
             call["agent"],
             call["user"],
             tuple(call["metadata"].items()),
-            created,
+            now,
             timeout,
             wanted.get("auto_renew", True),
             duration,
             warning,
-            created,
-            created,
-            created + round(min(timeout, duration) * MINUTE),
+            now,
+            now,
+            now + round(min(timeout, duration) * MINUTE),
         )
         self.sessions[state.id] = Session(state, now)
-        answer = {"session": state.view(created), "replayed": False}
+        answer = {"session": state.view(now), "replayed": False}
         self._remember(f"user {call['user']}", call, answer, now, state.id)
         return answer
 
     def _send(self, session: Session, call: dict[str, Any], now: int, observed: dict[str, Any]) -> Refusal | dict[str, Any]:
         if not 1 <= len(call["content"]) <= 4000 or "\0" in call["content"]:
             return Refusal("INVALID_CONTENT")
+        if len(session.open()) >= self.limits.max_open:
+            return Refusal("OVERLOADED")
         self._new(observed["id"])
         self._active(session, now)
         entry = self._append(

@@ -14,13 +14,14 @@ from unittest import mock
 
 import structlog
 
+from server.domain import ids as ids_module
 from server.lifecycle import deadlines as deadlines_module
 from server.lifecycle import purge as purge_module
 from server.lifecycle import watch as watch_module
-from server.store import sqlite as sqlite_module
-from server.store import sqlite_removal as removal_module
-from server.store import sqlite_writer as writer_module
-from server.store.sqlite_file import prepare
+from server.store.sqlite import removal as removal_module
+from server.store.sqlite import store as sqlite_module
+from server.store.sqlite import writer as writer_module
+from server.store.sqlite.file import prepare
 from tests.faults.simulation.store import Writer
 from tests.faults.simulation.world import World
 
@@ -62,6 +63,8 @@ def world_of(seed: int) -> Iterator[World]:
     try:
         with (
             mock.patch.object(uuid, "uuid4", world.new_id),
+            mock.patch.object(ids_module, "_pool", []),
+            mock.patch.object(ids_module, "os", mock.Mock(urandom=lambda count: world.ids.randbytes(count))),
             mock.patch.object(sqlite_module, "SqliteWriter", partial(Writer, world)),
             mock.patch.object(writer_module, "threading"),
             # Watches are kept in sets, whose order would be that of their places in memory.

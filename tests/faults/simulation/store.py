@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from server.domain.errors import DomainError
-from server.store.base import OpenSession
-from server.store.sqlite import SqliteStore
-from server.store.sqlite_writer import SqliteWriter
-from tests.faults.simulation.calls import CALL
+from server.domain.sessions import Outcome
+from server.store.batch import Operation
+from server.store.sqlite.store import SqliteStore
+from server.store.sqlite.writer import SqliteWriter
+from tests.faults.simulation.calls import CALL, Call
 from tests.faults.simulation.commits import Step, tell
 
 if TYPE_CHECKING:
@@ -39,6 +40,31 @@ class Queue:
         return len(self.waiting)
 
 
+class Witnessed(Operation):
+    """An operation that notes how it was carried out."""
+
+    def __init__(self, operation: Any, call: Call | None, note: Callable[[Step], None]) -> None:
+        self._operation, self._call, self._note = operation, call, note
+        self.request = operation.request
+
+    def want(self, wanted: Any) -> None:
+        self._operation.want(wanted)
+
+    def carry_out(self, batch: Any, now_ms: int) -> Any:
+        # A creation has no session before it has made one.
+        session_id, sequence = (getattr(self._operation, name, None) for name in ("session_id", "sequence"))
+        step = Step(self._call, session_id or "", sequence, now_ms)
+        self._note(step)
+        try:
+            step.result = self._operation.carry_out(batch, now_ms)
+        except DomainError as error:
+            step.error = error
+            raise
+        if isinstance(step.result, Outcome):
+            step.session_id = step.result.session.id
+        return step.result
+
+
 class Writer(SqliteWriter):
     """The writer without its thread."""
 
@@ -56,25 +82,23 @@ class Writer(SqliteWriter):
             self._carry_out_some()
         self._connection.close()
 
-    async def _submit(self, work: Any, session_id: str | None, sequence: int | None = None, request: Any = None) -> Any:
+    async def _submit(self, task: Any) -> Any:
         call = CALL.get()
+        if isinstance(task, Operation):
+            return await super()._submit(Witnessed(task, call, self._steps.append))
 
-        def witnessed(target: Any, now_ms: int) -> Any:
-            step = Step(call, session_id, sequence, now_ms)
+        def work(connection: Any, now_ms: int) -> Any:
+            step = Step(call, None, None, now_ms)
             self._steps.append(step)
-            try:
-                step.result = work(target, now_ms)
-            except DomainError as error:
-                step.error = error
-                raise
+            step.result = task(connection, now_ms)
             return step.result
 
-        return await super()._submit(witnessed, session_id, sequence, request)
+        return await super()._submit(work)
 
     def _commit(self, group: Any) -> None:
-        self._steps = []
+        self._steps.clear()
         super()._commit(group)
-        tell(self._world, self._steps)
+        tell(self._world, list(self._steps))
 
     def _wake(self) -> None:
         if self._due:
@@ -114,8 +138,3 @@ class Store(SqliteStore):
         if (call is None or call.arguments["kind"] == "connect") and self.world.chance.random() < 0.1:
             self._writer._carry_out_some()  # type: ignore[attr-defined]
         return super()._guarded(read, connection)
-
-    async def list_open(self) -> list[OpenSession]:
-        found = await super().list_open()
-        self.world.waiting = {session_id: set(session.open()) for session_id, session in self.world.model.sessions.items()}
-        return found

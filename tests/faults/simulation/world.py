@@ -28,8 +28,7 @@ from server.rpc.agent_service import AgentService
 from server.rpc.encoding import Entries
 from server.rpc.message_service import MessageService
 from server.rpc.session_service import SessionService
-from server.store.base import Commit
-from server.store.sqlite_file import prepare
+from server.store.sqlite.file import prepare
 from tests.faults.simulation.answers import answered
 from tests.faults.simulation.calls import Call
 from tests.faults.simulation.commits import compare_with_file
@@ -159,11 +158,9 @@ class World:
             policy=RETRIES,
             lease_seconds=LEASE_SECONDS,
             concurrency=3,
-            max_open=LIMITS.max_open,
         )
         self.deadlines = Deadlines(self.store, self)
-        self.waiting: dict[str, set[int]] = {}
-        for listener in (self.signals.on_commit, self.dispatcher.on_commit, self.deadlines.on_commit, self._told):
+        for listener in (self.signals.on_commit, self.dispatcher.on_commit, self.deadlines.on_commit):
             self.store.add_listener(listener)
         self.purge = Purge(
             self.store,
@@ -174,7 +171,7 @@ class World:
         )
         self.store.add_listener(self.purge.on_commit)
         self.session_service = SessionService(self.store, self, POLICY, None, self.signals, Entries(), 1e6)  # type: ignore[arg-type]
-        self.message_service = MessageService(self.store, self, self.dispatcher, self.signals, Entries(), REPLY_SECONDS)
+        self.message_service = MessageService(self.store, self, self.signals, Entries(), REPLY_SECONDS, LIMITS.max_open)
         self.agent_service = AgentService(self.store, self, connectors, self.dispatcher, 1e6)
         compare_with_file(self.path, self.model)
         self.finish(self.loop.create_task(self._start(), context=contextvars.Context()), 60)
@@ -184,19 +181,6 @@ class World:
         self.note("up", self.life)
         for watcher in self.watchers:
             watcher.connect()
-
-    def _told(self, commit: Commit) -> None:
-        """Keeps count, as the service has been told, of the messages that wait for an agent: it refuses more than so many."""
-        for outcome in commit.outcomes:
-            waiting = self.waiting.setdefault(outcome.session.id, set())
-            for entry in outcome.entries:
-                if entry.message and not entry.message.is_agent:
-                    waiting.add(entry.sequence)
-                waiting.discard((entry.message and entry.message.answers) or (entry.failure and entry.failure.message_sequence))
-            if outcome.session.expiry_logged:
-                waiting.clear()
-        for session_id in commit.deleted:
-            self.waiting.pop(session_id, None)
 
     async def _start(self) -> None:
         if self.life == 1:

@@ -1,4 +1,4 @@
-"""What every Store does: the sentences of server.store.base, each tried.
+"""What every Store does: the sentences of server.store.contract, each tried.
 
 A back end's own test subclasses `StoreConformance` and gives it `open` and, where it groups writes, `held`.
 """

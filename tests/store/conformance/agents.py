@@ -10,7 +10,7 @@ from server.clock import TestClock
 from server.domain.agents import Agent, AgentKind, OpenAiSettings, WebhookSettings
 from server.domain.errors import AgentAlreadyExistsError, AgentNotFoundError, InvalidFieldError
 from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig
-from server.store.base import Position, Store
+from server.store.contract import Position, Store
 from tests.store.conformance.common import UNKNOWN, Misbehaved, OnStore, agent
 from tests.unit.samples import T0
 

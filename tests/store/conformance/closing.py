@@ -6,9 +6,9 @@ import pytest
 
 from server.domain.errors import SessionExpiredError, UnavailableError
 from server.domain.sessions import Session, require_live
-from server.store.base import Store
+from server.store.contract import Store
 from tests.store.conformance.common import CALLS, MANY, OnStore, say
-from tests.unit.samples import T0, session
+from tests.unit.samples import T0, put, session
 
 
 class Closing(OnStore):
@@ -24,7 +24,7 @@ class Closing(OnStore):
         await asyncio.sleep(0)
         await self.close(store)
         results = await asyncio.gather(*tasks)
-        assert [result.entries[0].sequence for result in results] == list(range(1, MANY + 1))
+        assert [result.entry.sequence for result in results] == list(range(1, MANY + 1))
 
     @pytest.mark.parametrize("name", CALLS)
     async def test_a_closed_store_is_unavailable(self, store: Store, one: Session, name: str) -> None:
@@ -34,7 +34,7 @@ class Closing(OnStore):
 
     async def test_a_count_has_seen_all_that_was_written_before_it(self, store: Store) -> None:
         async def create_and_count() -> None:
-            await store.create_session(session())
+            await put(store, session())
             written = len([counted for counted in created if counted])
             created.append(True)
             assert (await store.counts()).active > written
@@ -45,7 +45,7 @@ class Closing(OnStore):
 
     async def test_reads_that_are_under_way_when_the_store_closes_end(self, store: Store) -> None:
         """They end with what they found or as unavailable, and with nothing else."""
-        await asyncio.gather(*(store.create_session(session(T0 + n)) for n in range(200)))
+        await asyncio.gather(*(put(store, session(T0 + n)) for n in range(200)))
         reads = [asyncio.ensure_future(call) for _ in range(20) for call in (store.counts(), store.list_sessions(T0, limit=200))]
         await asyncio.sleep(0)
         await self.close(store)

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from server.clock import TestClock
 from server.domain.agents import Agent, AgentKind
 from server.domain.deliveries import Delivery, RetryPolicy
-from server.domain.errors import InvalidFieldError
+from server.domain.errors import InvalidFieldError, RequestIdReusedError
 from server.domain.events import Entry
 from server.domain.idempotency import RequestKey
 from server.domain.messages import Draft, Reply
@@ -22,8 +22,8 @@ from server.domain.replies import DeliveryRule, fail, lease
 from server.domain.replies import answer as answer_delivery
 from server.domain.sessions import Outcome, Rule, Session, fall_due, send_message, update_timeout
 from server.domain.timeouts import PartialTimeoutConfig
-from server.store.base import Store
-from tests.unit.samples import POLICY, T0, answering, session
+from server.store.contract import Store
+from tests.unit.samples import POLICY, T0, answering, put, session
 
 UNKNOWN = "99999999-9999-4999-8999-999999999999"
 MANY = 600
@@ -37,7 +37,8 @@ class Misbehaved(Exception):  # noqa: N818
 
 
 def say(content: str = "hello", *, metadata: str = "{}", attachments: str | None = None, message_id: str | None = None) -> Rule:
-    return partial(send_message, message_id=message_id or str(uuid.uuid4()), draft=Draft(content, metadata, attachments))
+    draft = Draft(content, metadata, attachments)
+    return partial(send_message, message_id=message_id or str(uuid.uuid4()), draft=draft, max_open=10**6)
 
 
 def patch(**change: float | bool) -> Rule:
@@ -86,10 +87,21 @@ def refuse(start: Session, now_ms: int) -> Outcome:
     raise InvalidFieldError("x", "y", "is refused")
 
 
+async def knows(store: Store, request: RequestKey) -> bool:
+    """Whether a request is remembered: no rule is asked then."""
+    try:
+        await store.create_session(UNKNOWN, lambda agent, now_ms: refuse(session(), now_ms).session, request)
+    except InvalidFieldError:
+        return False
+    except RequestIdReusedError:
+        return True
+    return True
+
+
 def break_a_constraint(start: Session, now_ms: int) -> Outcome:
-    """Two entries with one sequence, which no database takes."""
-    (entry,) = send_message(start, now_ms, str(uuid.uuid4()), Draft("bad")).entries
-    return Outcome(replace(start, last_sequence=start.last_sequence + 2), (entry, replace(entry, at_ms=entry.at_ms + 1)))
+    """An entry without a time, which no database takes."""
+    outcome = send_message(start, now_ms, str(uuid.uuid4()), Draft("bad"))
+    return replace(outcome, entry=replace(outcome.entry, at_ms=None))
 
 
 def agent(number: int = 1, created_at_ms: int = T0, **fields: object) -> Agent:
@@ -112,7 +124,7 @@ async def history(store: Store, of: Session) -> list[Entry]:
 
 
 CALLS: dict[str, Callable[[Store, Session], Awaitable[object]]] = {
-    "create_session": lambda store, one: store.create_session(session()),
+    "create_session": lambda store, one: put(store, session()),
     "apply": lambda store, one: store.apply(one.id, say()),
     "delete_session": lambda store, one: store.delete_session(one.id),
     "get_session": lambda store, one: store.get_session(one.id),
@@ -139,7 +151,6 @@ CALLS: dict[str, Callable[[Store, Session], Awaitable[object]]] = {
     "list_history": lambda store, one: store.list_history(one, before_sequence=1, limit=1),
     "count_history": lambda store, one: store.count_history(one, before_sequence=1, limit=1),
     "find_answer": lambda store, one: store.find_answer(one.id, 1),
-    "knows": lambda store, one: store.knows(RequestKey("s", "id", "content")),
     "forget_requests": lambda store, one: store.forget_requests(T0, 1),
 }
 """A call of every method but `add_listener` and `close`."""
@@ -184,7 +195,7 @@ class OnStore:
 
     async def added(self, store: Store, *arguments: object, **fields: object) -> Session:
         new = session(*arguments, **fields)
-        await store.create_session(new)
+        await put(store, new)
         return new
 
     async def together(self, store: Store, calls: Iterable[object]) -> list[object]:

@@ -24,7 +24,7 @@ from server.domain.errors import (
 from server.domain.events import EntryKind
 from server.domain.replies import DeliveryRule
 from server.domain.sessions import Outcome, Session, fall_due, heartbeat
-from server.store.base import Commit, OpenDelivery, OpenSession, Store
+from server.store.contract import Commit, OpenDelivery, OpenSession, Store
 from tests.store.conformance.common import (
     MANY,
     UNKNOWN,
@@ -43,7 +43,7 @@ from tests.store.conformance.common import (
     stumble,
     take,
 )
-from tests.unit.samples import T0
+from tests.unit.samples import T0, logged, put
 
 
 class Deliveries(OnStore):
@@ -51,8 +51,8 @@ class Deliveries(OnStore):
         clock.set_ms(T0 + 3)
         outcome = await store.apply(one.id, say("hi"))
         made = Delivery(one.id, 1, DeliveryState.PENDING, 0, T0 + 3)
-        assert outcome.deliveries == (made,)
-        assert await store.next_delivery(one.id) == OpenDelivery(outcome.session, outcome.entries[0], made)
+        assert outcome.delivery == made
+        assert await store.next_delivery(one.id) == OpenDelivery(outcome.session, outcome.entry, made)
         assert await store.list_open() == [OpenSession(one.id, one.agent_id, 1, T0 + 3, 1)]
         await store.apply(one.id, heartbeat)
         with pytest.raises(DeliveryNotFoundError) as caught:
@@ -80,15 +80,15 @@ class Deliveries(OnStore):
         self, store: Store, one: Session, clock: TestClock
     ) -> None:
         sent = await store.apply(one.id, say())
-        model, made = sent.session, sent.deliveries[0]
-        log = list(sent.entries)
+        model, made = sent.session, sent.delivery
+        log = [sent.entry]
         lose = partial(stumble, connection_lost=True, detail="it hung up: \U0001f600")
         for ms, rule in enumerate((take, stumble, take, lose, take, take, give_up, respond()), start=1):
             clock.set_ms(T0 + ms)
             expected = rule(model, made, T0 + ms)
             assert await store.apply_delivery(one.id, 1, rule) == expected
-            model, (made,) = expected.session, expected.deliveries
-            log += expected.entries
+            model, made = expected.session, expected.delivery
+            log += logged(expected)
             assert await delivery(store, one, 1) == made
             assert await store.get_session(one.id) == model
             assert await store.list_entries(one.id, after_sequence=0, limit=9) == log
@@ -101,7 +101,7 @@ class Deliveries(OnStore):
         sent = await store.apply(one.id, say())
         with pytest.raises((InvalidContentError, Misbehaved)):
             await store.apply_delivery(one.id, 1, rule)
-        assert await store.next_delivery(one.id) == OpenDelivery(sent.session, sent.entries[0], sent.deliveries[0])
+        assert await store.next_delivery(one.id) == OpenDelivery(sent.session, sent.entry, sent.delivery)
 
     async def test_a_session_is_served_in_order_whatever_is_answered_in_between(self, store: Store, one: Session) -> None:
         await asyncio.gather(*(store.apply(one.id, say(f"{n}")) for n in range(5)))
@@ -253,7 +253,7 @@ class Deliveries(OnStore):
             ],
         )
         assert isinstance(results[3], SessionNotFoundError)
-        await store.create_session(one)
+        await put(store, one)
         for sequence in (1, 2):
             with pytest.raises(DeliveryNotFoundError):
                 await delivery(store, one, sequence)
@@ -271,7 +271,7 @@ class Deliveries(OnStore):
         await store.clear_sessions()
         assert await store.list_open() == []
         for target in (one, live):
-            await store.create_session(target)
+            await put(store, target)
             with pytest.raises(DeliveryNotFoundError):
                 await delivery(store, target, 1)
 
@@ -288,7 +288,7 @@ class Deliveries(OnStore):
         with pytest.raises(DeliveryAnsweredError):
             await store.apply_delivery(one.id, 1, respond())
         assert told == []
-        assert sent.deliveries
+        assert sent.delivery
 
     @given(
         st.lists(
@@ -335,7 +335,8 @@ class Deliveries(OnStore):
             except DomainError as error:
                 return type(error)
             sessions[session_id] = outcome.session
-            made.update({(one.session_id, one.sequence): one for one in outcome.deliveries})
+            if one := outcome.delivery:
+                made[one.session_id, one.sequence] = one
             return outcome
 
         def call(session_id: str, sequence: int, name: str) -> Awaitable[object]:
@@ -359,6 +360,7 @@ class Deliveries(OnStore):
                 left = [found for (session_id, _), found in still.items() if session_id == one.id and found.due_at_ms is not None]
                 first = await store.next_delivery(one.id)
                 assert (first and first.delivery) == min(left, key=lambda found: found.sequence, default=None)
+                assert one.id not in sessions or (await store.get_session(one.id)).open_deliveries == len(left)
         for one in targets:
             if one.id in sessions:
                 await store.delete_session(one.id)

@@ -2,23 +2,24 @@
 
 import asyncio
 import random
+from functools import partial
 
 import pytest
 
 from server.domain.errors import DomainError, InvalidContentError, InvalidFieldError, SessionNotFoundError
 from server.domain.sessions import Outcome, Session, heartbeat
-from server.store.base import Store
+from server.store.contract import Store
 from tests.store.conformance.common import MANY, UNKNOWN, Misbehaved, OnStore, break_a_constraint, contents, history, misbehave, refuse, say
-from tests.unit.samples import T0, session
+from tests.unit.samples import T0, logged, put, session
 
 
 class Groups(OnStore):
     async def test_writes_on_one_session_happen_in_order_of_arrival(self, store: Store, one: Session) -> None:
         results = await self.together(store, (store.apply(one.id, say(f"{n}")) for n in range(MANY)))
-        assert [result.entries[0].sequence for result in results] == list(range(1, MANY + 1))
+        assert [result.entry.sequence for result in results] == list(range(1, MANY + 1))
         assert [result.session.renewal_count for result in results] == list(range(1, MANY + 1))
-        assert contents(entry for result in results for entry in result.entries) == [f"{n}" for n in range(MANY)]
-        assert await history(store, one) == [entry for result in results for entry in result.entries]
+        assert contents(entry for result in results for entry in logged(result)) == [f"{n}" for n in range(MANY)]
+        assert await history(store, one) == [entry for result in results for entry in logged(result)]
         assert await store.get_session(one.id) == results[-1].session
 
     async def test_writes_on_many_sessions(self, store: Store) -> None:
@@ -27,7 +28,7 @@ class Groups(OnStore):
         results = await self.together(store, (store.apply(target.id, say(f"{n}")) for n, target in enumerate(order)))
         for target in many:
             own = [(n, result) for n, (chosen, result) in enumerate(zip(order, results, strict=True)) if chosen is target]
-            assert [result.entries[0].sequence for _, result in own] == list(range(1, len(own) + 1))
+            assert [result.entry.sequence for _, result in own] == list(range(1, len(own) + 1))
             assert contents(await history(store, target)) == [f"{n}" for n, _ in own]
             assert await store.get_session(target.id) == (own[-1][1].session if own else target)
 
@@ -41,7 +42,7 @@ class Groups(OnStore):
         assert isinstance(unknown, SessionNotFoundError)
         for target, own in ((one, results[::2]), (other, results[1::2])):
             good = [own[n] for n in (0, 2, 4, 6)]
-            assert [result.entries[0].sequence for result in good] == [1, 2, 3, 4]
+            assert [result.entry.sequence for result in good] == [1, 2, 3, 4]
             assert [type(own[n]) for n in (1, 3, 7)] == [InvalidFieldError, Misbehaved, InvalidContentError]
             assert isinstance(own[5], Exception)
             assert contents(await history(store, target)) == ["0", "1", "2", "3"]
@@ -53,13 +54,13 @@ class Groups(OnStore):
         assert not isinstance(caught.value, DomainError)
         assert await store.get_session(one.id) == one
         assert (await store.list_messages(one, limit=5)).messages == []
-        assert contents((await store.apply(one.id, say("good"))).entries) == ["good"]
+        assert contents(logged(await store.apply(one.id, say("good")))) == ["good"]
 
     async def test_text_that_cannot_be_stored_fails_alone(self, store: Store, one: Session) -> None:
         results = await self.together(store, [store.apply(one.id, rule) for rule in (say("0"), say("\ud800"), say("1"))])
         assert isinstance(results[1], Exception)
         assert contents(await history(store, one)) == ["0", "1"]
-        assert [results[n].entries[0].sequence for n in (0, 2)] == [1, 2]
+        assert [results[n].entry.sequence for n in (0, 2)] == [1, 2]
 
     async def test_a_delete_among_writes(self, store: Store, one: Session) -> None:
         other = await self.added(store)
@@ -75,7 +76,7 @@ class Groups(OnStore):
                 store.apply(other.id, say("y")),
             ],
         )
-        assert results[0].entries[0].sequence == 2
+        assert results[0].entry.sequence == 2
         assert results[2] is None
         assert [type(results[n]) for n in (3, 4)] == [SessionNotFoundError, SessionNotFoundError]
         with pytest.raises(SessionNotFoundError):
@@ -89,10 +90,10 @@ class Groups(OnStore):
             store,
             [
                 store.apply(new.id, say("too early")),
-                store.create_session(new),
+                put(store, new),
                 store.apply(new.id, say("a")),
                 store.delete_session(new.id),
-                store.create_session(stays),
+                put(store, stays),
                 store.apply(stays.id, say("b")),
                 store.apply(stays.id, heartbeat),
             ],
@@ -106,7 +107,7 @@ class Groups(OnStore):
 
     async def test_creates_at_the_same_time(self, store: Store) -> None:
         new = [session(T0 + n) for n in range(300)]
-        assert await self.together(store, map(store.create_session, new)) == list(map(Outcome, new))
+        assert await self.together(store, map(partial(put, store), new)) == list(map(Outcome, new))
         assert (await store.list_sessions(T0, limit=1000)).sessions == new
 
     async def test_cancelled_calls_leave_no_trace_of_half_a_write(self, store: Store, one: Session) -> None:
@@ -116,7 +117,7 @@ class Groups(OnStore):
             for task in tasks[::3]:
                 task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
-        kept = [result.entries[0] for result in results if isinstance(result, Outcome)]
+        kept = [result.entry for result in results if isinstance(result, Outcome)]
         assert len(kept) >= MANY - len(tasks[::3])
         log = await history(store, one)
         assert [entry.sequence for entry in log] == list(range(1, len(log) + 1))

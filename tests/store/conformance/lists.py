@@ -4,13 +4,14 @@ import asyncio
 import itertools
 import random
 import uuid
+from functools import partial
 
 from server.clock import TestClock
 from server.domain.sessions import Session, fall_due, heartbeat
 from server.domain.timeouts import PartialTimeoutConfig
-from server.store.base import MAX_PASSED, Counts, Position, SessionPage, Store
+from server.store.contract import MAX_PASSED, Counts, Position, SessionPage, Store
 from tests.store.conformance.common import UNKNOWN, OnStore, expire
-from tests.unit.samples import MINUTE, T0, session
+from tests.unit.samples import MINUTE, T0, put, session
 
 
 class Lists(OnStore):
@@ -21,7 +22,7 @@ class Lists(OnStore):
         for n in range(24):
             timeout = PartialTimeoutConfig(timeout_minutes=choose.choice([5.0, 30.0]))
             new = session(T0 + n // 3, timeout, agent_id=choose.choice(agents), user_id=choose.choice(users))
-            await store.create_session(new)
+            await put(store, new)
             stored.append(new)
         clock.set_ms(T0 + 4 * MINUTE)
         for n in (3, 4):
@@ -55,7 +56,7 @@ class Lists(OnStore):
     async def test_a_page_of_large_sessions_stops_early(self, store: Store) -> None:
         metadata = '{"a":"' + "x" * 10_000 + '"}'
         stored = [session(T0 + n, metadata=metadata) for n in range(100)]
-        await asyncio.gather(*map(store.create_session, stored))
+        await asyncio.gather(*map(partial(put, store), stored))
         first = await store.list_sessions(T0, limit=100)
         assert first.total == 100
         assert 55 <= len(first.sessions) <= 65
@@ -73,7 +74,7 @@ class Lists(OnStore):
 
     async def test_a_page_passes_only_so_many_that_have_expired_and_do_not_say_so(self, store: Store, clock: TestClock) -> None:
         over = [session(T0 + n) for n in range(MAX_PASSED + 5)]
-        await asyncio.gather(*map(store.create_session, over))
+        await asyncio.gather(*map(partial(put, store), over))
         now_ms = over[-1].expires_at_ms
         live = [await self.added(store, now_ms + n) for n in range(2)]
         first = await store.list_sessions(now_ms, limit=1)
@@ -113,8 +114,8 @@ class Lists(OnStore):
         kept, gone = session(agent_id=UNKNOWN), session(agent_id=UNKNOWN)
         clock.set_ms(mine[0].expires_at_ms - 1)
         calls = [
-            store.create_session(kept),
-            store.create_session(gone),
+            put(store, kept),
+            put(store, gone),
             store.delete_session(gone.id),
             store.apply(mine[0].id, fall_due),
             store.apply(mine[0].id, heartbeat),

@@ -13,8 +13,9 @@ from server.clock import TestClock
 from server.domain.events import Entry
 from server.domain.messages import Draft, Reply
 from server.domain.sessions import Session, heartbeat, send_message
-from server.store.base import PAGE_BYTES, MessagePage, Store
+from server.store.contract import PAGE_BYTES, MessagePage, Store
 from tests.store.conformance.common import OnStore, answer, contents, give_up, history, on_one_store, patch, respond, say
+from tests.unit.samples import logged
 
 
 class Messages(OnStore):
@@ -23,7 +24,7 @@ class Messages(OnStore):
         for gap in (0, 0, 1, 3, 0, 2, 5):
             clock.set_ms(clock.now_ms() + gap)
             for rule in (say(), heartbeat, answer(Reply(Draft("r")))):
-                entries += (await store.apply(one.id, rule)).entries
+                entries += logged(await store.apply(one.id, rule))
         messages = [entry for entry in entries if entry.message]
         assert len(messages) == 14
         instants = range(messages[0].at_ms - 1, messages[-1].at_ms + 2)
@@ -47,7 +48,7 @@ class Messages(OnStore):
         sent: list[Entry] = []
         for gap, name in steps:
             clock.set_ms(clock.now_ms() + gap)
-            sent += [entry for entry in (await store.apply(of.id, rules[name])).entries if entry.message]
+            sent += [entry for entry in logged(await store.apply(of.id, rules[name])) if entry.message]
         forward: list[Entry] = []
         while (page := await store.list_messages(of, limit=limit, after_ms=forward[-1].at_ms if forward else 0)).has_more:
             assert len(page.messages) == limit
@@ -73,7 +74,7 @@ class Messages(OnStore):
         else:
             rule = answer(Reply(Draft("x" * 95_000), thought="x" * 95_000, actions=("x" * 970,) * 30))
             size = 95_000 * 2 + 1000 * 30
-        sent = [(await store.apply(one.id, rule)).entries[0] for _ in range(5)]
+        sent = [(await store.apply(one.id, rule)).entry for _ in range(5)]
         fitting = max(1, min(5, PAGE_BYTES // size))
         back: list[Entry] = []
         forward: list[Entry] = []

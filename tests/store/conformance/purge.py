@@ -8,9 +8,9 @@ from server.domain.idempotency import RequestKey
 from server.domain.messages import Draft, Reply
 from server.domain.sessions import Outcome, Session, fall_due, heartbeat
 from server.domain.timeouts import PartialTimeoutConfig
-from server.store.base import Counts, Store
-from tests.store.conformance.common import OnStore, agent, answer, history, patch, say
-from tests.unit.samples import MINUTE, T0, session
+from server.store.contract import Counts, Store
+from tests.store.conformance.common import OnStore, agent, answer, history, knows, patch, say
+from tests.unit.samples import MINUTE, T0, put, session
 
 
 class Purge(OnStore):
@@ -71,7 +71,7 @@ class Purge(OnStore):
     async def test_purge_takes_the_requests_of_what_it_removes_and_no_others(self, store: Store, clock: TestClock, limit: int) -> None:
         old, live = session(), session(T0 + MINUTE)
         for one in (old, live):
-            await store.create_session(one, RequestKey("user", f"create {one.id}", "content"))
+            await put(store, one, RequestKey("user", f"create {one.id}", "content"))
             for n in range(2):
                 await store.apply(one.id, answer(Reply(Draft("r"))), RequestKey(one.id, f"message {n}", "content"))
         clock.set_ms(old.expires_at_ms)
@@ -83,10 +83,10 @@ class Purge(OnStore):
         # Three requests, two entries with their deliveries, the entry of its expiry, and the session.
         assert removed == 9
         for one, is_known in ((old, False), (live, True)):
-            assert await store.knows(RequestKey("user", f"create {one.id}", "content")) is is_known
-            assert [await store.knows(RequestKey(one.id, f"message {n}", "content")) for n in range(2)] == [is_known] * 2
+            assert await knows(store, RequestKey("user", f"create {one.id}", "content")) is is_known
+            assert [await knows(store, RequestKey(one.id, f"message {n}", "content")) for n in range(2)] == [is_known] * 2
         anew = session(clock.now_ms())
-        assert await store.create_session(anew, RequestKey("user", f"create {old.id}", "content")) == Outcome(anew)
+        assert await put(store, anew, RequestKey("user", f"create {old.id}", "content")) == Outcome(anew)
 
     async def test_purge_takes_what_expired_at_that_instant_or_before(self, store: Store, one: Session, clock: TestClock) -> None:
         clock.set_ms(one.expires_at_ms)
@@ -120,5 +120,5 @@ class Purge(OnStore):
         with pytest.raises(SessionNotFoundError):
             await store.apply(one.id, say())
         assert await store.list_agents(limit=5) == [agent()]
-        await store.create_session(one)
-        assert (await store.apply(one.id, say())).entries[0].sequence == 1
+        await put(store, one)
+        assert (await store.apply(one.id, say())).entry.sequence == 1

@@ -6,9 +6,9 @@ from server.clock import TestClock
 from server.domain.errors import EtagMismatchError, InvalidContentError, RequestIdReusedError, SessionNotFoundError
 from server.domain.idempotency import RequestKey, request_key
 from server.domain.sessions import Outcome, Session, etag
-from server.store.base import Commit, Store
-from tests.store.conformance.common import MANY, OnStore, contents, give_up, history, respond, say, take
-from tests.unit.samples import MINUTE, T0, session
+from server.store.contract import Commit, Store
+from tests.store.conformance.common import MANY, OnStore, contents, give_up, history, knows, respond, say, take
+from tests.unit.samples import MINUTE, T0, put, session
 
 
 class Requests(OnStore):
@@ -25,28 +25,28 @@ class Requests(OnStore):
         store.add_listener(commits.append)
         again = await store.apply(one.id, say("hi"), self.asked())
         assert (first.replayed, again.replayed) == (False, True)
-        assert again.entries == first.entries
+        assert again.entry == first.entry
         assert not any(commit.outcomes for commit in commits)
         assert await store.get_session(one.id) == first.session
 
     async def test_of_the_same_request_at_the_same_time_one_has_its_effect(self, store: Store, one: Session) -> None:
         results = await self.together(store, [store.apply(one.id, say("hi"), self.asked()) for _ in range(MANY)])
         assert sorted(result.replayed for result in results) == [False] + [True] * (MANY - 1)
-        assert len({result.entries for result in results}) == 1
+        assert len({result.entry for result in results}) == 1
         assert contents(await history(store, one)) == ["hi"]
 
     async def test_a_request_id_with_other_content_is_refused(self, store: Store, one: Session) -> None:
         await store.apply(one.id, say("hi"), self.asked())
-        for call in (store.apply(one.id, say("ho"), self.asked(content="d")), store.create_session(session(), self.asked(content="d"))):
+        for call in (store.apply(one.id, say("ho"), self.asked(content="d")), put(store, session(), self.asked(content="d"))):
             with pytest.raises(RequestIdReusedError):
                 await call
         assert contents(await history(store, one)) == ["hi"]
 
     async def test_request_ids_are_of_their_scope(self, store: Store, one: Session) -> None:
         for scope in ("s", "t"):
-            assert not await store.knows(self.asked(scope=scope))
+            assert not await knows(store, self.asked(scope=scope))
             assert not (await store.apply(one.id, say(scope), self.asked(scope=scope, content=scope))).replayed
-            assert await store.knows(self.asked(scope=scope))
+            assert await knows(store, self.asked(scope=scope))
         assert contents(await history(store, one)) == ["s", "t"]
 
     async def test_what_a_rule_refuses_is_not_remembered(self, store: Store, one: Session) -> None:
@@ -57,48 +57,48 @@ class Requests(OnStore):
     async def test_a_message_is_the_first_one_also_once_the_session_has_expired(self, store: Store, one: Session, clock: TestClock) -> None:
         first = await store.apply(one.id, say("hi"), self.asked())
         clock.set_ms(first.session.expires_at_ms)
-        assert (await store.apply(one.id, say("hi"), self.asked())).entries == first.entries
+        assert (await store.apply(one.id, say("hi"), self.asked())).entry == first.entry
 
     async def test_a_session_that_is_created_again_is_as_it_was_created(self, store: Store, clock: TestClock) -> None:
         new = session(metadata='{"a":1}')
-        results = await self.together(store, [store.create_session(session(metadata="{}") if n else new, self.asked()) for n in range(5)])
+        results = await self.together(store, [put(store, session(metadata="{}") if n else new, self.asked()) for n in range(5)])
         assert [(result.session, result.replayed) for result in results] == [(new, n > 0) for n in range(5)]
         await store.apply(new.id, say())
-        assert await store.create_session(session(), self.asked()) == Outcome(new, replayed=True)
+        assert await put(store, session(), self.asked()) == Outcome(new, replayed=True)
 
     async def test_what_a_deleted_session_left_is_forgotten(self, store: Store, one: Session) -> None:
         gone, other = session(), session()
         create, other_create, message = self.asked("create"), self.asked("other"), self.asked("message")
-        await store.create_session(gone, create)
-        await store.create_session(other, other_create)
+        await put(store, gone, create)
+        await put(store, other, other_create)
         await store.apply(gone.id, say("hi"), message)
         await store.apply(one.id, say("hi"), self.asked("of one"))
         await store.delete_session(gone.id)
-        assert [await store.knows(asked) for asked in (create, message, other_create, self.asked("of one"))] == [False, False, True, True]
+        assert [await knows(store, asked) for asked in (create, message, other_create, self.asked("of one"))] == [False, False, True, True]
         # The key is free, for other content too.
         anew = session()
-        assert await store.create_session(anew, self.asked("create", "other content")) == Outcome(anew)
-        assert await store.create_session(session(), self.asked("create", "other content")) == Outcome(anew, replayed=True)
+        assert await put(store, anew, self.asked("create", "other content")) == Outcome(anew)
+        assert await put(store, session(), self.asked("create", "other content")) == Outcome(anew, replayed=True)
 
     async def test_a_refused_deletion_forgets_nothing(self, store: Store) -> None:
         kept = session()
-        await store.create_session(kept, self.asked())
+        await put(store, kept, self.asked())
         with pytest.raises(EtagMismatchError):
             await store.delete_session(kept.id, '"other"')
-        assert await store.create_session(session(), self.asked()) == Outcome(kept, replayed=True)
+        assert await put(store, session(), self.asked()) == Outcome(kept, replayed=True)
 
     async def test_a_key_is_free_at_once_behind_a_deletion(self, store: Store) -> None:
         """Also where creating, deleting and creating anew meet in one group of writes."""
         for is_stored in (False, True):
             first, second, third = session(), session(), session()
             asked = self.asked(f"create {is_stored}")
-            before = [store.create_session(first, asked), store.apply(first.id, say("hi"), self.asked(f"message {is_stored}"))]
+            before = [put(store, first, asked), store.apply(first.id, say("hi"), self.asked(f"message {is_stored}"))]
             after = [
                 store.delete_session(first.id),
-                store.create_session(second, asked),
-                store.create_session(session(), asked),
+                put(store, second, asked),
+                put(store, session(), asked),
                 store.delete_session(second.id),
-                store.create_session(third, asked),
+                put(store, third, asked),
             ]
             if is_stored:
                 await self.together(store, before)
@@ -106,17 +106,17 @@ class Requests(OnStore):
             else:
                 results = (await self.together(store, [*before, *after]))[2:]
             assert results == [None, Outcome(second), Outcome(second, replayed=True), None, Outcome(third)]
-            assert await store.create_session(session(), asked) == Outcome(third, replayed=True)
-            assert not await store.knows(self.asked(f"message {is_stored}"))
+            assert await put(store, session(), asked) == Outcome(third, replayed=True)
+            assert not await knows(store, self.asked(f"message {is_stored}"))
             for gone in (first, second):
                 with pytest.raises(SessionNotFoundError):
                     await store.get_session(gone.id)
 
     async def test_what_cleared_sessions_left_is_forgotten(self, store: Store) -> None:
-        await store.create_session(session(), self.asked())
+        await put(store, session(), self.asked())
         await store.clear_sessions()
         anew = session()
-        assert await store.create_session(anew, self.asked()) == Outcome(anew)
+        assert await put(store, anew, self.asked()) == Outcome(anew)
 
     async def test_requests_are_forgotten_in_steps(self, store: Store, one: Session, clock: TestClock) -> None:
         for n in range(5):
@@ -142,10 +142,10 @@ class Requests(OnStore):
         await store.apply_delivery(one.id, 1, take)
         failed = await store.apply_delivery(one.id, 1, give_up)
         assert [await store.find_answer(one.id, sequence) for sequence in (1, 2, 3, 9)] == [
-            failed.entries[0],
-            answered.entries[0],
+            failed.entry,
+            answered.entry,
             None,
             None,
         ]
         late = await store.apply_delivery(one.id, 1, respond("late"))
-        assert await store.find_answer(one.id, 1) == late.entries[0]
+        assert await store.find_answer(one.id, 1) == late.entry

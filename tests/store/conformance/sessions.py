@@ -11,9 +11,9 @@ from server.domain.events import EntryKind
 from server.domain.messages import Draft, Reply
 from server.domain.sessions import Outcome, Rule, Session, due_at_ms, fall_due, heartbeat, renew
 from server.domain.timeouts import PartialTimeoutConfig, TimeoutConfig
-from server.store.base import Counts, MessagePage, Store
+from server.store.contract import Counts, MessagePage, Store
 from tests.store.conformance.common import UNKNOWN, Misbehaved, OnStore, agent, answer, contents, history, misbehave, patch, say
-from tests.unit.samples import AGENT, MINUTE, T0, USER, session
+from tests.unit.samples import AGENT, MINUTE, T0, USER, logged, put, session
 
 
 class Sessions(OnStore):
@@ -25,11 +25,13 @@ class Sessions(OnStore):
     async def test_every_field_of_a_session_is_kept(self, store: Store) -> None:
         timeout = TimeoutConfig(1.5, True, 2.5, 3.5)
         start = session()
-        stored = Session(start.id, start.channel_id, AGENT, USER, '{"a":1}', timeout, 1, 2, 3, 4, 5, True, False, 7, 8)
-        await store.create_session(stored)
+        stored = Session(start.id, start.channel_id, AGENT, USER, '{"a":1}', timeout, 1, 2, 3, 4, 5, True, False, 7, 8, 9)
+        await put(store, stored)
         assert await store.get_session(stored.id) == stored
         changed = replace(stored, timeout=TimeoutConfig(9.5, False, 10.5, 11.5), last_activity_ms=12, renewed_at_ms=13, expires_at_ms=14)
-        changed = replace(changed, renewal_count=15, warning_logged=False, expiry_logged=True, last_sequence=16, last_entry_ms=17)
+        changed = replace(
+            changed, renewal_count=15, warning_logged=False, expiry_logged=True, last_sequence=16, last_entry_ms=17, open_deliveries=18
+        )
         await store.apply(stored.id, lambda _, now_ms: Outcome(changed))
         assert await store.get_session(stored.id) == changed
 
@@ -86,7 +88,7 @@ class Sessions(OnStore):
         outcome = await store.apply(one.id, rule)
         assert outcome == rule(one, T0 + MINUTE)
         assert await store.get_session(one.id) == outcome.session
-        assert (await store.list_messages(one, limit=5)).messages == list(outcome.entries)
+        assert (await store.list_messages(one, limit=5)).messages == [outcome.entry]
 
     async def test_every_rule_and_its_entries(self, store: Store, one: Session, clock: TestClock) -> None:
         reply = Reply(Draft("b"), "hm", ("X", "Y"))
@@ -97,7 +99,7 @@ class Sessions(OnStore):
             expected = rule(model, clock.now_ms())
             assert await store.apply(one.id, rule) == expected
             model = expected.session
-            log += expected.entries
+            log += logged(expected)
             assert await store.get_session(one.id) == model
         kinds = [EntryKind.RENEWAL, EntryKind.MESSAGE, EntryKind.TIMEOUT_CHANGE, EntryKind.MESSAGE, EntryKind.RENEWAL]
         assert [entry.kind for entry in log] == [*kinds, EntryKind.TIMEOUT_CHANGE, EntryKind.WARNING, EntryKind.EXPIRY]
@@ -111,7 +113,7 @@ class Sessions(OnStore):
             await store.apply(one.id, rule)
         assert await store.get_session(one.id) == one
         assert await store.list_messages(one, limit=5) == MessagePage([], False)
-        assert (await store.apply(one.id, say())).entries[0].sequence == 1
+        assert (await store.apply(one.id, say())).entry.sequence == 1
 
     async def test_the_error_of_a_rule_comes_as_it_was_raised(self, store: Store, one: Session, clock: TestClock) -> None:
         clock.set_ms(one.expires_at_ms)
@@ -125,7 +127,7 @@ class Sessions(OnStore):
             assert await store.get_session(new.id) == new
             assert (await store.list_sessions(T0, limit=100)).total == n + 1
             outcome = await store.apply(new.id, say(f"{n}"))
-            assert (await store.list_messages(new, limit=1)).messages == list(outcome.entries)
+            assert (await store.list_messages(new, limit=1)).messages == [outcome.entry]
             assert (await store.counts()).active == n + 1
             assert await store.next_due_ms() is not None
         await store.create_agent(agent())

@@ -13,7 +13,7 @@ from server.domain.agents import Agent, AgentKind
 from server.domain.messages import Draft, Message, Reply
 from server.domain.sessions import Session, due_at_ms, send_message
 from server.domain.timeouts import PartialTimeoutConfig, TimeoutConfig
-from server.store.base import Store
+from server.store.contract import Store
 from tests.store.conformance.common import OnStore, answer, history, on_one_store, patch, say
 from tests.unit.samples import T0, TEXT, answering
 
@@ -33,7 +33,7 @@ class Texts(OnStore):
             assert await store.get_session(of.id) == second.session
             assert second.session.metadata == metadata
             messages = [entry.message for entry in await history(store, of)]
-            assert messages == [first.entries[0].message, second.entries[0].message]
+            assert messages == [first.entry.message, second.entry.message]
             assert messages[1] == Message("m2", True, content, metadata, draft.attachments, thought, tuple(actions), answers=1)
 
     @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ class Texts(OnStore):
     async def test_attachments_of_two_mebibytes(self, store: Store, one: Session) -> None:
         text = '["' + "é\\n" * ((2 * 1024 * 1024 - 4) // 4) + '"]'
         results = await self.together(store, [store.apply(one.id, say(attachments=text)) for _ in range(5)])
-        assert [result.entries[0].sequence for result in results] == [1, 2, 3, 4, 5]
+        assert [result.entry.sequence for result in results] == [1, 2, 3, 4, 5]
         assert all(entry.message and entry.message.attachments == text for entry in await history(store, one))
 
     @given(st.floats(5, 1440), st.floats(1440, 2880), st.floats(1, 1e6))
@@ -98,5 +98,5 @@ class Texts(OnStore):
         of = await self.added(store, ms)
         outcome = await store.apply(of.id, say())
         assert await store.get_session(of.id) == outcome.session
-        assert (await store.list_messages(of, limit=1)).messages == list(outcome.entries)
+        assert (await store.list_messages(of, limit=1)).messages == [outcome.entry]
         assert await store.next_due_ms() == due_at_ms(outcome.session)

@@ -1,0 +1,110 @@
+"""Which requests are worked on, and when: the rest waits in a queue that is bounded by its length and its age, or is refused."""
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from typing import Final, Protocol
+
+ACTIVE_REQUESTS: Final = 128
+"""How many requests are worked on at a time: enough for the full rate, and few enough that health has its turn soon."""
+
+STARTED_PER_TURN: Final = 2
+"""How many requests begin in a turn of the loop. What else runs on it waits for the views of so many, and no more."""
+
+QUEUE_SECONDS: Final = 0.5
+"""New requests are refused once the oldest queued one has waited this long, and more than ACTIVE_REQUESTS are there.
+
+A limit on length alone is too long on a slow machine.
+"""
+
+TURN_SECONDS: Final = 2.0
+"""How long a request waits in the queue at most: where those before it hang, it is refused."""
+
+
+class Request(Protocol):
+    """A request that has been read as a whole."""
+
+    def run(self) -> None:
+        """Works on it. Who does so calls `Admission.end` when it is over, or only waits for somebody else."""
+
+    def refuse(self) -> None:
+        """Answers that there is too much to do."""
+
+
+class Admission:
+    """The requests that wait for their turn, and how many are worked on."""
+
+    def __init__(self, most: int) -> None:
+        """At most `most` requests wait or are worked on at a time."""
+        self._most = most
+        self._active = 0
+        self._exempt: deque[Request] = deque()
+        # Since when each waits, in order.
+        self._waiting: OrderedDict[Request, float] = OrderedDict()
+        self._is_turn_due = False
+        self._expiry: asyncio.TimerHandle | None = None
+
+    @property
+    def taken(self) -> int:
+        """How many requests wait or are worked on."""
+        return len(self._waiting) + self._active
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one more request has to be refused."""
+        if self.taken < min(self._most, ACTIVE_REQUESTS):
+            return False
+        return self.taken >= self._most or (bool(self._waiting) and time.monotonic() - self._oldest_s() > QUEUE_SECONDS)
+
+    def add(self, request: Request) -> None:
+        """Has a request wait for its turn; refuses it where there is no room."""
+        if self.is_full:
+            request.refuse()
+            return
+        self._waiting[request] = time.monotonic()
+        self._plan()
+
+    def add_exempt(self, request: Request) -> None:
+        """Has a request begin soon that takes nobody's place, and does not end by `end`."""
+        self._exempt.append(request)
+        self._plan()
+
+    def remove(self, request: Request) -> None:
+        """Forgets a request that has not begun, if it is there: its client has gone."""
+        self._waiting.pop(request, None)
+
+    def end(self) -> None:
+        """Notes that one request fewer is worked on."""
+        self._active -= 1
+        self._plan()
+
+    def _plan(self) -> None:
+        has_turn = self._active < ACTIVE_REQUESTS
+        if not self._is_turn_due and (self._exempt or (self._waiting and has_turn)):
+            self._is_turn_due = True
+            asyncio.get_running_loop().call_soon(self._take_turn)
+        if self._waiting and not has_turn and self._expiry is None:
+            wait_s = max(0.0, self._oldest_s() + TURN_SECONDS - time.monotonic())
+            self._expiry = asyncio.get_running_loop().call_later(wait_s, self._refuse_late)
+
+    def _take_turn(self) -> None:
+        self._is_turn_due = False
+        for _ in range(STARTED_PER_TURN):
+            if self._exempt:
+                request = self._exempt.popleft()
+            elif self._waiting and self._active < ACTIVE_REQUESTS:
+                request, _ = self._waiting.popitem(last=False)
+                self._active += 1
+            else:
+                break
+            request.run()
+        self._plan()
+
+    def _refuse_late(self) -> None:
+        self._expiry = None
+        while self._waiting and self._active >= ACTIVE_REQUESTS and time.monotonic() - self._oldest_s() >= TURN_SECONDS:
+            self._waiting.popitem(last=False)[0].refuse()
+        self._plan()
+
+    def _oldest_s(self) -> float:
+        return next(iter(self._waiting.values()))

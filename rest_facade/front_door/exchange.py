@@ -1,0 +1,332 @@
+"""One request and its answer: the WSGI environ, the view that runs, and the bytes that are written."""
+
+import asyncio
+import io
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote_to_bytes
+
+import httptools
+
+from eliza.sessions.errors import forget_frames
+from rest_facade.front_door import canned
+from rest_facade.front_door.admission import Admission
+from rest_facade.front_door.asgi import App, serve_asgi
+from rest_facade.front_door.canned import CannedResponse
+from rest_facade.front_door.connections import Connections
+from rest_facade.front_door.greenlets import Greenlets, await_
+from rest_facade.front_door.origins import ALWAYS, Origins
+from rest_facade.shapes import errors, event_stream
+from rest_facade.shapes.response import CutShortError
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+    from rest_facade.front_door.protocol import HttpProtocol
+
+STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+_ALWAYS: Final = b"".join(b"%b: %b\r\n" % line for line in ALWAYS)
+
+_OF_BODY: Final = {"HTTP_CONTENT_TYPE": "CONTENT_TYPE", "HTTP_CONTENT_LENGTH": "CONTENT_LENGTH"}
+"""The two headers that an environ has under names without HTTP_."""
+
+
+@dataclass(slots=True)
+class Door:
+    """What all connections share.
+
+    Requests whose path is below `asgi_path` go to `asgi`, all others to `app`. Those for `exempt_paths` wait for nobody.
+    """
+
+    app: "WSGIApplication"
+    asgi: App
+    asgi_path: str
+    exempt_paths: frozenset[str]
+    origins: Origins
+    admission: Admission
+    connections: Connections
+    max_body_bytes: int
+    keep_alive_seconds: float
+    greenlets: Greenlets = field(default_factory=Greenlets)
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    """Those in which requests are worked on."""
+    is_stopping: bool = False
+    _lines: bytes = b""
+    _lines_s: int = 0
+
+    def lines(self) -> bytes:
+        """The lines that the head of every response has."""
+        now_s = int(time.time())
+        if now_s != self._lines_s:
+            self._lines_s = now_s
+            self._lines = b"date: %b\r\n" % formatdate(now_s, usegmt=True).encode() + _ALWAYS
+        return self._lines
+
+    def is_asgi(self, path: str) -> bool:
+        """Whether a path is one of `asgi`."""
+        return f"{path}/".startswith(f"{self.asgi_path}/")
+
+    def spawn(self, work: Awaitable[Any]) -> asyncio.Task[Any]:
+        """Keeps a task until it is done, or makes one."""
+        task = asyncio.ensure_future(work)
+        assert isinstance(task, asyncio.Task)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+
+class Exchange:
+    """A request on a connection. It is read; then it is begun, once all before it have been answered; then run, or refused."""
+
+    method = path = ""
+    raw_path = query = b""
+    is_old = False
+    """Whether it is one of HTTP/1.0."""
+
+    closes = False
+    """Whether the connection ends with the answer."""
+
+    expects_leave = False
+    """Whether its client waits for `100 Continue` before it sends the body."""
+
+    is_too_large = False
+    is_begun = is_read = is_handed_over = is_gone = False
+    is_started = is_answered = False
+    """Whether the answer has begun, and is complete."""
+
+    _is_counted = False
+    _task: asyncio.Task[Any] | None = None
+
+    def __init__(self, door: Door, connection: "HttpProtocol") -> None:
+        self.door = door
+        self.connection = connection
+        self.target = b""
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.body: bytes | bytearray = b""
+
+    def take_head(self, parser: httptools.HttpRequestParser) -> None:
+        """The head has been read. Raises HttpParserInvalidURLError for a target without a path."""
+        url = httptools.parse_url(self.target)
+        if url.path is None:
+            raise httptools.HttpParserInvalidURLError("the target has no path")
+        self.raw_path, self.query = url.path, url.query or b""
+        # WSGI wants the path's bytes, whatever they are, as latin-1.
+        self.path = (unquote_to_bytes(self.raw_path) if b"%" in self.raw_path else self.raw_path).decode("latin-1")
+        self.method = parser.get_method().decode("ascii")
+        self.is_old = parser.get_http_version() < "1.1"
+        self.closes = self.is_old or not parser.should_keep_alive()
+        self.expects_leave = self.expects_leave and not self.is_old
+
+    def add_body(self, part: bytes) -> None:
+        """A part of the body has been read."""
+        if self.body:
+            # Most have but one part, which need not be copied.
+            self.body = bytearray(self.body) if isinstance(self.body, bytes) else self.body
+            self.body += part
+        else:
+            self.body = part
+
+    @property
+    def is_asgi(self) -> bool:
+        """Whether it is for the ASGI app."""
+        return self.door.is_asgi(self.path)
+
+    @property
+    def is_exempt(self) -> bool:
+        """Whether it takes nobody's place."""
+        return self.path.rstrip("/") in self.door.exempt_paths or self.is_asgi
+
+    def hand_over(self) -> None:
+        """Has it worked on when its turn comes."""
+        self.is_handed_over = True
+        if self.is_asgi:
+            self._task = self.door.spawn(serve_asgi(self.door.asgi, self))
+        elif self.is_exempt:
+            self.door.admission.add_exempt(self)
+        else:
+            self.door.admission.add(self)
+
+    def run(self) -> None:
+        """Runs its view."""
+        self._is_counted = not self.is_exempt
+        if self.is_gone:
+            return
+        going_on = self.door.greenlets.begin(self._respond, self.release)
+        if going_on is not None:
+            self._task = self.door.spawn(going_on)
+
+    def release(self) -> None:
+        """Counts no longer as one that is worked on: it has its answer, or only waits for somebody else."""
+        if self._is_counted:
+            self._is_counted = False
+            self.door.admission.end()
+
+    def refuse(self) -> None:
+        """Answers that there is too much to do."""
+        self.answer(canned.STOPPING if self.door.is_stopping else canned.OVERLOADED)
+
+    def abandon(self) -> None:
+        """The connection is gone, and nobody hears an answer. What its view waits for is cancelled."""
+        self.is_gone = True
+        self.door.admission.remove(self)
+        if self._task and not self.is_asgi:
+            self._task.cancel()
+
+    def answer(self, response: CannedResponse) -> None:
+        """Answers without a view. A follower of events is told to come back, in place of a 503."""
+        accept = b",".join(value for name, value in self.headers if name == b"accept").decode("latin-1")
+        if response.status == 503 and event_stream.is_followed(self.method, self.path, accept):
+            response = canned.come_back()
+        self.is_handed_over = True
+        # Whoever waits for leave to send the body may keep it and go on: what comes next is not to be taken for it.
+        self.closes = self.closes or response.ends or (self.expects_leave and not self.is_read)
+        self.write_whole(response.status, response.lines, response.body)
+
+    def write_whole(self, status: int, lines: bytes, body: bytes) -> None:
+        """Writes a whole answer; `lines` include its length."""
+        head = self._head(status, lines)
+        self.connection.write(head if self.method == "HEAD" else head + body)
+        self._end()
+
+    def _head(self, status: int, lines: bytes) -> bytes:
+        self.is_started = True
+        self.release()
+        if self.door.is_stopping:
+            self.closes = True
+        cors = b"".join(b"%b: %b\r\n" % line for line in self.door.origins.cors(self.headers))
+        end = b"connection: close\r\n\r\n" if self.closes else b"\r\n"
+        return STATUS_LINES[status] + self.door.lines() + cors + lines + end
+
+    def _end(self) -> None:
+        self.is_answered = True
+        self._task = None
+        self.connection.go_on()
+
+    def _respond(self) -> None:
+        """Runs the app and writes what it gives. For a greenlet."""
+        try:
+            self._run_app()
+        except (CutShortError, asyncio.CancelledError):
+            self.connection.close()
+        except Exception as error:  # noqa: BLE001 - the client hears an id, the log has the cause
+            fault = errors.unforeseen(error)
+            forget_frames(error)
+            if self.is_started:
+                self.connection.close()
+            else:
+                self.answer(canned.refusal_of(fault))
+        finally:
+            self.release()
+
+    def _run_app(self) -> None:
+        started: list[Any] = []
+
+        def start_response(status: str, headers: list[tuple[str, str]], _exc_info: object = None, /) -> Callable[[bytes], object]:
+            started[:] = status, headers
+            return _refuse_write
+
+        chunks = self.door.app(self.environ(), start_response)
+        try:
+            if self.is_gone:
+                return
+            status, headers, length = int(started[0][:3]), [], None
+            for name, value in started[1]:
+                match name.lower():
+                    case "connection":
+                        self.closes = self.closes or value.lower() == "close"
+                        continue
+                    case "content-length":
+                        length = int(value)
+                headers.append((name, value))
+            if length is None and not isinstance(chunks, list):
+                self._write_stream(status, _lines(headers), chunks)
+                return
+            body = b"".join(chunks)
+            if length is None and status != HTTPStatus.NO_CONTENT:
+                length = len(body)
+                headers.append(("content-length", str(length)))
+            if self.method != "HEAD" and len(body) != (length or 0):
+                raise ValueError("a response is not as long as it says")
+            self.write_whole(status, _lines(headers), body)
+        finally:
+            if hasattr(chunks, "close"):
+                chunks.close()
+
+    def _write_stream(self, status: int, lines: bytes, chunks: Iterable[bytes]) -> None:
+        """Writes an answer piece by piece, each when the client has read most of those before it.
+
+        The head does not wait for the first one, so that a client sees its stream open. HTTP/1.0 knows no chunks: there the end of
+        the connection is the end of the answer.
+        """
+        self.connection.write(self._head(status, lines if self.is_old else lines + b"transfer-encoding: chunked\r\n"))
+        if self.method != "HEAD":
+            for chunk in chunks:
+                if self.is_gone:
+                    return
+                if chunk:
+                    self.connection.write(chunk if self.is_old else b"%x\r\n%b\r\n" % (len(chunk), chunk))
+                    if self.connection.is_write_paused:
+                        await_(self.connection.drained())
+            if not self.is_old:
+                self.connection.write(b"0\r\n\r\n")
+        self._end()
+
+    def environ(self) -> dict[str, Any]:
+        """The environ of WSGI."""
+        environ: dict[str, Any] = {
+            **self.connection.environ,
+            "REQUEST_METHOD": self.method,
+            "PATH_INFO": self.path,
+            "QUERY_STRING": self.query.decode("latin-1"),
+            "SERVER_PROTOCOL": "HTTP/1.0" if self.is_old else "HTTP/1.1",
+            "wsgi.input": io.BytesIO(self.body),
+        }
+        for name, value in self.headers:
+            key, text = _key(name), value.decode("latin-1")
+            environ[key] = f"{environ[key]},{text}" if key in environ else text
+        environ["CONTENT_LENGTH"] = str(len(self.body))
+        return environ
+
+
+def base_environ(client: tuple[Any, ...], server: tuple[Any, ...]) -> dict[str, Any]:
+    """What the environs of all requests of a connection have."""
+    return {
+        "SCRIPT_NAME": "",
+        "REMOTE_ADDR": str(client[0]),
+        "REMOTE_PORT": str(client[1]),
+        "SERVER_NAME": str(server[0]),
+        "SERVER_PORT": str(server[1]),
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input_terminated": True,
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": False,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    }
+
+
+@lru_cache(maxsize=256)
+def _key(name: bytes) -> str:
+    """The name of a header in an environ."""
+    key = "HTTP_" + name.decode("latin-1").upper().replace("-", "_")
+    return _OF_BODY.get(key, key)
+
+
+def _lines(headers: list[tuple[str, str]]) -> bytes:
+    """The lines of a head. Raises ValueError where a name or a value holds what would begin another line."""
+    text = "".join([f"{name}: {value}\r\n" for name, value in headers])
+    if text.count("\n") != len(headers) or text.count("\r") != len(headers) or "\0" in text:
+        raise ValueError("a header of the response holds a line break")
+    return text.encode("latin-1")
+
+
+def _refuse_write(_data: bytes) -> None:
+    raise NotImplementedError("write() is not offered: return an iterable")

@@ -1,0 +1,134 @@
+"""Synchronous code that can await: it runs in a greenlet of the event loop's own thread.
+
+What such code waits for goes to a task, which awaits it and hands back what comes of it. Greenlets are used again: to make one
+costs ten times as much as to switch to one.
+"""
+
+import asyncio
+import types
+from collections.abc import Awaitable, Callable, Generator
+from contextvars import copy_context
+from typing import Any, Final, Generic, TypeVar, cast
+
+from greenlet import GreenletExit, getcurrent, greenlet
+
+_Result = TypeVar("_Result")
+
+MAX_IDLE: Final = 128
+"""How many greenlets are kept for what comes next."""
+
+
+def _nothing() -> None:
+    """Has nobody to tell."""
+
+
+def await_(awaitable: Awaitable[_Result]) -> _Result:
+    """Waits, in a function that `Greenlets.begin` runs. Raises what the awaitable raises; CancelledError when the task is cancelled."""
+    if getcurrent().parent is None:
+        raise RuntimeError("await_() is called outside of a function that Greenlets runs")
+    return cast(_Result, _hand_over(awaitable))
+
+
+def stop_counting() -> None:
+    """Has the present function count no longer as one that works: from now on it only waits for somebody else."""
+    getcurrent().on_stop_counting()
+
+
+class Greenlets:
+    """The greenlets of one event loop."""
+
+    def __init__(self) -> None:
+        self._idle: list[greenlet] = []
+
+    def begin(self, function: Callable[[], _Result], on_stop_counting: Callable[[], None] = _nothing) -> "asyncio.Task[_Result] | _Result":
+        """Runs a function until it awaits, or is over, in a copy of the present context. It may call `stop_counting`.
+
+        Returns the task in which it goes on; or, if it is over, its result. Raises what it raises.
+        """
+        context = copy_context()
+        runner = self._idle.pop() if self._idle else _started()
+        runner.gr_context = context
+        runner.on_stop_counting = on_stop_counting
+        step = runner.switch(function)
+        if isinstance(step, _Outcome):
+            self._keep(runner)
+            return cast(_Result, step.take())
+        going_on = self._go_on(runner, step)
+        # A coroutine that has not begun when its task is cancelled would never hear of it, nor would the function.
+        going_on.send(None)
+        return asyncio.get_running_loop().create_task(going_on, context=context)
+
+    async def _go_on(self, runner: greenlet, step: Any) -> Any:
+        try:
+            await _pause()
+        except asyncio.CancelledError as error:
+            if asyncio.iscoroutine(step):
+                step.close()
+            step = runner.throw(error)
+        while not isinstance(step, _Outcome):
+            try:
+                step = runner.switch(await step)
+            except BaseException as error:  # noqa: BLE001 - it is raised by who waits
+                step = runner.throw(error)
+        self._keep(runner)
+        return step.take()
+
+    def _keep(self, runner: greenlet) -> None:
+        runner.gr_context = None
+        runner.on_stop_counting = _nothing
+        if len(self._idle) < MAX_IDLE:
+            self._idle.append(runner)
+        else:
+            runner.throw(GreenletExit)
+
+
+class _Outcome(Generic[_Result]):
+    """What a function returned or raised."""
+
+    def __init__(self, result: _Result | None, error: BaseException | None) -> None:
+        self._result = result
+        self._error = error
+
+    def take(self) -> _Result | None:
+        """Returns, or raises, and holds neither any longer: the frames of an error would hold the error."""
+        result, error, self._result, self._error = self._result, self._error, None, None
+        if error is None:
+            return result
+        try:
+            raise error
+        finally:
+            del error
+
+
+def _started() -> greenlet:
+    """Returns a new greenlet, which waits for its first function: one given at the start it would hold for good."""
+    runner = greenlet(_run)
+    runner.switch()
+    return runner
+
+
+def _run() -> None:
+    """Runs one function after the other, each given by a switch. Switches back with what to await, then with an _Outcome."""
+    outcome: _Outcome[Any] | None = None
+    while True:
+        function = _hand_over(outcome)
+        try:
+            outcome = _Outcome(function(), None)
+        except GreenletExit:
+            # It is thrown away in the midst of a function.
+            raise
+        except BaseException as error:  # noqa: BLE001 - it is raised by who waits
+            outcome = _Outcome(None, error)
+        # Nothing is kept of one until the next one comes.
+        del function
+
+
+def _hand_over(step: Any) -> Any:
+    """Leaves the present greenlet, until it is handed something."""
+    # No greenlet is held by its own frames: it would never be freed.
+    return getcurrent().parent.switch(step)
+
+
+@types.coroutine
+def _pause() -> Generator[None, None, None]:
+    yield

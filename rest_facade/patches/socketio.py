@@ -1,0 +1,140 @@
+"""What is used of python-engineio 4.15 and python-socketio 5.18 beside their documented interfaces.
+
+By itself the library answers a poll with all that waits, of which its own client reads 16 packets
+(https://github.com/miguelgrinberg/python-engineio/issues/142); keeps the task of a ping for as long as a connection's
+time-out after that has gone; and tells nobody how much waits for a client. No interface of it lets anybody count or bound that.
+"""
+
+import asyncio
+import weakref
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Final
+
+import socketio
+from engineio import exceptions
+from engineio.async_socket import AsyncSocket
+from engineio.packet import Packet
+
+PRIVATE_NAMES: Final = (
+    *(f"AsyncServer.eio.{name}" for name in ("handlers", "sockets", "on", "ping_interval", "ping_timeout")),
+    *(f"AsyncSocket.{name}" for name in ("poll", "receive", "close", "queue", "sid", "closed", "connected", "upgraded", "upgrading")),
+    *(f"AsyncSocket.{name}" for name in ("server", "schedule_ping", "_send_ping", "last_ping")),
+    *(f"AsyncServer.manager.{name}" for name in ("eio_sid_from_sid", "is_connected")),
+)
+"""Names of a Socket.IO server and of Engine.IO's connections that this package uses."""
+
+_HANDLERS: Final = ("connect", "disconnect", "message")
+"""The events for which Socket.IO has its handlers at Engine.IO."""
+
+_NAMESPACE: Final = "/"
+
+
+def missing_names(io: socketio.AsyncServer) -> list[str]:
+    """The names that the installed version does not have."""
+    roots = {"AsyncServer": io, "AsyncSocket": AsyncSocket(io.eio, "")}
+    missing = [name for name in PRIVATE_NAMES if not _has(roots, name)]
+    handlers = getattr(io.eio, "handlers", ())
+    return missing + [f"the handler of {event}" for event in _HANDLERS if event not in handlers]
+
+
+def find_transport(io: socketio.AsyncServer, socket_id: str) -> Any:
+    """The connection of a socket; None when it is gone."""
+    return io.eio.sockets.get(io.manager.eio_sid_from_sid(socket_id, _NAMESPACE))
+
+
+def is_connected(io: socketio.AsyncServer, socket_id: str) -> bool:
+    """Whether a socket is connected to Socket.IO."""
+    return bool(io.manager.is_connected(socket_id, _NAMESPACE))
+
+
+def count_waiting(transport: Any) -> int:
+    """How many packets wait to be sent on a connection."""
+    return int(transport.queue.qsize())
+
+
+async def wait_until_sent(transport: Any) -> None:
+    """Waits until nothing waits to be sent on a connection."""
+    await transport.queue.join()
+
+
+def end_poll(transport: Any) -> None:
+    """Has the poll that is open on a connection, or the next one, end behind all that waits."""
+    transport.queue.put_nowait(None)
+
+
+def wrap_handler(io: socketio.AsyncServer, event: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Has Engine.IO call something around Socket.IO's handler of an event."""
+    io.eio.on(event, wrap(io.eio.handlers[event]))
+
+
+class Pings:
+    """The tasks in which connections are sent their next pings. Kept, so that they end with the connections."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def end(self, transport_id: str) -> None:
+        """Sends a connection that is gone no more pings."""
+        if task := self._tasks.pop(transport_id, None):
+            task.cancel()
+
+    def schedule(self, transport: Any) -> None:
+        """Schedules the next ping of a connection, as the library does."""
+        if transport.last_ping:
+            transport.last_ping = None
+            task = self._tasks[transport.sid] = asyncio.ensure_future(transport._send_ping())
+            task.add_done_callback(partial(self._forget, transport.sid))
+
+    def _forget(self, transport_id: str, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(transport_id) is task:
+            del self._tasks[transport_id]
+
+
+def bound(transport: Any, pings: Pings, most_packets: int, most_chars: int) -> None:
+    """Bounds what a poll of a connection is answered with, and keeps its pings."""
+    # Weakly, so that it is gone when the library lets go of it.
+    weak = weakref.proxy(transport)
+    seconds = transport.server.ping_interval + transport.server.ping_timeout
+    transport.poll = partial(_poll, weak, seconds, most_packets, most_chars)
+    transport.schedule_ping = partial(pings.schedule, weak)
+
+
+async def _poll(transport: Any, seconds: float, most_packets: int, most_chars: int) -> list[Packet]:
+    """What waits for a client, as far as it is not too much; empty when it is to end.
+
+    Raises QueueEmpty after `seconds`.
+    """
+    queue = transport.queue
+    try:
+        packets = [await asyncio.wait_for(queue.get(), seconds)]
+    except (TimeoutError, asyncio.CancelledError) as error:
+        raise exceptions.QueueEmpty from error
+    queue.task_done()
+    if packets == [None]:
+        return []
+    chars = _count_chars(packets)
+    while len(packets) < most_packets and chars < most_chars and not queue.empty():
+        packet = queue.get_nowait()
+        queue.task_done()
+        if packet is None:
+            queue.put_nowait(None)
+            break
+        packets.append(packet)
+        chars += _count_chars([packet])
+    return packets
+
+
+def _count_chars(packets: Iterable[Packet]) -> int:
+    """How long packets are, nearly: what is not text is small."""
+    return sum(len(packet.data) for packet in packets if isinstance(packet.data, str))
+
+
+def _has(roots: dict[str, Any], path: str) -> bool:
+    root, *names = path.split(".")
+    owner = roots[root]
+    for name in names:
+        if not hasattr(owner, name):
+            return False
+        owner = getattr(owner, name)
+    return True

@@ -1,0 +1,135 @@
+"""Lists that the server gives in pages: a small one goes out as a whole, a large one as the pages arrive, so that nobody holds it all."""
+
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+import grpc.aio
+import structlog
+
+from eliza.sessions import values
+from eliza.sessions.v1.message_pb2 import Message
+from eliza.sessions.v1.message_service_pb2 import ListMessagesRequest
+from eliza.sessions.v1.session_service_pb2 import ListSessionsRequest
+from rest_facade.shapes import json_body, responses
+from rest_facade.shapes.errors import ApiError
+from rest_facade.shapes.response import CutShortError, Response
+from rest_facade.upstream.backend import Backend
+
+WHOLE_BYTES: Final = 1024 * 1024
+"""Up to how many bytes an answer is sent as a whole, with its length."""
+
+JSON: Final = {"Content-Type": "application/json"}
+
+_log = structlog.get_logger(__name__)
+
+
+class Page(NamedTuple):
+    """A page of the server: its items, and what else the answer has if this is the last one."""
+
+    items: list[dict[str, Any]]
+    rest: dict[str, Any]
+
+
+def respond(name: str, pages: Iterator[Page]) -> Response:
+    """Responds with an object that holds the items of all pages under `name`, and the rest of the last page.
+
+    What fails within the first WHOLE_BYTES is raised. What fails later cuts the connection: without the last chunk no
+    client takes the answer for whole.
+    """
+    parts, begun, size = _write(name, pages), [], 0
+    for part in parts:
+        begun.append(part)
+        size += len(part)
+        if size > WHOLE_BYTES:
+            return Response(_go_on(begun, parts), 200, JSON)
+    return Response(b"".join(begun), 200, JSON)
+
+
+def list_sessions(backend: Backend, request: ListSessionsRequest) -> Iterator[Page]:
+    """Lists sessions in the order of the server's pages."""
+    wanted = request.page_size
+    while True:
+        page = backend.call(backend.sessions.ListSessions, request)
+        wanted -= len(page.sessions)
+        body = responses.session_list(page.sessions, page.total_size, page.stats, page.next_page_token)
+        yield Page(body.pop("sessions"), body)
+        if not page.next_page_token or wanted <= 0:
+            return
+        request.page_size, request.page_token = wanted, page.next_page_token
+
+
+def list_messages(backend: Backend, request: ListMessagesRequest) -> Iterator[Page]:
+    """Lists messages, the newest first."""
+    if request.HasField("after") and not request.HasField("before"):
+        yield from _list_forward(backend, request)
+    else:
+        yield from _list_backward(backend, request)
+
+
+def _list_backward(backend: Backend, request: ListMessagesRequest) -> Iterator[Page]:
+    """Lists messages where the server goes from the newest to the oldest."""
+    wanted, newest_ms = request.page_size, None
+    while True:
+        page = backend.call(backend.messages.ListMessages, request)
+        wanted -= len(page.messages)
+        if page.messages and newest_ms is None:
+            newest_ms = values.ms_floor(page.messages[0].created_at)
+        rest: dict[str, Any] = {"hasMore": page.has_more}
+        if page.messages:
+            rest["cursors"] = {"before": values.ms_floor(page.messages[-1].created_at), "after": newest_ms}
+        yield Page([responses.page_message(message) for message in page.messages], rest)
+        if not page.has_more or wanted <= 0:
+            return
+        request.page_size, request.page_token = wanted, page.next_page_token
+
+
+def _list_forward(backend: Backend, request: ListMessagesRequest) -> Iterator[Page]:
+    """Lists messages where the server goes from the oldest to the newest, and the answer the other way round.
+
+    What is too large to keep is let go, and read once more from its other end.
+    """
+    wanted, kept_bytes, count = request.page_size, 0, 0
+    kept: list[Message] = []
+    again = ListMessagesRequest(session_id=request.session_id, after=request.after, json_form=request.json_form)
+    while True:
+        page = backend.call(backend.messages.ListMessages, request)
+        count += len(page.messages)
+        kept_bytes += page.ByteSize()
+        kept = [*page.messages, *kept] if kept_bytes <= WHOLE_BYTES else []
+        if page.messages:
+            again.before.CopyFrom(values.timestamp(values.ms_floor(page.messages[0].created_at) + 1))
+        if not page.has_more or count >= wanted:
+            break
+        request.page_size, request.page_token = wanted - count, page.next_page_token
+    has_more = page.has_more
+    if kept_bytes <= WHOLE_BYTES:
+        body = responses.messages_page(kept, has_more)
+        yield Page(body.pop("messages"), body)
+        return
+    again.page_size = count
+    for one in _list_backward(backend, again):
+        yield Page(one.items, {**one.rest, "hasMore": has_more})
+
+
+def _write(name: str, pages: Iterator[Page]) -> Iterator[bytes]:
+    """Writes the JSON of an answer, a part for each page."""
+    yield b"{" + json_body.dump(name) + b":["
+    rest: dict[str, Any] = {}
+    separator = b""
+    for items, rest in pages:  # noqa: B007 - the last one is used behind the loop
+        if items:
+            yield separator + json_body.dump(items)[1:-1]
+            separator = b","
+    yield b"]," + json_body.dump(rest)[1:]
+
+
+def _go_on(begun: list[bytes], parts: Iterator[bytes]) -> Iterator[bytes]:
+    """Gives the parts that there are already, then the others as they come."""
+    while begun:
+        yield begun.pop(0)
+    try:
+        yield from parts
+    except (ApiError, grpc.aio.AioRpcError) as error:
+        cause = error.message if isinstance(error, ApiError) else error.code().name
+        _log.warning("cut an answer short: the rest cannot be had", cause=cause)
+        raise CutShortError from None

@@ -1,0 +1,195 @@
+"""The endpoints under /api/messaging/sessions: each reads its request, makes its call, and writes the answer."""
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import flask
+import grpc.aio
+from werkzeug.routing import BaseConverter
+
+from eliza.sessions.v1.json_form_pb2 import JSON_FORM_TEXT
+from eliza.sessions.v1.message_service_pb2 import SendMessageResponse
+from eliza.sessions.v1.session_pb2 import Session
+from eliza.sessions.v1.session_service_pb2 import (
+    CreateSessionResponse,
+    DeleteSessionRequest,
+    GetServiceStatusRequest,
+    GetServiceStatusResponse,
+    GetSessionRequest,
+    RenewSessionRequest,
+    SendHeartbeatRequest,
+)
+from rest_facade.front_door.greenlets import stop_counting
+from rest_facade.routes import pages, sse
+from rest_facade.shapes import errors, fields, json_body, requests, responses
+from rest_facade.shapes.errors import ApiError
+from rest_facade.shapes.events import FollowedSession
+from rest_facade.shapes.response import Response
+from rest_facade.upstream.backend import Backend
+from rest_facade.upstream.conversation import Conversation
+from rest_facade.upstream.following import Follower
+
+BASE: Final = "/api/messaging/sessions"
+"""The path of the collection of sessions."""
+
+HEALTH: Final = f"{BASE}/health"
+"""The path of the service's health, which waits for nobody."""
+
+_Input = TypeVar("_Input")
+_Request = TypeVar("_Request")
+
+
+class _SessionId(BaseConverter):
+    """Any one segment of a path but `health`, which is matched before it, whatever the method."""
+
+    regex = r"(?!health(?:/|$))[^/]+"
+
+
+def add_routes(app: flask.Flask, backend: Backend) -> None:
+    """Gives the app the endpoints of the contract."""
+    views = _Views(backend)
+    session = f"{BASE}/<session:session_id>"
+    app.url_map.converters["session"] = _SessionId
+    app.add_url_rule(BASE, view_func=views.create_session, methods=["POST"])
+    app.add_url_rule(BASE, view_func=views.list_sessions, methods=["GET"])
+    app.add_url_rule(HEALTH, view_func=views.get_health, methods=["GET"])
+    app.add_url_rule(session, view_func=views.get_session, methods=["GET"])
+    app.add_url_rule(session, view_func=views.delete_session, methods=["DELETE"])
+    app.add_url_rule(f"{session}/messages", view_func=views.send_message, methods=["POST"])
+    app.add_url_rule(f"{session}/messages", view_func=views.list_messages, methods=["GET"])
+    app.add_url_rule(f"{session}/events", view_func=views.watch_events, methods=["GET"])
+    app.add_url_rule(f"{session}/renew", view_func=views.renew_session, methods=["POST"])
+    app.add_url_rule(f"{session}/timeout", view_func=views.update_timeout, methods=["PATCH"])
+    app.add_url_rule(f"{session}/heartbeat", view_func=views.send_heartbeat, methods=["POST"])
+
+
+class _Views:
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def create_session(self) -> Response:
+        """Creates a session of a user with an agent: 201."""
+        body = json_body.read_object(fields.CREATE_SESSION)
+        json_body.refuse_unknown()
+        request = requests.create_session(body, requests.idempotency_key(flask.request.headers.get("Idempotency-Key")))
+        answer = self._backend.call(self._backend.sessions.CreateSession, request)
+        return json_body.respond(responses.created_session(answer.session), 201, {"ETag": answer.session.etag, **_replayed(answer)})
+
+    def list_sessions(self) -> Response:
+        """Lists the active sessions, the oldest first."""
+        request = requests.list_sessions(flask.request.args)
+        return pages.respond("sessions", pages.list_sessions(self._backend, request))
+
+    def get_health(self) -> Response:
+        """Tells how the service is: 503 when it cannot serve."""
+        try:
+            status = self._backend.call(self._backend.sessions.GetServiceStatus, GetServiceStatusRequest())
+        except grpc.aio.AioRpcError as error:
+            fault = errors.from_rpc(error)
+            if fault.http_status != 503:
+                fault = ApiError("UNAVAILABLE", fault.message, retryAfterSeconds=1)
+            return json_body.respond({"status": "unhealthy", **fault.body}, fault.http_status, fault.headers)
+        if status.health == GetServiceStatusResponse.HEALTH_UNHEALTHY:
+            fault = ApiError("UNAVAILABLE", "The store cannot write", retryAfterSeconds=1)
+            return json_body.respond({**responses.health(status), **fault.body}, fault.http_status, fault.headers)
+        return json_body.respond(responses.health(status))
+
+    def get_session(self, session_id: str) -> Response:
+        """Reads one session and its live status."""
+        answer = self._backend.call(self._backend.sessions.GetSession, GetSessionRequest(session_id=session_id, json_form=JSON_FORM_TEXT))
+        return _session(answer.session)
+
+    def delete_session(self, session_id: str) -> Response:
+        """Ends and removes a session, live or expired."""
+        self._backend.call(self._backend.sessions.DeleteSession, DeleteSessionRequest(session_id=session_id, etag=_if_match()))
+        return json_body.respond({"success": True, "message": f"Session {session_id.lower()} deleted successfully"})
+
+    def send_message(self, session_id: str) -> Response:
+        """Sends a message, which renews the session when auto-renewal is on: 201."""
+        request, transport = self._judge(requests.send_message, json_body.read_object(fields.SEND_MESSAGE), session_id)
+        request.request_id = requests.idempotency_key(flask.request.headers.get("Idempotency-Key"))
+        if transport == "websocket":
+            answer = self._backend.call(self._backend.messages.SendMessage, request)
+            return json_body.respond(responses.sent_message(answer.message, answer.session_status), 201, _replayed(answer))
+        talk = Conversation(self._backend, request)
+        try:
+            sent = self._backend.wait(talk.open())
+            if transport == "sse":
+                return sse.respond(sse.conversation(self._backend, talk, sent), talk.close, _replayed(sent))
+            stop_counting()
+            reply = self._backend.wait(talk.reply())
+        except BaseException:
+            talk.close()
+            raise
+        body = responses.sent_message(sent.message, sent.session_status)
+        return json_body.respond({**body, "agentResponse": responses.agent_response(reply)}, 201, _replayed(sent))
+
+    def watch_events(self, session_id: str) -> Response:
+        """Streams the session's events (`text/event-stream`), from the first or from behind `Last-Event-ID` or `after`, a sequence."""
+        last = flask.request.headers.get("Last-Event-ID", "")
+        after = self._judge(requests.after_sequence, last or flask.request.args.get("after", ""), session_id)
+        follower = Follower(self._backend, session_id, after)
+        try:
+            session = self._backend.wait(follower.open())
+            room = FollowedSession(session, self._backend.wait(self._backend.agent_name(session.agent_id)), session.session_id)
+        except BaseException:
+            follower.close()
+            raise
+        return sse.respond(sse.session_events(self._backend, follower, room), follower.close)
+
+    def list_messages(self, session_id: str) -> Response:
+        """Pages through the history, newest first."""
+        request = self._judge(requests.list_messages, flask.request.args, session_id)
+        return pages.respond("messages", pages.list_messages(self._backend, request))
+
+    def renew_session(self, session_id: str) -> Response:
+        """Renews by hand, also when auto-renewal is off: 422 at the maximum duration."""
+        self._judge_empty(session_id)
+        answer = self._backend.call(
+            self._backend.sessions.RenewSession, RenewSessionRequest(session_id=session_id, etag=_if_match(), json_form=JSON_FORM_TEXT)
+        )
+        return _session(answer.session)
+
+    def update_timeout(self, session_id: str) -> Response:
+        """Changes the timeout settings that the body names."""
+        request = self._judge(requests.update_timeout, json_body.read_object(fields.UPDATE_TIMEOUT), session_id)
+        request.etag = _if_match()
+        answer = self._backend.call(self._backend.sessions.UpdateTimeout, request)
+        return _session(answer.session)
+
+    def send_heartbeat(self, session_id: str) -> Response:
+        """Keeps alive, and renews when auto-renewal is on."""
+        self._judge_empty(session_id)
+        answer = self._backend.call(
+            self._backend.sessions.SendHeartbeat, SendHeartbeatRequest(session_id=session_id, json_form=JSON_FORM_TEXT)
+        )
+        return _session(answer.session)
+
+    def _judge(self, reader: Callable[[_Input, str], _Request], given: _Input, session_id: str) -> _Request:
+        """What the reader makes of what was given. Before it is called bad (400), the session must exist (404) and be live (410)."""
+        try:
+            json_body.refuse_unknown()
+            return reader(given, session_id)
+        except ApiError:
+            self._backend.call(self._backend.sessions.GetSession, GetSessionRequest(session_id=session_id, json_form=JSON_FORM_TEXT))
+            raise
+
+    def _judge_empty(self, session_id: str) -> None:
+        """Judges a body of which nothing is needed."""
+        self._judge(lambda body, _: body, json_body.read_object(fields.NOTHING), session_id)
+
+
+def _session(session: Session) -> Response:
+    """SessionInfo, and the entity tag of the state that it tells of."""
+    return json_body.respond(responses.session_info(session), 200, {"ETag": session.etag})
+
+
+def _if_match() -> str:
+    """The tags of If-Match; a header that names none matches none, because who sends it means a condition."""
+    headers = flask.request.headers.getlist("If-Match")
+    return ",".join(headers) or ("," if headers else "")
+
+
+def _replayed(answer: CreateSessionResponse | SendMessageResponse) -> dict[str, str]:
+    """The header that marks the first answer to a request that is repeated."""
+    return {"Idempotency-Replayed": "true"} if answer.replayed else {}

@@ -1,0 +1,71 @@
+"""Server-sent events: how they are written, and the two streams there are."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final
+
+import grpc.aio
+
+from eliza.sessions.v1.log_pb2 import LogEntry, ReplyAborted, SessionDeleted
+from eliza.sessions.v1.message_service_pb2 import SendMessageResponse
+from rest_facade.shapes import errors, events, json_body, responses
+from rest_facade.shapes.event_stream import CONTENT_TYPE, HEADERS
+from rest_facade.shapes.response import Response
+from rest_facade.upstream.backend import Backend
+from rest_facade.upstream.conversation import Conversation
+from rest_facade.upstream.following import Follower
+
+RETRY_MS: Final = 1000
+HEARTBEAT: Final = b": alive\n\n"
+
+TEMPORARY: Final = (429, 503, 504)
+"""The statuses that say: try again. On any of them a browser's EventSource gives up for good."""
+
+
+def event(name: str, data: object, event_id: int | None = None) -> bytes:
+    """One event with JSON data; its id is what a client resumes from."""
+    head = f"event: {name}\n" if event_id is None else f"id: {event_id}\nevent: {name}\n"
+    return head.encode() + b"data: " + json_body.dump(data) + b"\n\n"
+
+
+def respond(stream: Iterator[bytes], on_close: Callable[[], None], headers: Mapping[str, str] | None = None) -> Response:
+    """The response that streams events; `on_close` is called however it ends."""
+    return Response(stream, 200, {"Content-Type": CONTENT_TYPE, **HEADERS, **(headers or {})}, on_close)
+
+
+def session_events(backend: Backend, follower: Follower, room: events.FollowedSession) -> Iterator[bytes]:
+    """A session's events, one for each entry of its log; `id:` is the sequence.
+
+    A message that renewed is one event, so that its id resumes behind all of it: what it did is its `sessionStatus`.
+    """
+    yield f"retry: {RETRY_MS}\n\n".encode()
+    for item in backend.iterate(aiter(follower)):
+        if item is None:
+            yield HEARTBEAT
+        elif isinstance(item, LogEntry):
+            for name, payload in events.entry_events(item, room)[:1]:
+                if item.HasField("message"):
+                    payload["sessionStatus"] = responses.session_status(item.session_status)
+                yield event(name, payload, item.sequence)
+        elif isinstance(item, ReplyAborted):
+            yield event("messageStreamAborted", events.stream_aborted(item))
+        elif isinstance(item, SessionDeleted):
+            yield event("sessionDeleted", events.session_deleted(item.session_id))
+        else:
+            yield event("messageStreamChunk", events.stream_chunk(item, room.session.channel_id))
+
+
+def conversation(backend: Backend, talk: Conversation, sent: SendMessageResponse) -> Iterator[bytes]:
+    """A message sent with transport `sse`: `user_message`, `chunk` and `aborted` any number of times, then `done` or `error`."""
+    yield event("user_message", responses.sent_message(sent.message, sent.session_status))
+    try:
+        for part in backend.iterate(aiter(talk)):
+            if part is None:
+                yield HEARTBEAT
+            elif part.HasField("chunk"):
+                yield event("chunk", responses.chunk(part.chunk))
+            elif part.HasField("aborted"):
+                yield event("aborted", responses.aborted(part.aborted))
+            else:
+                yield event("done", responses.agent_response(part.reply))
+    except grpc.aio.AioRpcError as error:
+        yield event("error", errors.from_rpc(error).body)

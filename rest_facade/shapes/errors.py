@@ -1,0 +1,119 @@
+"""Errors as REST tells them: the exception that carries one, and what becomes of an RPC's error."""
+
+import math
+import uuid
+from collections.abc import Mapping
+from typing import Any, Final
+
+import grpc.aio
+import structlog
+
+from eliza.sessions import json_text
+from eliza.sessions.errors import TABLE, error_info
+from eliza.sessions.v1 import errors_pb2
+
+RETRY_AFTER_SECONDS: Final = 1
+"""When a client may try again, where the server does not say."""
+
+_log = structlog.get_logger(__name__)
+
+_WITHOUT_INFO: Final[Mapping[grpc.StatusCode, tuple[str, str, Mapping[str, Any]]]] = {
+    grpc.StatusCode.UNAVAILABLE: ("UNAVAILABLE", "The session service is out of reach", {"retryAfterSeconds": RETRY_AFTER_SECONDS}),
+    # Not by us, who would not look at the answer: the server stops, and could wait no longer.
+    grpc.StatusCode.CANCELLED: ("UNAVAILABLE", "The session service is stopping", {"retryAfterSeconds": RETRY_AFTER_SECONDS}),
+    grpc.StatusCode.RESOURCE_EXHAUSTED: (
+        "RESOURCE_EXHAUSTED",
+        "The session service has more to do than it can",
+        {"retryAfterSeconds": RETRY_AFTER_SECONDS},
+    ),
+    grpc.StatusCode.DEADLINE_EXCEEDED: ("DEADLINE_EXCEEDED", "The session service did not answer in time", {}),
+}
+
+
+class ApiError(Exception):
+    """An error of the table of errors, as the client is told it."""
+
+    def __init__(self, reason: str, message: str, /, **details: Any) -> None:
+        """`reason` names a row of the table; `details` are spelt and typed as in the JSON body."""
+        super().__init__(message)
+        self.message = message
+        self.row = TABLE[reason]
+        self.details = details
+
+    @property
+    def http_status(self) -> int:
+        """The HTTP status of the answer."""
+        return self.row.http_status
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The body of the answer: `{"error", "details", "code"}`."""
+        return {"error": self.message, "details": self.details, "code": self.row.reason}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the answer's headers have to say: `Retry-After` with 429 and 503, in whole seconds, and `Allow` with 405."""
+        if self.http_status in (429, 503):
+            return {"Retry-After": str(math.ceil(self.details.get("retryAfterSeconds", RETRY_AFTER_SECONDS)))}
+        if self.http_status == 405:
+            return {"Allow": ", ".join(self.details["allowed"])}
+        return {}
+
+
+def from_rpc(error: grpc.aio.AioRpcError) -> ApiError:
+    """What the client is told about a failed call: the server's own error if it gave one, else the status that fits."""
+    info = error_info(error)
+    if info is not None and info.reason in TABLE:
+        return from_row(info.reason, error.details() or info.reason, info.metadata)
+    if error.code() in _WITHOUT_INFO:
+        reason, message, defaults = _WITHOUT_INFO[error.code()]
+        return ApiError(reason, message, **defaults)
+    return _internal(rpc_status=error.code().name, rpc_details=error.details())
+
+
+def from_row(reason: str, message: str, details: Mapping[str, str]) -> ApiError:
+    """An error of the server's in the words and types of REST."""
+    kinds = TABLE[reason].details
+    typed = {name: _to_json_type(kinds.get(name, errors_pb2.DETAIL_KIND_UNSPECIFIED), text) for name, text in details.items()}
+    return ApiError(reason, _to_rest_spelling(message, kinds, details), **typed)
+
+
+def unforeseen(error: BaseException) -> ApiError:
+    """An error that nobody foresaw: the log gets its cause and an id, the client the id alone."""
+    return _internal(exc_info=error)
+
+
+def _internal(**cause: object) -> ApiError:
+    error_id = str(uuid.uuid4())
+    _log.error("unforeseen error", error_id=error_id, **cause)
+    return ApiError("INTERNAL", "Internal error", errorId=error_id)
+
+
+def _to_json_type(kind: int, text: str) -> Any:
+    """A detail of an ErrorInfo in its JSON type."""
+    match kind:
+        case errors_pb2.DETAIL_KIND_NUMBER:
+            return json_text.number(float(text))
+        case errors_pb2.DETAIL_KIND_FIELD:
+            return _rest_name(text)
+        case errors_pb2.DETAIL_KIND_FIELD_LIST:
+            return [_rest_name(name) for name in text.split(",")]
+        case _:
+            return text
+
+
+def _to_rest_spelling(message: str, kinds: Mapping[str, int], texts: Mapping[str, str]) -> str:
+    """The server's message with the fields that its details name spelt as in REST."""
+    for name, kind in kinds.items():
+        if kind in (errors_pb2.DETAIL_KIND_FIELD, errors_pb2.DETAIL_KIND_FIELD_LIST):
+            for field in texts.get(name, "").split(","):
+                message = message.replace(field, _rest_name(field)) if "_" in field else message
+    return message
+
+
+def _rest_name(path: str) -> str:
+    """The name in REST of a field or a path of fields: `timeout_config.auto_renew` is `timeoutConfig.autoRenew`."""
+    if path == "after_sequence":
+        return "after"
+    head, *rest = path.split("_")
+    return head + "".join(word[:1].upper() + word[1:] for word in rest)

@@ -1,0 +1,335 @@
+"""The Engine.IO server under Socket.IO. What clients send is checked here, before the library reads it.
+
+By itself the library answers 200 to a payload that it cannot read, reads bodies of any size, and lets
+unreadable frames end in a stack trace. What is used of it beside its documented interface is in `patches.socketio`.
+"""
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final
+from urllib.parse import parse_qs
+
+import orjson
+import socketio
+import structlog
+from engineio.packet import CLOSE, MESSAGE, PONG, Packet
+
+from rest_facade.front_door.asgi import TOO_LARGE, Message, Receive, Send
+from rest_facade.front_door.connections import CLIENT, MAX_PER_CLIENT
+from rest_facade.patches import socketio as patched
+from rest_facade.shapes.errors import RETRY_AFTER_SECONDS, ApiError
+
+MAX_PACKETS: Final = 1000
+"""How many packets a POST may hold."""
+
+SLICE: Final = 16
+"""How many packets are handled before the loop serves others, and how many the answer to a poll holds at most.
+
+The Python client reads no more than 16 of an answer.
+"""
+
+MAX_WAITING: Final = 3 * MAX_PACKETS
+"""How many packets may wait for a polling client: the answers to a full POST, and as much again."""
+
+MAX_UNREAD: Final = 500
+"""How many packets may wait for a WebSocket before its own are read no more."""
+
+MAX_POLL_CHARS: Final = 1024 * 1024
+"""How many characters the answer to a poll holds before no further packet is added to it."""
+
+CONNECT_SECONDS: Final = 10.0
+"""How long a socket may take from its handshake until it is connected to Socket.IO, which it is by `40`."""
+
+MAX_CONNECTING: Final = 1000
+"""How many sockets may be about to connect. For one more the oldest of them ends, which has not come in time it seems."""
+
+MAX_POLLING: Final = 10_000
+"""How many sockets there may be before a handshake of polling is refused. One client may have MAX_PER_CLIENT by polling."""
+
+_FROM_CLIENTS: Final = (CLOSE, PONG, MESSAGE)
+"""The types of packets that clients send, but for those that change the transport."""
+
+_UNREADABLE: Final = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
+"""What the library raises when it decodes something that is not Socket.IO. Our own handlers raise nothing."""
+
+_HANDSHAKE: Final = ("2probe", "5")
+"""The frames with which a WebSocket takes over from polling."""
+
+_BINARY: Final = ("5", "6")
+"""How events and acknowledgements begin that announce binary packets."""
+
+_SEPARATOR: Final = "\x1e"
+_PACKET: Final = re.compile(r"4[0-6]|[^4]\Z|b")
+"""How packets begin that clients send: one of Socket.IO, one without anything, or a binary one."""
+
+
+_log = structlog.get_logger(__name__)
+
+
+class Engine:
+    """An ASGI app: the Socket.IO server's, given only what it can bear."""
+
+    def __init__(self, io: socketio.AsyncServer, path: str, max_bytes: int) -> None:
+        """`max_bytes` is the greatest size of a POST's body."""
+        self._eio = io.eio
+        self._app = socketio.ASGIApp(io, socketio_path=path)
+        self._max_bytes = max_bytes
+        # The timers of the sockets that are about to connect, in the order of their handshakes.
+        self._connecting: dict[str, asyncio.TimerHandle] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._pings = patched.Pings()
+        # The clients of the sockets that began with polling and have bounds of their own.
+        self._clients: dict[str, str] = {}
+        self._counts: Counter[str] = Counter()
+        missing = patched.missing_names(io)
+        self._is_checked = not missing
+        if missing:
+            _log.warning("python-engineio lacks names that are needed: packets are not checked", missing=missing)
+        else:
+            patched.wrap_handler(io, "connect", self._prepare)
+            patched.wrap_handler(io, "disconnect", self._forget)
+            patched.wrap_handler(io, "message", self._guard)
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Serves one connection, as ASGI 3 wants it."""
+        if not self._is_checked:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._serve_websocket(scope, receive, send)
+        elif scope["method"] == "POST":
+            await self._serve_post(scope, receive, send)
+        elif scope["method"] == "GET" and "sid" not in _query(scope) and self._is_full_for(scope["state"].get(CLIENT)):
+            await _refuse(send, _full())
+        else:
+            await self._app(scope, _giving(b""), send)
+
+    async def end(self, transport: Any) -> None:
+        """Ends a connection. Its poll, or its WebSocket, ends with it."""
+        await transport.close(wait=False)
+        patched.end_poll(transport)
+        if not transport.upgraded:
+            self._eio.sockets.pop(transport.sid, None)
+
+    def note_connected(self, socket_id: str) -> None:
+        """Notes that a socket is connected to Socket.IO, and may stay."""
+        if timer := self._connecting.pop(socket_id, None):
+            timer.cancel()
+
+    def _is_full_for(self, client: str | None) -> bool:
+        return len(self._eio.sockets) >= MAX_POLLING or (client is not None and self._counts[client] >= MAX_PER_CLIENT)
+
+    def _end_unconnected(self, socket_id: str) -> None:
+        """Ends a socket that has not connected in time."""
+        self._connecting.pop(socket_id).cancel()
+        if transport := self._eio.sockets.get(socket_id):
+            task = asyncio.ensure_future(self.end(transport))
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+
+    async def _serve_post(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Handles the packets of a POST. What cannot be read, or is too much, is a 400 and ends the connection."""
+        query = _query(scope)
+        transport = self._eio.sockets.get(query.get("sid", [""])[0])
+        if transport is not None and transport.closed:
+            self._eio.sockets.pop(transport.sid, None)
+            transport = None
+        left = b""
+        if transport is not None and transport.connected and not transport.upgraded:
+            try:
+                if query.get("transport", ["polling"])[0] != "polling":
+                    raise _unreadable("a POST belongs to the transport polling")
+                if scope["state"][TOO_LARGE]:
+                    raise _unreadable(f"the payload is larger than {self._max_bytes} bytes")
+                left = await self._handle(transport, _packets((await receive())["body"]))
+            except ApiError as error:
+                _log.info("a polling client's request cannot be read", reason=error.message)
+                await self.end(transport)
+                await _refuse(send, error)
+                return
+        # The library answers. All that it still has to do is to close the connection, where the client says so.
+        of_body = (b"content-length", b"transfer-encoding")
+        headers = [header for header in scope["headers"] if header[0] not in of_body]
+        headers.append((b"content-length", str(len(left)).encode()))
+        await self._app({**scope, "headers": headers}, _giving(left), send)
+
+    async def _handle(self, transport: Any, texts: list[str]) -> bytes:
+        """Handles packets in order, some at a time; returns the one by which the client closes, if any.
+
+        Raises ApiError.
+        """
+        for count, text in enumerate(texts, 1):
+            packet = _read(text)
+            if packet.packet_type == CLOSE:
+                return text.encode()
+            await transport.receive(packet)
+            if transport.closed:
+                raise _unreadable("a packet is not one of Socket.IO, or the connection has ended")
+            if patched.count_waiting(transport) > MAX_WAITING:
+                raise _unreadable(f"more than {MAX_WAITING} packets wait to be polled")
+            if count % SLICE == 0:
+                await asyncio.sleep(0)
+        return b""
+
+    async def _serve_websocket(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Hands on the frames that can be read; one that cannot ends the connection."""
+        polling = self._eio.sockets.get(_query(scope).get("sid", [""])[0])
+        expected = list(_HANDSHAKE) if polling else []
+
+        async def read() -> Message:
+            message = await receive()
+            if message["type"] == "websocket.receive":
+                try:
+                    _check_frame(message.get("text"))
+                except ApiError as error:
+                    _log.info("a WebSocket's frame cannot be read", reason=error.message)
+                    await send({"type": "websocket.close", "code": 1008, "reason": error.message[:100]})
+                    return {"type": "websocket.disconnect", "code": 1008}
+            return message
+
+        async def read_expected() -> Message:
+            if not expected:
+                return await read()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._eio.ping_timeout):
+                    message = await receive()
+                    if message["type"] == "websocket.connect" or message.get("text") == expected.pop(0):
+                        return message
+            return {"type": "websocket.disconnect", "code": 1008}
+
+        try:
+            await self._app(scope, read_expected, send)
+        finally:
+            if polling and not polling.upgraded:
+                # The library would hold back what is polled for ever.
+                polling.upgrading = False
+
+    def _prepare(self, handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        """The library's handler of new connections; their polls are answered with SLICE packets at most."""
+
+        async def prepared(socket_id: str, environ: dict[str, Any]) -> Any:
+            transport = self._eio.sockets[socket_id]
+            patched.bound(transport, self._pings, SLICE, MAX_POLL_CHARS)
+            scope = environ["asgi.scope"]
+            client = scope["state"].get(CLIENT)
+            if client is not None and scope["type"] == "http":
+                self._clients[socket_id] = client
+                self._counts[client] += 1
+            if len(self._connecting) >= MAX_CONNECTING:
+                self._end_unconnected(next(iter(self._connecting)))
+            later = asyncio.get_running_loop().call_later
+            self._connecting[socket_id] = later(CONNECT_SECONDS, self._end_unconnected, socket_id)
+            return await handler(socket_id, environ)
+
+        return prepared
+
+    def _forget(self, handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        """The library's handler of the ends of connections; nothing is kept of one behind it."""
+
+        async def forgotten(socket_id: str, *reason: Any) -> Any:
+            self.note_connected(socket_id)
+            self._pings.end(socket_id)
+            if client := self._clients.pop(socket_id, None):
+                self._counts[client] -= 1
+                if not self._counts[client]:
+                    del self._counts[client]
+            return await handler(socket_id, *reason)
+
+        return forgotten
+
+    def _guard(self, handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        """The library's handler of messages; one that is not Socket.IO ends the connection."""
+
+        async def guarded(socket_id: str, data: str | bytes) -> None:
+            transport = self._eio.sockets.get(socket_id)
+            if transport is None or transport.closed:
+                return
+            try:
+                _check_text(data)
+                await handler(socket_id, data)
+            except _UNREADABLE as error:
+                reason = f"{type(error).__name__}: {error}"[:200]
+                _log.info("a client's packet is not one of Socket.IO", reason=reason)
+                await self.end(transport)
+            if transport.upgraded and patched.count_waiting(transport) > MAX_UNREAD:
+                # Who does not read is not read from, so that what waits for it has a bound.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._eio.ping_timeout):
+                        await patched.wait_until_sent(transport)
+
+        return guarded
+
+
+def _query(scope: Message) -> dict[str, list[str]]:
+    return parse_qs(scope["query_string"].decode("latin-1"))
+
+
+def _packets(body: bytes) -> list[str]:
+    """The packets of a payload, not read yet. Raises ApiError."""
+    try:
+        text = body.decode()
+        # So browsers wrote it that had no other way across origins.
+        if text.startswith("d="):
+            text = parse_qs(text)["d"][0]
+    except (ValueError, LookupError):
+        raise _unreadable("the payload is not UTF-8") from None
+    texts = text.split(_SEPARATOR, MAX_PACKETS)
+    if len(texts) > MAX_PACKETS:
+        raise _unreadable(f"the payload has more than {MAX_PACKETS} packets")
+    return texts
+
+
+def _read(text: str) -> Packet:
+    """Reads one packet of a client. Raises ApiError."""
+    if not _PACKET.match(text):
+        # The library would read it as JSON, and fail at what is nested deeply, where nobody catches that.
+        raise _unreadable("a packet is not one that clients send")
+    try:
+        packet = Packet(encoded_packet=text)
+    except (ValueError, RecursionError):
+        raise _unreadable("a packet is not one of Engine.IO") from None
+    if packet.packet_type not in _FROM_CLIENTS:
+        raise _unreadable(f"clients do not send packets of type {packet.packet_type}")
+    return packet
+
+
+def _check_frame(text: str | None) -> None:
+    """Raises ApiError for a frame that cannot be read, or is binary (None)."""
+    if text is None:
+        raise _unreadable("binary frames are not taken")
+    _read(text)
+
+
+def _check_text(data: str | bytes) -> None:
+    """Raises ValueError for a binary packet, and for an event that announces some: no event of the contract has any.
+
+    The library would keep them until the last one has come.
+    """
+    if not isinstance(data, str) or data.startswith(_BINARY):
+        raise ValueError("binary packets are not taken")
+
+
+def _full() -> ApiError:
+    return ApiError("OVERLOADED", "There are too many sockets", retryAfterSeconds=RETRY_AFTER_SECONDS)
+
+
+def _unreadable(reason: str) -> ApiError:
+    return ApiError("INVALID_REQUEST", f"Invalid request: {reason}", reason=reason)
+
+
+def _giving(body: bytes) -> Receive:
+    """Has the library receive this body."""
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return receive
+
+
+async def _refuse(send: Send, error: ApiError) -> None:
+    headers = {"content-type": "application/json", **error.headers}
+    encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": error.http_status, "headers": encoded})
+    await send({"type": "http.response.body", "body": orjson.dumps(error.body)})

@@ -1,0 +1,187 @@
+"""The way to the server: a channel for calls, as many for streams as it takes, and the calls that a synchronous view makes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar, cast
+
+import grpc.aio
+
+from eliza.sessions.errors import forget_frames
+from eliza.sessions.v1.agent_service_pb2 import GetAgentRequest
+from eliza.sessions.v1.agent_service_pb2_grpc import AgentServiceStub
+from eliza.sessions.v1.clock_service_pb2_grpc import ClockServiceStub
+from eliza.sessions.v1.message_service_pb2 import ConverseRequest, ConverseResponse
+from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceStub
+from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSessionsResponse
+from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
+from rest_facade.front_door.greenlets import await_
+from rest_facade.shapes.errors import RETRY_AFTER_SECONDS, ApiError
+
+if TYPE_CHECKING:
+    from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceAsyncStub
+    from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceAsyncStub
+
+_Request = TypeVar("_Request")
+_Response = TypeVar("_Response")
+
+_Call = TypeVar("_Call", bound=grpc.aio.Call)
+
+_Streaming: TypeAlias = grpc.aio.UnaryStreamCall[Any, _Response] | grpc.aio.StreamStreamCall[Any, _Response]
+
+REMOVED_AGENT_NAME: Final = "Agent"
+
+STREAMS_PER_CHANNEL: Final = 100
+"""How many streams go over one connection: no server that heeds HTTP/2's recommendation allows fewer, and one too many would just hang."""
+
+_OPTIONS = [
+    # A server that comes back is found within a second; without these, gRPC waits for up to two minutes between attempts.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # A page holds up to 100 messages, each with up to 2 MiB of attachments.
+    ("grpc.max_receive_message_length", -1),
+    # The server is addressed directly, whatever proxy the environment names for the web.
+    ("grpc.enable_http_proxy", 0),
+    # Channels to one address would share a connection otherwise, and with it the bound on its streams.
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+
+def dial(address: str) -> grpc.aio.Channel:
+    """A channel to a server at HOST:PORT, which need not be there yet."""
+    return grpc.aio.insecure_channel(address, _OPTIONS)
+
+
+@dataclass(slots=True, eq=False)
+class _StreamChannel:
+    """A channel with a connection of its own, its stubs, and how many streams are open on it."""
+
+    channel: grpc.aio.Channel
+    sessions: "SessionServiceAsyncStub"
+    messages: "MessageServiceAsyncStub"
+    streams: int = 0
+
+
+class Backend:
+    """The server's services. An async context manager: its channels belong to the loop that enters it."""
+
+    def __init__(self, open_channel: Callable[[], grpc.aio.Channel], deadline_seconds: float, reply_deadline_seconds: float) -> None:
+        """`open_channel` opens a channel to the server. A call that has no answer after `deadline_seconds` fails.
+
+        The server has its own deadline for an agent's reply; `reply_deadline_seconds` should not be less.
+        """
+        self._open_channel = open_channel
+        self.deadline_seconds = deadline_seconds
+        self.reply_deadline_seconds = deadline_seconds + reply_deadline_seconds
+
+    async def __aenter__(self) -> Self:
+        """Opens the channel. The server need not be there yet."""
+        self._channel = self._open_channel()
+        self._stream_channels: list[_StreamChannel] = []
+        self._stopping = asyncio.get_running_loop().create_future()
+        self.agents = AgentServiceStub(self._channel)
+        self.sessions = SessionServiceStub(self._channel)
+        self.messages = MessageServiceStub(self._channel)
+        self.clock = ClockServiceStub(self._channel)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Closes the channels; calls under way are cancelled."""
+        await asyncio.gather(*(one.close() for one in (self._channel, *(stream.channel for stream in self._stream_channels))))
+
+    def watch(self) -> "grpc.aio.StreamStreamCall[WatchSessionsRequest, WatchSessionsResponse]":
+        """Opens a stream on which sessions are watched; it waits for a server that is away."""
+        channel = self._stream_channel()
+        return self._counted(channel, channel.sessions.WatchSessions(wait_for_ready=True))
+
+    def converse(self, request: ConverseRequest) -> "grpc.aio.UnaryStreamCall[ConverseRequest, ConverseResponse]":
+        """Sends a message whose reply is waited for."""
+        channel = self._stream_channel()
+        return self._counted(channel, channel.messages.Converse(request, timeout=self.reply_deadline_seconds))
+
+    def _stream_channel(self) -> _StreamChannel:
+        """A channel that has room for one more stream."""
+        for one in self._stream_channels:
+            if one.streams < STREAMS_PER_CHANNEL:
+                return one
+        channel = self._open_channel()
+        self._stream_channels.append(_StreamChannel(channel, SessionServiceStub(channel), MessageServiceStub(channel)))
+        return self._stream_channels[-1]
+
+    def _counted(self, channel: _StreamChannel, call: _Call) -> _Call:
+        """The call, which counts on its channel until it is done."""
+
+        def done(_: object) -> None:
+            channel.streams -= 1
+
+        channel.streams += 1
+        call.add_done_callback(done)
+        return call
+
+    def stop_streams(self) -> None:
+        """Ends the streams that views write: they would not end by themselves."""
+        if not self._stopping.done():
+            self._stopping.set_result(None)
+
+    def iterate(self, items: AsyncIterator[_Response]) -> Iterator[_Response]:
+        """The items of an asynchronous iterator for a view's generator, until the facade stops."""
+        while not self._stopping.done():
+            following = asyncio.ensure_future(_next(items))
+            try:
+                await_(asyncio.wait([following, self._stopping], return_when=asyncio.FIRST_COMPLETED))
+            finally:
+                following.cancel()
+            if not following.done() or (item := following.result()) is None:
+                return
+            yield item[0]
+
+    async def agent_name(self, agent_id: str) -> str:
+        """What people call an agent; one that has been removed is "Agent". Raises grpc.aio.AioRpcError."""
+        try:
+            answer = await self.agents.GetAgent(GetAgentRequest(agent_id=agent_id), timeout=self.deadline_seconds)
+        except grpc.aio.AioRpcError as error:
+            if error.code() != grpc.StatusCode.NOT_FOUND:
+                raise
+            return REMOVED_AGENT_NAME
+        return answer.agent.name
+
+    def wait(self, answer: Awaitable[_Response]) -> _Response:
+        """Waits in a view. Raises what the awaitable raises; ApiError when the request was cancelled."""
+        response, error = await_(_outcome(answer))
+        if error is None:
+            return cast(_Response, response)
+        if isinstance(error, asyncio.CancelledError):
+            # The client left, and nobody reads the answer; or the facade stops and could wait no longer, and the client gets one.
+            error = ApiError("UNAVAILABLE", "The service is stopping", retryAfterSeconds=RETRY_AFTER_SECONDS)
+        try:
+            raise error
+        finally:
+            # The error has this frame, which must not have the error, nor the call.
+            del answer, error
+
+    def call(self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response], request: _Request) -> _Response:
+        """Makes one call from a view and waits for its answer. Raises grpc.aio.AioRpcError; ApiError when the request was cancelled."""
+        return self.wait(method(request, timeout=self.deadline_seconds))
+
+
+async def _outcome(answer: Awaitable[_Response]) -> tuple[_Response | None, BaseException | None]:
+    """What an awaitable returns, or raises: raised through a greenlet, an error would be kept by the frames that it has."""
+    try:
+        return await answer, None
+    except BaseException as error:  # noqa: BLE001 - it is raised by who waits
+        forget_frames(error)
+        return None, error
+
+
+async def read(call: "_Streaming[_Response]") -> _Response | None:
+    """The next response of a stream; None at its end. Raises grpc.aio.AioRpcError."""
+    response = await call.read()
+    return None if response is grpc.aio.EOF else cast(_Response, response)
+
+
+async def _next(items: AsyncIterator[_Response]) -> tuple[_Response] | None:
+    """The next item, in a tuple because it may be None itself; None at the end."""
+    async for item in items:
+        return (item,)
+    return None

@@ -1,0 +1,126 @@
+"""Following one session's log upstream, over restarts of the server."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TypeAlias
+
+import grpc.aio
+
+from eliza.sessions.v1 import errors_pb2
+from eliza.sessions.v1.json_form_pb2 import JSON_FORM_TEXT
+from eliza.sessions.v1.log_pb2 import LogEntry, ReplyAborted, ReplyChunk, SessionDeleted
+from eliza.sessions.v1.session_pb2 import Session
+from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSessionsResponse
+from rest_facade.shapes.errors import ApiError, from_row
+from rest_facade.shapes.events import Draft
+from rest_facade.upstream.backend import Backend, read
+
+_Call: TypeAlias = grpc.aio.StreamStreamCall[WatchSessionsRequest, WatchSessionsResponse]
+
+Happening: TypeAlias = LogEntry | ReplyChunk | ReplyAborted | SessionDeleted
+"""What happens in a session that is followed."""
+
+RECONNECT_SECONDS = 0.2
+
+_AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
+"""With which a join is tried again. INTERNAL is what grpc.aio makes of a write into a call that has just ended, whatever it ended with."""
+
+
+class Follower:
+    """Yields what happens in a session after a sequence, each entry once and in order. To be closed after use."""
+
+    def __init__(self, backend: Backend, session_id: str, after_sequence: int | None) -> None:
+        """`after_sequence` None: from now on."""
+        self._backend = backend
+        self._session_id = session_id
+        self._after_sequence = after_sequence
+        self._call: _Call | None = None
+        self._draft = Draft()
+        self.session = Session()
+
+    @property
+    def sequence(self) -> int:
+        """The sequence of the last entry that was given out, or of the one to start after."""
+        return self._after_sequence or 0
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has been opened, and not closed since."""
+        return self._call is not None
+
+    async def open(self) -> Session:
+        """Joins the session; returns it as it stands. Waits a while for a server that is away.
+
+        Raises ApiError: what the server has against it, or that it stayed away.
+        """
+        try:
+            async with asyncio.timeout(self._backend.deadline_seconds):
+                return await self._join()
+        except TimeoutError:
+            raise ApiError("UNAVAILABLE", "The session service is out of reach", retryAfterSeconds=1) from None
+
+    async def __aiter__(self) -> AsyncIterator[Happening | None]:
+        """What happens, until the session ends; None where nothing has for a while, or while the server is away."""
+        while True:
+            try:
+                assert self._call is not None
+                while response := await read(self._call):
+                    match response.WhichOneof("event"):
+                        case "entry":
+                            self._after_sequence = response.entry.sequence
+                            self._draft.take_entry(response.entry)
+                            yield response.entry
+                        case "chunk":
+                            self._draft.take_chunk(response.chunk)
+                            yield response.chunk
+                        case "aborted":
+                            self._draft.take_abort(response.aborted)
+                            yield response.aborted
+                        case "deleted":
+                            yield response.deleted
+                        case "heartbeat":
+                            yield None
+                        case "end":
+                            return
+            except grpc.aio.AioRpcError as error:
+                # The server cancels a stream that is not read for long, because its client is slow but reads.
+                if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+                    raise
+            yield self._draft.abandon()
+            await asyncio.sleep(RECONNECT_SECONDS)
+            try:
+                await self._join()
+            except ApiError:
+                # Expired or deleted in the meantime: the client hears it when it asks again.
+                return
+
+    def close(self) -> None:
+        """Follows no longer."""
+        if self._call:
+            self._call.cancel()
+            self._call = None
+
+    async def _join(self) -> Session:
+        """Opens a stream and joins; tries again while the server is away. Raises ApiError when the server refuses."""
+        while True:
+            self.close()
+            self._call = self._backend.watch()
+            join = WatchSessionsRequest.Join(session_id=self._session_id, after_sequence=self._after_sequence, json_form=JSON_FORM_TEXT)
+            try:
+                await self._call.write(WatchSessionsRequest(join=join))
+                if response := await read(self._call):
+                    break
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+                if self._call.done() and (status := await self._call.code()) not in _AGAIN:
+                    reason = "OVERLOADED" if status == grpc.StatusCode.RESOURCE_EXHAUSTED else "UNAVAILABLE"
+                    raise ApiError(reason, "The session service cannot stream now", retryAfterSeconds=1) from error
+            await asyncio.sleep(RECONNECT_SECONDS)
+        if response.HasField("end"):
+            raise refusal(response.end)
+        self.session, self._after_sequence = response.joined.session, response.joined.after_sequence
+        return self.session
+
+
+def refusal(end: WatchSessionsResponse.End) -> ApiError:
+    """The error that an `end` tells about."""
+    return from_row(errors_pb2.ErrorReason.Name(end.reason).removeprefix("ERROR_REASON_"), end.message, end.details)

@@ -1,0 +1,325 @@
+"""A group of operations on sessions, carried out in memory: what is to be loaded, the rules applied, what is to be written. No SQL.
+
+A back end loads what `wanted` names, has `apply` carry out the operations in their order, and writes what `written` holds; all of this in
+one transaction.
+"""
+
+import traceback
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, TypeAlias, TypeVar
+
+from server.domain.agents import Agent
+from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState
+from server.domain.errors import DeliveryNotFoundError, DomainError, RequestIdReusedError, SessionExpiredError, SessionNotFoundError
+from server.domain.events import Entry
+from server.domain.idempotency import RequestKey, require_same
+from server.domain.replies import DeliveryRule
+from server.domain.sessions import Creation, Outcome, Rule, Session, require_etag
+from server.store.contract import Commit
+from server.store.counts import CountKey, changed_counts
+
+E = TypeVar("E", bound=Exception)
+
+RequestName: TypeAlias = tuple[str, str]
+"""The scope and the id of a request."""
+DeliveryKey: TypeAlias = tuple[str, int]
+"""The session and the sequence of a delivery."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """A request that was carried out: the session that it made or the entry that it appended, and the session that it goes with.
+
+    `answer` is None where the purge of an older version took the entry and left its request.
+    """
+
+    fingerprint: str
+    answer: Session | Entry | None
+    session_id: str
+    created_at_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the operations of a batch concern, and is to be loaded as far as it is there."""
+
+    sessions: set[str]
+    deliveries: set[DeliveryKey]
+    requests: set[RequestName]
+    agents: set[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What of it is there. A request whose session is gone is not."""
+
+    sessions: dict[str, Session] = field(default_factory=dict)
+    deliveries: dict[DeliveryKey, Delivery] = field(default_factory=dict)
+    requests: dict[RequestName, Remembered] = field(default_factory=dict)
+    agents: dict[str, Agent] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a batch leaves, to be written in the order of the fields.
+
+    `removed` are the ids of sessions that are to go, first, because they free the ids of requests. `counts`: by how much each count of
+    sessions changes. `expired`: the ids of sessions of which all deliveries that are open by then have failed.
+    """
+
+    removed: set[str]
+    created: list[Session]
+    changed: list[Session]
+    counts: Counter[CountKey]
+    entries: list[Entry]
+    deliveries: list[Delivery]
+    expired: set[str]
+    requests: list[tuple[RequestKey, Remembered]]
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """What a deletion comes to."""
+
+    session_id: str
+
+
+Result: TypeAlias = Outcome | Deleted | DomainError
+"""What comes of an operation."""
+
+
+class Batch:
+    """See the module. What it holds is as its operations have left it so far; a session that is None is not there."""
+
+    def __init__(self, operations: Sequence["Operation"]) -> None:
+        self._operations = operations
+        self._stored: dict[str, Session] = {}
+        self._sessions: dict[str, Session | None] = {}
+        self._deliveries: dict[DeliveryKey, Delivery] = {}
+        self._requests: dict[RequestName, Remembered] = {}
+        self._agents: dict[str, Agent] = {}
+        self._created: set[str] = set()
+        self._changed: set[str] = set()
+        self._deleted: set[str] = set()
+        self._expired: set[str] = set()
+        self._entries: list[Entry] = []
+        self._delivered: set[DeliveryKey] = set()
+        self._new_requests: list[tuple[RequestKey, Remembered]] = []
+
+    def wanted(self) -> Wanted:
+        """What is to be loaded."""
+        wanted = Wanted(set(), set(), set(), set())
+        for operation in self._operations:
+            operation.want(wanted)
+            if operation.request:
+                wanted.requests.add(_name(operation.request))
+        return wanted
+
+    def apply(self, loaded: Loaded, now_ms: Callable[[], int]) -> list[Result]:
+        """Carries out the operations, one after the other, and returns what comes of each. What a rule refuses changes nothing.
+
+        Raises what a rule raises that is no DomainError: the batch is of no use then.
+        """
+        self._stored, self._sessions = loaded.sessions, dict(loaded.sessions)
+        self._deliveries, self._requests, self._agents = loaded.deliveries, loaded.requests, loaded.agents
+        results: list[Result] = []
+        for operation in self._operations:
+            try:
+                results.append(operation.carry_out(self, now_ms()))
+            except DomainError as error:
+                results.append(strip(error))
+        return results
+
+    def written(self) -> Written:
+        """What is to be written."""
+        gone, there = self._deleted, self._sessions
+        touched = self._created | self._changed | gone
+        return Written(
+            gone,
+            [session for session in map(there.get, self._created) if session],
+            [session for session in map(there.get, self._changed - self._created) if session],
+            changed_counts((self._stored.get(session_id), there.get(session_id)) for session_id in touched),
+            [entry for entry in self._entries if entry.session_id not in gone],
+            [self._deliveries[key] for key in self._delivered if key[0] not in gone],
+            self._expired - gone,
+            [(request, made) for request, made in self._new_requests if made.session_id not in gone],
+        )
+
+    def session(self, session_id: str) -> Session:
+        """A session. Raises SessionNotFoundError."""
+        session = self._sessions.get(session_id)
+        if session is None:
+            raise SessionNotFoundError(session_id)
+        return session
+
+    def delivery(self, session_id: str, sequence: int) -> Delivery:
+        """A delivery. Raises DeliveryNotFoundError."""
+        delivery = self._deliveries.get((session_id, sequence))
+        if delivery is None:
+            raise DeliveryNotFoundError(f"{session_id}-{sequence}")
+        if session_id in self._expired and delivery.state in OPEN_STATES:
+            # It is closed together with the session, once the batch is written.
+            return replace(delivery, state=DeliveryState.FAILED, due_at_ms=None)
+        return delivery
+
+    def agent(self, agent_id: str) -> Agent | None:
+        """An agent, if there is one."""
+        return self._agents.get(agent_id)
+
+    def known(self, request: RequestKey | None) -> Remembered | None:
+        """A request that was carried out before. Raises RequestIdReusedError."""
+        found = self._requests.get(_name(request)) if request else None
+        # It goes with its session, so its id is free.
+        if request is None or found is None or found.session_id in self._deleted:
+            return None
+        require_same(request, found.fingerprint)
+        return found
+
+    def remember(self, request: RequestKey | None, answer: Session | Entry, session_id: str, now_ms: int) -> None:
+        """Notes a request with what it led to."""
+        if request:
+            made = self._requests[_name(request)] = Remembered(request.fingerprint, answer, session_id, now_ms)
+            self._new_requests.append((request, made))
+
+    def add(self, session: Session) -> None:
+        """Notes a new session."""
+        self._sessions[session.id] = session
+        self._created.add(session.id)
+
+    def remove(self, session_id: str) -> None:
+        """Notes that a session is to go."""
+        self._sessions[session_id] = None
+        self._deleted.add(session_id)
+
+    def take(self, before: Session, outcome: Outcome) -> None:
+        """Notes what a rule has done to a session."""
+        session = outcome.session
+        if session is not before:
+            self._sessions[session.id] = session
+            self._changed.add(session.id)
+            if outcome.entry:
+                self._entries.append(outcome.entry)
+            if session.expiry_logged and not before.expiry_logged:
+                self._expired.add(session.id)
+        if delivery := outcome.delivery:
+            key = delivery.session_id, delivery.sequence
+            self._deliveries[key] = delivery
+            self._delivered.add(key)
+
+
+class Operation(ABC):
+    """Something to do to a session. One with a request is carried out once, and answered the same ever after."""
+
+    request: ClassVar[RequestKey | None] = None
+
+    @abstractmethod
+    def want(self, wanted: Wanted) -> None:
+        """Adds what it has to see."""
+
+    @abstractmethod
+    def carry_out(self, batch: Batch, now_ms: int) -> Outcome | Deleted:
+        """Does it, and tells what came of it. Raises DomainError, having done nothing."""
+
+
+@dataclass(frozen=True)
+class Create(Operation):
+    """Adds the session that a rule makes. Raises RequestIdReusedError and what the rule raises."""
+
+    agent_id: str
+    rule: Creation
+    request: RequestKey | None = None  # type: ignore[misc]
+
+    def want(self, wanted: Wanted) -> None:
+        wanted.agents.add(self.agent_id)
+
+    def carry_out(self, batch: Batch, now_ms: int) -> Outcome:
+        if self.request and (known := batch.known(self.request)):
+            if not isinstance(known.answer, Session):
+                raise RequestIdReusedError(self.request.id)
+            return Outcome(known.answer, replayed=True)
+        session = self.rule(batch.agent(self.agent_id), now_ms)
+        batch.add(session)
+        batch.remember(self.request, session, session.id, now_ms)
+        return Outcome(session)
+
+
+@dataclass(frozen=True)
+class Apply(Operation):
+    """Applies a rule to a session. Raises SessionNotFoundError, RequestIdReusedError and what the rule raises."""
+
+    session_id: str
+    rule: Rule
+    request: RequestKey | None = None  # type: ignore[misc]
+
+    def want(self, wanted: Wanted) -> None:
+        wanted.sessions.add(self.session_id)
+
+    def carry_out(self, batch: Batch, now_ms: int) -> Outcome:
+        session = batch.session(self.session_id)
+        if known := batch.known(self.request):
+            if not isinstance(known.answer, Entry):
+                raise SessionExpiredError(session.id, session.expires_at_ms)
+            return Outcome(session, known.answer, replayed=True)
+        outcome = self.rule(session, now_ms)
+        batch.take(session, outcome)
+        if self.request and outcome.entry:
+            batch.remember(self.request, outcome.entry, session.id, now_ms)
+        return outcome
+
+
+@dataclass(frozen=True)
+class ApplyToDelivery(Operation):
+    """Applies a rule to a delivery. Raises SessionNotFoundError, DeliveryNotFoundError and what the rule raises."""
+
+    session_id: str
+    sequence: int
+    rule: DeliveryRule
+
+    def want(self, wanted: Wanted) -> None:
+        wanted.sessions.add(self.session_id)
+        wanted.deliveries.add((self.session_id, self.sequence))
+
+    def carry_out(self, batch: Batch, now_ms: int) -> Outcome:
+        session = batch.session(self.session_id)
+        outcome = self.rule(session, batch.delivery(self.session_id, self.sequence), now_ms)
+        batch.take(session, outcome)
+        return outcome
+
+
+@dataclass(frozen=True)
+class Delete(Operation):
+    """Removes a session that is in one of the states that `etag` names. Raises SessionNotFoundError, EtagMismatchError."""
+
+    session_id: str
+    etag: str
+
+    def want(self, wanted: Wanted) -> None:
+        wanted.sessions.add(self.session_id)
+
+    def carry_out(self, batch: Batch, now_ms: int) -> Deleted:
+        require_etag(batch.session(self.session_id), self.etag)
+        batch.remove(self.session_id)
+        return Deleted(self.session_id)
+
+
+def commit_of(results: Iterable[object]) -> Commit:
+    """What is told of operations with these results, once they are durable."""
+    results = list(results)
+    return Commit(
+        [result for result in results if isinstance(result, Outcome) and not result.replayed],
+        [result.session_id for result in results if isinstance(result, Deleted)],
+    )
+
+
+def strip(error: E) -> E:
+    """The error without what its frames hold; the lines that it came through stay, for the log."""
+    traceback.clear_frames(error.__traceback__)
+    # The first is that of who caught it: it runs, and has the operation that will have the error.
+    return error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
+
+
+def _name(request: RequestKey) -> RequestName:
+    return request.scope, request.id

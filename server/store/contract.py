@@ -1,0 +1,384 @@
+"""The Store interface, in roles. Its docstrings are the contract that every back end keeps and `tests/store` checks."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from server.domain.agents import Agent
+from server.domain.deliveries import Delivery
+from server.domain.events import Entry
+from server.domain.idempotency import RequestKey
+from server.domain.replies import DeliveryRule
+from server.domain.sessions import Creation, Outcome, Rule, Session
+
+AgentChange = Callable[[Agent, int], Agent]
+"""A change of an agent with its input bound: of the agent and the instant in ms."""
+
+
+class StoreOpenError(Exception):
+    """The store cannot be opened; the text says why, and what to do about it, to whoever starts the service."""
+
+
+class CopyError(Exception):
+    """The copy cannot be made; the text says why. Nothing was changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in an order of creation: of the time in ms, then of the id."""
+
+    created_at_ms: int
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class MessagePage:
+    """A page of messages, newest first; `has_more`: at least one more lies beyond it in the direction of travel."""
+
+    messages: list[Entry]
+    has_more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPage:
+    """A page of active sessions in order of creation.
+
+    `next`: the next page begins behind it; None on the last page. `total`: how many match on all pages.
+    It counts a session until its expiry is written, and so may lag behind the pages.
+    """
+
+    sessions: list[Session]
+    next: Position | None
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenDelivery:
+    """What the agent has yet to answer in a session: the session, the message of the user, and its delivery."""
+
+    session: Session
+    entry: Entry
+    delivery: Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """A session with open deliveries: of which agent, the first, when that may be given, in ms (0 while it is leased), and how many."""
+
+    session_id: str
+    agent_id: str
+    sequence: int
+    due_at_ms: int
+    open: int
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many sessions the store holds. A session counts as active until its expiry is in its log.
+
+    `expiring_soon`: active ones whose warning is in the log.
+    `invalid`: those that a read has met, and whose rows cannot be read back.
+    """
+
+    active: int
+    expired: int
+    expiring_soon: int
+    invalid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What one commit has done to sessions: the outcomes of creations and rules, in order, and the ids of those that were deleted."""
+
+    outcomes: Sequence[Outcome]
+    deleted: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """Which store it is: where it is kept, its schema, and how many sessions it holds, live or expired."""
+
+    place: str
+    schema: int
+    sessions: int
+
+
+CommitListener = Callable[[Commit], None]
+"""Is told what a commit has done."""
+
+
+class Sessions(ABC):
+    """Sessions and their logs."""
+
+    @abstractmethod
+    async def create_session(self, agent_id: str, rule: Creation, request: RequestKey | None = None) -> Outcome:
+        """Adds the session that the rule makes of the agent, if there is such an agent, at the present instant, in one transaction.
+
+        Its id and its channel are new. For a request that is known already nothing is done, and the outcome is the session as it was made
+        then. The request is remembered until the session is removed, or `forget_requests` takes it.
+
+        :raises DomainError: whatever the rule raises; nothing is written then
+        :raises RequestIdReusedError: the request's id is known with other content
+        """
+
+    @abstractmethod
+    async def apply(self, session_id: str, rule: Rule, request: RequestKey | None = None) -> Outcome:
+        """Loads a session, applies the rule to it at the present instant, and persists the outcome, in one transaction.
+
+        With the expiry of a session its open deliveries have failed. A request is remembered with the outcome's first entry, until the
+        session is removed or `forget_requests` takes it. For one that is known already nothing is done, and the outcome is that entry
+        again.
+
+        :raises SessionNotFoundError: there is no such session
+        :raises RequestIdReusedError: the request's id is known with other content
+        :raises DomainError: whatever the rule raises; nothing is written then
+        """
+
+    @abstractmethod
+    async def delete_session(self, session_id: str, etag: str = "") -> None:
+        """Removes a session, live or expired, with its log and its deliveries: no reading method knows of them any more.
+
+        The requests that made it or wrote to it are forgotten: their ids are free. Its own id is not used again. How long this takes does
+        not depend on how much the session has: what cannot be removed at once is left for `purge`.
+
+        :raises SessionNotFoundError: there is no such session
+        :raises EtagMismatchError: it is in none of the states that `etag` names
+        """
+
+    @abstractmethod
+    async def get_session(self, session_id: str) -> Session:
+        """Reads a session, live or expired.
+
+        :raises SessionNotFoundError: there is no such session
+        """
+
+    @abstractmethod
+    async def find_channel(self, channel_id: str) -> str:
+        """Finds the id of the session with this channel.
+
+        :raises SessionNotFoundError: there is no such channel
+        """
+
+    @abstractmethod
+    async def list_sessions(
+        self, now_ms: int, *, limit: int, after: Position | None = None, agent_id: str | None = None, user_id: str | None = None
+    ) -> SessionPage:
+        """Reads at most `limit` sessions that are active at `now_ms`, the oldest first, from the first one behind `after`.
+
+        A page stops early, after at least one session, where its text grows past PAGE_BYTES. It stops, even
+        without any session, once it has left out MAX_PASSED: their expiry is not written yet, or they are unreadable.
+        """
+
+    @abstractmethod
+    async def list_messages(
+        self, session: Session, *, limit: int, before_ms: int | None = None, after_ms: int | None = None
+    ) -> MessagePage:
+        """Reads at most `limit` messages of a session whose time lies strictly between the cursors, newest first.
+
+        With `after_ms` alone they are the oldest of these (travelling forward), otherwise the newest (travelling back). A page stops
+        early, after at least one message, where its text, with the session's metadata under each message, grows past PAGE_BYTES.
+        """
+
+    @abstractmethod
+    async def list_entries(self, session_id: str, *, after_sequence: int, limit: int) -> list[Entry]:
+        """Reads at most `limit` entries of a session's log behind a sequence, in order, without gaps; none for a session that is not there.
+
+        It stops early, after at least one entry, where their text grows past PAGE_BYTES.
+        """
+
+    @abstractmethod
+    async def list_history(self, session: Session, *, before_sequence: int, limit: int) -> list[Entry]:
+        """Reads at most `limit` messages of a session that belong before the user's message with this sequence, the oldest first.
+
+        They are the latest of the user's earlier messages and of the replies to these, each reply behind the message that it answers. It
+        stops early, after at least one message, where their text grows past PAGE_BYTES.
+        """
+
+    @abstractmethod
+    async def count_history(self, session: Session, *, before_sequence: int, limit: int) -> int:
+        """Counts, up to `limit`, the messages that `list_history` would read if it never stopped early."""
+
+    @abstractmethod
+    async def counts(self) -> Counts:
+        """Tells how many sessions there are, at the same cost however many they are: each write keeps the counts."""
+
+    @abstractmethod
+    async def due(self, now_ms: int, limit: int) -> list[str]:
+        """The ids of at most `limit` sessions to which something happens by itself at `now_ms` or before, the longest due first."""
+
+    @abstractmethod
+    async def next_due_ms(self) -> int | None:
+        """The earliest instant at which something happens to a session by itself; None when there is none."""
+
+
+class Deliveries(ABC):
+    """The ways of users' messages to the agents."""
+
+    @abstractmethod
+    async def apply_delivery(self, session_id: str, sequence: int, rule: DeliveryRule) -> Outcome:
+        """Does as `apply`, with a rule that is given the delivery of the session's message with this sequence, too.
+
+        :raises SessionNotFoundError: there is no such session
+        :raises DeliveryNotFoundError: the session has no such delivery
+        :raises DomainError: whatever the rule raises; nothing is written then
+        """
+
+    @abstractmethod
+    async def find_answer(self, session_id: str, sequence: int) -> Entry | None:
+        """Finds the reply to the message with this sequence, or else its final failure; None while there is neither."""
+
+    @abstractmethod
+    async def next_delivery(self, session_id: str) -> OpenDelivery | None:
+        """Reads the first open delivery of a session; None when there is none."""
+
+    @abstractmethod
+    async def list_open(self) -> list[OpenSession]:
+        """The sessions that have open deliveries."""
+
+
+class Agents(ABC):
+    """The agents that sessions are held with."""
+
+    @abstractmethod
+    async def create_agent(self, agent: Agent) -> None:
+        """Adds an agent.
+
+        :raises AgentAlreadyExistsError: its id is taken
+        """
+
+    @abstractmethod
+    async def seed_agent(self, agent: Agent) -> None:
+        """Adds an agent once in the life of the store: not where it was seeded before, even if it is gone since, nor over another."""
+
+    @abstractmethod
+    async def update_agent(self, agent_id: str, change: AgentChange) -> Agent:
+        """Loads an agent, changes it at the present instant, and persists the result, in one transaction; returns it.
+
+        :raises AgentNotFoundError: there is no such agent
+        :raises DomainError: whatever the change raises; nothing is written then
+        """
+
+    @abstractmethod
+    async def delete_agent(self, agent_id: str) -> None:
+        """Removes an agent; its sessions stay.
+
+        :raises AgentNotFoundError: there is no such agent
+        """
+
+    @abstractmethod
+    async def get_agent(self, agent_id: str) -> Agent:
+        """Reads an agent.
+
+        :raises AgentNotFoundError: there is no such agent
+        """
+
+    @abstractmethod
+    async def list_agents(self, *, limit: int, after: Position | None = None) -> list[Agent]:
+        """Reads at most `limit` agents in order of registration, from the first one behind `after`."""
+
+
+class Maintenance(ABC):
+    """What the service itself has to know of its store, and to do for it."""
+
+    @abstractmethod
+    async def describe(self) -> Description:
+        """Tells which store it is, for the operator."""
+
+    @abstractmethod
+    async def check_writable(self) -> None:
+        """Makes a small durable write, to find out whether the store can.
+
+        :raises UnavailableError: it cannot
+        :raises ResourceExhaustedError: it has no room
+        """
+
+    @abstractmethod
+    async def purge(self, expired_by_ms: int, limit: int) -> int:
+        """Takes one small step of removing what deleted sessions have left, then the sessions that expired at `expired_by_ms` or before.
+
+        A session whose expiry has not been written stays until it is: nobody has been told of it. The sessions that expired first go
+        first, as `delete_session` does it, then what they have left: requests, deliveries, entries. A step removes at most `limit` rows,
+        and ends after a few milliseconds. It returns how many rows it removed: 0 when nothing is left to remove.
+        """
+
+    @abstractmethod
+    async def forget_requests(self, made_by_ms: int, limit: int) -> int:
+        """Takes one small step of forgetting the requests that were made at `made_by_ms` or before.
+
+        It forgets at most `limit`, ends after a few milliseconds, and returns how many: 0 when none is left to forget.
+        """
+
+    @abstractmethod
+    async def clear_sessions(self) -> None:
+        """Removes every session as `delete_session` does. Agents stay."""
+
+
+class Store(Sessions, Deliveries, Agents, Maintenance):
+    """Keeps agents, sessions and their logs.
+
+    A writing method returns once its effect is durable, and then any reading method sees it. Writes on one session happen one after the
+    other; each happens wholly or not at all. A call that is cancelled before its turn writes nothing. Every method may raise
+    UnavailableError (the store is closed, or cannot be read or written now) and every writing one ResourceExhaustedError (there is no
+    room) or OverloadedError (too many writes wait); nothing was done then.
+    """
+
+    @abstractmethod
+    def add_listener(self, listener: CommitListener) -> None:
+        """Has the listener called on the event loop after each commit of `create_session`, `apply`, `apply_delivery` and `delete_session`.
+
+        It is called before they return, also where their callers are gone; it must not raise, nor take long. It is not told what was
+        replayed, nor what the purge and `clear_sessions` remove.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Finishes the writes that were accepted, then lets go of the database. The store is of no use afterwards."""
+
+
+Progress = Callable[[int, int], None]
+"""Is told how much is copied, and how much there is."""
+
+
+class StoreTools(ABC):
+    """What the commands do with a store, by its URL. `place` names it for people, `schema` is the one that this version works with."""
+
+    place: str
+    schema: int
+
+    @abstractmethod
+    def stored_schema(self) -> int:
+        """Reads the schema of the store, which may be an older one. Raises StoreOpenError."""
+
+    @abstractmethod
+    def migrate(self) -> None:
+        """Makes the store, or brings it to this version's schema; nobody may be serving it. Raises StoreOpenError."""
+
+    @abstractmethod
+    def check(self, on_problem: Callable[[str], None]) -> str:
+        """Tells each thing that is wrong with the store, as of one moment, and changes nothing; returns what it holds, for people.
+
+        A store of an older schema is checked as if it were migrated. Raises StoreOpenError where the store cannot be read.
+        """
+
+    @abstractmethod
+    def back_up(self, target: Path, progress: Progress) -> None:
+        """Copies the store, as it is at one moment, to a file that must not be there yet. Raises CopyError."""
+
+    @abstractmethod
+    def restore(self, source: Path, progress: Progress) -> None:
+        """Puts a sound backup in place, where no store may be yet. Raises CopyError.
+
+        A backup of an older schema is copied as it is: whoever opens the store migrates it.
+        """
+
+
+MAX_WRITES = 10_000
+"""How many writes may wait for the disk, where nobody says."""
+
+MAX_PASSED = 1000
+"""How many sessions a page may leave out before it ends. This bounds its cost while the expiry of many is not written yet."""
+
+PAGE_BYTES = 640 * 1024
+"""How much text of JSON and content a page holds: as protobuf it then stays below the 4 MiB that a gRPC client takes by default, whatever
+is in it, except where a single message is larger."""

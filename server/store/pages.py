@@ -1,0 +1,85 @@
+"""Pages: how much one holds, and in which order. The same for every back end, which reads what a page is filled from."""
+
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
+
+from server.domain.events import Entry
+from server.domain.sessions import Session, is_expired
+from server.store.contract import MAX_PASSED, PAGE_BYTES, MessagePage, Position
+
+T = TypeVar("T")
+
+ALWAYS_MS: Final = 2**62
+"""Later than every instant; its negative is earlier."""
+FIRST: Final = Position(-ALWAYS_MS, "")
+"""Before every place in an order of creation."""
+
+
+def fill_page(found: Iterable[T], limit: int, size: Callable[[T], int]) -> tuple[list[T], bool]:
+    """The first `limit` of what was found, or as many as fit PAGE_BYTES, at least one; and whether there is more."""
+    page: list[T] = []
+    total = 0
+    for item in found:
+        total += size(item)
+        if len(page) == limit or (page and total > PAGE_BYTES):
+            return page, True
+        page.append(item)
+    return page, False
+
+
+def text_size(entry: Entry) -> int:
+    """How much text an entry holds."""
+    message = entry.message
+    if message is None:
+        return 0
+    said = (message.content, message.metadata, message.attachments or "", message.thought or "", *message.actions)
+    return sum(map(len, said))
+
+
+def travels_forward(before_ms: int | None, after_ms: int | None) -> bool:
+    """Whether a page of messages begins at its oldest."""
+    return after_ms is not None and before_ms is None
+
+
+def fill_messages(found: Iterable[Entry], session: Session, limit: int, *, forward: bool) -> MessagePage:
+    """A page of a session's messages, from those found in the direction of travel."""
+    page, has_more = fill_page(found, limit, lambda entry: len(session.metadata) + text_size(entry))
+    return MessagePage(page[::-1] if forward else page, has_more)
+
+
+def fill_history(found: Iterable[Entry], limit: int) -> list[Entry]:
+    """The latest messages of a conversation, the oldest first, from those found the latest first (see `conversation_place`)."""
+    page, _ = fill_page(found, limit, text_size)
+    return page[::-1]
+
+
+def conversation_place(entry: Entry) -> tuple[int, int]:
+    """The place of a message in the conversation: a reply stands behind the message that it answers."""
+    answers = entry.message.answers if entry.message else None
+    return (entry.sequence if answers is None else answers), entry.sequence
+
+
+def fill_active(
+    found: Iterable[tuple[Session, bool]], now_ms: int, limit: int, on_unreadable: Callable[[str], None]
+) -> tuple[list[Session], Position | None]:
+    """The active sessions of a page, from those found in order of creation, each with whether it can be read back.
+
+    The place behind which the next page begins comes with it, None where there is no more.
+    """
+    page: list[Session] = []
+    size = passed = 0
+    last: Position | None = None
+    for session, is_readable in found:
+        if not is_readable or is_expired(session, now_ms):
+            if not is_readable:
+                on_unreadable(session.id)
+            passed += 1
+            if passed > MAX_PASSED:
+                return page, last
+        else:
+            size += len(session.metadata)
+            if len(page) == limit or (page and size > PAGE_BYTES):
+                return page, last
+            page.append(session)
+        last = Position(session.created_at_ms, session.id)
+    return page, None

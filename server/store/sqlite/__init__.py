@@ -1,0 +1,1 @@
+"""The Store on a SQLite file of this process alone."""

@@ -1,0 +1,211 @@
+"""Rows of the SQLite tables and the domain's values: the columns of a table are the fields of its class."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from operator import attrgetter
+from typing import Any, Final
+
+import orjson
+
+from server.domain.agents import SETTINGS, Agent, AgentKind
+from server.domain.deliveries import OPEN_STATES, AttemptFailure, Delivery, DeliveryState
+from server.domain.events import Entry, EntryKind, ReplyFailure
+from server.domain.idempotency import RequestKey
+from server.domain.messages import Message
+from server.domain.sessions import Session, due_at_ms
+from server.domain.timeouts import PartialTimeoutConfig, TimeoutConfig
+from server.store.batch import Remembered
+
+Row = tuple[Any, ...]
+
+
+_COLUMNS: Final = {"warning_logged": "warned", "expiry_logged": "expired"}
+"""Fields of a session whose columns are named otherwise, as they are in its JSON from 0.2.0."""
+
+
+def _columns_of(kind: type, **parts: type) -> dict[str, str]:
+    """The columns of a class, each with its attribute: its fields, in their order, and of a field in `parts` that class's fields."""
+    columns: dict[str, str] = {}
+    for own in fields(kind):
+        part = parts.get(own.name)
+        name = _COLUMNS.get(own.name, own.name)
+        columns |= {one.name: f"{own.name}.{one.name}" for one in fields(part)} if part else {name: own.name}
+    return columns
+
+
+_SESSION: Final = _columns_of(Session, timeout=TimeoutConfig)
+SESSION: Final = tuple(_SESSION)
+_FIXED: Final = {"id", "channel_id", "agent_id", "user_id", "metadata", "created_at_ms"}
+SESSION_CHANGING: Final = tuple(column for column in SESSION if column not in _FIXED)
+"""What a rule may change."""
+_TIMEOUT_AT: Final = slice(SESSION.index("timeout_minutes"), SESSION.index("timeout_minutes") + len(fields(TimeoutConfig)))
+_BOOLEANS: Final = [SESSION.index(column) for column in ("auto_renew", "warned", "expired")]
+
+ENTRY: Final = (
+    "session_id",
+    "sequence",
+    "at_ms",
+    "kind",
+    "expires_at_ms",
+    "renewal_count",
+    "was_renewed",
+    "is_near_expiration",
+    "message_id",
+    "is_agent",
+    "content",
+    "metadata",
+    "attachments",
+    "thought",
+    "actions",
+    "answers",
+    "timeout_config",
+    "failure",
+)
+OPEN: Final = tuple(map(str, OPEN_STATES))
+"""The states of an open delivery, as SQL lists them."""
+
+DELIVERY: Final = tuple(_columns_of(Delivery))
+REQUEST: Final = ("scope", "id", "fingerprint", "answer", "created_at_ms", "session_id")
+COUNT: Final = ("state", "agent_id", "user_id", "sessions")
+_AGENT: Final = _columns_of(Agent, timeout=PartialTimeoutConfig)
+AGENT: Final = tuple(_AGENT)
+
+
+def item_values(count: int) -> str:
+    """The columns of an INSERT whose rows are the arrays of a JSON array, as `item`."""
+    return ", ".join(f"item.value ->> {index}" for index in range(count))
+
+
+def of(table: str, columns: Iterable[str]) -> str:
+    """Columns of one of several tables."""
+    return ", ".join(f"{table}.{column}" for column in columns)
+
+
+_values: Final = attrgetter(*_SESSION.values())
+_changing_values: Final = attrgetter(*(_SESSION[column] for column in SESSION_CHANGING))
+
+
+def session_row(session: Session) -> Row:
+    """The values of SESSION, and then `due_at_ms`."""
+    return *_values(session), due_at_ms(session)
+
+
+def session_changing_row(session: Session) -> Row:
+    """The values of SESSION_CHANGING, and then `due_at_ms` and the id."""
+    return *_changing_values(session), due_at_ms(session), session.id
+
+
+def session_of(row: Sequence[Any]) -> Session:
+    """The session in a row of SESSION."""
+    values = list(row)
+    for index in _BOOLEANS:
+        values[index] = bool(values[index])
+    values[_TIMEOUT_AT] = [TimeoutConfig(*values[_TIMEOUT_AT])]
+    return Session(*values)
+
+
+def session_from_json(values: dict[str, Any]) -> Session:
+    """A session that was written as JSON whole."""
+    values |= {name: values.pop(column) for name, column in _COLUMNS.items() if column in values}
+    return Session(**values | {"timeout": TimeoutConfig(**values["timeout"])})
+
+
+def entry_row(entry: Entry) -> Row:
+    """The values of ENTRY."""
+    standing = (
+        entry.session_id,
+        entry.sequence,
+        entry.at_ms,
+        entry.kind,
+        entry.expires_at_ms,
+        entry.renewal_count,
+        entry.was_renewed,
+        entry.is_near_expiration,
+    )
+    timeout = _json(entry.timeout)
+    failure = _json(entry.failure)
+    message = entry.message
+    if message is None:
+        return *standing, None, None, None, None, None, None, None, None, timeout, failure
+    # As JSON, because SQLite ends a text at a NUL.
+    thought = _json(message.thought)
+    actions = _json(message.actions or None)
+    return (
+        *standing,
+        message.id,
+        message.is_agent,
+        message.content,
+        message.metadata,
+        message.attachments,
+        thought,
+        actions,
+        message.answers,
+        timeout,
+        failure,
+    )
+
+
+def entry_of(row: Row) -> Entry:
+    """The entry in a row of ENTRY."""
+    session_id, sequence, at_ms, kind, expires_at_ms, renewal_count, was_renewed, is_near_expiration, message_id, *rest = row
+    *message_rest, timeout, failure = rest
+    message = None
+    if message_id is not None:
+        is_agent, content, metadata, attachments, thought, actions, answers = message_rest
+        said = [orjson.loads(text) if text else None for text in (thought, actions)]
+        message = Message(message_id, bool(is_agent), content, metadata, attachments, said[0], tuple(said[1] or ()), answers)
+    return Entry(
+        session_id,
+        sequence,
+        at_ms,
+        EntryKind(kind),
+        expires_at_ms,
+        renewal_count,
+        bool(was_renewed),
+        bool(is_near_expiration),
+        message,
+        None if timeout is None else TimeoutConfig(**orjson.loads(timeout)),
+        None if failure is None else ReplyFailure(**orjson.loads(failure)),
+    )
+
+
+_delivery_values: Final = attrgetter(*DELIVERY[:-1])
+_agent_values: Final = attrgetter(*list(_AGENT.values())[:-1])
+
+
+def delivery_row(delivery: Delivery) -> Row:
+    """The values of DELIVERY."""
+    return *_delivery_values(delivery), _json(delivery.last_failure)
+
+
+def delivery_of(row: Row) -> Delivery:
+    """The delivery in a row of DELIVERY."""
+    session_id, sequence, state, attempts, due, lost_connections, failure = row
+    last_failure = None if failure is None else AttemptFailure(**orjson.loads(failure))
+    return Delivery(session_id, sequence, DeliveryState(state), attempts, due, lost_connections, last_failure)
+
+
+def request_row(made: tuple[RequestKey, Remembered]) -> Row:
+    """The values of REQUEST."""
+    request, known = made
+    answer = known.answer.sequence if isinstance(known.answer, Entry) else known.answer
+    return request.scope, request.id, request.fingerprint, orjson.dumps(answer).decode(), known.created_at_ms, known.session_id
+
+
+def agent_row(agent: Agent) -> Row:
+    """The values of AGENT."""
+    return *_agent_values(agent), _json(agent.settings)
+
+
+def agent_of(row: Row) -> Agent:
+    """The agent in a row of AGENT."""
+    *own, timeout_minutes, auto_renew, max_duration_minutes, warning_threshold_minutes, settings = row
+    agent_id, name, kind, created_at_ms, updated_at_ms = own
+    auto_renew = None if auto_renew is None else bool(auto_renew)
+    timeout = PartialTimeoutConfig(timeout_minutes, auto_renew, max_duration_minutes, warning_threshold_minutes)
+    own_settings = None if settings is None else SETTINGS[AgentKind(kind)](**orjson.loads(settings))
+    return Agent(agent_id, name, AgentKind(kind), created_at_ms, updated_at_ms, timeout, own_settings)
+
+
+def _json(value: object) -> str | None:
+    return None if value is None else orjson.dumps(value).decode()

@@ -1,0 +1,308 @@
+"""A store in dictionaries: what a back end has to do beside `server.store.batch` and `pages`, and no more."""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from server.clock import Clock
+from server.domain.agents import Agent
+from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState
+from server.domain.errors import AgentAlreadyExistsError, AgentNotFoundError, DomainError, SessionNotFoundError, UnavailableError
+from server.domain.events import Entry
+from server.domain.idempotency import RequestKey
+from server.domain.sessions import Creation, Outcome, Rule, Session, due_at_ms
+from server.store import pages
+from server.store.batch import Apply, ApplyToDelivery, Batch, Create, Delete, Loaded, Operation, Remembered, Written, commit_of
+from server.store.contract import (
+    AgentChange,
+    CommitListener,
+    Counts,
+    Description,
+    MessagePage,
+    OpenDelivery,
+    OpenSession,
+    Position,
+    SessionPage,
+    Store,
+)
+from server.store.counts import EXPIRED, LIVE, WARNED, CountKey
+
+
+class MemoryStore(Store):
+    """See Store. What is asked for in one turn of the loop, or in a block of `held`, is one batch."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._sessions: dict[str, Session] = {}
+        self._log: dict[str, dict[int, Entry]] = defaultdict(dict)
+        self._deliveries: dict[tuple[str, int], Delivery] = {}
+        self._requests: dict[tuple[str, str], Remembered] = {}
+        self._agents: dict[str, Agent] = {}
+        self._seeded: set[str] = set()
+        self._counts: Counter[CountKey] = Counter()
+        self._left = 0
+        self._listeners: list[CommitListener] = []
+        self._queue: list[tuple[Operation, asyncio.Future[Any]]] = []
+        self._is_held = self._closed = False
+
+    def add_listener(self, listener: CommitListener) -> None:
+        self._listeners.append(listener)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        self._is_held = True
+        yield
+        self._is_held = False
+        self._carry_out_queued()
+
+    async def close(self) -> None:
+        self._is_held = False
+        self._carry_out_queued()
+        self._closed = True
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise UnavailableError("The service is stopping")
+
+    async def _submit(self, operation: Operation) -> Any:
+        self._require_open()
+        loop = asyncio.get_running_loop()
+        self._queue.append((operation, loop.create_future()))
+        loop.call_soon(self._carry_out_queued)
+        return await self._queue[-1][1]
+
+    def _carry_out_queued(self) -> None:
+        if not self._is_held and (group := [one for one in self._queue if not one[1].cancelled()]):
+            self._queue = []
+            self._carry_out(group)
+
+    def _carry_out(self, group: Sequence[tuple[Operation, asyncio.Future[Any]]]) -> None:
+        batch = Batch([operation for operation, _ in group])
+        try:
+            results = batch.apply(self._load(batch), self._clock.now_ms)
+            self._write(batch.written())
+        except Exception as error:  # noqa: BLE001 - it goes to its caller
+            if len(group) > 1:
+                for one in group:
+                    self._carry_out([one])
+            else:
+                group[0][1].set_exception(error)
+            return
+        for listener in self._listeners:
+            listener(commit_of(results))
+        for (_, future), result in zip(group, results, strict=True):
+            if isinstance(result, DomainError):
+                future.set_exception(result)
+            else:
+                future.set_result(result if isinstance(result, Outcome) else None)
+
+    def _load(self, batch: Batch) -> Loaded:
+        def there(table: dict[Any, Any], keys: Iterable[Any]) -> dict[Any, Any]:
+            return {key: table[key] for key in keys if key in table}
+
+        wanted, tables = batch.wanted(), (self._sessions, self._deliveries, self._requests, self._agents)
+        return Loaded(*map(there, tables, (wanted.sessions, wanted.deliveries, wanted.requests, wanted.agents)))
+
+    def _write(self, written: Written) -> None:
+        if any(entry.at_ms is None for entry in written.entries):
+            raise ValueError("an entry has no time")
+        self._remove(written.removed)
+        self._sessions |= {session.id: session for session in (*written.created, *written.changed)}
+        self._counts.update(written.counts)
+        for entry in written.entries:
+            self._log[entry.session_id][entry.sequence] = entry
+        self._deliveries |= {(delivery.session_id, delivery.sequence): delivery for delivery in written.deliveries}
+        for key, delivery in self._deliveries.items():
+            if delivery.session_id in written.expired and delivery.state in OPEN_STATES:
+                self._deliveries[key] = replace(delivery, state=DeliveryState.FAILED, due_at_ms=None)
+        self._requests |= {(request.scope, request.id): made for request, made in written.requests}
+
+    def _remove(self, ids: Iterable[str]) -> int:
+        """Removes sessions with all that they have; returns how many rows a table would have had."""
+        gone = set(ids)
+        rows = sum(1 + len(self._log.pop(session_id, {})) for session_id in gone if self._sessions.pop(session_id, None))
+        for table in (self._deliveries, self._requests):
+            keys = [key for key, row in table.items() if row.session_id in gone]
+            rows += len(keys)
+            for key in keys:
+                del table[key]
+        return rows
+
+    async def create_session(self, agent_id: str, rule: Creation, request: RequestKey | None = None) -> Outcome:
+        return await self._submit(Create(agent_id, rule, request))
+
+    async def apply(self, session_id: str, rule: Rule, request: RequestKey | None = None) -> Outcome:
+        return await self._submit(Apply(session_id, rule, request))
+
+    async def apply_delivery(self, session_id: str, sequence: int, rule: Any) -> Outcome:
+        return await self._submit(ApplyToDelivery(session_id, sequence, rule))
+
+    async def delete_session(self, session_id: str, etag: str = "") -> None:
+        await self._submit(Delete(session_id, etag))
+
+    async def get_session(self, session_id: str) -> Session:
+        self._require_open()
+        if session_id not in self._sessions:
+            raise SessionNotFoundError(session_id)
+        return self._sessions[session_id]
+
+    async def find_channel(self, channel_id: str) -> str:
+        self._require_open()
+        for session in self._sessions.values():
+            if session.channel_id == channel_id:
+                return session.id
+        raise SessionNotFoundError(channel_id)
+
+    async def list_sessions(
+        self,
+        now_ms: int,
+        *,
+        limit: int,
+        after: Position | None = None,
+        agent_id: str | None = None,
+        user_id: str | None = None,
+    ) -> SessionPage:
+        self._require_open()
+        start = after or pages.FIRST
+        live = (session for session in self._sessions.values() if not session.expiry_logged)
+        mine = (one for one in live if agent_id in (None, one.agent_id) and user_id in (None, one.user_id))
+        found = sorted((one.created_at_ms, one.id) for one in mine)
+        behind = ((self._sessions[place[1]], True) for place in found if place > (start.created_at_ms, start.id))
+        total = self._counts[LIVE, agent_id or "", user_id or ""]
+        return SessionPage(*pages.fill_active(behind, now_ms, limit, str), total)
+
+    def _messages(self, session_id: str) -> list[Entry]:
+        self._require_open()
+        return [entry for entry in self._log.get(session_id, {}).values() if entry.message]
+
+    async def list_messages(
+        self, session: Session, *, limit: int, before_ms: int | None = None, after_ms: int | None = None
+    ) -> MessagePage:
+        forward = pages.travels_forward(before_ms, after_ms)
+        low_ms, high_ms = -pages.ALWAYS_MS if after_ms is None else after_ms, pages.ALWAYS_MS if before_ms is None else before_ms
+        found = [entry for entry in self._messages(session.id) if low_ms < entry.at_ms < high_ms]
+        return pages.fill_messages(found if forward else reversed(found), session, limit, forward=forward)
+
+    async def list_entries(self, session_id: str, *, after_sequence: int, limit: int) -> list[Entry]:
+        self._require_open()
+        found = (entry for sequence, entry in self._log.get(session_id, {}).items() if sequence > after_sequence)
+        return pages.fill_page(found, limit, pages.text_size)[0]
+
+    async def list_history(self, session: Session, *, before_sequence: int, limit: int) -> list[Entry]:
+        ordered = sorted(self._messages(session.id), key=pages.conversation_place, reverse=True)
+        earlier = (entry for entry in ordered if pages.conversation_place(entry)[0] < before_sequence)
+        return pages.fill_history(earlier, limit)
+
+    async def count_history(self, session: Session, *, before_sequence: int, limit: int) -> int:
+        places = map(pages.conversation_place, self._messages(session.id))
+        return min(limit, sum(place < before_sequence for place, _ in places))
+
+    async def find_answer(self, session_id: str, sequence: int) -> Entry | None:
+        self._require_open()
+        log = list(self._log.get(session_id, {}).values())
+        replies = (entry for entry in log if entry.message and entry.message.answers == sequence)
+        failures = (entry for entry in log if entry.failure and entry.failure.message_sequence == sequence)
+        return next(replies, next(failures, None))
+
+    async def next_delivery(self, session_id: str) -> OpenDelivery | None:
+        self._require_open()
+        left = [one for one in self._deliveries.values() if one.session_id == session_id and one.state in OPEN_STATES]
+        if not left:
+            return None
+        first = min(left, key=lambda one: one.sequence)
+        return OpenDelivery(self._sessions[session_id], self._log[session_id][first.sequence], first)
+
+    async def list_open(self) -> list[OpenSession]:
+        self._require_open()
+        left = sorted((one.session_id, one.sequence) for one in self._deliveries.values() if one.state in OPEN_STATES)
+        counts = Counter(session_id for session_id, _ in left)
+        firsts = [self._deliveries[key] for n, key in enumerate(left) if n == 0 or left[n - 1][0] != key[0]]
+        return [
+            OpenSession(
+                one.session_id,
+                self._sessions[one.session_id].agent_id,
+                one.sequence,
+                0 if one.state is DeliveryState.LEASED else one.due_at_ms or 0,
+                counts[one.session_id],
+            )
+            for one in firsts
+        ]
+
+    async def counts(self) -> Counts:
+        self._require_open()
+        return Counts(*(self._counts[state, "", ""] for state in (LIVE, EXPIRED, WARNED)), 0)
+
+    async def due(self, now_ms: int, limit: int) -> list[str]:
+        self._require_open()
+        due = sorted((at_ms, one.id) for one in self._sessions.values() if (at_ms := due_at_ms(one)) is not None)
+        return [session_id for at_ms, session_id in due if at_ms <= now_ms][:limit]
+
+    async def next_due_ms(self) -> int | None:
+        self._require_open()
+        return min((at_ms for one in self._sessions.values() if (at_ms := due_at_ms(one)) is not None), default=None)
+
+    async def describe(self) -> Description:
+        self._require_open()
+        return Description("memory", 1, len(self._sessions))
+
+    async def check_writable(self) -> None:
+        self._require_open()
+
+    async def purge(self, expired_by_ms: int, limit: int) -> int:
+        self._require_open()
+        old = (one for one in self._sessions.values() if one.expiry_logged and one.expires_at_ms <= expired_by_ms)
+        if not self._left and (first := min(old, key=lambda one: one.expires_at_ms, default=None)):
+            self._left = self._remove([first.id])
+            self._counts[EXPIRED, "", ""] -= 1
+        taken = min(limit, self._left)
+        self._left -= taken
+        return taken
+
+    async def forget_requests(self, made_by_ms: int, limit: int) -> int:
+        self._require_open()
+        old = [key for key, made in self._requests.items() if made.created_at_ms <= made_by_ms][:limit]
+        for key in old:
+            del self._requests[key]
+        return len(old)
+
+    async def clear_sessions(self) -> None:
+        self._require_open()
+        self._carry_out_queued()
+        for table in (self._sessions, self._log, self._deliveries, self._requests, self._counts):
+            table.clear()
+        self._left = 0
+
+    async def create_agent(self, agent: Agent) -> None:
+        self._require_open()
+        if agent.id in self._agents:
+            raise AgentAlreadyExistsError(agent.id)
+        self._agents[agent.id] = agent
+
+    async def seed_agent(self, agent: Agent) -> None:
+        self._require_open()
+        if agent.id not in self._seeded:
+            self._seeded.add(agent.id)
+            self._agents.setdefault(agent.id, agent)
+
+    async def update_agent(self, agent_id: str, change: AgentChange) -> Agent:
+        self._agents[agent_id] = change(await self.get_agent(agent_id), self._clock.now_ms())
+        return self._agents[agent_id]
+
+    async def delete_agent(self, agent_id: str) -> None:
+        await self.get_agent(agent_id)
+        del self._agents[agent_id]
+
+    async def get_agent(self, agent_id: str) -> Agent:
+        self._require_open()
+        if agent_id not in self._agents:
+            raise AgentNotFoundError(agent_id)
+        return self._agents[agent_id]
+
+    async def list_agents(self, *, limit: int, after: Position | None = None) -> list[Agent]:
+        self._require_open()
+        start = after or pages.FIRST
+        ordered = sorted(self._agents.values(), key=lambda one: (one.created_at_ms, one.id))
+        return [one for one in ordered if (one.created_at_ms, one.id) > (start.created_at_ms, start.id)][:limit]
