@@ -290,9 +290,14 @@ class HttpProtocol(Connection, asyncio.Protocol):
 
     def _begin(self, exchange: Exchange) -> None:
         """The head of a request is judged, before anything of its body is waited for."""
-        if self._is_last or (not exchange.is_read and not exchange.is_exempt and self._door.admission.is_full):
-            exchange.closes = exchange.closes or self._is_last
+        if self._is_last:
+            exchange.closes = True
             exchange.refuse()
+            return
+        if not exchange.is_read and not exchange.is_exempt and self._door.admission.is_full:
+            # What comes of its body is not kept.
+            exchange.is_handed_over = True
+            self._door.admission.refuse(exchange)
             return
         try:
             self._door.origins.check(exchange.headers)
