@@ -12,7 +12,8 @@ from eliza.sessions.errors import truncate
 from rest_facade.front_door import canned
 from rest_facade.front_door.canned import CannedResponse, refusal_of
 from rest_facade.front_door.connections import HEAD_SECONDS, Connection, Entry
-from rest_facade.front_door.exchange import Door, Exchange, base_environ
+from rest_facade.front_door.door import Door
+from rest_facade.front_door.exchange import Exchange, base_environ
 from rest_facade.front_door.websockets import WebSockets
 from rest_facade.shapes.errors import ApiError
 
@@ -294,7 +295,7 @@ class HttpProtocol(Connection, asyncio.Protocol):
             exchange.closes = True
             exchange.refuse()
             return
-        if not exchange.is_read and not exchange.is_exempt and self._door.admission.is_full:
+        if not exchange.is_read and self._door.admission.is_full and not exchange.is_exempt:
             # What comes of its body is not kept.
             exchange.is_handed_over = True
             self._door.admission.refuse(exchange)

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from rest_facade.front_door import protocol
 from rest_facade.front_door.admission import Admission
 from rest_facade.front_door.connections import Connections
-from rest_facade.front_door.exchange import Door
+from rest_facade.front_door.door import Door
 from rest_facade.front_door.greenlets import await_, stop_counting
 from rest_facade.front_door.origins import Origins
 from rest_facade.front_door.protocol import HttpProtocol
