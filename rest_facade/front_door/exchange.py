@@ -3,10 +3,10 @@
 import asyncio
 import io
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 import httptools
@@ -22,6 +22,8 @@ from rest_facade.shapes.response import CutShortError
 
 if TYPE_CHECKING:
     from rest_facade.front_door.protocol import HttpProtocol
+
+_Write: TypeAlias = Callable[[bytes], object]
 
 STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
@@ -53,6 +55,10 @@ class Exchange:
     is_begun = is_read = is_handed_over = is_gone = False
     is_started = is_answered = False
     """Whether the answer has begun, and is complete."""
+
+    _status = 0
+    _fields: Sequence[tuple[str, str]] = ()
+    """What the view told of its answer's head."""
 
     _is_counted = False
     _task: asyncio.Task[Any] | None = None
@@ -141,13 +147,13 @@ class Exchange:
         self._end()
 
     def _head(self, status: int, lines: bytes) -> bytes:
+        self.closes = self.closes or self.door.is_stopping
+        cors = b"".join([b"%b: %b\r\n" % line for line in self.door.origins.cors(self.headers)])
+        end = b"connection: close\r\n\r\n" if self.closes else b"\r\n"
+        head = STATUS_LINES[status] + self.door.lines() + cors + lines + end
         self.is_started = True
         self.release()
-        if self.door.is_stopping:
-            self.closes = True
-        cors = b"".join(b"%b: %b\r\n" % line for line in self.door.origins.cors(self.headers))
-        end = b"connection: close\r\n\r\n" if self.closes else b"\r\n"
-        return STATUS_LINES[status] + self.door.lines() + cors + lines + end
+        return head
 
     def _end(self) -> None:
         self.is_answered = True
@@ -171,38 +177,39 @@ class Exchange:
             self.release()
 
     def _run_app(self) -> None:
-        started: list[Any] = []
-
-        def start_response(status: str, headers: list[tuple[str, str]], _exc_info: object = None, /) -> Callable[[bytes], object]:
-            started[:] = status, headers
-            return _refuse_write
-
-        chunks = self.door.app(self.environ(), start_response)
+        chunks = self.door.app(self.environ(), self._start_response)
         try:
-            if self.is_gone:
-                return
-            status, headers, length = int(started[0][:3]), [], None
-            for name, value in started[1]:
-                match name.lower():
-                    case "connection":
-                        self.closes = self.closes or value.lower() == "close"
-                        continue
-                    case "content-length":
-                        length = int(value)
-                headers.append((name, value))
-            if length is None and not isinstance(chunks, list):
-                self._write_stream(status, _lines(headers), chunks)
-                return
-            body = b"".join(chunks)
-            if length is None and status != HTTPStatus.NO_CONTENT:
-                length = len(body)
-                headers.append(("content-length", str(length)))
-            if self.method != "HEAD" and len(body) != (length or 0):
-                raise ValueError("a response is not as long as it says")
-            self.write_whole(status, _lines(headers), body)
+            if not self.is_gone:
+                self._write(chunks)
         finally:
             if hasattr(chunks, "close"):
                 chunks.close()
+
+    def _start_response(self, status: str, headers: list[tuple[str, str]], _exc_info: object = None, /) -> "_Write":
+        self._status, self._fields = int(status[:3]), headers
+        return _refuse_write
+
+    def _write(self, chunks: Iterable[bytes]) -> None:
+        """Writes an answer: at once, where its length is known."""
+        length, fields = None, []
+        for name, value in self._fields:
+            match name.lower():
+                case "connection":
+                    self.closes = self.closes or value.lower() == "close"
+                    continue
+                case "content-length":
+                    length = int(value)
+            fields.append((name, value))
+        if length is None and not isinstance(chunks, list):
+            self._write_stream(self._status, _lines(fields), chunks)
+            return
+        body = b"".join(chunks)
+        if length is None and self._status != HTTPStatus.NO_CONTENT:
+            length = len(body)
+            fields.append(("content-length", str(length)))
+        if self.method != "HEAD" and len(body) != (length or 0):
+            raise ValueError("a response is not as long as it says")
+        self.write_whole(self._status, _lines(fields), body)
 
     def _write_stream(self, status: int, lines: bytes, chunks: Iterable[bytes]) -> None:
         """Writes an answer piece by piece, each when the client has read most of those before it.
@@ -273,5 +280,5 @@ def _lines(headers: list[tuple[str, str]]) -> bytes:
     return text.encode("latin-1")
 
 
-def _refuse_write(_data: bytes) -> None:
+def _refuse_write(_data: bytes) -> object:
     raise NotImplementedError("write() is not offered: return an iterable")
