@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 import httptools
@@ -17,11 +17,9 @@ from rest_facade.front_door.asgi import serve_asgi
 from rest_facade.front_door.canned import CannedResponse
 from rest_facade.front_door.door import Door
 from rest_facade.front_door.greenlets import await_
+from rest_facade.front_door.line import Line
 from rest_facade.shapes import errors, event_stream
 from rest_facade.shapes.response import CutShortError
-
-if TYPE_CHECKING:
-    from rest_facade.front_door.protocol import HttpProtocol
 
 _Write: TypeAlias = Callable[[bytes], object]
 
@@ -63,7 +61,7 @@ class Exchange:
     _is_counted = False
     _task: asyncio.Task[Any] | None = None
 
-    def __init__(self, door: Door, connection: "HttpProtocol") -> None:
+    def __init__(self, door: Door, connection: Line) -> None:
         self.door = door
         self.connection = connection
         self.target = b""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
@@ -10,10 +10,8 @@ from rest_facade.front_door import canned
 from rest_facade.front_door.canned import CannedResponse, refusal_of
 from rest_facade.front_door.door import Door
 from rest_facade.front_door.exchange import Exchange
+from rest_facade.front_door.line import Line
 from rest_facade.shapes.errors import ApiError
-
-if TYPE_CHECKING:
-    from rest_facade.front_door.protocol import HttpProtocol
 
 MAX_DISCARDED_BYTES: Final = 16 * 1024 * 1024
 """How much of the body of a request that is answered already is read past, where the connection goes on behind it."""
@@ -41,7 +39,7 @@ class Pipeline:
     _lingers_s: float | None = None
     """Since when a body is read past of which no end is awaited; then the connection is closed."""
 
-    def __init__(self, door: Door, connection: "HttpProtocol") -> None:
+    def __init__(self, door: Door, connection: Line) -> None:
         self._door = door
         self._connection = connection
         self._exchanges: deque[Exchange] = deque()

@@ -2,15 +2,16 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import httptools
 
 from eliza.sessions.errors import truncate
 from rest_facade.front_door.canned import refusal_of
-from rest_facade.front_door.connections import HEAD_SECONDS, Connection, Entry
+from rest_facade.front_door.connections import HEAD_SECONDS, Entry
 from rest_facade.front_door.door import Door
 from rest_facade.front_door.exchange import Exchange, base_environ
+from rest_facade.front_door.line import Line
 from rest_facade.front_door.pipeline import Pipeline
 from rest_facade.front_door.upgrade import head_without_offer, is_handshake
 from rest_facade.front_door.websockets import WebSockets
@@ -32,17 +33,8 @@ def _new_parser(protocol: "HttpProtocol") -> httptools.HttpRequestParser:
     return parser
 
 
-class HttpProtocol(Connection, asyncio.Protocol):
+class HttpProtocol(Line):
     """One connection of a client."""
-
-    environ: dict[str, Any]
-    """What the environs of all its requests have."""
-
-    is_write_paused = False
-    """Whether more waits to be sent than should."""
-
-    _drained: asyncio.Future[None] | None = None
-    _is_read_paused = False
 
     _reading: Exchange
     """The request whose head or body is being read, or was last."""
@@ -68,10 +60,9 @@ class HttpProtocol(Connection, asyncio.Protocol):
     """Since when the connection is idle."""
 
     def __init__(self, door: Door, websockets: WebSockets) -> None:
+        super().__init__(door.connections)
         self._door = door
         self._websockets = websockets
-        self._connections = door.connections
-        self._loop = asyncio.get_running_loop()
         self._pipeline = Pipeline(door, self)
 
     # What asyncio calls.
@@ -97,20 +88,6 @@ class HttpProtocol(Connection, asyncio.Protocol):
         # It has this protocol, too.
         del self._parser
         self.__dict__.pop("_reading", None)
-
-    def pause_writing(self) -> None:
-        """More waits to be sent than should."""
-        self.is_write_paused = True
-        self._connections.lag(self)
-
-    def resume_writing(self) -> None:
-        """Little waits to be sent again."""
-        self.is_write_paused = False
-        self._connections.catch_up(self)
-        if self._drained:
-            if not self._drained.done():
-                self._drained.set_result(None)
-            self._drained = None
 
     def data_received(self, data: bytes) -> None:
         """Bytes came in."""
@@ -189,45 +166,11 @@ class HttpProtocol(Connection, asyncio.Protocol):
         self._began_s = None
         self._pipeline.complete(self._reading)
 
-    # What exchanges and their pipeline call.
-
-    def write(self, data: bytes) -> None:
-        """Sends bytes, unless the connection is closed."""
-        if not self.transport.is_closing():
-            self.transport.write(data)
-
-    def drained(self) -> asyncio.Future[None]:
-        """What is done when the client has read most of what was sent, or has gone."""
-        self._drained = self._loop.create_future()
-        return self._drained
-
-    def close(self) -> None:
-        """Ends the connection when what was written has been sent."""
-        self.transport.close()
-
-    def counted_client(self) -> str | None:
-        """The client that the connection counts for now."""
-        return self._connections.client(self)
-
-    def is_closing(self) -> bool:
-        """Whether the connection ends."""
-        return self.transport.is_closing()
+    # What exchanges and connections call.
 
     def go_on(self) -> None:
         """Goes on behind an answer."""
         self._pipeline.go_on()
-
-    def pause_reading(self) -> None:
-        """Reads no more."""
-        if not self._is_read_paused:
-            self._is_read_paused = True
-            self.transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Reads again."""
-        if self._is_read_paused and not self.transport.is_closing():
-            self._is_read_paused = False
-            self.transport.resume_reading()
 
     def rest(self) -> None:
         """All requests have their answers."""
