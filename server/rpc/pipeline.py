@@ -124,31 +124,38 @@ class CallPipeline:
         if remaining_s is not None and remaining_s <= 0:
             raise DeadlineExceededError
 
-    @contextmanager
-    def _admitted_call(self, method: str, caller: Caller, raw: bytes) -> Iterator[None]:
+    def _begin_call(self, method: str, caller: Caller, size_bytes: int) -> None:
         """Counts a call, and the bytes of its request. Raises OverloadedError besides what `_admit` raises."""
         self._admit(caller)
         if self._calls >= self._max_calls and method != _HEALTH:
             raise OverloadedError("too many calls are under way")
+        self._hold(size_bytes)
         self._calls += 1
-        try:
-            with self._held(raw):
-                yield
-        finally:
-            self._calls -= 1
+
+    def _end_call(self, size_bytes: int) -> None:
+        self._calls -= 1
+        self._let_go(size_bytes)
+
+    def _hold(self, size_bytes: int) -> None:
+        """Counts the bytes of a large request. Raises OverloadedError."""
+        if size_bytes and self._held_bytes + size_bytes > MAX_HELD_BYTES:
+            raise OverloadedError("too many large requests are under way")
+        self._held_bytes += size_bytes
+
+    def _let_go(self, size_bytes: int) -> None:
+        if size_bytes:
+            self._held_bytes -= size_bytes
+            self._room.set()
 
     @contextmanager
     def _held(self, raw: Any) -> Iterator[None]:
         """Counts the bytes of a large request; one that is a stream has none yet. Raises OverloadedError."""
-        size = _counted_bytes(raw)
-        if size and self._held_bytes + size > MAX_HELD_BYTES:
-            raise OverloadedError("too many large requests are under way")
-        self._held_bytes += size
+        size_bytes = _counted_bytes(raw)
+        self._hold(size_bytes)
         try:
             yield
         finally:
-            self._held_bytes -= size
-            self._room.set()
+            self._let_go(size_bytes)
 
     async def read_many(self, read: Read, raws: AsyncIterator[bytes]) -> AsyncIterator[Any]:
         """Reads the requests of a stream. A large one waits, where others are under way, until there is room for it."""
@@ -190,11 +197,14 @@ class CallPipeline:
 
     async def answer(self, method: str, behaviour: Behaviour, read: Read, raw: Any, caller: Caller) -> tuple[Any, Fault | None]:
         """The answer to a call, or what to abort it with."""
-        request, begun_s = None, time.monotonic()
+        request, begun_s, size_bytes = None, time.monotonic(), _counted_bytes(raw)
         try:
-            with self._admitted_call(method, caller, raw):
+            self._begin_call(method, caller, size_bytes)
+            try:
                 request = read(raw)
                 answer = await behaviour(request, caller)
+            finally:
+                self._end_call(size_bytes)
         except Exception as error:  # noqa: BLE001 - this is where everything ends up
             return None, self.fault(method, request, error)
         if (taken_s := time.monotonic() - begun_s) >= self._slow_call_s:

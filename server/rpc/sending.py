@@ -47,6 +47,7 @@ class Sending:
         # What has been read and is not being sent yet, by who has read it.
         self._reserved: dict[object, int] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._late_timer: asyncio.TimerHandle | None = None
 
     @property
     def is_full(self) -> bool:
@@ -84,31 +85,36 @@ class Sending:
     @contextmanager
     def sent(self, method: str, message: Any) -> Iterator[None]:
         """Within the block gRPC sends a message of a stream, whose call this task is."""
-        task, timer = self._begin(method, message)
+        task = self._begin(method, message)
         try:
             yield
         finally:
-            timer.cancel()
             self._forget(task)
 
     def watch_answer(self, method: str, message: Any) -> None:
         """Watches how the answer to a call is sent, which ends with the task that this is."""
-        task, timer = self._begin(method, message)
+        self._begin(method, message).add_done_callback(self._forget)
 
-        def end(_: object) -> None:
-            timer.cancel()
-            self._forget(task)
-
-        task.add_done_callback(end)
-
-    def _begin(self, method: str, message: Any) -> tuple[asyncio.Task[Any], asyncio.TimerHandle]:
+    def _begin(self, method: str, message: Any) -> asyncio.Task[Any]:
         tasks, loop = call_tasks(), asyncio.get_running_loop()
         task = tasks[0]
         waiting = self._waiting[task] = _Waiting(loop.time(), size_bytes(message), method, tasks)
         self._bytes += waiting.size_bytes
         if self.is_full:
             self._look_later()
-        return task, loop.call_later(WRITE_SECONDS, self._end, task)
+        if self._late_timer is None:
+            self._late_timer = loop.call_later(WRITE_SECONDS, self._end_late)
+        return task
+
+    def _end_late(self) -> None:
+        """Ends the calls that have waited for WRITE_SECONDS. One timer does for all: they wait in the order in which they began."""
+        self._late_timer, loop = None, asyncio.get_running_loop()
+        for task, waiting in list(self._waiting.items()):
+            due_s = waiting.since_s + WRITE_SECONDS
+            if due_s > loop.time():
+                self._late_timer = loop.call_at(due_s, self._end_late)
+                return
+            self._end(task)
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
         if waiting := self._waiting.pop(task, None):

@@ -146,22 +146,29 @@ async def test_large_requests_under_way_are_bounded_in_bytes(monkeypatch: pytest
     large, small = b"x" * (MAX_REQUEST_BYTES + 1), b"x" * MAX_REQUEST_BYTES
     call = _Context("ipv4:127.0.0.1:1")
     method = "/eliza.sessions.v1.MessageService/SendMessage"
-    with edge._admitted_call(method, call, large), edge._admitted_call(method, call, large):
-        with edge._admitted_call(method, call, small):
-            pass
-        with pytest.raises(OverloadedError, match="large requests"), edge._admitted_call(method, call, large):
-            pass
+    done = asyncio.Event()
+
+    async def wait(request: bytes, context: Any) -> str:
+        await done.wait()
+        return "done"
+
+    def begin(raw: bytes) -> asyncio.Task[Any]:
+        return asyncio.create_task(edge.answer(method, wait, bytes, raw, call))
 
     async def said() -> AsyncIterator[bytes]:
         yield large
 
+    under_way = [begin(large), begin(large), begin(small)]
+    await asyncio.sleep(0)
+    _, fault = await begin(large)
+    assert "large requests" in fault.message
     # A worker's stream does not end for it: what it says waits for its turn.
-    with edge._admitted_call(method, call, large):
-        with edge._admitted_call(method, call, large):
-            waiting = asyncio.ensure_future(anext(edge.read_many(len, said())))
-            assert not (await asyncio.wait([waiting], timeout=0.05))[0]
-        async with asyncio.timeout(30):
-            assert await waiting == len(large)
+    waiting = asyncio.ensure_future(anext(edge.read_many(len, said())))
+    assert not (await asyncio.wait([waiting], timeout=0.05))[0]
+    done.set()
+    async with asyncio.timeout(30):
+        assert await waiting == len(large)
+        assert await asyncio.gather(*under_way) == [("done", None)] * 3
 
 
 def test_what_is_compressed_is_refused_and_what_is_too_large(service: Serve) -> None:
