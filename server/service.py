@@ -16,7 +16,7 @@ from server.clock import Clock, SystemClock, TestClock
 from server.delivery.queues import Dispatcher
 from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.purge import Purge
-from server.lifecycle.watch import Signals
+from server.lifecycle.watches import Watches
 from server.rpc.health import HealthMonitor
 from server.rpc.in_process import InProcessChannel
 from server.rpc.pipeline import QUIET_SECONDS, CallPipeline
@@ -44,12 +44,12 @@ class Service:
         self._settings = settings
         self._store = store
         self._connectors = connectors
-        self._signals = Signals()
+        self._watches = Watches()
         self._dispatcher = Dispatcher(
             store,
             clock,
             connectors.by_kind,
-            self._signals.piece,
+            self._watches.piece,
             policy=settings.retry_policy,
             lease_seconds=settings.delivery_lease_seconds,
             concurrency=settings.agent_concurrency,
@@ -62,7 +62,7 @@ class Service:
             request_retention_minutes=settings.request_id_retention_minutes,
             interval_minutes=settings.session_cleanup_interval_minutes,
         )
-        for part in (self._signals, self._dispatcher, self._deadlines, self._purge):
+        for part in (self._watches, self._dispatcher, self._deadlines, self._purge):
             store.add_listener(part.on_commit)
         names = service_names(clock)
         self._health = HealthMonitor(store, names)
@@ -79,7 +79,7 @@ class Service:
             settings,
             dispatcher=self._dispatcher,
             connectors=connectors,
-            signals=self._signals,
+            watches=self._watches,
             deadlines=self._deadlines,
             purge=self._purge,
             health=self._health,
@@ -149,7 +149,7 @@ class Service:
             async with asyncio.timeout_at(now_s + (by_s - now_s) * AGENTS_SHARE):
                 await self._dispatcher.stop()
         self._connectors.workers.close()
-        self._signals.close()
+        self._watches.close()
 
     async def _serve(self) -> None:
         host, port = split_address(self._settings.grpc_address)

@@ -27,7 +27,8 @@ from server.domain.ids import new_id
 from server.domain.log import Abort, Chunk, Entry, Expiry, Piece, ReplyFailure, message_of
 from server.domain.messages import Draft
 from server.domain.sessions import Session, require_live, send_message
-from server.lifecycle.watch import End, Item, Signals, Watch
+from server.lifecycle.watch import End, Item, Watch
+from server.lifecycle.watches import Watches
 from server.rpc.convert import abort_message, chunk_message, is_text_form, message_message, read_draft, session_status
 from server.rpc.encoding import Entries, encode_each, join
 from server.rpc.paging import make_token, page_size, read_token
@@ -37,13 +38,13 @@ from server.store.contract import Store
 class MessageService(MessageServiceServicer):
     """See message_service.proto."""
 
-    def __init__(self, store: Store, clock: Clock, signals: Signals, entries: Entries, reply_deadline_s: float, max_open: int) -> None:
+    def __init__(self, store: Store, clock: Clock, watches: Watches, entries: Entries, reply_deadline_s: float, max_open: int) -> None:
         """`max_open` bounds the deliveries of one session that are open."""
         self._max_open = max_open
         self._entries = entries
         self._store = store
         self._clock = clock
-        self._signals = signals
+        self._watches = watches
         self._reply_deadline_s = reply_deadline_s
 
     async def SendMessage(self, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
@@ -52,7 +53,7 @@ class MessageService(MessageServiceServicer):
     async def Converse(self, request: pb.ConverseRequest, context: Any) -> AsyncIterator[pb.ConverseResponse]:
         """Watches the session's log from before the message is stored, and tells what of it answers the message."""
         as_text = is_text_form(request.message.json_form)
-        with closing(Watch(self._store, self._signals)) as watch:
+        with closing(Watch(self._store, self._watches)) as watch:
             ended = await _try_to_join(watch, request.message.session_id.lower())
             sent = await self._send(request.message)
             message = sent.message

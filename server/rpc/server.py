@@ -22,7 +22,8 @@ from server.clock import Clock, TestClock
 from server.delivery.queues import Dispatcher
 from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.purge import Purge
-from server.lifecycle.watch import Room, Signals
+from server.lifecycle.room import Room
+from server.lifecycle.watches import Watches
 from server.patches import grpcio
 from server.rpc.agent_service import AgentService
 from server.rpc.clock_service import ClockService
@@ -81,7 +82,7 @@ def build_services(
     *,
     dispatcher: Dispatcher,
     connectors: Connectors,
-    signals: Signals,
+    watches: Watches,
     deadlines: Deadlines,
     purge: Purge,
     health: HealthMonitor,
@@ -91,8 +92,8 @@ def build_services(
     services, entries, heartbeat_s = Services(), Entries(), settings.stream_heartbeat_seconds
     # The generated functions ask no more of a server.
     target = cast(grpc.aio.Server, services)
-    sessions = SessionService(store, clock, settings.timeout_policy, health, signals, entries, heartbeat_s, room)
-    messages = MessageService(store, clock, signals, entries, settings.reply_deadline_seconds, settings.max_open_deliveries)
+    sessions = SessionService(store, clock, settings.timeout_policy, health, watches, entries, heartbeat_s, room)
+    messages = MessageService(store, clock, watches, entries, settings.reply_deadline_seconds, settings.max_open_deliveries)
     agents = AgentService(store, clock, connectors, dispatcher, heartbeat_s)
     session_service_pb2_grpc.add_SessionServiceServicer_to_server(sessions, target)
     message_service_pb2_grpc.add_MessageServiceServicer_to_server(messages, target)

@@ -20,7 +20,9 @@ from server.domain.ids import new_id, uuid_field
 from server.domain.log import Abort, Chunk, Entry
 from server.domain.sessions import create, heartbeat, if_match, renew, require_live, update_timeout
 from server.domain.timeouts import TimeoutPolicy, check_numbers
-from server.lifecycle.watch import Deleted, End, Item, Room, Signals, Watch
+from server.lifecycle.room import Room
+from server.lifecycle.watch import Deleted, End, Item, Watch
+from server.lifecycle.watches import Watches
 from server.rpc.convert import (
     abort_message,
     is_text_form,
@@ -47,14 +49,14 @@ class SessionService(SessionServiceServicer):
         clock: Clock,
         policy: TimeoutPolicy,
         health: HealthMonitor,
-        signals: Signals,
+        watches: Watches,
         entries: Entries,
         heartbeat_s: float,
         room: Room | None = None,
     ) -> None:
         self._room = room
         self._entries = entries
-        self._signals = signals
+        self._watches = watches
         self._heartbeat_s = heartbeat_s
         self._store = store
         self._clock = clock
@@ -133,7 +135,7 @@ class SessionService(SessionServiceServicer):
 
     async def WatchSession(self, request: pb.WatchSessionRequest, context: Any) -> AsyncIterator[pb.WatchSessionResponse]:
         as_text = is_text_form(request.json_form)
-        with closing(Watch(self._store, self._signals, self._room)) as watch:
+        with closing(Watch(self._store, self._watches, self._room)) as watch:
             await watch.join(request.session_id.lower(), request.after_sequence)
             while True:
                 items = await watch.next(self._heartbeat_s)
@@ -154,7 +156,7 @@ class SessionService(SessionServiceServicer):
     ) -> AsyncIterator[pb.WatchSessionsResponse]:
         """Does one thing after the other, a change or a page of entries, so that nothing piles up for a client that reads slowly."""
         as_text: dict[str, bool] = {}
-        with closing(Watch(self._store, self._signals, self._room)) as watch:
+        with closing(Watch(self._store, self._watches, self._room)) as watch:
             change = asyncio.ensure_future(anext(requests, None))
             news = asyncio.ensure_future(watch.next(self._heartbeat_s))
             try:

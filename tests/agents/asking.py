@@ -19,7 +19,8 @@ from server.domain.deliveries import AttemptFailure, DeliveryState, RetryPolicy
 from server.domain.log import Chunk, Entry, ReplyFailure
 from server.domain.messages import Draft, Message
 from server.domain.sessions import send_message
-from server.lifecycle.watch import Signals, Watch
+from server.lifecycle.watch import Watch
+from server.lifecycle.watches import Watches
 from server.store import open_store
 from server.store.contract import Store
 from tests.unit.samples import POLICY, put, session
@@ -55,7 +56,7 @@ class Asking:
     store: Store
     connectors: Connectors
     dispatcher: Dispatcher
-    signals: Signals
+    signals: Watches
 
     async def session(self, settings: WebhookSettings | OpenAiSettings, metadata: str = "{}") -> str:
         """A session with a new agent that has these settings."""
@@ -155,7 +156,7 @@ async def asking(
     allowed_secrets = [f"{directory}/*", "AGENT_SECRET_*", "AGENT_SECRET_*@127.0.0.1"]
     connectors = connect(POLICY, allowed_hosts=allowed_hosts, allowed_secrets=allowed_secrets)
     policy = RetryPolicy(attempts, first_backoff_ms, first_backoff_ms * 10)
-    signals = Signals()
+    signals = Watches()
     dispatcher = Dispatcher(store, clock, connectors.by_kind, signals.piece, policy=policy, lease_seconds=60, concurrency=100)
     store.add_listener(signals.on_commit)
     store.add_listener(dispatcher.on_commit)

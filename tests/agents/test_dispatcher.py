@@ -28,7 +28,7 @@ from server.domain.errors import (
 from server.domain.log import Abort, Chunk, Entry, Piece, ReplyFailure
 from server.domain.messages import AgentMessage, Draft, Reply, UserMessage
 from server.domain.sessions import Outcome, Session, fall_due, send_message
-from server.lifecycle.watch import Signals
+from server.lifecycle.watches import Watches
 from server.store.sqlite.store import SqliteStore
 from tests.realtime.echoing import HANGS_SECONDS, delivered
 from tests.unit.samples import AGENT, T0, logged, put, session
@@ -136,7 +136,7 @@ class World:
         self.store = await FlakyStore.open(self.path, self.clock)
         await self.store.seed_agent(Agent(AGENT, "scripted", AgentKind.STREAM, T0, T0))
         await self.store.seed_agent(Agent(OTHER, "echo", AgentKind.ECHO, T0, T0))
-        self.signals = Signals()
+        self.signals = Watches()
         self.store.add_listener(self.signals.on_commit)
         self.dispatcher = Dispatcher(self.store, self.clock, self.connectors, self._tell, **self.settings)
         self.store.add_listener(self.dispatcher.on_commit)

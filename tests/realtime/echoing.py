@@ -7,13 +7,13 @@ from server.clock import Clock
 from server.delivery.queues import Dispatcher
 from server.domain.agents import AgentKind
 from server.domain.deliveries import RetryPolicy
-from server.lifecycle.watch import Signals
+from server.lifecycle.watches import Watches
 from server.store.contract import Store
 
 HANGS_SECONDS = 30
 
 
-def echoing(store: Store, clock: Clock, signals: Signals) -> Dispatcher:
+def echoing(store: Store, clock: Clock, signals: Watches) -> Dispatcher:
     """A dispatcher that listens to the store; to be started."""
     policy = RetryPolicy(5, 10, 100)
     echo = {AgentKind.ECHO: Echo()}

@@ -22,7 +22,8 @@ from server.domain.messages import Draft
 from server.domain.sessions import Rule, heartbeat, renew, send_message, update_timeout
 from server.domain.timeouts import PartialTimeoutConfig
 from server.lifecycle.deadlines import Deadlines
-from server.lifecycle.watch import PAGE_ENTRIES, End, Item, Signals, Watch
+from server.lifecycle.watch import PAGE_ENTRIES, End, Item, Watch
+from server.lifecycle.watches import Watches
 from server.store.sqlite.store import SqliteStore
 from tests.realtime.echoing import delivered, echoing
 from tests.unit.samples import MINUTE, POLICY, T0, put, session
@@ -44,7 +45,7 @@ class World:
 
     async def open(self) -> None:
         self.store = await SqliteStore.open(self.path, self.clock)
-        self.signals = Signals()
+        self.signals = Watches()
         self.store.add_listener(self.signals.on_commit)
         self.dispatcher = echoing(self.store, self.clock, self.signals)
         self.deadlines = Deadlines(self.store, self.clock)

@@ -31,18 +31,9 @@ from server.domain.sessions import Outcome, Rule, Session, fall_due, heartbeat, 
 from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig
 from server.lifecycle import watch as watch_module
 from server.lifecycle.deadlines import Deadlines
-from server.lifecycle.watch import (
-    PAGE_ENTRIES,
-    PIECES_APART,
-    SMALL_BYTES,
-    WAITING_CHUNKS,
-    WAITING_CODE_POINTS,
-    WAKES_PER_TURN,
-    Deleted,
-    End,
-    Signals,
-    Watch,
-)
+from server.lifecycle.pieces import PIECES_APART, WAITING_CHUNKS, WAITING_CODE_POINTS
+from server.lifecycle.watch import PAGE_ENTRIES, SMALL_BYTES, Deleted, End, Watch
+from server.lifecycle.watches import WAKES_PER_TURN, Watches
 from server.rpc.sending import MAX_UNREAD_BYTES, Sending
 from server.store.contract import PAGE_BYTES, Commit
 from server.store.sqlite.store import SqliteStore
@@ -231,13 +222,13 @@ class TestChannelsAndSeeds:
 
 class TestWatch:
     @pytest.fixture
-    def signals(self, store: SqliteStore) -> Signals:
-        signals = Signals()
+    def signals(self, store: SqliteStore) -> Watches:
+        signals = Watches()
         store.add_listener(signals.on_commit)
         return signals
 
     @pytest.fixture
-    def watch(self, store: SqliteStore, signals: Signals) -> Watch:
+    def watch(self, store: SqliteStore, signals: Watches) -> Watch:
         return Watch(store, signals)
 
     @staticmethod
@@ -271,7 +262,7 @@ class TestWatch:
         outcome = await store.apply(one.id, say())
         assert await waiting == [(one, outcome.entry)]
 
-    async def test_a_reader_that_waits_is_woken_by_the_end_of_the_service(self, one: Session, watch: Watch, signals: Signals) -> None:
+    async def test_a_reader_that_waits_is_woken_by_the_end_of_the_service(self, one: Session, watch: Watch, signals: Watches) -> None:
         await watch.join(one.id, None)
         waiting = asyncio.create_task(watch.next(600))
         await asyncio.sleep(0)
@@ -299,7 +290,7 @@ class TestWatch:
                 await watch.join(one.id, after)
 
     async def test_chunks_find_their_place_however_late_the_reader_comes(
-        self, store: SqliteStore, one: Session, watch: Watch, signals: Signals
+        self, store: SqliteStore, one: Session, watch: Watch, signals: Watches
     ) -> None:
         await watch.join(one.id, 0)
         await store.apply(one.id, say("first"))
@@ -311,7 +302,7 @@ class TestWatch:
         assert await self.all(watch) == [self.chunk(one, 2, 1)]
 
     async def test_the_end_of_a_reply_comes_before_the_chunks_of_the_next(
-        self, store: SqliteStore, one: Session, watch: Watch, signals: Signals, monkeypatch: pytest.MonkeyPatch
+        self, store: SqliteStore, one: Session, watch: Watch, signals: Watches, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Also to a reader who is behind: it has read both messages, and not yet that there is no reply to the first."""
         monkeypatch.setattr(watch_module, "PAGE_ENTRIES", 2)
@@ -323,7 +314,7 @@ class TestWatch:
         signals.piece(chunk)
         assert await self.all(watch) == [*asked, failure, chunk]
 
-    async def test_the_oldest_of_too_many_chunks_are_let_go(self, store: SqliteStore, one: Session, watch: Watch, signals: Signals) -> None:
+    async def test_the_oldest_of_too_many_chunks_are_let_go(self, store: SqliteStore, one: Session, watch: Watch, signals: Watches) -> None:
         await watch.join(one.id, 0)
         outcome = await store.apply(one.id, say())
         # Of one reply they would be put together.
@@ -333,7 +324,7 @@ class TestWatch:
         assert entry == outcome.entry
         assert chunks == [self.chunk(one, 1, 0, attempt) for attempt in range(5, WAITING_CHUNKS + 5)]
 
-    async def test_the_oldest_of_too_much_text_is_let_go(self, store: SqliteStore, one: Session, watch: Watch, signals: Signals) -> None:
+    async def test_the_oldest_of_too_much_text_is_let_go(self, store: SqliteStore, one: Session, watch: Watch, signals: Watches) -> None:
         await watch.join(one.id, 0)
         outcome = await store.apply(one.id, say())
         chunks = [replace(self.chunk(one, 1, 0, attempt), text="x" * (WAITING_CODE_POINTS // 4)) for attempt in range(6)]
@@ -342,7 +333,7 @@ class TestWatch:
         assert await self.all(watch) == [outcome.entry, *chunks[2:]]
 
     async def test_chunks_are_put_together_where_many_wait_for_all_who_watch(
-        self, store: SqliteStore, one: Session, watch: Watch, signals: Signals
+        self, store: SqliteStore, one: Session, watch: Watch, signals: Watches
     ) -> None:
         slow, late = Watch(store, signals), Watch(store, signals)
         for early in (watch, slow):
@@ -369,9 +360,9 @@ class TestWatch:
         assert (await self.all(watch))[-2:] == [apart[-1], self.chunk(one, 1, 0, attempt=2)]
 
     async def test_many_are_woken_some_at_a_time_however_much_there_is_to_tell(
-        self, store: SqliteStore, one: Session, signals: Signals
+        self, store: SqliteStore, one: Session, signals: Watches
     ) -> None:
-        other = ((await put(store, replace(one, id="other", channel_id="other channel"))).session).session
+        other = (await put(store, replace(one, id="other", channel_id="other channel"))).session
         crowd = [Watch(store, signals) for _ in range(10 * WAKES_PER_TURN)]
         alone = Watch(store, signals)
         await asyncio.gather(*(watch.join(one.id, None) for watch in crowd), alone.join(other.id, None))
@@ -392,7 +383,7 @@ class TestWatch:
             assert len(told) == PIECES_APART
             assert "".join(getattr(chunk, "text", "") for chunk in told).split() == [str(index) for index in range(500)]
 
-    async def test_what_is_large_waits_for_room_and_holds_up_nothing_else(self, store: SqliteStore, one: Session, signals: Signals) -> None:
+    async def test_what_is_large_waits_for_room_and_holds_up_nothing_else(self, store: SqliteStore, one: Session, signals: Watches) -> None:
         other = (await put(store, replace(one, id="other", channel_id="other channel"))).session
         large = Draft("large", "{}", json.dumps(["x" * SMALL_BYTES]))
         await store.apply(one.id, partial(send_message, message_id="large", draft=large))
@@ -403,7 +394,7 @@ class TestWatch:
         await watch.join(one.id, 0)
         await watch.join(other.id, 0)
         assert await self.all(watch) == []
-        (small,) = (await store.apply(other.id, say("small"))).entries
+        (small,) = logged(await store.apply(other.id, say("small")))
         assert await self.all(watch) == [small]
         waiting = asyncio.create_task(watch.next(HANGS_SECONDS))
         await asyncio.sleep(0)
@@ -416,7 +407,7 @@ class TestWatch:
         watch.close()
         assert not sending._reserved
 
-    async def test_what_comes_while_some_are_woken_reaches_all(self, store: SqliteStore, one: Session, signals: Signals) -> None:
+    async def test_what_comes_while_some_are_woken_reaches_all(self, store: SqliteStore, one: Session, signals: Watches) -> None:
         crowd = [Watch(store, signals) for _ in range(3 * WAKES_PER_TURN)]
         await asyncio.gather(*(watch.join(one.id, None) for watch in crowd))
         readers = [asyncio.create_task(self.until(watch, "9 ")) for watch in crowd]
@@ -519,7 +510,7 @@ class TestWatch:
         assert list(map(type, await watch.next(HANGS_SECONDS))) == [End]
 
     async def test_void_chunks_are_not_told_and_told_ones_are_taken_back(
-        self, store: SqliteStore, one: Session, watch: Watch, signals: Signals
+        self, store: SqliteStore, one: Session, watch: Watch, signals: Watches
     ) -> None:
         await watch.join(one.id, 0)
         asked = (await store.apply(one.id, say())).entry
@@ -535,7 +526,7 @@ class TestWatch:
         assert await self.all(watch) == [self.abort(one, 1, 3)]
 
     async def test_an_abort_outlasts_more_chunks_than_are_kept(
-        self, store: SqliteStore, one: Session, watch: Watch, signals: Signals
+        self, store: SqliteStore, one: Session, watch: Watch, signals: Watches
     ) -> None:
         await watch.join(one.id, 0)
         await store.apply(one.id, say())
@@ -549,7 +540,7 @@ class TestWatch:
         assert await self.all(watch) == [self.abort(one, 1), self.chunk(one, 1, 0, 0)]
 
     async def test_an_abort_waits_for_the_message_and_comes_before_what_follows(
-        self, store: SqliteStore, one: Session, watch: Watch, signals: Signals
+        self, store: SqliteStore, one: Session, watch: Watch, signals: Watches
     ) -> None:
         await watch.join(one.id, 0)
         entries = [(await store.apply(one.id, say(f"{n}"))).entry for n in range(3)]
@@ -559,7 +550,7 @@ class TestWatch:
         assert await self.all(watch) == [entries[0], self.chunk(one, 1), entries[1], self.abort(one, 2), entries[2]]
 
     async def test_a_deletion_ends_it_where_chunks_wait_for_a_message_that_is_gone(
-        self, store: SqliteStore, clock: TestClock, one: Session, watch: Watch, signals: Signals
+        self, store: SqliteStore, clock: TestClock, one: Session, watch: Watch, signals: Watches
     ) -> None:
         await store.seed_agent(ECHO_AGENT)
         echoing(store, clock, signals)
@@ -580,7 +571,7 @@ async def test_one_watch_follows_only_so_many_sessions(store: SqliteStore, one: 
     monkeypatch.setattr(watch_module, "MAX_JOINED", 1)
     other = session(T0, agent_id=ECHO_ID)
     await put(store, other)
-    with closing(Watch(store, Signals())) as watch:
+    with closing(Watch(store, Watches())) as watch:
         await watch.join(one.id, None)
         with pytest.raises(OverloadedError):
             await watch.join(other.id, None)

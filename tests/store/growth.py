@@ -21,7 +21,7 @@ from server.clock import TestClock
 from server.domain.idempotency import RequestKey
 from server.domain.messages import Draft, Reply
 from server.domain.sessions import Session, heartbeat
-from server.lifecycle.watch import Signals
+from server.lifecycle.watches import Watches
 from server.rpc.agent_service import AgentService
 from server.rpc.encoding import Entries
 from server.rpc.message_service import MessageService
@@ -168,7 +168,7 @@ def _sessions_rpc(world: World) -> SessionService:
     class Health:
         is_serving = True
 
-    return SessionService(world.store, world.clock, POLICY, Health(), Signals(), Entries(), 1)  # type: ignore[arg-type]
+    return SessionService(world.store, world.clock, POLICY, Health(), Watches(), Entries(), 1)  # type: ignore[arg-type]
 
 
 def _agents_rpc(world: World) -> AgentService:

@@ -23,7 +23,7 @@ from server.delivery.queues import Dispatcher
 from server.domain.agents import ECHO_ID, Agent, AgentKind
 from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.purge import Purge
-from server.lifecycle.watch import Signals
+from server.lifecycle.watches import Watches
 from server.rpc.agent_service import AgentService
 from server.rpc.encoding import Entries
 from server.rpc.message_service import MessageService
@@ -146,7 +146,7 @@ class World:
         self.ids = random.Random(f"{self.chance.random()} {self.life}")
         self.store = Store(self.path, prepare(self.path), self, 1000)
         self.store.world = self
-        self.signals = Signals()
+        self.signals = Watches()
         self.worker_service = Workers()
         kinds = {AgentKind.ECHO: Echo(), AgentKind.STREAM: self.worker_service}
         connectors = Connectors(kinds, self.worker_service, None, POLICY, Hosts([]))  # type: ignore[arg-type]

@@ -1,0 +1,141 @@
+"""Who watches which session, and who is woken when something is new. However many watch a session, others are served in between."""
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from server.domain.log import Piece
+from server.lifecycle.pieces import Pieces
+from server.store.contract import Commit
+
+WAKES_PER_TURN: Final = 20
+"""How many watches are woken in a turn of the loop: what these then do takes a few milliseconds."""
+
+
+class Wakeable(Protocol):
+    """A watch, as far as it is woken."""
+
+    def wake(self, session_id: str, *, has_grown: bool = True) -> None:
+        """Says that a session has something new, in its log or in pieces alone."""
+
+    def wake_up(self) -> None:
+        """Has it look at whether the service stops."""
+
+    def mark_deleted(self, session_id: str) -> None:
+        """Says that a session was deleted, which is not the same as taken by the purge."""
+
+
+@dataclass(slots=True)
+class Watched:
+    """A session that is watched, and by whom.
+
+    `announced`: the last sequence that its watches may tell. The store may show an entry before what comes ahead of it is
+    known here: that the pieces of an earlier attempt are void.
+    """
+
+    watches: set[Wakeable] = field(default_factory=set)
+    pieces: Pieces = field(default_factory=Pieces)
+    announced: int = 0
+    large: set[int] = field(default_factory=set)
+    """The sequences of the large entries that were met, so that not each watch reads one to find out."""
+
+
+@dataclass(slots=True)
+class _Round:
+    """The watches of a session that have yet to be woken, and whether its log has grown or there are pieces alone.
+
+    `begun`: some were woken. `again`: there is news since, and whether of the log.
+    """
+
+    watches: list[Wakeable]
+    has_grown: bool
+    begun: bool = False
+    again: bool | None = None
+
+
+class Watches:
+    """Wakes the watches of the sessions that have something new."""
+
+    def __init__(self) -> None:
+        self._watched: dict[str, Watched] = {}
+        self._open: set[Wakeable] = set()
+        self._rounds: OrderedDict[str, _Round] = OrderedDict()
+        self.closed = False
+
+    def on_commit(self, commit: Commit) -> None:
+        """Wakes the watches of the sessions whose logs a commit has grown, or that it has removed."""
+        for outcome in commit.outcomes:
+            session = outcome.session
+            if outcome.entry and (watched := self._watched.get(session.id)):
+                watched.announced = max(watched.announced, session.last_sequence)
+                self._wake(session.id)
+        for session_id in commit.deleted:
+            if watched := self._watched.get(session_id):
+                for watch in watched.watches:
+                    watch.mark_deleted(session_id)
+                self._wake(session_id)
+
+    def piece(self, piece: Piece) -> None:
+        """Keeps a piece of a reply under way for the watches of its session."""
+        if watched := self._watched.get(piece.session_id):
+            watched.pieces.add(piece)
+            self._wake(piece.session_id, has_grown=False)
+
+    def close(self) -> None:
+        """Ends all watches with UnavailableError, once they have told what is new: the service stops."""
+        self.closed = True
+        while self._rounds:
+            session_id, current = self._rounds.popitem()
+            for watch in current.watches:
+                watch.wake(session_id)
+        for watch in self._open:
+            watch.wake_up()
+
+    def register(self, watch: Wakeable) -> None:
+        """Counts a watch among those that `close` ends."""
+        self._open.add(watch)
+
+    def unregister(self, watch: Wakeable) -> None:
+        """Counts it no longer."""
+        self._open.discard(watch)
+
+    def add(self, session_id: str, watch: Wakeable) -> Watched:
+        """Has a watch woken for a session; returns what all its watches share."""
+        watched = self._watched.setdefault(session_id, Watched())
+        watched.watches.add(watch)
+        return watched
+
+    def remove(self, session_id: str, watch: Wakeable) -> None:
+        """Has a watch woken no longer for a session."""
+        if watched := self._watched.get(session_id):
+            watched.watches.discard(watch)
+            if not watched.watches:
+                del self._watched[session_id]
+
+    def _wake(self, session_id: str, *, has_grown: bool = True) -> None:
+        """Has the watches of a session woken. It costs next to nothing when they are about to be anyway."""
+        current = self._rounds.get(session_id)
+        if current and current.begun:
+            current.again = current.again or has_grown
+        elif current:
+            current.has_grown = current.has_grown or has_grown
+        elif watched := self._watched.get(session_id):
+            if not self._rounds:
+                asyncio.get_running_loop().call_soon(self._wake_some)
+            self._rounds[session_id] = _Round(list(watched.watches), has_grown)
+
+    def _wake_some(self) -> None:
+        """Wakes as many as one turn of the loop is for: one of each session after the other, so that none waits for a large one."""
+        for _ in range(WAKES_PER_TURN):
+            if not self._rounds:
+                return
+            session_id, current = self._rounds.popitem(last=False)
+            current.begun = True
+            current.watches.pop().wake(session_id, has_grown=current.has_grown)
+            if not current.watches and current.again is not None and (watched := self._watched.get(session_id)):
+                current = _Round(list(watched.watches), current.again)
+            if current.watches:
+                self._rounds[session_id] = current
+        if self._rounds:
+            asyncio.get_running_loop().call_soon(self._wake_some)
