@@ -216,10 +216,13 @@ class Connections:
         self._lagging.pop(connection, None)
 
     def hold(self, connection: Connection, held_bytes: int) -> bool:
-        """Notes how many bytes of bodies and messages a connection holds. Returns whether it may keep them.
+        """Notes how many bytes a connection holds that are to be parsed or worked on. Returns whether it may keep them.
 
-        Where all hold too much, those end first whose bodies have been coming in for long.
+        Where all hold too much, those end first whose bodies have been coming in for long. Of a connection that has gone nothing is
+        noted: that would count for good.
         """
+        if connection not in self._clients:
+            return True
         self._held_bytes += held_bytes - self._held.pop(connection, 0)
         if held_bytes:
             self._held[connection] = held_bytes

@@ -13,6 +13,7 @@ from rest_facade.front_door import canned
 from rest_facade.front_door.canned import CannedResponse, refusal_of
 from rest_facade.front_door.connections import HEAD_SECONDS, Connection, Entry
 from rest_facade.front_door.exchange import Door, Exchange, base_environ
+from rest_facade.front_door.input import SlicedInput
 from rest_facade.front_door.websockets import WebSockets
 from rest_facade.shapes.errors import ApiError
 
@@ -23,6 +24,12 @@ body; the parser itself would read on for ever.
 
 MAX_DISCARDED_BYTES: Final = 16 * 1024 * 1024
 """How much of the body of a request that is answered already is read past, where the connection goes on behind it."""
+
+MAX_HEADERS: Final = 200
+"""How many header fields a request may have: each step that looks at them takes as long as there are of them."""
+
+PIPELINED_BYTES: Final = 2048
+"""How many bytes a request takes that waits for the answer to another one on its connection."""
 
 LINGER_SECONDS: Final = 5.0
 """How long a body is read past where the connection ends: closed on unread bytes it is reset, and the client may never see the answer."""
@@ -40,7 +47,7 @@ def _new_parser(protocol: "HttpProtocol") -> httptools.HttpRequestParser:
     return parser
 
 
-class HttpProtocol(Connection, asyncio.Protocol):
+class HttpProtocol(SlicedInput, Connection, asyncio.Protocol):
     """One connection of a client."""
 
     environ: dict[str, Any]
@@ -50,7 +57,6 @@ class HttpProtocol(Connection, asyncio.Protocol):
     """Whether more waits to be sent than should."""
 
     _drained: asyncio.Future[None] | None = None
-    _is_read_paused = False
 
     _reading: Exchange
     """The request whose head or body is being read, or was last."""
@@ -66,8 +72,11 @@ class HttpProtocol(Connection, asyncio.Protocol):
     _framing_bytes = 0
     """How many bytes came since the last part of a body, in pieces without any."""
 
-    _held_bytes = 0
+    _body_bytes = 0
     """How many bytes of bodies are kept here until they have their answers."""
+
+    _held_bytes = 0
+    """How many bytes were noted last as held here."""
 
     _discarded_bytes = 0
     """How many bytes of the present body were read past."""
@@ -113,6 +122,7 @@ class HttpProtocol(Connection, asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, and with it all who would have been answered on it."""
         self._connections.remove(self)
+        self.drop_input()
         self._abandon()
         self.resume_writing()
         # It has this protocol, too.
@@ -135,9 +145,36 @@ class HttpProtocol(Connection, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came in."""
+        self.take_in(data)
+
+    # What the input calls.
+
+    @property
+    def waiting_requests(self) -> int:
+        """How many requests wait for the answer to another one."""
+        return max(0, len(self._exchanges) - 1)
+
+    def may_parse(self) -> bool:
+        """Whether no request waits for the answer to another one: what comes behind that is not parsed before its turn."""
+        return not self.waiting_requests
+
+    def note_held(self) -> None:
+        """Notes how much is held here. Where that is too much, the connection ends."""
+        held_bytes = self._body_bytes + self.unparsed_bytes + PIPELINED_BYTES * self.waiting_requests
+        if held_bytes == self._held_bytes:
+            return
+        is_more = held_bytes > self._held_bytes
+        self._held_bytes = held_bytes
+        if not self._connections.hold(self, held_bytes) and is_more and not self.transport.is_closing():
+            self._end_with(canned.OVERLOADED)
+
+    def parse(self, data: bytes) -> None:
+        """Parses a slice of what came in."""
         self._in_other = self._has_body_come = False
         self._idle_s = None
         if not self._feed(data):
+            # Nobody may send a frame of a WebSocket before its handshake has been answered.
+            self.drop_input()
             return
         if self._in_head and not self._in_other:
             self._head_bytes += len(data)
@@ -171,6 +208,8 @@ class HttpProtocol(Connection, asyncio.Protocol):
         """
         if not self._in_head:
             self._head_bytes += len(name) + len(value)
+        elif len(self._reading.headers) == MAX_HEADERS:
+            self._refuse_unreadable(f"It has more than {MAX_HEADERS} header fields")
         elif b"_" not in name:
             name = name.lower()
             if name == b"expect" and value.lower() == b"100-continue":
@@ -193,9 +232,6 @@ class HttpProtocol(Connection, asyncio.Protocol):
         self._reading.take_head(self._parser)
         if self.transport.is_closing():
             return
-        if self._exchanges and not self._is_read_paused:
-            self._is_read_paused = True
-            self.transport.pause_reading()
         self._exchanges.append(self._reading)
         self.go_on()
 
@@ -210,14 +246,11 @@ class HttpProtocol(Connection, asyncio.Protocol):
                 self.transport.close()
             return
         exchange.add_body(body)
-        self._held_bytes += len(body)
+        self._body_bytes += len(body)
         if len(exchange.body) > self._door.max_body_bytes:
             exchange.is_too_large = True
-            self._held_bytes -= len(exchange.body)
+            self._body_bytes -= len(exchange.body)
             exchange.body = b""
-        if not self._connections.hold(self, self._held_bytes):
-            self._end_with(canned.OVERLOADED)
-        elif exchange.is_too_large:
             self.go_on()
 
     def on_message_complete(self) -> None:
@@ -318,18 +351,16 @@ class HttpProtocol(Connection, asyncio.Protocol):
 
     def _forget(self, exchange: Exchange) -> None:
         """A request has been read and answered."""
-        if exchange.body:
-            self._held_bytes -= len(exchange.body)
-            self._connections.hold(self, self._held_bytes)
-            exchange.body = b""
+        self._body_bytes -= len(exchange.body)
+        exchange.body = b""
         if not self._exchanges:
             if self._head_s is None:
                 self._idle_s = self._loop.time()
             # An idle connection of a proxy is nobody's.
             self._attribute([])
-            if self._is_read_paused and not self.transport.is_closing():
-                self._is_read_paused = False
-                self.transport.resume_reading()
+        self.note_held()
+        if self.may_parse():
+            self.parse_soon()
 
     def _close_behind(self, exchange: Exchange) -> None:
         """Closes the connection behind an answer; what comes of the request yet is read past, so that the client sees the answer."""
@@ -346,7 +377,7 @@ class HttpProtocol(Connection, asyncio.Protocol):
         lingers_long = self._lingers_s is not None and now_s - self._lingers_s > LINGER_SECONDS
         if lingers_long or (self._idle_s is not None and now_s - self._idle_s > self._door.keep_alive_seconds):
             self.transport.close()
-        if self._is_read_paused or (self._head_s is not None and self._is_busy()):
+        if self.is_reading_paused or (self._head_s is not None and self._is_busy()):
             # It is we who do not read, or have not answered.
             self._came_s = now_s
             self._head_s = None if self._head_s is None else now_s
