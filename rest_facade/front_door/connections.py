@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Final
 
 from rest_facade.front_door.clients import Networks, find_client, is_within, read_address
+from rest_facade.front_door.input import Turns
 
 CLIENT: Final = "rest_facade.client"
 """The key of a scope's state under which is the client that the request counts for; see `find_client`."""
@@ -112,6 +113,7 @@ class Connections:
 
     def __init__(self, trusted: Networks = (), most: int | None = None) -> None:
         """`trusted` are the proxies whose word about their clients counts; `most` replaces the bound on all connections."""
+        self.turns = Turns()
         self._trusted = trusted
         self._most = half_of_descriptors() if most is None else most
         self._clients: dict[Connection, str | None] = {}

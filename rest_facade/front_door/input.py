@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from typing import Final
 
 SLICE_BYTES: Final = 4096
@@ -11,6 +12,27 @@ PARSE_SECONDS: Final = 0.001
 """How long the bytes of one connection are parsed before others are served. One slice is parsed even where that takes longer."""
 
 
+class Turns:
+    """The connections whose bytes wait, in order. In each turn of the loop one goes on, however many there are."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[SlicedInput] = deque()
+
+    def add(self, connection: "SlicedInput") -> None:
+        """Has a connection wait for its turn."""
+        self._waiting.append(connection)
+        if len(self._waiting) == 1:
+            asyncio.get_running_loop().call_soon(self._take_next)
+
+    def _take_next(self) -> None:
+        try:
+            self._waiting[0].take_turn()
+        finally:
+            self._waiting.popleft()
+            if self._waiting:
+                asyncio.get_running_loop().call_soon(self._take_next)
+
+
 class SlicedInput:
     """What a connection has received. To be mixed into a protocol, which calls `take_in`.
 
@@ -18,6 +40,9 @@ class SlicedInput:
     """
 
     transport: asyncio.Transport
+
+    turns: Turns
+    """Those that it shares with all connections."""
 
     is_reading_paused = False
     """Whether nothing is read, because what came has to be parsed first."""
@@ -56,19 +81,25 @@ class SlicedInput:
             self._parse_on()
 
     def parse_soon(self) -> None:
-        """Goes on parsing, or reading, in a later turn of the loop, if it has stopped."""
-        if self.is_reading_paused and not self._is_turn_due:
+        """Goes on reading, or first parsing in a later turn of the loop, if that has stopped and may go on."""
+        if not self.is_reading_paused or self.transport.is_closing() or not self.may_parse():
+            return
+        if not self.unparsed_bytes:
+            self.is_reading_paused = False
+            self.transport.resume_reading()
+        elif not self._is_turn_due:
             self._is_turn_due = True
-            asyncio.get_running_loop().call_soon(self._take_turn)
+            self.turns.add(self)
+
+    def take_turn(self) -> None:
+        """Goes on. Called when the turn that was asked for has come."""
+        self._is_turn_due = False
+        if not self.transport.is_closing():
+            self._parse_on()
 
     def drop_input(self) -> None:
         """Forgets what waits: nobody will parse it."""
         self._received, self._parsed_bytes = b"", 0
-
-    def _take_turn(self) -> None:
-        self._is_turn_due = False
-        if not self.transport.is_closing():
-            self._parse_on()
 
     def _parse_on(self) -> None:
         if self._is_parsing:
@@ -88,18 +119,8 @@ class SlicedInput:
             self._is_parsing = False
         if not self.unparsed_bytes:
             self.drop_input()
-        if not self.transport.is_closing():
-            self._pause_or_resume()
+        if (self.unparsed_bytes or not self.may_parse()) and not self.is_reading_paused and not self.transport.is_closing():
+            self.is_reading_paused = True
+            self.transport.pause_reading()
+        self.parse_soon()
         self.note_held()
-
-    def _pause_or_resume(self) -> None:
-        may_parse = self.may_parse()
-        if self.unparsed_bytes or not may_parse:
-            if not self.is_reading_paused:
-                self.is_reading_paused = True
-                self.transport.pause_reading()
-            if may_parse:
-                self.parse_soon()
-        elif self.is_reading_paused:
-            self.is_reading_paused = False
-            self.transport.resume_reading()

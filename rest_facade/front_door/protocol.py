@@ -14,6 +14,7 @@ from rest_facade.front_door.canned import CannedResponse, refusal_of
 from rest_facade.front_door.connections import HEAD_SECONDS, Connection, Entry
 from rest_facade.front_door.exchange import Door, Exchange, base_environ
 from rest_facade.front_door.input import SlicedInput
+from rest_facade.front_door.offers import head_without_offer, is_handshake
 from rest_facade.front_door.websockets import WebSockets
 from rest_facade.shapes.errors import ApiError
 
@@ -101,6 +102,7 @@ class HttpProtocol(SlicedInput, Connection, asyncio.Protocol):
         self._door = door
         self._websockets = websockets
         self._connections = door.connections
+        self.turns = self._connections.turns
         self._loop = asyncio.get_running_loop()
         self._exchanges: deque[Exchange] = deque()
 
@@ -359,8 +361,7 @@ class HttpProtocol(SlicedInput, Connection, asyncio.Protocol):
             # An idle connection of a proxy is nobody's.
             self._attribute([])
         self.note_held()
-        if self.may_parse():
-            self.parse_soon()
+        self.parse_soon()
 
     def _close_behind(self, exchange: Exchange) -> None:
         """Closes the connection behind an answer; what comes of the request yet is read past, so that the client sees the answer."""
@@ -404,32 +405,18 @@ class HttpProtocol(SlicedInput, Connection, asyncio.Protocol):
                 if self._parser.get_method() == b"CONNECT":
                     self._refuse_unreadable("CONNECT is not served")
                     return True
-                if self._is_handshake():
+                if self._may_open_websocket():
                     return not self._open_websocket()
-                data = self._head_without_offer() + data
+                data = head_without_offer(self._parser, self._reading.target, self._reading.headers) + data
                 self._parser = _new_parser(self)
         except httptools.HttpParserError:
             self._refuse_unreadable("Invalid HTTP request received")
             return True
 
-    def _is_handshake(self) -> bool:
-        """Whether the head that has been read begins a WebSocket that can be had now (RFC 6455, 4.1).
-
-        Nothing may come before it on the connection that still waits for an answer.
-        """
-        headers = self._reading.headers
-        names = {name for name, _ in headers}
-        return (
-            self._parser.get_method() == b"GET"
-            and self._parser.get_http_version() == "1.1"
-            and [value.strip().lower() for name, value in headers if name == b"upgrade"] == [b"websocket"]
-            and b"sec-websocket-key" in names
-            and b"transfer-encoding" not in names
-            and all(value == b"0" for name, value in headers if name == b"content-length")
-            and not self._is_last
-            and not self.transport.is_closing()
-            and not self._exchanges
-        )
+    def _may_open_websocket(self) -> bool:
+        """Whether what has been read begins a WebSocket that can be had now: behind no other request."""
+        is_free = not self._is_last and not self.transport.is_closing() and not self._exchanges
+        return is_free and is_handshake(self._parser, self._reading.headers)
 
     def _open_websocket(self) -> bool:
         """Hands the connection on, if a handshake is for the path of WebSockets, and its page may open it.
@@ -451,17 +438,6 @@ class HttpProtocol(SlicedInput, Connection, asyncio.Protocol):
         del self._parser, self._reading
         self._connections.replace(self, self._websockets.open(self.transport, exchange.raw_path, exchange.query, exchange.headers))
         return True
-
-    def _head_without_offer(self) -> bytes:
-        """The head that has been read, without the option `upgrade` that makes an offer of it."""
-        version = self._parser.get_http_version().encode()
-        lines = [b"%b %b HTTP/%b" % (self._parser.get_method(), self._reading.target, version)]
-        for name, value in self._reading.headers:
-            if name == b"connection":
-                options = value.split(b",")
-                value = b",".join(option for option in options if option.strip().lower() != b"upgrade")
-            lines.append(name + b": " + value)
-        return b"\r\n".join((*lines, b"\r\n"))
 
     def _refuse_unreadable(self, reason: str) -> None:
         """Answers a request that cannot be read, and closes the connection."""

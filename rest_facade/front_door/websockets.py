@@ -75,6 +75,7 @@ class WebSocketProtocol(SlicedInput, Connection, patched.WebSocket):
         """`connections` are shared by all; `arguments` are uvicorn's."""
         super().__init__(**arguments)
         self._connections = connections
+        self.turns = connections.turns
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
@@ -105,15 +106,13 @@ class WebSocketProtocol(SlicedInput, Connection, patched.WebSocket):
         """The next message for the app."""
         message = await super().receive()
         self.note_held()
-        if self.may_parse():
-            self.parse_soon()
+        self.parse_soon()
         return message
 
     async def send(self, message: Any) -> None:
         """Sends what the app says. Once that is its goodbye, nobody calls `receive`, and the client's is read."""
         await super().send(message)
-        if self.may_parse():
-            self.parse_soon()
+        self.parse_soon()
 
     def parse(self, data: bytes) -> None:
         """Parses a slice of what came in."""
