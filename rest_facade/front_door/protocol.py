@@ -3,10 +3,9 @@
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import httptools
-import structlog
 
 from eliza.sessions.errors import truncate
 from rest_facade.front_door import canned
@@ -15,6 +14,7 @@ from rest_facade.front_door.connections import HEAD_SECONDS, Connection, Entry
 from rest_facade.front_door.exchange import Door, Exchange, base_environ
 from rest_facade.front_door.input import SlicedInput
 from rest_facade.front_door.offers import head_without_offer, is_handshake
+from rest_facade.front_door.pipeline import Pipeline
 from rest_facade.front_door.websockets import WebSockets
 from rest_facade.shapes.errors import ApiError
 
@@ -38,8 +38,6 @@ LINGER_SECONDS: Final = 5.0
 LAST_SECONDS: Final = 0.2
 """How long an idle connection is read yet when the facade ends: what its client has asked meanwhile is refused, not dropped."""
 
-_log = structlog.get_logger(__name__)
-
 
 def _new_parser(protocol: "HttpProtocol") -> httptools.HttpRequestParser:
     """A parser that reads past what comes behind a request that asks for a close."""
@@ -48,16 +46,8 @@ def _new_parser(protocol: "HttpProtocol") -> httptools.HttpRequestParser:
     return parser
 
 
-class HttpProtocol(SlicedInput, Connection, asyncio.Protocol):
+class HttpProtocol(SlicedInput, Pipeline, Connection, asyncio.Protocol):
     """One connection of a client."""
-
-    environ: dict[str, Any]
-    """What the environs of all its requests have."""
-
-    is_write_paused = False
-    """Whether more waits to be sent than should."""
-
-    _drained: asyncio.Future[None] | None = None
 
     _reading: Exchange
     """The request whose head or body is being read, or was last."""
@@ -82,10 +72,6 @@ class HttpProtocol(SlicedInput, Connection, asyncio.Protocol):
     _discarded_bytes = 0
     """How many bytes of the present body were read past."""
 
-    _is_going_on = False
-    _is_last = False
-    """Whether the next request is refused, and then the connection closed."""
-
     _is_of_proxy = False
     """Whether a trusted proxy is at the other end, whose requests are those of many clients."""
 
@@ -95,16 +81,13 @@ class HttpProtocol(SlicedInput, Connection, asyncio.Protocol):
     _idle_s: float | None = None
     """Since when the connection is idle."""
 
-    _lingers_s: float | None = None
-    """Since when a body is read past of which no end is awaited; then the connection is closed."""
-
     def __init__(self, door: Door, websockets: WebSockets) -> None:
         self._door = door
         self._websockets = websockets
         self._connections = door.connections
         self.turns = self._connections.turns
         self._loop = asyncio.get_running_loop()
-        self._exchanges: deque[Exchange] = deque()
+        self._exchanges = deque()
 
     # What asyncio calls.
 
@@ -150,11 +133,6 @@ class HttpProtocol(SlicedInput, Connection, asyncio.Protocol):
         self.take_in(data)
 
     # What the input calls.
-
-    @property
-    def waiting_requests(self) -> int:
-        """How many requests wait for the answer to another one."""
-        return max(0, len(self._exchanges) - 1)
 
     def may_parse(self) -> bool:
         """Whether no request waits for the answer to another one: what comes behind that is not parsed before its turn."""
@@ -270,46 +248,9 @@ class HttpProtocol(SlicedInput, Connection, asyncio.Protocol):
 
     # What exchanges call.
 
-    def write(self, data: bytes) -> None:
-        """Sends bytes, unless the connection is closed."""
-        if not self.transport.is_closing():
-            self.transport.write(data)
-
-    def drained(self) -> asyncio.Future[None]:
-        """What is done when the client has read most of what was sent, or has gone."""
-        self._drained = self._loop.create_future()
-        return self._drained
-
-    def close(self) -> None:
-        """Ends the connection when what was written has been sent."""
-        self.transport.close()
-
     def counted_client(self) -> str | None:
         """The client that the connection counts for now."""
         return self._connections.client(self)
-
-    def go_on(self) -> None:
-        """Goes on with the first of the requests that have no answer yet, and with those behind it, as far as that goes."""
-        if self._is_going_on:
-            return
-        self._is_going_on = True
-        while self._exchanges and not self.transport.is_closing() and self._lingers_s is None:
-            first = self._exchanges[0]
-            if not first.is_begun:
-                first.is_begun = True
-                self._begin(first)
-            if not first.is_handed_over and (first.is_read or first.is_too_large):
-                self._hand_over(first)
-            if not first.is_answered:
-                break
-            if first.closes or self._door.is_stopping:
-                self._close_behind(first)
-                break
-            if not first.is_read:
-                break
-            self._exchanges.popleft()
-            self._forget(first)
-        self._is_going_on = False
 
     def shutdown(self) -> None:
         """The facade ends: the request under way has its answer yet, and whatever is being sent on an idle connection a refusal."""
@@ -323,35 +264,7 @@ class HttpProtocol(SlicedInput, Connection, asyncio.Protocol):
         if not self._exchanges:
             self.transport.close()
 
-    def _begin(self, exchange: Exchange) -> None:
-        """The head of a request is judged, before anything of its body is waited for."""
-        if self._is_last or (not exchange.is_read and not exchange.is_exempt and self._door.admission.is_full):
-            exchange.closes = exchange.closes or self._is_last
-            exchange.refuse()
-            return
-        try:
-            self._door.origins.check(exchange.headers)
-        except ApiError as error:
-            exchange.answer(refusal_of(error))
-            return
-        length = next((int(value) for name, value in exchange.headers if name == b"content-length"), 0)
-        if length > self._door.max_body_bytes:
-            exchange.is_too_large = True
-        elif exchange.expects_leave and not exchange.is_read:
-            exchange.expects_leave = False
-            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def _hand_over(self, exchange: Exchange) -> None:
-        if exchange.is_too_large and not exchange.is_asgi:
-            limit = self._door.max_body_bytes
-            error = ApiError("REQUEST_TOO_LARGE", f"The body is larger than {limit} bytes", maxBytes=limit)
-            _log.info("failed request", method=exchange.method, code=error.row.reason, error=error.message)
-            exchange.closes = True
-            exchange.answer(refusal_of(error))
-        else:
-            exchange.hand_over()
-
-    def _forget(self, exchange: Exchange) -> None:
+    def forget(self, exchange: Exchange) -> None:
         """A request has been read and answered."""
         self._body_bytes -= len(exchange.body)
         exchange.body = b""
@@ -362,13 +275,6 @@ class HttpProtocol(SlicedInput, Connection, asyncio.Protocol):
             self._attribute([])
         self.note_held()
         self.parse_soon()
-
-    def _close_behind(self, exchange: Exchange) -> None:
-        """Closes the connection behind an answer; what comes of the request yet is read past, so that the client sees the answer."""
-        if exchange.is_read or exchange.expects_leave:
-            self.transport.close()
-        else:
-            self._lingers_s = self._loop.time()
 
     def _is_busy(self) -> bool:
         """Whether a request is read or has no answer yet."""
@@ -456,9 +362,3 @@ class HttpProtocol(SlicedInput, Connection, asyncio.Protocol):
             first.closes = self._is_going_on = True
             first.answer(response)
         self.transport.close()
-
-    def _abandon(self) -> None:
-        """Has those who would answer the requests so far know that nobody listens."""
-        for exchange in self._exchanges:
-            exchange.abandon()
-        self._exchanges.clear()

@@ -15,7 +15,7 @@ import pytest
 from engineio.async_socket import AsyncSocket
 
 from rest_facade import main
-from rest_facade.front_door import connections, input, protocol, websockets
+from rest_facade.front_door import connections, protocol, websockets
 from rest_facade.front_door.connections import MAX_PER_CLIENT, Connection, Connections, Entry
 from rest_facade.front_door.input import SLICE_BYTES
 from rest_facade.front_door.protocol import HttpProtocol
@@ -395,7 +395,7 @@ async def test_a_request_that_comes_in_parts_behind_another_is_answered(monkeypa
 
 
 async def test_others_are_served_between_the_small_chunks_of_a_body(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(input, "PARSE_SECONDS", 0)
+    monkeypatch.setattr("rest_facade.front_door.input.PARSE_SECONDS", 0)
     async with running(monkeypatch) as facade:
         reader, writer = await facade.connect()
         connection = await the_only_one(facade, HttpProtocol)
