@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Final
 
 from rest_facade.front_door.clients import Networks, find_client, is_within, read_address
+from rest_facade.front_door.input import Turns
 
 CLIENT: Final = "rest_facade.client"
 """The key of a scope's state under which is the client that the request counts for; see `find_client`."""
@@ -112,6 +113,7 @@ class Connections:
 
     def __init__(self, trusted: Networks = (), most: int | None = None) -> None:
         """`trusted` are the proxies whose word about their clients counts; `most` replaces the bound on all connections."""
+        self.turns = Turns()
         self._trusted = trusted
         self._most = half_of_descriptors() if most is None else most
         self._clients: dict[Connection, str | None] = {}
@@ -216,10 +218,13 @@ class Connections:
         self._lagging.pop(connection, None)
 
     def hold(self, connection: Connection, held_bytes: int) -> bool:
-        """Notes how many bytes of bodies and messages a connection holds. Returns whether it may keep them.
+        """Notes how many bytes a connection holds that are to be parsed or worked on. Returns whether it may keep them.
 
-        Where all hold too much, those end first whose bodies have been coming in for long.
+        Where all hold too much, those end first whose bodies have been coming in for long. Of a connection that has gone nothing is
+        noted: that would count for good.
         """
+        if connection not in self._clients:
+            return True
         self._held_bytes += held_bytes - self._held.pop(connection, 0)
         if held_bytes:
             self._held[connection] = held_bytes

@@ -7,7 +7,7 @@ from rest_facade.front_door.connections import Connection, Connections
 
 
 class Line(Connection, asyncio.Protocol):
-    """A connection on which bytes are sent, and whose reading can be held up."""
+    """A connection on which bytes are sent."""
 
     environ: dict[str, Any]
     """What the WSGI environs of all its requests have."""
@@ -15,7 +15,6 @@ class Line(Connection, asyncio.Protocol):
     is_write_paused = False
     """Whether more waits to be sent than should."""
 
-    _is_read_paused = False
     _drained: asyncio.Future[None] | None = None
 
     def __init__(self, connections: Connections) -> None:
@@ -44,24 +43,12 @@ class Line(Connection, asyncio.Protocol):
         """The client that the connection counts for now."""
         return self._connections.client(self)
 
-    def pause_reading(self) -> None:
-        """Reads no more."""
-        if not self._is_read_paused:
-            self._is_read_paused = True
-            self.transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Reads again."""
-        if self._is_read_paused and not self.transport.is_closing():
-            self._is_read_paused = False
-            self.transport.resume_reading()
-
     def go_on(self) -> None:
         """Goes on behind an answer."""
         raise NotImplementedError
 
-    def rest(self) -> None:
-        """All requests have their answers."""
+    def note_answer(self) -> None:
+        """One more request has been read and answered."""
         raise NotImplementedError
 
     def pause_writing(self) -> None:

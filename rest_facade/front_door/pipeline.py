@@ -6,7 +6,6 @@ from typing import Final
 
 import structlog
 
-from rest_facade.front_door import canned
 from rest_facade.front_door.canned import CannedResponse, refusal_of
 from rest_facade.front_door.door import Door
 from rest_facade.front_door.exchange import Exchange
@@ -30,7 +29,7 @@ class Pipeline:
 
     _is_going_on = False
 
-    _held_bytes = 0
+    body_bytes = 0
     """How many bytes of bodies are kept here until they have their answers."""
 
     _discarded_bytes = 0
@@ -49,30 +48,30 @@ class Pipeline:
         """Whether all requests have their answers."""
         return not self._exchanges
 
+    @property
+    def waiting_requests(self) -> int:
+        """How many requests wait for the answer to another one."""
+        return max(0, len(self._exchanges) - 1)
+
     def add(self, exchange: Exchange) -> None:
         """The head of a request has been read."""
         self._discarded_bytes = 0
-        if self._exchanges:
-            # Who sends on without waiting for answers is not read for now.
-            self._connection.pause_reading()
         self._exchanges.append(exchange)
         self.go_on()
 
     def add_body(self, exchange: Exchange, part: bytes) -> None:
-        """A part of a request's body has been read. It is kept if it is wanted and there is room for it."""
+        """A part of a request's body has been read. It is kept if it is wanted."""
         if exchange.is_handed_over or exchange.is_too_large:
             self._discarded_bytes += len(part)
             if self._discarded_bytes > MAX_DISCARDED_BYTES and self._lingers_s is None:
                 self._connection.close()
             return
         exchange.add_body(part)
-        self._held_bytes += len(part)
+        self.body_bytes += len(part)
         if len(exchange.body) > self._door.max_body_bytes:
             exchange.is_too_large = True
             self._drop_body(exchange)
             self.go_on()
-        elif not self._door.connections.hold(self._connection, self._held_bytes):
-            self.end_with(canned.OVERLOADED)
 
     def complete(self, exchange: Exchange) -> None:
         """A request has been read as a whole."""
@@ -103,10 +102,7 @@ class Pipeline:
                 break
             self._exchanges.popleft()
             self._drop_body(first)
-            if len(self._exchanges) <= 1:
-                self._connection.resume_reading()
-            if not self._exchanges:
-                self._connection.rest()
+            self._connection.note_answer()
         self._is_going_on = False
 
     def end_with(self, response: CannedResponse, reading: Exchange | None = None) -> None:
@@ -168,10 +164,8 @@ class Pipeline:
         exchange.answer(refusal_of(error))
 
     def _drop_body(self, exchange: Exchange) -> None:
-        if exchange.body:
-            self._held_bytes -= len(exchange.body)
-            self._door.connections.hold(self._connection, self._held_bytes)
-            exchange.body = b""
+        self.body_bytes -= len(exchange.body)
+        exchange.body = b""
 
     def _close_behind(self, exchange: Exchange) -> None:
         """Closes the connection behind an answer; what comes of the request yet is read past, so that the client sees the answer."""

@@ -7,10 +7,12 @@ from typing import Final
 import httptools
 
 from eliza.sessions.errors import truncate
+from rest_facade.front_door import canned
 from rest_facade.front_door.canned import refusal_of
 from rest_facade.front_door.connections import HEAD_SECONDS, Entry
 from rest_facade.front_door.door import Door
 from rest_facade.front_door.exchange import Exchange, base_environ
+from rest_facade.front_door.input import SlicedInput
 from rest_facade.front_door.line import Line
 from rest_facade.front_door.pipeline import Pipeline
 from rest_facade.front_door.upgrade import head_without_offer, is_handshake
@@ -21,6 +23,12 @@ MAX_HEAD_BYTES: Final = 65_536
 """How long the request line, headers and trailers of a request may be together, and what lies between two parts of its
 body; the parser itself would read on for ever.
 """
+
+MAX_HEADERS: Final = 200
+"""How many header fields a request may have: each step that looks at them takes as long as there are of them."""
+
+PIPELINED_BYTES: Final = 2048
+"""How many bytes a request takes that waits for the answer to another one on its connection."""
 
 LAST_SECONDS: Final = 0.2
 """How long an idle connection is read yet when the facade ends: what its client has asked meanwhile is refused, not dropped."""
@@ -33,7 +41,7 @@ def _new_parser(protocol: "HttpProtocol") -> httptools.HttpRequestParser:
     return parser
 
 
-class HttpProtocol(Line):
+class HttpProtocol(SlicedInput, Line):
     """One connection of a client."""
 
     _reading: Exchange
@@ -50,6 +58,9 @@ class HttpProtocol(Line):
     _framing_bytes = 0
     """How many bytes came since the last part of a body, in pieces without any."""
 
+    _held_bytes = 0
+    """How many bytes were noted last as held here."""
+
     _is_of_proxy = False
     """Whether a trusted proxy is at the other end, whose requests are those of many clients."""
 
@@ -61,6 +72,7 @@ class HttpProtocol(Line):
 
     def __init__(self, door: Door, websockets: WebSockets) -> None:
         super().__init__(door.connections)
+        self.turns = door.connections.turns
         self._door = door
         self._websockets = websockets
         self._pipeline = Pipeline(door, self)
@@ -83,6 +95,7 @@ class HttpProtocol(Line):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, and with it all who would have been answered on it."""
         self._connections.remove(self)
+        self.drop_input()
         self._pipeline.abandon()
         self.resume_writing()
         # It has this protocol, too.
@@ -91,9 +104,35 @@ class HttpProtocol(Line):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came in."""
+        self.take_in(data)
+
+    # What the input calls.
+
+    def may_parse(self) -> bool:
+        """Whether no request waits for the answer to another one: what comes behind that is not parsed before its turn."""
+        return not self.waiting_requests
+
+    @property
+    def waiting_requests(self) -> int:
+        """How many requests wait for the answer to another one."""
+        return self._pipeline.waiting_requests
+
+    def note_held(self) -> None:
+        """Notes how much is held here. Where that is too much, the connection ends."""
+        held_bytes = self._pipeline.body_bytes + self.unparsed_bytes + PIPELINED_BYTES * self.waiting_requests
+        if held_bytes == self._held_bytes:
+            return
+        is_more, self._held_bytes = held_bytes > self._held_bytes, held_bytes
+        if not self._connections.hold(self, held_bytes) and is_more and not self.transport.is_closing():
+            self._pipeline.end_with(canned.OVERLOADED, self.__dict__.get("_reading"))
+
+    def parse(self, data: bytes) -> None:
+        """Parses a slice of what came in."""
         self._in_other = self._has_body_come = False
         self._idle_s = None
         if not self._feed(data):
+            # Nobody may send a frame of a WebSocket before its handshake has been answered.
+            self.drop_input()
             return
         if self._in_head and not self._in_other:
             self._head_bytes += len(data)
@@ -127,6 +166,8 @@ class HttpProtocol(Line):
         """
         if not self._in_head:
             self._head_bytes += len(name) + len(value)
+        elif len(self._reading.headers) == MAX_HEADERS:
+            self._refuse_unreadable(f"It has more than {MAX_HEADERS} header fields")
         elif b"_" not in name:
             name = name.lower()
             if name == b"expect" and value.lower() == b"100-continue":
@@ -172,12 +213,15 @@ class HttpProtocol(Line):
         """Goes on behind an answer."""
         self._pipeline.go_on()
 
-    def rest(self) -> None:
-        """All requests have their answers."""
-        if self._head_s is None:
-            self._idle_s = self._loop.time()
-        # An idle connection of a proxy is nobody's.
-        self._attribute([])
+    def note_answer(self) -> None:
+        """One more request has been read and answered: what came behind it may be parsed."""
+        if self._pipeline.is_empty:
+            if self._head_s is None:
+                self._idle_s = self._loop.time()
+            # An idle connection of a proxy is nobody's.
+            self._attribute([])
+        self.note_held()
+        self.parse_soon()
 
     def shutdown(self) -> None:
         """The facade ends: the request under way has its answer yet, and whatever is being sent on an idle connection a refusal."""
@@ -198,7 +242,7 @@ class HttpProtocol(Line):
     def _is_late(self, now_s: float) -> bool:
         if self._pipeline.lingers_too_long(now_s) or (self._idle_s is not None and now_s - self._idle_s > self._door.keep_alive_seconds):
             self.transport.close()
-        if self._is_read_paused or (self._head_s is not None and self._is_busy()):
+        if self.is_reading_paused or (self._head_s is not None and self._is_busy()):
             # It is we who do not read, or have not answered.
             self._came_s = now_s
             self._head_s = None if self._head_s is None else now_s

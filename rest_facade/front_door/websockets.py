@@ -1,16 +1,29 @@
 """WebSockets, in place of the HTTP connections on which they were asked for."""
 
 import asyncio
+import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import structlog
 import uvicorn
 
 from rest_facade.front_door.asgi import App
 from rest_facade.front_door.connections import Connection, Connections
+from rest_facade.front_door.input import SlicedInput
 from rest_facade.front_door.origins import ALWAYS
 from rest_facade.patches import uvicorn as patched
+
+MAX_IDLE_FRAMES: Final = 100
+"""How many frames without a message (pings, pongs, small pieces) a WebSocket may send in IDLE_FRAMES_SECONDS.
+
+Each costs as much as a request that is refused, and its sender six bytes.
+"""
+
+IDLE_FRAMES_SECONDS: Final = 10.0
+
+PIECE_BYTES: Final = 1024
+"""From which size on a piece of a message is no such frame."""
 
 _log = structlog.get_logger(__name__)
 
@@ -50,18 +63,25 @@ class WebSockets:
         return protocol
 
 
-class WebSocketProtocol(Connection, patched.WebSocket):
+class WebSocketProtocol(SlicedInput, Connection, patched.WebSocket):
     """One WebSocket."""
+
+    idle_frames = 0
+    """How many frames without a message have come since `_idle_since_s`."""
+
+    _idle_since_s = -math.inf
 
     def __init__(self, connections: Connections, **arguments: Any) -> None:
         """`connections` are shared by all; `arguments` are uvicorn's."""
         super().__init__(**arguments)
         self._connections = connections
+        self.turns = connections.turns
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone."""
         super().connection_lost(exc)
         self._connections.remove(self)
+        self.drop_input()
 
     def shutdown(self) -> None:
         """Says goodbye: the facade ends."""
@@ -80,16 +100,49 @@ class WebSocketProtocol(Connection, patched.WebSocket):
     def data_received(self, data: bytes) -> None:
         """Bytes came in."""
         self._came_s = self.loop.time()
+        self.take_in(data)
+
+    async def receive(self) -> Any:
+        """The next message for the app."""
+        message = await super().receive()
+        self.note_held()
+        self.parse_soon()
+        return message
+
+    async def send(self, message: Any) -> None:
+        """Sends what the app says. Once that is its goodbye, nobody calls `receive`, and the client's is read."""
+        await super().send(message)
+        self.parse_soon()
+
+    def parse(self, data: bytes) -> None:
+        """Parses a slice of what came in."""
         super().data_received(data)
-        held_bytes = self.held_bytes()
-        if not held_bytes:
+
+    def may_parse(self) -> bool:
+        """Whether the app has taken all messages."""
+        return not self.is_read_paused
+
+    def note_held(self) -> None:
+        """Notes how much is held here. Where that is too much, the connection ends."""
+        if not self.is_in_message:
             self._began_s = None
         elif self._began_s is None:
             self._began_s = self._came_s
-        if not self._connections.hold(self, held_bytes):
+        if not self._connections.hold(self, self.unparsed_bytes + self.partial_bytes() + self.queued_bytes()):
+            self.abort()
+
+    def on_idle_frame(self, size: int) -> None:
+        """Counts a frame that brings no message. One too many ends the connection."""
+        if size >= PIECE_BYTES:
+            return
+        now_s = self.loop.time()
+        if now_s - self._idle_since_s > IDLE_FRAMES_SECONDS:
+            self._idle_since_s, self.idle_frames = now_s, 0
+        self.idle_frames += 1
+        if self.idle_frames > MAX_IDLE_FRAMES:
             self.abort()
 
     def _is_late(self, now_s: float) -> bool:
-        if self.is_read_paused:
+        if self.is_read_paused or self.is_reading_paused:
             self._came_s = now_s
         return super()._is_late(now_s)

@@ -1,7 +1,8 @@
 """WebSockets as uvicorn 0.54 speaks them, apart from its server: it has no public class of one connection.
 
-Mended: who sends pings and reads nothing would have the answers pile up, of which no upstream issue is known. Asked for: how much
-of a message is held, and whether reading is paused.
+Mended, and no upstream issue is known of any: the answers to pings pile up for a client that reads nothing; each piece of a message
+is kept by itself, however small; a handshake refused with a body is logged as an error. Asked for: how much is held, and whether
+reading is paused.
 """
 
 import asyncio
@@ -10,9 +11,26 @@ from typing import Any, Final
 import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
+from websockets.frames import Frame
 
-PRIVATE_NAMES: Final = ("conn.reader.buffer", "conn.data_to_send", "frames", "read_paused", "writable", "handle_ping", "shutdown")
+PRIVATE_NAMES: Final = (
+    "conn.reader.buffer",
+    "conn.data_to_send",
+    "frames",
+    "handle_cont",
+    "handle_ping",
+    "handle_pong",
+    "handshake_complete",
+    "queue",
+    "read_paused",
+    "send_receive_event_to_app",
+    "shutdown",
+    "writable",
+)
 """Names of a WebSocket that this package uses."""
+
+MESSAGE_BYTES: Final = 512
+"""How many bytes a message takes that its app has yet to take, beside what it holds."""
 
 
 def make_state(headers: list[tuple[bytes, bytes]]) -> ServerState:
@@ -31,16 +49,65 @@ def missing_names(config: uvicorn.Config, state: ServerState) -> list[str]:
 class WebSocket(WebSocketsSansIOProtocol):
     """One WebSocket."""
 
+    _queued_bytes = 0
+
+    def on_idle_frame(self, size: int) -> None:
+        """A frame came that completes no message, with so many bytes of one."""
+
     def handle_ping(self) -> None:
         """A ping came. Who does not read gets no answers to its pings, which would pile up."""
-        if self.writable.is_set():
+        self.on_idle_frame(0)
+        if self.writable.is_set() and not self.transport.is_closing():
             super().handle_ping()
         else:
             self.conn.data_to_send()
 
-    def held_bytes(self) -> int:
+    def handle_pong(self, event: Frame) -> None:
+        """A pong came."""
+        self.on_idle_frame(0)
+        super().handle_pong(event)
+
+    def handle_cont(self, event: Frame) -> None:
+        """A piece of a message came. All are kept in one buffer: many small ones would take far more than their bytes."""
+        if not isinstance(self.frames[0], bytearray):
+            self.frames = [bytearray(self.frames[0])]  # type: ignore[list-item] # it is joined or decoded, as bytes are
+        self.frames[0] += event.data
+        if event.fin:
+            self.send_receive_event_to_app()
+        else:
+            self.on_idle_frame(len(event.data))
+
+    def send_receive_event_to_app(self) -> None:
+        """A message has come as a whole."""
+        self._queued_bytes += MESSAGE_BYTES + self.partial_bytes()
+        super().send_receive_event_to_app()
+
+    async def receive(self) -> Any:
+        """The next message for the app."""
+        message = await super().receive()
+        if self.queue.empty():
+            self._queued_bytes = 0
+        return message
+
+    async def send(self, message: Any) -> None:
+        """Sends what the app says."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            # The handshake has its answer, whose want would be logged.
+            self.handshake_complete = True
+
+    def partial_bytes(self) -> int:
         """How much is held of a message that has not come as a whole."""
         return len(self.conn.reader.buffer) + sum(map(len, self.frames))
+
+    @property
+    def is_in_message(self) -> bool:
+        """Whether a message or frame has begun that has not come as a whole."""
+        return bool(self.frames) or len(self.conn.reader.buffer) > 0
+
+    def queued_bytes(self) -> int:
+        """How much is held of messages that the app has yet to take."""
+        return self._queued_bytes
 
     @property
     def is_read_paused(self) -> bool:

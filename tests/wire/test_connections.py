@@ -8,14 +8,19 @@ import weakref
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from ipaddress import ip_network
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from engineio.async_socket import AsyncSocket
 
 from rest_facade import main
-from rest_facade.front_door import connections, protocol
+from rest_facade.front_door import connections, protocol, websockets
 from rest_facade.front_door.connections import MAX_PER_CLIENT, Connection, Connections, Entry
+from rest_facade.front_door.input import SLICE_BYTES
+from rest_facade.front_door.protocol import HttpProtocol
+from rest_facade.front_door.websockets import WebSocketProtocol
+from rest_facade.patches.uvicorn import MESSAGE_BYTES
 from rest_facade.socketio import engine
 from rest_facade.upstream.backend import Backend, dial
 from server.cli.common import raise_descriptor_limit
@@ -332,7 +337,7 @@ async def test_bodies_that_are_held_have_a_bound(monkeypatch: pytest.MonkeyPatch
 async def test_a_websocket_that_only_sends_pings_holds_little_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "TICK_SECONDS", 0.02)
     monkeypatch.setattr(connections, "WRITE_SECONDS", 1)
-    monkeypatch.setattr(protocol, "MAX_IDLE_FRAMES", 10**9)
+    monkeypatch.setattr(websockets, "MAX_IDLE_FRAMES", 10**9)
     async with running(monkeypatch) as facade:
         reader, writer = await facade.connect(WEBSOCKET)
         assert await status(reader) == 101
@@ -372,20 +377,37 @@ async def test_requests_behind_others_are_answered_in_turn_and_few_are_kept(monk
         writer.write(b"".join(b"GET /%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % number for number in range(count)))
         for number in range(count):
             assert b'"path":"/%d"' % number in await body(reader)
-            most = max(most, len(connection.pipeline))
+            most = max(most, connection.waiting_requests)
         assert 0 < most <= SLICE_BYTES // 30
         await until(lambda: facade.shared._held_bytes == 0)
         assert await facade.status() == 503
 
 
-async def test_others_are_served_between_the_small_chunks_of_a_body(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_request_that_comes_in_parts_behind_another_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(monkeypatch) as facade:
-        reader, writer = await facade.connect(POST + b"Transfer-Encoding: chunked\r\n\r\n")
+        reader, writer = await facade.connect()
         connection = await the_only_one(facade, HttpProtocol)
-        await until(lambda: connection.cycle is not None)
+        connection.data_received(HEALTH + POST + b"Content-Length: 2\r\n\r\n")
+        assert connection.waiting_requests == 1
+        assert b"UNAVAILABLE" in await body(reader)
+        writer.write(b"[]")
+        assert b"not a JSON object" in await body(reader)
+
+
+async def test_others_are_served_between_the_small_chunks_of_a_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rest_facade.front_door.input.PARSE_SECONDS", 0)
+    async with running(monkeypatch) as facade:
+        reader, writer = await facade.connect()
+        connection = await the_only_one(facade, HttpProtocol)
         # As a single read brings them.
-        connection.data_received(b"1\r\n[\r\n" * 40_000)
-        assert len(connection.cycle.body) <= protocol.MAX_STEPS + SLICE_BYTES // 6
+        chunks = POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\n[\r\n" * 40_000
+        connection.data_received(chunks)
+        left = [connection.unparsed_bytes]
+        while left[-1]:
+            await asyncio.sleep(0)
+            left.append(connection.unparsed_bytes)
+        assert left[0] == len(chunks) - SLICE_BYTES
+        assert max(before - after for before, after in pairwise(left)) <= SLICE_BYTES
         writer.write(b"0\r\n\r\n")
         assert await status(reader) == 400
 
@@ -405,12 +427,14 @@ BEGUN = b"\x01\x82\0\0\0\0" + b"40"
 
 @pytest.mark.parametrize("frame", IDLE.values(), ids=IDLE)
 async def test_a_websocket_that_sends_many_frames_without_a_message_ends(monkeypatch: pytest.MonkeyPatch, frame: bytes) -> None:
+    # Otherwise it ends all the same, because it does not connect to Socket.IO.
+    monkeypatch.setattr(engine, "CONNECT_SECONDS", 600)
     async with running(monkeypatch) as facade:
         reader, writer = await facade.connect(WEBSOCKET)
         assert await status(reader) == 101
         connection = await the_only_one(facade, WebSocketProtocol)
-        writer.write((BEGUN if frame == IDLE["pieces"] else b"") + frame * protocol.MAX_IDLE_FRAMES)
-        await until(lambda: connection._idle_frames == protocol.MAX_IDLE_FRAMES)
+        writer.write((BEGUN if frame == IDLE["pieces"] else b"") + frame * websockets.MAX_IDLE_FRAMES)
+        await until(lambda: connection.idle_frames == websockets.MAX_IDLE_FRAMES)
         assert connection in facade.shared._clients
         writer.write(frame)
         await until(lambda: not facade.shared._clients)
@@ -421,9 +445,9 @@ async def test_the_pieces_of_a_message_are_kept_as_one(monkeypatch: pytest.Monke
         reader, writer = await facade.connect(WEBSOCKET)
         assert await status(reader) == 101
         connection = await the_only_one(facade, WebSocketProtocol)
-        piece = b"\0\xfe\x04\0\0\0\0\0" + b" " * protocol.PIECE_BYTES
+        piece = b"\0\xfe\x04\0\0\0\0\0" + b" " * websockets.PIECE_BYTES
         writer.write(BEGUN + piece * 500)
-        await until(lambda: sum(map(len, connection.frames)) == 2 + 500 * protocol.PIECE_BYTES)
+        await until(lambda: connection.partial_bytes() == 2 + 500 * websockets.PIECE_BYTES)
         assert len(connection.frames) == 1
         # It is whole: a namespace that there is not.
         writer.write(b"\x80\x82\0\0\0\0/x")
@@ -437,19 +461,19 @@ async def test_few_messages_of_a_websocket_wait_for_those_before_them(monkeypatc
         assert await status(reader) == 101
         connection = await the_only_one(facade, WebSocketProtocol)
         # Pongs of Engine.IO, which nobody answers, and then the end.
-        writer.write(b"\x81\x81\0\0\0\0" + b"3")
+        writer.write(b"\x81\x81\0\0\0\x003")
         connection.data_received(b"\x81\x81\0\0\0\x003" * count)
         async with asyncio.timeout(HANGS_SECONDS):
-            while connection._unparsed or not connection.queue.empty():
-                most = max(most, connection.queue.qsize())
+            while connection.unparsed_bytes or connection.queued_bytes():
+                most = max(most, connection.queued_bytes())
                 await asyncio.sleep(0)
-        assert 0 < most <= SLICE_BYTES // 7 + 1
+        assert 0 < most <= (SLICE_BYTES // 7 + 1) * (MESSAGE_BYTES + 7)
         assert connection in facade.shared._clients
         # Nothing is noted of one that goes in the midst of its messages.
         connection.data_received(b"\x81\x81\0\0\0\x003" * count)
         assert facade.shared._held_bytes > 0
         connection.abort()
-        await until(lambda: not facade.shared._clients and connection.queue.empty())
+        await until(lambda: not facade.shared._clients and not connection.queued_bytes())
         assert facade.shared._held_bytes == 0
 
 
@@ -461,8 +485,8 @@ async def test_nothing_is_noted_of_requests_whose_client_has_gone(monkeypatch: p
         assert facade.shared._held_bytes > 0
         connection.abort()
         await until(lambda: not facade.shared._clients)
-        connection._parse()
-        await until(lambda: not connection.tasks)
+        assert facade.shared._held_bytes == 0
+        assert facade.shared.hold(connection, 1000)
         assert facade.shared._held_bytes == 0
 
 
