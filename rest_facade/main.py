@@ -10,7 +10,7 @@ from eliza.sessions.limits import MAX_BODY_BYTES
 from rest_facade.front_door.admission import Admission
 from rest_facade.front_door.clients import Networks
 from rest_facade.front_door.connections import Connections
-from rest_facade.front_door.exchange import Door
+from rest_facade.front_door.door import Door
 from rest_facade.front_door.origins import Origins, is_loopback
 from rest_facade.front_door.protocol import HttpProtocol
 from rest_facade.front_door.websockets import WebSockets
@@ -65,7 +65,14 @@ class Facade:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Accepts connections. The server need not be there yet. Raises OSError."""
+        """Accepts connections. The server need not be there yet. Raises OSError, after which nothing is left to be stopped."""
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop(0)
+            raise
+
+    async def _start(self) -> None:
         loop = asyncio.get_running_loop()
         await self._backend.__aenter__()
         self._tasks = [loop.create_task(self._sockets.rooms.run()), loop.create_task(self._connections.watch())]

@@ -5,8 +5,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.harness import Serve
+
+# Without regard to the speed of the machine; and the store's conformance runs its properties on each store.
+settings.register_profile("any-speed", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors])
+settings.load_profile("any-speed")
 
 SECRET = "whsec_" + base64.b64encode(b"hunter2, hunter2, hunter2").decode()
 """What `env:AGENT_SECRET_TEST` leads to."""

@@ -3,84 +3,31 @@
 import asyncio
 import io
 import sys
-import time
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
-from email.utils import formatdate
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 import httptools
 
 from eliza.sessions.errors import forget_frames
 from rest_facade.front_door import canned
-from rest_facade.front_door.admission import Admission
 from rest_facade.front_door.answers import SMALL_BYTES
-from rest_facade.front_door.asgi import App, serve_asgi
+from rest_facade.front_door.asgi import serve_asgi
 from rest_facade.front_door.canned import CannedResponse
-from rest_facade.front_door.connections import Connections
-from rest_facade.front_door.greenlets import Greenlets, await_
-from rest_facade.front_door.origins import ALWAYS, Origins
+from rest_facade.front_door.door import Door
+from rest_facade.front_door.greenlets import await_
+from rest_facade.front_door.line import Line
 from rest_facade.shapes import errors, event_stream
 from rest_facade.shapes.response import CutShortError
 
-if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication
-
-    from rest_facade.front_door.protocol import HttpProtocol
+_Write: TypeAlias = Callable[[bytes], object]
 
 STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
-_ALWAYS: Final = b"".join(b"%b: %b\r\n" % line for line in ALWAYS)
-
 _OF_BODY: Final = {"HTTP_CONTENT_TYPE": "CONTENT_TYPE", "HTTP_CONTENT_LENGTH": "CONTENT_LENGTH"}
 """The two headers that an environ has under names without HTTP_."""
-
-
-@dataclass(slots=True)
-class Door:
-    """What all connections share.
-
-    Requests whose path is below `asgi_path` go to `asgi`, all others to `app`. Those for `exempt_paths` wait for nobody.
-    """
-
-    app: "WSGIApplication"
-    asgi: App
-    asgi_path: str
-    exempt_paths: frozenset[str]
-    origins: Origins
-    admission: Admission
-    connections: Connections
-    max_body_bytes: int
-    keep_alive_seconds: float
-    greenlets: Greenlets = field(default_factory=Greenlets)
-    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
-    """Those in which requests are worked on."""
-    is_stopping: bool = False
-    _lines: bytes = b""
-    _lines_s: int = 0
-
-    def lines(self) -> bytes:
-        """The lines that the head of every response has."""
-        now_s = int(time.time())
-        if now_s != self._lines_s:
-            self._lines_s = now_s
-            self._lines = b"date: %b\r\n" % formatdate(now_s, usegmt=True).encode() + _ALWAYS
-        return self._lines
-
-    def is_asgi(self, path: str) -> bool:
-        """Whether a path is one of `asgi`."""
-        return f"{path}/".startswith(f"{self.asgi_path}/")
-
-    def spawn(self, work: Awaitable[Any]) -> asyncio.Task[Any]:
-        """Keeps a task until it is done, or makes one."""
-        task = asyncio.ensure_future(work)
-        assert isinstance(task, asyncio.Task)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
-        return task
 
 
 class Exchange:
@@ -97,15 +44,25 @@ class Exchange:
     expects_leave = False
     """Whether its client waits for `100 Continue` before it sends the body."""
 
+    is_asgi = False
+    """Whether it is for the ASGI app."""
+
+    is_exempt = False
+    """Whether it takes nobody's place."""
+
     is_too_large = False
     is_begun = is_read = is_handed_over = is_gone = False
     is_started = is_answered = False
     """Whether the answer has begun, and is complete."""
 
+    _status = 0
+    _fields: Sequence[tuple[str, str]] = ()
+    """What the view told of its answer's head."""
+
     _is_counted = False
     _task: asyncio.Task[Any] | None = None
 
-    def __init__(self, door: Door, connection: "HttpProtocol") -> None:
+    def __init__(self, door: Door, connection: Line) -> None:
         self.door = door
         self.connection = connection
         self.target = b""
@@ -120,6 +77,8 @@ class Exchange:
         self.raw_path, self.query = url.path, url.query or b""
         # WSGI wants the path's bytes, whatever they are, as latin-1.
         self.path = (unquote_to_bytes(self.raw_path) if b"%" in self.raw_path else self.raw_path).decode("latin-1")
+        self.is_asgi = f"{self.path}/".startswith(f"{self.door.asgi_path}/")
+        self.is_exempt = self.is_asgi or self.path.rstrip("/") in self.door.exempt_paths
         self.method = parser.get_method().decode("ascii")
         self.is_old = parser.get_http_version() < "1.1"
         self.closes = self.is_old or not parser.should_keep_alive()
@@ -133,16 +92,6 @@ class Exchange:
             self.body += part
         else:
             self.body = part
-
-    @property
-    def is_asgi(self) -> bool:
-        """Whether it is for the ASGI app."""
-        return self.door.is_asgi(self.path)
-
-    @property
-    def is_exempt(self) -> bool:
-        """Whether it takes nobody's place."""
-        return self.path.rstrip("/") in self.door.exempt_paths or self.is_asgi
 
     def hand_over(self) -> None:
         """Has it worked on when its turn comes."""
@@ -197,13 +146,13 @@ class Exchange:
         self._end()
 
     def _head(self, status: int, lines: bytes) -> bytes:
+        self.closes = self.closes or self.door.is_stopping
+        cors = b"".join([b"%b: %b\r\n" % line for line in self.door.origins.cors(self.headers)])
+        end = b"connection: close\r\n\r\n" if self.closes else b"\r\n"
+        head = STATUS_LINES[status] + self.door.lines() + cors + lines + end
         self.is_started = True
         self.release()
-        if self.door.is_stopping:
-            self.closes = True
-        cors = b"".join(b"%b: %b\r\n" % line for line in self.door.origins.cors(self.headers))
-        end = b"connection: close\r\n\r\n" if self.closes else b"\r\n"
-        return STATUS_LINES[status] + self.door.lines() + cors + lines + end
+        return head
 
     def _end(self) -> None:
         self.is_answered = True
@@ -227,44 +176,45 @@ class Exchange:
             self.release()
 
     def _run_app(self) -> None:
-        started: list[Any] = []
-
-        def start_response(status: str, headers: list[tuple[str, str]], _exc_info: object = None, /) -> Callable[[bytes], object]:
-            started[:] = status, headers
-            return _refuse_write
-
-        chunks = self.door.app(self.environ(), start_response)
+        chunks = self.door.app(self.environ(), self._start_response)
         try:
-            if self.is_gone:
-                return
-            status, headers, length = int(started[0][:3]), [], None
-            for name, value in started[1]:
-                match name.lower():
-                    case "connection":
-                        self.closes = self.closes or value.lower() == "close"
-                        continue
-                    case "content-length":
-                        length = int(value)
-                headers.append((name, value))
-            if length is None and not isinstance(chunks, list):
-                self._write_stream(status, _lines(headers), chunks)
-                return
-            body = b"".join(chunks)
-            if length is None and status != HTTPStatus.NO_CONTENT:
-                length = len(body)
-                headers.append(("content-length", str(length)))
-            if self.method != "HEAD" and len(body) != (length or 0):
-                raise ValueError("a response is not as long as it says")
-            lines = _lines(headers)
-            if len(body) <= SMALL_BYTES or self.method == "HEAD":
-                self.write_whole(status, lines, body)
-            else:
-                self.connection.write(self._head(status, lines))
-                self._write_part(body)
-                self._end()
+            if not self.is_gone:
+                self._write(chunks)
         finally:
             if hasattr(chunks, "close"):
                 chunks.close()
+
+    def _start_response(self, status: str, headers: list[tuple[str, str]], _exc_info: object = None, /) -> "_Write":
+        self._status, self._fields = int(status[:3]), headers
+        return _refuse_write
+
+    def _write(self, chunks: Iterable[bytes]) -> None:
+        """Writes an answer: at once, where its length is known."""
+        length, fields = None, []
+        for name, value in self._fields:
+            match name.lower():
+                case "connection":
+                    self.closes = self.closes or value.lower() == "close"
+                    continue
+                case "content-length":
+                    length = int(value)
+            fields.append((name, value))
+        if length is None and not isinstance(chunks, list):
+            self._write_stream(self._status, _lines(fields), chunks)
+            return
+        body = b"".join(chunks)
+        if length is None and self._status != HTTPStatus.NO_CONTENT:
+            length = len(body)
+            fields.append(("content-length", str(length)))
+        if self.method != "HEAD" and len(body) != (length or 0):
+            raise ValueError("a response is not as long as it says")
+        lines = _lines(fields)
+        if len(body) <= SMALL_BYTES or self.method == "HEAD":
+            self.write_whole(self._status, lines, body)
+        else:
+            self.connection.write(self._head(self._status, lines))
+            self._write_part(body)
+            self._end()
 
     def _write_stream(self, status: int, lines: bytes, chunks: Iterable[bytes]) -> None:
         """Writes an answer piece by piece, each when the client has read most of those before it.
@@ -356,5 +306,5 @@ def _lines(headers: list[tuple[str, str]]) -> bytes:
     return text.encode("latin-1")
 
 
-def _refuse_write(_data: bytes) -> None:
+def _refuse_write(_data: bytes) -> object:
     raise NotImplementedError("write() is not offered: return an iterable")

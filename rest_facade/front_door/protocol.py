@@ -1,18 +1,19 @@
-"""HTTP/1.1 on one connection: its requests are read, checked and answered in order. Bounds on heads, bodies and time are kept here."""
+"""HTTP/1.1 on one connection: bytes become requests. Bounds on heads, on the time that clients take, and on idle connections."""
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import httptools
-import structlog
 
 from eliza.sessions.errors import truncate
-from rest_facade.front_door import canned
-from rest_facade.front_door.canned import CannedResponse, refusal_of
-from rest_facade.front_door.connections import HEAD_SECONDS, Connection, Entry
-from rest_facade.front_door.exchange import Door, Exchange, base_environ
+from rest_facade.front_door.canned import refusal_of
+from rest_facade.front_door.connections import HEAD_SECONDS, Entry
+from rest_facade.front_door.door import Door
+from rest_facade.front_door.exchange import Exchange, base_environ
+from rest_facade.front_door.line import Line
+from rest_facade.front_door.pipeline import Pipeline
+from rest_facade.front_door.upgrade import head_without_offer, is_handshake
 from rest_facade.front_door.websockets import WebSockets
 from rest_facade.shapes.errors import ApiError
 
@@ -21,16 +22,8 @@ MAX_HEAD_BYTES: Final = 65_536
 body; the parser itself would read on for ever.
 """
 
-MAX_DISCARDED_BYTES: Final = 16 * 1024 * 1024
-"""How much of the body of a request that is answered already is read past, where the connection goes on behind it."""
-
-LINGER_SECONDS: Final = 5.0
-"""How long a body is read past where the connection ends: closed on unread bytes it is reset, and the client may never see the answer."""
-
 LAST_SECONDS: Final = 0.2
 """How long an idle connection is read yet when the facade ends: what its client has asked meanwhile is refused, not dropped."""
-
-_log = structlog.get_logger(__name__)
 
 
 def _new_parser(protocol: "HttpProtocol") -> httptools.HttpRequestParser:
@@ -40,17 +33,8 @@ def _new_parser(protocol: "HttpProtocol") -> httptools.HttpRequestParser:
     return parser
 
 
-class HttpProtocol(Connection, asyncio.Protocol):
+class HttpProtocol(Line):
     """One connection of a client."""
-
-    environ: dict[str, Any]
-    """What the environs of all its requests have."""
-
-    is_write_paused = False
-    """Whether more waits to be sent than should."""
-
-    _drained: asyncio.Future[None] | None = None
-    _is_read_paused = False
 
     _reading: Exchange
     """The request whose head or body is being read, or was last."""
@@ -66,16 +50,6 @@ class HttpProtocol(Connection, asyncio.Protocol):
     _framing_bytes = 0
     """How many bytes came since the last part of a body, in pieces without any."""
 
-    _held_bytes = 0
-    """How many bytes of bodies are kept here until they have their answers."""
-
-    _discarded_bytes = 0
-    """How many bytes of the present body were read past."""
-
-    _is_going_on = False
-    _is_last = False
-    """Whether the next request is refused, and then the connection closed."""
-
     _is_of_proxy = False
     """Whether a trusted proxy is at the other end, whose requests are those of many clients."""
 
@@ -85,15 +59,11 @@ class HttpProtocol(Connection, asyncio.Protocol):
     _idle_s: float | None = None
     """Since when the connection is idle."""
 
-    _lingers_s: float | None = None
-    """Since when a body is read past of which no end is awaited; then the connection is closed."""
-
     def __init__(self, door: Door, websockets: WebSockets) -> None:
+        super().__init__(door.connections)
         self._door = door
         self._websockets = websockets
-        self._connections = door.connections
-        self._loop = asyncio.get_running_loop()
-        self._exchanges: deque[Exchange] = deque()
+        self._pipeline = Pipeline(door, self)
 
     # What asyncio calls.
 
@@ -106,32 +76,18 @@ class HttpProtocol(Connection, asyncio.Protocol):
         self._is_of_proxy = self._connections.is_trusted(self.environ["REMOTE_ADDR"])
         match self._connections.add(self, self.environ["REMOTE_ADDR"]):
             case Entry.REFUSED:
-                self._is_last = True
+                self._pipeline.is_last = True
             case Entry.CLOSED:
                 transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, and with it all who would have been answered on it."""
         self._connections.remove(self)
-        self._abandon()
+        self._pipeline.abandon()
         self.resume_writing()
         # It has this protocol, too.
         del self._parser
         self.__dict__.pop("_reading", None)
-
-    def pause_writing(self) -> None:
-        """More waits to be sent than should."""
-        self.is_write_paused = True
-        self._connections.lag(self)
-
-    def resume_writing(self) -> None:
-        """Little waits to be sent again."""
-        self.is_write_paused = False
-        self._connections.catch_up(self)
-        if self._drained:
-            if not self._drained.done():
-                self._drained.set_result(None)
-            self._drained = None
 
     def data_received(self, data: bytes) -> None:
         """Bytes came in."""
@@ -156,7 +112,7 @@ class HttpProtocol(Connection, asyncio.Protocol):
         """A request starts."""
         self._reading = Exchange(self._door, self)
         self._in_head = True
-        self._head_bytes = self._discarded_bytes = 0
+        self._head_bytes = 0
         if self._head_s is None:
             self._head_s = self._loop.time()
 
@@ -184,41 +140,22 @@ class HttpProtocol(Connection, asyncio.Protocol):
         self._began_s = self._came_s = self._loop.time()
         self._framing_bytes = 0
         if not self._attribute([value for name, value in self._reading.headers if name == b"x-forwarded-for"]):
-            self._is_last = True
+            self._pipeline.is_last = True
         if self._parser.should_upgrade():
             # The parser stops here: `_feed` goes on.
             return
         # Whatever it did not stop at is no offer, and nobody behind may take it for one.
         self._reading.headers[:] = [header for header in self._reading.headers if header[0] != b"upgrade"]
         self._reading.take_head(self._parser)
-        if self.transport.is_closing():
-            return
-        if self._exchanges and not self._is_read_paused:
-            self._is_read_paused = True
-            self.transport.pause_reading()
-        self._exchanges.append(self._reading)
-        self.go_on()
+        if not self.transport.is_closing():
+            self._pipeline.add(self._reading)
 
     def on_body(self, body: bytes) -> None:
         """A part of a request's body has been read."""
-        exchange = self._reading
         self._came_s = self._loop.time()
         self._has_body_come = True
-        if exchange.is_handed_over or exchange.is_too_large or self.transport.is_closing():
-            self._discarded_bytes += len(body)
-            if self._discarded_bytes > MAX_DISCARDED_BYTES and self._lingers_s is None:
-                self.transport.close()
-            return
-        exchange.add_body(body)
-        self._held_bytes += len(body)
-        if len(exchange.body) > self._door.max_body_bytes:
-            exchange.is_too_large = True
-            self._held_bytes -= len(exchange.body)
-            exchange.body = b""
-        if not self._connections.hold(self, self._held_bytes):
-            self._end_with(canned.OVERLOADED)
-        elif exchange.is_too_large:
-            self.go_on()
+        if not self.transport.is_closing():
+            self._pipeline.add_body(self._reading, body)
 
     def on_message_complete(self) -> None:
         """A request has been read as a whole."""
@@ -227,124 +164,39 @@ class HttpProtocol(Connection, asyncio.Protocol):
             return
         self._in_other = True
         self._began_s = None
-        self._reading.is_read = True
-        if self._lingers_s is None:
-            self.go_on()
-        else:
-            self.transport.close()
+        self._pipeline.complete(self._reading)
 
-    # What exchanges call.
-
-    def write(self, data: bytes) -> None:
-        """Sends bytes, unless the connection is closed."""
-        if not self.transport.is_closing():
-            self.transport.write(data)
-
-    def drained(self) -> asyncio.Future[None]:
-        """What is done when the client has read most of what was sent, or has gone."""
-        self._drained = self._loop.create_future()
-        return self._drained
-
-    def close(self) -> None:
-        """Ends the connection when what was written has been sent."""
-        self.transport.close()
-
-    def counted_client(self) -> str | None:
-        """The client that the connection counts for now."""
-        return self._connections.client(self)
+    # What exchanges and connections call.
 
     def go_on(self) -> None:
-        """Goes on with the first of the requests that have no answer yet, and with those behind it, as far as that goes."""
-        if self._is_going_on:
-            return
-        self._is_going_on = True
-        while self._exchanges and not self.transport.is_closing() and self._lingers_s is None:
-            first = self._exchanges[0]
-            if not first.is_begun:
-                first.is_begun = True
-                self._begin(first)
-            if not first.is_handed_over and (first.is_read or first.is_too_large):
-                self._hand_over(first)
-            if not first.is_answered:
-                break
-            if first.closes or self._door.is_stopping:
-                self._close_behind(first)
-                break
-            if not first.is_read:
-                break
-            self._exchanges.popleft()
-            self._forget(first)
-        self._is_going_on = False
+        """Goes on behind an answer."""
+        self._pipeline.go_on()
+
+    def rest(self) -> None:
+        """All requests have their answers."""
+        if self._head_s is None:
+            self._idle_s = self._loop.time()
+        # An idle connection of a proxy is nobody's.
+        self._attribute([])
 
     def shutdown(self) -> None:
         """The facade ends: the request under way has its answer yet, and whatever is being sent on an idle connection a refusal."""
-        if self._exchanges:
+        if not self._pipeline.is_empty:
             return
-        self._is_last = True
+        self._pipeline.is_last = True
         # In two steps, so that the loop reads in between however late it is.
         self._loop.call_later(LAST_SECONDS / 2, self._loop.call_later, LAST_SECONDS / 2, self._close_idle)
 
     def _close_idle(self) -> None:
-        if not self._exchanges:
+        if self._pipeline.is_empty:
             self.transport.close()
-
-    def _begin(self, exchange: Exchange) -> None:
-        """The head of a request is judged, before anything of its body is waited for."""
-        if self._is_last or (not exchange.is_read and not exchange.is_exempt and self._door.admission.is_full):
-            exchange.closes = exchange.closes or self._is_last
-            exchange.refuse()
-            return
-        try:
-            self._door.origins.check(exchange.headers)
-        except ApiError as error:
-            exchange.answer(refusal_of(error))
-            return
-        length = next((int(value) for name, value in exchange.headers if name == b"content-length"), 0)
-        if length > self._door.max_body_bytes:
-            exchange.is_too_large = True
-        elif exchange.expects_leave and not exchange.is_read:
-            exchange.expects_leave = False
-            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def _hand_over(self, exchange: Exchange) -> None:
-        if exchange.is_too_large and not exchange.is_asgi:
-            limit = self._door.max_body_bytes
-            error = ApiError("REQUEST_TOO_LARGE", f"The body is larger than {limit} bytes", maxBytes=limit)
-            _log.info("failed request", method=exchange.method, code=error.row.reason, error=error.message)
-            exchange.closes = True
-            exchange.answer(refusal_of(error))
-        else:
-            exchange.hand_over()
-
-    def _forget(self, exchange: Exchange) -> None:
-        """A request has been read and answered."""
-        if exchange.body:
-            self._held_bytes -= len(exchange.body)
-            self._connections.hold(self, self._held_bytes)
-            exchange.body = b""
-        if not self._exchanges:
-            if self._head_s is None:
-                self._idle_s = self._loop.time()
-            # An idle connection of a proxy is nobody's.
-            self._attribute([])
-            if self._is_read_paused and not self.transport.is_closing():
-                self._is_read_paused = False
-                self.transport.resume_reading()
-
-    def _close_behind(self, exchange: Exchange) -> None:
-        """Closes the connection behind an answer; what comes of the request yet is read past, so that the client sees the answer."""
-        if exchange.is_read or exchange.expects_leave:
-            self.transport.close()
-        else:
-            self._lingers_s = self._loop.time()
 
     def _is_busy(self) -> bool:
         """Whether a request is read or has no answer yet."""
-        return self._began_s is not None or bool(self._exchanges)
+        return self._began_s is not None or not self._pipeline.is_empty
 
     def _is_late(self, now_s: float) -> bool:
-        lingers_long = self._lingers_s is not None and now_s - self._lingers_s > LINGER_SECONDS
-        if lingers_long or (self._idle_s is not None and now_s - self._idle_s > self._door.keep_alive_seconds):
+        if self._pipeline.lingers_too_long(now_s) or (self._idle_s is not None and now_s - self._idle_s > self._door.keep_alive_seconds):
             self.transport.close()
         if self._is_read_paused or (self._head_s is not None and self._is_busy()):
             # It is we who do not read, or have not answered.
@@ -373,32 +225,15 @@ class HttpProtocol(Connection, asyncio.Protocol):
                 if self._parser.get_method() == b"CONNECT":
                     self._refuse_unreadable("CONNECT is not served")
                     return True
-                if self._is_handshake():
+                # Nothing may come before a handshake on the connection that still waits for an answer.
+                is_free = self._pipeline.is_empty and not self._pipeline.is_last and not self.transport.is_closing()
+                if is_free and is_handshake(self._parser, self._reading.headers):
                     return not self._open_websocket()
-                data = self._head_without_offer() + data
+                data = head_without_offer(self._parser, self._reading.target, self._reading.headers) + data
                 self._parser = _new_parser(self)
         except httptools.HttpParserError:
             self._refuse_unreadable("Invalid HTTP request received")
             return True
-
-    def _is_handshake(self) -> bool:
-        """Whether the head that has been read begins a WebSocket that can be had now (RFC 6455, 4.1).
-
-        Nothing may come before it on the connection that still waits for an answer.
-        """
-        headers = self._reading.headers
-        names = {name for name, _ in headers}
-        return (
-            self._parser.get_method() == b"GET"
-            and self._parser.get_http_version() == "1.1"
-            and [value.strip().lower() for name, value in headers if name == b"upgrade"] == [b"websocket"]
-            and b"sec-websocket-key" in names
-            and b"transfer-encoding" not in names
-            and all(value == b"0" for name, value in headers if name == b"content-length")
-            and not self._is_last
-            and not self.transport.is_closing()
-            and not self._exchanges
-        )
 
     def _open_websocket(self) -> bool:
         """Hands the connection on, if a handshake is for the path of WebSockets, and its page may open it.
@@ -407,51 +242,19 @@ class HttpProtocol(Connection, asyncio.Protocol):
         """
         exchange = self._reading
         exchange.take_head(self._parser)
-        self._exchanges.append(exchange)
-        exchange.closes = exchange.is_begun = exchange.is_read = True
         try:
             self._door.origins.check(exchange.headers)
             if not exchange.is_asgi:
                 raise ApiError("PATH_NOT_FOUND", "There is no WebSocket on this path", path=truncate(exchange.path))
         except ApiError as error:
-            exchange.answer(refusal_of(error))
+            self._pipeline.end_with(refusal_of(error), exchange)
             return False
-        self._exchanges.clear()
         del self._parser, self._reading
         self._connections.replace(self, self._websockets.open(self.transport, exchange.raw_path, exchange.query, exchange.headers))
         return True
 
-    def _head_without_offer(self) -> bytes:
-        """The head that has been read, without the option `upgrade` that makes an offer of it."""
-        version = self._parser.get_http_version().encode()
-        lines = [b"%b %b HTTP/%b" % (self._parser.get_method(), self._reading.target, version)]
-        for name, value in self._reading.headers:
-            if name == b"connection":
-                options = value.split(b",")
-                value = b",".join(option for option in options if option.strip().lower() != b"upgrade")
-            lines.append(name + b": " + value)
-        return b"\r\n".join((*lines, b"\r\n"))
-
     def _refuse_unreadable(self, reason: str) -> None:
         """Answers a request that cannot be read, and closes the connection."""
         if not self.transport.is_closing():
-            self._end_with(refusal_of(ApiError("INVALID_REQUEST", f"Invalid request: {reason}", reason=reason)))
-
-    def _end_with(self, response: CannedResponse) -> None:
-        """Answers the first request that has no answer, unless that has begun, and closes the connection.
-
-        Requests behind it have none: they must not write to what is closed.
-        """
-        reading = self.__dict__.get("_reading")
-        first = self._exchanges[0] if self._exchanges else reading if reading and not reading.is_started else Exchange(self._door, self)
-        self._abandon()
-        if not first.is_started:
-            first.closes = self._is_going_on = True
-            first.answer(response)
-        self.transport.close()
-
-    def _abandon(self) -> None:
-        """Has those who would answer the requests so far know that nobody listens."""
-        for exchange in self._exchanges:
-            exchange.abandon()
-        self._exchanges.clear()
+            error = ApiError("INVALID_REQUEST", f"Invalid request: {reason}", reason=reason)
+            self._pipeline.end_with(refusal_of(error), self.__dict__.get("_reading"))

@@ -65,7 +65,7 @@ class App(flask.Flask):
 
 
 def create_app(backend: Backend) -> flask.Flask:
-    """The WSGI app over a backend. It runs in the bridge: its views await their calls."""
+    """The WSGI app over a backend. Its views await their calls, so it runs behind the front door only."""
     app = App("rest_facade", static_folder=None)
     # No path is ever answered with a redirect.
     app.url_map.merge_slashes = False

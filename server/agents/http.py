@@ -172,11 +172,11 @@ def error_words(body: str) -> str:
         found = read_json(body)
         for name in ("error", "message", "detail"):
             if isinstance(found, dict) and found.get(name):
-                return message_of(found[name], body)
+                return error_text(found[name], body)
     return body
 
 
-def message_of(error: object, body: str) -> str:
+def error_text(error: object, body: str) -> str:
     """The message of an error, which may be the error itself; the whole body where there is none."""
     message = error.get("message") if isinstance(error, dict) else error
     return message if isinstance(message, str) and message else body

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 from server.domain.agents import Agent
 from server.domain.deliveries import Delivery
-from server.domain.events import Entry
+from server.domain.log import Entry, message_of
 from server.domain.messages import Draft, Message, Reply
 from server.domain.sessions import Session
 
@@ -77,8 +77,7 @@ class Work:
     @property
     def message(self) -> Message:
         """The message to answer."""
-        assert self.entry.message is not None
-        return self.entry.message
+        return message_of(self.entry)
 
 
 def count_fitting(sizes: Sequence[int], room: int) -> int:
@@ -108,6 +107,10 @@ class Slot(Protocol):
 class Connector(Protocol):
     """Reaches the agents of one kind."""
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether the agents are part of this process, which ends with them: a lease need not be written down."""
+
     def check(self, agent: Agent) -> None:
         """Raises InvalidFieldError for an agent with an address or a secret that it may not have.
 
@@ -131,6 +134,8 @@ class AgentChangedError(Exception):
 
 class Echo:
     """Answers every message with its own text, word by word."""
+
+    is_inside = True
 
     def check(self, agent: Agent) -> None:
         """Nothing can be wrong with it."""

@@ -17,8 +17,8 @@ from server.agents.http import (
     ResponseRefusedError,
     cause,
     detailed,
+    error_text,
     is_temporary,
-    message_of,
     read_events,
     read_json,
     retry_after_s,
@@ -28,8 +28,8 @@ from server.agents.secrets import SecretError, Secrets
 from server.clock import Clock
 from server.domain.agents import Agent, OpenAiSettings
 from server.domain.errors import InvalidFieldError
-from server.domain.events import Entry
-from server.domain.messages import Draft, Reply
+from server.domain.log import Entry, message_of
+from server.domain.messages import AgentMessage, Draft, Reply
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -47,6 +47,8 @@ NO_KEY = "none"
 
 class OpenAi:
     """Asks chat completions endpoints."""
+
+    is_inside = False
 
     def __init__(self, client: httpx2.AsyncClient, hosts: Hosts, secrets: Secrets, clock: Clock) -> None:
         self._client = client
@@ -141,7 +143,7 @@ class OpenAi:
                 f"the agent answered with status {status}",
                 final=not is_temporary(status, headers),
                 retry_after_s=retry_after_s(headers, self._clock.now_ms()),
-                detail=message_of(error.body, error.response.text),
+                detail=error_text(error.body, error.response.text),
             ) from error
         except (openai.APIConnectionError, httpx2.TransportError) as error:
             raise _unreachable(error) from error
@@ -183,13 +185,14 @@ def conversation(settings: OpenAiSettings, messages: list[Entry]) -> "list[ChatC
     """The system prompt, and of the messages (the oldest first) the last that fit the window: whole ones, and the very last in any case."""
     shown: list[ChatCompletionMessageParam] = []
     left = settings.history_characters
-    for message in (entry.message for entry in reversed(messages)):
-        assert message is not None
+    for message in map(message_of, reversed(messages)):
         left -= len(message.content)
         if shown and left < 0:
             break
         shown.append(
-            {"role": "assistant", "content": message.content} if message.is_agent else {"role": "user", "content": message.content}
+            {"role": "assistant", "content": message.content}
+            if isinstance(message, AgentMessage)
+            else {"role": "user", "content": message.content}
         )
     if settings.system_prompt:
         shown.append({"role": "system", "content": settings.system_prompt})
@@ -240,7 +243,7 @@ def _piece(event: httpx2.ServerSentEvent) -> tuple[str, bool]:
             return "", False
         raise NoReplyError(_NO_COMPLETION, final=False, detail=event.data) from error
     if event.event == "error" or piece.get("object") == "error" or piece.get("error"):
-        words = message_of(piece.get("error") or piece, event.data)
+        words = error_text(piece.get("error") or piece, event.data)
         raise NoReplyError(_NO_COMPLETION, final=False, detail=words)
     return text, bool(choice.get("finish_reason"))
 

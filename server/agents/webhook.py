@@ -32,8 +32,8 @@ from server.agents.secrets import SecretError, Secrets
 from server.clock import Clock
 from server.domain.agents import Agent, WebhookSettings
 from server.domain.errors import InvalidFieldError
-from server.domain.events import Entry
-from server.domain.messages import Draft, Reply
+from server.domain.log import Entry, message_of
+from server.domain.messages import AgentMessage, Draft, Reply
 from server.domain.sessions import Session
 
 MIN_SECRET_BYTES: Final = 16
@@ -72,6 +72,8 @@ class _Error(BaseModel):
 
 class Webhook:
     """Posts deliveries to webhooks."""
+
+    is_inside = False
 
     def __init__(self, client: httpx2.AsyncClient, hosts: Hosts, secrets: Secrets, clock: Clock) -> None:
         self._client = client
@@ -198,13 +200,13 @@ def delivery_body(work: Work) -> bytes:
 
 
 def _message(session: Session, entry: Entry) -> bytes:
-    message = entry.message
-    assert message is not None
+    message = message_of(entry)
+    is_agent = isinstance(message, AgentMessage)
     body: dict[str, Any] = {
         "id": message.id,
         "content": message.content,
-        "authorId": session.agent_id if message.is_agent else session.user_id,
-        "isAgent": message.is_agent,
+        "authorId": session.agent_id if is_agent else session.user_id,
+        "isAgent": is_agent,
         "createdAt": times.iso(entry.at_ms),
         "sequence": entry.sequence,
         "metadata": orjson.Fragment(message.metadata),
@@ -213,10 +215,11 @@ def _message(session: Session, entry: Entry) -> bytes:
     }
     if message.attachments is not None:
         body["attachments"] = orjson.Fragment(message.attachments)
-    if message.thought is not None:
-        body["thought"] = message.thought
-    if message.actions:
-        body["actions"] = message.actions
+    if isinstance(message, AgentMessage):
+        if message.thought is not None:
+            body["thought"] = message.thought
+        if message.actions:
+            body["actions"] = message.actions
     return orjson.dumps(body)
 
 

@@ -157,6 +157,8 @@ class Seat:
 class Workers:
     """The workers that are connected, by agent, and the deliveries that wait for one who has time."""
 
+    is_inside = False
+
     def __init__(self) -> None:
         self._workers: dict[str, list[Worker]] = {}
         self._waiting: dict[str, deque[asyncio.Future[Worker]]] = {}

@@ -30,7 +30,7 @@ from server.settings import Settings, read_networks, split_list
 INHERITED: Final = (
     *("PATH", "HOME", "TMPDIR", "TZ", "TERM", "NO_COLOR", "FORCE_COLOR", "VIRTUAL_ENV"),
     *("LANG", "LANGUAGE", "LC_*", "PYTHON[A-Z]*", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_*", "MALLOC_*"),
-    *("GRPC_VERBOSITY", "GRPC_TRACE", "GRPC_POLL_STRATEGY", "GRPC_DNS_RESOLVER"),
+    *("GRPC_VERBOSITY", "GRPC_TRACE", "GRPC_POLL_STRATEGY", "GRPC_DNS_RESOLVER", "GRPC_ENABLE_FORK_SUPPORT"),
     *(name.upper() for name in Settings.model_fields if name != "database_url"),
 )
 """The variables that the facade needs, as patterns: those of Python, its locale, its libraries, gRPC's logs, and settings.

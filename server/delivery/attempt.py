@@ -8,7 +8,7 @@ from eliza.sessions.limits import MAX_REPLY_CODE_POINTS
 from server.agents.kinds import History, NoReplyError, Slot, Work
 from server.domain.agent_text import TextJoiner
 from server.domain.errors import DomainError, InvalidContentError
-from server.domain.events import Abort, Chunk, Piece
+from server.domain.log import Abort, Chunk, Piece
 from server.domain.messages import Message, Reply
 from server.domain.sessions import Session
 from server.store.contract import Store

@@ -9,7 +9,7 @@ import random
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -20,7 +20,7 @@ from server.clock import Clock
 from server.delivery.attempt import Attempt, read_history
 from server.delivery.statuses import AgentStatuses
 from server.domain.agents import Agent, AgentKind
-from server.domain.deliveries import DeliveryState, RetryPolicy, parse_delivery_id
+from server.domain.deliveries import Delivery, DeliveryState, RetryPolicy, parse_delivery_id
 from server.domain.errors import (
     STORE_TROUBLE,
     AgentNotFoundError,
@@ -31,11 +31,11 @@ from server.domain.errors import (
     SessionExpiredError,
     SessionNotFoundError,
 )
-from server.domain.events import Entry, Piece
 from server.domain.ids import new_id
-from server.domain.messages import Reply
+from server.domain.log import Entry, Piece, message_of
+from server.domain.messages import Reply, UserMessage
 from server.domain.replies import answer, fail, lease
-from server.domain.sessions import Outcome
+from server.domain.sessions import Outcome, Session
 from server.store.contract import Commit, OpenDelivery, Store
 
 STORE_TROUBLE_SECONDS: Final = 1.0
@@ -50,9 +50,10 @@ class _SessionQueue:
 
     session_id: str
     agent_id: str
-    # How many deliveries are open, none of them before the sequence `first_open`.
-    open: int
-    first_open: int
+    # How many deliveries are open.
+    open: int = 0
+    # The first of them, where the commit that made it has told of it.
+    head: OpenDelivery | None = None
     timer: asyncio.TimerHandle | None = None
     task: asyncio.Task[float | None] | None = None
     # Messages came while the task ran, which may have looked before.
@@ -113,9 +114,9 @@ class Dispatcher:
         now_ms = self._clock.now_ms()
         for left in await self._store.list_open():
             if left.session_id not in self._sessions:
-                queue = _SessionQueue(left.session_id, left.agent_id, 0, left.sequence, resting=left.sequence)
+                queue = _SessionQueue(left.session_id, left.agent_id, resting=left.sequence)
                 self._sessions[left.session_id] = queue
-                self._count(queue, left.open)
+                self._set_open(queue, left.open)
                 # A clock that was set back must not make it rest longer than it ever should.
                 self._rest(queue, min(left.due_at_ms - now_ms, self._policy.longest_backoff_ms) / 1000)
 
@@ -141,16 +142,14 @@ class Dispatcher:
     def on_commit(self, commit: Commit) -> None:
         """Takes up the messages of users that a commit has stored, and ends the attempts that it has made superfluous."""
         for outcome in commit.outcomes:
-            session = outcome.session
-            if session.expiry_logged:
-                self._drop_session(session.id)
-                continue
-            if entry := outcome.entry:
-                # Told by the message: a delivery is also pending, and without attempts, after one that was not charged to it.
-                if entry.message and not entry.message.is_agent:
-                    self._add_delivery(session.id, session.agent_id, entry.sequence)
-                else:
-                    self._close_delivery(entry)
+            entry = outcome.entry
+            if outcome.session.expiry_logged:
+                self._drop_session(outcome.session.id)
+            # Told by the message: a delivery is also pending, and without attempts, after one that was not charged to it.
+            elif entry and isinstance(entry.event, UserMessage):
+                self._add_delivery(outcome, entry)
+            elif entry:
+                self._close_delivery(outcome.session, entry)
         for session_id in commit.deleted:
             self._drop_session(session_id)
 
@@ -172,25 +171,24 @@ class Dispatcher:
         """Whether a delivery waits for its next attempt."""
         return any(queue.timer for queue in self._sessions.values())
 
-    def _add_delivery(self, session_id: str, agent_id: str, sequence: int) -> None:
-        if queue := self._sessions.get(session_id):
-            self._count(queue, 1)
+    def _add_delivery(self, outcome: Outcome, entry: Entry) -> None:
+        session = outcome.session
+        if queue := self._sessions.get(session.id):
+            self._set_open(queue, session.open_deliveries)
             queue.has_new = True
         elif not self._stopping:
-            queue = self._sessions[session_id] = _SessionQueue(session_id, agent_id, 0, sequence)
-            self._count(queue, 1)
+            queue = self._sessions[session.id] = _SessionQueue(session.id, session.agent_id)
+            if outcome.delivery and session.open_deliveries == 1:
+                queue.head = OpenDelivery(session, entry, outcome.delivery)
+            self._set_open(queue, session.open_deliveries)
             self._make_ready(queue)
 
-    def _close_delivery(self, entry: Entry) -> None:
+    def _close_delivery(self, session: Session, entry: Entry) -> None:
         """Takes note of a reply, or of a failure for good."""
         sequence, queue = entry.answers, self._sessions.get(entry.session_id)
         if sequence is None or queue is None:
             return
-        if sequence >= queue.first_open:
-            # Not a late reply to a message that had failed: only the first open delivery ever fails.
-            self._count(queue, -1)
-        if entry.failure:
-            queue.first_open = sequence + 1
+        self._set_open(queue, session.open_deliveries)
         queue.finished.add(sequence)
         if queue.attempt and queue.attempt.work.entry.sequence == sequence:
             queue.attempt.close(entry.message)
@@ -203,7 +201,7 @@ class Dispatcher:
         queue = self._sessions.pop(session_id, None)
         if queue is None:
             return
-        self._count(queue, -queue.open)
+        self._set_open(queue, 0)
         if queue.timer:
             queue.timer.cancel()
         if queue.attempt:
@@ -213,10 +211,9 @@ class Dispatcher:
         elif agent := self._agents.get(queue.agent_id):
             agent.ready.pop(session_id, None)
 
-    def _count(self, queue: _SessionQueue, more: int) -> None:
-        """Counts more open deliveries of a session, or fewer."""
-        queue.open += more
-        self.statuses.count_open(queue.agent_id, more)
+    def _set_open(self, queue: _SessionQueue, count: int) -> None:
+        self.statuses.count_open(queue.agent_id, count - queue.open)
+        queue.open = count
 
     def _rest(self, queue: _SessionQueue, seconds: float) -> None:
         if seconds > 0:
@@ -263,12 +260,12 @@ class Dispatcher:
         agent.in_hand -= 1
         if self._sessions.get(queue.session_id) is queue:
             rest_s = STORE_TROUBLE_SECONDS if task.cancelled() else task.result()
-            if rest_s is not None:
+            if rest_s and queue.open:
                 self._rest(queue, rest_s)
-            elif queue.has_new:
+            elif (rest_s is None and queue.has_new) or (rest_s is not None and queue.open):
                 self._make_ready(queue)
             else:
-                self._count(queue, -queue.open)
+                self._set_open(queue, 0)
                 del self._sessions[queue.session_id]
         self._start_ready(agent)
         if not agent.ready and not agent.in_hand and self._agents.get(queue.agent_id) is agent:
@@ -276,15 +273,19 @@ class Dispatcher:
 
     async def _deliver_next(self, queue: _SessionQueue) -> float | None:
         """Gives out the first open delivery; returns the session's rest, in seconds, or None when nothing is open."""
-        head = await self._store.next_delivery(queue.session_id)
+        known, queue.head = queue.head, None
+        head = known or await self._store.next_delivery(queue.session_id)
         if head is None:
             return None
         if not head.delivery.attempts:
             queue.last_reply_id = ""
+        is_claimed = False
         try:
             agent = await self._store.get_agent(queue.agent_id)
-            async with self._connectors[agent.kind].slot(agent) as slot:
-                await self._attempt(queue, agent, head, slot)
+            connector = self._connectors[agent.kind]
+            is_claimed = connector.is_inside
+            async with connector.slot(agent) as slot:
+                await self._attempt(queue, agent, head, slot, is_claimed=is_claimed)
             return 0
         except STORE_TROUBLE:
             raise
@@ -300,38 +301,32 @@ class Dispatcher:
             return None
         except DomainError as error:
             failure = NoReplyError(f"the agent's reply cannot be stored: {error}", final=True)
-        rest_s = await self._record_failure(head, failure, queue.last_reply_id)
+        rest_s = await self._record_failure(head, failure, queue.last_reply_id, is_claimed=is_claimed)
         queue.resting = head.delivery.sequence
         return rest_s
 
-    async def _attempt(self, queue: _SessionQueue, agent: Agent, head: OpenDelivery, slot: Slot) -> None:
+    async def _attempt(self, queue: _SessionQueue, agent: Agent, head: OpenDelivery, slot: Slot, *, is_claimed: bool) -> None:
         """Leases a delivery, asks for the reply and stores it; returns also where there is nothing to do any more.
+
+        `is_claimed`: nothing is written down of the lease, because the agent is in this process: who restarts asks it again.
 
         :raises NoReplyError: there is no reply
         :raises DomainError: the lease cannot be had, or the reply cannot be stored
         """
         lease_s = agent.settings.timeout_seconds if agent.settings else self._lease_s
-        message = head.entry.message
-        assert message is not None
-        rule = partial(
-            lease,
-            lease_ms=round(lease_s * 1000),
-            message_id=message.id,
-            policy=self._policy,
-            last_reply_id=queue.last_reply_id,
-        )
-        outcome = await self._store.apply_delivery(queue.session_id, head.delivery.sequence, rule)
-        delivery = outcome.delivery
-        assert delivery is not None
-        if delivery.state is not DeliveryState.LEASED:
-            self.statuses.note_failure(agent.id, message.id, delivery)
-            return
+        if is_claimed:
+            session, delivery = head.session, replace(head.delivery, attempts=head.delivery.attempts + 1)
+        else:
+            outcome = await self._lease(queue, head, lease_s)
+            if outcome is None:
+                return
+            session, delivery = outcome
         queue.unavailable = 0
         self.statuses.note_available(agent.id)
-        history = await read_history(self._store, outcome.session, delivery.sequence, slot.history_messages(agent))
+        history = await read_history(self._store, session, delivery.sequence, slot.history_messages(agent))
         if delivery.sequence in queue.finished:
             return
-        work = Work(agent, outcome.session, head.entry, delivery, new_id(), history)
+        work = Work(agent, session, head.entry, delivery, new_id(), history)
         queue.last_reply_id, queue.attempt = work.reply_id, Attempt(work, lease_s, self._on_piece)
         self.statuses.count_in_hand(agent.id, 1)
         try:
@@ -341,10 +336,26 @@ class Dispatcher:
             # Before anything is written down of the failure; there is none where the reply is stored.
             queue.attempt.take_back()
 
-    async def _record_failure(self, head: OpenDelivery, failure: NoReplyError, last_reply_id: str) -> float | None:
+    async def _lease(self, queue: _SessionQueue, head: OpenDelivery, lease_s: float) -> tuple[Session, Delivery] | None:
+        """Writes down that the agent has a delivery; None where its attempts are used up. Raises DomainError."""
+        message_id = message_of(head.entry).id
+        rule = partial(
+            lease,
+            lease_ms=round(lease_s * 1000),
+            message_id=message_id,
+            policy=self._policy,
+            last_reply_id=queue.last_reply_id,
+        )
+        outcome = await self._store.apply_delivery(queue.session_id, head.delivery.sequence, rule)
+        assert outcome.delivery is not None
+        if outcome.delivery.state is DeliveryState.LEASED:
+            return outcome.session, outcome.delivery
+        self.statuses.note_failure(queue.agent_id, message_id, outcome.delivery)
+        return None
+
+    async def _record_failure(self, head: OpenDelivery, failure: NoReplyError, last_reply_id: str, *, is_claimed: bool) -> float | None:
         """Writes down that an attempt came to nothing; returns how long the session rests before the next, in seconds."""
-        message, delivery = head.entry.message, head.delivery
-        assert message is not None
+        message, delivery = message_of(head.entry), head.delivery
         # Lost connections make it rest longer, too: a message that kills who takes it must not do so every second.
         backoff_ms = self._policy.backoff_ms(delivery.attempts + delivery.lost_connections + 1, random.random())
         backoff_ms = max(backoff_ms, round(failure.retry_after_s * 1000))
@@ -359,6 +370,7 @@ class Dispatcher:
             connection_lost=failure.connection_lost,
             charged=failure.charged,
             last_reply_id=last_reply_id,
+            is_claimed=is_claimed,
         )
         try:
             outcome = await self._store.apply_delivery(delivery.session_id, delivery.sequence, rule)
@@ -376,9 +388,8 @@ class Dispatcher:
 
         Nothing is written down: it uses up no attempt, and is tried again at once after a restart.
         """
-        assert head.entry.message is not None
         queue.unavailable += 1
         queue.resting = head.delivery.sequence
         now_ms = self._clock.now_ms()
-        self.statuses.note_unavailable(queue.agent_id, queue.session_id, head.entry.message.id, now_ms, cause)
+        self.statuses.note_unavailable(queue.agent_id, queue.session_id, message_of(head.entry).id, now_ms, cause)
         return self._policy.backoff_ms(queue.unavailable, random.random()) / 1000

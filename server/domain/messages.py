@@ -40,18 +40,25 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A stored message. Its entry in the log has its sequence, its time and its author.
-
-    `answers`, of an agent's message, is the sequence of the user's message that it replies to.
-    """
+    """A stored message. Its entry in the log has its sequence and its time."""
 
     id: str
-    is_agent: bool
     content: str
     metadata: str
     attachments: str | None
-    thought: str | None
-    actions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UserMessage(Message):
+    """A message of the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentMessage(Message):
+    """A message of the agent. `answers` is the sequence of the user's message that it is the reply to."""
+
+    thought: str | None = None
+    actions: tuple[str, ...] = ()
     answers: int | None = None
 
 

@@ -18,8 +18,8 @@ from server.domain.deliveries import (
     RetryPolicy,
 )
 from server.domain.errors import DeliveryAnsweredError, DeliveryNotFoundError, DeliveryNotLeasedError
-from server.domain.events import EntryKind, ReplyFailure
-from server.domain.messages import Message, Reply, check_reply, clean_reply
+from server.domain.log import Event, ReplyFailure
+from server.domain.messages import AgentMessage, Reply, check_reply, clean_reply
 from server.domain.sessions import Outcome, Session, append, require_live
 
 DeliveryRule = Callable[[Session, Delivery, int], Outcome]
@@ -76,18 +76,10 @@ def answer(
     reply = clean_reply(reply)
     check_reply(reply)
     draft = reply.draft
-    message = Message(
-        reply_id,
-        True,
-        draft.content,
-        draft.metadata,
-        draft.attachments,
-        reply.thought,
-        reply.actions,
-        answers=delivery.sequence,
+    message = AgentMessage(
+        reply_id, draft.content, draft.metadata, draft.attachments, reply.thought, reply.actions, answers=delivery.sequence
     )
-    outcome = append(_count_out(session, delivery), now_ms, EntryKind.MESSAGE, message=message)
-    return replace(outcome, delivery=replace(delivery, state=DeliveryState.ANSWERED, due_at_ms=None))
+    return _close(session, delivery, now_ms, message, DeliveryState.ANSWERED)
 
 
 def fail(
@@ -104,17 +96,20 @@ def fail(
     detail: str = "",
     connection_lost: bool = False,
     charged: bool = True,
+    is_claimed: bool = False,
 ) -> Outcome:
     """Ends a failed attempt: the delivery rests for `backoff_ms`, or fails when this was the last attempt.
 
     `last_reply_id` is the id that the last attempt's reply would have had, where there was an attempt. The
     attempt does not count where `charged` is false (the operator's fault). Nor does it, up to
     MAX_LOST_CONNECTIONS times, where the worker lost its connection before it had sent anything
-    (`connection_lost`).
+    (`connection_lost`). `is_claimed`: no lease was written for the attempt, so that it counts from now on.
     Raises SessionExpiredError, DeliveryNotLeasedError (it is no longer open).
     """
     require_live(session, now_ms)
     _require_open(delivery)
+    if is_claimed:
+        delivery = replace(delivery, attempts=delivery.attempts + 1)
     detail = clean(detail)[:MAX_DETAIL_CODE_POINTS]
     delivery = replace(delivery, last_failure=AttemptFailure(now_ms, delivery.attempts, reason, detail))
     if connection_lost and delivery.lost_connections < MAX_LOST_CONNECTIONS:
@@ -141,12 +136,11 @@ def _give_up(
     last_reply_id: str,
 ) -> Outcome:
     failure = ReplyFailure(message_id, delivery.sequence, reason, delivery.attempts, last_reply_id)
-    outcome = append(_count_out(session, delivery), now_ms, EntryKind.REPLY_FAILURE, failure=failure)
-    return replace(outcome, delivery=replace(delivery, state=DeliveryState.FAILED, due_at_ms=None))
+    return _close(session, delivery, now_ms, failure, DeliveryState.FAILED)
 
 
-def _count_out(session: Session, delivery: Delivery) -> Session:
-    """The session with one less open delivery, where this one is open."""
-    if delivery.state not in OPEN_STATES:
-        return session
-    return replace(session, open_deliveries=session.open_deliveries - 1)
+def _close(session: Session, delivery: Delivery, now_ms: int, event: Event, state: DeliveryState) -> Outcome:
+    """Appends what closes a delivery, which may have failed before."""
+    left = session.open_deliveries - (delivery.state in OPEN_STATES)
+    outcome = append(session, now_ms, event, open_deliveries=left)
+    return Outcome(outcome.session, outcome.entry, replace(delivery, state=state, due_at_ms=None))

@@ -7,6 +7,7 @@ SessionExpiredError for an expired one; nothing revives it. The reference is doc
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from server.domain.agents import Agent
 from server.domain.deliveries import MAX_OPEN_DELIVERIES, Delivery, DeliveryState
@@ -18,8 +19,8 @@ from server.domain.errors import (
     SessionExpiredError,
     SessionRenewalError,
 )
-from server.domain.events import Entry, EntryKind, ReplyFailure
-from server.domain.messages import Draft, Message, check_draft, check_metadata
+from server.domain.log import Entry, Event, ExpirationWarning, Expiry, Renewal, TimeoutChange
+from server.domain.messages import Draft, UserMessage, check_draft, check_metadata
 from server.domain.timeouts import (
     NOTHING_NAMED,
     PartialTimeoutConfig,
@@ -199,19 +200,18 @@ def send_message(
     check_draft(draft)
     if session.open_deliveries >= max_open:
         raise OverloadedError("too many messages of this session wait for its agent")
-    message = Message(message_id, False, draft.content, draft.metadata, draft.attachments, None, ())
-    session = replace(session, open_deliveries=session.open_deliveries + 1)
-    outcome = append(_touch(session, now_ms), now_ms, EntryKind.MESSAGE, renewed=session.timeout.auto_renew, message=message)
-    return replace(outcome, delivery=Delivery(session.id, outcome.session.last_sequence, DeliveryState.PENDING, 0, now_ms))
+    message = UserMessage(message_id, draft.content, draft.metadata, draft.attachments)
+    opened = session.open_deliveries + 1
+    outcome = append(_touch(session, now_ms), now_ms, message, renewed=session.timeout.auto_renew, open_deliveries=opened)
+    delivery = Delivery(session.id, outcome.session.last_sequence, DeliveryState.PENDING, 0, now_ms)
+    return Outcome(outcome.session, outcome.entry, delivery)
 
 
 def heartbeat(session: Session, now_ms: int) -> Outcome:
     """Keeps the session alive. Only a heartbeat that renews makes an entry. Raises SessionExpiredError."""
     require_live(session, now_ms)
     touched = _touch(session, now_ms)
-    if not session.timeout.auto_renew:
-        return Outcome(touched)
-    return append(touched, now_ms, EntryKind.RENEWAL, renewed=True)
+    return append(touched, now_ms, Renewal(), renewed=True) if session.timeout.auto_renew else Outcome(touched)
 
 
 def renew(session: Session, now_ms: int) -> Outcome:
@@ -223,7 +223,7 @@ def renew(session: Session, now_ms: int) -> Outcome:
     require_live(session, now_ms)
     if session.expires_at_ms >= session.end_ms:
         raise SessionRenewalError(session.id, session.timeout.max_duration_minutes, session.created_at_ms)
-    return append(_extend(session, now_ms), now_ms, EntryKind.RENEWAL, renewed=True)
+    return append(_extend(session, now_ms), now_ms, Renewal(), renewed=True)
 
 
 def update_timeout(
@@ -247,12 +247,7 @@ def update_timeout(
     start_ms = session.last_activity_ms if patched.timeout.auto_renew else session.renewed_at_ms
     patched = replace(patched, expires_at_ms=_expiry(patched, start_ms))
     still_warned = session.warning_logged and now_ms >= patched.warn_at_ms
-    return append(
-        replace(patched, warning_logged=still_warned),
-        now_ms,
-        EntryKind.TIMEOUT_CHANGE,
-        timeout=patched.timeout,
-    )
+    return append(patched, now_ms, TimeoutChange(patched.timeout), warning_logged=still_warned)
 
 
 def fall_due(session: Session, now_ms: int) -> Outcome:
@@ -263,9 +258,9 @@ def fall_due(session: Session, now_ms: int) -> Outcome:
     if session.expiry_logged:
         return Outcome(session)
     if now_ms >= session.expires_at_ms:
-        return append(replace(session, expiry_logged=True, open_deliveries=0), now_ms, EntryKind.EXPIRY)
+        return append(session, now_ms, Expiry(), expiry_logged=True, open_deliveries=0)
     if not session.warning_logged and now_ms >= session.warn_at_ms:
-        return append(replace(session, warning_logged=True), now_ms, EntryKind.WARNING)
+        return append(session, now_ms, ExpirationWarning(), warning_logged=True)
     return Outcome(session)
 
 
@@ -300,23 +295,14 @@ def _expiry(session: Session, start_ms: int) -> int:
     return min(start_ms + minutes_ms(session.timeout.timeout_minutes), session.end_ms)
 
 
-def append(
-    session: Session,
-    now_ms: int,
-    kind: EntryKind,
-    *,
-    renewed: bool = False,
-    message: Message | None = None,
-    timeout: TimeoutConfig | None = None,
-    failure: ReplyFailure | None = None,
-) -> Outcome:
-    """Appends an entry to the session's log.
+def append(session: Session, now_ms: int, event: Event, *, renewed: bool = False, **changes: Any) -> Outcome:
+    """The session with one more entry, at a time that strictly increases, and with changes of other fields.
 
     Its time is 1 ms after the latest entry's where the clock has not moved on, so that times strictly
     increase.
     """
     sequence, at_ms = session.last_sequence + 1, max(now_ms, session.last_entry_ms + 1)
-    session = replace(session, last_sequence=sequence, last_entry_ms=at_ms)
+    session = replace(session, last_sequence=sequence, last_entry_ms=at_ms, **changes)
     near = is_near_expiration(session, now_ms)
-    entry = Entry(session.id, sequence, at_ms, kind, session.expires_at_ms, session.renewal_count, renewed, near, message, timeout, failure)
+    entry = Entry(session.id, sequence, at_ms, event, session.expires_at_ms, session.renewal_count, renewed, near)
     return Outcome(session, entry)

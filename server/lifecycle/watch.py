@@ -21,7 +21,7 @@ from server.domain.errors import (
     SessionNotFoundError,
     UnavailableError,
 )
-from server.domain.events import Abort, Chunk, Entry, Piece
+from server.domain.log import Abort, Chunk, Entry, Piece
 from server.domain.sessions import Outcome, Session, require_live
 from server.store.contract import Commit, Store
 

@@ -26,6 +26,7 @@ from server.domain.errors import (
     MissingFieldsError,
 )
 from server.domain.ids import new_id, uuid_field
+from server.domain.log import message_of
 from server.rpc.convert import (
     agent_kind,
     agent_message,
@@ -153,8 +154,7 @@ class AgentService(AgentServiceServicer):
         outcome = await self._dispatcher.answer(request.delivery_id, reply_of(request.reply))
         entry = outcome.entry
         assert entry is not None
-        assert entry.message is not None
-        return pb.ReplyResponse(message=message_message(outcome.session, entry, entry.message, as_text))
+        return pb.ReplyResponse(message=message_message(outcome.session, entry, message_of(entry), as_text))
 
     async def Connect(self, requests: AsyncIterator[ConnectSaid], context: Any) -> AsyncIterator[pb.ConnectResponse]:
         try:

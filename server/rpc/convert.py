@@ -24,8 +24,8 @@ from server.agents.kinds import Work
 from server.delivery.statuses import AgentStatus
 from server.domain.agents import SETTINGS, Agent, AgentKind, AgentSettings, OpenAiSettings, WebhookSettings
 from server.domain.errors import DomainError, InvalidContentError, InvalidFieldError, InvalidMetadataError
-from server.domain.events import Abort, Chunk, Entry, EntryKind
-from server.domain.messages import EMPTY_OBJECT, Draft, Message, Reply
+from server.domain.log import Abort, Chunk, Entry, ExpirationWarning, Expiry, Renewal, ReplyFailure, TimeoutChange
+from server.domain.messages import EMPTY_OBJECT, AgentMessage, Draft, Message, Reply
 from server.domain.sessions import Session, etag, is_near_expiration, time_remaining_ms
 from server.domain.timeouts import MINUTE_MS, PartialTimeoutConfig, TimeoutConfig
 
@@ -72,18 +72,21 @@ def message_message(session: Session, entry: Entry, message: Message, as_text: b
     """
     own: dict[str, json_text.Json] = {} if message.metadata == EMPTY_OBJECT else orjson.loads(message.metadata)
     own["sessionId"] = session.id
+    is_agent = isinstance(message, AgentMessage)
     made = message_pb2.Message(
         message_id=message.id,
         session_id=session.id,
         sequence=entry.sequence,
-        author_id=session.agent_id if message.is_agent else session.user_id,
-        is_agent=message.is_agent,
+        author_id=session.agent_id if is_agent else session.user_id,
+        is_agent=is_agent,
         content=message.content,
         created_at=values.timestamp(entry.at_ms),
-        thought=message.thought,
-        actions=message.actions,
-        reply_to_sequence=message.answers or 0,
     )
+    if isinstance(message, AgentMessage):
+        if message.thought is not None:
+            made.thought = message.thought
+        made.actions.extend(message.actions)
+        made.reply_to_sequence = message.answers or 0
     if as_text:
         made.metadata_json = json_text.escape_lines(json_text.overlay(session.metadata, own))
         made.attachments_json = json_text.escape_lines(message.attachments or "")
@@ -102,19 +105,17 @@ def entry_head(entry: Entry) -> log_pb2.LogEntry:
         at=values.timestamp(entry.at_ms),
         session_status=session_status(entry),
     )
-    match entry.kind:
-        case EntryKind.RENEWAL:
+    match entry.event:
+        case Renewal():
             message.renewal.SetInParent()
-        case EntryKind.TIMEOUT_CHANGE:
-            assert entry.timeout is not None
-            message.timeout_change.timeout_config.CopyFrom(timeout_message(entry.timeout))
-        case EntryKind.WARNING:
+        case TimeoutChange(timeout=timeout):
+            message.timeout_change.timeout_config.CopyFrom(timeout_message(timeout))
+        case ExpirationWarning():
             message.expiration_warning.minutes_remaining = round((entry.expires_at_ms - entry.at_ms) / MINUTE_MS, 2)
-        case EntryKind.EXPIRY:
+        case Expiry():
             message.expiry.expired_at.CopyFrom(values.timestamp(entry.expires_at_ms))
-        case EntryKind.REPLY_FAILURE:
-            assert entry.failure is not None
-            message.reply_failure.CopyFrom(log_pb2.ReplyFailure(**asdict(entry.failure)))
+        case ReplyFailure() as failure:
+            message.reply_failure.CopyFrom(log_pb2.ReplyFailure(**asdict(failure)))
     return message
 
 

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from eliza.sessions.v1 import log_pb2, message_service_pb2
 from server.agents.kinds import MAX_DELIVERY_BYTES, Work, count_fitting
-from server.domain.events import Chunk, Entry
+from server.domain.log import Chunk, Entry
 from server.domain.sessions import Session
 from server.rpc.convert import chunk_message, delivered_message, delivery_head, entry_head, message_message
 

@@ -22,9 +22,9 @@ from server.domain.errors import (
     SessionNotFoundError,
     UnavailableError,
 )
-from server.domain.events import Abort, Chunk, Entry, EntryKind, Piece, ReplyFailure
 from server.domain.idempotency import request_key
 from server.domain.ids import new_id
+from server.domain.log import Abort, Chunk, Entry, Expiry, Piece, ReplyFailure, message_of
 from server.domain.messages import Draft
 from server.domain.sessions import Session, require_live, send_message
 from server.lifecycle.watch import End, Item, Signals, Watch
@@ -75,7 +75,7 @@ class MessageService(MessageServiceServicer):
                 return pb.ConverseResponse(chunk=chunk_message(part))
             case Abort():
                 return pb.ConverseResponse(aborted=abort_message(part))
-            case Entry(failure=ReplyFailure() as failure):
+            case Entry(event=ReplyFailure() as failure):
                 raise AgentReplyError(session.id, message_id, failure.reason)
         reply: pb.ConverseResponse = self._entries.encode_reply(session, part, as_text)
         return reply
@@ -91,9 +91,8 @@ class MessageService(MessageServiceServicer):
         outcome = await self._store.apply(session_id, rule, repeatable)
         entry = outcome.entry
         assert entry is not None
-        assert entry.message is not None
         return pb.SendMessageResponse(
-            message=message_message(outcome.session, entry, entry.message, is_text_form(request.json_form)),
+            message=message_message(outcome.session, entry, message_of(entry), is_text_form(request.json_form)),
             session_status=session_status(entry),
             replayed=outcome.replayed,
         )
@@ -153,7 +152,7 @@ async def _answers(watch: Watch, message: message_pb2.Message, deadline_s: float
             match item:
                 case End(error=DomainError() as error):
                     raise error
-                case (_, Entry(kind=EntryKind.EXPIRY) as expiry):
+                case (_, Entry(event=Expiry()) as expiry):
                     raise SessionExpiredError(expiry.session_id, expiry.expires_at_ms)
                 case (session, Chunk() | Abort() | Entry() as part) if part.answers == message.sequence:
                     yield session, part

@@ -15,9 +15,9 @@ from eliza.sessions.v1 import session_service_pb2 as pb
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceServicer
 from server.clock import Clock
 from server.domain.errors import DomainError, MissingFieldsError
-from server.domain.events import Abort, Chunk, Entry
 from server.domain.idempotency import request_key
 from server.domain.ids import new_id, uuid_field
+from server.domain.log import Abort, Chunk, Entry
 from server.domain.sessions import create, heartbeat, if_match, renew, require_live, update_timeout
 from server.domain.timeouts import TimeoutPolicy, check_numbers
 from server.lifecycle.watch import Deleted, End, Item, Room, Signals, Watch

@@ -14,8 +14,8 @@ from typing import ClassVar, TypeAlias, TypeVar
 from server.domain.agents import Agent
 from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState
 from server.domain.errors import DeliveryNotFoundError, DomainError, RequestIdReusedError, SessionExpiredError, SessionNotFoundError
-from server.domain.events import Entry
 from server.domain.idempotency import RequestKey, require_same
+from server.domain.log import Entry
 from server.domain.replies import DeliveryRule
 from server.domain.sessions import Creation, Outcome, Rule, Session, require_etag
 from server.store.contract import Commit

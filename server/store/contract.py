@@ -7,8 +7,8 @@ from pathlib import Path
 
 from server.domain.agents import Agent
 from server.domain.deliveries import Delivery
-from server.domain.events import Entry
 from server.domain.idempotency import RequestKey
+from server.domain.log import Entry
 from server.domain.replies import DeliveryRule
 from server.domain.sessions import Creation, Outcome, Rule, Session
 

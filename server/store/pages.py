@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
-from server.domain.events import Entry
+from server.domain.log import Entry
+from server.domain.messages import AgentMessage
 from server.domain.sessions import Session, is_expired
 from server.store.contract import MAX_PASSED, PAGE_BYTES, MessagePage, Position
 
@@ -32,8 +33,10 @@ def text_size(entry: Entry) -> int:
     message = entry.message
     if message is None:
         return 0
-    said = (message.content, message.metadata, message.attachments or "", message.thought or "", *message.actions)
-    return sum(map(len, said))
+    size = len(message.content) + len(message.metadata) + len(message.attachments or "")
+    if isinstance(message, AgentMessage):
+        size += len(message.thought or "") + sum(map(len, message.actions))
+    return size
 
 
 def travels_forward(before_ms: int | None, after_ms: int | None) -> bool:
@@ -55,8 +58,7 @@ def fill_history(found: Iterable[Entry], limit: int) -> list[Entry]:
 
 def conversation_place(entry: Entry) -> tuple[int, int]:
     """The place of a message in the conversation: a reply stands behind the message that it answers."""
-    answers = entry.message.answers if entry.message else None
-    return (entry.sequence if answers is None else answers), entry.sequence
+    return (entry.sequence if entry.answers is None else entry.answers), entry.sequence
 
 
 def fill_active(

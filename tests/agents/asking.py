@@ -16,7 +16,7 @@ from server.clock import SystemClock
 from server.delivery.queues import Dispatcher
 from server.domain.agents import Agent, AgentKind, OpenAiSettings, WebhookSettings
 from server.domain.deliveries import AttemptFailure, DeliveryState, RetryPolicy
-from server.domain.events import Chunk, Entry
+from server.domain.log import Chunk, Entry, ReplyFailure
 from server.domain.messages import Draft, Message
 from server.domain.sessions import send_message
 from server.lifecycle.watch import Signals, Watch
@@ -37,14 +37,14 @@ class Answer:
 
     @property
     def message(self) -> Message:
-        assert self.entry.message is not None, self.entry.failure
+        assert self.entry.message is not None, self.entry
         return self.entry.message
 
     @property
     def failed(self) -> tuple[str, int]:
         """Why there is no reply, and after how many attempts."""
-        assert self.entry.failure is not None, self.entry.message
-        return self.entry.failure.reason, self.entry.failure.attempts
+        assert isinstance(self.entry.event, ReplyFailure), self.entry
+        return self.entry.event.reason, self.entry.event.attempts
 
 
 @dataclass
@@ -94,7 +94,8 @@ class Asking:
                             chunks.append(chunk.text)
                             seen(chunk.text)
                         case (_, Entry() as entry) if entry.answers == sent.sequence:
-                            assert entry.failure is None or entry.failure.message_id == message_id
+                            failure = entry.event
+                            assert not isinstance(failure, ReplyFailure) or failure.message_id == message_id
                             return Answer(entry, chunks)
         raise AssertionError("nothing came of the message")
 

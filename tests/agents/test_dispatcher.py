@@ -25,8 +25,8 @@ from server.domain.errors import (
     SessionNotFoundError,
     UnavailableError,
 )
-from server.domain.events import Abort, Chunk, Entry, EntryKind, Piece
-from server.domain.messages import Draft, Reply
+from server.domain.log import Abort, Chunk, Entry, Piece, ReplyFailure
+from server.domain.messages import AgentMessage, Draft, Reply, UserMessage
 from server.domain.sessions import Outcome, Session, fall_due, send_message
 from server.lifecycle.watch import Signals
 from server.store.sqlite.store import SqliteStore
@@ -50,6 +50,8 @@ async def hang(work: Work, emit: Emit) -> Reply:
 
 class Scripted:
     """An agent that replies as its script says; it keeps what it was asked, what was cancelled, and how many it had at once."""
+
+    is_inside = False
 
     def __init__(self, script: Script = echo) -> None:
         self.script = script
@@ -181,15 +183,15 @@ class World:
         """Once nothing is open: what the user said and what was replied, in the order of the replies; then what got no reply (None)."""
         await delivered(self.store)
         messages = {entry.sequence: entry.message for entry in await self.log(one) if entry.message}
-        answered = [(messages[m.answers].content, m.content) for m in messages.values() if m.answers]
-        silent = {m.content for m in messages.values() if not m.is_agent} - {asked for asked, _ in answered}
+        answered = [(messages[m.answers].content, m.content) for m in messages.values() if isinstance(m, AgentMessage) and m.answers]
+        silent = {m.content for m in messages.values() if isinstance(m, UserMessage)} - {asked for asked, _ in answered}
         return [*answered, *((content, None) for content in sorted(silent))]
 
     async def failures(self, one: Session) -> list[tuple[int, str, int]]:
         """Of the failures in the log: the sequence of the message, the reason and the attempts."""
         await delivered(self.store)
-        entries = [entry for entry in await self.log(one) if entry.kind is EntryKind.REPLY_FAILURE]
-        return [(e.failure.message_sequence, e.failure.reason, e.failure.attempts) for e in entries if e.failure]
+        found = [entry.event for entry in await self.log(one) if isinstance(entry.event, ReplyFailure)]
+        return [(e.message_sequence, e.reason, e.attempts) for e in found]
 
 
 def say(content: str, message_id: str = "") -> Any:
@@ -617,7 +619,7 @@ class TestEnds:
         gate.set()
         await stopping
         assert agent.contents == asked
-        assert [(e.message.content, e.message.is_agent) for e in await world.log(under_way) if e.message] == [
+        assert [(e.message.content, isinstance(e.message, AgentMessage)) for e in await world.log(under_way) if e.message] == [
             ("a", False), ("b", False), ("a", True),
         ]  # fmt: skip
         await world.close()
@@ -679,7 +681,7 @@ class TestAborts:
         if how in ("breaks", "answers badly"):
             # Another attempt makes no sense.
             assert self.told(world, agent) == first
-            (failure,) = [entry.failure for entry in await world.log(one) if entry.failure]
+            (failure,) = [entry.event for entry in await world.log(one) if isinstance(entry.event, ReplyFailure)]
             assert failure.reply_message_id == agent.asked[0].reply_id
         else:
             assert self.told(world, agent) == [*first, ("half ", 2, True), ("a ", 2, True)]
@@ -767,7 +769,7 @@ class TestAborts:
         await world.store.delete_agent(AGENT)
         await world.send(one, "never asked for")
         await delivered(world.store)
-        failures = [entry.failure for entry in await world.log(one) if entry.failure]
+        failures = [entry.event for entry in await world.log(one) if isinstance(entry.event, ReplyFailure)]
         assert [failure.reply_message_id for failure in failures] == [agent.asked[1].reply_id, agent.asked[3].reply_id, ""]
         assert [failure.attempts for failure in failures] == [2, 2, 0]
 

@@ -21,6 +21,7 @@ from eliza.sessions.limits import MAX_ATTACHMENTS_BYTES
 from server.agents import http
 from server.domain.agents import WebhookSettings
 from server.domain.errors import InvalidFieldError
+from server.domain.messages import AgentMessage
 from tests.agents.asking import ATTEMPTS, Asking, agent, asking, cannot_be_asked, fails, rests
 from tests.agents.webhook_server import (
     EVENTS,
@@ -189,7 +190,7 @@ async def test_a_secret_that_is_changed_signs_the_next_delivery(here: Asking) ->
         assert failure.reason == "the agent's secret cannot be read"
         assert failure.detail == f"webhook.secret names {secret}, which cannot be read: No such file or directory"
         secret.write_text(KEY)
-        assert (await asked).message.is_agent
+        assert isinstance((await asked).message, AgentMessage)
     for request, key in zip(server.requests, (KEY, OTHER_KEY, KEY), strict=True):
         standardwebhooks.Webhook(key).verify(request.body, request.headers)
 
@@ -439,7 +440,7 @@ async def test_every_field_of_a_reply_is_stored(here: Asking) -> None:
     for behaviour in (answer(given), streamed(event("done", given))):
         with Server(behaviour) as server:
             message = (await here.ask(await here.session(settings(server.url)))).message
-        assert message.is_agent
+        assert isinstance(message, AgentMessage)
         assert {
             "content": message.content,
             "metadata": json.loads(message.metadata),

@@ -65,6 +65,13 @@ def test_the_readme_is_short() -> None:
     assert len(README.read_text().splitlines()) < 150
 
 
+def test_the_tests_that_reproduce_bugs_exist() -> None:
+    named = set(re.findall(r"`(test_\w+|Test\w+)`", (ROOT / "tests" / "faults" / "README.md").read_text()))
+    assert len(named) > 20
+    defined = {name for path in (ROOT / "tests").rglob("*.py") for name in re.findall(r"(?:def|class) ([tT]est\w+)", path.read_text())}
+    assert named - defined == set()
+
+
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
 def test_lines_are_narrow_but_for_tables(page: Path) -> None:
     assert [line for line in page.read_text().splitlines() if len(line) > 110 and not line.startswith("|")] == []

@@ -12,9 +12,9 @@ from server.clock import TestClock
 from server.domain.agents import Agent, AgentKind
 from server.domain.deliveries import DeliveryState, RetryPolicy
 from server.domain.errors import DomainError
-from server.domain.events import EntryKind
 from server.domain.idempotency import request_key
-from server.domain.messages import Draft, Reply
+from server.domain.log import Event, ExpirationWarning, Expiry, Renewal, ReplyFailure, TimeoutChange
+from server.domain.messages import AgentMessage, Draft, Reply, UserMessage
 from server.domain.replies import answer, fail, lease
 from server.domain.sessions import Outcome, Rule, fall_due, heartbeat, renew, send_message, update_timeout
 from server.domain.timeouts import PartialTimeoutConfig
@@ -23,6 +23,7 @@ from tests.faults.store_model import Asked, Doubt, Model
 from tests.unit.samples import MINUTE, POLICY, USER, put
 from tests.unit.samples import session as session_of
 
+_Kinds = frozenset[type[Event]]
 ROUNDS: Final = RetryPolicy(3, 1000, 60_000)
 
 
@@ -101,7 +102,7 @@ class Client:
 
         if asked:
             self._model.asked[asked.id] = Asked(session_id, call, content)
-        doubt = Doubt(frozenset({EntryKind.MESSAGE}), content)
+        doubt = Doubt(frozenset({UserMessage}), content)
         ids = [self._uuid() for _ in range(times)]
         outcomes = await asyncio.gather(*(self._apply(session_id, doubt, partial(call, self._store, one)) for one in ids))
         done = [outcome for outcome in outcomes if outcome]
@@ -138,7 +139,7 @@ class Client:
             return
         sequence = self._rng.choice(open_ones).sequence
         pending, leased, failed, answered = DeliveryState.PENDING, DeliveryState.LEASED, DeliveryState.FAILED, DeliveryState.ANSWERED
-        failure = frozenset({EntryKind.REPLY_FAILURE})
+        failure = frozenset({ReplyFailure})
         deed = self._rng.random()
         if deed < 0.4:
             rule = partial(lease, lease_ms=60_000, message_id=self._uuid(), policy=ROUNDS)
@@ -146,24 +147,26 @@ class Client:
         elif deed < 0.85:
             content = self._uuid() + "z" * self._rng.choice([0, 500, 5000])
             rule = partial(answer, reply_id=self._uuid(), reply=Reply(Draft(content), actions=("GO",)))
-            doubt = Doubt(frozenset({EntryKind.MESSAGE}), content, sequence, frozenset({answered}))
+            doubt = Doubt(frozenset({AgentMessage}), content, sequence, frozenset({answered}))
         else:
             final = self._rng.random() < 0.5
             rule = partial(fail, message_id=self._uuid(), reason="no", final=final, backoff_ms=1000, policy=ROUNDS)
             doubt = Doubt(failure, sequence=sequence, states=frozenset({pending, failed}))
         await self._apply(session_id, doubt, lambda: self._store.apply_delivery(session_id, sequence, rule))
 
-    async def _rule(self, session_id: str, kinds: frozenset[EntryKind], rule: Rule, states: frozenset[DeliveryState] = frozenset()) -> None:
+    async def _rule(
+        self, session_id: str, kinds: frozenset[type[Event]], rule: Rule, states: frozenset[DeliveryState] = frozenset()
+    ) -> None:
         await self._apply(session_id, Doubt(kinds, sequence=-1, states=states), lambda: self._store.apply(session_id, rule))
 
     async def keep(self) -> None:
         if session_id := self._any():
-            await self._rule(session_id, frozenset({EntryKind.RENEWAL}), self._rng.choice([heartbeat, renew]))
+            await self._rule(session_id, frozenset({Renewal}), self._rng.choice([heartbeat, renew]))
 
     async def patch(self) -> None:
         if session_id := self._any():
             change = PartialTimeoutConfig(timeout_minutes=float(self._rng.randrange(5, 90)))
-            await self._rule(session_id, frozenset({EntryKind.TIMEOUT_CHANGE}), partial(update_timeout, change=change, policy=POLICY))
+            await self._rule(session_id, frozenset({TimeoutChange}), partial(update_timeout, change=change, policy=POLICY))
 
     async def delete(self) -> None:
         if session_id := self._any():
@@ -177,7 +180,7 @@ class Client:
 
     async def pass_time(self) -> None:
         self._clock.set_ms(self._clock.now_ms() + self._rng.randrange(10 * MINUTE))
-        kinds = frozenset({EntryKind.WARNING, EntryKind.EXPIRY})
+        kinds = frozenset({ExpirationWarning, Expiry})
         try:
             due = await self._store.due(self._clock.now_ms(), 20)
         except DomainError as error:

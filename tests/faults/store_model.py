@@ -9,7 +9,7 @@ from typing import Any
 
 from server.domain.agents import Agent
 from server.domain.deliveries import Delivery, DeliveryState
-from server.domain.events import Entry, EntryKind
+from server.domain.log import Entry, Event, Expiry
 from server.domain.sessions import Outcome, Session
 from server.store.contract import Store
 from server.store.sqlite import rows
@@ -20,7 +20,7 @@ from tests.unit.samples import logged
 class Doubt:
     """What was asked and is not answered: it may have happened or not."""
 
-    kinds: frozenset[EntryKind] = frozenset()
+    kinds: frozenset[type[Event]] = frozenset()
     content: str = ""
     sequence: int = 0
     states: frozenset[DeliveryState] = frozenset()
@@ -114,7 +114,7 @@ class Model:
 
     def may_be_gone(self, known: Known) -> bool:
         """Whether a session that was there may be gone, or a part of it."""
-        in_doubt = any(doubt.may_be_gone or EntryKind.EXPIRY in doubt.kinds for doubt in known.doubts.values())
+        in_doubt = any(doubt.may_be_gone or Expiry in doubt.kinds for doubt in known.doubts.values())
         return known.gone or in_doubt or known.session is None or self.may_be_purged(known.session)
 
     def is_gone(self, asked: Asked) -> bool:
@@ -185,7 +185,7 @@ class Model:
         purged = self.may_be_purged(there)
         for sequence, entry in known.entries.items():
             if sequence not in entries and not purged:
-                yield f"entry {sequence} ({entry.kind}) is lost"
+                yield f"entry {sequence} ({type(entry.event)}) is lost"
             elif sequence in entries and entries[sequence] != entry:
                 yield f"entry {sequence} is {entries[sequence]} instead of {entry}"
         extra = [entry for sequence, entry in entries.items() if sequence not in known.entries]
@@ -194,10 +194,10 @@ class Model:
                 if not in_doubt[entry.message.content]:
                     yield f"entry {entry.sequence}: nobody waits for an answer to {entry.message.content[:20]!r}"
                 in_doubt[entry.message.content] -= 1
-            elif not room[entry.kind]:
-                yield f"entry {entry.sequence}: nobody has asked for this {entry.kind}"
+            elif not room[type(entry.event)]:
+                yield f"entry {entry.sequence}: nobody has asked for this {type(entry.event)}"
             else:
-                room[entry.kind] -= 1
+                room[type(entry.event)] -= 1
         for sequence, delivery in known.deliveries.items():
             states = {state for doubt in doubts if doubt.sequence in (sequence, -1) for state in doubt.states}
             found = deliveries.get(sequence)

@@ -12,7 +12,7 @@ from server.clock import TestClock
 from server.domain.errors import UnavailableError
 from server.rpc.health import HealthMonitor
 from server.store.contract import StoreOpenError
-from server.store.sqlite import store as sqlite
+from server.store.sqlite import reading as sqlite
 from server.store.sqlite import writer as sqlite_writer
 from server.store.sqlite.store import SqliteStore
 from tests.faults.injected import Campaign

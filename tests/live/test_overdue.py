@@ -57,7 +57,7 @@ async def test_it_listens_before_the_overdue_sessions_have_expired(tmp_path: Pat
         return await apply(self, session_id, rule, *arguments)
 
     def note(outcomes: list[Outcome]) -> None:
-        leased.extend(delivery for outcome in outcomes for delivery in outcome.deliveries)
+        leased.extend(outcome.delivery for outcome in outcomes if outcome.delivery)
 
     monkeypatch.setattr(SqliteStore, "apply", hold)
     async with served(tmp_path / "store.db") as service:

@@ -5,7 +5,8 @@ from typing import Final
 
 import psutil
 
-from eliza.sessions.v1 import message_service_pb2, session_service_pb2, values
+from eliza.sessions import values
+from eliza.sessions.v1 import message_service_pb2, session_service_pb2
 from tests.harness import ECHO, USER, Serve
 from tests.load.h2load import Calls
 from tests.load.subjects import cpu_seconds

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from server.clock import TestClock
 from server.domain.agents import ECHO_ID, Agent, AgentKind
 from server.domain.errors import DomainError, SessionExpiredError, UnavailableError
-from server.domain.events import Abort, Chunk, Entry, EntryKind
+from server.domain.log import Abort, Chunk, Entry, ExpirationWarning, Expiry, TimeoutChange
 from server.domain.messages import Draft
 from server.domain.sessions import Rule, heartbeat, renew, send_message, update_timeout
 from server.domain.timeouts import PartialTimeoutConfig
@@ -104,7 +104,7 @@ class Watcher:
                 await self._watch.join(session_id, seen[-1].sequence if seen else 0)
             except SessionExpiredError:
                 assert seen, "an expired session has something to tell"
-                assert seen[-1].kind is EntryKind.EXPIRY
+                assert isinstance(seen[-1].event, Expiry)
 
     def disconnect(self) -> None:
         if self._watch is not None:
@@ -123,7 +123,7 @@ class Watcher:
     def _take(self, item: Item) -> None:
         if isinstance(item, End):
             assert item.error is None
-            assert self.seen[item.session_id][-1].kind is EntryKind.EXPIRY
+            assert isinstance(self.seen[item.session_id][-1].event, Expiry)
             self._ended.add(item.session_id)
             return
         assert isinstance(item, tuple), "nothing is deleted here"
@@ -193,7 +193,7 @@ async def play(actions: list[Any], directory: Path) -> None:
         await world.advance(24 * 60 * MINUTE)
         await check(world)
         for watcher in world.watchers:
-            assert all(entries[-1].kind is EntryKind.EXPIRY for entries in watcher.seen.values())
+            assert all(isinstance(entries[-1].event, Expiry) for entries in watcher.seen.values())
     finally:
         await world.close()
 
@@ -237,16 +237,16 @@ async def check(world: World) -> None:
         stored = await world.store.get_session(session_id)
         assert [entry.sequence for entry in log] == list(range(1, stored.last_sequence + 1))
         assert all(before.at_ms < after.at_ms for before, after in pairwise(log))
-        assert all(entry.kind is not EntryKind.EXPIRY for entry in log[:-1]), "an entry behind the expiry"
-        assert stored.expiry_logged == bool(log and log[-1].kind is EntryKind.EXPIRY) == (world.clock.now_ms() >= stored.expires_at_ms)
+        assert all(not isinstance(entry.event, Expiry) for entry in log[:-1]), "an entry behind the expiry"
+        assert stored.expiry_logged == bool(log and isinstance(log[-1].event, Expiry)) == (world.clock.now_ms() >= stored.expires_at_ms)
         assert stored.renewal_count == sum(entry.was_renewed for entry in log)
         warned = False
         for entry in log:
-            if entry.kind is EntryKind.WARNING:
+            if isinstance(entry.event, ExpirationWarning):
                 assert not warned, "two warnings for one crossing"
                 assert entry.is_near_expiration
                 warned = True
-            elif entry.was_renewed or entry.kind is EntryKind.TIMEOUT_CHANGE:
+            elif entry.was_renewed or isinstance(entry.event, TimeoutChange):
                 warned = warned and entry.is_near_expiration and not entry.was_renewed
         assert stored.expiry_logged or stored.warning_logged == (world.clock.now_ms() >= stored.warn_at_ms), "a warning is missing"
 

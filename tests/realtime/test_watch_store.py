@@ -24,8 +24,8 @@ from server.domain.errors import (
     SessionNotFoundError,
     UnavailableError,
 )
-from server.domain.events import Abort, Chunk, Entry, ReplyFailure
-from server.domain.messages import Draft
+from server.domain.log import Abort, Chunk, Entry, ExpirationWarning, Expiry, Renewal, ReplyFailure, TimeoutChange
+from server.domain.messages import Draft, UserMessage
 from server.domain.replies import fail
 from server.domain.sessions import Outcome, Rule, Session, fall_due, heartbeat, renew, send_message, update_timeout
 from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig
@@ -153,7 +153,7 @@ class TestListEntries:
         for minutes in (27, 60):
             clock.set_ms(clock.now_ms() + minutes * MINUTE)
             made += logged(await store.apply(one.id, fall_due))
-        assert [entry.kind for entry in made] == ["message", "renewal", "renewal", "timeout_change", "warning", "expiry"]
+        assert [type(entry.event) for entry in made] == [UserMessage, Renewal, Renewal, TimeoutChange, ExpirationWarning, Expiry]
         assert await store.list_entries(one.id, after_sequence=0, limit=100) == made
 
     @pytest.mark.parametrize(("after", "limit"), [(0, 1), (0, 10), (3, 4), (9, 5), (10, 5), (11, 5)])
@@ -171,11 +171,11 @@ class TestListEntries:
         rule = partial(fail, message_id="m", reason="no", final=True, backoff_ms=1, policy=retries, last_reply_id="r")
         await store.apply_delivery(one.id, 1, rule)
         (entry,) = await store.list_entries(one.id, after_sequence=1, limit=1)
-        assert entry.failure == ReplyFailure("m", 1, "no", 0, "r")
+        assert entry.event == ReplyFailure("m", 1, "no", 0, "r")
         with closing(sqlite3.connect(tmp_path / "store.db")) as connection, connection:
             connection.execute("UPDATE log SET failure = json_remove(failure, '$.reply_message_id')")
         (entry,) = await store.list_entries(one.id, after_sequence=1, limit=1)
-        assert entry.failure == ReplyFailure("m", 1, "no", 0)
+        assert entry.event == ReplyFailure("m", 1, "no", 0)
 
     async def test_none_for_a_session_that_is_not_there(self, store: SqliteStore, one: Session) -> None:
         assert await store.list_entries("nobody", after_sequence=0, limit=5) == []
@@ -371,7 +371,7 @@ class TestWatch:
     async def test_many_are_woken_some_at_a_time_however_much_there_is_to_tell(
         self, store: SqliteStore, one: Session, signals: Signals
     ) -> None:
-        other = (await put(store, replace(one, id="other", channel_id="other channel"))).session
+        other = ((await put(store, replace(one, id="other", channel_id="other channel"))).session).session
         crowd = [Watch(store, signals) for _ in range(10 * WAKES_PER_TURN)]
         alone = Watch(store, signals)
         await asyncio.gather(*(watch.join(one.id, None) for watch in crowd), alone.join(other.id, None))
@@ -393,7 +393,7 @@ class TestWatch:
             assert "".join(getattr(chunk, "text", "") for chunk in told).split() == [str(index) for index in range(500)]
 
     async def test_what_is_large_waits_for_room_and_holds_up_nothing_else(self, store: SqliteStore, one: Session, signals: Signals) -> None:
-        other = (await store.create_session(replace(one, id="other", channel_id="other channel"))).session
+        other = (await put(store, replace(one, id="other", channel_id="other channel"))).session
         large = Draft("large", "{}", json.dumps(["x" * SMALL_BYTES]))
         await store.apply(one.id, partial(send_message, message_id="large", draft=large))
         await store.apply(one.id, say("behind it"))

@@ -11,8 +11,8 @@ from server.clock import Clock
 from server.domain.agents import Agent
 from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState
 from server.domain.errors import AgentAlreadyExistsError, AgentNotFoundError, DomainError, SessionNotFoundError, UnavailableError
-from server.domain.events import Entry
 from server.domain.idempotency import RequestKey
+from server.domain.log import Entry
 from server.domain.sessions import Creation, Outcome, Rule, Session, due_at_ms
 from server.store import pages
 from server.store.batch import Apply, ApplyToDelivery, Batch, Create, Delete, Loaded, Operation, Remembered, Written, commit_of
@@ -202,10 +202,8 @@ class MemoryStore(Store):
 
     async def find_answer(self, session_id: str, sequence: int) -> Entry | None:
         self._require_open()
-        log = list(self._log.get(session_id, {}).values())
-        replies = (entry for entry in log if entry.message and entry.message.answers == sequence)
-        failures = (entry for entry in log if entry.failure and entry.failure.message_sequence == sequence)
-        return next(replies, next(failures, None))
+        found = [entry for entry in self._log.get(session_id, {}).values() if entry.answers == sequence]
+        return next((entry for entry in found if entry.message), found[0] if found else None)
 
     async def next_delivery(self, session_id: str) -> OpenDelivery | None:
         self._require_open()

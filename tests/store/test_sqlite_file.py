@@ -21,7 +21,8 @@ from server.clock import TestClock
 from server.domain.agents import Agent, AgentKind
 from server.domain.deliveries import Delivery, DeliveryState
 from server.domain.errors import DeliveryNotFoundError, SessionExpiredError, UnavailableError
-from server.domain.messages import Message
+from server.domain.log import TimeoutChange
+from server.domain.messages import AgentMessage
 from server.domain.sessions import Outcome, Session, fall_due
 from server.domain.timeouts import PartialTimeoutConfig
 from server.store import maintenance, open_store
@@ -226,9 +227,9 @@ class TestAnOlderVersion:
         one = await store.get_session(USER)
         assert (one.metadata, one.last_sequence, one.renewal_count) == ('{"a":1}', 4, 2)
         log = await store.list_entries(USER, after_sequence=0, limit=9)
-        assert log[1].message == Message("m2", True, "ho", "{}", "[1]", "hm", ("X",))
-        assert log[2].timeout == one.timeout
-        assert [entry.failure for entry in log] == [None] * 4
+        assert log[1].message == AgentMessage("m2", "ho", "{}", "[1]", "hm", ("X",))
+        assert log[2].event == TimeoutChange(one.timeout)
+        assert len(log) == 4
         # Nobody waits for replies to what was sent before.
         assert await store.list_open() == []
         for sequence in (1, 4):

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from server.domain.agents import Agent, AgentKind
 from server.domain.deliveries import Delivery, DeliveryState
-from server.domain.events import Entry
 from server.domain.idempotency import RequestKey
+from server.domain.log import Entry
 from server.domain.messages import Reply
 from server.domain.replies import answer
 from server.domain.sessions import Outcome, Rule, Session, create

@@ -25,8 +25,8 @@ from server.domain.errors import (
     InvalidMetadataError,
     SessionExpiredError,
 )
-from server.domain.events import Entry, EntryKind, ReplyFailure
-from server.domain.messages import Draft, Message, Reply, check_reply
+from server.domain.log import Entry, ReplyFailure
+from server.domain.messages import AgentMessage, Draft, Reply, check_reply
 from server.domain.replies import DeliveryRule, answer, fail, lease
 from server.domain.sessions import Session, fall_due, send_message
 from tests.unit.samples import AGENT, MINUTE, T0, USER, logged, session
@@ -183,7 +183,7 @@ class TestRules:
         kept = AttemptFailure(T0, attempts, reason)
         assert outcome.delivery == Delivery(start.id, 1, DeliveryState.FAILED, attempts, None, 0, kept)
         failure = ReplyFailure("m", 1, reason, attempts)
-        assert [(entry.kind, entry.sequence, entry.failure) for entry in logged(outcome)] == [(EntryKind.REPLY_FAILURE, 2, failure)]
+        assert [(entry.sequence, entry.event) for entry in logged(outcome)] == [(2, failure)]
 
     def test_a_failure_rests_or_is_final(self) -> None:
         for attempts in (1, 2):
@@ -197,7 +197,7 @@ class TestRules:
             outcome = rule(start, leased, T0 + 3)
             failure = AttemptFailure(T0 + 3, attempts, "broken")
             assert outcome.delivery == Delivery(start.id, 1, DeliveryState.FAILED, attempts, None, 0, failure)
-            assert outcome.entry.failure == ReplyFailure("m", 1, "broken", attempts)
+            assert outcome.entry.event == ReplyFailure("m", 1, "broken", attempts)
             assert outcome.entry.message is None
 
     @pytest.mark.parametrize("attempts", [1, 3])
@@ -229,7 +229,7 @@ class TestRules:
         start, leased = asked(DeliveryState.LEASED, 1, T0)
         outcome = give_up(start, leased, T0 + 3, detail="the quota of key k is used up (127.0.0.1:9)")
         assert outcome.delivery.last_failure == AttemptFailure(T0 + 3, 1, "broken", "the quota of key k is used up (127.0.0.1:9)")
-        assert outcome.entry.failure == ReplyFailure("m", 1, "broken", 1)
+        assert outcome.entry.event == ReplyFailure("m", 1, "broken", 1)
 
     def test_what_never_was_leased_may_fail_for_good(self) -> None:
         """An agent that has been removed."""
@@ -240,8 +240,8 @@ class TestRules:
         draft = Draft("hello", '{"k":1}', '[{"url":"x"}]')
         outcome = respond(Reply(draft, "hm", ("WAVE",)))(start, leased, T0 + MINUTE)
         entry = outcome.entry
-        assert (entry.kind, entry.sequence, entry.at_ms, entry.was_renewed) == (EntryKind.MESSAGE, 2, T0 + MINUTE, False)
-        assert entry.message == Message("r", True, "hello", '{"k":1}', '[{"url":"x"}]', "hm", ("WAVE",), answers=1)
+        assert (entry.sequence, entry.at_ms, entry.was_renewed) == (2, T0 + MINUTE, False)
+        assert entry.message == AgentMessage("r", "hello", '{"k":1}', '[{"url":"x"}]', "hm", ("WAVE",), answers=1)
         assert outcome.session == replace(start, last_sequence=2, last_entry_ms=T0 + MINUTE, open_deliveries=0)
         assert outcome.delivery == Delivery(start.id, 1, DeliveryState.ANSWERED, 1, None)
 
@@ -258,7 +258,7 @@ class TestRules:
     def test_a_reply_is_accepted_as_long_as_none_is_stored(self, state: DeliveryState, attempts: int, due_at_ms: int | None) -> None:
         start, delivery = asked(state, attempts, due_at_ms)
         outcome = respond()(start, delivery, T0)
-        assert [entry.message and entry.message.answers for entry in logged(outcome)] == [1]
+        assert [entry.answers for entry in logged(outcome)] == [1]
         answered = outcome.delivery
         assert (answered.state, answered.attempts, answered.due_at_ms) == (DeliveryState.ANSWERED, attempts, None)
         for reply in (HELLO, Reply(Draft("another")), Reply(Draft(""))):
@@ -349,12 +349,12 @@ def test_any_sequence_of_steps_does_what_the_model_says(steps: list[str], most: 
         outcome = rule(now, delivery, at_ms)
         delivery = outcome.delivery
         now, log = outcome.session, [*log, *logged(outcome)]
-        closed_by += [entry.kind for entry in logged(outcome)]
+        closed_by += [type(entry.event) for entry in logged(outcome)]
         assert (delivery.state, delivery.attempts, delivery.lost_connections) == (state, attempts, lost)
         assert (delivery.due_at_ms is None) == (delivery.state not in OPEN_STATES)
         assert bool(outcome.entry) == (state in ("answered", "failed") and state != before)
     # One failure at most, one reply at most, and nothing behind the reply.
-    assert closed_by in ([], [EntryKind.REPLY_FAILURE], [EntryKind.MESSAGE], [EntryKind.REPLY_FAILURE, EntryKind.MESSAGE])
+    assert closed_by in ([], [ReplyFailure], [AgentMessage], [ReplyFailure, AgentMessage])
     assert attempts <= most
     assert all(replied(entry) == 1 for entry in log)
     assert (now.renewal_count, now.expires_at_ms, now.last_activity_ms) == (
@@ -366,4 +366,4 @@ def test_any_sequence_of_steps_does_what_the_model_says(steps: list[str], most: 
 
 def replied(entry: Entry) -> int | None:
     """The sequence of the message that an entry closes."""
-    return entry.message.answers if entry.message else entry.failure and entry.failure.message_sequence
+    return entry.answers

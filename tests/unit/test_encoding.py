@@ -8,8 +8,8 @@ from unittest import mock
 import pytest
 
 from eliza.sessions.v1 import agent_service_pb2, log_pb2, message_service_pb2, session_service_pb2
-from server.domain.events import Chunk, Entry, EntryKind, ReplyFailure
-from server.domain.messages import Message
+from server.domain.log import Chunk, Entry, Event, ExpirationWarning, Expiry, Renewal, ReplyFailure, TimeoutChange
+from server.domain.messages import AgentMessage, UserMessage
 from server.domain.sessions import Session
 from server.domain.timeouts import TimeoutConfig
 from server.rpc import encoding
@@ -18,22 +18,22 @@ from server.rpc.encoding import Entries, encode_each, join
 
 TIMEOUT = TimeoutConfig(30, True, 720, 5)
 SESSION = Session("s", "c", "a", "u", '{"plan":"é\u2028"}', TIMEOUT, 0, 0, 0, 1_800_000, 0, False, False, 0, 0)
-MESSAGE = Message("m", False, "hi", '{"own":[1,{}]}', '[{"x":1}]', None, ())
-REPLY = Message("r", True, "ho", "{}", None, "a thought", ("GO",), answers=1)
+MESSAGE = UserMessage("m", "hi", '{"own":[1,{}]}', '[{"x":1}]')
+REPLY = AgentMessage("r", "ho", "{}", None, "a thought", ("GO",), answers=1)
 
 
-def entry(sequence: int, kind: EntryKind = EntryKind.MESSAGE, **what: Any) -> Entry:
-    return Entry("s", sequence, 1000 + sequence, kind, 1_800_000, 0, True, False, **what)
+def entry(sequence: int, event: Event) -> Entry:
+    return Entry("s", sequence, 1000 + sequence, event, 1_800_000, 0, True, False)
 
 
 ENTRIES = [
-    entry(1, message=MESSAGE),
-    entry(2, message=REPLY),
-    entry(3, EntryKind.RENEWAL),
-    entry(4, EntryKind.TIMEOUT_CHANGE, timeout=TIMEOUT),
-    entry(5, EntryKind.WARNING),
-    entry(6, EntryKind.REPLY_FAILURE, failure=ReplyFailure("m", 1, "why", 3, "r")),
-    entry(7, EntryKind.EXPIRY),
+    entry(1, MESSAGE),
+    entry(2, REPLY),
+    entry(3, Renewal()),
+    entry(4, TimeoutChange(TIMEOUT)),
+    entry(5, ExpirationWarning()),
+    entry(6, ReplyFailure("m", 1, "why", 3, "r")),
+    entry(7, Expiry()),
 ]
 CHUNK = Chunk("s", "a", "r", "text ", 3, 1, 1, 1)
 ANSWERS = [session_service_pb2.WatchSessionResponse, session_service_pb2.WatchSessionsResponse]
@@ -59,7 +59,7 @@ def test_entries_and_chunks_are_encoded_as_protobuf_would(answer: Any, as_text: 
 
 
 def test_large_entries_are_encoded_as_protobuf_would() -> None:
-    large = replace(ENTRIES[0], message=replace(MESSAGE, attachments=f'["{"x" * 300_000}"]'))
+    large = replace(ENTRIES[0], event=replace(MESSAGE, attachments=f'["{"x" * 300_000}"]'))
     answer = ANSWERS[0].FromString(Entries().encode_entry(ANSWERS[0], SESSION, large, False))
     assert answer.entry == whole(large, False)
 
@@ -85,7 +85,7 @@ def test_each_is_made_once_in_each_form_however_many_are_told() -> None:
 def test_another_session_another_sequence_and_a_longer_chunk_are_others() -> None:
     entries = Entries()
     other = replace(SESSION, id="t", metadata='{"plan":"another"}')
-    for session, one in ((SESSION, ENTRIES[0]), (other, replace(ENTRIES[0], session_id="t")), (SESSION, entry(8, message=MESSAGE))):
+    for session, one in ((SESSION, ENTRIES[0]), (other, replace(ENTRIES[0], session_id="t")), (SESSION, entry(8, MESSAGE))):
         answer = ANSWERS[0].FromString(entries.encode_entry(ANSWERS[0], session, one, True))
         assert (answer.entry.session_id, answer.entry.sequence) == (session.id, one.sequence)
         assert session.metadata[2:9] in answer.entry.message.metadata_json
@@ -96,7 +96,7 @@ def test_another_session_another_sequence_and_a_longer_chunk_are_others() -> Non
 def test_what_is_kept_has_a_bound_in_bytes() -> None:
     entries = Entries(kept_bytes=10_000)
     for number in range(1, 500):
-        one = entry(number, message=replace(MESSAGE, content="x" * (number % 5) * 900))
+        one = entry(number, replace(MESSAGE, content="x" * (number % 5) * 900))
         assert ANSWERS[0].FromString(entries.encode_entry(ANSWERS[0], SESSION, one, True)).entry.sequence == number
         kept = sum(len(head) + len(message) for head, message in entries._kept.values())
         assert kept <= 10_000
@@ -104,7 +104,7 @@ def test_what_is_kept_has_a_bound_in_bytes() -> None:
     # The latest are there, and one that is larger than all the room is not kept.
     last = next(reversed(entries._kept))
     assert last[1] == 499
-    entries.encode_entry(ANSWERS[0], SESSION, entry(500, message=replace(MESSAGE, content="x" * 20_000)), True)
+    entries.encode_entry(ANSWERS[0], SESSION, entry(500, replace(MESSAGE, content="x" * 20_000)), True)
     assert not entries._kept
     assert entries._room == 10_000
 

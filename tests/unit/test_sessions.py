@@ -18,8 +18,8 @@ from server.domain.errors import (
     SessionExpiredError,
     SessionRenewalError,
 )
-from server.domain.events import EntryKind
-from server.domain.messages import Draft, Reply
+from server.domain.log import Event, ExpirationWarning, Expiry, Renewal, TimeoutChange
+from server.domain.messages import AgentMessage, Draft, Reply, UserMessage
 from server.domain.sessions import (
     Outcome,
     Rule,
@@ -140,8 +140,8 @@ class TestExpiry:
 
 
 class TestActivity:
-    @pytest.mark.parametrize(("rule", "kind"), [(say, EntryKind.MESSAGE), (heartbeat, EntryKind.RENEWAL)])
-    def test_it_renews(self, rule: Rule, kind: EntryKind) -> None:
+    @pytest.mark.parametrize(("rule", "kind"), [(say, UserMessage), (heartbeat, Renewal)])
+    def test_it_renews(self, rule: Rule, kind: type[Event]) -> None:
         warned = fall_due(session(), T0 + 25 * MINUTE).session
         assert warned.warning_logged
         outcome = rule(warned, T0 + 26 * MINUTE)
@@ -149,7 +149,7 @@ class TestActivity:
         assert (new.last_activity_ms, new.renewed_at_ms) == (T0 + 26 * MINUTE, T0 + 26 * MINUTE)
         assert (new.expires_at_ms, new.renewal_count, new.warning_logged) == (T0 + 56 * MINUTE, 1, False)
         entry = outcome.entry
-        assert (entry.kind, entry.sequence, entry.at_ms) == (kind, 2, T0 + 26 * MINUTE)
+        assert (type(entry.event), entry.sequence, entry.at_ms) == (kind, 2, T0 + 26 * MINUTE)
         assert (entry.expires_at_ms, entry.renewal_count, entry.was_renewed) == (T0 + 56 * MINUTE, 1, True)
         assert entry.is_near_expiration is False
 
@@ -183,8 +183,8 @@ class TestActivity:
         entry = send_message(session(), T0, "m1", draft).entry
         kept = entry.message
         assert kept is not None
-        assert (kept.id, kept.is_agent, kept.content, kept.metadata, kept.attachments) == ("m1", False, " \u2028😀", '{"a": 1}', "[1]")
-        assert (kept.thought, kept.actions) == (None, ())
+        assert (kept.id, kept.content, kept.metadata, kept.attachments) == ("m1", " \u2028😀", '{"a": 1}', "[1]")
+        assert isinstance(kept, UserMessage)
 
     @pytest.mark.parametrize(
         ("draft", "error"),
@@ -205,7 +205,7 @@ class TestReply:
         entry = outcome.entry
         kept = entry.message
         assert kept is not None
-        assert (entry.kind, entry.was_renewed, kept.is_agent) == (EntryKind.MESSAGE, False, True)
+        assert (type(entry.event), entry.was_renewed) == (AgentMessage, False)
         assert (kept.id, kept.content, kept.thought, kept.actions) == ("r", "hi", "hm", ("WAVE",))
 
 
@@ -221,7 +221,7 @@ class TestRenewByHand:
             T0 + 29 * MINUTE,
             False,
         )
-        assert [(entry.kind, entry.was_renewed) for entry in logged(outcome)] == [(EntryKind.RENEWAL, True)]
+        assert [(type(entry.event), entry.was_renewed) for entry in logged(outcome)] == [(Renewal, True)]
 
     def test_at_the_maximum_duration_there_is_nothing_to_gain(self) -> None:
         start = session(timeout=PartialTimeoutConfig(30.0, False, 40.0))
@@ -263,7 +263,7 @@ class TestUpdateTimeout:
         new = outcome.session
         assert (new.last_activity_ms, new.renewed_at_ms, new.renewal_count) == (T0, T0, 0)
         entry = outcome.entry
-        assert (entry.kind, entry.was_renewed, entry.expires_at_ms) == (EntryKind.TIMEOUT_CHANGE, False, T0 + 60 * MINUTE)
+        assert (type(entry.event), entry.was_renewed, entry.expires_at_ms) == (TimeoutChange, False, T0 + 60 * MINUTE)
 
     def test_the_maximum_duration_caps_the_result(self) -> None:
         assert patch(timeout_minutes=1000.0)(session(), T0).session.expires_at_ms == T0 + 720 * MINUTE
@@ -273,7 +273,7 @@ class TestUpdateTimeout:
         outcome = patch(timeout_minutes=5.0)(session(), T0 + 20 * MINUTE)
         assert outcome.session.expires_at_ms == T0 + 5 * MINUTE
         assert is_expired(outcome.session, T0 + 20 * MINUTE)
-        assert fall_due(outcome.session, T0 + 20 * MINUTE).entry.kind is EntryKind.EXPIRY
+        assert isinstance(fall_due(outcome.session, T0 + 20 * MINUTE).entry.event, Expiry)
 
     def test_a_change_that_names_nothing_does_nothing(self) -> None:
         start = session()
@@ -296,25 +296,25 @@ class TestFallDue:
         assert due_at_ms(start) == T0 + 25 * MINUTE
         assert fall_due(start, T0 + 25 * MINUTE - 1) == Outcome(start)
         warning = fall_due(start, T0 + 25 * MINUTE)
-        assert [(entry.kind, entry.is_near_expiration) for entry in logged(warning)] == [(EntryKind.WARNING, True)]
+        assert [(type(entry.event), entry.is_near_expiration) for entry in logged(warning)] == [(ExpirationWarning, True)]
         warned = warning.session
         assert due_at_ms(warned) == T0 + 30 * MINUTE
         assert fall_due(warned, T0 + 30 * MINUTE - 1) == Outcome(warned)
         expiry = fall_due(warned, T0 + 30 * MINUTE)
-        assert [entry.kind for entry in logged(expiry)] == [EntryKind.EXPIRY]
+        assert [type(entry.event) for entry in logged(expiry)] == [Expiry]
         assert due_at_ms(expiry.session) is None
         assert fall_due(expiry.session, T0 + 10**12) == Outcome(expiry.session)
 
     def test_a_warning_is_skipped_when_the_session_has_meanwhile_expired(self) -> None:
         outcome = fall_due(session(), T0 + 31 * MINUTE)
-        assert [entry.kind for entry in logged(outcome)] == [EntryKind.EXPIRY]
+        assert [type(entry.event) for entry in logged(outcome)] == [Expiry]
         assert due_at_ms(outcome.session) is None
 
     @pytest.mark.parametrize("rule", [say, heartbeat, renew], ids=["message", "heartbeat", "renew"])
     def test_a_renewal_re_arms_the_warning(self, rule: Rule) -> None:
         renewed = after(session(), (25 * MINUTE, fall_due), (26 * MINUTE, rule))
         assert due_at_ms(renewed) == T0 + 51 * MINUTE
-        assert [entry.kind for entry in logged(fall_due(renewed, T0 + 51 * MINUTE))] == [EntryKind.WARNING]
+        assert [type(entry.event) for entry in logged(fall_due(renewed, T0 + 51 * MINUTE))] == [ExpirationWarning]
 
     @pytest.mark.parametrize("rule", [answer, patch(warning_threshold_minutes=6.0), patch(timeout_minutes=29.0)])
     def test_without_a_renewal_there_is_no_second_warning(self, rule: Rule) -> None:
@@ -328,7 +328,7 @@ class TestFallDue:
 
     def test_a_threshold_longer_than_the_life_warns_at_once(self) -> None:
         start = session(timeout=PartialTimeoutConfig(warning_threshold_minutes=1000.0))
-        assert [entry.kind for entry in logged(fall_due(start, T0))] == [EntryKind.WARNING]
+        assert [type(entry.event) for entry in logged(fall_due(start, T0))] == [ExpirationWarning]
 
 
 class TestSequenceAndTime:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from server.domain.errors import DomainError
-from server.domain.events import Entry, EntryKind
-from server.domain.messages import Draft, Reply
+from server.domain.log import Entry, Event, ExpirationWarning, Expiry, Renewal, TimeoutChange
+from server.domain.messages import AgentMessage, Draft, Reply, UserMessage
 from server.domain.sessions import (
     Rule,
     Session,
@@ -109,15 +109,15 @@ class Model:
         self.armed = self.armed or now < self.warns
         return True
 
-    def time_passes(self, now: int) -> EntryKind | None:
+    def time_passes(self, now: int) -> type[Event] | None:
         if self.over:
             return None
         if now >= self.expires:
             self.over = True
-            return EntryKind.EXPIRY
+            return Expiry
         if self.armed and now >= self.warns:
             self.armed = False
-            return EntryKind.WARNING
+            return ExpirationWarning
         return None
 
 
@@ -153,29 +153,29 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def user_writes(self) -> None:
-        def expected(now: int) -> EntryKind:
+        def expected(now: int) -> type[Event]:
             self.model.active(now)
-            return EntryKind.MESSAGE
+            return UserMessage
 
         self._do(partial(send_message, message_id="m", draft=Draft("hello")), expected)
 
     @rule()
     def agent_answers(self) -> None:
-        def expected(now: int) -> EntryKind:
+        def expected(now: int) -> type[Event]:
             self.model.live(now)
-            return EntryKind.MESSAGE
+            return AgentMessage
 
         self._do(answering(Reply(Draft("hi")), "r"), expected)
 
     @rule()
     def client_keeps_alive(self) -> None:
-        self._do(heartbeat, lambda now: EntryKind.RENEWAL if self.model.active(now) else None)
+        self._do(heartbeat, lambda now: Renewal if self.model.active(now) else None)
 
     @rule()
     def client_renews(self) -> None:
-        def expected(now: int) -> EntryKind:
+        def expected(now: int) -> type[Event]:
             self.model.by_hand(now)
-            return EntryKind.RENEWAL
+            return Renewal
 
         self._do(renew, expected)
 
@@ -184,7 +184,7 @@ class Life(RuleBasedStateMachine):
         before = self.session.timeout
         self._do(
             partial(update_timeout, change=change, policy=POLICY),
-            lambda now: EntryKind.TIMEOUT_CHANGE if self.model.patch(now, change) else None,
+            lambda now: TimeoutChange if self.model.patch(now, change) else None,
         )
         for field in ("timeout_minutes", "auto_renew", "max_duration_minutes", "warning_threshold_minutes"):
             if getattr(change, field) is None:
@@ -198,7 +198,7 @@ class Life(RuleBasedStateMachine):
         due = due_at_ms(self.session)
         assert due is None or due > self.now
 
-    def _do(self, operation: Rule, expected: Callable[[int], EntryKind | None]) -> None:
+    def _do(self, operation: Rule, expected: Callable[[int], type[Event] | None]) -> None:
         """Carries the operation out here and in the model: both refuse it, or both make the same of it."""
         before, was_expired, model_before = self.session, is_expired(self.session, self.now), copy(self.model)
         self.made = 0
@@ -217,7 +217,7 @@ class Life(RuleBasedStateMachine):
         if refusal is not None:
             return
         assert not was_expired or operation is fall_due, "something was done to an expired session"
-        assert [entry.kind for entry in logged(outcome)] == ([] if kind is None else [kind])
+        assert [type(entry.event) for entry in logged(outcome)] == ([] if kind is None else [kind])
         after = outcome.session
         assert after.renewal_count - before.renewal_count in (0, 1)
         assert after.last_activity_ms >= before.last_activity_ms
@@ -226,7 +226,7 @@ class Life(RuleBasedStateMachine):
             assert (entry.expires_at_ms, entry.renewal_count) == (after.expires_at_ms, after.renewal_count)
             assert entry.was_renewed == (after.renewal_count > before.renewal_count)
             assert entry.is_near_expiration == is_near_expiration(after, self.now)
-            assert (entry.message is not None) == (entry.kind is EntryKind.MESSAGE)
+            assert (entry.message is not None) == isinstance(entry.event, UserMessage | AgentMessage)
         self.made = len(logged(outcome))
         self.log.extend(logged(outcome))
         self.session = after
@@ -252,16 +252,16 @@ class Life(RuleBasedStateMachine):
         assert [entry.sequence for entry in self.log] == list(range(1, self.session.last_sequence + 1))
         assert all(later.at_ms > earlier.at_ms for earlier, later in pairwise(self.log))
         assert all(entry.at_ms >= T0 for entry in self.log)
-        expiries = [entry for entry in self.log if entry.kind is EntryKind.EXPIRY]
+        expiries = [entry for entry in self.log if isinstance(entry.event, Expiry)]
         assert expiries == (self.log[-1:] if self.session.expiry_logged else [])
 
     @invariant()
     def one_warning_for_each_renewal_or_crossing(self) -> None:
         armed = True
         for entry in self.log:
-            if entry.was_renewed or (entry.kind is EntryKind.TIMEOUT_CHANGE and not entry.is_near_expiration):
+            if entry.was_renewed or (isinstance(entry.event, TimeoutChange) and not entry.is_near_expiration):
                 armed = True
-            elif entry.kind is EntryKind.WARNING:
+            elif isinstance(entry.event, ExpirationWarning):
                 assert armed
                 armed = False
 

@@ -106,6 +106,21 @@ async def test_behind_a_queue_that_is_not_worked_off_requests_are_refused_at_onc
     assert not door.is_full
 
 
+async def test_only_so_many_are_refused_in_a_tick_and_none_whose_client_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "REFUSED_PER_TICK", 2)
+    monkeypatch.setattr(admission, "TICK_SECONDS", 0.01)
+    door, told = Admission(0), []
+    requests = [Request(str(number), told) for number in range(5)]
+    for request in requests:
+        door.add(request)
+    assert told == ["0 refused", "1 refused"]
+    door.remove(requests[2])
+    async with asyncio.timeout(HANGS_SECONDS):
+        while len(told) < 4:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.001)
+    assert told == ["0 refused", "1 refused", "3 refused", "4 refused"]
+
+
 async def test_who_waits_too_long_for_a_turn_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "TURN_SECONDS", 0.01)
     door, told = Admission(1000), []

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from rest_facade.front_door import protocol
+from rest_facade.front_door import pipeline
 from rest_facade.front_door.admission import Admission
 from rest_facade.front_door.connections import Connections
-from rest_facade.front_door.exchange import Door
+from rest_facade.front_door.door import Door
 from rest_facade.front_door.greenlets import await_, stop_counting
 from rest_facade.front_door.origins import Origins
 from rest_facade.front_door.protocol import HttpProtocol
@@ -180,6 +180,25 @@ async def test_answers_come_in_the_order_of_the_requests_and_views_begin_in_it()
     assert [path for _, path, _ in front.seen] == paths
 
 
+async def test_a_request_behind_one_may_come_in_pieces() -> None:
+    let_go = asyncio.Event()
+
+    def view(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        await_(let_go.wait())
+        return echo(environ, start_response)
+
+    async with Front(view).listening() as front:
+        post = b"POST /2 HTTP/1.1\r\nContent-Length: 100000\r\n" + CLOSE
+        reader, writer = await front.connect(b"GET /1 HTTP/1.1\r\n" + HOST + b"\r\n" + post)
+        await until(lambda: front.seen)
+        writer.write(b"x" * 100_000)
+        let_go.set()
+        async with asyncio.timeout(HANGS_SECONDS):
+            answer = await reader.read()
+    assert answer.count(b"HTTP/1.1 200 ") == 2
+    assert front.seen[1:] == [("POST", "/2", b"x" * 100_000)]
+
+
 async def test_many_requests_behind_one_are_refused_without_a_view() -> None:
     let_go = asyncio.Event()
 
@@ -339,7 +358,7 @@ async def test_a_body_that_is_too_large_is_read_past_and_the_connection_closed(m
         assert answer.startswith(b"HTTP/1.1 413 ")
         assert b'"maxBytes":100000' in answer
         # Who never ends is not read for ever.
-        monkeypatch.setattr(protocol, "LINGER_SECONDS", 0.1)
+        monkeypatch.setattr(pipeline, "LINGER_SECONDS", 0.1)
         with contextlib.suppress(ConnectionError):
             await front.ask(b"POST / HTTP/1.1\r\n" + HOST + head + b"\r\n" + 2 * body)
         assert front.seen == []

@@ -186,7 +186,7 @@ def test_paging_while_others_write(service: Serve) -> None:
 
 
 def test_a_list_of_more_sessions_than_one_answer_holds(service: Serve) -> None:
-    """Contract: "Without `limit` it returns all up to a bound given in the README, and says when there is more"."""
+    """docs/sessions-api.md: "Without `limit` it returns all up to 1000, and says when there is more"."""
     agent, count = service.create()["agentId"], 1100
     user = "22222222-2222-4222-8222-222222222222"
 

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from server.domain.deliveries import DeliveryState
-from server.domain.events import Entry
+from server.domain.log import Entry
 from server.domain.sessions import Session
 from server.store.batch import Loaded, Remembered, Wanted, Written
 from server.store.sqlite import rows

@@ -9,9 +9,9 @@ import orjson
 
 from server.domain.agents import SETTINGS, Agent, AgentKind
 from server.domain.deliveries import OPEN_STATES, AttemptFailure, Delivery, DeliveryState
-from server.domain.events import Entry, EntryKind, ReplyFailure
 from server.domain.idempotency import RequestKey
-from server.domain.messages import Message
+from server.domain.log import Entry, Event, ExpirationWarning, Expiry, Renewal, ReplyFailure, TimeoutChange
+from server.domain.messages import AgentMessage, UserMessage
 from server.domain.sessions import Session, due_at_ms
 from server.domain.timeouts import PartialTimeoutConfig, TimeoutConfig
 from server.store.batch import Remembered
@@ -110,63 +110,80 @@ def session_from_json(values: dict[str, Any]) -> Session:
     return Session(**values | {"timeout": TimeoutConfig(**values["timeout"])})
 
 
+_KINDS: Final[dict[type[Event], str]] = {
+    UserMessage: "message",
+    AgentMessage: "message",
+    Renewal: "renewal",
+    TimeoutChange: "timeout_change",
+    ExpirationWarning: "warning",
+    Expiry: "expiry",
+    ReplyFailure: "reply_failure",
+}
+"""The column `kind` of what an entry reports."""
+_BARE: Final[dict[str, Event]] = {"renewal": Renewal(), "warning": ExpirationWarning(), "expiry": Expiry()}
+"""What has nothing more to say than its kind."""
+_NO_MESSAGE: Final = (None,) * 8
+
+
 def entry_row(entry: Entry) -> Row:
     """The values of ENTRY."""
-    standing = (
+    return (
         entry.session_id,
         entry.sequence,
         entry.at_ms,
-        entry.kind,
+        _KINDS[type(entry.event)],
         entry.expires_at_ms,
         entry.renewal_count,
         entry.was_renewed,
         entry.is_near_expiration,
+        *_event_row(entry.event),
     )
-    timeout = _json(entry.timeout)
-    failure = _json(entry.failure)
-    message = entry.message
-    if message is None:
-        return *standing, None, None, None, None, None, None, None, None, timeout, failure
-    # As JSON, because SQLite ends a text at a NUL.
-    thought = _json(message.thought)
-    actions = _json(message.actions or None)
-    return (
-        *standing,
-        message.id,
-        message.is_agent,
-        message.content,
-        message.metadata,
-        message.attachments,
-        thought,
-        actions,
-        message.answers,
-        timeout,
-        failure,
-    )
+
+
+def _event_row(event: Event) -> Row:
+    match event:
+        case UserMessage():
+            return event.id, False, event.content, event.metadata, event.attachments, None, None, None, None, None
+        case AgentMessage():
+            # As JSON, because SQLite ends a text at a NUL.
+            said = _json(event.thought), _json(event.actions or None)
+            return event.id, True, event.content, event.metadata, event.attachments, *said, event.answers, None, None
+        case TimeoutChange():
+            return *_NO_MESSAGE, _json(event.timeout), None
+        case ReplyFailure():
+            return *_NO_MESSAGE, None, _json(event)
+    return *_NO_MESSAGE, None, None
 
 
 def entry_of(row: Row) -> Entry:
     """The entry in a row of ENTRY."""
-    session_id, sequence, at_ms, kind, expires_at_ms, renewal_count, was_renewed, is_near_expiration, message_id, *rest = row
-    *message_rest, timeout, failure = rest
-    message = None
-    if message_id is not None:
-        is_agent, content, metadata, attachments, thought, actions, answers = message_rest
-        said = [orjson.loads(text) if text else None for text in (thought, actions)]
-        message = Message(message_id, bool(is_agent), content, metadata, attachments, said[0], tuple(said[1] or ()), answers)
-    return Entry(
-        session_id,
-        sequence,
-        at_ms,
-        EntryKind(kind),
-        expires_at_ms,
-        renewal_count,
-        bool(was_renewed),
-        bool(is_near_expiration),
-        message,
-        None if timeout is None else TimeoutConfig(**orjson.loads(timeout)),
-        None if failure is None else ReplyFailure(**orjson.loads(failure)),
-    )
+    session_id, sequence, at_ms, kind, expires_at_ms, renewal_count, was_renewed, is_near_expiration, *reported = row
+    event = _BARE.get(kind) or _event_of(kind, *reported)
+    renewed, near = bool(was_renewed), bool(is_near_expiration)
+    return Entry(session_id, sequence, at_ms, event, expires_at_ms, renewal_count, renewed, near)
+
+
+def _event_of(
+    kind: str,
+    message_id: str,
+    is_agent: int,
+    content: str,
+    metadata: str,
+    attachments: str | None,
+    thought: str | None,
+    actions: str | None,
+    answers: int | None,
+    timeout: str,
+    failure: str,
+) -> Event:
+    if kind == "timeout_change":
+        return TimeoutChange(TimeoutConfig(**orjson.loads(timeout)))
+    if kind == "reply_failure":
+        return ReplyFailure(**orjson.loads(failure))
+    if not is_agent:
+        return UserMessage(message_id, content, metadata, attachments)
+    spoken, done = (orjson.loads(text) if text else None for text in (thought, actions))
+    return AgentMessage(message_id, content, metadata, attachments, spoken, tuple(done or ()), answers)
 
 
 _delivery_values: Final = attrgetter(*DELIVERY[:-1])

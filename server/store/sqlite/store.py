@@ -2,26 +2,22 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Final, TypeVar, cast
+from typing import Final, cast
 
 import orjson
 
 from server.clock import Clock
-from server.domain.agents import Agent
-from server.domain.errors import AgentAlreadyExistsError, AgentNotFoundError, SessionNotFoundError, UnavailableError
-from server.domain.events import Entry
+from server.domain.errors import SessionNotFoundError
 from server.domain.idempotency import RequestKey
+from server.domain.log import Entry
 from server.domain.replies import DeliveryRule
 from server.domain.sessions import Creation, Outcome, Rule, Session
 from server.store.batch import Apply, ApplyToDelivery, Create, Delete
 from server.store.contract import (
     MAX_WRITES,
     PAGE_BYTES,
-    AgentChange,
     CommitListener,
     Counts,
     Description,
@@ -36,15 +32,13 @@ from server.store.contract import (
 from server.store.counts import EXPIRED, LIVE, WARNED
 from server.store.pages import ALWAYS_MS, FIRST, fill_active, fill_history, fill_messages, text_size, travels_forward
 from server.store.sqlite import rows
-from server.store.sqlite.file import FileLock, check_sound, connect, leaves_doubt, prepare, public_error, real_path, schema_version
+from server.store.sqlite.agents import SqliteAgents
+from server.store.sqlite.file import FileLock, prepare, real_path, schema_version
 from server.store.sqlite.removal import IS_THERE, Pieces, clear, take_expired
 from server.store.sqlite.writer import SqliteWriter
 
-T = TypeVar("T")
-
 _SESSION: Final = ", ".join(rows.SESSION)
 _ENTRY: Final = ", ".join(rows.ENTRY)
-_AGENT: Final = ", ".join(rows.AGENT)
 _READABLE: Final = "iif(json_valid(metadata), json_type(metadata) = 'object', false)"
 """Whether a session can be read back. In a damaged file some cannot: reads count them, and no list shows them."""
 _MAX_UNREADABLE: Final = 1000
@@ -58,35 +52,17 @@ _LISTS: Final = {
 """The index that has the sessions in order, by what they are filtered by."""
 
 
-class _Reader:
-    """A thread that reads on a connection of its own."""
-
-    def __init__(self, path: Path, name: str) -> None:
-        self.connection = connect(path, read_only=True)
-        self.thread = ThreadPoolExecutor(1, name)
-
-    def close(self) -> None:
-        """Waits for the reads under way."""
-        self.thread.shutdown()
-        self.connection.close()
-
-
-class SqliteStore(Store):
+class SqliteStore(SqliteAgents, Store):
     """See Store. Made by `open`."""
 
     def __init__(self, path: Path, lock: FileLock, clock: Clock, max_writes: int) -> None:
-        self._path = path
+        super().__init__(path)
         self._lock = lock
-        self._read_connection = connect(path, read_only=True)
-        self._long_reader = _Reader(path, "sqlite-reader")
         self._purged, self._forgotten = Pieces(), Pieces()
         # Last, because it starts a thread.
         self._writer = SqliteWriter(path, lock, clock, max_writes)
-        # Whether a read has failed so that nobody knows what else cannot be read.
-        self._unreadable = False
         # The ids of sessions that were met and cannot be read back.
         self._unreadable_sessions: set[str] = set()
-        self._closed = False
 
     @classmethod
     async def open(cls, path: Path, clock: Clock, max_writes: int = MAX_WRITES) -> "SqliteStore":
@@ -300,45 +276,6 @@ class SqliteStore(Store):
 
         await self._writer.run(work)
 
-    async def create_agent(self, agent: Agent) -> None:
-        def work(connection: sqlite3.Connection, now_ms: int) -> None:
-            if not _insert_agent(agent, connection):
-                raise AgentAlreadyExistsError(agent.id)
-
-        await self._writer.run(work)
-
-    async def seed_agent(self, agent: Agent) -> None:
-        def work(connection: sqlite3.Connection, now_ms: int) -> None:
-            if connection.execute("INSERT INTO seeded_agents VALUES (?) ON CONFLICT DO NOTHING", (agent.id,)).rowcount:
-                _insert_agent(agent, connection)
-
-        await self._writer.run(work)
-
-    async def update_agent(self, agent_id: str, change: AgentChange) -> Agent:
-        def work(connection: sqlite3.Connection, now_ms: int) -> Agent:
-            agent = change(_agent(agent_id, connection), now_ms)
-            row = rows.agent_row(agent)
-            connection.execute(f"UPDATE agents SET ({_AGENT}) = ({_marks(row)}) WHERE id = ?", (*row, agent_id))
-            return agent
-
-        return await self._writer.run(work)
-
-    async def delete_agent(self, agent_id: str) -> None:
-        def work(connection: sqlite3.Connection, now_ms: int) -> None:
-            if not connection.execute("DELETE FROM agents WHERE id = ?", (agent_id,)).rowcount:
-                raise AgentNotFoundError(agent_id)
-
-        await self._writer.run(work)
-
-    async def get_agent(self, agent_id: str) -> Agent:
-        return self._read(lambda connection: _agent(agent_id, connection))
-
-    async def list_agents(self, *, limit: int, after: Position | None = None) -> list[Agent]:
-        start = after or FIRST
-        statement = f"SELECT {_AGENT} FROM agents WHERE (created_at_ms, id) > (?, ?) ORDER BY created_at_ms, id LIMIT ?"
-        values = start.created_at_ms, start.id, limit
-        return self._read(lambda connection: list(map(rows.agent_of, connection.execute(statement, values))))
-
     async def check_writable(self) -> None:
         def work(connection: sqlite3.Connection, now_ms: int) -> None:
             # The same value again: SQLite writes the page all the same, and that is what is wanted.
@@ -349,11 +286,6 @@ class SqliteStore(Store):
             self._unreadable = False
         await self._writer.run(work)
 
-    def _check_readable(self, _: sqlite3.Connection) -> None:
-        """Reads everything, on a connection that has nothing in its cache."""
-        with closing(connect(self._path, read_only=True)) as connection:
-            check_sound(connection)
-
     async def close(self) -> None:
         if self._closed:
             return
@@ -362,26 +294,6 @@ class SqliteStore(Store):
         await asyncio.to_thread(self._long_reader.close)
         self._read_connection.close()
         self._lock.release()
-
-    def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
-        """A short, indexed read, where it is called: a hop to a thread costs more."""
-        return self._guarded(read, self._read_connection)
-
-    async def _read_long(self, read: Callable[[sqlite3.Connection], T]) -> T:
-        """A read of much, off the event loop."""
-        if self._closed:
-            raise UnavailableError("The service is stopping")
-        reader = self._long_reader
-        return await asyncio.get_running_loop().run_in_executor(reader.thread, self._guarded, read, reader.connection)
-
-    def _guarded(self, read: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
-        if self._closed:
-            raise UnavailableError("The service is stopping")
-        try:
-            return read(connection)
-        except sqlite3.Error as error:
-            self._unreadable = self._unreadable or leaves_doubt(error)
-            raise public_error(error) from error
 
 
 # The index is named because SQLite would take the primary key, and read past every delivery that is closed.
@@ -392,7 +304,6 @@ _NEXT_DELIVERY: Final = (
     f"WHERE deliveries.session_id = ? AND deliveries.state IN {rows.OPEN} ORDER BY deliveries.sequence LIMIT 1"
 )
 _GET_SESSION: Final = f"SELECT {_SESSION}, {_READABLE} FROM sessions WHERE id = ?"
-_GET_AGENT: Final = f"SELECT {_AGENT} FROM agents WHERE id = ?"
 
 
 _COUNT: Final = "SELECT sessions FROM session_counts WHERE state = ? AND agent_id = ? AND user_id = ?"
@@ -402,21 +313,3 @@ def _count(connection: sqlite3.Connection, state: str, agent_id: str = "", user_
     """How many sessions are in a state; of any agent and any user where they are empty."""
     found = connection.execute(_COUNT, (state, agent_id, user_id)).fetchone()
     return cast(int, found[0]) if found else 0
-
-
-def _insert_agent(agent: Agent, connection: sqlite3.Connection) -> bool:
-    """Adds an agent; tells whether its id was free."""
-    row = rows.agent_row(agent)
-    statement = f"INSERT INTO agents ({_AGENT}) VALUES ({_marks(row)}) ON CONFLICT (id) DO NOTHING"
-    return bool(connection.execute(statement, row).rowcount)
-
-
-def _agent(agent_id: str, connection: sqlite3.Connection) -> Agent:
-    found = connection.execute(_GET_AGENT, (agent_id,)).fetchall()
-    if not found:
-        raise AgentNotFoundError(agent_id)
-    return rows.agent_of(found[0])
-
-
-def _marks(row: rows.Row) -> str:
-    return ", ".join("?" * len(row))

@@ -6,7 +6,8 @@ from typing import Any
 from eliza.sessions import values
 from eliza.sessions.v1 import log_pb2, message_pb2, session_pb2
 from eliza.sessions.v1.timeout_pb2 import TimeoutConfig as TimeoutMessage
-from server.domain.events import Entry
+from server.domain.log import Entry, ExpirationWarning, Expiry, Renewal, ReplyFailure, TimeoutChange
+from server.domain.messages import AgentMessage, UserMessage
 
 
 def received(kind: Any, answer: Any) -> Any:
@@ -60,12 +61,23 @@ def message(found: message_pb2.Message) -> dict[str, Any]:
     }
 
 
+KINDS = {
+    UserMessage: "message",
+    AgentMessage: "message",
+    Renewal: "renewal",
+    TimeoutChange: "timeout_change",
+    ExpirationWarning: "warning",
+    Expiry: "expiry",
+    ReplyFailure: "reply_failure",
+}
+
+
 def entry_of(entry: Entry) -> dict[str, Any]:
     """An entry as the store has it."""
     found: dict[str, Any] = {
         "sequence": entry.sequence,
         "at": entry.at_ms,
-        "kind": str(entry.kind),
+        "kind": KINDS[type(entry.event)],
         "expires": entry.expires_at_ms,
         "renewals": entry.renewal_count,
         "renewed": entry.was_renewed,
@@ -73,14 +85,14 @@ def entry_of(entry: Entry) -> dict[str, Any]:
     }
     if entry.message:
         one = entry.message
-        found |= {"id": one.id, "content": one.content, "metadata": json.loads(one.metadata), "is_agent": one.is_agent}
-        if one.answers is not None:
-            found["answers"] = one.answers
-    if entry.timeout:
-        config = entry.timeout
+        found |= {"id": one.id, "content": one.content, "metadata": json.loads(one.metadata), "is_agent": isinstance(one, AgentMessage)}
+        if entry.answers is not None:
+            found["answers"] = entry.answers
+    if isinstance(entry.event, TimeoutChange):
+        config = entry.event.timeout
         found["timeout"] = (config.timeout_minutes, config.auto_renew, config.max_duration_minutes, config.warning_threshold_minutes)
-    if entry.failure:
-        failure = entry.failure
+    if isinstance(entry.event, ReplyFailure):
+        failure = entry.event
         found |= {"answers": failure.message_sequence, "attempts": failure.attempts, "message_id": failure.message_id}
     return found
 

@@ -21,7 +21,8 @@ from server.domain.errors import (
     SessionExpiredError,
     SessionNotFoundError,
 )
-from server.domain.events import EntryKind
+from server.domain.log import ReplyFailure
+from server.domain.messages import AgentMessage, UserMessage
 from server.domain.replies import DeliveryRule
 from server.domain.sessions import Outcome, Session, fall_due, heartbeat
 from server.store.contract import Commit, OpenDelivery, OpenSession, Store
@@ -94,7 +95,7 @@ class Deliveries(OnStore):
             assert await store.list_entries(one.id, after_sequence=0, limit=9) == log
             found = await store.next_delivery(one.id)
             assert (found and (found.session, found.delivery)) == ((model, made) if made.due_at_ms else None)
-        assert [entry.kind for entry in log] == [EntryKind.MESSAGE, EntryKind.REPLY_FAILURE, EntryKind.MESSAGE]
+        assert [type(entry.event) for entry in log] == [UserMessage, ReplyFailure, AgentMessage]
 
     @pytest.mark.parametrize("rule", [respond(""), mishandle], ids=["refused", "misbehaving"])
     async def test_a_rule_of_a_delivery_that_raises_writes_nothing(self, store: Store, one: Session, rule: DeliveryRule) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.clock import TestClock
-from server.domain.events import Entry
+from server.domain.log import Entry
 from server.domain.messages import Draft, Reply
 from server.domain.sessions import Session, heartbeat, send_message
 from server.store.contract import PAGE_BYTES, MessagePage, Store

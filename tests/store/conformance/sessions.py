@@ -7,8 +7,8 @@ import pytest
 
 from server.clock import TestClock
 from server.domain.errors import DomainError, InvalidContentError, SessionExpiredError, SessionNotFoundError
-from server.domain.events import EntryKind
-from server.domain.messages import Draft, Reply
+from server.domain.log import ExpirationWarning, Expiry, Renewal, TimeoutChange
+from server.domain.messages import AgentMessage, Draft, Reply, UserMessage
 from server.domain.sessions import Outcome, Rule, Session, due_at_ms, fall_due, heartbeat, renew
 from server.domain.timeouts import PartialTimeoutConfig, TimeoutConfig
 from server.store.contract import Counts, MessagePage, Store
@@ -101,8 +101,8 @@ class Sessions(OnStore):
             model = expected.session
             log += logged(expected)
             assert await store.get_session(one.id) == model
-        kinds = [EntryKind.RENEWAL, EntryKind.MESSAGE, EntryKind.TIMEOUT_CHANGE, EntryKind.MESSAGE, EntryKind.RENEWAL]
-        assert [entry.kind for entry in log] == [*kinds, EntryKind.TIMEOUT_CHANGE, EntryKind.WARNING, EntryKind.EXPIRY]
+        kinds = [Renewal, UserMessage, TimeoutChange, AgentMessage, Renewal]
+        assert [type(entry.event) for entry in log] == [*kinds, TimeoutChange, ExpirationWarning, Expiry]
         assert await history(store, one) == [entry for entry in log if entry.message]
 
     @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from server.clock import TestClock
 from server.domain.agents import Agent, AgentKind
-from server.domain.messages import Draft, Message, Reply
+from server.domain.messages import AgentMessage, Draft, Reply
 from server.domain.sessions import Session, due_at_ms, send_message
 from server.domain.timeouts import PartialTimeoutConfig, TimeoutConfig
 from server.store.contract import Store
@@ -34,7 +34,7 @@ class Texts(OnStore):
             assert second.session.metadata == metadata
             messages = [entry.message for entry in await history(store, of)]
             assert messages == [first.entry.message, second.entry.message]
-            assert messages[1] == Message("m2", True, content, metadata, draft.attachments, thought, tuple(actions), answers=1)
+            assert messages[1] == AgentMessage("m2", content, metadata, draft.attachments, thought, tuple(actions), answers=1)
 
     @pytest.mark.parametrize(
         "text",

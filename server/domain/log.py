@@ -1,33 +1,37 @@
 """The entries of a session's log: what happened to it, in the order of their sequence."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TypeAlias
 
-from server.domain.messages import Message
+from server.domain.messages import AgentMessage, UserMessage
 from server.domain.timeouts import TimeoutConfig
 
 
-class EntryKind(StrEnum):
-    """What an entry reports."""
-
-    MESSAGE = "message"
-    """A message of the user or the agent, and what it did to the session."""
-    RENEWAL = "renewal"
+@dataclass(frozen=True, slots=True)
+class Renewal:
     """A renewal that came with no message: by hand, or by a heartbeat."""
-    TIMEOUT_CHANGE = "timeout_change"
-    """Changed timeout settings."""
-    WARNING = "warning"
+
+
+@dataclass(frozen=True, slots=True)
+class TimeoutChange:
+    """Changed timeout settings; `timeout` holds from here on."""
+
+    timeout: TimeoutConfig
+
+
+@dataclass(frozen=True, slots=True)
+class ExpirationWarning:
     """The warning threshold was reached."""
-    EXPIRY = "expiry"
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
     """The session expired."""
-    REPLY_FAILURE = "reply_failure"
-    """There is no reply to a message, and there will be no more attempts."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyFailure:
-    """Which message of the user got no reply, why (for people), and after how many attempts.
+    """There is no reply to a message, and there will be no more attempts: to which, why (for people), and after how many.
 
     `reply_message_id` is the id that the last attempt's reply would have had; empty where no attempt was made, or none is known of.
     """
@@ -39,32 +43,47 @@ class ReplyFailure:
     reply_message_id: str = ""
 
 
+Event: TypeAlias = UserMessage | AgentMessage | Renewal | TimeoutChange | ExpirationWarning | Expiry | ReplyFailure
+"""What an entry reports."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One entry: its place, its time, what it reports, and how the session stood right after.
 
-    `sequence` starts at 1 and has no gaps; `at_ms` strictly increases within the session; `message` is set for a MESSAGE, `timeout` (the
-    settings from here on) for a TIMEOUT_CHANGE, `failure` for a REPLY_FAILURE.
+    `sequence` starts at 1 and has no gaps; `at_ms` strictly increases within the session.
     """
 
     session_id: str
     sequence: int
     at_ms: int
-    kind: EntryKind
+    event: Event
     expires_at_ms: int
     renewal_count: int
     was_renewed: bool
     is_near_expiration: bool
-    message: Message | None = None
-    timeout: TimeoutConfig | None = None
-    failure: ReplyFailure | None = None
+
+    @property
+    def message(self) -> UserMessage | AgentMessage | None:
+        """The message that it is, if it is one."""
+        return self.event if isinstance(self.event, UserMessage | AgentMessage) else None
 
     @property
     def answers(self) -> int | None:
         """The sequence of the message that this is the reply to, or that there is none for."""
-        if self.message:
-            return self.message.answers
-        return self.failure.message_sequence if self.failure else None
+        match self.event:
+            case AgentMessage():
+                return self.event.answers
+            case ReplyFailure():
+                return self.event.message_sequence
+        return None
+
+
+def message_of(entry: Entry) -> UserMessage | AgentMessage:
+    """The message that an entry is. Raises TypeError for another entry."""
+    if entry.message is None:
+        raise TypeError(f"entry {entry.sequence} of session {entry.session_id} is no message")
+    return entry.message
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,79 @@
+"""One connection as those see it who answer on it."""
+
+import asyncio
+from typing import Any
+
+from rest_facade.front_door.connections import Connection, Connections
+
+
+class Line(Connection, asyncio.Protocol):
+    """A connection on which bytes are sent, and whose reading can be held up."""
+
+    environ: dict[str, Any]
+    """What the WSGI environs of all its requests have."""
+
+    is_write_paused = False
+    """Whether more waits to be sent than should."""
+
+    _is_read_paused = False
+    _drained: asyncio.Future[None] | None = None
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+        self._loop = asyncio.get_running_loop()
+
+    def write(self, data: bytes) -> None:
+        """Sends bytes, unless the connection is closed."""
+        if not self.transport.is_closing():
+            self.transport.write(data)
+
+    def drained(self) -> asyncio.Future[None]:
+        """What is done when the client has read most of what was sent, or has gone."""
+        self._drained = self._loop.create_future()
+        return self._drained
+
+    def is_closing(self) -> bool:
+        """Whether the connection ends."""
+        return self.transport.is_closing()
+
+    def close(self) -> None:
+        """Ends the connection when what was written has been sent."""
+        self.transport.close()
+
+    def counted_client(self) -> str | None:
+        """The client that the connection counts for now."""
+        return self._connections.client(self)
+
+    def pause_reading(self) -> None:
+        """Reads no more."""
+        if not self._is_read_paused:
+            self._is_read_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Reads again."""
+        if self._is_read_paused and not self.transport.is_closing():
+            self._is_read_paused = False
+            self.transport.resume_reading()
+
+    def go_on(self) -> None:
+        """Goes on behind an answer."""
+        raise NotImplementedError
+
+    def rest(self) -> None:
+        """All requests have their answers."""
+        raise NotImplementedError
+
+    def pause_writing(self) -> None:
+        """More waits to be sent than should."""
+        self.is_write_paused = True
+        self._connections.lag(self)
+
+    def resume_writing(self) -> None:
+        """Little waits to be sent again."""
+        self.is_write_paused = False
+        self._connections.catch_up(self)
+        if self._drained:
+            if not self._drained.done():
+                self._drained.set_result(None)
+            self._drained = None

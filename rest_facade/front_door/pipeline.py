@@ -1,0 +1,181 @@
+"""The requests of one connection that have no answer yet: each is begun once all before it are answered, and answers keep their order."""
+
+import asyncio
+from collections import deque
+from typing import Final
+
+import structlog
+
+from rest_facade.front_door import canned
+from rest_facade.front_door.canned import CannedResponse, refusal_of
+from rest_facade.front_door.door import Door
+from rest_facade.front_door.exchange import Exchange
+from rest_facade.front_door.line import Line
+from rest_facade.shapes.errors import ApiError
+
+MAX_DISCARDED_BYTES: Final = 16 * 1024 * 1024
+"""How much of the body of a request that is answered already is read past, where the connection goes on behind it."""
+
+LINGER_SECONDS: Final = 5.0
+"""How long a body is read past where the connection ends: closed on unread bytes it is reset, and the client may never see the answer."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Pipeline:
+    """The requests of a connection, in order. The first is the one that is read, waits or runs; those behind it wait for its end."""
+
+    is_last = False
+    """Whether the next request is refused, and then the connection closed."""
+
+    _is_going_on = False
+
+    _held_bytes = 0
+    """How many bytes of bodies are kept here until they have their answers."""
+
+    _discarded_bytes = 0
+    """How many bytes of the present body were read past."""
+
+    _lingers_s: float | None = None
+    """Since when a body is read past of which no end is awaited; then the connection is closed."""
+
+    def __init__(self, door: Door, connection: Line) -> None:
+        self._door = door
+        self._connection = connection
+        self._exchanges: deque[Exchange] = deque()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all requests have their answers."""
+        return not self._exchanges
+
+    def add(self, exchange: Exchange) -> None:
+        """The head of a request has been read."""
+        self._discarded_bytes = 0
+        if self._exchanges:
+            # Who sends on without waiting for answers is not read for now.
+            self._connection.pause_reading()
+        self._exchanges.append(exchange)
+        self.go_on()
+
+    def add_body(self, exchange: Exchange, part: bytes) -> None:
+        """A part of a request's body has been read. It is kept if it is wanted and there is room for it."""
+        if exchange.is_handed_over or exchange.is_too_large:
+            self._discarded_bytes += len(part)
+            if self._discarded_bytes > MAX_DISCARDED_BYTES and self._lingers_s is None:
+                self._connection.close()
+            return
+        exchange.add_body(part)
+        self._held_bytes += len(part)
+        if len(exchange.body) > self._door.max_body_bytes:
+            exchange.is_too_large = True
+            self._drop_body(exchange)
+            self.go_on()
+        elif not self._door.connections.hold(self._connection, self._held_bytes):
+            self.end_with(canned.OVERLOADED)
+
+    def complete(self, exchange: Exchange) -> None:
+        """A request has been read as a whole."""
+        exchange.is_read = True
+        if self._lingers_s is None:
+            self.go_on()
+        else:
+            self._connection.close()
+
+    def go_on(self) -> None:
+        """Goes on with the first request, and with those behind it, as far as that goes."""
+        if self._is_going_on:
+            return
+        self._is_going_on = True
+        while self._exchanges and not self._connection.is_closing() and self._lingers_s is None:
+            first = self._exchanges[0]
+            if not first.is_begun:
+                first.is_begun = True
+                self._begin(first)
+            if not first.is_handed_over and (first.is_read or first.is_too_large):
+                self._hand_over(first)
+            if not first.is_answered:
+                break
+            if first.closes or self._door.is_stopping:
+                self._close_behind(first)
+                break
+            if not first.is_read:
+                break
+            self._exchanges.popleft()
+            self._drop_body(first)
+            if len(self._exchanges) <= 1:
+                self._connection.resume_reading()
+            if not self._exchanges:
+                self._connection.rest()
+        self._is_going_on = False
+
+    def end_with(self, response: CannedResponse, reading: Exchange | None = None) -> None:
+        """Answers the first request that has no answer, unless that has begun, and closes the connection.
+
+        `reading` is one whose head is being read. Requests behind it have no answer: they must not write to what is closed.
+        """
+        if self._exchanges:
+            first = self._exchanges[0]
+        else:
+            first = reading if reading and not reading.is_started else Exchange(self._door, self._connection)
+        self.abandon()
+        if not first.is_started:
+            first.closes = self._is_going_on = True
+            first.answer(response)
+        self._connection.close()
+
+    def abandon(self) -> None:
+        """Has those who would answer the requests so far know that nobody listens."""
+        for exchange in self._exchanges:
+            exchange.abandon()
+        self._exchanges.clear()
+
+    def lingers_too_long(self, now_s: float) -> bool:
+        """Whether a body that nobody waits for still has no end."""
+        return self._lingers_s is not None and now_s - self._lingers_s > LINGER_SECONDS
+
+    def _begin(self, exchange: Exchange) -> None:
+        """The head of a request is judged, before anything of its body is waited for."""
+        if self.is_last:
+            exchange.closes = True
+            exchange.refuse()
+            return
+        if not exchange.is_read and self._door.admission.is_full and not exchange.is_exempt:
+            # What comes of its body is not kept.
+            exchange.is_handed_over = True
+            self._door.admission.refuse(exchange)
+            return
+        try:
+            self._door.origins.check(exchange.headers)
+        except ApiError as error:
+            exchange.answer(refusal_of(error))
+            return
+        length = next((int(value) for name, value in exchange.headers if name == b"content-length"), 0)
+        if length > self._door.max_body_bytes:
+            exchange.is_too_large = True
+        elif exchange.expects_leave and not exchange.is_read:
+            exchange.expects_leave = False
+            self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _hand_over(self, exchange: Exchange) -> None:
+        if not exchange.is_too_large or exchange.is_asgi:
+            exchange.hand_over()
+            return
+        limit = self._door.max_body_bytes
+        error = ApiError("REQUEST_TOO_LARGE", f"The body is larger than {limit} bytes", maxBytes=limit)
+        _log.info("failed request", method=exchange.method, code=error.row.reason, error=error.message)
+        exchange.closes = True
+        exchange.answer(refusal_of(error))
+
+    def _drop_body(self, exchange: Exchange) -> None:
+        if exchange.body:
+            self._held_bytes -= len(exchange.body)
+            self._door.connections.hold(self._connection, self._held_bytes)
+            exchange.body = b""
+
+    def _close_behind(self, exchange: Exchange) -> None:
+        """Closes the connection behind an answer; what comes of the request yet is read past, so that the client sees the answer."""
+        if exchange.is_read or exchange.expects_leave:
+            self._connection.close()
+        else:
+            self._lingers_s = asyncio.get_running_loop().time()
