@@ -48,7 +48,7 @@ class Facade:
         self._backend = backend
         self._listeners = [listener]
         self._sockets = Sockets(backend, max_body_bytes)
-        self._connections = Connections(trusted_proxies)
+        self._connections = Connections(trusted_proxies, None, backend.answers)
         self._door = Door(
             app=create_app(backend),
             asgi=self._sockets.app,

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import Final
 
+from rest_facade.front_door import answers
+from rest_facade.front_door.answers import Answers
 from rest_facade.front_door.clients import Networks, find_client, is_within, read_address
 from rest_facade.front_door.input import Turns
 
@@ -40,9 +42,6 @@ BODY_SECONDS: Final = 300.0
 WRITE_SECONDS: Final = 30.0
 """How long nothing may leave of what waits to be sent."""
 
-MAX_UNSENT_BYTES: Final = 16 * 1024 * 1024
-"""How many bytes may wait to be sent on the connections whose clients lag behind, together."""
-
 LATE_SECONDS: Final = 1.0
 """How long a client may lag behind before its connection is among those that end where too much waits."""
 
@@ -67,6 +66,12 @@ class Connection:
 
     transport: asyncio.Transport
     _connections: "Connections"
+
+    part = b""
+    """What of an answer is handed to the transport, a piece at a time."""
+
+    part_left = 0
+    """How many bytes of it have not been handed over."""
 
     _unsent_bytes = 0
     _sent_s = math.inf
@@ -97,7 +102,7 @@ class Connection:
 
     def unsent_bytes(self) -> int:
         """Counts the bytes that wait to be sent."""
-        return self.transport.get_write_buffer_size()
+        return self.transport.get_write_buffer_size() + self.part_left
 
     def is_slow(self, now_s: float) -> bool:
         """Whether a body or message has not come as a whole in a time in which most do."""
@@ -111,9 +116,13 @@ class Connection:
 class Connections:
     """All connections of a facade."""
 
-    def __init__(self, trusted: Networks = (), most: int | None = None) -> None:
-        """`trusted` are the proxies whose word about their clients counts; `most` replaces the bound on all connections."""
+    def __init__(self, trusted: Networks = (), most: int | None = None, sent: Answers | None = None) -> None:
+        """`trusted` are the proxies whose word about their clients counts; `most` replaces the bound on all connections.
+
+        `sent` counts the parts of answers that are being sent.
+        """
         self.turns = Turns()
+        self._answers = sent or Answers()
         self._trusted = trusted
         self._most = half_of_descriptors() if most is None else most
         self._clients: dict[Connection, str | None] = {}
@@ -172,6 +181,7 @@ class Connections:
             if self._none and not self._clients:
                 self._none.set()
         self._lagging.pop(connection, None)
+        self.end_part(connection)
         self._held_bytes -= self._held.pop(connection, 0)
 
     def replace(self, connection: Connection, by: Connection) -> None:
@@ -204,18 +214,31 @@ class Connections:
 
     def _shed(self, now_s: float) -> None:
         """Ends the connections that have lagged longest, as far as they are late, until all together hold less."""
-        waiting_bytes = sum(one.unsent_bytes() for one in self._lagging)
+        # A part that many are sent is held once.
+        buffered_bytes = sum(one.unsent_bytes() - one.part_left for one in self._lagging)
         for connection, since_s in list(self._lagging.items()):
-            if waiting_bytes <= MAX_UNSENT_BYTES or now_s - since_s < LATE_SECONDS:
+            if buffered_bytes + self._answers.held_bytes < answers.MAX_UNSENT_BYTES or now_s - since_s < LATE_SECONDS:
                 return
-            waiting_bytes -= connection.unsent_bytes()
+            buffered_bytes -= connection.unsent_bytes() - connection.part_left
             del self._lagging[connection]
+            self.end_part(connection)
             # Not at once: it may be in the midst of a write.
             asyncio.get_running_loop().call_soon(connection.abort)
 
     def catch_up(self, connection: Connection) -> None:
         """Notes that little waits on a connection again."""
         self._lagging.pop(connection, None)
+
+    def begin_part(self, connection: Connection, part: bytes) -> None:
+        """Notes which part of an answer a connection sends. There is one at a time."""
+        connection.part, connection.part_left = part, len(part)
+        self._answers.hold(part)
+
+    def end_part(self, connection: Connection) -> None:
+        """Notes that it sends none, or no more of it."""
+        if connection.part:
+            self._answers.let_go(connection.part)
+            connection.part, connection.part_left = b"", 0
 
     def hold(self, connection: Connection, held_bytes: int) -> bool:
         """Notes how many bytes a connection holds that are to be parsed or worked on. Returns whether it may keep them.

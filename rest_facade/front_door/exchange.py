@@ -13,6 +13,7 @@ import httptools
 
 from eliza.sessions.errors import forget_frames
 from rest_facade.front_door import canned
+from rest_facade.front_door.answers import SMALL_BYTES
 from rest_facade.front_door.asgi import serve_asgi
 from rest_facade.front_door.canned import CannedResponse
 from rest_facade.front_door.door import Door
@@ -207,7 +208,13 @@ class Exchange:
             fields.append(("content-length", str(length)))
         if self.method != "HEAD" and len(body) != (length or 0):
             raise ValueError("a response is not as long as it says")
-        self.write_whole(self._status, _lines(fields), body)
+        lines = _lines(fields)
+        if len(body) <= SMALL_BYTES or self.method == "HEAD":
+            self.write_whole(self._status, lines, body)
+        else:
+            self.connection.write(self._head(self._status, lines))
+            self._write_part(body)
+            self._end()
 
     def _write_stream(self, status: int, lines: bytes, chunks: Iterable[bytes]) -> None:
         """Writes an answer piece by piece, each when the client has read most of those before it.
@@ -220,13 +227,34 @@ class Exchange:
             for chunk in chunks:
                 if self.is_gone:
                     return
-                if chunk:
+                if len(chunk) > SMALL_BYTES:
+                    self.connection.write(b"" if self.is_old else b"%x\r\n" % len(chunk))
+                    self._write_part(chunk)
+                    self.connection.write(b"" if self.is_old else b"\r\n")
+                elif chunk:
                     self.connection.write(chunk if self.is_old else b"%x\r\n%b\r\n" % (len(chunk), chunk))
                     if self.connection.is_write_paused:
                         await_(self.connection.drained())
+                # Not kept while the next one is made, or waited for.
+                del chunk
             if not self.is_old:
                 self.connection.write(b"0\r\n\r\n")
         self._end()
+
+    def _write_part(self, part: bytes) -> None:
+        """Writes what is large in pieces, each when the client has read most of those before it."""
+        connection, connections = self.connection, self.door.connections
+        connections.begin_part(connection, part)
+        try:
+            for start in range(0, len(part), SMALL_BYTES):
+                connection.part_left = max(0, len(part) - start - SMALL_BYTES)
+                connection.write(part[start : start + SMALL_BYTES])
+                if connection.is_write_paused:
+                    await_(connection.drained())
+                if self.is_gone:
+                    return
+        finally:
+            connections.end_part(connection)
 
     def environ(self) -> dict[str, Any]:
         """The environ of WSGI."""

@@ -24,7 +24,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Page(NamedTuple):
-    """A page of the server: its items, and what else the answer has if this is the last one."""
+    """A page of the server: its items, to be taken out by who reads them, and what else the answer has if this is the last one."""
 
     items: list[dict[str, Any]]
     rest: dict[str, Any]
@@ -49,13 +49,16 @@ def list_sessions(backend: Backend, request: ListSessionsRequest) -> Iterator[Pa
     """Lists sessions in the order of the server's pages."""
     wanted = request.page_size
     while True:
-        page = backend.call(backend.sessions.ListSessions, request)
+        page = backend.read_page(backend.sessions.ListSessions, request)
         wanted -= len(page.sessions)
         body = responses.session_list(page.sessions, page.total_size, page.stats, page.next_page_token)
+        token = page.next_page_token
+        # Not kept while the client reads; nor are the items, which who writes them takes out of the list.
+        del page
         yield Page(body.pop("sessions"), body)
-        if not page.next_page_token or wanted <= 0:
+        if not token or wanted <= 0:
             return
-        request.page_size, request.page_token = wanted, page.next_page_token
+        request.page_size, request.page_token = wanted, token
 
 
 def list_messages(backend: Backend, request: ListMessagesRequest) -> Iterator[Page]:
@@ -70,17 +73,21 @@ def _list_backward(backend: Backend, request: ListMessagesRequest) -> Iterator[P
     """Lists messages where the server goes from the newest to the oldest."""
     wanted, newest_ms = request.page_size, None
     while True:
-        page = backend.call(backend.messages.ListMessages, request)
+        page = backend.read_page(backend.messages.ListMessages, request)
         wanted -= len(page.messages)
         if page.messages and newest_ms is None:
             newest_ms = values.ms_floor(page.messages[0].created_at)
         rest: dict[str, Any] = {"hasMore": page.has_more}
         if page.messages:
             rest["cursors"] = {"before": values.ms_floor(page.messages[-1].created_at), "after": newest_ms}
-        yield Page([responses.page_message(message) for message in page.messages], rest)
-        if not page.has_more or wanted <= 0:
+        has_more, token = page.has_more, page.next_page_token
+        told = [responses.page_message(message) for message in page.messages]
+        # As above.
+        del page
+        yield Page(told, rest)
+        if not has_more or wanted <= 0:
             return
-        request.page_size, request.page_token = wanted, page.next_page_token
+        request.page_size, request.page_token = wanted, token
 
 
 def _list_forward(backend: Backend, request: ListMessagesRequest) -> Iterator[Page]:
@@ -92,7 +99,7 @@ def _list_forward(backend: Backend, request: ListMessagesRequest) -> Iterator[Pa
     kept: list[Message] = []
     again = ListMessagesRequest(session_id=request.session_id, after=request.after, json_form=request.json_form)
     while True:
-        page = backend.call(backend.messages.ListMessages, request)
+        page = backend.read_page(backend.messages.ListMessages, request)
         count += len(page.messages)
         kept_bytes += page.ByteSize()
         kept = [*page.messages, *kept] if kept_bytes <= WHOLE_BYTES else []
@@ -104,9 +111,12 @@ def _list_forward(backend: Backend, request: ListMessagesRequest) -> Iterator[Pa
     has_more = page.has_more
     if kept_bytes <= WHOLE_BYTES:
         body = responses.messages_page(kept, has_more)
+        # As above.
+        del page, kept
         yield Page(body.pop("messages"), body)
         return
     again.page_size = count
+    del page, kept
     for one in _list_backward(backend, again):
         yield Page(one.items, {**one.rest, "hasMore": has_more})
 
@@ -118,8 +128,11 @@ def _write(name: str, pages: Iterator[Page]) -> Iterator[bytes]:
     separator = b""
     for items, rest in pages:  # noqa: B007 - the last one is used behind the loop
         if items:
-            yield separator + json_body.dump(items)[1:-1]
+            part = [separator + json_body.dump(items)[1:-1]]
             separator = b","
+            # While the client reads it nobody keeps what it was made of, and none keeps it while the next one is read.
+            items.clear()
+            yield part.pop()
     yield b"]," + json_body.dump(rest)[1:]
 
 

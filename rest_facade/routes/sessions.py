@@ -66,6 +66,7 @@ def add_routes(app: flask.Flask, backend: Backend) -> None:
 class _Views:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
+        self._told = sse.Told()
 
     def create_session(self) -> Response:
         """Creates a session of a user with an agent: 201."""
@@ -135,7 +136,7 @@ class _Views:
         except BaseException:
             follower.close()
             raise
-        return sse.respond(sse.session_events(self._backend, follower, room), follower.close)
+        return sse.respond(sse.session_events(self._backend, follower, room, self._told), follower.close)
 
     def list_messages(self, session_id: str) -> Response:
         """Pages through the history, newest first."""

@@ -1,5 +1,6 @@
 """Server-sent events: how they are written, and the two streams there are."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
@@ -12,9 +13,16 @@ from rest_facade.shapes.event_stream import CONTENT_TYPE, HEADERS
 from rest_facade.shapes.response import Response
 from rest_facade.upstream.backend import Backend
 from rest_facade.upstream.conversation import Conversation
-from rest_facade.upstream.following import Follower
+from rest_facade.upstream.following import Follower, Happening
 
 RETRY_MS: Final = 1000
+
+KEPT_BYTES: Final = 2 * 1024 * 1024
+"""How many bytes of events are kept for who is told them next."""
+
+OVERHEAD_BYTES: Final = 500
+"""What a kept event costs beside its bytes, about."""
+
 HEARTBEAT: Final = b": alive\n\n"
 
 TEMPORARY: Final = (429, 503, 504)
@@ -32,26 +40,53 @@ def respond(stream: Iterator[bytes], on_close: Callable[[], None], headers: Mapp
     return Response(stream, 200, {"Content-Type": CONTENT_TYPE, **HEADERS, **(headers or {})}, on_close)
 
 
-def session_events(backend: Backend, follower: Follower, room: events.FollowedSession) -> Iterator[bytes]:
+class Told:
+    """The events of messages that were told last, as they are written: once for all who follow a session."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, int, str], bytes] = OrderedDict()
+        self._room = KEPT_BYTES
+
+    def write(self, item: Happening, room: events.FollowedSession) -> bytes:
+        """What a follower of a session is told of what happens there."""
+        if isinstance(item, LogEntry):
+            if not item.HasField("message"):
+                return _entry(item, room)
+            key = (item.session_id, item.sequence, room.agent_name)
+            written = self._kept.get(key)
+            if written is None:
+                written = self._kept[key] = _entry(item, room)
+                self._room -= len(written) + OVERHEAD_BYTES
+                while self._room < 0:
+                    self._room += len(self._kept.popitem(last=False)[1]) + OVERHEAD_BYTES
+            return written
+        if isinstance(item, ReplyAborted):
+            return event("messageStreamAborted", events.stream_aborted(item))
+        if isinstance(item, SessionDeleted):
+            return event("sessionDeleted", events.session_deleted(item.session_id))
+        return event("messageStreamChunk", events.stream_chunk(item, room.session.channel_id))
+
+
+def _entry(entry: LogEntry, room: events.FollowedSession) -> bytes:
+    """An entry as one event, whatever it did; nothing for what this facade does not know."""
+    for name, payload in events.entry_events(entry, room)[:1]:
+        if entry.HasField("message"):
+            payload["sessionStatus"] = responses.session_status(entry.session_status)
+        return event(name, payload, entry.sequence)
+    return b""
+
+
+def session_events(backend: Backend, follower: Follower, room: events.FollowedSession, told: Told) -> Iterator[bytes]:
     """A session's events, one for each entry of its log; `id:` is the sequence.
 
     A message that renewed is one event, so that its id resumes behind all of it: what it did is its `sessionStatus`.
     """
     yield f"retry: {RETRY_MS}\n\n".encode()
     for item in backend.iterate(aiter(follower)):
-        if item is None:
-            yield HEARTBEAT
-        elif isinstance(item, LogEntry):
-            for name, payload in events.entry_events(item, room)[:1]:
-                if item.HasField("message"):
-                    payload["sessionStatus"] = responses.session_status(item.session_status)
-                yield event(name, payload, item.sequence)
-        elif isinstance(item, ReplyAborted):
-            yield event("messageStreamAborted", events.stream_aborted(item))
-        elif isinstance(item, SessionDeleted):
-            yield event("sessionDeleted", events.session_deleted(item.session_id))
-        else:
-            yield event("messageStreamChunk", events.stream_chunk(item, room.session.channel_id))
+        written = [HEARTBEAT if item is None else told.write(item, room)]
+        # Neither is kept, the one while it is read, the other while the next one is waited for.
+        del item
+        yield written.pop()
 
 
 def conversation(backend: Backend, talk: Conversation, sent: SendMessageResponse) -> Iterator[bytes]:

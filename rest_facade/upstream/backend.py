@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar, cast
 
 import grpc.aio
+from google.protobuf.message import Message
 
 from eliza.sessions.errors import forget_frames
 from eliza.sessions.v1.agent_service_pb2 import GetAgentRequest
@@ -15,7 +16,8 @@ from eliza.sessions.v1.message_service_pb2 import ConverseRequest, ConverseRespo
 from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceStub
 from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSessionsResponse
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
-from rest_facade.front_door.greenlets import await_
+from rest_facade.front_door.answers import SMALL_BYTES, Answers
+from rest_facade.front_door.greenlets import await_, stop_counting
 from rest_facade.shapes.errors import RETRY_AFTER_SECONDS, ApiError
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
+
+_Page = TypeVar("_Page", bound=Message)
 
 _Call = TypeVar("_Call", bound=grpc.aio.Call)
 
@@ -48,9 +52,21 @@ _OPTIONS = [
 ]
 
 
+_STREAM_OPTIONS = [
+    # What comes before it is read stays with the server, but for HTTP/2's 64 KiB: the core would take MBs of each stream.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 16_384),
+]
+
+
 def dial(address: str) -> grpc.aio.Channel:
-    """A channel to a server at HOST:PORT, which need not be there yet."""
+    """A channel for calls to a server at HOST:PORT, which need not be there yet."""
     return grpc.aio.insecure_channel(address, _OPTIONS)
+
+
+def dial_for_streams(address: str) -> grpc.aio.Channel:
+    """A channel for streams, whose answers may be read slowly."""
+    return grpc.aio.insecure_channel(address, [*_OPTIONS, *_STREAM_OPTIONS])
 
 
 @dataclass(slots=True, eq=False)
@@ -66,12 +82,22 @@ class _StreamChannel:
 class Backend:
     """The server's services. An async context manager: its channels belong to the loop that enters it."""
 
-    def __init__(self, open_channel: Callable[[], grpc.aio.Channel], deadline_seconds: float, reply_deadline_seconds: float) -> None:
-        """`open_channel` opens a channel to the server. A call that has no answer after `deadline_seconds` fails.
+    def __init__(
+        self,
+        open_channel: Callable[[], grpc.aio.Channel],
+        deadline_seconds: float,
+        reply_deadline_seconds: float,
+        open_stream_channel: Callable[[], grpc.aio.Channel] | None = None,
+    ) -> None:
+        """`open_channel` opens a channel to the server; `open_stream_channel`, where it is another, one for streams.
+
+        A call that has no answer after `deadline_seconds` fails.
 
         The server has its own deadline for an agent's reply; `reply_deadline_seconds` should not be less.
         """
         self._open_channel = open_channel
+        self._open_stream_channel = open_stream_channel or open_channel
+        self.answers = Answers()
         self.deadline_seconds = deadline_seconds
         self.reply_deadline_seconds = deadline_seconds + reply_deadline_seconds
 
@@ -105,7 +131,7 @@ class Backend:
         for one in self._stream_channels:
             if one.streams < STREAMS_PER_CHANNEL:
                 return one
-        channel = self._open_channel()
+        channel = self._open_stream_channel()
         self._stream_channels.append(_StreamChannel(channel, SessionServiceStub(channel), MessageServiceStub(channel)))
         return self._stream_channels[-1]
 
@@ -134,7 +160,8 @@ class Backend:
                 following.cancel()
             if not following.done() or (item := following.result()) is None:
                 return
-            yield item[0]
+            # Kept no longer, while its client reads what becomes of it.
+            yield item.pop()
 
     async def agent_name(self, agent_id: str) -> str:
         """What people call an agent; one that has been removed is "Agent". Raises grpc.aio.AioRpcError."""
@@ -164,6 +191,15 @@ class Backend:
         """Makes one call from a view and waits for its answer. Raises grpc.aio.AioRpcError; ApiError when the request was cancelled."""
         return self.wait(method(request, timeout=self.deadline_seconds))
 
+    def read_page(self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Page], request: _Request) -> _Page:
+        """Makes a call as `call` does whose answer may be large: while much is held already, it is let go and read once there is room."""
+        page = self.call(method, request)
+        if not self.answers.is_full or page.ByteSize() <= SMALL_BYTES:
+            return page
+        del page
+        stop_counting()
+        return self.wait(self.answers.read(lambda: method(request, timeout=self.deadline_seconds)))
+
 
 async def _outcome(answer: Awaitable[_Response]) -> tuple[_Response | None, BaseException | None]:
     """What an awaitable returns, or raises: raised through a greenlet, an error would be kept by the frames that it has."""
@@ -180,8 +216,8 @@ async def read(call: "_Streaming[_Response]") -> _Response | None:
     return None if response is grpc.aio.EOF else cast(_Response, response)
 
 
-async def _next(items: AsyncIterator[_Response]) -> tuple[_Response] | None:
-    """The next item, in a tuple because it may be None itself; None at the end."""
+async def _next(items: AsyncIterator[_Response]) -> list[_Response] | None:
+    """The next item, in a list because it may be None itself; None at the end."""
     async for item in items:
-        return (item,)
+        return [item]
     return None

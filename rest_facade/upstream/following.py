@@ -36,6 +36,7 @@ class Follower:
         self._after_sequence = after_sequence
         self._call: _Call | None = None
         self._draft = Draft()
+        self._is_broken = False
         self.session = Session()
 
     @property
@@ -59,40 +60,49 @@ class Follower:
         except TimeoutError:
             raise ApiError("UNAVAILABLE", "The session service is out of reach", retryAfterSeconds=1) from None
 
-    async def __aiter__(self) -> AsyncIterator[Happening | None]:
+    def __aiter__(self) -> AsyncIterator[Happening | None]:
         """What happens, until the session ends; None where nothing has for a while, or while the server is away."""
-        while True:
-            try:
-                assert self._call is not None
-                while response := await read(self._call):
-                    match response.WhichOneof("event"):
-                        case "entry":
-                            self._after_sequence = response.entry.sequence
-                            self._draft.take_entry(response.entry)
-                            yield response.entry
-                        case "chunk":
-                            self._draft.take_chunk(response.chunk)
-                            yield response.chunk
-                        case "aborted":
-                            self._draft.take_abort(response.aborted)
-                            yield response.aborted
-                        case "deleted":
-                            yield response.deleted
-                        case "heartbeat":
-                            yield None
-                        case "end":
-                            return
-            except grpc.aio.AioRpcError as error:
-                # The server cancels a stream that is not read for long, because its client is slow but reads.
-                if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-                    raise
-            yield self._draft.abandon()
+        return self
+
+    async def __anext__(self) -> Happening | None:
+        # No generator, whose frame would keep what it gave out last.
+        if self._is_broken:
             await asyncio.sleep(RECONNECT_SECONDS)
             try:
                 await self._join()
             except ApiError:
                 # Expired or deleted in the meantime: the client hears it when it asks again.
-                return
+                raise StopAsyncIteration from None
+            self._is_broken = False
+        try:
+            while response := await self._backend.answers.read(self._read):
+                match response.WhichOneof("event"):
+                    case "entry":
+                        self._after_sequence = response.entry.sequence
+                        self._draft.take_entry(response.entry)
+                        return response.entry
+                    case "chunk":
+                        self._draft.take_chunk(response.chunk)
+                        return response.chunk
+                    case "aborted":
+                        self._draft.take_abort(response.aborted)
+                        return response.aborted
+                    case "deleted":
+                        return response.deleted
+                    case "heartbeat":
+                        return None
+                    case "end":
+                        raise StopAsyncIteration
+        except grpc.aio.AioRpcError as error:
+            # The server cancels a stream that is not read for long, because its client is slow but reads.
+            if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+                raise
+        self._is_broken = True
+        return self._draft.abandon()
+
+    async def _read(self) -> WatchSessionsResponse | None:
+        assert self._call is not None
+        return await read(self._call)
 
     def close(self) -> None:
         """Follows no longer."""

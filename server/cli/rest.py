@@ -13,7 +13,7 @@ import click
 import grpc
 
 from rest_facade.main import Facade
-from rest_facade.upstream.backend import Backend, dial
+from rest_facade.upstream.backend import Backend, dial, dial_for_streams
 from server.cli.common import (
     StartError,
     listen,
@@ -62,10 +62,15 @@ def inherited(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if any(fnmatchcase(name, pattern) for pattern in INHERITED)}
 
 
-def build_facade(settings: Settings, open_channel: Callable[[], grpc.aio.Channel], listener: socket.socket) -> Facade:
-    """The facade on a socket that listens."""
+def build_facade(
+    settings: Settings,
+    listener: socket.socket,
+    open_channel: Callable[[], grpc.aio.Channel],
+    open_stream_channel: Callable[[], grpc.aio.Channel] | None = None,
+) -> Facade:
+    """The facade on a socket that listens; `Backend` says which channels are meant."""
     return Facade(
-        Backend(open_channel, settings.rest_deadline_seconds, settings.reply_deadline_seconds),
+        Backend(open_channel, settings.rest_deadline_seconds, settings.reply_deadline_seconds, open_stream_channel),
         listener,
         max_requests=settings.rest_max_requests,
         keep_alive_seconds=settings.rest_keep_alive_seconds,
@@ -86,7 +91,7 @@ async def _serve(settings: Settings, server: str) -> None:
     stopped = asyncio.create_task(stop_signal())
     listener = await listen("REST_ADDRESS", settings.rest_address)
     address = with_port(settings.rest_address, listener.getsockname()[1])
-    facade = build_facade(settings, partial(dial, server), listener)
+    facade = build_facade(settings, listener, partial(dial, server), partial(dial_for_streams, server))
     try:
         await facade.start()
     except OSError as error:

@@ -73,7 +73,7 @@ async def _serve(settings: Settings, *, with_rest: bool) -> None:
             service.close_port_to_agents(rest_port)
             rest_address = with_port(settings.rest_address, rest_port)
             ready += f" rest={rest_address}"
-            facade = build_facade(settings, service.open_channel, listener)
+            facade = build_facade(settings, listener, service.open_channel)
             # It ends first, because it needs the server: half of the time is its own, and what it leaves is the server's.
             await facade.start()
             stack.push_async_callback(lambda: facade.stop(max(0.0, stop_by_s - loop.time()) / 2))

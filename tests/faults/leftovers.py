@@ -7,6 +7,7 @@ import gc
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import AsyncGeneratorType, CoroutineType, FrameType, GeneratorType, TracebackType
@@ -16,6 +17,7 @@ from google.protobuf.message import Message
 
 from rest_facade.shapes import responses
 from server.cli import main
+from server.cli.rest import inherited
 from server.rpc import message_service
 
 LARGE_BYTES: Final = 500
@@ -41,14 +43,13 @@ def _name(kept: Any) -> str:
     return f"{type(kept).__name__} {where}"
 
 
-def _tell(*_: object) -> None:
+def _tell(path: Path) -> None:
     gc.collect()
     found = sorted(set(_found()))
     gc.garbage.clear()
     gc.set_debug(0)
     gc.collect()
     gc.set_debug(gc.DEBUG_SAVEALL)
-    path = Path(os.environ["LEFTOVERS"])
     path.with_suffix(".part").write_text(json.dumps(found))
     path.with_suffix(".part").rename(path)
 
@@ -69,5 +70,10 @@ if __name__ == "__main__":
     _break(message_service, "send_message", "fail in the store")
     _break(responses, "sent_message", "fail in the facade")
     gc.set_debug(gc.DEBUG_SAVEALL)
-    signal.signal(signal.SIGUSR1, _tell)
+    told = Path(os.environ.pop("LEFTOVERS"))
+    signal.signal(signal.SIGUSR1, lambda *_: _tell(told))
+    if sys.argv[1] == "rest":
+        # With more in its environment than it needs, it would become the program itself, which tells nothing.
+        for name in os.environ.keys() - inherited(os.environ).keys():
+            del os.environ[name]
     main()

@@ -13,6 +13,7 @@ import pytest
 from eliza.sessions.v1 import errors_pb2
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSessionsResponse
+from rest_facade.front_door.answers import Answers
 from rest_facade.shapes.errors import ApiError
 from rest_facade.socketio.rooms import Rooms
 from rest_facade.socketio.sockets import Sockets

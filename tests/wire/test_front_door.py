@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from rest_facade.front_door import pipeline
+from rest_facade.front_door import connections, pipeline
 from rest_facade.front_door.admission import Admission
+from rest_facade.front_door.answers import SMALL_BYTES
 from rest_facade.front_door.connections import Connections
 from rest_facade.front_door.door import Door
 from rest_facade.front_door.greenlets import await_, stop_counting
@@ -240,6 +241,39 @@ async def test_a_stream_is_written_as_the_client_can_read_it(request_line: bytes
     assert found == body
     assert (b"transfer-encoding: chunked" in head) == chunked
     assert b"content-length" not in head
+
+
+LARGE = bytes(range(256)) * 60_000
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+async def test_what_is_large_goes_out_in_pieces_and_counts_once_for_all(monkeypatch: pytest.MonkeyPatch, is_streamed: bool) -> None:
+    monkeypatch.setattr(connections, "LATE_SECONDS", HANGS_SECONDS)
+
+    def view(_environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        return iter([b"", LARGE]) if is_streamed else [LARGE]
+
+    async with Front(view).listening() as front:
+        held = front.connections._answers
+        clients = []
+        for _ in range(3):
+            reader, writer = await front.connect(b"GET / HTTP/1.1\r\n" + CLOSE)
+            writer.transport.pause_reading()
+            clients.append((reader, writer))
+        await until(lambda: len(front.connections._lagging) == 3 and all(one.part_left for one in front.connections._lagging))
+        assert held.held_bytes == len(LARGE)
+        assert all(one.unsent_bytes() - one.part_left < 4 * SMALL_BYTES for one in front.connections._lagging)
+        # One goes, two read on.
+        clients.pop()[1].transport.abort()
+        for reader, writer in clients:
+            writer.transport.resume_reading()
+            async with asyncio.timeout(HANGS_SECONDS):
+                answer = await reader.read()
+            assert LARGE in answer
+            assert answer.endswith(b"\r\n0\r\n\r\n" if is_streamed else LARGE)
+        await until(lambda: not front.connections._clients)
+        assert held.held_bytes == 0
 
 
 async def test_a_stream_goes_on_when_its_client_has_read_and_is_closed_however_it_ends() -> None:

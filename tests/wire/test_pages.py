@@ -9,7 +9,7 @@ import pytest
 
 from eliza.sessions.v1 import message_service_pb2 as pb
 from eliza.sessions.v1 import message_service_pb2_grpc
-from rest_facade.front_door import connections
+from rest_facade.front_door import answers, connections
 from tests.harness import Serve
 from tests.live.support import create, replies
 from tests.wire.drivers import PATIENCE_SECONDS

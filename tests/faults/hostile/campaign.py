@@ -25,7 +25,7 @@ from tests.faults.hostile.rows import Row
 from tests.harness import ABSENT, Serve
 
 FIRST_MIB: Final = 50.0
-"""By how much the memory of both processes may grow in the first round."""
+"""By how much the memory of the service may grow in the first round."""
 AGAIN_MIB: Final = 5.0
 """By how much it may grow in each round after it."""
 LATE_S: Final = 0.25
@@ -38,7 +38,7 @@ _MIB: Final = 2**20
 
 
 class Memory:
-    """The memory of server and facade, in MiB. A context manager: `peak_mib` is the most while its block runs."""
+    """The memory of a service, which is one process or more, in MiB. A context manager: `peak_mib` is the most while its block runs."""
 
     def __init__(self, service: Serve) -> None:
         server = psutil.Process(service.process.pid)
@@ -56,7 +56,7 @@ class Memory:
         self._thread.join()
 
     def each_mib(self) -> list[float]:
-        """Of the server, of the facade."""
+        """Of each process: `serve` is one."""
         return [process.memory_info().rss / _MIB for process in self._processes]
 
     def now_mib(self) -> float:
@@ -127,7 +127,7 @@ class Outcome:
         """Its figures."""
         grown = ", ".join(f"{grown:+.0f}" for grown in self.grown_mib)
         at_most = f"at most +{FIRST_MIB:.0f}, then +{AGAIN_MIB:.0f}"
-        held = "; ".join("server and facade " + " and ".join(f"{mib:.0f}" for mib in each) for each in self.held_mib[-1:])
+        held = "; ".join("held " + " and ".join(f"{mib:.0f}" for mib in each) for each in self.held_mib[-1:])
         verdict = "MISSED" if self.missed() else "kept"
         yield f"{self.row.number:>3} {self.row.name}: memory {self.base_mib:.0f} MiB, by round {grown} ({at_most}): {verdict}"
         yield f"      {held}; peak {self.peak_mib - self.base_mib:+.0f}; descriptors {self.descriptors:+d}"

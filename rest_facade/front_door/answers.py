@@ -1,0 +1,74 @@
+"""What is held of answers while their clients read them: counted once for all connections, and bounded."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+MAX_UNSENT_BYTES: Final = 3 * 1024 * 1024
+"""How many bytes may wait to be sent on the connections whose clients lag behind, together. Beyond it nothing large is read for anybody."""
+
+SMALL_BYTES: Final = 64 * 1024
+"""How many bytes of an answer are handed to a connection at a time; and what is kept of it however many wait."""
+
+TURN_SECONDS: Final = 0.05
+"""How long one of those that have waited for room keeps others from reading, until what it reads is there."""
+
+T = TypeVar("T")
+
+
+class Answers:
+    """Knows the parts of answers that are being sent, each once however many clients are sent it."""
+
+    def __init__(self) -> None:
+        # By the identity of each part: how many connections send it, and the part.
+        self._held: dict[int, tuple[int, bytes]] = {}
+        self._bytes = 0
+        self._turn = asyncio.Lock()
+        self._freed = asyncio.Event()
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes all parts are."""
+        return self._bytes
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much is held that nothing large should be read."""
+        return self._bytes >= MAX_UNSENT_BYTES
+
+    def hold(self, part: bytes) -> None:
+        """Counts a part that a connection begins to send. To be let go after it."""
+        count, _ = self._held.get(id(part), (0, part))
+        self._held[id(part)] = count + 1, part
+        self._bytes += 0 if count else len(part)
+
+    def let_go(self, part: bytes) -> None:
+        """A connection is done with a part."""
+        count, _ = self._held[id(part)]
+        if count > 1:
+            self._held[id(part)] = count - 1, part
+            return
+        del self._held[id(part)]
+        self._bytes -= len(part)
+        if not self.is_full:
+            self._freed.set()
+
+    async def read(self, read: Callable[[], Awaitable[T]]) -> T:
+        """What a read gives. While too much is held, those that ask for this wait, and then read one after the other."""
+        if not self.is_full:
+            return await read()
+        async with self._turn:
+            while self.is_full:
+                self._freed.clear()
+                await self._freed.wait()
+            reading = asyncio.ensure_future(read())
+            try:
+                await asyncio.wait([reading], timeout=TURN_SECONDS)
+            except asyncio.CancelledError:
+                reading.cancel()
+                raise
+        try:
+            return await reading
+        finally:
+            # An error leads to this frame, and the frame must not lead back to it.
+            del reading
