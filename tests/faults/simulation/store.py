@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from server.domain.errors import DomainError
-from server.domain.sessions import Outcome
+from server.domain.sessions import Outcome, Session
 from server.store.batch import Operation
 from server.store.sqlite.store import SqliteStore
 from server.store.sqlite.writer import SqliteWriter
@@ -95,6 +95,9 @@ class Writer(SqliteWriter):
 
         return await super()._submit(work)
 
+    def witness(self, step: Step) -> None:
+        self._steps.append(step)
+
     def _commit(self, group: Any) -> None:
         self._steps.clear()
         super()._commit(group)
@@ -138,3 +141,13 @@ class Store(SqliteStore):
         if (call is None or call.arguments["kind"] == "connect") and self.world.chance.random() < 0.1:
             self._writer._carry_out_some()  # type: ignore[attr-defined]
         return super()._guarded(read, connection)
+
+    async def apply_due(self, rule: Any, due_ms: int, limit: int) -> int:
+        writer: Any = self._writer
+
+        def witnessed(session: Session, now_ms: int) -> Outcome:
+            outcome = rule(session, now_ms)
+            writer.witness(Step(None, session.id, None, now_ms, outcome))
+            return outcome
+
+        return await super().apply_due(witnessed, due_ms, limit)
