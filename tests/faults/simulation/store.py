@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from server.domain.errors import DomainError
 from server.domain.sessions import Outcome, Session
+from server.lifecycle import watch
 from server.store.batch import Operation
 from server.store.sqlite.store import SqliteStore
 from server.store.sqlite.writer import SqliteWriter
@@ -83,7 +84,8 @@ class Writer(SqliteWriter):
         self._connection.close()
 
     async def _submit(self, task: Any) -> Any:
-        call = CALL.get()
+        # A watch that looks whether a session was deleted does so for itself, also where a call has joined it.
+        call = None if getattr(task, "rule", None) is watch._look else CALL.get()
         if isinstance(task, Operation):
             return await super()._submit(Witnessed(task, call, self._steps.append))
 
