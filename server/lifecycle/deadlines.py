@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from server.clock import Clock
-from server.domain.errors import STORE_TROUBLE, DomainError, SessionNotFoundError
+from server.domain.errors import DomainError
 from server.domain.sessions import due_at_ms, fall_due
 from server.store.contract import Commit, Store
 
@@ -25,7 +25,6 @@ class Deadlines:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._failing: set[str] = set()
         self._nearer = asyncio.Event()
         self._next_ms: int | None = None
 
@@ -37,11 +36,11 @@ class Deadlines:
 
     async def run_due(self) -> None:
         """Makes everything happen that is due at this instant. Raises what the store raises when it cannot be used."""
-        now_ms = self._clock.now_ms()
-        while ids := await self._store.due(now_ms, BATCH):
-            # Where no session of a batch can be dealt with, the next batch would be the same.
-            if not any(await asyncio.gather(*(self._fall_due(session_id, now_ms) for session_id in ids))):
-                return
+        due_ms = self._clock.now_ms()
+        # What was due at that instant happens even if the clock has been set back since.
+        while await self._store.apply_due(lambda session, now_ms: fall_due(session, max(now_ms, due_ms)), due_ms, BATCH):
+            # Others write between two batches.
+            continue
 
     async def run(self) -> None:
         """Makes everything happen as it falls due, until cancelled."""
@@ -51,7 +50,7 @@ class Deadlines:
             try:
                 await self.run_due()
                 self._next_ms = await self._store.next_due_ms()
-                if self._next_ms is not None and not self._failing:
+                if self._next_ms is not None:
                     wait_s = (self._next_ms - self._clock.now_ms()) / 1000
             except DomainError as error:
                 log.warning("deadlines are held up", cause=str(error))
@@ -60,19 +59,3 @@ class Deadlines:
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(max(wait_s, 0), LONGEST_SLEEP_S)):
                     await self._nearer.wait()
-
-    async def _fall_due(self, session_id: str, due_ms: int) -> bool:
-        """Lets happen what was due at an instant, even if the clock has been set back since; tells whether that could be done."""
-        try:
-            await self._store.apply(session_id, lambda session, now_ms: fall_due(session, max(now_ms, due_ms)))
-        except SessionNotFoundError:
-            log.debug("deleted before its deadline", session_id=session_id)
-        except STORE_TROUBLE:
-            raise
-        except Exception:
-            if session_id not in self._failing:
-                self._failing.add(session_id)
-                log.exception("a session cannot meet its deadline", error_id=uuid.uuid4().hex, session_id=session_id)
-            return False
-        self._failing.discard(session_id)
-        return True

@@ -17,7 +17,7 @@ from server.domain.errors import DeliveryNotFoundError, DomainError, RequestIdRe
 from server.domain.idempotency import RequestKey, require_same
 from server.domain.log import Entry
 from server.domain.replies import DeliveryRule
-from server.domain.sessions import Creation, Outcome, Rule, Session, require_etag
+from server.domain.sessions import Creation, Outcome, Rule, Session, due_at_ms, require_etag
 from server.store.contract import Commit
 from server.store.counts import CountKey, changed_counts
 
@@ -66,13 +66,15 @@ class Loaded:
 class Written:
     """What a batch leaves, to be written in the order of the fields.
 
-    `removed` are the ids of sessions that are to go, first, because they free the ids of requests. `counts`: by how much each count of
-    sessions changes. `expired`: the ids of sessions of which all deliveries that are open by then have failed.
+    `removed` are the ids of sessions that are to go, first, because they free the ids of requests. `nearer`: the changed sessions whose
+    deadline comes sooner than it did, or never; for all others the deadline that is stored may stay, a lower bound. `counts`: by how much
+    each count of sessions changes. `expired`: the ids of sessions of which all deliveries that are open by then have failed.
     """
 
     removed: set[str]
     created: list[Session]
     changed: list[Session]
+    nearer: list[Session]
     counts: Counter[CountKey]
     entries: list[Entry]
     deliveries: list[Delivery]
@@ -137,10 +139,12 @@ class Batch:
         """What is to be written."""
         gone, there = self._deleted, self._sessions
         touched = self._created | self._changed | gone
+        changed = [session for session in map(there.get, self._changed - self._created) if session]
         return Written(
             gone,
             [session for session in map(there.get, self._created) if session],
-            [session for session in map(there.get, self._changed - self._created) if session],
+            changed,
+            [session for session in changed if _is_nearer(due_at_ms(session), due_at_ms(self._stored[session.id]))],
             changed_counts((self._stored.get(session_id), there.get(session_id)) for session_id in touched),
             [entry for entry in self._entries if entry.session_id not in gone],
             [self._deliveries[key] for key in self._delivered if key[0] not in gone],
@@ -305,12 +309,20 @@ class Delete(Operation):
         return Deleted(self.session_id)
 
 
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """Sessions that were due: how many were taken, and what the rule has left of those that could be dealt with."""
+
+    count: int
+    outcomes: list[Outcome]
+
+
 def commit_of(results: Iterable[object]) -> Commit:
     """What is told of operations with these results, once they are durable."""
-    results = list(results)
+    flat = [one for result in results for one in (result.outcomes if isinstance(result, Claimed) else [result])]
     return Commit(
-        [result for result in results if isinstance(result, Outcome) and not result.replayed],
-        [result.session_id for result in results if isinstance(result, Deleted)],
+        [result for result in flat if isinstance(result, Outcome) and not result.replayed],
+        [result.session_id for result in flat if isinstance(result, Deleted)],
     )
 
 
@@ -319,6 +331,10 @@ def strip(error: E) -> E:
     traceback.clear_frames(error.__traceback__)
     # The first is that of who caught it: it runs, and has the operation that will have the error.
     return error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
+
+
+def _is_nearer(due_ms: int | None, before_ms: int | None) -> bool:
+    return due_ms is None or (before_ms is not None and due_ms < before_ms)
 
 
 def _name(request: RequestKey) -> RequestName:

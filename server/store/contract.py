@@ -204,12 +204,16 @@ class Sessions(ABC):
         """Tells how many sessions there are, at the same cost however many they are: each write keeps the counts."""
 
     @abstractmethod
-    async def due(self, now_ms: int, limit: int) -> list[str]:
-        """The ids of at most `limit` sessions to which something happens by itself at `now_ms` or before, the longest due first."""
+    async def apply_due(self, rule: Rule, due_ms: int, limit: int) -> int:
+        """Applies the rule, as `apply` does, to at most `limit` sessions whose deadline may be at `due_ms` or before, in one transaction.
+
+        The longest due go first. Returns how many sessions it took; 0 when there are none left. A session may be among them whose deadline
+        has moved on, where the rule does nothing. One that cannot be dealt with is logged and put off by PUT_OFF_MS, and holds up nobody.
+        """
 
     @abstractmethod
     async def next_due_ms(self) -> int | None:
-        """The earliest instant at which something happens to a session by itself; None when there is none."""
+        """Tells an instant before which nothing happens to any session by itself; None when nothing ever does."""
 
 
 class Deliveries(ABC):
@@ -372,6 +376,9 @@ class StoreTools(ABC):
         A backup of an older schema is copied as it is: whoever opens the store migrates it.
         """
 
+
+PUT_OFF_MS = 60_000
+"""For how long a session is left alone whose deadline could not be dealt with, in ms."""
 
 MAX_WRITES = 10_000
 """How many writes may wait for the disk, where nobody says."""

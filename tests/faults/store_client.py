@@ -16,7 +16,7 @@ from server.domain.idempotency import request_key
 from server.domain.log import Event, ExpirationWarning, Expiry, Renewal, ReplyFailure, TimeoutChange
 from server.domain.messages import AgentMessage, Draft, Reply, UserMessage
 from server.domain.replies import answer, fail, lease
-from server.domain.sessions import Outcome, Rule, fall_due, heartbeat, renew, send_message, update_timeout
+from server.domain.sessions import Outcome, Rule, due_at_ms, fall_due, heartbeat, renew, send_message, update_timeout
 from server.domain.timeouts import PartialTimeoutConfig
 from server.store.contract import Store
 from tests.faults.store_model import Asked, Doubt, Model
@@ -181,11 +181,9 @@ class Client:
     async def pass_time(self) -> None:
         self._clock.set_ms(self._clock.now_ms() + self._rng.randrange(10 * MINUTE))
         kinds = frozenset({ExpirationWarning, Expiry})
-        try:
-            due = await self._store.due(self._clock.now_ms(), 20)
-        except DomainError as error:
-            self.refused(error)
-            return
+        now_ms = self._clock.now_ms()
+        known = (one.session for one in self._model.sessions.values() if one.session and not one.gone)
+        due = [one.id for one in known if (at_ms := due_at_ms(one)) is not None and at_ms <= now_ms][:20]
         await asyncio.gather(*(self._rule(one, kinds, fall_due, frozenset({DeliveryState.FAILED})) for one in due))
 
     async def purge(self) -> None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from eliza.sessions.errors import error_info
 from eliza.sessions.v1 import session_service_pb2, session_service_pb2_grpc
 from server.clock import SystemClock
-from server.domain.sessions import Outcome, Rule, Session
+from server.domain.sessions import Outcome, Session
 from server.domain.timeouts import PartialTimeoutConfig
 from server.lifecycle.deadlines import BATCH, Deadlines
 from server.service import Service
@@ -49,17 +50,16 @@ async def served(path: Path) -> AsyncIterator[Service]:
 
 async def test_it_listens_before_the_overdue_sessions_have_expired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, live = await overdue_store(tmp_path / "store.db", 1)
-    goes_on, apply, leased = asyncio.Event(), SqliteStore.apply, []
+    goes_on, apply_due, leased = asyncio.Event(), SqliteStore.apply_due, []
 
-    async def hold(self: SqliteStore, session_id: str, rule: Rule, *arguments: object) -> Outcome:
-        if session_id == one.id:
-            await goes_on.wait()
-        return await apply(self, session_id, rule, *arguments)
+    async def hold(self: SqliteStore, *arguments: Any) -> int:
+        await goes_on.wait()
+        return await apply_due(self, *arguments)
 
     def note(outcomes: list[Outcome]) -> None:
         leased.extend(outcome.delivery for outcome in outcomes if outcome.delivery)
 
-    monkeypatch.setattr(SqliteStore, "apply", hold)
+    monkeypatch.setattr(SqliteStore, "apply_due", hold)
     async with served(tmp_path / "store.db") as service:
         service._store.add_listener(lambda commit: note(commit.outcomes))
         async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:

@@ -20,7 +20,7 @@ from eliza.sessions.v1 import agent_pb2, agent_service_pb2, message_service_pb2,
 from server.clock import TestClock
 from server.domain.idempotency import RequestKey
 from server.domain.messages import Draft, Reply
-from server.domain.sessions import Session, heartbeat
+from server.domain.sessions import Outcome, Session, heartbeat
 from server.lifecycle.watches import Watches
 from server.rpc.agent_service import AgentService
 from server.rpc.encoding import Entries
@@ -204,7 +204,7 @@ OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
     "list_open": lambda w: w.store.list_open(),
     "describe": lambda w: w.store.describe(),
     "counts": lambda w: w.store.counts(),
-    "due": lambda w: w.store.due(NOW_MS, 256),
+    "apply_due": lambda w: w.store.apply_due(lambda start, now_ms: Outcome(start), NOW_MS, 256),
     "next_due_ms": lambda w: w.store.next_due_ms(),
     "get_agent": lambda w: w.store.get_agent(AGENT),
     "list_agents": lambda w: w.store.list_agents(limit=100),

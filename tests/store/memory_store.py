@@ -17,6 +17,7 @@ from server.domain.sessions import Creation, Outcome, Rule, Session, due_at_ms
 from server.store import pages
 from server.store.batch import Apply, ApplyToDelivery, Batch, Create, Delete, Loaded, Operation, Remembered, Written, commit_of
 from server.store.contract import (
+    PUT_OFF_MS,
     AgentChange,
     CommitListener,
     Counts,
@@ -44,6 +45,7 @@ class MemoryStore(Store):
         self._seeded: set[str] = set()
         self._counts: Counter[CountKey] = Counter()
         self._left = 0
+        self._put_off: dict[str, int] = {}
         self._listeners: list[CommitListener] = []
         self._queue: list[tuple[Operation, asyncio.Future[Any]]] = []
         self._is_held = self._closed = False
@@ -233,14 +235,22 @@ class MemoryStore(Store):
         self._require_open()
         return Counts(*(self._counts[state, "", ""] for state in (LIVE, EXPIRED, WARNED)), 0)
 
-    async def due(self, now_ms: int, limit: int) -> list[str]:
+    def _due(self) -> list[tuple[int, str]]:
         self._require_open()
-        due = sorted((at_ms, one.id) for one in self._sessions.values() if (at_ms := due_at_ms(one)) is not None)
-        return [session_id for at_ms, session_id in due if at_ms <= now_ms][:limit]
+        instants = ((due_at_ms(one), one.id) for one in self._sessions.values())
+        return sorted((max(at_ms, self._put_off.get(one, at_ms)), one) for at_ms, one in instants if at_ms is not None)
+
+    async def apply_due(self, rule: Rule, due_ms: int, limit: int) -> int:
+        due = [session_id for at_ms, session_id in self._due() if at_ms <= due_ms][:limit]
+        for session_id in due:
+            try:
+                await self.apply(session_id, rule)
+            except Exception:  # noqa: BLE001 - whatever it is, it concerns this session alone
+                self._put_off[session_id] = due_ms + PUT_OFF_MS
+        return len(due)
 
     async def next_due_ms(self) -> int | None:
-        self._require_open()
-        return min((at_ms for one in self._sessions.values() if (at_ms := due_at_ms(one)) is not None), default=None)
+        return min((at_ms for at_ms, _ in self._due()), default=None)
 
     async def describe(self) -> Description:
         self._require_open()

@@ -69,13 +69,13 @@ async def test_every_statement_uses_the_intended_index(tmp_path: Path) -> None:
     assert missing == [], "no operation of tests/store/growth.py has executed these statements"
 
 
-async def test_a_message_leaves_the_indexes_of_lists_alone(tmp_path: Path) -> None:
+async def test_a_message_leaves_the_indexes_of_lists_and_deadlines_alone(tmp_path: Path) -> None:
     async with make_world(tmp_path, "messages", 1) as world:
         connection = world.store._writer._connection
         program = connection.execute(f"EXPLAIN {_UPDATE_SESSIONS}", ("[]",)).fetchall()
         written = {step[3] for step in program if step[1] == "OpenWrite"}
         names = {name for name, page in connection.execute("SELECT name, rootpage FROM sqlite_master") if page in written}
-    assert names == {"sessions", "sessions_expired", "sessions_by_due"}
+    assert names == {"sessions", "sessions_expired"}
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,6 @@ class TestADeletedSession:
         assert await store.find_answer(gone.id, 1) is None
         assert await store.next_delivery(gone.id) is None
         assert [left.session_id for left in await store.list_open()] == [other.id]
-        assert await store.due(T0 + 10**12, 9) == [other.id]
         assert not await knows(store, RequestKey(f"user:{USER}", f"create {gone.id}", "content"))
         assert not await knows(store, RequestKey(f"session:{gone.id}", "0", "content"))
 

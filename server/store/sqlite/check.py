@@ -71,6 +71,12 @@ _QUESTIONS: Final = {
         f"LEFT JOIN deliveries ON session_id = sessions.id AND state IN {rows.OPEN} "
         "GROUP BY sessions.id HAVING open_deliveries != count(session_id)"
     ),
+    "session {0}: it is due at {1} by its row, but at {2} in truth": (
+        # By a millisecond at most the two are rounded otherwise.
+        "SELECT id, due_at_ms, iif(warned, expires_at_ms, min(expires_at_ms, expires_at_ms - round(warning_threshold_minutes * 60000))) "
+        "AS true_ms FROM sessions WHERE NOT expired AND coalesce(due_at_ms, true_ms + 2) > true_ms + 1"
+    ),
+    "session {0}: it has expired, and is due": "SELECT id FROM sessions WHERE expired AND due_at_ms IS NOT NULL",
     "request {1} of {0}: its session is gone": f"SELECT scope, id FROM requests WHERE session_id NOT IN {_KNOWN}",
     "request {1} of {0}: it is kept with another session, {2}": (
         "SELECT scope, id, session_id FROM requests WHERE session_id IS NOT CASE WHEN scope GLOB 'session:*' "

@@ -11,7 +11,7 @@ import orjson
 
 from server.domain.deliveries import DeliveryState
 from server.domain.log import Entry
-from server.domain.sessions import Session
+from server.domain.sessions import Session, due_at_ms
 from server.store.batch import Loaded, Remembered, Wanted, Written
 from server.store.sqlite import rows
 from server.store.sqlite.counts import change_counts
@@ -22,13 +22,13 @@ _INSERT_SESSIONS = (
     f"INSERT INTO sessions ({', '.join(rows.SESSION)}, due_at_ms) "
     f"SELECT {rows.item_values(len(rows.SESSION) + 1)} FROM json_each(?) AS item"
 )
-_CHANGING = (*rows.SESSION_CHANGING, "due_at_ms")
 # Leaves out `expired`, or SQLite would write each session anew into the four indexes of live sessions.
-_UPDATED = {column: index for index, column in enumerate(_CHANGING) if column != "expired"}
+_UPDATED = {column: index for index, column in enumerate(rows.SESSION_CHANGING) if column != "expired"}
 _UPDATE_SESSIONS = (
     f"UPDATE sessions SET ({', '.join(_UPDATED)}) = ({', '.join(f'item.value ->> {index}' for index in _UPDATED.values())}) "
-    f"FROM json_each(?) AS item WHERE sessions.id = item.value ->> {len(_CHANGING)}"
+    f"FROM json_each(?) AS item WHERE sessions.id = item.value ->> {len(rows.SESSION_CHANGING)}"
 )
+_SET_DUE = "UPDATE sessions SET due_at_ms = item.value ->> 1 FROM json_each(?) AS item WHERE sessions.id = item.value ->> 0"
 _EXPIRE_SESSIONS = "UPDATE sessions SET expired = true WHERE id IN (SELECT value FROM json_each(?))"
 _INSERT_ENTRIES = f"INSERT INTO log ({', '.join(rows.ENTRY)}) SELECT {rows.item_values(len(rows.ENTRY))} FROM json_each(?) AS item"
 _LOAD_DELIVERIES = (
@@ -87,15 +87,25 @@ def write(connection: sqlite3.Connection, written: Written) -> None:
     """Writes what a batch leaves; what it removes is removed already. Raises sqlite3.Error."""
 
     def execute(statement: str, items: Iterable[Any]) -> None:
-        listed = list(items)
-        if listed:
-            connection.execute(statement, (orjson.dumps(listed).decode(),))
+        _execute(connection, statement, items)
 
     execute(_INSERT_SESSIONS, map(rows.session_row, written.created))
     execute(_UPDATE_SESSIONS, map(rows.session_changing_row, written.changed))
+    execute(_SET_DUE, ((one.id, due_at_ms(one)) for one in written.nearer))
     change_counts(connection, written.counts)
     execute(_INSERT_ENTRIES, map(rows.entry_row, written.entries))
     execute(_PUT_DELIVERIES, map(rows.delivery_row, written.deliveries))
     execute(_EXPIRE_SESSIONS, written.expired)
     execute(_CLOSE_DELIVERIES, written.expired)
     execute(_PUT_REQUESTS, map(rows.request_row, written.requests))
+
+
+def set_due(connection: sqlite3.Connection, deadlines: Iterable[tuple[str, int | None]]) -> None:
+    """Stores the deadlines of sessions, by their ids. Raises sqlite3.Error."""
+    _execute(connection, _SET_DUE, deadlines)
+
+
+def _execute(connection: sqlite3.Connection, statement: str, items: Iterable[Any]) -> None:
+    listed = list(items)
+    if listed:
+        connection.execute(statement, (orjson.dumps(listed).decode(),))

@@ -91,8 +91,8 @@ def session_row(session: Session) -> Row:
 
 
 def session_changing_row(session: Session) -> Row:
-    """The values of SESSION_CHANGING, and then `due_at_ms` and the id."""
-    return *_changing_values(session), due_at_ms(session), session.id
+    """The values of SESSION_CHANGING, and then the id."""
+    return *_changing_values(session), session.id
 
 
 def session_of(row: Sequence[Any]) -> Session:

@@ -14,7 +14,7 @@ from server.domain.idempotency import RequestKey
 from server.domain.log import Entry
 from server.domain.replies import DeliveryRule
 from server.domain.sessions import Creation, Outcome, Rule, Session
-from server.store.batch import Apply, ApplyToDelivery, Create, Delete
+from server.store.batch import Apply, ApplyToDelivery, Claimed, Create, Delete
 from server.store.contract import (
     MAX_WRITES,
     PAGE_BYTES,
@@ -33,6 +33,7 @@ from server.store.counts import EXPIRED, LIVE, WARNED
 from server.store.pages import ALWAYS_MS, FIRST, fill_active, fill_history, fill_messages, text_size, travels_forward
 from server.store.sqlite import rows
 from server.store.sqlite.agents import SqliteAgents
+from server.store.sqlite.due import apply_due
 from server.store.sqlite.file import FileLock, prepare, real_path, schema_version
 from server.store.sqlite.removal import IS_THERE, Pieces, clear, take_expired
 from server.store.sqlite.writer import SqliteWriter
@@ -248,9 +249,11 @@ class SqliteStore(SqliteAgents, Store):
         self._unreadable_sessions.difference_update(set(met) - left)
         return len(left)
 
-    async def due(self, now_ms: int, limit: int) -> list[str]:
-        statement = "SELECT id FROM sessions WHERE due_at_ms <= ? ORDER BY due_at_ms LIMIT ?"
-        return self._read(lambda connection: [row[0] for row in connection.execute(statement, (now_ms, limit))])
+    async def apply_due(self, rule: Rule, due_ms: int, limit: int) -> int:
+        def work(connection: sqlite3.Connection, now_ms: int) -> Claimed:
+            return apply_due(connection, rule, due_ms, limit, now_ms)
+
+        return (await self._writer.run(work)).count
 
     async def next_due_ms(self) -> int | None:
         statement = "SELECT min(due_at_ms) FROM sessions WHERE due_at_ms IS NOT NULL"

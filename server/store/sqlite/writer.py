@@ -228,7 +228,7 @@ class SqliteWriter:
         write(self._connection, written)
 
     def _answer(self, group: list[_Call]) -> None:
-        commit = commit_of(call.result for call in group if not call.is_alone and call.error is None)
+        commit = commit_of(call.result for call in group if call.error is None)
         for listener in self.listeners:
             listener(commit)
         for call in group:

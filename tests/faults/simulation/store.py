@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from server.domain.errors import DomainError
-from server.domain.sessions import Outcome
+from server.domain.sessions import Outcome, Session
+from server.lifecycle import watch
 from server.store.batch import Operation
 from server.store.sqlite.store import SqliteStore
 from server.store.sqlite.writer import SqliteWriter
@@ -83,7 +84,8 @@ class Writer(SqliteWriter):
         self._connection.close()
 
     async def _submit(self, task: Any) -> Any:
-        call = CALL.get()
+        # A watch that looks whether a session was deleted does so for itself, also where a call has joined it.
+        call = None if getattr(task, "rule", None) is watch._look else CALL.get()
         if isinstance(task, Operation):
             return await super()._submit(Witnessed(task, call, self._steps.append))
 
@@ -94,6 +96,9 @@ class Writer(SqliteWriter):
             return step.result
 
         return await super()._submit(work)
+
+    def witness(self, step: Step) -> None:
+        self._steps.append(step)
 
     def _commit(self, group: Any) -> None:
         self._steps.clear()
@@ -138,3 +143,13 @@ class Store(SqliteStore):
         if (call is None or call.arguments["kind"] == "connect") and self.world.chance.random() < 0.1:
             self._writer._carry_out_some()  # type: ignore[attr-defined]
         return super()._guarded(read, connection)
+
+    async def apply_due(self, rule: Any, due_ms: int, limit: int) -> int:
+        writer: Any = self._writer
+
+        def witnessed(session: Session, now_ms: int) -> Outcome:
+            outcome = rule(session, now_ms)
+            writer.witness(Step(None, session.id, None, now_ms, outcome))
+            return outcome
+
+        return await super().apply_due(witnessed, due_ms, limit)

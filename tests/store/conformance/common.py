@@ -137,7 +137,7 @@ CALLS: dict[str, Callable[[Store, Session], Awaitable[object]]] = {
     "list_messages": lambda store, one: store.list_messages(one, limit=1),
     "describe": lambda store, one: store.describe(),
     "counts": lambda store, one: store.counts(),
-    "due": lambda store, one: store.due(T0, 1),
+    "apply_due": lambda store, one: store.apply_due(fall_due, T0, 1),
     "next_due_ms": lambda store, one: store.next_due_ms(),
     "purge": lambda store, one: store.purge(T0, 1),
     "clear_sessions": lambda store, one: store.clear_sessions(),

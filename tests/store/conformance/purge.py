@@ -8,32 +8,68 @@ from server.domain.idempotency import RequestKey
 from server.domain.messages import Draft, Reply
 from server.domain.sessions import Outcome, Session, fall_due, heartbeat
 from server.domain.timeouts import PartialTimeoutConfig
-from server.store.contract import Counts, Store
-from tests.store.conformance.common import OnStore, agent, answer, history, knows, patch, say
+from server.store.contract import PUT_OFF_MS, Counts, Store
+from tests.store.conformance.common import OnStore, agent, answer, history, knows, misbehave, patch, say
 from tests.unit.samples import MINUTE, T0, put, session
 
 
 class Purge(OnStore):
-    async def test_due(self, store: Store, clock: TestClock) -> None:
+    async def test_what_is_due_is_taken_the_longest_due_first(self, store: Store, clock: TestClock) -> None:
+        taken: list[str] = []
+
+        def take_due(start: Session, now_ms: int) -> Outcome:
+            taken.append(start.id)
+            return fall_due(start, now_ms)
+
+        async def due(now_ms: int, limit: int = 5) -> list[str]:
+            clock.set_ms(now_ms)
+            taken.clear()
+            assert await store.apply_due(take_due, now_ms, limit) == len(taken)
+            return list(taken)
+
         assert await store.next_due_ms() is None
-        assert await store.due(T0 + 10**12, 5) == []
+        assert await due(T0) == []
         late, soon, middle = [await self.added(store, T0, PartialTimeoutConfig(timeout_minutes=minutes)) for minutes in (40.0, 20.0, 30.0)]
         assert await store.next_due_ms() == T0 + 15 * MINUTE
-        assert await store.due(T0 + 15 * MINUTE - 1, 5) == []
-        assert await store.due(T0 + 15 * MINUTE, 5) == [soon.id]
-        assert await store.due(T0 + 90 * MINUTE, 5) == [soon.id, middle.id, late.id]
-        assert await store.due(T0 + 90 * MINUTE, 2) == [soon.id, middle.id]
-        clock.set_ms(T0 + 15 * MINUTE)
-        await store.apply(soon.id, fall_due)
-        assert await store.due(T0 + 20 * MINUTE - 1, 5) == []
+        assert await due(T0 + 15 * MINUTE - 1) == []
+        assert await due(T0 + 15 * MINUTE) == [soon.id]
+        assert (await store.get_session(soon.id)).warning_logged
+        assert await due(T0 + 15 * MINUTE) == []
         assert await store.next_due_ms() == T0 + 20 * MINUTE
         await store.apply(soon.id, heartbeat)
-        assert await store.next_due_ms() == T0 + 25 * MINUTE
-        clock.set_ms(T0 + 90 * MINUTE)
-        for one in (soon, middle, late):
-            await store.apply(one.id, fall_due)
+        # The stored deadline may lag behind, but never comes after the true one.
+        assert (await store.next_due_ms() or 0) <= T0 + 25 * MINUTE
+        await due(T0 + 25 * MINUTE)
+        assert {*await due(T0 + 90 * MINUTE, 2)} == {middle.id, soon.id}
+        assert await due(T0 + 90 * MINUTE) == [late.id]
+        assert all([(await store.get_session(one.id)).expiry_logged for one in (late, soon, middle)])
+        assert await due(T0 + 10**9) == []
         assert await store.next_due_ms() is None
-        assert await store.due(T0 + 10**12, 5) == []
+
+    async def test_a_deadline_that_comes_nearer_is_kept(self, store: Store, one: Session, clock: TestClock) -> None:
+        await store.apply(one.id, patch(timeout_minutes=10.0))
+        assert await store.next_due_ms() == T0 + 5 * MINUTE
+        clock.set_ms(T0 + 10 * MINUTE)
+        assert await store.apply_due(fall_due, clock.now_ms(), 5) == 1
+        assert (await store.get_session(one.id)).expiry_logged
+
+    async def test_what_cannot_be_dealt_with_is_put_off_and_holds_up_nobody(self, store: Store, clock: TestClock) -> None:
+        bad, *good = [await self.added(store, T0 + n) for n in range(4)]
+        told: list[Outcome] = []
+        store.add_listener(lambda commit: told.extend(commit.outcomes))
+        clock.set_ms(good[-1].expires_at_ms)
+
+        def fail_one(start: Session, now_ms: int) -> Outcome:
+            return misbehave(start, now_ms) if start.id == bad.id else fall_due(start, now_ms)
+
+        assert await store.apply_due(fail_one, clock.now_ms(), 10) == 4
+        assert [(await store.get_session(one.id)).expiry_logged for one in (bad, *good)] == [False, True, True, True]
+        assert {outcome.session.id for outcome in told} == {one.id for one in good}
+        assert await store.apply_due(fail_one, clock.now_ms(), 10) == 0
+        assert await store.next_due_ms() == clock.now_ms() + PUT_OFF_MS
+        clock.set_ms(clock.now_ms() + PUT_OFF_MS)
+        assert await store.apply_due(fall_due, clock.now_ms(), 10) == 1
+        assert (await store.get_session(bad.id)).expiry_logged
 
     @pytest.mark.parametrize("limit", [1, 2, 3, 5, 7, 100])
     async def test_purge_in_steps(self, store: Store, clock: TestClock, limit: int) -> None:
