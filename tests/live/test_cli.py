@@ -133,7 +133,7 @@ def test_without_rest_there_is_none(start: Start, taken: str) -> None:
 
 @pytest.mark.parametrize("rest", [(), ("--no-rest",)], ids=["whole", "no-rest"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_in_order(start: Start, tmp_path: Path, number: signal.Watches, rest: tuple[str, ...]) -> None:
+def test_a_signal_ends_it_in_order(start: Start, tmp_path: Path, number: signal.Signals, rest: tuple[str, ...]) -> None:
     running = start(*rest)
     assert psutil.Process(running.process.pid).children(recursive=True) == []
     running.process.send_signal(number)
