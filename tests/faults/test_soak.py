@@ -29,7 +29,7 @@ def test_what_rises_is_told() -> None:
     level = [(float(n), *[50.0] * len(soak.SERIES), 100.0) for n in range(30)]
     assert soak.judged(level) == []
     rising = [(row[0], 50.0 + row[0], *row[2:]) for row in level]
-    assert soak.judged(rising) == ["server RSS rises from 64.5 to 74.5 MiB"]
+    assert soak.judged(rising) == ["RSS rises from 64.5 to 74.5 MiB"]
 
 
 @pytest.mark.slow

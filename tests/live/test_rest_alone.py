@@ -1,5 +1,6 @@
 """`eliza-sessions rest`: a process of its own that meets strangers, and so has nothing that it does not need."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,13 +34,14 @@ def test_it_keeps_no_secret_of_its_environment(start: Callable[..., Serve], tmp_
 
 
 def test_files_of_the_working_directory_are_not_taken_for_its_own(start: Callable[..., Serve], tmp_path: Path) -> None:
+    server = start("--no-rest")
     code = f"open({str(tmp_path / 'executed')!r}, 'a').write(__file__)\nprint('ready', flush=True)\n"
     (tmp_path / "server").mkdir()
     for name in ("server.py", "server/__init__.py", "types.py", "flask.py", "sitecustomize.py"):
         (tmp_path / name).write_text(code)
-    server = start("--no-rest")
     # A variable that it drops, so that it starts itself anew.
-    program = facade(server.grpc, FREE, tmp_path, AGENT_SECRET_ONE="x")
+    installed = str(Path(sys.executable).with_name("eliza-sessions"))
+    program = Program([installed, "rest", "--server", server.grpc, "--rest-address", FREE], tmp_path, AGENT_SECRET_ONE="x")
     try:
         assert health(program).status_code == 200
     finally:

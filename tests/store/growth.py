@@ -177,7 +177,7 @@ def _agents_rpc(world: World) -> AgentService:
 
 
 def _messages_rpc(world: World) -> MessageService:
-    return MessageService(world.store, world.clock, Mock(), Entries(), 1, 1000)
+    return MessageService(world.store, world.clock, Mock(), Entries(), 1, 10**9)
 
 
 def _new_agent() -> agent_pb2.Agent:
