@@ -93,7 +93,7 @@ def half_sent_messages(play: Playing) -> None:
     half = begin_messages(SEND, 4_000_000, 500, 100)
     opened = [play.open(play.service.grpc, half) for _ in range(play.scaled(50))]
     for _ in range(play.scaled(2)):
-        begun = HalfSent(play.connect(play.service.grpc), SEND, play.scaled(STREAMS, 40), 3_900_000)
+        begun = HalfSent(play.connect(play.service.grpc), SEND, play.scaled(STREAMS, 16), 3_900_000)
         begun.run(4)
         play.answers["calls ended by the service"] += begun.ended
     play.linger(3)
