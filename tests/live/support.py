@@ -83,7 +83,8 @@ def create(service: Serve, agent_id: str = ECHO, **timeout: float | bool) -> ses
 def send(service: Serve, session_id: str, content: str) -> message_pb2.Message:
     """Sends a message over gRPC."""
     request = message_service_pb2.SendMessageRequest(session_id=session_id, content=content)
-    return service.messages.SendMessage(request, timeout=10).message
+    # Against a lock, another write may have waited before this one.
+    return service.messages.SendMessage(request, timeout=30).message
 
 
 def history(service: Serve, session_id: str) -> list[message_pb2.Message]:

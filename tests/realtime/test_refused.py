@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Iterator
 from typing import Final
 
 import pytest
@@ -22,6 +23,14 @@ REFUSED: Final = {
     "GET transport=polling&j=x": "Invalid JSONP index number",
 }
 """Method and query, and what is told."""
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """One of its own: a service logs few lines of one kind, and other tests may have used them up."""
+    running = Serve(tmp_path_factory.mktemp("refused"))
+    yield running
+    running.kill()
 
 
 @pytest.mark.parametrize("asked", REFUSED)
