@@ -28,10 +28,12 @@ class Conversation:
 
     async def reply(self) -> Message:
         """Waits for the reply, and then no longer."""
-        async for part in self:
-            if part is not None and part.HasField("reply"):
-                self.close()
-                return part.reply
+        try:
+            while part := await self._read():
+                if part.HasField("reply"):
+                    return part.reply
+        finally:
+            self.close()
         raise EOFError("the server ended the conversation without a reply")
 
     async def __aiter__(self) -> AsyncIterator[ConverseResponse | None]:

@@ -57,6 +57,8 @@ class _Place:
     sequence: int
     watched: Watched
     piece: int
+    has_ended: bool = False
+    """Whether the expiry was told, so that nothing follows but the end."""
 
     def take(self, up_to: int) -> list[Piece]:
         """Takes the pieces of attempts that began when the log ended at a sequence or before."""
@@ -108,6 +110,11 @@ class Watch:
         self._places[session_id] = _Place(session, start, watched, watched.pieces.join())
         self.wake(session_id)
         return session
+
+    def skip_to(self, session_id: str, sequence: int) -> None:
+        """Tells no entry of a session up to a sequence: the reader knows them."""
+        if place := self._places.get(session_id):
+            place.sequence = max(place.sequence, sequence)
 
     def leave(self, session_id: str) -> bool:
         """Follows a session no longer; tells whether it did."""
@@ -182,7 +189,7 @@ class Watch:
         session = place.session
         if session.id in self._deleted:
             return await self._gone(place)
-        if not has_grown:
+        if not has_grown or (place.sequence >= place.watched.announced and not place.has_ended):
             return [(session, piece) for piece in place.take(place.sequence)]
         if self._room.is_full and place.sequence + 1 in place.watched.large:
             self._held_back[session.id] = True
@@ -210,8 +217,8 @@ class Watch:
         items.extend((session, piece) for piece in place.take(place.sequence))
         if not items:
             return await self._end(place)
-        has_ended = bool(announced) and isinstance(announced[-1].event, Expiry)
-        if (place.sequence < place.watched.announced or has_ended) and not self._watches.closed:
+        place.has_ended = bool(announced) and isinstance(announced[-1].event, Expiry)
+        if (place.sequence < place.watched.announced or place.has_ended) and not self._watches.closed:
             self.wake(session.id)
         return items
 

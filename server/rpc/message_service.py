@@ -64,6 +64,8 @@ class MessageService(MessageServiceServicer):
                 return
             if ended:
                 raise ended
+            if not sent.replayed:
+                watch.skip_to(message.session_id, message.sequence)
             deadline_s = asyncio.get_running_loop().time() + self._reply_deadline_s
             async for item in _answers(watch, message, deadline_s):
                 yield self._told(message.message_id, item, as_text)

@@ -461,7 +461,8 @@ class TestWatch:
     async def test_a_deletion_that_is_seen_before_it_is_told_is_one(
         self, store: SqliteStore, clock: TestClock, one: Session, watch: Watch, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A reader may find nothing while the writer, which is a thread, has yet to tell."""
+        """A reader that is behind may find nothing while the writer, which is a thread, has yet to tell."""
+        await store.apply(one.id, say("hello"))
         await watch.join(one.id, 0)
         answer, held = store._writer._answer, []
         monkeypatch.setattr(store._writer, "_answer", held.append)
