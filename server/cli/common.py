@@ -9,8 +9,10 @@ import os
 import resource
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -47,6 +49,12 @@ SCHEMES: Final = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "vsock:",
 
 MALLOC_OPTIONS: Final = ((-8, 2), (-3, 256 * 1024), (-1, 1024 * 1024))
 """M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h, and their values: arenas, bytes, bytes."""
+
+TRIM_SECONDS: Final = 2.0
+"""How often the service looks whether it has grown."""
+
+TRIM_BYTES: Final = 4 * 1024 * 1024
+"""How much it must have grown for free memory to be looked for."""
 
 DIRECT: Final = [("grpc.enable_http_proxy", 0)]
 """Options of a channel that ignores the web proxy of the environment."""
@@ -124,10 +132,38 @@ def run_service(work: Coroutine[Any, Any, None]) -> None:
     gc.freeze()
     gc.set_threshold(*COLLECT)
     try:
-        uvloop.run(work)
+        uvloop.run(_run(work))
     finally:
         # Python complains of a coroutine that never began, as when no loop could be made.
         work.close()
+
+
+async def _run(work: Coroutine[Any, Any, None]) -> None:
+    trimming = asyncio.create_task(_trim_memory())
+    try:
+        await work
+    finally:
+        trimming.cancel()
+
+
+async def _trim_memory() -> None:
+    """Gives back what lies free between what is in use, where the process has grown: glibc by itself returns the end of its heap alone."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    statm = Path("/proc/self/statm")
+    if trim is None or sys.platform != "linux":
+        return
+
+    def count_resident_bytes() -> int:
+        return int(statm.read_text().split()[1]) * resource.getpagesize()
+
+    least_bytes = count_resident_bytes()
+    while True:
+        await asyncio.sleep(TRIM_SECONDS)
+        if count_resident_bytes() > least_bytes + TRIM_BYTES:
+            # In a thread, because it takes some milliseconds for a large heap.
+            await asyncio.to_thread(trim, 0)
+            least_bytes = count_resident_bytes()
+        least_bytes = min(least_bytes, count_resident_bytes())
 
 
 def return_freed_memory() -> None:
