@@ -118,7 +118,13 @@ class _Views:
             if transport == "sse":
                 return sse.respond(sse.conversation(self._backend, talk, sent), talk.close, _replayed(sent))
             stop_counting()
-            reply = self._backend.wait(talk.reply())
+            try:
+                reply = self._backend.wait(talk.reply())
+            except ApiError as error:
+                if error.row.reason != "UNAVAILABLE":
+                    raise
+                # The service stops, but the message is stored: it must not be sent again.
+                raise talk.timeout() from None
         except BaseException:
             talk.close()
             raise

@@ -6,6 +6,7 @@ from typing import Final
 
 import grpc.aio
 
+from eliza.sessions.errors import forget_frames
 from eliza.sessions.v1.log_pb2 import LogEntry, ReplyAborted, SessionDeleted
 from eliza.sessions.v1.message_service_pb2 import SendMessageResponse
 from rest_facade.shapes import errors, events, json_body, responses
@@ -92,6 +93,7 @@ def session_events(backend: Backend, follower: Follower, room: events.FollowedSe
 def conversation(backend: Backend, talk: Conversation, sent: SendMessageResponse) -> Iterator[bytes]:
     """A message sent with transport `sse`: `user_message`, `chunk` and `aborted` any number of times, then `done` or `error`."""
     yield event("user_message", responses.sent_message(sent.message, sent.session_status))
+    is_done = False
     try:
         for part in backend.iterate(aiter(talk)):
             if part is None:
@@ -101,6 +103,15 @@ def conversation(backend: Backend, talk: Conversation, sent: SendMessageResponse
             elif part.HasField("aborted"):
                 yield event("aborted", responses.aborted(part.aborted))
             else:
+                is_done = True
                 yield event("done", responses.agent_response(part.reply))
+        if not is_done:
+            # The facade stops.
+            yield event("error", talk.timeout().body)
     except grpc.aio.AioRpcError as error:
+        # The task that has read it is in its frames.
+        forget_frames(error)
         yield event("error", errors.from_rpc(error).body)
+    except errors.ApiError as error:
+        forget_frames(error)
+        yield event("error", error.body)

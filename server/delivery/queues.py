@@ -331,10 +331,25 @@ class Dispatcher:
         self.statuses.count_in_hand(agent.id, 1)
         try:
             if reply := await queue.attempt.ask(slot):
-                await self.answer(delivery.id, reply, reply_id=work.reply_id)
+                await self._store_reply(delivery.id, reply, work.reply_id, asyncio.get_running_loop().time() + lease_s)
         finally:
             # Before anything is written down of the failure; there is none where the reply is stored.
             queue.attempt.take_back()
+
+    async def _store_reply(self, delivery_id: str, reply: Reply, reply_id: str, give_up_s: float) -> None:
+        """Stores a reply. While the store is in trouble it tries again, until the loop's time `give_up_s` or the stop.
+
+        Otherwise the agent would be asked once more, which would use up an attempt. Raises DomainError.
+        """
+        while True:
+            try:
+                await self.answer(delivery_id, reply, reply_id=reply_id)
+            except STORE_TROUBLE:
+                if self._stopping or asyncio.get_running_loop().time() >= give_up_s:
+                    raise
+                await asyncio.sleep(STORE_TROUBLE_SECONDS)
+            else:
+                return
 
     async def _lease(self, queue: _SessionQueue, head: OpenDelivery, lease_s: float) -> tuple[Session, Delivery] | None:
         """Writes down that the agent has a delivery; None where its attempts are used up. Raises DomainError."""

@@ -148,6 +148,11 @@ class Watch:
         """Says that what it has told is counted by who sends it from now on."""
         self._room.release(self)
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether the service stops, and the watch ends with it."""
+        return self._watches.closed
+
     def wake(self, session_id: str, *, has_grown: bool = True) -> None:
         """Says that a session has something new, in its log or in pieces alone."""
         self._woken[session_id] = self._woken.get(session_id) or has_grown

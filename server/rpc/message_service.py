@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -147,8 +147,11 @@ async def _answers(watch: Watch, message: message_pb2.Message, deadline_s: float
     """
     items: list[Item] = []
     while True:
-        with suppress(UnavailableError):
+        try:
             items = await watch.next(deadline_s - asyncio.get_running_loop().time())
+        except UnavailableError:
+            if not watch.is_ending:
+                raise
         if not items:
             raise AgentReplyTimeoutError(message.session_id, message.message_id)
         for item in items:

@@ -652,7 +652,7 @@ class TestAborts:
             for piece in world.pieces
         ]
 
-    @pytest.mark.parametrize("how", ["fails", "breaks", "hangs", "answers badly", "answers while the store is away"])
+    @pytest.mark.parametrize("how", ["fails", "breaks", "hangs", "answers badly"])
     async def test_an_attempt_that_fails_takes_its_pieces_back(self, world: World, agent: Scripted, how: str) -> None:
         async def script(work: Work, emit: Emit) -> Reply:
             emit("half ")
@@ -667,9 +667,6 @@ class TestAborts:
                     raise RuntimeError("a fault of ours")
                 case "hangs":
                     return await hang(work, emit)
-                case "answers while the store is away":
-                    world.store.down = frozenset(["answer"])
-                    return Reply(Draft("half a "))
             return Reply(Draft(""))
 
         agent.script = script
@@ -686,6 +683,24 @@ class TestAborts:
         else:
             assert self.told(world, agent) == [*first, ("half ", 2, True), ("a ", 2, True)]
             assert len({piece.message_id for piece in world.pieces}) == 2
+
+    async def test_a_reply_is_kept_while_the_store_is_away(self, world: World, agent: Scripted) -> None:
+        """The agent is not asked once more, and no attempt is used up."""
+
+        async def script(work: Work, emit: Emit) -> Reply:
+            emit("hello")
+            world.store.down = frozenset(["answer"])
+            return Reply(Draft("hello"))
+
+        agent.script = script
+        await world.open(policy=RetryPolicy(1, 10, 100))
+        one = await world.session()
+        await world.send(one, "hello")
+        await eventually(lambda: world.store.refused >= 2)
+        world.store.down = frozenset()
+        assert await world.exchanged(one) == [("hello", "hello")]
+        assert len(agent.asked) == 1
+        assert list(map(type, world.pieces)) == [Chunk]
 
     async def test_a_piece_names_the_end_of_the_log_that_its_attempt_began_with(self, world: World, agent: Scripted) -> None:
         async def talk(work: Work, emit: Emit) -> Reply:

@@ -167,7 +167,7 @@ def test_an_end_leaves_nobody_without_an_answer(start: Start) -> None:
         for session_id in (by_rest, by_grpc):
             until(lambda session_id=session_id: len(history(running, session_id)) == 1, "the message")
         running.process.send_signal(signal.SIGTERM)
-        assert (posted.result().status_code, posted.result().json()["code"]) == (503, "UNAVAILABLE")
+        assert (posted.result().status_code, posted.result().json()["code"]) == (504, "AGENT_REPLY_TIMEOUT")
         assert told.result() == ["user_message", "AGENT_REPLY_TIMEOUT"]
     assert ended(running) == 0
     assert "Traceback" not in running.log()

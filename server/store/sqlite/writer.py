@@ -156,10 +156,13 @@ class SqliteWriter:
                 # To try each alone would take as long for each.
                 for member in group:
                     member.error = _refusal(error)
-            else:
-                # Only the culprit is to fail, so each gets a transaction of its own.
-                for member in group:
-                    self._carry_out([member])
+                return
+        else:
+            return
+        # Only the culprit is to fail, so each gets a transaction of its own. Not while the first error is handled, which the
+        # culprit's would lead to, and so to this frame and to itself.
+        for member in group:
+            self._carry_out([member])
 
     def _transaction(self, group: list[_Call]) -> None:
         try:
