@@ -20,7 +20,7 @@ CLIENT: Final = "rest_facade.client"
 """The key of a scope's state under which is the client that the request counts for; see `find_client`."""
 
 MAX_CONNECTIONS: Final = 10_000
-"""How many connections there may be in all, where the process may have twice as many descriptors."""
+"""How many connections there may be in all, where the process may have four times as many descriptors."""
 
 MAX_PER_CLIENT: Final = 1000
 """How many connections, and how many sockets of long-polling, one client may have."""
@@ -124,7 +124,7 @@ class Connections:
         self.turns = Turns()
         self._answers = sent or Answers()
         self._trusted = trusted
-        self._most = half_of_descriptors() if most is None else most
+        self._most = quarter_of_descriptors() if most is None else most
         self._clients: dict[Connection, str | None] = {}
         self._refused: set[Connection] = set()
         self._counts: Counter[str] = Counter()
@@ -273,7 +273,7 @@ class Connections:
         self._clients[connection] = client
 
 
-def half_of_descriptors() -> int:
-    """How many connections there may be, so that as many descriptors are left for everything else."""
+def quarter_of_descriptors() -> int:
+    """How many connections REST may have. gRPC in the same process has as many, so that half of the descriptors are left."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft // 2)
+    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft // 4)

@@ -4,7 +4,7 @@ import os
 from importlib import import_module
 from typing import Any, Final
 
-# A child process starts by fork and exec. gRPC's fork handlers have nothing to save there, and only complain.
+# Nothing here forks and goes on: gRPC's fork handlers have nothing to save, and only complain.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 # Our own messages and statuses say what gRPC's core would print.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")

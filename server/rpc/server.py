@@ -51,7 +51,7 @@ HANDSHAKE_MS: Final = 10_000
 """How long a client may take from its connection to the end of HTTP/2's preface."""
 
 MAX_CONNECTIONS: Final = 10_000
-"""How many connections there may be, where the process may have twice as many descriptors."""
+"""How many connections there may be, where the process may have four times as many descriptors."""
 
 SERVICE_NAMES: Final = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
@@ -64,10 +64,10 @@ SERVICE_NAMES: Final = tuple(
 CLOCK_SERVICE_NAME: Final = clock_service_pb2.DESCRIPTOR.services_by_name["ClockService"].full_name
 
 
-def half_of_descriptors() -> int:
-    """How many connections there may be."""
+def quarter_of_descriptors() -> int:
+    """How many connections gRPC may have. REST in the same process has as many, so that half of the descriptors are left."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft // 2)
+    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft // 4)
 
 
 def service_names(clock: Clock) -> tuple[str, ...]:
@@ -126,8 +126,7 @@ def build_server(
         ("grpc.max_concurrent_streams", max_connection_streams),
         # A connection that does not begin to speak HTTP/2 ends; the core's own default is 120 s.
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
-        # As many descriptors are left for everything else.
-        ("grpc.max_allowed_incoming_connections", half_of_descriptors()),
+        ("grpc.max_allowed_incoming_connections", quarter_of_descriptors()),
         # gRPC would answer a client's pings with GOAWAY: more than one in 5 minutes, in 2 hours without a call.
         ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MS),
         ("grpc.keepalive_permit_without_calls", 1),

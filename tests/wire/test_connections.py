@@ -494,11 +494,11 @@ def test_the_soft_limit_of_descriptors_becomes_the_hard_one(monkeypatch: pytest.
     limits = [(1024, 20_000)]
     monkeypatch.setattr("resource.getrlimit", lambda _: limits[-1])
     monkeypatch.setattr("resource.setrlimit", lambda _, new: limits.append(new))
-    assert connections.half_of_descriptors() == 512
+    assert connections.quarter_of_descriptors() == 256
     raise_descriptor_limit()
     raise_descriptor_limit()
     assert limits[1:] == [(20_000, 20_000)]
-    assert connections.half_of_descriptors() == 10_000
+    assert connections.quarter_of_descriptors() == 5_000
 
 
 async def until(condition: Callable[[], bool]) -> None:
