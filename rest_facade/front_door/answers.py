@@ -54,9 +54,11 @@ class Answers:
             self._freed.set()
 
     async def read(self, read: Callable[[], Awaitable[T]]) -> T:
-        """What a read gives. While too much is held, those that ask for this wait, and then read one after the other."""
-        if not self.is_full:
-            return await read()
+        """What a read gives. While too much is held, those that ask for this wait, and then read in turn."""
+        return await (self.read_in_turn(read) if self.is_full else read())
+
+    async def read_in_turn(self, read: Callable[[], Awaitable[T]]) -> T:
+        """What a read gives: one after the other of those that ask for this, each once there is room."""
         async with self._turn:
             while self.is_full:
                 self._freed.clear()
@@ -64,6 +66,8 @@ class Answers:
             reading = asyncio.ensure_future(read())
             try:
                 await asyncio.wait([reading], timeout=TURN_SECONDS)
+                # Others go on before the next one begins.
+                await asyncio.sleep(0)
             except asyncio.CancelledError:
                 reading.cancel()
                 raise

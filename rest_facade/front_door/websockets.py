@@ -105,13 +105,20 @@ class WebSocketProtocol(SlicedInput, Connection, patched.WebSocket):
     async def receive(self) -> Any:
         """The next message for the app."""
         message = await super().receive()
+        self._go_on()
         self.note_held()
-        self.parse_soon()
         return message
 
     async def send(self, message: Any) -> None:
         """Sends what the app says. Once that is its goodbye, nobody calls `receive`, and the client's is read."""
         await super().send(message)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Parses what waits once the app has taken what was parsed before."""
+        if self.is_reading_paused and not self.transport.is_closing():
+            # uvicorn has resumed the reading, which would add to what waits.
+            self.transport.pause_reading()
         self.parse_soon()
 
     def parse(self, data: bytes) -> None:

@@ -2,12 +2,13 @@
 
 By itself the library answers a poll with all that waits, of which its own client reads 16 packets
 (https://github.com/miguelgrinberg/python-engineio/issues/142); keeps the task of a ping for as long as a connection's
-time-out after that has gone; and tells nobody how much waits for a client. No interface of it lets anybody count or bound that.
+time-out after that has gone; tells nobody how much waits for a client; and makes a class for each request, which stays until
+the collector comes. No interface of it lets anybody count or bound that.
 """
 
 import asyncio
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -16,8 +17,10 @@ from engineio import exceptions
 from engineio.async_socket import AsyncSocket
 from engineio.packet import Packet
 
+from rest_facade.front_door.asgi import Receive, Send
+
 PRIVATE_NAMES: Final = (
-    *(f"AsyncServer.eio.{name}" for name in ("handlers", "sockets", "on", "ping_interval", "ping_timeout", "log_message_keys")),
+    *(f"AsyncServer.eio.{name}" for name in ("handlers", "sockets", "on", "ping_interval", "ping_timeout", "log_message_keys", "_async")),
     *(f"AsyncSocket.{name}" for name in ("poll", "receive", "close", "queue", "sid", "closed", "connected", "upgraded", "upgrading")),
     *(f"AsyncSocket.{name}" for name in ("server", "schedule_ping", "_send_ping", "last_ping")),
     *(f"AsyncServer.manager.{name}" for name in ("eio_sid_from_sid", "is_connected")),
@@ -48,6 +51,47 @@ class _AllKeys(set[str]):
 def silence_refusals(io: socketio.AsyncServer) -> None:
     """Has Engine.IO log no refusal as an error, which it does once for each kind: it takes all for logged."""
     io.eio.log_message_keys = _AllKeys()
+
+
+class _Body:
+    """The body of a request, as a WSGI server has it."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    async def read(self, length: int | None = None) -> bytes:
+        """So many of its first bytes."""
+        return self._content[:length]
+
+
+async def _translate_request(scope: Mapping[str, Any], receive: Receive, send: Send) -> dict[str, Any]:
+    """What Engine.IO reads of a request; nothing where its client has gone. Its body comes as a whole."""
+    event = await receive()
+    if event["type"] not in ("http.request", "websocket.connect"):
+        return {}
+    query = scope["query_string"].decode("latin-1")
+    environ = {
+        "wsgi.input": _Body(event.get("body", b"")),
+        "wsgi.url_scheme": "http",
+        "REQUEST_METHOD": scope.get("method", "GET"),
+        "PATH_INFO": scope["path"],
+        "QUERY_STRING": query,
+        "RAW_URI": f"{scope['path']}?{query}",
+        "asgi.receive": receive,
+        "asgi.send": send,
+        "asgi.scope": scope,
+    }
+    for header, value in scope["headers"]:
+        name = header.decode("latin-1").upper().replace("-", "_")
+        name = name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
+        text = value.decode("latin-1")
+        environ[name] = f"{environ[name]},{text}" if name in environ else text
+    return environ
+
+
+def translate_without_class(io: socketio.AsyncServer) -> None:
+    """Has Engine.IO read requests by a function that makes no class for each."""
+    io.eio._async = {**io.eio._async, "translate_request": _translate_request}
 
 
 def find_transport(io: socketio.AsyncServer, socket_id: str) -> Any:

@@ -47,9 +47,9 @@ def respond(name: str, pages: Iterator[Page]) -> Response:
 
 def list_sessions(backend: Backend, request: ListSessionsRequest) -> Iterator[Page]:
     """Lists sessions in the order of the server's pages."""
-    wanted = request.page_size
+    wanted, is_first = request.page_size, True
     while True:
-        page = backend.read_page(backend.sessions.ListSessions, request)
+        page = backend.read_page(backend.sessions.ListSessions, request, is_first=is_first)
         wanted -= len(page.sessions)
         body = responses.session_list(page.sessions, page.total_size, page.stats, page.next_page_token)
         token = page.next_page_token
@@ -58,7 +58,7 @@ def list_sessions(backend: Backend, request: ListSessionsRequest) -> Iterator[Pa
         yield Page(body.pop("sessions"), body)
         if not token or wanted <= 0:
             return
-        request.page_size, request.page_token = wanted, token
+        request.page_size, request.page_token, is_first = wanted, token, False
 
 
 def list_messages(backend: Backend, request: ListMessagesRequest) -> Iterator[Page]:
@@ -71,9 +71,9 @@ def list_messages(backend: Backend, request: ListMessagesRequest) -> Iterator[Pa
 
 def _list_backward(backend: Backend, request: ListMessagesRequest) -> Iterator[Page]:
     """Lists messages where the server goes from the newest to the oldest."""
-    wanted, newest_ms = request.page_size, None
+    wanted, newest_ms, is_first = request.page_size, None, True
     while True:
-        page = backend.read_page(backend.messages.ListMessages, request)
+        page = backend.read_page(backend.messages.ListMessages, request, is_first=is_first)
         wanted -= len(page.messages)
         if page.messages and newest_ms is None:
             newest_ms = values.ms_floor(page.messages[0].created_at)
@@ -87,7 +87,7 @@ def _list_backward(backend: Backend, request: ListMessagesRequest) -> Iterator[P
         yield Page(told, rest)
         if not has_more or wanted <= 0:
             return
-        request.page_size, request.page_token = wanted, token
+        request.page_size, request.page_token, is_first = wanted, token, False
 
 
 def _list_forward(backend: Backend, request: ListMessagesRequest) -> Iterator[Page]:
@@ -95,11 +95,11 @@ def _list_forward(backend: Backend, request: ListMessagesRequest) -> Iterator[Pa
 
     What is too large to keep is let go, and read once more from its other end.
     """
-    wanted, kept_bytes, count = request.page_size, 0, 0
+    wanted, kept_bytes, count, is_first = request.page_size, 0, 0, True
     kept: list[Message] = []
     again = ListMessagesRequest(session_id=request.session_id, after=request.after, json_form=request.json_form)
     while True:
-        page = backend.read_page(backend.messages.ListMessages, request)
+        page = backend.read_page(backend.messages.ListMessages, request, is_first=is_first)
         count += len(page.messages)
         kept_bytes += page.ByteSize()
         kept = [*page.messages, *kept] if kept_bytes <= WHOLE_BYTES else []
@@ -107,7 +107,7 @@ def _list_forward(backend: Backend, request: ListMessagesRequest) -> Iterator[Pa
             again.before.CopyFrom(values.timestamp(values.ms_floor(page.messages[0].created_at) + 1))
         if not page.has_more or count >= wanted:
             break
-        request.page_size, request.page_token = wanted - count, page.next_page_token
+        request.page_size, request.page_token, is_first = wanted - count, page.next_page_token, False
     has_more = page.has_more
     if kept_bytes <= WHOLE_BYTES:
         body = responses.messages_page(kept, has_more)

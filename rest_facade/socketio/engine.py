@@ -92,6 +92,7 @@ class Engine:
             _log.warning("python-engineio lacks names that are needed: packets are not checked", missing=missing)
         else:
             patched.silence_refusals(io)
+            patched.translate_without_class(io)
             patched.wrap_handler(io, "connect", self._prepare)
             patched.wrap_handler(io, "disconnect", self._forget)
             patched.wrap_handler(io, "message", self._guard)

@@ -191,14 +191,18 @@ class Backend:
         """Makes one call from a view and waits for its answer. Raises grpc.aio.AioRpcError; ApiError when the request was cancelled."""
         return self.wait(method(request, timeout=self.deadline_seconds))
 
-    def read_page(self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Page], request: _Request) -> _Page:
-        """Makes a call as `call` does whose answer may be large: while much is held already, it is let go and read once there is room."""
-        page = self.call(method, request)
-        if not self.answers.is_full or page.ByteSize() <= SMALL_BYTES:
-            return page
-        del page
-        stop_counting()
-        return self.wait(self.answers.read(lambda: method(request, timeout=self.deadline_seconds)))
+    def read_page(self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Page], request: _Request, *, is_first: bool) -> _Page:
+        """Makes a call as `call` does whose answer may be large.
+
+        The first page of an answer is read at once. Further ones, and a large one while much is held already, are read in turn.
+        """
+        if is_first:
+            page = self.call(method, request)
+            if not self.answers.is_full or page.ByteSize() <= SMALL_BYTES:
+                return page
+            del page
+            stop_counting()
+        return self.wait(self.answers.read_in_turn(lambda: method(request, timeout=self.deadline_seconds)))
 
 
 async def _outcome(answer: Awaitable[_Response]) -> tuple[_Response | None, BaseException | None]:

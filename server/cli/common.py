@@ -9,10 +9,8 @@ import os
 import resource
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -50,14 +48,21 @@ SCHEMES: Final = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "vsock:",
 MALLOC_OPTIONS: Final = ((-8, 2), (-3, 256 * 1024), (-1, 1024 * 1024))
 """M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h, and their values: arenas, bytes, bytes."""
 
-TRIM_SECONDS: Final = 2.0
-"""How often the service looks whether it has grown."""
+TRIM_SECONDS: Final = 0.5
+"""How often the service looks whether memory has become free."""
 
 TRIM_BYTES: Final = 4 * 1024 * 1024
-"""How much it must have grown for free memory to be looked for."""
+"""How much must have become free for it to be given back."""
 
 DIRECT: Final = [("grpc.enable_http_proxy", 0)]
 """Options of a channel that ignores the web proxy of the environment."""
+
+
+class _MallocInfo(ctypes.Structure):
+    """`struct mallinfo2` of malloc.h; `fordblks` is how many bytes are free."""
+
+    _names = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    _fields_ = [(name, ctypes.c_size_t) for name in _names]
 
 
 class StartError(Exception):
@@ -147,23 +152,21 @@ async def _run(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def _trim_memory() -> None:
-    """Gives back what lies free between what is in use, where the process has grown: glibc by itself returns the end of its heap alone."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    statm = Path("/proc/self/statm")
-    if trim is None or sys.platform != "linux":
+    """Gives back what has become free between what is in use: glibc by itself returns the end of its heap alone."""
+    library = ctypes.CDLL(None)
+    trim, read = getattr(library, "malloc_trim", None), getattr(library, "mallinfo2", None)
+    if trim is None or read is None:
         return
-
-    def count_resident_bytes() -> int:
-        return int(statm.read_text().split()[1]) * resource.getpagesize()
-
-    least_bytes = count_resident_bytes()
+    read.restype = _MallocInfo
+    # What is given back counts as free still, so the least of it since then is what tells what is new.
+    least_bytes = read().fordblks
     while True:
         await asyncio.sleep(TRIM_SECONDS)
-        if count_resident_bytes() > least_bytes + TRIM_BYTES:
+        if read().fordblks > least_bytes + TRIM_BYTES:
             # In a thread, because it takes some milliseconds for a large heap.
             await asyncio.to_thread(trim, 0)
-            least_bytes = count_resident_bytes()
-        least_bytes = min(least_bytes, count_resident_bytes())
+            least_bytes = read().fordblks
+        least_bytes = min(least_bytes, read().fordblks)
 
 
 def return_freed_memory() -> None:

@@ -27,8 +27,10 @@ _RUNNING: Final = (FrameType, TracebackType, GeneratorType, CoroutineType, Async
 
 
 def _found() -> Iterator[str]:
-    """What a cycle has kept: what ran, and whatever of a request it holds."""
+    """What a cycle has kept: what ran, classes made for it, and whatever of a request it holds."""
     for kept in gc.garbage:
+        if isinstance(kept, type):
+            yield f"class {kept.__qualname__}"
         if isinstance(kept, _RUNNING):
             yield _name(kept)
         for held in gc.get_referents(kept):

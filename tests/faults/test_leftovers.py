@@ -202,6 +202,7 @@ REQUESTS: dict[str, Callable[[Pair], object]] = {
     "not found, streamed": lambda pair: pair.post(f"/{ABSENT}/messages", content=LARGE, transport="sse"),
     "no events": lambda pair: requests.get(f"{pair.base}/{ABSENT}/events", timeout=60),
     "events left": _leave,
+    "polled by nobody": lambda pair: requests.get(f"{pair.url}/socket.io/?EIO=4&transport=polling&sid={LARGE}", timeout=60),
     "no path": lambda pair: requests.get(f"{pair.url}/{LARGE}", timeout=60),
     "no method": lambda pair: requests.put(f"{pair.base}/{LARGE}", timeout=60),
 }

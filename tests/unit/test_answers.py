@@ -64,6 +64,19 @@ async def test_nothing_is_read_while_too_much_is_held_and_then_one_after_the_oth
         await held.read(nothing)
 
 
+async def test_further_pages_are_read_one_after_the_other_and_others_go_on_between() -> None:
+    held = Answers()
+    order: list[str] = []
+
+    async def read(name: str) -> None:
+        order.append(name)
+        asyncio.get_running_loop().call_soon(order.append, "another")
+
+    async with asyncio.timeout(HANGS_SECONDS):
+        await asyncio.gather(*(held.read_in_turn(lambda name=name: read(name)) for name in ("one", "two", "three")))
+    assert order == ["one", "another", "two", "another", "three", "another"]
+
+
 def test_an_event_is_written_once_for_all_who_follow_a_session() -> None:
     told = sse.Told()
     room = FollowedSession(Session(session_id=SESSION), "Echo", SESSION)

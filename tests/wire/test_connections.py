@@ -466,6 +466,8 @@ async def test_few_messages_of_a_websocket_wait_for_those_before_them(monkeypatc
         async with asyncio.timeout(HANGS_SECONDS):
             while connection.unparsed_bytes or connection.queued_bytes():
                 most = max(most, connection.queued_bytes())
+                # What waits is parsed before more is read.
+                assert not (connection.unparsed_bytes and connection.transport.is_reading())
                 await asyncio.sleep(0)
         assert 0 < most <= (SLICE_BYTES // 7 + 1) * (MESSAGE_BYTES + 7)
         assert connection in facade.shared._clients
