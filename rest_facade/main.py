@@ -41,9 +41,11 @@ class Facade:
         allowed_hosts: Sequence[str] = (),
         trusted_proxies: Networks = (),
     ) -> None:
-        """At most `max_requests` may wait for their answers at a time. An idle connection is kept for `keep_alive_seconds`.
+        """At most `max_requests` may wait for their answers at a time. An idle connection is kept for
+        `keep_alive_seconds`.
 
-        `Origins` says what `allowed_origins` and `allowed_hosts` mean. `trusted_proxies` name their clients in X-Forwarded-For.
+        `Origins` says what `allowed_origins` and `allowed_hosts` mean. `trusted_proxies` name their clients
+        in X-Forwarded-For.
         """
         self._backend = backend
         self._listeners = [listener]
@@ -54,7 +56,9 @@ class Facade:
             asgi=self._sockets.app,
             asgi_path=PATH,
             exempt_paths=frozenset([HEALTH]),
-            origins=Origins(allowed_origins, allowed_hosts, is_loopback=is_loopback(listener.getsockname()[0])),
+            origins=Origins(
+                allowed_origins, allowed_hosts, is_loopback=is_loopback(listener.getsockname()[0])
+            ),
             admission=Admission(max_requests),
             connections=self._connections,
             max_body_bytes=max_body_bytes,
@@ -65,7 +69,10 @@ class Facade:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Accepts connections. The server need not be there yet. Raises OSError, after which nothing is left to be stopped."""
+        """Accepts connections.
+
+        The server need not be there yet. Raises OSError, after which nothing is left to be stopped.
+        """
         try:
             await self._start()
         except BaseException:
@@ -75,7 +82,10 @@ class Facade:
     async def _start(self) -> None:
         loop = asyncio.get_running_loop()
         await self._backend.__aenter__()
-        self._tasks = [loop.create_task(self._sockets.rooms.run()), loop.create_task(self._connections.watch())]
+        self._tasks = [
+            loop.create_task(self._sockets.rooms.run()),
+            loop.create_task(self._connections.watch()),
+        ]
         self._listeners = accepting(self._listeners[0])
         connect = partial(HttpProtocol, self._door, self._websockets)
         for listener in self._listeners:
@@ -119,8 +129,10 @@ class Facade:
 def accepting(listener: socket.socket) -> list[socket.socket]:
     """A bound socket, as often as connections are to be accepted in a turn of the loop.
 
-    uvloop accepts one of each socket: where turns are long, because there is much to do, who connects would wait for seconds.
+    uvloop accepts one of each socket: where turns are long, because there is much to do, who connects would
+    wait for seconds.
     """
-    # Before it is duplicated, which would have it block again: for a moment, but also for other processes that accept from it.
+    # Before it is duplicated, which would have it block again: for a moment, but also for other processes
+    # that accept from it.
     listener.setblocking(False)
     return [listener, *(listener.dup() for _ in range(ACCEPTED_AT_ONCE - 1))]

@@ -28,7 +28,9 @@ def one_line(text: str) -> str:
     """A text of others as the log has it: in one line, without control characters, and cut."""
     kept = text[:MAX_LINE]
     if not kept.isprintable():
-        kept = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in kept)
+        kept = "".join(
+            char if char.isprintable() else char.encode("unicode_escape").decode() for char in kept
+        )
     return kept if len(text) <= MAX_LINE else f"{kept}…"
 
 
@@ -46,14 +48,19 @@ class RepeatLimit:
         now_s = self._now_s()
         if now_s - self._since_s >= KIND_SECONDS or len(self._counts) >= MAX_KINDS:
             self._since_s = now_s
-            self._left_out = {one: count - KIND_LINES for one, count in self._counts.items() if count > KIND_LINES}
+            self._left_out = {
+                one: count - KIND_LINES for one, count in self._counts.items() if count > KIND_LINES
+            }
             self._counts = {}
         count = self._counts[kind] = self._counts.get(kind, 0) + 1
         return self._left_out.pop(kind, 0) if count <= KIND_LINES else None
 
 
 class _StandardError:
-    """Standard error for log lines. One that cannot be written, on a full disk say, is let go: nothing else may fail for it."""
+    """Standard error for log lines.
+
+    One that cannot be written, on a full disk say, is let go: nothing else may fail for it.
+    """
 
     def write(self, text: str) -> None:
         with suppress(OSError):
@@ -65,11 +72,15 @@ class _StandardError:
 
 
 def configure(level: str, style: str) -> None:
-    """Sets the least level (`debug`, `info`, `warning`, `error`) and the style (`console`, `json`), of our logs and the libraries'."""
+    """Sets the least level (`debug`, `info`, `warning`, `error`) and the style (`console`, `json`), of our
+    logs and the libraries'.
+    """
     renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
     if style == "console":
         # A plain traceback: others show the values of variables, and with them what users said.
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -80,7 +91,8 @@ def configure(level: str, style: str) -> None:
     limit = RepeatLimit()
 
     def limit_repeats(_: object, level: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        # A client knows an error by its id, so each stands in the log; only the tracebacks of one kind are bounded.
+        # A client knows an error by its id, so each stands in the log; only the tracebacks of one kind are
+        # bounded.
         if level in ("error", "critical", "exception"):
             cause = line.get("exc_info")
             if isinstance(cause, BaseException) and limit.take((line.get("event"), type(cause))) is None:
@@ -106,7 +118,11 @@ def configure(level: str, style: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     handler.addFilter(limit_libraries)
-    logging.basicConfig(level=max(logging.getLevelNamesMapping()[level.upper()], logging.WARNING), handlers=[handler], force=True)
+    logging.basicConfig(
+        level=max(logging.getLevelNamesMapping()[level.upper()], logging.WARNING),
+        handlers=[handler],
+        force=True,
+    )
     logging.captureWarnings(capture=True)
     logging.getLogger("grpc._cython.cygrpc").addFilter(_without_traceback_for_clients)
     if style == "json":
@@ -125,8 +141,8 @@ def _log_crash(kind: type[BaseException], error: BaseException, traceback: Trace
 
 
 def _without_traceback_for_clients(record: logging.LogRecord) -> bool:
-    """gRPC logs a traceback for every piece of metadata that is not UTF-8, and for an answer whose client has just gone: clients that do
-    so must not fill the log with them.
+    """gRPC logs a traceback for every piece of metadata that is not UTF-8, and for an answer whose client has
+    just gone: clients that do so must not fill the log with them.
     """
     if record.exc_info and isinstance(record.exc_info[1], (UnicodeDecodeError, LOST_CLIENT_ERROR)):
         record.exc_info = None

@@ -85,7 +85,9 @@ class Service:
             health=self._health,
             room=sending,
         )
-        self._server = build_server(self._services, self._pipeline, sending, self._health, names, settings.max_connection_streams)
+        self._server = build_server(
+            self._services, self._pipeline, sending, self._health, names, settings.max_connection_streams
+        )
         self._tasks: list[asyncio.Task[None]] = []
 
     def open_channel(self) -> InProcessChannel:
@@ -118,12 +120,17 @@ class Service:
         self._connectors.hosts.add_own_port(port)
 
     async def log_store(self) -> None:
-        """Logs which store is served, so that an operator who has named another one sees it. Raises UnavailableError."""
+        """Logs which store is served, so that an operator who has named another one sees it.
+
+        Raises UnavailableError.
+        """
         store = await self._store.describe()
         log.info("serving the store", file=store.place, schema=store.schema, sessions=store.sessions)
 
     async def stop(self, by_s: float) -> None:
-        """Says NOT_SERVING, finishes what is in flight until the event loop's time `by_s` at most, and closes the store."""
+        """Says NOT_SERVING, finishes what is in flight until the event loop's time `by_s` at most, and closes
+        the store.
+        """
         await self._health.servicer.enter_graceful_shutdown()
         with suppress(TimeoutError):
             async with asyncio.timeout_at(by_s):
@@ -155,22 +162,33 @@ class Service:
         host, port = split_address(self._settings.grpc_address)
         try:
             # Tried first, because gRPC does not say why an address cannot be had.
-            socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+            socket.create_server(
+                (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+            ).close()
             self.port = self._server.add_insecure_port(join_address(host, port))
         except (OSError, RuntimeError) as error:
-            why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "gRPC refuses it"
-            raise AddressError(f"GRPC_ADDRESS {self._settings.grpc_address} cannot be listened on: {why}") from error
+            why = (
+                os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "gRPC refuses it"
+            )
+            raise AddressError(
+                f"GRPC_ADDRESS {self._settings.grpc_address} cannot be listened on: {why}"
+            ) from error
         # That of the facade, wherever it runs, is known only so far; port 0 is closed once it is known.
         for own_port in (self.port, split_address(self._settings.rest_address)[1]):
             self.close_port_to_agents(own_port)
         for open_host in self._connectors.hosts.list_open():
-            log.warning("AGENT_ALLOWED_HOSTS opens all ports of a host to agents", host=open_host, narrower=f"{open_host}:PORT")
+            log.warning(
+                "AGENT_ALLOWED_HOSTS opens all ports of a host to agents",
+                host=open_host,
+                narrower=f"{open_host}:PORT",
+            )
         await self._health.check()
         await self._dispatcher.start()
         await self._server.start()
         # In the background, because a file may be on a file system that hangs.
         warnings = warn_of_unusable(self._store, self._connectors)
-        # What fell due while nobody served happens behind the first calls: the rules go by the time, not by what is written.
+        # What fell due while nobody served happens behind the first calls: the rules go by the time, not by
+        # what is written.
         for work in (self._deadlines.run(), self._purge.run(), self._health.run(), warnings):
             self._tasks.append(asyncio.create_task(_logged(work)))
 

@@ -68,7 +68,8 @@ def _require_one(value: object) -> int:
     """Refuses several processes on one address: a Socket.IO client's requests would reach different ones."""
     if str(value).strip() != "1":
         raise ValueError(
-            "1; for more, run several `eliza-sessions rest`, each with a REST_ADDRESS of its own, behind a balancer with sticky routing"
+            "1; for more, run several `eliza-sessions rest`, each with a REST_ADDRESS of its own, behind a "
+            "balancer with sticky routing"
         )
     return 1
 
@@ -81,13 +82,18 @@ _ORIGIN: Final = re.compile(rf"\*|[a-z][a-z0-9+.-]*://({_DOMAIN})(:[0-9]+)?", re
 def _check_origins(text: str) -> str:
     if all(map(_ORIGIN.fullmatch, split_list(text))):
         return text
-    raise ValueError("a list of origins such as https://app.example.com, https://*.example.com or *, separated by commas, without a path")
+    raise ValueError(
+        "a list of origins such as https://app.example.com, https://*.example.com or *, separated by "
+        "commas, without a path"
+    )
 
 
 def _check_hosts(text: str) -> str:
     if all(map(_HOST.fullmatch, split_list(text))):
         return text
-    raise ValueError("a list of hosts such as api.example.com, *.example.com or *, separated by commas, without a port")
+    raise ValueError(
+        "a list of hosts such as api.example.com, *.example.com or *, separated by commas, without a port"
+    )
 
 
 def read_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
@@ -114,15 +120,26 @@ Minutes = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
-    """The environment of the service. A variable is a field's name in capitals; an empty one counts as unset."""
+    """The environment of the service.
+
+    A variable is a field's name in capitals; an empty one counts as unset.
+    """
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore", hide_input_in_errors=True)
 
-    session_default_timeout_minutes: Minutes = Field(30, ge=1, le=10080, description="Inactivity timeout of a session that asks for none.")
+    session_default_timeout_minutes: Minutes = Field(
+        30, ge=1, le=10080, description="Inactivity timeout of a session that asks for none."
+    )
     session_min_timeout_minutes: Minutes = Field(5, ge=1, le=60, description="Least `timeoutMinutes`.")
-    session_max_timeout_minutes: Minutes = Field(1440, ge=60, le=10080, description="Greatest `timeoutMinutes`.")
-    session_max_duration_minutes: Minutes = Field(720, ge=60, le=20160, description="Default `maxDurationMinutes`.")
-    session_warning_threshold_minutes: Minutes = Field(5, ge=1, le=60, description="Default `warningThresholdMinutes`.")
+    session_max_timeout_minutes: Minutes = Field(
+        1440, ge=60, le=10080, description="Greatest `timeoutMinutes`."
+    )
+    session_max_duration_minutes: Minutes = Field(
+        720, ge=60, le=20160, description="Default `maxDurationMinutes`."
+    )
+    session_warning_threshold_minutes: Minutes = Field(
+        5, ge=1, le=60, description="Default `warningThresholdMinutes`."
+    )
     session_cleanup_interval_minutes: Minutes = Field(
         5, ge=1, le=60, description="How often the service purges expired sessions past their retention."
     )
@@ -130,7 +147,8 @@ class Settings(BaseSettings):
         1440,
         ge=0,
         le=525600,
-        description="How long the service keeps an expired session and answers 410, before it purges the record.",
+        description="How long the service keeps an expired session and answers 410, before it purges the "
+        "record.",
     )
     request_id_retention_minutes: Minutes = Field(
         1440,
@@ -138,22 +156,32 @@ class Settings(BaseSettings):
         le=525600,
         description="How long the service keeps a request id (`Idempotency-Key`) with its answer.",
     )
-    clear_sessions_on_shutdown: bool = Field(False, description="Whether an orderly shutdown removes all sessions.")
+    clear_sessions_on_shutdown: bool = Field(
+        False, description="Whether an orderly shutdown removes all sessions."
+    )
     database_url: str = Field(
         "sqlite:///eliza-sessions.db",
         description="Where the store is: `sqlite:///PATH` (`sqlite:////PATH` from the root).",
     )
-    grpc_address: Address = Field("127.0.0.1:50051", description="Where the gRPC server listens. Port 0 picks a free one.")
-    rest_address: Address = Field("127.0.0.1:3000", description="Where the REST facade listens. Port 0 picks a free one.")
+    grpc_address: Address = Field(
+        "127.0.0.1:50051", description="Where the gRPC server listens. Port 0 picks a free one."
+    )
+    rest_address: Address = Field(
+        "127.0.0.1:3000", description="Where the REST facade listens. Port 0 picks a free one."
+    )
     rest_allowed_origins: Annotated[str, AfterValidator(_check_origins)] = Field(
         "",
-        description="Origins whose web pages may use REST and Socket.IO, separated by commas: `https://app.example.com`,"
-        " `https://*.example.com`, or `*`. Without it: on a loopback address, pages of this machine; elsewhere `*`.",
+        description="Origins whose web pages may use REST and Socket.IO, separated by commas: "
+        "`https://app.example.com`,"
+        " `https://*.example.com`, or `*`. Without it: on a loopback address, pages of this machine; "
+        "elsewhere `*`.",
     )
     rest_allowed_hosts: Annotated[str, AfterValidator(_check_hosts)] = Field(
         "",
-        description="Hosts, without ports, that requests may be for beside those of this machine (`localhost`, `*.localhost`,"
-        " loopback addresses), separated by commas: `api.example.com`, `*.example.com`, or `*`. Without it: on a loopback"
+        description="Hosts, without ports, that requests may be for beside those of this machine "
+        "(`localhost`, `*.localhost`,"
+        " loopback addresses), separated by commas: `api.example.com`, `*.example.com`, or `*`. Without it: "
+        "on a loopback"
         " address, no others; elsewhere `*`.",
     )
     allow_open: bool = Field(
@@ -162,7 +190,8 @@ class Settings(BaseSettings):
     )
     rest_workers: OneProcess = Field(
         1,
-        description="1, and no more. Run several `eliza-sessions rest` instead, each with a `REST_ADDRESS` of its own,"
+        description="1, and no more. Run several `eliza-sessions rest` instead, each with a `REST_ADDRESS` "
+        "of its own,"
         " behind a balancer with sticky routing.",
     )
     rest_deadline_seconds: float = Field(
@@ -196,13 +225,15 @@ class Settings(BaseSettings):
         10_000,
         ge=1,
         le=1_000_000,
-        description="gRPC streams (watches, conversations, workers) open at a time. REST uses one, and one for each event stream.",
+        description="gRPC streams (watches, conversations, workers) open at a time. REST uses one, and one "
+        "for each event stream.",
     )
     max_connection_streams: int = Field(
         200,
         ge=100,
         le=1_000_000,
-        description="Calls and streams per gRPC connection; the client holds back more. 1.5 times as many calls of one"
+        description="Calls and streams per gRPC connection; the client holds back more. 1.5 times as many "
+        "calls of one"
         " method may queue. Lower it where answers come too late under load.",
     )
     max_writes: int = Field(MAX_WRITES, ge=1, le=1_000_000, description="Writes that may wait for the disk.")
@@ -222,12 +253,14 @@ class Settings(BaseSettings):
         75,
         ge=1,
         le=86400,
-        description="How long the service keeps an idle REST connection. Set it above the time of the clients, or of the"
+        description="How long the service keeps an idle REST connection. Set it above the time of the "
+        "clients, or of the"
         " balancer in front.",
     )
     trusted_proxies: Annotated[str, AfterValidator(_check_networks)] = Field(
         "",
-        description="Addresses and networks of the proxies in front of REST, separated by commas. The last other address"
+        description="Addresses and networks of the proxies in front of REST, separated by commas. The last "
+        "other address"
         " in `X-Forwarded-For` is their client's. They and loopback may have any number of connections, each"
         " other client 1000.",
     )
@@ -236,7 +269,8 @@ class Settings(BaseSettings):
         ge=0,
         le=600,
         allow_inf_nan=False,
-        description="How long a shutdown may take, with the calls in flight and the closing. REST has the first half of it.",
+        description="How long a shutdown may take, with the calls in flight and the closing. REST has the "
+        "first half of it.",
     )
     delivery_lease_seconds: float = Field(
         120,
@@ -245,13 +279,16 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="How long a worker may be silent about a delivery before the service delivers it again.",
     )
-    delivery_attempts: int = Field(5, ge=1, le=100, description="How often the service delivers a message before it fails for good.")
+    delivery_attempts: int = Field(
+        5, ge=1, le=100, description="How often the service delivers a message before it fails for good."
+    )
     delivery_backoff_seconds: float = Field(
         1,
         ge=0.01,
         le=600,
         allow_inf_nan=False,
-        description="How long a delivery rests after a failed attempt. The rest doubles after each further one.",
+        description="How long a delivery rests after a failed attempt. The rest doubles after each further "
+        "one.",
     )
     delivery_max_backoff_seconds: float = Field(
         60,
@@ -260,19 +297,28 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="How long a delivery rests at most, unless the agent asks for more.",
     )
-    agent_concurrency: int = Field(100, ge=1, le=10000, description="Deliveries of one agent under way at a time.")
+    agent_concurrency: int = Field(
+        100, ge=1, le=10000, description="Deliveries of one agent under way at a time."
+    )
     agent_allowed_hosts: AgentHosts = Field(
         "",
-        description="Hosts where agents may have private, loopback or link-local addresses, separated by commas:"
+        description="Hosts where agents may have private, loopback or link-local addresses, separated by "
+        "commas:"
         " `HOST:PORT`, or `HOST` for all its ports but this service's own.",
     )
     agent_secrets: AgentSecrets = Field(
         "AGENT_SECRET_*,/run/secrets/*,OPENAI_API_KEY@api.openai.com",
-        description="Environment variables and files where agents may have their secrets, as patterns separated by commas."
-        " A secret that is sent, such as an API key, needs the host: `NAME@HOST`, `file:/PATH@*.example.com:8443`.",
+        description="Environment variables and files where agents may have their secrets, as patterns "
+        "separated by commas."
+        " A secret that is sent, such as an API key, needs the host: `NAME@HOST`, "
+        "`file:/PATH@*.example.com:8443`.",
     )
-    agents_file: str | None = Field(None, description="A TOML file of agents to register at the start; it wins over what is stored.")
-    log_level: Annotated[LogLevel, BeforeValidator(_read_word)] = Field("info", description="The lowest level that the log has.")
+    agents_file: str | None = Field(
+        None, description="A TOML file of agents to register at the start; it wins over what is stored."
+    )
+    log_level: Annotated[LogLevel, BeforeValidator(_read_word)] = Field(
+        "info", description="The lowest level that the log has."
+    )
     slow_call_seconds: float = Field(
         1,
         ge=0,
@@ -280,11 +326,14 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="From how long on the log names a gRPC call as slow.",
     )
-    log_format: Annotated[LogFormat, BeforeValidator(_read_word)] = Field("console", description="The form of the log's lines.")
+    log_format: Annotated[LogFormat, BeforeValidator(_read_word)] = Field(
+        "console", description="The form of the log's lines."
+    )
     test_clock: bool = Field(False, description="Lets clients set the service's time. For tests only.")
     eliza_server_auth_token: None = Field(
         None,
-        description="Authentication is not built yet. The service refuses to start while this is set, instead of standing open.",
+        description="Authentication is not built yet. The service refuses to start while this is set, "
+        "instead of standing open.",
     )
 
     @property
@@ -300,7 +349,9 @@ class Settings(BaseSettings):
 
     @property
     def drain_seconds(self) -> float:
-        """How long a shutdown waits for calls in flight: its grace, less a tenth (at most 1 s) for closing."""
+        """How long a shutdown waits for calls in flight: its grace, less a tenth (at most 1 s)
+        for closing.
+        """
         return self.shutdown_grace_seconds - min(1.0, self.shutdown_grace_seconds / 10)
 
     @property
@@ -366,7 +417,10 @@ def _mask_password(value: Any) -> Any:
 def _describe(problem: Any) -> str:
     name = str(problem["loc"][0])
     if name == "eliza_server_auth_token":
-        return "ELIZA_SERVER_AUTH_TOKEN is set, but this version cannot protect its API yet: unset it, or protect the ports by other means"
+        return (
+            "ELIZA_SERVER_AUTH_TOKEN is set, but this version cannot protect its API yet: unset it, or "
+            "protect the ports by other means"
+        )
     if problem["type"] == "value_error":
         return f"{name.upper()} is {problem['input']!r}: it must be {problem['ctx']['error']}"
     kinds: dict[Any, str] = {int: "a whole number from ", float: "a number from "}

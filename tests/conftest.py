@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.harness import Serve
+from tests.support.service import Serve
 
 # Without regard to the speed of the machine; and the store's conformance runs its properties on each store.
-settings.register_profile("any-speed", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors])
+settings.register_profile(
+    "any-speed", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors]
+)
 settings.load_profile("any-speed")
 
 SECRET = "whsec_" + base64.b64encode(b"hunter2, hunter2, hunter2").decode()
@@ -19,7 +21,9 @@ SECRET = "whsec_" + base64.b64encode(b"hunter2, hunter2, hunter2").decode()
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    """One service with a test clock for all tests of a pytest process: move its clock forward only; other tests' sessions are in it."""
+    """One service with a test clock for all tests of a pytest process: move its clock forward only; other
+    tests' sessions are in it.
+    """
     running = Serve(
         tmp_path_factory.mktemp("service"),
         TEST_CLOCK="1",

@@ -1,4 +1,6 @@
-"""Which requests are worked on, and when: the rest waits in a queue that is bounded by its length and its age, or is refused."""
+"""Which requests are worked on, and when: the rest waits in a queue that is bounded by its length and its
+age, or is refused.
+"""
 
 import asyncio
 import time
@@ -6,13 +8,19 @@ from collections import OrderedDict, deque
 from typing import Final, Protocol
 
 ACTIVE_REQUESTS: Final = 128
-"""How many requests are worked on at a time: enough for the full rate, and few enough that health has its turn soon."""
+"""How many requests are worked on at a time: enough for the full rate, and few enough that health has its
+turn soon.
+"""
 
 STARTED_PER_TURN: Final = 2
-"""How many requests begin in a turn of the loop. What else runs on it waits for the views of so many, and no more."""
+"""How many requests begin in a turn of the loop.
+
+What else runs on it waits for the views of so many, and no more.
+"""
 
 QUEUE_SECONDS: Final = 0.5
-"""New requests are refused once the oldest queued one has waited this long, and more than ACTIVE_REQUESTS are there.
+"""New requests are refused once the oldest queued one has waited this long, and more than ACTIVE_REQUESTS are
+there.
 
 A limit on length alone is too long on a slow machine.
 """
@@ -25,8 +33,9 @@ REFUSED_PER_TICK: Final = 40
 TICK_SECONDS: Final = 0.02
 """How many requests are refused in each tick at most; the next ones wait for the next tick.
 
-Clients that ask again at once would take all the time otherwise: with room for 64, 512 of them brought the requests that were
-served from 434 to 43 a second. So paced, they wait for their refusals, and refusing takes 6 % of a core.
+Clients that ask again at once would take all the time otherwise: with room for 64, 512 of them brought the
+requests that were served from 434 to 43 a second. So paced, they wait for their refusals, and refusing takes
+6 % of a core.
 """
 
 
@@ -66,7 +75,9 @@ class Admission:
         """Whether one more request has to be refused."""
         if self.taken < min(self._most, ACTIVE_REQUESTS):
             return False
-        return self.taken >= self._most or (bool(self._waiting) and time.monotonic() - self._oldest_s() > QUEUE_SECONDS)
+        return self.taken >= self._most or (
+            bool(self._waiting) and time.monotonic() - self._oldest_s() > QUEUE_SECONDS
+        )
 
     def add(self, request: Request) -> None:
         """Has a request wait for its turn; refuses it where there is no room."""
@@ -120,7 +131,11 @@ class Admission:
 
     def _refuse_late(self) -> None:
         self._expiry = None
-        while self._waiting and self._active >= ACTIVE_REQUESTS and time.monotonic() - self._oldest_s() >= TURN_SECONDS:
+        while (
+            self._waiting
+            and self._active >= ACTIVE_REQUESTS
+            and time.monotonic() - self._oldest_s() >= TURN_SECONDS
+        ):
             self.refuse(self._waiting.popitem(last=False)[0])
         self._plan()
 

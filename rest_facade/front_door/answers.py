@@ -5,10 +5,14 @@ from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
 MAX_UNSENT_BYTES: Final = 3 * 1024 * 1024
-"""How many bytes may wait to be sent on the connections whose clients lag behind, together. Beyond it nothing large is read for anybody."""
+"""How many bytes may wait to be sent on the connections whose clients lag behind, together.
+
+Beyond it nothing large is read for anybody.
+"""
 
 SMALL_BYTES: Final = 64 * 1024
-"""How many bytes of an answer are handed to a connection at a time; and what is kept of it however many wait."""
+"""How many bytes of an answer are handed to a connection at a time; and what is kept of it however many wait.
+"""
 
 TURN_SECONDS: Final = 0.05
 """How long one of those that have waited for room keeps others from reading, until what it reads is there."""

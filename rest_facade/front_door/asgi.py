@@ -17,11 +17,16 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
 
 TOO_LARGE: Final = "rest_facade.too_large"
-"""The key of a scope's state under which is whether the body has more bytes than it may have; such a body is not read."""
+"""The key of a scope's state under which is whether the body has more bytes than it may have; such a body is
+not read.
+"""
 
 
 async def serve_asgi(app: App, exchange: "Exchange") -> None:
-    """Has an ASGI app answer a request whose body is there. It is not told when its client goes; what it sends then goes nowhere."""
+    """Has an ASGI app answer a request whose body is there.
+
+    It is not told when its client goes; what it sends then goes nowhere.
+    """
     status, lines, parts = 0, b"", bytearray()
 
     async def receive() -> Message:

@@ -8,11 +8,15 @@ Address: TypeAlias = IPv4Address | IPv6Address
 Networks: TypeAlias = tuple[IPv4Network | IPv6Network, ...]
 
 IPV6_PREFIX_BITS = 64
-"""A client of IPv6 usually has a whole network of this size to itself, so that is what counts as one client."""
+"""A client of IPv6 usually has a whole network of this size to itself, so that is what counts as one client.
+"""
 
 
 def read_address(text: str) -> Address | None:
-    """Reads an address as proxies write it: with or without a port, brackets, quotes or a zone. None for anything else."""
+    """Reads an address as proxies write it: with or without a port, brackets, quotes or a zone.
+
+    None for anything else.
+    """
     text = text.strip().strip('"')
     if text.startswith("["):
         text, bracket, port = text[1:].partition("]")
@@ -32,10 +36,11 @@ def read_address(text: str) -> Address | None:
 
 
 def find_client(peer: str, forwarded: Iterable[bytes], trusted: Networks) -> str | None:
-    """Finds the client that a request counts for; None where there is no bound: loopback, a trusted proxy, no address.
+    """Finds the client that a request counts for; None where there is no bound: loopback, a trusted proxy, no
+    address.
 
-    `forwarded` are the values of X-Forwarded-For, in order. They count only where the peer is trusted. They are read
-    from the end, because a client can write whatever it likes in front of what the proxies add.
+    `forwarded` are the values of X-Forwarded-For, in order. They count only where the peer is trusted. They
+    are read from the end, because a client can write whatever it likes in front of what the proxies add.
     """
     address = read_address(peer)
     if address is not None and is_within(address, trusted):

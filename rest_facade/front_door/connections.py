@@ -1,6 +1,7 @@
 """The connections of clients: how many there may be, what they may hold, and when one without progress ends.
 
-A single task looks at all of them every TICK_SECONDS. Timers of their own would be set and cancelled at each request.
+A single task looks at all of them every TICK_SECONDS. Timers of their own would be set and cancelled at each
+request.
 """
 
 import asyncio
@@ -46,11 +47,15 @@ LATE_SECONDS: Final = 1.0
 """How long a client may lag behind before its connection is among those that end where too much waits."""
 
 MAX_HELD_BYTES: Final = 32 * 1024 * 1024
-"""How many bytes of bodies and messages may be held at a time, together: of requests that come in or are worked on."""
+"""How many bytes of bodies and messages may be held at a time, together: of requests that come in or are
+worked on.
+"""
 
 SMALL_BYTES: Final = 65_536
 MAX_HELD_FOR_SMALL_BYTES: Final = MAX_HELD_BYTES + 8 * 1024 * 1024
-"""How many there may be before a request of less than SMALL_BYTES is refused, which large ones should not keep out."""
+"""How many there may be before a request of less than SMALL_BYTES is refused, which large ones should not
+keep out.
+"""
 
 
 class Entry(Enum):
@@ -110,14 +115,17 @@ class Connection:
 
     def _is_late(self, now_s: float) -> bool:
         """Whether what is waited for should have come by now."""
-        return self._began_s is not None and (now_s - self._came_s > BODY_PAUSE_SECONDS or now_s - self._began_s > BODY_SECONDS)
+        return self._began_s is not None and (
+            now_s - self._came_s > BODY_PAUSE_SECONDS or now_s - self._began_s > BODY_SECONDS
+        )
 
 
 class Connections:
     """All connections of a facade."""
 
     def __init__(self, trusted: Networks = (), most: int | None = None, sent: Answers | None = None) -> None:
-        """`trusted` are the proxies whose word about their clients counts; `most` replaces the bound on all connections.
+        """`trusted` are the proxies whose word about their clients counts; `most` replaces the bound on all
+        connections.
 
         `sent` counts the parts of answers that are being sent.
         """
@@ -213,11 +221,16 @@ class Connections:
         self._shed(now_s)
 
     def _shed(self, now_s: float) -> None:
-        """Ends the connections that have lagged longest, as far as they are late, until all together hold less."""
+        """Ends the connections that have lagged longest, as far as they are late, until all together hold
+        less.
+        """
         # A part that many are sent is held once.
         buffered_bytes = sum(one.unsent_bytes() - one.part_left for one in self._lagging)
         for connection, since_s in list(self._lagging.items()):
-            if buffered_bytes + self._answers.held_bytes < answers.MAX_UNSENT_BYTES or now_s - since_s < LATE_SECONDS:
+            if (
+                buffered_bytes + self._answers.held_bytes < answers.MAX_UNSENT_BYTES
+                or now_s - since_s < LATE_SECONDS
+            ):
                 return
             buffered_bytes -= connection.unsent_bytes() - connection.part_left
             del self._lagging[connection]
@@ -241,9 +254,11 @@ class Connections:
             connection.part, connection.part_left = b"", 0
 
     def hold(self, connection: Connection, held_bytes: int) -> bool:
-        """Notes how many bytes a connection holds that are to be parsed or worked on. Returns whether it may keep them.
+        """Notes how many bytes a connection holds that are to be parsed or worked on. Returns whether it may
+        keep them.
 
-        Where all hold too much, those end first whose bodies have been coming in for long. Of a connection that has gone nothing is
+        Where all hold too much, those end first whose bodies have been coming in for long. Of a connection
+        that has gone nothing is
         noted: that would count for good.
         """
         if connection not in self._clients:
@@ -274,6 +289,8 @@ class Connections:
 
 
 def quarter_of_descriptors() -> int:
-    """How many connections REST may have. gRPC in the same process has as many, so that half of the descriptors are left."""
+    """How many connections REST may have. gRPC in the same process has as many, so that half of the
+    descriptors are left.
+    """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft // 4)

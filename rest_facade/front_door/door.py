@@ -23,7 +23,8 @@ _ALWAYS: Final = b"".join(b"%b: %b\r\n" % line for line in ALWAYS)
 class Door:
     """What all connections share.
 
-    Requests whose path is below `asgi_path` go to `asgi`, all others to `app`. Those for `exempt_paths` wait for nobody.
+    Requests whose path is below `asgi_path` go to `asgi`, all others to `app`. Those for `exempt_paths` wait
+    for nobody.
     """
 
     app: "WSGIApplication"

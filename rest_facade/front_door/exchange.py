@@ -24,14 +24,19 @@ from rest_facade.shapes.response import CutShortError
 
 _Write: TypeAlias = Callable[[bytes], object]
 
-STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+STATUS_LINES: Final = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
+}
 
 _OF_BODY: Final = {"HTTP_CONTENT_TYPE": "CONTENT_TYPE", "HTTP_CONTENT_LENGTH": "CONTENT_LENGTH"}
 """The two headers that an environ has under names without HTTP_."""
 
 
 class Exchange:
-    """A request on a connection. It is read; then it is begun, once all before it have been answered; then run, or refused."""
+    """A request on a connection.
+
+    It is read; then it is begun, once all before it have been answered; then run, or refused.
+    """
 
     method = path = ""
     raw_path = query = b""
@@ -76,7 +81,9 @@ class Exchange:
             raise httptools.HttpParserInvalidURLError("the target has no path")
         self.raw_path, self.query = url.path, url.query or b""
         # WSGI wants the path's bytes, whatever they are, as latin-1.
-        self.path = (unquote_to_bytes(self.raw_path) if b"%" in self.raw_path else self.raw_path).decode("latin-1")
+        self.path = (unquote_to_bytes(self.raw_path) if b"%" in self.raw_path else self.raw_path).decode(
+            "latin-1"
+        )
         self.is_asgi = f"{self.path}/".startswith(f"{self.door.asgi_path}/")
         self.is_exempt = self.is_asgi or self.path.rstrip("/") in self.door.exempt_paths
         self.method = parser.get_method().decode("ascii")
@@ -135,7 +142,8 @@ class Exchange:
         if response.status == 503 and event_stream.is_followed(self.method, self.path, accept):
             response = canned.come_back()
         self.is_handed_over = True
-        # Whoever waits for leave to send the body may keep it and go on: what comes next is not to be taken for it.
+        # Whoever waits for leave to send the body may keep it and go on: what comes next is not to be taken
+        # for it.
         self.closes = self.closes or response.ends or (self.expects_leave and not self.is_read)
         self.write_whole(response.status, response.lines, response.body)
 
@@ -184,7 +192,9 @@ class Exchange:
             if hasattr(chunks, "close"):
                 chunks.close()
 
-    def _start_response(self, status: str, headers: list[tuple[str, str]], _exc_info: object = None, /) -> "_Write":
+    def _start_response(
+        self, status: str, headers: list[tuple[str, str]], _exc_info: object = None, /
+    ) -> "_Write":
         self._status, self._fields = int(status[:3]), headers
         return _refuse_write
 
@@ -219,10 +229,12 @@ class Exchange:
     def _write_stream(self, status: int, lines: bytes, chunks: Iterable[bytes]) -> None:
         """Writes an answer piece by piece, each when the client has read most of those before it.
 
-        The head does not wait for the first one, so that a client sees its stream open. HTTP/1.0 knows no chunks: there the end of
-        the connection is the end of the answer.
+        The head does not wait for the first one, so that a client sees its stream open. HTTP/1.0 knows no
+        chunks: there the end of the connection is the end of the answer.
         """
-        self.connection.write(self._head(status, lines if self.is_old else lines + b"transfer-encoding: chunked\r\n"))
+        self.connection.write(
+            self._head(status, lines if self.is_old else lines + b"transfer-encoding: chunked\r\n")
+        )
         if self.method != "HEAD":
             for chunk in chunks:
                 if self.is_gone:

@@ -1,7 +1,7 @@
 """Synchronous code that can await: it runs in a greenlet of the event loop's own thread.
 
-What such code waits for goes to a task, which awaits it and hands back what comes of it. Greenlets are used again: to make one
-costs ten times as much as to switch to one.
+What such code waits for goes to a task, which awaits it and hands back what comes of it. Greenlets are used
+again: to make one costs ten times as much as to switch to one.
 """
 
 import asyncio
@@ -23,14 +23,19 @@ def _nothing() -> None:
 
 
 def await_(awaitable: Awaitable[_Result]) -> _Result:
-    """Waits, in a function that `Greenlets.begin` runs. Raises what the awaitable raises; CancelledError when the task is cancelled."""
+    """Waits, in a function that `Greenlets.begin` runs.
+
+    Raises what the awaitable raises; CancelledError when the task is cancelled.
+    """
     if getcurrent().parent is None:
         raise RuntimeError("await_() is called outside of a function that Greenlets runs")
     return cast(_Result, _hand_over(awaitable))
 
 
 def stop_counting() -> None:
-    """Has the present function count no longer as one that works: from now on it only waits for somebody else."""
+    """Has the present function count no longer as one that works: from now on it only waits for somebody
+    else.
+    """
     getcurrent().on_stop_counting()
 
 
@@ -40,8 +45,11 @@ class Greenlets:
     def __init__(self) -> None:
         self._idle: list[greenlet] = []
 
-    def begin(self, function: Callable[[], _Result], on_stop_counting: Callable[[], None] = _nothing) -> "asyncio.Task[_Result] | _Result":
-        """Runs a function until it awaits, or is over, in a copy of the present context. It may call `stop_counting`.
+    def begin(
+        self, function: Callable[[], _Result], on_stop_counting: Callable[[], None] = _nothing
+    ) -> "asyncio.Task[_Result] | _Result":
+        """Runs a function until it awaits, or is over, in a copy of the present context. It may call
+        `stop_counting`.
 
         Returns the task in which it goes on; or, if it is over, its result. Raises what it raises.
         """
@@ -54,7 +62,8 @@ class Greenlets:
             self._keep(runner)
             return cast(_Result, step.take())
         going_on = self._go_on(runner, step)
-        # A coroutine that has not begun when its task is cancelled would never hear of it, nor would the function.
+        # A coroutine that has not begun when its task is cancelled would never hear of it, nor would the
+        # function.
         going_on.send(None)
         return asyncio.get_running_loop().create_task(going_on, context=context)
 
@@ -101,14 +110,19 @@ class _Outcome(Generic[_Result]):
 
 
 def _started() -> greenlet:
-    """Returns a new greenlet, which waits for its first function: one given at the start it would hold for good."""
+    """Returns a new greenlet, which waits for its first function: one given at the start it would hold for
+    good.
+    """
     runner = greenlet(_run)
     runner.switch()
     return runner
 
 
 def _run() -> None:
-    """Runs one function after the other, each given by a switch. Switches back with what to await, then with an _Outcome."""
+    """Runs one function after the other, each given by a switch.
+
+    Switches back with what to await, then with an _Outcome.
+    """
     outcome: _Outcome[Any] | None = None
     while True:
         function = _hand_over(outcome)

@@ -1,4 +1,6 @@
-"""The bytes that came in on a connection and are not yet parsed: they are parsed in slices, and others are served in between."""
+"""The bytes that came in on a connection and are not yet parsed: they are parsed in slices, and others are
+served in between.
+"""
 
 import asyncio
 import time
@@ -6,14 +8,23 @@ from collections import deque
 from typing import Final
 
 SLICE_BYTES: Final = 4096
-"""How many bytes are parsed at a time. A single read brings 256 KiB: 10,000 requests, or 40,000 chunks or frames."""
+"""How many bytes are parsed at a time.
+
+A single read brings 256 KiB: 10,000 requests, or 40,000 chunks or frames.
+"""
 
 PARSE_SECONDS: Final = 0.001
-"""How long the bytes of one connection are parsed before others are served. One slice is parsed even where that takes longer."""
+"""How long the bytes of one connection are parsed before others are served.
+
+One slice is parsed even where that takes longer.
+"""
 
 
 class Turns:
-    """The connections whose bytes wait, in order. In each turn of the loop one goes on, however many there are."""
+    """The connections whose bytes wait, in order.
+
+    In each turn of the loop one goes on, however many there are.
+    """
 
     def __init__(self) -> None:
         self._waiting: deque[SlicedInput] = deque()
@@ -81,7 +92,9 @@ class SlicedInput:
             self._parse_on()
 
     def parse_soon(self) -> None:
-        """Goes on reading, or first parsing in a later turn of the loop, if that has stopped and may go on."""
+        """Goes on reading, or first parsing in a later turn of the loop, if that has stopped
+        and may go on.
+        """
         if not self.is_reading_paused or self.transport.is_closing() or not self.may_parse():
             return
         if not self.unparsed_bytes:
@@ -119,7 +132,11 @@ class SlicedInput:
             self._is_parsing = False
         if not self.unparsed_bytes:
             self.drop_input()
-        if (self.unparsed_bytes or not self.may_parse()) and not self.is_reading_paused and not self.transport.is_closing():
+        if (
+            (self.unparsed_bytes or not self.may_parse())
+            and not self.is_reading_paused
+            and not self.transport.is_closing()
+        ):
             self.is_reading_paused = True
             self.transport.pause_reading()
         self.parse_soon()

@@ -1,4 +1,5 @@
-"""Which web pages may use the API, and by which names it may be called: all that is decided about Origin, Host and CORS.
+"""Which web pages may use the API, and by which names it may be called: all that is decided about Origin,
+Host and CORS.
 
 A browser sends the requests of any page to any address, also to one that only its own machine can reach.
 """
@@ -28,10 +29,13 @@ PREFLIGHT_SECONDS: Final = 24 * 60 * 60
 """How long a browser may keep the answer to a preflight."""
 
 MAX_LOGGED: Final = 100
-"""How many refused origins and hosts are logged: each once, and no more after that, whatever clients make up."""
+"""How many refused origins and hosts are logged: each once, and no more after that, whatever clients make up.
+"""
 
 _METHODS: Final = b"GET, HEAD, POST, PATCH, DELETE, OPTIONS"
-_EXPOSED: Final = ", ".join(("Retry-After", "Allow", "ETag", "Idempotency-Replayed", fields.UNKNOWN_HEADER, fields.APPLIED_HEADER)).encode()
+_EXPOSED: Final = ", ".join(
+    ("Retry-After", "Allow", "ETag", "Idempotency-Replayed", fields.UNKNOWN_HEADER, fields.APPLIED_HEADER)
+).encode()
 
 _OWN_SITES: Final = (b"same-origin", b"none")
 _FOREIGN_SITES: Final = (b"cross-site", b"same-site")
@@ -47,11 +51,14 @@ _log = structlog.get_logger(__name__)
 class Origins:
     """The pages and the hosts that one address of the API serves."""
 
-    def __init__(self, allowed_origins: Iterable[str], allowed_hosts: Iterable[str], *, is_loopback: bool) -> None:
-        """`allowed_origins` holds origins, `https://*.example.com` or `*`; `allowed_hosts` hosts, `*.example.com` or `*`.
+    def __init__(
+        self, allowed_origins: Iterable[str], allowed_hosts: Iterable[str], *, is_loopback: bool
+    ) -> None:
+        """`allowed_origins` holds origins, `https://*.example.com` or `*`; `allowed_hosts` hosts,
+        `*.example.com` or `*`.
 
-        No origin means: on loopback, pages of this machine, and elsewhere of everywhere. No host means: on loopback, the names of
-        this machine, and elsewhere all.
+        No origin means: on loopback, pages of this machine, and elsewhere of everywhere. No host means: on
+        loopback, the names of this machine, and elsewhere all.
         """
         origins = [_normal(origin) for origin in allowed_origins]
         hosts = [host.lower().rstrip(".") for host in allowed_hosts]
@@ -71,12 +78,17 @@ class Origins:
                 reason = "This service is not known by this host: REST_ALLOWED_HOSTS does not name it"
                 raise ApiError("HOST_NOT_ALLOWED", reason, host=truncate(host))
         if not self._is_any_origin and _is_foreign(headers, hosts):
-            # A browser names the origin of all that a page can read, and of none of the links that a user follows.
+            # A browser names the origin of all that a page can read, and of none of the links that a user
+            # follows.
             origins = _values(headers, b"origin") or [""]
             for origin in origins:
                 if not self._is_allowed_origin(origin):
-                    self._log_once("REST_ALLOWED_ORIGINS", truncate(origin), origin if _ORIGIN.fullmatch(origin) else "")
-                    reason = "Pages of this origin may not use this service: REST_ALLOWED_ORIGINS does not name it"
+                    self._log_once(
+                        "REST_ALLOWED_ORIGINS", truncate(origin), origin if _ORIGIN.fullmatch(origin) else ""
+                    )
+                    reason = (
+                        "Pages of this origin may not use this service: REST_ALLOWED_ORIGINS does not name it"
+                    )
                     raise ApiError("ORIGIN_NOT_ALLOWED", reason, origin=truncate(origin))
 
     def cors(self, headers: Headers) -> list[tuple[bytes, bytes]]:
@@ -103,7 +115,9 @@ class Origins:
         if self._is_any_host:
             return True
         found = _split(text)
-        return found is not None and (is_loopback(found[0]) or any(_matches(found[0], host) for host in self._hosts))
+        return found is not None and (
+            is_loopback(found[0]) or any(_matches(found[0], host) for host in self._hosts)
+        )
 
     def _is_allowed_origin(self, text: str) -> bool:
         origin = _normal(text)
@@ -120,12 +134,19 @@ class Origins:
         if (setting, value) not in self._logged and len(self._logged) < MAX_LOGGED:
             self._logged.add((setting, value))
             add = {"add": truncate(to_add)} if to_add else {}
-            _log.warning("refused requests: a setting does not name their origin or host", setting=setting, value=value, **add)
+            _log.warning(
+                "refused requests: a setting does not name their origin or host",
+                setting=setting,
+                value=value,
+                **add,
+            )
 
 
 @lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
-    """Whether a host, an IPv6 address with or without brackets, can only be the machine of whoever names it."""
+    """Whether a host, an IPv6 address with or without brackets, can only be the machine of
+    whoever names it.
+    """
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -147,13 +168,20 @@ def _is_foreign(headers: Headers, hosts: Sequence[str]) -> bool:
 
 
 def _is_same(origin: str, hosts: Sequence[str]) -> bool:
-    """Whether an origin has the host and the port of the header Host. Its scheme it cannot have: TLS may end before us."""
+    """Whether an origin has the host and the port of the header Host.
+
+    Its scheme it cannot have: TLS may end before us.
+    """
     found = _ORIGIN.fullmatch(origin.lower())
     if found is None or len(hosts) != 1:
         return False
     ours, theirs = _split(hosts[0]), _split(found[2])
     usual = _PORTS.get(found[1], "")
-    return ours is not None and theirs is not None and (ours[0], ours[1] or usual) == (theirs[0], theirs[1] or usual)
+    return (
+        ours is not None
+        and theirs is not None
+        and (ours[0], ours[1] or usual) == (theirs[0], theirs[1] or usual)
+    )
 
 
 def _values(headers: Headers, wanted: bytes) -> list[str]:

@@ -1,4 +1,6 @@
-"""The requests of one connection that have no answer yet: each is begun once all before it are answered, and answers keep their order."""
+"""The requests of one connection that have no answer yet: each is begun once all before it are answered, and
+answers keep their order.
+"""
 
 import asyncio
 from collections import deque
@@ -13,16 +15,23 @@ from rest_facade.front_door.line import Line
 from rest_facade.shapes.errors import ApiError
 
 MAX_DISCARDED_BYTES: Final = 16 * 1024 * 1024
-"""How much of the body of a request that is answered already is read past, where the connection goes on behind it."""
+"""How much of the body of a request that is answered already is read past, where the connection goes on
+behind it.
+"""
 
 LINGER_SECONDS: Final = 5.0
-"""How long a body is read past where the connection ends: closed on unread bytes it is reset, and the client may never see the answer."""
+"""How long a body is read past where the connection ends: closed on unread bytes it is reset, and the client
+may never see the answer.
+"""
 
 _log = structlog.get_logger(__name__)
 
 
 class Pipeline:
-    """The requests of a connection, in order. The first is the one that is read, waits or runs; those behind it wait for its end."""
+    """The requests of a connection, in order.
+
+    The first is the one that is read, waits or runs; those behind it wait for its end.
+    """
 
     is_last = False
     """Whether the next request is refused, and then the connection closed."""
@@ -108,7 +117,8 @@ class Pipeline:
     def end_with(self, response: CannedResponse, reading: Exchange | None = None) -> None:
         """Answers the first request that has no answer, unless that has begun, and closes the connection.
 
-        `reading` is one whose head is being read. Requests behind it have no answer: they must not write to what is closed.
+        `reading` is one whose head is being read. Requests behind it have no answer: they must not write to
+        what is closed.
         """
         if self._exchanges:
             first = self._exchanges[0]
@@ -168,7 +178,9 @@ class Pipeline:
         exchange.body = b""
 
     def _close_behind(self, exchange: Exchange) -> None:
-        """Closes the connection behind an answer; what comes of the request yet is read past, so that the client sees the answer."""
+        """Closes the connection behind an answer; what comes of the request yet is read past, so that the
+        client sees the answer.
+        """
         if exchange.is_read or exchange.expects_leave:
             self._connection.close()
         else:

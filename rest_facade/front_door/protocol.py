@@ -1,4 +1,7 @@
-"""HTTP/1.1 on one connection: bytes become requests. Bounds on heads, on the time that clients take, and on idle connections."""
+"""HTTP/1.1 on one connection: bytes become requests.
+
+Bounds on heads, on the time that clients take, and on idle connections.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -20,18 +23,21 @@ from rest_facade.front_door.websockets import WebSockets
 from rest_facade.shapes.errors import ApiError
 
 MAX_HEAD_BYTES: Final = 65_536
-"""How long the request line, headers and trailers of a request may be together, and what lies between two parts of its
-body; the parser itself would read on for ever.
+"""How long the request line, headers and trailers of a request may be together, and what lies between two
+parts of its body; the parser itself would read on for ever.
 """
 
 MAX_HEADERS: Final = 200
-"""How many header fields a request may have: each step that looks at them takes as long as there are of them."""
+"""How many header fields a request may have: each step that looks at them takes as long as there are of them.
+"""
 
 PIPELINED_BYTES: Final = 2048
 """How many bytes a request takes that waits for the answer to another one on its connection."""
 
 LAST_SECONDS: Final = 0.2
-"""How long an idle connection is read yet when the facade ends: what its client has asked meanwhile is refused, not dropped."""
+"""How long an idle connection is read yet when the facade ends: what its client has asked meanwhile is
+refused, not dropped.
+"""
 
 
 def _new_parser(protocol: "HttpProtocol") -> httptools.HttpRequestParser:
@@ -65,7 +71,9 @@ class HttpProtocol(SlicedInput, Line):
     """Whether a trusted proxy is at the other end, whose requests are those of many clients."""
 
     _head_s: float | None = None
-    """Since when the head of a request is waited for; None: for none, or only as long as a connection may be idle."""
+    """Since when the head of a request is waited for; None: for none, or only as long as a connection may be
+    idle.
+    """
 
     _idle_s: float | None = None
     """Since when the connection is idle."""
@@ -83,7 +91,9 @@ class HttpProtocol(SlicedInput, Line):
         """A client has connected. Beyond the bounds it is told so at its first request, or not at all."""
         self.transport = transport
         self._parser = _new_parser(self)
-        self.environ = base_environ(transport.get_extra_info("peername") or ("", 0), transport.get_extra_info("sockname") or ("", 0))
+        self.environ = base_environ(
+            transport.get_extra_info("peername") or ("", 0), transport.get_extra_info("sockname") or ("", 0)
+        )
         self._head_s = self._loop.time()
         self._is_of_proxy = self._connections.is_trusted(self.environ["REMOTE_ADDR"])
         match self._connections.add(self, self.environ["REMOTE_ADDR"]):
@@ -109,7 +119,9 @@ class HttpProtocol(SlicedInput, Line):
     # What the input calls.
 
     def may_parse(self) -> bool:
-        """Whether no request waits for the answer to another one: what comes behind that is not parsed before its turn."""
+        """Whether no request waits for the answer to another one: what comes behind that is not parsed before
+        its turn.
+        """
         return not self.waiting_requests
 
     @property
@@ -180,7 +192,9 @@ class HttpProtocol(SlicedInput, Line):
         self._head_s = None
         self._began_s = self._came_s = self._loop.time()
         self._framing_bytes = 0
-        if not self._attribute([value for name, value in self._reading.headers if name == b"x-forwarded-for"]):
+        if not self._attribute(
+            [value for name, value in self._reading.headers if name == b"x-forwarded-for"]
+        ):
             self._pipeline.is_last = True
         if self._parser.should_upgrade():
             # The parser stops here: `_feed` goes on.
@@ -224,7 +238,9 @@ class HttpProtocol(SlicedInput, Line):
         self.parse_soon()
 
     def shutdown(self) -> None:
-        """The facade ends: the request under way has its answer yet, and whatever is being sent on an idle connection a refusal."""
+        """The facade ends: the request under way has its answer yet, and whatever is being sent on an idle
+        connection a refusal.
+        """
         if not self._pipeline.is_empty:
             return
         self._pipeline.is_last = True
@@ -240,7 +256,9 @@ class HttpProtocol(SlicedInput, Line):
         return self._began_s is not None or not self._pipeline.is_empty
 
     def _is_late(self, now_s: float) -> bool:
-        if self._pipeline.lingers_too_long(now_s) or (self._idle_s is not None and now_s - self._idle_s > self._door.keep_alive_seconds):
+        if self._pipeline.lingers_too_long(now_s) or (
+            self._idle_s is not None and now_s - self._idle_s > self._door.keep_alive_seconds
+        ):
             self.transport.close()
         if self.is_reading_paused or (self._head_s is not None and self._is_busy()):
             # It is we who do not read, or have not answered.
@@ -249,14 +267,20 @@ class HttpProtocol(SlicedInput, Line):
         return super()._is_late(now_s) or (self._head_s is not None and now_s - self._head_s > HEAD_SECONDS)
 
     def _attribute(self, forwarded: Sequence[bytes]) -> bool:
-        """Has the connection count for the client of its request. Returns whether that one may have one more."""
-        return not self._is_of_proxy or self._connections.attribute(self, self.environ["REMOTE_ADDR"], forwarded)
+        """Has the connection count for the client of its request.
+
+        Returns whether that one may have one more.
+        """
+        return not self._is_of_proxy or self._connections.attribute(
+            self, self.environ["REMOTE_ADDR"], forwarded
+        )
 
     def _feed(self, data: bytes) -> bool:
         """Parses bytes that came in. Returns whether the connection is still one of HTTP.
 
-        At an offer to upgrade the parser stops, and would take what follows for the next request. So an offer that is not
-        taken is ignored (RFC 9110, 7.8): a new parser reads the same head without it, and then the body.
+        At an offer to upgrade the parser stops, and would take what follows for the next request. So an offer
+        that is not taken is ignored (RFC 9110, 7.8): a new parser reads the same head without it, and then
+        the body.
         """
         try:
             while True:
@@ -270,7 +294,9 @@ class HttpProtocol(SlicedInput, Line):
                     self._refuse_unreadable("CONNECT is not served")
                     return True
                 # Nothing may come before a handshake on the connection that still waits for an answer.
-                is_free = self._pipeline.is_empty and not self._pipeline.is_last and not self.transport.is_closing()
+                is_free = (
+                    self._pipeline.is_empty and not self._pipeline.is_last and not self.transport.is_closing()
+                )
                 if is_free and is_handshake(self._parser, self._reading.headers):
                     return not self._open_websocket()
                 data = head_without_offer(self._parser, self._reading.target, self._reading.headers) + data
@@ -289,12 +315,16 @@ class HttpProtocol(SlicedInput, Line):
         try:
             self._door.origins.check(exchange.headers)
             if not exchange.is_asgi:
-                raise ApiError("PATH_NOT_FOUND", "There is no WebSocket on this path", path=truncate(exchange.path))
+                raise ApiError(
+                    "PATH_NOT_FOUND", "There is no WebSocket on this path", path=truncate(exchange.path)
+                )
         except ApiError as error:
             self._pipeline.end_with(refusal_of(error), exchange)
             return False
         del self._parser, self._reading
-        self._connections.replace(self, self._websockets.open(self.transport, exchange.raw_path, exchange.query, exchange.headers))
+        self._connections.replace(
+            self, self._websockets.open(self.transport, exchange.raw_path, exchange.query, exchange.headers)
+        )
         return True
 
     def _refuse_unreadable(self, reason: str) -> None:

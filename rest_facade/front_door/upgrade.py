@@ -1,4 +1,6 @@
-"""Offers to change to another protocol in the head of a request: a WebSocket's handshake, or one that is ignored."""
+"""Offers to change to another protocol in the head of a request: a WebSocket's handshake, or one that is
+ignored.
+"""
 
 import httptools
 

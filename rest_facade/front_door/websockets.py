@@ -52,9 +52,13 @@ class WebSockets:
         """Those in which WebSockets are served."""
         return self._state.tasks
 
-    def open(self, transport: asyncio.Transport, path: bytes, query: bytes, headers: Iterable[tuple[bytes, bytes]]) -> "WebSocketProtocol":
+    def open(
+        self, transport: asyncio.Transport, path: bytes, query: bytes, headers: Iterable[tuple[bytes, bytes]]
+    ) -> "WebSocketProtocol":
         """Goes on with a connection on which a handshake has been read."""
-        protocol = WebSocketProtocol(self._connections, config=self._config, server_state=self._state, app_state={})
+        protocol = WebSocketProtocol(
+            self._connections, config=self._config, server_state=self._state, app_state={}
+        )
         protocol.connection_made(transport)
         target = path + (b"?" + query if query else b"")
         lines = b"".join(b"%b: %b\r\n" % header for header in headers)
@@ -110,7 +114,10 @@ class WebSocketProtocol(SlicedInput, Connection, patched.WebSocket):
         return message
 
     async def send(self, message: Any) -> None:
-        """Sends what the app says. Once that is its goodbye, nobody calls `receive`, and the client's is read."""
+        """Sends what the app says.
+
+        Once that is its goodbye, nobody calls `receive`, and the client's is read.
+        """
         await super().send(message)
         self._go_on()
 

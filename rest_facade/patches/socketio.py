@@ -1,9 +1,9 @@
 """What is used of python-engineio 4.15 and python-socketio 5.18 beside their documented interfaces.
 
 By itself the library answers a poll with all that waits, of which its own client reads 16 packets
-(https://github.com/miguelgrinberg/python-engineio/issues/142); keeps the task of a ping for as long as a connection's
-time-out after that has gone; tells nobody how much waits for a client; and makes a class for each request, which stays until
-the collector comes. No interface of it lets anybody count or bound that.
+(https://github.com/miguelgrinberg/python-engineio/issues/142); keeps the task of a ping for as long as a
+connection's time-out after that has gone; tells nobody how much waits for a client; and makes a class for
+each request, which stays until the collector comes. No interface of it lets anybody count or bound that.
 """
 
 import asyncio
@@ -20,8 +20,32 @@ from engineio.packet import Packet
 from rest_facade.front_door.asgi import Receive, Send
 
 PRIVATE_NAMES: Final = (
-    *(f"AsyncServer.eio.{name}" for name in ("handlers", "sockets", "on", "ping_interval", "ping_timeout", "log_message_keys", "_async")),
-    *(f"AsyncSocket.{name}" for name in ("poll", "receive", "close", "queue", "sid", "closed", "connected", "upgraded", "upgrading")),
+    *(
+        f"AsyncServer.eio.{name}"
+        for name in (
+            "handlers",
+            "sockets",
+            "on",
+            "ping_interval",
+            "ping_timeout",
+            "log_message_keys",
+            "_async",
+        )
+    ),
+    *(
+        f"AsyncSocket.{name}"
+        for name in (
+            "poll",
+            "receive",
+            "close",
+            "queue",
+            "sid",
+            "closed",
+            "connected",
+            "upgraded",
+            "upgrading",
+        )
+    ),
     *(f"AsyncSocket.{name}" for name in ("server", "schedule_ping", "_send_ping", "last_ping")),
     *(f"AsyncServer.manager.{name}" for name in ("eio_sid_from_sid", "is_connected")),
 )
@@ -119,13 +143,18 @@ def end_poll(transport: Any) -> None:
     transport.queue.put_nowait(None)
 
 
-def wrap_handler(io: socketio.AsyncServer, event: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+def wrap_handler(
+    io: socketio.AsyncServer, event: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> None:
     """Has Engine.IO call something around Socket.IO's handler of an event."""
     io.eio.on(event, wrap(io.eio.handlers[event]))
 
 
 class Pings:
-    """The tasks in which connections are sent their next pings. Kept, so that they end with the connections."""
+    """The tasks in which connections are sent their next pings.
+
+    Kept, so that they end with the connections.
+    """
 
     def __init__(self) -> None:
         self._tasks: dict[str, asyncio.Task[None]] = {}

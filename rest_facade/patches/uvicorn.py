@@ -1,8 +1,8 @@
 """WebSockets as uvicorn 0.54 speaks them, apart from its server: it has no public class of one connection.
 
-Mended, and no upstream issue is known of any: the answers to pings pile up for a client that reads nothing; each piece of a message
-is kept by itself, however small; a handshake refused with a body is logged as an error. Asked for: how much is held, and whether
-reading is paused.
+Mended, and no upstream issue is known of any: the answers to pings pile up for a client that reads nothing;
+each piece of a message is kept by itself, however small; a handshake refused with a body is logged as an
+error. Asked for: how much is held, and whether reading is paused.
 """
 
 import asyncio
@@ -68,7 +68,10 @@ class WebSocket(WebSocketsSansIOProtocol):
         super().handle_pong(event)
 
     def handle_cont(self, event: Frame) -> None:
-        """A piece of a message came. All are kept in one buffer: many small ones would take far more than their bytes."""
+        """A piece of a message came.
+
+        All are kept in one buffer: many small ones would take far more than their bytes.
+        """
         if not isinstance(self.frames[0], bytearray):
             self.frames = [bytearray(self.frames[0])]  # type: ignore[list-item] # it is joined or decoded, as bytes are
         self.frames[0] += event.data

@@ -27,7 +27,9 @@ def add_routes(app: flask.Flask, backend: Backend) -> None:
         """Lists the agents, the oldest first: id, name and status."""
         request = ListAgentsRequest(page_size=MAX_AGENTS, view=agent_pb2.AGENT_VIEW_SUMMARY)
         page = backend.call(backend.agents.ListAgents, request)
-        return json_body.respond({"success": True, "data": {"agents": [_body(agent) for agent in page.agents]}})
+        return json_body.respond(
+            {"success": True, "data": {"agents": [_body(agent) for agent in page.agents]}}
+        )
 
     app.add_url_rule(PATH, view_func=list_agents, methods=["GET"])
 

@@ -31,10 +31,12 @@ class _NoSession(SessionInterface):
 
 
 class App(flask.Flask):
-    """Flask without what nobody here uses, which is half of its time. A test holds each override against Flask's own.
+    """Flask without what nobody here uses, which is half of its time. A test holds each override against
+    Flask's own.
 
-    These silently do not work: signals of requests, `before_request`, `after_request`, `teardown_request`, `url_value_preprocessor`,
-    sessions, SERVER_NAME, TRUSTED_HOSTS, matching by host or subdomain. Views and handlers must answer with our `Response`.
+    These silently do not work: signals of requests, `before_request`, `after_request`, `teardown_request`,
+    `url_value_preprocessor`, sessions, SERVER_NAME, TRUSTED_HOSTS, matching by host or subdomain. Views and
+    handlers must answer with our `Response`.
     """
 
     session_interface = _NoSession()
@@ -81,7 +83,9 @@ def create_app(backend: Backend) -> flask.Flask:
 
 
 def _answering(judge: Callable[[Any], ApiError]) -> Callable[[Exception], Response]:
-    """The handler that answers an error as it is judged; afterwards nothing of the request is left in the error."""
+    """The handler that answers an error as it is judged; afterwards nothing of the request is left in the
+    error.
+    """
 
     def answer(error: Exception) -> Response:
         try:
@@ -102,9 +106,13 @@ def _tell(error: ApiError) -> Response:
 
 
 def _logged(error: ApiError) -> ApiError:
-    """The error, with a line in the log: the server logs the calls that it refuses, and has not seen this request."""
+    """The error, with a line in the log: the server logs the calls that it refuses, and has not seen this
+    request.
+    """
     level = "warning" if error.http_status >= 500 else "info"
-    getattr(_log, level)("failed request", method=flask.request.method, code=error.row.reason, error=truncate(error.message))
+    getattr(_log, level)(
+        "failed request", method=flask.request.method, code=error.row.reason, error=truncate(error.message)
+    )
     return error
 
 
@@ -112,7 +120,12 @@ def _from_http(error: HTTPException) -> ApiError:
     """Flask's own refusals in the words of the table."""
     if isinstance(error, MethodNotAllowed):
         allowed = sorted(error.valid_methods or ())
-        return ApiError("METHOD_NOT_ALLOWED", "The path does not have this method", method=flask.request.method, allowed=allowed)
+        return ApiError(
+            "METHOD_NOT_ALLOWED",
+            "The path does not have this method",
+            method=flask.request.method,
+            allowed=allowed,
+        )
     if isinstance(error, NotFound):
         return ApiError("PATH_NOT_FOUND", "There is no such path", path=truncate(flask.request.path))
     if error.code is not None and 400 <= error.code < 500:

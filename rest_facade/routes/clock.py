@@ -7,7 +7,12 @@ import grpc.aio
 
 from eliza.sessions import times, values
 from eliza.sessions.errors import truncate
-from eliza.sessions.v1.clock_service_pb2 import AdvanceClockRequest, GetClockRequest, GetClockResponse, SetClockRequest
+from eliza.sessions.v1.clock_service_pb2 import (
+    AdvanceClockRequest,
+    GetClockRequest,
+    GetClockResponse,
+    SetClockRequest,
+)
 from rest_facade.shapes import fields, json_body, requests, responses
 from rest_facade.shapes.errors import ApiError
 from rest_facade.shapes.response import Response
@@ -35,17 +40,27 @@ class _Views:
     def move_clock(self) -> Response:
         """Sets or advances the test clock; 404 when it is off."""
         self._read()
-        body = {name: value for name, value in json_body.read_object(fields.MOVE_CLOCK).items() if value is not None}
+        body = {
+            name: value
+            for name, value in json_body.read_object(fields.MOVE_CLOCK).items()
+            if value is not None
+        }
         json_body.refuse_unknown()
         clock = self._backend.clock
         if "now" in body and "advanceMs" in body:
             raise _invalid("now", body["now"], "now and advanceMs exclude each other")
         if "now" in body:
-            now = self._backend.call(clock.SetClock, SetClockRequest(now=values.timestamp(_instant(body["now"])))).now
+            now = self._backend.call(
+                clock.SetClock, SetClockRequest(now=values.timestamp(_instant(body["now"])))
+            ).now
         elif "advanceMs" in body:
-            now = self._backend.call(clock.AdvanceClock, AdvanceClockRequest(advance_ms=_whole(body["advanceMs"]))).now
+            now = self._backend.call(
+                clock.AdvanceClock, AdvanceClockRequest(advance_ms=_whole(body["advanceMs"]))
+            ).now
         else:
-            raise ApiError("MISSING_FIELDS", "One of advanceMs and now is required", missingFields=["advanceMs", "now"])
+            raise ApiError(
+                "MISSING_FIELDS", "One of advanceMs and now is required", missingFields=["advanceMs", "now"]
+            )
         return json_body.respond({"now": responses.iso(now)})
 
     def _read(self) -> GetClockResponse:
@@ -73,4 +88,10 @@ def _whole(value: Any) -> int:
 
 
 def _invalid(field: str, value: object, reason: str) -> ApiError:
-    return ApiError("INVALID_FIELD", f"Invalid {field}: {reason}", field=field, value=truncate(requests.display(value)), reason=reason)
+    return ApiError(
+        "INVALID_FIELD",
+        f"Invalid {field}: {reason}",
+        field=field,
+        value=truncate(requests.display(value)),
+        reason=reason,
+    )

@@ -1,4 +1,6 @@
-"""Lists that the server gives in pages: a small one goes out as a whole, a large one as the pages arrive, so that nobody holds it all."""
+"""Lists that the server gives in pages: a small one goes out as a whole, a large one as the pages arrive, so
+that nobody holds it all.
+"""
 
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
@@ -24,7 +26,9 @@ _log = structlog.get_logger(__name__)
 
 
 class Page(NamedTuple):
-    """A page of the server: its items, to be taken out by who reads them, and what else the answer has if this is the last one."""
+    """A page of the server: its items, to be taken out by who reads them, and what else the answer has if
+    this is the last one.
+    """
 
     items: list[dict[str, Any]]
     rest: dict[str, Any]
@@ -33,8 +37,8 @@ class Page(NamedTuple):
 def respond(name: str, pages: Iterator[Page]) -> Response:
     """Responds with an object that holds the items of all pages under `name`, and the rest of the last page.
 
-    What fails within the first WHOLE_BYTES is raised. What fails later cuts the connection: without the last chunk no
-    client takes the answer for whole.
+    What fails within the first WHOLE_BYTES is raised. What fails later cuts the connection: without the last
+    chunk no client takes the answer for whole.
     """
     parts, begun, size = _write(name, pages), [], 0
     for part in parts:
@@ -97,7 +101,9 @@ def _list_forward(backend: Backend, request: ListMessagesRequest) -> Iterator[Pa
     """
     wanted, kept_bytes, count, is_first = request.page_size, 0, 0, True
     kept: list[Message] = []
-    again = ListMessagesRequest(session_id=request.session_id, after=request.after, json_form=request.json_form)
+    again = ListMessagesRequest(
+        session_id=request.session_id, after=request.after, json_form=request.json_form
+    )
     while True:
         page = backend.read_page(backend.messages.ListMessages, request, is_first=is_first)
         count += len(page.messages)
@@ -130,7 +136,8 @@ def _write(name: str, pages: Iterator[Page]) -> Iterator[bytes]:
         if items:
             part = [separator + json_body.dump(items)[1:-1]]
             separator = b","
-            # While the client reads it nobody keeps what it was made of, and none keeps it while the next one is read.
+            # While the client reads it nobody keeps what it was made of, and none keeps it while the next one
+            # is read.
             items.clear()
             yield part.pop()
     yield b"]," + json_body.dump(rest)[1:]

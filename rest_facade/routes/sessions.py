@@ -1,4 +1,6 @@
-"""The endpoints under /api/messaging/sessions: each reads its request, makes its call, and writes the answer."""
+"""The endpoints under /api/messaging/sessions: each reads its request, makes its call, and
+writes the answer.
+"""
 
 from collections.abc import Callable
 from typing import Final, TypeVar
@@ -72,9 +74,13 @@ class _Views:
         """Creates a session of a user with an agent: 201."""
         body = json_body.read_object(fields.CREATE_SESSION)
         json_body.refuse_unknown()
-        request = requests.create_session(body, requests.idempotency_key(flask.request.headers.get("Idempotency-Key")))
+        request = requests.create_session(
+            body, requests.idempotency_key(flask.request.headers.get("Idempotency-Key"))
+        )
         answer = self._backend.call(self._backend.sessions.CreateSession, request)
-        return json_body.respond(responses.created_session(answer.session), 201, {"ETag": answer.session.etag, **_replayed(answer)})
+        return json_body.respond(
+            responses.created_session(answer.session), 201, {"ETag": answer.session.etag, **_replayed(answer)}
+        )
 
     def list_sessions(self) -> Response:
         """Lists the active sessions, the oldest first."""
@@ -92,26 +98,40 @@ class _Views:
             return json_body.respond({"status": "unhealthy", **fault.body}, fault.http_status, fault.headers)
         if status.health == GetServiceStatusResponse.HEALTH_UNHEALTHY:
             fault = ApiError("UNAVAILABLE", "The store cannot write", retryAfterSeconds=1)
-            return json_body.respond({**responses.health(status), **fault.body}, fault.http_status, fault.headers)
+            return json_body.respond(
+                {**responses.health(status), **fault.body}, fault.http_status, fault.headers
+            )
         return json_body.respond(responses.health(status))
 
     def get_session(self, session_id: str) -> Response:
         """Reads one session and its live status."""
-        answer = self._backend.call(self._backend.sessions.GetSession, GetSessionRequest(session_id=session_id, json_form=JSON_FORM_TEXT))
+        answer = self._backend.call(
+            self._backend.sessions.GetSession,
+            GetSessionRequest(session_id=session_id, json_form=JSON_FORM_TEXT),
+        )
         return _session(answer.session)
 
     def delete_session(self, session_id: str) -> Response:
         """Ends and removes a session, live or expired."""
-        self._backend.call(self._backend.sessions.DeleteSession, DeleteSessionRequest(session_id=session_id, etag=_if_match()))
-        return json_body.respond({"success": True, "message": f"Session {session_id.lower()} deleted successfully"})
+        self._backend.call(
+            self._backend.sessions.DeleteSession,
+            DeleteSessionRequest(session_id=session_id, etag=_if_match()),
+        )
+        return json_body.respond(
+            {"success": True, "message": f"Session {session_id.lower()} deleted successfully"}
+        )
 
     def send_message(self, session_id: str) -> Response:
         """Sends a message, which renews the session when auto-renewal is on: 201."""
-        request, transport = self._judge(requests.send_message, json_body.read_object(fields.SEND_MESSAGE), session_id)
+        request, transport = self._judge(
+            requests.send_message, json_body.read_object(fields.SEND_MESSAGE), session_id
+        )
         request.request_id = requests.idempotency_key(flask.request.headers.get("Idempotency-Key"))
         if transport == "websocket":
             answer = self._backend.call(self._backend.messages.SendMessage, request)
-            return json_body.respond(responses.sent_message(answer.message, answer.session_status), 201, _replayed(answer))
+            return json_body.respond(
+                responses.sent_message(answer.message, answer.session_status), 201, _replayed(answer)
+            )
         talk = Conversation(self._backend, request)
         try:
             sent = self._backend.wait(talk.open())
@@ -129,16 +149,22 @@ class _Views:
             talk.close()
             raise
         body = responses.sent_message(sent.message, sent.session_status)
-        return json_body.respond({**body, "agentResponse": responses.agent_response(reply)}, 201, _replayed(sent))
+        return json_body.respond(
+            {**body, "agentResponse": responses.agent_response(reply)}, 201, _replayed(sent)
+        )
 
     def watch_events(self, session_id: str) -> Response:
-        """Streams the session's events (`text/event-stream`), from the first or from behind `Last-Event-ID` or `after`, a sequence."""
+        """Streams the session's events (`text/event-stream`), from the first or from behind `Last-Event-ID`
+        or `after`, a sequence.
+        """
         last = flask.request.headers.get("Last-Event-ID", "")
         after = self._judge(requests.after_sequence, last or flask.request.args.get("after", ""), session_id)
         follower = Follower(self._backend, session_id, after)
         try:
             session = self._backend.wait(follower.open())
-            room = FollowedSession(session, self._backend.wait(self._backend.agent_name(session.agent_id)), session.session_id)
+            room = FollowedSession(
+                session, self._backend.wait(self._backend.agent_name(session.agent_id)), session.session_id
+            )
         except BaseException:
             follower.close()
             raise
@@ -153,13 +179,16 @@ class _Views:
         """Renews by hand, also when auto-renewal is off: 422 at the maximum duration."""
         self._judge_empty(session_id)
         answer = self._backend.call(
-            self._backend.sessions.RenewSession, RenewSessionRequest(session_id=session_id, etag=_if_match(), json_form=JSON_FORM_TEXT)
+            self._backend.sessions.RenewSession,
+            RenewSessionRequest(session_id=session_id, etag=_if_match(), json_form=JSON_FORM_TEXT),
         )
         return _session(answer.session)
 
     def update_timeout(self, session_id: str) -> Response:
         """Changes the timeout settings that the body names."""
-        request = self._judge(requests.update_timeout, json_body.read_object(fields.UPDATE_TIMEOUT), session_id)
+        request = self._judge(
+            requests.update_timeout, json_body.read_object(fields.UPDATE_TIMEOUT), session_id
+        )
         request.etag = _if_match()
         answer = self._backend.call(self._backend.sessions.UpdateTimeout, request)
         return _session(answer.session)
@@ -168,17 +197,24 @@ class _Views:
         """Keeps alive, and renews when auto-renewal is on."""
         self._judge_empty(session_id)
         answer = self._backend.call(
-            self._backend.sessions.SendHeartbeat, SendHeartbeatRequest(session_id=session_id, json_form=JSON_FORM_TEXT)
+            self._backend.sessions.SendHeartbeat,
+            SendHeartbeatRequest(session_id=session_id, json_form=JSON_FORM_TEXT),
         )
         return _session(answer.session)
 
     def _judge(self, reader: Callable[[_Input, str], _Request], given: _Input, session_id: str) -> _Request:
-        """What the reader makes of what was given. Before it is called bad (400), the session must exist (404) and be live (410)."""
+        """What the reader makes of what was given.
+
+        Before it is called bad (400), the session must exist (404) and be live (410).
+        """
         try:
             json_body.refuse_unknown()
             return reader(given, session_id)
         except ApiError:
-            self._backend.call(self._backend.sessions.GetSession, GetSessionRequest(session_id=session_id, json_form=JSON_FORM_TEXT))
+            self._backend.call(
+                self._backend.sessions.GetSession,
+                GetSessionRequest(session_id=session_id, json_form=JSON_FORM_TEXT),
+            )
             raise
 
     def _judge_empty(self, session_id: str) -> None:

@@ -36,7 +36,9 @@ def event(name: str, data: object, event_id: int | None = None) -> bytes:
     return head.encode() + b"data: " + json_body.dump(data) + b"\n\n"
 
 
-def respond(stream: Iterator[bytes], on_close: Callable[[], None], headers: Mapping[str, str] | None = None) -> Response:
+def respond(
+    stream: Iterator[bytes], on_close: Callable[[], None], headers: Mapping[str, str] | None = None
+) -> Response:
     """The response that streams events; `on_close` is called however it ends."""
     return Response(stream, 200, {"Content-Type": CONTENT_TYPE, **HEADERS, **(headers or {})}, on_close)
 
@@ -77,10 +79,13 @@ def _entry(entry: LogEntry, room: events.FollowedSession) -> bytes:
     return b""
 
 
-def session_events(backend: Backend, follower: Follower, room: events.FollowedSession, told: Told) -> Iterator[bytes]:
+def session_events(
+    backend: Backend, follower: Follower, room: events.FollowedSession, told: Told
+) -> Iterator[bytes]:
     """A session's events, one for each entry of its log; `id:` is the sequence.
 
-    A message that renewed is one event, so that its id resumes behind all of it: what it did is its `sessionStatus`.
+    A message that renewed is one event, so that its id resumes behind all of it: what it did is its
+    `sessionStatus`.
     """
     yield f"retry: {RETRY_MS}\n\n".encode()
     for item in backend.iterate(aiter(follower)):
@@ -91,7 +96,9 @@ def session_events(backend: Backend, follower: Follower, room: events.FollowedSe
 
 
 def conversation(backend: Backend, talk: Conversation, sent: SendMessageResponse) -> Iterator[bytes]:
-    """A message sent with transport `sse`: `user_message`, `chunk` and `aborted` any number of times, then `done` or `error`."""
+    """A message sent with transport `sse`: `user_message`, `chunk` and `aborted` any number of times, then
+    `done` or `error`.
+    """
     yield event("user_message", responses.sent_message(sent.message, sent.session_status))
     is_done = False
     try:

@@ -18,15 +18,27 @@ RETRY_AFTER_SECONDS: Final = 1
 _log = structlog.get_logger(__name__)
 
 _WITHOUT_INFO: Final[Mapping[grpc.StatusCode, tuple[str, str, Mapping[str, Any]]]] = {
-    grpc.StatusCode.UNAVAILABLE: ("UNAVAILABLE", "The session service is out of reach", {"retryAfterSeconds": RETRY_AFTER_SECONDS}),
+    grpc.StatusCode.UNAVAILABLE: (
+        "UNAVAILABLE",
+        "The session service is out of reach",
+        {"retryAfterSeconds": RETRY_AFTER_SECONDS},
+    ),
     # Not by us, who would not look at the answer: the server stops, and could wait no longer.
-    grpc.StatusCode.CANCELLED: ("UNAVAILABLE", "The session service is stopping", {"retryAfterSeconds": RETRY_AFTER_SECONDS}),
+    grpc.StatusCode.CANCELLED: (
+        "UNAVAILABLE",
+        "The session service is stopping",
+        {"retryAfterSeconds": RETRY_AFTER_SECONDS},
+    ),
     grpc.StatusCode.RESOURCE_EXHAUSTED: (
         "RESOURCE_EXHAUSTED",
         "The session service has more to do than it can",
         {"retryAfterSeconds": RETRY_AFTER_SECONDS},
     ),
-    grpc.StatusCode.DEADLINE_EXCEEDED: ("DEADLINE_EXCEEDED", "The session service did not answer in time", {}),
+    grpc.StatusCode.DEADLINE_EXCEEDED: (
+        "DEADLINE_EXCEEDED",
+        "The session service did not answer in time",
+        {},
+    ),
 }
 
 
@@ -52,7 +64,9 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the answer's headers have to say: `Retry-After` with 429 and 503, in whole seconds, and `Allow` with 405."""
+        """What the answer's headers have to say: `Retry-After` with 429 and 503, in whole seconds, and
+        `Allow` with 405.
+        """
         if self.http_status in (429, 503):
             return {"Retry-After": str(math.ceil(self.details.get("retryAfterSeconds", RETRY_AFTER_SECONDS)))}
         if self.http_status == 405:
@@ -61,7 +75,9 @@ class ApiError(Exception):
 
 
 def from_rpc(error: grpc.aio.AioRpcError) -> ApiError:
-    """What the client is told about a failed call: the server's own error if it gave one, else the status that fits."""
+    """What the client is told about a failed call: the server's own error if it gave one, else the status
+    that fits.
+    """
     info = error_info(error)
     if info is not None and info.reason in TABLE:
         return from_row(info.reason, error.details() or info.reason, info.metadata)
@@ -74,7 +90,10 @@ def from_rpc(error: grpc.aio.AioRpcError) -> ApiError:
 def from_row(reason: str, message: str, details: Mapping[str, str]) -> ApiError:
     """An error of the server's in the words and types of REST."""
     kinds = TABLE[reason].details
-    typed = {name: _to_json_type(kinds.get(name, errors_pb2.DETAIL_KIND_UNSPECIFIED), text) for name, text in details.items()}
+    typed = {
+        name: _to_json_type(kinds.get(name, errors_pb2.DETAIL_KIND_UNSPECIFIED), text)
+        for name, text in details.items()
+    }
     return ApiError(reason, _to_rest_spelling(message, kinds, details), **typed)
 
 
@@ -112,7 +131,9 @@ def _to_rest_spelling(message: str, kinds: Mapping[str, int], texts: Mapping[str
 
 
 def _rest_name(path: str) -> str:
-    """The name in REST of a field or a path of fields: `timeout_config.auto_renew` is `timeoutConfig.autoRenew`."""
+    """The name in REST of a field or a path of fields: `timeout_config.auto_renew` is
+    `timeoutConfig.autoRenew`.
+    """
     if path == "after_sequence":
         return "after"
     head, *rest = path.split("_")

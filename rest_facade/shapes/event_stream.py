@@ -1,4 +1,6 @@
-"""Event streams as HTTP has them: their headers, who follows one, and what a follower is told who cannot be served now."""
+"""Event streams as HTTP has them: their headers, who follows one, and what a follower is told who cannot be
+served now.
+"""
 
 import random
 from typing import Final
@@ -14,17 +16,23 @@ COME_BACK_MS: Final = (3000, 10_000)
 
 
 def is_followed(method: str, path: str, accept: str) -> bool:
-    """Whether a request is for a session's events, and its Accept header names event streams as EventSource's does.
+    """Whether a request is for a session's events, and its Accept header names event streams as EventSource's
+    does.
 
     A header that only allows them, by `*`, does not.
     """
     return (
         method == "GET"
         and path.rstrip("/").endswith("/events")
-        and any(kind.partition(";")[0].strip().lower() == KIND and quality > 0 for kind, quality in parse_accept_header(accept))
+        and any(
+            kind.partition(";")[0].strip().lower() == KIND and quality > 0
+            for kind, quality in parse_accept_header(accept)
+        )
     )
 
 
 def come_back() -> bytes:
-    """All of the stream that a follower gets in place of a refusal: when to come back, which a browser does at its end."""
+    """All of the stream that a follower gets in place of a refusal: when to come back, which a browser does
+    at its end.
+    """
     return f"retry: {random.randint(*COME_BACK_MS)}\n\n".encode()

@@ -1,4 +1,6 @@
-"""What happens in a session, as the published events: their names, and their payloads as the contract has them."""
+"""What happens in a session, as the published events: their names, and their payloads as the contract has
+them.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -25,9 +27,15 @@ class FollowedSession:
 
 
 def entry_events(entry: LogEntry, room: FollowedSession) -> list[tuple[str, Payload]]:
-    """The events of an entry: one, or two for a message that renewed the session. Each carries the entry's sequence."""
+    """The events of an entry: one, or two for a message that renewed the session.
+
+    Each carries the entry's sequence.
+    """
     status = entry.session_status
-    renewed = ("sessionRenewed", _of(entry, expiresAt=responses.iso(status.expires_at), renewalCount=status.renewal_count))
+    renewed = (
+        "sessionRenewed",
+        _of(entry, expiresAt=responses.iso(status.expires_at), renewalCount=status.renewal_count),
+    )
     match entry.WhichOneof("event"):
         case "message":
             broadcast = ("messageBroadcast", message_broadcast(entry, room))
@@ -36,7 +44,12 @@ def entry_events(entry: LogEntry, room: FollowedSession) -> list[tuple[str, Payl
             return [renewed]
         case "timeout_change":
             config = responses.timeout_config(entry.timeout_change.timeout_config)
-            return [("sessionTimeoutChanged", _of(entry, expiresAt=responses.iso(status.expires_at), timeoutConfig=config))]
+            return [
+                (
+                    "sessionTimeoutChanged",
+                    _of(entry, expiresAt=responses.iso(status.expires_at), timeoutConfig=config),
+                )
+            ]
         case "expiration_warning":
             minutes = json_text.number(entry.expiration_warning.minutes_remaining)
             return [("sessionExpirationWarning", _of(entry, minutesRemaining=minutes))]
@@ -81,7 +94,12 @@ def message_broadcast(entry: LogEntry, room: FollowedSession) -> Payload:
 
 def stream_chunk(chunk: ReplyChunk, channel_id: str) -> Payload:
     """messageStreamChunk: a piece of a reply under way."""
-    return {**responses.chunk(chunk), "agentId": chunk.agent_id, "channelId": channel_id, "sessionId": chunk.session_id}
+    return {
+        **responses.chunk(chunk),
+        "agentId": chunk.agent_id,
+        "channelId": channel_id,
+        "sessionId": chunk.session_id,
+    }
 
 
 def stream_aborted(abort: ReplyAborted) -> Payload:
@@ -95,7 +113,8 @@ def session_deleted(session_id: str) -> Payload:
 
 
 class Draft:
-    """The reply whose pieces one follower was sent last, until it is stored, has failed, or its pieces are void.
+    """The reply whose pieces one follower was sent last, until it is stored, has failed, or its pieces are
+    void.
 
     It is void where the connection upstream breaks: whatever becomes of it is not heard.
     """
@@ -109,7 +128,10 @@ class Draft:
 
     def take_entry(self, entry: LogEntry) -> None:
         """An entry is sent, which may be the end of the reply."""
-        if self._last and self._last.message_id in (entry.message.message_id, entry.reply_failure.reply_message_id):
+        if self._last and self._last.message_id in (
+            entry.message.message_id,
+            entry.reply_failure.reply_message_id,
+        ):
             self._last = None
 
     def take_abort(self, abort: ReplyAborted) -> bool:
@@ -124,7 +146,12 @@ class Draft:
         last, self._last = self._last, None
         if last is None:
             return None
-        return ReplyAborted(session_id=last.session_id, agent_id=last.agent_id, message_id=last.message_id, attempt=last.attempt)
+        return ReplyAborted(
+            session_id=last.session_id,
+            agent_id=last.agent_id,
+            message_id=last.message_id,
+            attempt=last.attempt,
+        )
 
 
 def _of(entry: LogEntry, **fields: Any) -> Payload:

@@ -84,7 +84,10 @@ def _encode(path: tuple[str, ...]) -> str:
 
 
 def is_strict(prefer: str) -> bool:
-    """Whether a Prefer header (RFC 7240) asks for strict handling. Of a preference named twice the first counts."""
+    """Whether a Prefer header (RFC 7240) asks for strict handling.
+
+    Of a preference named twice the first counts.
+    """
     for preference in _PREFERENCE.findall(prefer):
         found = _NAME_AND_VALUE.match(preference)
         if found and found[1].lower() == "handling":

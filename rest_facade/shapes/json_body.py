@@ -18,8 +18,9 @@ def read_object(known: fields.Fields) -> dict[str, Any]:
 
     The answer will name fields that are not `known`; `refuse_unknown` says whether they are an error.
 
-    Raises UNSUPPORTED_MEDIA_TYPE when the body is not JSON by its content type, INVALID_REQUEST when it is malformed or no object.
-    Strings may hold lone surrogates and numbers may be infinite: what they mean is for each field to say.
+    Raises UNSUPPORTED_MEDIA_TYPE when the body is not JSON by its content type, INVALID_REQUEST when it is
+    malformed or no object. Strings may hold lone surrogates and numbers may be infinite: what they mean is
+    for each field to say.
     """
     flask.g.unknown_fields = []
     data = flask.request.get_data(cache=False)
@@ -27,7 +28,11 @@ def read_object(known: fields.Fields) -> dict[str, Any]:
         return {}
     content_type = flask.request.content_type or ""
     if not _is_json(content_type):
-        raise ApiError("UNSUPPORTED_MEDIA_TYPE", "The body must be application/json in UTF-8", contentType=truncate(content_type))
+        raise ApiError(
+            "UNSUPPORTED_MEDIA_TYPE",
+            "The body must be application/json in UTF-8",
+            contentType=truncate(content_type),
+        )
     body = _parse(data)
     if not isinstance(body, dict):
         raise _invalid("the body is not a JSON object")
@@ -43,7 +48,9 @@ def refuse_unknown() -> None:
 
 
 def name_unknown(response: Response) -> Response:
-    """Names the unknown fields of the request in the headers of its answer, and whether they were an error."""
+    """Names the unknown fields of the request in the headers of its answer, and whether they
+    were an error.
+    """
     unknown = flask.g.get("unknown_fields")
     if unknown:
         response.headers[fields.UNKNOWN_HEADER] = fields.encode(unknown)

@@ -1,4 +1,5 @@
-"""What a client sent, as the requests of the API. The server checks values; here is only what a proto cannot express: JSON types and text.
+"""What a client sent, as the requests of the API. The server checks values; here is only what a proto cannot
+express: JSON types and text.
 
 Whatever is raised is an ApiError that tells the client about the field.
 """
@@ -15,11 +16,21 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from eliza.sessions import json_text, times, values
 from eliza.sessions.errors import truncate
-from eliza.sessions.limits import DEFAULT_MESSAGES, MAX_MESSAGES, MAX_METADATA_BYTES, MAX_REQUEST_ID, MAX_SESSIONS
+from eliza.sessions.limits import (
+    DEFAULT_MESSAGES,
+    MAX_MESSAGES,
+    MAX_METADATA_BYTES,
+    MAX_REQUEST_ID,
+    MAX_SESSIONS,
+)
 from eliza.sessions.texts import is_text
 from eliza.sessions.v1.json_form_pb2 import JSON_FORM_TEXT
 from eliza.sessions.v1.message_service_pb2 import ListMessagesRequest, SendMessageRequest
-from eliza.sessions.v1.session_service_pb2 import CreateSessionRequest, ListSessionsRequest, UpdateTimeoutRequest
+from eliza.sessions.v1.session_service_pb2 import (
+    CreateSessionRequest,
+    ListSessionsRequest,
+    UpdateTimeoutRequest,
+)
 from eliza.sessions.v1.timeout_pb2 import TimeoutConfig
 from rest_facade.shapes.errors import ApiError
 
@@ -37,7 +48,10 @@ _MAX_INT64 = 2**63 - 1
 
 
 def create_session(body: Body, request_id: str = "") -> CreateSessionRequest:
-    """The body of POST /sessions. Raises MISSING_FIELDS, INVALID_UUID, INVALID_METADATA, INVALID_TIMEOUT_CONFIG, in this order."""
+    """The body of POST /sessions.
+
+    Raises MISSING_FIELDS, INVALID_UUID, INVALID_METADATA, INVALID_TIMEOUT_CONFIG, in this order.
+    """
     try:
         return CreateSessionRequest(
             agent_id=_id(body, "agentId"),
@@ -51,7 +65,9 @@ def create_session(body: Body, request_id: str = "") -> CreateSessionRequest:
         # The server, which would have told about missing and malformed ids first, will not see this request.
         missing = [name for name in ("agentId", "userId") if body.get(name) in (None, "")]
         if missing:
-            raise ApiError("MISSING_FIELDS", f"Missing required fields: {', '.join(missing)}", missingFields=missing) from None
+            raise ApiError(
+                "MISSING_FIELDS", f"Missing required fields: {', '.join(missing)}", missingFields=missing
+            ) from None
         for name in ("agentId", "userId"):
             if not _UUID.fullmatch(_id(body, name)):
                 raise _invalid_uuid(name, body[name]) from None
@@ -59,7 +75,10 @@ def create_session(body: Body, request_id: str = "") -> CreateSessionRequest:
 
 
 def send_message(body: Body, session_id: str) -> tuple[SendMessageRequest, str]:
-    """The body of POST /sessions/{sessionId}/messages, and its transport. Raises INVALID_CONTENT and INVALID_METADATA."""
+    """The body of POST /sessions/{sessionId}/messages, and its transport.
+
+    Raises INVALID_CONTENT and INVALID_METADATA.
+    """
     content = body.get("content")
     if not isinstance(content, str):
         raise _invalid_content("content must be a string of 1 to 4000 characters")
@@ -78,7 +97,8 @@ def send_message(body: Body, session_id: str) -> tuple[SendMessageRequest, str]:
 
 
 def idempotency_key(key: str | None) -> str:
-    """What an Idempotency-Key header says, with or without the quotes that its draft standard wants; empty when there is none.
+    """What an Idempotency-Key header says, with or without the quotes that its draft standard wants; empty
+    when there is none.
 
     Raises INVALID_FIELD.
     """
@@ -87,17 +107,28 @@ def idempotency_key(key: str | None) -> str:
     bare = key[1:-1] if len(key) > 1 and key.startswith('"') and key.endswith('"') else key
     if not 1 <= len(bare) <= MAX_REQUEST_ID or not bare.isascii() or not bare.isprintable():
         reason = f"must have 1 to {MAX_REQUEST_ID} printable ASCII characters"
-        raise ApiError("INVALID_FIELD", f"Idempotency-Key {reason}", field="Idempotency-Key", value=truncate(key), reason=reason)
+        raise ApiError(
+            "INVALID_FIELD",
+            f"Idempotency-Key {reason}",
+            field="Idempotency-Key",
+            value=truncate(key),
+            reason=reason,
+        )
     return bare
 
 
 def update_timeout(body: Body, session_id: str) -> UpdateTimeoutRequest:
     """The body of PATCH /sessions/{sessionId}/timeout. Raises INVALID_TIMEOUT_CONFIG."""
-    return UpdateTimeoutRequest(session_id=session_id, timeout_config=_timeout(body), json_form=JSON_FORM_TEXT)
+    return UpdateTimeoutRequest(
+        session_id=session_id, timeout_config=_timeout(body), json_form=JSON_FORM_TEXT
+    )
 
 
 def list_messages(query: Query, session_id: str) -> ListMessagesRequest:
-    """The query of GET /sessions/{sessionId}/messages. Raises INVALID_PAGINATION for a cursor that is no instant."""
+    """The query of GET /sessions/{sessionId}/messages.
+
+    Raises INVALID_PAGINATION for a cursor that is no instant.
+    """
     return ListMessagesRequest(
         session_id=session_id,
         page_size=_clamped(_number(query.get("limit", ""), DEFAULT_MESSAGES), MAX_MESSAGES),
@@ -108,11 +139,20 @@ def list_messages(query: Query, session_id: str) -> ListMessagesRequest:
 
 
 def after_sequence(text: str, session_id: str) -> int:
-    """The sequence to go on after; empty means from the first entry. Raises INVALID_FIELD for what is no sequence."""
+    """The sequence to go on after; empty means from the first entry.
+
+    Raises INVALID_FIELD for what is no sequence.
+    """
     if not text:
         return 0
     if not (text.isascii() and text.isdigit()) or int(text[:20]) > _MAX_INT64:
-        raise ApiError("INVALID_FIELD", "after must be a sequence", field="after", value=truncate(text), reason="must be a sequence")
+        raise ApiError(
+            "INVALID_FIELD",
+            "after must be a sequence",
+            field="after",
+            value=truncate(text),
+            reason="must be a sequence",
+        )
     return int(text)
 
 
@@ -207,7 +247,9 @@ def _minutes(settings: Body, name: str) -> float | None:
     value = settings.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not (isinstance(value, int | float) or (isinstance(value, str) and _DECIMAL.fullmatch(value))):
+    if isinstance(value, bool) or not (
+        isinstance(value, int | float) or (isinstance(value, str) and _DECIMAL.fullmatch(value))
+    ):
         raise _invalid_timeout(name, value, f"{name} must be a number")
     try:
         return float(value)
@@ -227,7 +269,8 @@ def _clamped(limit: float, bound: int) -> int:
 def _instant(query: Query, parameter: str) -> Timestamp | None:
     """A cursor: milliseconds since the epoch or ISO 8601; empty counts as absent.
 
-    What is finer than a millisecond is rounded up for `before` and down for `after`: so the cursor excludes what it says and no more.
+    What is finer than a millisecond is rounded up for `before` and down for `after`: so the cursor excludes
+    what it says and no more.
     """
     text = query.get(parameter, "").strip()
     if not text:
@@ -265,12 +308,26 @@ def _invalid_content(reason: str) -> ApiError:
 
 
 def _invalid_metadata(reason: str) -> ApiError:
-    return ApiError("INVALID_METADATA", f"Invalid metadata: {reason}", reason=reason, maxBytes=MAX_METADATA_BYTES)
+    return ApiError(
+        "INVALID_METADATA", f"Invalid metadata: {reason}", reason=reason, maxBytes=MAX_METADATA_BYTES
+    )
 
 
 def _invalid_timeout(field: str, value: object, reason: str) -> ApiError:
-    return ApiError("INVALID_TIMEOUT_CONFIG", f"Invalid timeout configuration: {reason}", field=field, value=display(value), reason=reason)
+    return ApiError(
+        "INVALID_TIMEOUT_CONFIG",
+        f"Invalid timeout configuration: {reason}",
+        field=field,
+        value=display(value),
+        reason=reason,
+    )
 
 
 def _invalid_pagination(parameter: str, value: str, reason: str) -> ApiError:
-    return ApiError("INVALID_PAGINATION", f"Invalid pagination: {reason}", parameter=parameter, value=truncate(value), reason=reason)
+    return ApiError(
+        "INVALID_PAGINATION",
+        f"Invalid pagination: {reason}",
+        parameter=parameter,
+        value=truncate(value),
+        reason=reason,
+    )

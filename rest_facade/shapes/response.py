@@ -11,11 +11,14 @@ _STATUSES: Final = {status.value: f"{status.value} {status.phrase}" for status i
 
 
 class CutShortError(Exception):
-    """Raised by a streamed body that cannot go on, and has said why: its client must not take it for whole."""
+    """Raised by a streamed body that cannot go on, and has said why: its client must not take
+    it for whole.
+    """
 
 
 class Response:
-    """A WSGI app of its own, so that Flask hands it on as it is. It has nothing else of `flask.Response`: no cookies, no conditions.
+    """A WSGI app of its own, so that Flask hands it on as it is. It has nothing else of `flask.Response`: no
+    cookies, no conditions.
 
     A body that is an iterator is streamed; `on_close` is called however that ends.
     """

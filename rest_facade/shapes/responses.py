@@ -1,4 +1,5 @@
-"""The API's messages as the JSON bodies that the contract names. Written by hand, field by field: ten times cheaper than MessageToDict.
+"""The API's messages as the JSON bodies that the contract names. Written by hand, field by field: ten times
+cheaper than MessageToDict.
 
 Metadata and attachments are asked for as JSON text, and go into a body as they are.
 """
@@ -66,7 +67,10 @@ def session_list(sessions: Sequence[Session], total: int, stats: SessionStats, n
 
 
 def sent_message(message: Message, status: SessionStatus) -> Body:
-    """MessageResponse. It must never have a key `success`: a published client drops the body of any response that has one."""
+    """MessageResponse.
+
+    It must never have a key `success`: a published client drops the body of any response that has one.
+    """
     body: Body = {
         "id": message.message_id,
         "content": message.content,
@@ -91,14 +95,26 @@ def session_status(status: SessionStatus) -> Body:
 
 
 def agent_response(message: Message) -> Body:
-    """`agentResponse` and `done`: a page's message, and at the top level what live clients read: `text`, `thought`, `actions`."""
+    """`agentResponse` and `done`: a page's message, and at the top level what live clients read: `text`,
+    `thought`, `actions`.
+    """
     thought = message.thought if message.HasField("thought") else None
-    return {**page_message(message), "text": message.content, "thought": thought, "actions": list(message.actions)}
+    return {
+        **page_message(message),
+        "text": message.content,
+        "thought": thought,
+        "actions": list(message.actions),
+    }
 
 
 def chunk(piece: ReplyChunk) -> Body:
     """A piece of a reply under way."""
-    return {"messageId": piece.message_id, "chunk": piece.chunk, "index": piece.index, "attempt": piece.attempt}
+    return {
+        "messageId": piece.message_id,
+        "chunk": piece.chunk,
+        "index": piece.index,
+        "attempt": piece.attempt,
+    }
 
 
 def aborted(abort: ReplyAborted) -> Body:
@@ -130,7 +146,10 @@ def messages_page(messages: Sequence[Message], has_more: bool) -> Body:
     """MessagesPage, of messages newest first; `cursors` in milliseconds, only when there is a message."""
     body: Body = {"messages": [page_message(message) for message in messages], "hasMore": has_more}
     if messages:
-        body["cursors"] = {"before": values.ms_floor(messages[-1].created_at), "after": values.ms_floor(messages[0].created_at)}
+        body["cursors"] = {
+            "before": values.ms_floor(messages[-1].created_at),
+            "after": values.ms_floor(messages[0].created_at),
+        }
     return body
 
 

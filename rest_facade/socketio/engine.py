@@ -1,7 +1,8 @@
 """The Engine.IO server under Socket.IO. What clients send is checked here, before the library reads it.
 
 By itself the library answers 200 to a payload that it cannot read, reads bodies of any size, and lets
-unreadable frames end in a stack trace. What is used of it beside its documented interface is in `patches.socketio`.
+unreadable frames end in a stack trace. What is used of it beside its documented interface is in
+`patches.socketio`.
 """
 
 import asyncio
@@ -26,7 +27,8 @@ MAX_PACKETS: Final = 1000
 """How many packets a POST may hold."""
 
 SLICE: Final = 16
-"""How many packets are handled before the loop serves others, and how many the answer to a poll holds at most.
+"""How many packets are handled before the loop serves others, and how many the answer to a poll holds at
+most.
 
 The Python client reads no more than 16 of an answer.
 """
@@ -44,10 +46,16 @@ CONNECT_SECONDS: Final = 10.0
 """How long a socket may take from its handshake until it is connected to Socket.IO, which it is by `40`."""
 
 MAX_CONNECTING: Final = 1000
-"""How many sockets may be about to connect. For one more the oldest of them ends, which has not come in time it seems."""
+"""How many sockets may be about to connect.
+
+For one more the oldest of them ends, which has not come in time it seems.
+"""
 
 MAX_POLLING: Final = 10_000
-"""How many sockets there may be before a handshake of polling is refused. One client may have MAX_PER_CLIENT by polling."""
+"""How many sockets there may be before a handshake of polling is refused.
+
+One client may have MAX_PER_CLIENT by polling.
+"""
 
 _METHODS: Final = ("GET", "OPTIONS", "POST")
 
@@ -89,7 +97,9 @@ class Engine:
         missing = patched.missing_names(io)
         self._is_checked = not missing
         if missing:
-            _log.warning("python-engineio lacks names that are needed: packets are not checked", missing=missing)
+            _log.warning(
+                "python-engineio lacks names that are needed: packets are not checked", missing=missing
+            )
         else:
             patched.silence_refusals(io)
             patched.translate_without_class(io)
@@ -107,8 +117,14 @@ class Engine:
             await self._serve_post(scope, receive, send)
         elif scope["method"] not in _METHODS:
             told = "Socket.IO does not have this method"
-            await refuse(send, ApiError("METHOD_NOT_ALLOWED", told, method=scope["method"], allowed=list(_METHODS)))
-        elif scope["method"] == "GET" and "sid" not in _query(scope) and self._is_full_for(scope["state"].get(CLIENT)):
+            await refuse(
+                send, ApiError("METHOD_NOT_ALLOWED", told, method=scope["method"], allowed=list(_METHODS))
+            )
+        elif (
+            scope["method"] == "GET"
+            and "sid" not in _query(scope)
+            and self._is_full_for(scope["state"].get(CLIENT))
+        ):
             await refuse(send, _full())
         else:
             await self._app(scope, _giving(b""), send)
@@ -129,7 +145,9 @@ class Engine:
             timer.cancel()
 
     def _is_full_for(self, client: str | None) -> bool:
-        return len(self._eio.sockets) >= MAX_POLLING or (client is not None and self._counts[client] >= MAX_PER_CLIENT)
+        return len(self._eio.sockets) >= MAX_POLLING or (
+            client is not None and self._counts[client] >= MAX_PER_CLIENT
+        )
 
     def _end_unconnected(self, socket_id: str) -> None:
         """Ends a socket that has not connected in time."""
@@ -140,7 +158,10 @@ class Engine:
             task.add_done_callback(self._ending.discard)
 
     async def _serve_post(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Handles the packets of a POST. What cannot be read, or is too much, is a 400 and ends the connection."""
+        """Handles the packets of a POST.
+
+        What cannot be read, or is too much, is a 400 and ends the connection.
+        """
         query = _query(scope)
         transport = self._eio.sockets.get(query.get("sid", [""])[0])
         if transport is not None and transport.closed:
@@ -159,7 +180,8 @@ class Engine:
                 await self.end(transport)
                 await refuse(send, error)
                 return
-        # The library answers. All that it still has to do is to close the connection, where the client says so.
+        # The library answers. All that it still has to do is to close the connection, where the client says
+        # so.
         of_body = (b"content-length", b"transfer-encoding")
         headers = [header for header in scope["headers"] if header[0] not in of_body]
         headers.append((b"content-length", str(len(left)).encode()))
@@ -313,7 +335,8 @@ def _check_frame(text: str | None) -> None:
 
 
 def _check_text(data: str | bytes) -> None:
-    """Raises ValueError for a binary packet, and for an event that announces some: no event of the contract has any.
+    """Raises ValueError for a binary packet, and for an event that announces some: no event of the contract
+    has any.
 
     The library would keep them until the last one has come.
     """

@@ -22,7 +22,9 @@ async def refuse(send: Send, error: ApiError) -> None:
 
 
 def telling(send: Send) -> Send:
-    """A way to send on which the library's refusals become errors of this API: of HTTP requests, and of WebSockets' handshakes."""
+    """A way to send on which the library's refusals become errors of this API: of HTTP requests, and of
+    WebSockets' handshakes.
+    """
     is_open = is_refused = False
 
     async def tell(message: Message) -> None:

@@ -1,4 +1,7 @@
-"""Who follows which session over Socket.IO. One upstream stream serves the process, and each session is watched on it once."""
+"""Who follows which session over Socket.IO.
+
+One upstream stream serves the process, and each session is watched on it once.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -36,7 +39,9 @@ class Outlet(Protocol):
         """Queues an event for some sockets; those that are gone are ignored."""
 
     def is_full(self, socket_id: str) -> bool:
-        """Whether so many events wait for a socket that it should be served from the server's store, at its own pace."""
+        """Whether so many events wait for a socket that it should be served from the server's store, at its
+        own pace.
+        """
 
     async def flushed(self, socket_id: str) -> None:
         """Waits until nothing waits for a socket, or it is gone."""
@@ -44,7 +49,8 @@ class Outlet(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Member:
-    """A socket in a room. `sequence` is that of the last entry it was sent; while `catching_up` runs, what is live is not sent to it.
+    """A socket in a room. `sequence` is that of the last entry it was sent; while `catching_up` runs, what is
+    live is not sent to it.
 
     `draft` is the reply whose pieces it was sent last.
     """
@@ -58,7 +64,10 @@ class _Member:
 
 @dataclass(slots=True, eq=False)
 class _Watched:
-    """A session that is watched upstream, and where it stands. `joined` ends with the session, or with why it cannot be joined."""
+    """A session that is watched upstream, and where it stands.
+
+    `joined` ends with the session, or with why it cannot be joined.
+    """
 
     joined: asyncio.Future[Session]
     sequence: int | None = None
@@ -75,15 +84,19 @@ class _Join:
 
 
 class Rooms:
-    """Joins sockets to sessions and sends them what happens there, each entry once and in order, over restarts of the server."""
+    """Joins sockets to sessions and sends them what happens there, each entry once and in order, over
+    restarts of the server.
+    """
 
     def __init__(self, backend: Backend, outlet: Outlet) -> None:
         self._backend = backend
         self._outlet = outlet
         self._watched: dict[str, _Watched] = {}
-        # By session: those that are joining it, which need its watch; they have no place among its members yet.
+        # By session: those that are joining it, which need its watch; they have no place among its members
+        # yet.
         self._joins: dict[str, set[_Join]] = {}
-        # By socket and session: who is catching up, in a room or with what a session that has ended left behind.
+        # By socket and session: who is catching up, in a room or with what a session that has ended left
+        # behind.
         self._replays: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._changes: asyncio.Queue[WatchSessionsRequest] = asyncio.Queue()
 
@@ -103,11 +116,14 @@ class Rooms:
             await self._abandon_drafts()
             await asyncio.sleep(RECONNECT_SECONDS)
 
-    async def join(self, socket_id: str, session_id: str, room_id: str, after: int | None, welcome: Welcome) -> None:
-        """Joins a socket to a session, which it calls `room_id`; from behind the sequence `after`, or from now on.
+    async def join(
+        self, socket_id: str, session_id: str, room_id: str, after: int | None, welcome: Welcome
+    ) -> None:
+        """Joins a socket to a session, which it calls `room_id`; from behind the sequence `after`, or from
+        now on.
 
-        `welcome` is awaited before the first event. Raises ApiError when the session cannot be joined. A socket that goes or leaves
-        meanwhile is no member in the end.
+        `welcome` is awaited before the first event. Raises ApiError when the session cannot be joined. A
+        socket that goes or leaves meanwhile is no member in the end.
         """
         self._drop(socket_id, session_id)
         join = _Join(socket_id)
@@ -132,7 +148,9 @@ class Rooms:
         if not join.is_over:
             watched.members[join.socket_id] = _Member(join.socket_id, room, watched.sequence or 0)
 
-    async def _join_after(self, join: _Join, session_id: str, room_id: str, after: int, welcome: Welcome) -> None:
+    async def _join_after(
+        self, join: _Join, session_id: str, room_id: str, after: int, welcome: Welcome
+    ) -> None:
         follower = Follower(self._backend, session_id, after)
         try:
             session = await follower.open()
@@ -172,7 +190,11 @@ class Rooms:
 
     def forget(self, socket_id: str) -> None:
         """Has a socket that is gone follow nothing."""
-        joining = [session_id for session_id, joins in self._joins.items() if any(join.socket_id == socket_id for join in joins)]
+        joining = [
+            session_id
+            for session_id, joins in self._joins.items()
+            if any(join.socket_id == socket_id for join in joins)
+        ]
         joined = [session_id for session_id, watched in self._watched.items() if socket_id in watched.members]
         replayed = [session_id for follower_id, session_id in self._replays if follower_id == socket_id]
         for session_id in {*joining, *joined, *replayed}:
@@ -203,7 +225,9 @@ class Rooms:
         watched = self._watched.get(session_id)
         if watched and watched.joined.done() and not watched.members and session_id not in self._joins:
             del self._watched[session_id]
-            self._changes.put_nowait(WatchSessionsRequest(leave=WatchSessionsRequest.Leave(session_id=session_id)))
+            self._changes.put_nowait(
+                WatchSessionsRequest(leave=WatchSessionsRequest.Leave(session_id=session_id))
+            )
 
     def _start_catching_up(self, session_id: str, member: _Member, follower: Follower) -> asyncio.Task[None]:
         """Starts sending a member what it has missed."""
@@ -230,14 +254,20 @@ class Rooms:
             async with asyncio.timeout(self._backend.deadline_seconds):
                 await asyncio.shield(watched.joined)
         except TimeoutError:
-            raise ApiError("UNAVAILABLE", "The session service is out of reach", retryAfterSeconds=1) from None
+            raise ApiError(
+                "UNAVAILABLE", "The session service is out of reach", retryAfterSeconds=1
+            ) from None
         return watched
 
     async def _room(self, session: Session, room_id: str) -> events.FollowedSession:
         return events.FollowedSession(session, await self._backend.agent_name(session.agent_id), room_id)
 
-    async def _write(self, call: grpc.aio.StreamStreamCall[WatchSessionsRequest, WatchSessionsResponse]) -> None:
-        """Joins anew what was joined before the stream broke, each from where it stands; then whatever changes."""
+    async def _write(
+        self, call: grpc.aio.StreamStreamCall[WatchSessionsRequest, WatchSessionsResponse]
+    ) -> None:
+        """Joins anew what was joined before the stream broke, each from where it stands; then whatever
+        changes.
+        """
         while not self._changes.empty():
             self._changes.get_nowait()
         for session_id, watched in list(self._watched.items()):
@@ -288,24 +318,33 @@ class Rooms:
                 await self._send_chunk([member for member in members if self._is_live(member)], chunk)
 
     async def _abort(self, abort: ReplyAborted) -> None:
-        """Tells those who were sent pieces that they are void, also where they are catching up now; and those who may come by."""
+        """Tells those who were sent pieces that they are void, also where they are catching up now; and those
+        who may come by.
+        """
         if watched := self._watched.get(abort.session_id):
             for members in _slices(watched):
-                await self._send_abort([member for member in members if member.draft.take_abort(abort) or self._is_live(member)], abort)
+                await self._send_abort(
+                    [member for member in members if member.draft.take_abort(abort) or self._is_live(member)],
+                    abort,
+                )
 
     def _is_live(self, member: _Member) -> bool:
         """Whether a member is sent what happens now."""
         return not member.catching_up and not self._outlet.is_full(member.socket_id)
 
     async def _abandon_drafts(self) -> None:
-        """Tells the members that the pieces they have are void: what comes of them while the stream is broken is not heard."""
+        """Tells the members that the pieces they have are void: what comes of them while the stream is broken
+        is not heard.
+        """
         for watched in list(self._watched.values()):
             for member in list(watched.members.values()):
                 if abort := member.draft.abandon():
                     await self._send_abort([member], abort)
 
     async def _delete(self, session_id: str) -> None:
-        """Tells the members that their session was deleted, as the last they hear of it; they are out of the room then."""
+        """Tells the members that their session was deleted, as the last they hear of it; they are out of the
+        room then.
+        """
         watched = self._watched.pop(session_id, None)
         if watched is None:
             return
@@ -343,7 +382,9 @@ class Rooms:
         for member in members:
             member.draft.take_chunk(chunk)
         if members:
-            await self._tell(members, "messageStreamChunk", events.stream_chunk(chunk, members[0].room.session.channel_id))
+            await self._tell(
+                members, "messageStreamChunk", events.stream_chunk(chunk, members[0].room.session.channel_id)
+            )
 
     async def _send_abort(self, members: Sequence[_Member], abort: ReplyAborted) -> None:
         await self._tell(members, "messageStreamAborted", events.stream_aborted(abort))
@@ -404,9 +445,15 @@ def _slices(watched: _Watched) -> Iterator[list[_Member]]:
     """The members of a session, some at a time; those who have left meanwhile are left out."""
     members = list(watched.members.values())
     for start in range(0, len(members), FAN_OUT):
-        yield [member for member in members[start : start + FAN_OUT] if watched.members.get(member.socket_id) is member]
+        yield [
+            member
+            for member in members[start : start + FAN_OUT]
+            if watched.members.get(member.socket_id) is member
+        ]
 
 
 def _join(session_id: str, after_sequence: int | None) -> WatchSessionsRequest:
-    join = WatchSessionsRequest.Join(session_id=session_id, after_sequence=after_sequence, json_form=JSON_FORM_TEXT)
+    join = WatchSessionsRequest.Join(
+        session_id=session_id, after_sequence=after_sequence, json_form=JSON_FORM_TEXT
+    )
     return WatchSessionsRequest(join=join)

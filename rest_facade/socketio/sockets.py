@@ -125,9 +125,13 @@ class Sockets:
         await self._io.emit(name, payload, to=list(socket_ids))
 
     def is_full(self, socket_id: str) -> bool:
-        """Whether so many events wait for a socket that it should be served from the server's store, at its own pace."""
+        """Whether so many events wait for a socket that it should be served from the server's store, at its
+        own pace.
+        """
         transport = self._transport(socket_id)
-        return transport is not None and patched.count_waiting(transport) > (BACKLOG if transport.upgraded else POLLING_BACKLOG)
+        return transport is not None and patched.count_waiting(transport) > (
+            BACKLOG if transport.upgraded else POLLING_BACKLOG
+        )
 
     async def flushed(self, socket_id: str) -> None:
         """Waits until nothing waits for a socket, or it is gone."""
@@ -135,7 +139,8 @@ class Sockets:
             await patched.wait_until_sent(transport)
 
     async def close(self, grace_seconds: float) -> None:
-        """Answers what is being handled and refuses what comes, then ends the polls, in a way that has clients connect again.
+        """Answers what is being handled and refuses what comes, then ends the polls, in a way that has
+        clients connect again.
 
         WebSockets the HTTP server closes by itself, whatever still waits to be sent.
         """
@@ -145,7 +150,11 @@ class Sockets:
                 while self._busy:  # noqa: ASYNC110 - as rare as stops are
                     await asyncio.sleep(0.01)
                 await asyncio.gather(
-                    *(patched.wait_until_sent(transport) for transport in self._io.eio.sockets.values() if transport.upgraded)
+                    *(
+                        patched.wait_until_sent(transport)
+                        for transport in self._io.eio.sockets.values()
+                        if transport.upgraded
+                    )
                 )
                 # What has left a queue is being sent from that very turn of the loop on.
                 while self._sending:  # noqa: ASYNC110 - as above
@@ -161,7 +170,11 @@ class Sockets:
     async def _connect(self, socket_id: str, environ: Mapping[str, Any], auth: object = None) -> None:
         if transport := self._transport(socket_id):
             self._engine.note_connected(transport.sid)
-        await self.emit(socket_id, "connection_established", {"message": "Connected to eliza-sessions", "socketId": socket_id})
+        await self.emit(
+            socket_id,
+            "connection_established",
+            {"message": "Connected to eliza-sessions", "socketId": socket_id},
+        )
 
     async def _disconnect(self, socket_id: str, *_reason: object) -> None:
         self.rooms.forget(socket_id)
@@ -171,8 +184,8 @@ class Sockets:
             patched.end_poll(transport)
 
     async def _answer_unknown(self, name: object, socket_id: str, *_data: object) -> Payload:
-        """Tells a socket which events there are: as `messageError` the first few times, and where it asks for an
-        acknowledgement.
+        """Tells a socket which events there are: as `messageError` the first few times, and where it asks for
+        an acknowledgement.
         """
         if name in _IGNORED:
             return {"success": False}
@@ -240,7 +253,11 @@ class Sockets:
             after = requests.after_sequence(requests.display(after), room_id)
 
         async def welcome(session: Session) -> None:
-            payload = {"message": f"Socket {socket_id} joined {room_id}", "channelId": session.channel_id, "roomId": room_id}
+            payload = {
+                "message": f"Socket {socket_id} joined {room_id}",
+                "channelId": session.channel_id,
+                "roomId": room_id,
+            }
             await self.emit(socket_id, "channel_joined", payload)
             await self.emit(socket_id, "room_joined", payload)
 
@@ -258,7 +275,11 @@ class Sockets:
         if not isinstance(data.get("message"), str):
             reason = f"message must be a string of 1 to {MAX_CONTENT_CODE_POINTS} characters: {_TO_SEND}"
             raise ApiError("INVALID_CONTENT", f"Invalid content: {reason}", reason=reason)
-        body = {"content": data.get("message"), "metadata": data.get("metadata"), "attachments": data.get("attachments")}
+        body = {
+            "content": data.get("message"),
+            "metadata": data.get("metadata"),
+            "attachments": data.get("attachments"),
+        }
         request, _ = requests.send_message(body, session_id)
         request_id = data.get("requestId")
         if request_id is not None:
@@ -281,11 +302,16 @@ class Sockets:
         await self.emit(socket_id, "messageAck", ack)
 
     async def _session_id(self, room_id: str) -> str:
-        """The session of a room id, which may be the session's or its channel's, expired or not. Raises ApiError, grpc.aio.AioRpcError."""
+        """The session of a room id, which may be the session's or its channel's, expired or not.
+
+        Raises ApiError, grpc.aio.AioRpcError.
+        """
         for field in ("session_id", "channel_id"):
             request = GetSessionRequest(**{field: room_id}, json_form=JSON_FORM_TEXT)
             try:
-                answer = await self._backend.sessions.GetSession(request, timeout=self._backend.deadline_seconds)
+                answer = await self._backend.sessions.GetSession(
+                    request, timeout=self._backend.deadline_seconds
+                )
             except grpc.aio.AioRpcError as error:
                 fault = errors.from_rpc(error)
                 if fault.row.reason == "SESSION_EXPIRED":
@@ -309,4 +335,6 @@ def _room_id(data: Mapping[str, Any], to_do: str) -> str:
 
 
 def _invalid(field: str, value: object, reason: str) -> ApiError:
-    return ApiError("INVALID_FIELD", f"{field} {reason}", field=field, value=requests.display(value), reason=reason)
+    return ApiError(
+        "INVALID_FIELD", f"{field} {reason}", field=field, value=requests.display(value), reason=reason
+    )

@@ -1,4 +1,6 @@
-"""The way to the server: a channel for calls, as many for streams as it takes, and the calls that a synchronous view makes."""
+"""The way to the server: a channel for calls, as many for streams as it takes, and the calls that a
+synchronous view makes.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -36,10 +38,13 @@ _Streaming: TypeAlias = grpc.aio.UnaryStreamCall[Any, _Response] | grpc.aio.Stre
 REMOVED_AGENT_NAME: Final = "Agent"
 
 STREAMS_PER_CHANNEL: Final = 100
-"""How many streams go over one connection: no server that heeds HTTP/2's recommendation allows fewer, and one too many would just hang."""
+"""How many streams go over one connection: no server that heeds HTTP/2's recommendation allows fewer, and one
+too many would just hang.
+"""
 
 _OPTIONS = [
-    # A server that comes back is found within a second; without these, gRPC waits for up to two minutes between attempts.
+    # A server that comes back is found within a second; without these, gRPC waits for up to two minutes
+    # between attempts.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -53,7 +58,8 @@ _OPTIONS = [
 
 
 _STREAM_OPTIONS = [
-    # What comes before it is read stays with the server, but for HTTP/2's 64 KiB: the core would take MBs of each stream.
+    # What comes before it is read stays with the server, but for HTTP/2's 64 KiB: the core would take MBs of
+    # each stream.
     ("grpc.http2.bdp_probe", 0),
     ("grpc.http2.lookahead_bytes", 16_384),
 ]
@@ -89,7 +95,8 @@ class Backend:
         reply_deadline_seconds: float,
         open_stream_channel: Callable[[], grpc.aio.Channel] | None = None,
     ) -> None:
-        """`open_channel` opens a channel to the server; `open_stream_channel`, where it is another, one for streams.
+        """`open_channel` opens a channel to the server; `open_stream_channel`, where it is another, one for
+        streams.
 
         A call that has no answer after `deadline_seconds` fails.
 
@@ -114,14 +121,18 @@ class Backend:
 
     async def __aexit__(self, *_: object) -> None:
         """Closes the channels; calls under way are cancelled."""
-        await asyncio.gather(*(one.close() for one in (self._channel, *(stream.channel for stream in self._stream_channels))))
+        await asyncio.gather(
+            *(one.close() for one in (self._channel, *(stream.channel for stream in self._stream_channels)))
+        )
 
     def watch(self) -> "grpc.aio.StreamStreamCall[WatchSessionsRequest, WatchSessionsResponse]":
         """Opens a stream on which sessions are watched; it waits for a server that is away."""
         channel = self._stream_channel()
         return self._counted(channel, channel.sessions.WatchSessions(wait_for_ready=True))
 
-    def converse(self, request: ConverseRequest) -> "grpc.aio.UnaryStreamCall[ConverseRequest, ConverseResponse]":
+    def converse(
+        self, request: ConverseRequest
+    ) -> "grpc.aio.UnaryStreamCall[ConverseRequest, ConverseResponse]":
         """Sends a message whose reply is waited for."""
         channel = self._stream_channel()
         return self._counted(channel, channel.messages.Converse(request, timeout=self.reply_deadline_seconds))
@@ -132,7 +143,9 @@ class Backend:
             if one.streams < STREAMS_PER_CHANNEL:
                 return one
         channel = self._open_stream_channel()
-        self._stream_channels.append(_StreamChannel(channel, SessionServiceStub(channel), MessageServiceStub(channel)))
+        self._stream_channels.append(
+            _StreamChannel(channel, SessionServiceStub(channel), MessageServiceStub(channel))
+        )
         return self._stream_channels[-1]
 
     def _counted(self, channel: _StreamChannel, call: _Call) -> _Call:
@@ -166,7 +179,9 @@ class Backend:
     async def agent_name(self, agent_id: str) -> str:
         """What people call an agent; one that has been removed is "Agent". Raises grpc.aio.AioRpcError."""
         try:
-            answer = await self.agents.GetAgent(GetAgentRequest(agent_id=agent_id), timeout=self.deadline_seconds)
+            answer = await self.agents.GetAgent(
+                GetAgentRequest(agent_id=agent_id), timeout=self.deadline_seconds
+            )
         except grpc.aio.AioRpcError as error:
             if error.code() != grpc.StatusCode.NOT_FOUND:
                 raise
@@ -179,7 +194,8 @@ class Backend:
         if error is None:
             return cast(_Response, response)
         if isinstance(error, asyncio.CancelledError):
-            # The client left, and nobody reads the answer; or the facade stops and could wait no longer, and the client gets one.
+            # The client left, and nobody reads the answer; or the facade stops and could wait no longer, and
+            # the client gets one.
             error = ApiError("UNAVAILABLE", "The service is stopping", retryAfterSeconds=RETRY_AFTER_SECONDS)
         try:
             raise error
@@ -187,14 +203,22 @@ class Backend:
             # The error has this frame, which must not have the error, nor the call.
             del answer, error
 
-    def call(self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response], request: _Request) -> _Response:
-        """Makes one call from a view and waits for its answer. Raises grpc.aio.AioRpcError; ApiError when the request was cancelled."""
+    def call(
+        self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response], request: _Request
+    ) -> _Response:
+        """Makes one call from a view and waits for its answer.
+
+        Raises grpc.aio.AioRpcError; ApiError when the request was cancelled.
+        """
         return self.wait(method(request, timeout=self.deadline_seconds))
 
-    def read_page(self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Page], request: _Request, *, is_first: bool) -> _Page:
+    def read_page(
+        self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Page], request: _Request, *, is_first: bool
+    ) -> _Page:
         """Makes a call as `call` does whose answer may be large.
 
-        The first page of an answer is read at once. Further ones, and a large one while much is held already, are read in turn.
+        The first page of an answer is read at once. Further ones, and a large one while much is held already,
+        are read in turn.
         """
         if is_first:
             page = self.call(method, request)
@@ -206,7 +230,9 @@ class Backend:
 
 
 async def _outcome(answer: Awaitable[_Response]) -> tuple[_Response | None, BaseException | None]:
-    """What an awaitable returns, or raises: raised through a greenlet, an error would be kept by the frames that it has."""
+    """What an awaitable returns, or raises: raised through a greenlet, an error would be kept by the frames
+    that it has.
+    """
     try:
         return await answer, None
     except BaseException as error:  # noqa: BLE001 - it is raised by who waits

@@ -7,7 +7,12 @@ import grpc.aio
 
 from eliza.sessions.errors import error_info, forget_frames
 from eliza.sessions.v1.message_pb2 import Message
-from eliza.sessions.v1.message_service_pb2 import ConverseRequest, ConverseResponse, SendMessageRequest, SendMessageResponse
+from eliza.sessions.v1.message_service_pb2 import (
+    ConverseRequest,
+    ConverseResponse,
+    SendMessageRequest,
+    SendMessageResponse,
+)
 from rest_facade.shapes.errors import ApiError
 from rest_facade.upstream.backend import Backend, read
 
@@ -70,7 +75,9 @@ class Conversation:
         """That the reply is waited for no longer, and the message is kept."""
         assert self._sent is not None
         ids = {"sessionId": self._sent.session_id, "messageId": self._sent.message_id}
-        return ApiError("AGENT_REPLY_TIMEOUT", "The agent has not replied in time; the message is kept", **ids)
+        return ApiError(
+            "AGENT_REPLY_TIMEOUT", "The agent has not replied in time; the message is kept", **ids
+        )
 
     def close(self) -> None:
         """Waits no longer. A message that was stored stays, and gets its reply."""

@@ -23,11 +23,17 @@ Happening: TypeAlias = LogEntry | ReplyChunk | ReplyAborted | SessionDeleted
 RECONNECT_SECONDS = 0.2
 
 _AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
-"""With which a join is tried again. INTERNAL is what grpc.aio makes of a write into a call that has just ended, whatever it ended with."""
+"""With which a join is tried again.
+
+INTERNAL is what grpc.aio makes of a write into a call that has just ended, whatever it ended with.
+"""
 
 
 class Follower:
-    """Yields what happens in a session after a sequence, each entry once and in order. To be closed after use."""
+    """Yields what happens in a session after a sequence, each entry once and in order.
+
+    To be closed after use.
+    """
 
     def __init__(self, backend: Backend, session_id: str, after_sequence: int | None) -> None:
         """`after_sequence` None: from now on."""
@@ -58,10 +64,14 @@ class Follower:
             async with asyncio.timeout(self._backend.deadline_seconds):
                 return await self._join()
         except TimeoutError:
-            raise ApiError("UNAVAILABLE", "The session service is out of reach", retryAfterSeconds=1) from None
+            raise ApiError(
+                "UNAVAILABLE", "The session service is out of reach", retryAfterSeconds=1
+            ) from None
 
     def __aiter__(self) -> AsyncIterator[Happening | None]:
-        """What happens, until the session ends; None where nothing has for a while, or while the server is away."""
+        """What happens, until the session ends; None where nothing has for a while, or while the server is
+        away.
+        """
         return self
 
     async def __anext__(self) -> Happening | None:
@@ -111,11 +121,16 @@ class Follower:
             self._call = None
 
     async def _join(self) -> Session:
-        """Opens a stream and joins; tries again while the server is away. Raises ApiError when the server refuses."""
+        """Opens a stream and joins; tries again while the server is away.
+
+        Raises ApiError when the server refuses.
+        """
         while True:
             self.close()
             self._call = self._backend.watch()
-            join = WatchSessionsRequest.Join(session_id=self._session_id, after_sequence=self._after_sequence, json_form=JSON_FORM_TEXT)
+            join = WatchSessionsRequest.Join(
+                session_id=self._session_id, after_sequence=self._after_sequence, json_form=JSON_FORM_TEXT
+            )
             try:
                 await self._call.write(WatchSessionsRequest(join=join))
                 if response := await read(self._call):
@@ -123,7 +138,9 @@ class Follower:
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
                 if self._call.done() and (status := await self._call.code()) not in _AGAIN:
                     reason = "OVERLOADED" if status == grpc.StatusCode.RESOURCE_EXHAUSTED else "UNAVAILABLE"
-                    raise ApiError(reason, "The session service cannot stream now", retryAfterSeconds=1) from error
+                    raise ApiError(
+                        reason, "The session service cannot stream now", retryAfterSeconds=1
+                    ) from error
             await asyncio.sleep(RECONNECT_SECONDS)
         if response.HasField("end"):
             raise refusal(response.end)
@@ -133,4 +150,6 @@ class Follower:
 
 def refusal(end: WatchSessionsResponse.End) -> ApiError:
     """The error that an `end` tells about."""
-    return from_row(errors_pb2.ErrorReason.Name(end.reason).removeprefix("ERROR_REASON_"), end.message, end.details)
+    return from_row(
+        errors_pb2.ErrorReason.Name(end.reason).removeprefix("ERROR_REASON_"), end.message, end.details
+    )

@@ -1,2 +1,3 @@
-"""Agents: how messages get to them (`dispatcher`), the kinds there are (`kinds`, `workers`, `webhook`, `openai`), and what is registered
+"""Agents: how messages get to them (`dispatcher`), the kinds there are (`kinds`, `workers`, `webhook`,
+`openai`), and what is registered
 at a start (`registry`)."""

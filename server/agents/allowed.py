@@ -1,4 +1,6 @@
-"""What the operator lets agents have: hosts (AGENT_ALLOWED_HOSTS) and secrets (AGENT_SECRETS), as the settings write them."""
+"""What the operator lets agents have: hosts (AGENT_ALLOWED_HOSTS) and secrets (AGENT_SECRETS), as the
+settings write them.
+"""
 
 import ipaddress
 import re
@@ -47,7 +49,10 @@ class HostRule:
 
 @dataclass(frozen=True, slots=True)
 class SecretRule:
-    """Secrets that a setting names: variables (`env`) or files (`file`). With a host: for agents there alone."""
+    """Secrets that a setting names: variables (`env`) or files (`file`).
+
+    With a host: for agents there alone.
+    """
 
     kind: str
     pattern: str
@@ -59,7 +64,9 @@ class SecretRule:
 
 
 def literal(host: str) -> IpAddress | None:
-    """The address that a host is, in any form that a resolver reads without asking: 2130706433, 0x7f.1; else None."""
+    """The address that a host is, in any form that a resolver reads without asking: 2130706433, 0x7f.1; else
+    None.
+    """
     with suppress(ValueError):
         return ipaddress.ip_address(host)
     with suppress(OSError, UnicodeError):
@@ -68,7 +75,9 @@ def literal(host: str) -> IpAddress | None:
 
 
 def canonical_host(host: str) -> str:
-    """The one way to write a host: lower case, no brackets, no last dot, Unicode as IDNA has it, addresses in full."""
+    """The one way to write a host: lower case, no brackets, no last dot, Unicode as IDNA has it, addresses in
+    full.
+    """
     host = host.removeprefix("[").removesuffix("]")
     with suppress(UnicodeError):
         # As socket.getaddrinfo reads it.
@@ -100,12 +109,17 @@ def read_host_rules(entries: Iterable[str]) -> tuple[HostRule, ...]:
 
 
 def read_secret_rules(entries: Iterable[str]) -> tuple[SecretRule, ...]:
-    """The rules of AGENT_SECRETS: `NAME`, `/PATH`, `env:NAME`, `file:/PATH`, each with `@HOST` or not. Raises ValueError."""
+    """The rules of AGENT_SECRETS: `NAME`, `/PATH`, `env:NAME`, `file:/PATH`, each with `@HOST` or not.
+
+    Raises ValueError.
+    """
     return tuple(map(_secret_rule, entries))
 
 
 def secret_entry(kind: str, name: str, endpoint: Endpoint | None) -> str:
-    """What AGENT_SECRETS needs to allow a secret, for an endpoint or for signing alone; empty where that is not clear."""
+    """What AGENT_SECRETS needs to allow a secret, for an endpoint or for signing alone; empty where that is
+    not clear.
+    """
     host = "" if endpoint is None else f"@{join_endpoint(endpoint)}"
     if _UNCLEAR.search(name) or (endpoint and not _HOST.fullmatch(endpoint.host)):
         return ""
@@ -114,7 +128,9 @@ def secret_entry(kind: str, name: str, endpoint: Endpoint | None) -> str:
 
 def join_endpoint(endpoint: Endpoint) -> str:
     """`HOST:PORT`, or `[IPv6]:PORT`."""
-    return f"[{endpoint.host}]:{endpoint.port}" if ":" in endpoint.host else f"{endpoint.host}:{endpoint.port}"
+    return (
+        f"[{endpoint.host}]:{endpoint.port}" if ":" in endpoint.host else f"{endpoint.host}:{endpoint.port}"
+    )
 
 
 def _host_rule(entry: str) -> HostRule:

@@ -1,4 +1,6 @@
-"""Calls that may block for long, such as looking up a name: in threads, bounded, so that one that hangs holds up few others."""
+"""Calls that may block for long, such as looking up a name: in threads, bounded, so that one that hangs holds
+up few others.
+"""
 
 import asyncio
 import threading
@@ -21,14 +23,18 @@ class _Call(Generic[T]):
 
 
 class BlockingCalls(Generic[T]):
-    """Makes calls in threads: one at a time for each key, whose result everybody gets who asks for it meanwhile.
+    """Makes calls in threads: one at a time for each key, whose result everybody gets who asks for it
+    meanwhile.
 
-    A group of calls has a bound of its own: when all of its calls hang, there is room for those of others. Nothing is kept of a call
-    that has ended. Its thread is a daemon, so that one that hangs does not keep the process from ending.
+    A group of calls has a bound of its own: when all of its calls hang, there is room for those of others.
+    Nothing is kept of a call that has ended. Its thread is a daemon, so that one that hangs does not keep the
+    process from ending.
     """
 
     def __init__(self, name: str, *, most: int, most_of_a_group: int) -> None:
-        """`most`: how many calls may be under way at a time; `most_of_a_group`: of these, how many of one group."""
+        """`most`: how many calls may be under way at a time; `most_of_a_group`: of these, how many of one
+        group.
+        """
         self._name = name
         self._turns = asyncio.Semaphore(most)
         self._most_of_a_group = most_of_a_group
@@ -38,7 +44,8 @@ class BlockingCalls(Generic[T]):
     async def run(self, group: Hashable, key: Hashable, function: Callable[[], T]) -> T:
         """The result of the function, or of a call with this key that is under way. Raises what it raises.
 
-        Whoever is cancelled meanwhile leaves. A call that nobody waits for any more is not begun; one that was begun goes on.
+        Whoever is cancelled meanwhile leaves. A call that nobody waits for any more is not begun; one that
+        was begun goes on.
         """
         call = self._calls.get(key)
         if call is None:

@@ -18,7 +18,10 @@ from server.domain.timeouts import TimeoutPolicy
 
 @dataclass(frozen=True, slots=True)
 class Connectors:
-    """The connector of each kind. `workers` are those of the kind `stream`; `client` is to be closed after use."""
+    """The connector of each kind.
+
+    `workers` are those of the kind `stream`; `client` is to be closed after use.
+    """
 
     by_kind: Mapping[AgentKind, Connector]
     workers: Workers
@@ -27,7 +30,8 @@ class Connectors:
     hosts: http.Hosts
 
     def check(self, agent: Agent) -> None:
-        """Raises MissingFieldsError, InvalidFieldError or InvalidTimeoutConfigError for an agent that cannot be registered.
+        """Raises MissingFieldsError, InvalidFieldError or InvalidTimeoutConfigError for an agent that cannot
+        be registered.
 
         Its secret is another matter: see `check_secret`. This reads nothing and waits for nobody.
         """
@@ -39,11 +43,14 @@ class Connectors:
         await self.by_kind[agent.kind].check_secret(agent)
 
 
-def connect(policy: TimeoutPolicy, *, allowed_hosts: Sequence[str], allowed_secrets: Sequence[str]) -> Connectors:
+def connect(
+    policy: TimeoutPolicy, *, allowed_hosts: Sequence[str], allowed_secrets: Sequence[str]
+) -> Connectors:
     """One connector for each kind. Raises ValueError for an entry of the settings that is none."""
     hosts, secrets, workers = http.Hosts(allowed_hosts), Secrets(allowed_secrets), Workers()
     client = http.client(hosts)
-    # Whoever gets a webhook compares its time with their own, so it is the machine's, whatever the service's clock says.
+    # Whoever gets a webhook compares its time with their own, so it is the machine's, whatever the service's
+    # clock says.
     clock = SystemClock()
     by_kind: dict[AgentKind, Connector] = {
         AgentKind.ECHO: Echo(),

@@ -1,7 +1,8 @@
-"""HTTP to agents: a client that goes only where it may, reads no more than it should, and follows no redirect.
+"""HTTP to agents: a client that goes only where it may, reads no more than it should, and follows no
+redirect.
 
-A name is resolved here, its addresses are checked, and the connection is made to the very address that was checked: a name that leads
-elsewhere by then changes nothing (no time of check, time of use).
+A name is resolved here, its addresses are checked, and the connection is made to the very address that was
+checked: a name that leads elsewhere by then changes nothing (no time of check, time of use).
 """
 
 import asyncio
@@ -30,7 +31,8 @@ MAX_LOOKUPS: Final = 64
 MAX_LOOKUPS_OF_A_DOMAIN: Final = 4
 """How many names may be looked up at a time: in all, and of those within one registered domain.
 
-An agent has one host, and a host one look-up. So a name server that hangs takes up few of the threads, however many agents are there.
+An agent has one host, and a host one look-up. So a name server that hangs takes up few of the threads,
+however many agents are there.
 """
 MAX_RESPONSE_BYTES: Final = 4 * 1024 * 1024
 """Room for the largest reply (2 MiB of attachments, 100,000 code points twice) and for what surrounds it."""
@@ -55,12 +57,28 @@ SPECIAL_NETWORKS: Final = tuple(
     ipaddress.ip_network(network)
     for network in (
         # The registry of special-purpose IPv4 addresses (IANA), and multicast.
-        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24"),
-        *("192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16", "192.175.48.0/24"),
+        *(
+            "0.0.0.0/8",
+            "10.0.0.0/8",
+            "100.64.0.0/10",
+            "127.0.0.0/8",
+            "169.254.0.0/16",
+            "172.16.0.0/12",
+            "192.0.0.0/24",
+        ),
+        *(
+            "192.0.2.0/24",
+            "192.31.196.0/24",
+            "192.52.193.0/24",
+            "192.88.99.0/24",
+            "192.168.0.0/16",
+            "192.175.48.0/24",
+        ),
         *("198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
         # Of IPv6, what is within 2000::/3. 6to4 is looked into instead.
         *("2001::/23", "2001:db8::/32", "2620:4f:8000::/48", "3fff::/20"),
-        # Azure's platform, whose address is an ordinary one. Other clouds' metadata are within the networks above.
+        # Azure's platform, whose address is an ordinary one. Other clouds' metadata are within the networks
+        # above.
         "168.63.129.16/32",
     )
 )
@@ -68,7 +86,9 @@ SPECIAL_NETWORKS: Final = tuple(
 
 
 class AddressRefusedError(httpx2.TransportError):
-    """The host is, or resolves to, an address where no agent may be; the text says so without naming the address."""
+    """The host is, or resolves to, an address where no agent may be; the text says so without naming the
+    address.
+    """
 
 
 class ResponseRefusedError(httpx2.TransportError):
@@ -80,7 +100,9 @@ class NoAddressError(httpx2.TransportError):
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is out in the world: for no special purpose, also not one wrapped up in an IPv6 address."""
+    """Whether an IP address is out in the world: for no special purpose, also not one wrapped up in an IPv6
+    address.
+    """
     parsed = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address):
         inner = parsed.ipv4_mapped or parsed.sixtofour
@@ -92,11 +114,17 @@ def is_public(address: str) -> bool:
             return True
         if parsed not in _GLOBAL_UNICAST:
             return False
-    return parsed.is_global and not parsed.is_multicast and not any(parsed in network for network in SPECIAL_NETWORKS)
+    return (
+        parsed.is_global
+        and not parsed.is_multicast
+        and not any(parsed in network for network in SPECIAL_NETWORKS)
+    )
 
 
 def retry_after_s(headers: httpx2.Headers, now_ms: int) -> float:
-    """How long a response's Retry-After wants to be left alone, in seconds: 0 without one, at most MAX_RETRY_AFTER_SECONDS."""
+    """How long a response's Retry-After wants to be left alone, in seconds: 0 without one, at most
+    MAX_RETRY_AFTER_SECONDS.
+    """
     value = headers.get("retry-after", "").strip()
     seconds = 0.0
     if value.isascii() and value.isdigit():
@@ -167,7 +195,9 @@ def detail(url: str, words: str, secret: str) -> str:
 
 
 def error_words(body: str) -> str:
-    """What the body of an error says: its message, where it is JSON that has one as most APIs do, or all of it."""
+    """What the body of an error says: its message, where it is JSON that has one as most APIs do, or all of
+    it.
+    """
     with suppress(ValueError):
         found = read_json(body)
         for name in ("error", "message", "detail"):
@@ -228,13 +258,17 @@ def _printable(text: str) -> str:
 
 
 class Hosts:
-    """Which hosts agents may be on: those in the world, and those that the setting AGENT_ALLOWED_HOSTS names."""
+    """Which hosts agents may be on: those in the world, and those that the setting
+    AGENT_ALLOWED_HOSTS names.
+    """
 
     def __init__(self, allowed: Sequence[str]) -> None:
         """`allowed`: the entries of AGENT_ALLOWED_HOSTS. Raises ValueError."""
         self._rules = read_host_rules(allowed)
         self._own_ports: set[int] = set()
-        self._lookups: BlockingCalls[list[str]] = BlockingCalls("resolver", most=MAX_LOOKUPS, most_of_a_group=MAX_LOOKUPS_OF_A_DOMAIN)
+        self._lookups: BlockingCalls[list[str]] = BlockingCalls(
+            "resolver", most=MAX_LOOKUPS, most_of_a_group=MAX_LOOKUPS_OF_A_DOMAIN
+        )
 
     def add_own_port(self, port: int) -> None:
         """Closes a port of this service to agents on hosts that are allowed without a port."""
@@ -262,7 +296,8 @@ class Hosts:
     async def addresses(self, endpoint: Endpoint) -> list[str]:
         """The addresses of an endpoint, all of them checked. Raises AddressRefusedError, NoAddressError.
 
-        They are looked up anew each time. Whoever asks while a look-up of the name is under way gets the result of that one.
+        They are looked up anew each time. Whoever asks while a look-up of the name is under way gets the
+        result of that one.
         """
         self.check(endpoint)
         host = endpoint.host
@@ -286,7 +321,9 @@ class Hosts:
 
 
 def _domain(host: str) -> str:
-    """The part of a name that somebody has registered, most likely: names below it have the same name server."""
+    """The part of a name that somebody has registered, most likely: names below it have the
+    same name server.
+    """
     labels = host.split(".")
     # As in example.co.uk.
     count = 3 if len(labels[-1]) == 2 and len(labels) > 2 and len(labels[-2]) <= 3 else 2
@@ -303,12 +340,18 @@ class _Transport(httpx2.AsyncHTTPTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         url = request.url
-        addresses = await self._hosts.addresses(Endpoint(canonical_host(url.raw_host.decode()), url.port or PORTS[url.scheme]))
+        addresses = await self._hosts.addresses(
+            Endpoint(canonical_host(url.raw_host.decode()), url.port or PORTS[url.scheme])
+        )
         # Certificates are checked against the name, not the address.
         extensions = {**request.extensions, "sni_hostname": url.host}
         for address in addresses:
             pinned = httpx2.Request(
-                request.method, url.copy_with(host=address), headers=request.headers, stream=request.stream, extensions=extensions
+                request.method,
+                url.copy_with(host=address),
+                headers=request.headers,
+                stream=request.stream,
+                extensions=extensions,
             )
             try:
                 response = await super().handle_async_request(pinned)

@@ -1,4 +1,7 @@
-"""What every kind of agent has in common, and the built-in one. A new kind is a Connector, a name in AgentKind, a line in `connectors`."""
+"""What every kind of agent has in common, and the built-in one.
+
+A new kind is a Connector, a name in AgentKind, a line in `connectors`.
+"""
 
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -13,28 +16,44 @@ from server.domain.messages import Draft, Message, Reply
 from server.domain.sessions import Session
 
 MAX_DELIVERY_BYTES: Final = 4 * 1024 * 1024 - 64 * 1024
-"""The largest delivery, as protobuf or JSON. gRPC clients receive 4 MiB by default; the rest is for what wraps the delivery.
+"""The largest delivery, as protobuf or JSON. gRPC clients receive 4 MiB by default; the rest is for what
+wraps the delivery.
 
-The message to answer always fits: its attachments have at most 2 MiB of JSON, and take less than 3 MiB as a Struct.
+The message to answer always fits: its attachments have at most 2 MiB of JSON, and take less than 3 MiB as a
+Struct.
 """
 
 Emit = Callable[[str], None]
-"""Sends a piece of the reply ahead, to whoever follows. Raises InvalidContentError when the pieces grow longer than a reply may be."""
+"""Sends a piece of the reply ahead, to whoever follows.
+
+Raises InvalidContentError when the pieces grow longer than a reply may be.
+"""
 
 
 class NoReplyError(Exception):
-    """An attempt came to nothing. `reason` is for people, users among them; `final`: another attempt makes no sense."""
+    """An attempt came to nothing.
+
+    `reason` is for people, users among them; `final`: another attempt makes no sense.
+    """
 
     charged = True
     """Whether the attempt is one of those that a delivery has."""
 
     def __init__(
-        self, reason: str, *, final: bool, retry_after_s: float = 0, error_id: str = "", detail: str = "", connection_lost: bool = False
+        self,
+        reason: str,
+        *,
+        final: bool,
+        retry_after_s: float = 0,
+        error_id: str = "",
+        detail: str = "",
+        connection_lost: bool = False,
     ) -> None:
-        """`retry_after_s`: how long the agent wants to be left alone, at least; `error_id`: of a fault of ours, for the log.
+        """`retry_after_s`: how long the agent wants to be left alone, at least; `error_id`: of a fault of
+        ours, for the log.
 
-        `detail`: what the provider itself said, and its host and port, for the operator alone; no secret may be in it.
-        `connection_lost`: the connection to a worker went away before anything was heard from it.
+        `detail`: what the provider itself said, and its host and port, for the operator alone; no secret may
+        be in it. `connection_lost`: the connection to a worker went away before anything was heard from it.
         """
         super().__init__(reason)
         self.connection_lost = connection_lost
@@ -46,7 +65,9 @@ class NoReplyError(Exception):
 
 
 class AgentUnavailableError(NoReplyError):
-    """The agent cannot be asked as the service is set up: the operator's fault and not the message's, which waits until it is mended."""
+    """The agent cannot be asked as the service is set up: the operator's fault and not the message's, which
+    waits until it is mended.
+    """
 
     charged = False
 
@@ -57,7 +78,10 @@ class AgentUnavailableError(NoReplyError):
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Earlier messages, the oldest first. `left_out` counts still older ones that were asked for but hold too much text."""
+    """Earlier messages, the oldest first.
+
+    `left_out` counts still older ones that were asked for but hold too much text.
+    """
 
     entries: list[Entry]
     left_out: int = 0
@@ -65,7 +89,10 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What an agent is asked: to answer the user's message in `entry`. The reply will have the id `reply_id`."""
+    """What an agent is asked: to answer the user's message in `entry`.
+
+    The reply will have the id `reply_id`.
+    """
 
     agent: Agent
     session: Session
@@ -100,7 +127,8 @@ class Slot(Protocol):
     async def reply(self, work: Work, emit: Emit) -> Reply:
         """Gets the reply, emitting its text piece by piece where the agent gives it so. Raises NoReplyError.
 
-        It is cancelled when the lease runs out, when the reply comes by other means, and when the session ends.
+        It is cancelled when the lease runs out, when the reply comes by other means, and when the session
+        ends.
         """
 
 
@@ -109,7 +137,9 @@ class Connector(Protocol):
 
     @property
     def is_inside(self) -> bool:
-        """Whether the agents are part of this process, which ends with them: a lease need not be written down."""
+        """Whether the agents are part of this process, which ends with them: a lease need not be written
+        down.
+        """
 
     def check(self, agent: Agent) -> None:
         """Raises InvalidFieldError for an agent with an address or a secret that it may not have.

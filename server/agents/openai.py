@@ -1,4 +1,6 @@
-"""The kind `openai`: any endpoint that speaks the chat completions of OpenAI, asked by the official library, streamed."""
+"""The kind `openai`: any endpoint that speaks the chat completions of OpenAI, asked by the official library,
+streamed.
+"""
 
 import asyncio
 import importlib.util
@@ -57,10 +59,14 @@ class OpenAi:
         self._clock = clock
 
     def check(self, agent: Agent) -> None:
-        """Refuses an address where no agent may be, a key that may not go there, and any agent while the library is not there."""
+        """Refuses an address where no agent may be, a key that may not go there, and any agent while the
+        library is not there.
+        """
         settings = _settings(agent)
         if importlib.util.find_spec("openai") is None:
-            raise InvalidFieldError("kind", agent.kind, "needs the package openai: pip install '.[openai]' in the repository")
+            raise InvalidFieldError(
+                "kind", agent.kind, "needs the package openai: pip install '.[openai]' in the repository"
+            )
         try:
             self._hosts.check(endpoint_of(settings.base_url))
             self._check_key(settings)
@@ -170,19 +176,27 @@ class OpenAi:
 
 @cache
 def _library_client() -> "type[AsyncOpenAI]":
-    """The library's client, which sends no headers that the environment (OPENAI_CUSTOM_HEADERS) or the machine gives."""
+    """The library's client, which sends no headers that the environment (OPENAI_CUSTOM_HEADERS) or the
+    machine gives.
+    """
     import openai
 
     class Client(openai.AsyncOpenAI):
         @property
         def default_headers(self) -> "dict[str, str | openai.Omit]":
-            return {"Accept": "text/event-stream", "Content-Type": "application/json", "Authorization": f"Bearer {self.api_key}"}
+            return {
+                "Accept": "text/event-stream",
+                "Content-Type": "application/json",
+                "Authorization": f"Bearer {self.api_key}",
+            }
 
     return Client
 
 
 def conversation(settings: OpenAiSettings, messages: list[Entry]) -> "list[ChatCompletionMessageParam]":
-    """The system prompt, and of the messages (the oldest first) the last that fit the window: whole ones, and the very last in any case."""
+    """The system prompt, and of the messages (the oldest first) the last that fit the window: whole ones, and
+    the very last in any case.
+    """
     shown: list[ChatCompletionMessageParam] = []
     left = settings.history_characters
     for message in map(message_of, reversed(messages)):

@@ -38,9 +38,12 @@ class _Timeout(BaseModel):
 def _table(settings_class: type) -> type[BaseModel]:
     """The TOML table of a kind's settings: the fields of their class, and no others."""
     columns: dict[str, Any] = {
-        field.name: (field.type, ... if field.default is MISSING else field.default) for field in fields(settings_class)
+        field.name: (field.type, ... if field.default is MISSING else field.default)
+        for field in fields(settings_class)
     }
-    return create_model(settings_class.__name__, __config__=ConfigDict(extra="forbid", strict=True), **columns)
+    return create_model(
+        settings_class.__name__, __config__=ConfigDict(extra="forbid", strict=True), **columns
+    )
 
 
 class _Agent(BaseModel):
@@ -61,7 +64,8 @@ class _File(BaseModel):
 
 
 async def read_agents_file(path: Path, now_ms: int, connectors: Connectors) -> list[Agent]:
-    """The agents of a TOML file: tables `[[agents]]` with `id`, `name`, `kind`, the table of the kind, and `[agents.timeout]` where wanted.
+    """The agents of a TOML file: tables `[[agents]]` with `id`, `name`, `kind`, the table of the kind, and
+    `[agents.timeout]` where wanted.
 
     Raises AgentsFileError.
     """
@@ -72,7 +76,9 @@ async def read_agents_file(path: Path, now_ms: int, connectors: Connectors) -> l
         for agent in agents:
             connectors.check(agent)
             await connectors.check_secret(agent)
-        if twice := [agent_id for agent_id, count in Counter(agent.id for agent in agents).items() if count > 1]:
+        if twice := [
+            agent_id for agent_id, count in Counter(agent.id for agent in agents).items() if count > 1
+        ]:
             raise AgentsFileError(f"{path}: the id {twice[0]} stands there more than once")
     except OSError as error:
         raise AgentsFileError(f"{path} cannot be read: {error.strerror}") from error
@@ -84,7 +90,9 @@ async def read_agents_file(path: Path, now_ms: int, connectors: Connectors) -> l
     return agents
 
 
-async def register_at_start(store: Store, clock: Clock, connectors: Connectors, agents_file: Path | None) -> None:
+async def register_at_start(
+    store: Store, clock: Clock, connectors: Connectors, agents_file: Path | None
+) -> None:
     """Registers `echo` if this store never had it, then what the file has. Raises AgentsFileError.
 
     The file wins over what is stored under the same id; only the time of registration stays.
@@ -96,11 +104,15 @@ async def register_at_start(store: Store, clock: Clock, connectors: Connectors, 
         try:
             await store.create_agent(agent)
         except AgentAlreadyExistsError:
-            await store.update_agent(agent.id, lambda stored, _, agent=agent: replace(agent, created_at_ms=stored.created_at_ms))  # type: ignore[misc]
+            await store.update_agent(
+                agent.id, lambda stored, _, agent=agent: replace(agent, created_at_ms=stored.created_at_ms)
+            )  # type: ignore[misc]
 
 
 async def warn_of_unusable(store: Store, connectors: Connectors) -> None:
-    """Logs a warning for each stored agent that cannot be asked as the service is set up: a secret that is gone, a host not allowed."""
+    """Logs a warning for each stored agent that cannot be asked as the service is set up: a secret that is
+    gone, a host not allowed.
+    """
     after = None
     while agents := await store.list_agents(limit=_PAGE, after=after):
         for agent in agents:
@@ -115,11 +127,21 @@ async def warn_of_unusable(store: Store, connectors: Connectors) -> None:
 
 def _agent(entry: _Agent, now_ms: int) -> Agent:
     if entry.webhook and entry.openai:
-        raise InvalidFieldError("openai", entry.id, "stands beside webhook: an agent has the settings of one kind")
+        raise InvalidFieldError(
+            "openai", entry.id, "stands beside webhook: an agent has the settings of one kind"
+        )
     timeout: dict[str, Any] = entry.timeout.model_dump()
     settings: AgentSettings = None
     if entry.webhook:
         settings = WebhookSettings(**entry.webhook.model_dump())
     elif entry.openai:
         settings = OpenAiSettings(**entry.openai.model_dump())
-    return Agent(uuid_field("id", entry.id), entry.name, entry.kind, now_ms, now_ms, PartialTimeoutConfig(**timeout), settings)
+    return Agent(
+        uuid_field("id", entry.id),
+        entry.name,
+        entry.kind,
+        now_ms,
+        now_ms,
+        PartialTimeoutConfig(**timeout),
+        settings,
+    )

@@ -1,6 +1,8 @@
-"""Secrets of agents: the registry says where one is (`env:NAME`, `file:/PATH`), the setting AGENT_SECRETS who may have it.
+"""Secrets of agents: the registry says where one is (`env:NAME`, `file:/PATH`), the setting AGENT_SECRETS who
+may have it.
 
-Without that bound whoever can register an agent could have any file of this machine sent to an address of theirs.
+Without that bound whoever can register an agent could have any file of this machine sent to an address of
+theirs.
 """
 
 import asyncio
@@ -20,11 +22,15 @@ READ_SECONDS: Final = 5.0
 """How long a file may take to be read."""
 MAX_READS: Final = 32
 MAX_READS_OF_A_RULE: Final = 4
-"""How many files may be read at a time: in all, and of those that the same rules allow, which are likely on one file system."""
+"""How many files may be read at a time: in all, and of those that the same rules allow, which are likely on
+one file system.
+"""
 
 _WILDCARD: Final = re.compile(r"[*?\[]")
 _HIDDEN: Final = re.compile(r"/\.\.[^/]+(?=/)")
-"""Directories of a Kubernetes volume: there `key` is a link to `..data/key`, and `..data` one to `..2026_01_31_09_05_00.1`."""
+"""Directories of a Kubernetes volume: there `key` is a link to `..data/key`, and `..data` one to
+`..2026_01_31_09_05_00.1`.
+"""
 
 
 class SecretError(Exception):
@@ -32,13 +38,19 @@ class SecretError(Exception):
 
 
 class SecretNotAllowedError(SecretError):
-    """AGENT_SECRETS does not allow a secret for an agent. The text is the same whether there is such a secret or not."""
+    """AGENT_SECRETS does not allow a secret for an agent.
+
+    The text is the same whether there is such a secret or not.
+    """
 
     def __init__(self, kind: str, name: str, endpoint: Endpoint | None) -> None:
         """`endpoint`: where the secret would be sent; None where it only signs."""
         sent = "" if endpoint is None else f" to be sent to {endpoint.host} port {endpoint.port}"
         entry = secret_entry(kind, name, endpoint)
-        super().__init__(f"names {name}, which AGENT_SECRETS does not allow{sent}" + (f"; add {entry} to it" if entry else ""))
+        super().__init__(
+            f"names {name}, which AGENT_SECRETS does not allow{sent}"
+            + (f"; add {entry} to it" if entry else "")
+        )
 
 
 class Secrets:
@@ -47,12 +59,16 @@ class Secrets:
     def __init__(self, allowed: Sequence[str]) -> None:
         """`allowed`: the entries of AGENT_SECRETS. Raises ValueError."""
         self._rules = read_secret_rules(allowed)
-        self._reads: BlockingCalls[str] = BlockingCalls("secret", most=MAX_READS, most_of_a_group=MAX_READS_OF_A_RULE)
+        self._reads: BlockingCalls[str] = BlockingCalls(
+            "secret", most=MAX_READS, most_of_a_group=MAX_READS_OF_A_RULE
+        )
 
     def check(self, reference: str, endpoint: Endpoint, *, is_sent: bool) -> None:
-        """Raises SecretNotAllowedError for a secret that an agent at this endpoint may not have. Reads nothing.
+        """Raises SecretNotAllowedError for a secret that an agent at this endpoint may not have. Reads
+        nothing.
 
-        `is_sent`: the secret itself goes to the endpoint, which a rule must name. One that only signs needs no such rule.
+        `is_sent`: the secret itself goes to the endpoint, which a rule must name. One that only signs needs
+        no such rule.
         """
         self._patterns(reference, endpoint, is_sent=is_sent)
 
@@ -65,7 +81,9 @@ class Secrets:
         else:
             try:
                 async with asyncio.timeout(READ_SECONDS):
-                    secret = await self._reads.run(patterns, (name, patterns), partial(_read_file, name, patterns))
+                    secret = await self._reads.run(
+                        patterns, (name, patterns), partial(_read_file, name, patterns)
+                    )
             except _ElsewhereError:
                 raise SecretNotAllowedError(kind, name, endpoint if is_sent else None) from None
             except TimeoutError:
@@ -81,7 +99,11 @@ class Secrets:
     def _patterns(self, reference: str, endpoint: Endpoint, *, is_sent: bool) -> tuple[str, ...]:
         """The patterns of the rules that allow a secret by its name. Raises SecretNotAllowedError."""
         kind, _, name = reference.partition(":")
-        found = tuple(rule.pattern for rule in self._rules if rule.matches(kind, name) and _is_for(rule, endpoint, is_sent=is_sent))
+        found = tuple(
+            rule.pattern
+            for rule in self._rules
+            if rule.matches(kind, name) and _is_for(rule, endpoint, is_sent=is_sent)
+        )
         if not found or os.path.normpath(name) != name:
             raise SecretNotAllowedError(kind, name, endpoint if is_sent else None)
         return found
@@ -96,7 +118,10 @@ def _is_for(rule: SecretRule, endpoint: Endpoint, *, is_sent: bool) -> bool:
 
 
 def _read_file(name: str, patterns: Sequence[str]) -> str:
-    """The text of a regular file whose real path the patterns allow. Raises _ElsewhereError, OSError, UnicodeDecodeError."""
+    """The text of a regular file whose real path the patterns allow.
+
+    Raises _ElsewhereError, OSError, UnicodeDecodeError.
+    """
     real = os.path.realpath(name)
     shown = _HIDDEN.sub("", real)
     if not any(matches_path(shown, _real_pattern(pattern)) for pattern in patterns):
@@ -113,7 +138,9 @@ def _read_file(name: str, patterns: Sequence[str]) -> str:
 
 
 def _real_pattern(pattern: str) -> str:
-    """The pattern, with the links resolved in the part that has no wildcard: /var/run is often a link to /run."""
+    """The pattern, with the links resolved in the part that has no wildcard: /var/run is often a link to
+    /run.
+    """
     wild = _WILDCARD.search(pattern)
     if wild is None:
         return escape(_HIDDEN.sub("", os.path.realpath(pattern)))

@@ -1,4 +1,6 @@
-"""The kind `webhook`: each delivery is a POST, signed as Standard Webhooks has it; the reply is in the response."""
+"""The kind `webhook`: each delivery is a POST, signed as Standard Webhooks has it; the reply is in the
+response.
+"""
 
 import base64
 import binascii
@@ -27,7 +29,14 @@ from server.agents.http import (
     read_json,
     retry_after_s,
 )
-from server.agents.kinds import MAX_DELIVERY_BYTES, AgentUnavailableError, Emit, NoReplyError, Work, count_fitting
+from server.agents.kinds import (
+    MAX_DELIVERY_BYTES,
+    AgentUnavailableError,
+    Emit,
+    NoReplyError,
+    Work,
+    count_fitting,
+)
 from server.agents.secrets import SecretError, Secrets
 from server.clock import Clock
 from server.domain.agents import Agent, WebhookSettings
@@ -154,7 +163,10 @@ class Webhook:
 
 
 def signing_key(secret: str) -> bytes:
-    """The key in a secret of Standard Webhooks: base64, with or without `whsec_` before it. Raises SecretError."""
+    """The key in a secret of Standard Webhooks: base64, with or without `whsec_` before it.
+
+    Raises SecretError.
+    """
     try:
         key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
     except (binascii.Error, ValueError) as error:
@@ -165,7 +177,10 @@ def signing_key(secret: str) -> bytes:
 
 
 def signed_headers(key: bytes, delivery_id: str, timestamp_s: int, body: bytes) -> dict[str, str]:
-    """The headers of a delivery. The id stays the same over all attempts, so that a receiver can tell a repetition."""
+    """The headers of a delivery.
+
+    The id stays the same over all attempts, so that a receiver can tell a repetition.
+    """
     signature = hmac.digest(key, b"%s.%d.%s" % (delivery_id.encode(), timestamp_s, body), hashlib.sha256)
     return {
         "Content-Type": "application/json",
@@ -177,7 +192,10 @@ def signed_headers(key: bytes, delivery_id: str, timestamp_s: int, body: bytes) 
 
 
 def delivery_body(work: Work) -> bytes:
-    """What is posted, as JSON: of the history, the last messages that fit. Names are those of the REST API."""
+    """What is posted, as JSON: of the history, the last messages that fit.
+
+    Names are those of the REST API.
+    """
     session, history = work.session, work.history
     asked, earlier = _message(session, work.entry), [_message(session, entry) for entry in history.entries]
     data: dict[str, Any] = {
@@ -246,7 +264,10 @@ async def _read(response: httpx2.Response, emit: Emit) -> Reply:
             body = _text(await response.aread())
             return _reply(body)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, problem['loc'])) or 'the body'}: {problem['msg']}" for problem in error.errors())
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc'])) or 'the body'}: {problem['msg']}"
+            for problem in error.errors()
+        )
         reason = f"the agent's answer is no reply: {problems[:300]}"
         raise NoReplyError(reason, final=True, detail=body) from error
     except ValueError as error:

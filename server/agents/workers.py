@@ -9,7 +9,13 @@ from typing import TypeAlias
 
 from server.agents.kinds import AgentChangedError, Emit, NoReplyError, Work
 from server.domain.agents import Agent, AgentKind
-from server.domain.errors import AgentNotFoundError, DeliveryNotLeasedError, DomainError, InvalidFieldError, UnavailableError
+from server.domain.errors import (
+    AgentNotFoundError,
+    DeliveryNotLeasedError,
+    DomainError,
+    InvalidFieldError,
+    UnavailableError,
+)
 from server.domain.messages import Reply
 
 
@@ -50,8 +56,9 @@ Told: TypeAlias = Given | Accepted | Refused | Revoked | Exception
 class _Held:
     """A delivery in the hands of a worker.
 
-    `reply` is what the worker makes of it: a reply, or a NoReplyError. `is_taken`: it is on its way into the store, and `stored`
-    says whether it came there; None: nobody asks. `begun`: the worker has said something of it.
+    `reply` is what the worker makes of it: a reply, or a NoReplyError. `is_taken`: it is on its way into the
+    store, and `stored` says whether it came there; None: nobody asks. `begun`: the worker has said something
+    of it.
     """
 
     work: Work
@@ -138,7 +145,10 @@ class Seat:
                 worker.told.put_nowait(Revoked(delivery_id))
 
     def settle(self, error: DomainError | None = None) -> None:
-        """Says whether the worker's reply is stored, or why not; once. One that was not taken may still be stored."""
+        """Says whether the worker's reply is stored, or why not; once.
+
+        One that was not taken may still be stored.
+        """
         held = self._held
         if held is None or held.stored is None or held.stored.done():
             return
@@ -198,7 +208,10 @@ class Workers:
 
     @contextmanager
     def connected(self, agent: Agent, *, capacity: int, history_messages: int) -> Iterator[Worker]:
-        """A worker of an agent, as long as its stream lasts. Raises InvalidFieldError (the agent is of another kind), UnavailableError."""
+        """A worker of an agent, as long as its stream lasts.
+
+        Raises InvalidFieldError (the agent is of another kind), UnavailableError.
+        """
         if self._closed:
             raise UnavailableError("The service is stopping")
         _require_stream(agent)
@@ -221,7 +234,9 @@ class Workers:
         return len(self._workers.get(agent_id, ()))
 
     def changed(self, agent_id: str, agent: Agent | None) -> None:
-        """Has what waits for an agent looked at anew, and ends the streams of its workers, if it takes none any more (None: removed)."""
+        """Has what waits for an agent looked at anew, and ends the streams of its workers, if it takes none
+        any more (None: removed).
+        """
         for waiting in self._waiting.pop(agent_id, ()):
             if not waiting.done():
                 waiting.set_exception(AgentChangedError())
@@ -241,7 +256,9 @@ class Workers:
                 worker.told.put_nowait(UnavailableError("The service is stopping"))
 
     def _assign(self, agent_id: str) -> None:
-        """Gives those who have time to those who wait: the idlest first, and of these the one whose turn was longest ago."""
+        """Gives those who have time to those who wait: the idlest first, and of these the one whose turn was
+        longest ago.
+        """
         waiting = self._waiting.get(agent_id, deque())
         while waiting:
             free = [worker for worker in self._workers.get(agent_id, ()) if worker.busy < worker.capacity]
@@ -263,8 +280,12 @@ class Workers:
 
 def _require_stream(agent: Agent) -> None:
     if agent.kind is not AgentKind.STREAM:
-        raise InvalidFieldError("hello.agent_id", agent.id, f"is an agent of the kind {agent.kind}, which takes no workers")
+        raise InvalidFieldError(
+            "hello.agent_id", agent.id, f"is an agent of the kind {agent.kind}, which takes no workers"
+        )
 
 
 def _lost(*, begun: bool) -> NoReplyError:
-    return NoReplyError("the connection to the agent's worker was lost", final=False, connection_lost=not begun)
+    return NoReplyError(
+        "the connection to the agent's worker was lost", final=False, connection_lost=not begun
+    )

@@ -48,7 +48,9 @@ class _Commands(click.Group):
             raise
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120}
+)
 @click.version_option(package_name="eliza-sessions", prog_name="eliza-sessions")
 def main() -> None:
     """Conversation sessions between users and AI agents.

@@ -33,7 +33,8 @@ _SETTINGS: Final[dict[str, tuple[type, str]]] = {
     "url": (str, "Where each message is posted to."),
     "secret": (
         str,
-        "Where its signing secret is, not the secret itself: env:NAME or file:/PATH of the server. There, base64 of 16 bytes or more, "
+        "Where its signing secret is, not the secret itself: env:NAME or file:/PATH of the server. There, "
+        "base64 of 16 bytes or more, "
         "with or without whsec_ before it, as `openssl rand -base64 32` makes it.",
     ),
     "base_url": (str, "The address before /chat/completions.  [https://api.openai.com/v1]"),
@@ -63,7 +64,11 @@ class _AgentsCommand(click.Command):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         meaning = "The gRPC server.  [that of `agents`]"
-        self.params.append(click.Option(["--server"], metavar="HOST:PORT", help=meaning, expose_value=False, callback=_open_channel))
+        self.params.append(
+            click.Option(
+                ["--server"], metavar="HOST:PORT", help=meaning, expose_value=False, callback=_open_channel
+            )
+        )
 
 
 class _Agents(click.Group):
@@ -93,8 +98,14 @@ def _timeout_options(command: Callable[..., None]) -> Callable[..., None]:
 def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options for the settings of the kinds."""
     for name, (kind, meaning) in reversed(_SETTINGS.items()):
-        owners = [str(owner) for owner, settings in SETTINGS.items() if name in (field.name for field in fields(settings))]
-        command = click.option(f"--{name.replace('_', '-')}", type=kind, help=f"({', '.join(owners)}) {meaning}")(command)
+        owners = [
+            str(owner)
+            for owner, settings in SETTINGS.items()
+            if name in (field.name for field in fields(settings))
+        ]
+        command = click.option(
+            f"--{name.replace('_', '-')}", type=kind, help=f"({', '.join(owners)}) {meaning}"
+        )(command)
     return command
 
 
@@ -182,7 +193,9 @@ def update(stubs: Stubs, /, agent_id: str, name: str | None, kind: str | None, *
     paths = [field for field in ("name", "kind") if getattr(agent, field)] + _fill(agent, kind, options)
     namesakes = _namesakes(stubs, name) if name else []
     mask = field_mask_pb2.FieldMask(paths=paths)
-    updated = _call(stubs.agents.UpdateAgent, agent_service_pb2.UpdateAgentRequest(agent=agent, update_mask=mask)).agent
+    updated = _call(
+        stubs.agents.UpdateAgent, agent_service_pb2.UpdateAgentRequest(agent=agent, update_mask=mask)
+    ).agent
     _print(updated)
     _warn_of(namesakes, updated)
 
@@ -215,7 +228,9 @@ def chat(stubs: Stubs, agent_id: str, user: str) -> None:
     standard error, and the exit status is 1 when a message got no reply. The session is deleted at the end.
     """
     agent = _get(stubs, agent_id)
-    request = session_service_pb2.CreateSessionRequest(agent_id=agent.agent_id, user_id=user or str(uuid.uuid4()))
+    request = session_service_pb2.CreateSessionRequest(
+        agent_id=agent.agent_id, user_id=user or str(uuid.uuid4())
+    )
     session_id = _call(stubs.sessions.CreateSession, request).session.session_id
     try:
         replied = talk(stubs, agent, session_id)
@@ -301,12 +316,16 @@ def _in_options(error: grpc.RpcError) -> str:
         for detail, kind in TABLE[info.reason].details.items():
             if kind in (errors_pb2.DETAIL_KIND_FIELD, errors_pb2.DETAIL_KIND_FIELD_LIST):
                 for field in filter(None, info.metadata.get(detail, "").split(",")):
-                    message = re.sub(rf"(?<![\w.-]){re.escape(field)}(?![\w.-])", _option(field), message, count=1)
+                    message = re.sub(
+                        rf"(?<![\w.-]){re.escape(field)}(?![\w.-])", _option(field), message, count=1
+                    )
     return message
 
 
 def _option(field: str) -> str:
-    """The option that sets a field of an agent; for the settings as a whole, the options that the kind requires."""
+    """The option that sets a field of an agent; for the settings as a whole, the options that the kind
+    requires.
+    """
     if field in tuple(SETTINGS):
         needed = [one.name for one in fields(SETTINGS[AgentKind(field)]) if one.default is MISSING]
         return ", ".join(map(_option, needed))

@@ -16,7 +16,9 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
-@click.option("--database-url", metavar="URL", help="Where the store is.  [DATABASE_URL, sqlite:///eliza-sessions.db]")
+@click.option(
+    "--database-url", metavar="URL", help="Where the store is.  [DATABASE_URL, sqlite:///eliza-sessions.db]"
+)
 @click.argument("file", type=_FILE)
 def backup(database_url: str | None, file: Path) -> None:
     """Copy the store to FILE, as it is at one moment, also while it is served. FILE must not be there yet."""
@@ -25,7 +27,11 @@ def backup(database_url: str | None, file: Path) -> None:
 
 
 @click.command()
-@click.option("--database-url", metavar="URL", help="Where the store is to be.  [DATABASE_URL, sqlite:///eliza-sessions.db]")
+@click.option(
+    "--database-url",
+    metavar="URL",
+    help="Where the store is to be.  [DATABASE_URL, sqlite:///eliza-sessions.db]",
+)
 @click.argument("file", type=_FILE)
 def restore(database_url: str | None, file: Path) -> None:
     """Put a backup in place. A store that is there already is not overwritten: move it away first.

@@ -8,12 +8,15 @@ from server.store.contract import StoreOpenError
 
 
 @click.command()
-@click.option("--database-url", metavar="URL", help="Where the store is.  [DATABASE_URL, sqlite:///eliza-sessions.db]")
+@click.option(
+    "--database-url", metavar="URL", help="Where the store is.  [DATABASE_URL, sqlite:///eliza-sessions.db]"
+)
 def check(database_url: str | None) -> None:
     """Verify a store: the file, and that sequences, messages, deliveries and requests fit together.
 
-    Works on a store that is being served, as of one moment. Prints a line for each problem; the exit status is 1 when there is one.
-    The store is left as it is: of a store of an older schema a temporary copy is migrated and checked.
+    Works on a store that is being served, as of one moment. Prints a line for each problem; the exit status
+    is 1 when there is one. The store is left as it is: of a store of an older schema a temporary copy is
+    migrated and checked.
     """
     found = 0
 

@@ -61,7 +61,18 @@ DIRECT: Final = [("grpc.enable_http_proxy", 0)]
 class _MallocInfo(ctypes.Structure):
     """`struct mallinfo2` of malloc.h; `fordblks` is how many bytes are free."""
 
-    _names = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    _names = (
+        "arena",
+        "ordblks",
+        "smblks",
+        "hblks",
+        "hblkhd",
+        "usmblks",
+        "fsmblks",
+        "uordblks",
+        "fordblks",
+        "keepcost",
+    )
     _fields_ = [(name, ctypes.c_size_t) for name in _names]
 
 
@@ -85,7 +96,8 @@ def refuse_open_address(settings: Settings, *names: str) -> None:
         address = getattr(settings, name.lower())
         if not settings.allow_open and not _is_loopback(split_address(address)[0]):
             raise click.ClickException(
-                f"{name} is {address}, which others can reach, and there is no authentication yet: set ALLOW_OPEN=true if"
+                f"{name} is {address}, which others can reach, and there is no authentication yet: set "
+                "ALLOW_OPEN=true if"
                 " everyone who can reach it may read and change every session, or listen on 127.0.0.1"
             )
 
@@ -152,7 +164,9 @@ async def _run(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def _trim_memory() -> None:
-    """Gives back what has become free between what is in use: glibc by itself returns the end of its heap alone."""
+    """Gives back what has become free between what is in use: glibc by itself returns the end of its heap
+    alone.
+    """
     library = ctypes.CDLL(None)
     trim, read = getattr(library, "malloc_trim", None), getattr(library, "mallinfo2", None)
     if trim is None or read is None:

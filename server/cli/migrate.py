@@ -8,11 +8,14 @@ from server.store.contract import StoreOpenError
 
 
 @click.command()
-@click.option("--database-url", metavar="URL", help="Where the store is.  [DATABASE_URL, sqlite:///eliza-sessions.db]")
+@click.option(
+    "--database-url", metavar="URL", help="Where the store is.  [DATABASE_URL, sqlite:///eliza-sessions.db]"
+)
 def migrate(database_url: str | None) -> None:
     """Make the store, or bring its schema up to date.
 
-    `serve` does the same when it starts; this is for doing it, and seeing it fail, on its own. The service must not be running.
+    `serve` does the same when it starts; this is for doing it, and seeing it fail, on its own. The service
+    must not be running.
     """
     try:
         store = maintenance(settings_or_exit(database_url=database_url).database_url)

@@ -1,4 +1,6 @@
-"""`eliza-sessions probe`: asks a gRPC server for its health, like grpc_health_probe (flags, exit statuses)."""
+"""`eliza-sessions probe`: asks a gRPC server for its health, like grpc_health_probe (flags,
+exit statuses).
+"""
 
 import re
 import socket
@@ -83,7 +85,9 @@ def _fail(status: int, message: str) -> NoReturn:
 
 @click.command(cls=_GoFlags)
 @server_option("The server.", "--addr")
-@click.option("--service", default="", metavar="NAME", help="The service by its full name.  [the whole server]")
+@click.option(
+    "--service", default="", metavar="NAME", help="The service by its full name.  [the whole server]"
+)
 @click.option(
     "--connect-timeout",
     type=_Duration(),
@@ -91,7 +95,9 @@ def _fail(status: int, message: str) -> NoReturn:
     show_default=True,
     help="How long connecting may take.",
 )
-@click.option("--rpc-timeout", type=_Duration(), default="1s", show_default=True, help="How long the answer may take.")
+@click.option(
+    "--rpc-timeout", type=_Duration(), default="1s", show_default=True, help="How long the answer may take."
+)
 @click.option("--rpc-header", multiple=True, metavar="NAME: VALUE", help="A header to send; may be repeated.")
 @click.option("--user-agent", default="eliza-sessions probe", help="The user agent to name.")
 @click.option("--tls", is_flag=True, help="Use TLS.")

@@ -33,7 +33,8 @@ INHERITED: Final = (
     *("GRPC_VERBOSITY", "GRPC_TRACE", "GRPC_POLL_STRATEGY", "GRPC_DNS_RESOLVER", "GRPC_ENABLE_FORK_SUPPORT"),
     *(name.upper() for name in Settings.model_fields if name != "database_url"),
 )
-"""The variables that the facade needs, as patterns: those of Python, its locale, its libraries, gRPC's logs, and settings.
+"""The variables that the facade needs, as patterns: those of Python, its locale, its libraries, gRPC's logs,
+and settings.
 
 It meets strangers first, so it has no secret of ours: no key of an agent, no address of a store.
 """
@@ -42,11 +43,16 @@ It meets strangers first, so it has no secret of ours: no key of an agent, no ad
 @click.command()
 @server_option("The gRPC server to turn requests into calls of.")
 @click.option("--rest-address", metavar="HOST:PORT", help="Where to listen.  [REST_ADDRESS, 127.0.0.1:3000]")
-@click.option("--rest-workers", type=int, help="1: run this command several times, with an address each, for more.  [REST_WORKERS, 1]")
+@click.option(
+    "--rest-workers",
+    type=int,
+    help="1: run this command several times, with an address each, for more.  [REST_WORKERS, 1]",
+)
 def rest(server: str, rest_address: str | None, rest_workers: int | None) -> None:
     """Run the REST facade against any gRPC server.
 
-    It holds no state: run as many as you like. The server need not be there yet; while it is away, requests are answered with 503.
+    It holds no state: run as many as you like. The server need not be there yet; while it is away, requests
+    are answered with 503.
     """
     settings = settings_or_exit(rest_address=rest_address, rest_workers=rest_workers)
     refuse_open_address(settings, "REST_ADDRESS")
@@ -59,7 +65,11 @@ def rest(server: str, rest_address: str | None, rest_workers: int | None) -> Non
 
 def inherited(environment: Mapping[str, str]) -> dict[str, str]:
     """What of an environment the facade needs."""
-    return {name: value for name, value in environment.items() if any(fnmatchcase(name, pattern) for pattern in INHERITED)}
+    return {
+        name: value
+        for name, value in environment.items()
+        if any(fnmatchcase(name, pattern) for pattern in INHERITED)
+    }
 
 
 def build_facade(
@@ -70,7 +80,9 @@ def build_facade(
 ) -> Facade:
     """The facade on a socket that listens; `Backend` says which channels are meant."""
     return Facade(
-        Backend(open_channel, settings.rest_deadline_seconds, settings.reply_deadline_seconds, open_stream_channel),
+        Backend(
+            open_channel, settings.rest_deadline_seconds, settings.reply_deadline_seconds, open_stream_channel
+        ),
         listener,
         max_requests=settings.rest_max_requests,
         keep_alive_seconds=settings.rest_keep_alive_seconds,
@@ -81,7 +93,9 @@ def build_facade(
 
 
 def _drop_secrets() -> None:
-    """Becomes the same program in an environment without what it does not need: a process keeps what it was started with."""
+    """Becomes the same program in an environment without what it does not need: a process keeps what it was
+    started with.
+    """
     needed = inherited(os.environ)
     if needed.keys() != os.environ.keys():
         os.execve(sys.executable, [sys.executable, "-P", "-m", "server.cli", *sys.argv[1:]], needed)

@@ -33,16 +33,27 @@ Try it:
 
 
 @click.command()
-@click.option("--database-url", metavar="URL", help="Where the store is.  [DATABASE_URL, sqlite:///eliza-sessions.db]")
-@click.option("--grpc-address", metavar="HOST:PORT", help="Where gRPC listens; port 0 picks a free one.  [GRPC_ADDRESS, 127.0.0.1:50051]")
-@click.option("--rest-address", metavar="HOST:PORT", help="Where REST listens; port 0 picks a free one.  [REST_ADDRESS, 127.0.0.1:3000]")
+@click.option(
+    "--database-url", metavar="URL", help="Where the store is.  [DATABASE_URL, sqlite:///eliza-sessions.db]"
+)
+@click.option(
+    "--grpc-address",
+    metavar="HOST:PORT",
+    help="Where gRPC listens; port 0 picks a free one.  [GRPC_ADDRESS, 127.0.0.1:50051]",
+)
+@click.option(
+    "--rest-address",
+    metavar="HOST:PORT",
+    help="Where REST listens; port 0 picks a free one.  [REST_ADDRESS, 127.0.0.1:3000]",
+)
 @click.option("--no-rest", is_flag=True, help="Run the gRPC server alone.")
 @click.option("--rest-workers", type=int, help="1: see `eliza-sessions rest` for more.  [REST_WORKERS, 1]")
 @click.option("--agents-file", metavar="FILE", help="A TOML file of agents to register.  [AGENTS_FILE]")
 def serve(no_rest: bool, **overrides: str | int | None) -> None:
     """Run the gRPC server and the REST facade.
 
-    Prints one line, `ready grpc=HOST:PORT rest=HOST:PORT`, once both accept calls; logs go to standard error. SIGTERM and SIGINT stop
+    Prints one line, `ready grpc=HOST:PORT rest=HOST:PORT`, once both accept calls; logs go to standard error.
+    SIGTERM and SIGINT stop
     both: what is in flight is finished, then the store is closed.
     """
     settings = settings_or_exit(**overrides)
@@ -74,7 +85,8 @@ async def _serve(settings: Settings, *, with_rest: bool) -> None:
             rest_address = with_port(settings.rest_address, rest_port)
             ready += f" rest={rest_address}"
             facade = build_facade(settings, listener, service.open_channel)
-            # It ends first, because it needs the server: half of the time is its own, and what it leaves is the server's.
+            # It ends first, because it needs the server: half of the time is its own, and what it leaves is
+            # the server's.
             await facade.start()
             stack.push_async_callback(lambda: facade.stop(max(0.0, stop_by_s - loop.time()) / 2))
         log_start(settings)

@@ -102,7 +102,9 @@ class Attempt:
             # An agent with a timeout of its own gets no more than that by talking.
             self._lease_end_s = asyncio.get_running_loop().time() + self._lease_s
         sequence, number, after = work.entry.sequence, work.delivery.attempts, work.session.last_sequence
-        piece = Chunk(work.session.id, work.agent.id, work.reply_id, text, self._pieces, sequence, number, after)
+        piece = Chunk(
+            work.session.id, work.agent.id, work.reply_id, text, self._pieces, sequence, number, after
+        )
         self._pieces += 1
         self._on_piece(piece)
 

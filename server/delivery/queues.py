@@ -1,7 +1,9 @@
-"""Gives deliveries to agents: one of a session at a time, in order; sessions do not wait for each other, nor agents for one another.
+"""Gives deliveries to agents: one of a session at a time, in order; sessions do not wait for each other, nor
+agents for one another.
 
-The store has every delivery. In memory there is a small record for each session with an open delivery. Nothing polls:
-a commit tells of new messages, a timer when a session has rested long enough, a slot when an agent has time.
+The store has every delivery. In memory there is a small record for each session with an open delivery.
+Nothing polls: a commit tells of new messages, a timer when a session has rested long enough, a slot when an
+agent has time.
 """
 
 import asyncio
@@ -46,7 +48,9 @@ log = structlog.get_logger()
 
 @dataclass(eq=False, slots=True)
 class _SessionQueue:
-    """A session with open deliveries: it rests (`timer`), is ready, waits for a slot, or is under way (`task`)."""
+    """A session with open deliveries: it rests (`timer`), is ready, waits for a slot, or is under way
+    (`task`).
+    """
 
     session_id: str
     agent_id: str
@@ -72,14 +76,19 @@ class _SessionQueue:
 
 @dataclass(eq=False, slots=True)
 class _AgentQueue:
-    """The sessions of one agent: those that are ready, in the order in which they became so, and how many are in hand."""
+    """The sessions of one agent: those that are ready, in the order in which they became so, and how many are
+    in hand.
+    """
 
     ready: OrderedDict[str, _SessionQueue] = field(default_factory=OrderedDict)
     in_hand: int = 0
 
 
 class Dispatcher:
-    """See the module. To be started once the store has its listeners, and stopped before the store is closed."""
+    """See the module.
+
+    To be started once the store has its listeners, and stopped before the store is closed.
+    """
 
     def __init__(
         self,
@@ -121,7 +130,10 @@ class Dispatcher:
                 self._rest(queue, min(left.due_at_ms - now_ms, self._policy.longest_backoff_ms) / 1000)
 
     async def stop(self) -> None:
-        """Gives out nothing more, and waits for what is in the agents' hands. The rest is taken up at the next start."""
+        """Gives out nothing more, and waits for what is in the agents' hands.
+
+        The rest is taken up at the next start.
+        """
         self._stopping = True
         for queue in list(self._sessions.values()):
             if queue.timer:
@@ -132,7 +144,9 @@ class Dispatcher:
             await asyncio.wait(tasks)
 
     async def abandon(self) -> None:
-        """Lets go of what `stop` has waited for long enough, or was not waited for; it is given again at the next start."""
+        """Lets go of what `stop` has waited for long enough, or was not waited for; it is given again at the
+        next start.
+        """
         self._stopping = True
         tasks = [queue.task for queue in self._sessions.values() if queue.task]
         for task in tasks:
@@ -140,12 +154,15 @@ class Dispatcher:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def on_commit(self, commit: Commit) -> None:
-        """Takes up the messages of users that a commit has stored, and ends the attempts that it has made superfluous."""
+        """Takes up the messages of users that a commit has stored, and ends the attempts that it has made
+        superfluous.
+        """
         for outcome in commit.outcomes:
             entry = outcome.entry
             if outcome.session.expiry_logged:
                 self._drop_session(outcome.session.id)
-            # Told by the message: a delivery is also pending, and without attempts, after one that was not charged to it.
+            # Told by the message: a delivery is also pending, and without attempts, after one that was not
+            # charged to it.
             elif entry and isinstance(entry.event, UserMessage):
                 self._add_delivery(outcome, entry)
             elif entry:
@@ -153,7 +170,9 @@ class Dispatcher:
         for session_id in commit.deleted:
             self._drop_session(session_id)
 
-    async def answer(self, delivery_id: str, reply: Reply, *, agent_id: str | None = None, reply_id: str | None = None) -> Outcome:
+    async def answer(
+        self, delivery_id: str, reply: Reply, *, agent_id: str | None = None, reply_id: str | None = None
+    ) -> Outcome:
         """Stores the reply to a delivery, whoever gives it and whatever has become of the lease.
 
         :raises DeliveryNotFoundError: there is no such delivery, or it is another agent's than `agent_id`
@@ -236,7 +255,9 @@ class Dispatcher:
             queue.task.add_done_callback(partial(self._end_turn, queue, agent))
 
     async def _run(self, queue: _SessionQueue) -> float | None:
-        """Gives out the next delivery of a session; returns its rest, in seconds, or None when nothing is open."""
+        """Gives out the next delivery of a session; returns its rest, in seconds, or None when nothing is
+        open.
+        """
         queue.has_new = False
         queue.finished.clear()
         try:
@@ -272,7 +293,9 @@ class Dispatcher:
             del self._agents[queue.agent_id]
 
     async def _deliver_next(self, queue: _SessionQueue) -> float | None:
-        """Gives out the first open delivery; returns the session's rest, in seconds, or None when nothing is open."""
+        """Gives out the first open delivery; returns the session's rest, in seconds, or None when nothing is
+        open.
+        """
         known, queue.head = queue.head, None
         head = known or await self._store.next_delivery(queue.session_id)
         if head is None:
@@ -305,10 +328,14 @@ class Dispatcher:
         queue.resting = head.delivery.sequence
         return rest_s
 
-    async def _attempt(self, queue: _SessionQueue, agent: Agent, head: OpenDelivery, slot: Slot, *, is_claimed: bool) -> None:
-        """Leases a delivery, asks for the reply and stores it; returns also where there is nothing to do any more.
+    async def _attempt(
+        self, queue: _SessionQueue, agent: Agent, head: OpenDelivery, slot: Slot, *, is_claimed: bool
+    ) -> None:
+        """Leases a delivery, asks for the reply and stores it; returns also where there is nothing to do any
+        more.
 
-        `is_claimed`: nothing is written down of the lease, because the agent is in this process: who restarts asks it again.
+        `is_claimed`: nothing is written down of the lease, because the agent is in this process: who restarts
+        asks it again.
 
         :raises NoReplyError: there is no reply
         :raises DomainError: the lease cannot be had, or the reply cannot be stored
@@ -331,13 +358,16 @@ class Dispatcher:
         self.statuses.count_in_hand(agent.id, 1)
         try:
             if reply := await queue.attempt.ask(slot):
-                await self._store_reply(delivery.id, reply, work.reply_id, asyncio.get_running_loop().time() + lease_s)
+                await self._store_reply(
+                    delivery.id, reply, work.reply_id, asyncio.get_running_loop().time() + lease_s
+                )
         finally:
             # Before anything is written down of the failure; there is none where the reply is stored.
             queue.attempt.take_back()
 
     async def _store_reply(self, delivery_id: str, reply: Reply, reply_id: str, give_up_s: float) -> None:
-        """Stores a reply. While the store is in trouble it tries again, until the loop's time `give_up_s` or the stop.
+        """Stores a reply. While the store is in trouble it tries again, until the loop's time `give_up_s` or
+        the stop.
 
         Otherwise the agent would be asked once more, which would use up an attempt. Raises DomainError.
         """
@@ -351,8 +381,13 @@ class Dispatcher:
             else:
                 return
 
-    async def _lease(self, queue: _SessionQueue, head: OpenDelivery, lease_s: float) -> tuple[Session, Delivery] | None:
-        """Writes down that the agent has a delivery; None where its attempts are used up. Raises DomainError."""
+    async def _lease(
+        self, queue: _SessionQueue, head: OpenDelivery, lease_s: float
+    ) -> tuple[Session, Delivery] | None:
+        """Writes down that the agent has a delivery; None where its attempts are used up.
+
+        Raises DomainError.
+        """
         message_id = message_of(head.entry).id
         rule = partial(
             lease,
@@ -368,11 +403,18 @@ class Dispatcher:
         self.statuses.note_failure(queue.agent_id, message_id, outcome.delivery)
         return None
 
-    async def _record_failure(self, head: OpenDelivery, failure: NoReplyError, last_reply_id: str, *, is_claimed: bool) -> float | None:
-        """Writes down that an attempt came to nothing; returns how long the session rests before the next, in seconds."""
+    async def _record_failure(
+        self, head: OpenDelivery, failure: NoReplyError, last_reply_id: str, *, is_claimed: bool
+    ) -> float | None:
+        """Writes down that an attempt came to nothing; returns how long the session rests before the next, in
+        seconds.
+        """
         message, delivery = message_of(head.entry), head.delivery
-        # Lost connections make it rest longer, too: a message that kills who takes it must not do so every second.
-        backoff_ms = self._policy.backoff_ms(delivery.attempts + delivery.lost_connections + 1, random.random())
+        # Lost connections make it rest longer, too: a message that kills who takes it must not do so every
+        # second.
+        backoff_ms = self._policy.backoff_ms(
+            delivery.attempts + delivery.lost_connections + 1, random.random()
+        )
         backoff_ms = max(backoff_ms, round(failure.retry_after_s * 1000))
         rule = partial(
             fail,
@@ -399,12 +441,15 @@ class Dispatcher:
         return 0 if delivery.state is DeliveryState.FAILED else backoff_ms / 1000
 
     def _put_off(self, queue: _SessionQueue, head: OpenDelivery, cause: AgentUnavailableError) -> float:
-        """Has a delivery rest whose agent cannot even be asked, which is the operator's to mend; returns how long, in seconds.
+        """Has a delivery rest whose agent cannot even be asked, which is the operator's to mend; returns how
+        long, in seconds.
 
         Nothing is written down: it uses up no attempt, and is tried again at once after a restart.
         """
         queue.unavailable += 1
         queue.resting = head.delivery.sequence
         now_ms = self._clock.now_ms()
-        self.statuses.note_unavailable(queue.agent_id, queue.session_id, message_of(head.entry).id, now_ms, cause)
+        self.statuses.note_unavailable(
+            queue.agent_id, queue.session_id, message_of(head.entry).id, now_ms, cause
+        )
         return self._policy.backoff_ms(queue.unavailable, random.random()) / 1000

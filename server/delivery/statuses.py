@@ -28,7 +28,9 @@ class LastFailure:
 
 @dataclass(frozen=True, slots=True)
 class AgentStatus:
-    """How an agent fares: deliveries that are open, those of them that it has in hand, and its last failure since the start."""
+    """How an agent fares: deliveries that are open, those of them that it has in hand, and its last failure
+    since the start.
+    """
 
     open: int
     in_hand: int
@@ -62,12 +64,19 @@ class AgentStatuses:
         """Counts more deliveries that an agent has in hand, or fewer."""
         _add(self._in_hand, agent_id, more)
 
-    def note_failure(self, agent_id: str, message_id: str, delivery: Delivery, cause: NoReplyError | None = None) -> None:
+    def note_failure(
+        self, agent_id: str, message_id: str, delivery: Delivery, cause: NoReplyError | None = None
+    ) -> None:
         """Logs an attempt that came to nothing, and keeps it for the agent's status."""
         failure, final = delivery.last_failure, delivery.state is DeliveryState.FAILED
         assert failure is not None
         self._keep(agent_id, LastFailure(delivery.session_id, message_id, failure, final))
-        told = {"agent_id": agent_id, "session_id": delivery.session_id, "message_id": message_id, "attempt": failure.attempt}
+        told = {
+            "agent_id": agent_id,
+            "session_id": delivery.session_id,
+            "message_id": message_id,
+            "attempt": failure.attempt,
+        }
         told |= {"final": final, "reason": failure.reason, "detail": failure.detail}
         if cause and cause.error_id:
             log.error("no reply", error_id=cause.error_id, **told, exc_info=cause.__cause__)
@@ -78,7 +87,9 @@ class AgentStatuses:
         if cause:
             forget_frames(cause)
 
-    def note_unavailable(self, agent_id: str, session_id: str, message_id: str, now_ms: int, cause: AgentUnavailableError) -> None:
+    def note_unavailable(
+        self, agent_id: str, session_id: str, message_id: str, now_ms: int, cause: AgentUnavailableError
+    ) -> None:
         """Keeps that an agent cannot even be asked, and logs it where the cause is new."""
         noted = AttemptFailure(now_ms, 0, cause.reason, cause.detail)
         self._keep(agent_id, LastFailure(session_id, message_id, noted, final=False))

@@ -9,7 +9,8 @@ from server.domain.errors import InvalidUuidError
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _ID_BYTES: Final = 16
 _POOL_BYTES: Final = 4096
-# Random bytes for the next ids: the system is asked for many at once. A child process must not give out those of its parent.
+# Random bytes for the next ids: the system is asked for many at once. A child process must not give out those
+# of its parent.
 _pool: list[bytes] = []
 os.register_at_fork(after_in_child=_pool.clear)
 

@@ -31,9 +31,11 @@ class Expiry:
 
 @dataclass(frozen=True, slots=True)
 class ReplyFailure:
-    """There is no reply to a message, and there will be no more attempts: to which, why (for people), and after how many.
+    """There is no reply to a message, and there will be no more attempts: to which, why (for people), and
+    after how many.
 
-    `reply_message_id` is the id that the last attempt's reply would have had; empty where no attempt was made, or none is known of.
+    `reply_message_id` is the id that the last attempt's reply would have had; empty where no attempt was
+    made, or none is known of.
     """
 
     message_id: str
@@ -43,7 +45,9 @@ class ReplyFailure:
     reply_message_id: str = ""
 
 
-Event: TypeAlias = UserMessage | AgentMessage | Renewal | TimeoutChange | ExpirationWarning | Expiry | ReplyFailure
+Event: TypeAlias = (
+    UserMessage | AgentMessage | Renewal | TimeoutChange | ExpirationWarning | Expiry | ReplyFailure
+)
 """What an entry reports."""
 
 
@@ -90,8 +94,9 @@ def message_of(entry: Entry) -> UserMessage | AgentMessage:
 class Chunk:
     """A piece of an agent's reply under way.
 
-    It tells of which reply, its place in it from 0, the sequence of the message that it `answers`, and which attempt it is of, from 1.
-    `after`: the last sequence of the log when the attempt began, which holds the ends of all earlier replies.
+    It tells of which reply, its place in it from 0, the sequence of the message that it `answers`, and which
+    attempt it is of, from 1. `after`: the last sequence of the log when the attempt began, which holds the
+    ends of all earlier replies.
     """
 
     session_id: str
@@ -106,7 +111,10 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """An attempt at a reply has come to nothing after it sent pieces: those with its `message_id` are void. `after`: as theirs."""
+    """An attempt at a reply has come to nothing after it sent pieces: those with its `message_id` are void.
+
+    `after`: as theirs.
+    """
 
     session_id: str
     agent_id: str

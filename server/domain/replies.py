@@ -48,7 +48,9 @@ def lease(
         reason = "the agent was asked and never heard of again"
         delivery = replace(delivery, last_failure=AttemptFailure(now_ms, delivery.attempts, reason))
         return _give_up(session, delivery, now_ms, message_id, reason, last_reply_id)
-    leased = replace(delivery, state=DeliveryState.LEASED, attempts=delivery.attempts + 1, due_at_ms=now_ms + lease_ms)
+    leased = replace(
+        delivery, state=DeliveryState.LEASED, attempts=delivery.attempts + 1, due_at_ms=now_ms + lease_ms
+    )
     return Outcome(session, delivery=leased)
 
 
@@ -77,7 +79,13 @@ def answer(
     check_reply(reply)
     draft = reply.draft
     message = AgentMessage(
-        reply_id, draft.content, draft.metadata, draft.attachments, reply.thought, reply.actions, answers=delivery.sequence
+        reply_id,
+        draft.content,
+        draft.metadata,
+        draft.attachments,
+        reply.thought,
+        reply.actions,
+        answers=delivery.sequence,
     )
     return _close(session, delivery, now_ms, message, DeliveryState.ANSWERED)
 
@@ -116,10 +124,14 @@ def fail(
         delivery, charged = replace(delivery, lost_connections=delivery.lost_connections + 1), False
     if not charged and not final:
         delivery = replace(delivery, attempts=max(delivery.attempts - 1, 0))
-        return Outcome(session, delivery=replace(delivery, state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms))
+        return Outcome(
+            session, delivery=replace(delivery, state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms)
+        )
     if final or delivery.attempts >= policy.max_attempts:
         return _give_up(session, delivery, now_ms, message_id, reason, last_reply_id)
-    return Outcome(session, delivery=replace(delivery, state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms))
+    return Outcome(
+        session, delivery=replace(delivery, state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms)
+    )
 
 
 def _require_open(delivery: Delivery) -> None:

@@ -39,10 +39,10 @@ class Session:
 
     Ids are UUIDs in lower case, `metadata` is the text of a JSON object, times are ms since the epoch.
 
-    `renewed_at_ms` is the last renewal, or the creation. `warning_logged`: the log has the warning, since that renewal.
-    `expiry_logged`: the log has the expiry. `last_sequence` and `last_entry_ms` are those of the log's latest entry;
-    of an empty log, 0 and one ms before the creation.
-    `open_deliveries` counts the messages of the user that have neither a reply nor failed for good.
+    `renewed_at_ms` is the last renewal, or the creation. `warning_logged`: the log has the warning, since
+    that renewal. `expiry_logged`: the log has the expiry. `last_sequence` and `last_entry_ms` are those of
+    the log's latest entry; of an empty log, 0 and one ms before the creation. `open_deliveries` counts the
+    messages of the user that have neither a reply nor failed for good.
     """
 
     id: str
@@ -75,7 +75,8 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a rule leaves: the session after it, the entry that it appends to the log, and the delivery that it makes or changes.
+    """What a rule leaves: the session after it, the entry that it appends to the log, and the delivery that
+    it makes or changes.
 
     `replayed`: it is what an earlier, equal request left, and nothing was done now.
     """
@@ -91,7 +92,9 @@ Rule = Callable[[Session, int], Outcome]
 
 
 Creation = Callable[[Agent | None, int], Session]
-"""A rule that makes a session, with its input bound: of the agent, None where there is none, and the instant in ms."""
+"""A rule that makes a session, with its input bound: of the agent, None where there is none, and the instant
+in ms.
+"""
 
 
 def create(
@@ -187,7 +190,11 @@ def if_match(wanted: str, rule: Rule) -> Rule:
 
 
 def send_message(
-    session: Session, now_ms: int, message_id: str, draft: Draft | DomainError, max_open: int = MAX_OPEN_DELIVERIES
+    session: Session,
+    now_ms: int,
+    message_id: str,
+    draft: Draft | DomainError,
+    max_open: int = MAX_OPEN_DELIVERIES,
 ) -> Outcome:
     """Stores the user's message, which is activity, and makes its delivery to the agent.
 
@@ -202,7 +209,9 @@ def send_message(
         raise OverloadedError("too many messages of this session wait for its agent")
     message = UserMessage(message_id, draft.content, draft.metadata, draft.attachments)
     opened = session.open_deliveries + 1
-    outcome = append(_touch(session, now_ms), now_ms, message, renewed=session.timeout.auto_renew, open_deliveries=opened)
+    outcome = append(
+        _touch(session, now_ms), now_ms, message, renewed=session.timeout.auto_renew, open_deliveries=opened
+    )
     delivery = Delivery(session.id, outcome.session.last_sequence, DeliveryState.PENDING, 0, now_ms)
     return Outcome(outcome.session, outcome.entry, delivery)
 
@@ -211,7 +220,9 @@ def heartbeat(session: Session, now_ms: int) -> Outcome:
     """Keeps the session alive. Only a heartbeat that renews makes an entry. Raises SessionExpiredError."""
     require_live(session, now_ms)
     touched = _touch(session, now_ms)
-    return append(touched, now_ms, Renewal(), renewed=True) if session.timeout.auto_renew else Outcome(touched)
+    return (
+        append(touched, now_ms, Renewal(), renewed=True) if session.timeout.auto_renew else Outcome(touched)
+    )
 
 
 def renew(session: Session, now_ms: int) -> Outcome:
@@ -304,5 +315,7 @@ def append(session: Session, now_ms: int, event: Event, *, renewed: bool = False
     sequence, at_ms = session.last_sequence + 1, max(now_ms, session.last_entry_ms + 1)
     session = replace(session, last_sequence=sequence, last_entry_ms=at_ms, **changes)
     near = is_near_expiration(session, now_ms)
-    entry = Entry(session.id, sequence, at_ms, event, session.expires_at_ms, session.renewal_count, renewed, near)
+    entry = Entry(
+        session.id, sequence, at_ms, event, session.expires_at_ms, session.renewal_count, renewed, near
+    )
     return Outcome(session, entry)

@@ -1,1 +1,3 @@
-"""What happens by itself: warnings and expiries (`deadlines`), the purge of old records (`purge`), and who is told of what (`watch`)."""
+"""What happens by itself: warnings and expiries (`deadlines`), the purge of old records (`purge`), and who is
+told of what (`watch`).
+"""

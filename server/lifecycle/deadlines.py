@@ -20,7 +20,9 @@ log = structlog.get_logger()
 
 
 class Deadlines:
-    """Sleeps until the earliest deadline, takes what is due in batches, and applies the rule to each session."""
+    """Sleeps until the earliest deadline, takes what is due in batches, and applies the rule to
+    each session.
+    """
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
@@ -35,10 +37,15 @@ class Deadlines:
             self._nearer.set()
 
     async def run_due(self) -> None:
-        """Makes everything happen that is due at this instant. Raises what the store raises when it cannot be used."""
+        """Makes everything happen that is due at this instant.
+
+        Raises what the store raises when it cannot be used.
+        """
         due_ms = self._clock.now_ms()
         # What was due at that instant happens even if the clock has been set back since.
-        while await self._store.apply_due(lambda session, now_ms: fall_due(session, max(now_ms, due_ms)), due_ms, BATCH):
+        while await self._store.apply_due(
+            lambda session, now_ms: fall_due(session, max(now_ms, due_ms)), due_ms, BATCH
+        ):
             # Others write between two batches.
             continue
 

@@ -1,4 +1,6 @@
-"""The pieces of replies under way: the store does not have them, so they are kept here, once for all who watch a session."""
+"""The pieces of replies under way: the store does not have them, so they are kept here, once for all who
+watch a session.
+"""
 
 from collections import deque
 from dataclasses import replace
@@ -12,11 +14,14 @@ WAITING_CODE_POINTS: Final = 200_000
 """How many pieces of a session's replies are kept, and how much text: twice what a reply may have."""
 
 PIECES_APART: Final = 8
-"""How many pieces may wait for the fastest of a session's watches before the chunks after them are put together."""
+"""How many pieces may wait for the fastest of a session's watches before the chunks after them are put
+together.
+"""
 
 
 class Pieces:
-    """The latest pieces of a session's replies. Each has a number; a watch keeps that of the next one it is to be told.
+    """The latest pieces of a session's replies. Each has a number; a watch keeps that of the next one it is
+    to be told.
 
     Where PIECES_APART wait for everyone who watches, more chunks are put together with the last of them.
     """
@@ -49,7 +54,9 @@ class Pieces:
         self._seal()
         self._kept.append(piece)
         self._untaken += 1
-        while len(self._kept) > WAITING_CHUNKS or (self._code_points > WAITING_CODE_POINTS and len(self._kept) > 1):
+        while len(self._kept) > WAITING_CHUNKS or (
+            self._code_points > WAITING_CODE_POINTS and len(self._kept) > 1
+        ):
             oldest = self._kept.popleft()
             if isinstance(oldest, Chunk):
                 self._code_points -= len(oldest.text)
@@ -58,10 +65,11 @@ class Pieces:
             self._first += 1
 
     def take(self, number: int, up_to: int) -> tuple[list[Piece], int]:
-        """The pieces from a number on of attempts that began when the log ended at a sequence or before, and the number to go on from.
+        """The pieces from a number on of attempts that began when the log ended at a sequence or before, and
+        the number to go on from.
 
-        Where an abort is among them, so are none of the chunks that it voids; and one abort is enough, because nothing of what a second one
-        voids has been told.
+        Where an abort is among them, so are none of the chunks that it voids; and one abort is enough,
+        because nothing of what a second one voids has been told.
         """
         end = self._first + len(self._kept)
         if number >= end:

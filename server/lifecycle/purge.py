@@ -1,4 +1,6 @@
-"""The purge: of what deleted sessions leave, and of sessions that expired, and requests that were made, longer ago than their retention."""
+"""The purge: of what deleted sessions leave, and of sessions that expired, and requests that were made,
+longer ago than their retention.
+"""
 
 import asyncio
 import uuid
@@ -25,7 +27,13 @@ class Purge:
     """
 
     def __init__(
-        self, store: Store, clock: Clock, *, retention_minutes: float, request_retention_minutes: float, interval_minutes: float
+        self,
+        store: Store,
+        clock: Clock,
+        *,
+        retention_minutes: float,
+        request_retention_minutes: float,
+        interval_minutes: float,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -35,7 +43,9 @@ class Purge:
         self._deleted = asyncio.Event()
 
     def on_commit(self, commit: Commit) -> None:
-        """Wakes the purge where a commit has deleted sessions: what they leave does not wait for the interval."""
+        """Wakes the purge where a commit has deleted sessions: what they leave does not wait for the
+        interval.
+        """
         if commit.deleted:
             self._deleted.set()
 

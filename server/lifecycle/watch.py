@@ -1,6 +1,8 @@
-"""Following sessions' logs as they grow. A watch is woken when there is something new and reads it from the store, from where it stands.
+"""Following sessions' logs as they grow. A watch is woken when there is something new and reads it from the
+store, from where it stands.
 
-So a watch keeps no entries: one that is slow costs no memory and loses nothing, and there is no seam between the stored and the live.
+So a watch keeps no entries: one that is slow costs no memory and loses nothing, and there is no seam between
+the stored and the live.
 """
 
 import asyncio
@@ -24,7 +26,9 @@ from server.store.contract import Store
 
 PAGE_ENTRIES: Final = 100
 SMALL_BYTES: Final = 64 * 1024
-"""How many entries are read at a time, and how much text: a larger entry is read by itself, and only where there is room for it."""
+"""How many entries are read at a time, and how much text: a larger entry is read by itself, and only where
+there is room for it.
+"""
 
 MAX_JOINED: Final = 10_000
 """How many sessions one watch may follow."""
@@ -32,7 +36,9 @@ MAX_JOINED: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """A session is watched no longer: because of `error`, or without one because its expiry came just before."""
+    """A session is watched no longer: because of `error`, or without one because its expiry
+    came just before.
+    """
 
     session_id: str
     error: DomainError | None = None
@@ -131,7 +137,8 @@ class Watch:
             self.leave(session_id)
 
     async def next(self, wait_s: float) -> list[Item]:
-        """What there is to tell next, in order; empty when nothing came for `wait_s`. Raises UnavailableError when the service stops.
+        """What there is to tell next, in order; empty when nothing came for `wait_s`. Raises UnavailableError
+        when the service stops.
 
         What is large has its room reserved until `hand_over`.
         """
@@ -177,7 +184,9 @@ class Watch:
             if session_id in self._held_back:
                 continue
             try:
-                if (place := self._places.get(session_id)) and (items := await self._read_session(place, has_grown)):
+                if (place := self._places.get(session_id)) and (
+                    items := await self._read_session(place, has_grown)
+                ):
                     return items
             except BaseException:
                 # A reader that is cancelled comes again, and has been told nothing.
@@ -199,7 +208,9 @@ class Watch:
         if self._room.is_full and place.sequence + 1 in place.watched.large:
             self._held_back[session.id] = True
             return []
-        entries = await self._store.list_entries(session.id, after_sequence=place.sequence, limit=PAGE_ENTRIES, most_bytes=SMALL_BYTES)
+        entries = await self._store.list_entries(
+            session.id, after_sequence=place.sequence, limit=PAGE_ENTRIES, most_bytes=SMALL_BYTES
+        )
         if entries and entries[0].sequence > place.sequence + 1:
             return await self._gone(place)
         announced = [entry for entry in entries if entry.sequence <= place.watched.announced]
@@ -215,7 +226,8 @@ class Watch:
             self._room.reserve(self, large_bytes)
         items: list[Item] = []
         for entry in announced:
-            # A piece comes after all that the log had when its attempt began, and before what the log has next.
+            # A piece comes after all that the log had when its attempt began, and before what the log has
+            # next.
             items.extend((session, piece) for piece in place.take(entry.sequence - 1))
             items.append((session, entry))
             place.sequence = entry.sequence
@@ -244,10 +256,13 @@ class Watch:
         return [End(session.id)]
 
     async def _gone(self, place: _Place) -> list[Item]:
-        """The end of a session that was deleted, or whose log the purge has begun to take: better no log than one with a gap."""
+        """The end of a session that was deleted, or whose log the purge has begun to take: better no log than
+        one with a gap.
+        """
         session_id = place.session.id
         if session_id not in self._deleted:
-            # A reader may see a deletion before it is told; the writer answers after it has told of all that it did before.
+            # A reader may see a deletion before it is told; the writer answers after it has told of all that
+            # it did before.
             with suppress(DomainError):
                 await self._store.apply(session_id, _look)
         deleted: list[Item] = [Deleted(session_id)] if session_id in self._deleted else []

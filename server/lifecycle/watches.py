@@ -1,4 +1,7 @@
-"""Who watches which session, and who is woken when something is new. However many watch a session, others are served in between."""
+"""Who watches which session, and who is woken when something is new.
+
+However many watch a session, others are served in between.
+"""
 
 import asyncio
 from collections import OrderedDict
@@ -30,8 +33,8 @@ class Wakeable(Protocol):
 class Watched:
     """A session that is watched, and by whom.
 
-    `announced`: the last sequence that its watches may tell. The store may show an entry before what comes ahead of it is
-    known here: that the pieces of an earlier attempt are void.
+    `announced`: the last sequence that its watches may tell. The store may show an entry before what comes
+    ahead of it is known here: that the pieces of an earlier attempt are void.
     """
 
     watches: set[Wakeable] = field(default_factory=set)
@@ -43,7 +46,8 @@ class Watched:
 
 @dataclass(slots=True)
 class _Round:
-    """The watches of a session that have yet to be woken, and whether its log has grown or there are pieces alone.
+    """The watches of a session that have yet to be woken, and whether its log has grown or there are pieces
+    alone.
 
     `begun`: some were woken. `again`: there is news since, and whether of the log.
     """
@@ -126,14 +130,20 @@ class Watches:
             self._rounds[session_id] = _Round(list(watched.watches), has_grown)
 
     def _wake_some(self) -> None:
-        """Wakes as many as one turn of the loop is for: one of each session after the other, so that none waits for a large one."""
+        """Wakes as many as one turn of the loop is for: one of each session after the other, so that none
+        waits for a large one.
+        """
         for _ in range(WAKES_PER_TURN):
             if not self._rounds:
                 return
             session_id, current = self._rounds.popitem(last=False)
             current.begun = True
             current.watches.pop().wake(session_id, has_grown=current.has_grown)
-            if not current.watches and current.again is not None and (watched := self._watched.get(session_id)):
+            if (
+                not current.watches
+                and current.again is not None
+                and (watched := self._watched.get(session_id))
+            ):
                 current = _Round(list(watched.watches), current.again)
             if current.watches:
                 self._rounds[session_id] = current

@@ -1,5 +1,5 @@
-"""grpc.aio's server with two fixes for grpcio 1.85: a call whose path is not UTF-8 no longer stops it, and one task per method takes in
-calls instead of one per call (10 % faster).
+"""grpc.aio's server with two fixes for grpcio 1.85: a call whose path is not UTF-8 no longer stops it, and
+one task per method takes in calls instead of one per call (10 % faster).
 """
 
 import asyncio
@@ -38,7 +38,10 @@ REQUEST_SECONDS: Final = 60.0
 _NO_METHODS: Final[Mapping[str, Any]] = {}
 
 _call_task: ContextVar["weakref.ref[asyncio.Task[None]] | None"] = ContextVar("_call_task", default=None)
-"""The task that keeps a call of gRPC's core, for those that serve it. Weak, because the task itself keeps this."""
+"""The task that keeps a call of gRPC's core, for those that serve it.
+
+Weak, because the task itself keeps this.
+"""
 
 _incoming: ContextVar["Incoming | None"] = ContextVar("_incoming", default=None)
 """Where it is known that the call that is served waits for its request."""
@@ -47,7 +50,8 @@ log = structlog.get_logger()
 
 
 def call_tasks() -> list[asyncio.Task[Any]]:
-    """The tasks that are to be cancelled to end the call that is served here, even while the core waits for its client.
+    """The tasks that are to be cancelled to end the call that is served here, even while the core waits for
+    its client.
 
     gRPC has no public way to end one at once: a status would wait behind what its client does not read.
     """
@@ -59,10 +63,13 @@ def call_tasks() -> list[asyncio.Task[Any]]:
 
 
 class Incoming:
-    """The calls whose requests have not come as a whole. gRPC's core takes up to 4 MiB of each, and waits for the rest for ever."""
+    """The calls whose requests have not come as a whole. gRPC's core takes up to 4 MiB of each, and waits for
+    the rest for ever.
+    """
 
     def __init__(self) -> None:
-        # Since when, and what is to be cancelled, by the task that serves the call, in the order in which they began.
+        # Since when, and what is to be cancelled, by the task that serves the call, in the order in which
+        # they began.
         self._waiting: dict[asyncio.Task[Any], tuple[float, list[asyncio.Task[Any]]]] = {}
         self._is_looking = False
 
@@ -83,7 +90,9 @@ class Incoming:
         self._waiting.pop(task, None)  # type: ignore[arg-type] # None is none of them
 
     def _look(self) -> None:
-        """Ends those that have waited longest, where too many have waited for long, and those that have waited too long."""
+        """Ends those that have waited longest, where too many have waited for long, and those that have
+        waited too long.
+        """
         loop = asyncio.get_running_loop()
         now_s = loop.time()
         slow = [task for task, (since_s, _) in self._waiting.items() if now_s - since_s > SLOW_SECONDS]
@@ -108,7 +117,11 @@ def request_came() -> None:
 def build_server(**arguments: Any) -> grpc.aio.Server:
     """grpc.aio.server(…) with the fixes; without them, and a warning, where a private name is gone."""
     if gone := missing_names():
-        log.warning("this version of grpcio cannot be fixed: a call whose path is not UTF-8 stops it", grpcio=grpc.__version__, gone=gone)
+        log.warning(
+            "this version of grpcio cannot be fixed: a call whose path is not UTF-8 stops it",
+            grpcio=grpc.__version__,
+            gone=gone,
+        )
         return grpc.aio.server(**arguments)
     fixed = _fixed_server()
     # gRPC has no public way to say which class it is to build on.
@@ -133,9 +146,13 @@ def _fixed_server() -> Any:
     """The class, made only where its base and what it calls are there."""
 
     class FixedServer(cygrpc.AioServer):  # type: ignore[misc]
-        """Takes in the calls of each method in a task of its own, until the server stops; it then ends with what gRPC raises."""
+        """Takes in the calls of each method in a task of its own, until the server stops; it then ends with
+        what gRPC raises.
+        """
 
-        def __init__(self, loop: Any, thread_pool: Any, generic_handlers: Any, interceptors: Any, *others: Any) -> None:
+        def __init__(
+            self, loop: Any, thread_pool: Any, generic_handlers: Any, interceptors: Any, *others: Any
+        ) -> None:
             super().__init__(loop, thread_pool, generic_handlers, interceptors, *others)
             # The base keeps these, too, but where Python cannot see them.
             self._its_interceptors = tuple(interceptors or ())
@@ -154,11 +171,16 @@ def _fixed_server() -> Any:
                 taking = self._take_in(self._request_call, "", _NO_METHODS, ())
             else:
                 taking = self._take_in(
-                    lambda: self._request_registered_call(method), method.decode(), self._its_handlers, self._its_interceptors
+                    lambda: self._request_registered_call(method),
+                    method.decode(),
+                    self._its_handlers,
+                    self._its_interceptors,
                 )
             return asyncio.ensure_future(taking)
 
-        async def _take_in(self, requested: Any, name: str, handlers: Mapping[str, Any], interceptors: tuple[Any, ...]) -> None:
+        async def _take_in(
+            self, requested: Any, name: str, handlers: Mapping[str, Any], interceptors: tuple[Any, ...]
+        ) -> None:
             resolver = cygrpc._MethodResolver([], handlers)
             loop = asyncio.get_running_loop()
             while True:
@@ -166,12 +188,15 @@ def _fixed_server() -> Any:
                 call = cygrpc._handle_rpc(name, resolver, interceptors, state, loop, False)
                 context = copy_context()
                 received = self._its_incoming.receive(call)
-                task = loop.create_task(cygrpc._schedule_rpc_coro(received, state, loop, name), context=context)
+                task = loop.create_task(
+                    cygrpc._schedule_rpc_coro(received, state, loop, name), context=context
+                )
                 context.run(_call_task.set, weakref.ref(task))
                 context.run(_incoming.set, self._its_incoming)
                 self._its_calls.add(task)
                 task.add_done_callback(self._its_calls.discard)
-                # Nothing of a call outlives it: when its state is let go, the core cancels what is left of it.
+                # Nothing of a call outlives it: when its state is let go, the core cancels what is left of
+                # it.
                 del state, call, received, context, task
 
     return FixedServer

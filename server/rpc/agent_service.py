@@ -53,13 +53,17 @@ READ_AGENTS: Final = 50
 """How many agents are read at a time: each may have a prompt of 128 KiB."""
 
 PAGE_BYTES: Final = 3 * 1024 * 1024
-"""How large a page of agents is at most, but for one that is larger by itself: a gRPC client takes 4 MiB by default."""
+"""How large a page of agents is at most, but for one that is larger by itself: a gRPC client takes 4 MiB by
+default.
+"""
 
 UNREAD: Final = 1000
 """How many things a worker may leave unread before nothing more is read from it."""
 
 _BAD_ANSWER: Final = (MissingFieldsError, InvalidContentError, InvalidMetadataError, InvalidRequestError)
-"""Why an answer is refused for what is in it: the agent would answer the same again, so that it is not waited for."""
+"""Why an answer is refused for what is in it: the agent would answer the same again, so that it is not waited
+for.
+"""
 
 _SCOPE = ("agents",)
 _TIMEOUT = "timeout_config"
@@ -70,7 +74,9 @@ _SETTINGS = {str(kind): settings for kind, settings in SETTINGS.items()}
 class AgentService(AgentServiceServicer):
     """See agent_service.proto."""
 
-    def __init__(self, store: Store, clock: Clock, connectors: Connectors, dispatcher: Dispatcher, heartbeat_s: float) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, connectors: Connectors, dispatcher: Dispatcher, heartbeat_s: float
+    ) -> None:
         self._store = store
         self._clock = clock
         self._connectors = connectors
@@ -100,7 +106,9 @@ class AgentService(AgentServiceServicer):
         if request.page_token:
             after = Position(*read_token(request.page_token, _SCOPE, (int, str)))  # type: ignore[arg-type]
         response, total = pb.ListAgentsResponse(), 0
-        while found := await self._store.list_agents(limit=min(READ_AGENTS, size + 1 - len(response.agents)), after=after):
+        while found := await self._store.list_agents(
+            limit=min(READ_AGENTS, size + 1 - len(response.agents)), after=after
+        ):
             for agent in found:
                 message = self._view(agent, request.view)
                 total += message.ByteSize()
@@ -125,10 +133,14 @@ class AgentService(AgentServiceServicer):
         return message
 
     async def UpdateAgent(self, request: pb.UpdateAgentRequest, context: Any) -> pb.UpdateAgentResponse:
-        agent_id, paths = request.agent.agent_id.lower(), list(request.update_mask.paths) or _set_paths(request.agent)
+        agent_id, paths = (
+            request.agent.agent_id.lower(),
+            list(request.update_mask.paths) or _set_paths(request.agent),
+        )
         patched = _patched(await self._store.get_agent(agent_id), request.agent, paths)
         self._connectors.check(patched)
-        # Before the write, which must not wait for a file. A secret that another change has put there meanwhile was read by that one.
+        # Before the write, which must not wait for a file. A secret that another change has put there
+        # meanwhile was read by that one.
         await self._connectors.check_secret(patched)
 
         def change(agent: Agent, now_ms: int) -> Agent:
@@ -156,7 +168,9 @@ class AgentService(AgentServiceServicer):
         assert entry is not None
         return pb.ReplyResponse(message=message_message(outcome.session, entry, message_of(entry), as_text))
 
-    async def Connect(self, requests: AsyncIterator[ConnectSaid], context: Any) -> AsyncIterator[pb.ConnectResponse]:
+    async def Connect(
+        self, requests: AsyncIterator[ConnectSaid], context: Any
+    ) -> AsyncIterator[pb.ConnectResponse]:
         try:
             async with asyncio.timeout(HELLO_SECONDS):
                 first = await anext(requests, None)
@@ -174,7 +188,9 @@ class AgentService(AgentServiceServicer):
         as_text = is_text_form(hello.json_form)
         agent = await self._store.get_agent(hello.agent_id.lower())
         capacity = hello.max_deliveries or 1
-        with self._connectors.workers.connected(agent, capacity=capacity, history_messages=hello.history_messages) as worker:
+        with self._connectors.workers.connected(
+            agent, capacity=capacity, history_messages=hello.history_messages
+        ) as worker:
             yield pb.ConnectResponse(welcome=pb.ConnectResponse.Welcome(agent=agent_message(agent)))
             reading = asyncio.create_task(self._listen(requests, worker))
             try:
@@ -205,9 +221,15 @@ class AgentService(AgentServiceServicer):
             worker.told.put_nowait(None)
 
     async def _take(self, said: ConnectSaid, worker: Worker) -> None:
-        """Does what a worker says, or refuses it. A reply or failure that is refused for what is in it ends the attempt all the same."""
+        """Does what a worker says, or refuses it.
+
+        A reply or failure that is refused for what is in it ends the attempt all the same.
+        """
         part, answer = _answer_in(said)
-        delivery_id, final = answer.delivery_id.lower(), part == "reply" or (part == "failure" and answer.final)
+        delivery_id, final = (
+            answer.delivery_id.lower(),
+            part == "reply" or (part == "failure" and answer.final),
+        )
         try:
             match said:
                 case UnreadableAnswer():
@@ -220,7 +242,9 @@ class AgentService(AgentServiceServicer):
                     await self._answer(delivery_id, said.reply, worker)
                 case _:
                     if len(said.failure.reason) > MAX_REASON_CODE_POINTS:
-                        raise InvalidContentError(f"reason must have at most {MAX_REASON_CODE_POINTS} characters")
+                        raise InvalidContentError(
+                            f"reason must have at most {MAX_REASON_CODE_POINTS} characters"
+                        )
                     worker.failed(delivery_id, said.failure.reason or "the agent gave no reason", final=final)
         except DomainError as error:
             forget_frames(error)
@@ -238,7 +262,10 @@ class AgentService(AgentServiceServicer):
         worker.told.put_nowait(Accepted(delivery_id))
 
     async def _told(self, told: Told, as_text: bool) -> pb.ConnectResponse:
-        """What a worker is told, as it goes out; `as_text`: metadata and attachments as JSON text. Raises what ends its stream."""
+        """What a worker is told, as it goes out; `as_text`: metadata and attachments as JSON text.
+
+        Raises what ends its stream.
+        """
         match told:
             case Given():
                 delivery = await encode_delivery(told.work, self._clock.now_ms(), as_text)
@@ -248,7 +275,9 @@ class AgentService(AgentServiceServicer):
                 return pb.ConnectResponse(accepted=pb.ConnectResponse.Accepted(delivery_id=told.delivery_id))
             case Refused():
                 reason, message, details = refusal(told.error)
-                refused = pb.ConnectResponse.Refused(delivery_id=told.delivery_id, reason=reason, message=message, details=details)
+                refused = pb.ConnectResponse.Refused(
+                    delivery_id=told.delivery_id, reason=reason, message=message, details=details
+                )
                 return pb.ConnectResponse(refused=refused)
             case Revoked():
                 return pb.ConnectResponse(revoked=pb.ConnectResponse.Revoked(delivery_id=told.delivery_id))
@@ -292,7 +321,10 @@ def _set_paths(wanted: agent_pb2.Agent) -> list[str]:
 
 
 def _patched(agent: Agent, wanted: agent_pb2.Agent, paths: list[str]) -> Agent:
-    """The agent with the fields that the paths name taken from `wanted`. Raises InvalidFieldError for a path that cannot be changed."""
+    """The agent with the fields that the paths name taken from `wanted`.
+
+    Raises InvalidFieldError for a path that cannot be changed.
+    """
     if "*" in paths:
         paths = ["kind", "name", _TIMEOUT, *(head for head in _SETTINGS if wanted.HasField(head))]  # type: ignore[arg-type]
         agent = replace(agent, settings=None)

@@ -24,7 +24,16 @@ from server.agents.kinds import Work
 from server.delivery.statuses import AgentStatus
 from server.domain.agents import SETTINGS, Agent, AgentKind, AgentSettings, OpenAiSettings, WebhookSettings
 from server.domain.errors import DomainError, InvalidContentError, InvalidFieldError, InvalidMetadataError
-from server.domain.log import Abort, Chunk, Entry, ExpirationWarning, Expiry, Renewal, ReplyFailure, TimeoutChange
+from server.domain.log import (
+    Abort,
+    Chunk,
+    Entry,
+    ExpirationWarning,
+    Expiry,
+    Renewal,
+    ReplyFailure,
+    TimeoutChange,
+)
 from server.domain.messages import EMPTY_OBJECT, AgentMessage, Draft, Message, Reply
 from server.domain.sessions import Session, etag, is_near_expiration, time_remaining_ms
 from server.domain.timeouts import MINUTE_MS, PartialTimeoutConfig, TimeoutConfig
@@ -38,7 +47,10 @@ _Said: TypeAlias = message_service_pb2.SendMessageRequest | agent_service_pb2.Ag
 
 
 def is_text_form(form: json_form_pb2.JsonForm.ValueType) -> bool:
-    """Whether metadata and attachments are wanted as JSON text. Raises InvalidFieldError for a form that there is not."""
+    """Whether metadata and attachments are wanted as JSON text.
+
+    Raises InvalidFieldError for a form that there is not.
+    """
     if form not in json_form_pb2.JsonForm.values():
         raise InvalidFieldError("json_form", form, "is not a form that this version knows")
     return form == json_form_pb2.JSON_FORM_TEXT
@@ -68,9 +80,12 @@ def session_message(session: Session, now_ms: int, as_text: bool) -> session_pb2
 def message_message(session: Session, entry: Entry, message: Message, as_text: bool) -> message_pb2.Message:
     """A stored message, with the session's metadata laid under its own; `as_text`: both as JSON text.
 
-    Contract: "the session's metadata, overlaid by the message's own, and `sessionId`, which a client cannot overwrite".
+    Contract: "the session's metadata, overlaid by the message's own, and `sessionId`, which a client cannot
+    overwrite".
     """
-    own: dict[str, json_text.Json] = {} if message.metadata == EMPTY_OBJECT else orjson.loads(message.metadata)
+    own: dict[str, json_text.Json] = (
+        {} if message.metadata == EMPTY_OBJECT else orjson.loads(message.metadata)
+    )
     own["sessionId"] = session.id
     is_agent = isinstance(message, AgentMessage)
     made = message_pb2.Message(
@@ -111,7 +126,9 @@ def entry_head(entry: Entry) -> log_pb2.LogEntry:
         case TimeoutChange(timeout=timeout):
             message.timeout_change.timeout_config.CopyFrom(timeout_message(timeout))
         case ExpirationWarning():
-            message.expiration_warning.minutes_remaining = round((entry.expires_at_ms - entry.at_ms) / MINUTE_MS, 2)
+            message.expiration_warning.minutes_remaining = round(
+                (entry.expires_at_ms - entry.at_ms) / MINUTE_MS, 2
+            )
         case Expiry():
             message.expiry.expired_at.CopyFrom(values.timestamp(entry.expires_at_ms))
         case ReplyFailure() as failure:
@@ -133,7 +150,12 @@ def chunk_message(chunk: Chunk) -> log_pb2.ReplyChunk:
 
 def abort_message(abort: Abort) -> log_pb2.ReplyAborted:
     """That the pieces of a reply so far are void."""
-    return log_pb2.ReplyAborted(session_id=abort.session_id, agent_id=abort.agent_id, message_id=abort.message_id, attempt=abort.attempt)
+    return log_pb2.ReplyAborted(
+        session_id=abort.session_id,
+        agent_id=abort.agent_id,
+        message_id=abort.message_id,
+        attempt=abort.attempt,
+    )
 
 
 def session_status(entry: Entry) -> message_pb2.SessionStatus:
@@ -158,12 +180,17 @@ def timeout_message(config: TimeoutConfig | PartialTimeoutConfig) -> timeout_pb2
 
 def timeout_request(message: timeout_pb2.TimeoutConfig) -> PartialTimeoutConfig:
     """The settings that a request names."""
-    named: dict[str, Any] = {field: getattr(message, field) for field in _TIMEOUT_FIELDS if message.HasField(field)}  # type: ignore[arg-type]
+    named: dict[str, Any] = {
+        field: getattr(message, field) for field in _TIMEOUT_FIELDS if message.HasField(field)
+    }  # type: ignore[arg-type]
     return PartialTimeoutConfig(**named)
 
 
 def metadata_text(request: session_service_pb2.CreateSessionRequest | _Said) -> str:
-    """The stored text of a request's metadata, which is the same whatever form it came in. Raises InvalidMetadataError."""
+    """The stored text of a request's metadata, which is the same whatever form it came in.
+
+    Raises InvalidMetadataError.
+    """
     text = request.metadata_json
     if text and request.HasField("metadata"):
         raise _invalid_metadata("and metadata_json cannot both be given")
@@ -176,20 +203,29 @@ def metadata_text(request: session_service_pb2.CreateSessionRequest | _Said) -> 
 
 
 def attachments_text(request: _Said) -> str | None:
-    """The stored text of a request's attachments, the same whatever form they came in; None for none. Raises InvalidContentError."""
+    """The stored text of a request's attachments, the same whatever form they came in; None for none.
+
+    Raises InvalidContentError.
+    """
     text, has_list = request.attachments_json, request.HasField("attachments")
     if text and has_list:
         raise InvalidContentError("attachments and attachments_json cannot both be given")
     if not text and not has_list:
         return None
     try:
-        return json_text.read_attachments(text) if text else json_text.dump(values.plain_list(request.attachments))
+        return (
+            json_text.read_attachments(text)
+            if text
+            else json_text.dump(values.plain_list(request.attachments))
+        )
     except ValueError as error:
         raise InvalidContentError(f"attachments {error}") from error
 
 
 def read_draft(request: message_service_pb2.SendMessageRequest) -> Draft | DomainError:
-    """The message that a client asks to store, or why it cannot be read: that is for the rule to raise in its turn."""
+    """The message that a client asks to store, or why it cannot be read: that is for the rule to raise in its
+    turn.
+    """
     try:
         is_text_form(request.json_form)
         attachments = attachments_text(request)
@@ -206,7 +242,9 @@ def reply_of(message: agent_service_pb2.AgentReply) -> Reply:
 
 
 def delivery_head(work: Work, now_ms: int, as_text: bool) -> agent_service_pb2.Delivery:
-    """A delivery, as a worker gets it, but for the history; `as_text`: metadata and attachments as JSON text."""
+    """A delivery, as a worker gets it, but for the history; `as_text`: metadata and attachments
+    as JSON text.
+    """
     session = work.session
     return agent_service_pb2.Delivery(
         delivery_id=work.delivery.id,
@@ -219,7 +257,9 @@ def delivery_head(work: Work, now_ms: int, as_text: bool) -> agent_service_pb2.D
 
 
 def delivered_message(session: Session, entry: Entry, message: Message, as_text: bool) -> message_pb2.Message:
-    """A message with its author's own metadata beside the overlaid: an agent must be able to tell the two apart."""
+    """A message with its author's own metadata beside the overlaid: an agent must be able to tell the two
+    apart.
+    """
     delivered = message_message(session, entry, message, as_text)
     if as_text:
         delivered.own_metadata_json = json_text.escape_lines(message.metadata)
@@ -235,11 +275,15 @@ def refusal(error: DomainError) -> tuple[errors_pb2.ErrorReason.ValueType, str, 
 
 
 def settings_values(
-    message: agent_pb2.WebhookSettings | agent_pb2.OpenAiSettings, settings_class: type[WebhookSettings] | type[OpenAiSettings]
+    message: agent_pb2.WebhookSettings | agent_pb2.OpenAiSettings,
+    settings_class: type[WebhookSettings] | type[OpenAiSettings],
 ) -> dict[str, Any]:
     """The settings of a kind, by name; what the message leaves unset has its default, or is empty."""
     given: dict[str, Any] = {field.name: value for field, value in message.ListFields()}
-    return {field.name: given.get(field.name, "" if field.default is MISSING else field.default) for field in fields(settings_class)}
+    return {
+        field.name: given.get(field.name, "" if field.default is MISSING else field.default)
+        for field in fields(settings_class)
+    }
 
 
 def agent_settings(message: agent_pb2.Agent) -> AgentSettings:
@@ -266,7 +310,9 @@ def agent_message(agent: Agent) -> agent_pb2.Agent:
 
 def agent_status_message(status: AgentStatus, connected_workers: int) -> agent_pb2.AgentStatus:
     """How an agent fares."""
-    message = agent_pb2.AgentStatus(connected_workers=connected_workers, open_deliveries=status.open, deliveries_in_hand=status.in_hand)
+    message = agent_pb2.AgentStatus(
+        connected_workers=connected_workers, open_deliveries=status.open, deliveries_in_hand=status.in_hand
+    )
     if last := status.last_failure:
         message.last_failure.CopyFrom(
             agent_pb2.DeliveryFailure(

@@ -1,4 +1,5 @@
-"""Answers as the bytes that go out. What many are told is encoded once, and much that one is told is encoded a little at a time.
+"""Answers as the bytes that go out. What many are told is encoded once, and much that one is told is encoded
+a little at a time.
 
 A field's bytes stand by themselves in protobuf: a message is the bytes of its fields, one after the other.
 """
@@ -42,7 +43,9 @@ class Entries:
     def encode_entry(self, answer: type[Message], session: Session, entry: Entry, as_text: bool) -> Any:
         """An answer of a watch that tells an entry; `as_text`: metadata and attachments as JSON text."""
         head, message = self._entry(session, entry, as_text)
-        return _field(answer, "entry", head + (_field(log_pb2.LogEntry, "message", message) if message else b""))
+        return _field(
+            answer, "entry", head + (_field(log_pb2.LogEntry, "message", message) if message else b"")
+        )
 
     def encode_reply(self, session: Session, entry: Entry, as_text: bool) -> Any:
         """The part of a conversation that tells the reply."""
@@ -59,7 +62,11 @@ class Entries:
         """An entry but for its message, and its message."""
 
         def encode() -> tuple[bytes, bytes]:
-            message = message_message(session, entry, entry.message, as_text).SerializeToString() if entry.message else b""
+            message = (
+                message_message(session, entry, entry.message, as_text).SerializeToString()
+                if entry.message
+                else b""
+            )
             return entry_head(entry).SerializeToString(), message
 
         return self._keep((entry.session_id, entry.sequence, as_text), encode)

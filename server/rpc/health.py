@@ -26,7 +26,9 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self._is_stopping = False
         self._changed = asyncio.Event()
 
-    async def Check(self, request: health_pb2.HealthCheckRequest, context: Any) -> health_pb2.HealthCheckResponse:
+    async def Check(
+        self, request: health_pb2.HealthCheckRequest, context: Any
+    ) -> health_pb2.HealthCheckResponse:
         """The status of one service. NOT_FOUND for one that has none."""
         if request.service not in self._statuses:
             try:
@@ -36,13 +38,19 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
                 del context
         return health_pb2.HealthCheckResponse(status=self._statuses[request.service])
 
-    async def List(self, request: health_pb2.HealthListRequest, context: Any) -> health_pb2.HealthListResponse:
+    async def List(
+        self, request: health_pb2.HealthListRequest, context: Any
+    ) -> health_pb2.HealthListResponse:
         """The status of every service that has one."""
-        statuses = {name: health_pb2.HealthCheckResponse(status=status) for name, status in self._statuses.items()}
+        statuses = {
+            name: health_pb2.HealthCheckResponse(status=status) for name, status in self._statuses.items()
+        }
         return health_pb2.HealthListResponse(statuses=statuses)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
-        """Tells the status of a service, and each change of it; ends with the NOT_SERVING of a shutdown, which would wait for it."""
+        """Tells the status of a service, and each change of it; ends with the NOT_SERVING of a shutdown,
+        which would wait for it.
+        """
         last = None
         while True:
             changed, stopping = self._changed, self._is_stopping
@@ -127,5 +135,7 @@ class HealthMonitor:
         if self._serving is not None:
             log.warning("health changed", serving=serving)
         self._serving = serving
-        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        status = (
+            health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        )
         self.servicer.set_all(self._services, status)

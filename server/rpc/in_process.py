@@ -1,7 +1,9 @@
-"""The call pipeline as a grpc.aio.Channel: stubs made of it call the servicers of this process, with no wire between.
+"""The call pipeline as a grpc.aio.Channel: stubs made of it call the servicers of this process, with no wire
+between.
 
-Both sides share the messages. So whoever has handed one over does not change it while the other side may hold it.
-What serialising refuses is not refused here: the bounds of requests in bytes. Who calls has bounds of its own.
+Both sides share the messages. So whoever has handed one over does not change it while the other side may hold
+it. What serialising refuses is not refused here: the bounds of requests in bytes. Who calls has bounds of its
+own.
 """
 
 import asyncio
@@ -22,7 +24,10 @@ _Parse = Callable[[bytes], Any]
 
 
 class Services:
-    """The methods of servicers, by path. Generated `add_…Servicer_to_server` functions take it for a server."""
+    """The methods of servicers, by path.
+
+    Generated `add_…Servicer_to_server` functions take it for a server.
+    """
 
     def __init__(self) -> None:
         self.handlers: dict[str, Any] = {}
@@ -74,19 +79,27 @@ class InProcessChannel(aio.Channel):
     async def channel_ready(self) -> None:
         """It is always there."""
 
-    def unary_unary(self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any) -> "_UnaryUnary":
+    def unary_unary(
+        self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any
+    ) -> "_UnaryUnary":
         handler = self._handlers.get(method)
         return _UnaryUnary(self._pipeline, method, handler and handler.unary_unary, response_deserializer)
 
-    def unary_stream(self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any) -> "_UnaryStream":
+    def unary_stream(
+        self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any
+    ) -> "_UnaryStream":
         handler = self._handlers.get(method)
         return _UnaryStream(self._pipeline, method, handler and handler.unary_stream, response_deserializer)
 
-    def stream_stream(self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any) -> "_StreamStream":
+    def stream_stream(
+        self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any
+    ) -> "_StreamStream":
         handler = self._handlers.get(method)
         return _StreamStream(self._pipeline, method, handler and handler.stream_stream, response_deserializer)
 
-    def stream_unary(self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any) -> Any:
+    def stream_unary(
+        self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any
+    ) -> Any:
         """No method of ours is of this kind."""
         raise NotImplementedError(method)
 
@@ -203,7 +216,9 @@ class _UnaryCall(_Call, aio.UnaryUnaryCall[Any, Any]):
     def _answer(self) -> Generator[Any, None, tuple[Any, Fault | None]]:
         """Runs the handler. Most never wait: only one that does needs a timer."""
         multi = self._multi
-        handling = multi.pipeline.answer(multi.method, multi.behaviour, _same, self._request, _Caller(self._deadline_s))
+        handling = multi.pipeline.answer(
+            multi.method, multi.behaviour, _same, self._request, _Caller(self._deadline_s)
+        )
         if self._deadline_s is None:
             answer, fault = yield from handling.__await__()
             return multi.read(answer), fault
@@ -256,7 +271,9 @@ class _StreamCall(_Call):
         self._closing: asyncio.Task[None] | None = None
         self._timer = None if self._deadline_s is None else self._loop.call_at(self._deadline_s, self._expire)
         caller = _Caller(self._deadline_s)
-        self._answers: AsyncGenerator[Any, None] = multi.pipeline.stream(multi.method, multi.behaviour, _same, requests, caller)
+        self._answers: AsyncGenerator[Any, None] = multi.pipeline.stream(
+            multi.method, multi.behaviour, _same, requests, caller
+        )
 
     async def read(self) -> Any:
         """The next answer, or EOF. Cancelling it cancels the call."""
@@ -375,7 +392,9 @@ class _UnaryStream(_Multi, aio.UnaryStreamMultiCallable[Any, Any]):
 class _StreamStream(_Multi, aio.StreamStreamMultiCallable[Any, Any]):
     behaviour: Behaviours
 
-    def __call__(self, request_iterator: Any = None, timeout: float | None = None, *_: Any, **__: Any) -> _StreamStreamCall:
+    def __call__(
+        self, request_iterator: Any = None, timeout: float | None = None, *_: Any, **__: Any
+    ) -> _StreamStreamCall:
         return _StreamStreamCall(self, timeout)
 
 

@@ -22,13 +22,16 @@ _READERS: Final[dict[str, Read]] = {
 
 
 _LISTS: Final = frozenset(
-    f"{PREFIX}{name}" for name in ("SessionService/ListSessions", "MessageService/ListMessages", "AgentService/ListAgents")
+    f"{PREFIX}{name}"
+    for name in ("SessionService/ListSessions", "MessageService/ListMessages", "AgentService/ListAgents")
 )
 """The methods that change nothing and may have large answers."""
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
-    """Has every call of this API pass the pipeline; those of health and reflection only as far as reading and counting go."""
+    """Has every call of this API pass the pipeline; those of health and reflection only as far as reading and
+    counting go.
+    """
 
     def __init__(self, pipeline: CallPipeline, sending: Sending) -> None:
         self._pipeline = pipeline
@@ -66,7 +69,12 @@ class Interceptor(grpc.aio.ServerInterceptor):
             request_came()
             try:
                 answer, fault = await self._pipeline.answer(method, behaviour, read, raw, context)
-                while self._sending.is_full and method in _LISTS and not fault and size_bytes(answer) > SMALL_BYTES:
+                while (
+                    self._sending.is_full
+                    and method in _LISTS
+                    and not fault
+                    and size_bytes(answer) > SMALL_BYTES
+                ):
                     # Not kept until there is room: it is made once more.
                     answer = None
                     await self._sending.free()
@@ -76,7 +84,8 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 self._sending.watch_answer(method, answer)
                 return answer
             finally:
-                # The call keeps the error that `abort` raises, and so this frame, which must not have the call.
+                # The call keeps the error that `abort` raises, and so this frame, which must not have the
+                # call.
                 del raw, context
 
         return call
@@ -87,11 +96,14 @@ class Interceptor(grpc.aio.ServerInterceptor):
             request_came()
             try:
                 try:
-                    async with aclosing(self._pipeline.stream(method, behaviour, read, raw, context)) as answers:
+                    async with aclosing(
+                        self._pipeline.stream(method, behaviour, read, raw, context)
+                    ) as answers:
                         async for answer in answers:
                             with self._sending.sent(method, answer):
                                 told = [answer]
-                                # gRPC keeps what it is given until the next one comes: it gets a list, which is emptied.
+                                # gRPC keeps what it is given until the next one comes: it gets a list, which
+                                # is emptied.
                                 del answer
                                 yield told
                 except CallFailed as error:
@@ -107,7 +119,8 @@ class Interceptor(grpc.aio.ServerInterceptor):
     def _wrap_foreign(self, method: str, handler: Any) -> Any:
         """A handler of another API, with its streams counted.
 
-        gRPC would call bytes UNKNOWN that are not its message. Calls of health are few and cheap, and answered under any load.
+        gRPC would call bytes UNKNOWN that are not its message. Calls of health are few and cheap, and
+        answered under any load.
         """
         read, pipeline = reader(method, handler.request_deserializer), self._pipeline
 
@@ -145,11 +158,16 @@ class Interceptor(grpc.aio.ServerInterceptor):
             return handler._replace(request_deserializer=None, unary_stream=write)
         stream = self._stream(method, handler.stream_stream, partial(pipeline.read_many, read))
         serialize = partial(_serialize, handler.response_serializer)
-        return handler._replace(request_deserializer=None, response_serializer=serialize, stream_stream=stream)
+        return handler._replace(
+            request_deserializer=None, response_serializer=serialize, stream_stream=stream
+        )
 
 
 def _serialize(serialize: Any, answer: Any) -> bytes:
-    """An answer as it goes out, which it is already where it is bytes: see `encoding`. That of a stream is taken out of a list."""
+    """An answer as it goes out, which it is already where it is bytes: see `encoding`.
+
+    That of a stream is taken out of a list.
+    """
     if isinstance(answer, list):
         answer = answer.pop()
     encoded: bytes = answer if isinstance(answer, bytes) else serialize(answer)

@@ -29,7 +29,14 @@ from server.domain.messages import Draft
 from server.domain.sessions import Session, require_live, send_message
 from server.lifecycle.watch import End, Item, Watch
 from server.lifecycle.watches import Watches
-from server.rpc.convert import abort_message, chunk_message, is_text_form, message_message, read_draft, session_status
+from server.rpc.convert import (
+    abort_message,
+    chunk_message,
+    is_text_form,
+    message_message,
+    read_draft,
+    session_status,
+)
 from server.rpc.encoding import Entries, encode_each, join
 from server.rpc.paging import make_token, page_size, read_token
 from server.store.contract import Store
@@ -38,7 +45,15 @@ from server.store.contract import Store
 class MessageService(MessageServiceServicer):
     """See message_service.proto."""
 
-    def __init__(self, store: Store, clock: Clock, watches: Watches, entries: Entries, reply_deadline_s: float, max_open: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        watches: Watches,
+        entries: Entries,
+        reply_deadline_s: float,
+        max_open: int,
+    ) -> None:
         """`max_open` bounds the deliveries of one session that are open."""
         self._max_open = max_open
         self._entries = entries
@@ -51,14 +66,18 @@ class MessageService(MessageServiceServicer):
         return await self._send(request)
 
     async def Converse(self, request: pb.ConverseRequest, context: Any) -> AsyncIterator[pb.ConverseResponse]:
-        """Watches the session's log from before the message is stored, and tells what of it answers the message."""
+        """Watches the session's log from before the message is stored, and tells what of it answers the
+        message.
+        """
         as_text = is_text_form(request.message.json_form)
         with closing(Watch(self._store, self._watches)) as watch:
             ended = await _try_to_join(watch, request.message.session_id.lower())
             sent = await self._send(request.message)
             message = sent.message
             yield pb.ConverseResponse(user_message=sent)
-            if sent.replayed and (answer := await self._store.find_answer(message.session_id, message.sequence)):
+            if sent.replayed and (
+                answer := await self._store.find_answer(message.session_id, message.sequence)
+            ):
                 session = await self._store.get_session(message.session_id)
                 yield self._told(message.message_id, (session, answer), as_text)
                 return
@@ -70,7 +89,9 @@ class MessageService(MessageServiceServicer):
             async for item in _answers(watch, message, deadline_s):
                 yield self._told(message.message_id, item, as_text)
 
-    def _told(self, message_id: str, item: tuple[Session, Entry | Piece], as_text: bool) -> pb.ConverseResponse:
+    def _told(
+        self, message_id: str, item: tuple[Session, Entry | Piece], as_text: bool
+    ) -> pb.ConverseResponse:
         """A part of the answer to a message as it goes out. Raises AgentReplyError where there is none."""
         session, part = item
         match part:
@@ -84,7 +105,10 @@ class MessageService(MessageServiceServicer):
         return reply
 
     async def _send(self, request: pb.SendMessageRequest) -> pb.SendMessageResponse:
-        """Stores a message. What is stored is delivered, also when this call is cancelled while it waits for the commit."""
+        """Stores a message.
+
+        What is stored is delivered, also when this call is cancelled while it waits for the commit.
+        """
         session_id, draft = request.session_id.lower(), read_draft(request)
         repeatable = None
         if isinstance(draft, Draft):
@@ -95,13 +119,18 @@ class MessageService(MessageServiceServicer):
         entry = outcome.entry
         assert entry is not None
         return pb.SendMessageResponse(
-            message=message_message(outcome.session, entry, message_of(entry), is_text_form(request.json_form)),
+            message=message_message(
+                outcome.session, entry, message_of(entry), is_text_form(request.json_form)
+            ),
             session_status=session_status(entry),
             replayed=outcome.replayed,
         )
 
     async def ListMessages(self, request: pb.ListMessagesRequest, context: Any) -> pb.ListMessagesResponse:
-        session, as_text = await self._live_session(request.session_id.lower()), is_text_form(request.json_form)
+        session, as_text = (
+            await self._live_session(request.session_id.lower()),
+            is_text_form(request.json_form),
+        )
         size = page_size(request.page_size, DEFAULT_MESSAGES, MAX_MESSAGES)
         before_ms = _cursor("before", values.ms_ceil(request.before)) if request.HasField("before") else None
         after_ms = _cursor("after", values.ms_floor(request.after)) if request.HasField("after") else None
@@ -131,7 +160,9 @@ class MessageService(MessageServiceServicer):
 
 
 async def _try_to_join(watch: Watch, session_id: str) -> DomainError | None:
-    """Joins a session, where it is there; returns why it is not, which a message that is repeated does not mind."""
+    """Joins a session, where it is there; returns why it is not, which a message that is repeated does not
+    mind.
+    """
     try:
         await watch.join(session_id, None)
     except (SessionNotFoundError, SessionExpiredError) as error:
@@ -139,11 +170,13 @@ async def _try_to_join(watch: Watch, session_id: str) -> DomainError | None:
     return None
 
 
-async def _answers(watch: Watch, message: message_pb2.Message, deadline_s: float) -> AsyncIterator[tuple[Session, Entry | Piece]]:
+async def _answers(
+    watch: Watch, message: message_pb2.Message, deadline_s: float
+) -> AsyncIterator[tuple[Session, Entry | Piece]]:
     """What of a session's log answers a message: pieces, and at the end the reply, or that there is none.
 
-    :raises AgentReplyTimeoutError: that has not come by the event loop's time `deadline_s`, or the service stops
-    :raises SessionExpiredError, SessionNotFoundError: the session has ended
+    :raises AgentReplyTimeoutError: that has not come by the event loop's time `deadline_s`, or the service
+    stops :raises SessionExpiredError, SessionNotFoundError: the session has ended
     """
     items: list[Item] = []
     while True:

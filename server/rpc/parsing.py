@@ -1,7 +1,9 @@
-"""Reads the bytes of requests. What agents send is read also where protobuf cannot: one bad text must not end a worker's stream.
+"""Reads the bytes of requests. What agents send is read also where protobuf cannot: one bad text must not end
+a worker's stream.
 
-JavaScript cuts strings between the halves of a UTF-16 surrogate pair, and its protobuf writers encode a half as three bytes of their own,
-which protobuf refuses as not UTF-8. So there is a twin of each message of agents, the same on the wire, with bytes for texts.
+JavaScript cuts strings between the halves of a UTF-16 surrogate pair, and its protobuf writers encode a half
+as three bytes of their own, which protobuf refuses as not UTF-8. So there is a twin of each message of
+agents, the same on the wire, with bytes for texts.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +26,8 @@ from server.domain.errors import DomainError, InvalidContentError, InvalidMetada
 Parse = Callable[[bytes], Message]
 
 MAX_RECEIVED_BYTES: Final = 4 * 1024 * 1024
-"""What gRPC's core takes, and so what a call may make the server hold before Python sees it. The core ends a stream at more.
+"""What gRPC's core takes, and so what a call may make the server hold before Python sees it. The core ends a
+stream at more.
 
 Up to that, a reply that is too large is refused and the stream goes on.
 """
@@ -36,7 +39,9 @@ MAX_AGENT_BYTES: Final = 256 * 1024
 """An agent: its prompt has up to 128 KiB."""
 
 MAX_MESSAGE_BYTES: Final = 3 * 1024 * 1024
-"""A message with the largest attachments: 2 MiB of JSON, which a Struct makes larger by some 20 bytes a value."""
+"""A message with the largest attachments: 2 MiB of JSON, which a Struct makes larger by some 20 bytes a
+value.
+"""
 
 MAX_REPLY_BYTES: Final = 15 * 256 * 1024
 """The same from an agent, whose content, thought and actions are longer."""
@@ -58,7 +63,9 @@ _LARGE: Final[Mapping[str, tuple[int, type[Message]]]] = {
     f"/{DOMAIN}.AgentService/CreateAgent": (MAX_AGENT_BYTES, pb.CreateAgentRequest),
     f"/{DOMAIN}.AgentService/UpdateAgent": (MAX_AGENT_BYTES, pb.UpdateAgentRequest),
 }
-"""The methods whose requests may be larger than MAX_REQUEST_BYTES; what agents answer is read by functions of its own."""
+"""The methods whose requests may be larger than MAX_REQUEST_BYTES; what agents answer is read by functions of
+its own.
+"""
 
 _MAX_SHIFT: Final = 63
 """Of the last byte of a number, which has ten at most."""
@@ -77,7 +84,9 @@ class HalvedChunk:
 
 @dataclass(frozen=True, slots=True)
 class UnreadableAnswer:
-    """An answer that cannot be read: `part` names the field of ConnectRequest, `final` is that of a failure."""
+    """An answer that cannot be read: `part` names the field of ConnectRequest, `final` is that
+    of a failure.
+    """
 
     part: str
     delivery_id: str
@@ -95,8 +104,13 @@ def reader(method: str, parse: Parse) -> Callable[[bytes], Any]:
     return partial(parse_message, parse, most_bytes=most_bytes, kind=kind)
 
 
-def parse_message(parse: Parse, raw: bytes, most_bytes: int = MAX_REQUEST_BYTES, kind: type[Message] = Message) -> Any:
-    """The message in a request's bytes. Raises InvalidRequestError, without parsing, for what is too large or would become so."""
+def parse_message(
+    parse: Parse, raw: bytes, most_bytes: int = MAX_REQUEST_BYTES, kind: type[Message] = Message
+) -> Any:
+    """The message in a request's bytes.
+
+    Raises InvalidRequestError, without parsing, for what is too large or would become so.
+    """
     _check_size(raw, most_bytes, kind)
     try:
         return parse(raw)
@@ -105,7 +119,10 @@ def parse_message(parse: Parse, raw: bytes, most_bytes: int = MAX_REQUEST_BYTES,
 
 
 def read_connect_request(raw: bytes) -> ConnectSaid:
-    """What a worker said. Raises InvalidRequestError for what is no answer to a delivery: its stream then ends."""
+    """What a worker said.
+
+    Raises InvalidRequestError for what is no answer to a delivery: its stream then ends.
+    """
     if len(raw) <= MAX_REPLY_BYTES and has_few_parts(raw, pb.ConnectRequest):
         with suppress(DecodeError):
             return pb.ConnectRequest.FromString(raw)
@@ -125,7 +142,9 @@ def read_connect_request(raw: bytes) -> ConnectSaid:
             _read_reply(answer, request.reply)
             return request
         reason = clean(_text("reason", answer.reason))
-        return pb.ConnectRequest(failure=pb.ConnectRequest.Failure(delivery_id=delivery_id, reason=reason, final=answer.final))
+        return pb.ConnectRequest(
+            failure=pb.ConnectRequest.Failure(delivery_id=delivery_id, reason=reason, final=answer.final)
+        )
     except DomainError as error:
         final = answer.final if part == "failure" else True
         return UnreadableAnswer(part, delivery_id[:_MAX_ECHOED_CODE_POINTS], error, final)
@@ -137,13 +156,17 @@ def read_reply_request(raw: bytes) -> pb.ReplyRequest:
     with suppress(DecodeError):
         return pb.ReplyRequest.FromString(raw)
     answer = _parse_twin(_ReplyBytes, raw)
-    request = pb.ReplyRequest(delivery_id=answer.delivery_id.decode(errors="replace"), json_form=answer.json_form)
+    request = pb.ReplyRequest(
+        delivery_id=answer.delivery_id.decode(errors="replace"), json_form=answer.json_form
+    )
     _read_reply(answer, request)
     return request
 
 
 def _read_reply(answer: Any, into: pb.ConnectRequest.Reply | pb.ReplyRequest) -> None:
-    """Fills in the reply, in its place: protobuf copies a message by way of bytes, and refuses deep ones on that way."""
+    """Fills in the reply, in its place: protobuf copies a message by way of bytes, and refuses deep ones on
+    that way.
+    """
     if not answer.reply:
         return
     found, reply = _parse_twin(_AgentReplyBytes, answer.reply), into.reply
@@ -156,14 +179,18 @@ def _read_reply(answer: Any, into: pb.ConnectRequest.Reply | pb.ReplyRequest) ->
         if found.metadata:
             reply.metadata.MergeFromString(found.metadata)
     except (DecodeError, UnicodeDecodeError) as error:
-        raise InvalidMetadataError(f"metadata must be UTF-8, and {MAX_DEPTH} levels deep at most", MAX_METADATA_BYTES) from error
+        raise InvalidMetadataError(
+            f"metadata must be UTF-8, and {MAX_DEPTH} levels deep at most", MAX_METADATA_BYTES
+        ) from error
     try:
         reply.attachments_json = found.attachments_json.decode()
         if found.HasField("attachments"):
             reply.attachments.SetInParent()
             reply.attachments.MergeFromString(found.attachments)
     except (DecodeError, UnicodeDecodeError) as error:
-        raise InvalidContentError(f"attachments must be UTF-8, and {MAX_DEPTH} levels deep at most") from error
+        raise InvalidContentError(
+            f"attachments must be UTF-8, and {MAX_DEPTH} levels deep at most"
+        ) from error
 
 
 def _text(field: str, raw: bytes) -> str:
@@ -178,7 +205,9 @@ def _check_size(raw: bytes, most_bytes: int, kind: type[Message]) -> None:
     if len(raw) > most_bytes:
         raise InvalidRequestError(f"it is larger than {most_bytes} bytes")
     if not has_few_parts(raw, kind):
-        raise InvalidRequestError(f"it is made of more than {MAX_PARTS} values and texts, or {MAX_FIELDS} fields")
+        raise InvalidRequestError(
+            f"it is made of more than {MAX_PARTS} values and texts, or {MAX_FIELDS} fields"
+        )
 
 
 def has_few_parts(raw: bytes, kind: type[Message]) -> bool:
@@ -226,7 +255,10 @@ class _NoNumberError(Exception):
 
 
 def _varint(raw: bytes, at: int) -> tuple[int, int]:
-    """The number at an index of a message's bytes, and the index behind it. Raises IndexError, _NoNumberError."""
+    """The number at an index of a message's bytes, and the index behind it.
+
+    Raises IndexError, _NoNumberError.
+    """
     value = shift = 0
     while (byte := raw[at]) >= 0x80:
         if shift == _MAX_SHIFT:
@@ -245,7 +277,8 @@ def _parse_twin(twin: Any, raw: bytes) -> Any:
 
 
 def _byte_twins(*originals: type[Message]) -> list[type[Message]]:
-    """The messages with bytes for every string, and for every message that is not declared inside them: the same on the wire.
+    """The messages with bytes for every string, and for every message that is not declared inside them: the
+    same on the wire.
 
     An enum is a number there.
     """
@@ -268,7 +301,10 @@ def _byte_twins(*originals: type[Message]) -> list[type[Message]]:
                     field.ClearField("type_name")
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(file.SerializeToString())
-    return [message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{twin.name}")) for twin in file.message_type]
+    return [
+        message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{twin.name}"))
+        for twin in file.message_type
+    ]
 
 
 _ConnectBytes, _ReplyBytes, _AgentReplyBytes = _byte_twins(pb.ConnectRequest, pb.ReplyRequest, pb.AgentReply)

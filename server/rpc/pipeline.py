@@ -1,4 +1,6 @@
-"""What surrounds every call, over the wire or in this process: it is admitted and counted, and a failure becomes a row of the table."""
+"""What surrounds every call, over the wire or in this process: it is admitted and counted, and a failure
+becomes a row of the table.
+"""
 
 import asyncio
 import time
@@ -29,7 +31,8 @@ LONGEST_QUIET_SECONDS: Final = 3.0
 """How long a server that stops waits for that at most."""
 
 MAX_HELD_BYTES: Final = 32 * 1024 * 1024
-"""How many bytes of large requests (more than MAX_REQUEST_BYTES) may be under way at a time. gRPC keeps each until its call ends.
+"""How many bytes of large requests (more than MAX_REQUEST_BYTES) may be under way at a time. gRPC keeps each
+until its call ends.
 
 Small ones are bounded by how many calls and streams there may be.
 """
@@ -80,10 +83,16 @@ class CallFailed(Exception):  # noqa: N818 - it is not an error of ours, but how
 
 
 class CallPipeline:
-    """Admits calls, refuses those whose deadline has passed, and turns exceptions into statuses with ErrorInfo."""
+    """Admits calls, refuses those whose deadline has passed, and turns exceptions into statuses with
+    ErrorInfo.
+    """
 
-    def __init__(self, on_trouble: Callable[[], None], *, max_calls: int, max_streams: int, slow_call_s: float) -> None:
-        """`on_trouble` is called when the store could not do what it was asked; a call that takes `slow_call_s` is logged."""
+    def __init__(
+        self, on_trouble: Callable[[], None], *, max_calls: int, max_streams: int, slow_call_s: float
+    ) -> None:
+        """`on_trouble` is called when the store could not do what it was asked; a call that takes
+        `slow_call_s` is logged.
+        """
         self._on_trouble = on_trouble
         self._max_calls = max_calls
         self._max_streams = max_streams
@@ -93,7 +102,8 @@ class CallPipeline:
         self._streams = 0
         # Streams of other APIs: a service that stops does not wait for them.
         self._foreign_streams = 0
-        # Of all streams, those that are not the facade's; and of those that come from elsewhere, how many from where.
+        # Of all streams, those that are not the facade's; and of those that come from elsewhere, how many
+        # from where.
         self._side_streams = 0
         self._host_streams: Counter[str] = Counter()
         self._held_bytes = 0
@@ -103,7 +113,8 @@ class CallPipeline:
     async def drain(self) -> None:
         """Refuses new calls with UNAVAILABLE, and waits until those in flight are done and no more come.
 
-        gRPC itself would cut calls that arrive as it stops, without a word of why; a client would not know that it may try again.
+        gRPC itself would cut calls that arrive as it stops, without a word of why; a client would not know
+        that it may try again.
         """
         self._stopping = True
         now_s = asyncio.get_running_loop().time
@@ -116,7 +127,9 @@ class CallPipeline:
             await asyncio.sleep(QUIET_SECONDS / 4)
 
     def _admit(self, caller: Caller) -> None:
-        """Raises UnavailableError when the service stops, DeadlineExceededError when the call's deadline has passed."""
+        """Raises UnavailableError when the service stops, DeadlineExceededError when the call's deadline has
+        passed.
+        """
         self._last_call_s = asyncio.get_running_loop().time()
         if self._stopping:
             raise UnavailableError("The service is stopping")
@@ -125,7 +138,10 @@ class CallPipeline:
             raise DeadlineExceededError
 
     def _begin_call(self, method: str, caller: Caller, size_bytes: int) -> None:
-        """Counts a call, and the bytes of its request. Raises OverloadedError besides what `_admit` raises."""
+        """Counts a call, and the bytes of its request.
+
+        Raises OverloadedError besides what `_admit` raises.
+        """
         self._admit(caller)
         if self._calls >= self._max_calls and method != _HEALTH:
             raise OverloadedError("too many calls are under way")
@@ -158,7 +174,10 @@ class CallPipeline:
             self._let_go(size_bytes)
 
     async def read_many(self, read: Read, raws: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-        """Reads the requests of a stream. A large one waits, where others are under way, until there is room for it."""
+        """Reads the requests of a stream.
+
+        A large one waits, where others are under way, until there is room for it.
+        """
         async for raw in raws:
             while (size := _counted_bytes(raw)) and self._held_bytes + size > MAX_HELD_BYTES:
                 self._room.clear()
@@ -170,7 +189,8 @@ class CallPipeline:
     def admitted_stream(self, method: str, caller: Caller) -> Iterator[None]:
         """Counts a stream. Raises OverloadedError besides what `_admit` raises.
 
-        Workers and other APIs have half of them between them, and so has each other machine: the facade beside the server finds room.
+        Workers and other APIs have half of them between them, and so has each other machine: the facade
+        beside the server finds room.
         """
         self._admit(caller)
         is_own, half = method.startswith(PREFIX), max(1, self._max_streams // 2)
@@ -195,7 +215,9 @@ class CallPipeline:
             if not self._host_streams[host]:
                 del self._host_streams[host]
 
-    async def answer(self, method: str, behaviour: Behaviour, read: Read, raw: Any, caller: Caller) -> tuple[Any, Fault | None]:
+    async def answer(
+        self, method: str, behaviour: Behaviour, read: Read, raw: Any, caller: Caller
+    ) -> tuple[Any, Fault | None]:
         """The answer to a call, or what to abort it with."""
         request, begun_s, size_bytes = None, time.monotonic(), _counted_bytes(raw)
         try:
@@ -209,10 +231,14 @@ class CallPipeline:
             return None, self.fault(method, request, error)
         if (taken_s := time.monotonic() - begun_s) >= self._slow_call_s:
             session_id = truncate(getattr(request, "session_id", ""))
-            log.warning("slow call", method=method.removeprefix("/"), seconds=round(taken_s, 3), session_id=session_id)
+            log.warning(
+                "slow call", method=method.removeprefix("/"), seconds=round(taken_s, 3), session_id=session_id
+            )
         return answer, None
 
-    async def stream(self, method: str, behaviour: Behaviours, read: Read, raw: Any, caller: Caller) -> AsyncGenerator[Any, None]:
+    async def stream(
+        self, method: str, behaviour: Behaviours, read: Read, raw: Any, caller: Caller
+    ) -> AsyncGenerator[Any, None]:
         """The answers to a call. Raises CallFailed."""
         request = fault = None
         try:
@@ -234,7 +260,10 @@ class CallPipeline:
             del raw, caller, request
 
     def fault(self, method: str, request: Any, error: Exception) -> Fault:
-        """What to abort a call with that failed. Logs it; nothing of the call is left in the error afterwards."""
+        """What to abort a call with that failed.
+
+        Logs it; nothing of the call is left in the error afterwards.
+        """
         if isinstance(error, (UnavailableError, ResourceExhaustedError)) and not self._stopping:
             self._on_trouble()
         if isinstance(error, DomainError):
@@ -251,10 +280,15 @@ class CallPipeline:
 
 
 def _log_failure(method: str, row: Row, message: str, details: Mapping[str, str]) -> None:
-    """One line for a call that failed: a client's fault is news, the service's own a warning. Values of clients stay out."""
+    """One line for a call that failed: a client's fault is news, the service's own a warning.
+
+    Values of clients stay out.
+    """
     level = "warning" if row.http_status >= 500 else "info"
     ids = {name: details[detail] for detail, name in _LOGGED_IDS.items() if detail in details}
-    getattr(log, level)("failed call", method=method.removeprefix("/"), code=row.reason, error=truncate(message), **ids)
+    getattr(log, level)(
+        "failed call", method=method.removeprefix("/"), code=row.reason, error=truncate(message), **ids
+    )
 
 
 def _counted_bytes(raw: Any) -> int:
@@ -268,13 +302,23 @@ def _host(peer: str) -> str:
 
 
 def _internal(method: str, request: Any, error_id: str) -> tuple[str, str, dict[str, str]]:
-    """The reason, message and details for what nobody foresaw: creating and sending have documented classes of their own."""
+    """The reason, message and details for what nobody foresaw: creating and sending have documented classes
+    of their own.
+    """
     reason = f"internal error {error_id}"
     match method.rpartition("/")[2]:
         case "CreateSession":
-            return "SESSION_CREATION_FAILED", f"The session could not be created: {reason}", {"reason": reason}
+            return (
+                "SESSION_CREATION_FAILED",
+                f"The session could not be created: {reason}",
+                {"reason": reason},
+            )
         case "SendMessage" | "Converse" as name:
             session_id = (request if name == "SendMessage" else request.message).session_id.lower()
-            return "MESSAGE_SEND_FAILED", f"The message could not be sent: {reason}", {"sessionId": session_id, "reason": reason}
+            return (
+                "MESSAGE_SEND_FAILED",
+                f"The message could not be sent: {reason}",
+                {"sessionId": session_id, "reason": reason},
+            )
         case _:
             return "INTERNAL", f"Internal error {error_id}", {"errorId": error_id}

@@ -1,4 +1,6 @@
-"""Answers that their clients do not read: how long they are waited for, and how many bytes of them are kept."""
+"""Answers that their clients do not read: how long they are waited for, and how many bytes of
+them are kept.
+"""
 
 import asyncio
 from collections import OrderedDict
@@ -14,7 +16,10 @@ WRITE_SECONDS: Final = 30.0
 """How long gRPC may take for one message of an answer before its call ends."""
 
 MAX_UNREAD_BYTES: Final = 3 * 1024 * 1024
-"""How many bytes of messages may wait for their clients, together: gRPC holds each twice. Beyond it nothing large is read for anybody."""
+"""How many bytes of messages may wait for their clients, together: gRPC holds each twice.
+
+Beyond it nothing large is read for anybody.
+"""
 
 LATE_SECONDS: Final = 1.0
 """How long a message may wait before its call is among those that end where too much waits."""
@@ -35,7 +40,10 @@ class _Waiting(NamedTuple):
 
 
 class Sending:
-    """Knows the messages that wait to be sent. Ends the calls whose clients do not read theirs, where others wait for room."""
+    """Knows the messages that wait to be sent.
+
+    Ends the calls whose clients do not read theirs, where others wait for room.
+    """
 
     def __init__(self) -> None:
         # By the task of its call, in the order in which they began to wait.
@@ -107,7 +115,10 @@ class Sending:
         return task
 
     def _end_late(self) -> None:
-        """Ends the calls that have waited for WRITE_SECONDS. One timer does for all: they wait in the order in which they began."""
+        """Ends the calls that have waited for WRITE_SECONDS.
+
+        One timer does for all: they wait in the order in which they began.
+        """
         self._late_timer, loop = None, asyncio.get_running_loop()
         for task, waiting in list(self._waiting.items()):
             due_s = waiting.since_s + WRITE_SECONDS
@@ -137,7 +148,9 @@ class Sending:
         self._timer = loop.call_at(at_s, self._look)
 
     def _look(self) -> None:
-        """Wakes the first of those that wait for room; where there is none, ends the late ones of the calls that have waited longest."""
+        """Wakes the first of those that wait for room; where there is none, ends the late ones of the calls
+        that have waited longest.
+        """
         self._timer = None
         now_s = asyncio.get_running_loop().time()
         for task, waiting in list(self._waiting.items()):

@@ -41,11 +41,12 @@ from server.settings import Settings
 from server.store.contract import Store
 
 PENDING_PER_CONNECTION: Final = 1.5
-"""How many calls of a method may wait for Python, per call that one connection may have open: a client alone never meets the bound, nor
-keeps others out."""
+"""How many calls of a method may wait for Python, per call that one connection may have open: a client alone
+never meets the bound, nor keeps others out."""
 
 MIN_PING_MS: Final = 1000
-"""How often a client may ping: proxies that drop silent connections have clients do so every 10 s and more."""
+"""How often a client may ping: proxies that drop silent connections have clients do so every 10 s and more.
+"""
 
 HANDSHAKE_MS: Final = 10_000
 """How long a client may take from its connection to the end of HTTP/2's preface."""
@@ -65,7 +66,10 @@ CLOCK_SERVICE_NAME: Final = clock_service_pb2.DESCRIPTOR.services_by_name["Clock
 
 
 def quarter_of_descriptors() -> int:
-    """How many connections gRPC may have. REST in the same process has as many, so that half of the descriptors are left."""
+    """How many connections gRPC may have.
+
+    REST in the same process has as many, so that half of the descriptors are left.
+    """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft // 4)
 
@@ -92,14 +96,20 @@ def build_services(
     services, entries, heartbeat_s = Services(), Entries(), settings.stream_heartbeat_seconds
     # The generated functions ask no more of a server.
     target = cast(grpc.aio.Server, services)
-    sessions = SessionService(store, clock, settings.timeout_policy, health, watches, entries, heartbeat_s, room)
-    messages = MessageService(store, clock, watches, entries, settings.reply_deadline_seconds, settings.max_open_deliveries)
+    sessions = SessionService(
+        store, clock, settings.timeout_policy, health, watches, entries, heartbeat_s, room
+    )
+    messages = MessageService(
+        store, clock, watches, entries, settings.reply_deadline_seconds, settings.max_open_deliveries
+    )
     agents = AgentService(store, clock, connectors, dispatcher, heartbeat_s)
     session_service_pb2_grpc.add_SessionServiceServicer_to_server(sessions, target)
     message_service_pb2_grpc.add_MessageServiceServicer_to_server(messages, target)
     agent_service_pb2_grpc.add_AgentServiceServicer_to_server(agents, target)
     if isinstance(clock, TestClock):
-        clock_service_pb2_grpc.add_ClockServiceServicer_to_server(ClockService(clock, deadlines, purge), target)
+        clock_service_pb2_grpc.add_ClockServiceServicer_to_server(
+            ClockService(clock, deadlines, purge), target
+        )
     return services
 
 
@@ -118,7 +128,8 @@ def build_server(
     max_pending = int(max_connection_streams * PENDING_PER_CONNECTION)
     options = [
         ("grpc.max_receive_message_length", MAX_RECEIVED_BYTES),
-        # Identity alone: what is compressed is refused, because the core unpacks it before anybody asks how large it becomes.
+        # Identity alone: what is compressed is refused, because the core unpacks it before anybody asks how
+        # large it becomes.
         ("grpc.compression_enabled_algorithms_bitset", 1),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),
@@ -127,12 +138,14 @@ def build_server(
         # A connection that does not begin to speak HTTP/2 ends; the core's own default is 120 s.
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
         ("grpc.max_allowed_incoming_connections", quarter_of_descriptors()),
-        # gRPC would answer a client's pings with GOAWAY: more than one in 5 minutes, in 2 hours without a call.
+        # gRPC would answer a client's pings with GOAWAY: more than one in 5 minutes, in 2 hours without a
+        # call.
         ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MS),
         ("grpc.keepalive_permit_without_calls", 1),
-        # How many calls of a method may wait for Python to look at them. Beyond that gRPC's core cancels calls without a word of why, but
-        # at next to no cost: where more come than Python can even refuse, a longer queue is one in which everybody waits past their
-        # deadlines. The core's own default, from the one limit to the other at random, would be such a queue.
+        # How many calls of a method may wait for Python to look at them. Beyond that gRPC's core cancels
+        # calls without a word of why, but at next to no cost: where more come than Python can even refuse, a
+        # longer queue is one in which everybody waits past their deadlines. The core's own default, from the
+        # one limit to the other at random, would be such a queue.
         ("grpc.server.max_pending_requests", max_pending),
         ("grpc.server.max_pending_requests_hard_limit", max_pending + 1),
     ]

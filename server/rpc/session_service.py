@@ -68,10 +68,16 @@ class SessionService(SessionServiceServicer):
         if missing := [field for field in ("agent_id", "user_id") if not getattr(request, field)]:
             raise MissingFieldsError(missing)
         agent_id, user_id = uuid_field("agent_id", request.agent_id), uuid_field("user_id", request.user_id)
-        as_text, metadata, timeout = is_text_form(request.json_form), metadata_text(request), timeout_request(request.timeout_config)
+        as_text, metadata, timeout = (
+            is_text_form(request.json_form),
+            metadata_text(request),
+            timeout_request(request.timeout_config),
+        )
         # NaN cannot be told from a field that is not set once it is JSON.
         check_numbers(timeout)
-        repeatable = request_key(f"user:{user_id}", request.request_id, agent_id, metadata, orjson.dumps(timeout).decode())
+        repeatable = request_key(
+            f"user:{user_id}", request.request_id, agent_id, metadata, orjson.dumps(timeout).decode()
+        )
         rule = partial(
             create,
             session_id=new_id(),
@@ -84,7 +90,9 @@ class SessionService(SessionServiceServicer):
         )
         outcome = await self._store.create_session(agent_id, rule, repeatable)
         session = outcome.session
-        return pb.CreateSessionResponse(session=session_message(session, session.created_at_ms, as_text), replayed=outcome.replayed)
+        return pb.CreateSessionResponse(
+            session=session_message(session, session.created_at_ms, as_text), replayed=outcome.replayed
+        )
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Any) -> pb.GetSessionResponse:
         as_text = is_text_form(request.json_form)
@@ -97,16 +105,24 @@ class SessionService(SessionServiceServicer):
         now_ms, as_text = self._clock.now_ms(), is_text_form(request.json_form)
         agent_id = uuid_field("agent_id", request.agent_id) if request.agent_id else None
         user_id = uuid_field("user_id", request.user_id) if request.user_id else None
-        size, scope, after = page_size(request.page_size, DEFAULT_SESSIONS, MAX_SESSIONS), ("sessions", agent_id, user_id), None
+        size, scope, after = (
+            page_size(request.page_size, DEFAULT_SESSIONS, MAX_SESSIONS),
+            ("sessions", agent_id, user_id),
+            None,
+        )
         if request.page_token:
             after = Position(*read_token(request.page_token, scope, (int, str)))  # type: ignore[arg-type]
-        page = await self._store.list_sessions(now_ms, limit=size, after=after, agent_id=agent_id, user_id=user_id)
+        page = await self._store.list_sessions(
+            now_ms, limit=size, after=after, agent_id=agent_id, user_id=user_id
+        )
         counts = await self._store.counts()
         response = pb.ListSessionsResponse(
             next_page_token=make_token(scope, (page.next.created_at_ms, page.next.id)) if page.next else "",
             total_size=page.total,
             stats=pb.SessionStats(
-                total_sessions=counts.active + counts.expired, active_sessions=counts.active, expired_sessions=counts.expired
+                total_sessions=counts.active + counts.expired,
+                active_sessions=counts.active,
+                expired_sessions=counts.expired,
             ),
         )
         sessions = await encode_each(page.sessions, lambda session: session_message(session, now_ms, as_text))
@@ -120,20 +136,28 @@ class SessionService(SessionServiceServicer):
     async def RenewSession(self, request: pb.RenewSessionRequest, context: Any) -> pb.RenewSessionResponse:
         as_text = is_text_form(request.json_form)
         outcome = await self._store.apply(request.session_id.lower(), if_match(request.etag, renew))
-        return pb.RenewSessionResponse(session=session_message(outcome.session, self._clock.now_ms(), as_text))
+        return pb.RenewSessionResponse(
+            session=session_message(outcome.session, self._clock.now_ms(), as_text)
+        )
 
     async def UpdateTimeout(self, request: pb.UpdateTimeoutRequest, context: Any) -> pb.UpdateTimeoutResponse:
         as_text = is_text_form(request.json_form)
         rule = partial(update_timeout, change=timeout_request(request.timeout_config), policy=self._policy)
         outcome = await self._store.apply(request.session_id.lower(), if_match(request.etag, rule))
-        return pb.UpdateTimeoutResponse(session=session_message(outcome.session, self._clock.now_ms(), as_text))
+        return pb.UpdateTimeoutResponse(
+            session=session_message(outcome.session, self._clock.now_ms(), as_text)
+        )
 
     async def SendHeartbeat(self, request: pb.SendHeartbeatRequest, context: Any) -> pb.SendHeartbeatResponse:
         as_text = is_text_form(request.json_form)
         outcome = await self._store.apply(request.session_id.lower(), heartbeat)
-        return pb.SendHeartbeatResponse(session=session_message(outcome.session, self._clock.now_ms(), as_text))
+        return pb.SendHeartbeatResponse(
+            session=session_message(outcome.session, self._clock.now_ms(), as_text)
+        )
 
-    async def WatchSession(self, request: pb.WatchSessionRequest, context: Any) -> AsyncIterator[pb.WatchSessionResponse]:
+    async def WatchSession(
+        self, request: pb.WatchSessionRequest, context: Any
+    ) -> AsyncIterator[pb.WatchSessionResponse]:
         as_text = is_text_form(request.json_form)
         with closing(Watch(self._store, self._watches, self._room)) as watch:
             await watch.join(request.session_id.lower(), request.after_sequence)
@@ -154,7 +178,9 @@ class SessionService(SessionServiceServicer):
     async def WatchSessions(
         self, requests: AsyncIterator[pb.WatchSessionsRequest], context: Any
     ) -> AsyncIterator[pb.WatchSessionsResponse]:
-        """Does one thing after the other, a change or a page of entries, so that nothing piles up for a client that reads slowly."""
+        """Does one thing after the other, a change or a page of entries, so that nothing piles up for a
+        client that reads slowly.
+        """
         as_text: dict[str, bool] = {}
         with closing(Watch(self._store, self._watches, self._room)) as watch:
             change = asyncio.ensure_future(anext(requests, None))
@@ -186,8 +212,11 @@ class SessionService(SessionServiceServicer):
                 change.cancel()
                 news.cancel()
 
-    async def _change(self, watch: Watch, request: pb.WatchSessionsRequest, as_text: dict[str, bool]) -> pb.WatchSessionsResponse:
-        """Does what a request of WatchSessions asks for; its answer is an `end` where that cannot be done, too.
+    async def _change(
+        self, watch: Watch, request: pb.WatchSessionsRequest, as_text: dict[str, bool]
+    ) -> pb.WatchSessionsResponse:
+        """Does what a request of WatchSessions asks for; its answer is an `end` where that cannot be done,
+        too.
 
         `as_text` has the form of each session that is joined.
         """
@@ -206,7 +235,9 @@ class SessionService(SessionServiceServicer):
                 case "leave":
                     watch.leave(request.leave.session_id.lower())
                     as_text.pop(request.leave.session_id.lower(), None)
-                    return pb.WatchSessionsResponse(end=pb.WatchSessionsResponse.End(session_id=request.leave.session_id.lower()))
+                    return pb.WatchSessionsResponse(
+                        end=pb.WatchSessionsResponse.End(session_id=request.leave.session_id.lower())
+                    )
                 case _:
                     raise MissingFieldsError(["change"])
         except DomainError as error:
@@ -239,10 +270,16 @@ class SessionService(SessionServiceServicer):
     def _heartbeat(self) -> log_pb2.WatchHeartbeat:
         return log_pb2.WatchHeartbeat(now=values.timestamp(self._clock.now_ms()))
 
-    async def GetServiceStatus(self, request: pb.GetServiceStatusRequest, context: Any) -> pb.GetServiceStatusResponse:
+    async def GetServiceStatus(
+        self, request: pb.GetServiceStatusRequest, context: Any
+    ) -> pb.GetServiceStatusResponse:
         now_ms = self._clock.now_ms()
         counts = await self._store.counts()
-        health = pb.GetServiceStatusResponse.HEALTH_DEGRADED if counts.invalid else pb.GetServiceStatusResponse.HEALTH_HEALTHY
+        health = (
+            pb.GetServiceStatusResponse.HEALTH_DEGRADED
+            if counts.invalid
+            else pb.GetServiceStatusResponse.HEALTH_HEALTHY
+        )
         return pb.GetServiceStatusResponse(
             health=health if self._health.is_serving else pb.GetServiceStatusResponse.HEALTH_UNHEALTHY,
             active_sessions=counts.active,

@@ -1,4 +1,6 @@
-"""Where sessions are kept: the Store interface (`contract`), what all back ends share (`batch`, `pages`), and `sqlite`."""
+"""Where sessions are kept: the Store interface (`contract`), what all back ends share (`batch`, `pages`), and
+`sqlite`.
+"""
 
 import re
 from pathlib import Path
@@ -12,7 +14,8 @@ SQLITE_SCHEME = "sqlite:///"
 
 
 async def open_store(database_url: str, clock: Clock, max_writes: int = MAX_WRITES) -> Store:
-    """Opens the store that a DATABASE_URL names, making or migrating it first. Raises StoreOpenError, saying why.
+    """Opens the store that a DATABASE_URL names, making or migrating it first. Raises StoreOpenError, saying
+    why.
 
     At most `max_writes` may wait for the disk at a time.
     """
@@ -20,7 +23,10 @@ async def open_store(database_url: str, clock: Clock, max_writes: int = MAX_WRIT
 
 
 def maintenance(database_url: str) -> StoreTools:
-    """What the commands do with the store that a DATABASE_URL names. Raises StoreOpenError for a URL that this version cannot open."""
+    """What the commands do with the store that a DATABASE_URL names.
+
+    Raises StoreOpenError for a URL that this version cannot open.
+    """
     return SqliteTools(_sqlite_path(database_url))
 
 
@@ -32,7 +38,10 @@ def _sqlite_path(database_url: str) -> Path:
         raise StoreOpenError(f"DATABASE_URL is {shown!r}: this version opens sqlite:///PATH only")
     if "?" in path or "#" in path:
         # Other programs take options there; here they would be a part of the file's name.
-        raise StoreOpenError(f"DATABASE_URL is {database_url!r}: it takes no options, and a PATH in sqlite:///PATH no ? and no #")
+        raise StoreOpenError(
+            f"DATABASE_URL is {database_url!r}: it takes no options, and a PATH in sqlite:///PATH no ? and "
+            "no #"
+        )
     if path == ":memory:":
         raise StoreOpenError(f"DATABASE_URL is {database_url!r}: the store is a file, sqlite:///PATH")
     return Path(path)

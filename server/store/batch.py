@@ -1,7 +1,8 @@
-"""A group of operations on sessions, carried out in memory: what is to be loaded, the rules applied, what is to be written. No SQL.
+"""A group of operations on sessions, carried out in memory: what is to be loaded, the rules applied, what is
+to be written. No SQL.
 
-A back end loads what `wanted` names, has `apply` carry out the operations in their order, and writes what `written` holds; all of this in
-one transaction.
+A back end loads what `wanted` names, has `apply` carry out the operations in their order, and writes what
+`written` holds; all of this in one transaction.
 """
 
 import traceback
@@ -13,7 +14,13 @@ from typing import ClassVar, TypeAlias, TypeVar
 
 from server.domain.agents import Agent
 from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState
-from server.domain.errors import DeliveryNotFoundError, DomainError, RequestIdReusedError, SessionExpiredError, SessionNotFoundError
+from server.domain.errors import (
+    DeliveryNotFoundError,
+    DomainError,
+    RequestIdReusedError,
+    SessionExpiredError,
+    SessionNotFoundError,
+)
 from server.domain.idempotency import RequestKey, require_same
 from server.domain.log import Entry
 from server.domain.replies import DeliveryRule
@@ -31,7 +38,8 @@ DeliveryKey: TypeAlias = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """A request that was carried out: the session that it made or the entry that it appended, and the session that it goes with.
+    """A request that was carried out: the session that it made or the entry that it appended, and the session
+    that it goes with.
 
     `answer` is None where the purge of an older version took the entry and left its request.
     """
@@ -66,9 +74,10 @@ class Loaded:
 class Written:
     """What a batch leaves, to be written in the order of the fields.
 
-    `removed` are the ids of sessions that are to go, first, because they free the ids of requests. `nearer`: the changed sessions whose
-    deadline comes sooner than it did, or never; for all others the deadline that is stored may stay, a lower bound. `counts`: by how much
-    each count of sessions changes. `expired`: the ids of sessions of which all deliveries that are open by then have failed.
+    `removed` are the ids of sessions that are to go, first, because they free the ids of requests. `nearer`:
+    the changed sessions whose deadline comes sooner than it did, or never; for all others the deadline that
+    is stored may stay, a lower bound. `counts`: by how much each count of sessions changes. `expired`: the
+    ids of sessions of which all deliveries that are open by then have failed.
     """
 
     removed: set[str]
@@ -94,7 +103,10 @@ Result: TypeAlias = Outcome | Deleted | DomainError
 
 
 class Batch:
-    """See the module. What it holds is as its operations have left it so far; a session that is None is not there."""
+    """See the module.
+
+    What it holds is as its operations have left it so far; a session that is None is not there.
+    """
 
     def __init__(self, operations: Sequence["Operation"]) -> None:
         self._operations = operations
@@ -121,7 +133,8 @@ class Batch:
         return wanted
 
     def apply(self, loaded: Loaded, now_ms: Callable[[], int]) -> list[Result]:
-        """Carries out the operations, one after the other, and returns what comes of each. What a rule refuses changes nothing.
+        """Carries out the operations, one after the other, and returns what comes of each. What a rule
+        refuses changes nothing.
 
         Raises what a rule raises that is no DomainError: the batch is of no use then.
         """
@@ -144,7 +157,11 @@ class Batch:
             gone,
             [session for session in map(there.get, self._created) if session],
             changed,
-            [session for session in changed if _is_nearer(due_at_ms(session), due_at_ms(self._stored[session.id]))],
+            [
+                session
+                for session in changed
+                if _is_nearer(due_at_ms(session), due_at_ms(self._stored[session.id]))
+            ],
             changed_counts((self._stored.get(session_id), there.get(session_id)) for session_id in touched),
             [entry for entry in self._entries if entry.session_id not in gone],
             [self._deliveries[key] for key in self._delivered if key[0] not in gone],
@@ -182,10 +199,14 @@ class Batch:
         require_same(request, found.fingerprint)
         return found
 
-    def remember(self, request: RequestKey | None, answer: Session | Entry, session_id: str, now_ms: int) -> None:
+    def remember(
+        self, request: RequestKey | None, answer: Session | Entry, session_id: str, now_ms: int
+    ) -> None:
         """Notes a request with what it led to."""
         if request:
-            made = self._requests[_name(request)] = Remembered(request.fingerprint, answer, session_id, now_ms)
+            made = self._requests[_name(request)] = Remembered(
+                request.fingerprint, answer, session_id, now_ms
+            )
             self._new_requests.append((request, made))
 
     def add(self, session: Session) -> None:
@@ -215,7 +236,10 @@ class Batch:
 
 
 class Operation(ABC):
-    """Something to do to a session. One with a request is carried out once, and answered the same ever after."""
+    """Something to do to a session.
+
+    One with a request is carried out once, and answered the same ever after.
+    """
 
     request: ClassVar[RequestKey | None] = None
 
@@ -252,7 +276,10 @@ class Create(Operation):
 
 @dataclass(frozen=True)
 class Apply(Operation):
-    """Applies a rule to a session. Raises SessionNotFoundError, RequestIdReusedError and what the rule raises."""
+    """Applies a rule to a session.
+
+    Raises SessionNotFoundError, RequestIdReusedError and what the rule raises.
+    """
 
     session_id: str
     rule: Rule
@@ -276,7 +303,10 @@ class Apply(Operation):
 
 @dataclass(frozen=True)
 class ApplyToDelivery(Operation):
-    """Applies a rule to a delivery. Raises SessionNotFoundError, DeliveryNotFoundError and what the rule raises."""
+    """Applies a rule to a delivery.
+
+    Raises SessionNotFoundError, DeliveryNotFoundError and what the rule raises.
+    """
 
     session_id: str
     sequence: int
@@ -295,7 +325,10 @@ class ApplyToDelivery(Operation):
 
 @dataclass(frozen=True)
 class Delete(Operation):
-    """Removes a session that is in one of the states that `etag` names. Raises SessionNotFoundError, EtagMismatchError."""
+    """Removes a session that is in one of the states that `etag` names.
+
+    Raises SessionNotFoundError, EtagMismatchError.
+    """
 
     session_id: str
     etag: str
@@ -311,7 +344,9 @@ class Delete(Operation):
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """Sessions that were due: how many were taken, and what the rule has left of those that could be dealt with."""
+    """Sessions that were due: how many were taken, and what the rule has left of those that could be dealt
+    with.
+    """
 
     count: int
     outcomes: list[Outcome]
@@ -319,7 +354,9 @@ class Claimed:
 
 def commit_of(results: Iterable[object]) -> Commit:
     """What is told of operations with these results, once they are durable."""
-    flat = [one for result in results for one in (result.outcomes if isinstance(result, Claimed) else [result])]
+    flat = [
+        one for result in results for one in (result.outcomes if isinstance(result, Claimed) else [result])
+    ]
     return Commit(
         [result for result in flat if isinstance(result, Outcome) and not result.replayed],
         [result.session_id for result in flat if isinstance(result, Deleted)],

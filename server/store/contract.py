@@ -1,4 +1,7 @@
-"""The Store interface, in roles. Its docstrings are the contract that every back end keeps and `tests/store` checks."""
+"""The Store interface, in roles.
+
+Its docstrings are the contract that every back end keeps and `tests/store` checks.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -17,7 +20,9 @@ AgentChange = Callable[[Agent, int], Agent]
 
 
 class StoreOpenError(Exception):
-    """The store cannot be opened; the text says why, and what to do about it, to whoever starts the service."""
+    """The store cannot be opened; the text says why, and what to do about it, to whoever starts
+    the service.
+    """
 
 
 class CopyError(Exception):
@@ -34,7 +39,9 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class MessagePage:
-    """A page of messages, newest first; `has_more`: at least one more lies beyond it in the direction of travel."""
+    """A page of messages, newest first; `has_more`: at least one more lies beyond it in the direction of
+    travel.
+    """
 
     messages: list[Entry]
     has_more: bool
@@ -55,7 +62,9 @@ class SessionPage:
 
 @dataclass(frozen=True, slots=True)
 class OpenDelivery:
-    """What the agent has yet to answer in a session: the session, the message of the user, and its delivery."""
+    """What the agent has yet to answer in a session: the session, the message of the user, and
+    its delivery.
+    """
 
     session: Session
     entry: Entry
@@ -64,7 +73,9 @@ class OpenDelivery:
 
 @dataclass(frozen=True, slots=True)
 class OpenSession:
-    """A session with open deliveries: of which agent, the first, when that may be given, in ms (0 while it is leased), and how many."""
+    """A session with open deliveries: of which agent, the first, when that may be given, in ms (0 while it is
+    leased), and how many.
+    """
 
     session_id: str
     agent_id: str
@@ -89,7 +100,9 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What one commit has done to sessions: the outcomes of creations and rules, in order, and the ids of those that were deleted."""
+    """What one commit has done to sessions: the outcomes of creations and rules, in order, and the ids of
+    those that were deleted.
+    """
 
     outcomes: Sequence[Outcome]
     deleted: Sequence[str]
@@ -112,11 +125,15 @@ class Sessions(ABC):
     """Sessions and their logs."""
 
     @abstractmethod
-    async def create_session(self, agent_id: str, rule: Creation, request: RequestKey | None = None) -> Outcome:
-        """Adds the session that the rule makes of the agent, if there is such an agent, at the present instant, in one transaction.
+    async def create_session(
+        self, agent_id: str, rule: Creation, request: RequestKey | None = None
+    ) -> Outcome:
+        """Adds the session that the rule makes of the agent, if there is such an agent, at the present
+        instant, in one transaction.
 
-        Its id and its channel are new. For a request that is known already nothing is done, and the outcome is the session as it was made
-        then. The request is remembered until the session is removed, or `forget_requests` takes it.
+        Its id and its channel are new. For a request that is known already nothing is done, and the outcome
+        is the session as it was made then. The request is remembered until the session is removed, or
+        `forget_requests` takes it.
 
         :raises DomainError: whatever the rule raises; nothing is written then
         :raises RequestIdReusedError: the request's id is known with other content
@@ -124,11 +141,12 @@ class Sessions(ABC):
 
     @abstractmethod
     async def apply(self, session_id: str, rule: Rule, request: RequestKey | None = None) -> Outcome:
-        """Loads a session, applies the rule to it at the present instant, and persists the outcome, in one transaction.
+        """Loads a session, applies the rule to it at the present instant, and persists the outcome, in one
+        transaction.
 
-        With the expiry of a session its open deliveries have failed. A request is remembered with the outcome's first entry, until the
-        session is removed or `forget_requests` takes it. For one that is known already nothing is done, and the outcome is that entry
-        again.
+        With the expiry of a session its open deliveries have failed. A request is remembered with the
+        outcome's first entry, until the session is removed or `forget_requests` takes it. For one that is
+        known already nothing is done, and the outcome is that entry again.
 
         :raises SessionNotFoundError: there is no such session
         :raises RequestIdReusedError: the request's id is known with other content
@@ -137,10 +155,12 @@ class Sessions(ABC):
 
     @abstractmethod
     async def delete_session(self, session_id: str, etag: str = "") -> None:
-        """Removes a session, live or expired, with its log and its deliveries: no reading method knows of them any more.
+        """Removes a session, live or expired, with its log and its deliveries: no reading method knows of
+        them any more.
 
-        The requests that made it or wrote to it are forgotten: their ids are free. Its own id is not used again. How long this takes does
-        not depend on how much the session has: what cannot be removed at once is left for `purge`.
+        The requests that made it or wrote to it are forgotten: their ids are free. Its own id is not used
+        again. How long this takes does not depend on how much the session has: what cannot be removed at once
+        is left for `purge`.
 
         :raises SessionNotFoundError: there is no such session
         :raises EtagMismatchError: it is in none of the states that `etag` names
@@ -162,37 +182,52 @@ class Sessions(ABC):
 
     @abstractmethod
     async def list_sessions(
-        self, now_ms: int, *, limit: int, after: Position | None = None, agent_id: str | None = None, user_id: str | None = None
+        self,
+        now_ms: int,
+        *,
+        limit: int,
+        after: Position | None = None,
+        agent_id: str | None = None,
+        user_id: str | None = None,
     ) -> SessionPage:
-        """Reads at most `limit` sessions that are active at `now_ms`, the oldest first, from the first one behind `after`.
+        """Reads at most `limit` sessions that are active at `now_ms`, the oldest first, from the first one
+        behind `after`.
 
         A page stops early, after at least one session, where its text grows past PAGE_BYTES. It stops, even
-        without any session, once it has left out MAX_PASSED: their expiry is not written yet, or they are unreadable.
+        without any session, once it has left out MAX_PASSED: their expiry is not written yet, or they are
+        unreadable.
         """
 
     @abstractmethod
     async def list_messages(
         self, session: Session, *, limit: int, before_ms: int | None = None, after_ms: int | None = None
     ) -> MessagePage:
-        """Reads at most `limit` messages of a session whose time lies strictly between the cursors, newest first.
+        """Reads at most `limit` messages of a session whose time lies strictly between the cursors, newest
+        first.
 
-        With `after_ms` alone they are the oldest of these (travelling forward), otherwise the newest (travelling back). A page stops
-        early, after at least one message, where its text, with the session's metadata under each message, grows past PAGE_BYTES.
+        With `after_ms` alone they are the oldest of these (travelling forward), otherwise the newest
+        (travelling back). A page stops early, after at least one message, where its text, with the session's
+        metadata under each message, grows past PAGE_BYTES.
         """
 
     @abstractmethod
-    async def list_entries(self, session_id: str, *, after_sequence: int, limit: int, most_bytes: int | None = None) -> list[Entry]:
-        """Reads at most `limit` entries of a session's log behind a sequence, in order, without gaps; none for a session that is not there.
+    async def list_entries(
+        self, session_id: str, *, after_sequence: int, limit: int, most_bytes: int | None = None
+    ) -> list[Entry]:
+        """Reads at most `limit` entries of a session's log behind a sequence, in order, without gaps; none
+        for a session that is not there.
 
         It stops early, after at least one entry, where their text grows past `most_bytes`, or PAGE_BYTES.
         """
 
     @abstractmethod
     async def list_history(self, session: Session, *, before_sequence: int, limit: int) -> list[Entry]:
-        """Reads at most `limit` messages of a session that belong before the user's message with this sequence, the oldest first.
+        """Reads at most `limit` messages of a session that belong before the user's message with this
+        sequence, the oldest first.
 
-        They are the latest of the user's earlier messages and of the replies to these, each reply behind the message that it answers. It
-        stops early, after at least one message, where their text grows past PAGE_BYTES.
+        They are the latest of the user's earlier messages and of the replies to these, each reply behind the
+        message that it answers. It stops early, after at least one message, where their text grows past
+        PAGE_BYTES.
         """
 
     @abstractmethod
@@ -201,19 +236,25 @@ class Sessions(ABC):
 
     @abstractmethod
     async def counts(self) -> Counts:
-        """Tells how many sessions there are, at the same cost however many they are: each write keeps the counts."""
+        """Tells how many sessions there are, at the same cost however many they are: each write keeps the
+        counts.
+        """
 
     @abstractmethod
     async def apply_due(self, rule: Rule, due_ms: int, limit: int) -> int:
-        """Applies the rule, as `apply` does, to at most `limit` sessions whose deadline may be at `due_ms` or before, in one transaction.
+        """Applies the rule, as `apply` does, to at most `limit` sessions whose deadline may be at `due_ms` or
+        before, in one transaction.
 
-        The longest due go first. Returns how many sessions it took; 0 when there are none left. A session may be among them whose deadline
-        has moved on, where the rule does nothing. One that cannot be dealt with is logged and put off by PUT_OFF_MS, and holds up nobody.
+        The longest due go first. Returns how many sessions it took; 0 when there are none left. A session may
+        be among them whose deadline has moved on, where the rule does nothing. One that cannot be dealt with
+        is logged and put off by PUT_OFF_MS, and holds up nobody.
         """
 
     @abstractmethod
     async def next_due_ms(self) -> int | None:
-        """Tells an instant before which nothing happens to any session by itself; None when nothing ever does."""
+        """Tells an instant before which nothing happens to any session by itself; None when nothing ever
+        does.
+        """
 
 
 class Deliveries(ABC):
@@ -221,7 +262,8 @@ class Deliveries(ABC):
 
     @abstractmethod
     async def apply_delivery(self, session_id: str, sequence: int, rule: DeliveryRule) -> Outcome:
-        """Does as `apply`, with a rule that is given the delivery of the session's message with this sequence, too.
+        """Does as `apply`, with a rule that is given the delivery of the session's message with this
+        sequence, too.
 
         :raises SessionNotFoundError: there is no such session
         :raises DeliveryNotFoundError: the session has no such delivery
@@ -230,7 +272,9 @@ class Deliveries(ABC):
 
     @abstractmethod
     async def find_answer(self, session_id: str, sequence: int) -> Entry | None:
-        """Finds the reply to the message with this sequence, or else its final failure; None while there is neither."""
+        """Finds the reply to the message with this sequence, or else its final failure; None while there is
+        neither.
+        """
 
     @abstractmethod
     async def next_delivery(self, session_id: str) -> OpenDelivery | None:
@@ -253,11 +297,14 @@ class Agents(ABC):
 
     @abstractmethod
     async def seed_agent(self, agent: Agent) -> None:
-        """Adds an agent once in the life of the store: not where it was seeded before, even if it is gone since, nor over another."""
+        """Adds an agent once in the life of the store: not where it was seeded before, even if it is gone
+        since, nor over another.
+        """
 
     @abstractmethod
     async def update_agent(self, agent_id: str, change: AgentChange) -> Agent:
-        """Loads an agent, changes it at the present instant, and persists the result, in one transaction; returns it.
+        """Loads an agent, changes it at the present instant, and persists the result, in one transaction;
+        returns it.
 
         :raises AgentNotFoundError: there is no such agent
         :raises DomainError: whatever the change raises; nothing is written then
@@ -299,18 +346,21 @@ class Maintenance(ABC):
 
     @abstractmethod
     async def purge(self, expired_by_ms: int, limit: int) -> int:
-        """Takes one small step of removing what deleted sessions have left, then the sessions that expired at `expired_by_ms` or before.
+        """Takes one small step of removing what deleted sessions have left, then the sessions that expired at
+        `expired_by_ms` or before.
 
-        A session whose expiry has not been written stays until it is: nobody has been told of it. The sessions that expired first go
-        first, as `delete_session` does it, then what they have left: requests, deliveries, entries. A step removes at most `limit` rows,
-        and ends after a few milliseconds. It returns how many rows it removed: 0 when nothing is left to remove.
+        A session whose expiry has not been written stays until it is: nobody has been told of it. The
+        sessions that expired first go first, as `delete_session` does it, then what they have left: requests,
+        deliveries, entries. A step removes at most `limit` rows, and ends after a few milliseconds. It
+        returns how many rows it removed: 0 when nothing is left to remove.
         """
 
     @abstractmethod
     async def forget_requests(self, made_by_ms: int, limit: int) -> int:
         """Takes one small step of forgetting the requests that were made at `made_by_ms` or before.
 
-        It forgets at most `limit`, ends after a few milliseconds, and returns how many: 0 when none is left to forget.
+        It forgets at most `limit`, ends after a few milliseconds, and returns how many: 0 when none is left
+        to forget.
         """
 
     @abstractmethod
@@ -321,23 +371,28 @@ class Maintenance(ABC):
 class Store(Sessions, Deliveries, Agents, Maintenance):
     """Keeps agents, sessions and their logs.
 
-    A writing method returns once its effect is durable, and then any reading method sees it. Writes on one session happen one after the
-    other; each happens wholly or not at all. A call that is cancelled before its turn writes nothing. Every method may raise
-    UnavailableError (the store is closed, or cannot be read or written now) and every writing one ResourceExhaustedError (there is no
-    room) or OverloadedError (too many writes wait); nothing was done then.
+    A writing method returns once its effect is durable, and then any reading method sees it. Writes on one
+    session happen one after the other; each happens wholly or not at all. A call that is cancelled before its
+    turn writes nothing. Every method may raise UnavailableError (the store is closed, or cannot be read or
+    written now) and every writing one ResourceExhaustedError (there is no room) or OverloadedError (too many
+    writes wait); nothing was done then.
     """
 
     @abstractmethod
     def add_listener(self, listener: CommitListener) -> None:
-        """Has the listener called on the event loop after each commit of `create_session`, `apply`, `apply_delivery` and `delete_session`.
+        """Has the listener called on the event loop after each commit of `create_session`, `apply`,
+        `apply_delivery` and `delete_session`.
 
-        It is called before they return, also where their callers are gone; it must not raise, nor take long. It is not told what was
-        replayed, nor what the purge and `clear_sessions` remove.
+        It is called before they return, also where their callers are gone; it must not raise, nor take long.
+        It is not told what was replayed, nor what the purge and `clear_sessions` remove.
         """
 
     @abstractmethod
     async def close(self) -> None:
-        """Finishes the writes that were accepted, then lets go of the database. The store is of no use afterwards."""
+        """Finishes the writes that were accepted, then lets go of the database.
+
+        The store is of no use afterwards.
+        """
 
 
 Progress = Callable[[int, int], None]
@@ -345,7 +400,10 @@ Progress = Callable[[int, int], None]
 
 
 class StoreTools(ABC):
-    """What the commands do with a store, by its URL. `place` names it for people, `schema` is the one that this version works with."""
+    """What the commands do with a store, by its URL.
+
+    `place` names it for people, `schema` is the one that this version works with.
+    """
 
     place: str
     schema: int
@@ -356,18 +414,26 @@ class StoreTools(ABC):
 
     @abstractmethod
     def migrate(self) -> None:
-        """Makes the store, or brings it to this version's schema; nobody may be serving it. Raises StoreOpenError."""
+        """Makes the store, or brings it to this version's schema; nobody may be serving it.
+
+        Raises StoreOpenError.
+        """
 
     @abstractmethod
     def check(self, on_problem: Callable[[str], None]) -> str:
-        """Tells each thing that is wrong with the store, as of one moment, and changes nothing; returns what it holds, for people.
+        """Tells each thing that is wrong with the store, as of one moment, and changes nothing; returns what
+        it holds, for people.
 
-        A store of an older schema is checked as if it were migrated. Raises StoreOpenError where the store cannot be read.
+        A store of an older schema is checked as if it were migrated. Raises StoreOpenError where the store
+        cannot be read.
         """
 
     @abstractmethod
     def back_up(self, target: Path, progress: Progress) -> None:
-        """Copies the store, as it is at one moment, to a file that must not be there yet. Raises CopyError."""
+        """Copies the store, as it is at one moment, to a file that must not be there yet.
+
+        Raises CopyError.
+        """
 
     @abstractmethod
     def restore(self, source: Path, progress: Progress) -> None:
@@ -384,8 +450,11 @@ MAX_WRITES = 10_000
 """How many writes may wait for the disk, where nobody says."""
 
 MAX_PASSED = 1000
-"""How many sessions a page may leave out before it ends. This bounds its cost while the expiry of many is not written yet."""
+"""How many sessions a page may leave out before it ends.
+
+This bounds its cost while the expiry of many is not written yet.
+"""
 
 PAGE_BYTES = 640 * 1024
-"""How much text of JSON and content a page holds: as protobuf it then stays below the 4 MiB that a gRPC client takes by default, whatever
-is in it, except where a single message is larger."""
+"""How much text of JSON and content a page holds: as protobuf it then stays below the 4 MiB that a gRPC
+client takes by default, whatever is in it, except where a single message is larger."""

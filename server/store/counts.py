@@ -19,7 +19,9 @@ def counts_of(session: Session) -> list[CountKey]:
     """The counts that a session adds one to."""
     if session.expiry_logged:
         return [(EXPIRED, "", "")]
-    live = [(LIVE, agent_id, user_id) for agent_id in ("", session.agent_id) for user_id in ("", session.user_id)]
+    live = [
+        (LIVE, agent_id, user_id) for agent_id in ("", session.agent_id) for user_id in ("", session.user_id)
+    ]
     return [*live, (WARNED, "", "")] if session.warning_logged else live
 
 
@@ -27,7 +29,11 @@ def changed_counts(changes: Iterable[tuple[Session | None, Session | None]]) -> 
     """By how much each count changes, given sessions as they were before and are after; None: not there."""
     counts: Counter[CountKey] = Counter()
     for before, after in changes:
-        if before and after and (before.warning_logged, before.expiry_logged) == (after.warning_logged, after.expiry_logged):
+        if (
+            before
+            and after
+            and (before.warning_logged, before.expiry_logged) == (after.warning_logged, after.expiry_logged)
+        ):
             continue
         counts.update(counts_of(after) if after else ())
         counts.subtract(counts_of(before) if before else ())

@@ -1,4 +1,7 @@
-"""Pages: how much one holds, and in which order. The same for every back end, which reads what a page is filled from."""
+"""Pages: how much one holds, and in which order.
+
+The same for every back end, which reads what a page is filled from.
+"""
 
 from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
@@ -17,7 +20,9 @@ FIRST: Final = Position(-ALWAYS_MS, "")
 
 
 def fill_page(found: Iterable[T], limit: int, size: Callable[[T], int]) -> tuple[list[T], bool]:
-    """The first `limit` of what was found, or as many as fit PAGE_BYTES, at least one; and whether there is more."""
+    """The first `limit` of what was found, or as many as fit PAGE_BYTES, at least one; and whether there is
+    more.
+    """
     page: list[T] = []
     total = 0
     for item in found:
@@ -51,7 +56,9 @@ def fill_messages(found: Iterable[Entry], session: Session, limit: int, *, forwa
 
 
 def fill_history(found: Iterable[Entry], limit: int) -> list[Entry]:
-    """The latest messages of a conversation, the oldest first, from those found the latest first (see `conversation_place`)."""
+    """The latest messages of a conversation, the oldest first, from those found the latest first (see
+    `conversation_place`).
+    """
     page, _ = fill_page(found, limit, text_size)
     return page[::-1]
 
@@ -64,7 +71,8 @@ def conversation_place(entry: Entry) -> tuple[int, int]:
 def fill_active(
     found: Iterable[tuple[Session, bool]], now_ms: int, limit: int, on_unreadable: Callable[[str], None]
 ) -> tuple[list[Session], Position | None]:
-    """The active sessions of a page, from those found in order of creation, each with whether it can be read back.
+    """The active sessions of a page, from those found in order of creation, each with whether it can be read
+    back.
 
     The place behind which the next page begins comes with it, None where there is no more.
     """

@@ -1,7 +1,8 @@
-"""`python -m tests.store.growth`: the steps of SQLite that each operation of the store takes, in small worlds and in large ones.
+"""`python -m tests.store.growth`: the steps of SQLite that each operation of the store takes, in small worlds
+and in large ones.
 
-A world has much of one thing: sessions, say, or messages of one session. Steps are those of SQLite's virtual machine, on all connections
-of the store, so that the machine's speed and its other work make no difference.
+A world has much of one thing: sessions, say, or messages of one session. Steps are those of SQLite's virtual
+machine, on all connections of the store, so that the machine's speed and its other work make no difference.
 """
 
 import argparse
@@ -16,7 +17,13 @@ from pathlib import Path
 from typing import Any, Final
 from unittest.mock import AsyncMock, Mock
 
-from eliza.sessions.v1 import agent_pb2, agent_service_pb2, message_service_pb2, session_service_pb2, timeout_pb2
+from eliza.sessions.v1 import (
+    agent_pb2,
+    agent_service_pb2,
+    message_service_pb2,
+    session_service_pb2,
+    timeout_pb2,
+)
 from server.clock import TestClock
 from server.domain.idempotency import RequestKey
 from server.domain.messages import Draft, Reply
@@ -59,14 +66,19 @@ def _clone(connection: sqlite3.Connection, table: str, count: int, where: str, *
     columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
     connection.execute(
         f"WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {count}) "
-        f"INSERT INTO {table} ({', '.join(columns)}) SELECT {', '.join(changes.get(column, column) for column in columns)} "
+        f"INSERT INTO {table} ({', '.join(columns)}) SELECT "
+        f"{', '.join(changes.get(column, column) for column in columns)} "
         f"FROM numbers CROSS JOIN {table} WHERE {where}"
     )
 
 
 async def _add_sessions(world: World, count: int, model: Session) -> None:
     connection = world.store._writer._connection
-    changes = {"id": _ID.format("00000000000a"), "channel_id": _ID.format("00000000000b"), "created_at_ms": "created_at_ms - n"}
+    changes = {
+        "id": _ID.format("00000000000a"),
+        "channel_id": _ID.format("00000000000b"),
+        "created_at_ms": "created_at_ms - n",
+    }
     _clone(connection, "sessions", count, f"id = '{model.id}'", **changes)
     _clone(connection, "log", count, f"session_id = '{model.id}'", session_id=_ID.format("00000000000a"))
 
@@ -149,12 +161,16 @@ WORLDS: Final[dict[str, Callable[[World, int], Awaitable[None]]]] = {
     "renewals": add_renewals,
     "requests": add_requests,
 }
-"""What there is much of: sessions that live, have expired, or have yet to be told so; agents; and the rest in one session."""
+"""What there is much of: sessions that live, have expired, or have yet to be told so; agents; and the rest in
+one session.
+"""
 
 
 async def _send(world: World) -> None:
     """With a new request id."""
-    outcome = await world.store.apply(world.one.id, say(), RequestKey("growth", f"after {world.sent}", "content"))
+    outcome = await world.store.apply(
+        world.one.id, say(), RequestKey("growth", f"after {world.sent}", "content")
+    )
     world.sent = outcome.session.last_sequence
 
 
@@ -208,25 +224,48 @@ OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
     "next_due_ms": lambda w: w.store.next_due_ms(),
     "get_agent": lambda w: w.store.get_agent(AGENT),
     "list_agents": lambda w: w.store.list_agents(limit=100),
-    "rpc ListSessions": lambda w: _sessions_rpc(w).ListSessions(session_service_pb2.ListSessionsRequest(), None),
-    "rpc GetServiceStatus": lambda w: _sessions_rpc(w).GetServiceStatus(session_service_pb2.GetServiceStatusRequest(), None),
-    "rpc GetSession": lambda w: _sessions_rpc(w).GetSession(session_service_pb2.GetSessionRequest(session_id=w.one.id), None),
+    "rpc ListSessions": lambda w: _sessions_rpc(w).ListSessions(
+        session_service_pb2.ListSessionsRequest(), None
+    ),
+    "rpc GetServiceStatus": lambda w: _sessions_rpc(w).GetServiceStatus(
+        session_service_pb2.GetServiceStatusRequest(), None
+    ),
+    "rpc GetSession": lambda w: _sessions_rpc(w).GetSession(
+        session_service_pb2.GetSessionRequest(session_id=w.one.id), None
+    ),
     "rpc CreateSession": lambda w: _sessions_rpc(w).CreateSession(
         session_service_pb2.CreateSessionRequest(agent_id=AGENT, user_id=USER, request_id="growth"), None
     ),
-    "rpc SendHeartbeat": lambda w: _sessions_rpc(w).SendHeartbeat(session_service_pb2.SendHeartbeatRequest(session_id=w.one.id), None),
-    "rpc RenewSession": lambda w: _sessions_rpc(w).RenewSession(session_service_pb2.RenewSessionRequest(session_id=w.one.id), None),
+    "rpc SendHeartbeat": lambda w: _sessions_rpc(w).SendHeartbeat(
+        session_service_pb2.SendHeartbeatRequest(session_id=w.one.id), None
+    ),
+    "rpc RenewSession": lambda w: _sessions_rpc(w).RenewSession(
+        session_service_pb2.RenewSessionRequest(session_id=w.one.id), None
+    ),
     "rpc UpdateTimeout": lambda w: _sessions_rpc(w).UpdateTimeout(
-        session_service_pb2.UpdateTimeoutRequest(session_id=w.one.id, timeout_config=timeout_pb2.TimeoutConfig(auto_renew=True)), None
+        session_service_pb2.UpdateTimeoutRequest(
+            session_id=w.one.id, timeout_config=timeout_pb2.TimeoutConfig(auto_renew=True)
+        ),
+        None,
     ),
     "rpc SendMessage": lambda w: _messages_rpc(w).SendMessage(
         message_service_pb2.SendMessageRequest(session_id=w.one.id, content="x", request_id="growth"), None
     ),
-    "rpc ListMessages": lambda w: _messages_rpc(w).ListMessages(message_service_pb2.ListMessagesRequest(session_id=w.one.id), None),
-    "rpc CreateAgent": lambda w: _agents_rpc(w).CreateAgent(agent_service_pb2.CreateAgentRequest(agent=_new_agent()), None),
-    "rpc GetAgent": lambda w: _agents_rpc(w).GetAgent(agent_service_pb2.GetAgentRequest(agent_id=AGENT), None),
-    "rpc UpdateAgent": lambda w: _agents_rpc(w).UpdateAgent(agent_service_pb2.UpdateAgentRequest(agent=_new_agent()), None),
-    "rpc DeleteAgent": lambda w: _agents_rpc(w).DeleteAgent(agent_service_pb2.DeleteAgentRequest(agent_id=agent(6).id), None),
+    "rpc ListMessages": lambda w: _messages_rpc(w).ListMessages(
+        message_service_pb2.ListMessagesRequest(session_id=w.one.id), None
+    ),
+    "rpc CreateAgent": lambda w: _agents_rpc(w).CreateAgent(
+        agent_service_pb2.CreateAgentRequest(agent=_new_agent()), None
+    ),
+    "rpc GetAgent": lambda w: _agents_rpc(w).GetAgent(
+        agent_service_pb2.GetAgentRequest(agent_id=AGENT), None
+    ),
+    "rpc UpdateAgent": lambda w: _agents_rpc(w).UpdateAgent(
+        agent_service_pb2.UpdateAgentRequest(agent=_new_agent()), None
+    ),
+    "rpc DeleteAgent": lambda w: _agents_rpc(w).DeleteAgent(
+        agent_service_pb2.DeleteAgentRequest(agent_id=agent(6).id), None
+    ),
     "rpc ListAgents": lambda w: _agents_rpc(w).ListAgents(agent_service_pb2.ListAgentsRequest(), None),
     "create_session": lambda w: put(w.store, session(NOW_MS), RequestKey("growth", "create", "content")),
     "apply, a message": _send,
@@ -244,7 +283,9 @@ OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
     "purge": lambda w: w.store.purge(NOW_MS, 500),
     "apply, an expiry": lambda w: w.store.apply(w.one.id, expire),
     "delete_session": lambda w: w.store.delete_session(w.one.id),
-    "rpc DeleteSession": lambda w: _sessions_rpc(w).DeleteSession(session_service_pb2.DeleteSessionRequest(session_id=w.other.id), None),
+    "rpc DeleteSession": lambda w: _sessions_rpc(w).DeleteSession(
+        session_service_pb2.DeleteSessionRequest(session_id=w.other.id), None
+    ),
     "clear_sessions": lambda w: w.store.clear_sessions(),
 }
 """A call of each operation, in an order in which they can be carried out one after the other."""
@@ -254,7 +295,10 @@ MAY_GROW: Final = {
     ("delete_session", ""): "it removes 256 rows of the session at most; the purge takes the rest",
     ("rpc DeleteSession", ""): "as delete_session",
     ("list_open", "unanswered"): "it reads all open deliveries, once at the start and off the loop",
-    ("apply, an expiry", "unanswered"): "the open deliveries of a session end with it; MAX_OPEN_DELIVERIES bounds them",
+    (
+        "apply, an expiry",
+        "unanswered",
+    ): "the open deliveries of a session end with it; MAX_OPEN_DELIVERIES bounds them",
     ("forget_requests", ""): "as the purge",
     ("purge", ""): "a step removes as many rows as it can in 5 ms, and its limit at most",
 }
@@ -277,7 +321,8 @@ async def make_world(directory: Path, name: str, count: int) -> AsyncIterator[Wo
         connection = store._writer._connection
         connection.execute("DELETE FROM session_counts")
         connection.execute(
-            f"INSERT INTO session_counts SELECT state, agent_id, user_id, count(*) FROM ({COUNTED}) GROUP BY state, agent_id, user_id"
+            f"INSERT INTO session_counts SELECT state, agent_id, user_id, count(*) FROM ({COUNTED}) GROUP "
+            "BY state, agent_id, user_id"
         )
         yield world
     finally:
@@ -314,9 +359,14 @@ def has_grown(operation: str, world: str, small: int, large: int) -> bool:
 
 
 async def _print_table(small: int, large: int, worlds: list[str]) -> int:
-    """Prints the steps in the large world, or those in both where there are more; returns how many operations have grown."""
+    """Prints the steps in the large world, or those in both where there are more; returns how many operations
+    have grown.
+    """
     found = {name: (await measure(name, small), await measure(name, large)) for name in worlds}
-    print(f"Steps where there are {large:,}; where they are more than 1.1 times those of {small:,}, both. (grows): see MAY_GROW.\n")
+    print(
+        f"Steps where there are {large:,}; where they are more than 1.1 times those of {small:,}, both. "
+        "(grows): see MAY_GROW.\n"
+    )
     print("| operation | " + " | ".join(worlds) + " |")
     print("| --- |" + " ---: |" * len(worlds))
     grown = 0
@@ -336,9 +386,13 @@ async def _print_table(small: int, large: int, worlds: list[str]) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.store.growth", description=__doc__)
-    parser.add_argument("--small", type=int, default=1000, help="how much there is of each thing in the small worlds")
+    parser.add_argument(
+        "--small", type=int, default=1000, help="how much there is of each thing in the small worlds"
+    )
     parser.add_argument("--large", type=int, default=100_000, help="and in the large ones")
-    parser.add_argument("--worlds", nargs="+", choices=list(WORLDS), default=list(WORLDS), help="of what there is much")
+    parser.add_argument(
+        "--worlds", nargs="+", choices=list(WORLDS), default=list(WORLDS), help="of what there is much"
+    )
     wanted = parser.parse_args()
     grown = asyncio.run(_print_table(wanted.small, wanted.large, wanted.worlds))
     if grown:

@@ -10,12 +10,29 @@ from typing import Any
 from server.clock import Clock
 from server.domain.agents import Agent
 from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState
-from server.domain.errors import AgentAlreadyExistsError, AgentNotFoundError, DomainError, SessionNotFoundError, UnavailableError
+from server.domain.errors import (
+    AgentAlreadyExistsError,
+    AgentNotFoundError,
+    DomainError,
+    SessionNotFoundError,
+    UnavailableError,
+)
 from server.domain.idempotency import RequestKey
 from server.domain.log import Entry
 from server.domain.sessions import Creation, Outcome, Rule, Session, due_at_ms
 from server.store import pages
-from server.store.batch import Apply, ApplyToDelivery, Batch, Create, Delete, Loaded, Operation, Remembered, Written, commit_of
+from server.store.batch import (
+    Apply,
+    ApplyToDelivery,
+    Batch,
+    Create,
+    Delete,
+    Loaded,
+    Operation,
+    Remembered,
+    Written,
+    commit_of,
+)
 from server.store.contract import (
     PUT_OFF_MS,
     AgentChange,
@@ -106,7 +123,9 @@ class MemoryStore(Store):
             return {key: table[key] for key in keys if key in table}
 
         wanted, tables = batch.wanted(), (self._sessions, self._deliveries, self._requests, self._agents)
-        return Loaded(*map(there, tables, (wanted.sessions, wanted.deliveries, wanted.requests, wanted.agents)))
+        return Loaded(
+            *map(there, tables, (wanted.sessions, wanted.deliveries, wanted.requests, wanted.agents))
+        )
 
     def _write(self, written: Written) -> None:
         if any(entry.at_ms is None for entry in written.entries):
@@ -116,7 +135,9 @@ class MemoryStore(Store):
         self._counts.update(written.counts)
         for entry in written.entries:
             self._log[entry.session_id][entry.sequence] = entry
-        self._deliveries |= {(delivery.session_id, delivery.sequence): delivery for delivery in written.deliveries}
+        self._deliveries |= {
+            (delivery.session_id, delivery.sequence): delivery for delivery in written.deliveries
+        }
         for key, delivery in self._deliveries.items():
             if delivery.session_id in written.expired and delivery.state in OPEN_STATES:
                 self._deliveries[key] = replace(delivery, state=DeliveryState.FAILED, due_at_ms=None)
@@ -125,7 +146,11 @@ class MemoryStore(Store):
     def _remove(self, ids: Iterable[str]) -> int:
         """Removes sessions with all that they have; returns how many rows a table would have had."""
         gone = set(ids)
-        rows = sum(1 + len(self._log.pop(session_id, {})) for session_id in gone if self._sessions.pop(session_id, None))
+        rows = sum(
+            1 + len(self._log.pop(session_id, {}))
+            for session_id in gone
+            if self._sessions.pop(session_id, None)
+        )
         for table in (self._deliveries, self._requests):
             keys = [key for key, row in table.items() if row.session_id in gone]
             rows += len(keys)
@@ -133,7 +158,9 @@ class MemoryStore(Store):
                 del table[key]
         return rows
 
-    async def create_session(self, agent_id: str, rule: Creation, request: RequestKey | None = None) -> Outcome:
+    async def create_session(
+        self, agent_id: str, rule: Creation, request: RequestKey | None = None
+    ) -> Outcome:
         return await self._submit(Create(agent_id, rule, request))
 
     async def apply(self, session_id: str, rule: Rule, request: RequestKey | None = None) -> Outcome:
@@ -172,7 +199,9 @@ class MemoryStore(Store):
         live = (session for session in self._sessions.values() if not session.expiry_logged)
         mine = (one for one in live if agent_id in (None, one.agent_id) and user_id in (None, one.user_id))
         found = sorted((one.created_at_ms, one.id) for one in mine)
-        behind = ((self._sessions[place[1]], True) for place in found if place > (start.created_at_ms, start.id))
+        behind = (
+            (self._sessions[place[1]], True) for place in found if place > (start.created_at_ms, start.id)
+        )
         total = self._counts[LIVE, agent_id or "", user_id or ""]
         return SessionPage(*pages.fill_active(behind, now_ms, limit, str), total)
 
@@ -184,13 +213,18 @@ class MemoryStore(Store):
         self, session: Session, *, limit: int, before_ms: int | None = None, after_ms: int | None = None
     ) -> MessagePage:
         forward = pages.travels_forward(before_ms, after_ms)
-        low_ms, high_ms = -pages.ALWAYS_MS if after_ms is None else after_ms, pages.ALWAYS_MS if before_ms is None else before_ms
+        low_ms, high_ms = (
+            -pages.ALWAYS_MS if after_ms is None else after_ms,
+            pages.ALWAYS_MS if before_ms is None else before_ms,
+        )
         found = [entry for entry in self._messages(session.id) if low_ms < entry.at_ms < high_ms]
         return pages.fill_messages(found if forward else reversed(found), session, limit, forward=forward)
 
     async def list_entries(self, session_id: str, *, after_sequence: int, limit: int) -> list[Entry]:
         self._require_open()
-        found = (entry for sequence, entry in self._log.get(session_id, {}).items() if sequence > after_sequence)
+        found = (
+            entry for sequence, entry in self._log.get(session_id, {}).items() if sequence > after_sequence
+        )
         return pages.fill_page(found, limit, pages.text_size)[0]
 
     async def list_history(self, session: Session, *, before_sequence: int, limit: int) -> list[Entry]:
@@ -209,7 +243,11 @@ class MemoryStore(Store):
 
     async def next_delivery(self, session_id: str) -> OpenDelivery | None:
         self._require_open()
-        left = [one for one in self._deliveries.values() if one.session_id == session_id and one.state in OPEN_STATES]
+        left = [
+            one
+            for one in self._deliveries.values()
+            if one.session_id == session_id and one.state in OPEN_STATES
+        ]
         if not left:
             return None
         first = min(left, key=lambda one: one.sequence)
@@ -217,7 +255,9 @@ class MemoryStore(Store):
 
     async def list_open(self) -> list[OpenSession]:
         self._require_open()
-        left = sorted((one.session_id, one.sequence) for one in self._deliveries.values() if one.state in OPEN_STATES)
+        left = sorted(
+            (one.session_id, one.sequence) for one in self._deliveries.values() if one.state in OPEN_STATES
+        )
         counts = Counter(session_id for session_id, _ in left)
         firsts = [self._deliveries[key] for n, key in enumerate(left) if n == 0 or left[n - 1][0] != key[0]]
         return [
@@ -238,7 +278,9 @@ class MemoryStore(Store):
     def _due(self) -> list[tuple[int, str]]:
         self._require_open()
         instants = ((due_at_ms(one), one.id) for one in self._sessions.values())
-        return sorted((max(at_ms, self._put_off.get(one, at_ms)), one) for at_ms, one in instants if at_ms is not None)
+        return sorted(
+            (max(at_ms, self._put_off.get(one, at_ms)), one) for at_ms, one in instants if at_ms is not None
+        )
 
     async def apply_due(self, rule: Rule, due_ms: int, limit: int) -> int:
         due = [session_id for at_ms, session_id in self._due() if at_ms <= due_ms][:limit]
@@ -261,7 +303,9 @@ class MemoryStore(Store):
 
     async def purge(self, expired_by_ms: int, limit: int) -> int:
         self._require_open()
-        old = (one for one in self._sessions.values() if one.expiry_logged and one.expires_at_ms <= expired_by_ms)
+        old = (
+            one for one in self._sessions.values() if one.expiry_logged and one.expires_at_ms <= expired_by_ms
+        )
         if not self._left and (first := min(old, key=lambda one: one.expires_at_ms, default=None)):
             self._left = self._remove([first.id])
             self._counts[EXPIRED, "", ""] -= 1
@@ -313,4 +357,6 @@ class MemoryStore(Store):
         self._require_open()
         start = after or pages.FIRST
         ordered = sorted(self._agents.values(), key=lambda one: (one.created_at_ms, one.id))
-        return [one for one in ordered if (one.created_at_ms, one.id) > (start.created_at_ms, start.id)][:limit]
+        return [one for one in ordered if (one.created_at_ms, one.id) > (start.created_at_ms, start.id)][
+            :limit
+        ]

@@ -36,26 +36,33 @@ IN_ORDER: Final = {
     "SEARCH log USING INDEX log_of_messages (session_id=? AND at_ms>? AND at_ms<?)": "a page of messages",
     "SEARCH log USING INDEX log_by_place (session_id=? AND place<?)": "the latest messages of a conversation",
     "SEARCH sessions USING INDEX sessions_live ((created_at_ms,id)>(?,?))": "a page of sessions",
-    "SEARCH sessions USING INDEX sessions_of_agent (agent_id=? AND (created_at_ms,id)>(?,?))": "a page of sessions",
-    "SEARCH sessions USING INDEX sessions_of_user (user_id=? AND (created_at_ms,id)>(?,?))": "a page of sessions",
-    "SEARCH sessions USING INDEX sessions_of_agent_and_user (agent_id=? AND user_id=? AND (created_at_ms,id)>(?,?))": (
-        "a page of sessions"
-    ),
+    "SEARCH sessions USING INDEX sessions_of_agent "
+    "(agent_id=? AND (created_at_ms,id)>(?,?))": "a page of sessions",
+    "SEARCH sessions USING INDEX sessions_of_user "
+    "(user_id=? AND (created_at_ms,id)>(?,?))": "a page of sessions",
+    "SEARCH sessions USING INDEX sessions_of_agent_and_user (agent_id=? AND user_id=? AND "
+    "(created_at_ms,id)>(?,?))": ("a page of sessions"),
     "SEARCH deliveries USING PRIMARY KEY (session_id=? AND sequence<?)": "how many messages, up to a limit",
-    "SEARCH log USING COVERING INDEX log_of_replies (session_id=? AND answers<?)": "how many replies, up to a limit",
-    "SEARCH deliveries USING INDEX deliveries_open (session_id=?)": "the first open delivery, or all that end with their session",
-    "SCAN deliveries USING INDEX deliveries_open": "list_open reads all open deliveries, once at the start and off the loop",
+    "SEARCH log USING COVERING INDEX log_of_replies "
+    "(session_id=? AND answers<?)": "how many replies, up to a limit",
+    "SEARCH deliveries USING INDEX "
+    "deliveries_open (session_id=?)": "the first open delivery, or all that end with their session",
+    "SCAN deliveries USING INDEX deliveries_open": "list_open reads all open deliveries, once at the start "
+    "and off the loop",
     "SEARCH sessions USING INDEX sessions_by_due (due_at_ms<?)": "those that are due",
     "SEARCH sessions USING COVERING INDEX sessions_by_due (due_at_ms>?)": "the earliest that is due",
     "SEARCH agents USING INDEX agents_by_creation ((created_at_ms,id)>(?,?))": "a page of agents",
     "SEARCH requests USING COVERING INDEX requests_by_age (created_at_ms<?)": "a step of forgetting requests",
-    "SEARCH sessions USING INDEX sessions_expired (expires_at_ms<?)": "a step of the purge: those that expired first",
+    "SEARCH sessions USING INDEX "
+    "sessions_expired (expires_at_ms<?)": "a step of the purge: those that expired first",
     "SCAN removed_sessions": "a step of the purge: the first ones, up to a limit, in the order of the table",
     "SEARCH requests USING COVERING INDEX requests_by_session (session_id=?)": "a step of the purge",
     "SEARCH deliveries USING PRIMARY KEY (session_id=?)": "a step of the purge",
     "SEARCH log USING COVERING INDEX log_by_sequence (session_id=?)": "a step of the purge",
 }
-"""Searches of more than one row that use the intended index: they read what they give out, up to a limit, and in order."""
+"""Searches of more than one row that use the intended index: they read what they give out, up to a limit, and
+in order.
+"""
 
 SCANS: Final = {
     "DELETE FROM requests": "clear_sessions removes everything",
@@ -72,7 +79,8 @@ _NO_ACCESS = re.compile(
     r"(CORRELATED )?SCALAR SUBQUERY \d+|"
     r"COMPOUND QUERY|LEFT-MOST SUBQUERY|UNION ALL|USING INDEX .* FOR IN-OPERATOR)"
 )
-"""Lines of a plan that say nothing of a table: JSON that was handed over, and steps of the purge in memory."""
+"""Lines of a plan that say nothing of a table: JSON that was handed over, and steps of the purge in memory.
+"""
 
 
 class Explaining(sqlite3.Connection):
@@ -89,7 +97,9 @@ class Explaining(sqlite3.Connection):
 
 @contextmanager
 def explaining() -> Iterator[dict[str, list[str]]]:
-    """Has the stores that are opened in the block explain their statements; yields their plans by statement."""
+    """Has the stores that are opened in the block explain their statements; yields their plans
+    by statement.
+    """
     plans: dict[str, list[str]] = {}
     kind = type("Explaining", (Explaining,), {"plans": plans})
     connect = sqlite3.connect
@@ -98,7 +108,9 @@ def explaining() -> Iterator[dict[str, list[str]]]:
 
 
 def bad_steps(statement: str, plan: list[str]) -> list[str]:
-    """The steps of a plan that are not known to be bounded: scans, sorting, and searches by anything but the intended index."""
+    """The steps of a plan that are not known to be bounded: scans, sorting, and searches by anything but the
+    intended index.
+    """
     return [] if statement in SCANS else [step for step in plan if not _is_known(step)]
 
 
@@ -110,7 +122,9 @@ def _is_known(step: str) -> bool:
 
 
 def statements_in_source() -> dict[str, re.Pattern[str]]:
-    """A pattern of each statement in the store's source, by where it stands: whatever the source fills in may be anything."""
+    """A pattern of each statement in the store's source, by where it stands: whatever the source fills in may
+    be anything.
+    """
     found: dict[str, re.Pattern[str]] = {}
     for path in sorted(Path(sqlite.__file__).parent.glob("*.py")):
         if path.name in _NOT_OF_THE_STORE:
@@ -128,7 +142,9 @@ def statements_in_source() -> dict[str, re.Pattern[str]]:
 def _texts(node: ast.AST) -> Iterator[ast.JoinedStr | ast.Constant]:
     """The texts in a tree, but not the pieces of an f-string by themselves."""
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.JoinedStr) or (isinstance(child, ast.Constant) and isinstance(child.value, str)):
+        if isinstance(child, ast.JoinedStr) or (
+            isinstance(child, ast.Constant) and isinstance(child.value, str)
+        ):
             yield child
         else:
             yield from _texts(child)

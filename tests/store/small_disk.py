@@ -1,6 +1,7 @@
 """A process whose files cannot grow for a while: `python -m tests.store.small_disk PATH ROOM`.
 
-ROOM is how many bytes the write-ahead log may still grow; a negative one forbids every write. Prints what it saw as JSON.
+ROOM is how many bytes the write-ahead log may still grow; a negative one forbids every write. Prints what it
+saw as JSON.
 """
 
 import asyncio
@@ -43,7 +44,9 @@ async def main(path: Path, room: int) -> None:
     await write_all(0, CALLERS)
     before = sum(map(len, acknowledged.values()))
     log_size = path.with_name(path.name + "-wal").stat().st_size
-    resource.setrlimit(resource.RLIMIT_FSIZE, (max(0, log_size + room) if room >= 0 else 0, resource.RLIM_INFINITY))
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (max(0, log_size + room) if room >= 0 else 0, resource.RLIM_INFINITY)
+    )
     first = CALLERS
     while len(refused) < 4 * CALLERS:
         await write_all(first, CALLERS)

@@ -1,4 +1,6 @@
-"""No operation of the store costs more the more the store holds, and each statement uses the intended index."""
+"""No operation of the store costs more the more the store holds, and each statement uses the
+intended index.
+"""
 
 from pathlib import Path
 
@@ -16,7 +18,9 @@ SMALL = 1000
 
 def grown(name: str, small: dict[str, int], large: dict[str, int]) -> dict[str, tuple[int, int]]:
     """The operations that take more steps in a large world than they may, with both numbers."""
-    return {one: (small[one], large[one]) for one in OPERATIONS if has_grown(one, name, small[one], large[one])}
+    return {
+        one: (small[one], large[one]) for one in OPERATIONS if has_grown(one, name, small[one], large[one])
+    }
 
 
 @pytest.mark.parametrize("name", WORLDS)
@@ -63,9 +67,17 @@ async def test_every_statement_uses_the_intended_index(tmp_path: Path) -> None:
                 world.store._note_unreadable(world.one.id)
                 await count_steps(world)
         explained |= met
-    bad = {statement: steps for statement, plan in explained.items() if (steps := plans.bad_steps(statement, plan))}
+    bad = {
+        statement: steps
+        for statement, plan in explained.items()
+        if (steps := plans.bad_steps(statement, plan))
+    }
     assert bad == {}, "a new search belongs into tests/store/plans.py, with the reason why it is bounded"
-    missing = [place for place, pattern in plans.statements_in_source().items() if not any(map(pattern.search, explained))]
+    missing = [
+        place
+        for place, pattern in plans.statements_in_source().items()
+        if not any(map(pattern.search, explained))
+    ]
     assert missing == [], "no operation of tests/store/growth.py has executed these statements"
 
 
@@ -74,7 +86,11 @@ async def test_a_message_leaves_the_indexes_of_lists_and_deadlines_alone(tmp_pat
         connection = world.store._writer._connection
         program = connection.execute(f"EXPLAIN {_UPDATE_SESSIONS}", ("[]",)).fetchall()
         written = {step[3] for step in program if step[1] == "OpenWrite"}
-        names = {name for name, page in connection.execute("SELECT name, rootpage FROM sqlite_master") if page in written}
+        names = {
+            name
+            for name, page in connection.execute("SELECT name, rootpage FROM sqlite_master")
+            if page in written
+        }
     assert names == {"sessions", "sessions_expired"}
 
 

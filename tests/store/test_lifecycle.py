@@ -61,7 +61,9 @@ class TestDeadlines:
         await Deadlines(store, clock).run_due()
         assert await store.get_session(one.id) == one
 
-    async def test_it_sees_a_deadline_that_comes_nearer_while_it_waits(self, store: SqliteStore, clock: TestClock) -> None:
+    async def test_it_sees_a_deadline_that_comes_nearer_while_it_waits(
+        self, store: SqliteStore, clock: TestClock
+    ) -> None:
         (one,) = await many(store, 1)
         running = asyncio.ensure_future(Deadlines(store, clock).run())
         await asyncio.sleep(0)
@@ -75,12 +77,17 @@ class TestDeadlines:
     async def test_a_session_that_is_deleted_meanwhile(self, store: SqliteStore, clock: TestClock) -> None:
         new = await many(store, 20)
         clock.set_ms(T0 + 30 * MINUTE)
-        await asyncio.gather(Deadlines(store, clock).run_due(), *(store.delete_session(one.id) for one in new[::2]))
+        await asyncio.gather(
+            Deadlines(store, clock).run_due(), *(store.delete_session(one.id) for one in new[::2])
+        )
         assert await store.counts() == Counts(0, 10, 0, 0)
         assert await store.next_due_ms() is None
 
     async def test_a_clock_that_is_set_back_meanwhile(self, store: SqliteStore, clock: TestClock) -> None:
-        """What was due happens, rather than be asked for again and again. Contract: "expired from the instant"."""
+        """What was due happens, rather than be asked for again and again.
+
+        Contract: "expired from the instant".
+        """
         (one,) = await many(store, 1)
 
         class SetBack(TestClock):
@@ -101,7 +108,8 @@ class TestDeadlines:
         (later,) = await many(store, 1, 60.0)
         outsider = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
         outsider.execute(
-            "INSERT INTO log (session_id, sequence, at_ms, kind, expires_at_ms, renewal_count, was_renewed, is_near_expiration) "
+            "INSERT INTO log (session_id, sequence, at_ms, kind, expires_at_ms, renewal_count, was_renewed, "
+            "is_near_expiration) "
             "VALUES (?, 1, 0, 'warning', 0, 0, 0, 0)",
             (bad.id,),
         )
@@ -119,7 +127,9 @@ class TestDeadlines:
 
 
 class TestPurge:
-    async def test_it_removes_what_is_past_its_retention_in_steps(self, store: SqliteStore, clock: TestClock) -> None:
+    async def test_it_removes_what_is_past_its_retention_in_steps(
+        self, store: SqliteStore, clock: TestClock
+    ) -> None:
         old, kept = (await many(store, 1))[0], (await many(store, 1, 31.0))[0]
         for target in (old, kept):
             await asyncio.gather(*(store.apply(target.id, say()) for _ in range(STEP_ROWS + 7)))
@@ -146,7 +156,9 @@ class TestAnErrorThatNobodyForesaw:
         await Deadlines(store, clock).run_due()
         outsider = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
         outsider.execute("ALTER TABLE log RENAME TO elsewhere")
-        purge = Purge(store, clock, retention_minutes=10, request_retention_minutes=10, interval_minutes=0.0001)
+        purge = Purge(
+            store, clock, retention_minutes=10, request_retention_minutes=10, interval_minutes=0.0001
+        )
         with pytest.raises(sqlite3.OperationalError):
             await purge.run_due()
         running = asyncio.ensure_future(purge.run())

@@ -1,4 +1,6 @@
-"""A store in dictionaries keeps the contract by `server.store.batch` alone: that half of a store knows no database."""
+"""A store in dictionaries keeps the contract by `server.store.batch` alone: that half of a store knows no
+database.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -53,7 +53,8 @@ async def test_a_create_repeated_after_the_upgrade_gets_its_first_answer(tmp_pat
     store = await reopened(
         tmp_path / "old.db",
         "INSERT INTO requests (scope, id, fingerprint, answer, created_at_ms, session_id) "
-        f"VALUES ('{key.scope}', '{key.id}', '{key.fingerprint}', '{orjson.dumps(fields).decode()}', {T0}, '{LIVE}')",
+        f"VALUES ('{key.scope}', '{key.id}', '{key.fingerprint}', '{orjson.dumps(fields).decode()}', {T0}, "
+        f"'{LIVE}')",
     )
     assert await put(store, session(), key) == Outcome(new, replayed=True)
     await store.close()
@@ -61,12 +62,18 @@ async def test_a_create_repeated_after_the_upgrade_gets_its_first_answer(tmp_pat
 
 @pytest.mark.parametrize("is_readable", [True, False])
 async def test_its_failures_are_found(tmp_path: Path, is_readable: bool) -> None:
-    failure = '{"message_id":"m6","message_sequence":7,"reason":"gone","attempts":3}' if is_readable else '{"message_'
+    failure = (
+        '{"message_id":"m6","message_sequence":7,"reason":"gone","attempts":3}'
+        if is_readable
+        else '{"message_'
+    )
     store = await reopened(
         tmp_path / "old.db",
-        "INSERT INTO log (session_id, sequence, at_ms, kind, expires_at_ms, renewal_count, was_renewed, is_near_expiration, failure) "
+        "INSERT INTO log (session_id, sequence, at_ms, kind, expires_at_ms, renewal_count, was_renewed, "
+        "is_near_expiration, failure) "
         f"VALUES ('{LIVE}', 8, {T0 + 8}, 'reply_failure', {T0}, 2, 0, 0, '{failure}')",
-        f"UPDATE deliveries SET state = 'failed', due_at_ms = NULL WHERE session_id = '{LIVE}' AND sequence = 7",
+        f"UPDATE deliveries SET state = 'failed', due_at_ms = NULL WHERE session_id = '{LIVE}' AND "
+        "sequence = 7",
         f"UPDATE sessions SET last_sequence = 8, last_entry_ms = {T0 + 8} WHERE id = '{LIVE}'",
     )
     found = await store.find_answer(LIVE, 7)
@@ -77,16 +84,25 @@ async def test_its_failures_are_found(tmp_path: Path, is_readable: bool) -> None
         assert found is None
     assert contents([await store.find_answer(LIVE, 5)]) == ["re"]
     one = await store.get_session(LIVE)
-    assert contents(await store.list_history(one, before_sequence=7, limit=9)) == ["hi", "ho", "two", "three", "re"]
+    assert contents(await store.list_history(one, before_sequence=7, limit=9)) == [
+        "hi",
+        "ho",
+        "two",
+        "three",
+        "re",
+    ]
     await store.close()
 
 
 async def test_its_open_deliveries_are_counted(tmp_path: Path) -> None:
     store = await reopened(
         tmp_path / "old.db",
-        "INSERT INTO log (session_id, sequence, at_ms, kind, expires_at_ms, renewal_count, was_renewed, is_near_expiration, message_id, "
-        f"is_agent, content, metadata) VALUES ('{LIVE}', 8, {T0 + 8}, 'message', {T0}, 2, 0, 0, 'm8', 0, 'five', '{{}}')",
-        f"INSERT INTO deliveries (session_id, sequence, state, attempts, due_at_ms) VALUES ('{LIVE}', 8, 'leased', 1, {T0 + 9})",
+        "INSERT INTO log (session_id, sequence, at_ms, kind, expires_at_ms, renewal_count, was_renewed, "
+        "is_near_expiration, message_id, "
+        f"is_agent, content, metadata) VALUES ('{LIVE}', 8, {T0 + 8}, 'message', {T0}, 2, 0, 0, 'm8', 0, "
+        f"'five', '{{}}')",
+        f"INSERT INTO deliveries (session_id, sequence, state, attempts, due_at_ms) VALUES ('{LIVE}', 8, "
+        f"'leased', 1, {T0 + 9})",
         f"UPDATE sessions SET last_sequence = 8, last_entry_ms = {T0 + 8} WHERE id = '{LIVE}'",
         schema=8,
     )

@@ -1,4 +1,6 @@
-"""Sessions that are removed: they are gone at once for everyone, and what they leave goes in steps that cost the same whatever there is."""
+"""Sessions that are removed: they are gone at once for everyone, and what they leave goes in steps that cost
+the same whatever there is.
+"""
 
 import asyncio
 import itertools
@@ -50,7 +52,9 @@ def _nothing_goes_together(monkeypatch: pytest.MonkeyPatch) -> None:
 def rows(path: Path) -> dict[str, int]:
     """How many rows each table has, besides those that have none."""
     with closing(sqlite3.connect(path)) as connection:
-        counts = {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in TABLES}
+        counts = {
+            table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in TABLES
+        }
     return {table: count for table, count in counts.items() if count}
 
 
@@ -58,7 +62,10 @@ async def add(store: SqliteStore, messages: int = 0) -> Session:
     """Adds a session with messages, each with a request id."""
     one = session()
     await put(store, one, RequestKey(f"user:{USER}", f"create {one.id}", "content"))
-    calls = (store.apply(one.id, say(f"{n}"), RequestKey(f"session:{one.id}", f"{n}", "content")) for n in range(messages))
+    calls = (
+        store.apply(one.id, say(f"{n}"), RequestKey(f"session:{one.id}", f"{n}", "content"))
+        for n in range(messages)
+    )
     await asyncio.gather(*calls)
     return one
 
@@ -86,16 +93,26 @@ async def steps(store: SqliteStore, call: Callable[[], Awaitable[object]]) -> in
 def clocked(monotonic_s: float = 0.0, thread_s: float = 0.0) -> SimpleNamespace:
     """In place of `time`: clocks that move on whenever somebody looks at them."""
     monotonic, thread = itertools.count(), itertools.count()
-    return SimpleNamespace(monotonic=lambda: next(monotonic) * monotonic_s, thread_time=lambda: next(thread) * thread_s)
+    return SimpleNamespace(
+        monotonic=lambda: next(monotonic) * monotonic_s, thread_time=lambda: next(thread) * thread_s
+    )
 
 
 class TestADeletedSession:
     @pytest.mark.usefixtures("_nothing_goes_together")
-    async def test_it_is_gone_for_everyone_while_its_rows_are_there(self, store: SqliteStore, tmp_path: Path) -> None:
+    async def test_it_is_gone_for_everyone_while_its_rows_are_there(
+        self, store: SqliteStore, tmp_path: Path
+    ) -> None:
         gone, other = await add(store, 3), await add(store, 1)
         await store.apply_delivery(gone.id, 1, respond("re"))
         await store.delete_session(gone.id)
-        assert rows(tmp_path / "store.db") == {"sessions": 1, "log": 5, "deliveries": 4, "requests": 6, "removed_sessions": 1}
+        assert rows(tmp_path / "store.db") == {
+            "sessions": 1,
+            "log": 5,
+            "deliveries": 4,
+            "requests": 6,
+            "removed_sessions": 1,
+        }
         for call in (
             store.get_session(gone.id),
             store.find_channel(gone.channel_id),
@@ -121,7 +138,9 @@ class TestADeletedSession:
         assert not await knows(store, RequestKey(f"session:{gone.id}", "0", "content"))
 
     @pytest.mark.usefixtures("_nothing_goes_together")
-    async def test_its_request_ids_are_free_and_the_purge_leaves_who_has_taken_them(self, store: SqliteStore, tmp_path: Path) -> None:
+    async def test_its_request_ids_are_free_and_the_purge_leaves_who_has_taken_them(
+        self, store: SqliteStore, tmp_path: Path
+    ) -> None:
         gone, anew = await add(store, 3), session()
         asked = RequestKey(f"user:{USER}", f"create {gone.id}", "other content")
         await store.delete_session(gone.id)
@@ -134,7 +153,9 @@ class TestADeletedSession:
         assert contents(await history(store, anew)) == ["hi"]
 
     @pytest.mark.usefixtures("_nothing_goes_together")
-    async def test_what_it_leaves_is_no_error_and_outlives_the_process(self, store: SqliteStore, tmp_path: Path, clock: TestClock) -> None:
+    async def test_what_it_leaves_is_no_error_and_outlives_the_process(
+        self, store: SqliteStore, tmp_path: Path, clock: TestClock
+    ) -> None:
         gone = await add(store, 3)
         await store.apply_delivery(gone.id, 1, respond("re"))
         await store.delete_session(gone.id)
@@ -149,7 +170,9 @@ class TestADeletedSession:
         assert rows(tmp_path / "store.db") == {}
         await store.close()
 
-    async def test_deleting_it_costs_the_same_however_much_it_has(self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_deleting_it_costs_the_same_however_much_it_has(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(sqlite_removal, "time", clocked())
         small, large = await add(store, 300), await add(store, 3000)
         costs = [await steps(store, lambda one=one: store.delete_session(one.id)) for one in (small, large)]
@@ -158,7 +181,9 @@ class TestADeletedSession:
     async def test_the_purge_takes_what_it_leaves_without_waiting_for_its_interval(
         self, store: SqliteStore, tmp_path: Path, clock: TestClock
     ) -> None:
-        purge = Purge(store, clock, retention_minutes=10, request_retention_minutes=10, interval_minutes=10**6)
+        purge = Purge(
+            store, clock, retention_minutes=10, request_retention_minutes=10, interval_minutes=10**6
+        )
         store.add_listener(purge.on_commit)
         running = asyncio.create_task(purge.run())
         for _ in range(2):
@@ -189,7 +214,9 @@ class TestAStepOfThePurge:
             costs.append(await steps(store, purge))
         assert costs[1] < 1.2 * 4 * costs[0]
 
-    async def test_it_does_not_look_at_sessions_whose_expiry_is_yet_to_be_written(self, store: SqliteStore, clock: TestClock) -> None:
+    async def test_it_does_not_look_at_sessions_whose_expiry_is_yet_to_be_written(
+        self, store: SqliteStore, clock: TestClock
+    ) -> None:
         """At a start there may be very many of them."""
         costs = []
         for overdue in (10, 1000):
@@ -218,7 +245,9 @@ class TestAStepOfThePurge:
             pass
 
     @pytest.mark.parametrize(("row_s", "rows"), [(0.001, 2), (0.00001, 128), (1, 1)])
-    async def test_its_pieces_are_small_where_rows_take_long(self, monkeypatch: pytest.MonkeyPatch, row_s: float, rows: int) -> None:
+    async def test_its_pieces_are_small_where_rows_take_long(
+        self, monkeypatch: pytest.MonkeyPatch, row_s: float, rows: int
+    ) -> None:
         taken: list[int] = []
         clock = SimpleNamespace(monotonic=lambda: 0.0, thread_time=lambda: sum(taken) * row_s)
         monkeypatch.setattr(sqlite_removal, "time", clock)
@@ -230,7 +259,9 @@ class TestAStepOfThePurge:
         assert sqlite_removal.Pieces().take(10_000, take) == 10_000
         assert taken[-2] == rows
 
-    async def test_requests_are_forgotten_in_steps_too(self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_requests_are_forgotten_in_steps_too(
+        self, store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         await add(store, 1000)
         monkeypatch.setattr(sqlite_removal, "time", clocked(1))
         assert await store.forget_requests(T0, 10**6) == 64

@@ -24,7 +24,9 @@ from tests.unit.samples import MINUTE, T0, logged, put, session
 
 @asynccontextmanager
 async def writer_held(store: Store) -> AsyncIterator[None]:
-    """The writer thread waits in a rule, so that what is called for in the block queues and makes one group."""
+    """The writer thread waits in a rule, so that what is called for in the block queues and
+    makes one group.
+    """
     waits, goes_on = threading.Event(), threading.Event()
 
     def wait(start: Session, now_ms: int) -> Outcome:
@@ -51,7 +53,9 @@ class TestSqliteStore(StoreConformance):
 
     held = staticmethod(writer_held)
 
-    async def test_a_call_that_is_cancelled_before_its_turn_writes_nothing(self, store: Store, one: Session) -> None:
+    async def test_a_call_that_is_cancelled_before_its_turn_writes_nothing(
+        self, store: Store, one: Session
+    ) -> None:
         async with self.held(store):
             tasks = [asyncio.ensure_future(store.apply(one.id, say(f"{n}"))) for n in range(10)]
             new = session()
@@ -62,16 +66,26 @@ class TestSqliteStore(StoreConformance):
                 task.cancel()
             await asyncio.sleep(0)
         results = await asyncio.gather(*tasks, creating, clearing, return_exceptions=True)
-        assert [isinstance(result, asyncio.CancelledError) for result in results] == [True, False] * 5 + [True, True]
+        assert [isinstance(result, asyncio.CancelledError) for result in results] == [True, False] * 5 + [
+            True,
+            True,
+        ]
         log = await history(store, one)
         assert contents(log) == ["1", "3", "5", "7", "9"]
         assert [entry.sequence for entry in log] == [1, 2, 3, 4, 5]
         assert (await store.counts()).active == 1
 
-    async def test_a_call_that_is_cancelled_while_its_group_fails_is_told_as_it_is_stored(self, store: Store, one: Session) -> None:
+    async def test_a_call_that_is_cancelled_while_its_group_fails_is_told_as_it_is_stored(
+        self, store: Store, one: Session
+    ) -> None:
         told: list[Outcome] = []
         store.add_listener(lambda commit: told.extend(commit.outcomes))
-        loop, begun, goes_on, cancelled = asyncio.get_running_loop(), threading.Event(), threading.Event(), threading.Event()
+        loop, begun, goes_on, cancelled = (
+            asyncio.get_running_loop(),
+            threading.Event(),
+            threading.Event(),
+            threading.Event(),
+        )
 
         def slow(start: Session, now_ms: int) -> Outcome:
             begun.set()
@@ -99,9 +113,13 @@ class TestSqliteStore(StoreConformance):
         assert isinstance(results[1], asyncio.CancelledError)
         assert isinstance(results[2], RuntimeError)
         log = await history(store, one)
-        assert [entry.sequence for outcome in told for entry in logged(outcome)] == [entry.sequence for entry in log]
+        assert [entry.sequence for outcome in told for entry in logged(outcome)] == [
+            entry.sequence for entry in log
+        ]
 
-    async def test_a_call_that_is_cancelled_during_its_turn_is_carried_out_wholly(self, store: Store, one: Session) -> None:
+    async def test_a_call_that_is_cancelled_during_its_turn_is_carried_out_wholly(
+        self, store: Store, one: Session
+    ) -> None:
         begun, goes_on = threading.Event(), threading.Event()
 
         def slow(start: Session, now_ms: int) -> Outcome:
@@ -126,7 +144,9 @@ class TestSqliteStore(StoreConformance):
             await asyncio.sleep(0)
         await asyncio.gather(*tasks)
         store._writer._connection.set_trace_callback(None)
-        assert statements.count("COMMIT") == 2, "the group that was held up, and the one that queued meanwhile"
+        assert statements.count("COMMIT") == 2, (
+            "the group that was held up, and the one that queued meanwhile"
+        )
 
     async def test_only_the_culprit_of_a_group_pays(self, store: SqliteStore, one: Session) -> None:
         statements: list[str] = []
@@ -140,11 +160,15 @@ class TestSqliteStore(StoreConformance):
         assert contents(await history(store, one)) == ["0", "1"]
         assert statements.count("ROLLBACK") == 2, "of the group, and of the culprit"
 
-    async def test_a_rule_that_refuses_does_not_break_up_its_group(self, store: SqliteStore, one: Session) -> None:
+    async def test_a_rule_that_refuses_does_not_break_up_its_group(
+        self, store: SqliteStore, one: Session
+    ) -> None:
         statements: list[str] = []
         async with self.held(store):
             store._writer._connection.set_trace_callback(statements.append)
-            tasks = [asyncio.ensure_future(store.apply(one.id, rule)) for rule in (say("0"), say(""), say("1"))]
+            tasks = [
+                asyncio.ensure_future(store.apply(one.id, rule)) for rule in (say("0"), say(""), say("1"))
+            ]
             await asyncio.sleep(0)
         results = await asyncio.gather(*tasks, return_exceptions=True)
         store._writer._connection.set_trace_callback(None)
@@ -152,7 +176,9 @@ class TestSqliteStore(StoreConformance):
         assert contents(await history(store, one)) == ["0", "1"]
         assert (statements.count("COMMIT"), statements.count("ROLLBACK")) == (2, 0)
 
-    async def test_a_step_of_the_purge_costs_the_same_however_many_have_expired(self, store: SqliteStore, clock: TestClock) -> None:
+    async def test_a_step_of_the_purge_costs_the_same_however_many_have_expired(
+        self, store: SqliteStore, clock: TestClock
+    ) -> None:
         steps: list[int] = []
 
         def count() -> int:
@@ -191,11 +217,16 @@ class TestSqliteStore(StoreConformance):
         assert contents(log) == [*acknowledged, "after"]
         assert [entry.sequence for entry in log] == list(range(1, len(log) + 1))
 
-    async def test_sessions_whose_rows_cannot_be_read_back_are_counted(self, store: SqliteStore, one: Session) -> None:
+    async def test_sessions_whose_rows_cannot_be_read_back_are_counted(
+        self, store: SqliteStore, one: Session
+    ) -> None:
         other = await self.added(store)
         for broken in (one, other):
-            store._writer._connection.execute("UPDATE sessions SET metadata = '{\"a' WHERE id = ?", (broken.id,))
-        # They are counted when a read meets them: to look for them would cost more the more sessions there are.
+            store._writer._connection.execute(
+                "UPDATE sessions SET metadata = '{\"a' WHERE id = ?", (broken.id,)
+            )
+        # They are counted when a read meets them: to look for them would cost more the more sessions there
+        # are.
         assert await store.counts() == Counts(2, 0, 0, 0)
         await store.get_session(one.id)
         assert await store.counts() == Counts(2, 0, 0, 1)
@@ -216,14 +247,21 @@ class TestSqliteStore(StoreConformance):
 
 
 class TestSomeoneElseHoldsTheLock:
-    async def test_writes_are_unavailable_and_reads_go_on(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_writes_are_unavailable_and_reads_go_on(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(sqlite_file, "_BUSY_TIMEOUT_S", 0.05)
         store = await SqliteStore.open(tmp_path / "store.db", TestClock())
         one = session()
         await put(store, one)
         outsider = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
         outsider.execute("BEGIN IMMEDIATE")
-        for call in (store.apply(one.id, fall_due), put(store, session()), store.check_writable(), store.purge(T0 + MINUTE, 5)):
+        for call in (
+            store.apply(one.id, fall_due),
+            put(store, session()),
+            store.check_writable(),
+            store.purge(T0 + MINUTE, 5),
+        ):
             with pytest.raises(UnavailableError):
                 await call
         assert await store.get_session(one.id) == one

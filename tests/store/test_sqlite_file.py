@@ -76,7 +76,9 @@ async def populated(path: Path, sessions: int = 40) -> list[Session]:
 def what_is_on_the_disk(path: Path) -> dict[str, bytes]:
     """The database and its write-ahead log, where that has anything in it."""
     files = {name: path.with_name(name) for name in (path.name, path.name + "-wal", path.name + "-journal")}
-    return {name: content for name, file in files.items() if file.is_file() and (content := file.read_bytes())}
+    return {
+        name: content for name, file in files.items() if file.is_file() and (content := file.read_bytes())
+    }
 
 
 async def refused(path: Path) -> str:
@@ -137,13 +139,17 @@ class TestAFreshFile:
         await (await opened(path)).close()
         with sqlite3.connect(path) as connection:
             assert connection.execute("PRAGMA application_id").fetchone()[0] == sqlite_file.APPLICATION_ID
-            assert connection.execute("PRAGMA user_version").fetchone()[0] == sqlite_file.schema_version() >= 1
+            assert (
+                connection.execute("PRAGMA user_version").fetchone()[0] == sqlite_file.schema_version() >= 1
+            )
         connection.close()
 
     async def test_migrations_are_numbered_from_1_without_gaps(self) -> None:
         directory = Path(sqlite_file.__file__).parent / "migrations"
         files = sorted(file.name for file in directory.iterdir() if file.suffix == ".sql")
-        assert [re.fullmatch(r"(\d{4})_\w+\.sql", name).group(1) for name in files] == [f"{n:04}" for n in range(1, len(files) + 1)]
+        assert [re.fullmatch(r"(\d{4})_\w+\.sql", name).group(1) for name in files] == [
+            f"{n:04}" for n in range(1, len(files) + 1)
+        ]
         assert sqlite_file.schema_version() == len(files)
 
     async def test_by_its_url(self, tmp_path: Path) -> None:
@@ -213,7 +219,9 @@ INSERT INTO log VALUES ('{USER}', 4, {T0 + 4}, 'message', {T0}, 2, 1, 0, 'm3', 0
 
 
 class TestAnOlderVersion:
-    async def test_a_database_from_before_deliveries_goes_on(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_database_from_before_deliveries_goes_on(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         with monkeypatch.context() as older:
             migrations = sqlite_file._migrations()[:2]
             older.setattr(sqlite_file, "_migrations", lambda: migrations)
@@ -223,7 +231,9 @@ class TestAnOlderVersion:
         connection.executescript(BEFORE_DELIVERIES)
         connection.close()
         store = await opened(path)
-        assert await store.list_agents(limit=5) == [Agent(AGENT, "old", AgentKind.ECHO, T0, T0, PartialTimeoutConfig(45.0, False))]
+        assert await store.list_agents(limit=5) == [
+            Agent(AGENT, "old", AgentKind.ECHO, T0, T0, PartialTimeoutConfig(45.0, False))
+        ]
         one = await store.get_session(USER)
         assert (one.metadata, one.last_sequence, one.renewal_count) == ('{"a":1}', 4, 2)
         log = await store.list_entries(USER, after_sequence=0, limit=9)
@@ -233,14 +243,26 @@ class TestAnOlderVersion:
         # Nobody waits for replies to what was sent before.
         assert await store.list_open() == []
         for sequence in (1, 4):
-            assert await delivery(store, one, sequence) == Delivery(USER, sequence, DeliveryState.ANSWERED, 0, None)
+            assert await delivery(store, one, sequence) == Delivery(
+                USER, sequence, DeliveryState.ANSWERED, 0, None
+            )
         with pytest.raises(DeliveryNotFoundError):
             await delivery(store, one, 2)
         await store.apply(USER, say("new"))
         assert [left.sequence for left in await store.list_open()] == [5]
-        assert contents(await store.list_history(one, before_sequence=5, limit=9)) == ["hi", "ho", "unanswered"]
+        assert contents(await store.list_history(one, before_sequence=5, limit=9)) == [
+            "hi",
+            "ho",
+            "unanswered",
+        ]
         answered = await store.apply_delivery(USER, 5, respond("yes"))
-        assert contents(await store.list_history(one, before_sequence=7, limit=9)) == ["hi", "ho", "unanswered", "new", "yes"]
+        assert contents(await store.list_history(one, before_sequence=7, limit=9)) == [
+            "hi",
+            "ho",
+            "unanswered",
+            "new",
+            "yes",
+        ]
         await store.close()
         store = await opened(path, answered.session.expires_at_ms)
         assert await store.get_session(USER) == answered.session
@@ -253,13 +275,17 @@ class TestAnOlderVersion:
 class TestASecondProcess:
     @pytest.fixture
     def holder(self, path: Path) -> subprocess.Popen:
-        process = subprocess.Popen([sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         assert process.stdout.readline() == b"open\n"
         yield process
         process.kill()
         process.communicate()
 
-    async def test_it_is_refused_and_told_which_process_has_the_file(self, path: Path, holder: subprocess.Popen) -> None:
+    async def test_it_is_refused_and_told_which_process_has_the_file(
+        self, path: Path, holder: subprocess.Popen
+    ) -> None:
         with pytest.raises(StoreOpenError) as caught:
             await opened(path)
         assert re.search(rf"\b{holder.pid}\b", str(caught.value))
@@ -327,7 +353,9 @@ class TestWhatIsRefused:
         make(path)
         assert "another program" in await refused(path)
 
-    @pytest.mark.parametrize("junk", [b"xy", b"hello, world\n" * 1000, bytes(range(256)) * 64, b"SQLite format 2\0" + b"\0" * 5000])
+    @pytest.mark.parametrize(
+        "junk", [b"xy", b"hello, world\n" * 1000, bytes(range(256)) * 64, b"SQLite format 2\0" + b"\0" * 5000]
+    )
     async def test_a_file_that_is_no_database(self, path: Path, junk: bytes) -> None:
         write(path, junk)
         assert "no SQLite database" in await refused(path)
@@ -369,10 +397,15 @@ class TestWhatIsRefused:
             await opened(path)
         assert path.parent.read_text() == "a file"
 
-    async def test_a_migration_that_fails_leaves_what_was_there(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_migration_that_fails_leaves_what_was_there(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         many = await populated(path, 3)
         good = sqlite_file._migrations()
-        broken = "CREATE TABLE extra (a TEXT) STRICT; UPDATE sessions SET metadata = 'lost'; INSERT INTO nowhere VALUES (1);"
+        broken = (
+            "CREATE TABLE extra (a TEXT) STRICT; UPDATE sessions SET metadata = 'lost'; INSERT INTO "
+            "nowhere VALUES (1);"
+        )
         monkeypatch.setattr(sqlite_file, "_migrations", lambda: [*good, broken])
         assert "nowhere" in await refused(path)
         monkeypatch.setattr(sqlite_file, "_migrations", lambda: good)
@@ -383,7 +416,9 @@ class TestWhatIsRefused:
     async def test_a_migration_is_made_once(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         many = await populated(path, 3)
         good = sqlite_file._migrations()
-        monkeypatch.setattr(sqlite_file, "_migrations", lambda: [*good, "CREATE TABLE extra (a TEXT) STRICT;"])
+        monkeypatch.setattr(
+            sqlite_file, "_migrations", lambda: [*good, "CREATE TABLE extra (a TEXT) STRICT;"]
+        )
         for _ in range(2):
             store = await opened(path)
             assert (await store.get_session(many[0].id)).metadata == many[0].metadata
@@ -400,7 +435,10 @@ class TestWhatIsRefused:
 
 
 class TestOneOwner:
-    """Never two processes on one file, whatever names it has. Locks of one process exclude each other as those of two do."""
+    """Never two processes on one file, whatever names it has.
+
+    Locks of one process exclude each other as those of two do.
+    """
 
     @pytest.fixture(autouse=True)
     def _directories(self, path: Path) -> None:
@@ -421,7 +459,9 @@ class TestOneOwner:
         await store.close()
         assert set(os.listdir(tmp_path)) == {"data", "link.db", "again.db"}
 
-    async def test_what_is_opened_by_a_link_that_leads_elsewhere_later_is_the_same(self, path: Path, tmp_path: Path) -> None:
+    async def test_what_is_opened_by_a_link_that_leads_elsewhere_later_is_the_same(
+        self, path: Path, tmp_path: Path
+    ) -> None:
         link = tmp_path / "link.db"
         link.symlink_to(path)
         store = await opened(link)
@@ -500,7 +540,9 @@ class TestLinksAndModes:
         path.parent.mkdir(mode=0o700)
 
     @pytest.mark.parametrize("put", [os.symlink, os.link])
-    async def test_a_lock_that_is_a_link_empties_no_other_file(self, path: Path, put: Callable[[Path, Path], None]) -> None:
+    async def test_a_lock_that_is_a_link_empties_no_other_file(
+        self, path: Path, put: Callable[[Path, Path], None]
+    ) -> None:
         victim = path.with_name("victim")
         victim.write_text("precious")
         put(victim, path.with_name("store.db.lock"))
@@ -529,7 +571,13 @@ class TestLinksAndModes:
         copy_store(path, copy, lambda done, total: None)
         assert victim.read_text() == "precious"
         assert stat.S_IMODE(copy.stat().st_mode) == 0o600
-        assert {file.name for file in path.parent.iterdir()} == {"store.db", "store.db.lock", "victim", "copy.db", "copy.db.partial"}
+        assert {file.name for file in path.parent.iterdir()} == {
+            "store.db",
+            "store.db.lock",
+            "victim",
+            "copy.db",
+            "copy.db.partial",
+        }
 
     @pytest.mark.parametrize(
         ("file_mode", "directory_mode", "told"),
@@ -549,7 +597,7 @@ class TestLinksAndModes:
         os.chmod(path.parent, directory_mode)
         with structlog.testing.capture_logs() as logs:
             await (await opened(path)).close()
-        assert [(one["log_level"], next(key for key in one if key in ("file", "directory"))) for one in logs] == [
-            ("warning", what) for what in told
-        ]
+        assert [
+            (one["log_level"], next(key for key in one if key in ("file", "directory"))) for one in logs
+        ] == [("warning", what) for what in told]
         assert stat.S_IMODE(os.stat(path).st_mode) == file_mode

@@ -19,7 +19,12 @@ from tests.store.small_disk import CALLERS
 def test_files_that_cannot_grow(tmp_path: Path, room: int) -> None:
     path = tmp_path / "store.db"
     root = Path(__file__).parents[2]
-    run = subprocess.run([sys.executable, "-m", "tests.store.small_disk", path, str(room)], cwd=root, capture_output=True, check=False)
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.store.small_disk", path, str(room)],
+        cwd=root,
+        capture_output=True,
+        check=False,
+    )
     assert run.returncode == 0, run.stderr.decode()
     assert b"Traceback" not in run.stderr
     seen = json.loads(run.stdout.splitlines()[-1])
@@ -36,6 +41,9 @@ def test_files_that_cannot_grow(tmp_path: Path, room: int) -> None:
 
 async def stored(path: Path, session_ids: Iterable[str]) -> dict[str, list[str | None]]:
     store = await SqliteStore.open(path, TestClock())
-    found = {session_id: contents(await history(store, await store.get_session(session_id))) for session_id in session_ids}
+    found = {
+        session_id: contents(await history(store, await store.get_session(session_id)))
+        for session_id in session_ids
+    }
     await store.close()
     return found

@@ -1,4 +1,6 @@
-"""What the tests of rules and stores start from: a policy, a session, and strategies for what clients may ask."""
+"""What the tests of rules and stores start from: a policy, a session, and strategies for what clients may
+ask.
+"""
 
 import math
 import uuid

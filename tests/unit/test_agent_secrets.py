@@ -1,4 +1,6 @@
-"""Which secrets agents may have, how they are read, and that a file system that hangs holds up nobody else."""
+"""Which secrets agents may have, how they are read, and that a file system that hangs holds up
+nobody else.
+"""
 
 import asyncio
 import gc
@@ -10,7 +12,13 @@ import pytest
 
 from server.agents import secrets as module
 from server.agents.allowed import Endpoint
-from server.agents.secrets import MAX_READS_OF_A_RULE, MAX_SECRET_BYTES, SecretError, SecretNotAllowedError, Secrets
+from server.agents.secrets import (
+    MAX_READS_OF_A_RULE,
+    MAX_SECRET_BYTES,
+    SecretError,
+    SecretNotAllowedError,
+    Secrets,
+)
 from server.settings import SettingsError, load_settings
 
 HERE = Endpoint("agent.example", 443)
@@ -38,21 +46,42 @@ class TestSecrets:
     def secrets(self, vault: Path) -> Secrets:
         return Secrets(["AGENT_SECRET_*", f"{vault}/*"])
 
-    async def test_a_secret_is_read_from_the_environment_or_a_file(self, secrets: Secrets, vault: Path) -> None:
+    async def test_a_secret_is_read_from_the_environment_or_a_file(
+        self, secrets: Secrets, vault: Path
+    ) -> None:
         assert await sign(secrets, "env:AGENT_SECRET_X") == "hunter2"
         assert await sign(secrets, f"file:{vault}/x") == "hunter3"
 
-    async def test_it_is_read_anew_each_time(self, secrets: Secrets, vault: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_it_is_read_anew_each_time(
+        self, secrets: Secrets, vault: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         await sign(secrets, "env:AGENT_SECRET_X"), await sign(secrets, f"file:{vault}/x")
         monkeypatch.setenv("AGENT_SECRET_X", "new2")
         (vault / "x").write_text("new3")
-        assert (await sign(secrets, "env:AGENT_SECRET_X"), await sign(secrets, f"file:{vault}/x")) == ("new2", "new3")
+        assert (await sign(secrets, "env:AGENT_SECRET_X"), await sign(secrets, f"file:{vault}/x")) == (
+            "new2",
+            "new3",
+        )
 
     @pytest.mark.parametrize(
         "reference",
         [
-            *("env:DATABASE_PASSWORD", "env:XAGENT_SECRET_X", "env:agent_secret_x", "env:PATH", "env:AGENT_SECRET", "file:{vault}", "env:"),
-            *("file:{vault}/../private", "file:{vault}/x/../../private", "file:{vault}/./x", "file:{vault}//x", "file:/{vault}/x"),
+            *(
+                "env:DATABASE_PASSWORD",
+                "env:XAGENT_SECRET_X",
+                "env:agent_secret_x",
+                "env:PATH",
+                "env:AGENT_SECRET",
+                "file:{vault}",
+                "env:",
+            ),
+            *(
+                "file:{vault}/../private",
+                "file:{vault}/x/../../private",
+                "file:{vault}/./x",
+                "file:{vault}//x",
+                "file:/{vault}/x",
+            ),
             *(
                 "file:{vault}/../vault/x",
                 "file:{vault}/x/",
@@ -62,7 +91,9 @@ class TestSecrets:
             ),
         ],
     )
-    async def test_a_secret_that_the_setting_does_not_name_is_refused(self, secrets: Secrets, vault: Path, reference: str) -> None:
+    async def test_a_secret_that_the_setting_does_not_name_is_refused(
+        self, secrets: Secrets, vault: Path, reference: str
+    ) -> None:
         with pytest.raises(SecretError, match="AGENT_SECRETS does not allow") as caught:
             await sign(secrets, reference.format(vault=vault))
         assert "none of theirs" not in str(caught.value)
@@ -72,8 +103,13 @@ class TestSecrets:
             with pytest.raises(SecretError):
                 await sign(Secrets([]), reference)
 
-    @pytest.mark.parametrize("reference", ["env:AGENT_SECRET_ABSENT", "env:AGENT_SECRET_EMPTY", "file:{vault}/empty", "file:{vault}/blank"])
-    async def test_a_secret_that_is_not_set_or_empty_is_refused(self, secrets: Secrets, vault: Path, reference: str) -> None:
+    @pytest.mark.parametrize(
+        "reference",
+        ["env:AGENT_SECRET_ABSENT", "env:AGENT_SECRET_EMPTY", "file:{vault}/empty", "file:{vault}/blank"],
+    )
+    async def test_a_secret_that_is_not_set_or_empty_is_refused(
+        self, secrets: Secrets, vault: Path, reference: str
+    ) -> None:
         (vault / "empty").touch()
         (vault / "blank").write_text(" \t\n")
         with pytest.raises(SecretError, match="not set or empty"):
@@ -134,7 +170,10 @@ class TestRules:
             ("/x/*", "file:/x/y", HERE, True, False),
             ("file:/x/*", "file:/x/y", HERE, True, False),
             ("file:/x/*@*.example", "file:/x/y", HERE, True, True),
-            *(("/x/*", f"file:{path}", HERE, False, False) for path in ("/x/y/z", "/x/..", "/x/./y", "/x//y", "//x/y", "/x", "/x/../x/y")),
+            *(
+                ("/x/*", f"file:{path}", HERE, False, False)
+                for path in ("/x/y/z", "/x/..", "/x/./y", "/x//y", "//x/y", "/x", "/x/../x/y")
+            ),
             ("/*/y", "file:/x/z/y", HERE, False, False),
             ("/x/**", "file:/x/y/z", HERE, False, False),
             ("/x/[!a]y", "file:/x//y", HERE, False, False),
@@ -192,15 +231,38 @@ class TestRules:
     @pytest.mark.parametrize(
         ("setting", "value"),
         [
-            *(("AGENT_SECRETS", value) for value in ("x@", "file:x", "env:", "@host", "KEY@a*b", "KEY@host:0", "KEY@host:x", "what:ever")),
+            *(
+                ("AGENT_SECRETS", value)
+                for value in (
+                    "x@",
+                    "file:x",
+                    "env:",
+                    "@host",
+                    "KEY@a*b",
+                    "KEY@host:0",
+                    "KEY@host:x",
+                    "what:ever",
+                )
+            ),
             *(("AGENT_SECRETS", value) for value in ("env:/x", "KEY@http://host", "KEY@host/", "fine,file:")),
             *(
                 ("AGENT_ALLOWED_HOSTS", value)
-                for value in ("host:0", "host:65536", "*", "*.example.com", "[::1", "http://host", "a b", "::g")
+                for value in (
+                    "host:0",
+                    "host:65536",
+                    "*",
+                    "*.example.com",
+                    "[::1",
+                    "http://host",
+                    "a b",
+                    "::g",
+                )
             ),
         ],
     )
-    def test_an_entry_that_is_none_stops_the_start(self, monkeypatch: pytest.MonkeyPatch, setting: str, value: str) -> None:
+    def test_an_entry_that_is_none_stops_the_start(
+        self, monkeypatch: pytest.MonkeyPatch, setting: str, value: str
+    ) -> None:
         monkeypatch.setenv(setting, value)
         with pytest.raises(SettingsError, match=f"{setting} is .*: it must be (entries like|hosts by name)"):
             load_settings()
@@ -224,7 +286,10 @@ class TestLinks:
         for name in ("out", "absent"):
             with pytest.raises(SecretNotAllowedError) as caught:
                 await sign(Secrets([f"{vault}/*"]), f"file:{vault}/{name}")
-            assert str(caught.value) == f"names {vault}/{name}, which AGENT_SECRETS does not allow; add file:{vault}/{name} to it"
+            assert (
+                str(caught.value)
+                == f"names {vault}/{name}, which AGENT_SECRETS does not allow; add file:{vault}/{name} to it"
+            )
         with pytest.raises(SecretError):
             await sign(Secrets([f"{vault}/*"]), f"file:{vault}/loop")
 
@@ -267,7 +332,9 @@ class TestWhatHangs:
         with pytest.raises(SecretError, match="no regular file"):
             await sign(Secrets([device]), f"file:{device}")
 
-    async def test_a_read_that_hangs_holds_up_only_those_who_want_that_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_a_read_that_hangs_holds_up_only_those_who_want_that_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         goes_on, opened = threading.Event(), []
         read = module._read_file
 
@@ -285,7 +352,9 @@ class TestWhatHangs:
         secrets = Secrets([f"{tmp_path}/hung/*", f"{tmp_path}/fine/*"])
         try:
             same = [asyncio.create_task(sign(secrets, f"file:{tmp_path}/hung/0")) for _ in range(100)]
-            others = [asyncio.create_task(sign(secrets, f"file:{tmp_path}/hung/{index}")) for index in range(1, 50)]
+            others = [
+                asyncio.create_task(sign(secrets, f"file:{tmp_path}/hung/{index}")) for index in range(1, 50)
+            ]
             async with asyncio.timeout(PATIENCE):
                 while len(opened) < MAX_READS_OF_A_RULE:  # noqa: ASYNC110 - threads do it
                     await asyncio.sleep(0.001)
@@ -307,7 +376,9 @@ class TestWhatHangs:
             while secrets._reads._calls:  # noqa: ASYNC110 - threads end them
                 await asyncio.sleep(0.001)
 
-    async def test_whoever_waits_for_a_read_waits_so_long_and_no_longer(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_whoever_waits_for_a_read_waits_so_long_and_no_longer(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         goes_on = threading.Event()
 
         def hang(name: str, patterns: tuple[str, ...]) -> str:
@@ -326,7 +397,9 @@ class TestWhatHangs:
             goes_on.set()
 
     async def test_a_refusal_leaves_no_garbage(self, tmp_path: Path) -> None:
-        """Errors lead to frames; a frame that leads back to its error waits for the collector, and keeps all that it refers to."""
+        """Errors lead to frames; a frame that leads back to its error waits for the collector, and keeps all
+        that it refers to.
+        """
         secrets = Secrets([f"{tmp_path}/*"])
         references = [f"file:{tmp_path}/absent", f"file:{tmp_path}/link", "env:PATH"]
         (tmp_path / "link").symlink_to("/nothing")

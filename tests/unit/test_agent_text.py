@@ -25,8 +25,19 @@ def units(text: str) -> list[str]:
     ("text", "cleaned"),
     [
         *(("", ""), ("plain", "plain"), ("ünï 🤖", "ünï 🤖"), ("\0", ""), ("a\0b\0", "ab")),
-        *((HIGH + LOW, "🤖"), (HIGH, "\ufffd"), (LOW, "\ufffd"), (LOW + HIGH, "\ufffd\ufffd"), (HIGH + "a", "\ufffda")),
-        *((HIGH + HIGH + LOW, "\ufffd🤖"), (HIGH + LOW + LOW, "🤖\ufffd"), (HIGH + "\0" + LOW, "🤖"), (HIGH + "🤖", "\ufffd🤖")),
+        *(
+            (HIGH + LOW, "🤖"),
+            (HIGH, "\ufffd"),
+            (LOW, "\ufffd"),
+            (LOW + HIGH, "\ufffd\ufffd"),
+            (HIGH + "a", "\ufffda"),
+        ),
+        *(
+            (HIGH + HIGH + LOW, "\ufffd🤖"),
+            (HIGH + LOW + LOW, "🤖\ufffd"),
+            (HIGH + "\0" + LOW, "🤖"),
+            (HIGH + "🤖", "\ufffd🤖"),
+        ),
     ],
 )
 def test_a_text_is_cleaned(text: str, cleaned: str) -> None:
@@ -55,7 +66,9 @@ def test_what_is_flushed_is_gone() -> None:
 
 
 @given(st.text(), st.data())
-def test_a_text_that_was_cut_anywhere_between_its_utf16_units_is_whole_again(text: str, data: st.DataObject) -> None:
+def test_a_text_that_was_cut_anywhere_between_its_utf16_units_is_whole_again(
+    text: str, data: st.DataObject
+) -> None:
     text = text.replace("\0", "")
     parts = units(text)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(parts)))))
@@ -76,5 +89,7 @@ def test_cleaning_loses_only_nuls_and_leaves_nothing_to_clean(text: str) -> None
     cleaned = clean(text)
     assert is_text(cleaned)
     assert clean(cleaned) == cleaned
-    joined_pairs = text.replace("\0", "").encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+    joined_pairs = (
+        text.replace("\0", "").encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+    )
     assert len(cleaned) == len(joined_pairs)

@@ -6,7 +6,15 @@ from dataclasses import fields, replace
 import pytest
 from hypothesis import given
 
-from server.domain.agents import SETTINGS, Agent, AgentKind, AgentSettings, OpenAiSettings, WebhookSettings, check_agent
+from server.domain.agents import (
+    SETTINGS,
+    Agent,
+    AgentKind,
+    AgentSettings,
+    OpenAiSettings,
+    WebhookSettings,
+    check_agent,
+)
 from server.domain.errors import DomainError, InvalidFieldError, InvalidTimeoutConfigError, MissingFieldsError
 from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig, resolve
 from tests.unit.samples import AGENT, POLICY, T0, partials
@@ -84,7 +92,8 @@ def test_a_timeout_that_passes_is_what_a_session_gets(timeout: PartialTimeoutCon
     for field in ("timeout_minutes", "auto_renew", "warning_threshold_minutes"):
         asked = getattr(timeout, field)
         assert asked is None or getattr(given, field) == asked
-    # A duration that is shorter than the service's own timeout, which the agent leaves in force, gives way to it.
+    # A duration that is shorter than the service's own timeout, which the agent leaves in force, gives way to
+    # it.
     asked = timeout.max_duration_minutes
     assert asked is None or given.max_duration_minutes == max(asked, given.timeout_minutes)
 
@@ -140,7 +149,15 @@ class TestAddresses:
     @pytest.mark.parametrize(
         "url",
         [
-            *("http://a", "https://a", "HTTPS://A.example/", "https://a:1", "https://a:65535/x/y?z=%20&u=@", "https://a/@b", "https://a:/"),
+            *(
+                "http://a",
+                "https://a",
+                "HTTPS://A.example/",
+                "https://a:1",
+                "https://a:65535/x/y?z=%20&u=@",
+                "https://a/@b",
+                "https://a:/",
+            ),
             *(
                 "http://127.0.0.1:8080/v1",
                 "http://[::1]/",
@@ -171,7 +188,16 @@ class TestAddresses:
                 "http:a",
                 "https:///x",
             ),
-            *("http://", "http://:80", "http://?x", "http://a:0", "http://a:65536", "http://a:-1", "http://a:x", "http://a:8\u0660"),
+            *(
+                "http://",
+                "http://:80",
+                "http://?x",
+                "http://a:0",
+                "http://a:65536",
+                "http://a:-1",
+                "http://a:x",
+                "http://a:8\u0660",
+            ),
             *("http://[::1", "http://::1]/", "http://[x]/", "http://[127.0.0.1]/x y"),
             *(
                 " http://a",
@@ -191,26 +217,58 @@ class TestAddresses:
     def test_any_other_url_is_refused(self, settings: AgentSettings, field: str, url: str) -> None:
         refused(replace(settings, **{field: url}), f"{KIND_OF[type(settings)]}.{field}")
 
-    @pytest.mark.parametrize("url", ["https://u@a", "https://u:hunter2@a/", "https://:hunter2@a", "https://@a", "https://a/#hunter2"])
+    @pytest.mark.parametrize(
+        "url",
+        ["https://u@a", "https://u:hunter2@a/", "https://:hunter2@a", "https://@a", "https://a/#hunter2"],
+    )
     def test_a_user_or_a_fragment_is_not_told(self, settings: AgentSettings, field: str, url: str) -> None:
-        assert "hunter2" not in refused(replace(settings, **{field: url}), f"{KIND_OF[type(settings)]}.{field}")
+        assert "hunter2" not in refused(
+            replace(settings, **{field: url}), f"{KIND_OF[type(settings)]}.{field}"
+        )
 
 
-@pytest.mark.parametrize(("settings", "field"), [(HOOK, "secret"), (MODEL, "api_key")], ids=["webhook", "openai"])
+@pytest.mark.parametrize(
+    ("settings", "field"), [(HOOK, "secret"), (MODEL, "api_key")], ids=["webhook", "openai"]
+)
 class TestReferences:
-    @pytest.mark.parametrize("reference", ["env:X", "env:AGENT_SECRET_ä", "file:/x", "file:/run/secrets/a b", "file:/a:b", "env:x:y"])
-    def test_a_reference_to_a_secret_is_accepted(self, settings: AgentSettings, field: str, reference: str) -> None:
+    @pytest.mark.parametrize(
+        "reference",
+        ["env:X", "env:AGENT_SECRET_ä", "file:/x", "file:/run/secrets/a b", "file:/a:b", "env:x:y"],
+    )
+    def test_a_reference_to_a_secret_is_accepted(
+        self, settings: AgentSettings, field: str, reference: str
+    ) -> None:
         checked(replace(settings, **{field: reference}))
 
     @pytest.mark.parametrize(
         "reference",
         [
-            *("hunter2", "sk-hunter2", "whsec_hunter2", ":hunter2", "ENV:hunter2", "env hunter2", " env:hunter2", "http:hunter2"),
-            *("env:", "file:", "file:hunter2", "file:../hunter2", "file:./hunter2", "env:hunter2\n", "env:hunter2\0", "file:/\0hunter2"),
+            *(
+                "hunter2",
+                "sk-hunter2",
+                "whsec_hunter2",
+                ":hunter2",
+                "ENV:hunter2",
+                "env hunter2",
+                " env:hunter2",
+                "http:hunter2",
+            ),
+            *(
+                "env:",
+                "file:",
+                "file:hunter2",
+                "file:../hunter2",
+                "file:./hunter2",
+                "env:hunter2\n",
+                "env:hunter2\0",
+                "file:/\0hunter2",
+            ),
         ],
         ids=ascii,
     )
-    def test_anything_else_may_be_the_secret_and_is_not_told(self, settings: AgentSettings, field: str, reference: str) -> None:
+    def test_anything_else_may_be_the_secret_and_is_not_told(
+        self, settings: AgentSettings, field: str, reference: str
+    ) -> None:
         said = refused(replace(settings, **{field: reference}), f"{KIND_OF[type(settings)]}.{field}")
         assert "hunter2" not in said
         assert "env:NAME" in said
@@ -258,5 +316,11 @@ def test_a_kind_without_settings_has_none(kind: AgentKind) -> None:
 def test_every_setting_of_a_kind_has_a_test_of_its_bounds() -> None:
     """Of numbers and texts above; addresses and references have tests of their own."""
     apart = {"url", "secret", "base_url", "api_key"}
-    tested = {(type(row[0]), row[1]) for mark in test_a_setting_is_accepted_within_its_bounds_only.pytestmark for row in mark.args[1]}
-    assert {(kind, field.name) for kind in KIND_OF for field in fields(kind) if field.name not in apart} == tested
+    tested = {
+        (type(row[0]), row[1])
+        for mark in test_a_setting_is_accepted_within_its_bounds_only.pytestmark
+        for row in mark.args[1]
+    }
+    assert {
+        (kind, field.name) for kind in KIND_OF for field in fields(kind) if field.name not in apart
+    } == tested

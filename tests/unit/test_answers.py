@@ -29,7 +29,9 @@ def test_a_part_counts_once_until_the_last_client_has_it() -> None:
     assert held.held_bytes == 0
 
 
-async def test_nothing_is_read_while_too_much_is_held_and_then_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_is_read_while_too_much_is_held_and_then_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(answers, "TURN_SECONDS", HANGS_SECONDS)
     held = Answers()
     part = b"x" * MAX_UNSENT_BYTES
@@ -73,7 +75,9 @@ async def test_further_pages_are_read_one_after_the_other_and_others_go_on_betwe
         asyncio.get_running_loop().call_soon(order.append, "another")
 
     async with asyncio.timeout(HANGS_SECONDS):
-        await asyncio.gather(*(held.read_in_turn(lambda name=name: read(name)) for name in ("one", "two", "three")))
+        await asyncio.gather(
+            *(held.read_in_turn(lambda name=name: read(name)) for name in ("one", "two", "three"))
+        )
     assert order == ["one", "another", "two", "another", "three", "another"]
 
 

@@ -1,4 +1,7 @@
-"""What the app leaves out of Flask: nobody misses it. Each override is held against Flask's own, with the requests that it concerns."""
+"""What the app leaves out of Flask: nobody misses it.
+
+Each override is held against Flask's own, with the requests that it concerns.
+"""
 
 import inspect
 import io
@@ -39,7 +42,12 @@ REQUESTS: list[tuple[str, str, dict[str, str], bytes]] = [
     ("OPTIONS", "/nothing", {}, b""),
     ("DELETE", f"{SESSION}/messages", {}, b""),
     ("POST", "/api/messaging/sessions", {"CONTENT_TYPE": "text/plain"}, b"x"),
-    ("POST", "/api/messaging/sessions", {"CONTENT_TYPE": "application/json", "HTTP_PREFER": "handling=strict"}, b'{"a": 1}'),
+    (
+        "POST",
+        "/api/messaging/sessions",
+        {"CONTENT_TYPE": "application/json", "HTTP_PREFER": "handling=strict"},
+        b'{"a": 1}',
+    ),
     ("GET", "/openapi.json", {}, b""),
 ]
 
@@ -61,7 +69,9 @@ def make(monkeypatch: pytest.MonkeyPatch, *stock: str) -> flask.Flask:
         made = create_app(BACKEND)
 
     def constant(part: str) -> Response:
-        return json_body.respond({"part": part, "args": dict(flask.request.args), "method": flask.request.method})
+        return json_body.respond(
+            {"part": part, "args": dict(flask.request.args), "method": flask.request.method}
+        )
 
     def fails() -> Response:
         raise ApiError("INVALID_FIELD", "Invalid x: y", field="x", value="", reason="y")
@@ -122,19 +132,35 @@ def test_flask_still_has_what_is_overridden(override: str) -> None:
     own = inspect.getattr_static(flask.Flask, override)
     assert own is not inspect.getattr_static(App, override)
     if callable(own):
-        assert list(inspect.signature(own).parameters) == list(inspect.signature(getattr(App, override)).parameters)
+        assert list(inspect.signature(own).parameters) == list(
+            inspect.signature(getattr(App, override)).parameters
+        )
 
 
 def test_nobody_uses_what_does_not_work() -> None:
     app = create_app(BACKEND)
     registered = (
-        *(app.before_request_funcs, app.after_request_funcs, app.teardown_request_funcs, app.teardown_appcontext_funcs),
+        *(
+            app.before_request_funcs,
+            app.after_request_funcs,
+            app.teardown_request_funcs,
+            app.teardown_appcontext_funcs,
+        ),
         *(app.url_value_preprocessors, app.blueprints),
     )
     assert not any(registered)
-    signals = (flask.request_started, flask.request_finished, flask.request_tearing_down, flask.got_request_exception)
+    signals = (
+        flask.request_started,
+        flask.request_finished,
+        flask.request_tearing_down,
+        flask.got_request_exception,
+    )
     assert not any(signal.receivers for signal in signals)
-    assert (app.config["SERVER_NAME"], app.config["TRUSTED_HOSTS"], app.url_map.host_matching) == (None, None, False)
+    assert (app.config["SERVER_NAME"], app.config["TRUSTED_HOSTS"], app.url_map.host_matching) == (
+        None,
+        None,
+        False,
+    )
 
 
 def test_the_requests_of_these_tests_meet_views_errors_and_options(monkeypatch: pytest.MonkeyPatch) -> None:

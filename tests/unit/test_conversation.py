@@ -1,4 +1,6 @@
-"""Whoever waits for a reply is told which message is stored, also where the wait ends for a reason of our own."""
+"""Whoever waits for a reply is told which message is stored, also where the wait ends for a reason of our
+own.
+"""
 
 import asyncio
 import json

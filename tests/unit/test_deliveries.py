@@ -47,7 +47,9 @@ def respond(reply: Reply = HELLO, reply_id: str = "r", agent_id: str | None = No
     return partial(answer, reply_id=reply_id, reply=reply, agent_id=agent_id)
 
 
-def asked(state: DeliveryState = DeliveryState.PENDING, attempts: int = 0, due_at_ms: int | None = None) -> tuple[Session, Delivery]:
+def asked(
+    state: DeliveryState = DeliveryState.PENDING, attempts: int = 0, due_at_ms: int | None = None
+) -> tuple[Session, Delivery]:
     """A session whose user has said something, and the delivery of that."""
     outcome = send_message(session(), T0, "m", Draft("hi"))
     made = outcome.delivery
@@ -56,12 +58,23 @@ def asked(state: DeliveryState = DeliveryState.PENDING, attempts: int = 0, due_a
 
 class TestBackoff:
     def test_it_doubles_up_to_the_longest(self) -> None:
-        assert [POLICY.backoff_ms(attempts, 0) for attempts in range(1, 9)] == [1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000]
+        assert [POLICY.backoff_ms(attempts, 0) for attempts in range(1, 9)] == [
+            1000,
+            2000,
+            4000,
+            8000,
+            16_000,
+            32_000,
+            60_000,
+            60_000,
+        ]
         assert [POLICY.backoff_ms(attempts, 1) for attempts in (1, 2, 7)] == [500, 1000, 30_000]
 
     @given(st.integers(1, 10_000), st.integers(10, 600_000), st.integers(10, 3_600_000), st.floats(0, 1))
     @example(10_000, 600_000, 3_600_000, 0.5)
-    def test_jitter_takes_up_to_a_half_off(self, attempts: int, first_ms: int, longest_ms: int, jitter: float) -> None:
+    def test_jitter_takes_up_to_a_half_off(
+        self, attempts: int, first_ms: int, longest_ms: int, jitter: float
+    ) -> None:
         policy = RetryPolicy(5, first_ms, longest_ms)
         whole, rests = min(first_ms * 2 ** (attempts - 1), longest_ms), policy.backoff_ms(attempts, jitter)
         assert whole / 2 - 0.5 <= rests <= whole
@@ -78,9 +91,36 @@ class TestIds:
     @pytest.mark.parametrize(
         "text",
         [
-            *("", "x", SID, f"{SID}-", f"{SID}-0", f"{SID}-01", f"{SID}--1", f"{SID}-+1", f"{SID}-1.0", f"{SID}-x", f"{SID}_1", "-1"),
-            *(f"{SID}-1\n", f" {SID}-1", f"{SID}-1\0", f"{SID}-\u0661", f"{SID}-1-1", f"{{{SID}}}-1", f"{SID.replace('-', '')}-1"),
-            *(f"{SID}-{10**18}", f"{SID}-{2**63}", f"{SID}-" + "9" * 100_000, f"x{SID[1:]}-1", "\u0130" * 36 + "-1"),
+            *(
+                "",
+                "x",
+                SID,
+                f"{SID}-",
+                f"{SID}-0",
+                f"{SID}-01",
+                f"{SID}--1",
+                f"{SID}-+1",
+                f"{SID}-1.0",
+                f"{SID}-x",
+                f"{SID}_1",
+                "-1",
+            ),
+            *(
+                f"{SID}-1\n",
+                f" {SID}-1",
+                f"{SID}-1\0",
+                f"{SID}-\u0661",
+                f"{SID}-1-1",
+                f"{{{SID}}}-1",
+                f"{SID.replace('-', '')}-1",
+            ),
+            *(
+                f"{SID}-{10**18}",
+                f"{SID}-{2**63}",
+                f"{SID}-" + "9" * 100_000,
+                f"x{SID[1:]}-1",
+                "\u0130" * 36 + "-1",
+            ),
         ],
         ids=lambda text: ascii(text[:50]),
     )
@@ -136,10 +176,18 @@ class TestReplies:
     def test_it_is_stored_cleaned(self) -> None:
         """For whatever kind of agent: each of them comes by this rule."""
         start, leased = asked(DeliveryState.LEASED, 1, T0 + 5000)
-        reply = Reply(Draft("a\ud83e\0\udd16\ud83e", '{"k":"\\u0000"}', "[1]"), thought="\0b\udd16", actions=("\ud83eC", "D"))
+        reply = Reply(
+            Draft("a\ud83e\0\udd16\ud83e", '{"k":"\\u0000"}', "[1]"),
+            thought="\0b\udd16",
+            actions=("\ud83eC", "D"),
+        )
         message = respond(reply)(start, leased, T0).entry.message
         assert message is not None
-        assert (message.content, message.thought, message.actions) == ("a🤖\ufffd", "b\ufffd", ("\ufffdC", "D"))
+        assert (message.content, message.thought, message.actions) == (
+            "a🤖\ufffd",
+            "b\ufffd",
+            ("\ufffdC", "D"),
+        )
         assert (message.metadata, message.attachments) == ('{"k":"\\u0000"}', "[1]")
 
     @pytest.mark.parametrize("content", ["\0", "\0\0", ""])
@@ -153,7 +201,12 @@ class TestReplies:
             check_reply(Reply(Draft("x", '{"k":"' + "x" * 10_233 + '"}')))
 
     @pytest.mark.parametrize(
-        "reply", [Reply(Draft("")), Reply(Draft("x"), "x" * 100_001), Reply(Draft("x", '{"k":"' + "x" * 10_233 + '"}'))]
+        "reply",
+        [
+            Reply(Draft("")),
+            Reply(Draft("x"), "x" * 100_001),
+            Reply(Draft("x", '{"k":"' + "x" * 10_233 + '"}')),
+        ],
     )
     def test_a_refused_reply_leaves_the_delivery_unchanged(self, reply: Reply) -> None:
         """A rule that raises has no outcome, so that the agent may answer again."""
@@ -191,7 +244,9 @@ class TestRules:
             outcome = stumble(start, leased, T0 + 3)
             assert (outcome.session, outcome.entry) == (start, None)
             failure = AttemptFailure(T0 + 3, attempts, "broken")
-            assert outcome.delivery == Delivery(start.id, 1, DeliveryState.PENDING, attempts, T0 + 703, 0, failure)
+            assert outcome.delivery == Delivery(
+                start.id, 1, DeliveryState.PENDING, attempts, T0 + 703, 0, failure
+            )
         for attempts, rule in ((1, give_up), (3, stumble), (4, stumble)):
             start, leased = asked(DeliveryState.LEASED, attempts, T0)
             outcome = rule(start, leased, T0 + 3)
@@ -205,7 +260,9 @@ class TestRules:
         start, leased = asked(DeliveryState.LEASED, attempts, T0)
         outcome = lose(start, leased, T0 + 3)
         failure = AttemptFailure(T0 + 3, attempts, "broken")
-        assert outcome.delivery == Delivery(start.id, 1, DeliveryState.PENDING, attempts - 1, T0 + 703, 1, failure)
+        assert outcome.delivery == Delivery(
+            start.id, 1, DeliveryState.PENDING, attempts - 1, T0 + 703, 1, failure
+        )
         assert outcome.entry is None
 
     def test_lost_connections_beyond_the_bound_are_charged(self) -> None:
@@ -215,7 +272,9 @@ class TestRules:
             assert delivery.attempts == max(1, lost - MAX_LOST_CONNECTIONS)
             delivery = lose(start, delivery, T0).delivery
             assert delivery.lost_connections == min(lost, MAX_LOST_CONNECTIONS)
-            assert (delivery.state is DeliveryState.FAILED) == (lost == MAX_LOST_CONNECTIONS + POLICY.max_attempts)
+            assert (delivery.state is DeliveryState.FAILED) == (
+                lost == MAX_LOST_CONNECTIONS + POLICY.max_attempts
+            )
 
     def test_the_operators_fault_is_never_charged(self) -> None:
         start, delivery = asked(due_at_ms=T0)
@@ -223,12 +282,18 @@ class TestRules:
             delivery = take(start, delivery, T0).delivery
             assert (delivery.state, delivery.attempts) == (DeliveryState.LEASED, 1)
             delivery = spare(start, delivery, T0).delivery
-            assert (delivery.state, delivery.attempts, delivery.lost_connections) == (DeliveryState.PENDING, 0, 0)
+            assert (delivery.state, delivery.attempts, delivery.lost_connections) == (
+                DeliveryState.PENDING,
+                0,
+                0,
+            )
 
     def test_what_the_provider_said_is_kept_and_not_in_the_log(self) -> None:
         start, leased = asked(DeliveryState.LEASED, 1, T0)
         outcome = give_up(start, leased, T0 + 3, detail="the quota of key k is used up (127.0.0.1:9)")
-        assert outcome.delivery.last_failure == AttemptFailure(T0 + 3, 1, "broken", "the quota of key k is used up (127.0.0.1:9)")
+        assert outcome.delivery.last_failure == AttemptFailure(
+            T0 + 3, 1, "broken", "the quota of key k is used up (127.0.0.1:9)"
+        )
         assert outcome.entry.event == ReplyFailure("m", 1, "broken", 1)
 
     def test_what_never_was_leased_may_fail_for_good(self) -> None:
@@ -241,8 +306,12 @@ class TestRules:
         outcome = respond(Reply(draft, "hm", ("WAVE",)))(start, leased, T0 + MINUTE)
         entry = outcome.entry
         assert (entry.sequence, entry.at_ms, entry.was_renewed) == (2, T0 + MINUTE, False)
-        assert entry.message == AgentMessage("r", "hello", '{"k":1}', '[{"url":"x"}]', "hm", ("WAVE",), answers=1)
-        assert outcome.session == replace(start, last_sequence=2, last_entry_ms=T0 + MINUTE, open_deliveries=0)
+        assert entry.message == AgentMessage(
+            "r", "hello", '{"k":1}', '[{"url":"x"}]', "hm", ("WAVE",), answers=1
+        )
+        assert outcome.session == replace(
+            start, last_sequence=2, last_entry_ms=T0 + MINUTE, open_deliveries=0
+        )
         assert outcome.delivery == Delivery(start.id, 1, DeliveryState.ANSWERED, 1, None)
 
     @pytest.mark.parametrize(
@@ -255,12 +324,18 @@ class TestRules:
             (DeliveryState.FAILED, 3, None),
         ],
     )
-    def test_a_reply_is_accepted_as_long_as_none_is_stored(self, state: DeliveryState, attempts: int, due_at_ms: int | None) -> None:
+    def test_a_reply_is_accepted_as_long_as_none_is_stored(
+        self, state: DeliveryState, attempts: int, due_at_ms: int | None
+    ) -> None:
         start, delivery = asked(state, attempts, due_at_ms)
         outcome = respond()(start, delivery, T0)
         assert [entry.answers for entry in logged(outcome)] == [1]
         answered = outcome.delivery
-        assert (answered.state, answered.attempts, answered.due_at_ms) == (DeliveryState.ANSWERED, attempts, None)
+        assert (answered.state, answered.attempts, answered.due_at_ms) == (
+            DeliveryState.ANSWERED,
+            attempts,
+            None,
+        )
         for reply in (HELLO, Reply(Draft("another")), Reply(Draft(""))):
             with pytest.raises(DeliveryAnsweredError) as caught:
                 respond(reply)(outcome.session, answered, T0)
@@ -268,14 +343,18 @@ class TestRules:
 
     @pytest.mark.parametrize("state", [DeliveryState.ANSWERED, DeliveryState.FAILED])
     @pytest.mark.parametrize("rule", [take, stumble, give_up])
-    def test_a_closed_one_is_neither_leased_nor_failed(self, state: DeliveryState, rule: DeliveryRule) -> None:
+    def test_a_closed_one_is_neither_leased_nor_failed(
+        self, state: DeliveryState, rule: DeliveryRule
+    ) -> None:
         start, delivery = asked(state, 1)
         with pytest.raises(DeliveryNotLeasedError) as caught:
             rule(start, delivery, T0)
         assert caught.value.details == {"deliveryId": delivery.id}
 
     @pytest.mark.parametrize("state", DeliveryState)
-    @pytest.mark.parametrize("rule", [take, stumble, give_up, respond()], ids=["lease", "fail", "fail for good", "answer"])
+    @pytest.mark.parametrize(
+        "rule", [take, stumble, give_up, respond()], ids=["lease", "fail", "fail for good", "answer"]
+    )
     def test_an_expired_session_gets_nothing_any_more(self, state: DeliveryState, rule: DeliveryRule) -> None:
         start, delivery = asked(state, 1)
         ended = fall_due(start, start.expires_at_ms).session
@@ -293,7 +372,10 @@ class TestRules:
             assert caught.value.details == {"deliveryId": delivery.id}
 
     def test_its_own_agents_worker_may_answer(self) -> None:
-        assert respond(agent_id=AGENT)(*asked(DeliveryState.LEASED, 1), T0).delivery.state is DeliveryState.ANSWERED
+        assert (
+            respond(agent_id=AGENT)(*asked(DeliveryState.LEASED, 1), T0).delivery.state
+            is DeliveryState.ANSWERED
+        )
 
 
 RULES = {
@@ -309,7 +391,9 @@ RULES = {
 
 @given(st.lists(st.sampled_from([*RULES, "expire"]) | st.just("lose"), max_size=14), st.integers(1, 4))
 def test_any_sequence_of_steps_does_what_the_model_says(steps: list[str], most: int) -> None:
-    """Against a model in a few words: where it stands, how often it was given out, and whether the session lives."""
+    """Against a model in a few words: where it stands, how often it was given out, and whether the session
+    lives.
+    """
     policy = replace(POLICY, max_attempts=most)
     start, delivery = asked(due_at_ms=T0)
     state, attempts, lost, live = "pending", 0, 0, True

@@ -1,4 +1,6 @@
-"""A delivery fits what a gRPC client receives by default, whatever is in the session, and so does the body of a webhook."""
+"""A delivery fits what a gRPC client receives by default, whatever is in the session, and so does the body of
+a webhook.
+"""
 
 import asyncio
 import json
@@ -83,7 +85,9 @@ def test_a_delivery_fits_a_default_client(draft: Draft, history: list[Draft], le
         assert least <= len(delivery.history) <= most
         assert delivery.history_left_out == len(history) - len(delivery.history) + left_out_before
         ids = [entry.message.id for entry in asked.history.entries if entry.message]
-        assert [message.message_id for message in delivery.history] == ids[len(history) - len(delivery.history) :]
+        assert [message.message_id for message in delivery.history] == ids[
+            len(history) - len(delivery.history) :
+        ]
 
 
 def test_a_delivery_as_text_has_the_same_bound() -> None:
@@ -114,7 +118,9 @@ def test_the_body_of_a_webhook_has_the_same_bound(draft: Draft, history: list[Dr
     body = delivery_body(replace(asked, history=replace(asked.history, left_out=7)))
     assert len(body) <= RECEIVED_BYTES
     data = json.loads(body)["data"]
-    assert data["message"].get("attachments") == (None if draft.attachments is None else json.loads(draft.attachments))
+    assert data["message"].get("attachments") == (
+        None if draft.attachments is None else json.loads(draft.attachments)
+    )
     assert data["historyLeftOut"] == 7 + len(history) - shown
     ids = [entry.message.id for entry in asked.history.entries if entry.message]
     assert [message["id"] for message in data["history"]] == ids[len(history) - shown :]
@@ -122,7 +128,16 @@ def test_the_body_of_a_webhook_has_the_same_bound(draft: Draft, history: list[Dr
 
 @pytest.mark.parametrize(
     ("sizes", "room", "count"),
-    [([], 0, 0), ([1], 0, 0), ([1], 1, 1), ([9, 1, 2], 3, 2), ([1, 9, 2], 3, 1), ([1, 2, 3], 6, 3), ([1], -5, 0), ([0], -5, 0)],
+    [
+        ([], 0, 0),
+        ([1], 0, 0),
+        ([1], 1, 1),
+        ([9, 1, 2], 3, 2),
+        ([1, 9, 2], 3, 1),
+        ([1, 2, 3], 6, 3),
+        ([1], -5, 0),
+        ([0], -5, 0),
+    ],
 )
 def test_what_fits_is_counted_from_the_last(sizes: list[int], room: int, count: int) -> None:
     assert count_fitting(sizes, room) == count

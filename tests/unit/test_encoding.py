@@ -1,4 +1,6 @@
-"""Answers that are bytes already: the same as protobuf would make of them, each made once, and kept within bounds."""
+"""Answers that are bytes already: the same as protobuf would make of them, each made once, and kept within
+bounds.
+"""
 
 import asyncio
 from dataclasses import replace
@@ -8,7 +10,16 @@ from unittest import mock
 import pytest
 
 from eliza.sessions.v1 import agent_service_pb2, log_pb2, message_service_pb2, session_service_pb2
-from server.domain.log import Chunk, Entry, Event, ExpirationWarning, Expiry, Renewal, ReplyFailure, TimeoutChange
+from server.domain.log import (
+    Chunk,
+    Entry,
+    Event,
+    ExpirationWarning,
+    Expiry,
+    Renewal,
+    ReplyFailure,
+    TimeoutChange,
+)
 from server.domain.messages import AgentMessage, UserMessage
 from server.domain.sessions import Session
 from server.domain.timeouts import TimeoutConfig
@@ -17,7 +28,9 @@ from server.rpc.convert import chunk_message, entry_head, message_message
 from server.rpc.encoding import Entries, encode_each, join
 
 TIMEOUT = TimeoutConfig(30, True, 720, 5)
-SESSION = Session("s", "c", "a", "u", '{"plan":"é\u2028"}', TIMEOUT, 0, 0, 0, 1_800_000, 0, False, False, 0, 0)
+SESSION = Session(
+    "s", "c", "a", "u", '{"plan":"é\u2028"}', TIMEOUT, 0, 0, 0, 1_800_000, 0, False, False, 0, 0
+)
 MESSAGE = UserMessage("m", "hi", '{"own":[1,{}]}', '[{"x":1}]')
 REPLY = AgentMessage("r", "ho", "{}", None, "a thought", ("GO",), answers=1)
 
@@ -85,19 +98,29 @@ def test_each_is_made_once_in_each_form_however_many_are_told() -> None:
 def test_another_session_another_sequence_and_a_longer_chunk_are_others() -> None:
     entries = Entries()
     other = replace(SESSION, id="t", metadata='{"plan":"another"}')
-    for session, one in ((SESSION, ENTRIES[0]), (other, replace(ENTRIES[0], session_id="t")), (SESSION, entry(8, MESSAGE))):
+    for session, one in (
+        (SESSION, ENTRIES[0]),
+        (other, replace(ENTRIES[0], session_id="t")),
+        (SESSION, entry(8, MESSAGE)),
+    ):
         answer = ANSWERS[0].FromString(entries.encode_entry(ANSWERS[0], session, one, True))
         assert (answer.entry.session_id, answer.entry.sequence) == (session.id, one.sequence)
         assert session.metadata[2:9] in answer.entry.message.metadata_json
     for text in ("a", "ab", "a"):
-        assert ANSWERS[0].FromString(entries.encode_chunk(ANSWERS[0], replace(CHUNK, text=text))).chunk.chunk == text
+        assert (
+            ANSWERS[0].FromString(entries.encode_chunk(ANSWERS[0], replace(CHUNK, text=text))).chunk.chunk
+            == text
+        )
 
 
 def test_what_is_kept_has_a_bound_in_bytes() -> None:
     entries = Entries(kept_bytes=10_000)
     for number in range(1, 500):
         one = entry(number, replace(MESSAGE, content="x" * (number % 5) * 900))
-        assert ANSWERS[0].FromString(entries.encode_entry(ANSWERS[0], SESSION, one, True)).entry.sequence == number
+        assert (
+            ANSWERS[0].FromString(entries.encode_entry(ANSWERS[0], SESSION, one, True)).entry.sequence
+            == number
+        )
         kept = sum(len(head) + len(message) for head, message in entries._kept.values())
         assert kept <= 10_000
         assert len(entries._kept) <= 20
@@ -133,9 +156,17 @@ async def test_a_page_is_made_a_little_at_a_time() -> None:
 def test_repeated_messages_are_joined_to_the_rest() -> None:
     rest = message_service_pb2.ListMessagesResponse(has_more=True, next_page_token="t")
     made = [message_message(SESSION, one, one.message, True) for one in ENTRIES[:2] if one.message]
-    joined = message_service_pb2.ListMessagesResponse.FromString(join(rest, {"messages": [one.SerializeToString() for one in made]}))
-    assert joined == message_service_pb2.ListMessagesResponse(messages=made, has_more=True, next_page_token="t")
+    joined = message_service_pb2.ListMessagesResponse.FromString(
+        join(rest, {"messages": [one.SerializeToString() for one in made]})
+    )
+    assert joined == message_service_pb2.ListMessagesResponse(
+        messages=made, has_more=True, next_page_token="t"
+    )
     head = agent_service_pb2.Delivery(delivery_id="d", message=made[0])
     delivery = join(head, {"history": [made[1].SerializeToString()]})
-    response = agent_service_pb2.ConnectResponse.FromString(join(agent_service_pb2.ConnectResponse(), {"delivery": [delivery]}))
-    assert response.delivery == agent_service_pb2.Delivery(delivery_id="d", message=made[0], history=[made[1]])
+    response = agent_service_pb2.ConnectResponse.FromString(
+        join(agent_service_pb2.ConnectResponse(), {"delivery": [delivery]})
+    )
+    assert response.delivery == agent_service_pb2.Delivery(
+        delivery_id="d", message=made[0], history=[made[1]]
+    )

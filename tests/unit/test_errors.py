@@ -22,7 +22,12 @@ CONTRACT = [
     ("InvalidMetadataError", "INVALID_METADATA", 400, ["reason", "maxBytes"]),
     ("InvalidPaginationError", "INVALID_PAGINATION", 400, ["parameter", "value", "reason"]),
     ("InvalidTimeoutConfigError", "INVALID_TIMEOUT_CONFIG", 400, ["field", "value", "reason"]),
-    ("SessionRenewalError", "SESSION_RENEWAL_FAILED", 422, ["sessionId", "reason", "maxDurationMinutes", "createdAt"]),
+    (
+        "SessionRenewalError",
+        "SESSION_RENEWAL_FAILED",
+        422,
+        ["sessionId", "reason", "maxDurationMinutes", "createdAt"],
+    ),
     ("MessageSendError", "MESSAGE_SEND_FAILED", 500, ["sessionId", "reason"]),
 ]
 """The contract's table: class, code, HTTP status, details."""
@@ -78,10 +83,19 @@ def subclasses(of: type[DomainError]) -> set[type[DomainError]]:
     return {below for child in of.__subclasses__() for below in {child, *subclasses(child)}}
 
 
-@pytest.mark.parametrize(("error_class", "code", "status", "details"), CONTRACT, ids=[row[1] for row in CONTRACT])
-def test_the_table_has_the_documented_rows(error_class: str, code: str, status: int, details: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("error_class", "code", "status", "details"), CONTRACT, ids=[row[1] for row in CONTRACT]
+)
+def test_the_table_has_the_documented_rows(
+    error_class: str, code: str, status: int, details: list[str]
+) -> None:
     row = TABLE[code]
-    assert (row.reason, row.error_class, row.http_status, list(row.details)) == (code, error_class, status, details)
+    assert (row.reason, row.error_class, row.http_status, list(row.details)) == (
+        code,
+        error_class,
+        status,
+        details,
+    )
 
 
 @pytest.mark.parametrize("row", TABLE.values(), ids=str)
@@ -92,8 +106,16 @@ def test_grpc_and_http_agree(row: object) -> None:
 
 
 def test_404_is_not_found_and_410_and_422_are_failed_preconditions() -> None:
-    assert TABLE["SESSION_NOT_FOUND"].grpc_status is TABLE["AGENT_NOT_FOUND"].grpc_status is grpc.StatusCode.NOT_FOUND
-    assert TABLE["SESSION_EXPIRED"].grpc_status is TABLE["SESSION_RENEWAL_FAILED"].grpc_status is grpc.StatusCode.FAILED_PRECONDITION
+    assert (
+        TABLE["SESSION_NOT_FOUND"].grpc_status
+        is TABLE["AGENT_NOT_FOUND"].grpc_status
+        is grpc.StatusCode.NOT_FOUND
+    )
+    assert (
+        TABLE["SESSION_EXPIRED"].grpc_status
+        is TABLE["SESSION_RENEWAL_FAILED"].grpc_status
+        is grpc.StatusCode.FAILED_PRECONDITION
+    )
 
 
 def test_classes_are_told_apart() -> None:
@@ -104,8 +126,12 @@ def test_every_error_of_the_rules_is_tried_here() -> None:
     assert subclasses(DomainError) == set(ARGUMENTS)
 
 
-@pytest.mark.parametrize(("error_class", "arguments"), ARGUMENTS.items(), ids=[one.__name__ for one in ARGUMENTS])
-def test_every_error_has_its_row_and_carries_exactly_its_details(error_class: type[DomainError], arguments: tuple) -> None:
+@pytest.mark.parametrize(
+    ("error_class", "arguments"), ARGUMENTS.items(), ids=[one.__name__ for one in ARGUMENTS]
+)
+def test_every_error_has_its_row_and_carries_exactly_its_details(
+    error_class: type[DomainError], arguments: tuple
+) -> None:
     row, error = TABLE[error_class.reason], error_class(*arguments)
     assert row.error_class == error_class.__name__
     assert list(error.details) == list(row.details)
@@ -119,7 +145,9 @@ def test_reasons_are_not_shared() -> None:
 
 def test_details_become_text() -> None:
     assert errors.MissingFieldsError(["agent_id", "user_id"]).details == {"missingFields": "agent_id,user_id"}
-    assert errors.SessionExpiredError("s", 1_769_850_300_000).details["expiresAt"] == "2026-01-31T09:05:00.000Z"
+    assert (
+        errors.SessionExpiredError("s", 1_769_850_300_000).details["expiresAt"] == "2026-01-31T09:05:00.000Z"
+    )
     assert errors.SessionRenewalError("s", 720.0, 0).details["maxDurationMinutes"] == "720"
     assert errors.SessionRenewalError("s", 7.5, 0).details["maxDurationMinutes"] == "7.5"
     assert errors.InvalidMetadataError("x", 10_240).details["maxBytes"] == "10240"

@@ -1,4 +1,6 @@
-"""Synchronous functions that await: what they return and raise, their contexts, what cancels them, and what is kept of them."""
+"""Synchronous functions that await: what they return and raise, their contexts, what cancels them, and what
+is kept of them.
+"""
 
 import asyncio
 import gc
@@ -46,7 +48,9 @@ async def test_a_function_that_awaits_goes_on_in_a_task_and_gets_what_it_awaits(
     assert [await finish(one) for one in begun] == [12] * 10
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), asyncio.CancelledError(), KeyError("y"), StopIteration()], ids=repr)
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), asyncio.CancelledError(), KeyError("y"), StopIteration()], ids=repr
+)
 async def test_what_an_awaitable_raises_is_raised_in_the_function(error: BaseException) -> None:
     caught: list[BaseException] = []
 
@@ -169,7 +173,10 @@ async def test_only_so_many_idle_greenlets_are_kept(monkeypatch: pytest.MonkeyPa
     assert len(made) == 5 + 3 + 3
 
 
-@pytest.mark.parametrize("ends", [lambda request: request, lambda request: [][0], lambda request: await_(fail(ValueError(request)))])
+@pytest.mark.parametrize(
+    "ends",
+    [lambda request: request, lambda request: [][0], lambda request: await_(fail(ValueError(request)))],
+)
 async def test_nothing_is_kept_of_a_function_that_is_over(ends: Callable[[object], object]) -> None:
     class Request:
         pass

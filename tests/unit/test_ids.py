@@ -18,7 +18,9 @@ def test_any_uuid_is_accepted_in_either_case(value: object) -> None:
     assert uuid_field("agent_id", str(value).upper()) == str(value)
 
 
-@pytest.mark.parametrize("value", ["00000000-0000-0000-0000-000000000000", "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF"])
+@pytest.mark.parametrize(
+    "value", ["00000000-0000-0000-0000-000000000000", "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF"]
+)
 def test_a_uuid_of_no_version_is_accepted(value: str) -> None:
     assert uuid_field("user_id", value) == value.lower()
 

@@ -84,7 +84,9 @@ async def test_a_refusal_has_the_reason_in_its_trailers(channel: InProcessChanne
     assert (raised.value.code(), info.reason) == (grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND")
 
 
-async def test_a_deadline_ends_the_handler_and_not_the_task(channel: InProcessChannel, servicer: Servicer, pipeline: CallPipeline) -> None:
+async def test_a_deadline_ends_the_handler_and_not_the_task(
+    channel: InProcessChannel, servicer: Servicer, pipeline: CallPipeline
+) -> None:
     with pytest.raises(AioRpcError) as raised:
         await channel.unary_unary(f"{METHOD}wait")("hi", timeout=0.01)
     task = asyncio.current_task()
@@ -93,7 +95,9 @@ async def test_a_deadline_ends_the_handler_and_not_the_task(channel: InProcessCh
     assert (servicer.open, pipeline._calls) == (0, 0)
 
 
-async def test_a_task_that_is_cancelled_ends_the_handler(channel: InProcessChannel, servicer: Servicer, pipeline: CallPipeline) -> None:
+async def test_a_task_that_is_cancelled_ends_the_handler(
+    channel: InProcessChannel, servicer: Servicer, pipeline: CallPipeline
+) -> None:
     async def call() -> None:
         await channel.unary_unary(f"{METHOD}wait")("hi", timeout=60)
 
@@ -135,7 +139,9 @@ async def test_a_stream_that_is_left_counts_no_longer(
     assert (call.cancelled(), await call.code()) == (True, grpc.StatusCode.CANCELLED)
 
 
-async def test_a_streams_deadline_is_told_to_its_reader(channel: InProcessChannel, servicer: Servicer, pipeline: CallPipeline) -> None:
+async def test_a_streams_deadline_is_told_to_its_reader(
+    channel: InProcessChannel, servicer: Servicer, pipeline: CallPipeline
+) -> None:
     call = channel.unary_stream(f"{METHOD}tell")("hi", timeout=0.01)
     assert await call.read() == "first"
     with pytest.raises(AioRpcError) as raised:
@@ -144,7 +150,9 @@ async def test_a_streams_deadline_is_told_to_its_reader(channel: InProcessChanne
     assert (servicer.open, pipeline._streams) == (0, 0)
 
 
-async def test_requests_of_a_stream_are_answered_in_order_until_no_more_come(channel: InProcessChannel) -> None:
+async def test_requests_of_a_stream_are_answered_in_order_until_no_more_come(
+    channel: InProcessChannel,
+) -> None:
     call = channel.stream_stream(f"{METHOD}echo")()
     for request in ("a", "b"):
         await call.write(request)

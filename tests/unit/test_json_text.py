@@ -35,7 +35,10 @@ ONE_VALUE = [
     ('{"n": 0.10}', '{"n":0.1}'),
     ('{"n": 1E-400}', '{"n":0}'),
     ('{"a": 1, "b": {"d": 1, "c": 2}, "a": 2}', '{"a":2,"b":{"c":2,"d":1}}'),
-    ('{"z": 1, "\\u00e9": 2, "a": 3, "\\ud83d\\ude00": 4, "\\uffff": 5}', '{"a":3,"z":1,"é":2,"\uffff":5,"😀":4}'),
+    (
+        '{"z": 1, "\\u00e9": 2, "a": 3, "\\ud83d\\ude00": 4, "\\uffff": 5}',
+        '{"a":3,"z":1,"é":2,"\uffff":5,"😀":4}',
+    ),
     ('{"\\u0061\\/": "\\u0000\\u2028\\ud83d\\ude00\\n"}', '{"a/":"\\u0000\u2028😀\\n"}'),
     (' {\n"a" :\t[ true , null ] } ', '{"a":[true,null]}'),
 ]
@@ -67,7 +70,9 @@ MAKERS: list[Callable[..., Any]] = [CreateSessionRequest, SendMessageRequest, Ag
 def both_ways(text: str) -> tuple[str, str]:
     """The stored text of metadata that comes as text, and as a Struct over the wire."""
     struct = Struct.FromString(values.struct(json.loads(text)).SerializeToString())
-    return metadata_text(SendMessageRequest(metadata_json=text)), metadata_text(SendMessageRequest(metadata=struct))
+    return metadata_text(SendMessageRequest(metadata_json=text)), metadata_text(
+        SendMessageRequest(metadata=struct)
+    )
 
 
 @pytest.mark.parametrize(("text", "stored"), ONE_VALUE)

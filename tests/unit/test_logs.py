@@ -65,7 +65,9 @@ def test_what_a_library_repeats_of_a_client_is_one_line_of_bounded_length(
     logging_to: Callable[[str], None], capsys: pytest.CaptureFixture[str], style: str
 ) -> None:
     logging_to(style)
-    logging.getLogger("socketio").warning("%s is not connected to namespace %s", None, "/a\n2026 [error] forged \x1b[31m" + "n" * 100_000)
+    logging.getLogger("socketio").warning(
+        "%s is not connected to namespace %s", None, "/a\n2026 [error] forged \x1b[31m" + "n" * 100_000
+    )
     (line,) = capsys.readouterr().err.splitlines()
     assert len(line) < 2 * MAX_LINE
     assert "\x1b[31m" not in line.partition("forged")[2][:6]

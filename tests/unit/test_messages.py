@@ -22,7 +22,10 @@ def metadata_of(size: int, filler: str = "x") -> str:
 
 
 class TestContent:
-    @pytest.mark.parametrize("content", ["x", " ", "\n\t ", "\u2028", GRIN * 4000, "é" * 4000, "x" * 4000, "\ufeff", "\x01", "\x7f"])
+    @pytest.mark.parametrize(
+        "content",
+        ["x", " ", "\n\t ", "\u2028", GRIN * 4000, "é" * 4000, "x" * 4000, "\ufeff", "\x01", "\x7f"],
+    )
     def test_1_to_4000_code_points_are_accepted(self, content: str) -> None:
         check_draft(Draft(content))
 

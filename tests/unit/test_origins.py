@@ -91,7 +91,9 @@ def test_a_loopback_service_refuses_foreign_pages(sent: dict[str, Any], is_refus
         ("https://a.example", ["a.example", "a.example"], False),
     ],
 )
-def test_a_page_of_its_own_is_known_by_host_and_port(origin: str, host: str | list[str], is_own: bool) -> None:
+def test_a_page_of_its_own_is_known_by_host_and_port(
+    origin: str, host: str | list[str], is_own: bool
+) -> None:
     origins = public(origins=("https://app.example",))
     assert verdict(origins, origin=origin, host=host) == ("" if is_own else "ORIGIN_NOT_ALLOWED")
 
@@ -126,7 +128,9 @@ def test_a_page_of_its_own_is_known_by_host_and_port(origin: str, host: str | li
 )
 def test_the_origins_that_the_setting_names_are_allowed(allowed: str, origin: str, is_allowed: bool) -> None:
     for origins in (local((allowed,)), public((allowed,))):
-        assert verdict(origins, origin=origin, sec_fetch_site="cross-site") == ("" if is_allowed else "ORIGIN_NOT_ALLOWED")
+        assert verdict(origins, origin=origin, sec_fetch_site="cross-site") == (
+            "" if is_allowed else "ORIGIN_NOT_ALLOWED"
+        )
 
 
 def test_an_allowed_page_may_read_the_answer_and_its_headers() -> None:
@@ -168,7 +172,9 @@ def test_an_allowed_page_may_read_the_answer_and_its_headers() -> None:
         (["localhost", "evil.example"], False),
     ],
 )
-def test_a_host_is_allowed_where_it_is_this_machines_or_named(host: str | list[str], is_allowed: bool) -> None:
+def test_a_host_is_allowed_where_it_is_this_machines_or_named(
+    host: str | list[str], is_allowed: bool
+) -> None:
     named = ("api.example.com", "*.Internal")
     for origins in (local(hosts=named), public(hosts=named)):
         assert verdict(origins, host=host) == ("" if is_allowed else "HOST_NOT_ALLOWED")
@@ -201,6 +207,8 @@ def test_an_address_of_this_machine_is_loopback(host: str) -> None:
     assert is_loopback(host)
 
 
-@pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "10.0.0.1", "fe80::1", "localhost.example", "169.254.169.254"])
+@pytest.mark.parametrize(
+    "host", ["", "0.0.0.0", "::", "10.0.0.1", "fe80::1", "localhost.example", "169.254.169.254"]
+)
 def test_any_other_address_is_not_loopback(host: str) -> None:
     assert not is_loopback(host)

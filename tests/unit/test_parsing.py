@@ -31,7 +31,9 @@ DELIVERY = "00000000-0000-4000-8000-00000000000d-1"
 SIGN = "\uffff"
 """Stands for a half in what protobuf writes: as many bytes."""
 
-halves = st.lists(st.characters(min_codepoint=0xD800, max_codepoint=0xDFFF, categories=["Cs"]) | st.just("x"), max_size=4).map("".join)
+halves = st.lists(
+    st.characters(min_codepoint=0xD800, max_codepoint=0xDFFF, categories=["Cs"]) | st.just("x"), max_size=4
+).map("".join)
 plain = st.text(st.characters(codec="utf-8", exclude_characters=SIGN), max_size=10)
 replies = st.builds(
     lambda content, thought, actions, metadata, attachments, metadata_json, attachments_json: pb.AgentReply(
@@ -53,15 +55,24 @@ replies = st.builds(
 )
 requests = st.one_of(
     st.builds(lambda i, text: pb.ConnectRequest(chunk={"delivery_id": i, "chunk": text}), plain, plain),
-    st.builds(lambda i, reply: pb.ConnectRequest(reply={"delivery_id": i, "reply": reply}), plain, st.none() | replies),
     st.builds(
-        lambda i, text, final: pb.ConnectRequest(failure={"delivery_id": i, "reason": text, "final": final}), plain, plain, st.booleans()
+        lambda i, reply: pb.ConnectRequest(reply={"delivery_id": i, "reply": reply}),
+        plain,
+        st.none() | replies,
+    ),
+    st.builds(
+        lambda i, text, final: pb.ConnectRequest(failure={"delivery_id": i, "reason": text, "final": final}),
+        plain,
+        plain,
+        st.booleans(),
     ),
 )
 
 
 def with_halves(raw: bytes, text: str) -> bytes:
-    """What is written with each SIGN replaced by the next half of a text, as JavaScript's writers encode it."""
+    """What is written with each SIGN replaced by the next half of a text, as JavaScript's
+    writers encode it.
+    """
     left = iter(text)
     return re.sub(SIGN.encode(), lambda _: next(left).encode("utf-8", "surrogatepass"), raw)
 
@@ -111,7 +122,9 @@ def test_surrogate_halves_are_read_as_text(text: str) -> None:
     )
     reply = {"content": signs, "thought": signs, "actions": [signs, "x"]}
     expected = pb.AgentReply(content=clean(text), thought=clean(text), actions=[clean(text), "x"])
-    raw = with_halves(pb.ConnectRequest(reply={"delivery_id": "d", "reply": reply}).SerializeToString(), alone * 3)
+    raw = with_halves(
+        pb.ConnectRequest(reply={"delivery_id": "d", "reply": reply}).SerializeToString(), alone * 3
+    )
     assert read_connect_request(raw) == pb.ConnectRequest(reply={"delivery_id": "d", "reply": expected})
     raw = with_halves(pb.ReplyRequest(delivery_id="d", reply=reply).SerializeToString(), alone * 3)
     assert read_reply_request(raw) == pb.ReplyRequest(delivery_id="d", reply=expected)
@@ -141,9 +154,16 @@ def test_of_what_is_too_large_the_delivery_is_read(monkeypatch: pytest.MonkeyPat
     just.reply.reply.content += "x"
     read = read_connect_request(just.SerializeToString())
     assert isinstance(read, UnreadableAnswer)
-    assert (read.part, read.delivery_id, read.error.reason, read.final) == ("reply", "d", "INVALID_REQUEST", True)
+    assert (read.part, read.delivery_id, read.error.reason, read.final) == (
+        "reply",
+        "d",
+        "INVALID_REQUEST",
+        True,
+    )
     assert "larger than 100 bytes" in str(read.error)
-    failure = read_connect_request(pb.ConnectRequest(failure={"delivery_id": "d" * 200, "final": False}).SerializeToString())
+    failure = read_connect_request(
+        pb.ConnectRequest(failure={"delivery_id": "d" * 200, "final": False}).SerializeToString()
+    )
     assert isinstance(failure, UnreadableAnswer)
     assert (failure.part, failure.delivery_id, failure.final) == ("failure", "d" * 100, False)
     for raw in (pb.ConnectRequest(hello={"agent_id": "x" * 200}).SerializeToString(), b"\xc0\x3e\x05" * 100):
@@ -181,30 +201,46 @@ _WORDIEST: dict[str, Callable[[int], list[Any]]] = {
 @pytest.mark.parametrize("kind", _WORDIEST)
 def test_the_largest_message_and_reply_that_are_valid_fit(kind: str) -> None:
     attachments: list[Any] = _WORDIEST[kind](1999)
-    attachments.append("x" * (MAX_ATTACHMENTS_BYTES - len(json.dumps(attachments, separators=(",", ":"))) - 3))
+    attachments.append(
+        "x" * (MAX_ATTACHMENTS_BYTES - len(json.dumps(attachments, separators=(",", ":"))) - 3)
+    )
     assert len(json.dumps(attachments, separators=(",", ":"))) == MAX_ATTACHMENTS_BYTES
     # In arrays, a value takes no fewer bytes of JSON than these.
     metadata = {"k": [0] * ((MAX_METADATA_BYTES - 7) // 2)}
     parts: Any = {"metadata": values.struct(metadata), "attachments": values.list_value(attachments)}
     content = "\U0001f600" * MAX_CONTENT_CODE_POINTS
-    request = SendMessageRequest(session_id=DELIVERY, request_id="x" * MAX_REQUEST_ID, content=content, **parts)
+    request = SendMessageRequest(
+        session_id=DELIVERY, request_id="x" * MAX_REQUEST_ID, content=content, **parts
+    )
     raw = request.SerializeToString()
-    assert parsing.reader("/eliza.sessions.v1.MessageService/SendMessage", SendMessageRequest.FromString)(raw) == request
+    assert (
+        parsing.reader("/eliza.sessions.v1.MessageService/SendMessage", SendMessageRequest.FromString)(raw)
+        == request
+    )
     wide = "\U0001f600" * MAX_REPLY_CODE_POINTS
-    reply = pb.AgentReply(content=wide, thought=wide, actions=["\U0001f600" * MAX_ACTION_CODE_POINTS] * MAX_ACTIONS, **parts)
+    reply = pb.AgentReply(
+        content=wide, thought=wide, actions=["\U0001f600" * MAX_ACTION_CODE_POINTS] * MAX_ACTIONS, **parts
+    )
     said = pb.ConnectRequest(reply={"delivery_id": DELIVERY, "reply": reply})
     assert read_connect_request(said.SerializeToString()) == said
-    assert read_reply_request(pb.ReplyRequest(delivery_id=DELIVERY, reply=reply).SerializeToString()).reply == reply
+    assert (
+        read_reply_request(pb.ReplyRequest(delivery_id=DELIVERY, reply=reply).SerializeToString()).reply
+        == reply
+    )
 
 
-@pytest.mark.parametrize("inner", [b"", b"\x32\0", b"\x2a\0", b"\x1a\0"], ids=["nothing", "arrays", "objects", "texts"])
+@pytest.mark.parametrize(
+    "inner", [b"", b"\x32\0", b"\x2a\0", b"\x1a\0"], ids=["nothing", "arrays", "objects", "texts"]
+)
 def test_what_holds_too_many_values_is_never_parsed(inner: bytes) -> None:
     values = bytes([0x0A, len(inner), *inner]) * (parsing.MAX_PARTS + 1)
     raw = b"\x22" + _varint(len(values)) + values
     with pytest.raises(InvalidRequestError, match="more than 32768"):
         parsing.reader("/eliza.sessions.v1.MessageService/SendMessage", _never)(raw)
     with pytest.raises(InvalidRequestError, match="more than 32768"):
-        parsing.reader("/eliza.sessions.v1.MessageService/Converse", _never)(b"\x0a" + _varint(len(raw)) + raw)
+        parsing.reader("/eliza.sessions.v1.MessageService/Converse", _never)(
+            b"\x0a" + _varint(len(raw)) + raw
+        )
     # A reply is refused on the stream, by its delivery.
     reply = b"\x1a" + _varint(len(values)) + values
     answer = b"\x0a\x01d\x12" + _varint(len(reply)) + reply
@@ -216,7 +252,9 @@ def test_what_holds_too_many_values_is_never_parsed(inner: bytes) -> None:
 def test_a_group_hides_nothing() -> None:
     values = b"\x0a\0" * (parsing.MAX_PARTS + 1)
     with pytest.raises(InvalidRequestError, match="more than 32768"):
-        parsing.reader("/eliza.sessions.v1.MessageService/SendMessage", _never)(b"\xfb\x01\xfc\x01\x22" + _varint(len(values)) + values)
+        parsing.reader("/eliza.sessions.v1.MessageService/SendMessage", _never)(
+            b"\xfb\x01\xfc\x01\x22" + _varint(len(values)) + values
+        )
 
 
 def _never(_: bytes) -> Any:
@@ -227,7 +265,9 @@ def _varint(value: int) -> bytes:
     return bytes([value & 0x7F | 0x80]) + _varint(value >> 7) if value > 0x7F else bytes([value])
 
 
-@pytest.mark.parametrize("field", [b"\x78\0", b"\x7d\0\0\0\0", b"\x79\0\0\0\0\0\0\0\0", b"\xf8\xff\xff\xff\x0f\0"])
+@pytest.mark.parametrize(
+    "field", [b"\x78\0", b"\x7d\0\0\0\0", b"\x79\0\0\0\0\0\0\0\0", b"\xf8\xff\xff\xff\x0f\0"]
+)
 def test_fields_that_are_numbers_are_counted_too(field: bytes) -> None:
     large = field * (parsing.MAX_FIELDS + 1)
     with pytest.raises(InvalidRequestError, match="fields"):
@@ -238,4 +278,6 @@ def test_fields_that_are_numbers_are_counted_too(field: bytes) -> None:
 def test_a_number_without_end_is_not_read_to_the_end(begin: bytes) -> None:
     # To put it together takes the square of its length: half an hour, while nobody else is served.
     with pytest.raises(InvalidRequestError, match="not a message"):
-        parsing.reader("/eliza.sessions.v1.MessageService/SendMessage", SendMessageRequest.FromString)(begin + b"\xff" * 3_000_000)
+        parsing.reader("/eliza.sessions.v1.MessageService/SendMessage", SendMessageRequest.FromString)(
+            begin + b"\xff" * 3_000_000
+        )

@@ -62,7 +62,12 @@ class TestCreate:
         new = session()
         assert (new.created_at_ms, new.last_activity_ms, new.renewed_at_ms) == (T0, T0, T0)
         assert new.expires_at_ms == T0 + 30 * MINUTE
-        assert (new.renewal_count, new.warning_logged, new.expiry_logged, new.last_sequence) == (0, False, False, 0)
+        assert (new.renewal_count, new.warning_logged, new.expiry_logged, new.last_sequence) == (
+            0,
+            False,
+            False,
+            0,
+        )
         assert new.end_ms == T0 + 720 * MINUTE
 
     def test_the_expiry_is_never_later_than_the_maximum_duration(self) -> None:
@@ -126,9 +131,12 @@ class TestExpiry:
             send_message(full, T0, "m", Draft(""), max_open=1)
 
     @pytest.mark.parametrize(
-        ("offset", "remaining", "near"), [(0, 1_800_000, False), (1_499_999, 300_001, False), (1_500_000, 300_000, True)]
+        ("offset", "remaining", "near"),
+        [(0, 1_800_000, False), (1_499_999, 300_001, False), (1_500_000, 300_000, True)],
     )
-    def test_the_remaining_time_says_whether_the_expiration_is_near(self, offset: int, remaining: int, near: bool) -> None:
+    def test_the_remaining_time_says_whether_the_expiration_is_near(
+        self, offset: int, remaining: int, near: bool
+    ) -> None:
         assert time_remaining_ms(session(), T0 + offset) == remaining
         assert is_near_expiration(session(), T0 + offset) is near
 
@@ -183,12 +191,20 @@ class TestActivity:
         entry = send_message(session(), T0, "m1", draft).entry
         kept = entry.message
         assert kept is not None
-        assert (kept.id, kept.content, kept.metadata, kept.attachments) == ("m1", " \u2028😀", '{"a": 1}', "[1]")
+        assert (kept.id, kept.content, kept.metadata, kept.attachments) == (
+            "m1",
+            " \u2028😀",
+            '{"a": 1}',
+            "[1]",
+        )
         assert isinstance(kept, UserMessage)
 
     @pytest.mark.parametrize(
         ("draft", "error"),
-        [(Draft(""), InvalidContentError), (Draft("x", '{"a":"' + "x" * 10_240 + '"}'), InvalidMetadataError)],
+        [
+            (Draft(""), InvalidContentError),
+            (Draft("x", '{"a":"' + "x" * 10_240 + '"}'), InvalidMetadataError),
+        ],
     )
     def test_a_draft_beyond_the_bounds_is_refused(self, draft: Draft, error: type[Exception]) -> None:
         with pytest.raises(error):
@@ -212,7 +228,9 @@ class TestReply:
 class TestRenewByHand:
     @pytest.mark.parametrize("auto_renew", [True, False])
     def test_it_renews_whatever_auto_renew_says(self, auto_renew: bool) -> None:
-        warned = fall_due(session(timeout=PartialTimeoutConfig(auto_renew=auto_renew)), T0 + 29 * MINUTE).session
+        warned = fall_due(
+            session(timeout=PartialTimeoutConfig(auto_renew=auto_renew)), T0 + 29 * MINUTE
+        ).session
         outcome = renew(warned, T0 + 29 * MINUTE)
         new = outcome.session
         assert (new.expires_at_ms, new.renewal_count, new.renewed_at_ms, new.warning_logged) == (
@@ -231,7 +249,11 @@ class TestRenewByHand:
             renew(last, T0 + 10 * MINUTE)
         details = dict(caught.value.details)
         assert details.pop("reason")
-        assert details == {"sessionId": start.id, "maxDurationMinutes": "40", "createdAt": "2026-01-31T09:05:00.000Z"}
+        assert details == {
+            "sessionId": start.id,
+            "maxDurationMinutes": "40",
+            "createdAt": "2026-01-31T09:05:00.000Z",
+        }
 
     def test_one_ms_to_gain_is_enough(self) -> None:
         start = session(timeout=PartialTimeoutConfig(30.0, False, 40.0))
@@ -243,10 +265,16 @@ class TestRenewByHand:
 class TestUpdateTimeout:
     def test_it_changes_only_what_it_names(self) -> None:
         start = session(timeout=PartialTimeoutConfig(20.0, False, 100.0, 7.0))
-        assert patch(timeout_minutes=25.0)(start, T0).session.timeout == replace(start.timeout, timeout_minutes=25.0)
+        assert patch(timeout_minutes=25.0)(start, T0).session.timeout == replace(
+            start.timeout, timeout_minutes=25.0
+        )
         assert patch(auto_renew=True)(start, T0).session.timeout == replace(start.timeout, auto_renew=True)
-        assert patch(max_duration_minutes=99.0)(start, T0).session.timeout == replace(start.timeout, max_duration_minutes=99.0)
-        assert patch(warning_threshold_minutes=3.0)(start, T0).session.timeout == replace(start.timeout, warning_threshold_minutes=3.0)
+        assert patch(max_duration_minutes=99.0)(start, T0).session.timeout == replace(
+            start.timeout, max_duration_minutes=99.0
+        )
+        assert patch(warning_threshold_minutes=3.0)(start, T0).session.timeout == replace(
+            start.timeout, warning_threshold_minutes=3.0
+        )
 
     def test_with_auto_renewal_it_counts_from_the_last_activity(self) -> None:
         active = after(session(timeout=BY_HAND), (10 * MINUTE, heartbeat))
@@ -256,18 +284,29 @@ class TestUpdateTimeout:
         active = after(session(timeout=BY_HAND), (10 * MINUTE, say))
         assert patch(timeout_minutes=20.0)(active, T0 + 12 * MINUTE).session.expires_at_ms == T0 + 20 * MINUTE
         renewed = after(active, (15 * MINUTE, renew), (16 * MINUTE, heartbeat))
-        assert patch(timeout_minutes=20.0)(renewed, T0 + 17 * MINUTE).session.expires_at_ms == T0 + 35 * MINUTE
+        assert (
+            patch(timeout_minutes=20.0)(renewed, T0 + 17 * MINUTE).session.expires_at_ms == T0 + 35 * MINUTE
+        )
 
     def test_a_change_is_no_activity_and_no_renewal(self) -> None:
         outcome = patch(timeout_minutes=60.0)(session(), T0 + 10 * MINUTE)
         new = outcome.session
         assert (new.last_activity_ms, new.renewed_at_ms, new.renewal_count) == (T0, T0, 0)
         entry = outcome.entry
-        assert (type(entry.event), entry.was_renewed, entry.expires_at_ms) == (TimeoutChange, False, T0 + 60 * MINUTE)
+        assert (type(entry.event), entry.was_renewed, entry.expires_at_ms) == (
+            TimeoutChange,
+            False,
+            T0 + 60 * MINUTE,
+        )
 
     def test_the_maximum_duration_caps_the_result(self) -> None:
         assert patch(timeout_minutes=1000.0)(session(), T0).session.expires_at_ms == T0 + 720 * MINUTE
-        assert patch(max_duration_minutes=30.0)(after(session(), (MINUTE, say)), T0 + 2 * MINUTE).session.expires_at_ms == T0 + 30 * MINUTE
+        assert (
+            patch(max_duration_minutes=30.0)(
+                after(session(), (MINUTE, say)), T0 + 2 * MINUTE
+            ).session.expires_at_ms
+            == T0 + 30 * MINUTE
+        )
 
     def test_where_the_result_is_past_the_session_is_expired_from_then_on(self) -> None:
         outcome = patch(timeout_minutes=5.0)(session(), T0 + 20 * MINUTE)
@@ -279,7 +318,9 @@ class TestUpdateTimeout:
         start = session()
         assert update_timeout(start, T0 + MINUTE, NOTHING_NAMED, POLICY) == Outcome(start)
 
-    @pytest.mark.parametrize("minutes", [4.999, 1440.001, 0.0, -1.0, float("inf"), float("-inf"), float("nan")])
+    @pytest.mark.parametrize(
+        "minutes", [4.999, 1440.001, 0.0, -1.0, float("inf"), float("-inf"), float("nan")]
+    )
     def test_a_timeout_out_of_range_is_an_error(self, minutes: float) -> None:
         with pytest.raises(InvalidTimeoutConfigError) as caught:
             patch(timeout_minutes=minutes)(session(), T0)
@@ -296,7 +337,9 @@ class TestFallDue:
         assert due_at_ms(start) == T0 + 25 * MINUTE
         assert fall_due(start, T0 + 25 * MINUTE - 1) == Outcome(start)
         warning = fall_due(start, T0 + 25 * MINUTE)
-        assert [(type(entry.event), entry.is_near_expiration) for entry in logged(warning)] == [(ExpirationWarning, True)]
+        assert [(type(entry.event), entry.is_near_expiration) for entry in logged(warning)] == [
+            (ExpirationWarning, True)
+        ]
         warned = warning.session
         assert due_at_ms(warned) == T0 + 30 * MINUTE
         assert fall_due(warned, T0 + 30 * MINUTE - 1) == Outcome(warned)
@@ -314,9 +357,13 @@ class TestFallDue:
     def test_a_renewal_re_arms_the_warning(self, rule: Rule) -> None:
         renewed = after(session(), (25 * MINUTE, fall_due), (26 * MINUTE, rule))
         assert due_at_ms(renewed) == T0 + 51 * MINUTE
-        assert [type(entry.event) for entry in logged(fall_due(renewed, T0 + 51 * MINUTE))] == [ExpirationWarning]
+        assert [type(entry.event) for entry in logged(fall_due(renewed, T0 + 51 * MINUTE))] == [
+            ExpirationWarning
+        ]
 
-    @pytest.mark.parametrize("rule", [answer, patch(warning_threshold_minutes=6.0), patch(timeout_minutes=29.0)])
+    @pytest.mark.parametrize(
+        "rule", [answer, patch(warning_threshold_minutes=6.0), patch(timeout_minutes=29.0)]
+    )
     def test_without_a_renewal_there_is_no_second_warning(self, rule: Rule) -> None:
         warned = after(session(), (25 * MINUTE, fall_due), (26 * MINUTE, rule))
         assert warned.warning_logged
@@ -335,12 +382,17 @@ class TestSequenceAndTime:
     @given(
         st.lists(
             st.tuples(
-                st.integers(-5000, 5000), st.sampled_from([say, answer, heartbeat, renew, patch(warning_threshold_minutes=2.0), fall_due])
+                st.integers(-5000, 5000),
+                st.sampled_from(
+                    [say, answer, heartbeat, renew, patch(warning_threshold_minutes=2.0), fall_due]
+                ),
             ),
             max_size=40,
         )
     )
-    def test_sequences_have_no_gaps_and_times_increase_whatever_the_clock_does(self, steps: list[tuple[int, Callable]]) -> None:
+    def test_sequences_have_no_gaps_and_times_increase_whatever_the_clock_does(
+        self, steps: list[tuple[int, Callable]]
+    ) -> None:
         now, start, log = T0, session(), []
         for jump, rule in steps:
             now += jump
@@ -363,5 +415,11 @@ class TestSequenceAndTime:
         assert say(start, T0 + 100).entry.at_ms == T0 + 100
 
     def test_activity_never_goes_back(self) -> None:
-        new = after(session(), (10 * MINUTE, say), (5 * MINUTE, say), (5 * MINUTE, heartbeat), (5 * MINUTE, renew))
-        assert (new.last_activity_ms, new.renewed_at_ms, new.expires_at_ms) == (T0 + 10 * MINUTE, T0 + 10 * MINUTE, T0 + 40 * MINUTE)
+        new = after(
+            session(), (10 * MINUTE, say), (5 * MINUTE, say), (5 * MINUTE, heartbeat), (5 * MINUTE, renew)
+        )
+        assert (new.last_activity_ms, new.renewed_at_ms, new.expires_at_ms) == (
+            T0 + 10 * MINUTE,
+            T0 + 10 * MINUTE,
+            T0 + 40 * MINUTE,
+        )

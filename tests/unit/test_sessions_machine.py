@@ -1,4 +1,6 @@
-"""Whole lives of sessions: any order of operations, any movement of the clock, against the contract in another hand."""
+"""Whole lives of sessions: any order of operations, any movement of the clock, against the contract in
+another hand.
+"""
 
 from collections.abc import Callable
 from copy import copy
@@ -131,7 +133,12 @@ class Life(RuleBasedStateMachine):
         assert 5 <= given.timeout_minutes <= 1440
         assert given.timeout_minutes <= given.max_duration_minutes <= 2880
         assert given.warning_threshold_minutes >= 1
-        self.model = Model(given.timeout_minutes, given.auto_renew, given.max_duration_minutes, given.warning_threshold_minutes)
+        self.model = Model(
+            given.timeout_minutes,
+            given.auto_renew,
+            given.max_duration_minutes,
+            given.warning_threshold_minutes,
+        )
 
     @rule(ms=st.integers(0, 20) | st.integers(0, 60 * MINUTE) | st.integers(0, 1500 * MINUTE))
     def time_goes_on(self, ms: int) -> None:
@@ -221,7 +228,11 @@ class Life(RuleBasedStateMachine):
         after = outcome.session
         assert after.renewal_count - before.renewal_count in (0, 1)
         assert after.last_activity_ms >= before.last_activity_ms
-        assert (after.id, after.created_at_ms, after.metadata) == (before.id, before.created_at_ms, before.metadata)
+        assert (after.id, after.created_at_ms, after.metadata) == (
+            before.id,
+            before.created_at_ms,
+            before.metadata,
+        )
         for entry in logged(outcome):
             assert (entry.expires_at_ms, entry.renewal_count) == (after.expires_at_ms, after.renewal_count)
             assert entry.was_renewed == (after.renewal_count > before.renewal_count)
@@ -236,7 +247,11 @@ class Life(RuleBasedStateMachine):
         s, m = self.session, self.model
         assert (s.timeout.timeout_minutes, s.timeout.auto_renew) == (m.timeout, m.auto)
         assert (s.timeout.max_duration_minutes, s.timeout.warning_threshold_minutes) == (m.life, m.threshold)
-        assert (s.last_activity_ms - T0, s.renewed_at_ms - T0, s.expires_at_ms - T0) == (m.activity, m.renewal, m.expires)
+        assert (s.last_activity_ms - T0, s.renewed_at_ms - T0, s.expires_at_ms - T0) == (
+            m.activity,
+            m.renewal,
+            m.expires,
+        )
         assert (s.renewal_count, s.warning_logged, s.expiry_logged) == (m.renewals, not m.armed, m.over)
 
     @invariant()
@@ -245,7 +260,9 @@ class Life(RuleBasedStateMachine):
         assert s.created_at_ms <= s.renewed_at_ms <= s.last_activity_ms
         assert s.expires_at_ms <= s.end_ms == T0 + round(s.timeout.max_duration_minutes * MINUTE)
         assert s.warn_at_ms < s.expires_at_ms
-        assert time_remaining_ms(s, self.now) == (0 if is_expired(s, self.now) else s.expires_at_ms - self.now)
+        assert time_remaining_ms(s, self.now) == (
+            0 if is_expired(s, self.now) else s.expires_at_ms - self.now
+        )
 
     @invariant()
     def the_log_is_whole(self) -> None:

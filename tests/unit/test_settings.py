@@ -45,17 +45,25 @@ def refusal(load: Load, **variables: str) -> str:
 
 @pytest.mark.parametrize(("name", "default", "low", "high"), VARIABLES, ids=NAMES)
 class TestMinutes:
-    def test_the_default_applies(self, load: Load, name: str, default: float, low: float, high: float) -> None:
+    def test_the_default_applies(
+        self, load: Load, name: str, default: float, low: float, high: float
+    ) -> None:
         assert getattr(load(), name.lower()) == default
 
-    def test_empty_counts_as_unset(self, load: Load, name: str, default: float, low: float, high: float) -> None:
+    def test_empty_counts_as_unset(
+        self, load: Load, name: str, default: float, low: float, high: float
+    ) -> None:
         assert getattr(load(**{name: ""}), name.lower()) == default
 
-    def test_both_bounds_are_accepted(self, load: Load, name: str, default: float, low: float, high: float) -> None:
+    def test_both_bounds_are_accepted(
+        self, load: Load, name: str, default: float, low: float, high: float
+    ) -> None:
         for bound in (low, high, low + 0.5):
             assert getattr(load(**{name: str(bound)}), name.lower()) == bound
 
-    def test_out_of_bounds_or_no_number_stops_the_start(self, load: Load, name: str, default: float, low: float, high: float) -> None:
+    def test_out_of_bounds_or_no_number_stops_the_start(
+        self, load: Load, name: str, default: float, low: float, high: float
+    ) -> None:
         beyond = [low - 1, high + 1, math.nextafter(low, 0), math.nextafter(high, math.inf), -low, 0]
         for value in [*map(str, beyond), "thirty", "nan", "inf", "-inf", "30 minutes", "1,5", "0x10", "true"]:
             line = refusal(load, **{name: value})
@@ -71,7 +79,10 @@ def test_every_wrong_variable_has_its_line(load: Load) -> None:
 
 
 class TestClearSessions:
-    @pytest.mark.parametrize(("value", "means"), [("", False), ("false", False), ("true", True), ("1", True), ("0", False), ("TRUE", True)])
+    @pytest.mark.parametrize(
+        ("value", "means"),
+        [("", False), ("false", False), ("true", True), ("1", True), ("0", False), ("TRUE", True)],
+    )
     def test_a_value_is_read_as_true_or_false(self, load: Load, value: str, means: bool) -> None:
         assert load(CLEAR_SESSIONS_ON_SHUTDOWN=value).clear_sessions_on_shutdown is means
 
@@ -88,7 +99,14 @@ class TestClearSessions:
 class TestLogs:
     @pytest.mark.parametrize(
         ("value", "means"),
-        [("INFO", "info"), ("warn", "warning"), ("WARN", "warning"), ("Warning", "warning"), ("debug", "debug"), ("ERROR", "error")],
+        [
+            ("INFO", "info"),
+            ("warn", "warning"),
+            ("WARN", "warning"),
+            ("Warning", "warning"),
+            ("debug", "debug"),
+            ("ERROR", "error"),
+        ],
     )
     def test_levels_are_accepted_in_any_case(self, load: Load, value: str, means: str) -> None:
         assert load(LOG_LEVEL=value).log_level == means
@@ -144,7 +162,9 @@ def test_an_address_is_split_into_host_and_port(text: str, parts: tuple[str, int
     assert split_address(text) == parts
 
 
-@pytest.mark.parametrize("text", ["localhost", "127.0.0.1", "h:65536", "h:-1", "h:", "::1:80", "h:http", "h:8０", "h: 1"])
+@pytest.mark.parametrize(
+    "text", ["localhost", "127.0.0.1", "h:65536", "h:-1", "h:", "::1:80", "h:http", "h:8０", "h: 1"]
+)
 def test_what_is_no_address_stops_the_start(load: Load, text: str) -> None:
     for name in ("GRPC_ADDRESS", "REST_ADDRESS"):
         line = refusal(load, **{name: text})

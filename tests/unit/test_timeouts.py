@@ -24,9 +24,24 @@ from tests.unit.samples import POLICY, partials
 NAN = math.nan
 FIELDS = ("timeout_minutes", "auto_renew", "max_duration_minutes", "warning_threshold_minutes")
 NUMBERS = ("timeout_minutes", "max_duration_minutes", "warning_threshold_minutes")
-IN_RANGE = {"timeout_minutes": 20.0, "auto_renew": False, "max_duration_minutes": 300.0, "warning_threshold_minutes": 9.0}
-OTHERS = {"timeout_minutes": 40.0, "auto_renew": True, "max_duration_minutes": 400.0, "warning_threshold_minutes": 11.0}
-DEFAULTS = {"timeout_minutes": 30.0, "auto_renew": True, "max_duration_minutes": 720.0, "warning_threshold_minutes": 5.0}
+IN_RANGE = {
+    "timeout_minutes": 20.0,
+    "auto_renew": False,
+    "max_duration_minutes": 300.0,
+    "warning_threshold_minutes": 9.0,
+}
+OTHERS = {
+    "timeout_minutes": 40.0,
+    "auto_renew": True,
+    "max_duration_minutes": 400.0,
+    "warning_threshold_minutes": 11.0,
+}
+DEFAULTS = {
+    "timeout_minutes": 30.0,
+    "auto_renew": True,
+    "max_duration_minutes": 720.0,
+    "warning_threshold_minutes": 5.0,
+}
 
 
 def only(field: str, value: float | bool) -> PartialTimeoutConfig:
@@ -35,7 +50,9 @@ def only(field: str, value: float | bool) -> PartialTimeoutConfig:
 
 class TestResolve:
     @pytest.mark.parametrize("field", FIELDS)
-    def test_the_request_comes_before_the_agent_and_the_agent_before_the_environment(self, field: str) -> None:
+    def test_the_request_comes_before_the_agent_and_the_agent_before_the_environment(
+        self, field: str
+    ) -> None:
         request, agent = only(field, IN_RANGE[field]), only(field, OTHERS[field])
         assert getattr(resolve(POLICY, request, agent), field) == IN_RANGE[field]
         assert getattr(resolve(POLICY, NOTHING_NAMED, agent), field) == OTHERS[field]
@@ -46,8 +63,18 @@ class TestResolve:
         assert resolve(POLICY, request, agent) == TimeoutConfig(20.0, False, 720.0, 5.0)
 
     def test_what_says_false_says_something(self) -> None:
-        assert resolve(POLICY, PartialTimeoutConfig(auto_renew=False), PartialTimeoutConfig(auto_renew=True)).auto_renew is False
-        assert resolve(POLICY, PartialTimeoutConfig(auto_renew=True), PartialTimeoutConfig(auto_renew=False)).auto_renew is True
+        assert (
+            resolve(
+                POLICY, PartialTimeoutConfig(auto_renew=False), PartialTimeoutConfig(auto_renew=True)
+            ).auto_renew
+            is False
+        )
+        assert (
+            resolve(
+                POLICY, PartialTimeoutConfig(auto_renew=True), PartialTimeoutConfig(auto_renew=False)
+            ).auto_renew
+            is True
+        )
 
     @pytest.mark.parametrize(
         ("field", "asked", "given"),
@@ -77,7 +104,11 @@ class TestResolve:
         assert getattr(resolve(POLICY, NOTHING_NAMED, only(field, asked)), field) == given
 
     def test_an_infinite_threshold_becomes_a_number_that_json_can_write(self) -> None:
-        assert math.isfinite(resolve(POLICY, only("warning_threshold_minutes", math.inf), NOTHING_NAMED).warning_threshold_minutes)
+        assert math.isfinite(
+            resolve(
+                POLICY, only("warning_threshold_minutes", math.inf), NOTHING_NAMED
+            ).warning_threshold_minutes
+        )
 
     def test_the_environments_own_defaults_are_clamped_too(self) -> None:
         policy = TimeoutPolicy(TimeoutConfig(1.0, True, 60.0, 60.0), 5.0, 60.0)
@@ -93,7 +124,9 @@ class TestResolve:
         assert caught.value.details["value"] == "nan"
 
     @given(partials(), partials())
-    def test_whatever_is_asked_the_result_is_in_range(self, request: PartialTimeoutConfig, agent: PartialTimeoutConfig) -> None:
+    def test_whatever_is_asked_the_result_is_in_range(
+        self, request: PartialTimeoutConfig, agent: PartialTimeoutConfig
+    ) -> None:
         given = resolve(POLICY, request, agent)
         assert 5 <= given.timeout_minutes <= 1440
         assert given.timeout_minutes <= given.max_duration_minutes <= 2880
@@ -101,13 +134,23 @@ class TestResolve:
         assert isinstance(given.auto_renew, bool)
 
     @given(partials(), partials())
-    def test_what_is_in_range_is_taken_as_it_is(self, request: PartialTimeoutConfig, agent: PartialTimeoutConfig) -> None:
+    def test_what_is_in_range_is_taken_as_it_is(
+        self, request: PartialTimeoutConfig, agent: PartialTimeoutConfig
+    ) -> None:
         given = resolve(POLICY, request, agent)
         for field in FIELDS:
             layers = (getattr(request, field), getattr(agent, field), DEFAULTS[field])
             asked = next(value for value in layers if value is not None)
-            low = {"timeout_minutes": 5, "max_duration_minutes": given.timeout_minutes, "warning_threshold_minutes": 1}.get(field, 0)
-            high = {"timeout_minutes": 1440, "max_duration_minutes": 2880, "warning_threshold_minutes": 1e6}.get(field, 1)
+            low = {
+                "timeout_minutes": 5,
+                "max_duration_minutes": given.timeout_minutes,
+                "warning_threshold_minutes": 1,
+            }.get(field, 0)
+            high = {
+                "timeout_minutes": 1440,
+                "max_duration_minutes": 2880,
+                "warning_threshold_minutes": 1e6,
+            }.get(field, 1)
             assert getattr(given, field) == min(max(asked, low), high)
 
 
@@ -128,9 +171,13 @@ class TestChanged:
     def test_nothing_named_changes_nothing_even_out_of_the_range_of_today(self) -> None:
         old = TimeoutConfig(2.0, True, 1.0, 0.5)
         assert apply_change(POLICY, old, NOTHING_NAMED) == old
-        assert apply_change(POLICY, old, PartialTimeoutConfig(auto_renew=False)) == replace(old, auto_renew=False)
+        assert apply_change(POLICY, old, PartialTimeoutConfig(auto_renew=False)) == replace(
+            old, auto_renew=False
+        )
 
-    @pytest.mark.parametrize("minutes", [math.nextafter(5, 0), math.nextafter(1440, 2000), 0.0, -1.0, math.inf, -math.inf, NAN])
+    @pytest.mark.parametrize(
+        "minutes", [math.nextafter(5, 0), math.nextafter(1440, 2000), 0.0, -1.0, math.inf, -math.inf, NAN]
+    )
     def test_a_timeout_out_of_range_is_an_error(self, minutes: float) -> None:
         with pytest.raises(InvalidTimeoutConfigError) as caught:
             apply_change(POLICY, self.START, only("timeout_minutes", minutes))
@@ -151,7 +198,9 @@ class TestChanged:
         assert apply_change(POLICY, self.START, only(field, asked)) == replace(self.START, **{field: given})
 
     def test_the_maximum_duration_is_measured_by_the_new_timeout(self) -> None:
-        after = apply_change(POLICY, self.START, PartialTimeoutConfig(timeout_minutes=50.0, max_duration_minutes=30.0))
+        after = apply_change(
+            POLICY, self.START, PartialTimeoutConfig(timeout_minutes=50.0, max_duration_minutes=30.0)
+        )
         assert (after.timeout_minutes, after.max_duration_minutes) == (50.0, 50.0)
 
     @pytest.mark.parametrize("field", NUMBERS)
@@ -186,4 +235,8 @@ def test_minutes_are_exact_to_the_ms(ms: int) -> None:
 
 def test_the_fields_are_those_of_the_contract() -> None:
     assert astuple(PartialTimeoutConfig()) == (None,) * 4
-    assert tuple(PartialTimeoutConfig.__dataclass_fields__) == FIELDS == tuple(TimeoutConfig.__dataclass_fields__)
+    assert (
+        tuple(PartialTimeoutConfig.__dataclass_fields__)
+        == FIELDS
+        == tuple(TimeoutConfig.__dataclass_fields__)
+    )

@@ -16,7 +16,11 @@ from eliza.sessions.values import list_value, plain, plain_list, struct
 EXACT = st.integers(-(2**53), 2**53)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 LEAVES = st.none() | st.booleans() | EXACT | st.floats(allow_nan=False, allow_infinity=False) | TEXT
-JSON = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4), max_leaves=10)
+JSON = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=10,
+)
 OBJECTS, ARRAYS = st.dictionaries(TEXT, JSON, max_size=4), st.lists(JSON, max_size=4)
 
 
@@ -52,9 +56,18 @@ def test_they_survive_the_wire_and_are_what_protobuf_itself_reads(value: dict) -
 
 
 def test_whole_numbers_come_back_as_ints_and_truth_as_truth() -> None:
-    value = {"i": 1, "f": 1.0, "half": 0.5, "yes": True, "no": False, "big": 2**53, "list": [0, 0.0, -0.0, True]}
+    value = {
+        "i": 1,
+        "f": 1.0,
+        "half": 0.5,
+        "yes": True,
+        "no": False,
+        "big": 2**53,
+        "list": [0, 0.0, -0.0, True],
+    }
     assert json.dumps(plain(struct(value)), sort_keys=True) == (
-        '{"big": 9007199254740992, "f": 1, "half": 0.5, "i": 1, "list": [0, 0, 0, true], "no": false, "yes": true}'
+        '{"big": 9007199254740992, "f": 1, "half": 0.5, "i": 1, "list": [0, 0, 0, true], "no": false, '
+        '"yes": true}'
     )
 
 
@@ -72,7 +85,11 @@ def test_whole_numbers_of_any_size_become_the_nearest_that_there_is(value: int) 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400, -(10**400)])
 def test_writing_a_number_that_is_not_finite_is_refused(value: float) -> None:
-    for make in (lambda: struct({"a": value}), lambda: struct({"a": [{"b": value}]}), lambda: list_value([value])):
+    for make in (
+        lambda: struct({"a": value}),
+        lambda: struct({"a": [{"b": value}]}),
+        lambda: list_value([value]),
+    ):
         with pytest.raises(ValueError, match="number"):
             make()
 
@@ -87,7 +104,12 @@ def test_reading_a_number_that_is_not_finite_is_refused(value: float) -> None:
 
 @pytest.mark.parametrize("text", ["\ud800", "a\udfffb", "\ude00\ud83d"])
 def test_lone_surrogates_are_not_text(text: str) -> None:
-    for make in (lambda: struct({"a": text}), lambda: struct({text: 1}), lambda: struct({"a": [{text: 1}]}), lambda: list_value([text])):
+    for make in (
+        lambda: struct({"a": text}),
+        lambda: struct({text: 1}),
+        lambda: struct({"a": [{text: 1}]}),
+        lambda: list_value([text]),
+    ):
         with pytest.raises(ValueError, match="surrogate"):
             make()
 
@@ -100,7 +122,10 @@ def test_the_greatest_depth_survives_the_wire() -> None:
 
 
 def test_deeper_is_refused_either_way() -> None:
-    for make in (lambda: struct(nested_object(MAX_DEPTH + 1)), lambda: list_value(nested_array(MAX_DEPTH + 1))):
+    for make in (
+        lambda: struct(nested_object(MAX_DEPTH + 1)),
+        lambda: list_value(nested_array(MAX_DEPTH + 1)),
+    ):
         with pytest.raises(ValueError, match=f"{MAX_DEPTH}"):
             make()
     with pytest.raises(ValueError, match=f"{MAX_DEPTH}"):

@@ -16,7 +16,9 @@ LAST_MS = (dt.datetime(9999, 12, 31, 23, 59, 59, 999000, tzinfo=dt.UTC) - _EPOCH
 
 
 def iso(ms: int) -> str:
-    """Writes an instant in ms as ISO 8601 in UTC with exactly three fractional digits: `2026-01-31T09:05:00.000Z`."""
+    """Writes an instant in ms as ISO 8601 in UTC with exactly three fractional digits:
+    `2026-01-31T09:05:00.000Z`.
+    """
     seconds, rest = divmod(ms, 1000)
     return f"{_iso_second(seconds)}.{rest:03d}Z"
 

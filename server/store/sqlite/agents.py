@@ -29,7 +29,9 @@ class SqliteAgents(Reading, Agents):
 
     async def seed_agent(self, agent: Agent) -> None:
         def work(connection: sqlite3.Connection, now_ms: int) -> None:
-            if connection.execute("INSERT INTO seeded_agents VALUES (?) ON CONFLICT DO NOTHING", (agent.id,)).rowcount:
+            if connection.execute(
+                "INSERT INTO seeded_agents VALUES (?) ON CONFLICT DO NOTHING", (agent.id,)
+            ).rowcount:
                 _insert_agent(agent, connection)
 
         await self._writer.run(work)
@@ -38,7 +40,9 @@ class SqliteAgents(Reading, Agents):
         def work(connection: sqlite3.Connection, now_ms: int) -> Agent:
             agent = change(_agent(agent_id, connection), now_ms)
             row = rows.agent_row(agent)
-            connection.execute(f"UPDATE agents SET ({_AGENT}) = ({_marks(row)}) WHERE id = ?", (*row, agent_id))
+            connection.execute(
+                f"UPDATE agents SET ({_AGENT}) = ({_marks(row)}) WHERE id = ?", (*row, agent_id)
+            )
             return agent
 
         return await self._writer.run(work)
@@ -55,7 +59,10 @@ class SqliteAgents(Reading, Agents):
 
     async def list_agents(self, *, limit: int, after: Position | None = None) -> list[Agent]:
         start = after or FIRST
-        statement = f"SELECT {_AGENT} FROM agents WHERE (created_at_ms, id) > (?, ?) ORDER BY created_at_ms, id LIMIT ?"
+        statement = (
+            f"SELECT {_AGENT} FROM agents WHERE (created_at_ms, id) > (?, ?) ORDER BY "
+            "created_at_ms, id LIMIT ?"
+        )
         values = start.created_at_ms, start.id, limit
         return self._read(lambda connection: list(map(rows.agent_of, connection.execute(statement, values))))
 

@@ -15,23 +15,32 @@ COUNTED: Final = (
 )
 """A row for each session and each count that it is in."""
 _KNOWN: Final = "(SELECT id FROM sessions UNION ALL SELECT id FROM removed_sessions)"
-"""The sessions that rows of other tables may belong to: those that are there, and those whose rows the purge is about to take."""
+"""The sessions that rows of other tables may belong to: those that are there, and those whose rows the purge
+is about to take.
+"""
 
 _QUESTIONS: Final = {
-    "session {0}: it is there, but was removed": "SELECT id FROM sessions WHERE id IN (SELECT id FROM removed_sessions)",
+    "session {0}: it is there, but was removed": "SELECT id FROM sessions WHERE id IN (SELECT id FROM "
+    "removed_sessions)",
     "session {0}: its log should have the sequences up to {1}, but has {2} from {3} to {4}": (
-        # The purge of an older version took the log of an expired session from its start, in steps, and the session last.
-        "SELECT sessions.id, last_sequence, count(sequence), min(sequence), max(sequence) FROM sessions LEFT JOIN log ON session_id = id "
+        # The purge of an older version took the log of an expired session from its start, in steps, and the
+        # session last.
+        "SELECT sessions.id, last_sequence, count(sequence), min(sequence), max(sequence) FROM sessions "
+        "LEFT JOIN log ON session_id = id "
         "GROUP BY id HAVING NOT (count(sequence) = coalesce(max(sequence) - min(sequence) + 1, 0) "
         "AND (coalesce(max(sequence), 0) = last_sequence AND coalesce(min(sequence), 1) = 1 "
         "OR expired AND coalesce(max(sequence), last_sequence) = last_sequence))"
     ),
     "session {0}: the times of its log do not increase at sequence {1}": (
         "SELECT session_id, sequence FROM (SELECT session_id, sequence, at_ms, "
-        "lag(at_ms) OVER (PARTITION BY session_id ORDER BY sequence) AS before_ms FROM log) WHERE at_ms <= before_ms"
+        "lag(at_ms) OVER (PARTITION BY session_id ORDER BY sequence) AS before_ms FROM log) WHERE at_ms <= "
+        "before_ms"
     ),
-    "session {0}: there are entries of its log, but no session": (f"SELECT DISTINCT session_id FROM log WHERE session_id NOT IN {_KNOWN}"),
-    "session {0}: what it has in JSON cannot be read": "SELECT id FROM sessions WHERE NOT json_valid(metadata)",
+    "session {0}: there are entries of its log, but no session": (
+        f"SELECT DISTINCT session_id FROM log WHERE session_id NOT IN {_KNOWN}"
+    ),
+    "session {0}: what it has in JSON cannot be read": "SELECT id FROM sessions WHERE NOT "
+    "json_valid(metadata)",
     "sessions that are {0}, of agent '{1}' and user '{2}' (empty: any): {4} are there, but {3} are counted": (
         "SELECT state, agent_id, user_id, sum(counted), sum(there) FROM ("
         "SELECT state, agent_id, user_id, sessions AS counted, 0 AS there FROM session_counts "
@@ -40,7 +49,8 @@ _QUESTIONS: Final = {
     ),
     "message {0}-{1}: what it has in JSON cannot be read": (
         "SELECT session_id, sequence FROM log WHERE message_id IS NOT NULL AND NOT (json_valid(metadata) "
-        "AND json_valid(coalesce(attachments, '[]')) AND json_valid(coalesce(thought, '\"\"')) AND json_valid(coalesce(actions, '[]')))"
+        "AND json_valid(coalesce(attachments, '[]')) AND json_valid(coalesce(thought, '\"\"')) AND "
+        "json_valid(coalesce(actions, '[]')))"
     ),
     "message {0}-{1}: it has no delivery": (
         "SELECT log.session_id, log.sequence FROM log JOIN sessions ON id = log.session_id "
@@ -49,19 +59,23 @@ _QUESTIONS: Final = {
         "WHERE message_id IS NOT NULL AND NOT is_agent AND state IS NULL AND NOT expired"
     ),
     "delivery {0}-{1}: it has no message": (
-        "SELECT session_id, sequence FROM deliveries WHERE NOT EXISTS (SELECT 1 FROM log WHERE log.session_id = deliveries.session_id "
+        "SELECT session_id, sequence FROM deliveries WHERE NOT EXISTS (SELECT 1 FROM log WHERE "
+        "log.session_id = deliveries.session_id "
         "AND log.sequence = deliveries.sequence AND message_id IS NOT NULL AND NOT is_agent)"
     ),
     "delivery {0}-{1}: it is answered, but there is no reply": (
-        "SELECT session_id, sequence FROM deliveries WHERE state = 'answered' AND attempts > 0 AND NOT EXISTS "
+        "SELECT session_id, sequence FROM deliveries WHERE state = 'answered' AND attempts > 0 AND NOT "
+        "EXISTS "
         "(SELECT 1 FROM log WHERE log.session_id = deliveries.session_id AND answers = deliveries.sequence)"
     ),
     "delivery {0}-{1}: there is a reply, but it is {2}": (
         "SELECT deliveries.session_id, deliveries.sequence, state FROM log JOIN deliveries "
-        "ON deliveries.session_id = log.session_id AND deliveries.sequence = answers WHERE state != 'answered'"
+        "ON deliveries.session_id = log.session_id AND deliveries.sequence = answers WHERE state != "
+        "'answered'"
     ),
     "delivery {0}-{1}: it is open, but its session has expired": (
-        f"SELECT session_id, sequence FROM deliveries JOIN sessions ON id = session_id WHERE state IN {rows.OPEN} AND expired"
+        "SELECT session_id, sequence FROM deliveries JOIN sessions ON id = session_id WHERE state IN "
+        f"{rows.OPEN} AND expired"
     ),
     "delivery {0}-{1}: it is open, but nobody knows when it is due": (
         f"SELECT session_id, sequence FROM deliveries WHERE state IN {rows.OPEN} AND due_at_ms IS NULL"
@@ -73,25 +87,33 @@ _QUESTIONS: Final = {
     ),
     "session {0}: it is due at {1} by its row, but at {2} in truth": (
         # By a millisecond at most the two are rounded otherwise.
-        "SELECT id, due_at_ms, iif(warned, expires_at_ms, min(expires_at_ms, expires_at_ms - round(warning_threshold_minutes * 60000))) "
+        "SELECT id, due_at_ms, iif(warned, expires_at_ms, min(expires_at_ms, expires_at_ms - "
+        "round(warning_threshold_minutes * 60000))) "
         "AS true_ms FROM sessions WHERE NOT expired AND coalesce(due_at_ms, true_ms + 2) > true_ms + 1"
     ),
-    "session {0}: it has expired, and is due": "SELECT id FROM sessions WHERE expired AND due_at_ms IS NOT NULL",
-    "request {1} of {0}: its session is gone": f"SELECT scope, id FROM requests WHERE session_id NOT IN {_KNOWN}",
+    "session {0}: it has expired, and is due": "SELECT id FROM sessions WHERE expired AND due_at_ms IS NOT "
+    "NULL",
+    "request {1} of {0}: its session is gone": "SELECT scope, id FROM requests WHERE session_id NOT IN "
+    f"{_KNOWN}",
     "request {1} of {0}: it is kept with another session, {2}": (
         "SELECT scope, id, session_id FROM requests WHERE session_id IS NOT CASE WHEN scope GLOB 'session:*' "
         "THEN substr(scope, length('session:') + 1) WHEN json_valid(answer) THEN answer ->> 'id' END"
     ),
     "request {1} of {0}: its answer is not there": (
-        "SELECT scope, requests.id FROM requests JOIN sessions ON sessions.id = session_id WHERE scope GLOB 'session:*' "
-        "AND NOT expired AND NOT EXISTS (SELECT 1 FROM log WHERE session_id = sessions.id AND sequence = CAST(answer AS INTEGER))"
+        "SELECT scope, requests.id FROM requests JOIN sessions ON sessions.id = session_id WHERE scope GLOB "
+        "'session:*' "
+        "AND NOT expired AND NOT EXISTS (SELECT 1 FROM log WHERE session_id = sessions.id AND sequence = "
+        "CAST(answer AS INTEGER))"
     ),
 }
 """What to print for each row that a question finds: a sound store has none."""
 
 
 def problems(connection: sqlite3.Connection) -> Iterator[str]:
-    """What is wrong with the database, a line each, as of one moment even while it is written to. Raises sqlite3.Error."""
+    """What is wrong with the database, a line each, as of one moment even while it is written to.
+
+    Raises sqlite3.Error.
+    """
     connection.execute("BEGIN")
     try:
         for (line,) in connection.execute("PRAGMA integrity_check").fetchall():

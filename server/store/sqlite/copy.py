@@ -28,7 +28,8 @@ STEP_PAGES: Final = 256
 
 @contextmanager
 def reading_current(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that reads a store in this version's schema; of a store of an older schema, a copy that is migrated.
+    """A connection that reads a store in this version's schema; of a store of an older schema, a copy that is
+    migrated.
 
     The copy needs as much room as the store in the directory for temporary files, and is removed afterwards.
 
@@ -104,17 +105,27 @@ def _require_sound(source: Path) -> None:
     except (OSError, sqlite3.Error, StoreOpenError) as error:
         raise CopyError(f"{source} cannot be restored: {error}") from error
     if problem:
-        raise CopyError(f"{source} is not sound ({problem}): `eliza-sessions check` tells all that is wrong with it")
+        raise CopyError(
+            f"{source} is not sound ({problem}): `eliza-sessions check` tells all that is wrong with it"
+        )
 
 
 def _copy(source: sqlite3.Connection, partial: Path, progress: Progress) -> None:
-    """Copies a database as it is at one moment into a new file that only its owner can read. Raises OSError, sqlite3.Error."""
+    """Copies a database as it is at one moment into a new file that only its owner can read.
+
+    Raises OSError, sqlite3.Error.
+    """
     os.close(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
     with closing(sqlite3.connect(partial, isolation_level=None)) as writing:
         # Held open, so that all steps read one snapshot; else a copy would begin anew at every commit.
         source.execute("BEGIN")
         source.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-        source.backup(writing, pages=STEP_PAGES, progress=lambda _, remaining, total: progress(total - remaining, total), sleep=0)
+        source.backup(
+            writing,
+            pages=STEP_PAGES,
+            progress=lambda _, remaining, total: progress(total - remaining, total),
+            sleep=0,
+        )
         source.execute("ROLLBACK")
         check_sound(writing)
         # One file, without a log beside it.

@@ -9,7 +9,8 @@ from server.store.counts import CountKey
 from server.store.sqlite import rows
 
 _CHANGE_COUNTS = (
-    f"INSERT INTO session_counts ({', '.join(rows.COUNT)}) SELECT {rows.item_values(len(rows.COUNT))} FROM json_each(?) AS item WHERE true "
+    f"INSERT INTO session_counts ({', '.join(rows.COUNT)}) SELECT {rows.item_values(len(rows.COUNT))} FROM "
+    "json_each(?) AS item WHERE true "
     "ON CONFLICT DO UPDATE SET sessions = sessions + excluded.sessions"
 )
 _REMOVE_EMPTY_COUNTS = (

@@ -1,6 +1,7 @@
 """Sessions of the SQLite file that are due: claimed, and a rule applied to them, in one transaction.
 
-The column `due_at_ms` is a lower bound: a message moves a deadline away, and leaves the column and its index alone.
+The column `due_at_ms` is a lower bound: a message moves a deadline away, and leaves the column and its index
+alone.
 """
 
 import sqlite3
@@ -44,7 +45,9 @@ def _apply(connection: sqlite3.Connection, ids: list[str], rule: Rule, now_ms: i
             raise
         connection.execute("ROLLBACK TO due")
         if len(ids) > 1:
-            outcomes = [outcome for session_id in ids for outcome in _apply(connection, [session_id], rule, now_ms)]
+            outcomes = [
+                outcome for session_id in ids for outcome in _apply(connection, [session_id], rule, now_ms)
+            ]
         else:
             outcomes = []
             set_due(connection, [(ids[0], now_ms + PUT_OFF_MS)])

@@ -28,7 +28,8 @@ _BUSY_TIMEOUT_S = 5.0
 _CACHE_KIB = 65_536
 # A reader's cache is empty after each commit, which is another connection's.
 _READ_CACHE_KIB = 4_096
-# SQLite's own, 1,000, is reached every few groups of writes, each of which would then write most of the same pages into the file.
+# SQLite's own, 1,000, is reached every few groups of writes, each of which would then write most of the same
+# pages into the file.
 _CHECKPOINT_PAGES = 4000
 _JOURNAL_LIMIT_BYTES = 64 * 1024 * 1024
 _LITTLE_ROOM_BYTES = 1024 * 1024
@@ -43,10 +44,15 @@ class FileLock:
     """
 
     def __init__(self, path: Path) -> None:
-        """Takes the lock of a file under its real path. Raises StoreOpenError, naming the process that has it, or OSError."""
+        """Takes the lock of a file under its real path.
+
+        Raises StoreOpenError, naming the process that has it, or OSError.
+        """
         self._path = path.with_name(path.name + ".lock")
         # Not through a link, which somebody may have put there to have another file emptied.
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        self._fd = os.open(
+            self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600
+        )
         try:
             self._take(path)
         except BaseException:
@@ -56,12 +62,16 @@ class FileLock:
     def _take(self, path: Path) -> None:
         found = os.fstat(self._fd)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
-            raise StoreOpenError(f"{self._path} is a link or no regular file: remove it, if no service runs on {path}")
+            raise StoreOpenError(
+                f"{self._path} is a link or no regular file: remove it, if no service runs on {path}"
+            )
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(self._fd, 20).decode(errors="replace").strip() or "unknown"
-            raise StoreOpenError(f"{path} is in use by another process (pid {holder}): one process owns the file") from None
+            raise StoreOpenError(
+                f"{path} is in use by another process (pid {holder}): one process owns the file"
+            ) from None
         if not self.is_held():
             raise StoreOpenError(f"{self._path} was replaced while {path} was opened: try again")
         if stat.S_IMODE(found.st_mode) != 0o600:
@@ -70,7 +80,9 @@ class FileLock:
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
 
     def is_held(self) -> bool:
-        """Whether the lock still keeps others out: once its file is gone from its place, another process can take a new one."""
+        """Whether the lock still keeps others out: once its file is gone from its place, another process can
+        take a new one.
+        """
         held = os.fstat(self._fd)
         return file_identity(self._path) == (held.st_dev, held.st_ino)
 
@@ -80,12 +92,15 @@ class FileLock:
 
 
 def real_path(path: Path) -> Path:
-    """The path of a file itself, where `path` leads to it through links: so all who open it meet at one lock."""
+    """The path of a file itself, where `path` leads to it through links: so all who open it
+    meet at one lock.
+    """
     return Path(os.path.realpath(path))
 
 
 def prepare(path: Path) -> FileLock:
-    """Makes the file and its last directory where they are missing, locks it, checks that it is sound and ours, and migrates it.
+    """Makes the file and its last directory where they are missing, locks it, checks that it is sound and
+    ours, and migrates it.
 
     Raises StoreOpenError, saying why; the file is then as it was.
     """
@@ -101,7 +116,8 @@ def prepare(path: Path) -> FileLock:
         with closing(connect(path)) as connection:
             check_sound(connection)
             migrate(path, connection)
-            # Waits for the last write of a process that has lost its lock: in each write it looks whether it has it.
+            # Waits for the last write of a process that has lost its lock: in each write it looks whether it
+            # has it.
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("ROLLBACK")
         _warn_of_others(path)
@@ -120,7 +136,10 @@ def prepare(path: Path) -> FileLock:
 
 
 def _make_file(path: Path) -> None:
-    """Makes the file, for its owner only, unless it is there. Raises OSError, or StoreOpenError where it has a second name."""
+    """Makes the file, for its owner only, unless it is there.
+
+    Raises OSError, or StoreOpenError where it has a second name.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     try:
         found = os.fstat(descriptor)
@@ -134,17 +153,24 @@ def _make_file(path: Path) -> None:
 
 
 def _warn_of_others(path: Path) -> None:
-    """Tells the operator where others may touch the file, or put their own in the place of those beside it."""
+    """Tells the operator where others may touch the file, or put their own in the place of
+    those beside it.
+    """
     file_mode = path.stat().st_mode
     if file_mode & (stat.S_IRWXG | stat.S_IRWXO):
         mode = oct(stat.S_IMODE(file_mode))
-        log.warning("others may read or write the store's file", file=str(path), mode=mode, remedy="chmod 600")
+        log.warning(
+            "others may read or write the store's file", file=str(path), mode=mode, remedy="chmod 600"
+        )
     if path.parent.stat().st_mode & stat.S_IWOTH:
         log.warning("others may put files beside the store", directory=str(path.parent), remedy="chmod o-w")
 
 
 def make_directory(path: Path) -> None:
-    """Makes the directory of a file where it is missing, but none above it: a wrong path is refused. Raises StoreOpenError, OSError."""
+    """Makes the directory of a file where it is missing, but none above it: a wrong path is refused.
+
+    Raises StoreOpenError, OSError.
+    """
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
     except FileNotFoundError as error:
@@ -159,7 +185,9 @@ def _room(path: Path) -> str:
 
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """A connection in autocommit mode, for use by one thread at a time. Raises sqlite3.Error."""
-    connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256)
+    connection = sqlite3.connect(
+        path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
+    )
     connection.execute(f"PRAGMA cache_size = -{_READ_CACHE_KIB if read_only else _CACHE_KIB}")
     if read_only:
         connection.execute("PRAGMA query_only = ON")
@@ -175,7 +203,10 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
 
 @contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that reads a store as it is, also while it is served. Raises StoreOpenError, OSError or sqlite3.Error."""
+    """A connection that reads a store as it is, also while it is served.
+
+    Raises StoreOpenError, OSError or sqlite3.Error.
+    """
     path = real_path(path)
     if not path.is_file() or not path.stat().st_size:
         raise StoreOpenError(f"{path} is not there, or empty")
@@ -188,10 +219,13 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 def _connect_reading(path: Path) -> sqlite3.Connection:
     wal = path.with_name(f"{path.name}-wal")
     if not wal.is_file() or not wal.stat().st_size:
-        # SQLite removes the empty log that it makes for reading, which it leaves behind where it may not write.
+        # SQLite removes the empty log that it makes for reading, which it leaves behind where it may not
+        # write.
         return connect(path, read_only=True)
     # At the end SQLite would move what a killed service has left in its log into the file.
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None
+    )
 
 
 def check_sound(connection: sqlite3.Connection) -> None:
@@ -204,7 +238,9 @@ def check_sound(connection: sqlite3.Connection) -> None:
 
 
 def leaves_doubt(error: sqlite3.Error) -> bool:
-    """Whether after this error nobody knows what is in the file: what failed to be synced may be lost even if a later sync succeeds."""
+    """Whether after this error nobody knows what is in the file: what failed to be synced may be lost even if
+    a later sync succeeds.
+    """
     return _primary_code(error) in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -223,9 +259,11 @@ def is_locked(error: sqlite3.Error) -> bool:
 
 
 def check_header(path: Path) -> None:
-    """Looks at the first bytes of the file, without SQLite, which might write to it. An empty file is one that we shall make.
+    """Looks at the first bytes of the file, without SQLite, which might write to it. An empty file is one
+    that we shall make.
 
-    So is one of zeros: the power may have failed while it was made; then SQLite's journal beside it has it empty again.
+    So is one of zeros: the power may have failed while it was made; then SQLite's journal beside it has it
+    empty again.
 
     Raises StoreOpenError, OSError.
     """
@@ -236,23 +274,34 @@ def check_header(path: Path) -> None:
     if not header.startswith(_MAGIC) or len(header) < _HEADER_BYTES:
         raise _damaged(path, "it does not begin like one")
     if int.from_bytes(header[_APPLICATION_ID], "big") != APPLICATION_ID:
-        raise StoreOpenError(f"{path} is a SQLite database of another program: name another file in DATABASE_URL")
+        raise StoreOpenError(
+            f"{path} is a SQLite database of another program: name another file in DATABASE_URL"
+        )
 
 
 def _damaged(path: Path, problem: str) -> StoreOpenError:
-    return StoreOpenError(f"{path} is damaged or is no SQLite database ({problem}): restore it from a backup, or name another file")
+    return StoreOpenError(
+        f"{path} is damaged or is no SQLite database ({problem}): restore it from a backup, or name another "
+        "file"
+    )
 
 
 def check_version(path: Path, connection: sqlite3.Connection) -> int:
     """The schema of the file. Raises StoreOpenError for one that is newer than this version knows."""
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > schema_version():
-        raise StoreOpenError(f"{path} was written by a newer version (schema {version}, this one knows {schema_version()}): upgrade")
+        raise StoreOpenError(
+            f"{path} was written by a newer version (schema {version}, this one knows {schema_version()}): "
+            "upgrade"
+        )
     return version
 
 
 def migrate(path: Path, connection: sqlite3.Connection) -> None:
-    """Brings the file to the schema of this version. Raises StoreOpenError, sqlite3.Error; a migration that fails changes nothing."""
+    """Brings the file to the schema of this version.
+
+    Raises StoreOpenError, sqlite3.Error; a migration that fails changes nothing.
+    """
     version = check_version(path, connection)
     migrations = _migrations()
     if version == 0:
@@ -276,9 +325,14 @@ def schema_version() -> int:
 
 def _migrations() -> list[str]:
     directory = resources.files("server.store.sqlite") / "migrations"
-    files = sorted((file for file in directory.iterdir() if re.fullmatch(r"\d{4}_\w+\.sql", file.name)), key=lambda file: file.name)
+    files = sorted(
+        (file for file in directory.iterdir() if re.fullmatch(r"\d{4}_\w+\.sql", file.name)),
+        key=lambda file: file.name,
+    )
     if [int(file.name[:4]) for file in files] != list(range(1, len(files) + 1)):
-        raise StoreOpenError(f"the migrations are not numbered from 1 without gaps: {', '.join(file.name for file in files)}")
+        raise StoreOpenError(
+            f"the migrations are not numbered from 1 without gaps: {', '.join(file.name for file in files)}"
+        )
     return [file.read_text() for file in files]
 
 
@@ -288,7 +342,9 @@ def _primary_code(error: sqlite3.Error) -> int:
 
 
 def public_error(error: sqlite3.Error) -> Exception:
-    """What a caller gets for an error of the database: a typed one where the database cannot be used now, otherwise the error itself."""
+    """What a caller gets for an error of the database: a typed one where the database cannot be used now,
+    otherwise the error itself.
+    """
     code = _primary_code(error)
     if code == sqlite3.SQLITE_FULL:
         log.error("the store has no room left", cause=str(error))

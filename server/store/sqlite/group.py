@@ -1,6 +1,7 @@
 """A batch of operations in SQLite: what it wants is loaded, and what it leaves is written, set by set.
 
-Python hands over the interpreter at every SQLite step, so a group costs a handful of steps however many operations it has.
+Python hands over the interpreter at every SQLite step, so a group costs a handful of steps however many
+operations it has.
 """
 
 import sqlite3
@@ -17,7 +18,9 @@ from server.store.sqlite import rows
 from server.store.sqlite.counts import change_counts
 from server.store.sqlite.removal import IS_THERE
 
-_LOAD_SESSIONS = f"SELECT {', '.join(rows.SESSION)} FROM sessions WHERE id IN (SELECT value FROM json_each(?))"
+_LOAD_SESSIONS = (
+    f"SELECT {', '.join(rows.SESSION)} FROM sessions WHERE id IN (SELECT value FROM json_each(?))"
+)
 _INSERT_SESSIONS = (
     f"INSERT INTO sessions ({', '.join(rows.SESSION)}, due_at_ms) "
     f"SELECT {rows.item_values(len(rows.SESSION) + 1)} FROM json_each(?) AS item"
@@ -25,12 +28,19 @@ _INSERT_SESSIONS = (
 # Leaves out `expired`, or SQLite would write each session anew into the four indexes of live sessions.
 _UPDATED = {column: index for index, column in enumerate(rows.SESSION_CHANGING) if column != "expired"}
 _UPDATE_SESSIONS = (
-    f"UPDATE sessions SET ({', '.join(_UPDATED)}) = ({', '.join(f'item.value ->> {index}' for index in _UPDATED.values())}) "
+    f"UPDATE sessions SET ({', '.join(_UPDATED)}) = "
+    f"({', '.join(f'item.value ->> {index}' for index in _UPDATED.values())}) "
     f"FROM json_each(?) AS item WHERE sessions.id = item.value ->> {len(rows.SESSION_CHANGING)}"
 )
-_SET_DUE = "UPDATE sessions SET due_at_ms = item.value ->> 1 FROM json_each(?) AS item WHERE sessions.id = item.value ->> 0"
+_SET_DUE = (
+    "UPDATE sessions SET due_at_ms = item.value ->> 1 FROM json_each(?) AS item WHERE sessions.id = "
+    "item.value ->> 0"
+)
 _EXPIRE_SESSIONS = "UPDATE sessions SET expired = true WHERE id IN (SELECT value FROM json_each(?))"
-_INSERT_ENTRIES = f"INSERT INTO log ({', '.join(rows.ENTRY)}) SELECT {rows.item_values(len(rows.ENTRY))} FROM json_each(?) AS item"
+_INSERT_ENTRIES = (
+    f"INSERT INTO log ({', '.join(rows.ENTRY)}) SELECT {rows.item_values(len(rows.ENTRY))} "
+    "FROM json_each(?) AS item"
+)
 _LOAD_DELIVERIES = (
     f"SELECT {rows.of('deliveries', rows.DELIVERY)} FROM json_each(?) AS item CROSS JOIN deliveries "
     "ON deliveries.session_id = item.value ->> 0 AND deliveries.sequence = item.value ->> 1"
@@ -48,15 +58,18 @@ _CLOSE_DELIVERIES = (
 )
 # With the entry that a request made. CAST makes 0 of a session, which is no sequence.
 _LOAD_REQUESTS = (
-    f"SELECT requests.scope, requests.id, fingerprint, answer, requests.session_id, {rows.of('log', rows.ENTRY)} "
+    "SELECT requests.scope, requests.id, fingerprint, answer, requests.session_id, "
+    f"{rows.of('log', rows.ENTRY)} "
     "FROM json_each(?) AS item CROSS JOIN requests "
-    f"ON requests.scope = item.value ->> 0 AND requests.id = item.value ->> 1 AND {IS_THERE.format('requests.session_id')} "
+    "ON requests.scope = item.value ->> 0 AND requests.id = item.value ->> 1 AND "
+    f"{IS_THERE.format('requests.session_id')} "
     "LEFT JOIN log ON log.session_id = requests.session_id AND log.sequence = CAST(answer AS INTEGER)"
 )
 _LOAD_AGENTS = f"SELECT {', '.join(rows.AGENT)} FROM agents WHERE id IN (SELECT value FROM json_each(?))"
 # One that is there under the same name was left by a session that is gone.
 _PUT_REQUESTS = (
-    f"INSERT OR REPLACE INTO requests ({', '.join(rows.REQUEST)}) SELECT {rows.item_values(len(rows.REQUEST))} FROM json_each(?) AS item"
+    f"INSERT OR REPLACE INTO requests ({', '.join(rows.REQUEST)}) SELECT "
+    f"{rows.item_values(len(rows.REQUEST))} FROM json_each(?) AS item"
 )
 
 

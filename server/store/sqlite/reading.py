@@ -47,7 +47,9 @@ class Reading:
         if self._closed:
             raise UnavailableError("The service is stopping")
         reader = self._long_reader
-        return await asyncio.get_running_loop().run_in_executor(reader.thread, self._guarded, read, reader.connection)
+        return await asyncio.get_running_loop().run_in_executor(
+            reader.thread, self._guarded, read, reader.connection
+        )
 
     def _guarded(self, read: Callable[[sqlite3.Connection], T], connection: sqlite3.Connection) -> T:
         if self._closed:

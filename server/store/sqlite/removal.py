@@ -1,4 +1,6 @@
-"""How sessions leave the SQLite file: each goes at once with its own row, what it leaves in other tables goes in small pieces."""
+"""How sessions leave the SQLite file: each goes at once with its own row, what it leaves in other tables goes
+in small pieces.
+"""
 
 import sqlite3
 import time
@@ -22,30 +24,38 @@ IS_THERE: Final = "EXISTS (SELECT 1 FROM sessions WHERE sessions.id = {})"
 """A condition, of a session's id: the session is there. Rows of other tables may outlive it."""
 
 _REMOVE: Final = (
-    "INSERT INTO removed_sessions (id) SELECT id FROM sessions WHERE id IN (SELECT value FROM json_each(:ids))",
+    "INSERT INTO removed_sessions (id) SELECT id FROM sessions WHERE id IN (SELECT value FROM "
+    "json_each(:ids))",
     "DELETE FROM sessions WHERE id IN (SELECT value FROM json_each(:ids))",
 )
 # Of the sessions that expired first. The indexes make the cost of this independent of how many there are.
-_OLDEST: Final = "SELECT id FROM sessions WHERE expired AND expires_at_ms <= :expired_by_ms ORDER BY expires_at_ms, rowid LIMIT :rows"
+_OLDEST: Final = (
+    "SELECT id FROM sessions WHERE expired AND expires_at_ms <= :expired_by_ms ORDER BY "
+    "expires_at_ms, rowid LIMIT :rows"
+)
 _REMOVE_EXPIRED: Final = (
     f"INSERT INTO removed_sessions (id) {_OLDEST}",
     "DELETE FROM sessions WHERE id IN (SELECT id FROM removed_sessions)",
 )
 # A piece looks at no more sessions than it may remove rows.
 _REMOVED: Final = "SELECT id FROM removed_sessions ORDER BY rowid LIMIT"
-# Where one of them has removed all that it may, the next ones have nothing left to do: an id goes when all of its rows have gone.
+# Where one of them has removed all that it may, the next ones have nothing left to do: an id goes when all of
+# its rows have gone.
 _TAKE_LEFT: Final = (
     "DELETE FROM requests WHERE (scope, id) IN (SELECT scope, requests.id "
-    f"FROM ({_REMOVED} :rows) AS removed CROSS JOIN requests ON requests.session_id = removed.id LIMIT :left)",
+    f"FROM ({_REMOVED} :rows) AS removed CROSS JOIN requests ON "
+    "requests.session_id = removed.id LIMIT :left)",
     "DELETE FROM deliveries WHERE (session_id, sequence) IN (SELECT session_id, sequence "
-    f"FROM ({_REMOVED} :rows) AS removed CROSS JOIN deliveries ON deliveries.session_id = removed.id LIMIT :left)",
+    f"FROM ({_REMOVED} :rows) AS removed CROSS JOIN deliveries ON deliveries.session_id = removed.id LIMIT "
+    ":left)",
     "DELETE FROM log WHERE rowid IN (SELECT log.rowid "
     f"FROM ({_REMOVED} :rows) AS removed CROSS JOIN log ON log.session_id = removed.id LIMIT :left)",
     f"DELETE FROM removed_sessions WHERE id IN ({_REMOVED} :left)",
 )
 # Without a condition, and without foreign keys, SQLite clears a table page by page instead of row by row.
 _CLEAR: Final = tuple(
-    f"DELETE FROM {table}" for table in ("requests", "deliveries", "log", "sessions", "removed_sessions", "session_counts")
+    f"DELETE FROM {table}"
+    for table in ("requests", "deliveries", "log", "sessions", "removed_sessions", "session_counts")
 )
 
 
@@ -67,7 +77,8 @@ def take_left(connection: sqlite3.Connection, max_rows: int) -> int:
 
 
 def take_expired(connection: sqlite3.Connection, expired_by_ms: int, max_rows: int) -> int:
-    """Does as `take_left`; where nothing is left, it first removes at most `max_rows` sessions that expired by an instant.
+    """Does as `take_left`; where nothing is left, it first removes at most `max_rows` sessions that expired
+    by an instant.
 
     Only those whose expiry has been written.
     """
@@ -89,16 +100,19 @@ def clear(connection: sqlite3.Connection) -> None:
 
 
 class Pieces:
-    """Removes rows in pieces until STEP_SECONDS have passed, and suits the size of a piece to how long the last ones took.
+    """Removes rows in pieces until STEP_SECONDS have passed, and suits the size of a piece to how long the
+    last ones took.
 
-    Rows differ: some have megabytes. The size follows the thread's own time: waiting for the interpreter says nothing about rows.
+    Rows differ: some have megabytes. The size follows the thread's own time: waiting for the interpreter says
+    nothing about rows.
     """
 
     def __init__(self) -> None:
         self._rows = _FIRST_ROWS
 
     def take(self, limit: int, take_piece: Callable[[int], int]) -> int:
-        """Calls `take_piece` with how many rows it may remove, until it has none, `limit` are removed or the time is over.
+        """Calls `take_piece` with how many rows it may remove, until it has none, `limit` are removed or the
+        time is over.
 
         Returns how many were removed, at least one where there are any.
         """

@@ -24,7 +24,9 @@ _COLUMNS: Final = {"warning_logged": "warned", "expiry_logged": "expired"}
 
 
 def _columns_of(kind: type, **parts: type) -> dict[str, str]:
-    """The columns of a class, each with its attribute: its fields, in their order, and of a field in `parts` that class's fields."""
+    """The columns of a class, each with its attribute: its fields, in their order, and of a field in `parts`
+    that class's fields.
+    """
     columns: dict[str, str] = {}
     for own in fields(kind):
         part = parts.get(own.name)
@@ -38,7 +40,9 @@ SESSION: Final = tuple(_SESSION)
 _FIXED: Final = {"id", "channel_id", "agent_id", "user_id", "metadata", "created_at_ms"}
 SESSION_CHANGING: Final = tuple(column for column in SESSION if column not in _FIXED)
 """What a rule may change."""
-_TIMEOUT_AT: Final = slice(SESSION.index("timeout_minutes"), SESSION.index("timeout_minutes") + len(fields(TimeoutConfig)))
+_TIMEOUT_AT: Final = slice(
+    SESSION.index("timeout_minutes"), SESSION.index("timeout_minutes") + len(fields(TimeoutConfig))
+)
 _BOOLEANS: Final = [SESSION.index(column) for column in ("auto_renew", "warned", "expired")]
 
 ENTRY: Final = (
@@ -143,11 +147,32 @@ def entry_row(entry: Entry) -> Row:
 def _event_row(event: Event) -> Row:
     match event:
         case UserMessage():
-            return event.id, False, event.content, event.metadata, event.attachments, None, None, None, None, None
+            return (
+                event.id,
+                False,
+                event.content,
+                event.metadata,
+                event.attachments,
+                None,
+                None,
+                None,
+                None,
+                None,
+            )
         case AgentMessage():
             # As JSON, because SQLite ends a text at a NUL.
             said = _json(event.thought), _json(event.actions or None)
-            return event.id, True, event.content, event.metadata, event.attachments, *said, event.answers, None, None
+            return (
+                event.id,
+                True,
+                event.content,
+                event.metadata,
+                event.attachments,
+                *said,
+                event.answers,
+                None,
+                None,
+            )
         case TimeoutChange():
             return *_NO_MESSAGE, _json(event.timeout), None
         case ReplyFailure():
@@ -157,7 +182,17 @@ def _event_row(event: Event) -> Row:
 
 def entry_of(row: Row) -> Entry:
     """The entry in a row of ENTRY."""
-    session_id, sequence, at_ms, kind, expires_at_ms, renewal_count, was_renewed, is_near_expiration, *reported = row
+    (
+        session_id,
+        sequence,
+        at_ms,
+        kind,
+        expires_at_ms,
+        renewal_count,
+        was_renewed,
+        is_near_expiration,
+        *reported,
+    ) = row
     event = _BARE.get(kind) or _event_of(kind, *reported)
     renewed, near = bool(was_renewed), bool(is_near_expiration)
     return Entry(session_id, sequence, at_ms, event, expires_at_ms, renewal_count, renewed, near)
@@ -206,7 +241,14 @@ def request_row(made: tuple[RequestKey, Remembered]) -> Row:
     """The values of REQUEST."""
     request, known = made
     answer = known.answer.sequence if isinstance(known.answer, Entry) else known.answer
-    return request.scope, request.id, request.fingerprint, orjson.dumps(answer).decode(), known.created_at_ms, known.session_id
+    return (
+        request.scope,
+        request.id,
+        request.fingerprint,
+        orjson.dumps(answer).decode(),
+        known.created_at_ms,
+        known.session_id,
+    )
 
 
 def agent_row(agent: Agent) -> Row:
@@ -219,7 +261,9 @@ def agent_of(row: Row) -> Agent:
     *own, timeout_minutes, auto_renew, max_duration_minutes, warning_threshold_minutes, settings = row
     agent_id, name, kind, created_at_ms, updated_at_ms = own
     auto_renew = None if auto_renew is None else bool(auto_renew)
-    timeout = PartialTimeoutConfig(timeout_minutes, auto_renew, max_duration_minutes, warning_threshold_minutes)
+    timeout = PartialTimeoutConfig(
+        timeout_minutes, auto_renew, max_duration_minutes, warning_threshold_minutes
+    )
     own_settings = None if settings is None else SETTINGS[AgentKind(kind)](**orjson.loads(settings))
     return Agent(agent_id, name, AgentKind(kind), created_at_ms, updated_at_ms, timeout, own_settings)
 

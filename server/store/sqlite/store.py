@@ -1,4 +1,6 @@
-"""The Store on a SQLite file of this process alone: one writer thread, short reads where they are, long reads on a thread of their own."""
+"""The Store on a SQLite file of this process alone: one writer thread, short reads where they are, long reads
+on a thread of their own.
+"""
 
 import asyncio
 import sqlite3
@@ -30,7 +32,15 @@ from server.store.contract import (
     StoreOpenError,
 )
 from server.store.counts import EXPIRED, LIVE, WARNED
-from server.store.pages import ALWAYS_MS, FIRST, fill_active, fill_history, fill_messages, text_size, travels_forward
+from server.store.pages import (
+    ALWAYS_MS,
+    FIRST,
+    fill_active,
+    fill_history,
+    fill_messages,
+    text_size,
+    travels_forward,
+)
 from server.store.sqlite import rows
 from server.store.sqlite.agents import SqliteAgents
 from server.store.sqlite.due import apply_due
@@ -41,7 +51,10 @@ from server.store.sqlite.writer import SqliteWriter
 _SESSION: Final = ", ".join(rows.SESSION)
 _ENTRY: Final = ", ".join(rows.ENTRY)
 _READABLE: Final = "iif(json_valid(metadata), json_type(metadata) = 'object', false)"
-"""Whether a session can be read back. In a damaged file some cannot: reads count them, and no list shows them."""
+"""Whether a session can be read back.
+
+In a damaged file some cannot: reads count them, and no list shows them.
+"""
 _MAX_UNREADABLE: Final = 1000
 """How many sessions that cannot be read back are remembered, and counted."""
 _LISTS: Final = {
@@ -67,7 +80,10 @@ class SqliteStore(SqliteAgents, Store):
 
     @classmethod
     async def open(cls, path: Path, clock: Clock, max_writes: int = MAX_WRITES) -> "SqliteStore":
-        """Opens the file, making or migrating it first; `max_writes` may wait for the disk. Raises StoreOpenError, saying why."""
+        """Opens the file, making or migrating it first; `max_writes` may wait for the disk.
+
+        Raises StoreOpenError, saying why.
+        """
         path = real_path(path)
         lock = await asyncio.to_thread(prepare, path)
         try:
@@ -79,7 +95,9 @@ class SqliteStore(SqliteAgents, Store):
     def add_listener(self, listener: CommitListener) -> None:
         self._writer.listeners.append(listener)
 
-    async def create_session(self, agent_id: str, rule: Creation, request: RequestKey | None = None) -> Outcome:
+    async def create_session(
+        self, agent_id: str, rule: Creation, request: RequestKey | None = None
+    ) -> Outcome:
         return await self._writer.apply(Create(agent_id, rule, request))
 
     async def apply(self, session_id: str, rule: Rule, request: RequestKey | None = None) -> Outcome:
@@ -108,7 +126,13 @@ class SqliteStore(SqliteAgents, Store):
         return cast(str, found[0])
 
     async def list_sessions(
-        self, now_ms: int, *, limit: int, after: Position | None = None, agent_id: str | None = None, user_id: str | None = None
+        self,
+        now_ms: int,
+        *,
+        limit: int,
+        after: Position | None = None,
+        agent_id: str | None = None,
+        user_id: str | None = None,
     ) -> SessionPage:
         filters = {"agent_id": agent_id, "user_id": user_id}
         named = {column: value for column, value in filters.items() if value is not None}
@@ -137,10 +161,14 @@ class SqliteStore(SqliteAgents, Store):
     ) -> MessagePage:
         forward = travels_forward(before_ms, after_ms)
         statement = (
-            f"SELECT {_ENTRY} FROM log WHERE session_id = ?1 AND message_id IS NOT NULL AND at_ms > ?2 AND at_ms < ?3 "
+            f"SELECT {_ENTRY} FROM log WHERE session_id = ?1 AND message_id IS NOT NULL AND at_ms > ?2 AND "
+            "at_ms < ?3 "
             f"AND {IS_THERE.format('?1')} ORDER BY at_ms {'ASC' if forward else 'DESC'} LIMIT ?4"
         )
-        low_ms, high_ms = -ALWAYS_MS if after_ms is None else after_ms, ALWAYS_MS if before_ms is None else before_ms
+        low_ms, high_ms = (
+            -ALWAYS_MS if after_ms is None else after_ms,
+            ALWAYS_MS if before_ms is None else before_ms,
+        )
 
         def read(connection: sqlite3.Connection) -> MessagePage:
             with closing(connection.execute(statement, (session.id, low_ms, high_ms, limit + 1))) as found:
@@ -148,9 +176,12 @@ class SqliteStore(SqliteAgents, Store):
 
         return self._read(read)
 
-    async def list_entries(self, session_id: str, *, after_sequence: int, limit: int, most_bytes: int | None = None) -> list[Entry]:
+    async def list_entries(
+        self, session_id: str, *, after_sequence: int, limit: int, most_bytes: int | None = None
+    ) -> list[Entry]:
         statement = (
-            f"SELECT {_ENTRY} FROM log WHERE session_id = ?1 AND sequence > ?2 AND {IS_THERE.format('?1')} ORDER BY sequence LIMIT ?3"
+            f"SELECT {_ENTRY} FROM log WHERE session_id = ?1 AND sequence > ?2 AND "
+            f"{IS_THERE.format('?1')} ORDER BY sequence LIMIT ?3"
         )
 
         def read(connection: sqlite3.Connection) -> list[Entry]:
@@ -171,7 +202,8 @@ class SqliteStore(SqliteAgents, Store):
 
     async def list_history(self, session: Session, *, before_sequence: int, limit: int) -> list[Entry]:
         statement = (
-            f"SELECT {_ENTRY} FROM log INDEXED BY log_by_place WHERE session_id = ?1 AND message_id IS NOT NULL AND place < ?2 "
+            f"SELECT {_ENTRY} FROM log INDEXED BY log_by_place WHERE session_id = ?1 AND message_id IS NOT "
+            "NULL AND place < ?2 "
             f"AND {IS_THERE.format('?1')} ORDER BY place DESC, sequence DESC LIMIT ?3"
         )
 
@@ -182,7 +214,8 @@ class SqliteStore(SqliteAgents, Store):
         return self._read(read)
 
     async def count_history(self, session: Session, *, before_sequence: int, limit: int) -> int:
-        # A user's message has a delivery, and a reply what it answers: two indexes say it all, and no text is passed over.
+        # A user's message has a delivery, and a reply what it answers: two indexes say it all, and no text is
+        # passed over.
         statements = (
             "SELECT 1 FROM deliveries WHERE session_id = ? AND sequence < ? LIMIT ?",
             "SELECT 1 FROM log WHERE session_id = ? AND answers < ? LIMIT ?",
@@ -190,14 +223,18 @@ class SqliteStore(SqliteAgents, Store):
         named = (session.id, before_sequence, limit)
 
         def read(connection: sqlite3.Connection) -> int:
-            return min(limit, sum(len(connection.execute(statement, named).fetchall()) for statement in statements))
+            return min(
+                limit, sum(len(connection.execute(statement, named).fetchall()) for statement in statements)
+            )
 
         return self._read(read)
 
     async def find_answer(self, session_id: str, sequence: int) -> Entry | None:
         statement = (
-            f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND answers = :sequence AND {IS_THERE.format(':id')} UNION ALL "
-            f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND failed_sequence = :sequence AND {IS_THERE.format(':id')} LIMIT 1"
+            f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND answers = :sequence AND "
+            f"{IS_THERE.format(':id')} UNION ALL "
+            f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND failed_sequence = :sequence AND "
+            f"{IS_THERE.format(':id')} LIMIT 1"
         )
         named = {"id": session_id, "sequence": sequence}
         found = self._read(lambda connection: connection.execute(statement, named).fetchall())
@@ -208,16 +245,23 @@ class SqliteStore(SqliteAgents, Store):
             found = connection.execute(_NEXT_DELIVERY, (session_id,)).fetchone()
             if found is None:
                 return None
-            session, entry = found[: len(rows.SESSION)], found[len(rows.SESSION) : len(rows.SESSION) + len(rows.ENTRY)]
-            return OpenDelivery(rows.session_of(session), rows.entry_of(entry), rows.delivery_of(found[-len(rows.DELIVERY) :]))
+            session, entry = (
+                found[: len(rows.SESSION)],
+                found[len(rows.SESSION) : len(rows.SESSION) + len(rows.ENTRY)],
+            )
+            return OpenDelivery(
+                rows.session_of(session), rows.entry_of(entry), rows.delivery_of(found[-len(rows.DELIVERY) :])
+            )
 
         return self._read(read)
 
     async def list_open(self) -> list[OpenSession]:
         # SQLite takes the other columns from the row of the minimum.
         statement = (
-            "SELECT session_id, agent_id, min(sequence), iif(state = 'leased', 0, deliveries.due_at_ms), count(*) "
-            f"FROM deliveries JOIN sessions ON sessions.id = session_id WHERE state IN {rows.OPEN} GROUP BY session_id"
+            "SELECT session_id, agent_id, min(sequence), iif(state = 'leased', 0, deliveries.due_at_ms), "
+            "count(*) "
+            f"FROM deliveries JOIN sessions ON sessions.id = session_id WHERE state IN {rows.OPEN} GROUP BY "
+            "session_id"
         )
 
         def read(connection: sqlite3.Connection) -> list[OpenSession]:
@@ -227,7 +271,9 @@ class SqliteStore(SqliteAgents, Store):
 
     async def describe(self) -> Description:
         def read(connection: sqlite3.Connection) -> Description:
-            return Description(str(self._path), schema_version(), _count(connection, LIVE) + _count(connection, EXPIRED))
+            return Description(
+                str(self._path), schema_version(), _count(connection, LIVE) + _count(connection, EXPIRED)
+            )
 
         return self._read(read)
 
@@ -244,7 +290,9 @@ class SqliteStore(SqliteAgents, Store):
             return 0
         # A copy, because the thread of long reads may add to them meanwhile.
         met = list(self._unreadable_sessions)
-        statement = f"SELECT id FROM sessions WHERE id IN (SELECT value FROM json_each(?)) AND NOT {_READABLE}"
+        statement = (
+            f"SELECT id FROM sessions WHERE id IN (SELECT value FROM json_each(?)) AND NOT {_READABLE}"
+        )
         left = {row[0] for row in connection.execute(statement, (orjson.dumps(met).decode(),))}
         self._unreadable_sessions.difference_update(set(met) - left)
         return len(left)
@@ -266,10 +314,15 @@ class SqliteStore(SqliteAgents, Store):
         return await self._writer.run(work)
 
     async def forget_requests(self, made_by_ms: int, limit: int) -> int:
-        statement = "DELETE FROM requests WHERE (scope, id) IN (SELECT scope, id FROM requests WHERE created_at_ms <= ? LIMIT ?)"
+        statement = (
+            "DELETE FROM requests WHERE (scope, id) IN (SELECT scope, id FROM requests WHERE "
+            "created_at_ms <= ? LIMIT ?)"
+        )
 
         def work(connection: sqlite3.Connection, now_ms: int) -> int:
-            return self._forgotten.take(limit, lambda rows: connection.execute(statement, (made_by_ms, rows)).rowcount)
+            return self._forgotten.take(
+                limit, lambda rows: connection.execute(statement, (made_by_ms, rows)).rowcount
+            )
 
         return await self._writer.run(work)
 
@@ -282,7 +335,9 @@ class SqliteStore(SqliteAgents, Store):
     async def check_writable(self) -> None:
         def work(connection: sqlite3.Connection, now_ms: int) -> None:
             # The same value again: SQLite writes the page all the same, and that is what is wanted.
-            connection.execute(f"PRAGMA user_version = {connection.execute('PRAGMA user_version').fetchone()[0]}")
+            connection.execute(
+                f"PRAGMA user_version = {connection.execute('PRAGMA user_version').fetchone()[0]}"
+            )
 
         if self._unreadable:
             await self._read_long(self._check_readable)
@@ -301,10 +356,12 @@ class SqliteStore(SqliteAgents, Store):
 
 # The index is named because SQLite would take the primary key, and read past every delivery that is closed.
 _NEXT_DELIVERY: Final = (
-    f"SELECT {rows.of('sessions', rows.SESSION)}, {rows.of('log', rows.ENTRY)}, {rows.of('deliveries', rows.DELIVERY)} "
+    f"SELECT {rows.of('sessions', rows.SESSION)}, {rows.of('log', rows.ENTRY)}, "
+    f"{rows.of('deliveries', rows.DELIVERY)} "
     "FROM deliveries INDEXED BY deliveries_open CROSS JOIN sessions ON sessions.id = deliveries.session_id "
     "CROSS JOIN log ON log.session_id = deliveries.session_id AND log.sequence = deliveries.sequence "
-    f"WHERE deliveries.session_id = ? AND deliveries.state IN {rows.OPEN} ORDER BY deliveries.sequence LIMIT 1"
+    f"WHERE deliveries.session_id = ? AND deliveries.state IN {rows.OPEN} ORDER BY deliveries.sequence "
+    "LIMIT 1"
 )
 _GET_SESSION: Final = f"SELECT {_SESSION}, {_READABLE} FROM sessions WHERE id = ?"
 

@@ -1,4 +1,6 @@
-"""The one thread that writes to the SQLite file, in groups: what queued during one commit goes into the next, as one batch."""
+"""The one thread that writes to the SQLite file, in groups: what queued during one commit goes into the next,
+as one batch.
+"""
 
 import asyncio
 import queue
@@ -20,7 +22,15 @@ from server.domain.errors import (
 from server.domain.sessions import Outcome
 from server.store.batch import Batch, Delete, Operation, commit_of, strip
 from server.store.contract import CommitListener
-from server.store.sqlite.file import FileLock, check_sound, connect, file_identity, is_locked, leaves_doubt, public_error
+from server.store.sqlite.file import (
+    FileLock,
+    check_sound,
+    connect,
+    file_identity,
+    is_locked,
+    leaves_doubt,
+    public_error,
+)
 from server.store.sqlite.group import load, write
 from server.store.sqlite.removal import Pieces, remove, take_left
 
@@ -54,18 +64,24 @@ class _Call:
 
 def _is_nobodys_fault(error: Exception) -> bool:
     """Whether a whole group failed for what none of it has done."""
-    return isinstance(error, UnavailableError) or (isinstance(error, sqlite3.Error) and (is_locked(error) or leaves_doubt(error)))
+    return isinstance(error, UnavailableError) or (
+        isinstance(error, sqlite3.Error) and (is_locked(error) or leaves_doubt(error))
+    )
 
 
 def _refusal(error: Exception) -> Exception:
-    """The error for one member of a group: of its own, where it is typed, because each caller adds its frames to it."""
+    """The error for one member of a group: of its own, where it is typed, because each caller adds its frames
+    to it.
+    """
     if isinstance(error, UnavailableError):
         return UnavailableError(str(error))
     return strip(public_error(error) if isinstance(error, sqlite3.Error) else error)
 
 
 class SqliteWriter:
-    """Queues operations from the event loop, carries them out on a thread of its own, and answers on the loop once they are durable."""
+    """Queues operations from the event loop, carries them out on a thread of its own, and answers on the loop
+    once they are durable.
+    """
 
     def __init__(self, path: Path, lock: FileLock, clock: Clock, max_queued: int) -> None:
         self._path = path
@@ -93,7 +109,10 @@ class SqliteWriter:
         await self._submit(operation)
 
     async def run(self, work: Callable[[sqlite3.Connection, int], T]) -> T:
-        """Runs work on the connection at the present instant in ms, in a transaction of its own. Raises what the work raises."""
+        """Runs work on the connection at the present instant in ms, in a transaction of its own.
+
+        Raises what the work raises.
+        """
         return cast(T, await self._submit(work))
 
     async def close(self) -> None:
@@ -159,8 +178,8 @@ class SqliteWriter:
                 return
         else:
             return
-        # Only the culprit is to fail, so each gets a transaction of its own. Not while the first error is handled, which the
-        # culprit's would lead to, and so to this frame and to itself.
+        # Only the culprit is to fail, so each gets a transaction of its own. Not while the first error is
+        # handled, which the culprit's would lead to, and so to this frame and to itself.
         for member in group:
             self._carry_out([member])
 
@@ -184,19 +203,30 @@ class SqliteWriter:
             raise
 
     def _require_file(self) -> None:
-        """Raises UnavailableError where the file is gone from its place: what was written to it would be lost with this process."""
+        """Raises UnavailableError where the file is gone from its place: what was written to it would be lost
+        with this process.
+        """
         if file_identity(self._path) != self._identity:
             log.error("the store's file is gone from its place", path=str(self._path))
             raise UnavailableError("The store cannot be used now")
 
     def _require_lock(self) -> None:
-        """Raises UnavailableError where another process may have taken the file. To be called within a transaction, see `prepare`."""
+        """Raises UnavailableError where another process may have taken the file.
+
+        To be called within a transaction, see `prepare`.
+        """
         if not self._lock.is_held():
-            log.error("the store's lock is gone from its place: another process may have the file", path=str(self._path))
+            log.error(
+                "the store's lock is gone from its place: another process may have the file",
+                path=str(self._path),
+            )
             raise UnavailableError("The store cannot be used now")
 
     def _open_anew(self) -> None:
-        """Opens the file again, checks it, and has what is in the WAL written and synced once more. Raises sqlite3.Error."""
+        """Opens the file again, checks it, and has what is in the WAL written and synced once more.
+
+        Raises sqlite3.Error.
+        """
         self._connection.close()
         self._connection = connect(self._path)
         check_sound(self._connection)

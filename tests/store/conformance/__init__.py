@@ -15,5 +15,7 @@ from tests.store.conformance.sessions import Sessions
 from tests.store.conformance.texts import Texts
 
 
-class StoreConformance(Sessions, Groups, Messages, Lists, Purge, Deliveries, Agents, Texts, Requests, Closing):
+class StoreConformance(
+    Sessions, Groups, Messages, Lists, Purge, Deliveries, Agents, Texts, Requests, Closing
+):
     """The suite."""

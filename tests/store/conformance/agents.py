@@ -17,7 +17,11 @@ from tests.unit.samples import T0
 
 class Agents(OnStore):
     async def test_an_agent_is_read_as_it_was_created(self, store: Store) -> None:
-        settings_of = (NOTHING_NAMED, PartialTimeoutConfig(7.25, False, 100.5, 3.5), PartialTimeoutConfig(auto_renew=True))
+        settings_of = (
+            NOTHING_NAMED,
+            PartialTimeoutConfig(7.25, False, 100.5, 3.5),
+            PartialTimeoutConfig(auto_renew=True),
+        )
         for n, timeout in enumerate(settings_of, start=1):
             new = agent(n, T0 + n, timeout=timeout, name="Zoë \U0001f600", updated_at_ms=T0 + 50)
             await store.create_agent(new)
@@ -25,7 +29,9 @@ class Agents(OnStore):
 
     async def test_what_belongs_to_the_kind_of_an_agent_is_kept(self, store: Store) -> None:
         hook = WebhookSettings("https://a.example/Zoë?x=1", "env:X", 0.1, 7)
-        model = OpenAiSettings("m\0", "http://b", "file:/k", "Be\n\U0001f600", 0.1, 1 / 3, 2**31 - 1, 1, 2, 3600.0)
+        model = OpenAiSettings(
+            "m\0", "http://b", "file:/k", "Be\n\U0001f600", 0.1, 1 / 3, 2**31 - 1, 1, 2, 3600.0
+        )
         stored = [
             agent(1, kind=AgentKind.WEBHOOK, settings=hook),
             agent(2, kind=AgentKind.OPENAI, settings=model),
@@ -36,9 +42,14 @@ class Agents(OnStore):
             await store.create_agent(new)
             assert await store.get_agent(new.id) == new
         assert await store.list_agents(limit=9) == stored
-        for kind, settings_of in ((AgentKind.OPENAI, model), (AgentKind.ECHO, None), (AgentKind.WEBHOOK, hook)):
+        for kind, settings_of in (
+            (AgentKind.OPENAI, model),
+            (AgentKind.ECHO, None),
+            (AgentKind.WEBHOOK, hook),
+        ):
             changed = await store.update_agent(
-                stored[0].id, lambda found, _, to=(kind, settings_of): replace(found, kind=to[0], settings=to[1])
+                stored[0].id,
+                lambda found, _, to=(kind, settings_of): replace(found, kind=to[0], settings=to[1]),
             )
             assert changed == await store.get_agent(stored[0].id) == agent(1, kind=kind, settings=settings_of)
 
@@ -51,7 +62,11 @@ class Agents(OnStore):
 
     async def test_an_agent_that_is_not_there(self, store: Store) -> None:
         await store.create_agent(agent())
-        for call in (store.get_agent, store.delete_agent, lambda unknown: store.update_agent(unknown, lambda stored, now_ms: stored)):
+        for call in (
+            store.get_agent,
+            store.delete_agent,
+            lambda unknown: store.update_agent(unknown, lambda stored, now_ms: stored),
+        ):
             with pytest.raises(AgentNotFoundError) as caught:
                 await call(UNKNOWN)
             assert caught.value.details == {"agentId": UNKNOWN}
@@ -72,7 +87,9 @@ class Agents(OnStore):
         assert await store.list_agents(limit=5) == [changed, agent(2)]
 
     @pytest.mark.parametrize("error", [InvalidFieldError("name", "x", "is bad"), Misbehaved()])
-    async def test_a_change_of_an_agent_that_raises_writes_nothing(self, store: Store, error: Exception) -> None:
+    async def test_a_change_of_an_agent_that_raises_writes_nothing(
+        self, store: Store, error: Exception
+    ) -> None:
         await store.create_agent(agent())
 
         def change(stored: Agent, now_ms: int) -> Agent:
@@ -88,7 +105,9 @@ class Agents(OnStore):
         def change(stored: Agent, now_ms: int, mark: str) -> Agent:
             return replace(stored, name=stored.name + mark)
 
-        await self.together(store, (store.update_agent(agent(1).id, partial(change, mark=mark)) for mark in "abcdefgh"))
+        await self.together(
+            store, (store.update_agent(agent(1).id, partial(change, mark=mark)) for mark in "abcdefgh")
+        )
         assert (await store.get_agent(agent(1).id)).name == "abcdefgh"
 
     async def test_delete_agent_leaves_its_sessions(self, store: Store) -> None:
@@ -107,7 +126,9 @@ class Agents(OnStore):
             await store.create_agent(new)
         for limit in range(1, 8):
             met: list[Agent] = []
-            while page := await store.list_agents(limit=limit, after=Position(met[-1].created_at_ms, met[-1].id) if met else None):
+            while page := await store.list_agents(
+                limit=limit, after=Position(met[-1].created_at_ms, met[-1].id) if met else None
+            ):
                 assert page == stored[len(met) : len(met) + limit]
                 met += page
             assert met == stored

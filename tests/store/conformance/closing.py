@@ -46,11 +46,18 @@ class Closing(OnStore):
     async def test_reads_that_are_under_way_when_the_store_closes_end(self, store: Store) -> None:
         """They end with what they found or as unavailable, and with nothing else."""
         await asyncio.gather(*(put(store, session(T0 + n)) for n in range(200)))
-        reads = [asyncio.ensure_future(call) for _ in range(20) for call in (store.counts(), store.list_sessions(T0, limit=200))]
+        reads = [
+            asyncio.ensure_future(call)
+            for _ in range(20)
+            for call in (store.counts(), store.list_sessions(T0, limit=200))
+        ]
         await asyncio.sleep(0)
         await self.close(store)
         for result in await asyncio.gather(*reads, return_exceptions=True):
-            assert isinstance(result, UnavailableError) or getattr(result, "active", getattr(result, "total", 0)) == 200
+            assert (
+                isinstance(result, UnavailableError)
+                or getattr(result, "active", getattr(result, "total", 0)) == 200
+            )
 
     async def test_live_sessions_stay_live(self, store: Store, one: Session) -> None:
         """The rules' own view of what the store gave back."""

@@ -33,7 +33,11 @@ on_one_store = settings(
     deadline=None,
     max_examples=40,
     # Each back end runs the same tests, on a store of its own.
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.differing_executors],
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+        HealthCheck.differing_executors,
+    ],
 )
 
 
@@ -41,7 +45,13 @@ class Misbehaved(Exception):  # noqa: N818
     """Something that a rule must not raise, and a test does."""
 
 
-def say(content: str = "hello", *, metadata: str = "{}", attachments: str | None = None, message_id: str | None = None) -> Rule:
+def say(
+    content: str = "hello",
+    *,
+    metadata: str = "{}",
+    attachments: str | None = None,
+    message_id: str | None = None,
+) -> Rule:
     draft = Draft(content, metadata, attachments)
     return partial(send_message, message_id=message_id or str(uuid.uuid4()), draft=draft, max_open=10**6)
 

@@ -48,7 +48,9 @@ from tests.unit.samples import T0, logged, put
 
 
 class Deliveries(OnStore):
-    async def test_a_message_of_the_user_makes_a_delivery(self, store: Store, one: Session, clock: TestClock) -> None:
+    async def test_a_message_of_the_user_makes_a_delivery(
+        self, store: Store, one: Session, clock: TestClock
+    ) -> None:
         clock.set_ms(T0 + 3)
         outcome = await store.apply(one.id, say("hi"))
         made = Delivery(one.id, 1, DeliveryState.PENDING, 0, T0 + 3)
@@ -98,13 +100,17 @@ class Deliveries(OnStore):
         assert [type(entry.event) for entry in log] == [UserMessage, ReplyFailure, AgentMessage]
 
     @pytest.mark.parametrize("rule", [respond(""), mishandle], ids=["refused", "misbehaving"])
-    async def test_a_rule_of_a_delivery_that_raises_writes_nothing(self, store: Store, one: Session, rule: DeliveryRule) -> None:
+    async def test_a_rule_of_a_delivery_that_raises_writes_nothing(
+        self, store: Store, one: Session, rule: DeliveryRule
+    ) -> None:
         sent = await store.apply(one.id, say())
         with pytest.raises((InvalidContentError, Misbehaved)):
             await store.apply_delivery(one.id, 1, rule)
         assert await store.next_delivery(one.id) == OpenDelivery(sent.session, sent.entry, sent.delivery)
 
-    async def test_a_session_is_served_in_order_whatever_is_answered_in_between(self, store: Store, one: Session) -> None:
+    async def test_a_session_is_served_in_order_whatever_is_answered_in_between(
+        self, store: Store, one: Session
+    ) -> None:
         await asyncio.gather(*(store.apply(one.id, say(f"{n}")) for n in range(5)))
         await store.apply_delivery(one.id, 3, respond())
         met = []
@@ -115,7 +121,9 @@ class Deliveries(OnStore):
         assert met == [1, 2, 4, 5]
         assert await store.list_open() == []
 
-    async def test_list_open_has_the_first_of_each_session_and_when_it_may_be_given(self, store: Store, clock: TestClock) -> None:
+    async def test_list_open_has_the_first_of_each_session_and_when_it_may_be_given(
+        self, store: Store, clock: TestClock
+    ) -> None:
         many = [await self.added(store, agent_id=str(uuid.UUID(int=n))) for n in range(5)]
         for one in many:
             for content in ("a", "b"):
@@ -137,7 +145,9 @@ class Deliveries(OnStore):
 
     async def test_of_answers_at_the_same_time_one_is_stored(self, store: Store, one: Session) -> None:
         await store.apply(one.id, say())
-        results = await self.together(store, [store.apply_delivery(one.id, 1, respond(f"{n}")) for n in range(MANY)])
+        results = await self.together(
+            store, [store.apply_delivery(one.id, 1, respond(f"{n}")) for n in range(MANY)]
+        )
         stored = [result for result in results if isinstance(result, Outcome)]
         assert stored == results[:1]
         assert {type(result) for result in results[1:]} == {DeliveryAnsweredError}
@@ -153,7 +163,10 @@ class Deliveries(OnStore):
                 store.apply_delivery(one.id, 1, take),
                 store.apply(one.id, say("a")),
                 store.apply(other.id, say("x")),
-                *(store.apply_delivery(one.id, 1, rule) for rule in (take, stumble, take, respond("b"), respond("c"), stumble)),
+                *(
+                    store.apply_delivery(one.id, 1, rule)
+                    for rule in (take, stumble, take, respond("b"), respond("c"), stumble)
+                ),
                 store.apply(one.id, say("d")),
                 *(store.apply_delivery(one.id, 3, rule) for rule in (take, give_up, take, respond("e"))),
                 store.apply_delivery(other.id, 2, take),
@@ -174,7 +187,9 @@ class Deliveries(OnStore):
         ]
         assert [left.session_id for left in await store.list_open()] == [other.id]
 
-    async def test_one_that_misbehaves_does_not_disturb_the_deliveries_of_its_group(self, store: Store, one: Session) -> None:
+    async def test_one_that_misbehaves_does_not_disturb_the_deliveries_of_its_group(
+        self, store: Store, one: Session
+    ) -> None:
         await store.apply(one.id, say())
         results = await self.together(
             store,
@@ -188,7 +203,9 @@ class Deliveries(OnStore):
         assert [isinstance(result, Outcome) for result in results] == [True, False, False, True]
         assert await delivery(store, one, 1) == Delivery(one.id, 1, DeliveryState.ANSWERED, 1, None)
 
-    async def test_the_expiry_of_a_session_closes_its_open_deliveries(self, store: Store, one: Session) -> None:
+    async def test_the_expiry_of_a_session_closes_its_open_deliveries(
+        self, store: Store, one: Session
+    ) -> None:
         other = await self.added(store)
         for n in range(4):
             await store.apply(one.id, say(f"{n}"))
@@ -211,7 +228,9 @@ class Deliveries(OnStore):
                 await store.apply_delivery(one.id, 2, rule)
 
     async def test_an_expiry_among_deliveries(self, store: Store, one: Session) -> None:
-        """All in one group: what is made or given out before the expiry is closed by it, and nothing comes after."""
+        """All in one group: what is made or given out before the expiry is closed by it, and nothing comes
+        after.
+        """
         await store.apply(one.id, say("a"))
         await store.apply(one.id, say("b"))
         seen: list[Delivery] = []
@@ -260,7 +279,9 @@ class Deliveries(OnStore):
                 await delivery(store, one, sequence)
         assert await store.list_open() == []
 
-    async def test_the_purge_and_a_clearing_take_deliveries_along(self, store: Store, one: Session, clock: TestClock) -> None:
+    async def test_the_purge_and_a_clearing_take_deliveries_along(
+        self, store: Store, one: Session, clock: TestClock
+    ) -> None:
         live = await self.added(store, T0 + 1)
         for target in (one, live):
             await store.apply(target.id, say())
@@ -276,7 +297,9 @@ class Deliveries(OnStore):
             with pytest.raises(DeliveryNotFoundError):
                 await delivery(store, target, 1)
 
-    async def test_listeners_are_told_what_became_of_a_delivery_before_its_caller(self, store: Store, one: Session) -> None:
+    async def test_listeners_are_told_what_became_of_a_delivery_before_its_caller(
+        self, store: Store, one: Session
+    ) -> None:
         sent, told = await store.apply(one.id, say()), []
 
         def listen(commit: Commit) -> None:
@@ -295,7 +318,9 @@ class Deliveries(OnStore):
         st.lists(
             st.lists(
                 st.tuples(
-                    st.integers(0, 1), st.integers(1, 5), st.sampled_from(["say", "lease", "answer", "fail", "give up", "expire", "delete"])
+                    st.integers(0, 1),
+                    st.integers(1, 5),
+                    st.sampled_from(["say", "lease", "answer", "fail", "give up", "expire", "delete"]),
                 ),
                 min_size=1,
                 max_size=12,
@@ -358,10 +383,16 @@ class Deliveries(OnStore):
             for (session_id, sequence), found in still.items():
                 assert await delivery(store, sessions[session_id], sequence) == found
             for one in targets:
-                left = [found for (session_id, _), found in still.items() if session_id == one.id and found.due_at_ms is not None]
+                left = [
+                    found
+                    for (session_id, _), found in still.items()
+                    if session_id == one.id and found.due_at_ms is not None
+                ]
                 first = await store.next_delivery(one.id)
                 assert (first and first.delivery) == min(left, key=lambda found: found.sequence, default=None)
-                assert one.id not in sessions or (await store.get_session(one.id)).open_deliveries == len(left)
+                assert one.id not in sessions or (await store.get_session(one.id)).open_deliveries == len(
+                    left
+                )
         for one in targets:
             if one.id in sessions:
                 await store.delete_session(one.id)

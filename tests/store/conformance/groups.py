@@ -9,7 +9,18 @@ import pytest
 from server.domain.errors import DomainError, InvalidContentError, InvalidFieldError, SessionNotFoundError
 from server.domain.sessions import Outcome, Session, heartbeat
 from server.store.contract import Store
-from tests.store.conformance.common import MANY, UNKNOWN, Misbehaved, OnStore, break_a_constraint, contents, history, misbehave, refuse, say
+from tests.store.conformance.common import (
+    MANY,
+    UNKNOWN,
+    Misbehaved,
+    OnStore,
+    break_a_constraint,
+    contents,
+    history,
+    misbehave,
+    refuse,
+    say,
+)
 from tests.unit.samples import T0, logged, put, session
 
 
@@ -18,16 +29,24 @@ class Groups(OnStore):
         results = await self.together(store, (store.apply(one.id, say(f"{n}")) for n in range(MANY)))
         assert [result.entry.sequence for result in results] == list(range(1, MANY + 1))
         assert [result.session.renewal_count for result in results] == list(range(1, MANY + 1))
-        assert contents(entry for result in results for entry in logged(result)) == [f"{n}" for n in range(MANY)]
+        assert contents(entry for result in results for entry in logged(result)) == [
+            f"{n}" for n in range(MANY)
+        ]
         assert await history(store, one) == [entry for result in results for entry in logged(result)]
         assert await store.get_session(one.id) == results[-1].session
 
     async def test_writes_on_many_sessions(self, store: Store) -> None:
         many = [await self.added(store) for _ in range(20)]
         order = random.Random(7).choices(many, k=MANY)
-        results = await self.together(store, (store.apply(target.id, say(f"{n}")) for n, target in enumerate(order)))
+        results = await self.together(
+            store, (store.apply(target.id, say(f"{n}")) for n, target in enumerate(order))
+        )
         for target in many:
-            own = [(n, result) for n, (chosen, result) in enumerate(zip(order, results, strict=True)) if chosen is target]
+            own = [
+                (n, result)
+                for n, (chosen, result) in enumerate(zip(order, results, strict=True))
+                if chosen is target
+            ]
             assert [result.entry.sequence for _, result in own] == list(range(1, len(own) + 1))
             assert contents(await history(store, target)) == [f"{n}" for n, _ in own]
             assert await store.get_session(target.id) == (own[-1][1].session if own else target)
@@ -36,7 +55,9 @@ class Groups(OnStore):
         other = await self.added(store)
         rules = [say("0"), refuse, say("1"), misbehave, say("2"), break_a_constraint, say("3"), say("")]
         results = await self.together(
-            store, [store.apply(target.id, rule) for rule in rules for target in (one, other)] + [store.apply(UNKNOWN, say())]
+            store,
+            [store.apply(target.id, rule) for rule in rules for target in (one, other)]
+            + [store.apply(UNKNOWN, say())],
         )
         *results, unknown = results
         assert isinstance(unknown, SessionNotFoundError)
@@ -57,7 +78,9 @@ class Groups(OnStore):
         assert contents(logged(await store.apply(one.id, say("good")))) == ["good"]
 
     async def test_text_that_cannot_be_stored_fails_alone(self, store: Store, one: Session) -> None:
-        results = await self.together(store, [store.apply(one.id, rule) for rule in (say("0"), say("\ud800"), say("1"))])
+        results = await self.together(
+            store, [store.apply(one.id, rule) for rule in (say("0"), say("\ud800"), say("1"))]
+        )
         assert isinstance(results[1], Exception)
         assert contents(await history(store, one)) == ["0", "1"]
         assert [results[n].entry.sequence for n in (0, 2)] == [1, 2]

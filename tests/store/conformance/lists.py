@@ -30,13 +30,17 @@ class Lists(OnStore):
         stored.sort(key=lambda one: (one.created_at_ms, one.id))
         instants = (T0, T0 + 5 * MINUTE + 4, T0 + 60 * MINUTE)
         for now, agent_id, user_id in itertools.product(instants, [None, *agents, UNKNOWN], [None, *users]):
-            matching = [one for one in stored if agent_id in (None, one.agent_id) and user_id in (None, one.user_id)]
+            matching = [
+                one for one in stored if agent_id in (None, one.agent_id) and user_id in (None, one.user_id)
+            ]
             model = [one for one in matching if one.expires_at_ms > now]
             for limit in (1, 2, 5, 23, 24, 25):
                 met: list[Session] = []
                 after = None
                 while True:
-                    page = await store.list_sessions(now, limit=limit, after=after, agent_id=agent_id, user_id=user_id)
+                    page = await store.list_sessions(
+                        now, limit=limit, after=after, agent_id=agent_id, user_id=user_id
+                    )
                     # Nobody has written yet which have expired.
                     assert page.total == len(matching)
                     assert page.sessions == model[len(met) : len(met) + limit]
@@ -72,13 +76,17 @@ class Lists(OnStore):
         assert (await store.list_sessions(T0, limit=5)).total == 0
         assert await store.counts() == Counts(0, 1, 0, 0)
 
-    async def test_a_page_passes_only_so_many_that_have_expired_and_do_not_say_so(self, store: Store, clock: TestClock) -> None:
+    async def test_a_page_passes_only_so_many_that_have_expired_and_do_not_say_so(
+        self, store: Store, clock: TestClock
+    ) -> None:
         over = [session(T0 + n) for n in range(MAX_PASSED + 5)]
         await asyncio.gather(*map(partial(put, store), over))
         now_ms = over[-1].expires_at_ms
         live = [await self.added(store, now_ms + n) for n in range(2)]
         first = await store.list_sessions(now_ms, limit=1)
-        assert first == SessionPage([], Position(over[MAX_PASSED - 1].created_at_ms, over[MAX_PASSED - 1].id), len(over) + 2)
+        assert first == SessionPage(
+            [], Position(over[MAX_PASSED - 1].created_at_ms, over[MAX_PASSED - 1].id), len(over) + 2
+        )
         second = await store.list_sessions(now_ms, limit=1, after=first.next)
         assert second.sessions == [live[0]]
         assert (await store.list_sessions(now_ms, limit=1, after=second.next)).sessions == [live[1]]
@@ -90,7 +98,9 @@ class Lists(OnStore):
         assert await store.counts() == Counts(0, 0, 0, 0)
         first = await self.added(store)
         second = await self.added(store, T0, PartialTimeoutConfig(timeout_minutes=20.0))
-        third = await self.added(store, T0, PartialTimeoutConfig(timeout_minutes=20.0, warning_threshold_minutes=15.5))
+        third = await self.added(
+            store, T0, PartialTimeoutConfig(timeout_minutes=20.0, warning_threshold_minutes=15.5)
+        )
         assert await store.counts() == Counts(3, 0, 0, 0)
         steps = [
             (4.5, third, fall_due, Counts(3, 0, 1, 0)),

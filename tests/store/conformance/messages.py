@@ -14,12 +14,24 @@ from server.domain.log import Entry
 from server.domain.messages import Draft, Reply
 from server.domain.sessions import Session, heartbeat, send_message
 from server.store.contract import PAGE_BYTES, MessagePage, Store
-from tests.store.conformance.common import OnStore, answer, contents, give_up, history, on_one_store, patch, respond, say
+from tests.store.conformance.common import (
+    OnStore,
+    answer,
+    contents,
+    give_up,
+    history,
+    on_one_store,
+    patch,
+    respond,
+    say,
+)
 from tests.unit.samples import logged
 
 
 class Messages(OnStore):
-    async def test_every_page_of_messages_against_a_model(self, store: Store, one: Session, clock: TestClock) -> None:
+    async def test_every_page_of_messages_against_a_model(
+        self, store: Store, one: Session, clock: TestClock
+    ) -> None:
         entries = []
         for gap in (0, 0, 1, 3, 0, 2, 5):
             clock.set_ms(clock.now_ms() + gap)
@@ -29,7 +41,11 @@ class Messages(OnStore):
         assert len(messages) == 14
         instants = range(messages[0].at_ms - 1, messages[-1].at_ms + 2)
         for before, after in itertools.product([None, *instants], repeat=2):
-            matching = [m for m in messages if (before is None or m.at_ms < before) and (after is None or m.at_ms > after)]
+            matching = [
+                m
+                for m in messages
+                if (before is None or m.at_ms < before) and (after is None or m.at_ms > after)
+            ]
             for limit in (1, 2, 3, 13, 14, 15):
                 forward = after is not None and before is None
                 expected = matching[:limit] if forward else matching[-limit:]
@@ -44,18 +60,25 @@ class Messages(OnStore):
     async def test_following_the_cursors_meets_every_message_once(
         self, store: Store, clock: TestClock, steps: list[tuple[int, str]], limit: int
     ) -> None:
-        of, rules = await self.added(store, clock.now_ms()), {"say": say(), "answer": answer(Reply(Draft("r"))), "heartbeat": heartbeat}
+        of, rules = (
+            await self.added(store, clock.now_ms()),
+            {"say": say(), "answer": answer(Reply(Draft("r"))), "heartbeat": heartbeat},
+        )
         sent: list[Entry] = []
         for gap, name in steps:
             clock.set_ms(clock.now_ms() + gap)
             sent += [entry for entry in logged(await store.apply(of.id, rules[name])) if entry.message]
         forward: list[Entry] = []
-        while (page := await store.list_messages(of, limit=limit, after_ms=forward[-1].at_ms if forward else 0)).has_more:
+        while (
+            page := await store.list_messages(of, limit=limit, after_ms=forward[-1].at_ms if forward else 0)
+        ).has_more:
             assert len(page.messages) == limit
             forward += page.messages[::-1]
         assert forward + page.messages[::-1] == sent
         back: list[Entry] = []
-        while (page := await store.list_messages(of, limit=limit, before_ms=back[-1].at_ms if back else None)).has_more:
+        while (
+            page := await store.list_messages(of, limit=limit, before_ms=back[-1].at_ms if back else None)
+        ).has_more:
             assert len(page.messages) == limit
             back += page.messages
         assert (back + page.messages)[::-1] == sent
@@ -65,9 +88,13 @@ class Messages(OnStore):
         await store.apply(other.id, say())
         assert await store.list_messages(one, limit=5) == MessagePage([], False)
 
-    @pytest.mark.parametrize("size", [PAGE_BYTES // 10, PAGE_BYTES // 3, PAGE_BYTES // 2 + 20, PAGE_BYTES + 20])
+    @pytest.mark.parametrize(
+        "size", [PAGE_BYTES // 10, PAGE_BYTES // 3, PAGE_BYTES // 2 + 20, PAGE_BYTES + 20]
+    )
     @pytest.mark.parametrize("where", ["attachments", "content, thought and actions"])
-    async def test_a_page_of_large_messages_stops_early(self, store: Store, one: Session, size: int, where: str) -> None:
+    async def test_a_page_of_large_messages_stops_early(
+        self, store: Store, one: Session, size: int, where: str
+    ) -> None:
         if where == "attachments":
             text = "x" * (size - 10)
             rule = partial(send_message, message_id="m", draft=Draft("m", attachments=f'["{text}"]'))
@@ -104,7 +131,10 @@ class Messages(OnStore):
         for _ in range(10):
             await store.apply(of.id, say("m", attachments=json.dumps([text], ensure_ascii=False)))
         page = await store.list_messages(of, limit=100)
-        assert sum(len((entry.message.attachments or "").encode()) for entry in page.messages if entry.message) < 4 * 1024 * 1024
+        assert (
+            sum(len((entry.message.attachments or "").encode()) for entry in page.messages if entry.message)
+            < 4 * 1024 * 1024
+        )
 
     async def test_a_reply_stands_behind_what_it_answers(self, store: Store, one: Session) -> None:
         for content in ("a", "b", "c", "d"):
@@ -112,12 +142,20 @@ class Messages(OnStore):
         for sequence, content in ((1, "A"), (2, "B")):
             await store.apply_delivery(one.id, sequence, respond(content))
         assert contents(await store.list_history(one, before_sequence=3, limit=10)) == ["a", "A", "b", "B"]
-        assert contents(await store.list_history(one, before_sequence=4, limit=10)) == ["a", "A", "b", "B", "c"]
+        assert contents(await store.list_history(one, before_sequence=4, limit=10)) == [
+            "a",
+            "A",
+            "b",
+            "B",
+            "c",
+        ]
         assert contents(await store.list_history(one, before_sequence=3, limit=3)) == ["A", "b", "B"]
         assert await store.list_history(one, before_sequence=1, limit=0) == []
         other = await self.added(store)
         assert await store.list_history(other, before_sequence=9, limit=9) == []
-        assert [await store.count_history(one, before_sequence=before, limit=10) for before in (1, 3, 4, 9)] == [0, 4, 5, 6]
+        assert [
+            await store.count_history(one, before_sequence=before, limit=10) for before in (1, 3, 4, 9)
+        ] == [0, 4, 5, 6]
         assert await store.count_history(one, before_sequence=9, limit=3) == 3
         assert await store.count_history(other, before_sequence=9, limit=9) == 0
 
@@ -133,7 +171,9 @@ class Messages(OnStore):
         assert contents(await store.list_history(one, before_sequence=last, limit=10)) == ["a", "A"]
         assert await store.count_history(one, before_sequence=last, limit=10) == 2
 
-    async def test_a_reply_to_a_later_message_does_not_belong_before(self, store: Store, one: Session) -> None:
+    async def test_a_reply_to_a_later_message_does_not_belong_before(
+        self, store: Store, one: Session
+    ) -> None:
         """One that came by AgentService.Reply, out of turn."""
         for content in ("a", "b"):
             await store.apply(one.id, say(content))

@@ -29,7 +29,10 @@ class Purge(OnStore):
 
         assert await store.next_due_ms() is None
         assert await due(T0) == []
-        late, soon, middle = [await self.added(store, T0, PartialTimeoutConfig(timeout_minutes=minutes)) for minutes in (40.0, 20.0, 30.0)]
+        late, soon, middle = [
+            await self.added(store, T0, PartialTimeoutConfig(timeout_minutes=minutes))
+            for minutes in (40.0, 20.0, 30.0)
+        ]
         assert await store.next_due_ms() == T0 + 15 * MINUTE
         assert await due(T0 + 15 * MINUTE - 1) == []
         assert await due(T0 + 15 * MINUTE) == [soon.id]
@@ -46,14 +49,18 @@ class Purge(OnStore):
         assert await due(T0 + 10**9) == []
         assert await store.next_due_ms() is None
 
-    async def test_a_deadline_that_comes_nearer_is_kept(self, store: Store, one: Session, clock: TestClock) -> None:
+    async def test_a_deadline_that_comes_nearer_is_kept(
+        self, store: Store, one: Session, clock: TestClock
+    ) -> None:
         await store.apply(one.id, patch(timeout_minutes=10.0))
         assert await store.next_due_ms() == T0 + 5 * MINUTE
         clock.set_ms(T0 + 10 * MINUTE)
         assert await store.apply_due(fall_due, clock.now_ms(), 5) == 1
         assert (await store.get_session(one.id)).expiry_logged
 
-    async def test_what_cannot_be_dealt_with_is_put_off_and_holds_up_nobody(self, store: Store, clock: TestClock) -> None:
+    async def test_what_cannot_be_dealt_with_is_put_off_and_holds_up_nobody(
+        self, store: Store, clock: TestClock
+    ) -> None:
         bad, *good = [await self.added(store, T0 + n) for n in range(4)]
         told: list[Outcome] = []
         store.add_listener(lambda commit: told.extend(commit.outcomes))
@@ -63,7 +70,12 @@ class Purge(OnStore):
             return misbehave(start, now_ms) if start.id == bad.id else fall_due(start, now_ms)
 
         assert await store.apply_due(fail_one, clock.now_ms(), 10) == 4
-        assert [(await store.get_session(one.id)).expiry_logged for one in (bad, *good)] == [False, True, True, True]
+        assert [(await store.get_session(one.id)).expiry_logged for one in (bad, *good)] == [
+            False,
+            True,
+            True,
+            True,
+        ]
         assert {outcome.session.id for outcome in told} == {one.id for one in good}
         assert await store.apply_due(fail_one, clock.now_ms(), 10) == 0
         assert await store.next_due_ms() == clock.now_ms() + PUT_OFF_MS
@@ -73,7 +85,11 @@ class Purge(OnStore):
 
     @pytest.mark.parametrize("limit", [1, 2, 3, 5, 7, 100])
     async def test_purge_in_steps(self, store: Store, clock: TestClock, limit: int) -> None:
-        old, older, live = await self.added(store, T0 + 1), await self.added(store), await self.added(store, T0 + 2)
+        old, older, live = (
+            await self.added(store, T0 + 1),
+            await self.added(store),
+            await self.added(store, T0 + 2),
+        )
         for target, count in ((old, 4), (older, 3), (live, 2)):
             for _ in range(count):
                 await store.apply(target.id, patch(warning_threshold_minutes=2.0))
@@ -104,12 +120,16 @@ class Purge(OnStore):
         assert await store.purge(old.expires_at_ms, limit) == 0
 
     @pytest.mark.parametrize("limit", [1, 2, 3, 100])
-    async def test_purge_takes_the_requests_of_what_it_removes_and_no_others(self, store: Store, clock: TestClock, limit: int) -> None:
+    async def test_purge_takes_the_requests_of_what_it_removes_and_no_others(
+        self, store: Store, clock: TestClock, limit: int
+    ) -> None:
         old, live = session(), session(T0 + MINUTE)
         for one in (old, live):
             await put(store, one, RequestKey("user", f"create {one.id}", "content"))
             for n in range(2):
-                await store.apply(one.id, answer(Reply(Draft("r"))), RequestKey(one.id, f"message {n}", "content"))
+                await store.apply(
+                    one.id, answer(Reply(Draft("r"))), RequestKey(one.id, f"message {n}", "content")
+                )
         clock.set_ms(old.expires_at_ms)
         await store.apply(old.id, fall_due)
         removed = 0
@@ -120,11 +140,15 @@ class Purge(OnStore):
         assert removed == 9
         for one, is_known in ((old, False), (live, True)):
             assert await knows(store, RequestKey("user", f"create {one.id}", "content")) is is_known
-            assert [await knows(store, RequestKey(one.id, f"message {n}", "content")) for n in range(2)] == [is_known] * 2
+            assert [await knows(store, RequestKey(one.id, f"message {n}", "content")) for n in range(2)] == [
+                is_known
+            ] * 2
         anew = session(clock.now_ms())
         assert await put(store, anew, RequestKey("user", f"create {old.id}", "content")) == Outcome(anew)
 
-    async def test_purge_takes_what_expired_at_that_instant_or_before(self, store: Store, one: Session, clock: TestClock) -> None:
+    async def test_purge_takes_what_expired_at_that_instant_or_before(
+        self, store: Store, one: Session, clock: TestClock
+    ) -> None:
         clock.set_ms(one.expires_at_ms)
         expired = (await store.apply(one.id, fall_due)).session
         assert await store.purge(one.expires_at_ms - 1, 100) == 0
@@ -132,8 +156,13 @@ class Purge(OnStore):
         # The session and the entry of its expiry.
         assert await store.purge(one.expires_at_ms, 100) == 2
 
-    async def test_purge_leaves_a_session_whose_expiry_nobody_has_been_told(self, store: Store, one: Session, clock: TestClock) -> None:
-        """A clock that jumps may bring the purge before the expiry. Contract: "Warnings and expiries happen when they fall due"."""
+    async def test_purge_leaves_a_session_whose_expiry_nobody_has_been_told(
+        self, store: Store, one: Session, clock: TestClock
+    ) -> None:
+        """A clock that jumps may bring the purge before the expiry.
+
+        Contract: "Warnings and expiries happen when they fall due".
+        """
         await store.apply(one.id, say())
         clock.set_ms(one.expires_at_ms + 10**9)
         assert await store.purge(clock.now_ms(), 100) == 0

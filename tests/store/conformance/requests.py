@@ -3,11 +3,26 @@
 import pytest
 
 from server.clock import TestClock
-from server.domain.errors import EtagMismatchError, InvalidContentError, RequestIdReusedError, SessionNotFoundError
+from server.domain.errors import (
+    EtagMismatchError,
+    InvalidContentError,
+    RequestIdReusedError,
+    SessionNotFoundError,
+)
 from server.domain.idempotency import RequestKey, request_key
 from server.domain.sessions import Outcome, Session, etag
 from server.store.contract import Commit, Store
-from tests.store.conformance.common import MANY, OnStore, contents, give_up, history, knows, respond, say, take
+from tests.store.conformance.common import (
+    MANY,
+    OnStore,
+    contents,
+    give_up,
+    history,
+    knows,
+    respond,
+    say,
+    take,
+)
 from tests.unit.samples import MINUTE, T0, put, session
 
 
@@ -18,7 +33,9 @@ class Requests(OnStore):
         assert made is not None
         return made
 
-    async def test_a_message_that_is_sent_again_is_the_first_one(self, store: Store, one: Session, clock: TestClock) -> None:
+    async def test_a_message_that_is_sent_again_is_the_first_one(
+        self, store: Store, one: Session, clock: TestClock
+    ) -> None:
         first = await store.apply(one.id, say("hi"), self.asked())
         clock.set_ms(T0 + MINUTE)
         commits: list[Commit] = []
@@ -29,15 +46,22 @@ class Requests(OnStore):
         assert not any(commit.outcomes for commit in commits)
         assert await store.get_session(one.id) == first.session
 
-    async def test_of_the_same_request_at_the_same_time_one_has_its_effect(self, store: Store, one: Session) -> None:
-        results = await self.together(store, [store.apply(one.id, say("hi"), self.asked()) for _ in range(MANY)])
+    async def test_of_the_same_request_at_the_same_time_one_has_its_effect(
+        self, store: Store, one: Session
+    ) -> None:
+        results = await self.together(
+            store, [store.apply(one.id, say("hi"), self.asked()) for _ in range(MANY)]
+        )
         assert sorted(result.replayed for result in results) == [False] + [True] * (MANY - 1)
         assert len({result.entry for result in results}) == 1
         assert contents(await history(store, one)) == ["hi"]
 
     async def test_a_request_id_with_other_content_is_refused(self, store: Store, one: Session) -> None:
         await store.apply(one.id, say("hi"), self.asked())
-        for call in (store.apply(one.id, say("ho"), self.asked(content="d")), put(store, session(), self.asked(content="d"))):
+        for call in (
+            store.apply(one.id, say("ho"), self.asked(content="d")),
+            put(store, session(), self.asked(content="d")),
+        ):
             with pytest.raises(RequestIdReusedError):
                 await call
         assert contents(await history(store, one)) == ["hi"]
@@ -45,7 +69,9 @@ class Requests(OnStore):
     async def test_request_ids_are_of_their_scope(self, store: Store, one: Session) -> None:
         for scope in ("s", "t"):
             assert not await knows(store, self.asked(scope=scope))
-            assert not (await store.apply(one.id, say(scope), self.asked(scope=scope, content=scope))).replayed
+            assert not (
+                await store.apply(one.id, say(scope), self.asked(scope=scope, content=scope))
+            ).replayed
             assert await knows(store, self.asked(scope=scope))
         assert contents(await history(store, one)) == ["s", "t"]
 
@@ -54,14 +80,20 @@ class Requests(OnStore):
             await store.apply(one.id, say(""), self.asked())
         assert not (await store.apply(one.id, say("hi"), self.asked(content="other"))).replayed
 
-    async def test_a_message_is_the_first_one_also_once_the_session_has_expired(self, store: Store, one: Session, clock: TestClock) -> None:
+    async def test_a_message_is_the_first_one_also_once_the_session_has_expired(
+        self, store: Store, one: Session, clock: TestClock
+    ) -> None:
         first = await store.apply(one.id, say("hi"), self.asked())
         clock.set_ms(first.session.expires_at_ms)
         assert (await store.apply(one.id, say("hi"), self.asked())).entry == first.entry
 
-    async def test_a_session_that_is_created_again_is_as_it_was_created(self, store: Store, clock: TestClock) -> None:
+    async def test_a_session_that_is_created_again_is_as_it_was_created(
+        self, store: Store, clock: TestClock
+    ) -> None:
         new = session(metadata='{"a":1}')
-        results = await self.together(store, [put(store, session(metadata="{}") if n else new, self.asked()) for n in range(5)])
+        results = await self.together(
+            store, [put(store, session(metadata="{}") if n else new, self.asked()) for n in range(5)]
+        )
         assert [(result.session, result.replayed) for result in results] == [(new, n > 0) for n in range(5)]
         await store.apply(new.id, say())
         assert await put(store, session(), self.asked()) == Outcome(new, replayed=True)
@@ -74,11 +106,15 @@ class Requests(OnStore):
         await store.apply(gone.id, say("hi"), message)
         await store.apply(one.id, say("hi"), self.asked("of one"))
         await store.delete_session(gone.id)
-        assert [await knows(store, asked) for asked in (create, message, other_create, self.asked("of one"))] == [False, False, True, True]
+        assert [
+            await knows(store, asked) for asked in (create, message, other_create, self.asked("of one"))
+        ] == [False, False, True, True]
         # The key is free, for other content too.
         anew = session()
         assert await put(store, anew, self.asked("create", "other content")) == Outcome(anew)
-        assert await put(store, session(), self.asked("create", "other content")) == Outcome(anew, replayed=True)
+        assert await put(store, session(), self.asked("create", "other content")) == Outcome(
+            anew, replayed=True
+        )
 
     async def test_a_refused_deletion_forgets_nothing(self, store: Store) -> None:
         kept = session()
@@ -92,7 +128,10 @@ class Requests(OnStore):
         for is_stored in (False, True):
             first, second, third = session(), session(), session()
             asked = self.asked(f"create {is_stored}")
-            before = [put(store, first, asked), store.apply(first.id, say("hi"), self.asked(f"message {is_stored}"))]
+            before = [
+                put(store, first, asked),
+                store.apply(first.id, say("hi"), self.asked(f"message {is_stored}")),
+            ]
             after = [
                 store.delete_session(first.id),
                 put(store, second, asked),
@@ -118,7 +157,9 @@ class Requests(OnStore):
         anew = session()
         assert await put(store, anew, self.asked()) == Outcome(anew)
 
-    async def test_requests_are_forgotten_in_steps(self, store: Store, one: Session, clock: TestClock) -> None:
+    async def test_requests_are_forgotten_in_steps(
+        self, store: Store, one: Session, clock: TestClock
+    ) -> None:
         for n in range(5):
             clock.set_ms(T0 + n)
             await store.apply(one.id, say(f"{n}"), self.asked(f"{n}"))

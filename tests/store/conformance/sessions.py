@@ -12,7 +12,18 @@ from server.domain.messages import AgentMessage, Draft, Reply, UserMessage
 from server.domain.sessions import Outcome, Rule, Session, due_at_ms, fall_due, heartbeat, renew
 from server.domain.timeouts import PartialTimeoutConfig, TimeoutConfig
 from server.store.contract import Counts, MessagePage, Store
-from tests.store.conformance.common import UNKNOWN, Misbehaved, OnStore, agent, answer, contents, history, misbehave, patch, say
+from tests.store.conformance.common import (
+    UNKNOWN,
+    Misbehaved,
+    OnStore,
+    agent,
+    answer,
+    contents,
+    history,
+    misbehave,
+    patch,
+    say,
+)
 from tests.unit.samples import AGENT, MINUTE, T0, USER, logged, put, session
 
 
@@ -25,12 +36,26 @@ class Sessions(OnStore):
     async def test_every_field_of_a_session_is_kept(self, store: Store) -> None:
         timeout = TimeoutConfig(1.5, True, 2.5, 3.5)
         start = session()
-        stored = Session(start.id, start.channel_id, AGENT, USER, '{"a":1}', timeout, 1, 2, 3, 4, 5, True, False, 7, 8, 9)
+        stored = Session(
+            start.id, start.channel_id, AGENT, USER, '{"a":1}', timeout, 1, 2, 3, 4, 5, True, False, 7, 8, 9
+        )
         await put(store, stored)
         assert await store.get_session(stored.id) == stored
-        changed = replace(stored, timeout=TimeoutConfig(9.5, False, 10.5, 11.5), last_activity_ms=12, renewed_at_ms=13, expires_at_ms=14)
         changed = replace(
-            changed, renewal_count=15, warning_logged=False, expiry_logged=True, last_sequence=16, last_entry_ms=17, open_deliveries=18
+            stored,
+            timeout=TimeoutConfig(9.5, False, 10.5, 11.5),
+            last_activity_ms=12,
+            renewed_at_ms=13,
+            expires_at_ms=14,
+        )
+        changed = replace(
+            changed,
+            renewal_count=15,
+            warning_logged=False,
+            expiry_logged=True,
+            last_sequence=16,
+            last_entry_ms=17,
+            open_deliveries=18,
         )
         await store.apply(stored.id, lambda _, now_ms: Outcome(changed))
         assert await store.get_session(stored.id) == changed
@@ -42,7 +67,9 @@ class Sessions(OnStore):
                     await call(unknown)
                 assert caught.value.details == {"sessionId": unknown}
 
-    async def test_an_expired_session_is_read_like_a_live_one(self, store: Store, one: Session, clock: TestClock) -> None:
+    async def test_an_expired_session_is_read_like_a_live_one(
+        self, store: Store, one: Session, clock: TestClock
+    ) -> None:
         clock.set_ms(one.expires_at_ms + 1)
         assert await store.get_session(one.id) == one
         gone = (await store.apply(one.id, fall_due)).session
@@ -51,7 +78,9 @@ class Sessions(OnStore):
 
     async def test_delete_removes_the_session_with_its_log(self, store: Store, one: Session) -> None:
         other = await self.added(store)
-        await asyncio.gather(*(store.apply(target.id, say(f"{n}")) for n in range(3) for target in (one, other)))
+        await asyncio.gather(
+            *(store.apply(target.id, say(f"{n}")) for n in range(3) for target in (one, other))
+        )
         await store.delete_session(one.id)
         with pytest.raises(SessionNotFoundError):
             await store.get_session(one.id)
@@ -62,7 +91,9 @@ class Sessions(OnStore):
         assert await store.counts() == Counts(1, 0, 0, 0)
         assert await store.apply_due(lambda start, now_ms: Outcome(start), T0, 10) == 0
 
-    async def test_delete_removes_an_expired_session_too(self, store: Store, one: Session, clock: TestClock) -> None:
+    async def test_delete_removes_an_expired_session_too(
+        self, store: Store, one: Session, clock: TestClock
+    ) -> None:
         await store.apply(one.id, say())
         clock.set_ms(T0 + 60 * MINUTE)
         await store.apply(one.id, fall_due)
@@ -70,7 +101,9 @@ class Sessions(OnStore):
         assert await store.counts() == Counts(0, 0, 0, 0)
         assert await store.purge(T0 + 10**10, 100) == 0
 
-    async def test_apply_hands_the_rule_the_session_and_the_present_instant(self, store: Store, one: Session, clock: TestClock) -> None:
+    async def test_apply_hands_the_rule_the_session_and_the_present_instant(
+        self, store: Store, one: Session, clock: TestClock
+    ) -> None:
         seen = []
 
         def look(start: Session, now_ms: int) -> Outcome:
@@ -82,7 +115,9 @@ class Sessions(OnStore):
         await store.apply(one.id, look)
         assert seen == [(one, T0), (one, T0 + 5)]
 
-    async def test_apply_returns_and_persists_the_outcome(self, store: Store, one: Session, clock: TestClock) -> None:
+    async def test_apply_returns_and_persists_the_outcome(
+        self, store: Store, one: Session, clock: TestClock
+    ) -> None:
         clock.set_ms(T0 + MINUTE)
         rule = say("hi", metadata='{"k":1}', attachments='[{"url":"x"}]', message_id="m1")
         outcome = await store.apply(one.id, rule)
@@ -92,10 +127,19 @@ class Sessions(OnStore):
 
     async def test_every_rule_and_its_entries(self, store: Store, one: Session, clock: TestClock) -> None:
         reply = Reply(Draft("b"), "hm", ("X", "Y"))
-        steps = [heartbeat, say("a"), patch(max_duration_minutes=100.0), answer(reply), renew, patch(auto_renew=False)]
+        steps = [
+            heartbeat,
+            say("a"),
+            patch(max_duration_minutes=100.0),
+            answer(reply),
+            renew,
+            patch(auto_renew=False),
+        ]
         model, log = one, []
         for minute, rule in enumerate([*steps, heartbeat, fall_due, fall_due, fall_due], start=20):
-            clock.set_ms(max(T0 + minute * MINUTE, due_at_ms(model) or 0) if rule is fall_due else T0 + minute * MINUTE)
+            clock.set_ms(
+                max(T0 + minute * MINUTE, due_at_ms(model) or 0) if rule is fall_due else T0 + minute * MINUTE
+            )
             expected = rule(model, clock.now_ms())
             assert await store.apply(one.id, rule) == expected
             model = expected.session
@@ -106,16 +150,21 @@ class Sessions(OnStore):
         assert await history(store, one) == [entry for entry in log if entry.message]
 
     @pytest.mark.parametrize(
-        ("rule", "error"), [(say(""), InvalidContentError), (patch(timeout_minutes=1.0), DomainError), (misbehave, Misbehaved)]
+        ("rule", "error"),
+        [(say(""), InvalidContentError), (patch(timeout_minutes=1.0), DomainError), (misbehave, Misbehaved)],
     )
-    async def test_a_rule_that_raises_writes_nothing(self, store: Store, one: Session, rule: Rule, error: type[Exception]) -> None:
+    async def test_a_rule_that_raises_writes_nothing(
+        self, store: Store, one: Session, rule: Rule, error: type[Exception]
+    ) -> None:
         with pytest.raises(error):
             await store.apply(one.id, rule)
         assert await store.get_session(one.id) == one
         assert await store.list_messages(one, limit=5) == MessagePage([], False)
         assert (await store.apply(one.id, say())).entry.sequence == 1
 
-    async def test_the_error_of_a_rule_comes_as_it_was_raised(self, store: Store, one: Session, clock: TestClock) -> None:
+    async def test_the_error_of_a_rule_comes_as_it_was_raised(
+        self, store: Store, one: Session, clock: TestClock
+    ) -> None:
         clock.set_ms(one.expires_at_ms)
         with pytest.raises(SessionExpiredError) as caught:
             await store.apply(one.id, say())

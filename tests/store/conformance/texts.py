@@ -34,7 +34,9 @@ class Texts(OnStore):
             assert second.session.metadata == metadata
             messages = [entry.message for entry in await history(store, of)]
             assert messages == [first.entry.message, second.entry.message]
-            assert messages[1] == AgentMessage("m2", content, metadata, draft.attachments, thought, tuple(actions), answers=1)
+            assert messages[1] == AgentMessage(
+                "m2", content, metadata, draft.attachments, thought, tuple(actions), answers=1
+            )
 
     @pytest.mark.parametrize(
         "text",
@@ -82,7 +84,9 @@ class Texts(OnStore):
 
     @given(st.floats(5, 1440), st.floats(1440, 2880), st.floats(1, 1e6))
     @on_one_store
-    async def test_minutes_are_kept_to_the_last_bit(self, store: Store, timeout: float, duration: float, warning: float) -> None:
+    async def test_minutes_are_kept_to_the_last_bit(
+        self, store: Store, timeout: float, duration: float, warning: float
+    ) -> None:
         asked = PartialTimeoutConfig(timeout, True, duration, warning)
         of = await self.added(store, T0, asked)
         assert (await store.get_session(of.id)).timeout == TimeoutConfig(timeout, True, duration, warning)

@@ -1,0 +1,146 @@
+"""Reading, deleting and the expiry of sessions."""
+
+from tests.contract.cases.common import NOT_FOUND, UNKNOWN, expired
+from tests.contract.shapes import Some
+from tests.contract.steps import (
+    DAY,
+    MINUTE,
+    At,
+    Fails,
+    Step,
+    Upper,
+    advance,
+    case,
+    create,
+    delete,
+    get,
+    heartbeat,
+    messages,
+    on_every_call,
+    patch,
+    renew,
+    send,
+    timed,
+)
+from tests.support.service import USER
+
+CASES = [
+    case(
+        "time passes",
+        create(),
+        advance(12.5),
+        get(timeRemaining=round(17.5 * MINUTE), expiresAt=At(30), lastActivity=At(), renewalCount=0),
+        get(timeRemaining=round(17.5 * MINUTE)),
+    ),
+    case(
+        "a session is near its expiration from its warning threshold on",
+        timed(30, warningThresholdMinutes=7),
+        advance(23, ms=-1),
+        get(timeRemaining=7 * MINUTE + 1, isNearExpiration=False),
+        advance(ms=1),
+        get(timeRemaining=7 * MINUTE, isNearExpiration=True),
+        advance(7, ms=-1),
+        get(timeRemaining=1, isNearExpiration=True),
+    ),
+    case(
+        "a threshold longer than the timeout is near from the start",
+        timed(5, warningThresholdMinutes=60),
+        get(isNearExpiration=True),
+    ),
+    case(
+        "session ids are accepted in upper case and returned in lower case",
+        create(),
+        get(Upper("$sid"), sessionId="$sid"),
+        send(Upper("$sid"), gives={"metadata": {"sessionId": "$sid"}}),
+        messages(Upper("$sid")),
+        renew(Upper("$sid"), sessionId="$sid"),
+        patch(Upper("$sid"), timeoutMinutes=20, gives={"sessionId": "$sid"}),
+        heartbeat(Upper("$sid"), sessionId="$sid"),
+        delete(Upper("$sid")),
+        get(Upper("$sid"), fails=NOT_FOUND),
+    ),
+    *(
+        case(
+            f"no session is called {name}",
+            on_every_call(Fails("SESSION_NOT_FOUND", {"sessionId": name}), name),
+        )
+        for name in (UNKNOWN, "not-a-uuid", "0", "~", f"{{{USER}}}")
+    ),
+    case(
+        "the session of an error is told in lower case",
+        get(UNKNOWN.upper(), fails=Fails("SESSION_NOT_FOUND", {"sessionId": UNKNOWN})),
+        create(),
+        advance(30),
+        get(Upper("$sid"), fails=expired(30)),
+    ),
+    case(
+        "a channel's id is not a session's",
+        create(save="sid", gives={}),
+        Step("get", saves={"c": "channelId"}),
+        get("$c", fails=Fails("SESSION_NOT_FOUND")),
+    ),
+    case(
+        "a session is expired from the very instant of its expiry",
+        timed(5),
+        advance(5, ms=-1),
+        get(timeRemaining=1),
+        advance(ms=1),
+        get(fails=expired(5)),
+    ),
+    case(
+        "an expired session answers 410 to everything but DELETE, "
+        "again and again, until its record is purged",
+        timed(5, autoRenew=False),
+        advance(5),
+        on_every_call(expired(5), but_delete=True),
+        on_every_call(expired(5), but_delete=True),
+        advance(DAY, ms=-1),
+        on_every_call(expired(5), but_delete=True),
+        advance(ms=1),
+        on_every_call(NOT_FOUND),
+    ),
+    case(
+        "an expired session can be deleted",
+        create(),
+        advance(30),
+        delete(success=True),
+        on_every_call(NOT_FOUND),
+    ),
+    case(
+        "a deleted session is gone",
+        create(),
+        send(),
+        delete(success=True),
+        on_every_call(NOT_FOUND),
+        on_every_call(NOT_FOUND),
+    ),
+    case(
+        "nothing revives an expired session",
+        create(),
+        advance(30),
+        renew(fails=expired(30)),
+        heartbeat(fails=expired(30)),
+        send(fails=expired(30)),
+        patch(timeoutMinutes=1440, fails=expired(30)),
+        get(fails=expired(30)),
+    ),
+    case(
+        "activity at the last instant keeps a session alive",
+        create(),
+        advance(30, ms=-1),
+        heartbeat(expiresAt=At(60, ms=-1), renewalCount=1),
+        advance(30, ms=-1),
+        get(timeRemaining=1),
+        send(gives={"sessionStatus": Some({"expiresAt": At(90, ms=-2), "renewalCount": 2})}),
+    ),
+    case(
+        "a clock that goes on does not expire what was renewed",
+        create(),
+        advance(29),
+        renew(),
+        advance(29),
+        renew(),
+        advance(29),
+        get(),
+    ),
+]

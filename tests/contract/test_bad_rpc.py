@@ -1,0 +1,114 @@
+"""Bad input over gRPC: every error has a known reason, none is a fault of the service, and nothing is half
+done.
+"""
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+
+from eliza.sessions.v1 import (
+    agent_pb2,
+    agent_service_pb2,
+    clock_service_pb2,
+    message_service_pb2,
+    session_service_pb2,
+)
+from tests.contract.bad_input import ANY, FINE, SID, USER
+from tests.contract.bad_rpc import BAD, REFUSED, STREAM, BadRpc, paths, token
+from tests.contract.drivers import PATIENCE_SECONDS, read_rpc_error
+from tests.support.service import Serve
+
+BY_GRPC = {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNIMPLEMENTED}
+
+
+def standing(service: Serve, session: str, user: str) -> Any:
+    """What a piece could have changed."""
+    sessions = service.sessions.ListSessions(
+        session_service_pb2.ListSessionsRequest(user_id=user), timeout=PATIENCE_SECONDS
+    ).sessions
+    history = service.messages.ListMessages(
+        message_service_pb2.ListMessagesRequest(session_id=session), timeout=PATIENCE_SECONDS
+    ).messages
+    agents = service.agents.ListAgents(
+        agent_service_pb2.ListAgentsRequest(page_size=1000), timeout=PATIENCE_SECONDS
+    ).agents
+    now = service.clock.GetClock(clock_service_pb2.GetClockRequest(), timeout=PATIENCE_SECONDS).now
+    return list(sessions), list(history), list(agents), now
+
+
+# Of the session, as the service is: xdist may come back to this module.
+@pytest.fixture(scope="session")
+def stream_agent(service: Serve) -> str:
+    """The agent that workers may serve."""
+    agent = agent_pb2.Agent(agent_id=STREAM, name="a stream", kind=agent_pb2.AGENT_KIND_STREAM)
+    service.agents.CreateAgent(agent_service_pb2.CreateAgentRequest(agent=agent), timeout=PATIENCE_SECONDS)
+    return STREAM
+
+
+@pytest.mark.parametrize(
+    "piece", [pytest.param(piece, id=f"{number}: {piece.name[:60]}") for number, piece in enumerate(BAD)]
+)
+def test_bad_rpc(service: Serve, piece: BadRpc, stream_agent: str) -> None:
+    user = str(uuid.uuid4())
+    of_agents = piece.method in (paths()["Connect"], paths()["Reply"])
+    session = service.create(userId=user, **({"agentId": stream_agent} if of_agents else {}))["sessionId"]
+    if of_agents:
+        sent = message_service_pb2.SendMessageRequest(session_id=session, content="x")
+        service.messages.SendMessage(sent, timeout=PATIENCE_SECONDS)
+    before = standing(service, session, user)
+    requests = [
+        each.replace(SID.encode(), session.encode()).replace(USER.encode(), user.encode())
+        for each in (piece.request, *piece.more)
+    ]
+    error = error_of(service, piece.method, *requests)
+    try:
+        judge(piece, error, before, lambda: standing(service, session, user))
+    finally:
+        # Workers of the pieces to come are to have nothing to do with it.
+        service.sessions.DeleteSession(
+            session_service_pb2.DeleteSessionRequest(session_id=session), timeout=PATIENCE_SECONDS
+        )
+
+
+def judge(piece: BadRpc, error: grpc.RpcError | None, before: Any, after: Callable[[], Any]) -> None:
+    """Asserts that what came of a piece is what must."""
+    if error is None:
+        assert FINE in piece.outcome.split() or piece.outcome == ANY
+        assert after()
+        return
+    if piece.outcome == REFUSED:
+        assert error.code() in BY_GRPC
+    else:
+        reason = read_rpc_error(error).code
+        assert piece.outcome == ANY or reason in piece.outcome.split(), error
+        assert reason not in ("INTERNAL", "SESSION_CREATION_FAILED", "MESSAGE_SEND_FAILED")
+    assert after() == before
+
+
+def error_of(service: Serve, method: str, *requests: bytes) -> grpc.RpcError | None:
+    """How a call with these bytes fails; None when it does not."""
+    try:
+        # What a method takes and gives, one message or a stream, is the same on the wire.
+        for _ in service.channel.stream_stream(method)(iter(requests), timeout=PATIENCE_SECONDS):
+            pass
+    except grpc.RpcError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("position", [2**64 - 1, 2**63, -(2**63), True, "x", 0.5, None, {}, []])
+def test_a_forged_token_of_a_history(service: Serve, position: object) -> None:
+    session = service.create()["sessionId"]
+    forged = token([["messages", session, None, None], [position]])
+    request = message_service_pb2.ListMessagesRequest(session_id=session, page_token=forged)
+    error = error_of(service, paths()["ListMessages"], request.SerializeToString())
+    assert error is None or read_rpc_error(error).code == "INVALID_PAGINATION"
+
+
+def test_the_pieces_are_many_and_distinct_and_on_every_method() -> None:
+    assert len({(piece.method, piece.request) for piece in BAD}) >= 60
+    assert len({piece.name for piece in BAD}) == len(BAD)
+    assert {piece.method for piece in BAD} >= set(paths().values())

@@ -1,0 +1,28 @@
+"""`tests/run` where it may not install what it misses.
+
+That it installs and runs everything, .ci/run shows.
+"""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.service.docs.pages import ROOT, example
+
+RUN = ROOT / example("tests/run").strip()
+
+
+def test_it_says_what_to_install_where_it_may_not(tmp_path: Path) -> None:
+    for command in ("bash", "dirname", "id", "python3"):
+        (tmp_path / command).symlink_to(shutil.which(command))
+    done = subprocess.run(
+        [RUN, "--version"],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "sudo apt-get install curl chromium" in done.stderr
+    assert done.stderr.count("\n") == 1

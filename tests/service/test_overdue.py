@@ -1,0 +1,108 @@
+"""A start on a store in which very much is overdue: the service answers before all of it is written."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from eliza.sessions.errors import error_info
+from eliza.sessions.v1 import session_service_pb2, session_service_pb2_grpc
+from server.clock import SystemClock
+from server.domain.sessions import Outcome, Session
+from server.domain.timeouts import PartialTimeoutConfig
+from server.lifecycle.deadlines import BATCH, Deadlines
+from server.service import Service
+from server.settings import Settings
+from server.store.sqlite.store import SqliteStore
+from tests.store.conformance.common import say
+from tests.unit.samples import MINUTE, put, session
+
+HANGS_SECONDS = 30
+
+
+async def overdue_store(path: Path, count: int) -> list[Session]:
+    """Makes a store whose sessions should have expired an hour ago, each with a message that nobody has
+    answered, but one that lives.
+    """
+    clock = SystemClock()
+    store = await SqliteStore.open(path, clock)
+    start_ms = clock.now_ms() - 90 * MINUTE
+    old = [session(start_ms, PartialTimeoutConfig(timeout_minutes=30.0)) for _ in range(count)]
+    live = session(clock.now_ms())
+    await asyncio.gather(*map(partial(put, store), [*old, live]))
+    await asyncio.gather(*(store.apply(one.id, lambda start, _: say()(start, start_ms)) for one in old))
+    await store.close()
+    return [*old, live]
+
+
+@asynccontextmanager
+async def served(path: Path) -> AsyncIterator[Service]:
+    async with asyncio.timeout(HANGS_SECONDS):
+        service = await Service.start(Settings(database_url=f"sqlite:///{path}", grpc_address="127.0.0.1:0"))
+    try:
+        yield service
+    finally:
+        await service.stop(asyncio.get_running_loop().time())
+
+
+async def test_it_listens_before_the_overdue_sessions_have_expired(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, live = await overdue_store(tmp_path / "store.db", 1)
+    goes_on, apply_due, leased = asyncio.Event(), SqliteStore.apply_due, []
+
+    async def hold(self: SqliteStore, *arguments: Any) -> int:
+        await goes_on.wait()
+        return await apply_due(self, *arguments)
+
+    def note(outcomes: list[Outcome]) -> None:
+        leased.extend(outcome.delivery for outcome in outcomes if outcome.delivery)
+
+    monkeypatch.setattr(SqliteStore, "apply_due", hold)
+    async with served(tmp_path / "store.db") as service:
+        service._store.add_listener(lambda commit: note(commit.outcomes))
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
+            sessions = session_service_pb2_grpc.SessionServiceStub(channel)
+            call = partial(
+                sessions.RenewSession, session_service_pb2.RenewSessionRequest(session_id=live.id), timeout=10
+            )
+            assert (await call()).session.session_id == live.id
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await sessions.GetSession(
+                    session_service_pb2.GetSessionRequest(session_id=one.id), timeout=10
+                )
+            assert error_info(raised.value).reason == "SESSION_EXPIRED"
+            page = await sessions.ListSessions(session_service_pb2.ListSessionsRequest(), timeout=10)
+            assert [found.session_id for found in page.sessions] == [live.id]
+            assert not (await service._store.get_session(one.id)).expiry_logged
+            goes_on.set()
+            async with asyncio.timeout(HANGS_SECONDS):
+                while not (await service._store.get_session(one.id)).expiry_logged:  # noqa: ASYNC110 - nothing tells
+                    await asyncio.sleep(0.01)
+        # Its message went to no agent meanwhile.
+        assert leased == []
+
+
+async def test_others_write_between_the_batches_of_what_is_overdue(tmp_path: Path) -> None:
+    *old, live = await overdue_store(tmp_path / "store.db", 3 * BATCH)
+    clock = SystemClock()
+    store = await SqliteStore.open(tmp_path / "store.db", clock)
+    batches: list[int] = []
+    store.add_listener(
+        lambda commit: batches.append(sum(outcome.session.expiry_logged for outcome in commit.outcomes))
+    )
+    falling = asyncio.create_task(Deadlines(store, clock).run_due())
+    async with asyncio.timeout(HANGS_SECONDS):
+        while not batches:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0)
+    await store.apply(live.id, say("between"))
+    assert sum(batches) < len(old)
+    await falling
+    assert sum(batches) == len(old)
+    assert max(batches) <= BATCH
+    await store.close()

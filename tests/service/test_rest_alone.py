@@ -1,0 +1,69 @@
+"""`eliza-sessions rest`: a process of its own that meets strangers, and so has nothing that it
+does not need.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import requests
+
+from tests.support.realtime.programs import Program, facade
+from tests.support.service import Serve
+
+FREE = "127.0.0.1:0"
+
+
+def health(program: Program) -> requests.Response:
+    return requests.get(f"http://{program.addresses['rest']}/api/messaging/sessions/health", timeout=20)
+
+
+def test_it_keeps_no_secret_of_its_environment(start: Callable[..., Serve], tmp_path: Path) -> None:
+    secret = "s3cret-of-the-operator"
+    names = (
+        "AGENT_SECRET_ONE",
+        "OPENAI_API_KEY",
+        "AWS_SECRET_ACCESS_KEY",
+        "PGPASSWORD",
+        "PYTHON_INDEX_TOKEN",
+        "HTTPS_PROXY",
+    )
+    needed = {"LC_ALL": "C.UTF-8", "TZ": "UTC", "TMPDIR": str(tmp_path), "REST_MAX_REQUESTS": "7"}
+    server = start("--no-rest")
+    program = facade(
+        server.grpc,
+        FREE,
+        tmp_path / "facade",
+        DATABASE_URL=f"sqlite:///x?{secret}",
+        **dict.fromkeys(names, secret),
+        **needed,
+    )
+    try:
+        given = psutil.Process(program.process.pid).environ()
+        assert [name for name, value in given.items() if secret in value or name in names] == []
+        assert {name: given.get(name) for name in needed} == needed
+        assert health(program).json()["status"] == "healthy"
+        assert "'REST_MAX_REQUESTS': 7" in program.log_path.read_text()
+    finally:
+        program.kill()
+
+
+def test_files_of_the_working_directory_are_not_taken_for_its_own(
+    start: Callable[..., Serve], tmp_path: Path
+) -> None:
+    server = start("--no-rest")
+    code = f"open({str(tmp_path / 'executed')!r}, 'a').write(__file__)\nprint('ready', flush=True)\n"
+    (tmp_path / "server").mkdir()
+    for name in ("server.py", "server/__init__.py", "types.py", "flask.py", "sitecustomize.py"):
+        (tmp_path / name).write_text(code)
+    # A variable that it drops, so that it starts itself anew.
+    installed = str(Path(sys.executable).with_name("eliza-sessions"))
+    program = Program(
+        [installed, "rest", "--server", server.grpc, "--rest-address", FREE], tmp_path, AGENT_SECRET_ONE="x"
+    )
+    try:
+        assert health(program).status_code == 200
+    finally:
+        program.kill()
+    assert not (tmp_path / "executed").exists()

@@ -1,0 +1,684 @@
+"""What watches stand on: the store's listeners and its log, and the Watch itself, in this process."""
+
+import asyncio
+import json
+import sqlite3
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from server.clock import TestClock
+from server.domain.agents import ECHO_ID, Agent, AgentKind
+from server.domain.deliveries import RetryPolicy
+from server.domain.errors import (
+    AgentNotFoundError,
+    InvalidFieldError,
+    OverloadedError,
+    SessionExpiredError,
+    SessionNotFoundError,
+    UnavailableError,
+)
+from server.domain.log import (
+    Abort,
+    Chunk,
+    Entry,
+    ExpirationWarning,
+    Expiry,
+    Renewal,
+    ReplyFailure,
+    TimeoutChange,
+)
+from server.domain.messages import Draft, UserMessage
+from server.domain.replies import fail
+from server.domain.sessions import (
+    Outcome,
+    Rule,
+    Session,
+    fall_due,
+    heartbeat,
+    renew,
+    send_message,
+    update_timeout,
+)
+from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig
+from server.lifecycle import watch as watch_module
+from server.lifecycle.deadlines import Deadlines
+from server.lifecycle.pieces import PIECES_APART, WAITING_CHUNKS, WAITING_CODE_POINTS
+from server.lifecycle.watch import PAGE_ENTRIES, SMALL_BYTES, Deleted, End, Watch
+from server.lifecycle.watches import WAKES_PER_TURN, Watches
+from server.rpc.sending import MAX_UNREAD_BYTES, Sending
+from server.store.contract import PAGE_BYTES, Commit
+from server.store.sqlite.store import SqliteStore
+from tests.support.realtime.echoing import HANGS_SECONDS, delivered, echoing
+from tests.unit.samples import MINUTE, POLICY, T0, logged, put, session
+
+ECHO_AGENT = Agent(ECHO_ID, "echo", AgentKind.ECHO, T0, T0)
+
+
+def say(content: str = "hello") -> Rule:
+    return partial(send_message, message_id=str(uuid.uuid4()), draft=Draft(content))
+
+
+@pytest.fixture
+def clock() -> TestClock:
+    clock = TestClock()
+    clock.set_ms(T0)
+    return clock
+
+
+@pytest.fixture
+async def store(tmp_path: Path, clock: TestClock) -> AsyncIterator[SqliteStore]:
+    store = await SqliteStore.open(tmp_path / "store.db", clock)
+    yield store
+    await store.close()
+
+
+@pytest.fixture
+async def one(store: SqliteStore) -> Session:
+    new = session(T0, agent_id=ECHO_ID)
+    await put(store, new)
+    return new
+
+
+class TestListeners:
+    async def test_they_hear_of_what_is_durable_before_the_caller_does(
+        self, store: SqliteStore, one: Session, tmp_path: Path
+    ) -> None:
+        heard: list[tuple[Commit, bool]] = []
+        call: asyncio.Task[Outcome]
+        store.add_listener(lambda commit: heard.append((commit, call.done())))
+        call = asyncio.create_task(store.apply(one.id, say()))
+        outcome = await call
+        assert [([*commit.outcomes], [*commit.deleted], done) for commit, done in heard] == [
+            ([outcome], [], False)
+        ]
+        assert await store.list_entries(one.id, after_sequence=0, limit=10) == [outcome.entry]
+
+    async def test_outcomes_come_in_order_and_each_once(self, store: SqliteStore, one: Session) -> None:
+        heard: list[int] = []
+        store.add_listener(
+            lambda commit: heard.extend(
+                entry.sequence for outcome in commit.outcomes for entry in logged(outcome)
+            )
+        )
+        await asyncio.gather(*(store.apply(one.id, say(f"{n}")) for n in range(700)))
+        assert heard == list(range(1, 701))
+
+    async def test_all_of_them_hear(self, store: SqliteStore, one: Session) -> None:
+        first: list[Commit] = []
+        second: list[Commit] = []
+        store.add_listener(first.append)
+        store.add_listener(second.append)
+        await store.apply(one.id, say())
+        assert len(first) == 1
+        assert first == second
+
+    async def test_a_deletion_is_told(self, store: SqliteStore, one: Session) -> None:
+        heard: list[str] = []
+        store.add_listener(lambda commit: heard.extend(commit.deleted))
+        await store.delete_session(one.id)
+        with pytest.raises(SessionNotFoundError):
+            await store.delete_session(one.id)
+        assert heard == [one.id]
+
+    async def test_a_rule_that_fails_is_not_told(
+        self, store: SqliteStore, one: Session, clock: TestClock
+    ) -> None:
+        heard: list[Outcome] = []
+        store.add_listener(lambda commit: heard.extend(commit.outcomes))
+        clock.set_ms(T0 + 30 * MINUTE)
+        with pytest.raises(SessionExpiredError):
+            await store.apply(one.id, say())
+        with pytest.raises(SessionNotFoundError):
+            await store.apply("nobody", say())
+        assert heard == []
+
+    async def test_they_hear_also_where_the_caller_is_gone(self, store: SqliteStore, one: Session) -> None:
+        heard: list[int] = []
+        store.add_listener(
+            lambda commit: heard.extend(
+                entry.sequence for outcome in commit.outcomes for entry in logged(outcome)
+            )
+        )
+        calls = [asyncio.create_task(store.apply(one.id, say(f"{n}"))) for n in range(100)]
+        await asyncio.sleep(0)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        last = await store.apply(one.id, say("last"))
+        assert heard == list(range(1, last.session.last_sequence + 1))
+
+    async def test_the_purge_and_clear_sessions_are_not_told(
+        self, store: SqliteStore, one: Session, clock: TestClock
+    ) -> None:
+        clock.set_ms(T0 + 31 * MINUTE)
+        await store.apply(one.id, lambda stored, now_ms: fall_due(stored, now_ms))
+        await put(store, session(clock.now_ms()))
+        heard: list[Commit] = []
+        store.add_listener(heard.append)
+        while await store.purge(clock.now_ms(), 10):
+            pass
+        await store.clear_sessions()
+        assert [
+            (*commit.outcomes, *commit.deleted) for commit in heard if commit.outcomes or commit.deleted
+        ] == []
+
+
+class TestListEntries:
+    async def test_every_kind_comes_back_as_it_was(
+        self, store: SqliteStore, one: Session, clock: TestClock
+    ) -> None:
+        made: list[Entry] = []
+        change = partial(
+            update_timeout, change=PartialTimeoutConfig(timeout_minutes=31.5, auto_renew=False), policy=POLICY
+        )
+        for rule in (say("ünïcödé 😀"), heartbeat, renew, change):
+            clock.set_ms(clock.now_ms() + MINUTE)
+            made += logged(await store.apply(one.id, rule))
+        for minutes in (27, 60):
+            clock.set_ms(clock.now_ms() + minutes * MINUTE)
+            made += logged(await store.apply(one.id, fall_due))
+        assert [type(entry.event) for entry in made] == [
+            UserMessage,
+            Renewal,
+            Renewal,
+            TimeoutChange,
+            ExpirationWarning,
+            Expiry,
+        ]
+        assert await store.list_entries(one.id, after_sequence=0, limit=100) == made
+
+    @pytest.mark.parametrize(("after", "limit"), [(0, 1), (0, 10), (3, 4), (9, 5), (10, 5), (11, 5)])
+    async def test_pages(self, store: SqliteStore, one: Session, after: int, limit: int) -> None:
+        other = session(T0)
+        await put(store, other)
+        await asyncio.gather(*(store.apply(of.id, say(f"{n}")) for n in range(10) for of in (one, other)))
+        found = await store.list_entries(one.id, after_sequence=after, limit=limit)
+        assert [entry.sequence for entry in found] == list(range(after + 1, min(after + limit, 10) + 1))
+        assert {entry.session_id for entry in found} <= {one.id}
+
+    async def test_a_failure_of_an_earlier_version_names_no_reply(
+        self, store: SqliteStore, one: Session, tmp_path: Path
+    ) -> None:
+        await store.apply(one.id, say())
+        retries = RetryPolicy(5, 10, 100)
+        rule = partial(
+            fail, message_id="m", reason="no", final=True, backoff_ms=1, policy=retries, last_reply_id="r"
+        )
+        await store.apply_delivery(one.id, 1, rule)
+        (entry,) = await store.list_entries(one.id, after_sequence=1, limit=1)
+        assert entry.event == ReplyFailure("m", 1, "no", 0, "r")
+        with closing(sqlite3.connect(tmp_path / "store.db")) as connection, connection:
+            connection.execute("UPDATE log SET failure = json_remove(failure, '$.reply_message_id')")
+        (entry,) = await store.list_entries(one.id, after_sequence=1, limit=1)
+        assert entry.event == ReplyFailure("m", 1, "no", 0)
+
+    async def test_none_for_a_session_that_is_not_there(self, store: SqliteStore, one: Session) -> None:
+        assert await store.list_entries("nobody", after_sequence=0, limit=5) == []
+        await store.apply(one.id, say())
+        await store.delete_session(one.id)
+        assert await store.list_entries(one.id, after_sequence=0, limit=5) == []
+
+    async def test_a_page_of_large_entries_stops_early(self, store: SqliteStore, one: Session) -> None:
+        large = Draft("x", "{}", '["' + "x" * (PAGE_BYTES // 2) + '"]')
+        for _ in range(4):
+            await store.apply(one.id, partial(send_message, message_id=str(uuid.uuid4()), draft=large))
+        found: list[Entry] = []
+        while page := await store.list_entries(one.id, after_sequence=len(found), limit=100):
+            assert len(page) == 1
+            found += page
+        assert [entry.sequence for entry in found] == [1, 2, 3, 4]
+
+
+class TestChannelsAndSeeds:
+    async def test_a_channel_leads_to_its_session(self, store: SqliteStore, one: Session) -> None:
+        await put(store, session(T0))
+        assert await store.find_channel(one.channel_id) == one.id
+
+    async def test_there_is_no_such_channel(self, store: SqliteStore, one: Session) -> None:
+        for channel_id in (one.id, "nobody", ""):
+            with pytest.raises(SessionNotFoundError):
+                await store.find_channel(channel_id)
+        await store.delete_session(one.id)
+        with pytest.raises(SessionNotFoundError):
+            await store.find_channel(one.channel_id)
+
+    async def test_a_seed_is_sown_once(self, store: SqliteStore, tmp_path: Path, clock: TestClock) -> None:
+        await store.seed_agent(ECHO_AGENT)
+        assert await store.get_agent(ECHO_ID) == ECHO_AGENT
+        renamed = await store.update_agent(ECHO_ID, lambda agent, now_ms: replace(agent, name="renamed"))
+        await store.seed_agent(ECHO_AGENT)
+        assert await store.get_agent(ECHO_ID) == renamed
+        await store.delete_agent(ECHO_ID)
+        await store.seed_agent(ECHO_AGENT)
+        await store.close()
+        reopened = await SqliteStore.open(tmp_path / "store.db", clock)
+        await reopened.seed_agent(ECHO_AGENT)
+        with pytest.raises(AgentNotFoundError):
+            await reopened.get_agent(ECHO_ID)
+        await reopened.close()
+
+    async def test_a_seed_is_not_sown_over_another(self, store: SqliteStore) -> None:
+        own = replace(ECHO_AGENT, name="my own")
+        await store.create_agent(own)
+        await store.seed_agent(ECHO_AGENT)
+        assert await store.get_agent(ECHO_ID) == own
+
+
+class TestWatch:
+    @pytest.fixture
+    def signals(self, store: SqliteStore) -> Watches:
+        signals = Watches()
+        store.add_listener(signals.on_commit)
+        return signals
+
+    @pytest.fixture
+    def watch(self, store: SqliteStore, signals: Watches) -> Watch:
+        return Watch(store, signals)
+
+    @staticmethod
+    async def all(watch: Watch) -> list[object]:
+        """All that there is to tell now."""
+        # Watches are woken in the next turn of the loop.
+        await asyncio.sleep(0)
+        found: list[object] = []
+        while items := await watch.next(0):
+            found += [item[1] if isinstance(item, tuple) else item for item in items]
+        return found
+
+    @staticmethod
+    def chunk(of: Session, answers: int, index: int = 0, attempt: int = 1, after: int | None = None) -> Chunk:
+        """A piece of an attempt that began `after` a sequence; None: that of the message."""
+        after = answers if after is None else after
+        return Chunk(
+            of.id, of.agent_id, f"reply {answers} {attempt}", f"{index} ", index, answers, attempt, after
+        )
+
+    @staticmethod
+    def abort(of: Session, answers: int, attempt: int = 1) -> Abort:
+        return Abort(of.id, of.agent_id, f"reply {answers} {attempt}", answers, attempt, answers)
+
+    async def test_more_than_a_page(self, store: SqliteStore, one: Session, watch: Watch) -> None:
+        await asyncio.gather(*(store.apply(one.id, say(f"{n}")) for n in range(2 * PAGE_ENTRIES + 1)))
+        await watch.join(one.id, 0)
+        assert [getattr(entry, "sequence", None) for entry in await self.all(watch)] == list(
+            range(1, 2 * PAGE_ENTRIES + 2)
+        )
+
+    async def test_a_reader_that_waits_is_woken(self, store: SqliteStore, one: Session, watch: Watch) -> None:
+        await watch.join(one.id, None)
+        waiting = asyncio.create_task(watch.next(600))
+        outcome = await store.apply(one.id, say())
+        assert await waiting == [(one, outcome.entry)]
+
+    async def test_a_reader_that_waits_is_woken_by_the_end_of_the_service(
+        self, one: Session, watch: Watch, signals: Watches
+    ) -> None:
+        await watch.join(one.id, None)
+        waiting = asyncio.create_task(watch.next(600))
+        await asyncio.sleep(0)
+        signals.close()
+        with pytest.raises(UnavailableError):
+            await waiting
+
+    async def test_a_watch_that_is_closed_is_forgotten(
+        self, store: SqliteStore, one: Session, watch: Watch
+    ) -> None:
+        await watch.join(one.id, 0)
+        watch.close()
+        await store.apply(one.id, say())
+        assert await self.all(watch) == []
+        assert not watch.leave(one.id)
+
+    async def test_what_cannot_be_joined(
+        self, store: SqliteStore, one: Session, watch: Watch, clock: TestClock
+    ) -> None:
+        for after in (-1, 1):
+            with pytest.raises(InvalidFieldError):
+                await watch.join(one.id, after)
+        with pytest.raises(SessionNotFoundError):
+            await watch.join("nobody", 0)
+        clock.set_ms(T0 + 31 * MINUTE)
+        await Deadlines(store, clock).run_due()
+        for after in (None, 1):
+            with pytest.raises(SessionExpiredError):
+                await watch.join(one.id, after)
+
+    async def test_chunks_find_their_place_however_late_the_reader_comes(
+        self, store: SqliteStore, one: Session, watch: Watch, signals: Watches
+    ) -> None:
+        await watch.join(one.id, 0)
+        await store.apply(one.id, say("first"))
+        signals.piece(self.chunk(one, 1))
+        await store.apply(one.id, say("second"))
+        signals.piece(self.chunk(one, 2))
+        assert [type(event) for event in await self.all(watch)] == [Entry, Chunk, Entry, Chunk]
+        signals.piece(self.chunk(one, 2, 1))
+        assert await self.all(watch) == [self.chunk(one, 2, 1)]
+
+    async def test_the_end_of_a_reply_comes_before_the_chunks_of_the_next(
+        self,
+        store: SqliteStore,
+        one: Session,
+        watch: Watch,
+        signals: Watches,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Also to a reader who is behind: it has read both messages, and not yet that there is no reply to
+        the first.
+        """
+        monkeypatch.setattr(watch_module, "PAGE_ENTRIES", 2)
+        await watch.join(one.id, 0)
+        asked = [(await store.apply(one.id, say())).entry for _ in range(2)]
+        rule = partial(
+            fail, message_id="first", reason="why", final=True, backoff_ms=1, policy=RetryPolicy(1, 1, 1)
+        )
+        failure = (await store.apply_delivery(one.id, 1, rule)).entry
+        chunk = self.chunk(one, 2, after=failure.sequence)
+        signals.piece(chunk)
+        assert await self.all(watch) == [*asked, failure, chunk]
+
+    async def test_the_oldest_of_too_many_chunks_are_let_go(
+        self, store: SqliteStore, one: Session, watch: Watch, signals: Watches
+    ) -> None:
+        await watch.join(one.id, 0)
+        outcome = await store.apply(one.id, say())
+        # Of one reply they would be put together.
+        for attempt in range(WAITING_CHUNKS + 5):
+            signals.piece(self.chunk(one, 1, 0, attempt))
+        entry, *chunks = await self.all(watch)
+        assert entry == outcome.entry
+        assert chunks == [self.chunk(one, 1, 0, attempt) for attempt in range(5, WAITING_CHUNKS + 5)]
+
+    async def test_the_oldest_of_too_much_text_is_let_go(
+        self, store: SqliteStore, one: Session, watch: Watch, signals: Watches
+    ) -> None:
+        await watch.join(one.id, 0)
+        outcome = await store.apply(one.id, say())
+        chunks = [
+            replace(self.chunk(one, 1, 0, attempt), text="x" * (WAITING_CODE_POINTS // 4))
+            for attempt in range(6)
+        ]
+        for chunk in chunks:
+            signals.piece(chunk)
+        assert await self.all(watch) == [outcome.entry, *chunks[2:]]
+
+    async def test_chunks_are_put_together_where_many_wait_for_all_who_watch(
+        self, store: SqliteStore, one: Session, watch: Watch, signals: Watches
+    ) -> None:
+        slow, late = Watch(store, signals), Watch(store, signals)
+        for early in (watch, slow):
+            await early.join(one.id, 0)
+        asked = (await store.apply(one.id, say())).entry
+        apart = [self.chunk(one, 1, index) for index in range(PIECES_APART)]
+        for index in range(PIECES_APART + 2):
+            signals.piece(self.chunk(one, 1, index))
+        # The last that waits apart, and those after it.
+        together = replace(apart[-1], text=f"{PIECES_APART - 1} {PIECES_APART} {PIECES_APART + 1} ")
+        first = [asked, *apart[:-1], together]
+        assert await self.all(watch) == first
+        signals.piece(self.chunk(one, 1, 20))
+        await late.join(one.id, None)
+        rest = [self.chunk(one, 1, index) for index in range(21, 21 + PIECES_APART)]
+        for chunk in rest:
+            signals.piece(chunk)
+        assert await self.all(late) == rest
+        assert await self.all(watch) == [self.chunk(one, 1, 20), *rest]
+        assert await self.all(slow) == [*first, self.chunk(one, 1, 20), *rest]
+        for index in range(PIECES_APART):
+            signals.piece(self.chunk(one, 1, index))
+        signals.piece(self.chunk(one, 1, 0, attempt=2))
+        assert (await self.all(watch))[-2:] == [apart[-1], self.chunk(one, 1, 0, attempt=2)]
+
+    async def test_many_are_woken_some_at_a_time_however_much_there_is_to_tell(
+        self, store: SqliteStore, one: Session, signals: Watches
+    ) -> None:
+        other = (await put(store, replace(one, id="other", channel_id="other channel"))).session
+        crowd = [Watch(store, signals) for _ in range(10 * WAKES_PER_TURN)]
+        alone = Watch(store, signals)
+        await asyncio.gather(*(watch.join(one.id, None) for watch in crowd), alone.join(other.id, None))
+        for watch in (*crowd, alone):
+            assert await self.all(watch) == []
+        for index in range(500):
+            signals.piece(self.chunk(one, 0, index))
+        signals.piece(self.chunk(other, 0))
+        counts = [0]
+        while counts[-1] < len(crowd) + 1:
+            await asyncio.sleep(0)
+            counts.append(sum(bool(watch._woken) for watch in (*crowd, alone)))
+            # One who watches another session does not wait for the crowd.
+            assert alone._woken
+        assert max(after - before for before, after in pairwise(counts)) <= WAKES_PER_TURN
+        for watch in crowd:
+            told = await self.all(watch)
+            assert len(told) == PIECES_APART
+            assert "".join(getattr(chunk, "text", "") for chunk in told).split() == [
+                str(index) for index in range(500)
+            ]
+
+    async def test_what_is_large_waits_for_room_and_holds_up_nothing_else(
+        self, store: SqliteStore, one: Session, signals: Watches
+    ) -> None:
+        other = (await put(store, replace(one, id="other", channel_id="other channel"))).session
+        large = Draft("large", "{}", json.dumps(["x" * SMALL_BYTES]))
+        await store.apply(one.id, partial(send_message, message_id="large", draft=large))
+        await store.apply(one.id, say("behind it"))
+        sending = Sending()
+        watch = Watch(store, signals, sending)
+        sending.reserve("somebody else", MAX_UNREAD_BYTES)
+        await watch.join(one.id, 0)
+        await watch.join(other.id, 0)
+        assert await self.all(watch) == []
+        (small,) = logged(await store.apply(other.id, say("small")))
+        assert await self.all(watch) == [small]
+        waiting = asyncio.create_task(watch.next(HANGS_SECONDS))
+        await asyncio.sleep(0)
+        sending.release("somebody else")
+        ((_, first),) = await waiting
+        assert first.message.content == "large"
+        # It counts until it is sent.
+        assert list(sending._reserved) == [watch]
+        assert [entry.message.content for entry in await self.all(watch)] == ["behind it"]
+        watch.close()
+        assert not sending._reserved
+
+    async def test_what_comes_while_some_are_woken_reaches_all(
+        self, store: SqliteStore, one: Session, signals: Watches
+    ) -> None:
+        crowd = [Watch(store, signals) for _ in range(3 * WAKES_PER_TURN)]
+        await asyncio.gather(*(watch.join(one.id, None) for watch in crowd))
+        readers = [asyncio.create_task(self.until(watch, "9 ")) for watch in crowd]
+        for index in range(10):
+            signals.piece(self.chunk(one, 0, index))
+            await asyncio.sleep(0)
+        told = await asyncio.gather(*readers)
+        assert {"".join(texts) for texts in told} == {"0 1 2 3 4 5 6 7 8 9 "}
+
+    @staticmethod
+    async def until(watch: Watch, end: str) -> list[str]:
+        """The texts of the chunks that are told, up to one with this end."""
+        texts: list[str] = []
+        while not texts or not texts[-1].endswith(end):
+            texts += [
+                item[1].text
+                for item in await watch.next(HANGS_SECONDS)
+                if isinstance(item, tuple) and isinstance(item[1], Chunk)
+            ]
+        return texts
+
+    async def test_a_deletion_ends_it(self, store: SqliteStore, one: Session, watch: Watch) -> None:
+        await watch.join(one.id, 0)
+        await store.delete_session(one.id)
+        deleted, end = await self.all(watch)
+        assert deleted == Deleted(one.id)
+        assert isinstance(end, End)
+        assert isinstance(end.error, SessionNotFoundError)
+
+    async def test_an_expired_session_is_deleted_under_a_watch_that_has_not_read_it(
+        self, store: SqliteStore, clock: TestClock, one: Session, watch: Watch
+    ) -> None:
+        await store.apply(one.id, say())
+        clock.set_ms(T0 + 31 * MINUTE)
+        await Deadlines(store, clock).run_due()
+        await watch.join(one.id, 0)
+        await store.delete_session(one.id)
+        assert list(map(type, await self.all(watch))) == [Deleted, End]
+
+    @pytest.mark.parametrize("left", [0, 1])
+    async def test_a_session_that_the_purge_takes_was_not_deleted(
+        self, store: SqliteStore, clock: TestClock, one: Session, watch: Watch, left: int
+    ) -> None:
+        """Wholly, or all but its last entry."""
+        await store.apply(one.id, say())
+        clock.set_ms(T0 + 31 * MINUTE)
+        await Deadlines(store, clock).run_due()
+        await watch.join(one.id, 0)
+        while len(await store.list_entries(one.id, after_sequence=0, limit=10)) > left:
+            assert await store.purge(clock.now_ms(), 1)
+        (end,) = await watch.next(HANGS_SECONDS)
+        assert isinstance(end, End)
+        assert isinstance(end.error, SessionNotFoundError)
+
+    async def test_a_deletion_that_is_seen_before_it_is_told_is_one(
+        self,
+        store: SqliteStore,
+        clock: TestClock,
+        one: Session,
+        watch: Watch,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A reader that is behind may find nothing while the writer, which is a thread, has yet to tell."""
+        await store.apply(one.id, say("hello"))
+        await watch.join(one.id, 0)
+        answer, held = store._writer._answer, []
+        monkeypatch.setattr(store._writer, "_answer", held.append)
+        call = asyncio.create_task(store.delete_session(one.id))
+        async with asyncio.timeout(HANGS_SECONDS):
+            while not held:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.001)
+        watch.wake(one.id)
+        reading = asyncio.create_task(watch.next(HANGS_SECONDS))
+        async with asyncio.timeout(HANGS_SECONDS):
+            while len(held) < 2:  # noqa: ASYNC110 - nothing tells
+                await asyncio.sleep(0.001)
+        assert not reading.done()
+        for group in held:
+            answer(group)
+        assert list(map(type, await reading)) == [Deleted, End]
+        await call
+
+    async def test_a_deletion_while_it_is_joined_is_told(
+        self, store: SqliteStore, one: Session, watch: Watch, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read = store.get_session
+
+        async def read_and_delete(session_id: str) -> Session:
+            found = await read(session_id)
+            await store.delete_session(session_id)
+            return found
+
+        monkeypatch.setattr(store, "get_session", read_and_delete)
+        await watch.join(one.id, 0)
+        assert list(map(type, await self.all(watch))) == [Deleted, End]
+
+    async def test_a_reader_that_is_cancelled_at_the_end_hears_of_it_when_it_comes_again(
+        self, store: SqliteStore, clock: TestClock, one: Session, watch: Watch
+    ) -> None:
+        await store.apply(one.id, say())
+        clock.set_ms(T0 + 31 * MINUTE)
+        await Deadlines(store, clock).run_due()
+        await watch.join(one.id, 0)
+        while await store.purge(clock.now_ms(), 1000):
+            pass
+        reading = asyncio.create_task(watch.next(HANGS_SECONDS))
+        await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        assert list(map(type, await watch.next(HANGS_SECONDS))) == [End]
+
+    async def test_void_chunks_are_not_told_and_told_ones_are_taken_back(
+        self, store: SqliteStore, one: Session, watch: Watch, signals: Watches
+    ) -> None:
+        await watch.join(one.id, 0)
+        asked = (await store.apply(one.id, say())).entry
+        signals.piece(self.chunk(one, 1, 0))
+        assert await self.all(watch) == [asked, self.chunk(one, 1, 0)]
+        signals.piece(self.chunk(one, 1, 1))
+        signals.piece(self.abort(one, 1))
+        signals.piece(self.chunk(one, 1, 0, attempt=2))
+        signals.piece(self.abort(one, 1, 2))
+        signals.piece(self.chunk(one, 1, 0, attempt=3))
+        assert await self.all(watch) == [self.abort(one, 1), self.chunk(one, 1, 0, attempt=3)]
+        signals.piece(self.abort(one, 1, 3))
+        assert await self.all(watch) == [self.abort(one, 1, 3)]
+
+    async def test_an_abort_outlasts_more_chunks_than_are_kept(
+        self, store: SqliteStore, one: Session, watch: Watch, signals: Watches
+    ) -> None:
+        await watch.join(one.id, 0)
+        await store.apply(one.id, say())
+        signals.piece(self.chunk(one, 1))
+        await self.all(watch)
+        signals.piece(self.abort(one, 1))
+        for attempt in range(2, WAITING_CHUNKS + 5):
+            signals.piece(self.chunk(one, 1, 0, attempt))
+            signals.piece(self.abort(one, 1, attempt))
+        signals.piece(self.chunk(one, 1, 0, 0))
+        assert await self.all(watch) == [self.abort(one, 1), self.chunk(one, 1, 0, 0)]
+
+    async def test_an_abort_waits_for_the_message_and_comes_before_what_follows(
+        self, store: SqliteStore, one: Session, watch: Watch, signals: Watches
+    ) -> None:
+        await watch.join(one.id, 0)
+        entries = [(await store.apply(one.id, say(f"{n}"))).entry for n in range(3)]
+        signals.piece(self.chunk(one, 1))
+        signals.piece(self.chunk(one, 2))
+        signals.piece(self.abort(one, 2))
+        assert await self.all(watch) == [
+            entries[0],
+            self.chunk(one, 1),
+            entries[1],
+            self.abort(one, 2),
+            entries[2],
+        ]
+
+    async def test_a_deletion_ends_it_where_chunks_wait_for_a_message_that_is_gone(
+        self, store: SqliteStore, clock: TestClock, one: Session, watch: Watch, signals: Watches
+    ) -> None:
+        await store.seed_agent(ECHO_AGENT)
+        echoing(store, clock, signals)
+        await watch.join(one.id, 0)
+        await store.apply(one.id, say("a b c"))
+        await delivered(store)
+        await store.delete_session(one.id)
+        told = await self.all(watch)
+        assert [type(event) for event in told] == [Deleted, End], told
+
+    async def test_nothing_named_makes_no_entry_and_wakes_nobody(
+        self, store: SqliteStore, one: Session, watch: Watch
+    ) -> None:
+        await watch.join(one.id, 0)
+        await store.apply(one.id, partial(update_timeout, change=NOTHING_NAMED, policy=POLICY))
+        assert await self.all(watch) == []
+
+
+async def test_one_watch_follows_only_so_many_sessions(
+    store: SqliteStore, one: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "MAX_JOINED", 1)
+    other = session(T0, agent_id=ECHO_ID)
+    await put(store, other)
+    with closing(Watch(store, Watches())) as watch:
+        await watch.join(one.id, None)
+        with pytest.raises(OverloadedError):
+            await watch.join(other.id, None)
+        # What it follows already it may join anew, and what it leaves makes room.
+        await watch.join(one.id, 0)
+        watch.leave(one.id)
+        assert (await watch.join(other.id, None)).id == other.id

@@ -1,0 +1,56 @@
+"""Programs that a test starts, kills and starts again on the same ports."""
+
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from tests.support.clients import command
+from tests.support.service import environment
+
+SLOW_AGENT = Path(__file__).parent / "slow_agent.py"
+
+
+def free_address() -> str:
+    """An address that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+class Program:
+    """A running program that has said `ready NAME=ADDRESS…`."""
+
+    def __init__(self, line: list[str], directory: Path, **settings: str) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.log_path = directory / "program.log"
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                line, cwd=directory, env=environment(**settings), stdout=subprocess.PIPE, stderr=log
+            )
+        timer = threading.Timer(30, self.process.kill)
+        timer.start()
+        ready = self.process.stdout.readline().decode()
+        timer.cancel()
+        assert ready.startswith("ready "), self.log_path.read_text()
+        self.addresses = dict(part.split("=", 1) for part in ready.split()[1:])
+
+    def kill(self) -> None:
+        """Kills it with SIGKILL; again does nothing."""
+        self.process.kill()
+        self.process.wait(timeout=10)
+        with contextlib.suppress(OSError):
+            self.process.stdout.close()
+
+
+def facade(server: str, rest_address: str, directory: Path, **settings: str) -> Program:
+    """`eliza-sessions rest` by itself."""
+    return Program(command("rest", "--server", server, "--rest-address", rest_address), directory, **settings)
+
+
+def slow_agent(directory: Path, **settings: str) -> Program:
+    """`eliza-sessions serve` whose echo agent does what the message says."""
+    addresses = ["--grpc-address", "127.0.0.1:0", "--rest-address", "127.0.0.1:0"]
+    return Program([sys.executable, str(SLOW_AGENT), "serve", *addresses], directory, **settings)

@@ -1,0 +1,145 @@
+"""A real `eliza-sessions serve` process for tests: started in a directory of its own, on free ports, and
+ended or killed.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import grpc
+import requests
+
+from eliza.sessions.v1 import (
+    agent_service_pb2_grpc,
+    clock_service_pb2,
+    clock_service_pb2_grpc,
+    message_service_pb2_grpc,
+    session_service_pb2_grpc,
+)
+
+COMMAND = (sys.executable, "-m", "server.cli")
+START_SECONDS = 30
+ABSENT = str(Path(__file__).parent / "absent")
+"""On a service's PYTHONPATH it hides what only the tests have installed: the service starts as it does for
+its users, a fifth faster.
+"""
+SETTINGS = (
+    *(
+        "SESSION_",
+        "GRPC_",
+        "REST_",
+        "DATABASE_URL",
+        "AGENTS_FILE",
+        "TEST_CLOCK",
+        "CLEAR_SESSIONS",
+        "SHUTDOWN_",
+        "LOG_",
+        "ELIZA_",
+    ),
+    *("ALLOW_OPEN", "TRUSTED_PROXIES"),
+)
+ECHO = "00000000-0000-4000-8000-0000000000ec"
+USER = "11111111-1111-4111-8111-111111111111"
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """The environment of a command: ours without any setting of the service, and these."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)},
+        "PYTHONPATH": ABSENT,
+        **settings,
+    }
+
+
+class Serve:
+    """A running service.
+
+    `grpc` and `rest` are its addresses; `channel` and the stubs lead to the first, `http` and `url` to the
+    second.
+    """
+
+    def __init__(
+        self, directory: Path, *arguments: str, command: Sequence[str] = COMMAND, **settings: str
+    ) -> None:
+        """Starts the service and waits until it is ready.
+
+        `directory` holds its store; a later service there goes on with it.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        self.log_path = directory / "serve.log"
+        defaults = {
+            "DATABASE_URL": f"sqlite:///{directory / 'store.db'}",
+            "GRPC_ADDRESS": "127.0.0.1:0",
+            "REST_ADDRESS": "127.0.0.1:0",
+            "SHUTDOWN_GRACE_SECONDS": "5",
+        }
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, "serve", *arguments],
+                env=environment(**{**defaults, **settings}),
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=directory,
+            )
+        ready = self._ready_line()
+        if not ready.startswith("ready "):
+            self.kill()
+            raise RuntimeError(f"the service did not start: {ready!r}\n{self.log_path.read_text()}")
+        addresses = dict(part.split("=", 1) for part in ready.split()[1:])
+        self.grpc, self.rest = addresses["grpc"], addresses.get("rest", "")
+        self.url = f"http://{self.rest}/api/messaging/sessions"
+        self.http = requests.Session()
+        # Used from threads, too, while pytest changes the environment.
+        self.http.trust_env = False
+        self.channel = grpc.insecure_channel(self.grpc)
+        self.sessions = session_service_pb2_grpc.SessionServiceStub(self.channel)
+        self.messages = message_service_pb2_grpc.MessageServiceStub(self.channel)
+        self.agents = agent_service_pb2_grpc.AgentServiceStub(self.channel)
+        self.clock = clock_service_pb2_grpc.ClockServiceStub(self.channel)
+
+    def advance(self, *, minutes: float = 0, ms: int = 0) -> None:
+        """Moves the test clock (the service must have been started with TEST_CLOCK=1)."""
+        self.clock.AdvanceClock(
+            clock_service_pb2.AdvanceClockRequest(advance_ms=round(minutes * 60_000) + ms), timeout=10
+        )
+
+    def create(self, **body: object) -> dict:
+        """Creates a session with the echo agent over REST; returns the response's body."""
+        response = self.http.post(self.url, json={"agentId": ECHO, "userId": USER, **body}, timeout=10)
+        assert response.status_code == 201, response.text
+        return response.json()
+
+    def log(self) -> str:
+        """What the service has logged so far."""
+        return self.log_path.read_text()
+
+    def stop(self) -> int:
+        """Ends the service with SIGTERM; returns its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self._close()
+
+    def kill(self) -> None:
+        """Kills the service with SIGKILL."""
+        self.process.kill()
+        self._close()
+
+    def _close(self) -> int:
+        status = self.process.wait(timeout=30)
+        if self.process.stdout:
+            self.process.stdout.close()
+        if hasattr(self, "channel"):
+            self.channel.close()
+            self.http.close()
+        return status
+
+    def _ready_line(self) -> str:
+        timer = threading.Timer(START_SECONDS, self.process.kill)
+        timer.start()
+        try:
+            return self.process.stdout.readline().decode().strip()
+        finally:
+            timer.cancel()
