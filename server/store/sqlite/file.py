@@ -25,7 +25,7 @@ _HEADER_BYTES = 100
 _APPLICATION_ID = slice(68, 72)
 
 _BUSY_TIMEOUT_S = 5.0
-_CACHE_KIB = 65_536
+_CACHE_KIB = 32_768
 # A reader's cache is empty after each commit, which is another connection's.
 _READ_CACHE_KIB = 4_096
 # SQLite's own, 1,000, is reached every few groups of writes, each of which would then write most of the same

@@ -36,6 +36,8 @@ LATE_TIMES: Final = 3.0
 """
 RESOLVER: Final = str(Path(__file__).parent / "resolver")
 _SETTLES_SECONDS: Final = 5.0
+_HELD_SECONDS: Final = 2.0
+"""How long the service has to give back what is free, before what it holds is measured."""
 _SAMPLE_SECONDS: Final = 0.1
 _MIB: Final = 2**20
 
@@ -71,9 +73,9 @@ class Memory:
     def descriptors(self) -> int:
         return sum(process.num_fds() for process in self._processes)
 
-    def settle_mib(self, allowed_mib: float) -> float:
+    def settle_mib(self, allowed_mib: float, seconds: float = _SETTLES_SECONDS) -> float:
         """The memory once it is at most so much, or after some seconds."""
-        until_s = time.monotonic() + _SETTLES_SECONDS
+        until_s = time.monotonic() + seconds
         while (now := self.now_mib()) > allowed_mib and time.monotonic() < until_s:
             self._ended.wait(_SAMPLE_SECONDS)
         return now
@@ -280,16 +282,16 @@ class Campaign:
         play = Playing(
             service, self._size, random.Random(f"{self._seed} {outcome.row.number} {number}"), kept
         )
+        allowed = FIRST_MIB if number == 1 else AGAIN_MIB
         with Memory(service) as memory, play.held:
             try:
                 outcome.row.play(play)
             except (grpc.RpcError, requests.RequestException, AssertionError) as error:
                 play.problems.append(f"what everybody may do failed: {str(error)[:300]}")
-            held_mib = memory.now_mib()
+            held_mib = memory.settle_mib(before_mib + allowed, _HELD_SECONDS)
             outcome.held_mib.append(memory.each_mib())
         if others:
             others.phase(f"after {number}")
-        allowed = FIRST_MIB if number == 1 else AGAIN_MIB
         left_mib = memory.settle_mib(before_mib + allowed)
         after_mib = max(held_mib, left_mib)
         outcome.grown_mib.append(after_mib - before_mib)
