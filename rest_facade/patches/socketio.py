@@ -8,7 +8,7 @@ each request, which stays until the collector comes. No interface of it lets any
 
 import asyncio
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -16,8 +16,6 @@ import socketio
 from engineio import exceptions
 from engineio.async_socket import AsyncSocket
 from engineio.packet import Packet
-
-from rest_facade.front_door.asgi import Receive, Send
 
 PRIVATE_NAMES: Final = (
     *(
@@ -88,7 +86,9 @@ class _Body:
         return self._content[:length]
 
 
-async def _translate_request(scope: Mapping[str, Any], receive: Receive, send: Send) -> dict[str, Any]:
+async def _translate_request(
+    scope: Mapping[str, Any], receive: Callable[[], Awaitable[Any]], send: object
+) -> dict[str, Any]:
     """What Engine.IO reads of a request; nothing where its client has gone. Its body comes as a whole."""
     event = await receive()
     if event["type"] not in ("http.request", "websocket.connect"):

@@ -180,10 +180,8 @@ def timeout_message(config: TimeoutConfig | PartialTimeoutConfig) -> timeout_pb2
 
 def timeout_request(message: timeout_pb2.TimeoutConfig) -> PartialTimeoutConfig:
     """The settings that a request names."""
-    named: dict[str, Any] = {
-        field: getattr(message, field) for field in _TIMEOUT_FIELDS if message.HasField(field)
-    }  # type: ignore[arg-type]
-    return PartialTimeoutConfig(**named)
+    given = (field for field in _TIMEOUT_FIELDS if message.HasField(field))  # type: ignore[arg-type]
+    return PartialTimeoutConfig(**{field: getattr(message, field) for field in given})
 
 
 def metadata_text(request: session_service_pb2.CreateSessionRequest | _Said) -> str:
