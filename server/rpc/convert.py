@@ -1,6 +1,8 @@
 """Between the domain's values and the API's messages."""
 
+from collections.abc import Callable
 from dataclasses import MISSING, asdict, fields
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import orjson
@@ -56,9 +58,17 @@ def is_text_form(form: json_form_pb2.JsonForm.ValueType) -> bool:
     return form == json_form_pb2.JSON_FORM_TEXT
 
 
-def session_message(session: Session, now_ms: int, as_text: bool) -> session_pb2.Session:
-    """A session as it stands at an instant; `as_text`: its metadata as JSON text."""
-    return session_pb2.Session(
+def session_message(
+    session: Session,
+    now_ms: int,
+    as_text: bool,
+    make: Callable[..., session_pb2.Session] = session_pb2.Session,
+) -> session_pb2.Session:
+    """A session as it stands at an instant; `as_text`: its metadata as JSON text.
+
+    `make`: what makes it, such as the `add` of a list.
+    """
+    return make(
         session_id=session.id,
         channel_id=session.channel_id,
         agent_id=session.agent_id,
@@ -77,18 +87,22 @@ def session_message(session: Session, now_ms: int, as_text: bool) -> session_pb2
     )
 
 
-def message_message(session: Session, entry: Entry, message: Message, as_text: bool) -> message_pb2.Message:
+def message_message(
+    session: Session,
+    entry: Entry,
+    message: Message,
+    as_text: bool,
+    make: Callable[..., message_pb2.Message] = message_pb2.Message,
+) -> message_pb2.Message:
     """A stored message, with the session's metadata laid under its own; `as_text`: both as JSON text.
+
+    `make`: as above.
 
     Contract: "the session's metadata, overlaid by the message's own, and `sessionId`, which a client cannot
     overwrite".
     """
-    own: dict[str, json_text.Json] = (
-        {} if message.metadata == EMPTY_OBJECT else orjson.loads(message.metadata)
-    )
-    own["sessionId"] = session.id
     is_agent = isinstance(message, AgentMessage)
-    made = message_pb2.Message(
+    made = make(
         message_id=message.id,
         session_id=session.id,
         sequence=entry.sequence,
@@ -103,13 +117,22 @@ def message_message(session: Session, entry: Entry, message: Message, as_text: b
         made.actions.extend(message.actions)
         made.reply_to_sequence = message.answers or 0
     if as_text:
-        made.metadata_json = json_text.escape_lines(json_text.overlay(session.metadata, own))
-        made.attachments_json = json_text.escape_lines(message.attachments or "")
+        made.metadata_json = _shown_metadata(session.id, session.metadata, message.metadata)
+        if message.attachments:
+            made.attachments_json = json_text.escape_lines(message.attachments)
         return made
-    made.metadata.CopyFrom(values.struct({**orjson.loads(session.metadata), **own}))
+    own = orjson.loads(message.metadata)
+    made.metadata.CopyFrom(values.struct({**orjson.loads(session.metadata), **own, "sessionId": session.id}))
     if message.attachments is not None:
         made.attachments.CopyFrom(values.list_value(orjson.loads(message.attachments)))
     return made
+
+
+@lru_cache(maxsize=64)
+def _shown_metadata(session_id: str, shared: str, own: str) -> str:
+    """The text of a message's metadata over that of its session. Kept, because most messages have none."""
+    laid_over = {**orjson.loads(own), "sessionId": session_id}
+    return json_text.escape_lines(json_text.overlay(shared, laid_over))
 
 
 def entry_head(entry: Entry) -> log_pb2.LogEntry:

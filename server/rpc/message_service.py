@@ -37,7 +37,7 @@ from server.rpc.convert import (
     read_draft,
     session_status,
 )
-from server.rpc.encoding import Entries, encode_each, join
+from server.rpc.encoding import Entries, in_slices
 from server.rpc.paging import make_token, page_size, read_token
 from server.store.contract import Store
 
@@ -148,10 +148,10 @@ class MessageService(MessageServiceServicer):
             response.cursor_after.CopyFrom(values.timestamp(newest_ms))
             if page.has_more:
                 response.next_page_token = make_token(scope, (newest_ms if forward else oldest_ms,))
-        stored = [(entry, entry.message) for entry in page.messages if entry.message]
-        messages = await encode_each(stored, lambda one: message_message(session, *one, as_text))
-        joined: pb.ListMessagesResponse = join(response, {"messages": messages})
-        return joined
+        async for entry in in_slices(page.messages):
+            if entry.message:
+                message_message(session, entry, entry.message, as_text, response.messages.add)
+        return response
 
     async def _live_session(self, session_id: str) -> Session:
         session = await self._store.get_session(session_id)

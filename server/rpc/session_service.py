@@ -31,7 +31,7 @@ from server.rpc.convert import (
     session_message,
     timeout_request,
 )
-from server.rpc.encoding import Entries, encode_each, join
+from server.rpc.encoding import Entries, in_slices
 from server.rpc.health import HealthMonitor
 from server.rpc.paging import make_token, page_size, read_token
 from server.store.contract import Position, Store
@@ -125,9 +125,9 @@ class SessionService(SessionServiceServicer):
                 expired_sessions=counts.expired,
             ),
         )
-        sessions = await encode_each(page.sessions, lambda session: session_message(session, now_ms, as_text))
-        joined: pb.ListSessionsResponse = join(response, {"sessions": sessions})
-        return joined
+        async for session in in_slices(page.sessions):
+            session_message(session, now_ms, as_text, response.sessions.add)
+        return response
 
     async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Any) -> pb.DeleteSessionResponse:
         await self._store.delete_session(request.session_id.lower(), request.etag)
