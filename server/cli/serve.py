@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from server.agents.registry import AgentsFileError
+from server.agents.agents_file import AgentsFileError
 from server.cli.common import (
     StartError,
     listen,

@@ -20,7 +20,7 @@ from eliza.sessions.v1 import (
 from server.agents.connectors import Connectors
 from server.clock import Clock, TestClock
 from server.delivery.queues import Dispatcher
-from server.lifecycle.deadlines import Deadlines
+from server.lifecycle.expiry import ExpiryScheduler
 from server.lifecycle.purge import Purge
 from server.lifecycle.room import Room
 from server.lifecycle.watches import Watches
@@ -87,7 +87,7 @@ def build_services(
     dispatcher: Dispatcher,
     connectors: Connectors,
     watches: Watches,
-    deadlines: Deadlines,
+    expiry: ExpiryScheduler,
     purge: Purge,
     health: HealthMonitor,
     room: Room,
@@ -107,9 +107,7 @@ def build_services(
     message_service_pb2_grpc.add_MessageServiceServicer_to_server(messages, target)
     agent_service_pb2_grpc.add_AgentServiceServicer_to_server(agents, target)
     if isinstance(clock, TestClock):
-        clock_service_pb2_grpc.add_ClockServiceServicer_to_server(
-            ClockService(clock, deadlines, purge), target
-        )
+        clock_service_pb2_grpc.add_ClockServiceServicer_to_server(ClockService(clock, expiry, purge), target)
     return services
 
 

@@ -18,8 +18,8 @@ import pytest
 
 from eliza.sessions.errors import TABLE
 from eliza.sessions.v1 import agent_pb2, agent_service_pb2
+from server.agents.agents_file import read_agents_file
 from server.agents.connectors import connect
-from server.agents.registry import read_agents_file
 from server.agents.webhook import signed_headers, signing_key
 from server.domain.agents import OpenAiSettings
 from server.settings import load_settings, split_list

@@ -104,9 +104,11 @@ async def register_at_start(
         try:
             await store.create_agent(agent)
         except AgentAlreadyExistsError:
-            await store.update_agent(
-                agent.id, lambda stored, _, agent=agent: replace(agent, created_at_ms=stored.created_at_ms)
-            )  # type: ignore[misc]
+
+            def overwrite(stored: Agent, _now_ms: int, agent: Agent = agent) -> Agent:
+                return replace(agent, created_at_ms=stored.created_at_ms)
+
+            await store.update_agent(agent.id, overwrite)
 
 
 async def warn_of_unusable(store: Store, connectors: Connectors) -> None:
