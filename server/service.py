@@ -21,7 +21,8 @@ from server.rpc.health import HealthMonitor
 from server.rpc.in_process import InProcessChannel
 from server.rpc.pipeline import QUIET_SECONDS, CallPipeline
 from server.rpc.sending import Sending
-from server.rpc.server import build_server, build_services, service_names
+from server.rpc.server import build_server
+from server.rpc.services import build_services, service_names
 from server.settings import Settings, join_address, split_address, split_list
 from server.store import open_store
 from server.store.contract import Store

@@ -8,11 +8,11 @@ from typing import Any, Final
 import structlog
 import uvicorn
 
-from rest_facade.front_door.asgi import App
 from rest_facade.front_door.connections import Connection, Connections
 from rest_facade.front_door.input import SlicedInput
 from rest_facade.front_door.origins import ALWAYS
 from rest_facade.patches import uvicorn as patched
+from rest_facade.shapes.asgi import App
 
 MAX_IDLE_FRAMES: Final = 100
 """How many frames without a message (pings, pongs, small pieces) a WebSocket may send in IDLE_FRAMES_SECONDS.

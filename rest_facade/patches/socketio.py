@@ -17,7 +17,7 @@ from engineio import exceptions
 from engineio.async_socket import AsyncSocket
 from engineio.packet import Packet
 
-from rest_facade.front_door.asgi import Receive, Send
+from rest_facade.shapes.asgi import Receive, Send
 
 PRIVATE_NAMES: Final = (
     *(

@@ -91,7 +91,7 @@ class AgentService(AgentServiceServicer):
 
     async def GetAgent(self, request: pb.GetAgentRequest, context: Any) -> pb.GetAgentResponse:
         _check_view(request.view)
-        agent = await self._store.get_agent(request.agent_id.lower())
+        agent = await self._store.get_agent(request.agent_id)
         return pb.GetAgentResponse(agent=self._view(agent, request.view))
 
     async def ListAgents(self, request: pb.ListAgentsRequest, context: Any) -> pb.ListAgentsResponse:
@@ -128,10 +128,8 @@ class AgentService(AgentServiceServicer):
         return message
 
     async def UpdateAgent(self, request: pb.UpdateAgentRequest, context: Any) -> pb.UpdateAgentResponse:
-        agent_id, paths = (
-            request.agent.agent_id.lower(),
-            list(request.update_mask.paths) or _set_paths(request.agent),
-        )
+        agent_id = request.agent.agent_id
+        paths = list(request.update_mask.paths) or _set_paths(request.agent)
         patched = _patched(await self._store.get_agent(agent_id), request.agent, paths)
         self._connectors.check(patched)
         # Before the write, which must not wait for a file. A secret that another change has put there
@@ -148,10 +146,9 @@ class AgentService(AgentServiceServicer):
         return pb.UpdateAgentResponse(agent=to_proto.agent(agent))
 
     async def DeleteAgent(self, request: pb.DeleteAgentRequest, context: Any) -> pb.DeleteAgentResponse:
-        agent_id = request.agent_id.lower()
-        await self._store.delete_agent(agent_id)
-        self._connectors.workers.changed(agent_id, None)
-        self._dispatcher.statuses.forget(agent_id)
+        await self._store.delete_agent(request.agent_id)
+        self._connectors.workers.changed(request.agent_id, None)
+        self._dispatcher.statuses.forget(request.agent_id)
         return pb.DeleteAgentResponse()
 
     async def Reply(self, request: pb.ReplyRequest, context: Any) -> pb.ReplyResponse:
@@ -181,7 +178,7 @@ class AgentService(AgentServiceServicer):
         _check_range("hello.max_deliveries", hello.max_deliveries, MAX_DELIVERIES)
         _check_range("hello.history_messages", hello.history_messages, MAX_HISTORY_MESSAGES)
         as_text = from_proto.is_text_form(hello.json_form)
-        agent = await self._store.get_agent(hello.agent_id.lower())
+        agent = await self._store.get_agent(hello.agent_id)
         capacity = hello.max_deliveries or 1
         with self._connectors.workers.connected(
             agent, capacity=capacity, history_messages=hello.history_messages
@@ -221,10 +218,8 @@ class AgentService(AgentServiceServicer):
         A reply or failure that is refused for what is in it ends the attempt all the same.
         """
         part, answer = _answer_in(said)
-        delivery_id, final = (
-            answer.delivery_id.lower(),
-            part == "reply" or (part == "failure" and answer.final),
-        )
+        delivery_id = answer.delivery_id
+        final = part == "reply" or (part == "failure" and answer.final)
         try:
             match said:
                 case UnreadableAnswer():

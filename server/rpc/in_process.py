@@ -1,54 +1,18 @@
-"""The call pipeline as a grpc.aio.Channel: stubs made of it call the servicers of this process, with no wire
-between.
+"""The call pipeline as a grpc.aio.Channel: its stubs call the servicers of this process without a wire.
 
-Both sides share the messages. So whoever has handed one over does not change it while the other side may hold
-it. What serialising refuses is not refused here: the bounds of requests in bytes. Who calls has bounds of its
-own.
+Both sides share the messages, so that neither changes one that it has handed over; only the ids of a request
+become lower case. Requests have no bound in bytes here: the caller has bounds of its own.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
-from typing import Any, Final
+from typing import Any
 
 import grpc
 from grpc import aio
 
-from server.rpc.pipeline import Behaviour, Behaviours, CallFailed, CallPipeline, Fault
-
-_NO_METADATA: Final = aio.Metadata()
-_LATE: Final = Fault(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", ())
-_CANCELLED: Final = Fault(grpc.StatusCode.CANCELLED, "Locally cancelled by application!", ())
-_UNKNOWN_METHOD: Final = Fault(grpc.StatusCode.UNIMPLEMENTED, "Method not found!", ())
-
-_Parse = Callable[[bytes], Any]
-
-
-class Services:
-    """The methods of servicers, by path.
-
-    Generated `add_…Servicer_to_server` functions take it for a server.
-    """
-
-    def __init__(self) -> None:
-        self.handlers: dict[str, Any] = {}
-        self._generic: list[Any] = []
-        self._registered: list[tuple[str, Any]] = []
-
-    def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """Keeps what a server of gRPC wants to know; it names the same methods again."""
-        self._generic.append(handlers)
-
-    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
-        """Takes the methods of a servicer."""
-        self._registered.append((service, handlers))
-        self.handlers.update({f"/{service}/{name}": handler for name, handler in handlers.items()})
-
-    def add_to(self, server: grpc.aio.Server) -> None:
-        """Has a server of gRPC serve the same methods."""
-        for generic in self._generic:
-            server.add_generic_rpc_handlers(generic)
-        for service, handlers in self._registered:
-            server.add_registered_method_handlers(service, handlers)
+from server.rpc.in_process_calls import Method, StreamStreamCall, UnaryCall, UnaryStreamCall
+from server.rpc.pipeline import CallPipeline
+from server.rpc.services import Services
 
 
 class InProcessChannel(aio.Channel):
@@ -82,20 +46,17 @@ class InProcessChannel(aio.Channel):
     def unary_unary(
         self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any
     ) -> "_UnaryUnary":
-        handler = self._handlers.get(method)
-        return _UnaryUnary(self._pipeline, method, handler and handler.unary_unary, response_deserializer)
+        return _UnaryUnary(self._find(method, "unary_unary", response_deserializer))
 
     def unary_stream(
         self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any
     ) -> "_UnaryStream":
-        handler = self._handlers.get(method)
-        return _UnaryStream(self._pipeline, method, handler and handler.unary_stream, response_deserializer)
+        return _UnaryStream(self._find(method, "unary_stream", response_deserializer))
 
     def stream_stream(
         self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any
     ) -> "_StreamStream":
-        handler = self._handlers.get(method)
-        return _StreamStream(self._pipeline, method, handler and handler.stream_stream, response_deserializer)
+        return _StreamStream(self._find(method, "stream_stream", response_deserializer))
 
     def stream_unary(
         self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any
@@ -103,300 +64,31 @@ class InProcessChannel(aio.Channel):
         """No method of ours is of this kind."""
         raise NotImplementedError(method)
 
-
-class _Caller:
-    """The context of a call, as far as the pipeline and our servicers look at it."""
-
-    __slots__ = ("_deadline_s",)
-
-    def __init__(self, deadline_s: float | None) -> None:
-        self._deadline_s = deadline_s
-
-    def time_remaining(self) -> float | None:
-        return None if self._deadline_s is None else self._deadline_s - asyncio.get_running_loop().time()
-
-    def peer(self) -> str:
-        return "inproc"
+    def _find(self, path: str, kind: str, parse: Any) -> Method:
+        return Method(self._pipeline, path, getattr(self._handlers.get(path), kind, None), parse)
 
 
-class _Call:
-    """What calls of each kind have in common."""
+class _UnaryUnary(aio.UnaryUnaryMultiCallable[Any, Any]):
+    def __init__(self, method: Method) -> None:
+        self._method = method
 
-    def __init__(self, multi: "_Multi", timeout: float | None) -> None:
-        loop = asyncio.get_running_loop()
-        self._loop = loop
-        self._deadline_s = None if timeout is None else loop.time() + timeout
-        self._fault: Fault | None = None
-        self._is_done = False
-        self._callbacks: list[Callable[[Any], None]] = []
-        if multi.behaviour is None:
-            self._end(_UNKNOWN_METHOD)
-
-    def time_remaining(self) -> float | None:
-        return None if self._deadline_s is None else max(0.0, self._deadline_s - self._loop.time())
-
-    def done(self) -> bool:
-        return self._is_done
-
-    def cancelled(self) -> bool:
-        return self._fault is _CANCELLED
-
-    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
-        if self._is_done:
-            callback(self)
-        else:
-            self._callbacks.append(callback)
-
-    async def initial_metadata(self) -> aio.Metadata:
-        return _NO_METADATA
-
-    async def trailing_metadata(self) -> aio.Metadata:
-        await self._ended()
-        return _NO_METADATA if self._fault is None else aio.Metadata(*self._fault.trailers)
-
-    async def code(self) -> grpc.StatusCode:
-        await self._ended()
-        return grpc.StatusCode.OK if self._fault is None else self._fault.code
-
-    async def details(self) -> str:
-        await self._ended()
-        return "" if self._fault is None else self._fault.message
-
-    async def wait_for_connection(self) -> None:
-        """It is always there."""
-
-    async def _ended(self) -> None:
-        if not self._is_done:
-            ended = self._loop.create_future()
-            self.add_done_callback(lambda _: None if ended.done() else ended.set_result(None))
-            await ended
-
-    def _end(self, fault: Fault | None) -> None:
-        if self._is_done:
-            return
-        self._is_done, self._fault = True, fault
-        callbacks, self._callbacks = self._callbacks, []
-        for callback in callbacks:
-            callback(self)
+    def __call__(self, request: Any, *, timeout: float | None = None, **_: Any) -> UnaryCall:
+        return UnaryCall(self._method, request, timeout)
 
 
-def _error_or_cancelled(fault: Fault) -> BaseException:
-    return asyncio.CancelledError() if fault is _CANCELLED else _error(fault)
+class _UnaryStream(aio.UnaryStreamMultiCallable[Any, Any]):
+    def __init__(self, method: Method) -> None:
+        self._method = method
+
+    def __call__(self, request: Any, *, timeout: float | None = None, **_: Any) -> UnaryStreamCall:
+        return UnaryStreamCall(self._method, request, timeout)
 
 
-def _error(fault: Fault) -> aio.AioRpcError:
-    return aio.AioRpcError(fault.code, _NO_METADATA, aio.Metadata(*fault.trailers), details=fault.message)
-
-
-class _UnaryCall(_Call, aio.UnaryUnaryCall[Any, Any]):
-    """A call that runs in the task that awaits it, from then on."""
-
-    def __init__(self, multi: "_UnaryUnary", request: Any, timeout: float | None) -> None:
-        super().__init__(multi, timeout)
-        self._multi = multi
-        self._request = request
-
-    def cancel(self) -> bool:
-        """Has a call that has not been awaited yet end at once. One that runs ends with its task."""
-        if self._is_done:
-            return False
-        self._end(_CANCELLED)
-        return True
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        if self._fault:
-            raise _error_or_cancelled(self._fault)
-        answer, fault = yield from self._answer()
-        self._request = None
-        self._end(fault)
-        if fault:
-            raise _error(fault)
-        return answer
-
-    def _answer(self) -> Generator[Any, None, tuple[Any, Fault | None]]:
-        """Runs the handler. Most never wait: only one that does needs a timer."""
-        multi = self._multi
-        handling = multi.pipeline.answer(
-            multi.method, multi.behaviour, _same, self._request, _Caller(self._deadline_s)
-        )
-        if self._deadline_s is None:
-            answer, fault = yield from handling.__await__()
-            return multi.read(answer), fault
-        try:
-            waits_for = handling.send(None)
-        except StopIteration as done:
-            answer, fault = done.value
-            return multi.read(answer), fault
-        task, expired = asyncio.current_task(), False
-        assert task is not None
-
-        def expire() -> None:
-            nonlocal expired
-            expired = True
-            task.cancel()
-
-        timer = self._loop.call_at(self._deadline_s, expire)
-        try:
-            while True:
-                try:
-                    value = yield waits_for
-                except BaseException as error:  # noqa: BLE001 - the handler is told whatever it is
-                    waits_for = handling.throw(error)
-                else:
-                    waits_for = handling.send(value)
-        except StopIteration as done:
-            answer, fault = done.value
-            if expired:
-                # The handler ended all the same; nobody else has asked for the cancellation.
-                task.uncancel()
-            return multi.read(answer), fault
-        except asyncio.CancelledError:
-            if expired and task.uncancel() <= 0:
-                return None, _LATE
-            self._end(_CANCELLED)
-            raise
-        finally:
-            timer.cancel()
-
-
-class _StreamCall(_Call):
-    """A stream of answers. Whoever reads runs the handler, so that nothing is made that nobody reads."""
-
-    def __init__(self, multi: "_Multi", requests: Any, timeout: float | None) -> None:
-        self._timer: asyncio.TimerHandle | None = None
-        super().__init__(multi, timeout)
-        self._multi = multi
-        self._reader: asyncio.Task[Any] | None = None
-        self._is_late = False
-        self._closing: asyncio.Task[None] | None = None
-        self._timer = None if self._deadline_s is None else self._loop.call_at(self._deadline_s, self._expire)
-        caller = _Caller(self._deadline_s)
-        self._answers: AsyncGenerator[Any, None] = multi.pipeline.stream(
-            multi.method, multi.behaviour, _same, requests, caller
-        )
-
-    async def read(self) -> Any:
-        """The next answer, or EOF. Cancelling it cancels the call."""
-        if self._is_done:
-            return self._tell_end()
-        self._reader = asyncio.current_task()
-        try:
-            return self._multi.read(await anext(self._answers))
-        except StopAsyncIteration:
-            self._end(None)
-        except CallFailed as failed:
-            self._end(failed.fault)
-        except asyncio.CancelledError:
-            if self._is_late and self._reader and self._reader.uncancel() <= 0:
-                self._end(_LATE)
-            else:
-                self._end(_CANCELLED)
-                raise
-        finally:
-            self._reader = None
-        return self._tell_end()
-
-    async def __aiter__(self) -> AsyncIterator[Any]:
-        while (answer := await self.read()) is not aio.EOF:
-            yield answer
-
-    def cancel(self) -> bool:
-        """Ends the call; who reads it is cancelled, as gRPC does it."""
-        if self._is_done:
-            return False
-        if self._reader:
-            self._reader.cancel()
-        else:
-            self._close(_CANCELLED)
-        return True
-
-    def _expire(self) -> None:
-        if self._is_done:
-            return
-        self._is_late = True
-        if self._reader:
-            self._reader.cancel()
-        else:
-            self._close(_LATE)
-
-    def _tell_end(self) -> Any:
-        if self._fault:
-            raise _error_or_cancelled(self._fault)
-        return aio.EOF
-
-    def _close(self, fault: Fault) -> None:
-        """Ends a call that nobody reads now: what its handler holds is let go at once."""
-        self._closing = self._loop.create_task(self._answers.aclose())
-        self._end(fault)
-
-    def _end(self, fault: Fault | None) -> None:
-        if self._timer:
-            self._timer.cancel()
-        super()._end(fault)
-
-
-class _UnaryStreamCall(_StreamCall, aio.UnaryStreamCall[Any, Any]):
-    """A stream of answers to one request."""
-
-
-class _StreamStreamCall(_StreamCall, aio.StreamStreamCall[Any, Any]):
-    """A stream of answers to a stream of requests."""
-
-    def __init__(self, multi: "_Multi", timeout: float | None) -> None:
-        self._requests: asyncio.Queue[Any] = asyncio.Queue()
-        super().__init__(multi, self._sent(), timeout)
-
-    async def write(self, request: Any) -> None:
-        """Hands over a request, which the handler takes when the answers are read."""
-        if self._is_done:
-            raise asyncio.InvalidStateError("the call is over")
-        self._requests.put_nowait((request,))
-
-    async def done_writing(self) -> None:
-        """Says that no more requests come."""
-        self._requests.put_nowait(None)
-
-    async def _sent(self) -> AsyncIterator[Any]:
-        while sent := await self._requests.get():
-            yield sent[0]
-
-
-class _Multi:
-    """A method that can be called."""
-
-    def __init__(self, pipeline: CallPipeline, method: str, behaviour: Any, parse: _Parse) -> None:
-        self.pipeline = pipeline
-        self.method = method
-        self.behaviour: Any = behaviour
-        self._parse = parse
-
-    def read(self, answer: Any) -> Any:
-        """The answer as a message: some are encoded already, because many are told the same."""
-        return self._parse(answer) if isinstance(answer, bytes) else answer
-
-
-class _UnaryUnary(_Multi, aio.UnaryUnaryMultiCallable[Any, Any]):
-    behaviour: Behaviour
-
-    def __call__(self, request: Any, *, timeout: float | None = None, **_: Any) -> _UnaryCall:
-        return _UnaryCall(self, request, timeout)
-
-
-class _UnaryStream(_Multi, aio.UnaryStreamMultiCallable[Any, Any]):
-    behaviour: Behaviours
-
-    def __call__(self, request: Any, *, timeout: float | None = None, **_: Any) -> _UnaryStreamCall:
-        return _UnaryStreamCall(self, request, timeout)
-
-
-class _StreamStream(_Multi, aio.StreamStreamMultiCallable[Any, Any]):
-    behaviour: Behaviours
+class _StreamStream(aio.StreamStreamMultiCallable[Any, Any]):
+    def __init__(self, method: Method) -> None:
+        self._method = method
 
     def __call__(
         self, request_iterator: Any = None, timeout: float | None = None, *_: Any, **__: Any
-    ) -> _StreamStreamCall:
-        return _StreamStreamCall(self, timeout)
-
-
-def _same(request: Any) -> Any:
-    return request
+    ) -> StreamStreamCall:
+        return StreamStreamCall(self._method, timeout)

@@ -64,7 +64,7 @@ class MessageService(MessageServiceServicer):
         """
         as_text = from_proto.is_text_form(request.message.json_form)
         with closing(Watch(self._store, self._watches)) as watch:
-            ended = await _try_to_join(watch, request.message.session_id.lower())
+            ended = await _try_to_join(watch, request.message.session_id)
             sent = await self._send(request.message)
             message = sent.message
             yield pb.ConverseResponse(user_message=sent)
@@ -102,7 +102,7 @@ class MessageService(MessageServiceServicer):
 
         What is stored is delivered, also when this call is cancelled while it waits for the commit.
         """
-        session_id, draft = request.session_id.lower(), from_proto.draft(request)
+        session_id, draft = request.session_id, from_proto.draft(request)
         repeatable = None
         if isinstance(draft, Draft):
             content = draft.content, draft.metadata, draft.attachments or "null"
@@ -121,7 +121,7 @@ class MessageService(MessageServiceServicer):
 
     async def ListMessages(self, request: pb.ListMessagesRequest, context: Any) -> pb.ListMessagesResponse:
         session, as_text = (
-            await self._live_session(request.session_id.lower()),
+            await self._live_session(request.session_id),
             from_proto.is_text_form(request.json_form),
         )
         size = page_size(request.page_size, DEFAULT_MESSAGES, MAX_MESSAGES)

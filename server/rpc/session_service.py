@@ -89,8 +89,8 @@ class SessionService(SessionServiceServicer):
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Any) -> pb.GetSessionResponse:
         as_text = from_proto.is_text_form(request.json_form)
-        session_id = request.session_id or (await self._store.find_channel(request.channel_id.lower()))
-        session, now_ms = await self._store.get_session(session_id.lower()), self._clock.now_ms()
+        session_id = request.session_id or (await self._store.find_channel(request.channel_id))
+        session, now_ms = await self._store.get_session(session_id), self._clock.now_ms()
         require_live(session, now_ms)
         return pb.GetSessionResponse(session=to_proto.session(session, now_ms, as_text))
 
@@ -125,12 +125,12 @@ class SessionService(SessionServiceServicer):
         return joined
 
     async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Any) -> pb.DeleteSessionResponse:
-        await self._store.delete_session(request.session_id.lower(), request.etag)
+        await self._store.delete_session(request.session_id, request.etag)
         return pb.DeleteSessionResponse()
 
     async def RenewSession(self, request: pb.RenewSessionRequest, context: Any) -> pb.RenewSessionResponse:
         as_text = from_proto.is_text_form(request.json_form)
-        outcome = await self._store.apply(request.session_id.lower(), if_match(request.etag, renew))
+        outcome = await self._store.apply(request.session_id, if_match(request.etag, renew))
         return pb.RenewSessionResponse(
             session=to_proto.session(outcome.session, self._clock.now_ms(), as_text)
         )
@@ -140,14 +140,14 @@ class SessionService(SessionServiceServicer):
         rule = partial(
             update_timeout, change=from_proto.timeout_config(request.timeout_config), policy=self._policy
         )
-        outcome = await self._store.apply(request.session_id.lower(), if_match(request.etag, rule))
+        outcome = await self._store.apply(request.session_id, if_match(request.etag, rule))
         return pb.UpdateTimeoutResponse(
             session=to_proto.session(outcome.session, self._clock.now_ms(), as_text)
         )
 
     async def SendHeartbeat(self, request: pb.SendHeartbeatRequest, context: Any) -> pb.SendHeartbeatResponse:
         as_text = from_proto.is_text_form(request.json_form)
-        outcome = await self._store.apply(request.session_id.lower(), heartbeat)
+        outcome = await self._store.apply(request.session_id, heartbeat)
         return pb.SendHeartbeatResponse(
             session=to_proto.session(outcome.session, self._clock.now_ms(), as_text)
         )
@@ -157,7 +157,7 @@ class SessionService(SessionServiceServicer):
     ) -> AsyncIterator[pb.WatchSessionResponse]:
         as_text = from_proto.is_text_form(request.json_form)
         with closing(Watch(self._store, self._watches, self._room)) as watch:
-            await watch.join(request.session_id.lower(), request.after_sequence)
+            await watch.join(request.session_id, request.after_sequence)
             while True:
                 items = await watch.next(self._heartbeat_s)
                 if not items:
@@ -222,7 +222,7 @@ class SessionService(SessionServiceServicer):
                 case "join":
                     form = from_proto.is_text_form(request.join.json_form)
                     after = request.join.after_sequence if request.join.HasField("after_sequence") else None
-                    session = await watch.join(request.join.session_id.lower(), after)
+                    session = await watch.join(request.join.session_id, after)
                     as_text[session.id] = form
                     joined = pb.WatchSessionsResponse.Joined(
                         session=to_proto.session(session, self._clock.now_ms(), form),
@@ -230,15 +230,15 @@ class SessionService(SessionServiceServicer):
                     )
                     return pb.WatchSessionsResponse(joined=joined)
                 case "leave":
-                    watch.leave(request.leave.session_id.lower())
-                    as_text.pop(request.leave.session_id.lower(), None)
+                    watch.leave(request.leave.session_id)
+                    as_text.pop(request.leave.session_id, None)
                     return pb.WatchSessionsResponse(
-                        end=pb.WatchSessionsResponse.End(session_id=request.leave.session_id.lower())
+                        end=pb.WatchSessionsResponse.End(session_id=request.leave.session_id)
                     )
                 case _:
                     raise MissingFieldsError(["change"])
         except DomainError as error:
-            return _ended(request.join.session_id.lower(), error)
+            return _ended(request.join.session_id, error)
 
     def _watched(self, item: Item, as_text: dict[str, bool]) -> pb.WatchSessionsResponse:
         match item:

@@ -1,0 +1,297 @@
+"""The calls of a channel within the process: each runs its handler in the task that waits for the answer."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
+from typing import Any, Final
+
+import grpc
+from grpc import aio
+
+from server.rpc.lower_case_ids import lower_ids
+from server.rpc.pipeline import CallFailed, CallPipeline, Fault
+
+_NO_METADATA: Final = aio.Metadata()
+_LATE: Final = Fault(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", ())
+_CANCELLED: Final = Fault(grpc.StatusCode.CANCELLED, "Locally cancelled by application!", ())
+_UNKNOWN_METHOD: Final = Fault(grpc.StatusCode.UNIMPLEMENTED, "Method not found!", ())
+
+
+class Method:
+    """A method that can be called. `behaviour` is None where nobody serves it."""
+
+    def __init__(
+        self, pipeline: CallPipeline, path: str, behaviour: Any, parse: Callable[[bytes], Any]
+    ) -> None:
+        self.pipeline = pipeline
+        self.path = path
+        self.behaviour = behaviour
+        self.read_request = lower_ids(path, _same)
+        self._parse = parse
+
+    def read_answer(self, answer: Any) -> Any:
+        """Returns an answer as a message. Some are encoded already, because many callers get the same."""
+        return self._parse(answer) if isinstance(answer, bytes) else answer
+
+
+class _Caller:
+    """The context of a call, as far as the pipeline and our servicers look at it."""
+
+    __slots__ = ("_deadline_s",)
+
+    def __init__(self, deadline_s: float | None) -> None:
+        self._deadline_s = deadline_s
+
+    def time_remaining(self) -> float | None:
+        return None if self._deadline_s is None else self._deadline_s - asyncio.get_running_loop().time()
+
+    def peer(self) -> str:
+        return "inproc"
+
+
+class _Call:
+    """What calls of each kind have in common."""
+
+    def __init__(self, method: Method, timeout: float | None) -> None:
+        loop = asyncio.get_running_loop()
+        self._loop = loop
+        self._deadline_s = None if timeout is None else loop.time() + timeout
+        self._fault: Fault | None = None
+        self._is_done = False
+        self._callbacks: list[Callable[[Any], None]] = []
+        if method.behaviour is None:
+            self._end(_UNKNOWN_METHOD)
+
+    def time_remaining(self) -> float | None:
+        return None if self._deadline_s is None else max(0.0, self._deadline_s - self._loop.time())
+
+    def done(self) -> bool:
+        return self._is_done
+
+    def cancelled(self) -> bool:
+        return self._fault is _CANCELLED
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        if self._is_done:
+            callback(self)
+        else:
+            self._callbacks.append(callback)
+
+    async def initial_metadata(self) -> aio.Metadata:
+        return _NO_METADATA
+
+    async def trailing_metadata(self) -> aio.Metadata:
+        await self._wait_until_done()
+        return _NO_METADATA if self._fault is None else aio.Metadata(*self._fault.trailers)
+
+    async def code(self) -> grpc.StatusCode:
+        await self._wait_until_done()
+        return grpc.StatusCode.OK if self._fault is None else self._fault.code
+
+    async def details(self) -> str:
+        await self._wait_until_done()
+        return "" if self._fault is None else self._fault.message
+
+    async def wait_for_connection(self) -> None:
+        """It is always there."""
+
+    async def _wait_until_done(self) -> None:
+        if not self._is_done:
+            ended = self._loop.create_future()
+            self.add_done_callback(lambda _: None if ended.done() else ended.set_result(None))
+            await ended
+
+    def _end(self, fault: Fault | None) -> None:
+        if self._is_done:
+            return
+        self._is_done, self._fault = True, fault
+        callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback(self)
+
+
+class UnaryCall(_Call, aio.UnaryUnaryCall[Any, Any]):
+    """A call that runs in the task that awaits it, from then on."""
+
+    def __init__(self, method: Method, request: Any, timeout: float | None) -> None:
+        super().__init__(method, timeout)
+        self._method = method
+        self._request = request
+
+    def cancel(self) -> bool:
+        """Has a call that has not been awaited yet end at once. One that runs ends with its task."""
+        if self._is_done:
+            return False
+        self._end(_CANCELLED)
+        return True
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        if self._fault:
+            raise _error_or_cancelled(self._fault)
+        answer, fault = yield from self._answer()
+        self._request = None
+        self._end(fault)
+        if fault:
+            raise _error(fault)
+        return answer
+
+    def _answer(self) -> Generator[Any, None, tuple[Any, Fault | None]]:
+        """Runs the handler. Most never wait: only one that does needs a timer."""
+        method = self._method
+        handling = method.pipeline.answer(
+            method.path, method.behaviour, method.read_request, self._request, _Caller(self._deadline_s)
+        )
+        if self._deadline_s is None:
+            answer, fault = yield from handling.__await__()
+            return method.read_answer(answer), fault
+        try:
+            waits_for = handling.send(None)
+        except StopIteration as done:
+            answer, fault = done.value
+            return method.read_answer(answer), fault
+        task, expired = asyncio.current_task(), False
+        assert task is not None
+
+        def expire() -> None:
+            nonlocal expired
+            expired = True
+            task.cancel()
+
+        timer = self._loop.call_at(self._deadline_s, expire)
+        try:
+            while True:
+                try:
+                    value = yield waits_for
+                except BaseException as error:  # noqa: BLE001 - the handler is told whatever it is
+                    waits_for = handling.throw(error)
+                else:
+                    waits_for = handling.send(value)
+        except StopIteration as done:
+            answer, fault = done.value
+            if expired:
+                # The handler ended all the same; nobody else has asked for the cancellation.
+                task.uncancel()
+            return method.read_answer(answer), fault
+        except asyncio.CancelledError:
+            if expired and task.uncancel() <= 0:
+                return None, _LATE
+            self._end(_CANCELLED)
+            raise
+        finally:
+            timer.cancel()
+
+
+class _StreamCall(_Call):
+    """A stream of answers. Whoever reads runs the handler, so that nothing is made that nobody reads."""
+
+    def __init__(self, method: Method, requests: Any, timeout: float | None) -> None:
+        self._timer: asyncio.TimerHandle | None = None
+        super().__init__(method, timeout)
+        self._method = method
+        self._reader: asyncio.Task[Any] | None = None
+        self._is_late = False
+        self._closing: asyncio.Task[None] | None = None
+        self._timer = None if self._deadline_s is None else self._loop.call_at(self._deadline_s, self._expire)
+        caller = _Caller(self._deadline_s)
+        self._answers: AsyncGenerator[Any, None] = method.pipeline.stream(
+            method.path, method.behaviour, _same, requests, caller
+        )
+
+    async def read(self) -> Any:
+        """The next answer, or EOF. Cancelling it cancels the call."""
+        if self._is_done:
+            return self._tell_end()
+        self._reader = asyncio.current_task()
+        try:
+            return self._method.read_answer(await anext(self._answers))
+        except StopAsyncIteration:
+            self._end(None)
+        except CallFailed as failed:
+            self._end(failed.fault)
+        except asyncio.CancelledError:
+            if self._is_late and self._reader and self._reader.uncancel() <= 0:
+                self._end(_LATE)
+            else:
+                self._end(_CANCELLED)
+                raise
+        finally:
+            self._reader = None
+        return self._tell_end()
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        while (answer := await self.read()) is not aio.EOF:
+            yield answer
+
+    def cancel(self) -> bool:
+        """Ends the call; who reads it is cancelled, as gRPC does it."""
+        if self._is_done:
+            return False
+        if self._reader:
+            self._reader.cancel()
+        else:
+            self._close(_CANCELLED)
+        return True
+
+    def _expire(self) -> None:
+        if self._is_done:
+            return
+        self._is_late = True
+        if self._reader:
+            self._reader.cancel()
+        else:
+            self._close(_LATE)
+
+    def _tell_end(self) -> Any:
+        if self._fault:
+            raise _error_or_cancelled(self._fault)
+        return aio.EOF
+
+    def _close(self, fault: Fault) -> None:
+        """Ends a call that nobody reads now: what its handler holds is let go at once."""
+        self._closing = self._loop.create_task(self._answers.aclose())
+        self._end(fault)
+
+    def _end(self, fault: Fault | None) -> None:
+        if self._timer:
+            self._timer.cancel()
+        super()._end(fault)
+
+
+class UnaryStreamCall(_StreamCall, aio.UnaryStreamCall[Any, Any]):
+    """A stream of answers to one request."""
+
+    def __init__(self, method: Method, request: Any, timeout: float | None) -> None:
+        super().__init__(method, method.read_request(request), timeout)
+
+
+class StreamStreamCall(_StreamCall, aio.StreamStreamCall[Any, Any]):
+    """A stream of answers to a stream of requests."""
+
+    def __init__(self, method: Method, timeout: float | None) -> None:
+        self._requests: asyncio.Queue[Any] = asyncio.Queue()
+        super().__init__(method, self._sent(), timeout)
+
+    async def write(self, request: Any) -> None:
+        """Hands over a request, which the handler takes when the answers are read."""
+        if self._is_done:
+            raise asyncio.InvalidStateError("the call is over")
+        self._requests.put_nowait((request,))
+
+    async def done_writing(self) -> None:
+        """Says that no more requests come."""
+        self._requests.put_nowait(None)
+
+    async def _sent(self) -> AsyncIterator[Any]:
+        while sent := await self._requests.get():
+            yield self._method.read_request(sent[0])
+
+
+def _error_or_cancelled(fault: Fault) -> BaseException:
+    return asyncio.CancelledError() if fault is _CANCELLED else _error(fault)
+
+
+def _error(fault: Fault) -> aio.AioRpcError:
+    return aio.AioRpcError(fault.code, _NO_METADATA, aio.Metadata(*fault.trailers), details=fault.message)
+
+
+def _same(request: Any) -> Any:
+    return request
