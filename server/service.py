@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import structlog
 
+from server.addresses import join_address, split_address
 from server.agents.agents_file import register_at_start, warn_of_unusable
 from server.agents.connectors import Connectors, build_connectors
 from server.clock import Clock, SystemClock, TestClock
@@ -23,7 +24,8 @@ from server.rpc.pipeline import QUIET_SECONDS, CallPipeline
 from server.rpc.sending import Sending
 from server.rpc.server import build_server
 from server.rpc.services import build_services, service_names
-from server.settings import Settings, join_address, split_address, split_list
+from server.setting_types import split_list
+from server.settings import Settings
 from server.store import open_store
 from server.store.contract import Store
 

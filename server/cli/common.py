@@ -18,15 +18,8 @@ import structlog
 import uvloop
 
 from server import logs
-from server.settings import (
-    Settings,
-    SettingsError,
-    changed_settings,
-    join_address,
-    load_settings,
-    split_address,
-    unknown_variables,
-)
+from server.addresses import join_address, split_address
+from server.settings import Settings, SettingsError, changed_settings, load_settings, unknown_variables
 from server.version import VERSION
 
 log = structlog.get_logger()

@@ -25,7 +25,8 @@ from server.cli.common import (
     stop_signal,
     with_port,
 )
-from server.settings import Settings, read_networks, split_list
+from server.setting_types import read_networks, split_list
+from server.settings import Settings
 
 INHERITED: Final = (
     *("PATH", "HOME", "TMPDIR", "TZ", "TERM", "NO_COLOR", "FORCE_COLOR", "VIRTUAL_ENV"),

@@ -1,12 +1,12 @@
 """The gRPC server: the services of the API, health and reflection on one port."""
 
-import resource
 from typing import Final
 
 import grpc
 from grpc_health.v1 import health as health_api
 from grpc_health.v1 import health_pb2_grpc
 
+from eliza.sessions.descriptors import quarter_of_descriptors
 from server.patches import grpcio
 from server.rpc.health import HealthMonitor
 from server.rpc.interceptor import Interceptor
@@ -26,18 +26,6 @@ MIN_PING_MS: Final = 1000
 
 HANDSHAKE_MS: Final = 10_000
 """How long a client may take from its connection to the end of HTTP/2's preface."""
-
-MAX_CONNECTIONS: Final = 10_000
-"""How many connections there may be, where the process may have four times as many descriptors."""
-
-
-def quarter_of_descriptors() -> int:
-    """How many connections gRPC may have.
-
-    REST in the same process has as many, so that half of the descriptors are left.
-    """
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft // 4)
 
 
 def build_server(

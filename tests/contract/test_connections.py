@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from engineio.async_socket import AsyncSocket
 
+from eliza.sessions import descriptors
 from rest_facade import main
 from rest_facade.front_door import connections, protocol, websockets
 from rest_facade.front_door.connections import MAX_PER_CLIENT, Connection, Connections, Entry
@@ -209,7 +210,7 @@ async def test_few_trailers_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_who_comes_beyond_the_bound_is_told_so_and_then_not_even_that(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(descriptors, "MAX_CONNECTIONS", 3)
     monkeypatch.setattr(connections, "MAX_REFUSED", 2)
     async with running(monkeypatch) as facade:
         served = [await facade.connect(HEALTH) for _ in range(3)]
@@ -522,11 +523,11 @@ def test_the_soft_limit_of_descriptors_becomes_the_hard_one(monkeypatch: pytest.
     limits = [(1024, 20_000)]
     monkeypatch.setattr("resource.getrlimit", lambda _: limits[-1])
     monkeypatch.setattr("resource.setrlimit", lambda _, new: limits.append(new))
-    assert connections.quarter_of_descriptors() == 256
+    assert descriptors.quarter_of_descriptors() == 256
     raise_descriptor_limit()
     raise_descriptor_limit()
     assert limits[1:] == [(20_000, 20_000)]
-    assert connections.quarter_of_descriptors() == 5_000
+    assert descriptors.quarter_of_descriptors() == 5_000
 
 
 async def until_async(ask: Callable[[], Any], wanted: object) -> None:
