@@ -19,7 +19,7 @@ from server.lifecycle.expiry import ExpiryScheduler
 from server.lifecycle.purge import Purge
 from server.lifecycle.watches import Watches
 from server.rpc.health import HealthMonitor
-from server.rpc.in_process import InProcessChannel
+from server.rpc.in_process_channel import InProcessChannel
 from server.rpc.pipeline import QUIET_SECONDS, CallPipeline
 from server.rpc.sending import Sending
 from server.rpc.server import build_server

@@ -1,4 +1,4 @@
-"""The calls of a channel within the process: each runs its handler in the task that waits for the answer."""
+"""The calls of a channel within the process. The task that waits for an answer runs the handler."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
@@ -8,29 +8,14 @@ import grpc
 from grpc import aio
 
 from server.rpc.lower_case_ids import lower_ids
-from server.rpc.pipeline import CallFailed, CallPipeline, Fault
+from server.rpc.pipeline import Behaviour, Behaviours, CallFailed, CallPipeline, Fault
 
 _NO_METADATA: Final = aio.Metadata()
 _LATE: Final = Fault(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", ())
 _CANCELLED: Final = Fault(grpc.StatusCode.CANCELLED, "Locally cancelled by application!", ())
 _UNKNOWN_METHOD: Final = Fault(grpc.StatusCode.UNIMPLEMENTED, "Method not found!", ())
 
-
-class Method:
-    """A method that can be called. `behaviour` is None where nobody serves it."""
-
-    def __init__(
-        self, pipeline: CallPipeline, path: str, behaviour: Any, parse: Callable[[bytes], Any]
-    ) -> None:
-        self.pipeline = pipeline
-        self.path = path
-        self.behaviour = behaviour
-        self.read_request = lower_ids(path, _same)
-        self._parse = parse
-
-    def read_answer(self, answer: Any) -> Any:
-        """Returns an answer as a message. Some are encoded already, because many callers get the same."""
-        return self._parse(answer) if isinstance(answer, bytes) else answer
+_Parse = Callable[[bytes], Any]
 
 
 class _Caller:
@@ -51,14 +36,14 @@ class _Caller:
 class _Call:
     """What calls of each kind have in common."""
 
-    def __init__(self, method: Method, timeout: float | None) -> None:
+    def __init__(self, multi: "_Multi", timeout: float | None) -> None:
         loop = asyncio.get_running_loop()
         self._loop = loop
         self._deadline_s = None if timeout is None else loop.time() + timeout
         self._fault: Fault | None = None
         self._is_done = False
         self._callbacks: list[Callable[[Any], None]] = []
-        if method.behaviour is None:
+        if multi.behaviour is None:
             self._end(_UNKNOWN_METHOD)
 
     def time_remaining(self) -> float | None:
@@ -80,21 +65,21 @@ class _Call:
         return _NO_METADATA
 
     async def trailing_metadata(self) -> aio.Metadata:
-        await self._wait_until_done()
+        await self._ended()
         return _NO_METADATA if self._fault is None else aio.Metadata(*self._fault.trailers)
 
     async def code(self) -> grpc.StatusCode:
-        await self._wait_until_done()
+        await self._ended()
         return grpc.StatusCode.OK if self._fault is None else self._fault.code
 
     async def details(self) -> str:
-        await self._wait_until_done()
+        await self._ended()
         return "" if self._fault is None else self._fault.message
 
     async def wait_for_connection(self) -> None:
         """It is always there."""
 
-    async def _wait_until_done(self) -> None:
+    async def _ended(self) -> None:
         if not self._is_done:
             ended = self._loop.create_future()
             self.add_done_callback(lambda _: None if ended.done() else ended.set_result(None))
@@ -109,12 +94,20 @@ class _Call:
             callback(self)
 
 
-class UnaryCall(_Call, aio.UnaryUnaryCall[Any, Any]):
+def _error_or_cancelled(fault: Fault) -> BaseException:
+    return asyncio.CancelledError() if fault is _CANCELLED else _error(fault)
+
+
+def _error(fault: Fault) -> aio.AioRpcError:
+    return aio.AioRpcError(fault.code, _NO_METADATA, aio.Metadata(*fault.trailers), details=fault.message)
+
+
+class _UnaryCall(_Call, aio.UnaryUnaryCall[Any, Any]):
     """A call that runs in the task that awaits it, from then on."""
 
-    def __init__(self, method: Method, request: Any, timeout: float | None) -> None:
-        super().__init__(method, timeout)
-        self._method = method
+    def __init__(self, multi: "UnaryUnary", request: Any, timeout: float | None) -> None:
+        super().__init__(multi, timeout)
+        self._multi = multi
         self._request = request
 
     def cancel(self) -> bool:
@@ -136,18 +129,18 @@ class UnaryCall(_Call, aio.UnaryUnaryCall[Any, Any]):
 
     def _answer(self) -> Generator[Any, None, tuple[Any, Fault | None]]:
         """Runs the handler. Most never wait: only one that does needs a timer."""
-        method = self._method
-        handling = method.pipeline.answer(
-            method.path, method.behaviour, method.read_request, self._request, _Caller(self._deadline_s)
+        multi = self._multi
+        handling = multi.pipeline.answer(
+            multi.method, multi.behaviour, _same, self._request, _Caller(self._deadline_s)
         )
         if self._deadline_s is None:
             answer, fault = yield from handling.__await__()
-            return method.read_answer(answer), fault
+            return multi.read(answer), fault
         try:
             waits_for = handling.send(None)
         except StopIteration as done:
             answer, fault = done.value
-            return method.read_answer(answer), fault
+            return multi.read(answer), fault
         task, expired = asyncio.current_task(), False
         assert task is not None
 
@@ -170,7 +163,7 @@ class UnaryCall(_Call, aio.UnaryUnaryCall[Any, Any]):
             if expired:
                 # The handler ended all the same; nobody else has asked for the cancellation.
                 task.uncancel()
-            return method.read_answer(answer), fault
+            return multi.read(answer), fault
         except asyncio.CancelledError:
             if expired and task.uncancel() <= 0:
                 return None, _LATE
@@ -183,17 +176,17 @@ class UnaryCall(_Call, aio.UnaryUnaryCall[Any, Any]):
 class _StreamCall(_Call):
     """A stream of answers. Whoever reads runs the handler, so that nothing is made that nobody reads."""
 
-    def __init__(self, method: Method, requests: Any, timeout: float | None) -> None:
+    def __init__(self, multi: "_Multi", requests: Any, timeout: float | None) -> None:
         self._timer: asyncio.TimerHandle | None = None
-        super().__init__(method, timeout)
-        self._method = method
+        super().__init__(multi, timeout)
+        self._multi = multi
         self._reader: asyncio.Task[Any] | None = None
         self._is_late = False
         self._closing: asyncio.Task[None] | None = None
         self._timer = None if self._deadline_s is None else self._loop.call_at(self._deadline_s, self._expire)
         caller = _Caller(self._deadline_s)
-        self._answers: AsyncGenerator[Any, None] = method.pipeline.stream(
-            method.path, method.behaviour, _same, requests, caller
+        self._answers: AsyncGenerator[Any, None] = multi.pipeline.stream(
+            multi.method, multi.behaviour, _same, requests, caller
         )
 
     async def read(self) -> Any:
@@ -202,7 +195,7 @@ class _StreamCall(_Call):
             return self._tell_end()
         self._reader = asyncio.current_task()
         try:
-            return self._method.read_answer(await anext(self._answers))
+            return self._multi.read(await anext(self._answers))
         except StopAsyncIteration:
             self._end(None)
         except CallFailed as failed:
@@ -256,19 +249,16 @@ class _StreamCall(_Call):
         super()._end(fault)
 
 
-class UnaryStreamCall(_StreamCall, aio.UnaryStreamCall[Any, Any]):
+class _UnaryStreamCall(_StreamCall, aio.UnaryStreamCall[Any, Any]):
     """A stream of answers to one request."""
 
-    def __init__(self, method: Method, request: Any, timeout: float | None) -> None:
-        super().__init__(method, method.read_request(request), timeout)
 
-
-class StreamStreamCall(_StreamCall, aio.StreamStreamCall[Any, Any]):
+class _StreamStreamCall(_StreamCall, aio.StreamStreamCall[Any, Any]):
     """A stream of answers to a stream of requests."""
 
-    def __init__(self, method: Method, timeout: float | None) -> None:
+    def __init__(self, multi: "_Multi", timeout: float | None) -> None:
         self._requests: asyncio.Queue[Any] = asyncio.Queue()
-        super().__init__(method, self._sent(), timeout)
+        super().__init__(multi, self._sent(), timeout)
 
     async def write(self, request: Any) -> None:
         """Hands over a request, which the handler takes when the answers are read."""
@@ -282,15 +272,51 @@ class StreamStreamCall(_StreamCall, aio.StreamStreamCall[Any, Any]):
 
     async def _sent(self) -> AsyncIterator[Any]:
         while sent := await self._requests.get():
-            yield self._method.read_request(sent[0])
+            yield self._multi.read_request(sent[0])
 
 
-def _error_or_cancelled(fault: Fault) -> BaseException:
-    return asyncio.CancelledError() if fault is _CANCELLED else _error(fault)
+class _Multi:
+    """A method that can be called."""
+
+    def __init__(self, pipeline: CallPipeline, method: str, behaviour: Any, parse: _Parse) -> None:
+        self.pipeline = pipeline
+        self.method = method
+        self.behaviour: Any = behaviour
+        self._parse = parse
+        self.read_request = lower_ids(method, _same)
+
+    def read(self, answer: Any) -> Any:
+        """The answer as a message: some are encoded already, because many are told the same."""
+        return self._parse(answer) if isinstance(answer, bytes) else answer
 
 
-def _error(fault: Fault) -> aio.AioRpcError:
-    return aio.AioRpcError(fault.code, _NO_METADATA, aio.Metadata(*fault.trailers), details=fault.message)
+class UnaryUnary(_Multi, aio.UnaryUnaryMultiCallable[Any, Any]):
+    """A method with one request and one answer."""
+
+    behaviour: Behaviour
+
+    def __call__(self, request: Any, *, timeout: float | None = None, **_: Any) -> _UnaryCall:
+        return _UnaryCall(self, self.read_request(request), timeout)
+
+
+class UnaryStream(_Multi, aio.UnaryStreamMultiCallable[Any, Any]):
+    """A method with one request and a stream of answers."""
+
+    behaviour: Behaviours
+
+    def __call__(self, request: Any, *, timeout: float | None = None, **_: Any) -> _UnaryStreamCall:
+        return _UnaryStreamCall(self, self.read_request(request), timeout)
+
+
+class StreamStream(_Multi, aio.StreamStreamMultiCallable[Any, Any]):
+    """A method with a stream of requests and a stream of answers."""
+
+    behaviour: Behaviours
+
+    def __call__(
+        self, request_iterator: Any = None, timeout: float | None = None, *_: Any, **__: Any
+    ) -> _StreamStreamCall:
+        return _StreamStreamCall(self, timeout)
 
 
 def _same(request: Any) -> Any:

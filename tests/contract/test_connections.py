@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from engineio.async_socket import AsyncSocket
+from structlog.testing import capture_logs
 
 from eliza.sessions import descriptors
 from rest_facade import main
@@ -32,6 +33,7 @@ from tests.support.waiting import eventually
 HANGS_SECONDS = 30
 SHORT_SECONDS = 0.3
 HEALTH = b"GET /api/messaging/sessions/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+GET = b"GET /api/messaging/sessions/00000000-0000-4000-8000-000000000404 HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST /api/messaging/sessions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 HANDSHAKE = b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: localhost\r\n\r\n"
 UPGRADE = (
@@ -85,6 +87,19 @@ async def rest(reader: asyncio.StreamReader) -> bytes:
             while part := await reader.read(65_536):
                 parts += part
     return parts
+
+
+def protocols_of(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[HttpProtocol]]:
+    """The connections of clients that have sent something."""
+    protocols: list[weakref.ref[HttpProtocol]] = []
+    take = HttpProtocol.data_received
+
+    def noted(self: HttpProtocol, data: bytes) -> None:
+        take(self, data)
+        protocols.append(weakref.ref(self))
+
+    monkeypatch.setattr(HttpProtocol, "data_received", noted)
+    return protocols
 
 
 @contextlib.asynccontextmanager
@@ -280,6 +295,32 @@ def test_each_client_has_a_bound_but_loopback_and_proxies() -> None:
     assert shared.add(Connection(), "2001:db8::ffff") == Entry.REFUSED
 
 
+async def test_a_client_that_leaves_is_no_failed_request_and_nothing_is_left_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    protocols = protocols_of(monkeypatch)
+    is_waiting = asyncio.Event()
+    wait = Backend.wait
+
+    def noted(self: Backend, answer: Any) -> Any:
+        is_waiting.set()
+        return wait(self, answer)
+
+    monkeypatch.setattr(Backend, "wait", noted)
+    # A server that takes connections and says nothing.
+    with socket.create_server(("127.0.0.1", 0)) as silent, capture_logs() as logs:
+        async with running(monkeypatch, f"127.0.0.1:{silent.getsockname()[1]}") as facade:
+            gc.disable()
+            try:
+                _, writer = await facade.connect(GET)
+                await is_waiting.wait()
+                writer.close()
+                await eventually(lambda: not any(one() for one in protocols))
+            finally:
+                gc.enable()
+    assert [line for line in logs if line["event"] == "failed request"] == []
+
+
 @pytest.mark.usefixtures("short")
 async def test_nothing_is_left_of_handshakes_that_do_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     sockets: list[weakref.ref[Any]] = []
@@ -303,6 +344,31 @@ async def test_nothing_is_left_of_handshakes_that_do_not_go_on(monkeypatch: pyte
             assert len(sockets) == 50
             writer.close()
             await eventually(lambda: not any(one() for one in sockets))
+        finally:
+            gc.enable()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(HEALTH, id="answered"),
+        pytest.param(HEALTH + HEALTH[:9], id="left in a head"),
+        pytest.param(POST + b"Content-Length: 9\r\n\r\n{", id="left in a body"),
+        pytest.param(b"nothing of HTTP\r\n\r\n", id="unreadable"),
+        pytest.param(WEBSOCKET, id="a WebSocket"),
+    ],
+)
+async def test_a_closed_connection_is_freed_before_any_garbage_is_collected(
+    monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    protocols = protocols_of(monkeypatch)
+    async with running(monkeypatch) as facade:
+        gc.disable()
+        try:
+            _, writer = await facade.connect(content)
+            await eventually(lambda: bool(protocols))
+            writer.close()
+            await eventually(lambda: not any(one() for one in protocols))
         finally:
             gc.enable()
 

@@ -1,6 +1,6 @@
 """The call pipeline as a grpc.aio.Channel: its stubs call the servicers of this process without a wire.
 
-Both sides share the messages, so that neither changes one that it has handed over; only the ids of a request
+Both sides share the messages, so neither changes one that it has handed over. Only the ids of a request
 become lower case. Requests have no bound in bytes here: the caller has bounds of its own.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from server.rpc.in_process_calls import Method, StreamStreamCall, UnaryCall, UnaryStreamCall
+from server.rpc.in_process_calls import StreamStream, UnaryStream, UnaryUnary
 from server.rpc.pipeline import CallPipeline
 from server.rpc.services import Services
 
@@ -45,50 +45,24 @@ class InProcessChannel(aio.Channel):
 
     def unary_unary(
         self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any
-    ) -> "_UnaryUnary":
-        return _UnaryUnary(self._find(method, "unary_unary", response_deserializer))
+    ) -> UnaryUnary:
+        handler = self._handlers.get(method)
+        return UnaryUnary(self._pipeline, method, handler and handler.unary_unary, response_deserializer)
 
     def unary_stream(
         self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any
-    ) -> "_UnaryStream":
-        return _UnaryStream(self._find(method, "unary_stream", response_deserializer))
+    ) -> UnaryStream:
+        handler = self._handlers.get(method)
+        return UnaryStream(self._pipeline, method, handler and handler.unary_stream, response_deserializer)
 
     def stream_stream(
         self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any
-    ) -> "_StreamStream":
-        return _StreamStream(self._find(method, "stream_stream", response_deserializer))
+    ) -> StreamStream:
+        handler = self._handlers.get(method)
+        return StreamStream(self._pipeline, method, handler and handler.stream_stream, response_deserializer)
 
     def stream_unary(
         self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any
     ) -> Any:
         """No method of ours is of this kind."""
         raise NotImplementedError(method)
-
-    def _find(self, path: str, kind: str, parse: Any) -> Method:
-        return Method(self._pipeline, path, getattr(self._handlers.get(path), kind, None), parse)
-
-
-class _UnaryUnary(aio.UnaryUnaryMultiCallable[Any, Any]):
-    def __init__(self, method: Method) -> None:
-        self._method = method
-
-    def __call__(self, request: Any, *, timeout: float | None = None, **_: Any) -> UnaryCall:
-        return UnaryCall(self._method, request, timeout)
-
-
-class _UnaryStream(aio.UnaryStreamMultiCallable[Any, Any]):
-    def __init__(self, method: Method) -> None:
-        self._method = method
-
-    def __call__(self, request: Any, *, timeout: float | None = None, **_: Any) -> UnaryStreamCall:
-        return UnaryStreamCall(self._method, request, timeout)
-
-
-class _StreamStream(aio.StreamStreamMultiCallable[Any, Any]):
-    def __init__(self, method: Method) -> None:
-        self._method = method
-
-    def __call__(
-        self, request_iterator: Any = None, timeout: float | None = None, *_: Any, **__: Any
-    ) -> StreamStreamCall:
-        return StreamStreamCall(self._method, timeout)
