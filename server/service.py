@@ -10,19 +10,22 @@ from typing import Any, Final
 
 import structlog
 
-from server.agents.connectors import Connectors, connect
-from server.agents.registry import register_at_start, warn_of_unusable
+from server.addresses import join_address, split_address
+from server.agents.agents_file import register_at_start, warn_of_unusable
+from server.agents.connectors import Connectors, build_connectors
 from server.clock import Clock, SystemClock, TestClock
 from server.delivery.queues import Dispatcher
-from server.lifecycle.deadlines import Deadlines
+from server.lifecycle.expiry import ExpiryScheduler
 from server.lifecycle.purge import Purge
 from server.lifecycle.watches import Watches
 from server.rpc.health import HealthMonitor
-from server.rpc.in_process import InProcessChannel
+from server.rpc.in_process_channel import InProcessChannel
 from server.rpc.pipeline import QUIET_SECONDS, CallPipeline
 from server.rpc.sending import Sending
-from server.rpc.server import build_server, build_services, service_names
-from server.settings import Settings, join_address, split_address, split_list
+from server.rpc.server import build_server
+from server.rpc.services import build_services, service_names
+from server.setting_types import split_list
+from server.settings import Settings
 from server.store import open_store
 from server.store.contract import Store
 
@@ -54,7 +57,7 @@ class Service:
             lease_seconds=settings.delivery_lease_seconds,
             concurrency=settings.agent_concurrency,
         )
-        self._deadlines = Deadlines(store, clock)
+        self._expiry = ExpiryScheduler(store, clock)
         self._purge = Purge(
             store,
             clock,
@@ -62,7 +65,7 @@ class Service:
             request_retention_minutes=settings.request_id_retention_minutes,
             interval_minutes=settings.session_cleanup_interval_minutes,
         )
-        for part in (self._watches, self._dispatcher, self._deadlines, self._purge):
+        for part in (self._watches, self._dispatcher, self._expiry, self._purge):
             store.add_listener(part.on_commit)
         names = service_names(clock)
         self._health = HealthMonitor(store, names)
@@ -80,7 +83,7 @@ class Service:
             dispatcher=self._dispatcher,
             connectors=connectors,
             watches=self._watches,
-            deadlines=self._deadlines,
+            expiry=self._expiry,
             purge=self._purge,
             health=self._health,
             room=sending,
@@ -99,7 +102,7 @@ class Service:
         """Opens the store and serves. Raises StoreOpenError, AgentsFileError or AddressError, saying why."""
         clock: Clock = TestClock() if settings.test_clock else SystemClock()
         store = await open_store(settings.database_url, clock, settings.max_writes)
-        connectors = connect(
+        connectors = build_connectors(
             settings.timeout_policy,
             allowed_hosts=split_list(settings.agent_allowed_hosts),
             allowed_secrets=split_list(settings.agent_secrets),
@@ -189,7 +192,7 @@ class Service:
         warnings = warn_of_unusable(self._store, self._connectors)
         # What fell due while nobody served happens behind the first calls: the rules go by the time, not by
         # what is written.
-        for work in (self._deadlines.run(), self._purge.run(), self._health.run(), warnings):
+        for work in (self._expiry.run(), self._purge.run(), self._health.run(), warnings):
             self._tasks.append(asyncio.create_task(_logged(work)))
 
 

@@ -3,15 +3,26 @@
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
-from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Any, Final
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from server.agents.allowed import read_host_rules, read_secret_rules
 from server.domain.deliveries import MAX_OPEN_DELIVERIES, RetryPolicy
 from server.domain.timeouts import TimeoutConfig, TimeoutPolicy
+from server.setting_types import (
+    Address,
+    AgentHosts,
+    AgentSecrets,
+    Hosts,
+    LogFormat,
+    LogLevel,
+    Minutes,
+    Networks,
+    OneProcess,
+    Origins,
+    Seconds,
+)
 from server.store.contract import MAX_WRITES
 
 _PASSWORD: Final = re.compile(r"(://[^/@:]*:)[^/@]*@")
@@ -19,104 +30,6 @@ _PASSWORD: Final = re.compile(r"(://[^/@:]*:)[^/@]*@")
 
 class SettingsError(Exception):
     """Some variables are wrong. The text has a line for each."""
-
-
-def _check_address(text: str) -> str:
-    split_address(text)
-    return text
-
-
-def _check_agent_hosts(text: str) -> str:
-    read_host_rules(split_list(text))
-    return text
-
-
-def _check_agent_secrets(text: str) -> str:
-    read_secret_rules(split_list(text))
-    return text
-
-
-def split_address(text: str) -> tuple[str, int]:
-    """Splits `HOST:PORT` or `[IPv6]:PORT`; no host means all addresses. Raises ValueError."""
-    host, colon, port = text.rpartition(":")
-    is_port = port.isascii() and port.isdigit() and int(port) <= 65535
-    has_brackets_for_ipv6 = (":" in host) == host.startswith("[")
-    if not (colon and is_port and has_brackets_for_ipv6):
-        raise ValueError("HOST:PORT with a port from 0 to 65535")
-    return host.strip("[]") or "0.0.0.0", int(port)
-
-
-def join_address(host: str, port: int) -> str:
-    """`HOST:PORT`, or `[IPv6]:PORT`."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-LogLevel = Literal["debug", "info", "warning", "error"]
-LogFormat = Literal["console", "json"]
-_WORDS = {*get_args(LogLevel), *get_args(LogFormat)}
-
-
-def _read_word(value: Any) -> Any:
-    """Takes a word in any case; `warn` means `warning`."""
-    word = str(value).lower()
-    if word == "warn":
-        return "warning"
-    return word if word in _WORDS else value
-
-
-def _require_one(value: object) -> int:
-    """Refuses several processes on one address: a Socket.IO client's requests would reach different ones."""
-    if str(value).strip() != "1":
-        raise ValueError(
-            "1; for more, run several `eliza-sessions rest`, each with a REST_ADDRESS of its own, behind a "
-            "balancer with sticky routing"
-        )
-    return 1
-
-
-_DOMAIN: Final = r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]"
-_HOST: Final = re.compile(rf"\*|{_DOMAIN}", re.IGNORECASE)
-_ORIGIN: Final = re.compile(rf"\*|[a-z][a-z0-9+.-]*://({_DOMAIN})(:[0-9]+)?", re.IGNORECASE)
-
-
-def _check_origins(text: str) -> str:
-    if all(map(_ORIGIN.fullmatch, split_list(text))):
-        return text
-    raise ValueError(
-        "a list of origins such as https://app.example.com, https://*.example.com or *, separated by "
-        "commas, without a path"
-    )
-
-
-def _check_hosts(text: str) -> str:
-    if all(map(_HOST.fullmatch, split_list(text))):
-        return text
-    raise ValueError(
-        "a list of hosts such as api.example.com, *.example.com or *, separated by commas, without a port"
-    )
-
-
-def read_networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
-    """Reads addresses and networks separated by commas. Raises ValueError."""
-    networks = []
-    for part in split_list(text):
-        try:
-            networks.append(ip_network(part))
-        except ValueError as error:
-            raise ValueError(f"addresses or networks, separated by commas; {error}") from None
-    return tuple(networks)
-
-
-def _check_networks(text: str) -> str:
-    read_networks(text)
-    return text
-
-
-Address = Annotated[str, AfterValidator(_check_address)]
-AgentHosts = Annotated[str, AfterValidator(_check_agent_hosts)]
-AgentSecrets = Annotated[str, AfterValidator(_check_agent_secrets)]
-OneProcess = Annotated[int, BeforeValidator(_require_one)]
-Minutes = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
@@ -169,20 +82,17 @@ class Settings(BaseSettings):
     rest_address: Address = Field(
         "127.0.0.1:3000", description="Where the REST facade listens. Port 0 picks a free one."
     )
-    rest_allowed_origins: Annotated[str, AfterValidator(_check_origins)] = Field(
+    rest_allowed_origins: Origins = Field(
         "",
         description="Origins whose web pages may use REST and Socket.IO, separated by commas: "
-        "`https://app.example.com`,"
-        " `https://*.example.com`, or `*`. Without it: on a loopback address, pages of this machine; "
-        "elsewhere `*`.",
+        "`https://app.example.com`, `https://*.example.com`, or `*`. Without it: on a loopback address, "
+        "pages of this machine; elsewhere `*`.",
     )
-    rest_allowed_hosts: Annotated[str, AfterValidator(_check_hosts)] = Field(
+    rest_allowed_hosts: Hosts = Field(
         "",
         description="Hosts, without ports, that requests may be for beside those of this machine "
-        "(`localhost`, `*.localhost`,"
-        " loopback addresses), separated by commas: `api.example.com`, `*.example.com`, or `*`. Without it: "
-        "on a loopback"
-        " address, no others; elsewhere `*`.",
+        "(`localhost`, `*.localhost`, loopback addresses), separated by commas: `api.example.com`, "
+        "`*.example.com`, or `*`. Without it: on a loopback address, no others; elsewhere `*`.",
     )
     allow_open: bool = Field(
         False,
@@ -191,29 +101,16 @@ class Settings(BaseSettings):
     rest_workers: OneProcess = Field(
         1,
         description="1, and no more. Run several `eliza-sessions rest` instead, each with a `REST_ADDRESS` "
-        "of its own,"
-        " behind a balancer with sticky routing.",
+        "of its own, behind a balancer with sticky routing.",
     )
-    rest_deadline_seconds: float = Field(
-        30,
-        ge=0.1,
-        le=600,
-        allow_inf_nan=False,
-        description="How long a REST request waits for the server before it answers 504.",
+    rest_deadline_seconds: Seconds = Field(
+        30, ge=0.1, le=600, description="How long a REST request waits for the server before it answers 504."
     )
-    reply_deadline_seconds: float = Field(
-        120,
-        ge=0.1,
-        le=3600,
-        allow_inf_nan=False,
-        description="How long a call waits for an agent's reply at most.",
+    reply_deadline_seconds: Seconds = Field(
+        120, ge=0.1, le=3600, description="How long a call waits for an agent's reply at most."
     )
-    stream_heartbeat_seconds: float = Field(
-        15,
-        ge=0.1,
-        le=600,
-        allow_inf_nan=False,
-        description="How long an event stream is silent before it sends a sign of life.",
+    stream_heartbeat_seconds: Seconds = Field(
+        15, ge=0.1, le=600, description="How long an event stream is silent before it sends a sign of life."
     )
     max_calls: int = Field(
         1000,
@@ -233,8 +130,7 @@ class Settings(BaseSettings):
         ge=100,
         le=1_000_000,
         description="Calls and streams per gRPC connection; the client holds back more. 1.5 times as many "
-        "calls of one"
-        " method may queue. Lower it where answers come too late under load.",
+        "calls of one method may queue. Lower it where answers come too late under load.",
     )
     max_writes: int = Field(MAX_WRITES, ge=1, le=1_000_000, description="Writes that may wait for the disk.")
     max_open_deliveries: int = Field(
@@ -254,48 +150,39 @@ class Settings(BaseSettings):
         ge=1,
         le=86400,
         description="How long the service keeps an idle REST connection. Set it above the time of the "
-        "clients, or of the"
-        " balancer in front.",
+        "clients, or of the balancer in front.",
     )
-    trusted_proxies: Annotated[str, AfterValidator(_check_networks)] = Field(
+    trusted_proxies: Networks = Field(
         "",
         description="Addresses and networks of the proxies in front of REST, separated by commas. The last "
-        "other address"
-        " in `X-Forwarded-For` is their client's. They and loopback may have any number of connections, each"
-        " other client 1000.",
+        "other address in `X-Forwarded-For` is their client's. They and loopback may have any number of "
+        "connections, each other client 1000.",
     )
-    shutdown_grace_seconds: float = Field(
+    shutdown_grace_seconds: Seconds = Field(
         10,
         ge=0,
         le=600,
-        allow_inf_nan=False,
         description="How long a shutdown may take, with the calls in flight and the closing. REST has the "
         "first half of it.",
     )
-    delivery_lease_seconds: float = Field(
+    delivery_lease_seconds: Seconds = Field(
         120,
         ge=0.1,
         le=3600,
-        allow_inf_nan=False,
         description="How long a worker may be silent about a delivery before the service delivers it again.",
     )
     delivery_attempts: int = Field(
         5, ge=1, le=100, description="How often the service delivers a message before it fails for good."
     )
-    delivery_backoff_seconds: float = Field(
+    delivery_backoff_seconds: Seconds = Field(
         1,
         ge=0.01,
         le=600,
-        allow_inf_nan=False,
         description="How long a delivery rests after a failed attempt. The rest doubles after each further "
         "one.",
     )
-    delivery_max_backoff_seconds: float = Field(
-        60,
-        ge=0.01,
-        le=3600,
-        allow_inf_nan=False,
-        description="How long a delivery rests at most, unless the agent asks for more.",
+    delivery_max_backoff_seconds: Seconds = Field(
+        60, ge=0.01, le=3600, description="How long a delivery rests at most, unless the agent asks for more."
     )
     agent_concurrency: int = Field(
         100, ge=1, le=10000, description="Deliveries of one agent under way at a time."
@@ -303,32 +190,22 @@ class Settings(BaseSettings):
     agent_allowed_hosts: AgentHosts = Field(
         "",
         description="Hosts where agents may have private, loopback or link-local addresses, separated by "
-        "commas:"
-        " `HOST:PORT`, or `HOST` for all its ports but this service's own.",
+        "commas: `HOST:PORT`, or `HOST` for all its ports but this service's own.",
     )
     agent_secrets: AgentSecrets = Field(
         "AGENT_SECRET_*,/run/secrets/*,OPENAI_API_KEY@api.openai.com",
         description="Environment variables and files where agents may have their secrets, as patterns "
-        "separated by commas."
-        " A secret that is sent, such as an API key, needs the host: `NAME@HOST`, "
+        "separated by commas. A secret that is sent, such as an API key, needs the host: `NAME@HOST`, "
         "`file:/PATH@*.example.com:8443`.",
     )
     agents_file: str | None = Field(
         None, description="A TOML file of agents to register at the start; it wins over what is stored."
     )
-    log_level: Annotated[LogLevel, BeforeValidator(_read_word)] = Field(
-        "info", description="The lowest level that the log has."
+    log_level: LogLevel = Field("info", description="The lowest level that the log has.")
+    slow_call_seconds: Seconds = Field(
+        1, ge=0, le=600, description="From how long on the log names a gRPC call as slow."
     )
-    slow_call_seconds: float = Field(
-        1,
-        ge=0,
-        le=600,
-        allow_inf_nan=False,
-        description="From how long on the log names a gRPC call as slow.",
-    )
-    log_format: Annotated[LogFormat, BeforeValidator(_read_word)] = Field(
-        "console", description="The form of the log's lines."
-    )
+    log_format: LogFormat = Field("console", description="The form of the log's lines.")
     test_clock: bool = Field(False, description="Lets clients set the service's time. For tests only.")
     eliza_server_auth_token: None = Field(
         None,
@@ -349,19 +226,17 @@ class Settings(BaseSettings):
 
     @property
     def drain_seconds(self) -> float:
-        """How long a shutdown waits for calls in flight: its grace, less a tenth (at most 1 s)
-        for closing.
-        """
+        """How long a shutdown waits for calls in flight: its grace less a tenth, at most 1 s, for closing."""
         return self.shutdown_grace_seconds - min(1.0, self.shutdown_grace_seconds / 10)
 
     @property
     def retry_policy(self) -> RetryPolicy:
         """How often deliveries are attempted, and their backoff."""
-        first_ms, longest_ms = (
-            round(self.delivery_backoff_seconds * 1000),
-            round(self.delivery_max_backoff_seconds * 1000),
+        return RetryPolicy(
+            self.delivery_attempts,
+            first_backoff_ms=round(self.delivery_backoff_seconds * 1000),
+            longest_backoff_ms=round(self.delivery_max_backoff_seconds * 1000),
         )
-        return RetryPolicy(self.delivery_attempts, first_ms, longest_ms)
 
 
 def changed_settings(settings: Settings) -> dict[str, Any]:
@@ -380,11 +255,6 @@ def unknown_variables(environment: Iterable[str]) -> dict[str, str]:
     similar = (name for name in sorted(environment) if name.upper().startswith("SESSION_"))
     unknown = [name for name in similar if name.upper() not in known]
     return {name: next(iter(get_close_matches(name.upper(), known, 1)), "") for name in unknown}
-
-
-def split_list(text: str) -> list[str]:
-    """Splits a setting that is a list, at its commas."""
-    return [part for part in map(str.strip, text.split(",")) if part]
 
 
 def load_settings(**overrides: Any) -> Settings:

@@ -1,31 +1,24 @@
-"""ASGI 3, for what is no WSGI app: its types, and a request of ours as an ASGI app sees it."""
+"""Serves a request by an ASGI app instead of the WSGI app."""
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from eliza.sessions.errors import forget_frames
 from rest_facade.front_door import canned
 from rest_facade.front_door.connections import CLIENT
 from rest_facade.shapes import errors
+from rest_facade.shapes.asgi import App, Message
 
 if TYPE_CHECKING:
     from rest_facade.front_door.exchange import Exchange
 
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-App: TypeAlias = Callable[[Message, Receive, Send], Awaitable[None]]
-
 TOO_LARGE: Final = "rest_facade.too_large"
-"""The key of a scope's state under which is whether the body has more bytes than it may have; such a body is
-not read.
-"""
+"""The key in a scope's state that says whether the body is larger than allowed, and so was not read."""
 
 
 async def serve_asgi(app: App, exchange: "Exchange") -> None:
-    """Has an ASGI app answer a request whose body is there.
+    """Has an ASGI app answer a request whose body is complete.
 
-    It is not told when its client goes; what it sends then goes nowhere.
+    The app does not learn that its client has gone; its answer is then dropped.
     """
     status, lines, parts = 0, b"", bytearray()
 

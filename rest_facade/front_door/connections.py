@@ -6,12 +6,12 @@ request.
 
 import asyncio
 import math
-import resource
 from collections import Counter
 from collections.abc import Iterable
 from enum import Enum
 from typing import Final
 
+from eliza.sessions.descriptors import quarter_of_descriptors
 from rest_facade.front_door import answers
 from rest_facade.front_door.answers import Answers
 from rest_facade.front_door.clients import Networks, find_client, is_within, read_address
@@ -20,8 +20,6 @@ from rest_facade.front_door.input import Turns
 CLIENT: Final = "rest_facade.client"
 """The key of a scope's state under which is the client that the request counts for; see `find_client`."""
 
-MAX_CONNECTIONS: Final = 10_000
-"""How many connections there may be in all, where the process may have four times as many descriptors."""
 
 MAX_PER_CLIENT: Final = 1000
 """How many connections, and how many sockets of long-polling, one client may have."""
@@ -286,11 +284,3 @@ class Connections:
         if client is not None:
             self._counts[client] += 1
         self._clients[connection] = client
-
-
-def quarter_of_descriptors() -> int:
-    """How many connections REST may have. gRPC in the same process has as many, so that half of the
-    descriptors are left.
-    """
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft // 4)

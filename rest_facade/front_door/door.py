@@ -8,10 +8,10 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final
 
 from rest_facade.front_door.admission import Admission
-from rest_facade.front_door.asgi import App
 from rest_facade.front_door.connections import Connections
 from rest_facade.front_door.greenlets import Greenlets
 from rest_facade.front_door.origins import ALWAYS, Origins
+from rest_facade.shapes.asgi import App
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication

@@ -1,10 +1,7 @@
 """One request and its answer: the WSGI environ, the view that runs, and the bytes that are written."""
 
 import asyncio
-import io
-import sys
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
@@ -19,6 +16,7 @@ from rest_facade.front_door.canned import CannedResponse
 from rest_facade.front_door.door import Door
 from rest_facade.front_door.greenlets import await_
 from rest_facade.front_door.line import Line
+from rest_facade.front_door.wsgi_environ import make_environ
 from rest_facade.shapes import errors, event_stream
 from rest_facade.shapes.response import CutShortError
 
@@ -27,9 +25,6 @@ _Write: TypeAlias = Callable[[bytes], object]
 STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
-
-_OF_BODY: Final = {"HTTP_CONTENT_TYPE": "CONTENT_TYPE", "HTTP_CONTENT_LENGTH": "CONTENT_LENGTH"}
-"""The two headers that an environ has under names without HTTP_."""
 
 
 class Exchange:
@@ -171,7 +166,8 @@ class Exchange:
         """Runs the app and writes what it gives. For a greenlet."""
         try:
             self._run_app()
-        except (CutShortError, asyncio.CancelledError):
+        except (CutShortError, asyncio.CancelledError) as error:
+            forget_frames(error)
             self.connection.close()
         except Exception as error:  # noqa: BLE001 - the client hears an id, the log has the cause
             fault = errors.unforeseen(error)
@@ -184,7 +180,7 @@ class Exchange:
             self.release()
 
     def _run_app(self) -> None:
-        chunks = self.door.app(self.environ(), self._start_response)
+        chunks = self.door.app(make_environ(self), self._start_response)
         try:
             if not self.is_gone:
                 self._write(chunks)
@@ -267,47 +263,6 @@ class Exchange:
                     return
         finally:
             connections.end_part(connection)
-
-    def environ(self) -> dict[str, Any]:
-        """The environ of WSGI."""
-        environ: dict[str, Any] = {
-            **self.connection.environ,
-            "REQUEST_METHOD": self.method,
-            "PATH_INFO": self.path,
-            "QUERY_STRING": self.query.decode("latin-1"),
-            "SERVER_PROTOCOL": "HTTP/1.0" if self.is_old else "HTTP/1.1",
-            "wsgi.input": io.BytesIO(self.body),
-        }
-        for name, value in self.headers:
-            key, text = _key(name), value.decode("latin-1")
-            environ[key] = f"{environ[key]},{text}" if key in environ else text
-        environ["CONTENT_LENGTH"] = str(len(self.body))
-        return environ
-
-
-def base_environ(client: tuple[Any, ...], server: tuple[Any, ...]) -> dict[str, Any]:
-    """What the environs of all requests of a connection have."""
-    return {
-        "SCRIPT_NAME": "",
-        "REMOTE_ADDR": str(client[0]),
-        "REMOTE_PORT": str(client[1]),
-        "SERVER_NAME": str(server[0]),
-        "SERVER_PORT": str(server[1]),
-        "wsgi.version": (1, 0),
-        "wsgi.url_scheme": "http",
-        "wsgi.input_terminated": True,
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": False,
-        "wsgi.multiprocess": False,
-        "wsgi.run_once": False,
-    }
-
-
-@lru_cache(maxsize=256)
-def _key(name: bytes) -> str:
-    """The name of a header in an environ."""
-    key = "HTTP_" + name.decode("latin-1").upper().replace("-", "_")
-    return _OF_BODY.get(key, key)
 
 
 def _lines(headers: list[tuple[str, str]]) -> bytes:

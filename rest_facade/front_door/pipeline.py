@@ -131,10 +131,18 @@ class Pipeline:
         self._connection.close()
 
     def abandon(self) -> None:
-        """Has those who would answer the requests so far know that nobody listens."""
+        """Tells those who would answer the requests so far that nobody listens."""
         for exchange in self._exchanges:
             exchange.abandon()
         self._exchanges.clear()
+
+    def leave_connection(self) -> None:
+        """Abandons all requests of a connection that is gone, and drops the connection.
+
+        Each holds the other: otherwise only the garbage collector would free them.
+        """
+        self.abandon()
+        del self._connection
 
     def lingers_too_long(self, now_s: float) -> bool:
         """Whether a body that nobody waits for still has no end."""

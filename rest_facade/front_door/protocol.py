@@ -1,7 +1,4 @@
-"""HTTP/1.1 on one connection: bytes become requests.
-
-Bounds on heads, on the time that clients take, and on idle connections.
-"""
+"""HTTP/1.1 on one connection: bytes become requests, within bounds on heads, time and idle connections."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,39 +6,32 @@ from typing import Final
 
 import httptools
 
-from eliza.sessions.errors import truncate
 from rest_facade.front_door import canned
 from rest_facade.front_door.canned import refusal_of
 from rest_facade.front_door.connections import HEAD_SECONDS, Entry
 from rest_facade.front_door.door import Door
-from rest_facade.front_door.exchange import Exchange, base_environ
+from rest_facade.front_door.exchange import Exchange
+from rest_facade.front_door.framing import Framing
 from rest_facade.front_door.input import SlicedInput
 from rest_facade.front_door.line import Line
 from rest_facade.front_door.pipeline import Pipeline
 from rest_facade.front_door.upgrade import head_without_offer, is_handshake
 from rest_facade.front_door.websockets import WebSockets
+from rest_facade.front_door.wsgi_environ import connection_environ
 from rest_facade.shapes.errors import ApiError
 
-MAX_HEAD_BYTES: Final = 65_536
-"""How long the request line, headers and trailers of a request may be together, and what lies between two
-parts of its body; the parser itself would read on for ever.
-"""
-
 MAX_HEADERS: Final = 200
-"""How many header fields a request may have: each step that looks at them takes as long as there are of them.
-"""
+"""How many header fields a request may have. Each step that reads them takes time per field."""
 
 PIPELINED_BYTES: Final = 2048
 """How many bytes a request takes that waits for the answer to another one on its connection."""
 
 LAST_SECONDS: Final = 0.2
-"""How long an idle connection is read yet when the facade ends: what its client has asked meanwhile is
-refused, not dropped.
-"""
+"""How long a stopping facade still reads an idle connection, to refuse a request instead of dropping it."""
 
 
 def _new_parser(protocol: "HttpProtocol") -> httptools.HttpRequestParser:
-    """A parser that reads past what comes behind a request that asks for a close."""
+    """Returns a parser that reads on behind a request that asks for a close."""
     parser = httptools.HttpRequestParser(protocol)
     parser.set_dangerous_leniencies(lenient_data_after_close=True)
     return parser
@@ -53,30 +43,17 @@ class HttpProtocol(SlicedInput, Line):
     _reading: Exchange
     """The request whose head or body is being read, or was last."""
 
-    _head_bytes = 0
-    _in_head = False
-    _in_other = False
-    """Whether what comes in now began with another request."""
-
-    _has_body_come = False
-    """Whether what comes in now has a part of a body."""
-
-    _framing_bytes = 0
-    """How many bytes came since the last part of a body, in pieces without any."""
-
     _held_bytes = 0
-    """How many bytes were noted last as held here."""
+    """How many bytes were last noted as held here."""
 
     _is_of_proxy = False
-    """Whether a trusted proxy is at the other end, whose requests are those of many clients."""
+    """Whether the peer is a trusted proxy, whose requests come from many clients."""
 
     _head_s: float | None = None
-    """Since when the head of a request is waited for; None: for none, or only as long as a connection may be
-    idle.
-    """
+    """When the wait for a head began. None: no head is due, or only within the bound on idle connections."""
 
     _idle_s: float | None = None
-    """Since when the connection is idle."""
+    """When the connection became idle."""
 
     def __init__(self, door: Door, websockets: WebSockets) -> None:
         super().__init__(door.connections)
@@ -84,14 +61,15 @@ class HttpProtocol(SlicedInput, Line):
         self._door = door
         self._websockets = websockets
         self._pipeline = Pipeline(door, self)
+        self._framing = Framing()
 
-    # What asyncio calls.
+    # asyncio calls these.
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # it is one that reads and writes
-        """A client has connected. Beyond the bounds it is told so at its first request, or not at all."""
+        """Counts the connection. Beyond the bounds its first request is refused, or it is closed at once."""
         self.transport = transport
         self._parser = _new_parser(self)
-        self.environ = base_environ(
+        self.environ = connection_environ(
             transport.get_extra_info("peername") or ("", 0), transport.get_extra_info("sockname") or ("", 0)
         )
         self._head_s = self._loop.time()
@@ -103,25 +81,25 @@ class HttpProtocol(SlicedInput, Line):
                 transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone, and with it all who would have been answered on it."""
+        """Abandons the requests that have no answer."""
         self._connections.remove(self)
         self.drop_input()
-        self._pipeline.abandon()
         self.resume_writing()
-        # It has this protocol, too.
+        self._drop_parts()
+
+    def _drop_parts(self) -> None:
+        """Drops what leads back to this protocol, so that it is freed at once."""
+        self._pipeline.leave_connection()
         del self._parser
         self.__dict__.pop("_reading", None)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came in."""
         self.take_in(data)
 
-    # What the input calls.
+    # The input calls these.
 
     def may_parse(self) -> bool:
-        """Whether no request waits for the answer to another one: what comes behind that is not parsed before
-        its turn.
-        """
+        """Whether no request waits for the answer to another one; otherwise the next bytes stay unparsed."""
         return not self.waiting_requests
 
     @property
@@ -130,7 +108,7 @@ class HttpProtocol(SlicedInput, Line):
         return self._pipeline.waiting_requests
 
     def note_held(self) -> None:
-        """Notes how much is held here. Where that is too much, the connection ends."""
+        """Notes how many bytes are held here. The connection ends where that is too much."""
         held_bytes = self._pipeline.body_bytes + self.unparsed_bytes + PIPELINED_BYTES * self.waiting_requests
         if held_bytes == self._held_bytes:
             return
@@ -139,45 +117,37 @@ class HttpProtocol(SlicedInput, Line):
             self._pipeline.end_with(canned.OVERLOADED, self.__dict__.get("_reading"))
 
     def parse(self, data: bytes) -> None:
-        """Parses a slice of what came in."""
-        self._in_other = self._has_body_come = False
+        self._framing.begin_slice()
         self._idle_s = None
         if not self._feed(data):
-            # Nobody may send a frame of a WebSocket before its handshake has been answered.
+            # A client may not send a frame of a WebSocket before its handshake has been answered.
             self.drop_input()
             return
-        if self._in_head and not self._in_other:
-            self._head_bytes += len(data)
-        elif self._began_s is not None:
-            # Lengths of chunks, and trailers, of which the parser may keep one as it comes.
-            self._framing_bytes = 0 if self._has_body_come else self._framing_bytes + len(data)
-        if max(self._head_bytes, self._framing_bytes) > MAX_HEAD_BYTES:
+        self._framing.end_slice(len(data), is_in_body=self._began_s is not None)
+        if self._framing.is_too_long:
             self._refuse_unreadable("The request line, headers and trailers are too long")
         if not self._is_busy() and self._idle_s is None and self._head_s is None:
-            # Nothing that begins a request: it should follow soon.
+            # These bytes began no request: one is due soon.
             self._head_s = self._loop.time()
 
-    # What the parser calls.
+    # The parser calls these.
 
     def on_message_begin(self) -> None:
-        """A request starts."""
         self._reading = Exchange(self._door, self)
-        self._in_head = True
-        self._head_bytes = 0
+        self._framing.begin_head()
         if self._head_s is None:
             self._head_s = self._loop.time()
 
     def on_url(self, url: bytes) -> None:
-        """Takes a part of the target."""
         self._reading.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Takes a header field of a request.
 
-        Drops a name with `_`, because an environ could not tell it from the one with `-`, and a trailer.
+        Drops trailers, and names with `_`, which an environ could not tell from those with `-`.
         """
-        if not self._in_head:
-            self._head_bytes += len(name) + len(value)
+        if not self._framing.is_in_head:
+            self._framing.add_trailer(len(name) + len(value))
         elif len(self._reading.headers) == MAX_HEADERS:
             self._refuse_unreadable(f"It has more than {MAX_HEADERS} header fields")
         elif b"_" not in name:
@@ -187,60 +157,52 @@ class HttpProtocol(SlicedInput, Line):
             self._reading.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """The head of a request has been read."""
-        self._in_head = False
+        self._framing.end_head()
         self._head_s = None
         self._began_s = self._came_s = self._loop.time()
-        self._framing_bytes = 0
-        if not self._attribute(
-            [value for name, value in self._reading.headers if name == b"x-forwarded-for"]
-        ):
+        forwarded = [value for name, value in self._reading.headers if name == b"x-forwarded-for"]
+        if not self._attribute(forwarded):
             self._pipeline.is_last = True
         if self._parser.should_upgrade():
             # The parser stops here: `_feed` goes on.
             return
-        # Whatever it did not stop at is no offer, and nobody behind may take it for one.
+        # The parser saw no offer in these, and the app may not see one either.
         self._reading.headers[:] = [header for header in self._reading.headers if header[0] != b"upgrade"]
         self._reading.take_head(self._parser)
         if not self.transport.is_closing():
             self._pipeline.add(self._reading)
 
     def on_body(self, body: bytes) -> None:
-        """A part of a request's body has been read."""
         self._came_s = self._loop.time()
-        self._has_body_come = True
+        self._framing.note_body()
         if not self.transport.is_closing():
             self._pipeline.add_body(self._reading, body)
 
     def on_message_complete(self) -> None:
-        """A request has been read as a whole."""
         if self._parser.should_upgrade():
             # This says only that the parser stops.
             return
-        self._in_other = True
+        self._framing.end_request()
         self._began_s = None
         self._pipeline.complete(self._reading)
 
-    # What exchanges and connections call.
+    # Exchanges and connections call these.
 
     def go_on(self) -> None:
-        """Goes on behind an answer."""
         self._pipeline.go_on()
 
     def note_answer(self) -> None:
-        """One more request has been read and answered: what came behind it may be parsed."""
+        """Goes on parsing behind a request that has been read and answered."""
         if self._pipeline.is_empty:
             if self._head_s is None:
                 self._idle_s = self._loop.time()
-            # An idle connection of a proxy is nobody's.
+            # An idle connection of a proxy counts for no client.
             self._attribute([])
         self.note_held()
         self.parse_soon()
 
     def shutdown(self) -> None:
-        """The facade ends: the request under way has its answer yet, and whatever is being sent on an idle
-        connection a refusal.
-        """
+        """Ends an idle connection soon; one with a request under way ends with its answer."""
         if not self._pipeline.is_empty:
             return
         self._pipeline.is_last = True
@@ -252,7 +214,7 @@ class HttpProtocol(SlicedInput, Line):
             self.transport.close()
 
     def _is_busy(self) -> bool:
-        """Whether a request is read or has no answer yet."""
+        """Whether a request is being read or has no answer."""
         return self._began_s is not None or not self._pipeline.is_empty
 
     def _is_late(self, now_s: float) -> bool:
@@ -261,22 +223,19 @@ class HttpProtocol(SlicedInput, Line):
         ):
             self.transport.close()
         if self.is_reading_paused or (self._head_s is not None and self._is_busy()):
-            # It is we who do not read, or have not answered.
+            # We do not read, or have not answered: the client is not to blame.
             self._came_s = now_s
             self._head_s = None if self._head_s is None else now_s
         return super()._is_late(now_s) or (self._head_s is not None and now_s - self._head_s > HEAD_SECONDS)
 
     def _attribute(self, forwarded: Sequence[bytes]) -> bool:
-        """Has the connection count for the client of its request.
-
-        Returns whether that one may have one more.
-        """
+        """Counts the connection for the client of its request. Returns whether that client may have it."""
         return not self._is_of_proxy or self._connections.attribute(
             self, self.environ["REMOTE_ADDR"], forwarded
         )
 
     def _feed(self, data: bytes) -> bool:
-        """Parses bytes that came in. Returns whether the connection is still one of HTTP.
+        """Parses bytes that came in. Returns whether the connection still speaks HTTP.
 
         At an offer to upgrade the parser stops, and would take what follows for the next request. So an offer
         that is not taken is ignored (RFC 9110, 7.8): a new parser reads the same head without it, and then
@@ -293,11 +252,7 @@ class HttpProtocol(SlicedInput, Line):
                 if self._parser.get_method() == b"CONNECT":
                     self._refuse_unreadable("CONNECT is not served")
                     return True
-                # Nothing may come before a handshake on the connection that still waits for an answer.
-                is_free = (
-                    self._pipeline.is_empty and not self._pipeline.is_last and not self.transport.is_closing()
-                )
-                if is_free and is_handshake(self._parser, self._reading.headers):
+                if self._may_upgrade() and is_handshake(self._parser, self._reading.headers):
                     return not self._open_websocket()
                 data = head_without_offer(self._parser, self._reading.target, self._reading.headers) + data
                 self._parser = _new_parser(self)
@@ -305,23 +260,23 @@ class HttpProtocol(SlicedInput, Line):
             self._refuse_unreadable("Invalid HTTP request received")
             return True
 
+    def _may_upgrade(self) -> bool:
+        """Whether no request before a handshake still waits for an answer."""
+        return self._pipeline.is_empty and not self._pipeline.is_last and not self.transport.is_closing()
+
     def _open_websocket(self) -> bool:
-        """Hands the connection on, if a handshake is for the path of WebSockets, and its page may open it.
+        """Hands the connection on, if a handshake has the path of WebSockets and an allowed origin.
 
         Returns whether it has done so. Raises HttpParserError when its target has no path.
         """
         exchange = self._reading
         exchange.take_head(self._parser)
         try:
-            self._door.origins.check(exchange.headers)
-            if not exchange.is_asgi:
-                raise ApiError(
-                    "PATH_NOT_FOUND", "There is no WebSocket on this path", path=truncate(exchange.path)
-                )
+            self._websockets.check(exchange)
         except ApiError as error:
             self._pipeline.end_with(refusal_of(error), exchange)
             return False
-        del self._parser, self._reading
+        self._drop_parts()
         self._connections.replace(
             self, self._websockets.open(self.transport, exchange.raw_path, exchange.query, exchange.headers)
         )

@@ -8,11 +8,14 @@ from typing import Any, Final
 import structlog
 import uvicorn
 
-from rest_facade.front_door.asgi import App
+from eliza.sessions.errors import truncate
 from rest_facade.front_door.connections import Connection, Connections
+from rest_facade.front_door.exchange import Exchange
 from rest_facade.front_door.input import SlicedInput
 from rest_facade.front_door.origins import ALWAYS
 from rest_facade.patches import uvicorn as patched
+from rest_facade.shapes.asgi import App
+from rest_facade.shapes.errors import ApiError
 
 MAX_IDLE_FRAMES: Final = 100
 """How many frames without a message (pings, pongs, small pieces) a WebSocket may send in IDLE_FRAMES_SECONDS.
@@ -51,6 +54,14 @@ class WebSockets:
     def tasks(self) -> set[asyncio.Task[None]]:
         """Those in which WebSockets are served."""
         return self._state.tasks
+
+    def check(self, exchange: Exchange) -> None:
+        """Raises ApiError for a handshake of a page that is not allowed, or for another path."""
+        exchange.door.origins.check(exchange.headers)
+        if not exchange.is_asgi:
+            raise ApiError(
+                "PATH_NOT_FOUND", "There is no WebSocket on this path", path=truncate(exchange.path)
+            )
 
     def open(
         self, transport: asyncio.Transport, path: bytes, query: bytes, headers: Iterable[tuple[bytes, bytes]]

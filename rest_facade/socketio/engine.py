@@ -17,9 +17,10 @@ import socketio
 import structlog
 from engineio.packet import CLOSE, MESSAGE, PONG, Packet
 
-from rest_facade.front_door.asgi import TOO_LARGE, Message, Receive, Send
+from rest_facade.front_door.asgi import TOO_LARGE
 from rest_facade.front_door.connections import CLIENT, MAX_PER_CLIENT
 from rest_facade.patches import socketio as patched
+from rest_facade.shapes.asgi import Message, Receive, Send
 from rest_facade.shapes.errors import RETRY_AFTER_SECONDS, ApiError
 from rest_facade.socketio.engine_refusals import refuse, telling, unreadable
 

@@ -4,8 +4,8 @@ import orjson
 import structlog
 
 from eliza.sessions.errors import truncate
-from rest_facade.front_door.asgi import Message, Send
 from rest_facade.front_door.origins import ALWAYS
+from rest_facade.shapes.asgi import Message, Send
 from rest_facade.shapes.errors import ApiError
 
 _log = structlog.get_logger(__name__)

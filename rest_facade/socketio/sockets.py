@@ -17,9 +17,9 @@ from eliza.sessions.texts import is_text
 from eliza.sessions.v1.json_form_pb2 import JSON_FORM_TEXT
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import GetSessionRequest
-from rest_facade.front_door.asgi import Message, Receive, Send
 from rest_facade.patches import socketio as patched
 from rest_facade.shapes import errors, fields, json_body, requests
+from rest_facade.shapes.asgi import Message, Receive, Send
 from rest_facade.shapes.errors import ApiError
 from rest_facade.shapes.events import Payload
 from rest_facade.socketio.engine import Engine

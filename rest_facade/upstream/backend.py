@@ -189,13 +189,15 @@ class Backend:
         return answer.agent.name
 
     def wait(self, answer: Awaitable[_Response]) -> _Response:
-        """Waits in a view. Raises what the awaitable raises; ApiError when the request was cancelled."""
+        """Waits in a view for an answer. Raises what the awaitable raises.
+
+        :raises ApiError: the facade stops and could wait no longer
+        :raises CancelledError: the client has gone
+        """
         response, error = await_(_outcome(answer))
         if error is None:
             return cast(_Response, response)
-        if isinstance(error, asyncio.CancelledError):
-            # The client left, and nobody reads the answer; or the facade stops and could wait no longer, and
-            # the client gets one.
+        if isinstance(error, asyncio.CancelledError) and self._stopping.done():
             error = ApiError("UNAVAILABLE", "The service is stopping", retryAfterSeconds=RETRY_AFTER_SECONDS)
         try:
             raise error

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 import httpx2
 
-from server.agents import http
-from server.agents.kinds import Connector, Echo
+from server.agents.connector import Connector
+from server.agents.echo import Echo
+from server.agents.guarded_http import client
+from server.agents.hosts import Hosts
 from server.agents.openai import OpenAi
 from server.agents.secrets import Secrets
+from server.agents.stream import StreamWorkers
 from server.agents.webhook import Webhook
-from server.agents.workers import Workers
 from server.clock import SystemClock
 from server.domain.agents import Agent, AgentKind, check_agent
 from server.domain.timeouts import TimeoutPolicy
@@ -24,10 +26,10 @@ class Connectors:
     """
 
     by_kind: Mapping[AgentKind, Connector]
-    workers: Workers
+    workers: StreamWorkers
     client: httpx2.AsyncClient
     policy: TimeoutPolicy
-    hosts: http.Hosts
+    hosts: Hosts
 
     def check(self, agent: Agent) -> None:
         """Raises MissingFieldsError, InvalidFieldError or InvalidTimeoutConfigError for an agent that cannot
@@ -43,19 +45,19 @@ class Connectors:
         await self.by_kind[agent.kind].check_secret(agent)
 
 
-def connect(
+def build_connectors(
     policy: TimeoutPolicy, *, allowed_hosts: Sequence[str], allowed_secrets: Sequence[str]
 ) -> Connectors:
     """One connector for each kind. Raises ValueError for an entry of the settings that is none."""
-    hosts, secrets, workers = http.Hosts(allowed_hosts), Secrets(allowed_secrets), Workers()
-    client = http.client(hosts)
+    hosts, secrets, workers = Hosts(allowed_hosts), Secrets(allowed_secrets), StreamWorkers()
+    http = client(hosts)
     # Whoever gets a webhook compares its time with their own, so it is the machine's, whatever the service's
     # clock says.
     clock = SystemClock()
     by_kind: dict[AgentKind, Connector] = {
         AgentKind.ECHO: Echo(),
         AgentKind.STREAM: workers,
-        AgentKind.WEBHOOK: Webhook(client, hosts, secrets, clock),
-        AgentKind.OPENAI: OpenAi(client, hosts, secrets, clock),
+        AgentKind.WEBHOOK: Webhook(http, hosts, secrets, clock),
+        AgentKind.OPENAI: OpenAi(http, hosts, secrets, clock),
     }
-    return Connectors(by_kind, workers, client, policy, hosts)
+    return Connectors(by_kind, workers, http, policy, hosts)

@@ -12,20 +12,12 @@ from urllib.parse import urlsplit
 
 import httpx2
 
+from server.agents.agent_json import read_json
 from server.agents.allowed import endpoint_of
-from server.agents.http import (
-    AddressRefusedError,
-    Hosts,
-    ResponseRefusedError,
-    cause,
-    detailed,
-    error_text,
-    is_temporary,
-    read_events,
-    read_json,
-    retry_after_s,
-)
-from server.agents.kinds import AgentUnavailableError, Emit, NoReplyError, Work
+from server.agents.connector import AgentUnavailableError, Emit, NoReplyError, Work
+from server.agents.failure_detail import cause, detailed, error_text
+from server.agents.guarded_http import ResponseRefusedError, is_temporary, read_events, retry_after_s
+from server.agents.hosts import AddressRefusedError, Hosts
 from server.agents.secrets import SecretError, Secrets
 from server.clock import Clock
 from server.domain.agents import Agent, OpenAiSettings

@@ -15,21 +15,9 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError
 
 from eliza.sessions import json_text, times
+from server.agents.agent_json import read_clean_json, read_json
 from server.agents.allowed import endpoint_of
-from server.agents.http import (
-    AddressRefusedError,
-    Hosts,
-    ResponseRefusedError,
-    cause,
-    detailed,
-    error_words,
-    is_temporary,
-    read_clean_json,
-    read_events,
-    read_json,
-    retry_after_s,
-)
-from server.agents.kinds import (
+from server.agents.connector import (
     MAX_DELIVERY_BYTES,
     AgentUnavailableError,
     Emit,
@@ -37,6 +25,9 @@ from server.agents.kinds import (
     Work,
     count_fitting,
 )
+from server.agents.failure_detail import cause, detailed, error_words
+from server.agents.guarded_http import ResponseRefusedError, is_temporary, read_events, retry_after_s
+from server.agents.hosts import AddressRefusedError, Hosts
 from server.agents.secrets import SecretError, Secrets
 from server.clock import Clock
 from server.domain.agents import Agent, WebhookSettings

@@ -1,16 +1,14 @@
-"""Shared by several commands: settings with readable failures, sockets, and the run of a service."""
+"""What several commands share: settings with readable failures, sockets, and the run of a service."""
 
 import asyncio
-import ctypes
 import errno
-import gc
 import ipaddress
 import os
 import resource
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Final
 
 import click
@@ -18,15 +16,9 @@ import structlog
 import uvloop
 
 from server import logs
-from server.settings import (
-    Settings,
-    SettingsError,
-    changed_settings,
-    join_address,
-    load_settings,
-    split_address,
-    unknown_variables,
-)
+from server.addresses import join_address, split_address
+from server.cli.memory import collect_rarely, return_freed_memory, trim_memory
+from server.settings import Settings, SettingsError, changed_settings, load_settings, unknown_variables
 from server.version import VERSION
 
 log = structlog.get_logger()
@@ -34,46 +26,6 @@ log = structlog.get_logger()
 TAKEN_ADDRESS_SECONDS: Final = 3.0
 RETRY_SECONDS: Final = 0.05
 """How long, and how often, a start tries an address that is taken."""
-
-COLLECT: Final = (100_000, 0, 0)
-"""gc.set_threshold: young objects after 100,000 allocations, more than the requests in flight make.
-
-Older generations every second and third time, so that ended watches do not pile up.
-"""
-
-DEFAULT_SERVER: Final = "127.0.0.1:50051"
-SCHEMES: Final = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "vsock:", "xds:")
-"""The schemes of the names that gRPC resolves itself."""
-
-MALLOC_OPTIONS: Final = ((-8, 2), (-3, 256 * 1024), (-1, 1024 * 1024))
-"""M_ARENA_MAX, M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h, and their values: arenas, bytes, bytes."""
-
-TRIM_SECONDS: Final = 0.5
-"""How often the service looks whether memory has become free."""
-
-TRIM_BYTES: Final = 4 * 1024 * 1024
-"""How much must have become free for it to be given back."""
-
-DIRECT: Final = [("grpc.enable_http_proxy", 0)]
-"""Options of a channel that ignores the web proxy of the environment."""
-
-
-class _MallocInfo(ctypes.Structure):
-    """`struct mallinfo2` of malloc.h; `fordblks` is how many bytes are free."""
-
-    _names = (
-        "arena",
-        "ordblks",
-        "smblks",
-        "hblks",
-        "hblkhd",
-        "usmblks",
-        "fsmblks",
-        "uordblks",
-        "fordblks",
-        "keepcost",
-    )
-    _fields_ = [(name, ctypes.c_size_t) for name in _names]
 
 
 class StartError(Exception):
@@ -138,16 +90,10 @@ def raise_descriptor_limit() -> None:
 
 
 def run_service(work: Coroutine[Any, Any, None]) -> None:
-    """Runs a service until it ends, with as many descriptors as the system allows.
-
-    Everything loaded so far stays for good, so the garbage collector leaves it out. It also runs less often
-    than after every 700 objects, which a single request makes. That saves a sixth of the time of a REST
-    request.
-    """
+    """Runs a service until it ends, with as many descriptors as the system allows."""
     raise_descriptor_limit()
     return_freed_memory()
-    gc.freeze()
-    gc.set_threshold(*COLLECT)
+    collect_rarely()
     try:
         uvloop.run(_run(work))
     finally:
@@ -156,42 +102,11 @@ def run_service(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def _run(work: Coroutine[Any, Any, None]) -> None:
-    trimming = asyncio.create_task(_trim_memory())
+    trimming = asyncio.create_task(trim_memory())
     try:
         await work
     finally:
         trimming.cancel()
-
-
-async def _trim_memory() -> None:
-    """Gives back what has become free between what is in use: glibc by itself returns the end of its heap
-    alone.
-    """
-    library = ctypes.CDLL(None)
-    trim, read = getattr(library, "malloc_trim", None), getattr(library, "mallinfo2", None)
-    if trim is None or read is None:
-        return
-    read.restype = _MallocInfo
-    # What is given back counts as free still, so the least of it since then is what tells what is new.
-    least_bytes = read().fordblks
-    while True:
-        await asyncio.sleep(TRIM_SECONDS)
-        if read().fordblks > least_bytes + TRIM_BYTES:
-            # In a thread, because it takes some milliseconds for a large heap.
-            await asyncio.to_thread(trim, 0)
-            least_bytes = read().fordblks
-        least_bytes = min(least_bytes, read().fordblks)
-
-
-def return_freed_memory() -> None:
-    """Makes glibc give freed memory back. By default it keeps that of a burst, in eight arenas a core.
-
-    Other C libraries have no such settings, and need none.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for parameter, value in MALLOC_OPTIONS:
-            mallopt(parameter, value)
 
 
 async def stop_signal() -> None:
@@ -225,40 +140,3 @@ async def listen(name: str, address: str) -> socket.socket:
 def with_port(address: str, port: int) -> str:
     """The address with another port."""
     return join_address(split_address(address)[0], port)
-
-
-def server_option(
-    meaning: str,
-    *more_names: str,
-    **changes: Any,
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """The option --server, the same in every command that calls a gRPC server."""
-    attributes: dict[str, Any] = {
-        "default": DEFAULT_SERVER,
-        "envvar": "GRPC_ADDRESS",
-        "show_default": True,
-        "show_envvar": True,
-        "callback": read_server,
-        "metavar": "HOST:PORT",
-        "help": meaning,
-    }
-    return click.option("--server", *more_names, "server", **(attributes | changes))
-
-
-def read_server(context: click.Context, option: click.Parameter, text: str) -> str:
-    """A server's address for gRPC to dial.
-
-    Takes HOST:PORT, :PORT (localhost), and gRPC's names with a scheme.
-    """
-    try:
-        return reachable(f"localhost{text}" if text.startswith(":") else text)
-    except ValueError as error:
-        if text.startswith(SCHEMES):
-            return text
-        raise click.BadParameter(f"{text!r}: it must be {error}", context, option) from error
-
-
-def reachable(address: str) -> str:
-    """The address for clients on this machine: loopback where the server listens on all addresses."""
-    host, port = split_address(address)
-    return join_address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)

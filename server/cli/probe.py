@@ -14,8 +14,8 @@ import click
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from server.cli.common import DIRECT, server_option
-from server.settings import split_address
+from server.addresses import split_address
+from server.cli.server_option import DIRECT, server_option
 
 INVALID_ARGUMENTS: Final = 1
 CONNECTION_FAILURE: Final = 2

@@ -20,12 +20,13 @@ from server.cli.common import (
     log_start,
     refuse_open_address,
     run_service,
-    server_option,
     settings_or_exit,
     stop_signal,
     with_port,
 )
-from server.settings import Settings, read_networks, split_list
+from server.cli.server_option import server_option
+from server.setting_types import read_networks, split_list
+from server.settings import Settings
 
 INHERITED: Final = (
     *("PATH", "HOME", "TMPDIR", "TZ", "TERM", "NO_COLOR", "FORCE_COLOR", "VIRTUAL_ENV"),

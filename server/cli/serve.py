@@ -7,12 +7,11 @@ from typing import Final
 
 import click
 
-from server.agents.registry import AgentsFileError
+from server.agents.agents_file import AgentsFileError
 from server.cli.common import (
     StartError,
     listen,
     log_start,
-    reachable,
     refuse_open_address,
     run_service,
     settings_or_exit,
@@ -20,6 +19,7 @@ from server.cli.common import (
     with_port,
 )
 from server.cli.rest import build_facade
+from server.cli.server_option import reachable
 from server.domain.agents import ECHO_ID
 from server.service import AddressError, Service
 from server.settings import Settings

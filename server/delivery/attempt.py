@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Callable
 
 from eliza.sessions.limits import MAX_REPLY_CODE_POINTS
-from server.agents.kinds import History, NoReplyError, Slot, Work
+from server.agents.connector import History, NoReplyError, Slot, Work
 from server.domain.agent_text import TextJoiner
 from server.domain.errors import DomainError, InvalidContentError
 from server.domain.log import Abort, Chunk, Piece

@@ -17,7 +17,14 @@ from typing import Final
 
 import structlog
 
-from server.agents.kinds import AgentChangedError, AgentUnavailableError, Connector, NoReplyError, Slot, Work
+from server.agents.connector import (
+    AgentChangedError,
+    AgentUnavailableError,
+    Connector,
+    NoReplyError,
+    Slot,
+    Work,
+)
 from server.clock import Clock
 from server.delivery.attempt import Attempt, read_history
 from server.delivery.statuses import AgentStatuses

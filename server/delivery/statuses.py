@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 
 from eliza.sessions.errors import forget_frames
-from server.agents.kinds import AgentUnavailableError, NoReplyError
+from server.agents.connector import AgentUnavailableError, NoReplyError
 from server.domain.deliveries import AttemptFailure, Delivery, DeliveryState
 
 MAX_AGENTS: Final = 1000

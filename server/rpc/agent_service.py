@@ -12,7 +12,7 @@ from eliza.sessions.v1 import agent_pb2, timeout_pb2
 from eliza.sessions.v1 import agent_service_pb2 as pb
 from eliza.sessions.v1.agent_service_pb2_grpc import AgentServiceServicer
 from server.agents.connectors import Connectors
-from server.agents.workers import Accepted, Given, Refused, Revoked, Told, Worker
+from server.agents.stream import Accepted, Given, Refused, Revoked, StreamWorker, Told
 from server.clock import Clock
 from server.delivery.queues import Dispatcher
 from server.domain.agents import MAX_HISTORY_MESSAGES, SETTINGS, Agent
@@ -27,18 +27,7 @@ from server.domain.errors import (
 )
 from server.domain.ids import new_id, uuid_field
 from server.domain.log import message_of
-from server.rpc.convert import (
-    agent_kind,
-    agent_message,
-    agent_settings,
-    agent_status_message,
-    is_text_form,
-    message_message,
-    refusal,
-    reply_of,
-    settings_values,
-    timeout_request,
-)
+from server.rpc import from_proto, to_proto
 from server.rpc.encoding import encode_delivery, join
 from server.rpc.paging import make_token, page_size, read_token
 from server.rpc.parsing import ConnectSaid, HalvedChunk, UnreadableAnswer
@@ -88,16 +77,21 @@ class AgentService(AgentServiceServicer):
         if missing := [field for field in ("name", "kind") if not getattr(wanted, field)]:
             raise MissingFieldsError(missing)
         agent_id = uuid_field("agent_id", wanted.agent_id) if wanted.agent_id else new_id()
-        timeout, settings = timeout_request(wanted.timeout_config), agent_settings(wanted)
-        agent = Agent(agent_id, wanted.name, agent_kind(wanted.kind), now_ms, now_ms, timeout, settings)
+        timeout, settings = (
+            from_proto.timeout_config(wanted.timeout_config),
+            from_proto.agent_settings(wanted),
+        )
+        agent = Agent(
+            agent_id, wanted.name, from_proto.agent_kind(wanted.kind), now_ms, now_ms, timeout, settings
+        )
         self._connectors.check(agent)
         await self._connectors.check_secret(agent)
         await self._store.create_agent(agent)
-        return pb.CreateAgentResponse(agent=agent_message(agent))
+        return pb.CreateAgentResponse(agent=to_proto.agent(agent))
 
     async def GetAgent(self, request: pb.GetAgentRequest, context: Any) -> pb.GetAgentResponse:
         _check_view(request.view)
-        agent = await self._store.get_agent(request.agent_id.lower())
+        agent = await self._store.get_agent(request.agent_id)
         return pb.GetAgentResponse(agent=self._view(agent, request.view))
 
     async def ListAgents(self, request: pb.ListAgentsRequest, context: Any) -> pb.ListAgentsResponse:
@@ -121,22 +115,21 @@ class AgentService(AgentServiceServicer):
 
     def _view(self, agent: Agent, view: agent_pb2.AgentView.ValueType) -> agent_pb2.Agent:
         """As much of an agent as is wanted."""
-        message = agent_message(agent)
+        message = to_proto.agent(agent)
         if view in (agent_pb2.AGENT_VIEW_BASIC, agent_pb2.AGENT_VIEW_SUMMARY):
             for field in (_TIMEOUT, "settings"):
                 message.ClearField(field)  # type: ignore[arg-type]
         if view in (agent_pb2.AGENT_VIEW_STATUS, agent_pb2.AGENT_VIEW_SUMMARY):
             workers = self._connectors.workers.count(agent.id)
-            message.status.CopyFrom(agent_status_message(self._dispatcher.statuses.status(agent.id), workers))
+            status = self._dispatcher.statuses.status(agent.id)
+            message.status.CopyFrom(to_proto.agent_status(status, workers))
         if view == agent_pb2.AGENT_VIEW_SUMMARY:
             message.status.ClearField("last_failure")
         return message
 
     async def UpdateAgent(self, request: pb.UpdateAgentRequest, context: Any) -> pb.UpdateAgentResponse:
-        agent_id, paths = (
-            request.agent.agent_id.lower(),
-            list(request.update_mask.paths) or _set_paths(request.agent),
-        )
+        agent_id = request.agent.agent_id
+        paths = list(request.update_mask.paths) or _set_paths(request.agent)
         patched = _patched(await self._store.get_agent(agent_id), request.agent, paths)
         self._connectors.check(patched)
         # Before the write, which must not wait for a file. A secret that another change has put there
@@ -150,23 +143,22 @@ class AgentService(AgentServiceServicer):
 
         agent = await self._store.update_agent(agent_id, change)
         self._connectors.workers.changed(agent.id, agent)
-        return pb.UpdateAgentResponse(agent=agent_message(agent))
+        return pb.UpdateAgentResponse(agent=to_proto.agent(agent))
 
     async def DeleteAgent(self, request: pb.DeleteAgentRequest, context: Any) -> pb.DeleteAgentResponse:
-        agent_id = request.agent_id.lower()
-        await self._store.delete_agent(agent_id)
-        self._connectors.workers.changed(agent_id, None)
-        self._dispatcher.statuses.forget(agent_id)
+        await self._store.delete_agent(request.agent_id)
+        self._connectors.workers.changed(request.agent_id, None)
+        self._dispatcher.statuses.forget(request.agent_id)
         return pb.DeleteAgentResponse()
 
     async def Reply(self, request: pb.ReplyRequest, context: Any) -> pb.ReplyResponse:
         if missing := [field for field in ("delivery_id", "reply") if not _is_set(request, field)]:
             raise MissingFieldsError(missing)
-        as_text = is_text_form(request.json_form)
-        outcome = await self._dispatcher.answer(request.delivery_id, reply_of(request.reply))
+        as_text = from_proto.is_text_form(request.json_form)
+        outcome = await self._dispatcher.answer(request.delivery_id, from_proto.reply(request.reply))
         entry = outcome.entry
         assert entry is not None
-        return pb.ReplyResponse(message=message_message(outcome.session, entry, message_of(entry), as_text))
+        return pb.ReplyResponse(message=to_proto.message(outcome.session, entry, message_of(entry), as_text))
 
     async def Connect(
         self, requests: AsyncIterator[ConnectSaid], context: Any
@@ -185,13 +177,13 @@ class AgentService(AgentServiceServicer):
             raise MissingFieldsError(["hello.agent_id"])
         _check_range("hello.max_deliveries", hello.max_deliveries, MAX_DELIVERIES)
         _check_range("hello.history_messages", hello.history_messages, MAX_HISTORY_MESSAGES)
-        as_text = is_text_form(hello.json_form)
-        agent = await self._store.get_agent(hello.agent_id.lower())
+        as_text = from_proto.is_text_form(hello.json_form)
+        agent = await self._store.get_agent(hello.agent_id)
         capacity = hello.max_deliveries or 1
         with self._connectors.workers.connected(
             agent, capacity=capacity, history_messages=hello.history_messages
         ) as worker:
-            yield pb.ConnectResponse(welcome=pb.ConnectResponse.Welcome(agent=agent_message(agent)))
+            yield pb.ConnectResponse(welcome=pb.ConnectResponse.Welcome(agent=to_proto.agent(agent)))
             reading = asyncio.create_task(self._listen(requests, worker))
             try:
                 while True:
@@ -208,7 +200,7 @@ class AgentService(AgentServiceServicer):
             finally:
                 reading.cancel()
 
-    async def _listen(self, requests: AsyncIterator[ConnectSaid], worker: Worker) -> None:
+    async def _listen(self, requests: AsyncIterator[ConnectSaid], worker: StreamWorker) -> None:
         """Takes what a worker says, until it says no more or its stream must end."""
         try:
             async for request in requests:
@@ -220,16 +212,14 @@ class AgentService(AgentServiceServicer):
         else:
             worker.told.put_nowait(None)
 
-    async def _take(self, said: ConnectSaid, worker: Worker) -> None:
+    async def _take(self, said: ConnectSaid, worker: StreamWorker) -> None:
         """Does what a worker says, or refuses it.
 
         A reply or failure that is refused for what is in it ends the attempt all the same.
         """
         part, answer = _answer_in(said)
-        delivery_id, final = (
-            answer.delivery_id.lower(),
-            part == "reply" or (part == "failure" and answer.final),
-        )
+        delivery_id = answer.delivery_id
+        final = part == "reply" or (part == "failure" and answer.final)
         try:
             match said:
                 case UnreadableAnswer():
@@ -253,10 +243,10 @@ class AgentService(AgentServiceServicer):
                 with suppress(DeliveryNotLeasedError):
                     worker.failed(delivery_id, f"the agent's {part} cannot be stored: {error}", final=final)
 
-    async def _answer(self, delivery_id: str, answer: pb.ConnectRequest.Reply, worker: Worker) -> None:
+    async def _answer(self, delivery_id: str, answer: pb.ConnectRequest.Reply, worker: StreamWorker) -> None:
         if not answer.HasField("reply"):
             raise MissingFieldsError(["reply"])
-        reply = reply_of(answer.reply)
+        reply = from_proto.reply(answer.reply)
         if not await worker.answer(delivery_id, reply):
             await self._dispatcher.answer(delivery_id, reply, agent_id=worker.agent_id)
         worker.told.put_nowait(Accepted(delivery_id))
@@ -274,7 +264,7 @@ class AgentService(AgentServiceServicer):
             case Accepted():
                 return pb.ConnectResponse(accepted=pb.ConnectResponse.Accepted(delivery_id=told.delivery_id))
             case Refused():
-                reason, message, details = refusal(told.error)
+                reason, message, details = to_proto.error(told.error)
                 refused = pb.ConnectResponse.Refused(
                     delivery_id=told.delivery_id, reason=reason, message=message, details=details
                 )
@@ -328,10 +318,10 @@ def _patched(agent: Agent, wanted: agent_pb2.Agent, paths: list[str]) -> Agent:
     if "*" in paths:
         paths = ["kind", "name", _TIMEOUT, *(head for head in _SETTINGS if wanted.HasField(head))]  # type: ignore[arg-type]
         agent = replace(agent, settings=None)
-    if "kind" in paths and agent_kind(wanted.kind) != agent.kind:
+    if "kind" in paths and from_proto.agent_kind(wanted.kind) != agent.kind:
         # The settings of the old kind go.
-        agent = replace(agent, kind=agent_kind(wanted.kind), settings=None)
-    timeout = timeout_request(wanted.timeout_config)
+        agent = replace(agent, kind=from_proto.agent_kind(wanted.kind), settings=None)
+    timeout = from_proto.timeout_config(wanted.timeout_config)
     for path in paths:
         head, _, field = path.partition(".")
         if path == "name":
@@ -349,7 +339,10 @@ def _patched(agent: Agent, wanted: agent_pb2.Agent, paths: list[str]) -> Agent:
 
 def _with_settings(agent: Agent, wanted: agent_pb2.Agent, head: str, field: str) -> Agent:
     """The agent with one of its kind's settings, or all of them (no field), taken from `wanted`."""
-    settings_class, given = _SETTINGS[head], settings_values(getattr(wanted, head), _SETTINGS[head])
+    settings_class, given = (
+        _SETTINGS[head],
+        from_proto.settings_values(getattr(wanted, head), _SETTINGS[head]),
+    )
     if not field or not isinstance(agent.settings, settings_class):
         whole = wanted.HasField(head) or field  # type: ignore[arg-type]
         return replace(agent, settings=settings_class(**given) if whole else None)

@@ -8,16 +8,16 @@ from eliza.sessions.v1 import clock_service_pb2 as pb
 from eliza.sessions.v1.clock_service_pb2_grpc import ClockServiceServicer
 from server.clock import TestClock
 from server.domain.errors import InvalidFieldError, MissingFieldsError
-from server.lifecycle.deadlines import Deadlines
+from server.lifecycle.expiry import ExpiryScheduler
 from server.lifecycle.purge import Purge
 
 
 class ClockService(ClockServiceServicer):
     """See clock_service.proto."""
 
-    def __init__(self, clock: TestClock, deadlines: Deadlines, purge: Purge) -> None:
+    def __init__(self, clock: TestClock, expiry: ExpiryScheduler, purge: Purge) -> None:
         self._clock = clock
-        self._deadlines = deadlines
+        self._expiry = expiry
         self._purge = purge
 
     async def GetClock(self, request: pb.GetClockRequest, context: Any) -> pb.GetClockResponse:
@@ -39,5 +39,5 @@ class ClockService(ClockServiceServicer):
         if not 0 <= now_ms <= LATEST_MS:
             raise InvalidFieldError(field, now_ms, "leads out of the years 1970 to 9000")
         self._clock.set_ms(now_ms)
-        await self._deadlines.run_due()
+        await self._expiry.run_due()
         await self._purge.run_due()

@@ -12,10 +12,10 @@ from typing import Any, Final, TypeVar
 from google.protobuf.message import Message
 
 from eliza.sessions.v1 import log_pb2, message_service_pb2
-from server.agents.kinds import MAX_DELIVERY_BYTES, Work, count_fitting
+from server.agents.connector import MAX_DELIVERY_BYTES, Work, count_fitting
 from server.domain.log import Chunk, Entry
 from server.domain.sessions import Session
-from server.rpc.convert import chunk_message, delivered_message, delivery_head, entry_head, message_message
+from server.rpc import to_proto
 
 KEPT_BYTES: Final = 4 * 1024 * 1024
 """How many bytes of encoded entries and chunks are kept for who is told them next."""
@@ -55,7 +55,7 @@ class Entries:
         """An answer of a watch that tells a piece of a reply."""
         # Chunks may be put together: where one begins does not say how long it is.
         key = (chunk.message_id, chunk.index, len(chunk.text))
-        encoded, _ = self._keep(key, lambda: (chunk_message(chunk).SerializeToString(), b""))
+        encoded, _ = self._keep(key, lambda: (to_proto.chunk(chunk).SerializeToString(), b""))
         return _field(answer, "chunk", encoded)
 
     def _entry(self, session: Session, entry: Entry, as_text: bool) -> tuple[bytes, bytes]:
@@ -63,11 +63,11 @@ class Entries:
 
         def encode() -> tuple[bytes, bytes]:
             message = (
-                message_message(session, entry, entry.message, as_text).SerializeToString()
+                to_proto.message(session, entry, entry.message, as_text).SerializeToString()
                 if entry.message
                 else b""
             )
-            return entry_head(entry).SerializeToString(), message
+            return to_proto.entry_head(entry).SerializeToString(), message
 
         return self._keep((entry.session_id, entry.sequence, as_text), encode)
 
@@ -96,9 +96,9 @@ async def in_slices(items: Iterable[_Item]) -> AsyncIterator[_Item]:
 
 async def encode_delivery(work: Work, now_ms: int, as_text: bool) -> bytes:
     """A delivery, as a worker gets it: of the history, the last messages that fit."""
-    head, history = delivery_head(work, now_ms, as_text), work.history
+    head, history = to_proto.delivery_head(work, now_ms, as_text), work.history
     earlier = [
-        delivered_message(work.session, entry, entry.message, as_text).SerializeToString()
+        to_proto.delivered_message(work.session, entry, entry.message, as_text).SerializeToString()
         async for entry in in_slices(history.entries)
         if entry.message
     ]

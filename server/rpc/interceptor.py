@@ -10,6 +10,7 @@ import grpc
 from server.domain.errors import DomainError, InvalidRequestError
 from server.lifecycle.watch import SMALL_BYTES
 from server.patches.grpcio import request_came
+from server.rpc.lower_case_ids import lower_ids
 from server.rpc.parsing import read_connect_request, read_reply_request, reader
 from server.rpc.pipeline import PREFIX, Behaviour, Behaviours, CallFailed, CallPipeline, Read
 from server.rpc.sending import Sending, size_bytes
@@ -50,7 +51,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
             self._wrapped[method] = self._wrap_foreign(method, handler)
             return self._wrapped[method]
         serialize = partial(_serialize, handler.response_serializer)
-        read = _READERS.get(method) or reader(method, handler.request_deserializer)
+        read = lower_ids(method, _READERS.get(method) or reader(method, handler.request_deserializer))
         wrapped: grpc.RpcMethodHandler[Any, Any]
         if handler.unary_unary:
             call = self._unary(method, handler.unary_unary, read)

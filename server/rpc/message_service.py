@@ -29,14 +29,7 @@ from server.domain.messages import Draft
 from server.domain.sessions import Session, require_live, send_message
 from server.lifecycle.watch import End, Item, Watch
 from server.lifecycle.watches import Watches
-from server.rpc.convert import (
-    abort_message,
-    chunk_message,
-    is_text_form,
-    message_message,
-    read_draft,
-    session_status,
-)
+from server.rpc import from_proto, to_proto
 from server.rpc.encoding import Entries, in_slices
 from server.rpc.paging import make_token, page_size, read_token
 from server.store.contract import Store
@@ -69,9 +62,9 @@ class MessageService(MessageServiceServicer):
         """Watches the session's log from before the message is stored, and tells what of it answers the
         message.
         """
-        as_text = is_text_form(request.message.json_form)
+        as_text = from_proto.is_text_form(request.message.json_form)
         with closing(Watch(self._store, self._watches)) as watch:
-            ended = await _try_to_join(watch, request.message.session_id.lower())
+            ended = await _try_to_join(watch, request.message.session_id)
             sent = await self._send(request.message)
             message = sent.message
             yield pb.ConverseResponse(user_message=sent)
@@ -96,9 +89,9 @@ class MessageService(MessageServiceServicer):
         session, part = item
         match part:
             case Chunk():
-                return pb.ConverseResponse(chunk=chunk_message(part))
+                return pb.ConverseResponse(chunk=to_proto.chunk(part))
             case Abort():
-                return pb.ConverseResponse(aborted=abort_message(part))
+                return pb.ConverseResponse(aborted=to_proto.abort(part))
             case Entry(event=ReplyFailure() as failure):
                 raise AgentReplyError(session.id, message_id, failure.reason)
         reply: pb.ConverseResponse = self._entries.encode_reply(session, part, as_text)
@@ -109,7 +102,7 @@ class MessageService(MessageServiceServicer):
 
         What is stored is delivered, also when this call is cancelled while it waits for the commit.
         """
-        session_id, draft = request.session_id.lower(), read_draft(request)
+        session_id, draft = request.session_id, from_proto.draft(request)
         repeatable = None
         if isinstance(draft, Draft):
             content = draft.content, draft.metadata, draft.attachments or "null"
@@ -119,17 +112,17 @@ class MessageService(MessageServiceServicer):
         entry = outcome.entry
         assert entry is not None
         return pb.SendMessageResponse(
-            message=message_message(
-                outcome.session, entry, message_of(entry), is_text_form(request.json_form)
+            message=to_proto.message(
+                outcome.session, entry, message_of(entry), from_proto.is_text_form(request.json_form)
             ),
-            session_status=session_status(entry),
+            session_status=to_proto.session_status(entry),
             replayed=outcome.replayed,
         )
 
     async def ListMessages(self, request: pb.ListMessagesRequest, context: Any) -> pb.ListMessagesResponse:
         session, as_text = (
-            await self._live_session(request.session_id.lower()),
-            is_text_form(request.json_form),
+            await self._live_session(request.session_id),
+            from_proto.is_text_form(request.json_form),
         )
         size = page_size(request.page_size, DEFAULT_MESSAGES, MAX_MESSAGES)
         before_ms = _cursor("before", values.ms_ceil(request.before)) if request.HasField("before") else None
@@ -150,7 +143,7 @@ class MessageService(MessageServiceServicer):
                 response.next_page_token = make_token(scope, (newest_ms if forward else oldest_ms,))
         async for entry in in_slices(page.messages):
             if entry.message:
-                message_message(session, entry, entry.message, as_text, response.messages.add)
+                to_proto.message(session, entry, entry.message, as_text, response.messages.add)
         return response
 
     async def _live_session(self, session_id: str) -> Session:

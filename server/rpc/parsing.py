@@ -132,7 +132,7 @@ def read_connect_request(raw: bytes) -> ConnectSaid:
         _check_size(raw, MAX_REPLY_BYTES, pb.ConnectRequest)
         raise InvalidRequestError("not a message of this method")
     answer = getattr(said, part)
-    delivery_id = answer.delivery_id.decode(errors="replace")
+    delivery_id = answer.delivery_id.decode(errors="replace").lower()
     try:
         _check_size(raw, MAX_REPLY_BYTES, pb.ConnectRequest)
         if part == "chunk":

@@ -314,7 +314,7 @@ def _internal(method: str, request: Any, error_id: str) -> tuple[str, str, dict[
                 {"reason": reason},
             )
         case "SendMessage" | "Converse" as name:
-            session_id = (request if name == "SendMessage" else request.message).session_id.lower()
+            session_id = (request if name == "SendMessage" else request.message).session_id
             return (
                 "MESSAGE_SEND_FAILED",
                 f"The message could not be sent: {reason}",

@@ -23,14 +23,7 @@ from server.domain.timeouts import TimeoutPolicy, check_numbers
 from server.lifecycle.room import Room
 from server.lifecycle.watch import Deleted, End, Item, Watch
 from server.lifecycle.watches import Watches
-from server.rpc.convert import (
-    abort_message,
-    is_text_form,
-    metadata_text,
-    refusal,
-    session_message,
-    timeout_request,
-)
+from server.rpc import from_proto, to_proto
 from server.rpc.encoding import Entries, in_slices
 from server.rpc.health import HealthMonitor
 from server.rpc.paging import make_token, page_size, read_token
@@ -69,9 +62,9 @@ class SessionService(SessionServiceServicer):
             raise MissingFieldsError(missing)
         agent_id, user_id = uuid_field("agent_id", request.agent_id), uuid_field("user_id", request.user_id)
         as_text, metadata, timeout = (
-            is_text_form(request.json_form),
-            metadata_text(request),
-            timeout_request(request.timeout_config),
+            from_proto.is_text_form(request.json_form),
+            from_proto.metadata_text(request),
+            from_proto.timeout_config(request.timeout_config),
         )
         # NaN cannot be told from a field that is not set once it is JSON.
         check_numbers(timeout)
@@ -91,18 +84,18 @@ class SessionService(SessionServiceServicer):
         outcome = await self._store.create_session(agent_id, rule, repeatable)
         session = outcome.session
         return pb.CreateSessionResponse(
-            session=session_message(session, session.created_at_ms, as_text), replayed=outcome.replayed
+            session=to_proto.session(session, session.created_at_ms, as_text), replayed=outcome.replayed
         )
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Any) -> pb.GetSessionResponse:
-        as_text = is_text_form(request.json_form)
-        session_id = request.session_id or (await self._store.find_channel(request.channel_id.lower()))
-        session, now_ms = await self._store.get_session(session_id.lower()), self._clock.now_ms()
+        as_text = from_proto.is_text_form(request.json_form)
+        session_id = request.session_id or (await self._store.find_channel(request.channel_id))
+        session, now_ms = await self._store.get_session(session_id), self._clock.now_ms()
         require_live(session, now_ms)
-        return pb.GetSessionResponse(session=session_message(session, now_ms, as_text))
+        return pb.GetSessionResponse(session=to_proto.session(session, now_ms, as_text))
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Any) -> pb.ListSessionsResponse:
-        now_ms, as_text = self._clock.now_ms(), is_text_form(request.json_form)
+        now_ms, as_text = self._clock.now_ms(), from_proto.is_text_form(request.json_form)
         agent_id = uuid_field("agent_id", request.agent_id) if request.agent_id else None
         user_id = uuid_field("user_id", request.user_id) if request.user_id else None
         size, scope, after = (
@@ -126,41 +119,43 @@ class SessionService(SessionServiceServicer):
             ),
         )
         async for session in in_slices(page.sessions):
-            session_message(session, now_ms, as_text, response.sessions.add)
+            to_proto.session(session, now_ms, as_text, response.sessions.add)
         return response
 
     async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Any) -> pb.DeleteSessionResponse:
-        await self._store.delete_session(request.session_id.lower(), request.etag)
+        await self._store.delete_session(request.session_id, request.etag)
         return pb.DeleteSessionResponse()
 
     async def RenewSession(self, request: pb.RenewSessionRequest, context: Any) -> pb.RenewSessionResponse:
-        as_text = is_text_form(request.json_form)
-        outcome = await self._store.apply(request.session_id.lower(), if_match(request.etag, renew))
+        as_text = from_proto.is_text_form(request.json_form)
+        outcome = await self._store.apply(request.session_id, if_match(request.etag, renew))
         return pb.RenewSessionResponse(
-            session=session_message(outcome.session, self._clock.now_ms(), as_text)
+            session=to_proto.session(outcome.session, self._clock.now_ms(), as_text)
         )
 
     async def UpdateTimeout(self, request: pb.UpdateTimeoutRequest, context: Any) -> pb.UpdateTimeoutResponse:
-        as_text = is_text_form(request.json_form)
-        rule = partial(update_timeout, change=timeout_request(request.timeout_config), policy=self._policy)
-        outcome = await self._store.apply(request.session_id.lower(), if_match(request.etag, rule))
+        as_text = from_proto.is_text_form(request.json_form)
+        rule = partial(
+            update_timeout, change=from_proto.timeout_config(request.timeout_config), policy=self._policy
+        )
+        outcome = await self._store.apply(request.session_id, if_match(request.etag, rule))
         return pb.UpdateTimeoutResponse(
-            session=session_message(outcome.session, self._clock.now_ms(), as_text)
+            session=to_proto.session(outcome.session, self._clock.now_ms(), as_text)
         )
 
     async def SendHeartbeat(self, request: pb.SendHeartbeatRequest, context: Any) -> pb.SendHeartbeatResponse:
-        as_text = is_text_form(request.json_form)
-        outcome = await self._store.apply(request.session_id.lower(), heartbeat)
+        as_text = from_proto.is_text_form(request.json_form)
+        outcome = await self._store.apply(request.session_id, heartbeat)
         return pb.SendHeartbeatResponse(
-            session=session_message(outcome.session, self._clock.now_ms(), as_text)
+            session=to_proto.session(outcome.session, self._clock.now_ms(), as_text)
         )
 
     async def WatchSession(
         self, request: pb.WatchSessionRequest, context: Any
     ) -> AsyncIterator[pb.WatchSessionResponse]:
-        as_text = is_text_form(request.json_form)
+        as_text = from_proto.is_text_form(request.json_form)
         with closing(Watch(self._store, self._watches, self._room)) as watch:
-            await watch.join(request.session_id.lower(), request.after_sequence)
+            await watch.join(request.session_id, request.after_sequence)
             while True:
                 items = await watch.next(self._heartbeat_s)
                 if not items:
@@ -223,25 +218,25 @@ class SessionService(SessionServiceServicer):
         try:
             match request.WhichOneof("change"):
                 case "join":
-                    form = is_text_form(request.join.json_form)
+                    form = from_proto.is_text_form(request.join.json_form)
                     after = request.join.after_sequence if request.join.HasField("after_sequence") else None
-                    session = await watch.join(request.join.session_id.lower(), after)
+                    session = await watch.join(request.join.session_id, after)
                     as_text[session.id] = form
                     joined = pb.WatchSessionsResponse.Joined(
-                        session=session_message(session, self._clock.now_ms(), form),
+                        session=to_proto.session(session, self._clock.now_ms(), form),
                         after_sequence=session.last_sequence if after is None else after,
                     )
                     return pb.WatchSessionsResponse(joined=joined)
                 case "leave":
-                    watch.leave(request.leave.session_id.lower())
-                    as_text.pop(request.leave.session_id.lower(), None)
+                    watch.leave(request.leave.session_id)
+                    as_text.pop(request.leave.session_id, None)
                     return pb.WatchSessionsResponse(
-                        end=pb.WatchSessionsResponse.End(session_id=request.leave.session_id.lower())
+                        end=pb.WatchSessionsResponse.End(session_id=request.leave.session_id)
                     )
                 case _:
                     raise MissingFieldsError(["change"])
         except DomainError as error:
-            return _ended(request.join.session_id.lower(), error)
+            return _ended(request.join.session_id, error)
 
     def _watched(self, item: Item, as_text: dict[str, bool]) -> pb.WatchSessionsResponse:
         match item:
@@ -261,7 +256,7 @@ class SessionService(SessionServiceServicer):
             case (_, Chunk() as chunk):
                 told = self._entries.encode_chunk(answer, chunk)
             case (_, Abort() as abort):
-                told = answer(aborted=abort_message(abort))
+                told = answer(aborted=to_proto.abort(abort))
             case Deleted() | End():
                 told = answer(deleted=log_pb2.SessionDeleted(session_id=item.session_id))
         encoded: _Answer = told
@@ -294,6 +289,6 @@ class SessionService(SessionServiceServicer):
 def _ended(session_id: str, error: DomainError | None) -> pb.WatchSessionsResponse:
     end = pb.WatchSessionsResponse.End(session_id=session_id)
     if error:
-        end.reason, end.message, details = refusal(error)
+        end.reason, end.message, details = to_proto.error(error)
         end.details.update(details)
     return pb.WatchSessionsResponse(end=end)

@@ -15,7 +15,9 @@ from typing import Any
 
 import pytest
 from engineio.async_socket import AsyncSocket
+from structlog.testing import capture_logs
 
+from eliza.sessions import descriptors
 from rest_facade import main
 from rest_facade.front_door import connections, protocol, websockets
 from rest_facade.front_door.connections import MAX_PER_CLIENT, Connection, Connections, Entry
@@ -31,6 +33,7 @@ from tests.support.waiting import eventually
 HANGS_SECONDS = 30
 SHORT_SECONDS = 0.3
 HEALTH = b"GET /api/messaging/sessions/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+GET = b"GET /api/messaging/sessions/00000000-0000-4000-8000-000000000404 HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST /api/messaging/sessions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 HANDSHAKE = b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: localhost\r\n\r\n"
 UPGRADE = (
@@ -84,6 +87,19 @@ async def rest(reader: asyncio.StreamReader) -> bytes:
             while part := await reader.read(65_536):
                 parts += part
     return parts
+
+
+def protocols_of(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[HttpProtocol]]:
+    """The connections of clients that have sent something."""
+    protocols: list[weakref.ref[HttpProtocol]] = []
+    take = HttpProtocol.data_received
+
+    def noted(self: HttpProtocol, data: bytes) -> None:
+        take(self, data)
+        protocols.append(weakref.ref(self))
+
+    monkeypatch.setattr(HttpProtocol, "data_received", noted)
+    return protocols
 
 
 @contextlib.asynccontextmanager
@@ -209,7 +225,7 @@ async def test_few_trailers_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_who_comes_beyond_the_bound_is_told_so_and_then_not_even_that(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(descriptors, "MAX_CONNECTIONS", 3)
     monkeypatch.setattr(connections, "MAX_REFUSED", 2)
     async with running(monkeypatch) as facade:
         served = [await facade.connect(HEALTH) for _ in range(3)]
@@ -279,6 +295,32 @@ def test_each_client_has_a_bound_but_loopback_and_proxies() -> None:
     assert shared.add(Connection(), "2001:db8::ffff") == Entry.REFUSED
 
 
+async def test_a_client_that_leaves_is_no_failed_request_and_nothing_is_left_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    protocols = protocols_of(monkeypatch)
+    is_waiting = asyncio.Event()
+    wait = Backend.wait
+
+    def noted(self: Backend, answer: Any) -> Any:
+        is_waiting.set()
+        return wait(self, answer)
+
+    monkeypatch.setattr(Backend, "wait", noted)
+    # A server that takes connections and says nothing.
+    with socket.create_server(("127.0.0.1", 0)) as silent, capture_logs() as logs:
+        async with running(monkeypatch, f"127.0.0.1:{silent.getsockname()[1]}") as facade:
+            gc.disable()
+            try:
+                _, writer = await facade.connect(GET)
+                await is_waiting.wait()
+                writer.close()
+                await eventually(lambda: not any(one() for one in protocols))
+            finally:
+                gc.enable()
+    assert [line for line in logs if line["event"] == "failed request"] == []
+
+
 @pytest.mark.usefixtures("short")
 async def test_nothing_is_left_of_handshakes_that_do_not_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     sockets: list[weakref.ref[Any]] = []
@@ -302,6 +344,31 @@ async def test_nothing_is_left_of_handshakes_that_do_not_go_on(monkeypatch: pyte
             assert len(sockets) == 50
             writer.close()
             await eventually(lambda: not any(one() for one in sockets))
+        finally:
+            gc.enable()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(HEALTH, id="answered"),
+        pytest.param(HEALTH + HEALTH[:9], id="left in a head"),
+        pytest.param(POST + b"Content-Length: 9\r\n\r\n{", id="left in a body"),
+        pytest.param(b"nothing of HTTP\r\n\r\n", id="unreadable"),
+        pytest.param(WEBSOCKET, id="a WebSocket"),
+    ],
+)
+async def test_a_closed_connection_is_freed_before_any_garbage_is_collected(
+    monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    protocols = protocols_of(monkeypatch)
+    async with running(monkeypatch) as facade:
+        gc.disable()
+        try:
+            _, writer = await facade.connect(content)
+            await eventually(lambda: bool(protocols))
+            writer.close()
+            await eventually(lambda: not any(one() for one in protocols))
         finally:
             gc.enable()
 
@@ -522,11 +589,11 @@ def test_the_soft_limit_of_descriptors_becomes_the_hard_one(monkeypatch: pytest.
     limits = [(1024, 20_000)]
     monkeypatch.setattr("resource.getrlimit", lambda _: limits[-1])
     monkeypatch.setattr("resource.setrlimit", lambda _, new: limits.append(new))
-    assert connections.quarter_of_descriptors() == 256
+    assert descriptors.quarter_of_descriptors() == 256
     raise_descriptor_limit()
     raise_descriptor_limit()
     assert limits[1:] == [(20_000, 20_000)]
-    assert connections.quarter_of_descriptors() == 5_000
+    assert descriptors.quarter_of_descriptors() == 5_000
 
 
 async def until_async(ask: Callable[[], Any], wanted: object) -> None:

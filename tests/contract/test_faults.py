@@ -26,7 +26,7 @@ from eliza.sessions.v1 import (
 )
 from rest_facade.main import Facade
 from rest_facade.upstream.backend import Backend
-from server.agents.kinds import Echo
+from server.agents.echo import Echo
 from server.clock import Clock
 from server.domain.errors import ResourceExhaustedError, UnavailableError
 from server.service import Service

@@ -15,7 +15,7 @@ from eliza.sessions.v1 import session_service_pb2, session_service_pb2_grpc
 from server.clock import SystemClock
 from server.domain.sessions import Outcome, Session
 from server.domain.timeouts import PartialTimeoutConfig
-from server.lifecycle.deadlines import BATCH, Deadlines
+from server.lifecycle.expiry import BATCH, ExpiryScheduler
 from server.service import Service
 from server.settings import Settings
 from server.store.sqlite.store import SqliteStore
@@ -96,7 +96,7 @@ async def test_others_write_between_the_batches_of_what_is_overdue(tmp_path: Pat
     store.add_listener(
         lambda commit: batches.append(sum(outcome.session.expiry_logged for outcome in commit.outcomes))
     )
-    falling = asyncio.create_task(Deadlines(store, clock).run_due())
+    falling = asyncio.create_task(ExpiryScheduler(store, clock).run_due())
     async with asyncio.timeout(HANGS_SECONDS):
         while not batches:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0)

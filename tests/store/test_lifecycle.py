@@ -12,7 +12,7 @@ from server.clock import TestClock
 from server.domain.errors import SessionNotFoundError
 from server.domain.sessions import Session
 from server.domain.timeouts import PartialTimeoutConfig
-from server.lifecycle.deadlines import BATCH, Deadlines
+from server.lifecycle.expiry import BATCH, ExpiryScheduler
 from server.lifecycle.purge import STEP_ROWS, Purge
 from server.rpc.health import HealthMonitor
 from server.store.contract import Counts
@@ -47,25 +47,25 @@ class TestDeadlines:
     async def test_more_than_a_batch_at_once(self, store: SqliteStore, clock: TestClock) -> None:
         new = await many(store, 2 * BATCH + 10)
         clock.set_ms(T0 + 25 * MINUTE)
-        await Deadlines(store, clock).run_due()
+        await ExpiryScheduler(store, clock).run_due()
         assert all([(await store.get_session(one.id)).warning_logged for one in new])
         assert await store.next_due_ms() == T0 + 30 * MINUTE
         clock.set_ms(T0 + 30 * MINUTE)
-        await Deadlines(store, clock).run_due()
+        await ExpiryScheduler(store, clock).run_due()
         assert all([(await store.get_session(one.id)).expiry_logged for one in new])
         assert await store.next_due_ms() is None
 
     async def test_what_is_not_due_is_left_alone(self, store: SqliteStore, clock: TestClock) -> None:
         (one,) = await many(store, 1)
         clock.set_ms(T0 + 25 * MINUTE - 1)
-        await Deadlines(store, clock).run_due()
+        await ExpiryScheduler(store, clock).run_due()
         assert await store.get_session(one.id) == one
 
     async def test_it_sees_a_deadline_that_comes_nearer_while_it_waits(
         self, store: SqliteStore, clock: TestClock
     ) -> None:
         (one,) = await many(store, 1)
-        running = asyncio.ensure_future(Deadlines(store, clock).run())
+        running = asyncio.ensure_future(ExpiryScheduler(store, clock).run())
         await asyncio.sleep(0)
         clock.set_ms(T0 + 30 * MINUTE)
         async with asyncio.timeout(HANGS_SECONDS):
@@ -78,7 +78,7 @@ class TestDeadlines:
         new = await many(store, 20)
         clock.set_ms(T0 + 30 * MINUTE)
         await asyncio.gather(
-            Deadlines(store, clock).run_due(), *(store.delete_session(one.id) for one in new[::2])
+            ExpiryScheduler(store, clock).run_due(), *(store.delete_session(one.id) for one in new[::2])
         )
         assert await store.counts() == Counts(0, 10, 0, 0)
         assert await store.next_due_ms() is None
@@ -97,7 +97,7 @@ class TestDeadlines:
                 return T0 + 30 * MINUTE
 
         async with asyncio.timeout(HANGS_SECONDS):
-            await Deadlines(store, SetBack()).run_due()
+            await ExpiryScheduler(store, SetBack()).run_due()
         assert (await store.get_session(one.id)).expiry_logged
 
     async def test_a_session_that_cannot_be_written_does_not_hold_up_the_others(
@@ -114,7 +114,7 @@ class TestDeadlines:
             (bad.id,),
         )
         outsider.close()
-        running = asyncio.ensure_future(Deadlines(store, clock).run())
+        running = asyncio.ensure_future(ExpiryScheduler(store, clock).run())
         async with asyncio.timeout(HANGS_SECONDS):
             for now_ms, sessions in ((T0 + 30 * MINUTE, good), (T0 + 60 * MINUTE, [later])):
                 clock.set_ms(now_ms)
@@ -135,7 +135,7 @@ class TestPurge:
             await asyncio.gather(*(store.apply(target.id, say()) for _ in range(STEP_ROWS + 7)))
         purge = Purge(store, clock, retention_minutes=10, request_retention_minutes=10, interval_minutes=5)
         clock.set_ms(T0 + 40 * MINUTE - 1)
-        await Deadlines(store, clock).run_due()
+        await ExpiryScheduler(store, clock).run_due()
         await purge.run_due()
         assert (await store.get_session(old.id)).id == old.id
         clock.set_ms(T0 + 40 * MINUTE)
@@ -153,7 +153,7 @@ class TestAnErrorThatNobodyForesaw:
     async def test_the_purge_goes_on(self, store: SqliteStore, clock: TestClock, tmp_path: Path) -> None:
         await many(store, 1)
         clock.set_ms(T0 + 60 * MINUTE)
-        await Deadlines(store, clock).run_due()
+        await ExpiryScheduler(store, clock).run_due()
         outsider = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
         outsider.execute("ALTER TABLE log RENAME TO elsewhere")
         purge = Purge(

@@ -11,24 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.agents import http
+from server.agents import hosts as hosts_module
+from server.agents.agent_json import read_clean_json, read_json
 from server.agents.allowed import Endpoint, canonical_host, endpoint_of
-from server.agents.http import (
-    MAX_DETAIL_CHARACTERS,
+from server.agents.failure_detail import MAX_DETAIL_CHARACTERS, cause, detail
+from server.agents.guarded_http import MAX_RETRY_AFTER_SECONDS, is_temporary, retry_after_s
+from server.agents.hosts import (
     MAX_LOOKUPS,
     MAX_LOOKUPS_OF_A_DOMAIN,
-    MAX_RETRY_AFTER_SECONDS,
     AddressRefusedError,
     Hosts,
     NoAddressError,
-    cause,
-    detail,
-    is_public,
-    is_temporary,
-    read_clean_json,
-    read_json,
-    retry_after_s,
 )
+from server.agents.public_addresses import is_public
 from server.domain.agents import Agent, AgentKind, WebhookSettings, check_agent
 from server.domain.errors import InvalidFieldError
 from tests.unit.samples import POLICY, T0
@@ -628,7 +623,7 @@ class TestNameServers:
     async def test_whoever_has_waited_long_enough_leaves_nothing_behind(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(http, "CONNECT_SECONDS", 0.01)
+        monkeypatch.setattr(hosts_module, "CONNECT_SECONDS", 0.01)
         server, hosts = self.Hanging(monkeypatch, "evil.example"), Hosts([])
         try:
             for index in range(20):

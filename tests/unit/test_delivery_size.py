@@ -12,7 +12,7 @@ import pytest
 from eliza.sessions import values
 from eliza.sessions.limits import MAX_ATTACHMENTS_BYTES, MAX_CONTENT_CODE_POINTS, MAX_METADATA_BYTES
 from eliza.sessions.v1 import agent_service_pb2
-from server.agents.kinds import MAX_DELIVERY_BYTES, History, Work, count_fitting
+from server.agents.connector import MAX_DELIVERY_BYTES, History, Work, count_fitting
 from server.agents.webhook import delivery_body
 from server.domain.agents import Agent, AgentKind
 from server.domain.messages import Draft, check_draft, check_metadata

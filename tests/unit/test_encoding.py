@@ -23,8 +23,7 @@ from server.domain.log import (
 from server.domain.messages import AgentMessage, UserMessage
 from server.domain.sessions import Session
 from server.domain.timeouts import TimeoutConfig
-from server.rpc import encoding
-from server.rpc.convert import chunk_message, entry_head, message_message
+from server.rpc import encoding, to_proto
 from server.rpc.encoding import Entries, in_slices, join
 
 TIMEOUT = TimeoutConfig(30, True, 720, 5)
@@ -53,9 +52,9 @@ ANSWERS = [session_service_pb2.WatchSessionResponse, session_service_pb2.WatchSe
 
 
 def whole(one: Entry, as_text: bool) -> log_pb2.LogEntry:
-    made = entry_head(one)
+    made = to_proto.entry_head(one)
     if one.message:
-        made.message.CopyFrom(message_message(SESSION, one, one.message, as_text))
+        made.message.CopyFrom(to_proto.message(SESSION, one, one.message, as_text))
     return made
 
 
@@ -66,9 +65,9 @@ def test_entries_and_chunks_are_encoded_as_protobuf_would(answer: Any, as_text: 
     for one in (*ENTRIES, *ENTRIES):
         raw = entries.encode_entry(answer, SESSION, one, as_text)
         assert answer.FromString(raw) == answer(entry=whole(one, as_text))
-    assert answer.FromString(entries.encode_chunk(answer, CHUNK)) == answer(chunk=chunk_message(CHUNK))
+    assert answer.FromString(entries.encode_chunk(answer, CHUNK)) == answer(chunk=to_proto.chunk(CHUNK))
     part = message_service_pb2.ConverseResponse.FromString(entries.encode_reply(SESSION, ENTRIES[1], as_text))
-    assert part.reply == message_message(SESSION, ENTRIES[1], REPLY, as_text)
+    assert part.reply == to_proto.message(SESSION, ENTRIES[1], REPLY, as_text)
 
 
 def test_large_entries_are_encoded_as_protobuf_would() -> None:
@@ -80,9 +79,9 @@ def test_large_entries_are_encoded_as_protobuf_would() -> None:
 def test_each_is_made_once_in_each_form_however_many_are_told() -> None:
     entries = Entries()
     with (
-        mock.patch.object(encoding, "message_message", wraps=message_message) as messages,
-        mock.patch.object(encoding, "entry_head", wraps=entry_head) as heads,
-        mock.patch.object(encoding, "chunk_message", wraps=chunk_message) as chunks,
+        mock.patch.object(to_proto, "message", wraps=to_proto.message) as messages,
+        mock.patch.object(to_proto, "entry_head", wraps=to_proto.entry_head) as heads,
+        mock.patch.object(to_proto, "chunk", wraps=to_proto.chunk) as chunks,
     ):
         for _ in range(50):
             for answer in ANSWERS:
@@ -153,7 +152,7 @@ async def test_a_page_is_made_a_little_at_a_time() -> None:
 
 def test_repeated_messages_are_joined_to_the_rest() -> None:
     rest = message_service_pb2.ListMessagesResponse(has_more=True, next_page_token="t")
-    made = [message_message(SESSION, one, one.message, True) for one in ENTRIES[:2] if one.message]
+    made = [to_proto.message(SESSION, one, one.message, True) for one in ENTRIES[:2] if one.message]
     joined = message_service_pb2.ListMessagesResponse.FromString(
         join(rest, {"messages": [one.SerializeToString() for one in made]})
     )

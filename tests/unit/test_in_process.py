@@ -10,8 +10,9 @@ from grpc.aio import EOF, AioRpcError
 
 from eliza.sessions.errors import error_info
 from server.domain.errors import SessionNotFoundError
-from server.rpc.in_process import InProcessChannel, Services
+from server.rpc.in_process_channel import InProcessChannel
 from server.rpc.pipeline import CallPipeline
+from server.rpc.services import Services
 
 METHOD = "/eliza.sessions.v1.SessionService/"
 

@@ -18,7 +18,7 @@ from eliza.sessions.v1.agent_service_pb2 import AgentReply
 from eliza.sessions.v1.message_service_pb2 import SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import CreateSessionRequest
 from server.domain.errors import InvalidContentError, InvalidMetadataError
-from server.rpc.convert import attachments_text, metadata_text
+from server.rpc import from_proto
 from tests.unit.test_values import ARRAYS, OBJECTS, nested_array, nested_object
 
 LINE_ENDS = "\x85\u2028\u2029"
@@ -70,7 +70,7 @@ MAKERS: list[Callable[..., Any]] = [CreateSessionRequest, SendMessageRequest, Ag
 def both_ways(text: str) -> tuple[str, str]:
     """The stored text of metadata that comes as text, and as a Struct over the wire."""
     struct = Struct.FromString(values.struct(json.loads(text)).SerializeToString())
-    return metadata_text(SendMessageRequest(metadata_json=text)), metadata_text(
+    return from_proto.metadata_text(SendMessageRequest(metadata_json=text)), from_proto.metadata_text(
         SendMessageRequest(metadata=struct)
     )
 
@@ -82,7 +82,7 @@ def test_one_value_has_one_text(text: str, stored: str) -> None:
     # And in attachments.
     request = SendMessageRequest(attachments_json=f"[{text}]")
     items = SendMessageRequest(attachments=values.list_value([json.loads(text)]))
-    assert attachments_text(request) == attachments_text(items) == f"[{stored}]"
+    assert from_proto.attachments_text(request) == from_proto.attachments_text(items) == f"[{stored}]"
 
 
 @given(OBJECTS)
@@ -97,8 +97,8 @@ def test_any_object_has_one_text_which_is_that_of_its_struct(value: dict) -> Non
 def test_any_array_has_one_text_which_is_that_of_its_list(value: list) -> None:
     items = ListValue.FromString(values.list_value(value).SerializeToString())
     texts = [
-        attachments_text(SendMessageRequest(attachments_json=json.dumps(value))),
-        attachments_text(SendMessageRequest(attachments=items)),
+        from_proto.attachments_text(SendMessageRequest(attachments_json=json.dumps(value))),
+        from_proto.attachments_text(SendMessageRequest(attachments=items)),
         json_text.attachments_text(value),
     ]
     assert len(set(texts)) == 1
@@ -109,10 +109,10 @@ def test_any_array_has_one_text_which_is_that_of_its_list(value: list) -> None:
 @pytest.mark.parametrize(("text", "why"), NOT_STORED)
 def test_text_that_is_no_metadata_is_refused(make: Callable[..., Any], text: str, why: str | None) -> None:
     if why is None:
-        assert metadata_text(make(metadata_json=text)) == "{}"
+        assert from_proto.metadata_text(make(metadata_json=text)) == "{}"
         return
     with pytest.raises(InvalidMetadataError) as raised:
-        metadata_text(make(metadata_json=text))
+        from_proto.metadata_text(make(metadata_json=text))
     assert str(raised.value).endswith(f"metadata {why}")
 
 
@@ -130,7 +130,7 @@ def test_text_that_is_no_metadata_is_refused(make: Callable[..., Any], text: str
 )
 def test_text_that_is_no_attachments_is_refused(make: Callable[..., Any], text: str, why: str) -> None:
     with pytest.raises(InvalidContentError) as raised:
-        attachments_text(make(attachments_json=text))
+        from_proto.attachments_text(make(attachments_json=text))
     assert str(raised.value).endswith(f"attachments {why}")
 
 
@@ -138,17 +138,17 @@ def test_text_that_is_no_attachments_is_refused(make: Callable[..., Any], text: 
 def test_both_forms_in_one_request_are_refused(make: Callable[..., Any]) -> None:
     for struct in (values.struct({"a": 1}), Struct()):
         with pytest.raises(InvalidMetadataError, match="both"):
-            metadata_text(make(metadata=struct, metadata_json='{"a":1}'))
+            from_proto.metadata_text(make(metadata=struct, metadata_json='{"a":1}'))
     if make is not CreateSessionRequest:
         for items in (values.list_value([1]), ListValue()):
             with pytest.raises(InvalidContentError, match="both"):
-                attachments_text(make(attachments=items, attachments_json="[1]"))
+                from_proto.attachments_text(make(attachments=items, attachments_json="[1]"))
 
 
 def test_no_attachments_and_empty_ones_differ_in_both_forms() -> None:
-    assert attachments_text(SendMessageRequest()) is None
-    assert attachments_text(SendMessageRequest(attachments=ListValue())) == "[]"
-    assert attachments_text(SendMessageRequest(attachments_json=" []")) == "[]"
+    assert from_proto.attachments_text(SendMessageRequest()) is None
+    assert from_proto.attachments_text(SendMessageRequest(attachments=ListValue())) == "[]"
+    assert from_proto.attachments_text(SendMessageRequest(attachments_json=" []")) == "[]"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, 10**400, b"x", object(), {"a": {1, 2}}])

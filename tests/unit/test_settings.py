@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from server.addresses import split_address
 from server.domain.timeouts import TimeoutConfig, TimeoutPolicy
-from server.settings import Settings, SettingsError, load_settings, split_address
+from server.settings import Settings, SettingsError, load_settings
 
 VARIABLES = [
     ("SESSION_DEFAULT_TIMEOUT_MINUTES", 30, 1, 10080),

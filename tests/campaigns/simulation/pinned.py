@@ -15,7 +15,7 @@ from unittest import mock
 import structlog
 
 from server.domain import ids as ids_module
-from server.lifecycle import deadlines as deadlines_module
+from server.lifecycle import expiry
 from server.lifecycle import purge as purge_module
 from server.lifecycle import watch as watch_module
 from server.store.sqlite import removal as removal_module
@@ -71,7 +71,7 @@ def world_of(seed: int) -> Iterator[World]:
             mock.patch.object(watch_module.Watch, "__init__", _numbered(watch_module.Watch.__init__)),
             mock.patch.object(watch_module.Watch, "__hash__", lambda watch: watch.number),
             # Nobody sets the clock here, so what is due must be known without looking at it every second.
-            mock.patch.object(deadlines_module, "LONGEST_SLEEP_S", 1e6),
+            mock.patch.object(expiry, "LONGEST_SLEEP_S", 1e6),
             mock.patch.object(purge_module, "STEP_ROWS", 7),
             # So that sessions often leave more than goes together with them; and no step ends because this
             # machine is slow.

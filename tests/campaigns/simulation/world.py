@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from server.agents.connectors import Connectors
-from server.agents.http import Hosts
-from server.agents.kinds import Echo
-from server.agents.workers import Workers
+from server.agents.echo import Echo
+from server.agents.hosts import Hosts
+from server.agents.stream import StreamWorkers
 from server.delivery.queues import Dispatcher
 from server.domain.agents import ECHO_ID, Agent, AgentKind
-from server.lifecycle.deadlines import Deadlines
+from server.lifecycle.expiry import ExpiryScheduler
 from server.lifecycle.purge import Purge
 from server.lifecycle.watches import Watches
 from server.rpc.agent_service import AgentService
@@ -152,7 +152,7 @@ class World:
         self.store = Store(self.path, prepare(self.path), self, 1000)
         self.store.world = self
         self.signals = Watches()
-        self.worker_service = Workers()
+        self.worker_service = StreamWorkers()
         kinds = {AgentKind.ECHO: Echo(), AgentKind.STREAM: self.worker_service}
         connectors = Connectors(kinds, self.worker_service, None, POLICY, Hosts([]))  # type: ignore[arg-type]
         self.dispatcher = Dispatcher(
@@ -164,7 +164,7 @@ class World:
             lease_seconds=LEASE_SECONDS,
             concurrency=3,
         )
-        self.deadlines = Deadlines(self.store, self)
+        self.deadlines = ExpiryScheduler(self.store, self)
         for listener in (self.signals.on_commit, self.dispatcher.on_commit, self.deadlines.on_commit):
             self.store.add_listener(listener)
         self.purge = Purge(

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from server.agents.connectors import Connectors, connect
-from server.agents.kinds import History, NoReplyError, Work
+from server.agents.connector import History, NoReplyError, Work
+from server.agents.connectors import Connectors, build_connectors
 from server.clock import SystemClock
 from server.delivery.queues import Dispatcher
 from server.domain.agents import Agent, AgentKind, OpenAiSettings, WebhookSettings
@@ -171,7 +171,7 @@ async def asking(
     clock = SystemClock()
     store = await open_store(f"sqlite:///{directory / 'asking.db'}", clock)
     allowed_secrets = [f"{directory}/*", "AGENT_SECRET_*", "AGENT_SECRET_*@127.0.0.1"]
-    connectors = connect(POLICY, allowed_hosts=allowed_hosts, allowed_secrets=allowed_secrets)
+    connectors = build_connectors(POLICY, allowed_hosts=allowed_hosts, allowed_secrets=allowed_secrets)
     policy = RetryPolicy(attempts, first_backoff_ms, first_backoff_ms * 10)
     signals = Watches()
     dispatcher = Dispatcher(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from eliza.sessions.v1 import message_service_pb2 as pb
-from server.agents.kinds import Emit, NoReplyError, Work
+from server.agents.connector import Emit, NoReplyError, Work
 from server.domain.errors import DomainError
 from server.domain.messages import Reply
 from server.domain.sessions import Session

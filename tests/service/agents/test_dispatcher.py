@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from server.agents.kinds import AgentUnavailableError, Echo, Emit, NoReplyError, Work
-from server.agents.workers import Workers
+from server.agents.connector import AgentUnavailableError, Emit, NoReplyError, Work
+from server.agents.echo import Echo
+from server.agents.stream import StreamWorkers
 from server.clock import TestClock
 from server.delivery import queues
 from server.delivery.queues import Dispatcher
@@ -882,7 +883,7 @@ class TestWorkers:
     async def test_waiting_deliveries_are_looked_at_anew_when_the_agent_changes_its_kind(
         self, world: World
     ) -> None:
-        workers = Workers()
+        workers = StreamWorkers()
         world.connectors[AgentKind.STREAM] = workers
         await world.open()
         one = await world.session()
@@ -896,7 +897,7 @@ class TestWorkers:
         assert (workers._waiting, workers._workers) == ({}, {})
 
     async def test_a_session_that_ends_while_it_waits_frees_its_place(self, world: World) -> None:
-        workers = Workers()
+        workers = StreamWorkers()
         world.connectors[AgentKind.STREAM] = workers
         await world.open()
         agent = await world.store.get_agent(AGENT)

@@ -20,7 +20,7 @@ import pytest_asyncio
 import standardwebhooks
 
 from eliza.sessions.limits import MAX_ATTACHMENTS_BYTES
-from server.agents import http
+from server.agents import guarded_http, hosts
 from server.domain.agents import WebhookSettings
 from server.domain.errors import InvalidFieldError
 from server.domain.messages import AgentMessage
@@ -49,7 +49,7 @@ MEGABYTES_100 = 100 * 1024 * 1024
 PATIENCE = 30.0
 """Seconds that an agent may take where that is not the point."""
 BRIEF = 0.1
-REFUSED = f"the agent's host {http._REFUSED}"
+REFUSED = f"the agent's host {hosts.REFUSED}"
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -275,7 +275,7 @@ def not_stored(body: dict, reason: str) -> Case:
 LATE = Failed(f"the agent did not reply within {BRIEF:g} seconds", ATTEMPTS)
 NOT_JSON = Failed("the agent's answer is not JSON")
 NO_KIND = Failed("the agent's answer is neither application/json nor text/event-stream")
-TOO_LARGE = Failed(f"the agent's answer is larger than {http.MAX_RESPONSE_BYTES} bytes")
+TOO_LARGE = Failed(f"the agent's answer is larger than {guarded_http.MAX_RESPONSE_BYTES} bytes")
 PACKED = Failed("the agent's answer is packed, which was not asked for")
 LOST = Failed("the agent cannot be reached: RemoteProtocolError", ATTEMPTS)
 BROKEN = Failed("the agent cannot be reached: ReadError", ATTEMPTS)
@@ -654,7 +654,7 @@ async def test_the_operator_is_told_why_there_is_no_connection(
 async def test_an_errors_body_that_does_not_end_holds_nothing_up(
     here: Asking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "ERROR_BODY_SECONDS", BRIEF)
+    monkeypatch.setattr(guarded_http, "ERROR_BODY_SECONDS", BRIEF)
     start = head(503, headers={"Retry-After": "7", "Content-Length": "1000"})
     for broken in (hanging(start, b"busy"), reset(start, b"busy"), said(start, b"busy")):
         with Server(broken) as server:
@@ -874,8 +874,8 @@ async def test_a_redirect_leads_to_no_private_address(
 async def test_a_name_that_changes_after_it_was_checked_changes_nothing(
     guarded: Asking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    is_public = http.is_public
-    monkeypatch.setattr(http, "is_public", lambda address: address == "127.0.0.2" or is_public(address))
+    is_public = hosts.is_public
+    monkeypatch.setattr(hosts, "is_public", lambda address: address == "127.0.0.2" or is_public(address))
     with (
         Server(reply("checked"), host="127.0.0.2") as checked,
         Server(reply("not checked"), port=checked.port) as other,

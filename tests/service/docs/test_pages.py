@@ -18,11 +18,12 @@ import pytest
 
 from eliza.sessions.errors import TABLE
 from eliza.sessions.v1 import agent_pb2, agent_service_pb2
-from server.agents.connectors import connect
-from server.agents.registry import read_agents_file
+from server.agents.agents_file import read_agents_file
+from server.agents.connectors import build_connectors
 from server.agents.webhook import signed_headers, signing_key
 from server.domain.agents import OpenAiSettings
-from server.settings import load_settings, split_list
+from server.setting_types import split_list
+from server.settings import load_settings
 from tests.service.agents.webhook_server import Server, reply
 from tests.service.docs import tables
 from tests.service.docs.pages import DOCS, PAGES, README, ROOT, blocks, example
@@ -314,7 +315,7 @@ def test_the_file_of_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     path = tmp_path / "agents.toml"
     path.write_text(example("agents.toml"))
     settings = load_settings()
-    connectors = connect(
+    connectors = build_connectors(
         settings.timeout_policy, allowed_hosts=[], allowed_secrets=split_list(settings.agent_secrets)
     )
     (agent,) = asyncio.run(read_agents_file(path, 0, connectors))

@@ -138,14 +138,14 @@ async def test_rooms_end_empty(seed: int, caplog: pytest.LogCaptureFixture) -> N
         rooms.forget(socket_id)
     await asyncio.gather(*tasks, return_exceptions=True)
     # The join that nobody has answered is the server's to answer: its watch ends with that.
-    await eventually(lambda: rooms._watched.keys() <= {SILENT}, lambda: rooms._watched)
+    await eventually(lambda: rooms._watch.sessions.keys() <= {SILENT}, lambda: rooms._watch.sessions)
     await eventually(lambda: not rooms._replays, lambda: rooms._replays)
     await eventually(
         lambda: not any(stream.watched for stream in server.streams),
         lambda: [one.watched for one in server.streams],
     )
     assert rooms._joins == {}
-    assert [watched.members for watched in rooms._watched.values() if watched.members] == []
+    assert [watched.members for watched in rooms._watch.sessions.values() if watched.members] == []
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert caplog.records == []
@@ -170,7 +170,9 @@ async def test_a_socket_that_goes_while_it_joins_is_no_member() -> None:
         rooms.forget("one")
         gone.set()
         await joining
-        await eventually(lambda rooms=rooms: not rooms._watched, lambda rooms=rooms: rooms._watched)
+        await eventually(
+            lambda rooms=rooms: not rooms._watch.sessions, lambda rooms=rooms: rooms._watch.sessions
+        )
         await eventually(
             lambda server=server: not any(stream.watched for stream in server.streams),
             lambda: "a watch is left",
@@ -202,4 +204,4 @@ async def test_a_socket_that_goes_while_its_session_is_looked_up_does_not_join(
     await manager.disconnect(socket_id, "/")
     found.set()
     await joining
-    assert sockets.rooms._watched == {}
+    assert sockets.rooms.is_idle

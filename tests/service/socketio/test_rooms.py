@@ -100,7 +100,7 @@ async def test_a_socket_that_catches_up_hears_once_that_its_session_is_deleted(
     await asyncio.to_thread(send, service, other, "hi")
     await eventually(lambda: outlet.names().count("messageBroadcast") == 2)
     assert outlet.names().count("sessionDeleted") == 1
-    assert session_id not in rooms._watched
+    assert session_id not in rooms._watch.sessions
 
 
 async def test_a_replay_that_is_cut_short_by_a_deletion_says_so_once(

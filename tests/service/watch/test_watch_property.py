@@ -23,7 +23,7 @@ from server.domain.log import Abort, Chunk, Entry, ExpirationWarning, Expiry, Ti
 from server.domain.messages import Draft
 from server.domain.sessions import Rule, heartbeat, renew, send_message, update_timeout
 from server.domain.timeouts import PartialTimeoutConfig
-from server.lifecycle.deadlines import Deadlines
+from server.lifecycle.expiry import ExpiryScheduler
 from server.lifecycle.watch import PAGE_ENTRIES, End, Item, Watch
 from server.lifecycle.watches import Watches
 from server.store.sqlite.store import SqliteStore
@@ -50,7 +50,7 @@ class World:
         self.signals = Watches()
         self.store.add_listener(self.signals.on_commit)
         self.dispatcher = echoing(self.store, self.clock, self.signals)
-        self.deadlines = Deadlines(self.store, self.clock)
+        self.deadlines = ExpiryScheduler(self.store, self.clock)
         await self.store.seed_agent(Agent(ECHO_ID, "echo", AgentKind.ECHO, T0, T0))
         await self.deadlines.run_due()
         await self.dispatcher.start()

@@ -48,7 +48,7 @@ from server.domain.sessions import (
 )
 from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig
 from server.lifecycle import watch as watch_module
-from server.lifecycle.deadlines import Deadlines
+from server.lifecycle.expiry import ExpiryScheduler
 from server.lifecycle.pieces import PIECES_APART, WAITING_CHUNKS, WAITING_CODE_POINTS
 from server.lifecycle.watch import PAGE_ENTRIES, SMALL_BYTES, Deleted, End, Watch
 from server.lifecycle.watches import WAKES_PER_TURN, Watches
@@ -345,7 +345,7 @@ class TestWatch:
         with pytest.raises(SessionNotFoundError):
             await watch.join("nobody", 0)
         clock.set_ms(T0 + 31 * MINUTE)
-        await Deadlines(store, clock).run_due()
+        await ExpiryScheduler(store, clock).run_due()
         for after in (None, 1):
             with pytest.raises(SessionExpiredError):
                 await watch.join(one.id, after)
@@ -525,7 +525,7 @@ class TestWatch:
     ) -> None:
         await store.apply(one.id, say())
         clock.set_ms(T0 + 31 * MINUTE)
-        await Deadlines(store, clock).run_due()
+        await ExpiryScheduler(store, clock).run_due()
         await watch.join(one.id, 0)
         await store.delete_session(one.id)
         assert list(map(type, await self.all(watch))) == [Deleted, End]
@@ -537,7 +537,7 @@ class TestWatch:
         """Wholly, or all but its last entry."""
         await store.apply(one.id, say())
         clock.set_ms(T0 + 31 * MINUTE)
-        await Deadlines(store, clock).run_due()
+        await ExpiryScheduler(store, clock).run_due()
         await watch.join(one.id, 0)
         while len(await store.list_entries(one.id, after_sequence=0, limit=10)) > left:
             assert await store.purge(clock.now_ms(), 1)
@@ -592,7 +592,7 @@ class TestWatch:
     ) -> None:
         await store.apply(one.id, say())
         clock.set_ms(T0 + 31 * MINUTE)
-        await Deadlines(store, clock).run_due()
+        await ExpiryScheduler(store, clock).run_due()
         await watch.join(one.id, 0)
         while await store.purge(clock.now_ms(), 1000):
             pass

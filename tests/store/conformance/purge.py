@@ -1,4 +1,4 @@
-"""Deadlines and the purge."""
+"""Expiry and the purge."""
 
 import pytest
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from server.agents.kinds import Echo
+from server.agents.echo import Echo
 from server.clock import Clock
 from server.delivery.queues import Dispatcher
 from server.domain.agents import AgentKind

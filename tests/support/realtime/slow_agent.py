@@ -4,7 +4,8 @@ else it echoes.
 
 import asyncio
 
-from server.agents.kinds import Echo, Emit, Work
+from server.agents.connector import Emit, Work
+from server.agents.echo import Echo
 from server.cli import main
 from server.domain.messages import Draft, Reply
 

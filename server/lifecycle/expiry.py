@@ -19,7 +19,7 @@ LONGEST_SLEEP_S: Final = 1.0
 log = structlog.get_logger()
 
 
-class Deadlines:
+class ExpiryScheduler:
     """Sleeps until the earliest deadline, takes what is due in batches, and applies the rule to
     each session.
     """

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from server.agents.kinds import AgentChangedError, Emit, NoReplyError, Work
+from server.agents.connector import AgentChangedError, Emit, NoReplyError, Work
 from server.domain.agents import Agent, AgentKind
 from server.domain.errors import (
     AgentNotFoundError,
@@ -70,7 +70,7 @@ class _Held:
 
 
 @dataclass(eq=False, slots=True)
-class Worker:
+class StreamWorker:
     """A connected worker. `busy` counts the deliveries that it has, and those that are on their way to it.
 
     `told` is what it is to be told; None: that it has said its last.
@@ -118,7 +118,7 @@ class Worker:
 class Seat:
     """A worker's time for one delivery."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: StreamWorker) -> None:
         self._worker = worker
         self._held: _Held | None = None
 
@@ -164,14 +164,14 @@ class Seat:
         self.settle()
 
 
-class Workers:
+class StreamWorkers:
     """The workers that are connected, by agent, and the deliveries that wait for one who has time."""
 
     is_inside = False
 
     def __init__(self) -> None:
-        self._workers: dict[str, list[Worker]] = {}
-        self._waiting: dict[str, deque[asyncio.Future[Worker]]] = {}
+        self._workers: dict[str, list[StreamWorker]] = {}
+        self._waiting: dict[str, deque[asyncio.Future[StreamWorker]]] = {}
         self._closed = False
 
     def check(self, agent: Agent) -> None:
@@ -183,7 +183,7 @@ class Workers:
     @asynccontextmanager
     async def slot(self, agent: Agent) -> AsyncIterator[Seat]:
         """Waits for a worker who has time. Raises AgentChangedError."""
-        found: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+        found: asyncio.Future[StreamWorker] = asyncio.get_running_loop().create_future()
         waiting = self._waiting.setdefault(agent.id, deque())
         waiting.append(found)
         self._assign(agent.id)
@@ -207,7 +207,7 @@ class Workers:
             self._release(worker)
 
     @contextmanager
-    def connected(self, agent: Agent, *, capacity: int, history_messages: int) -> Iterator[Worker]:
+    def connected(self, agent: Agent, *, capacity: int, history_messages: int) -> Iterator[StreamWorker]:
         """A worker of an agent, as long as its stream lasts.
 
         Raises InvalidFieldError (the agent is of another kind), UnavailableError.
@@ -215,7 +215,7 @@ class Workers:
         if self._closed:
             raise UnavailableError("The service is stopping")
         _require_stream(agent)
-        worker = Worker(agent.id, capacity, history_messages)
+        worker = StreamWorker(agent.id, capacity, history_messages)
         self._workers.setdefault(agent.id, []).append(worker)
         self._assign(agent.id)
         try:
@@ -273,7 +273,7 @@ class Workers:
                 found.set_result(worker)
         self._waiting.pop(agent_id, None)
 
-    def _release(self, worker: Worker) -> None:
+    def _release(self, worker: StreamWorker) -> None:
         worker.busy -= 1
         self._assign(worker.agent_id)
 

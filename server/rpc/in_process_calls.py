@@ -1,18 +1,13 @@
-"""The call pipeline as a grpc.aio.Channel: stubs made of it call the servicers of this process, with no wire
-between.
-
-Both sides share the messages. So whoever has handed one over does not change it while the other side may hold
-it. What serialising refuses is not refused here: the bounds of requests in bytes. Who calls has bounds of its
-own.
-"""
+"""The calls of a channel within the process. The task that waits for an answer runs the handler."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from typing import Any, Final
 
 import grpc
 from grpc import aio
 
+from server.rpc.lower_case_ids import lower_ids
 from server.rpc.pipeline import Behaviour, Behaviours, CallFailed, CallPipeline, Fault
 
 _NO_METADATA: Final = aio.Metadata()
@@ -21,87 +16,6 @@ _CANCELLED: Final = Fault(grpc.StatusCode.CANCELLED, "Locally cancelled by appli
 _UNKNOWN_METHOD: Final = Fault(grpc.StatusCode.UNIMPLEMENTED, "Method not found!", ())
 
 _Parse = Callable[[bytes], Any]
-
-
-class Services:
-    """The methods of servicers, by path.
-
-    Generated `add_…Servicer_to_server` functions take it for a server.
-    """
-
-    def __init__(self) -> None:
-        self.handlers: dict[str, Any] = {}
-        self._generic: list[Any] = []
-        self._registered: list[tuple[str, Any]] = []
-
-    def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """Keeps what a server of gRPC wants to know; it names the same methods again."""
-        self._generic.append(handlers)
-
-    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
-        """Takes the methods of a servicer."""
-        self._registered.append((service, handlers))
-        self.handlers.update({f"/{service}/{name}": handler for name, handler in handlers.items()})
-
-    def add_to(self, server: grpc.aio.Server) -> None:
-        """Has a server of gRPC serve the same methods."""
-        for generic in self._generic:
-            server.add_generic_rpc_handlers(generic)
-        for service, handlers in self._registered:
-            server.add_registered_method_handlers(service, handlers)
-
-
-class InProcessChannel(aio.Channel):
-    """A channel to servicers of this process."""
-
-    def __init__(self, services: Services, pipeline: CallPipeline) -> None:
-        self._handlers = services.handlers
-        self._pipeline = pipeline
-
-    async def __aenter__(self) -> "InProcessChannel":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self, grace: float | None = None) -> None:
-        """Nothing is open that does not end with its call."""
-
-    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
-        """It is always there."""
-        return grpc.ChannelConnectivity.READY
-
-    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        """Its state never changes."""
-        if last_observed_state is grpc.ChannelConnectivity.READY:
-            await asyncio.get_running_loop().create_future()
-
-    async def channel_ready(self) -> None:
-        """It is always there."""
-
-    def unary_unary(
-        self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any
-    ) -> "_UnaryUnary":
-        handler = self._handlers.get(method)
-        return _UnaryUnary(self._pipeline, method, handler and handler.unary_unary, response_deserializer)
-
-    def unary_stream(
-        self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any
-    ) -> "_UnaryStream":
-        handler = self._handlers.get(method)
-        return _UnaryStream(self._pipeline, method, handler and handler.unary_stream, response_deserializer)
-
-    def stream_stream(
-        self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any
-    ) -> "_StreamStream":
-        handler = self._handlers.get(method)
-        return _StreamStream(self._pipeline, method, handler and handler.stream_stream, response_deserializer)
-
-    def stream_unary(
-        self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any
-    ) -> Any:
-        """No method of ours is of this kind."""
-        raise NotImplementedError(method)
 
 
 class _Caller:
@@ -191,7 +105,7 @@ def _error(fault: Fault) -> aio.AioRpcError:
 class _UnaryCall(_Call, aio.UnaryUnaryCall[Any, Any]):
     """A call that runs in the task that awaits it, from then on."""
 
-    def __init__(self, multi: "_UnaryUnary", request: Any, timeout: float | None) -> None:
+    def __init__(self, multi: "UnaryUnary", request: Any, timeout: float | None) -> None:
         super().__init__(multi, timeout)
         self._multi = multi
         self._request = request
@@ -358,7 +272,7 @@ class _StreamStreamCall(_StreamCall, aio.StreamStreamCall[Any, Any]):
 
     async def _sent(self) -> AsyncIterator[Any]:
         while sent := await self._requests.get():
-            yield sent[0]
+            yield self._multi.read_request(sent[0])
 
 
 class _Multi:
@@ -369,27 +283,34 @@ class _Multi:
         self.method = method
         self.behaviour: Any = behaviour
         self._parse = parse
+        self.read_request = lower_ids(method, _same)
 
     def read(self, answer: Any) -> Any:
         """The answer as a message: some are encoded already, because many are told the same."""
         return self._parse(answer) if isinstance(answer, bytes) else answer
 
 
-class _UnaryUnary(_Multi, aio.UnaryUnaryMultiCallable[Any, Any]):
+class UnaryUnary(_Multi, aio.UnaryUnaryMultiCallable[Any, Any]):
+    """A method with one request and one answer."""
+
     behaviour: Behaviour
 
     def __call__(self, request: Any, *, timeout: float | None = None, **_: Any) -> _UnaryCall:
-        return _UnaryCall(self, request, timeout)
+        return _UnaryCall(self, self.read_request(request), timeout)
 
 
-class _UnaryStream(_Multi, aio.UnaryStreamMultiCallable[Any, Any]):
+class UnaryStream(_Multi, aio.UnaryStreamMultiCallable[Any, Any]):
+    """A method with one request and a stream of answers."""
+
     behaviour: Behaviours
 
     def __call__(self, request: Any, *, timeout: float | None = None, **_: Any) -> _UnaryStreamCall:
-        return _UnaryStreamCall(self, request, timeout)
+        return _UnaryStreamCall(self, self.read_request(request), timeout)
 
 
-class _StreamStream(_Multi, aio.StreamStreamMultiCallable[Any, Any]):
+class StreamStream(_Multi, aio.StreamStreamMultiCallable[Any, Any]):
+    """A method with a stream of requests and a stream of answers."""
+
     behaviour: Behaviours
 
     def __call__(

@@ -1,18 +1,17 @@
-"""What every kind of agent has in common, and the built-in one.
+"""What every kind of agent has in common.
 
-A new kind is a Connector, a name in AgentKind, a line in `connectors`.
+A new kind is a Connector, a name in AgentKind, a line in `build_connectors`.
 """
 
-import re
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from server.domain.agents import Agent
 from server.domain.deliveries import Delivery
 from server.domain.log import Entry, message_of
-from server.domain.messages import Draft, Message, Reply
+from server.domain.messages import Message, Reply
 from server.domain.sessions import Session
 
 MAX_DELIVERY_BYTES: Final = 4 * 1024 * 1024 - 64 * 1024
@@ -160,30 +159,3 @@ class Connector(Protocol):
 
 class AgentChangedError(Exception):
     """The agent has been changed or removed while a delivery waited for a slot: look again."""
-
-
-class Echo:
-    """Answers every message with its own text, word by word."""
-
-    is_inside = True
-
-    def check(self, agent: Agent) -> None:
-        """Nothing can be wrong with it."""
-
-    async def check_secret(self, agent: Agent) -> None:
-        """It has none."""
-
-    @asynccontextmanager
-    async def slot(self, agent: Agent) -> AsyncIterator["Echo"]:
-        """There is always time."""
-        yield self
-
-    def history_messages(self, agent: Agent) -> int:
-        """It looks at the message alone."""
-        return 0
-
-    async def reply(self, work: Work, emit: Emit) -> Reply:
-        """The message's text again."""
-        for word in re.findall(r"\S+\s*|\s+", work.message.content):
-            emit(word)
-        return Reply(Draft(work.message.content))

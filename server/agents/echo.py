@@ -1,0 +1,36 @@
+"""The kind `echo`, which is built in."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from server.agents.connector import Emit, Work
+from server.domain.agents import Agent
+from server.domain.messages import Draft, Reply
+
+
+class Echo:
+    """Answers every message with its own text, word by word."""
+
+    is_inside = True
+
+    def check(self, agent: Agent) -> None:
+        """Nothing can be wrong with it."""
+
+    async def check_secret(self, agent: Agent) -> None:
+        """It has none."""
+
+    @asynccontextmanager
+    async def slot(self, agent: Agent) -> AsyncIterator["Echo"]:
+        """There is always time."""
+        yield self
+
+    def history_messages(self, agent: Agent) -> int:
+        """It looks at the message alone."""
+        return 0
+
+    async def reply(self, work: Work, emit: Emit) -> Reply:
+        """The message's text again."""
+        for word in re.findall(r"\S+\s*|\s+", work.message.content):
+            emit(word)
+        return Reply(Draft(work.message.content))

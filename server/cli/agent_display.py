@@ -1,0 +1,145 @@
+"""How `eliza-sessions agents` shows agents: as a table, as lines or as JSON."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+import click
+from google.protobuf.json_format import MessageToDict
+
+from eliza.sessions import times, values
+from eliza.sessions.v1 import agent_pb2, timeout_pb2
+from server.cli.chat import printable
+
+FAILURE_WIDTH: Final = 100
+"""How many characters of a failure `list` shows."""
+
+
+def print_table(agents: Sequence[agent_pb2.Agent]) -> None:
+    """Prints a line for each agent."""
+    rows = [("ID", "NAME", "KIND", "WORKERS", "WAITING", "WHERE", "TIMEOUT SETTINGS", "LAST FAILURE")]
+    rows += [
+        (
+            agent.agent_id,
+            printable(agent.name),
+            kind_name(agent),
+            _workers(agent),
+            str(agent.status.open_deliveries),
+            printable(_where(agent)),
+            _timeout(agent.timeout_config) or "default",
+            _last_failure(agent),
+        )
+        for agent in agents
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def print_agent(agent: agent_pb2.Agent) -> None:
+    """Prints an agent, a field a line."""
+    click.echo(f"id:       {agent.agent_id}")
+    click.echo(f"name:     {printable(agent.name)}")
+    click.echo(f"kind:     {kind_name(agent)}")
+    settings = agent.WhichOneof("settings")
+    for field, value in getattr(agent, settings).ListFields() if settings else ():
+        click.echo(f"{settings}.{field.name}: {_short(value)}")
+    click.echo(f"timeout:  {_timeout(agent.timeout_config) or 'default'}")
+    click.echo(f"created:  {_iso(agent.created_at)}")
+    click.echo(f"updated:  {_iso(agent.updated_at)}")
+    if agent.HasField("status"):
+        _print_status(agent)
+
+
+def _print_status(agent: agent_pb2.Agent) -> None:
+    status = agent.status
+    if agent.kind == agent_pb2.AGENT_KIND_STREAM:
+        click.echo(f"workers:  {status.connected_workers} connected")
+    click.echo(f"waiting:  {status.open_deliveries} messages, {status.deliveries_in_hand} of them in hand")
+    if not status.HasField("last_failure"):
+        click.echo("failure:  none since the start of the service")
+        return
+    failure = status.last_failure
+    attempt = f"attempt {failure.attempt}" if failure.attempt else "before any attempt"
+    final = "final" if failure.final else "not final"
+    click.echo(f"failure:  {_iso(failure.at)}, {attempt}, {final}: {printable(failure.reason)}")
+    click.echo(f"of:       message {failure.message_id} of session {failure.session_id}")
+    if failure.detail:
+        click.echo(f"detail:   {printable(failure.detail)}")
+
+
+def print_json(value: Any) -> None:
+    """Prints a value as indented JSON."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def to_json(agent: agent_pb2.Agent) -> dict[str, Any]:
+    """An agent as JSON. Programs rely on these names: add more, change none."""
+    settings, status = agent.WhichOneof("settings"), agent.status
+    failure = status.last_failure
+    return {
+        "id": agent.agent_id,
+        "name": agent.name,
+        "kind": kind_name(agent),
+        "settings": MessageToDict(getattr(agent, settings)) if settings else {},
+        "timeoutConfig": MessageToDict(agent.timeout_config),
+        "createdAt": _iso(agent.created_at),
+        "updatedAt": _iso(agent.updated_at),
+        "status": {
+            "connectedWorkers": status.connected_workers,
+            "openDeliveries": status.open_deliveries,
+            "deliveriesInHand": status.deliveries_in_hand,
+            "lastFailure": {
+                "sessionId": failure.session_id,
+                "messageId": failure.message_id,
+                "attempt": failure.attempt,
+                "at": _iso(failure.at),
+                "reason": failure.reason,
+                "detail": failure.detail,
+                "final": failure.final,
+            }
+            if status.HasField("last_failure")
+            else None,
+        },
+    }
+
+
+def _where(agent: agent_pb2.Agent) -> str:
+    match agent.WhichOneof("settings"):
+        case "webhook":
+            return agent.webhook.url
+        case "openai":
+            return f"{agent.openai.model} at {agent.openai.base_url}"
+        case _:
+            return "-"
+
+
+def kind_name(agent: agent_pb2.Agent) -> str:
+    """Returns an agent's kind as people write it: `echo`."""
+    return agent_pb2.AgentKind.Name(agent.kind).removeprefix("AGENT_KIND_").lower()
+
+
+def _timeout(config: timeout_pb2.TimeoutConfig) -> str:
+    return ", ".join(f"{field.name}={_short(value)}" for field, value in config.ListFields())
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _workers(agent: agent_pb2.Agent) -> str:
+    """The number of connected workers; a dash for kinds that have none."""
+    return str(agent.status.connected_workers) if agent.kind == agent_pb2.AGENT_KIND_STREAM else "-"
+
+
+def _last_failure(agent: agent_pb2.Agent) -> str:
+    """When and why an attempt last failed, in a few words."""
+    if not agent.status.HasField("last_failure"):
+        return "-"
+    failure = agent.status.last_failure
+    text = printable(f"{_iso(failure.at)} {failure.detail or failure.reason}")
+    return text if len(text) <= FAILURE_WIDTH else f"{text[: FAILURE_WIDTH - 1]}…"
+
+
+def _iso(when: Any) -> str:
+    return times.iso(values.ms_floor(when))

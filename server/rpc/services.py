@@ -1,0 +1,107 @@
+"""The services of the API: their servicers, and their methods by path."""
+
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+import grpc
+
+from eliza.sessions.v1 import (
+    agent_service_pb2,
+    agent_service_pb2_grpc,
+    clock_service_pb2,
+    clock_service_pb2_grpc,
+    message_service_pb2,
+    message_service_pb2_grpc,
+    session_service_pb2,
+    session_service_pb2_grpc,
+)
+from server.agents.connectors import Connectors
+from server.clock import Clock, TestClock
+from server.delivery.queues import Dispatcher
+from server.lifecycle.expiry import ExpiryScheduler
+from server.lifecycle.purge import Purge
+from server.lifecycle.room import Room
+from server.lifecycle.watches import Watches
+from server.rpc.agent_service import AgentService
+from server.rpc.clock_service import ClockService
+from server.rpc.encoding import Entries
+from server.rpc.health import HealthMonitor
+from server.rpc.message_service import MessageService
+from server.rpc.session_service import SessionService
+from server.settings import Settings
+from server.store.contract import Store
+
+SERVICE_NAMES: Final = tuple(
+    module.DESCRIPTOR.services_by_name[name].full_name
+    for module, name in (
+        (session_service_pb2, "SessionService"),
+        (message_service_pb2, "MessageService"),
+        (agent_service_pb2, "AgentService"),
+    )
+)
+CLOCK_SERVICE_NAME: Final = clock_service_pb2.DESCRIPTOR.services_by_name["ClockService"].full_name
+
+
+class Services:
+    """The methods of servicers, by path.
+
+    Generated `add_…Servicer_to_server` functions take it for a server.
+    """
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, Any] = {}
+        self._generic: list[Any] = []
+        self._registered: list[tuple[str, Any]] = []
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """Keeps what a server of gRPC wants to know; it names the same methods again."""
+        self._generic.append(handlers)
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """Takes the methods of a servicer."""
+        self._registered.append((service, handlers))
+        self.handlers.update({f"/{service}/{name}": handler for name, handler in handlers.items()})
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Has a server of gRPC serve the same methods."""
+        for generic in self._generic:
+            server.add_generic_rpc_handlers(generic)
+        for service, handlers in self._registered:
+            server.add_registered_method_handlers(service, handlers)
+
+
+def service_names(clock: Clock) -> tuple[str, ...]:
+    """The full names of the services: ClockService is one of them when the clock is a test clock."""
+    return (*SERVICE_NAMES, CLOCK_SERVICE_NAME) if isinstance(clock, TestClock) else SERVICE_NAMES
+
+
+def build_services(
+    store: Store,
+    clock: Clock,
+    settings: Settings,
+    *,
+    dispatcher: Dispatcher,
+    connectors: Connectors,
+    watches: Watches,
+    expiry: ExpiryScheduler,
+    purge: Purge,
+    health: HealthMonitor,
+    room: Room,
+) -> Services:
+    """All servicers of the API."""
+    services, entries, heartbeat_s = Services(), Entries(), settings.stream_heartbeat_seconds
+    # The generated functions ask no more of a server.
+    target = cast(grpc.aio.Server, services)
+    sessions = SessionService(
+        store, clock, settings.timeout_policy, health, watches, entries, heartbeat_s, room
+    )
+    messages = MessageService(
+        store, clock, watches, entries, settings.reply_deadline_seconds, settings.max_open_deliveries
+    )
+    agents = AgentService(store, clock, connectors, dispatcher, heartbeat_s)
+    session_service_pb2_grpc.add_SessionServiceServicer_to_server(sessions, target)
+    message_service_pb2_grpc.add_MessageServiceServicer_to_server(messages, target)
+    agent_service_pb2_grpc.add_AgentServiceServicer_to_server(agents, target)
+    if isinstance(clock, TestClock):
+        clock_service_pb2_grpc.add_ClockServiceServicer_to_server(ClockService(clock, expiry, purge), target)
+    return services
