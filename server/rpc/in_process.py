@@ -13,7 +13,7 @@ from typing import Any, Final
 import grpc
 from grpc import aio
 
-from server.rpc.pipeline import Behaviour, Behaviours, CallFailed, CallPipeline, Fault
+from server.rpc.pipeline import Behaviour, Behaviours, Caller, CallFailed, CallPipeline, Fault
 
 _NO_METADATA: Final = aio.Metadata()
 _LATE: Final = Fault(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", ())
@@ -89,6 +89,10 @@ class InProcessChannel(aio.Channel):
         self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any
     ) -> "_UnaryStream":
         handler = self._handlers.get(method)
+        if handler and handler.unary_unary:
+            # On the wire, too, a call with one answer can be made as a stream: its initial metadata come
+            # before the answer then.
+            return _UnaryAsStream(self._pipeline, method, handler.unary_unary, response_deserializer)
         return _UnaryStream(self._pipeline, method, handler and handler.unary_stream, response_deserializer)
 
     def stream_stream(
@@ -107,16 +111,21 @@ class InProcessChannel(aio.Channel):
 class _Caller:
     """The context of a call, as far as the pipeline and our servicers look at it."""
 
-    __slots__ = ("_deadline_s",)
+    __slots__ = ("_deadline_s", "_tell")
 
-    def __init__(self, deadline_s: float | None) -> None:
+    def __init__(self, deadline_s: float | None, tell: Callable[[aio.Metadata], None]) -> None:
+        """`tell` is given the initial metadata."""
         self._deadline_s = deadline_s
+        self._tell = tell
 
     def time_remaining(self) -> float | None:
         return None if self._deadline_s is None else self._deadline_s - asyncio.get_running_loop().time()
 
     def peer(self) -> str:
         return "inproc"
+
+    async def send_initial_metadata(self, initial_metadata: Any) -> None:
+        self._tell(aio.Metadata(*initial_metadata))
 
 
 class _Call:
@@ -129,6 +138,8 @@ class _Call:
         self._fault: Fault | None = None
         self._is_done = False
         self._callbacks: list[Callable[[Any], None]] = []
+        self._metadata: aio.Metadata | None = None
+        self._on_metadata: asyncio.Event | None = None
         if multi.behaviour is None:
             self._end(_UNKNOWN_METHOD)
 
@@ -148,7 +159,13 @@ class _Call:
             self._callbacks.append(callback)
 
     async def initial_metadata(self) -> aio.Metadata:
-        return _NO_METADATA
+        """What the handler has sent ahead of its first answer. Somebody has to wait for that, too: this runs
+        no handler.
+        """
+        if self._metadata is None and not self._is_done:
+            self._on_metadata = self._on_metadata or asyncio.Event()
+            await self._on_metadata.wait()
+        return _NO_METADATA if self._metadata is None else self._metadata
 
     async def trailing_metadata(self) -> aio.Metadata:
         await self._ended()
@@ -171,10 +188,17 @@ class _Call:
             self.add_done_callback(lambda _: None if ended.done() else ended.set_result(None))
             await ended
 
+    def _take_metadata(self, metadata: aio.Metadata) -> None:
+        self._metadata = metadata
+        if self._on_metadata:
+            self._on_metadata.set()
+
     def _end(self, fault: Fault | None) -> None:
         if self._is_done:
             return
         self._is_done, self._fault = True, fault
+        if self._on_metadata:
+            self._on_metadata.set()
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback(self)
@@ -217,7 +241,11 @@ class _UnaryCall(_Call, aio.UnaryUnaryCall[Any, Any]):
         """Runs the handler. Most never wait: only one that does needs a timer."""
         multi = self._multi
         handling = multi.pipeline.answer(
-            multi.method, multi.behaviour, _same, self._request, _Caller(self._deadline_s)
+            multi.method,
+            multi.behaviour,
+            _same,
+            self._request,
+            _Caller(self._deadline_s, self._take_metadata),
         )
         if self._deadline_s is None:
             answer, fault = yield from handling.__await__()
@@ -270,10 +298,7 @@ class _StreamCall(_Call):
         self._is_late = False
         self._closing: asyncio.Task[None] | None = None
         self._timer = None if self._deadline_s is None else self._loop.call_at(self._deadline_s, self._expire)
-        caller = _Caller(self._deadline_s)
-        self._answers: AsyncGenerator[Any, None] = multi.pipeline.stream(
-            multi.method, multi.behaviour, _same, requests, caller
-        )
+        self._answers = multi.begin(requests, _Caller(self._deadline_s, self._take_metadata))
 
     async def read(self) -> Any:
         """The next answer, or EOF. Cancelling it cancels the call."""
@@ -281,7 +306,10 @@ class _StreamCall(_Call):
             return self._tell_end()
         self._reader = asyncio.current_task()
         try:
-            return self._multi.read(await anext(self._answers))
+            answer = await anext(self._answers)
+            if self._metadata is None:
+                self._take_metadata(_NO_METADATA)
+            return self._multi.read(answer)
         except StopAsyncIteration:
             self._end(None)
         except CallFailed as failed:
@@ -370,6 +398,10 @@ class _Multi:
         self.behaviour: Any = behaviour
         self._parse = parse
 
+    def begin(self, requests: Any, caller: Caller) -> AsyncGenerator[Any, None]:
+        """The answers to a call, as a stream."""
+        return self.pipeline.stream(self.method, self.behaviour, _same, requests, caller)
+
     def read(self, answer: Any) -> Any:
         """The answer as a message: some are encoded already, because many are told the same."""
         return self._parse(answer) if isinstance(answer, bytes) else answer
@@ -387,6 +419,18 @@ class _UnaryStream(_Multi, aio.UnaryStreamMultiCallable[Any, Any]):
 
     def __call__(self, request: Any, *, timeout: float | None = None, **_: Any) -> _UnaryStreamCall:
         return _UnaryStreamCall(self, request, timeout)
+
+
+class _UnaryAsStream(_UnaryStream):
+    """A method with one answer, called as a stream of one."""
+
+    behaviour: Any
+
+    async def begin(self, requests: Any, caller: Caller) -> AsyncGenerator[Any, None]:
+        answer, fault = await self.pipeline.answer(self.method, self.behaviour, _same, requests, caller)
+        if fault:
+            raise CallFailed(fault)
+        yield answer
 
 
 class _StreamStream(_Multi, aio.StreamStreamMultiCallable[Any, Any]):
