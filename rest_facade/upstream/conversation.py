@@ -43,8 +43,8 @@ class AwaitedReply:
     async def answer(self) -> SendMessageResponse:
         """The stored message with its reply.
 
-        Raises ApiError: there is no reply, or none yet, or the call was cancelled. What was not stored is
-        no such answer.
+        Raises ApiError: there is no reply, or none yet. Raises CancelledError: the call was cancelled before
+        its message was stored.
         """
         assert self._reading is not None
         try:
