@@ -122,8 +122,8 @@ class Settings(BaseSettings):
         10_000,
         ge=1,
         le=1_000_000,
-        description="gRPC streams (watches, conversations, workers) open at a time. REST uses one, and one "
-        "for each event stream.",
+        description="gRPC streams (watches, conversations, workers, calls that wait for a reply) open at a "
+        "time. REST uses one, and one for each event stream and each request that waits for a reply.",
     )
     max_connection_streams: int = Field(
         200,

@@ -10,7 +10,7 @@ import grpc.aio
 from werkzeug.routing import BaseConverter
 
 from eliza.sessions.v1.json_form_pb2 import JSON_FORM_TEXT
-from eliza.sessions.v1.message_service_pb2 import SendMessageResponse
+from eliza.sessions.v1.message_service_pb2 import SendMessageRequest, SendMessageResponse
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import (
     CreateSessionResponse,
@@ -28,7 +28,7 @@ from rest_facade.shapes.errors import ApiError
 from rest_facade.shapes.events import FollowedSession
 from rest_facade.shapes.response import Response
 from rest_facade.upstream.backend import Backend
-from rest_facade.upstream.conversation import Conversation
+from rest_facade.upstream.conversation import AwaitedReply, Conversation
 from rest_facade.upstream.following import Follower
 
 BASE: Final = "/api/messaging/sessions"
@@ -132,25 +132,28 @@ class _Views:
             return json_body.respond(
                 responses.sent_message(answer.message, answer.session_status), 201, _replayed(answer)
             )
+        if transport == "http":
+            return self._send_and_wait(request)
         talk = Conversation(self._backend, request)
         try:
             sent = self._backend.wait(talk.open())
-            if transport == "sse":
-                return sse.respond(sse.conversation(self._backend, talk, sent), talk.close, _replayed(sent))
-            stop_counting()
-            try:
-                reply = self._backend.wait(talk.reply())
-            except ApiError as error:
-                if error.row.reason != "UNAVAILABLE":
-                    raise
-                # The service stops, but the message is stored: it must not be sent again.
-                raise talk.timeout() from None
+            return sse.respond(sse.conversation(self._backend, talk, sent), talk.close, _replayed(sent))
         except BaseException:
             talk.close()
             raise
+
+    def _send_and_wait(self, request: SendMessageRequest) -> Response:
+        """Sends a message and waits for its reply: 201 with both."""
+        waiting = AwaitedReply(self._backend, request)
+        try:
+            self._backend.wait(waiting.open())
+            stop_counting()
+            sent = self._backend.wait(waiting.answer())
+        finally:
+            waiting.close()
         body = responses.sent_message(sent.message, sent.session_status)
         return json_body.respond(
-            {**body, "agentResponse": responses.agent_response(reply)}, 201, _replayed(sent)
+            {**body, "agentResponse": responses.agent_response(sent.reply)}, 201, _replayed(sent)
         )
 
     def watch_events(self, session_id: str) -> Response:

@@ -5,6 +5,7 @@ synchronous view makes.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar, cast
 
 import grpc.aio
@@ -14,7 +15,13 @@ from eliza.sessions.errors import forget_frames
 from eliza.sessions.v1.agent_service_pb2 import GetAgentRequest
 from eliza.sessions.v1.agent_service_pb2_grpc import AgentServiceStub
 from eliza.sessions.v1.clock_service_pb2_grpc import ClockServiceStub
-from eliza.sessions.v1.message_service_pb2 import ConverseRequest, ConverseResponse
+from eliza.sessions.v1.message_service_pb2 import (
+    DESCRIPTOR,
+    ConverseRequest,
+    ConverseResponse,
+    SendMessageRequest,
+    SendMessageResponse,
+)
 from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceStub
 from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSessionsResponse
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
@@ -34,6 +41,8 @@ _Page = TypeVar("_Page", bound=Message)
 _Call = TypeVar("_Call", bound=grpc.aio.Call)
 
 _Streaming: TypeAlias = grpc.aio.UnaryStreamCall[Any, _Response] | grpc.aio.StreamStreamCall[Any, _Response]
+
+_SEND_MESSAGE: Final = f"/{DESCRIPTOR.services_by_name['MessageService'].full_name}/SendMessage"
 
 REMOVED_AGENT_NAME: Final = "Agent"
 
@@ -82,6 +91,7 @@ class _StreamChannel:
     channel: grpc.aio.Channel
     sessions: "SessionServiceAsyncStub"
     messages: "MessageServiceAsyncStub"
+    send_and_wait: "grpc.aio.UnaryStreamMultiCallable[SendMessageRequest, SendMessageResponse]"
     streams: int = 0
 
 
@@ -137,14 +147,29 @@ class Backend:
         channel = self._stream_channel()
         return self._counted(channel, channel.messages.Converse(request, timeout=self.reply_deadline_seconds))
 
+    def send_and_wait(
+        self, message: SendMessageRequest
+    ) -> "grpc.aio.UnaryStreamCall[SendMessageRequest, SendMessageResponse]":
+        """Sends a message in a call that waits for the reply.
+
+        It is read as a stream of one answer, so that its initial metadata come first.
+        """
+        message.reply_wait.FromTimedelta(timedelta(seconds=self.reply_deadline_seconds))
+        channel = self._stream_channel()
+        return self._counted(channel, channel.send_and_wait(message, timeout=self.reply_deadline_seconds))
+
     def _stream_channel(self) -> _StreamChannel:
         """A channel that has room for one more stream."""
         for one in self._stream_channels:
             if one.streams < STREAMS_PER_CHANNEL:
                 return one
         channel = self._open_stream_channel()
+        send_and_wait: grpc.aio.UnaryStreamMultiCallable[SendMessageRequest, SendMessageResponse]
+        send_and_wait = channel.unary_stream(
+            _SEND_MESSAGE, SendMessageRequest.SerializeToString, SendMessageResponse.FromString
+        )
         self._stream_channels.append(
-            _StreamChannel(channel, SessionServiceStub(channel), MessageServiceStub(channel))
+            _StreamChannel(channel, SessionServiceStub(channel), MessageServiceStub(channel), send_and_wait)
         )
         return self._stream_channels[-1]
 

@@ -9,6 +9,7 @@ import grpc.aio
 from eliza.sessions.v1 import errors_pb2
 from eliza.sessions.v1.json_form_pb2 import JSON_FORM_TEXT
 from eliza.sessions.v1.log_pb2 import LogEntry, ReplyAborted, ReplyChunk, SessionDeleted
+from eliza.sessions.v1.message_service_pb2 import NoReply
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSessionsResponse
 from rest_facade.shapes.errors import ApiError, from_row
@@ -148,8 +149,8 @@ class Follower:
         return self.session
 
 
-def refusal(end: WatchSessionsResponse.End) -> ApiError:
-    """The error that an `end` tells about."""
+def refusal(end: WatchSessionsResponse.End | NoReply) -> ApiError:
+    """The error that an `end`, or a message without reply, tells about."""
     return from_row(
         errors_pb2.ErrorReason.Name(end.reason).removeprefix("ERROR_REASON_"), end.message, end.details
     )

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 from server.domain.log import Piece
 from server.lifecycle.pieces import Pieces
+from server.lifecycle.reply_waits import ReplyWaits
 from server.store.contract import Commit
 
 WAKES_PER_TURN: Final = 20
@@ -65,10 +66,14 @@ class Watches:
         self._watched: dict[str, Watched] = {}
         self._open: set[Wakeable] = set()
         self._rounds: OrderedDict[str, _Round] = OrderedDict()
+        self.reply_waits = ReplyWaits()
         self.closed = False
 
     def on_commit(self, commit: Commit) -> None:
-        """Wakes the watches of the sessions whose logs a commit has grown, or that it has removed."""
+        """Wakes the watches of the sessions whose logs a commit has grown, or that it has removed; ends the
+        waits for the replies that it has stored.
+        """
+        self.reply_waits.on_commit(commit)
         for outcome in commit.outcomes:
             session = outcome.session
             if outcome.entry and (watched := self._watched.get(session.id)):
@@ -87,8 +92,11 @@ class Watches:
             self._wake(piece.session_id, has_grown=False)
 
     def close(self) -> None:
-        """Ends all watches with UnavailableError, once they have told what is new: the service stops."""
+        """Ends all watches with UnavailableError, once they have told what is new, and all waits for replies:
+        the service stops.
+        """
         self.closed = True
+        self.reply_waits.close()
         while self._rounds:
             session_id, current = self._rounds.popitem()
             for watch in current.watches:

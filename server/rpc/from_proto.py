@@ -78,6 +78,8 @@ def draft(request: message_service_pb2.SendMessageRequest) -> Draft | DomainErro
     """The message that a client asks to store, or the error that the rule is to raise in its turn."""
     try:
         is_text_form(request.json_form)
+        if (wait_s := values.seconds(request.reply_wait)) < 0:
+            raise InvalidFieldError("reply_wait", wait_s, "must not be less than 0")
         attachments = attachments_text(request)
         return Draft(request.content, metadata_text(request), attachments)
     except DomainError as error:

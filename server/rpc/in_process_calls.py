@@ -8,7 +8,7 @@ import grpc
 from grpc import aio
 
 from server.rpc.lower_case_ids import lower_ids
-from server.rpc.pipeline import Behaviour, Behaviours, CallFailed, CallPipeline, Fault
+from server.rpc.pipeline import Behaviour, Behaviours, Caller, CallFailed, CallPipeline, Fault
 
 _NO_METADATA: Final = aio.Metadata()
 _LATE: Final = Fault(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", ())
@@ -21,16 +21,21 @@ _Parse = Callable[[bytes], Any]
 class _Caller:
     """The context of a call, as far as the pipeline and our servicers look at it."""
 
-    __slots__ = ("_deadline_s",)
+    __slots__ = ("_deadline_s", "_tell")
 
-    def __init__(self, deadline_s: float | None) -> None:
+    def __init__(self, deadline_s: float | None, tell: Callable[[aio.Metadata], None]) -> None:
+        """`tell` is given the initial metadata."""
         self._deadline_s = deadline_s
+        self._tell = tell
 
     def time_remaining(self) -> float | None:
         return None if self._deadline_s is None else self._deadline_s - asyncio.get_running_loop().time()
 
     def peer(self) -> str:
         return "inproc"
+
+    async def send_initial_metadata(self, initial_metadata: Any) -> None:
+        self._tell(aio.Metadata(*initial_metadata))
 
 
 class _Call:
@@ -43,6 +48,8 @@ class _Call:
         self._fault: Fault | None = None
         self._is_done = False
         self._callbacks: list[Callable[[Any], None]] = []
+        self._metadata: aio.Metadata | None = None
+        self._on_metadata: asyncio.Event | None = None
         if multi.behaviour is None:
             self._end(_UNKNOWN_METHOD)
 
@@ -62,7 +69,13 @@ class _Call:
             self._callbacks.append(callback)
 
     async def initial_metadata(self) -> aio.Metadata:
-        return _NO_METADATA
+        """What the handler has sent ahead of its first answer. Somebody has to wait for that, too: this runs
+        no handler.
+        """
+        if self._metadata is None and not self._is_done:
+            self._on_metadata = self._on_metadata or asyncio.Event()
+            await self._on_metadata.wait()
+        return _NO_METADATA if self._metadata is None else self._metadata
 
     async def trailing_metadata(self) -> aio.Metadata:
         await self._ended()
@@ -85,10 +98,17 @@ class _Call:
             self.add_done_callback(lambda _: None if ended.done() else ended.set_result(None))
             await ended
 
+    def _take_metadata(self, metadata: aio.Metadata) -> None:
+        self._metadata = metadata
+        if self._on_metadata:
+            self._on_metadata.set()
+
     def _end(self, fault: Fault | None) -> None:
         if self._is_done:
             return
         self._is_done, self._fault = True, fault
+        if self._on_metadata:
+            self._on_metadata.set()
         callbacks, self._callbacks = self._callbacks, []
         for callback in callbacks:
             callback(self)
@@ -131,7 +151,11 @@ class _UnaryCall(_Call, aio.UnaryUnaryCall[Any, Any]):
         """Runs the handler. Most never wait: only one that does needs a timer."""
         multi = self._multi
         handling = multi.pipeline.answer(
-            multi.method, multi.behaviour, _same, self._request, _Caller(self._deadline_s)
+            multi.method,
+            multi.behaviour,
+            _same,
+            self._request,
+            _Caller(self._deadline_s, self._take_metadata),
         )
         if self._deadline_s is None:
             answer, fault = yield from handling.__await__()
@@ -184,10 +208,7 @@ class _StreamCall(_Call):
         self._is_late = False
         self._closing: asyncio.Task[None] | None = None
         self._timer = None if self._deadline_s is None else self._loop.call_at(self._deadline_s, self._expire)
-        caller = _Caller(self._deadline_s)
-        self._answers: AsyncGenerator[Any, None] = multi.pipeline.stream(
-            multi.method, multi.behaviour, _same, requests, caller
-        )
+        self._answers = multi.begin(requests, _Caller(self._deadline_s, self._take_metadata))
 
     async def read(self) -> Any:
         """The next answer, or EOF. Cancelling it cancels the call."""
@@ -195,7 +216,10 @@ class _StreamCall(_Call):
             return self._tell_end()
         self._reader = asyncio.current_task()
         try:
-            return self._multi.read(await anext(self._answers))
+            answer = await anext(self._answers)
+            if self._metadata is None:
+                self._take_metadata(_NO_METADATA)
+            return self._multi.read(answer)
         except StopAsyncIteration:
             self._end(None)
         except CallFailed as failed:
@@ -285,6 +309,10 @@ class _Multi:
         self._parse = parse
         self.read_request = lower_ids(method, _same)
 
+    def begin(self, requests: Any, caller: Caller) -> AsyncGenerator[Any, None]:
+        """The answers to a call, as a stream."""
+        return self.pipeline.stream(self.method, self.behaviour, _same, requests, caller)
+
     def read(self, answer: Any) -> Any:
         """The answer as a message: some are encoded already, because many are told the same."""
         return self._parse(answer) if isinstance(answer, bytes) else answer
@@ -306,6 +334,18 @@ class UnaryStream(_Multi, aio.UnaryStreamMultiCallable[Any, Any]):
 
     def __call__(self, request: Any, *, timeout: float | None = None, **_: Any) -> _UnaryStreamCall:
         return _UnaryStreamCall(self, self.read_request(request), timeout)
+
+
+class UnaryAsStream(UnaryStream):
+    """A method with one answer, called as a stream of one."""
+
+    behaviour: Any
+
+    async def begin(self, requests: Any, caller: Caller) -> AsyncGenerator[Any, None]:
+        answer, fault = await self.pipeline.answer(self.method, self.behaviour, _same, requests, caller)
+        if fault:
+            raise CallFailed(fault)
+        yield answer
 
 
 class StreamStream(_Multi, aio.StreamStreamMultiCallable[Any, Any]):

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from server.rpc.in_process_calls import StreamStream, UnaryStream, UnaryUnary
+from server.rpc.in_process_calls import StreamStream, UnaryAsStream, UnaryStream, UnaryUnary
 from server.rpc.pipeline import CallPipeline
 from server.rpc.services import Services
 
@@ -53,6 +53,10 @@ class InProcessChannel(aio.Channel):
         self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any
     ) -> UnaryStream:
         handler = self._handlers.get(method)
+        if handler and handler.unary_unary:
+            # On the wire, too, a call with one answer can be made as a stream: its initial metadata come
+            # before the answer then.
+            return UnaryAsStream(self._pipeline, method, handler.unary_unary, response_deserializer)
         return UnaryStream(self._pipeline, method, handler and handler.unary_stream, response_deserializer)
 
     def stream_stream(

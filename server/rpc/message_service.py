@@ -1,12 +1,14 @@
 """MessageService: the messages of sessions."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from eliza.sessions import values
+from eliza.sessions.call_metadata import MESSAGE_ID_KEY
 from eliza.sessions.limits import DEFAULT_MESSAGES, MAX_MESSAGES
 from eliza.sessions.times import FIRST_MS, LAST_MS
 from eliza.sessions.v1 import message_pb2
@@ -27,12 +29,17 @@ from server.domain.ids import new_id
 from server.domain.log import Abort, Chunk, Entry, Expiry, Piece, ReplyFailure, message_of
 from server.domain.messages import Draft
 from server.domain.sessions import Session, require_live, send_message
+from server.lifecycle.reply_waits import Answer, ReplyWait
 from server.lifecycle.watch import End, Item, Watch
 from server.lifecycle.watches import Watches
 from server.rpc import from_proto, to_proto
 from server.rpc.encoding import Entries, in_slices
 from server.rpc.paging import make_token, page_size, read_token
+from server.rpc.pipeline import Waiting
 from server.store.contract import Store
+
+ANSWER_SECONDS: Final = 0.5
+"""How long before a call's deadline its wait for the reply ends, so that the answer gets out."""
 
 
 class MessageService(MessageServiceServicer):
@@ -56,7 +63,45 @@ class MessageService(MessageServiceServicer):
         self._reply_deadline_s = reply_deadline_s
 
     async def SendMessage(self, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
-        return await self._send(request)
+        wait_s = values.seconds(request.reply_wait)
+        if wait_s <= 0:
+            return await self._send(request, new_id())
+        message_id = new_id()
+        wait = self._watches.reply_waits.join(request.session_id, message_id)
+        try:
+            sent = await self._send(request, message_id)
+        except BaseException:
+            wait.close()
+            raise
+        as_text = from_proto.is_text_form(request.json_form)
+        waiting: Any = Waiting(partial(self._await_reply, wait, wait_s, sent, as_text, context))
+        answer: pb.SendMessageResponse = waiting
+        return answer
+
+    async def _await_reply(
+        self, wait: ReplyWait, wait_s: float, sent: pb.SendMessageResponse, as_text: bool, context: Any
+    ) -> pb.SendMessageResponse:
+        """Tells the id of a message that is stored, waits for its reply, and adds what came of it."""
+        message, answer = sent.message, None
+        with closing(wait):
+            await context.send_initial_metadata(((MESSAGE_ID_KEY, message.message_id),))
+            if sent.replayed:
+                wait.follow(message.sequence)
+                answer = await self._find_answer(message)
+            if answer is None:
+                left_s = context.time_remaining()
+                most_s = math.inf if left_s is None else left_s - ANSWER_SECONDS
+                answer = await wait.answer(min(wait_s, self._reply_deadline_s, most_s))
+        match answer:
+            case None:
+                sent.pending.SetInParent()
+            case DomainError() as error:
+                _refuse(sent, error)
+            case (session, Entry(event=ReplyFailure() as failure)):
+                _refuse(sent, AgentReplyError(session.id, message.message_id, failure.reason))
+            case (session, entry):
+                sent.reply.CopyFrom(to_proto.message(session, entry, message_of(entry), as_text))
+        return sent
 
     async def Converse(self, request: pb.ConverseRequest, context: Any) -> AsyncIterator[pb.ConverseResponse]:
         """Watches the session's log from before the message is stored, and tells what of it answers the
@@ -64,23 +109,34 @@ class MessageService(MessageServiceServicer):
         """
         as_text = from_proto.is_text_form(request.message.json_form)
         with closing(Watch(self._store, self._watches)) as watch:
-            ended = await _try_to_join(watch, request.message.session_id)
-            sent = await self._send(request.message)
+            with suppress(SessionNotFoundError, SessionExpiredError):
+                # A message that is repeated does not mind.
+                await watch.join(request.message.session_id, None)
+            sent = await self._send(request.message, new_id())
             message = sent.message
             yield pb.ConverseResponse(user_message=sent)
-            if sent.replayed and (
-                answer := await self._store.find_answer(message.session_id, message.sequence)
-            ):
-                session = await self._store.get_session(message.session_id)
-                yield self._told(message.message_id, (session, answer), as_text)
-                return
-            if ended:
-                raise ended
             if not sent.replayed:
                 watch.skip_to(message.session_id, message.sequence)
+            elif answer := await self._find_answer(message):
+                if isinstance(answer, DomainError):
+                    raise answer
+                yield self._told(message.message_id, answer, as_text)
+                return
             deadline_s = asyncio.get_running_loop().time() + self._reply_deadline_s
             async for item in _answers(watch, message, deadline_s):
                 yield self._told(message.message_id, item, as_text)
+
+    async def _find_answer(self, message: message_pb2.Message) -> Answer | None:
+        """What answers a message that was sent before: the reply, the final failure, or the end of its
+        session; None where it is yet to come.
+        """
+        try:
+            session = await self._store.get_session(message.session_id)
+        except SessionNotFoundError:
+            return SessionNotFoundError(message.session_id)
+        if entry := await self._store.find_answer(session.id, message.sequence):
+            return session, entry
+        return SessionExpiredError(session.id, session.expires_at_ms) if session.expiry_logged else None
 
     def _told(
         self, message_id: str, item: tuple[Session, Entry | Piece], as_text: bool
@@ -97,8 +153,8 @@ class MessageService(MessageServiceServicer):
         reply: pb.ConverseResponse = self._entries.encode_reply(session, part, as_text)
         return reply
 
-    async def _send(self, request: pb.SendMessageRequest) -> pb.SendMessageResponse:
-        """Stores a message.
+    async def _send(self, request: pb.SendMessageRequest, message_id: str) -> pb.SendMessageResponse:
+        """Stores a message, by this id.
 
         What is stored is delivered, also when this call is cancelled while it waits for the commit.
         """
@@ -107,7 +163,7 @@ class MessageService(MessageServiceServicer):
         if isinstance(draft, Draft):
             content = draft.content, draft.metadata, draft.attachments or "null"
             repeatable = request_key(f"session:{session_id}", request.request_id, *content)
-        rule = partial(send_message, message_id=new_id(), draft=draft, max_open=self._max_open)
+        rule = partial(send_message, message_id=message_id, draft=draft, max_open=self._max_open)
         outcome = await self._store.apply(session_id, rule, repeatable)
         entry = outcome.entry
         assert entry is not None
@@ -152,15 +208,10 @@ class MessageService(MessageServiceServicer):
         return session
 
 
-async def _try_to_join(watch: Watch, session_id: str) -> DomainError | None:
-    """Joins a session, where it is there; returns why it is not, which a message that is repeated does not
-    mind.
-    """
-    try:
-        await watch.join(session_id, None)
-    except (SessionNotFoundError, SessionExpiredError) as error:
-        return error
-    return None
+def _refuse(sent: pb.SendMessageResponse, error: DomainError) -> None:
+    """Says in an answer why there is no reply."""
+    sent.failure.reason, sent.failure.message, details = to_proto.error(error)
+    sent.failure.details.update(details)
 
 
 async def _answers(

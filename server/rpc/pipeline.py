@@ -7,7 +7,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import ExitStack, aclosing, contextmanager
 from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import unquote
 
@@ -15,6 +15,8 @@ import grpc
 import structlog
 
 from eliza.sessions.errors import DOMAIN, TABLE, Row, error_trailers, forget_frames, truncate
+from eliza.sessions.v1.message_service_pb2 import SendMessageRequest
+from eliza.sessions.values import seconds
 from server.domain.errors import (
     DeadlineExceededError,
     DomainError,
@@ -41,6 +43,15 @@ Behaviour = Callable[[Any, Any], Awaitable[Any]]
 Behaviours = Callable[[Any, Any], AsyncGenerator[Any, None]]
 Read = Callable[[Any], Any]
 """Makes the request of what has come in, which is the request itself where both sides are one process."""
+
+
+class Waiting(NamedTuple):
+    """What a call returns that has done its work and waits on: `rest` makes the answer.
+
+    It counts as a call no longer, but as a stream.
+    """
+
+    rest: Callable[[], Awaitable[Any]]
 
 
 class Fault(NamedTuple):
@@ -72,6 +83,9 @@ class Caller(Protocol):
 
     def peer(self) -> str:
         """Where the call comes from, as gRPC writes it."""
+
+    async def send_initial_metadata(self, initial_metadata: Any) -> None:
+        """Tells the caller something ahead of the answer, in pairs of a key and a text."""
 
 
 class CallFailed(Exception):  # noqa: N818 - it is not an error of ours, but how a stream of answers ends
@@ -148,10 +162,6 @@ class CallPipeline:
         self._hold(size_bytes)
         self._calls += 1
 
-    def _end_call(self, size_bytes: int) -> None:
-        self._calls -= 1
-        self._let_go(size_bytes)
-
     def _hold(self, size_bytes: int) -> None:
         """Counts the bytes of a large request. Raises OverloadedError."""
         if size_bytes and self._held_bytes + size_bytes > MAX_HELD_BYTES:
@@ -218,23 +228,39 @@ class CallPipeline:
     async def answer(
         self, method: str, behaviour: Behaviour, read: Read, raw: Any, caller: Caller
     ) -> tuple[Any, Fault | None]:
-        """The answer to a call, or what to abort it with."""
+        """The answer to a call, or what to abort it with.
+
+        A call that waits for a reply has a stream from the start, so that it is refused before it has done
+        anything.
+        """
         request, begun_s, size_bytes = None, time.monotonic(), _counted_bytes(raw)
+        stream = ExitStack()
         try:
             self._begin_call(method, caller, size_bytes)
             try:
-                request = read(raw)
-                answer = await behaviour(request, caller)
+                try:
+                    request = read(raw)
+                    if isinstance(request, SendMessageRequest) and seconds(request.reply_wait) > 0:
+                        stream.enter_context(self.admitted_stream(method, caller))
+                    answer = await behaviour(request, caller)
+                finally:
+                    self._calls -= 1
+                self._warn_if_slow(method, request, time.monotonic() - begun_s)
+                if isinstance(answer, Waiting):
+                    answer = await answer.rest()
             finally:
-                self._end_call(size_bytes)
+                self._let_go(size_bytes)
+                stream.close()
         except Exception as error:  # noqa: BLE001 - this is where everything ends up
             return None, self.fault(method, request, error)
-        if (taken_s := time.monotonic() - begun_s) >= self._slow_call_s:
+        return answer, None
+
+    def _warn_if_slow(self, method: str, request: Any, taken_s: float) -> None:
+        if taken_s >= self._slow_call_s:
             session_id = truncate(getattr(request, "session_id", ""))
             log.warning(
                 "slow call", method=method.removeprefix("/"), seconds=round(taken_s, 3), session_id=session_id
             )
-        return answer, None
 
     async def stream(
         self, method: str, behaviour: Behaviours, read: Read, raw: Any, caller: Caller
@@ -297,8 +323,11 @@ def _counted_bytes(raw: Any) -> int:
 
 def _host(peer: str) -> str:
     """The address that a call comes from, without its port; empty for this machine's own."""
+    if not peer.startswith("ip"):
+        # From within the process, or by a socket of this machine.
+        return ""
     host = unquote(peer.removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0]).strip("[]")
-    return "" if peer.startswith("unix") or host.startswith("127.") or host in ("::1", "") else host
+    return "" if host.startswith("127.") or host in ("::1", "") else host
 
 
 def _internal(method: str, request: Any, error_id: str) -> tuple[str, str, dict[str, str]]:

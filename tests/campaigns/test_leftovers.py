@@ -122,6 +122,12 @@ class Pair:
         request = ConverseRequest(message=SendMessageRequest(session_id=session_id, content=content))
         list(self.messages.Converse(request, timeout=30))
 
+    def ask(self, session_id: str, content: str, timeout: float = 30) -> None:
+        """Sends a message, in a call that waits for its reply."""
+        request = SendMessageRequest(session_id=session_id, content=content)
+        request.reply_wait.seconds = 20
+        self.messages.SendMessage(request, timeout=timeout)
+
     def raw(self, method: str) -> None:
         """Makes a call of something that is no message."""
         self.channel.unary_unary(method)(b"\xff" * 2 * leftovers.LARGE_BYTES, timeout=30)
@@ -164,6 +170,28 @@ def _abandon(pair: Pair) -> None:
     call.cancel()
 
 
+def _cancel(pair: Pair) -> None:
+    """Goes away while its call waits for a reply."""
+    request = SendMessageRequest(session_id=pair._create(pair.away), content=LARGE)
+    request.reply_wait.seconds = 20
+    method = pair.channel.unary_stream(
+        f"{PREFIX}MessageService/SendMessage", SendMessageRequest.SerializeToString
+    )
+    call = method(request, timeout=30)
+    call.initial_metadata()
+    call.cancel()
+
+
+def _give_up(pair: Pair) -> None:
+    """Goes away while its request waits for a reply."""
+    with contextlib.suppress(requests.Timeout):
+        requests.post(
+            f"{pair.base}/{pair._create(pair.away)}/messages",
+            json={"content": LARGE, "transport": "http"},
+            timeout=0.05,
+        )
+
+
 def _leave(pair: Pair) -> None:
     """Follows a session's events, and goes away."""
     with requests.get(f"{pair.base}/{pair.live}/events", stream=True, timeout=60) as answer:
@@ -193,6 +221,12 @@ CALLS: dict[str, Callable[[Pair], object]] = {
     "converse without reply": lambda pair: pair.converse(pair._create(pair.away), LARGE),
     "converse cancelled": _abandon,
     "converse replied": lambda pair: pair.converse(pair.live, LARGE),
+    "wait not found": lambda pair: pair.ask(ABSENT, LARGE),
+    "wait overload": lambda pair: pair.ask(pair.full, LARGE),
+    "wait without reply": lambda pair: pair.ask(pair._create(pair.away), LARGE),
+    "wait out of time": lambda pair: pair.ask(pair._create(pair.away), LARGE, timeout=0.05),
+    "wait cancelled": _cancel,
+    "wait replied": lambda pair: pair.ask(pair.live, LARGE),
     "watch not found": lambda pair: list(
         pair.sessions.WatchSession(WatchSessionRequest(session_id=ABSENT), timeout=30)
     ),
@@ -243,6 +277,8 @@ REQUESTS: dict[str, Callable[[Pair], object]] = {
     "no reply": lambda pair: pair.post(
         f"/{pair._create(pair.away)}/messages", content=LARGE, transport="http"
     ),
+    "reply": lambda pair: pair.post(f"/{pair.live}/messages", content=LARGE, transport="http"),
+    "reply not waited for": _give_up,
     "not found, with reply": lambda pair: pair.post(f"/{ABSENT}/messages", content=LARGE, transport="http"),
     "not found, streamed": lambda pair: pair.post(f"/{ABSENT}/messages", content=LARGE, transport="sse"),
     "no events": lambda pair: requests.get(f"{pair.base}/{ABSENT}/events", timeout=60),

@@ -98,10 +98,13 @@ async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
 
 @contextlib.contextmanager
 def logged_once(error_id: Callable[[], str]) -> Any:
-    """The log has the id in one error, with its cause; the call that failed by it may name it too."""
+    """The log has the id in one error, with its cause; the call or request that failed by it may name it
+    too.
+    """
     with structlog.testing.capture_logs() as entries:
         yield
-    (entry,) = [entry for entry in entries if error_id() in str(entry) and entry["event"] != "failed call"]
+    failed = ("failed call", "failed request")
+    (entry,) = [entry for entry in entries if error_id() in str(entry) and entry["event"] not in failed]
     assert entry["log_level"] == "error", entry
     assert entry["error_id"] == error_id()
 

@@ -2,15 +2,20 @@
 does not need.
 """
 
+import signal
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import requests
 
+from tests.service.agents.worker import stream_agent
+from tests.support.clients import create, history
 from tests.support.realtime.programs import Program, facade
 from tests.support.service import Serve
+from tests.support.waiting import until
 
 FREE = "127.0.0.1:0"
 
@@ -67,3 +72,29 @@ def test_files_of_the_working_directory_are_not_taken_for_its_own(
     finally:
         program.kill()
     assert not (tmp_path / "executed").exists()
+
+
+def test_its_stop_names_the_message_whose_reply_is_waited_for(
+    start: Callable[..., Serve], tmp_path: Path
+) -> None:
+    server = start("--no-rest")
+    program = facade(server.grpc, FREE, tmp_path / "facade", SHUTDOWN_GRACE_SECONDS="1")
+
+    def ask(session_id: str) -> requests.Response:
+        url = f"http://{program.addresses['rest']}/api/messaging/sessions/{session_id}/messages"
+        return requests.post(url, json={"content": "hello", "transport": "http"}, timeout=30)
+
+    try:
+        answer = ask(create(server).session_id)
+        assert (answer.status_code, answer.json()["agentResponse"]["content"]) == (201, "hello")
+        session_id = create(server, stream_agent(server)).session_id
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(ask, session_id)
+            until(lambda: history(server, session_id), "the message")
+            program.process.send_signal(signal.SIGTERM)
+            answer = asked.result()
+        assert (answer.status_code, answer.json()["code"]) == (504, "AGENT_REPLY_TIMEOUT")
+        (kept,) = history(server, session_id)
+        assert answer.json()["details"] == {"sessionId": session_id, "messageId": kept.message_id}
+    finally:
+        program.kill()

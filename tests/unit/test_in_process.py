@@ -17,6 +17,9 @@ from server.rpc.services import Services
 METHOD = "/eliza.sessions.v1.SessionService/"
 
 
+UNARY = ("answer", "encode", "refuse", "wait", "greet")
+
+
 class Servicer:
     """Methods that do what their names say. `open` counts those that have begun and not ended."""
 
@@ -38,6 +41,10 @@ class Servicer:
             return await asyncio.get_running_loop().create_future()
         finally:
             self.open -= 1
+
+    async def greet(self, request: str, caller: Any) -> str:
+        await caller.send_initial_metadata((("greeting", request),))
+        return await self.wait(request, caller)
 
     async def tell(self, request: str, caller: Any) -> AsyncIterator[str]:
         self.open += 1
@@ -66,7 +73,7 @@ def pipeline() -> CallPipeline:
 def channel(servicer: Servicer, pipeline: CallPipeline) -> InProcessChannel:
     services = Services()
     unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
-    handlers = {name: unary(getattr(servicer, name)) for name in ("answer", "encode", "refuse", "wait")}
+    handlers = {name: unary(getattr(servicer, name)) for name in UNARY}
     handlers |= {"tell": stream(servicer.tell), "echo": grpc.stream_stream_rpc_method_handler(servicer.echo)}
     services.add_registered_method_handlers("eliza.sessions.v1.SessionService", handlers)
     return InProcessChannel(services, pipeline)
@@ -109,6 +116,31 @@ async def test_a_task_that_is_cancelled_ends_the_handler(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert (servicer.open, pipeline._calls) == (0, 0)
+
+
+async def test_a_call_made_as_a_stream_has_its_initial_metadata_before_its_answer(
+    channel: InProcessChannel, servicer: Servicer, pipeline: CallPipeline
+) -> None:
+    call = channel.unary_stream(f"{METHOD}greet")("hello", timeout=60)
+    reading = asyncio.create_task(call.read())
+    assert list(await call.initial_metadata()) == [("greeting", "hello")]
+    assert (servicer.open, reading.done()) == (1, False)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert (servicer.open, pipeline._calls) == (0, 0)
+
+
+async def test_a_call_made_as_a_stream_has_one_answer_or_a_refusal(channel: InProcessChannel) -> None:
+    call = channel.unary_stream(f"{METHOD}answer")("hi", timeout=5)
+    assert [await call.read(), await call.read()] == ["hi!", EOF]
+    assert list(await call.initial_metadata()) == []
+    refused = channel.unary_stream(f"{METHOD}refuse")("s", timeout=5)
+    with pytest.raises(AioRpcError) as raised:
+        await refused.read()
+    info = error_info(raised.value)
+    assert info is not None
+    assert info.reason == "SESSION_NOT_FOUND"
 
 
 async def test_a_method_that_nobody_serves_is_unimplemented(channel: InProcessChannel) -> None:

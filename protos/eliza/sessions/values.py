@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.struct_pb2 import NULL_VALUE, ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -23,6 +24,11 @@ def ms_floor(when: Timestamp) -> int:
 def ms_ceil(when: Timestamp) -> int:
     """The instant of a Timestamp in ms, rounded up."""
     return when.seconds * 1000 - (-when.nanos // 1_000_000)
+
+
+def seconds(length: Duration) -> float:
+    """The length of a Duration in seconds."""
+    return length.seconds + length.nanos / 1e9
 
 
 def struct(fields: Mapping[str, Json]) -> Struct:

@@ -22,14 +22,16 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from eliza.sessions.v1 import errors_pb2 as eliza_dot_sessions_dot_v1_dot_errors__pb2
 from eliza.sessions.v1 import json_form_pb2 as eliza_dot_sessions_dot_v1_dot_json__form__pb2
 from eliza.sessions.v1 import log_pb2 as eliza_dot_sessions_dot_v1_dot_log__pb2
 from eliza.sessions.v1 import message_pb2 as eliza_dot_sessions_dot_v1_dot_message__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'eliza/sessions/v1/message_service.proto\x12\x11\x65liza.sessions.v1\x1a!eliza/sessions/v1/json_form.proto\x1a\x1b\x65liza/sessions/v1/log.proto\x1a\x1f\x65liza/sessions/v1/message.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9f\x02\n\x12SendMessageRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12)\n\x08metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x34\n\x0b\x61ttachments\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.ListValueH\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x15\n\rmetadata_json\x18\x06 \x01(\t\x12\x18\n\x10\x61ttachments_json\x18\x07 \x01(\t\x12.\n\tjson_form\x18\x08 \x01(\x0e\x32\x1b.eliza.sessions.v1.JsonFormB\x0e\n\x0c_attachments\"\x8e\x01\n\x13SendMessageResponse\x12+\n\x07message\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Message\x12\x38\n\x0esession_status\x18\x02 \x01(\x0b\x32 .eliza.sessions.v1.SessionStatus\x12\x10\n\x08replayed\x18\x03 \x01(\x08\"I\n\x0f\x43onverseRequest\x12\x36\n\x07message\x18\x01 \x01(\x0b\x32%.eliza.sessions.v1.SendMessageRequest\"\xeb\x01\n\x10\x43onverseResponse\x12>\n\x0cuser_message\x18\x01 \x01(\x0b\x32&.eliza.sessions.v1.SendMessageResponseH\x00\x12.\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1d.eliza.sessions.v1.ReplyChunkH\x00\x12+\n\x05reply\x18\x03 \x01(\x0b\x32\x1a.eliza.sessions.v1.MessageH\x00\x12\x32\n\x07\x61\x62orted\x18\x04 \x01(\x0b\x32\x1f.eliza.sessions.v1.ReplyAbortedH\x00\x42\x06\n\x04part\"\xd7\x01\n\x13ListMessagesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12*\n\x06\x62\x65\x66ore\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05\x61\x66ter\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\tjson_form\x18\x06 \x01(\x0e\x32\x1b.eliza.sessions.v1.JsonForm\"\xd4\x01\n\x14ListMessagesResponse\x12,\n\x08messages\x18\x01 \x03(\x0b\x32\x1a.eliza.sessions.v1.Message\x12\x10\n\x08has_more\x18\x02 \x01(\x08\x12\x31\n\rcursor_before\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x63ursor_after\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fnext_page_token\x18\x05 \x01(\t2\xa6\x02\n\x0eMessageService\x12\\\n\x0bSendMessage\x12%.eliza.sessions.v1.SendMessageRequest\x1a&.eliza.sessions.v1.SendMessageResponse\x12U\n\x08\x43onverse\x12\".eliza.sessions.v1.ConverseRequest\x1a#.eliza.sessions.v1.ConverseResponse0\x01\x12_\n\x0cListMessages\x12&.eliza.sessions.v1.ListMessagesRequest\x1a\'.eliza.sessions.v1.ListMessagesResponseBc\n\x14\x64\x65v.elizasessions.v1P\x01ZIgithub.com/eliza-sessions/eliza-sessions/gen/eliza/sessions/v1;sessionsv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'eliza/sessions/v1/message_service.proto\x12\x11\x65liza.sessions.v1\x1a\x1e\x65liza/sessions/v1/errors.proto\x1a!eliza/sessions/v1/json_form.proto\x1a\x1b\x65liza/sessions/v1/log.proto\x1a\x1f\x65liza/sessions/v1/message.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xce\x02\n\x12SendMessageRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12)\n\x08metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x34\n\x0b\x61ttachments\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.ListValueH\x00\x88\x01\x01\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x15\n\rmetadata_json\x18\x06 \x01(\t\x12\x18\n\x10\x61ttachments_json\x18\x07 \x01(\t\x12.\n\tjson_form\x18\x08 \x01(\x0e\x32\x1b.eliza.sessions.v1.JsonForm\x12-\n\nreply_wait\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\n\x0c_attachments\"\xa8\x02\n\x13SendMessageResponse\x12+\n\x07message\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Message\x12\x38\n\x0esession_status\x18\x02 \x01(\x0b\x32 .eliza.sessions.v1.SessionStatus\x12\x10\n\x08replayed\x18\x03 \x01(\x08\x12+\n\x05reply\x18\x04 \x01(\x0b\x32\x1a.eliza.sessions.v1.MessageH\x00\x12-\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x1a.eliza.sessions.v1.NoReplyH\x00\x12\x32\n\x07pending\x18\x06 \x01(\x0b\x32\x1f.eliza.sessions.v1.ReplyPendingH\x00\x42\x08\n\x06\x61nswer\"\xb4\x01\n\x07NoReply\x12.\n\x06reason\x18\x01 \x01(\x0e\x32\x1e.eliza.sessions.v1.ErrorReason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x38\n\x07\x64\x65tails\x18\x03 \x03(\x0b\x32\'.eliza.sessions.v1.NoReply.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x0e\n\x0cReplyPending\"I\n\x0f\x43onverseRequest\x12\x36\n\x07message\x18\x01 \x01(\x0b\x32%.eliza.sessions.v1.SendMessageRequest\"\xeb\x01\n\x10\x43onverseResponse\x12>\n\x0cuser_message\x18\x01 \x01(\x0b\x32&.eliza.sessions.v1.SendMessageResponseH\x00\x12.\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1d.eliza.sessions.v1.ReplyChunkH\x00\x12+\n\x05reply\x18\x03 \x01(\x0b\x32\x1a.eliza.sessions.v1.MessageH\x00\x12\x32\n\x07\x61\x62orted\x18\x04 \x01(\x0b\x32\x1f.eliza.sessions.v1.ReplyAbortedH\x00\x42\x06\n\x04part\"\xd7\x01\n\x13ListMessagesRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12*\n\x06\x62\x65\x66ore\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05\x61\x66ter\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\tjson_form\x18\x06 \x01(\x0e\x32\x1b.eliza.sessions.v1.JsonForm\"\xd4\x01\n\x14ListMessagesResponse\x12,\n\x08messages\x18\x01 \x03(\x0b\x32\x1a.eliza.sessions.v1.Message\x12\x10\n\x08has_more\x18\x02 \x01(\x08\x12\x31\n\rcursor_before\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x30\n\x0c\x63ursor_after\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0fnext_page_token\x18\x05 \x01(\t2\xa6\x02\n\x0eMessageService\x12\\\n\x0bSendMessage\x12%.eliza.sessions.v1.SendMessageRequest\x1a&.eliza.sessions.v1.SendMessageResponse\x12U\n\x08\x43onverse\x12\".eliza.sessions.v1.ConverseRequest\x1a#.eliza.sessions.v1.ConverseResponse0\x01\x12_\n\x0cListMessages\x12&.eliza.sessions.v1.ListMessagesRequest\x1a\'.eliza.sessions.v1.ListMessagesResponseBc\n\x14\x64\x65v.elizasessions.v1P\x01ZIgithub.com/eliza-sessions/eliza-sessions/gen/eliza/sessions/v1;sessionsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,18 +39,26 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'eliza.sessions.v1.message_s
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\024dev.elizasessions.v1P\001ZIgithub.com/eliza-sessions/eliza-sessions/gen/eliza/sessions/v1;sessionsv1'
-  _globals['_SENDMESSAGEREQUEST']._serialized_start=223
-  _globals['_SENDMESSAGEREQUEST']._serialized_end=510
-  _globals['_SENDMESSAGERESPONSE']._serialized_start=513
-  _globals['_SENDMESSAGERESPONSE']._serialized_end=655
-  _globals['_CONVERSEREQUEST']._serialized_start=657
-  _globals['_CONVERSEREQUEST']._serialized_end=730
-  _globals['_CONVERSERESPONSE']._serialized_start=733
-  _globals['_CONVERSERESPONSE']._serialized_end=968
-  _globals['_LISTMESSAGESREQUEST']._serialized_start=971
-  _globals['_LISTMESSAGESREQUEST']._serialized_end=1186
-  _globals['_LISTMESSAGESRESPONSE']._serialized_start=1189
-  _globals['_LISTMESSAGESRESPONSE']._serialized_end=1401
-  _globals['_MESSAGESERVICE']._serialized_start=1404
-  _globals['_MESSAGESERVICE']._serialized_end=1698
+  _globals['_NOREPLY_DETAILSENTRY']._loaded_options = None
+  _globals['_NOREPLY_DETAILSENTRY']._serialized_options = b'8\001'
+  _globals['_SENDMESSAGEREQUEST']._serialized_start=287
+  _globals['_SENDMESSAGEREQUEST']._serialized_end=621
+  _globals['_SENDMESSAGERESPONSE']._serialized_start=624
+  _globals['_SENDMESSAGERESPONSE']._serialized_end=920
+  _globals['_NOREPLY']._serialized_start=923
+  _globals['_NOREPLY']._serialized_end=1103
+  _globals['_NOREPLY_DETAILSENTRY']._serialized_start=1057
+  _globals['_NOREPLY_DETAILSENTRY']._serialized_end=1103
+  _globals['_REPLYPENDING']._serialized_start=1105
+  _globals['_REPLYPENDING']._serialized_end=1119
+  _globals['_CONVERSEREQUEST']._serialized_start=1121
+  _globals['_CONVERSEREQUEST']._serialized_end=1194
+  _globals['_CONVERSERESPONSE']._serialized_start=1197
+  _globals['_CONVERSERESPONSE']._serialized_end=1432
+  _globals['_LISTMESSAGESREQUEST']._serialized_start=1435
+  _globals['_LISTMESSAGESREQUEST']._serialized_end=1650
+  _globals['_LISTMESSAGESRESPONSE']._serialized_start=1653
+  _globals['_LISTMESSAGESRESPONSE']._serialized_end=1865
+  _globals['_MESSAGESERVICE']._serialized_start=1868
+  _globals['_MESSAGESERVICE']._serialized_end=2162
 # @@protoc_insertion_point(module_scope)

@@ -4,10 +4,12 @@ isort:skip_file
 """
 
 from collections import abc as _abc
+from eliza.sessions.v1 import errors_pb2 as _errors_pb2
 from eliza.sessions.v1 import json_form_pb2 as _json_form_pb2
 from eliza.sessions.v1 import log_pb2 as _log_pb2
 from eliza.sessions.v1 import message_pb2 as _message_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -37,6 +39,7 @@ class SendMessageRequest(_message.Message):
     METADATA_JSON_FIELD_NUMBER: _builtins.int
     ATTACHMENTS_JSON_FIELD_NUMBER: _builtins.int
     JSON_FORM_FIELD_NUMBER: _builtins.int
+    REPLY_WAIT_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """UUID of the session."""
     content: _builtins.str
@@ -63,6 +66,15 @@ class SendMessageRequest(_message.Message):
         all levels.
         """
 
+    @_builtins.property
+    def reply_wait(self) -> _duration_pb2.Duration:
+        """How long to wait for the agent's reply once the message is stored. Unset or 0: no wait. Less than 0 is
+        INVALID_FIELD. The wait never lasts longer than REPLY_DEADLINE_SECONDS, and ends half a second before the
+        call's own deadline. As soon as the message is stored, the initial metadata of the call tell its id as
+        `eliza-message-id`. Such a call takes the place of a stream: where none is free, it is OVERLOADED and the
+        message is not stored. Converse, which always waits, does not look at it.
+        """
+
     def __init__(
         self,
         *,
@@ -74,10 +86,11 @@ class SendMessageRequest(_message.Message):
         metadata_json: _builtins.str = ...,
         attachments_json: _builtins.str = ...,
         json_form: _json_form_pb2.JsonForm.ValueType = ...,
+        reply_wait: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "attachments", b"attachments", "metadata", b"metadata"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "attachments", b"attachments", "metadata", b"metadata", "reply_wait", b"reply_wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "attachments", b"attachments", "attachments_json", b"attachments_json", "content", b"content", "json_form", b"json_form", "metadata", b"metadata", "metadata_json", b"metadata_json", "request_id", b"request_id", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_attachments", b"_attachments", "attachments", b"attachments", "attachments_json", b"attachments_json", "content", b"content", "json_form", b"json_form", "metadata", b"metadata", "metadata_json", b"metadata_json", "reply_wait", b"reply_wait", "request_id", b"request_id", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__attachments: _TypeAlias = _typing.Literal["attachments"]  # noqa: Y015
     _WhichOneofArgType__attachments: _TypeAlias = _typing.Literal["_attachments", b"_attachments"]  # noqa: Y015
@@ -87,15 +100,18 @@ Global___SendMessageRequest: _TypeAlias = SendMessageRequest  # noqa: Y015
 
 @_typing.final
 class SendMessageResponse(_message.Message):
-    """The stored message."""
+    """The stored message, and what came of the wait for its reply."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MESSAGE_FIELD_NUMBER: _builtins.int
     SESSION_STATUS_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
+    REPLY_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
     replayed: _builtins.bool
-    """Whether this is the first answer again. Then the service did nothing now."""
+    """Whether this is the first answer again. Then the service stored nothing now."""
     @_builtins.property
     def message(self) -> _message_pb2.Message:
         """As it was stored."""
@@ -104,20 +120,108 @@ class SendMessageResponse(_message.Message):
     def session_status(self) -> _message_pb2.SessionStatus:
         """What it did to the session."""
 
+    @_builtins.property
+    def reply(self) -> _message_pb2.Message:
+        """The agent's reply, as it was stored."""
+
+    @_builtins.property
+    def failure(self) -> Global___NoReply:
+        """There is no reply, and there will be none."""
+
+    @_builtins.property
+    def pending(self) -> Global___ReplyPending:
+        """The wait was over before the reply came, or the service stops. The reply may come yet: watch the
+        session, or repeat the call with the same request_id.
+        """
+
     def __init__(
         self,
         *,
         message: _message_pb2.Message | None = ...,
         session_status: _message_pb2.SessionStatus | None = ...,
         replayed: _builtins.bool = ...,
+        reply: _message_pb2.Message | None = ...,
+        failure: Global___NoReply | None = ...,
+        pending: Global___ReplyPending | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "session_status", b"session_status"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "failure", b"failure", "message", b"message", "pending", b"pending", "reply", b"reply", "session_status", b"session_status"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "replayed", b"replayed", "session_status", b"session_status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "failure", b"failure", "message", b"message", "pending", b"pending", "replayed", b"replayed", "reply", b"reply", "session_status", b"session_status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_answer: _TypeAlias = _typing.Literal["reply", "failure", "pending"]  # noqa: Y015
+    _WhichOneofArgType_answer: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_answer) -> _WhichOneofReturnType_answer | None: ...
+
+Global___SendMessageResponse: _TypeAlias = SendMessageResponse  # noqa: Y015
+
+@_typing.final
+class NoReply(_message.Message):
+    """Why a message that is stored gets no reply."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class DetailsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    DETAILS_FIELD_NUMBER: _builtins.int
+    reason: _errors_pb2.ErrorReason.ValueType
+    """AGENT_REPLY_FAILED; SESSION_EXPIRED or SESSION_NOT_FOUND where the session has ended meanwhile."""
+    message: _builtins.str
+    """Why, for people."""
+    @_builtins.property
+    def details(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The details of the error, as ErrorInfo.metadata has them."""
+
+    def __init__(
+        self,
+        *,
+        reason: _errors_pb2.ErrorReason.ValueType = ...,
+        message: _builtins.str = ...,
+        details: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["details", b"details", "message", b"message", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___SendMessageResponse: _TypeAlias = SendMessageResponse  # noqa: Y015
+Global___NoReply: _TypeAlias = NoReply  # noqa: Y015
+
+@_typing.final
+class ReplyPending(_message.Message):
+    """The reply has not come yet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplyPending: _TypeAlias = ReplyPending  # noqa: Y015
 
 @_typing.final
 class ConverseRequest(_message.Message):

@@ -58,7 +58,8 @@ class MessageServiceServicer:
 
     def SendMessage(self, request, context):
         """Stores a user's message and delivers it to the session's agent; renews the session when auto-renewal is
-        on. Answers as soon as the message is durable; the agent's reply comes later.
+        on. Answers as soon as the message is durable; the agent's reply comes later. With `reply_wait`, it
+        answers once the reply is there, or the wait is over. Cancelling the call cancels only the waiting.
         Errors: INVALID_CONTENT, INVALID_METADATA, INVALID_FIELD, REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

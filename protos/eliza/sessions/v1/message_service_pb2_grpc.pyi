@@ -35,7 +35,8 @@ class MessageServiceStub:
     def __new__(cls, channel: _aio.Channel) -> MessageServiceAsyncStub: ...
     SendMessage: _grpc.UnaryUnaryMultiCallable[_message_service_pb2.SendMessageRequest, _message_service_pb2.SendMessageResponse]
     """Stores a user's message and delivers it to the session's agent; renews the session when auto-renewal is
-    on. Answers as soon as the message is durable; the agent's reply comes later.
+    on. Answers as soon as the message is durable; the agent's reply comes later. With `reply_wait`, it
+    answers once the reply is there, or the wait is over. Cancelling the call cancels only the waiting.
     Errors: INVALID_CONTENT, INVALID_METADATA, INVALID_FIELD, REQUEST_ID_REUSED.
     """
     Converse: _grpc.UnaryStreamMultiCallable[_message_service_pb2.ConverseRequest, _message_service_pb2.ConverseResponse]
@@ -54,7 +55,8 @@ class MessageServiceAsyncStub(MessageServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     SendMessage: _aio.UnaryUnaryMultiCallable[_message_service_pb2.SendMessageRequest, _message_service_pb2.SendMessageResponse]  # type: ignore[assignment]
     """Stores a user's message and delivers it to the session's agent; renews the session when auto-renewal is
-    on. Answers as soon as the message is durable; the agent's reply comes later.
+    on. Answers as soon as the message is durable; the agent's reply comes later. With `reply_wait`, it
+    answers once the reply is there, or the wait is over. Cancelling the call cancels only the waiting.
     Errors: INVALID_CONTENT, INVALID_METADATA, INVALID_FIELD, REQUEST_ID_REUSED.
     """
     Converse: _aio.UnaryStreamMultiCallable[_message_service_pb2.ConverseRequest, _message_service_pb2.ConverseResponse]  # type: ignore[assignment]
@@ -76,7 +78,8 @@ class MessageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_message_service_pb2.SendMessageResponse, _abc.Awaitable[_message_service_pb2.SendMessageResponse]]:
         """Stores a user's message and delivers it to the session's agent; renews the session when auto-renewal is
-        on. Answers as soon as the message is durable; the agent's reply comes later.
+        on. Answers as soon as the message is durable; the agent's reply comes later. With `reply_wait`, it
+        answers once the reply is there, or the wait is over. Cancelling the call cancels only the waiting.
         Errors: INVALID_CONTENT, INVALID_METADATA, INVALID_FIELD, REQUEST_ID_REUSED.
         """
 
