@@ -13,7 +13,7 @@ import structlog
 from server.agents.connectors import Connectors, connect
 from server.agents.registry import register_at_start, warn_of_unusable
 from server.clock import Clock, SystemClock, TestClock
-from server.delivery.queues import Dispatcher
+from server.delivery.dispatcher import Dispatcher
 from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.purge import Purge
 from server.lifecycle.watches import Watches
@@ -54,6 +54,7 @@ class Service:
             lease_seconds=settings.delivery_lease_seconds,
             concurrency=settings.agent_concurrency,
         )
+        connectors.workers.on_change = self._dispatcher.wake
         self._deadlines = Deadlines(store, clock)
         self._purge = Purge(
             store,

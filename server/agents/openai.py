@@ -25,7 +25,7 @@ from server.agents.http import (
     read_json,
     retry_after_s,
 )
-from server.agents.kinds import AgentUnavailableError, Emit, NoReplyError, Work
+from server.agents.kinds import UNBOUNDED, AgentUnavailableError, Emit, NoReplyError, Work
 from server.agents.secrets import SecretError, Secrets
 from server.clock import Clock
 from server.domain.agents import Agent, OpenAiSettings
@@ -83,13 +83,20 @@ class OpenAi:
         except SecretError as error:
             raise InvalidFieldError("openai.api_key", settings.api_key, str(error)) from error
 
-    @asynccontextmanager
-    async def slot(self, agent: Agent) -> AsyncIterator["OpenAi"]:
-        """There is always time: the dispatcher bounds how many are asked at once."""
+    def capacity(self, agent_id: str) -> int:
+        """There is always time."""
+        return UNBOUNDED
+
+    async def check_ready(self, agent: Agent) -> None:
+        """Refuses an agent whose secret cannot be read. Raises AgentUnavailableError."""
         try:
             await self._key(_settings(agent))
         except SecretError as error:
             raise _no_key(error) from error
+
+    @asynccontextmanager
+    async def slot(self, agent: Agent) -> AsyncIterator["OpenAi"]:
+        """Itself."""
         yield self
 
     def history_messages(self, agent: Agent) -> int:

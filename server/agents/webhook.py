@@ -31,6 +31,7 @@ from server.agents.http import (
 )
 from server.agents.kinds import (
     MAX_DELIVERY_BYTES,
+    UNBOUNDED,
     AgentUnavailableError,
     Emit,
     NoReplyError,
@@ -110,13 +111,20 @@ class Webhook:
         except SecretError as error:
             raise InvalidFieldError("webhook.secret", settings.secret, str(error)) from error
 
-    @asynccontextmanager
-    async def slot(self, agent: Agent) -> AsyncIterator["Webhook"]:
-        """There is always time: the dispatcher bounds how many are asked at once."""
+    def capacity(self, agent_id: str) -> int:
+        """There is always time."""
+        return UNBOUNDED
+
+    async def check_ready(self, agent: Agent) -> None:
+        """Refuses an agent whose secret cannot be read. Raises AgentUnavailableError."""
         try:
             signing_key(await self._secret(_settings(agent)))
         except SecretError as error:
             raise _no_secret(error) from error
+
+    @asynccontextmanager
+    async def slot(self, agent: Agent) -> AsyncIterator["Webhook"]:
+        """Itself."""
         yield self
 
     def history_messages(self, agent: Agent) -> int:

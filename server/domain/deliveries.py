@@ -37,13 +37,15 @@ MAX_DETAIL_CODE_POINTS: Final = 500
 class AttemptFailure:
     """A failed attempt, for the operator. Users may see `reason`, but not `detail`.
 
-    `attempt` counts from 1; 0 means that the agent could not be asked.
+    `attempt` counts from 1; 0 means that the agent could not be asked. `reply_id`: the id that its reply
+    would have had.
     """
 
     at_ms: int
     attempt: int
     reason: str
     detail: str = ""
+    reply_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

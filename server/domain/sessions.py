@@ -78,13 +78,15 @@ class Outcome:
     """What a rule leaves: the session after it, the entry that it appends to the log, and the delivery that
     it makes or changes.
 
-    `replayed`: it is what an earlier, equal request left, and nothing was done now.
+    `replayed`: it is what an earlier, equal request left, and nothing was done now. `opened`: how many more
+    deliveries of the session are open; below 0: fewer.
     """
 
     session: Session
     entry: Entry | None = None
     delivery: Delivery | None = None
     replayed: bool = False
+    opened: int = 0
 
 
 Rule = Callable[[Session, int], Outcome]
@@ -213,7 +215,7 @@ def send_message(
         _touch(session, now_ms), now_ms, message, renewed=session.timeout.auto_renew, open_deliveries=opened
     )
     delivery = Delivery(session.id, outcome.session.last_sequence, DeliveryState.PENDING, 0, now_ms)
-    return Outcome(outcome.session, outcome.entry, delivery)
+    return Outcome(outcome.session, outcome.entry, delivery, opened=outcome.opened)
 
 
 def heartbeat(session: Session, now_ms: int) -> Outcome:
@@ -313,9 +315,10 @@ def append(session: Session, now_ms: int, event: Event, *, renewed: bool = False
     increase.
     """
     sequence, at_ms = session.last_sequence + 1, max(now_ms, session.last_entry_ms + 1)
+    before = session.open_deliveries
     session = replace(session, last_sequence=sequence, last_entry_ms=at_ms, **changes)
     near = is_near_expiration(session, now_ms)
     entry = Entry(
         session.id, sequence, at_ms, event, session.expires_at_ms, session.renewal_count, renewed, near
     )
-    return Outcome(session, entry)
+    return Outcome(session, entry, opened=session.open_deliveries - before)

@@ -48,7 +48,7 @@ def test_every_call_of_the_api_is_made() -> None:
         for method in service.methods
         if not (method.client_streaming or method.server_streaming)
     }
-    # A reply is an `apply_delivery`. Streams read by `list_entries`, `find_answer` and `next_delivery`.
+    # A reply is an `apply_delivery`. Streams read by `list_entries` and `find_answer`.
     assert {name.removeprefix("rpc ") for name in OPERATIONS if name.startswith("rpc ")} == calls - {"Reply"}
 
 

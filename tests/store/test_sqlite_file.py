@@ -241,7 +241,7 @@ class TestAnOlderVersion:
         assert log[2].event == TimeoutChange(one.timeout)
         assert len(log) == 4
         # Nobody waits for replies to what was sent before.
-        assert await store.list_open() == []
+        assert await store.count_open() == {}
         for sequence in (1, 4):
             assert await delivery(store, one, sequence) == Delivery(
                 USER, sequence, DeliveryState.ANSWERED, 0, None
@@ -249,7 +249,7 @@ class TestAnOlderVersion:
         with pytest.raises(DeliveryNotFoundError):
             await delivery(store, one, 2)
         await store.apply(USER, say("new"))
-        assert [left.sequence for left in await store.list_open()] == [5]
+        assert [left.delivery.sequence for left in await store.lease_due(AGENT, T0, 9)] == [5]
         assert contents(await store.list_history(one, before_sequence=5, limit=9)) == [
             "hi",
             "ho",

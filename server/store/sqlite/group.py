@@ -36,7 +36,17 @@ _SET_DUE = (
     "UPDATE sessions SET due_at_ms = item.value ->> 1 FROM json_each(?) AS item WHERE sessions.id = "
     "item.value ->> 0"
 )
-_EXPIRE_SESSIONS = "UPDATE sessions SET expired = true WHERE id IN (SELECT value FROM json_each(?))"
+_EXPIRE_SESSIONS = (
+    "UPDATE sessions SET expired = true, head_sequence = NULL, head_due_ms = NULL "
+    "WHERE id IN (SELECT value FROM json_each(?))"
+)
+# The first open delivery of each session; due at once while it is leased, see `lease_due`.
+_SET_HEADS = (
+    "UPDATE sessions SET (head_sequence, head_due_ms) = ("
+    "SELECT sequence, iif(state = 'leased', 0, max(deliveries.due_at_ms, item.value ->> 1)) "
+    f"FROM deliveries INDEXED BY deliveries_open WHERE session_id = sessions.id AND state IN {rows.OPEN} "
+    "ORDER BY sequence LIMIT 1) FROM json_each(?) AS item WHERE sessions.id = item.value ->> 0"
+)
 _INSERT_ENTRIES = (
     f"INSERT INTO log ({', '.join(rows.ENTRY)}) SELECT {rows.item_values(len(rows.ENTRY))} "
     "FROM json_each(?) AS item"
@@ -108,6 +118,7 @@ def write(connection: sqlite3.Connection, written: Written) -> None:
     change_counts(connection, written.counts)
     execute(_INSERT_ENTRIES, map(rows.entry_row, written.entries))
     execute(_PUT_DELIVERIES, map(rows.delivery_row, written.deliveries))
+    execute(_SET_HEADS, written.heads.items())
     execute(_EXPIRE_SESSIONS, written.expired)
     execute(_CLOSE_DELIVERIES, written.expired)
     execute(_PUT_REQUESTS, map(rows.request_row, written.requests))

@@ -20,7 +20,7 @@ from server.agents.connectors import Connectors
 from server.agents.http import Hosts
 from server.agents.kinds import Echo
 from server.agents.workers import Workers
-from server.delivery.queues import Dispatcher
+from server.delivery.dispatcher import Dispatcher
 from server.domain.agents import ECHO_ID, Agent, AgentKind
 from server.lifecycle.deadlines import Deadlines
 from server.lifecycle.purge import Purge
@@ -164,6 +164,7 @@ class World:
             lease_seconds=LEASE_SECONDS,
             concurrency=3,
         )
+        self.worker_service.on_change = self.dispatcher.wake
         self.deadlines = Deadlines(self.store, self)
         for listener in (self.signals.on_commit, self.dispatcher.on_commit, self.deadlines.on_commit):
             self.store.add_listener(listener)
@@ -205,7 +206,7 @@ class World:
         self.life += 1
         self.model.up_since = 2**62
         writer: Any = self.store._writer
-        writer.dead = writer._closed = self.store._closed = self.dispatcher._stopping = True
+        writer.dead = writer._closed = self.store._closed = self.dispatcher._means.is_stopping = True
         self.calls.clear()
         self._end_tasks()
         for connection in (

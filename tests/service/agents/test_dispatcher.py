@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from server.agents.kinds import AgentUnavailableError, Echo, Emit, NoReplyError, Work
+from server.agents.kinds import UNBOUNDED, AgentUnavailableError, Echo, Emit, NoReplyError, Work
 from server.agents.workers import Workers
 from server.clock import TestClock
-from server.delivery import queues
-from server.delivery.queues import Dispatcher
+from server.delivery import turn
+from server.delivery.dispatcher import Dispatcher
 from server.domain.agents import Agent, AgentKind
-from server.domain.deliveries import Delivery, RetryPolicy
+from server.domain.deliveries import Delivery, DeliveryState, RetryPolicy
 from server.domain.errors import (
     DeliveryAnsweredError,
     DeliveryNotFoundError,
@@ -30,6 +30,7 @@ from server.domain.messages import AgentMessage, Draft, Reply, UserMessage
 from server.domain.sessions import Outcome, Session, fall_due, send_message
 from server.lifecycle.watches import Watches
 from server.store.sqlite.store import SqliteStore
+from tests.store.conformance.common import first_open
 from tests.support.realtime.echoing import HANGS_SECONDS, delivered
 from tests.support.waiting import eventually
 from tests.unit.samples import AGENT, T0, logged, put, session
@@ -71,6 +72,11 @@ class Scripted:
 
     async def check_secret(self, agent: Agent) -> None: ...
 
+    def capacity(self, agent_id: str) -> int:
+        return UNBOUNDED
+
+    async def check_ready(self, agent: Agent) -> None: ...
+
     @asynccontextmanager
     async def slot(self, agent: Agent) -> AsyncIterator["Scripted"]:
         yield self
@@ -106,9 +112,9 @@ class FlakyStore(SqliteStore):
             self.refused += 1
             raise UnavailableError("The store is away")
 
-    async def next_delivery(self, *args: Any) -> Any:
-        self._used("next_delivery")
-        return await super().next_delivery(*args)
+    async def lease_due(self, *args: Any) -> Any:
+        self._used("lease_due")
+        return await super().lease_due(*args)
 
     async def get_agent(self, *args: Any) -> Any:
         self._used("get_agent")
@@ -222,7 +228,7 @@ def agent() -> Scripted:
 
 @pytest.fixture
 async def world(tmp_path: Path, agent: Scripted, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    monkeypatch.setattr(queues, "STORE_TROUBLE_SECONDS", 0.01)
+    monkeypatch.setattr(turn, "STORE_TROUBLE_SECONDS", 0.01)
     world = World(tmp_path / "store.db", agent)
     yield world
     await world.close()
@@ -287,14 +293,14 @@ class TestOrder:
         for one in (beside, elsewhere):
             await world.send(one, "hello")
             async with asyncio.timeout(HANGS_SECONDS):
-                while (await world.store.next_delivery(one.id)) is not None:  # noqa: ASYNC110
+                while await first_open(world.store, one):  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
         await world.send(await world.session(), "hang")
         await eventually(lambda: agent.in_hand.total() == 2)
         await world.send(beside, "no room")
         await world.send(elsewhere, "again")
         async with asyncio.timeout(HANGS_SECONDS):
-            while (await world.store.next_delivery(elsewhere.id)) is not None:  # noqa: ASYNC110
+            while await first_open(world.store, elsewhere):  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         assert agent.contents == ["hang", "hello", "hang"]
 
@@ -538,7 +544,7 @@ class TestAnswers:
 
 
 class TestStoreTrouble:
-    @pytest.mark.parametrize("method", ["next_delivery", "get_agent", "lease", "answer", "fail"])
+    @pytest.mark.parametrize("method", ["lease_due", "get_agent", "lease", "answer", "fail"])
     async def test_nothing_is_lost_while_the_store_is_away(
         self, world: World, agent: Scripted, method: str
     ) -> None:
@@ -604,7 +610,7 @@ class TestStoreTrouble:
         await world.open()
         await world.send(other, "a", "b")
         async with asyncio.timeout(HANGS_SECONDS):
-            while (await world.store.next_delivery(other.id)) is not None:  # noqa: ASYNC110
+            while await first_open(world.store, other):  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         assert len(agent.asked) == 1
         await world.close()
@@ -637,7 +643,7 @@ class TestEnds:
         await eventually(lambda: agent.cancelled == ["under way"])
         await eventually(world.dispatcher.is_idle)
         assert agent.contents == ["fail", "under way"]
-        assert await world.store.list_open() == []
+        assert await world.store.count_open() == {}
 
     async def test_a_message_and_the_deletion_of_its_session_in_one_commit_leave_nothing(
         self, world: World, agent: Scripted
@@ -885,30 +891,34 @@ class TestWorkers:
         workers = Workers()
         world.connectors[AgentKind.STREAM] = workers
         await world.open()
+        workers.on_change = world.dispatcher.wake
         one = await world.session()
         await world.send(one, "hello")
-        await eventually(lambda: workers._waiting.get(AGENT))
         changed = await world.store.update_agent(
             AGENT, lambda agent, now_ms: Agent(agent.id, agent.name, AgentKind.ECHO, T0, now_ms)
         )
         workers.changed(AGENT, changed)
         assert await world.exchanged(one) == [("hello", "hello")]
-        assert (workers._waiting, workers._workers) == ({}, {})
 
-    async def test_a_session_that_ends_while_it_waits_frees_its_place(self, world: World) -> None:
+    async def test_what_waits_for_a_worker_is_given_when_one_comes_and_not_leased_before(
+        self, world: World
+    ) -> None:
         workers = Workers()
         world.connectors[AgentKind.STREAM] = workers
         await world.open()
+        workers.on_change = world.dispatcher.wake
         agent = await world.store.get_agent(AGENT)
-        ended, other = await world.session(), await world.session()
-        await world.send(ended, "gone")
-        await eventually(lambda: workers._waiting.get(AGENT))
-        await world.send(other, "hello")
-        await eventually(lambda: len(workers._waiting[AGENT]) == 2)
+        ended, other, third = await world.session(), await world.session(), await world.session()
+        for one, content in ((ended, "gone"), (other, "hello"), (third, "no room")):
+            await world.send(one, content)
         await world.delete(ended)
         with workers.connected(agent, capacity=1, history_messages=0) as worker:
             given = await asyncio.wait_for(worker.told.get(), HANGS_SECONDS)
             assert given.work.message.content == "hello"
+            waits = await first_open(world.store, third)
+            assert (waits.delivery.state, waits.delivery.attempts) == (DeliveryState.PENDING, 0)
             await world.dispatcher.answer(given.work.delivery.id, Reply(Draft("hi")))
-            await eventually(lambda: worker.busy == 0)
-        assert (workers._waiting, workers._workers) == ({}, {})
+            await eventually(
+                lambda: "no room" in [held.work.message.content for held in worker.held.values()]
+            )
+            assert worker.busy == 1

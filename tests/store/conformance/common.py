@@ -22,10 +22,12 @@ from server.domain.replies import DeliveryRule, fail, lease
 from server.domain.replies import answer as answer_delivery
 from server.domain.sessions import Outcome, Rule, Session, fall_due, send_message, update_timeout
 from server.domain.timeouts import PartialTimeoutConfig
-from server.store.contract import Store
+from server.store.contract import OpenDelivery, Store
 from tests.unit.samples import POLICY, T0, answering, put, session
 
 UNKNOWN = "99999999-9999-4999-8999-999999999999"
+FAR_MS = 2**62
+"""Later than every rest."""
 MANY = 600
 """More than two groups of a writer that takes 256 at a time."""
 
@@ -88,6 +90,12 @@ async def delivery(store: Store, of: Session, sequence: int) -> Delivery:
 
     await store.apply_delivery(of.id, sequence, look)
     return seen[0]
+
+
+async def first_open(store: Store, of: Session) -> OpenDelivery | None:
+    """The first open delivery of a session, whenever it is due."""
+    found = await store.lease_due(of.agent_id, FAR_MS, MANY)
+    return next((one for one in found if one.session.id == of.id), None)
 
 
 def misbehave(start: Session, now_ms: int) -> Outcome:
@@ -161,8 +169,9 @@ CALLS: dict[str, Callable[[Store, Session], Awaitable[object]]] = {
     "list_entries": lambda store, one: store.list_entries(one.id, after_sequence=0, limit=1),
     "check_writable": lambda store, one: store.check_writable(),
     "apply_delivery": lambda store, one: store.apply_delivery(one.id, 1, take),
-    "next_delivery": lambda store, one: store.next_delivery(one.id),
-    "list_open": lambda store, one: store.list_open(),
+    "lease_due": lambda store, one: store.lease_due(one.agent_id, T0, 1),
+    "next_delivery_ms": lambda store, one: store.next_delivery_ms(one.agent_id),
+    "count_open": lambda store, one: store.count_open(),
     "list_history": lambda store, one: store.list_history(one, before_sequence=1, limit=1),
     "count_history": lambda store, one: store.count_history(one, before_sequence=1, limit=1),
     "find_answer": lambda store, one: store.find_answer(one.id, 1),
