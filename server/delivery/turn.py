@@ -146,7 +146,7 @@ class Turn:
             return None
         except SessionExpiredError:
             # Its expiry is about to be written, and closes the delivery.
-            with suppress(*_CLOSED):
+            with suppress(*_CLOSED, SessionExpiredError):
                 await self.put_off(PUT_OFF_MS)
             return None
 

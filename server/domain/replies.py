@@ -17,7 +17,12 @@ from server.domain.deliveries import (
     DeliveryState,
     RetryPolicy,
 )
-from server.domain.errors import DeliveryAnsweredError, DeliveryNotFoundError, DeliveryNotLeasedError
+from server.domain.errors import (
+    DeliveryAnsweredError,
+    DeliveryNotFoundError,
+    DeliveryNotLeasedError,
+    SessionExpiredError,
+)
 from server.domain.log import Event, ReplyFailure
 from server.domain.messages import AgentMessage, Reply, check_reply, clean_reply
 from server.domain.sessions import Outcome, Session, append, require_live
@@ -139,9 +144,11 @@ def fail(
 def put_off(session: Session, delivery: Delivery, now_ms: int, *, rest_ms: int) -> Outcome:
     """Has a delivery rest that nobody was asked for. A lease that it has is given back, and no attempt.
 
-    Also in a session whose expiry has passed and is not in the log yet. Raises DeliveryNotLeasedError (it is
-    no longer open).
+    Also in a session whose expiry has passed and is not in the log yet. Raises SessionExpiredError (it is
+    there), DeliveryNotLeasedError (it is no longer open).
     """
+    if session.expiry_logged:
+        raise SessionExpiredError(session.id, session.expires_at_ms)
     _require_open(delivery)
     attempts = delivery.attempts - (delivery.state is DeliveryState.LEASED)
     rests = replace(delivery, state=DeliveryState.PENDING, attempts=attempts, due_at_ms=now_ms + rest_ms)

@@ -3,7 +3,9 @@
 import asyncio
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
+from typing import Final
 
 import structlog
 
@@ -17,6 +19,9 @@ from server.domain.errors import (
 from server.domain.log import message_of
 from server.domain.replies import put_off
 from server.store.contract import PUT_OFF_MS, Deliveries, LeaseRule, OpenDelivery
+
+_CLOSED: Final = (DeliveryNotLeasedError, DeliveryNotFoundError, SessionNotFoundError)
+"""What the rules raise where a delivery was closed since it was read."""
 
 log = structlog.get_logger()
 
@@ -47,10 +52,10 @@ async def _lease(store: Deliveries, one: OpenDelivery, rule: LeaseRule) -> OpenD
         outcome = await store.apply_delivery(
             session_id, sequence, partial(rule, message_id=message_of(one.entry).id)
         )
-    except (DeliveryNotLeasedError, DeliveryNotFoundError, SessionNotFoundError):
-        # Closed since it was read.
+    except _CLOSED:
         return None
     except SessionExpiredError:
-        await store.apply_delivery(session_id, sequence, partial(put_off, rest_ms=PUT_OFF_MS))
+        with suppress(*_CLOSED, SessionExpiredError):
+            await store.apply_delivery(session_id, sequence, partial(put_off, rest_ms=PUT_OFF_MS))
         return None
     return OpenDelivery(outcome.session, one.entry, outcome.delivery or one.delivery)
