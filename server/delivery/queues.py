@@ -11,7 +11,7 @@ import random
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -342,7 +342,7 @@ class Dispatcher:
         """
         lease_s = agent.settings.timeout_seconds if agent.settings else self._lease_s
         if is_claimed:
-            session, delivery = head.session, replace(head.delivery, attempts=head.delivery.attempts + 1)
+            session, delivery = head.session, head.delivery._replace(attempts=head.delivery.attempts + 1)
         else:
             outcome = await self._lease(queue, head, lease_s)
             if outcome is None:
