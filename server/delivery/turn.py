@@ -5,7 +5,7 @@ import random
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -181,7 +181,7 @@ class Turn:
         """
         means, session, delivery = self._means, self.head.session, self.head.delivery
         if is_claimed:
-            delivery = replace(delivery, attempts=delivery.attempts + 1)
+            delivery = delivery._replace(attempts=delivery.attempts + 1)
         history = await read_history(means.store, session, delivery.sequence, slot.history_messages(agent))
         work = Work(agent, session, self.head.entry, delivery, new_id(), history)
         lease_s = means.lease_seconds(agent)

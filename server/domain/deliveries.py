@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from server.domain.errors import DeliveryNotFoundError
 
@@ -48,8 +48,7 @@ class AttemptFailure:
     reply_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """The delivery of the message with this sequence.
 
     `attempts` counts the leases, without those that `lost_connections` counts: the worker lost its connection

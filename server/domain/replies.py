@@ -5,7 +5,6 @@ message, ever.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from server.domain.agent_text import clean
 from server.domain.deliveries import (
@@ -49,12 +48,11 @@ def lease(
     _require_open(delivery)
     if delivery.attempts >= policy.max_attempts:
         reason, reply_id = "the agent was asked and never heard of again", _last_reply_id(delivery)
-        delivery = replace(
-            delivery, last_failure=AttemptFailure(now_ms, delivery.attempts, reason, reply_id=reply_id)
-        )
+        failure = AttemptFailure(now_ms, delivery.attempts, reason, reply_id=reply_id)
+        delivery = delivery._replace(last_failure=failure)
         return _give_up(session, delivery, now_ms, message_id, reason, reply_id)
-    leased = replace(
-        delivery, state=DeliveryState.LEASED, attempts=delivery.attempts + 1, due_at_ms=now_ms + lease_ms
+    leased = delivery._replace(
+        state=DeliveryState.LEASED, attempts=delivery.attempts + 1, due_at_ms=now_ms + lease_ms
     )
     return Outcome(session, delivery=leased)
 
@@ -122,22 +120,22 @@ def fail(
     require_live(session, now_ms)
     _require_open(delivery)
     if is_claimed:
-        delivery = replace(delivery, attempts=delivery.attempts + 1)
+        delivery = delivery._replace(attempts=delivery.attempts + 1)
     detail = clean(detail)[:MAX_DETAIL_CODE_POINTS]
     reply_id = last_reply_id or _last_reply_id(delivery)
     failure = AttemptFailure(now_ms, delivery.attempts, reason, detail, reply_id)
-    delivery = replace(delivery, last_failure=failure)
+    delivery = delivery._replace(last_failure=failure)
     if connection_lost and delivery.lost_connections < MAX_LOST_CONNECTIONS:
-        delivery, charged = replace(delivery, lost_connections=delivery.lost_connections + 1), False
+        delivery, charged = delivery._replace(lost_connections=delivery.lost_connections + 1), False
     if not charged and not final:
-        delivery = replace(delivery, attempts=max(delivery.attempts - 1, 0))
+        delivery = delivery._replace(attempts=max(delivery.attempts - 1, 0))
         return Outcome(
-            session, delivery=replace(delivery, state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms)
+            session, delivery=delivery._replace(state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms)
         )
     if final or delivery.attempts >= policy.max_attempts:
         return _give_up(session, delivery, now_ms, message_id, reason, reply_id)
     return Outcome(
-        session, delivery=replace(delivery, state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms)
+        session, delivery=delivery._replace(state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms)
     )
 
 
@@ -151,7 +149,7 @@ def put_off(session: Session, delivery: Delivery, now_ms: int, *, rest_ms: int) 
         raise SessionExpiredError(session.id, session.expires_at_ms)
     _require_open(delivery)
     attempts = delivery.attempts - (delivery.state is DeliveryState.LEASED)
-    rests = replace(delivery, state=DeliveryState.PENDING, attempts=attempts, due_at_ms=now_ms + rest_ms)
+    rests = delivery._replace(state=DeliveryState.PENDING, attempts=attempts, due_at_ms=now_ms + rest_ms)
     return Outcome(session, delivery=rests)
 
 
@@ -182,5 +180,5 @@ def _close(session: Session, delivery: Delivery, now_ms: int, event: Event, stat
     """Appends what closes a delivery, which may have failed before."""
     left = session.open_deliveries - (delivery.state in OPEN_STATES)
     outcome = append(session, now_ms, event, open_deliveries=left)
-    closed = replace(delivery, state=state, due_at_ms=None)
+    closed = delivery._replace(state=state, due_at_ms=None)
     return Outcome(outcome.session, outcome.entry, closed, opened=outcome.opened)

@@ -9,8 +9,8 @@ import traceback
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import ClassVar, TypeAlias, TypeVar
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple, TypeAlias, TypeVar
 
 from server.domain.agents import Agent
 from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState
@@ -36,8 +36,7 @@ DeliveryKey: TypeAlias = tuple[str, int]
 """The session and the sequence of a delivery."""
 
 
-@dataclass(frozen=True, slots=True)
-class Remembered:
+class Remembered(NamedTuple):
     """A request that was carried out: the session that it made or the entry that it appended, and the session
     that it goes with.
 
@@ -191,7 +190,7 @@ class Batch:
             raise DeliveryNotFoundError(f"{session_id}-{sequence}")
         if session_id in self._expired and delivery.state in OPEN_STATES:
             # It is closed together with the session, once the batch is written.
-            return replace(delivery, state=DeliveryState.FAILED, due_at_ms=None)
+            return delivery._replace(state=DeliveryState.FAILED, due_at_ms=None)
         return delivery
 
     def agent(self, agent_id: str) -> Agent | None:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from server.domain.agents import Agent
 from server.domain.deliveries import Delivery
@@ -62,8 +63,7 @@ class SessionPage:
     total: int
 
 
-@dataclass(frozen=True, slots=True)
-class OpenDelivery:
+class OpenDelivery(NamedTuple):
     """What the agent has yet to answer in a session: the session, the message of the user, and
     its delivery.
     """

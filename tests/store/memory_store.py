@@ -4,7 +4,6 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 from server.clock import Clock
@@ -143,7 +142,7 @@ class MemoryStore(Store):
         }
         for key, delivery in self._deliveries.items():
             if delivery.session_id in written.expired and delivery.state in OPEN_STATES:
-                self._deliveries[key] = replace(delivery, state=DeliveryState.FAILED, due_at_ms=None)
+                self._deliveries[key] = delivery._replace(state=DeliveryState.FAILED, due_at_ms=None)
         for session_id, at_ms in (written.heads | dict.fromkeys(written.expired, 0)).items():
             self._set_head(session_id, at_ms)
         self._requests |= {(request.scope, request.id): made for request, made in written.requests}

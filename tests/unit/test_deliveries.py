@@ -53,7 +53,7 @@ def asked(
     """A session whose user has said something, and the delivery of that."""
     outcome = send_message(session(), T0, "m", Draft("hi"))
     made = outcome.delivery
-    return outcome.session, replace(made, state=state, attempts=attempts, due_at_ms=due_at_ms)
+    return outcome.session, made._replace(state=state, attempts=attempts, due_at_ms=due_at_ms)
 
 
 class TestBackoff:
@@ -309,8 +309,8 @@ class TestRules:
         assert entry.message == AgentMessage(
             "r", "hello", '{"k":1}', '[{"url":"x"}]', "hm", ("WAVE",), answers=1
         )
-        assert outcome.session == replace(
-            start, last_sequence=2, last_entry_ms=T0 + MINUTE, open_deliveries=0
+        assert outcome.session == start._replace(
+            last_sequence=2, last_entry_ms=T0 + MINUTE, open_deliveries=0
         )
         assert outcome.delivery == Delivery(start.id, 1, DeliveryState.ANSWERED, 1, None)
 

@@ -78,6 +78,13 @@ def _refusal(error: Exception) -> Exception:
     return strip(public_error(error) if isinstance(error, sqlite3.Error) else error)
 
 
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = connect(path)
+    # What a statement may have to take back is kept in memory. SQLite would make a file for it each time.
+    connection.execute("PRAGMA temp_store = MEMORY")
+    return connection
+
+
 class SqliteWriter:
     """Queues operations from the event loop, carries them out on a thread of its own, and answers on the loop
     once they are durable.
@@ -86,7 +93,7 @@ class SqliteWriter:
     def __init__(self, path: Path, lock: FileLock, clock: Clock, max_queued: int) -> None:
         self._path = path
         self._lock = lock
-        self._connection = connect(path)
+        self._connection = _connect(path)
         self._identity = file_identity(path)
         # After an I/O error nobody knows what the file holds, until it has been opened and checked anew.
         self._sound = True
@@ -228,7 +235,7 @@ class SqliteWriter:
         Raises sqlite3.Error.
         """
         self._connection.close()
-        self._connection = connect(self._path)
+        self._connection = _connect(self._path)
         check_sound(self._connection)
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         self._sound = True

@@ -440,7 +440,7 @@ class TestWatch:
     async def test_many_are_woken_some_at_a_time_however_much_there_is_to_tell(
         self, store: SqliteStore, one: Session, signals: Watches
     ) -> None:
-        other = (await put(store, replace(one, id="other", channel_id="other channel"))).session
+        other = (await put(store, one._replace(id="other", channel_id="other channel"))).session
         crowd = [Watch(store, signals) for _ in range(10 * WAKES_PER_TURN)]
         alone = Watch(store, signals)
         await asyncio.gather(*(watch.join(one.id, None) for watch in crowd), alone.join(other.id, None))
@@ -466,7 +466,7 @@ class TestWatch:
     async def test_what_is_large_waits_for_room_and_holds_up_nothing_else(
         self, store: SqliteStore, one: Session, signals: Watches
     ) -> None:
-        other = (await put(store, replace(one, id="other", channel_id="other channel"))).session
+        other = (await put(store, one._replace(id="other", channel_id="other channel"))).session
         large = Draft("large", "{}", json.dumps(["x" * SMALL_BYTES]))
         await store.apply(one.id, partial(send_message, message_id="large", draft=large))
         await store.apply(one.id, say("behind it"))

@@ -4,7 +4,6 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -124,7 +123,7 @@ async def knows(store: Store, request: RequestKey) -> bool:
 def break_a_constraint(start: Session, now_ms: int) -> Outcome:
     """An entry without a time, which no database takes."""
     outcome = send_message(start, now_ms, str(uuid.uuid4()), Draft("bad"))
-    return replace(outcome, entry=replace(outcome.entry, at_ms=None))
+    return outcome._replace(entry=outcome.entry._replace(at_ms=None))
 
 
 def agent(number: int = 1, created_at_ms: int = T0, **fields: object) -> Agent:

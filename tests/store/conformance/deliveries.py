@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -435,7 +434,7 @@ class Deliveries(OnStore):
                         outcome = expire(start, T0)
                         for key, found in made.items():
                             if key[0] == session_id and found.due_at_ms is not None:
-                                made[key] = replace(found, state=DeliveryState.FAILED, due_at_ms=None)
+                                made[key] = found._replace(state=DeliveryState.FAILED, due_at_ms=None)
                     case _ if (session_id, sequence) not in made:
                         return DeliveryNotFoundError
                     case _:
