@@ -245,6 +245,17 @@ class TestSqliteStore(StoreConformance):
         assert [found.id for found in (await store.list_sessions(T0, limit=10)).sessions] == [other.id]
         assert (await store.counts()).invalid == 1
 
+    async def test_a_delivery_that_cannot_be_read_back_holds_up_no_other(
+        self, store: SqliteStore, one: Session
+    ) -> None:
+        other = await self.added(store)
+        for target in (one, other):
+            await store.apply(target.id, say())
+        store._writer._connection.execute(
+            "UPDATE deliveries SET last_failure = '{' WHERE session_id = ?", (one.id,)
+        )
+        assert [found.session.id for found in await store.lease_due(one.agent_id, T0, 1)] == [other.id]
+
 
 class TestSomeoneElseHoldsTheLock:
     async def test_writes_are_unavailable_and_reads_go_on(

@@ -1,9 +1,11 @@
 """The Dispatcher, in this process, with agents that do what a test says."""
 
 import asyncio
+import gc
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import pairwise
@@ -29,6 +31,7 @@ from server.domain.log import Abort, Chunk, Entry, Piece, ReplyFailure
 from server.domain.messages import AgentMessage, Draft, Reply, UserMessage
 from server.domain.sessions import Outcome, Session, fall_due, send_message
 from server.lifecycle.watches import Watches
+from server.store.contract import OpenDelivery
 from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import first_open
 from tests.support.realtime.echoing import HANGS_SECONDS, delivered
@@ -99,12 +102,14 @@ class Scripted:
 
 
 class FlakyStore(SqliteStore):
-    """A store whose methods named in `down` cannot be used; `after_lease` is run once a lease is stored and
-    before anyone knows.
+    """A store whose methods named in `down` cannot be used, nor the deliveries of sessions in `down_for`.
+
+    `after_lease` is run once a lease is stored and before anyone knows.
     """
 
     down: frozenset[str] = frozenset()
     refused = 0
+    down_for: AbstractSet[str] = frozenset()
     after_lease: Callable[[Delivery], Awaitable[object]] | None = None
 
     def _used(self, method: str) -> None:
@@ -123,6 +128,8 @@ class FlakyStore(SqliteStore):
     async def apply_delivery(self, session_id: str, sequence: int, rule: Any) -> Outcome:
         name = rule.func.__name__
         self._used(name)
+        if session_id in self.down_for:
+            raise UnavailableError("The store is away")
         outcome = await super().apply_delivery(session_id, sequence, rule)
         if name == "lease" and self.after_lease:
             delivery = outcome.delivery
@@ -618,6 +625,87 @@ class TestStoreTrouble:
         world.clock.set_ms(T0 - 3_600_000)
         await world.open(policy=RetryPolicy(5, 10, 10))
         assert await world.exchanged(one) == [("hello", "hello")]
+
+    async def test_no_more_is_in_memory_however_many_rest(self, world: World, agent: Scripted) -> None:
+        async def fail(work: Work, emit: Emit) -> Reply:
+            raise NoReplyError("not now", final=False)
+
+        def kept() -> Counter[str]:
+            gc.collect()
+            kinds = (OpenDelivery, turn.Turn, Work)
+            found = Counter(type(one).__name__ for one in gc.get_objects() if type(one) in kinds)
+            timers = (one for one in gc.get_objects() if type(one) is asyncio.TimerHandle)
+            return found + Counter(timers=sum(not one.cancelled() for one in timers))
+
+        agent.script = fail
+        await world.open(policy=RetryPolicy(5, 3_600_000, 3_600_000))
+        counts = []
+        for count in (10, 300):
+            sessions = [await world.session() for _ in range(count)]
+            for one in sessions:
+                await world.send(one, "hello", "behind it")
+            await eventually(lambda count=count: len(agent.asked) >= count)
+            agent.asked.clear()
+            await eventually(lambda: not agent.in_hand.total())
+            await eventually(lambda: world.dispatcher.statuses.status(AGENT).in_hand == 0)
+            counts.append(kept())
+        assert counts[0] == counts[1]
+        assert world.dispatcher.statuses.status(AGENT).open == 620
+
+    async def test_a_lease_that_cannot_be_written_holds_up_no_other(
+        self, world: World, agent: Scripted
+    ) -> None:
+        await world.open()
+        first, second, third = [await world.session() for _ in range(3)]
+        world.store.down_for = {second.id}
+        for one in (first, second, third):
+            await world.send(one, "hello")
+        await eventually(lambda: len(agent.asked) == 2)
+        world.store.down_for = set()
+        assert await world.exchanged(second) == [("hello", "hello")]
+        assert [work.delivery.attempts for work in agent.asked] == [1, 1, 1]
+
+
+class TestAgentsThatCannotBeAsked:
+    class Unready(Scripted):
+        checks = 0
+        is_ready = False
+
+        async def check_ready(self, agent: Agent) -> None:
+            self.checks += 1
+            if not self.is_ready:
+                raise AgentUnavailableError("cannot be asked", detail="a setting")
+
+    async def test_nothing_is_written_and_one_delivery_at_a_time_tries_it(self, world: World) -> None:
+        agent = world.connectors[AgentKind.STREAM] = self.Unready()
+        await world.open(policy=RetryPolicy(1, 10, 20))
+        sessions = [await world.session() for _ in range(20)]
+        for one in sessions:
+            await world.send(one, "hello")
+        await eventually(lambda: agent.checks >= 5)
+        # Not once for each session.
+        assert agent.checks < 20
+        for one in sessions:
+            waits = await first_open(world.store, one)
+            assert (waits.delivery.state, waits.delivery.attempts) == (DeliveryState.PENDING, 0)
+        last = world.dispatcher.statuses.status(AGENT).last_failure
+        assert (last.failure.attempt, last.failure.detail, last.final) == (0, "a setting", False)
+        agent.is_ready = True
+        for one in sessions:
+            assert await world.exchanged(one) == [("hello", "hello")]
+
+    async def test_a_change_of_the_agent_tries_it_at_once(self, world: World) -> None:
+        agent = world.connectors[AgentKind.STREAM] = self.Unready()
+        await world.open(policy=RetryPolicy(5, 3_600_000, 3_600_000))
+        one = await world.session()
+        await world.send(one, "hello")
+        await eventually(lambda: agent.checks == 1)
+        await world.send(await world.session(), "not before")
+        await world.send(one, "behind it")
+        assert agent.checks == 1
+        agent.is_ready = True
+        world.dispatcher.wake(AGENT)
+        assert await world.exchanged(one) == [("hello", "hello"), ("behind it", "behind it")]
 
 
 class TestEnds:
