@@ -661,6 +661,15 @@ class TestWatch:
         told = await self.all(watch)
         assert [type(event) for event in told] == [Deleted, End], told
 
+    async def test_a_hint_without_news_tells_nothing(
+        self, store: SqliteStore, one: Session, signals: Watches, watch: Watch
+    ) -> None:
+        await watch.join(one.id, 0)
+        sent = await store.apply(one.id, say())
+        assert await self.all(watch) == [sent.entry]
+        signals.changed([one.id, "a session that nobody watches"])
+        assert await self.all(watch) == []
+
     async def test_nothing_named_makes_no_entry_and_wakes_nobody(
         self, store: SqliteStore, one: Session, watch: Watch
     ) -> None:
