@@ -354,6 +354,8 @@ async def make_world(directory: Path, name: str, count: int) -> AsyncIterator[Wo
             f"INSERT INTO session_counts SELECT state, agent_id, user_id, count(*) FROM ({COUNTED}) GROUP "
             "BY state, agent_id, user_id"
         )
+        # After work that is none on sessions, the writer reads them anew.
+        await store.check_writable()
         yield world
     finally:
         await store.close()
