@@ -7,16 +7,18 @@ import asyncio
 import random
 import uuid
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 
 import structlog
 
 from server.agents.kinds import AgentUnavailableError, Connector
 from server.delivery import turn as turns
+from server.delivery.alarm import Alarm
 from server.delivery.turn import Means, Turn
 from server.domain.agents import Agent
 from server.domain.deliveries import DeliveryState
-from server.domain.errors import STORE_TROUBLE, AgentNotFoundError
+from server.domain.errors import STORE_TROUBLE, AgentNotFoundError, DomainError
 from server.domain.log import Entry, message_of
 from server.domain.replies import lease
 from server.domain.sessions import Outcome
@@ -46,9 +48,8 @@ class Pump:
         self._is_behind = False
         # What commits have closed or ended while a lease was under way; a sequence of 0 stands for all.
         self._ended: set[tuple[str, int]] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        # What the timer has waited for is due whatever the clock says: it may stand, or be set back.
-        self._waited_ms = 0
+        # Ends when the earliest delivery has rested.
+        self._alarm = Alarm(self._look)
         # How often in a row the agent could not be asked, and until when, in the loop's time, it is left
         # alone.
         self._unavailable = 0
@@ -57,7 +58,7 @@ class Pump:
     @property
     def is_resting(self) -> bool:
         """Whether it waits for a delivery to become due."""
-        return self._timer is not None
+        return self._alarm.is_set
 
     @property
     def tasks(self) -> "Iterable[asyncio.Task[object]]":
@@ -106,7 +107,7 @@ class Pump:
 
     def stop(self) -> None:
         """Gives out nothing more; lets go of what the agent has not been asked for."""
-        self._cancel_timer()
+        self._alarm.cancel()
         for turn in list(self._turns.values()):
             if turn.attempt is None:
                 turn.cancel()
@@ -114,7 +115,7 @@ class Pump:
     def settle(self) -> None:
         """Tells when nothing is left to do."""
         if not (self._turns or self._task or self._means.statuses.status(self.agent_id).open):
-            self._cancel_timer()
+            self._alarm.cancel()
             self._on_idle(self.agent_id)
 
     def _forget(self, session_id: str, sequence: int) -> None:
@@ -138,10 +139,10 @@ class Pump:
                     await self._give_out()
                 except STORE_TROUBLE as error:
                     self._means.note_trouble(error)
-                    self._set_timer(turns.STORE_TROUBLE_SECONDS)
+                    self._alarm.set(turns.STORE_TROUBLE_SECONDS)
                 except Exception:
                     log.exception("deliveries are held up", error_id=uuid.uuid4().hex, agent_id=self.agent_id)
-                    self._set_timer(turns.STORE_TROUBLE_SECONDS)
+                    self._alarm.set(turns.STORE_TROUBLE_SECONDS)
         finally:
             self._task = None
             self.settle()
@@ -151,7 +152,7 @@ class Pump:
         must_look, self._must_look = self._must_look, False
         offered, self._offered = list(self._offered.values()), {}
         if (left_s := self._rest_end_s - asyncio.get_running_loop().time()) > 0:
-            self._set_timer(left_s)
+            self._alarm.set(left_s)
             return
         try:
             agent: Agent | None = await self._means.store.get_agent(self.agent_id)
@@ -173,26 +174,31 @@ class Pump:
 
     async def _take_due(self, agent: Agent | None, connector: Connector | None, free: int) -> None:
         """Gives out what the store says is due, up to `free`, and has itself woken for what is due next."""
-        due_ms, self._waited_ms = max(self._means.clock.now_ms(), self._waited_ms), 0
+        due_ms = max(self._means.clock.now_ms(), self._alarm.take_waited_ms())
+        ended: set[tuple[str, int]] = set()
+        self._ended = ended
         try:
             found = await self._lease(agent, connector, due_ms, free)
         except AgentUnavailableError:
             return
+        finally:
+            self._ended = None
         begun = 0
-        ended, self._ended = self._ended or set(), None
         for head in found:
             session_id, sequence = head.session.id, head.delivery.sequence
             if head.delivery.state is DeliveryState.FAILED:
                 self._means.statuses.note_failure(self.agent_id, message_of(head.entry).id, head.delivery)
             elif self._means.is_stopping:
-                await Turn(self._means, head, agent).put_off(0)
+                if head.delivery.state is DeliveryState.LEASED:
+                    with suppress(DomainError):
+                        await Turn(self._means, head, agent).put_off(0)
             elif not {(session_id, sequence), (session_id, 0)} & ended:
                 self._begin(head, agent)
                 begun += 1
         # What was closed meanwhile has left its place to others.
         self._must_look = self._must_look or begun < len(found)
         self._is_behind = len(found) >= free
-        if self._is_behind or self._must_look or self._offered:
+        if self._is_behind or self._must_look or self._means.is_stopping:
             return
         next_ms = await self._means.store.next_delivery_ms(self.agent_id, self._turns)
         if next_ms is not None and next_ms > due_ms:
@@ -200,7 +206,7 @@ class Pump:
         elif next_ms is not None and found:
             self._must_look = True
         elif next_ms is not None:
-            self._set_timer(turns.STORE_TROUBLE_SECONDS)
+            self._alarm.set(turns.STORE_TROUBLE_SECONDS)
 
     async def _lease(
         self, agent: Agent | None, connector: Connector | None, due_ms: int, limit: int
@@ -224,7 +230,6 @@ class Pump:
             )
         self._unavailable = 0
         self._means.statuses.note_available(self.agent_id)
-        self._ended = set()
         found = await store.lease_due(self.agent_id, due_ms, limit, self._turns, rule)
         self._means.is_troubled = False
         return found
@@ -240,7 +245,7 @@ class Pump:
         self._means.statuses.note_unavailable(
             self.agent_id, head.session.id, message_of(head.entry).id, self._means.clock.now_ms(), cause
         )
-        self._set_timer(rest_s)
+        self._alarm.set(rest_s)
 
     def _begin(self, head: OpenDelivery, agent: Agent | None) -> None:
         turn = self._turns[head.session.id] = Turn(self._means, head, agent)
@@ -250,7 +255,7 @@ class Pump:
         """Decides how it goes on once a delivery is no longer in hand."""
         turn.end_attempt()
         del self._turns[turn.head.session.id]
-        if due_ms is not None:
+        if due_ms is not None and not self._means.is_stopping:
             self._rest_until(due_ms)
         if self._is_behind or turn.has_next or (due_ms is None and not turn.is_closed):
             self._look()
@@ -259,22 +264,4 @@ class Pump:
     def _rest_until(self, due_ms: int) -> None:
         """Has itself woken when a delivery has rested. A clock that was set back makes no rest longer."""
         longest_ms = max(self._means.policy.longest_backoff_ms, self._means.longest_rest_ms)
-        self._set_timer(min(due_ms - self._means.clock.now_ms(), longest_ms) / 1000, due_ms)
-
-    def _set_timer(self, seconds: float, due_ms: int = 0) -> None:
-        """Has the store asked so much later, unless it will be before that anyway."""
-        loop = asyncio.get_running_loop()
-        if self._means.is_stopping or (self._timer and self._timer.when() <= loop.time() + seconds):
-            return
-        self._cancel_timer()
-        self._timer = loop.call_later(seconds, self._end_wait, due_ms)
-
-    def _cancel_timer(self) -> None:
-        if self._timer:
-            self._timer.cancel()
-        self._timer = None
-
-    def _end_wait(self, due_ms: int) -> None:
-        self._timer = None
-        self._waited_ms = max(self._waited_ms, due_ms)
-        self._look()
+        self._alarm.set(min(due_ms - self._means.clock.now_ms(), longest_ms) / 1000, due_ms)

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import random
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -310,6 +311,30 @@ class TestOrder:
             while await first_open(world.store, elsewhere):  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         assert agent.contents == ["hang", "hello", "hang"]
+
+    @pytest.mark.parametrize("is_inside", [False, True])
+    async def test_whatever_fails_and_rests_in_between_all_is_answered_in_order(
+        self, world: World, agent: Scripted, is_inside: bool
+    ) -> None:
+        chance = random.Random(3)
+
+        async def recover(work: Work, emit: Emit) -> Reply:
+            await asyncio.sleep(chance.choice((0, 0, 0.002)))
+            if chance.random() < 0.3:
+                raise NoReplyError("not now", final=False)
+            return await echo(work, emit)
+
+        agent.script, agent.is_inside = recover, is_inside
+        await world.open(concurrency=3, policy=RetryPolicy(100, 3, 6))
+        sessions = [await world.session() for _ in range(12)]
+        contents = [f"{n}" for n in range(8)]
+        for content in contents:
+            await asyncio.gather(*(world.send(one, content) for one in sessions))
+            await asyncio.sleep(chance.choice((0, 0.005)))
+        for one in sessions:
+            assert await world.exchanged(one) == [(content, content) for content in contents]
+        assert agent.most <= 3
+        await eventually(world.dispatcher.is_idle)
 
 
 class TestAttempts:
@@ -785,6 +810,25 @@ class TestEnds:
         assert await world.exchanged(under_way) == [("a", "a"), ("b", "b")]
         assert await world.exchanged(resting) == [("fail", "fail")]
         assert await world.exchanged(ready) == [("c", "c"), ("d", "d")]
+
+    async def test_a_lease_that_comes_with_the_stop_is_given_back(
+        self, world: World, agent: Scripted
+    ) -> None:
+        stopping: list[asyncio.Task[None]] = []
+
+        async def stop(delivery: Delivery) -> None:
+            stopping.append(asyncio.create_task(world.dispatcher.stop()))
+            await asyncio.sleep(0)
+
+        await world.open()
+        world.store.after_lease = stop
+        one = await world.session()
+        await world.send(one, "hello")
+        await eventually(lambda: stopping)
+        await stopping[0]
+        waits = await first_open(world.store, one)
+        assert (waits.delivery.state, waits.delivery.attempts) == (DeliveryState.PENDING, 0)
+        assert agent.asked == []
 
     async def test_what_is_abandoned_lets_nothing_else_take_its_place(
         self, world: World, agent: Scripted
