@@ -217,13 +217,13 @@ class Pump:
         """
         store, rule = self._means.store, None
         if agent and connector and not connector.is_inside:
-            first = await store.lease_due(self.agent_id, due_ms, 1, self._turns)
-            if not first:
+            next_ms = await store.next_delivery_ms(self.agent_id, self._turns)
+            if next_ms is None or next_ms > due_ms:
                 return []
             try:
                 await connector.check_ready(agent)
             except AgentUnavailableError as error:
-                self._leave_alone(first[0], error)
+                await self._leave_alone(due_ms, error)
                 raise
             rule = partial(
                 lease, lease_ms=round(self._means.lease_seconds(agent) * 1000), policy=self._means.policy
@@ -234,7 +234,7 @@ class Pump:
         self._means.is_troubled = False
         return found
 
-    def _leave_alone(self, head: OpenDelivery, cause: AgentUnavailableError) -> None:
+    async def _leave_alone(self, due_ms: int, cause: AgentUnavailableError) -> None:
         """Gives the agent nothing for a while: it cannot even be asked, which is the operator's to mend.
 
         Nothing is written down, and no attempt used up. A restart tries again at once.
@@ -242,10 +242,10 @@ class Pump:
         self._unavailable += 1
         rest_s = self._means.policy.backoff_ms(self._unavailable, random.random()) / 1000
         self._rest_end_s = asyncio.get_running_loop().time() + rest_s
-        self._means.statuses.note_unavailable(
-            self.agent_id, head.session.id, message_of(head.entry).id, self._means.clock.now_ms(), cause
-        )
         self._alarm.set(rest_s)
+        for head in await self._means.store.lease_due(self.agent_id, due_ms, 1, self._turns):
+            message_id, now_ms = message_of(head.entry).id, self._means.clock.now_ms()
+            self._means.statuses.note_unavailable(self.agent_id, head.session.id, message_id, now_ms, cause)
 
     def _begin(self, head: OpenDelivery, agent: Agent | None) -> None:
         turn = self._turns[head.session.id] = Turn(self._means, head, agent)
