@@ -14,7 +14,7 @@ from server.addresses import join_address, split_address
 from server.agents.agents_file import register_at_start, warn_of_unusable
 from server.agents.connectors import Connectors, build_connectors
 from server.clock import Clock, SystemClock, TestClock
-from server.delivery.queues import Dispatcher
+from server.delivery.dispatcher import Dispatcher
 from server.lifecycle.expiry import ExpiryScheduler
 from server.lifecycle.purge import Purge
 from server.lifecycle.watches import Watches
@@ -57,6 +57,7 @@ class Service:
             lease_seconds=settings.delivery_lease_seconds,
             concurrency=settings.agent_concurrency,
         )
+        connectors.workers.on_change = self._dispatcher.wake
         self._expiry = ExpiryScheduler(store, clock)
         self._purge = Purge(
             store,

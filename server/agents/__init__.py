@@ -1,3 +1,2 @@
-"""Agents: how messages get to them (`dispatcher`), the kinds there are (`kinds`, `workers`, `webhook`,
-`openai`), and what is registered
-at a start (`registry`)."""
+"""Agents: the kinds there are (`kinds`, `workers`, `webhook`, `openai`), and what is registered at a start
+(`registry`)."""

@@ -22,6 +22,9 @@ The message to answer always fits: its attachments have at most 2 MiB of JSON, a
 Struct.
 """
 
+UNBOUNDED: Final = 2**31
+"""The capacity of those whom the dispatcher alone bounds."""
+
 Emit = Callable[[str], None]
 """Sends a piece of the reply ahead, to whoever follows.
 
@@ -137,7 +140,7 @@ class Connector(Protocol):
     @property
     def is_inside(self) -> bool:
         """Whether the agents are part of this process, which ends with them: a lease need not be written
-        down.
+        down. Then they have always time, and are always ready.
         """
 
     def check(self, agent: Agent) -> None:
@@ -149,13 +152,15 @@ class Connector(Protocol):
     async def check_secret(self, agent: Agent) -> None:
         """Raises InvalidFieldError for an agent whose secret cannot be read or used."""
 
+    def capacity(self, agent_id: str) -> int:
+        """How many deliveries of an agent can be in hand here at a time."""
+
+    async def check_ready(self, agent: Agent) -> None:
+        """Raises AgentUnavailableError where the agent cannot be asked as the service is set up."""
+
     def slot(self, agent: Agent) -> AbstractAsyncContextManager[Slot]:
-        """Waits for somebody who has time for one delivery, and holds them for it.
+        """Holds somebody who has time for one delivery.
 
         An error that leaves the block says that the reply, if there was one, is not stored.
-        Raises AgentChangedError, AgentUnavailableError.
+        Raises NoReplyError where nobody has time.
         """
-
-
-class AgentChangedError(Exception):
-    """The agent has been changed or removed while a delivery waited for a slot: look again."""

@@ -4,7 +4,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from server.agents.connector import Emit, Work
+from server.agents.connector import UNBOUNDED, Emit, Work
 from server.domain.agents import Agent
 from server.domain.messages import Draft, Reply
 
@@ -20,9 +20,16 @@ class Echo:
     async def check_secret(self, agent: Agent) -> None:
         """It has none."""
 
+    def capacity(self, agent_id: str) -> int:
+        """There is always time."""
+        return UNBOUNDED
+
+    async def check_ready(self, agent: Agent) -> None:
+        """It always is."""
+
     @asynccontextmanager
     async def slot(self, agent: Agent) -> AsyncIterator["Echo"]:
-        """There is always time."""
+        """Itself."""
         yield self
 
     def history_messages(self, agent: Agent) -> int:

@@ -14,7 +14,7 @@ import httpx2
 
 from server.agents.agent_json import read_json
 from server.agents.allowed import endpoint_of
-from server.agents.connector import AgentUnavailableError, Emit, NoReplyError, Work
+from server.agents.connector import UNBOUNDED, AgentUnavailableError, Emit, NoReplyError, Work
 from server.agents.failure_detail import cause, detailed, error_text
 from server.agents.guarded_http import ResponseRefusedError, is_temporary, read_events, retry_after_s
 from server.agents.hosts import AddressRefusedError, Hosts
@@ -75,13 +75,20 @@ class OpenAi:
         except SecretError as error:
             raise InvalidFieldError("openai.api_key", settings.api_key, str(error)) from error
 
-    @asynccontextmanager
-    async def slot(self, agent: Agent) -> AsyncIterator["OpenAi"]:
-        """There is always time: the dispatcher bounds how many are asked at once."""
+    def capacity(self, agent_id: str) -> int:
+        """There is always time."""
+        return UNBOUNDED
+
+    async def check_ready(self, agent: Agent) -> None:
+        """Refuses an agent whose secret cannot be read. Raises AgentUnavailableError."""
         try:
             await self._key(_settings(agent))
         except SecretError as error:
             raise _no_key(error) from error
+
+    @asynccontextmanager
+    async def slot(self, agent: Agent) -> AsyncIterator["OpenAi"]:
+        """Itself."""
         yield self
 
     def history_messages(self, agent: Agent) -> int:

@@ -1,13 +1,12 @@
 """The kind `stream`: workers that connect, take deliveries and answer them."""
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from server.agents.connector import AgentChangedError, Emit, NoReplyError, Work
+from server.agents.connector import Emit, NoReplyError, Work
 from server.domain.agents import Agent, AgentKind
 from server.domain.errors import (
     AgentNotFoundError,
@@ -165,13 +164,16 @@ class Seat:
 
 
 class StreamWorkers:
-    """The workers that are connected, by agent, and the deliveries that wait for one who has time."""
+    """The workers that are connected, by agent.
+
+    `on_change` is told the id of an agent that has one more worker, or was itself changed.
+    """
 
     is_inside = False
 
     def __init__(self) -> None:
+        self.on_change: Callable[[str], object] = str
         self._workers: dict[str, list[StreamWorker]] = {}
-        self._waiting: dict[str, deque[asyncio.Future[StreamWorker]]] = {}
         self._closed = False
 
     def check(self, agent: Agent) -> None:
@@ -180,21 +182,18 @@ class StreamWorkers:
     async def check_secret(self, agent: Agent) -> None:
         """It has none."""
 
+    def capacity(self, agent_id: str) -> int:
+        """How many deliveries the connected workers take together."""
+        return sum(worker.capacity for worker in self._workers.get(agent_id, ()))
+
+    async def check_ready(self, agent: Agent) -> None:
+        """It is wherever it has workers."""
+
     @asynccontextmanager
     async def slot(self, agent: Agent) -> AsyncIterator[Seat]:
-        """Waits for a worker who has time. Raises AgentChangedError."""
-        found: asyncio.Future[StreamWorker] = asyncio.get_running_loop().create_future()
-        waiting = self._waiting.setdefault(agent.id, deque())
-        waiting.append(found)
-        self._assign(agent.id)
-        try:
-            worker = await found
-        except asyncio.CancelledError:
-            if found in waiting:
-                waiting.remove(found)
-            elif not found.cancelled() and not found.exception():
-                self._release(found.result())
-            raise
+        """Holds a worker who has time. Raises NoReplyError where there is none any more."""
+        worker = self._choose(agent.id)
+        worker.busy += 1
         seat = Seat(worker)
         try:
             yield seat
@@ -204,7 +203,7 @@ class StreamWorkers:
             raise
         finally:
             seat.give_up()
-            self._release(worker)
+            worker.busy -= 1
 
     @contextmanager
     def connected(self, agent: Agent, *, capacity: int, history_messages: int) -> Iterator[StreamWorker]:
@@ -217,7 +216,7 @@ class StreamWorkers:
         _require_stream(agent)
         worker = StreamWorker(agent.id, capacity, history_messages)
         self._workers.setdefault(agent.id, []).append(worker)
-        self._assign(agent.id)
+        self.on_change(agent.id)
         try:
             yield worker
         finally:
@@ -234,12 +233,8 @@ class StreamWorkers:
         return len(self._workers.get(agent_id, ()))
 
     def changed(self, agent_id: str, agent: Agent | None) -> None:
-        """Has what waits for an agent looked at anew, and ends the streams of its workers, if it takes none
-        any more (None: removed).
-        """
-        for waiting in self._waiting.pop(agent_id, ()):
-            if not waiting.done():
-                waiting.set_exception(AgentChangedError())
+        """Ends the streams of an agent's workers, if it takes none any more (None: removed)."""
+        self.on_change(agent_id)
         try:
             if agent is None:
                 raise AgentNotFoundError(agent_id)
@@ -255,27 +250,16 @@ class StreamWorkers:
             for worker in workers:
                 worker.told.put_nowait(UnavailableError("The service is stopping"))
 
-    def _assign(self, agent_id: str) -> None:
-        """Gives those who have time to those who wait: the idlest first, and of these the one whose turn was
-        longest ago.
-        """
-        waiting = self._waiting.get(agent_id, deque())
-        while waiting:
-            free = [worker for worker in self._workers.get(agent_id, ()) if worker.busy < worker.capacity]
-            if not free:
-                return
-            found = waiting.popleft()
-            if not found.done():
-                worker = min(free, key=lambda worker: worker.busy / worker.capacity)
-                worker.busy += 1
-                self._workers[agent_id].remove(worker)
-                self._workers[agent_id].append(worker)
-                found.set_result(worker)
-        self._waiting.pop(agent_id, None)
-
-    def _release(self, worker: StreamWorker) -> None:
-        worker.busy -= 1
-        self._assign(worker.agent_id)
+    def _choose(self, agent_id: str) -> StreamWorker:
+        """The idlest worker who has time, and of these the one whose turn was longest ago."""
+        workers = self._workers.get(agent_id, [])
+        free = [worker for worker in workers if worker.busy < worker.capacity]
+        if not free:
+            raise _lost(begun=False)
+        worker = min(free, key=lambda worker: worker.busy / worker.capacity)
+        workers.remove(worker)
+        workers.append(worker)
+        return worker
 
 
 def _require_stream(agent: Agent) -> None:

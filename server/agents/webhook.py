@@ -19,6 +19,7 @@ from server.agents.agent_json import read_clean_json, read_json
 from server.agents.allowed import endpoint_of
 from server.agents.connector import (
     MAX_DELIVERY_BYTES,
+    UNBOUNDED,
     AgentUnavailableError,
     Emit,
     NoReplyError,
@@ -101,13 +102,20 @@ class Webhook:
         except SecretError as error:
             raise InvalidFieldError("webhook.secret", settings.secret, str(error)) from error
 
-    @asynccontextmanager
-    async def slot(self, agent: Agent) -> AsyncIterator["Webhook"]:
-        """There is always time: the dispatcher bounds how many are asked at once."""
+    def capacity(self, agent_id: str) -> int:
+        """There is always time."""
+        return UNBOUNDED
+
+    async def check_ready(self, agent: Agent) -> None:
+        """Refuses an agent whose secret cannot be read. Raises AgentUnavailableError."""
         try:
             signing_key(await self._secret(_settings(agent)))
         except SecretError as error:
             raise _no_secret(error) from error
+
+    @asynccontextmanager
+    async def slot(self, agent: Agent) -> AsyncIterator["Webhook"]:
+        """Itself."""
         yield self
 
     def history_messages(self, agent: Agent) -> int:

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from server.domain.errors import DeliveryNotFoundError
 
@@ -37,17 +37,18 @@ MAX_DETAIL_CODE_POINTS: Final = 500
 class AttemptFailure:
     """A failed attempt, for the operator. Users may see `reason`, but not `detail`.
 
-    `attempt` counts from 1; 0 means that the agent could not be asked.
+    `attempt` counts from 1; 0 means that the agent could not be asked. `reply_id`: the id that its reply
+    would have had.
     """
 
     at_ms: int
     attempt: int
     reason: str
     detail: str = ""
+    reply_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """The delivery of the message with this sequence.
 
     `attempts` counts the leases, without those that `lost_connections` counts: the worker lost its connection

@@ -5,14 +5,13 @@ content it is an error.
 """
 
 import hashlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from eliza.sessions.limits import MAX_REQUEST_ID
 from server.domain.errors import InvalidFieldError, RequestIdReusedError
 
 
-@dataclass(frozen=True, slots=True)
-class RequestKey:
+class RequestKey(NamedTuple):
     """What makes two calls the same.
 
     `scope` says whose ids these are: those of a session, or of a user who creates sessions. `fingerprint` is

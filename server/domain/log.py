@@ -1,9 +1,9 @@
 """The entries of a session's log: what happened to it, in the order of their sequence."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
-from server.domain.messages import AgentMessage, UserMessage
+from server.domain.messages import AgentMessage, Message, UserMessage
 from server.domain.timeouts import TimeoutConfig
 
 
@@ -51,8 +51,7 @@ Event: TypeAlias = (
 """What an entry reports."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One entry: its place, its time, what it reports, and how the session stood right after.
 
     `sequence` starts at 1 and has no gaps; `at_ms` strictly increases within the session.
@@ -68,9 +67,9 @@ class Entry:
     is_near_expiration: bool
 
     @property
-    def message(self) -> UserMessage | AgentMessage | None:
+    def message(self) -> Message | None:
         """The message that it is, if it is one."""
-        return self.event if isinstance(self.event, UserMessage | AgentMessage) else None
+        return self.event if isinstance(self.event, Message) else None
 
     @property
     def answers(self) -> int | None:
@@ -83,7 +82,7 @@ class Entry:
         return None
 
 
-def message_of(entry: Entry) -> UserMessage | AgentMessage:
+def message_of(entry: Entry) -> Message:
     """The message that an entry is. Raises TypeError for another entry."""
     if entry.message is None:
         raise TypeError(f"entry {entry.sequence} of session {entry.session_id} is no message")

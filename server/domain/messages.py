@@ -3,7 +3,7 @@
 Metadata and attachments are compact JSON text here; nothing parses it again.
 """
 
-from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeAlias
 
 from eliza.sessions.limits import (
     MAX_ACTION_CODE_POINTS,
@@ -20,8 +20,7 @@ from server.domain.errors import InvalidContentError, InvalidMetadataError
 EMPTY_OBJECT = "{}"
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(NamedTuple):
     """A message before it is stored. Metadata is a JSON object's text, attachments a JSON array's or None."""
 
     content: str
@@ -29,8 +28,7 @@ class Draft:
     attachments: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """An agent's reply: a draft, and the agent's thought and actions where it gave any."""
 
     draft: Draft
@@ -38,9 +36,8 @@ class Reply:
     actions: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A stored message. Its entry in the log has its sequence and its time."""
+class UserMessage(NamedTuple):
+    """A message of the user. Its entry in the log has its sequence and its time."""
 
     id: str
     content: str
@@ -48,18 +45,20 @@ class Message:
     attachments: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class UserMessage(Message):
-    """A message of the user."""
-
-
-@dataclass(frozen=True, slots=True)
-class AgentMessage(Message):
+class AgentMessage(NamedTuple):
     """A message of the agent. `answers` is the sequence of the user's message that it is the reply to."""
 
+    id: str
+    content: str
+    metadata: str
+    attachments: str | None
     thought: str | None = None
     actions: tuple[str, ...] = ()
     answers: int | None = None
+
+
+Message: TypeAlias = UserMessage | AgentMessage
+"""A stored message."""
 
 
 def check_draft(draft: Draft) -> None:
@@ -73,7 +72,7 @@ def check_draft(draft: Draft) -> None:
 def clean_reply(reply: Reply) -> Reply:
     """The reply with its content, thought and actions cleaned, so that one bad character does not cost it."""
     return Reply(
-        replace(reply.draft, content=clean(reply.draft.content)),
+        reply.draft._replace(content=clean(reply.draft.content)),
         None if reply.thought is None else clean(reply.thought),
         tuple(map(clean, reply.actions)),
     )

@@ -5,7 +5,6 @@ message, ever.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from server.domain.agent_text import clean
 from server.domain.deliveries import (
@@ -17,7 +16,12 @@ from server.domain.deliveries import (
     DeliveryState,
     RetryPolicy,
 )
-from server.domain.errors import DeliveryAnsweredError, DeliveryNotFoundError, DeliveryNotLeasedError
+from server.domain.errors import (
+    DeliveryAnsweredError,
+    DeliveryNotFoundError,
+    DeliveryNotLeasedError,
+    SessionExpiredError,
+)
 from server.domain.log import Event, ReplyFailure
 from server.domain.messages import AgentMessage, Reply, check_reply, clean_reply
 from server.domain.sessions import Outcome, Session, append, require_live
@@ -34,22 +38,21 @@ def lease(
     lease_ms: int,
     message_id: str,
     policy: RetryPolicy,
-    last_reply_id: str = "",
 ) -> Outcome:
     """Gives the agent a delivery for one attempt; fails a delivery whose attempts are used up.
 
-    A lease that is still there becomes void: the caller knows that no worker has it. `last_reply_id`: see
-    `fail`.
+    A lease that is still there becomes void: the caller knows that no worker has it.
     Raises SessionExpiredError, DeliveryNotLeasedError (it is no longer open).
     """
     require_live(session, now_ms)
     _require_open(delivery)
     if delivery.attempts >= policy.max_attempts:
-        reason = "the agent was asked and never heard of again"
-        delivery = replace(delivery, last_failure=AttemptFailure(now_ms, delivery.attempts, reason))
-        return _give_up(session, delivery, now_ms, message_id, reason, last_reply_id)
-    leased = replace(
-        delivery, state=DeliveryState.LEASED, attempts=delivery.attempts + 1, due_at_ms=now_ms + lease_ms
+        reason, reply_id = "the agent was asked and never heard of again", _last_reply_id(delivery)
+        failure = AttemptFailure(now_ms, delivery.attempts, reason, reply_id=reply_id)
+        delivery = delivery._replace(last_failure=failure)
+        return _give_up(session, delivery, now_ms, message_id, reason, reply_id)
+    leased = delivery._replace(
+        state=DeliveryState.LEASED, attempts=delivery.attempts + 1, due_at_ms=now_ms + lease_ms
     )
     return Outcome(session, delivery=leased)
 
@@ -108,7 +111,7 @@ def fail(
 ) -> Outcome:
     """Ends a failed attempt: the delivery rests for `backoff_ms`, or fails when this was the last attempt.
 
-    `last_reply_id` is the id that the last attempt's reply would have had, where there was an attempt. The
+    `last_reply_id` is the id that this attempt's reply would have had; empty: nobody was asked now. The
     attempt does not count where `charged` is false (the operator's fault). Nor does it, up to
     MAX_LOST_CONNECTIONS times, where the worker lost its connection before it had sent anything
     (`connection_lost`). `is_claimed`: no lease was written for the attempt, so that it counts from now on.
@@ -117,21 +120,43 @@ def fail(
     require_live(session, now_ms)
     _require_open(delivery)
     if is_claimed:
-        delivery = replace(delivery, attempts=delivery.attempts + 1)
+        delivery = delivery._replace(attempts=delivery.attempts + 1)
     detail = clean(detail)[:MAX_DETAIL_CODE_POINTS]
-    delivery = replace(delivery, last_failure=AttemptFailure(now_ms, delivery.attempts, reason, detail))
+    reply_id = last_reply_id or _last_reply_id(delivery)
+    failure = AttemptFailure(now_ms, delivery.attempts, reason, detail, reply_id)
+    delivery = delivery._replace(last_failure=failure)
     if connection_lost and delivery.lost_connections < MAX_LOST_CONNECTIONS:
-        delivery, charged = replace(delivery, lost_connections=delivery.lost_connections + 1), False
+        delivery, charged = delivery._replace(lost_connections=delivery.lost_connections + 1), False
     if not charged and not final:
-        delivery = replace(delivery, attempts=max(delivery.attempts - 1, 0))
+        delivery = delivery._replace(attempts=max(delivery.attempts - 1, 0))
         return Outcome(
-            session, delivery=replace(delivery, state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms)
+            session, delivery=delivery._replace(state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms)
         )
     if final or delivery.attempts >= policy.max_attempts:
-        return _give_up(session, delivery, now_ms, message_id, reason, last_reply_id)
+        return _give_up(session, delivery, now_ms, message_id, reason, reply_id)
     return Outcome(
-        session, delivery=replace(delivery, state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms)
+        session, delivery=delivery._replace(state=DeliveryState.PENDING, due_at_ms=now_ms + backoff_ms)
     )
+
+
+def put_off(session: Session, delivery: Delivery, now_ms: int, *, rest_ms: int) -> Outcome:
+    """Has a delivery rest that nobody was asked for. A lease that it has is given back, and no attempt.
+
+    Also in a session whose expiry has passed and is not in the log yet. Raises SessionExpiredError (it is
+    there), DeliveryNotLeasedError (it is no longer open).
+    """
+    if session.expiry_logged:
+        raise SessionExpiredError(session.id, session.expires_at_ms)
+    _require_open(delivery)
+    attempts = delivery.attempts - (delivery.state is DeliveryState.LEASED)
+    rests = delivery._replace(state=DeliveryState.PENDING, attempts=attempts, due_at_ms=now_ms + rest_ms)
+    return Outcome(session, delivery=rests)
+
+
+def _last_reply_id(delivery: Delivery) -> str:
+    """The id that the reply of the last attempt would have had, where that attempt has failed."""
+    failure = delivery.last_failure
+    return failure.reply_id if failure and failure.attempt == delivery.attempts else ""
 
 
 def _require_open(delivery: Delivery) -> None:
@@ -155,4 +180,5 @@ def _close(session: Session, delivery: Delivery, now_ms: int, event: Event, stat
     """Appends what closes a delivery, which may have failed before."""
     left = session.open_deliveries - (delivery.state in OPEN_STATES)
     outcome = append(session, now_ms, event, open_deliveries=left)
-    return Outcome(outcome.session, outcome.entry, replace(delivery, state=state, due_at_ms=None))
+    closed = delivery._replace(state=state, due_at_ms=None)
+    return Outcome(outcome.session, outcome.entry, closed, opened=outcome.opened)

@@ -6,8 +6,7 @@ SessionExpiredError for an expired one; nothing revives it. The reference is doc
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from server.domain.agents import Agent
 from server.domain.deliveries import MAX_OPEN_DELIVERIES, Delivery, DeliveryState
@@ -33,8 +32,7 @@ from server.domain.timeouts import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(NamedTuple):
     """A session as the store has it.
 
     Ids are UUIDs in lower case, `metadata` is the text of a JSON object, times are ms since the epoch.
@@ -73,18 +71,19 @@ class Session:
         return self.expires_at_ms - minutes_ms(self.timeout.warning_threshold_minutes)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What a rule leaves: the session after it, the entry that it appends to the log, and the delivery that
     it makes or changes.
 
-    `replayed`: it is what an earlier, equal request left, and nothing was done now.
+    `replayed`: it is what an earlier, equal request left, and nothing was done now. `opened`: how many more
+    deliveries of the session are open; below 0: fewer.
     """
 
     session: Session
     entry: Entry | None = None
     delivery: Delivery | None = None
     replayed: bool = False
+    opened: int = 0
 
 
 Rule = Callable[[Session, int], Outcome]
@@ -213,7 +212,7 @@ def send_message(
         _touch(session, now_ms), now_ms, message, renewed=session.timeout.auto_renew, open_deliveries=opened
     )
     delivery = Delivery(session.id, outcome.session.last_sequence, DeliveryState.PENDING, 0, now_ms)
-    return Outcome(outcome.session, outcome.entry, delivery)
+    return Outcome(outcome.session, outcome.entry, delivery, opened=outcome.opened)
 
 
 def heartbeat(session: Session, now_ms: int) -> Outcome:
@@ -254,9 +253,9 @@ def update_timeout(
     require_live(session, now_ms)
     if change == NOTHING_NAMED:
         return Outcome(session)
-    patched = replace(session, timeout=apply_change(policy, session.timeout, change))
+    patched = session._replace(timeout=apply_change(policy, session.timeout, change))
     start_ms = session.last_activity_ms if patched.timeout.auto_renew else session.renewed_at_ms
-    patched = replace(patched, expires_at_ms=_expiry(patched, start_ms))
+    patched = patched._replace(expires_at_ms=_expiry(patched, start_ms))
     still_warned = session.warning_logged and now_ms >= patched.warn_at_ms
     return append(patched, now_ms, TimeoutChange(patched.timeout), warning_logged=still_warned)
 
@@ -286,14 +285,13 @@ def _touch(session: Session, now_ms: int) -> Session:
     """Notes activity, a message or a heartbeat. With auto_renew it also renews."""
     if session.timeout.auto_renew:
         return _extend(session, now_ms)
-    return replace(session, last_activity_ms=max(now_ms, session.last_activity_ms))
+    return session._replace(last_activity_ms=max(now_ms, session.last_activity_ms))
 
 
 def _extend(session: Session, now_ms: int) -> Session:
     """Renews: a new expiry within the maximum duration, one renewal more, and another warning to come."""
     now_ms = max(now_ms, session.last_activity_ms)
-    return replace(
-        session,
+    return session._replace(
         last_activity_ms=now_ms,
         renewed_at_ms=now_ms,
         expires_at_ms=_expiry(session, now_ms),
@@ -313,9 +311,10 @@ def append(session: Session, now_ms: int, event: Event, *, renewed: bool = False
     increase.
     """
     sequence, at_ms = session.last_sequence + 1, max(now_ms, session.last_entry_ms + 1)
-    session = replace(session, last_sequence=sequence, last_entry_ms=at_ms, **changes)
+    before = session.open_deliveries
+    session = session._replace(last_sequence=sequence, last_entry_ms=at_ms, **changes)
     near = is_near_expiration(session, now_ms)
     entry = Entry(
         session.id, sequence, at_ms, event, session.expires_at_ms, session.renewal_count, renewed, near
     )
-    return Outcome(session, entry)
+    return Outcome(session, entry, opened=session.open_deliveries - before)

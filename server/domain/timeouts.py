@@ -1,8 +1,8 @@
 """The timeout settings of a session: where they come from, their bounds, and how a change applies."""
 
 import math
-from dataclasses import dataclass, replace
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 from server.domain.errors import InvalidTimeoutConfigError
 
@@ -14,8 +14,7 @@ MAX_WARNING_THRESHOLD_MINUTES = 1_000_000.0
 """Longer than any life. The API names no upper bound, and JSON cannot write infinity."""
 
 
-@dataclass(frozen=True, slots=True)
-class TimeoutConfig:
+class TimeoutConfig(NamedTuple):
     """The settings of a session. Minutes may be fractions."""
 
     timeout_minutes: float
@@ -74,9 +73,9 @@ def apply_change(policy: TimeoutPolicy, config: TimeoutConfig, change: PartialTi
     check_timeout_range(policy, change)
     result = _overlay(config, change)
     if change.max_duration_minutes is not None:
-        result = replace(result, max_duration_minutes=_clamp_duration(policy, result))
+        result = result._replace(max_duration_minutes=_clamp_duration(policy, result))
     if change.warning_threshold_minutes is not None:
-        result = replace(result, warning_threshold_minutes=_clamp_warning(result))
+        result = result._replace(warning_threshold_minutes=_clamp_warning(result))
     return result
 
 
@@ -115,9 +114,8 @@ def _either(named: _T | None, other: _T) -> _T:
 
 def _clamp(policy: TimeoutPolicy, config: TimeoutConfig) -> TimeoutConfig:
     timeout = min(max(config.timeout_minutes, policy.min_timeout_minutes), policy.max_timeout_minutes)
-    config = replace(config, timeout_minutes=timeout)
-    return replace(
-        config,
+    config = config._replace(timeout_minutes=timeout)
+    return config._replace(
         max_duration_minutes=_clamp_duration(policy, config),
         warning_threshold_minutes=_clamp_warning(config),
     )

@@ -52,8 +52,8 @@ class ReplyWaits:
                     self._end_all(waits, SessionExpiredError(entry.session_id, entry.expires_at_ms))
                 case _ if entry.answers:
                     self._end(waits.get(entry.answers, set()), (outcome.session, entry))
-        for session_id in commit.deleted:
-            self._end_all(self._sessions.get(session_id, {}), SessionNotFoundError(session_id))
+        for session in commit.deleted:
+            self._end_all(self._sessions.get(session.id, {}), SessionNotFoundError(session.id))
 
     def close(self) -> None:
         """Ends all waits, once they have been told of the replies that are there: the service stops."""

@@ -5,6 +5,7 @@ However many watch a session, others are served in between.
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -70,20 +71,24 @@ class Watches:
         self.closed = False
 
     def on_commit(self, commit: Commit) -> None:
-        """Wakes the watches of the sessions whose logs a commit has grown, or that it has removed; ends the
-        waits for the replies that it has stored.
-        """
+        """Notes how far a commit has grown the logs, and what it has deleted; ends the waits for its replies."""
         self.reply_waits.on_commit(commit)
         for outcome in commit.outcomes:
             session = outcome.session
             if outcome.entry and (watched := self._watched.get(session.id)):
                 watched.announced = max(watched.announced, session.last_sequence)
-                self._wake(session.id)
-        for session_id in commit.deleted:
-            if watched := self._watched.get(session_id):
-                for watch in watched.watches:
-                    watch.mark_deleted(session_id)
-                self._wake(session_id)
+                self.changed((session.id,))
+        for session in commit.deleted:
+            for watch in watched.watches if (watched := self._watched.get(session.id)) else ():
+                watch.mark_deleted(session.id)
+            self.changed((session.id,))
+
+    def changed(self, session_ids: Iterable[str]) -> None:
+        """Wakes the watches of sessions whose logs have grown, or that are gone: the one way in which what is
+        stored wakes a watch.
+        """
+        for session_id in session_ids:
+            self._wake(session_id)
 
     def piece(self, piece: Piece) -> None:
         """Keeps a piece of a reply under way for the watches of its session."""

@@ -14,7 +14,7 @@ from eliza.sessions.v1.agent_service_pb2_grpc import AgentServiceServicer
 from server.agents.connectors import Connectors
 from server.agents.stream import Accepted, Given, Refused, Revoked, StreamWorker, Told
 from server.clock import Clock
-from server.delivery.queues import Dispatcher
+from server.delivery.dispatcher import Dispatcher
 from server.domain.agents import MAX_HISTORY_MESSAGES, SETTINGS, Agent
 from server.domain.errors import (
     DeliveryNotLeasedError,

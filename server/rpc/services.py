@@ -17,7 +17,7 @@ from eliza.sessions.v1 import (
 )
 from server.agents.connectors import Connectors
 from server.clock import Clock, TestClock
-from server.delivery.queues import Dispatcher
+from server.delivery.dispatcher import Dispatcher
 from server.lifecycle.expiry import ExpiryScheduler
 from server.lifecycle.purge import Purge
 from server.lifecycle.room import Room

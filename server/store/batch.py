@@ -9,8 +9,8 @@ import traceback
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import ClassVar, TypeAlias, TypeVar
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple, TypeAlias, TypeVar
 
 from server.domain.agents import Agent
 from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState
@@ -36,8 +36,7 @@ DeliveryKey: TypeAlias = tuple[str, int]
 """The session and the sequence of a delivery."""
 
 
-@dataclass(frozen=True, slots=True)
-class Remembered:
+class Remembered(NamedTuple):
     """A request that was carried out: the session that it made or the entry that it appended, and the session
     that it goes with.
 
@@ -76,8 +75,9 @@ class Written:
 
     `removed` are the ids of sessions that are to go, first, because they free the ids of requests. `nearer`:
     the changed sessions whose deadline comes sooner than it did, or never; for all others the deadline that
-    is stored may stay, a lower bound. `counts`: by how much each count of sessions changes. `expired`: the
-    ids of sessions of which all deliveries that are open by then have failed.
+    is stored may stay, a lower bound. `counts`: by how much each count of sessions changes. `heads`: the ids
+    of sessions whose first open delivery may be another one or due at another time, and since when, in ms.
+    `expired`: the ids of sessions of which all deliveries that are open by then have failed.
     """
 
     removed: set[str]
@@ -87,15 +87,16 @@ class Written:
     counts: Counter[CountKey]
     entries: list[Entry]
     deliveries: list[Delivery]
+    heads: dict[str, int]
     expired: set[str]
     requests: list[tuple[RequestKey, Remembered]]
 
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """What a deletion comes to."""
+    """What a deletion comes to: the session is gone."""
 
-    session_id: str
+    session: Session
 
 
 Result: TypeAlias = Outcome | Deleted | DomainError
@@ -121,6 +122,7 @@ class Batch:
         self._expired: set[str] = set()
         self._entries: list[Entry] = []
         self._delivered: set[DeliveryKey] = set()
+        self._heads: dict[str, int] = {}
         self._new_requests: list[tuple[RequestKey, Remembered]] = []
 
     def wanted(self) -> Wanted:
@@ -165,6 +167,11 @@ class Batch:
             changed_counts((self._stored.get(session_id), there.get(session_id)) for session_id in touched),
             [entry for entry in self._entries if entry.session_id not in gone],
             [self._deliveries[key] for key in self._delivered if key[0] not in gone],
+            {
+                session_id: at_ms
+                for session_id, at_ms in self._heads.items()
+                if session_id not in gone and session_id not in self._expired
+            },
             self._expired - gone,
             [(request, made) for request, made in self._new_requests if made.session_id not in gone],
         )
@@ -183,7 +190,7 @@ class Batch:
             raise DeliveryNotFoundError(f"{session_id}-{sequence}")
         if session_id in self._expired and delivery.state in OPEN_STATES:
             # It is closed together with the session, once the batch is written.
-            return replace(delivery, state=DeliveryState.FAILED, due_at_ms=None)
+            return delivery._replace(state=DeliveryState.FAILED, due_at_ms=None)
         return delivery
 
     def agent(self, agent_id: str) -> Agent | None:
@@ -219,7 +226,7 @@ class Batch:
         self._sessions[session_id] = None
         self._deleted.add(session_id)
 
-    def take(self, before: Session, outcome: Outcome) -> None:
+    def take(self, before: Session, outcome: Outcome, now_ms: int) -> None:
         """Notes what a rule has done to a session."""
         session = outcome.session
         if session is not before:
@@ -233,6 +240,9 @@ class Batch:
             key = delivery.session_id, delivery.sequence
             self._deliveries[key] = delivery
             self._delivered.add(key)
+            # A message behind an open delivery leaves that one the first.
+            if outcome.opened <= 0 or session.open_deliveries == 1:
+                self._heads[session.id] = now_ms
 
 
 class Operation(ABC):
@@ -295,7 +305,7 @@ class Apply(Operation):
                 raise SessionExpiredError(session.id, session.expires_at_ms)
             return Outcome(session, known.answer, replayed=True)
         outcome = self.rule(session, now_ms)
-        batch.take(session, outcome)
+        batch.take(session, outcome, now_ms)
         if self.request and outcome.entry:
             batch.remember(self.request, outcome.entry, session.id, now_ms)
         return outcome
@@ -319,7 +329,7 @@ class ApplyToDelivery(Operation):
     def carry_out(self, batch: Batch, now_ms: int) -> Outcome:
         session = batch.session(self.session_id)
         outcome = self.rule(session, batch.delivery(self.session_id, self.sequence), now_ms)
-        batch.take(session, outcome)
+        batch.take(session, outcome, now_ms)
         return outcome
 
 
@@ -337,9 +347,10 @@ class Delete(Operation):
         wanted.sessions.add(self.session_id)
 
     def carry_out(self, batch: Batch, now_ms: int) -> Deleted:
-        require_etag(batch.session(self.session_id), self.etag)
+        session = batch.session(self.session_id)
+        require_etag(session, self.etag)
         batch.remove(self.session_id)
-        return Deleted(self.session_id)
+        return Deleted(session)
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,7 +370,7 @@ def commit_of(results: Iterable[object]) -> Commit:
     ]
     return Commit(
         [result for result in flat if isinstance(result, Outcome) and not result.replayed],
-        [result.session_id for result in flat if isinstance(result, Deleted)],
+        [result.session for result in flat if isinstance(result, Deleted)],
     )
 
 

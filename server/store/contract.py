@@ -4,9 +4,10 @@ Its docstrings are the contract that every back end keeps and `tests/store` chec
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from server.domain.agents import Agent
 from server.domain.deliveries import Delivery
@@ -15,6 +16,8 @@ from server.domain.log import Entry
 from server.domain.replies import DeliveryRule
 from server.domain.sessions import Creation, Outcome, Rule, Session
 
+LeaseRule = Callable[..., Outcome]
+"""A DeliveryRule that is also given the id of the message, as `message_id`."""
 AgentChange = Callable[[Agent, int], Agent]
 """A change of an agent with its input bound: of the agent and the instant in ms."""
 
@@ -60,8 +63,7 @@ class SessionPage:
     total: int
 
 
-@dataclass(frozen=True, slots=True)
-class OpenDelivery:
+class OpenDelivery(NamedTuple):
     """What the agent has yet to answer in a session: the session, the message of the user, and
     its delivery.
     """
@@ -69,19 +71,6 @@ class OpenDelivery:
     session: Session
     entry: Entry
     delivery: Delivery
-
-
-@dataclass(frozen=True, slots=True)
-class OpenSession:
-    """A session with open deliveries: of which agent, the first, when that may be given, in ms (0 while it is
-    leased), and how many.
-    """
-
-    session_id: str
-    agent_id: str
-    sequence: int
-    due_at_ms: int
-    open: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +89,12 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """What one commit has done to sessions: the outcomes of creations and rules, in order, and the ids of
-    those that were deleted.
+    """What one commit has done to sessions: the outcomes of creations and rules, in order, and the sessions
+    that were deleted, as they were last.
     """
 
     outcomes: Sequence[Outcome]
-    deleted: Sequence[str]
+    deleted: Sequence[Session]
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,12 +266,39 @@ class Deliveries(ABC):
         """
 
     @abstractmethod
-    async def next_delivery(self, session_id: str) -> OpenDelivery | None:
-        """Reads the first open delivery of a session; None when there is none."""
+    async def lease_due(
+        self,
+        agent_id: str,
+        due_ms: int,
+        limit: int,
+        held: Collection[str] = (),
+        rule: LeaseRule | None = None,
+    ) -> list[OpenDelivery]:
+        """Claims at most `limit` deliveries of an agent that may be given at `due_ms`, the longest due first.
+
+        Of each session only the first open delivery may be given, and none of the sessions whose ids are in
+        `held`: the caller has one of these in hand. It becomes due when it becomes the first, or when its
+        rest ends. A lease is void where its session is not in `held`: nobody else gives this agent
+        deliveries.
+
+        The rule is applied to each as by `apply_delivery`, and they are returned as it leaves them. One that
+        the rule refuses is left out; where its session's expiry is not in the log yet, it is put off by
+        PUT_OFF_MS. Without a rule nothing is written: from then on `held` is the claim. Fewer are returned
+        than are due where their text grows past PAGE_BYTES, or where a lease cannot be written.
+
+        :raises UnavailableError: and the like, where none could be leased
+        """
 
     @abstractmethod
-    async def list_open(self) -> list[OpenSession]:
-        """The sessions that have open deliveries."""
+    async def next_delivery_ms(self, agent_id: str, held: Collection[str] = ()) -> int | None:
+        """Tells from when on `lease_due` has a delivery to give, 0 being at once; None when there is none."""
+
+    @abstractmethod
+    async def count_open(self) -> Mapping[str, int]:
+        """Counts the open deliveries of each agent that has any.
+
+        It reads a row for each session with some: to be called once, at the start.
+        """
 
 
 class Agents(ABC):
@@ -444,7 +460,7 @@ class StoreTools(ABC):
 
 
 PUT_OFF_MS = 60_000
-"""For how long a session is left alone whose deadline could not be dealt with, in ms."""
+"""For how long a session is left alone whose deadline or delivery could not be dealt with, in ms."""
 
 MAX_WRITES = 10_000
 """How many writes may wait for the disk, where nobody says."""

@@ -147,13 +147,13 @@ class Run:
             page = await self._expect(None, self.store.list_messages(known.session, limit=1000))
             if page and page.messages != messages:
                 self.found.append(f"session {session_id}: its messages are not those that it has")
-            await self._expect(None, self.store.next_delivery(session_id))
+            await self._expect(None, self.store.lease_due(known.session.agent_id, 2**62, 10))
             await self._expect(None, self.store.list_history(known.session, before_sequence=10**6, limit=100))
             await self._expect(None, self.store.find_answer(session_id, 1))
         for reading in (
             self.store.list_sessions(self.clock.now_ms(), limit=100),
             self.store.counts(),
-            self.store.list_open(),
+            self.store.count_open(),
             self.store.next_due_ms(),
         ):
             await self._expect(None, reading)

@@ -100,7 +100,7 @@ class Client:
 
         def call(store: Store, session_id: str) -> Awaitable[Outcome]:
             # A channel is new whenever its session is.
-            return put(store, replace(session, id=session_id, channel_id=session_id), asked)
+            return put(store, session._replace(id=session_id, channel_id=session_id), asked)
 
         if asked:
             self._model.asked[asked.id] = Asked(session.id, call)

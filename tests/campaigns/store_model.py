@@ -159,7 +159,7 @@ class Model:
         if outcome.session.expiry_logged:
             for sequence, delivery in known.deliveries.items():
                 if delivery.state in (DeliveryState.PENDING, DeliveryState.LEASED):
-                    known.deliveries[sequence] = replace(delivery, state=DeliveryState.FAILED, due_at_ms=None)
+                    known.deliveries[sequence] = delivery._replace(state=DeliveryState.FAILED, due_at_ms=None)
 
     def differences(self, tables: Tables) -> Iterator[str]:
         """Where what is there cannot follow from what was acknowledged and what is in doubt."""

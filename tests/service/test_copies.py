@@ -184,6 +184,10 @@ def test_a_restore_overwrites_nothing_and_puts_nothing_under_a_running_service(
             "the times of its log do not increase at sequence 2",
         ),
         ("DELETE FROM deliveries", "it has no delivery"),
+        (
+            "UPDATE sessions SET head_sequence = 1, head_due_ms = 0",
+            "by its row 1 is its first open delivery, but that is None",
+        ),
         ("UPDATE deliveries SET state = 'pending', due_at_ms = 1", "there is a reply, but it is pending"),
         ("UPDATE sessions SET metadata = '{'", "what it has in JSON cannot be read"),
         (

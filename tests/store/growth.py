@@ -27,6 +27,7 @@ from eliza.sessions.v1 import (
 from server.clock import TestClock
 from server.domain.idempotency import RequestKey
 from server.domain.messages import Draft, Reply
+from server.domain.replies import lease
 from server.domain.sessions import Outcome, Session, heartbeat
 from server.lifecycle.watches import Watches
 from server.rpc.agent_service import AgentService
@@ -35,7 +36,7 @@ from server.rpc.message_service import MessageService
 from server.rpc.session_service import SessionService
 from server.store.sqlite.check import COUNTED
 from server.store.sqlite.store import SqliteStore
-from tests.store.conformance.common import agent, answer, expire, give_up, respond, say, take
+from tests.store.conformance.common import RETRIES, agent, answer, expire, give_up, respond, say, take
 from tests.unit.samples import AGENT, MINUTE, POLICY, T0, USER, put, session
 
 NOW_MS: Final = T0 + 60 * MINUTE
@@ -133,6 +134,27 @@ async def add_unanswered(world: World, count: int) -> None:
     await _add_entries(world, count)
 
 
+async def add_due_deliveries(world: World, count: int) -> None:
+    """Sessions of the agent, each with a message that may be given."""
+    model = session(NOW_MS)
+    await put(world.store, model)
+    await world.store.apply(model.id, say())
+    await _add_sessions(world, count, model)
+    connection, new_id = world.store._writer._connection, _ID.format("00000000000a")
+    _clone(connection, "deliveries", count, f"session_id = '{model.id}'", session_id=new_id)
+
+
+async def add_resting(world: World, count: int) -> None:
+    """The same, but they rest after a failed attempt, for much longer than the operations look."""
+    await add_due_deliveries(world, count)
+    connection = world.store._writer._connection
+    for statement in (
+        f"UPDATE deliveries SET attempts = 1, due_at_ms = {NOW_MS + 10 * MINUTE}",
+        f"UPDATE sessions SET head_due_ms = {NOW_MS + 10 * MINUTE} WHERE head_due_ms IS NOT NULL",
+    ):
+        connection.execute(statement)
+
+
 async def add_renewals(world: World, count: int) -> None:
     await world.store.apply(world.one.id, heartbeat)
     await _add_entries(world, count)
@@ -158,6 +180,8 @@ WORLDS: Final[dict[str, Callable[[World, int], Awaitable[None]]]] = {
     "messages": add_messages,
     "failures": add_failures,
     "unanswered": add_unanswered,
+    "due deliveries": add_due_deliveries,
+    "resting": add_resting,
     "renewals": add_renewals,
     "requests": add_requests,
 }
@@ -200,6 +224,9 @@ def _new_agent() -> agent_pb2.Agent:
     return agent_pb2.Agent(agent_id=agent(6).id, name="x", kind=agent_pb2.AGENT_KIND_ECHO)
 
 
+_CLAIM: Final = partial(lease, lease_ms=5000, policy=RETRIES)
+"""As the dispatcher leases."""
+
 OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
     "get_session": lambda w: w.store.get_session(w.one.id),
     "find_channel": lambda w: w.store.find_channel(w.one.channel_id),
@@ -215,9 +242,11 @@ OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
     "count_history": lambda w: w.store.count_history(w.one, before_sequence=10**9, limit=20),
     "find_answer": lambda w: w.store.find_answer(w.one.id, 1),
     "find_answer where none is": lambda w: w.store.find_answer(w.one.id, 10**9),
-    "next_delivery": lambda w: w.store.next_delivery(w.one.id),
-    "next_delivery where none is": lambda w: w.store.next_delivery(w.other.id),
-    "list_open": lambda w: w.store.list_open(),
+    "lease_due, read only": lambda w: w.store.lease_due(AGENT, NOW_MS + 1, 20, [w.other.id]),
+    "lease_due, where none is": lambda w: w.store.lease_due(USER, NOW_MS, 20),
+    "lease_due, written": lambda w: w.store.lease_due(AGENT, NOW_MS + 1, 1, [], _CLAIM),
+    "next_delivery_ms": lambda w: w.store.next_delivery_ms(AGENT, [w.one.id, w.other.id]),
+    "count_open": lambda w: w.store.count_open(),
     "describe": lambda w: w.store.describe(),
     "counts": lambda w: w.store.counts(),
     "apply_due": lambda w: w.store.apply_due(lambda start, now_ms: Outcome(start), NOW_MS, 256),
@@ -294,7 +323,8 @@ MAY_GROW: Final = {
     ("clear_sessions", ""): "it removes everything",
     ("delete_session", ""): "it removes 256 rows of the session at most; the purge takes the rest",
     ("rpc DeleteSession", ""): "as delete_session",
-    ("list_open", "unanswered"): "it reads all open deliveries, once at the start and off the loop",
+    ("count_open", "resting"): "it reads all sessions with open deliveries, once at the start, off the loop",
+    ("count_open", "due deliveries"): "as above",
     (
         "apply, an expiry",
         "unanswered",
@@ -324,6 +354,8 @@ async def make_world(directory: Path, name: str, count: int) -> AsyncIterator[Wo
             f"INSERT INTO session_counts SELECT state, agent_id, user_id, count(*) FROM ({COUNTED}) GROUP "
             "BY state, agent_id, user_id"
         )
+        # After work that is none on sessions, the writer reads them anew.
+        await store.check_writable()
         yield world
     finally:
         await store.close()

@@ -2,9 +2,8 @@
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 from server.clock import Clock
@@ -39,14 +38,15 @@ from server.store.contract import (
     CommitListener,
     Counts,
     Description,
+    LeaseRule,
     MessagePage,
     OpenDelivery,
-    OpenSession,
     Position,
     SessionPage,
     Store,
 )
 from server.store.counts import EXPIRED, LIVE, WARNED, CountKey
+from server.store.leases import lease_each
 
 
 class MemoryStore(Store):
@@ -63,6 +63,8 @@ class MemoryStore(Store):
         self._counts: Counter[CountKey] = Counter()
         self._left = 0
         self._put_off: dict[str, int] = {}
+        # Of each session with open deliveries, from when on the first may be given, and which one that is.
+        self._heads: dict[str, tuple[int, int]] = {}
         self._listeners: list[CommitListener] = []
         self._queue: list[tuple[Operation, asyncio.Future[Any]]] = []
         self._is_held = self._closed = False
@@ -140,8 +142,18 @@ class MemoryStore(Store):
         }
         for key, delivery in self._deliveries.items():
             if delivery.session_id in written.expired and delivery.state in OPEN_STATES:
-                self._deliveries[key] = replace(delivery, state=DeliveryState.FAILED, due_at_ms=None)
+                self._deliveries[key] = delivery._replace(state=DeliveryState.FAILED, due_at_ms=None)
+        for session_id, at_ms in (written.heads | dict.fromkeys(written.expired, 0)).items():
+            self._set_head(session_id, at_ms)
         self._requests |= {(request.scope, request.id): made for request, made in written.requests}
+
+    def _set_head(self, session_id: str, at_ms: int) -> None:
+        self._heads.pop(session_id, None)
+        open_ones = (one for one in self._deliveries.values() if one.state in OPEN_STATES)
+        mine = (one for one in open_ones if one.session_id == session_id)
+        if first := min(mine, key=lambda one: one.sequence, default=None):
+            due_ms = 0 if first.state is DeliveryState.LEASED else max(first.due_at_ms or 0, at_ms)
+            self._heads[session_id] = due_ms, first.sequence
 
     def _remove(self, ids: Iterable[str]) -> int:
         """Removes sessions with all that they have; returns how many rows a table would have had."""
@@ -151,6 +163,8 @@ class MemoryStore(Store):
             for session_id in gone
             if self._sessions.pop(session_id, None)
         )
+        for session_id in gone:
+            self._heads.pop(session_id, None)
         for table in (self._deliveries, self._requests):
             keys = [key for key, row in table.items() if row.session_id in gone]
             rows += len(keys)
@@ -241,41 +255,48 @@ class MemoryStore(Store):
         found = [entry for entry in self._log.get(session_id, {}).values() if entry.answers == sequence]
         return next((entry for entry in found if entry.message), found[0] if found else None)
 
-    async def next_delivery(self, session_id: str) -> OpenDelivery | None:
+    def _due(self, agent_id: str, held: Collection[str]) -> list[tuple[int, int, str]]:
+        """Of the agent's sessions: when the first open delivery is due, which that is, and the session."""
         self._require_open()
-        left = [
-            one
-            for one in self._deliveries.values()
-            if one.session_id == session_id and one.state in OPEN_STATES
-        ]
-        if not left:
-            return None
-        first = min(left, key=lambda one: one.sequence)
-        return OpenDelivery(self._sessions[session_id], self._log[session_id][first.sequence], first)
-
-    async def list_open(self) -> list[OpenSession]:
-        self._require_open()
-        left = sorted(
-            (one.session_id, one.sequence) for one in self._deliveries.values() if one.state in OPEN_STATES
+        return sorted(
+            (due_ms, sequence, session_id)
+            for session_id, (due_ms, sequence) in self._heads.items()
+            if self._sessions[session_id].agent_id == agent_id and session_id not in held
         )
-        counts = Counter(session_id for session_id, _ in left)
-        firsts = [self._deliveries[key] for n, key in enumerate(left) if n == 0 or left[n - 1][0] != key[0]]
-        return [
-            OpenSession(
-                one.session_id,
-                self._sessions[one.session_id].agent_id,
-                one.sequence,
-                0 if one.state is DeliveryState.LEASED else one.due_at_ms or 0,
-                counts[one.session_id],
-            )
-            for one in firsts
-        ]
+
+    async def lease_due(
+        self,
+        agent_id: str,
+        due_ms: int,
+        limit: int,
+        held: Collection[str] = (),
+        rule: LeaseRule | None = None,
+    ) -> list[OpenDelivery]:
+        due: list[OpenDelivery] = []
+        for at_ms, sequence, session_id in self._due(agent_id, held):
+            entry = self._log[session_id][sequence]
+            if at_ms <= due_ms:
+                due.append(
+                    OpenDelivery(self._sessions[session_id], entry, self._deliveries[session_id, sequence])
+                )
+        found = pages.fill_page(due, limit, lambda one: pages.text_size(one.entry))[0]
+        return await lease_each(self, found, rule) if rule else found
+
+    async def next_delivery_ms(self, agent_id: str, held: Collection[str] = ()) -> int | None:
+        return min((at_ms for at_ms, _, _ in self._due(agent_id, held)), default=None)
+
+    async def count_open(self) -> Mapping[str, int]:
+        self._require_open()
+        counts: Counter[str] = Counter()
+        for session in self._sessions.values():
+            counts[session.agent_id] += session.open_deliveries
+        return +counts
 
     async def counts(self) -> Counts:
         self._require_open()
         return Counts(*(self._counts[state, "", ""] for state in (LIVE, EXPIRED, WARNED)), 0)
 
-    def _due(self) -> list[tuple[int, str]]:
+    def _deadlines(self) -> list[tuple[int, str]]:
         self._require_open()
         instants = ((due_at_ms(one), one.id) for one in self._sessions.values())
         return sorted(
@@ -283,7 +304,7 @@ class MemoryStore(Store):
         )
 
     async def apply_due(self, rule: Rule, due_ms: int, limit: int) -> int:
-        due = [session_id for at_ms, session_id in self._due() if at_ms <= due_ms][:limit]
+        due = [session_id for at_ms, session_id in self._deadlines() if at_ms <= due_ms][:limit]
         for session_id in due:
             try:
                 await self.apply(session_id, rule)
@@ -292,7 +313,7 @@ class MemoryStore(Store):
         return len(due)
 
     async def next_due_ms(self) -> int | None:
-        return min((at_ms for at_ms, _ in self._due()), default=None)
+        return min((at_ms for at_ms, _ in self._deadlines()), default=None)
 
     async def describe(self) -> Description:
         self._require_open()
@@ -323,7 +344,14 @@ class MemoryStore(Store):
     async def clear_sessions(self) -> None:
         self._require_open()
         self._carry_out_queued()
-        for table in (self._sessions, self._log, self._deliveries, self._requests, self._counts):
+        for table in (
+            self._sessions,
+            self._log,
+            self._deliveries,
+            self._heads,
+            self._requests,
+            self._counts,
+        ):
             table.clear()
         self._left = 0
 

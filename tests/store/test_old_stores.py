@@ -47,7 +47,7 @@ async def test_its_sessions_are_listed_and_counted(tmp_path: Path) -> None:
 async def test_a_create_repeated_after_the_upgrade_gets_its_first_answer(tmp_path: Path) -> None:
     key = RequestKey(f"user:{USER}", "again", "content")
     new = session()
-    fields = orjson.loads(orjson.dumps(new))
+    fields = new._asdict() | {"timeout": new.timeout._asdict()}
     # By the names that the fields had then.
     fields["warned"], fields["expired"] = fields.pop("warning_logged"), fields.pop("expiry_logged")
     store = await reopened(
@@ -94,7 +94,17 @@ async def test_its_failures_are_found(tmp_path: Path, is_readable: bool) -> None
     await store.close()
 
 
-async def test_its_open_deliveries_are_counted(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("schema", "further", "due_ms"),
+    [
+        (8, "", T0 + 7),
+        (9, "UPDATE sessions SET open_deliveries = 2 WHERE open_deliveries > 0", T0 + 7),
+        (8, f"UPDATE deliveries SET state = 'leased', due_at_ms = {T0 + 5000} WHERE sequence = 7", 0),
+    ],
+)
+async def test_its_open_deliveries_are_counted_and_the_first_is_due(
+    tmp_path: Path, schema: int, further: str, due_ms: int
+) -> None:
     store = await reopened(
         tmp_path / "old.db",
         "INSERT INTO log (session_id, sequence, at_ms, kind, expires_at_ms, renewal_count, was_renewed, "
@@ -104,9 +114,15 @@ async def test_its_open_deliveries_are_counted(tmp_path: Path) -> None:
         f"INSERT INTO deliveries (session_id, sequence, state, attempts, due_at_ms) VALUES ('{LIVE}', 8, "
         f"'leased', 1, {T0 + 9})",
         f"UPDATE sessions SET last_sequence = 8, last_entry_ms = {T0 + 8} WHERE id = '{LIVE}'",
-        schema=8,
+        further,
+        schema=schema,
     )
     assert (await store.get_session(LIVE)).open_deliveries == 2
+    assert await store.count_open() == {AGENT: 2}
+    assert [(one.session.id, one.delivery.sequence) for one in await store.lease_due(AGENT, T0 + 7, 9)] == [
+        (LIVE, 7)
+    ]
+    assert await store.next_delivery_ms(AGENT) == due_ms
     assert list(problems(store._read_connection)) == []
     answered = await store.apply_delivery(LIVE, 7, respond())
     assert answered.session.open_deliveries == 1

@@ -22,7 +22,7 @@ from server.store.sqlite import removal as sqlite_removal
 from server.store.sqlite import writer as sqlite_writer
 from server.store.sqlite.check import problems, summary
 from server.store.sqlite.store import SqliteStore
-from tests.store.conformance.common import contents, history, knows, respond, say
+from tests.store.conformance.common import contents, first_open, history, knows, respond, say
 from tests.unit.samples import AGENT, T0, USER, put, session
 
 HANGS_SECONDS = 15
@@ -132,8 +132,9 @@ class TestADeletedSession:
         assert await store.list_entries(gone.id, after_sequence=0, limit=9) == []
         assert await store.list_history(gone, before_sequence=9, limit=9) == []
         assert await store.find_answer(gone.id, 1) is None
-        assert await store.next_delivery(gone.id) is None
-        assert [left.session_id for left in await store.list_open()] == [other.id]
+        assert await first_open(store, gone) is None
+        assert await first_open(store, other)
+        assert await store.count_open() == {AGENT: (await store.get_session(other.id)).open_deliveries}
         assert not await knows(store, RequestKey(f"user:{USER}", f"create {gone.id}", "content"))
         assert not await knows(store, RequestKey(f"session:{gone.id}", "0", "content"))
 

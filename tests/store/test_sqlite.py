@@ -3,22 +3,41 @@
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 
 from server.clock import TestClock
-from server.domain.errors import InvalidContentError, ResourceExhaustedError, UnavailableError
+from server.domain.errors import (
+    InvalidContentError,
+    InvalidFieldError,
+    ResourceExhaustedError,
+    SessionNotFoundError,
+    UnavailableError,
+)
 from server.domain.idempotency import RequestKey
 from server.domain.sessions import Outcome, Session, fall_due
 from server.store.contract import Counts, Store
 from server.store.sqlite import file as sqlite_file
+from server.store.sqlite import writer
 from server.store.sqlite.store import SqliteStore
 from server.store.sqlite.writer import GROUP_SIZE
 from tests.store.conformance import StoreConformance
-from tests.store.conformance.common import contents, history, misbehave, say
+from tests.store.conformance.common import (
+    Misbehaved,
+    break_a_constraint,
+    contents,
+    expire,
+    history,
+    misbehave,
+    refuse,
+    respond,
+    say,
+    take,
+)
 from tests.unit.samples import MINUTE, T0, logged, put, session
 
 
@@ -45,6 +64,15 @@ async def writer_held(store: Store) -> AsyncIterator[None]:
     finally:
         goes_on.set()
     await asyncio.gather(holding, deleting)
+
+
+def batches(statements: list[str]) -> int:
+    """How many batches were written, by the statements that SQLite tells of: of one batch repeatedly."""
+    return sum(statement.startswith("INSERT INTO batch_write") for statement, _ in groupby(statements))
+
+
+def loads_sessions(statement: str) -> bool:
+    return statement.startswith("SELECT id, channel_id")
 
 
 class TestSqliteStore(StoreConformance):
@@ -144,9 +172,7 @@ class TestSqliteStore(StoreConformance):
             await asyncio.sleep(0)
         await asyncio.gather(*tasks)
         store._writer._connection.set_trace_callback(None)
-        assert statements.count("COMMIT") == 2, (
-            "the group that was held up, and the one that queued meanwhile"
-        )
+        assert batches(statements) == 2, "the group that was held up, and the one that queued meanwhile"
 
     async def test_only_the_culprit_of_a_group_pays(self, store: SqliteStore, one: Session) -> None:
         statements: list[str] = []
@@ -158,7 +184,7 @@ class TestSqliteStore(StoreConformance):
         await asyncio.gather(*tasks, return_exceptions=True)
         store._writer._connection.set_trace_callback(None)
         assert contents(await history(store, one)) == ["0", "1"]
-        assert statements.count("ROLLBACK") == 2, "of the group, and of the culprit"
+        assert batches(statements) == 4, "what held them up, its removal, and each that is innocent"
 
     async def test_a_rule_that_refuses_does_not_break_up_its_group(
         self, store: SqliteStore, one: Session
@@ -174,7 +200,52 @@ class TestSqliteStore(StoreConformance):
         store._writer._connection.set_trace_callback(None)
         assert isinstance(results[1], InvalidContentError)
         assert contents(await history(store, one)) == ["0", "1"]
-        assert (statements.count("COMMIT"), statements.count("ROLLBACK")) == (2, 0)
+        assert batches(statements) == 2
+
+    async def test_what_the_writer_keeps_of_sessions_is_what_is_stored(
+        self, store: SqliteStore, clock: TestClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(writer, "MAX_RECENT", 3)
+        many = [await self.added(store) for _ in range(5)]
+        kept = store._writer._recent
+        assert list(kept) == [one.id for one in many[2:]]
+
+        async def stored() -> dict[str, Session]:
+            return {session_id: await store.get_session(session_id) for session_id in kept}
+
+        first, *_, before_last, last = many
+        steps: list[Callable[[], Awaitable[object]]] = [
+            lambda: store.apply(first.id, say()),
+            lambda: store.apply_delivery(first.id, 1, take),
+            lambda: self.together(store, [store.apply(last.id, say()), store.apply(last.id, misbehave)]),
+            lambda: store.apply_delivery(first.id, 1, respond()),
+            lambda: store.apply(last.id, refuse),
+            lambda: store.delete_session(last.id),
+            lambda: store.apply_due(expire, first.expires_at_ms, 1),
+            lambda: store.apply(before_last.id, expire),
+            lambda: store.purge(first.expires_at_ms, 100),
+            lambda: put(store, session()),
+            store.clear_sessions,
+        ]
+        for step in steps:
+            with suppress(Misbehaved, InvalidFieldError):
+                await step()
+            assert kept == await stored()
+        with pytest.raises(SessionNotFoundError):
+            await store.apply(first.id, say())
+
+    async def test_a_session_is_not_loaded_again_for_the_next_group_but_after_an_error(
+        self, store: SqliteStore, one: Session
+    ) -> None:
+        statements: list[str] = []
+        store._writer._connection.set_trace_callback(statements.append)
+        await store.apply(one.id, say())
+        assert (batches(statements), len(set(statements))) == (1, 1)
+        with pytest.raises(sqlite3.IntegrityError):
+            await store.apply(one.id, break_a_constraint)
+        await store.apply(one.id, say())
+        store._writer._connection.set_trace_callback(None)
+        assert len([*filter(loads_sessions, statements)]) == 1
 
     async def test_a_step_of_the_purge_costs_the_same_however_many_have_expired(
         self, store: SqliteStore, clock: TestClock
@@ -244,6 +315,17 @@ class TestSqliteStore(StoreConformance):
         store._writer._connection.execute("UPDATE sessions SET metadata = ? WHERE id = ?", (metadata, one.id))
         assert [found.id for found in (await store.list_sessions(T0, limit=10)).sessions] == [other.id]
         assert (await store.counts()).invalid == 1
+
+    async def test_a_delivery_that_cannot_be_read_back_holds_up_no_other(
+        self, store: SqliteStore, one: Session
+    ) -> None:
+        other = await self.added(store)
+        for target in (one, other):
+            await store.apply(target.id, say())
+        store._writer._connection.execute(
+            "UPDATE deliveries SET last_failure = '{' WHERE session_id = ?", (one.id,)
+        )
+        assert [found.session.id for found in await store.lease_due(one.agent_id, T0, 1)] == [other.id]
 
 
 class TestSomeoneElseHoldsTheLock:

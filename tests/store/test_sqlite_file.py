@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import structlog.testing
@@ -23,12 +24,13 @@ from server.domain.deliveries import Delivery, DeliveryState
 from server.domain.errors import DeliveryNotFoundError, SessionExpiredError, UnavailableError
 from server.domain.log import TimeoutChange
 from server.domain.messages import AgentMessage
-from server.domain.sessions import Outcome, Session, fall_due
+from server.domain.sessions import Session, fall_due
 from server.domain.timeouts import PartialTimeoutConfig
 from server.store import maintenance, open_store
 from server.store.contract import Description, StoreOpenError
 from server.store.sqlite import file as sqlite_file
 from server.store.sqlite.copy import CopyError, copy_store, restore_store
+from server.store.sqlite.file import FileLock
 from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import contents, delivery, history, respond, say
 from tests.unit.samples import AGENT, MINUTE, T0, USER, put, session
@@ -241,7 +243,7 @@ class TestAnOlderVersion:
         assert log[2].event == TimeoutChange(one.timeout)
         assert len(log) == 4
         # Nobody waits for replies to what was sent before.
-        assert await store.list_open() == []
+        assert await store.count_open() == {}
         for sequence in (1, 4):
             assert await delivery(store, one, sequence) == Delivery(
                 USER, sequence, DeliveryState.ANSWERED, 0, None
@@ -249,7 +251,7 @@ class TestAnOlderVersion:
         with pytest.raises(DeliveryNotFoundError):
             await delivery(store, one, 2)
         await store.apply(USER, say("new"))
-        assert [left.sequence for left in await store.list_open()] == [5]
+        assert [left.delivery.sequence for left in await store.lease_due(AGENT, T0, 9)] == [5]
         assert contents(await store.list_history(one, before_sequence=5, limit=9)) == [
             "hi",
             "ho",
@@ -499,13 +501,15 @@ class TestOneOwner:
         one, begun, goes_on = session(), threading.Event(), threading.Event()
         await put(store, one)
 
-        def slow(start: Session, now_ms: int) -> Outcome:
+        def look(is_held: Callable[[FileLock], bool] = FileLock.is_held) -> bool:
+            held = is_held(store._lock)
             begun.set()
             goes_on.wait()
-            return say("last")(start, now_ms)
+            return held
 
-        writing = asyncio.create_task(store.apply(one.id, slow))
-        await asyncio.to_thread(begun.wait)
+        with mock.patch.object(store._lock, "is_held", look):
+            writing = asyncio.create_task(store.apply(one.id, say("last")))
+            await asyncio.to_thread(begun.wait)
         path.with_name("store.db.lock").unlink()
         opening = asyncio.create_task(opened(path))
         # It has its lock, so it comes to the point where it waits.

@@ -27,7 +27,7 @@ from server.domain.errors import (
 )
 from server.domain.log import Entry, ReplyFailure
 from server.domain.messages import AgentMessage, Draft, Reply, check_reply
-from server.domain.replies import DeliveryRule, answer, fail, lease
+from server.domain.replies import DeliveryRule, answer, fail, lease, put_off
 from server.domain.sessions import Session, fall_due, send_message
 from tests.unit.samples import AGENT, MINUTE, T0, USER, logged, session
 
@@ -53,7 +53,7 @@ def asked(
     """A session whose user has said something, and the delivery of that."""
     outcome = send_message(session(), T0, "m", Draft("hi"))
     made = outcome.delivery
-    return outcome.session, replace(made, state=state, attempts=attempts, due_at_ms=due_at_ms)
+    return outcome.session, made._replace(state=state, attempts=attempts, due_at_ms=due_at_ms)
 
 
 class TestBackoff:
@@ -296,6 +296,31 @@ class TestRules:
         )
         assert outcome.entry.event == ReplyFailure("m", 1, "broken", 1)
 
+    def test_what_is_put_off_rests_and_gives_its_lease_back(self) -> None:
+        start, made = asked()
+        rest = partial(put_off, rest_ms=700)
+        rests = rest(start, made, T0 + 5).delivery
+        assert rests == made._replace(due_at_ms=T0 + 705)
+        leased = take(start, rests, T0 + 9).delivery
+        assert rest(start, leased, T0 + 10).delivery == rests._replace(due_at_ms=T0 + 710)
+        # Also where the expiry is not in the log yet, which nobody has heard of.
+        assert rest(start, made, start.expires_at_ms).delivery.due_at_ms == start.expires_at_ms + 700
+        with pytest.raises(SessionExpiredError):
+            rest(fall_due(start, start.expires_at_ms).session, made, start.expires_at_ms)
+        with pytest.raises(DeliveryNotLeasedError):
+            rest(start, made._replace(state=DeliveryState.ANSWERED, due_at_ms=None), T0)
+
+    def test_a_failure_without_an_attempt_names_the_reply_of_the_last_one(self) -> None:
+        start, made = asked()
+        failed = partial(fail, message_id="m", reason="gone", backoff_ms=700, policy=POLICY)
+        first = take(start, made, T0).delivery
+        rests = failed(start, first, T0, final=False, last_reply_id="r1").delivery
+        assert rests.last_failure.reply_id == "r1"
+        assert failed(start, rests, T0, final=True).entry.event.reply_message_id == "r1"
+        # Of a second attempt that was never heard of nobody knows what its reply would have been.
+        second = take(start, rests, T0).delivery
+        assert failed(start, second, T0, final=True).entry.event.reply_message_id == ""
+
     def test_what_never_was_leased_may_fail_for_good(self) -> None:
         """An agent that has been removed."""
         assert give_up(*asked(), T0).delivery.state is DeliveryState.FAILED
@@ -309,8 +334,8 @@ class TestRules:
         assert entry.message == AgentMessage(
             "r", "hello", '{"k":1}', '[{"url":"x"}]', "hm", ("WAVE",), answers=1
         )
-        assert outcome.session == replace(
-            start, last_sequence=2, last_entry_ms=T0 + MINUTE, open_deliveries=0
+        assert outcome.session == start._replace(
+            last_sequence=2, last_entry_ms=T0 + MINUTE, open_deliveries=0
         )
         assert outcome.delivery == Delivery(start.id, 1, DeliveryState.ANSWERED, 1, None)
 

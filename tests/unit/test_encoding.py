@@ -71,7 +71,7 @@ def test_entries_and_chunks_are_encoded_as_protobuf_would(answer: Any, as_text: 
 
 
 def test_large_entries_are_encoded_as_protobuf_would() -> None:
-    large = replace(ENTRIES[0], event=replace(MESSAGE, attachments=f'["{"x" * 300_000}"]'))
+    large = ENTRIES[0]._replace(event=MESSAGE._replace(attachments=f'["{"x" * 300_000}"]'))
     answer = ANSWERS[0].FromString(Entries().encode_entry(ANSWERS[0], SESSION, large, False))
     assert answer.entry == whole(large, False)
 
@@ -88,7 +88,7 @@ def test_each_is_made_once_in_each_form_however_many_are_told() -> None:
                 for as_text in (False, True):
                     for one in ENTRIES:
                         # As each reader gets it from the store.
-                        entries.encode_entry(answer, SESSION, replace(one), as_text)
+                        entries.encode_entry(answer, SESSION, one._replace(), as_text)
                     entries.encode_reply(SESSION, ENTRIES[1], as_text)
                 entries.encode_chunk(answer, replace(CHUNK))
     assert (messages.call_count, heads.call_count, chunks.call_count) == (4, 2 * len(ENTRIES), 1)
@@ -96,10 +96,10 @@ def test_each_is_made_once_in_each_form_however_many_are_told() -> None:
 
 def test_another_session_another_sequence_and_a_longer_chunk_are_others() -> None:
     entries = Entries()
-    other = replace(SESSION, id="t", metadata='{"plan":"another"}')
+    other = SESSION._replace(id="t", metadata='{"plan":"another"}')
     for session, one in (
         (SESSION, ENTRIES[0]),
-        (other, replace(ENTRIES[0], session_id="t")),
+        (other, ENTRIES[0]._replace(session_id="t")),
         (SESSION, entry(8, MESSAGE)),
     ):
         answer = ANSWERS[0].FromString(entries.encode_entry(ANSWERS[0], session, one, True))
@@ -115,7 +115,7 @@ def test_another_session_another_sequence_and_a_longer_chunk_are_others() -> Non
 def test_what_is_kept_has_a_bound_in_bytes() -> None:
     entries = Entries(kept_bytes=10_000)
     for number in range(1, 500):
-        one = entry(number, replace(MESSAGE, content="x" * (number % 5) * 900))
+        one = entry(number, MESSAGE._replace(content="x" * (number % 5) * 900))
         assert (
             ANSWERS[0].FromString(entries.encode_entry(ANSWERS[0], SESSION, one, True)).entry.sequence
             == number
@@ -126,7 +126,7 @@ def test_what_is_kept_has_a_bound_in_bytes() -> None:
     # The latest are there, and one that is larger than all the room is not kept.
     last = next(reversed(entries._kept))
     assert last[1] == 499
-    entries.encode_entry(ANSWERS[0], SESSION, entry(500, replace(MESSAGE, content="x" * 20_000)), True)
+    entries.encode_entry(ANSWERS[0], SESSION, entry(500, MESSAGE._replace(content="x" * 20_000)), True)
     assert not entries._kept
     assert entries._room == 10_000
 

@@ -1,7 +1,6 @@
 """The life of a session, line by line of the contract."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -217,7 +216,7 @@ class TestReply:
     def test_it_is_stored_and_renews_nothing(self) -> None:
         start = session()
         outcome = answer(start, T0 + MINUTE)
-        assert outcome.session == replace(start, last_sequence=1, last_entry_ms=T0 + MINUTE)
+        assert outcome.session == start._replace(last_sequence=1, last_entry_ms=T0 + MINUTE)
         entry = outcome.entry
         kept = entry.message
         assert kept is not None
@@ -265,15 +264,15 @@ class TestRenewByHand:
 class TestUpdateTimeout:
     def test_it_changes_only_what_it_names(self) -> None:
         start = session(timeout=PartialTimeoutConfig(20.0, False, 100.0, 7.0))
-        assert patch(timeout_minutes=25.0)(start, T0).session.timeout == replace(
-            start.timeout, timeout_minutes=25.0
+        assert patch(timeout_minutes=25.0)(start, T0).session.timeout == start.timeout._replace(
+            timeout_minutes=25.0
         )
-        assert patch(auto_renew=True)(start, T0).session.timeout == replace(start.timeout, auto_renew=True)
-        assert patch(max_duration_minutes=99.0)(start, T0).session.timeout == replace(
-            start.timeout, max_duration_minutes=99.0
+        assert patch(auto_renew=True)(start, T0).session.timeout == start.timeout._replace(auto_renew=True)
+        assert patch(max_duration_minutes=99.0)(start, T0).session.timeout == start.timeout._replace(
+            max_duration_minutes=99.0
         )
-        assert patch(warning_threshold_minutes=3.0)(start, T0).session.timeout == replace(
-            start.timeout, warning_threshold_minutes=3.0
+        assert patch(warning_threshold_minutes=3.0)(start, T0).session.timeout == start.timeout._replace(
+            warning_threshold_minutes=3.0
         )
 
     def test_with_auto_renewal_it_counts_from_the_last_activity(self) -> None:

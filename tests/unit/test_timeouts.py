@@ -171,8 +171,8 @@ class TestChanged:
     def test_nothing_named_changes_nothing_even_out_of_the_range_of_today(self) -> None:
         old = TimeoutConfig(2.0, True, 1.0, 0.5)
         assert apply_change(POLICY, old, NOTHING_NAMED) == old
-        assert apply_change(POLICY, old, PartialTimeoutConfig(auto_renew=False)) == replace(
-            old, auto_renew=False
+        assert apply_change(POLICY, old, PartialTimeoutConfig(auto_renew=False)) == old._replace(
+            auto_renew=False
         )
 
     @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ class TestChanged:
         ],
     )
     def test_the_other_numbers_are_clamped(self, field: str, asked: float, given: float) -> None:
-        assert apply_change(POLICY, self.START, only(field, asked)) == replace(self.START, **{field: given})
+        assert apply_change(POLICY, self.START, only(field, asked)) == self.START._replace(**{field: given})
 
     def test_the_maximum_duration_is_measured_by_the_new_timeout(self) -> None:
         after = apply_change(
@@ -235,8 +235,4 @@ def test_minutes_are_exact_to_the_ms(ms: int) -> None:
 
 def test_the_fields_are_those_of_the_contract() -> None:
     assert astuple(PartialTimeoutConfig()) == (None,) * 4
-    assert (
-        tuple(PartialTimeoutConfig.__dataclass_fields__)
-        == FIELDS
-        == tuple(TimeoutConfig.__dataclass_fields__)
-    )
+    assert tuple(PartialTimeoutConfig.__dataclass_fields__) == FIELDS == TimeoutConfig._fields

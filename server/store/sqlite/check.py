@@ -85,6 +85,17 @@ _QUESTIONS: Final = {
         f"LEFT JOIN deliveries ON session_id = sessions.id AND state IN {rows.OPEN} "
         "GROUP BY sessions.id HAVING open_deliveries != count(session_id)"
     ),
+    "session {0}: by its row {1} is its first open delivery, but that is {2}": (
+        "SELECT id, head_sequence, first FROM sessions LEFT JOIN (SELECT session_id, min(sequence) AS first "
+        f"FROM deliveries WHERE state IN {rows.OPEN} GROUP BY session_id) ON session_id = id "
+        "WHERE head_sequence IS NOT first"
+    ),
+    "session {0}: its first open delivery is to be given at {1}, and rests until {2}": (
+        "SELECT id, head_due_ms, iif(state = 'leased', 0, deliveries.due_at_ms) AS due_ms FROM sessions "
+        "JOIN deliveries ON session_id = id AND sequence = head_sequence "
+        f"WHERE state IN {rows.OPEN} AND (head_due_ms IS NULL OR head_due_ms < due_ms OR "
+        "state = 'leased' AND head_due_ms > 0)"
+    ),
     "session {0}: it is due at {1} by its row, but at {2} in truth": (
         # By a millisecond at most the two are rounded otherwise.
         "SELECT id, due_at_ms, iif(warned, expires_at_ms, min(expires_at_ms, expires_at_ms - "

@@ -8,21 +8,25 @@ import orjson
 from server.store.counts import CountKey
 from server.store.sqlite import rows
 
-_CHANGE_COUNTS = (
+CHANGE_COUNTS = (
     f"INSERT INTO session_counts ({', '.join(rows.COUNT)}) SELECT {rows.item_values(len(rows.COUNT))} FROM "
     "json_each(?) AS item WHERE true "
     "ON CONFLICT DO UPDATE SET sessions = sessions + excluded.sessions"
 )
-_REMOVE_EMPTY_COUNTS = (
+REMOVE_EMPTY_COUNTS = (
     "DELETE FROM session_counts WHERE sessions = 0 AND (state, agent_id, user_id) "
     f"IN (SELECT {rows.item_values(3)} FROM json_each(?) AS item)"
 )
 
 
+def count_items(changes: Mapping[CountKey, int]) -> list[tuple[str, str, str, int]]:
+    """The items of CHANGE_COUNTS, and the negative ones those of REMOVE_EMPTY_COUNTS."""
+    return [(*key, change) for key, change in changes.items() if change]
+
+
 def change_counts(connection: sqlite3.Connection, changes: Mapping[CountKey, int]) -> None:
     """Adds to the counts of sessions, in the transaction that changes the sessions."""
-    items = [(*key, change) for key, change in changes.items() if change]
-    if items:
-        connection.execute(_CHANGE_COUNTS, (orjson.dumps(items).decode(),))
-    if removed := [item for item in items if item[-1] < 0]:
-        connection.execute(_REMOVE_EMPTY_COUNTS, (orjson.dumps(removed).decode(),))
+    items = count_items(changes)
+    connection.execute(CHANGE_COUNTS, (orjson.dumps(items).decode(),))
+    lowered = [item for item in items if item[-1] < 0]
+    connection.execute(REMOVE_EMPTY_COUNTS, (orjson.dumps(lowered).decode(),))

@@ -1,7 +1,7 @@
 """Rows of the SQLite tables and the domain's values: the columns of a table are the fields of its class."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from inspect import get_annotations
 from operator import attrgetter
 from typing import Any, Final
 
@@ -28,10 +28,11 @@ def _columns_of(kind: type, **parts: type) -> dict[str, str]:
     that class's fields.
     """
     columns: dict[str, str] = {}
-    for own in fields(kind):
-        part = parts.get(own.name)
-        name = _COLUMNS.get(own.name, own.name)
-        columns |= {one.name: f"{own.name}.{one.name}" for one in fields(part)} if part else {name: own.name}
+    for own in get_annotations(kind):
+        part = parts.get(own)
+        columns |= (
+            {one: f"{own}.{one}" for one in get_annotations(part)} if part else {_COLUMNS.get(own, own): own}
+        )
     return columns
 
 
@@ -41,7 +42,7 @@ _FIXED: Final = {"id", "channel_id", "agent_id", "user_id", "metadata", "created
 SESSION_CHANGING: Final = tuple(column for column in SESSION if column not in _FIXED)
 """What a rule may change."""
 _TIMEOUT_AT: Final = slice(
-    SESSION.index("timeout_minutes"), SESSION.index("timeout_minutes") + len(fields(TimeoutConfig))
+    SESSION.index("timeout_minutes"), SESSION.index("timeout_minutes") + len(TimeoutConfig._fields)
 )
 _BOOLEANS: Final = [SESSION.index(column) for column in ("auto_renew", "warned", "expired")]
 
@@ -105,7 +106,7 @@ def session_of(row: Sequence[Any]) -> Session:
     for index in _BOOLEANS:
         values[index] = bool(values[index])
     values[_TIMEOUT_AT] = [TimeoutConfig(*values[_TIMEOUT_AT])]
-    return Session(*values)
+    return Session._make(values)
 
 
 def session_from_json(values: dict[str, Any]) -> Session:
@@ -174,7 +175,7 @@ def _event_row(event: Event) -> Row:
                 None,
             )
         case TimeoutChange():
-            return *_NO_MESSAGE, _json(event.timeout), None
+            return *_NO_MESSAGE, _json(event.timeout._asdict()), None
         case ReplyFailure():
             return *_NO_MESSAGE, None, _json(event)
     return *_NO_MESSAGE, None, None
@@ -221,13 +222,12 @@ def _event_of(
     return AgentMessage(message_id, content, metadata, attachments, spoken, tuple(done or ()), answers)
 
 
-_delivery_values: Final = attrgetter(*DELIVERY[:-1])
 _agent_values: Final = attrgetter(*list(_AGENT.values())[:-1])
 
 
 def delivery_row(delivery: Delivery) -> Row:
     """The values of DELIVERY."""
-    return *_delivery_values(delivery), _json(delivery.last_failure)
+    return *delivery[:-1], _json(delivery.last_failure)
 
 
 def delivery_of(row: Row) -> Delivery:
@@ -240,15 +240,23 @@ def delivery_of(row: Row) -> Delivery:
 def request_row(made: tuple[RequestKey, Remembered]) -> Row:
     """The values of REQUEST."""
     request, known = made
-    answer = known.answer.sequence if isinstance(known.answer, Entry) else known.answer
     return (
         request.scope,
         request.id,
         request.fingerprint,
-        orjson.dumps(answer).decode(),
+        orjson.dumps(_answer_json(known.answer)).decode(),
         known.created_at_ms,
         known.session_id,
     )
+
+
+def _answer_json(answer: Session | Entry | None) -> Any:
+    match answer:
+        case Entry():
+            return answer.sequence
+        case Session():
+            return answer._asdict() | {"timeout": answer.timeout._asdict()}
+    return None
 
 
 def agent_row(agent: Agent) -> Row:

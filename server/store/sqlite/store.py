@@ -14,9 +14,8 @@ from server.clock import Clock
 from server.domain.errors import SessionNotFoundError
 from server.domain.idempotency import RequestKey
 from server.domain.log import Entry
-from server.domain.replies import DeliveryRule
 from server.domain.sessions import Creation, Outcome, Rule, Session
-from server.store.batch import Apply, ApplyToDelivery, Claimed, Create, Delete
+from server.store.batch import Apply, Claimed, Create, Delete
 from server.store.contract import (
     MAX_WRITES,
     PAGE_BYTES,
@@ -24,8 +23,6 @@ from server.store.contract import (
     Counts,
     Description,
     MessagePage,
-    OpenDelivery,
-    OpenSession,
     Position,
     SessionPage,
     Store,
@@ -43,6 +40,7 @@ from server.store.pages import (
 )
 from server.store.sqlite import rows
 from server.store.sqlite.agents import SqliteAgents
+from server.store.sqlite.deliveries import SqliteDeliveries
 from server.store.sqlite.due import apply_due
 from server.store.sqlite.file import FileLock, prepare, real_path, schema_version
 from server.store.sqlite.removal import IS_THERE, Pieces, clear, take_expired
@@ -66,7 +64,7 @@ _LISTS: Final = {
 """The index that has the sessions in order, by what they are filtered by."""
 
 
-class SqliteStore(SqliteAgents, Store):
+class SqliteStore(SqliteAgents, SqliteDeliveries, Store):
     """See Store. Made by `open`."""
 
     def __init__(self, path: Path, lock: FileLock, clock: Clock, max_writes: int) -> None:
@@ -102,9 +100,6 @@ class SqliteStore(SqliteAgents, Store):
 
     async def apply(self, session_id: str, rule: Rule, request: RequestKey | None = None) -> Outcome:
         return await self._writer.apply(Apply(session_id, rule, request))
-
-    async def apply_delivery(self, session_id: str, sequence: int, rule: DeliveryRule) -> Outcome:
-        return await self._writer.apply(ApplyToDelivery(session_id, sequence, rule))
 
     async def delete_session(self, session_id: str, etag: str = "") -> None:
         await self._writer.delete(Delete(session_id, etag))
@@ -229,46 +224,6 @@ class SqliteStore(SqliteAgents, Store):
 
         return self._read(read)
 
-    async def find_answer(self, session_id: str, sequence: int) -> Entry | None:
-        statement = (
-            f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND answers = :sequence AND "
-            f"{IS_THERE.format(':id')} UNION ALL "
-            f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND failed_sequence = :sequence AND "
-            f"{IS_THERE.format(':id')} LIMIT 1"
-        )
-        named = {"id": session_id, "sequence": sequence}
-        found = self._read(lambda connection: connection.execute(statement, named).fetchall())
-        return rows.entry_of(found[0]) if found else None
-
-    async def next_delivery(self, session_id: str) -> OpenDelivery | None:
-        def read(connection: sqlite3.Connection) -> OpenDelivery | None:
-            found = connection.execute(_NEXT_DELIVERY, (session_id,)).fetchone()
-            if found is None:
-                return None
-            session, entry = (
-                found[: len(rows.SESSION)],
-                found[len(rows.SESSION) : len(rows.SESSION) + len(rows.ENTRY)],
-            )
-            return OpenDelivery(
-                rows.session_of(session), rows.entry_of(entry), rows.delivery_of(found[-len(rows.DELIVERY) :])
-            )
-
-        return self._read(read)
-
-    async def list_open(self) -> list[OpenSession]:
-        # SQLite takes the other columns from the row of the minimum.
-        statement = (
-            "SELECT session_id, agent_id, min(sequence), iif(state = 'leased', 0, deliveries.due_at_ms), "
-            "count(*) "
-            f"FROM deliveries JOIN sessions ON sessions.id = session_id WHERE state IN {rows.OPEN} GROUP BY "
-            "session_id"
-        )
-
-        def read(connection: sqlite3.Connection) -> list[OpenSession]:
-            return [OpenSession(*row) for row in connection.execute(statement)]
-
-        return await self._read_long(read)
-
     async def describe(self) -> Description:
         def read(connection: sqlite3.Connection) -> Description:
             return Description(
@@ -354,15 +309,6 @@ class SqliteStore(SqliteAgents, Store):
         self._lock.release()
 
 
-# The index is named because SQLite would take the primary key, and read past every delivery that is closed.
-_NEXT_DELIVERY: Final = (
-    f"SELECT {rows.of('sessions', rows.SESSION)}, {rows.of('log', rows.ENTRY)}, "
-    f"{rows.of('deliveries', rows.DELIVERY)} "
-    "FROM deliveries INDEXED BY deliveries_open CROSS JOIN sessions ON sessions.id = deliveries.session_id "
-    "CROSS JOIN log ON log.session_id = deliveries.session_id AND log.sequence = deliveries.sequence "
-    f"WHERE deliveries.session_id = ? AND deliveries.state IN {rows.OPEN} ORDER BY deliveries.sequence "
-    "LIMIT 1"
-)
 _GET_SESSION: Final = f"SELECT {_SESSION}, {_READABLE} FROM sessions WHERE id = ?"
 
 

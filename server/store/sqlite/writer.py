@@ -6,6 +6,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,8 @@ from server.domain.errors import (
     OverloadedError,
     UnavailableError,
 )
-from server.domain.sessions import Outcome
-from server.store.batch import Batch, Delete, Operation, commit_of, strip
+from server.domain.sessions import Outcome, Session
+from server.store.batch import Batch, Delete, Operation, Written, commit_of, strip
 from server.store.contract import CommitListener
 from server.store.sqlite.file import (
     FileLock,
@@ -31,7 +32,7 @@ from server.store.sqlite.file import (
     leaves_doubt,
     public_error,
 )
-from server.store.sqlite.group import load, write
+from server.store.sqlite.group import load, prepare_writing, write
 from server.store.sqlite.removal import Pieces, remove, take_left
 
 T = TypeVar("T")
@@ -39,6 +40,8 @@ T = TypeVar("T")
 GROUP_SIZE: Final = 256
 DELETED_ROWS: Final = 256
 """How many rows that deleted sessions leave go together with them."""
+MAX_RECENT: Final = 1000
+"""How many sessions are kept in memory, so that the next group need not load them."""
 
 log = structlog.get_logger()
 
@@ -86,10 +89,12 @@ class SqliteWriter:
     def __init__(self, path: Path, lock: FileLock, clock: Clock, max_queued: int) -> None:
         self._path = path
         self._lock = lock
-        self._connection = connect(path)
+        self._connection = self._connect()
         self._identity = file_identity(path)
         # After an I/O error nobody knows what the file holds, until it has been opened and checked anew.
         self._sound = True
+        # The sessions that groups have written last, as they are stored; none after an error.
+        self._recent: OrderedDict[str, Session] = OrderedDict()
         self._clock = clock
         self._max_queued = max_queued
         self._pieces = Pieces()
@@ -200,6 +205,9 @@ class SqliteWriter:
             self._commit(group)
         except sqlite3.Error as error:
             self._sound = self._sound and not leaves_doubt(error)
+            if not self._lock.is_held():
+                # SQLite has made an error of its own of that.
+                raise UnavailableError("The store cannot be used now") from error
             raise
 
     def _require_file(self) -> None:
@@ -222,43 +230,71 @@ class SqliteWriter:
             )
             raise UnavailableError("The store cannot be used now")
 
+    def _connect(self) -> sqlite3.Connection:
+        connection = connect(self._path)
+        # What a statement may have to take back is kept in memory. SQLite would make a file for it each time.
+        connection.execute("PRAGMA temp_store = MEMORY")
+        prepare_writing(connection, self._require_lock)
+        return connection
+
     def _open_anew(self) -> None:
         """Opens the file again, checks it, and has what is in the WAL written and synced once more.
 
         Raises sqlite3.Error.
         """
         self._connection.close()
-        self._connection = connect(self._path)
+        self._connection = self._connect()
         check_sound(self._connection)
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         self._sound = True
         log.warning("the store was opened and checked anew after an I/O error")
 
     def _commit(self, group: list[_Call]) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")
         try:
-            self._require_lock()
             if isinstance(group[0].task, Operation):
                 self._apply(group)
             else:
-                group[0].result = group[0].task(self._connection, self._clock.now_ms())
-            self._connection.execute("COMMIT")
+                self._work(group[0], group[0].task)
         except BaseException:
+            self._recent.clear()
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
 
+    def _work(self, call: _Call, work: Work) -> None:
+        # It may change any session.
+        self._recent.clear()
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._require_lock()
+        call.result = work(self._connection, self._clock.now_ms())
+        self._connection.execute("COMMIT")
+
     def _apply(self, calls: list[_Call]) -> None:
         batch = Batch([call.task for call in calls if isinstance(call.task, Operation)])
-        results = batch.apply(load(self._connection, batch.wanted()), self._clock.now_ms)
+        results = batch.apply(load(self._connection, batch.wanted(), self._recent), self._clock.now_ms)
         for call, result in zip(calls, results, strict=True):
             call.result, call.error = (None, result) if isinstance(result, DomainError) else (result, None)
         written = batch.written()
         if written.removed:
+            self._connection.execute("BEGIN IMMEDIATE")
             remove(self._connection, written.removed)
             # Most sessions leave no more than this; the purge takes the rest.
             self._pieces.take(DELETED_ROWS, lambda rows: take_left(self._connection, rows))
-        write(self._connection, written)
+            write(self._connection, written)
+            self._connection.execute("COMMIT")
+        else:
+            write(self._connection, written)
+        self._note(written)
+
+    def _note(self, written: Written) -> None:
+        """Keeps the sessions of a group that is durable, for the next ones."""
+        for session_id in written.removed:
+            self._recent.pop(session_id, None)
+        for session in (*written.created, *written.changed):
+            self._recent[session.id] = session
+            self._recent.move_to_end(session.id)
+        while len(self._recent) > MAX_RECENT:
+            self._recent.popitem(last=False)
 
     def _answer(self, group: list[_Call]) -> None:
         commit = commit_of(call.result for call in group if call.error is None)

@@ -20,7 +20,7 @@ from server.agents.connectors import Connectors
 from server.agents.echo import Echo
 from server.agents.hosts import Hosts
 from server.agents.stream import StreamWorkers
-from server.delivery.queues import Dispatcher
+from server.delivery.dispatcher import Dispatcher
 from server.domain.agents import ECHO_ID, Agent, AgentKind
 from server.lifecycle.expiry import ExpiryScheduler
 from server.lifecycle.purge import Purge
@@ -164,6 +164,7 @@ class World:
             lease_seconds=LEASE_SECONDS,
             concurrency=3,
         )
+        self.worker_service.on_change = self.dispatcher.wake
         self.deadlines = ExpiryScheduler(self.store, self)
         for listener in (self.signals.on_commit, self.dispatcher.on_commit, self.deadlines.on_commit):
             self.store.add_listener(listener)
@@ -205,7 +206,7 @@ class World:
         self.life += 1
         self.model.up_since = 2**62
         writer: Any = self.store._writer
-        writer.dead = writer._closed = self.store._closed = self.dispatcher._stopping = True
+        writer.dead = writer._closed = self.store._closed = self.dispatcher._means.is_stopping = True
         self.calls.clear()
         self._end_tasks()
         for connection in (

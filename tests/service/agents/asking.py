@@ -15,7 +15,7 @@ import pytest
 from server.agents.connector import History, NoReplyError, Work
 from server.agents.connectors import Connectors, build_connectors
 from server.clock import SystemClock
-from server.delivery.queues import Dispatcher
+from server.delivery.dispatcher import Dispatcher
 from server.domain.agents import Agent, AgentKind, OpenAiSettings, WebhookSettings
 from server.domain.deliveries import AttemptFailure, DeliveryState, RetryPolicy
 from server.domain.log import Chunk, Entry, ReplyFailure
@@ -25,6 +25,7 @@ from server.lifecycle.watch import Watch
 from server.lifecycle.watches import Watches
 from server.store import open_store
 from server.store.contract import Store
+from tests.store.conformance.common import first_open
 from tests.unit.samples import POLICY, put, session
 
 ATTEMPTS = 2
@@ -116,7 +117,7 @@ async def rests(asked: Asking, session_id: str) -> int:
     """
     async with asyncio.timeout(HANGS_SECONDS):
         while True:
-            found = await asked.store.next_delivery(session_id)
+            found = await first_open(asked.store, await asked.store.get_session(session_id))
             if (
                 found
                 and found.delivery.attempts
@@ -153,7 +154,7 @@ async def cannot_be_asked(asked: Asking, session_id: str, times: int = ATTEMPTS 
                 assert not last.final
                 seen[last.failure.at_ms] = last.failure
             await asyncio.sleep(0.002)
-    found = await asked.store.next_delivery(session_id)
+    found = await first_open(asked.store, await asked.store.get_session(session_id))
     assert found is not None
     assert (found.delivery.state, found.delivery.attempts) == (DeliveryState.PENDING, 0)
     return max(seen.values(), key=lambda failure: failure.at_ms)

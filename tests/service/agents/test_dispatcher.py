@@ -1,9 +1,12 @@
 """The Dispatcher, in this process, with agents that do what a test says."""
 
 import asyncio
+import gc
+import random
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import pairwise
@@ -12,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from server.agents.connector import AgentUnavailableError, Emit, NoReplyError, Work
+from server.agents.connector import UNBOUNDED, AgentUnavailableError, Emit, NoReplyError, Work
 from server.agents.echo import Echo
 from server.agents.stream import StreamWorkers
 from server.clock import TestClock
-from server.delivery import queues
-from server.delivery.queues import Dispatcher
+from server.delivery import turn
+from server.delivery.dispatcher import Dispatcher
 from server.domain.agents import Agent, AgentKind
-from server.domain.deliveries import Delivery, RetryPolicy
+from server.domain.deliveries import Delivery, DeliveryState, RetryPolicy
 from server.domain.errors import (
     DeliveryAnsweredError,
     DeliveryNotFoundError,
@@ -30,7 +33,9 @@ from server.domain.log import Abort, Chunk, Entry, Piece, ReplyFailure
 from server.domain.messages import AgentMessage, Draft, Reply, UserMessage
 from server.domain.sessions import Outcome, Session, fall_due, send_message
 from server.lifecycle.watches import Watches
+from server.store.contract import OpenDelivery
 from server.store.sqlite.store import SqliteStore
+from tests.store.conformance.common import first_open
 from tests.support.realtime.echoing import HANGS_SECONDS, delivered
 from tests.support.waiting import eventually
 from tests.unit.samples import AGENT, T0, logged, put, session
@@ -72,6 +77,11 @@ class Scripted:
 
     async def check_secret(self, agent: Agent) -> None: ...
 
+    def capacity(self, agent_id: str) -> int:
+        return UNBOUNDED
+
+    async def check_ready(self, agent: Agent) -> None: ...
+
     @asynccontextmanager
     async def slot(self, agent: Agent) -> AsyncIterator["Scripted"]:
         yield self
@@ -94,12 +104,14 @@ class Scripted:
 
 
 class FlakyStore(SqliteStore):
-    """A store whose methods named in `down` cannot be used; `after_lease` is run once a lease is stored and
-    before anyone knows.
+    """A store whose methods named in `down` cannot be used, nor the deliveries of sessions in `down_for`.
+
+    `after_lease` is run once a lease is stored and before anyone knows.
     """
 
     down: frozenset[str] = frozenset()
     refused = 0
+    down_for: AbstractSet[str] = frozenset()
     after_lease: Callable[[Delivery], Awaitable[object]] | None = None
 
     def _used(self, method: str) -> None:
@@ -107,9 +119,9 @@ class FlakyStore(SqliteStore):
             self.refused += 1
             raise UnavailableError("The store is away")
 
-    async def next_delivery(self, *args: Any) -> Any:
-        self._used("next_delivery")
-        return await super().next_delivery(*args)
+    async def lease_due(self, *args: Any) -> Any:
+        self._used("lease_due")
+        return await super().lease_due(*args)
 
     async def get_agent(self, *args: Any) -> Any:
         self._used("get_agent")
@@ -118,6 +130,8 @@ class FlakyStore(SqliteStore):
     async def apply_delivery(self, session_id: str, sequence: int, rule: Any) -> Outcome:
         name = rule.func.__name__
         self._used(name)
+        if session_id in self.down_for:
+            raise UnavailableError("The store is away")
         outcome = await super().apply_delivery(session_id, sequence, rule)
         if name == "lease" and self.after_lease:
             delivery = outcome.delivery
@@ -223,7 +237,7 @@ def agent() -> Scripted:
 
 @pytest.fixture
 async def world(tmp_path: Path, agent: Scripted, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
-    monkeypatch.setattr(queues, "STORE_TROUBLE_SECONDS", 0.01)
+    monkeypatch.setattr(turn, "STORE_TROUBLE_SECONDS", 0.01)
     world = World(tmp_path / "store.db", agent)
     yield world
     await world.close()
@@ -288,16 +302,40 @@ class TestOrder:
         for one in (beside, elsewhere):
             await world.send(one, "hello")
             async with asyncio.timeout(HANGS_SECONDS):
-                while (await world.store.next_delivery(one.id)) is not None:  # noqa: ASYNC110
+                while await first_open(world.store, one):  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
         await world.send(await world.session(), "hang")
         await eventually(lambda: agent.in_hand.total() == 2)
         await world.send(beside, "no room")
         await world.send(elsewhere, "again")
         async with asyncio.timeout(HANGS_SECONDS):
-            while (await world.store.next_delivery(elsewhere.id)) is not None:  # noqa: ASYNC110
+            while await first_open(world.store, elsewhere):  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         assert agent.contents == ["hang", "hello", "hang"]
+
+    @pytest.mark.parametrize("is_inside", [False, True])
+    async def test_whatever_fails_and_rests_in_between_all_is_answered_in_order(
+        self, world: World, agent: Scripted, is_inside: bool
+    ) -> None:
+        chance = random.Random(3)
+
+        async def recover(work: Work, emit: Emit) -> Reply:
+            await asyncio.sleep(chance.choice((0, 0, 0.002)))
+            if chance.random() < 0.3:
+                raise NoReplyError("not now", final=False)
+            return await echo(work, emit)
+
+        agent.script, agent.is_inside = recover, is_inside
+        await world.open(concurrency=3, policy=RetryPolicy(100, 3, 6))
+        sessions = [await world.session() for _ in range(12)]
+        contents = [f"{n}" for n in range(8)]
+        for content in contents:
+            await asyncio.gather(*(world.send(one, content) for one in sessions))
+            await asyncio.sleep(chance.choice((0, 0.005)))
+        for one in sessions:
+            assert await world.exchanged(one) == [(content, content) for content in contents]
+        assert agent.most <= 3
+        await eventually(world.dispatcher.is_idle)
 
 
 class TestAttempts:
@@ -539,7 +577,7 @@ class TestAnswers:
 
 
 class TestStoreTrouble:
-    @pytest.mark.parametrize("method", ["next_delivery", "get_agent", "lease", "answer", "fail"])
+    @pytest.mark.parametrize("method", ["lease_due", "get_agent", "lease", "answer", "fail"])
     async def test_nothing_is_lost_while_the_store_is_away(
         self, world: World, agent: Scripted, method: str
     ) -> None:
@@ -605,7 +643,7 @@ class TestStoreTrouble:
         await world.open()
         await world.send(other, "a", "b")
         async with asyncio.timeout(HANGS_SECONDS):
-            while (await world.store.next_delivery(other.id)) is not None:  # noqa: ASYNC110
+            while await first_open(world.store, other):  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         assert len(agent.asked) == 1
         await world.close()
@@ -613,6 +651,87 @@ class TestStoreTrouble:
         world.clock.set_ms(T0 - 3_600_000)
         await world.open(policy=RetryPolicy(5, 10, 10))
         assert await world.exchanged(one) == [("hello", "hello")]
+
+    async def test_no_more_is_in_memory_however_many_rest(self, world: World, agent: Scripted) -> None:
+        async def fail(work: Work, emit: Emit) -> Reply:
+            raise NoReplyError("not now", final=False)
+
+        def kept() -> Counter[str]:
+            gc.collect()
+            kinds = (OpenDelivery, turn.Turn, Work)
+            found = Counter(type(one).__name__ for one in gc.get_objects() if type(one) in kinds)
+            timers = (one for one in gc.get_objects() if type(one) is asyncio.TimerHandle)
+            return found + Counter(timers=sum(not one.cancelled() for one in timers))
+
+        agent.script = fail
+        await world.open(policy=RetryPolicy(5, 3_600_000, 3_600_000))
+        counts = []
+        for count in (10, 300):
+            sessions = [await world.session() for _ in range(count)]
+            for one in sessions:
+                await world.send(one, "hello", "behind it")
+            await eventually(lambda count=count: len(agent.asked) >= count)
+            agent.asked.clear()
+            await eventually(lambda: not agent.in_hand.total())
+            await eventually(lambda: world.dispatcher.statuses.status(AGENT).in_hand == 0)
+            counts.append(kept())
+        assert counts[0] == counts[1]
+        assert world.dispatcher.statuses.status(AGENT).open == 620
+
+    async def test_a_lease_that_cannot_be_written_holds_up_no_other(
+        self, world: World, agent: Scripted
+    ) -> None:
+        await world.open()
+        first, second, third = [await world.session() for _ in range(3)]
+        world.store.down_for = {second.id}
+        for one in (first, second, third):
+            await world.send(one, "hello")
+        await eventually(lambda: len(agent.asked) == 2)
+        world.store.down_for = set()
+        assert await world.exchanged(second) == [("hello", "hello")]
+        assert [work.delivery.attempts for work in agent.asked] == [1, 1, 1]
+
+
+class TestAgentsThatCannotBeAsked:
+    class Unready(Scripted):
+        checks = 0
+        is_ready = False
+
+        async def check_ready(self, agent: Agent) -> None:
+            self.checks += 1
+            if not self.is_ready:
+                raise AgentUnavailableError("cannot be asked", detail="a setting")
+
+    async def test_nothing_is_written_and_one_delivery_at_a_time_tries_it(self, world: World) -> None:
+        agent = world.connectors[AgentKind.STREAM] = self.Unready()
+        await world.open(policy=RetryPolicy(1, 10, 20))
+        sessions = [await world.session() for _ in range(20)]
+        for one in sessions:
+            await world.send(one, "hello")
+        await eventually(lambda: agent.checks >= 5)
+        # Not once for each session.
+        assert agent.checks < 20
+        for one in sessions:
+            waits = await first_open(world.store, one)
+            assert (waits.delivery.state, waits.delivery.attempts) == (DeliveryState.PENDING, 0)
+        last = world.dispatcher.statuses.status(AGENT).last_failure
+        assert (last.failure.attempt, last.failure.detail, last.final) == (0, "a setting", False)
+        agent.is_ready = True
+        for one in sessions:
+            assert await world.exchanged(one) == [("hello", "hello")]
+
+    async def test_a_change_of_the_agent_tries_it_at_once(self, world: World) -> None:
+        agent = world.connectors[AgentKind.STREAM] = self.Unready()
+        await world.open(policy=RetryPolicy(5, 3_600_000, 3_600_000))
+        one = await world.session()
+        await world.send(one, "hello")
+        await eventually(lambda: agent.checks == 1)
+        await world.send(await world.session(), "not before")
+        await world.send(one, "behind it")
+        assert agent.checks == 1
+        agent.is_ready = True
+        world.dispatcher.wake(AGENT)
+        assert await world.exchanged(one) == [("hello", "hello"), ("behind it", "behind it")]
 
 
 class TestEnds:
@@ -638,7 +757,7 @@ class TestEnds:
         await eventually(lambda: agent.cancelled == ["under way"])
         await eventually(world.dispatcher.is_idle)
         assert agent.contents == ["fail", "under way"]
-        assert await world.store.list_open() == []
+        assert await world.store.count_open() == {}
 
     async def test_a_message_and_the_deletion_of_its_session_in_one_commit_leave_nothing(
         self, world: World, agent: Scripted
@@ -692,6 +811,25 @@ class TestEnds:
         assert await world.exchanged(under_way) == [("a", "a"), ("b", "b")]
         assert await world.exchanged(resting) == [("fail", "fail")]
         assert await world.exchanged(ready) == [("c", "c"), ("d", "d")]
+
+    async def test_a_lease_that_comes_with_the_stop_is_given_back(
+        self, world: World, agent: Scripted
+    ) -> None:
+        stopping: list[asyncio.Task[None]] = []
+
+        async def stop(delivery: Delivery) -> None:
+            stopping.append(asyncio.create_task(world.dispatcher.stop()))
+            await asyncio.sleep(0)
+
+        await world.open()
+        world.store.after_lease = stop
+        one = await world.session()
+        await world.send(one, "hello")
+        await eventually(lambda: stopping)
+        await stopping[0]
+        waits = await first_open(world.store, one)
+        assert (waits.delivery.state, waits.delivery.attempts) == (DeliveryState.PENDING, 0)
+        assert agent.asked == []
 
     async def test_what_is_abandoned_lets_nothing_else_take_its_place(
         self, world: World, agent: Scripted
@@ -886,30 +1024,32 @@ class TestWorkers:
         workers = StreamWorkers()
         world.connectors[AgentKind.STREAM] = workers
         await world.open()
+        workers.on_change = world.dispatcher.wake
         one = await world.session()
         await world.send(one, "hello")
-        await eventually(lambda: workers._waiting.get(AGENT))
         changed = await world.store.update_agent(
             AGENT, lambda agent, now_ms: Agent(agent.id, agent.name, AgentKind.ECHO, T0, now_ms)
         )
         workers.changed(AGENT, changed)
         assert await world.exchanged(one) == [("hello", "hello")]
-        assert (workers._waiting, workers._workers) == ({}, {})
 
     async def test_a_session_that_ends_while_it_waits_frees_its_place(self, world: World) -> None:
         workers = StreamWorkers()
         world.connectors[AgentKind.STREAM] = workers
         await world.open()
+        workers.on_change = world.dispatcher.wake
         agent = await world.store.get_agent(AGENT)
-        ended, other = await world.session(), await world.session()
-        await world.send(ended, "gone")
-        await eventually(lambda: workers._waiting.get(AGENT))
-        await world.send(other, "hello")
-        await eventually(lambda: len(workers._waiting[AGENT]) == 2)
+        ended, other, third = await world.session(), await world.session(), await world.session()
+        for one, content in ((ended, "gone"), (other, "hello"), (third, "no room")):
+            await world.send(one, content)
         await world.delete(ended)
         with workers.connected(agent, capacity=1, history_messages=0) as worker:
             given = await asyncio.wait_for(worker.told.get(), HANGS_SECONDS)
             assert given.work.message.content == "hello"
+            waits = await first_open(world.store, third)
+            assert (waits.delivery.state, waits.delivery.attempts) == (DeliveryState.PENDING, 0)
             await world.dispatcher.answer(given.work.delivery.id, Reply(Draft("hi")))
-            await eventually(lambda: worker.busy == 0)
-        assert (workers._waiting, workers._workers) == ({}, {})
+            await eventually(
+                lambda: "no room" in [held.work.message.content for held in worker.held.values()]
+            )
+            assert worker.busy == 1

@@ -14,7 +14,7 @@ from eliza.sessions.call_metadata import MESSAGE_ID_KEY
 from eliza.sessions.errors import error_info
 from eliza.sessions.v1 import errors_pb2, message_service_pb2_grpc
 from eliza.sessions.v1 import message_service_pb2 as pb
-from server.agents.kinds import Emit, NoReplyError, Work
+from server.agents.connector import Emit, NoReplyError, Work
 from server.domain.messages import Reply
 from server.domain.sessions import Session
 from server.rpc.encoding import Entries

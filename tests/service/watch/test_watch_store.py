@@ -120,12 +120,13 @@ class TestListeners:
         assert first == second
 
     async def test_a_deletion_is_told(self, store: SqliteStore, one: Session) -> None:
-        heard: list[str] = []
+        heard: list[Session] = []
         store.add_listener(lambda commit: heard.extend(commit.deleted))
+        sent = await store.apply(one.id, say())
         await store.delete_session(one.id)
         with pytest.raises(SessionNotFoundError):
             await store.delete_session(one.id)
-        assert heard == [one.id]
+        assert heard == [sent.session]
 
     async def test_a_rule_that_fails_is_not_told(
         self, store: SqliteStore, one: Session, clock: TestClock
@@ -439,7 +440,7 @@ class TestWatch:
     async def test_many_are_woken_some_at_a_time_however_much_there_is_to_tell(
         self, store: SqliteStore, one: Session, signals: Watches
     ) -> None:
-        other = (await put(store, replace(one, id="other", channel_id="other channel"))).session
+        other = (await put(store, one._replace(id="other", channel_id="other channel"))).session
         crowd = [Watch(store, signals) for _ in range(10 * WAKES_PER_TURN)]
         alone = Watch(store, signals)
         await asyncio.gather(*(watch.join(one.id, None) for watch in crowd), alone.join(other.id, None))
@@ -465,7 +466,7 @@ class TestWatch:
     async def test_what_is_large_waits_for_room_and_holds_up_nothing_else(
         self, store: SqliteStore, one: Session, signals: Watches
     ) -> None:
-        other = (await put(store, replace(one, id="other", channel_id="other channel"))).session
+        other = (await put(store, one._replace(id="other", channel_id="other channel"))).session
         large = Draft("large", "{}", json.dumps(["x" * SMALL_BYTES]))
         await store.apply(one.id, partial(send_message, message_id="large", draft=large))
         await store.apply(one.id, say("behind it"))
@@ -659,6 +660,15 @@ class TestWatch:
         await store.delete_session(one.id)
         told = await self.all(watch)
         assert [type(event) for event in told] == [Deleted, End], told
+
+    async def test_a_hint_without_news_tells_nothing(
+        self, store: SqliteStore, one: Session, signals: Watches, watch: Watch
+    ) -> None:
+        await watch.join(one.id, 0)
+        sent = await store.apply(one.id, say())
+        assert await self.all(watch) == [sent.entry]
+        signals.changed([one.id, "a session that nobody watches"])
+        assert await self.all(watch) == []
 
     async def test_nothing_named_makes_no_entry_and_wakes_nobody(
         self, store: SqliteStore, one: Session, watch: Watch

@@ -4,7 +4,6 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,10 +21,12 @@ from server.domain.replies import DeliveryRule, fail, lease
 from server.domain.replies import answer as answer_delivery
 from server.domain.sessions import Outcome, Rule, Session, fall_due, send_message, update_timeout
 from server.domain.timeouts import PartialTimeoutConfig
-from server.store.contract import Store
+from server.store.contract import OpenDelivery, Store
 from tests.unit.samples import POLICY, T0, answering, put, session
 
 UNKNOWN = "99999999-9999-4999-8999-999999999999"
+FAR_MS = 2**62
+"""Later than every rest."""
 MANY = 600
 """More than two groups of a writer that takes 256 at a time."""
 
@@ -90,6 +91,12 @@ async def delivery(store: Store, of: Session, sequence: int) -> Delivery:
     return seen[0]
 
 
+async def first_open(store: Store, of: Session) -> OpenDelivery | None:
+    """The first open delivery of a session, whenever it is due."""
+    found = await store.lease_due(of.agent_id, FAR_MS, MANY)
+    return next((one for one in found if one.session.id == of.id), None)
+
+
 def misbehave(start: Session, now_ms: int) -> Outcome:
     raise Misbehaved
 
@@ -116,7 +123,7 @@ async def knows(store: Store, request: RequestKey) -> bool:
 def break_a_constraint(start: Session, now_ms: int) -> Outcome:
     """An entry without a time, which no database takes."""
     outcome = send_message(start, now_ms, str(uuid.uuid4()), Draft("bad"))
-    return replace(outcome, entry=replace(outcome.entry, at_ms=None))
+    return outcome._replace(entry=outcome.entry._replace(at_ms=None))
 
 
 def agent(number: int = 1, created_at_ms: int = T0, **fields: object) -> Agent:
@@ -161,8 +168,9 @@ CALLS: dict[str, Callable[[Store, Session], Awaitable[object]]] = {
     "list_entries": lambda store, one: store.list_entries(one.id, after_sequence=0, limit=1),
     "check_writable": lambda store, one: store.check_writable(),
     "apply_delivery": lambda store, one: store.apply_delivery(one.id, 1, take),
-    "next_delivery": lambda store, one: store.next_delivery(one.id),
-    "list_open": lambda store, one: store.list_open(),
+    "lease_due": lambda store, one: store.lease_due(one.agent_id, T0, 1),
+    "next_delivery_ms": lambda store, one: store.next_delivery_ms(one.agent_id),
+    "count_open": lambda store, one: store.count_open(),
     "list_history": lambda store, one: store.list_history(one, before_sequence=1, limit=1),
     "count_history": lambda store, one: store.count_history(one, before_sequence=1, limit=1),
     "find_answer": lambda store, one: store.find_answer(one.id, 1),

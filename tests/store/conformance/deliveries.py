@@ -1,9 +1,7 @@
 """Deliveries."""
 
 import asyncio
-import uuid
 from collections.abc import Awaitable
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -23,11 +21,13 @@ from server.domain.errors import (
 )
 from server.domain.log import ReplyFailure
 from server.domain.messages import AgentMessage, UserMessage
-from server.domain.replies import DeliveryRule
+from server.domain.replies import DeliveryRule, lease
 from server.domain.sessions import Outcome, Session, fall_due, heartbeat
-from server.store.contract import Commit, OpenDelivery, OpenSession, Store
+from server.store.contract import PAGE_BYTES, PUT_OFF_MS, Commit, OpenDelivery, Store
 from tests.store.conformance.common import (
+    FAR_MS,
     MANY,
+    RETRIES,
     UNKNOWN,
     Misbehaved,
     OnStore,
@@ -35,6 +35,7 @@ from tests.store.conformance.common import (
     contents,
     delivery,
     expire,
+    first_open,
     give_up,
     history,
     mishandle,
@@ -55,8 +56,10 @@ class Deliveries(OnStore):
         outcome = await store.apply(one.id, say("hi"))
         made = Delivery(one.id, 1, DeliveryState.PENDING, 0, T0 + 3)
         assert outcome.delivery == made
-        assert await store.next_delivery(one.id) == OpenDelivery(outcome.session, outcome.entry, made)
-        assert await store.list_open() == [OpenSession(one.id, one.agent_id, 1, T0 + 3, 1)]
+        assert await store.lease_due(one.agent_id, T0 + 3, 9) == [
+            OpenDelivery(outcome.session, outcome.entry, made)
+        ]
+        assert await store.count_open() == {one.agent_id: 1}
         await store.apply(one.id, heartbeat)
         with pytest.raises(DeliveryNotFoundError) as caught:
             await delivery(store, one, 2)
@@ -75,9 +78,10 @@ class Deliveries(OnStore):
         with pytest.raises(SessionNotFoundError) as caught:
             await store.apply_delivery(UNKNOWN, 1, respond())
         assert caught.value.details == {"sessionId": UNKNOWN}
-        for session_id in (one.id, other.id, UNKNOWN, "", "nonsense"):
-            assert await store.next_delivery(session_id) is None
-        assert await store.list_open() == []
+        for agent_id in (one.agent_id, UNKNOWN, "", "nonsense"):
+            assert await store.lease_due(agent_id, FAR_MS, 9) == []
+            assert await store.next_delivery_ms(agent_id) is None
+        assert await store.count_open() == {}
 
     async def test_apply_delivery_hands_the_rule_all_it_needs_and_persists_the_outcome(
         self, store: Store, one: Session, clock: TestClock
@@ -95,7 +99,7 @@ class Deliveries(OnStore):
             assert await delivery(store, one, 1) == made
             assert await store.get_session(one.id) == model
             assert await store.list_entries(one.id, after_sequence=0, limit=9) == log
-            found = await store.next_delivery(one.id)
+            found = await first_open(store, one)
             assert (found and (found.session, found.delivery)) == ((model, made) if made.due_at_ms else None)
         assert [type(entry.event) for entry in log] == [UserMessage, ReplyFailure, AgentMessage]
 
@@ -106,7 +110,7 @@ class Deliveries(OnStore):
         sent = await store.apply(one.id, say())
         with pytest.raises((InvalidContentError, Misbehaved)):
             await store.apply_delivery(one.id, 1, rule)
-        assert await store.next_delivery(one.id) == OpenDelivery(sent.session, sent.entry, sent.delivery)
+        assert await first_open(store, one) == OpenDelivery(sent.session, sent.entry, sent.delivery)
 
     async def test_a_session_is_served_in_order_whatever_is_answered_in_between(
         self, store: Store, one: Session
@@ -114,34 +118,108 @@ class Deliveries(OnStore):
         await asyncio.gather(*(store.apply(one.id, say(f"{n}")) for n in range(5)))
         await store.apply_delivery(one.id, 3, respond())
         met = []
-        while found := await store.next_delivery(one.id):
-            met.append(found.delivery.sequence)
-            assert [(left.sequence, left.due_at_ms) for left in await store.list_open()] == [(met[-1], T0)]
+        while due := await store.lease_due(one.agent_id, T0, 9):
+            met += [found.delivery.sequence for found in due]
+            assert await store.next_delivery_ms(one.agent_id) == T0
             await store.apply_delivery(one.id, met[-1], give_up if met[-1] == 2 else respond())
         assert met == [1, 2, 4, 5]
-        assert await store.list_open() == []
+        assert await store.count_open() == {}
 
-    async def test_list_open_has_the_first_of_each_session_and_when_it_may_be_given(
+    async def test_what_is_due_of_an_agent_is_the_first_of_each_session_the_longest_due_first(
         self, store: Store, clock: TestClock
     ) -> None:
-        many = [await self.added(store, agent_id=str(uuid.UUID(int=n))) for n in range(5)]
-        for one in many:
+        fresh, leased, resting, second, done = many = [await self.added(store) for _ in range(5)]
+        other = await self.added(store, agent_id=UNKNOWN)
+        await store.apply(other.id, say())
+        for n, one in enumerate(many):
+            clock.set_ms(T0 + n)
             for content in ("a", "b"):
                 await store.apply(one.id, say(content))
-        fresh, leased, resting, second, done = many
         await store.apply_delivery(leased.id, 1, take)
         for rule in (take, stumble):
             await store.apply_delivery(resting.id, 1, rule)
         clock.set_ms(T0 + 50)
         await store.apply_delivery(second.id, 1, respond())
-        for rule in (take, stumble):
-            await store.apply_delivery(second.id, 2, rule)
         for sequence in (1, 2):
             await store.apply_delivery(done.id, sequence, respond())
-        expected = [(fresh, 1, T0, 2), (leased, 1, 0, 2), (resting, 1, T0 + 700, 2), (second, 2, T0 + 750, 1)]
-        assert sorted(await store.list_open(), key=lambda left: left.agent_id) == [
-            OpenSession(one.id, one.agent_id, *rest) for one, *rest in expected
+        assert await store.count_open() == {fresh.agent_id: 7, UNKNOWN: 1}
+
+        async def due(due_ms: int, *held: Session) -> list[tuple[str, int]]:
+            found = await store.lease_due(fresh.agent_id, due_ms, 9, [one.id for one in held])
+            return [(one.session.id, one.delivery.sequence) for one in found]
+
+        # A lease is void where nobody holds it. What became the first waits since then.
+        now = [(leased.id, 1), (fresh.id, 1), (second.id, 2)]
+        for due_ms, count in ((T0 - 1, 1), (T0, 2), (T0 + 49, 2), (T0 + 50, 3), (T0 + 703, 3)):
+            assert await due(due_ms) == now[:count]
+        assert await due(T0 + 704) == await due(FAR_MS) == [*now, (resting.id, 1)]
+        assert await due(FAR_MS, leased, second) == [(fresh.id, 1), (resting.id, 1)]
+        assert await store.lease_due(UNKNOWN, T0, 9, [other.id]) == []
+        assert [one.session.id for one in await store.lease_due(fresh.agent_id, FAR_MS, 2)] == [
+            leased.id,
+            fresh.id,
         ]
+        for held, next_ms in (
+            ((), 0),
+            (many[1:2], T0),
+            ((leased, fresh), T0 + 50),
+            ([*many[:2], second], T0 + 704),
+        ):
+            assert await store.next_delivery_ms(fresh.agent_id, [one.id for one in held]) == next_ms
+        assert await store.next_delivery_ms(fresh.agent_id, [one.id for one in many]) is None
+
+    async def test_sessions_whose_first_deliveries_are_due_at_once_take_turns(self, store: Store) -> None:
+        flooded, other = await self.added(store), await self.added(store)
+        for n in range(5):
+            await store.apply(flooded.id, say(f"{n}"))
+        await store.apply(other.id, say())
+        (first, _) = await store.lease_due(flooded.agent_id, T0, 2)
+        await store.apply_delivery(first.session.id, 1, respond())
+        (second,) = await store.lease_due(flooded.agent_id, T0, 1)
+        assert {first.session.id, second.session.id} == {flooded.id, other.id}
+
+    async def test_what_is_claimed_by_a_rule_is_leased_and_told_of(
+        self, store: Store, clock: TestClock
+    ) -> None:
+        fresh, used_up, gone = many = [await self.added(store) for _ in range(3)]
+        for one in many:
+            await store.apply(one.id, say())
+        for rule in (take, stumble, take, stumble, take):
+            await store.apply_delivery(used_up.id, 1, rule)
+        clock.set_ms(T0 + 9)
+        told: list[Outcome] = []
+        store.add_listener(lambda commit: told.extend(commit.outcomes))
+        claim = partial(lease, lease_ms=5000, policy=RETRIES)
+        found = await store.lease_due(fresh.agent_id, T0 + 9, 9, [gone.id], claim)
+        by_session = {one.session.id: one for one in found}
+        assert by_session.keys() == {fresh.id, used_up.id}
+        assert by_session[fresh.id].delivery == Delivery(fresh.id, 1, DeliveryState.LEASED, 1, T0 + 5009)
+        assert await delivery(store, fresh, 1) == by_session[fresh.id].delivery
+        assert by_session[used_up.id].delivery.state is DeliveryState.FAILED
+        assert {outcome.delivery for outcome in told} - {None} == {one.delivery for one in found}
+        assert (await store.get_session(used_up.id)).open_deliveries == 0
+        assert await store.lease_due(fresh.agent_id, T0 + 9, 9, list(by_session), claim) != []
+        assert await store.count_open() == {fresh.agent_id: 2}
+
+    async def test_what_a_lease_finds_expired_is_put_off(
+        self, store: Store, one: Session, clock: TestClock
+    ) -> None:
+        await store.apply(one.id, say())
+        now_ms = (await store.get_session(one.id)).expires_at_ms
+        clock.set_ms(now_ms)
+        claim = partial(lease, lease_ms=5000, policy=RETRIES)
+        assert await store.lease_due(one.agent_id, now_ms, 9, (), claim) == []
+        assert await store.next_delivery_ms(one.agent_id) == now_ms + PUT_OFF_MS
+        assert (await delivery(store, one, 1)).attempts == 0
+        await store.apply(one.id, fall_due)
+        assert await store.next_delivery_ms(one.agent_id) is None
+
+    async def test_what_is_due_is_read_up_to_a_bound_of_text(self, store: Store) -> None:
+        many = [await self.added(store) for _ in range(4)]
+        for one in many:
+            await store.apply(one.id, say("x", attachments=f'["{"x" * 349_000}"]'))
+        found = await store.lease_due(many[0].agent_id, T0, 9)
+        assert len(found) == PAGE_BYTES // 349_000
 
     async def test_of_answers_at_the_same_time_one_is_stored(self, store: Store, one: Session) -> None:
         await store.apply(one.id, say())
@@ -185,7 +263,8 @@ class Deliveries(OnStore):
             Delivery(one.id, 1, DeliveryState.ANSWERED, 2, None, 0, AttemptFailure(T0, 1, "broken")),
             Delivery(one.id, 3, DeliveryState.ANSWERED, 1, None, 0, AttemptFailure(T0, 1, "broken")),
         ]
-        assert [left.session_id for left in await store.list_open()] == [other.id]
+        assert await first_open(store, other)
+        assert await store.count_open() == {one.agent_id: 1}
 
     async def test_one_that_misbehaves_does_not_disturb_the_deliveries_of_its_group(
         self, store: Store, one: Session
@@ -214,8 +293,9 @@ class Deliveries(OnStore):
             for rule in rules:
                 await store.apply_delivery(one.id, sequence, rule)
         await store.apply(one.id, expire)
-        assert await store.next_delivery(one.id) is None
-        assert [left.session_id for left in await store.list_open()] == [other.id]
+        assert await first_open(store, one) is None
+        assert await first_open(store, other)
+        assert await store.count_open() == {one.agent_id: 1}
         states = [await delivery(store, one, sequence) for sequence in (1, 2, 3, 4)]
         assert [(found.state, found.attempts, found.due_at_ms) for found in states] == [
             (DeliveryState.ANSWERED, 0, None),
@@ -258,7 +338,7 @@ class Deliveries(OnStore):
         ]
         assert seen == closed
         assert [await delivery(store, one, sequence) for sequence in (1, 2, 3)] == closed
-        assert await store.list_open() == []
+        assert await store.count_open() == {}
         assert contents(await history(store, one)) == ["a", "b", "c"]
 
     async def test_deliveries_go_with_their_session(self, store: Store, one: Session) -> None:
@@ -277,7 +357,7 @@ class Deliveries(OnStore):
         for sequence in (1, 2):
             with pytest.raises(DeliveryNotFoundError):
                 await delivery(store, one, sequence)
-        assert await store.list_open() == []
+        assert await store.count_open() == {}
 
     async def test_the_purge_and_a_clearing_take_deliveries_along(
         self, store: Store, one: Session, clock: TestClock
@@ -289,9 +369,10 @@ class Deliveries(OnStore):
         await store.apply(one.id, fall_due)
         # The delivery, the message, the expiry and the session.
         assert await store.purge(clock.now_ms(), 100) == 4
-        assert [left.session_id for left in await store.list_open()] == [live.id]
+        assert await first_open(store, one) is None
+        assert await first_open(store, live)
         await store.clear_sessions()
-        assert await store.list_open() == []
+        assert await store.count_open() == {}
         for target in (one, live):
             await put(store, target)
             with pytest.raises(DeliveryNotFoundError):
@@ -353,7 +434,7 @@ class Deliveries(OnStore):
                         outcome = expire(start, T0)
                         for key, found in made.items():
                             if key[0] == session_id and found.due_at_ms is not None:
-                                made[key] = replace(found, state=DeliveryState.FAILED, due_at_ms=None)
+                                made[key] = found._replace(state=DeliveryState.FAILED, due_at_ms=None)
                     case _ if (session_id, sequence) not in made:
                         return DeliveryNotFoundError
                     case _:
@@ -388,7 +469,7 @@ class Deliveries(OnStore):
                     for (session_id, _), found in still.items()
                     if session_id == one.id and found.due_at_ms is not None
                 ]
-                first = await store.next_delivery(one.id)
+                first = await first_open(store, one)
                 assert (first and first.delivery) == min(left, key=lambda found: found.sequence, default=None)
                 assert one.id not in sessions or (await store.get_session(one.id)).open_deliveries == len(
                     left

@@ -9,7 +9,17 @@ from server.domain.messages import Draft, Reply
 from server.domain.sessions import Outcome, Session, fall_due, heartbeat
 from server.domain.timeouts import PartialTimeoutConfig
 from server.store.contract import PUT_OFF_MS, Counts, Store
-from tests.store.conformance.common import OnStore, agent, answer, history, knows, misbehave, patch, say
+from tests.store.conformance.common import (
+    OnStore,
+    agent,
+    answer,
+    first_open,
+    history,
+    knows,
+    misbehave,
+    patch,
+    say,
+)
 from tests.unit.samples import MINUTE, T0, put, session
 
 
@@ -166,7 +176,7 @@ class Purge(OnStore):
         await store.apply(one.id, say())
         clock.set_ms(one.expires_at_ms + 10**9)
         assert await store.purge(clock.now_ms(), 100) == 0
-        assert [left.session_id for left in await store.list_open()] == [one.id]
+        assert await first_open(store, one)
         await store.apply(one.id, fall_due)
         assert await store.purge(clock.now_ms(), 100) > 0
         with pytest.raises(SessionNotFoundError):

@@ -1,7 +1,6 @@
 """Sessions, and the rules that change them."""
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
@@ -41,15 +40,13 @@ class Sessions(OnStore):
         )
         await put(store, stored)
         assert await store.get_session(stored.id) == stored
-        changed = replace(
-            stored,
+        changed = stored._replace(
             timeout=TimeoutConfig(9.5, False, 10.5, 11.5),
             last_activity_ms=12,
             renewed_at_ms=13,
             expires_at_ms=14,
         )
-        changed = replace(
-            changed,
+        changed = changed._replace(
             renewal_count=15,
             warning_logged=False,
             expiry_logged=True,

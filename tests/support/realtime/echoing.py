@@ -4,7 +4,7 @@ import asyncio
 
 from server.agents.echo import Echo
 from server.clock import Clock
-from server.delivery.queues import Dispatcher
+from server.delivery.dispatcher import Dispatcher
 from server.domain.agents import AgentKind
 from server.domain.deliveries import RetryPolicy
 from server.lifecycle.watches import Watches
@@ -27,5 +27,5 @@ def echoing(store: Store, clock: Clock, signals: Watches) -> Dispatcher:
 async def delivered(store: Store) -> None:
     """Waits until no delivery is open."""
     async with asyncio.timeout(HANGS_SECONDS):
-        while await store.list_open():  # noqa: ASYNC110 - nothing tells
+        while await store.count_open():  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.001)

@@ -1,0 +1,138 @@
+"""Gives deliveries to agents: one of a session at a time, in order; sessions do not wait for each other, nor
+agents for one another.
+
+Each agent with open deliveries has a pump (`pump`), and each delivery in hand a turn (`turn`). The store has
+all others.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from server.agents.connector import Connector
+from server.clock import Clock
+from server.delivery.pump import Pump
+from server.delivery.turn import Means
+from server.domain.agents import AgentKind
+from server.domain.deliveries import RetryPolicy, parse_delivery_id
+from server.domain.ids import new_id
+from server.domain.log import Piece
+from server.domain.messages import Reply, UserMessage
+from server.domain.replies import answer
+from server.domain.sessions import Outcome
+from server.store.contract import Commit, Store
+
+
+class Dispatcher:
+    """See the module.
+
+    To be started once the store has its listeners, and stopped before the store is closed.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        clock: Clock,
+        connectors: Mapping[AgentKind, Connector],
+        on_piece: Callable[[Piece], None],
+        *,
+        policy: RetryPolicy,
+        lease_seconds: float,
+        concurrency: int,
+    ) -> None:
+        """`on_piece` is told every piece of every reply, and where pieces are void.
+
+        `concurrency` bounds the deliveries of one agent that are in hand.
+        """
+        self._store = store
+        self._means = Means(store, clock, connectors, on_piece, policy, lease_seconds, concurrency)
+        self.statuses = self._means.statuses
+        self._pumps: dict[str, Pump] = {}
+
+    async def start(self) -> None:
+        """Takes up what an earlier run has left open. Its leases are void: nobody is connected yet."""
+        for agent_id, count in (await self._store.count_open()).items():
+            self.statuses.count_open(agent_id, count)
+            self._pump(agent_id).wake()
+
+    async def stop(self) -> None:
+        """Gives out nothing more, and waits for what is in the agents' hands.
+
+        The rest is taken up at the next start.
+        """
+        self._means.is_stopping = True
+        for pump in list(self._pumps.values()):
+            pump.stop()
+        if tasks := self._tasks():
+            await asyncio.wait(tasks)
+
+    async def abandon(self) -> None:
+        """Lets go of what `stop` has waited for long enough, or was not waited for; it is given again at the
+        next start.
+        """
+        self._means.is_stopping = True
+        tasks = self._tasks()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def wake(self, agent_id: str) -> None:
+        """Says that an agent has more room, or was changed."""
+        if pump := self._pumps.get(agent_id):
+            pump.wake()
+
+    def on_commit(self, commit: Commit) -> None:
+        """Takes up the messages of users that a commit has stored, and ends the attempts that it has made
+        superfluous.
+        """
+        for outcome in commit.outcomes:
+            entry, session = outcome.entry, outcome.session
+            if entry is None:
+                continue
+            self.statuses.count_open(session.agent_id, outcome.opened)
+            # Told by the message: a delivery is also pending, and without attempts, after one that was not
+            # charged to it.
+            if isinstance(entry.event, UserMessage):
+                self._pump(session.agent_id).add(outcome, entry)
+            elif pump := self._pumps.get(session.agent_id):
+                if session.expiry_logged:
+                    pump.drop(session.id)
+                elif entry.answers is not None:
+                    pump.close(outcome, entry, entry.answers)
+                pump.settle()
+        for session in commit.deleted:
+            self.statuses.count_open(session.agent_id, -session.open_deliveries)
+            if pump := self._pumps.get(session.agent_id):
+                pump.drop(session.id)
+                pump.settle()
+
+    async def answer(
+        self, delivery_id: str, reply: Reply, *, agent_id: str | None = None, reply_id: str | None = None
+    ) -> Outcome:
+        """Stores the reply to a delivery, whoever gives it and whatever has become of the lease.
+
+        :raises DeliveryNotFoundError: there is no such delivery, or it is another agent's than `agent_id`
+        :raises DomainError: what the rule `answer` raises
+        """
+        session_id, sequence = parse_delivery_id(delivery_id)
+        rule = partial(answer, reply_id=reply_id or new_id(), reply=reply, agent_id=agent_id)
+        return await self._store.apply_delivery(session_id, sequence, rule)
+
+    def is_idle(self) -> bool:
+        """Whether nothing is open."""
+        return not self._pumps
+
+    def is_resting(self) -> bool:
+        """Whether a delivery waits for its next attempt."""
+        return any(pump.is_resting for pump in self._pumps.values())
+
+    def _pump(self, agent_id: str) -> Pump:
+        if agent_id not in self._pumps:
+            self._pumps[agent_id] = Pump(agent_id, self._means, self._drop_pump)
+        return self._pumps[agent_id]
+
+    def _drop_pump(self, agent_id: str) -> None:
+        self._pumps.pop(agent_id, None)
+
+    def _tasks(self) -> "list[asyncio.Task[object]]":
+        return [task for pump in self._pumps.values() for task in pump.tasks]

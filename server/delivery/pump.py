@@ -1,0 +1,267 @@
+"""Gives one agent its deliveries: as many at a time as it has places, one of a session.
+
+The store says what is due. In memory is only what is in hand, however many sessions wait or rest.
+"""
+
+import asyncio
+import random
+import uuid
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
+
+import structlog
+
+from server.agents.connector import AgentUnavailableError, Connector
+from server.delivery import turn as turns
+from server.delivery.alarm import Alarm
+from server.delivery.turn import Means, Turn
+from server.domain.agents import Agent
+from server.domain.deliveries import DeliveryState
+from server.domain.errors import STORE_TROUBLE, AgentNotFoundError, DomainError
+from server.domain.log import Entry, message_of
+from server.domain.replies import lease
+from server.domain.sessions import Outcome
+from server.store.contract import OpenDelivery
+
+log = structlog.get_logger()
+
+
+class Pump:
+    """See the module.
+
+    It is woken by commits, by a timer for the earliest delivery that rests, by a place that comes free, and
+    by `wake`. Each of these is a hint: the store is asked then.
+    """
+
+    def __init__(self, agent_id: str, means: Means, on_idle: Callable[[str], None]) -> None:
+        """`on_idle` is told the agent's id when it has no open delivery any more."""
+        self.agent_id = agent_id
+        self._means = means
+        self._on_idle = on_idle
+        self._turns: dict[str, Turn] = {}
+        # First deliveries of sessions that commits have told of: no read is needed to give them.
+        self._offered: dict[str, OpenDelivery] = {}
+        self._task: asyncio.Task[None] | None = None
+        # Whether the store is to be asked what is due, and whether more may be due than there was room for.
+        self._must_look = False
+        self._is_behind = False
+        # What commits have closed or ended while a lease was under way; a sequence of 0 stands for all.
+        self._ended: set[tuple[str, int]] | None = None
+        # Ends when the earliest delivery has rested.
+        self._alarm = Alarm(self._look)
+        # How often in a row the agent could not be asked, and until when, in the loop's time, it is left
+        # alone.
+        self._unavailable = 0
+        self._rest_end_s = 0.0
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether it waits for a delivery to become due."""
+        return self._alarm.is_set
+
+    @property
+    def tasks(self) -> "Iterable[asyncio.Task[object]]":
+        """All that runs."""
+        running = [turn.task for turn in self._turns.values() if turn.task]
+        return [*running, *([self._task] if self._task else [])]
+
+    def wake(self) -> None:
+        """Has the store asked what is due, and an agent that could not be asked tried again."""
+        self._rest_end_s = 0.0
+        self._look()
+
+    def add(self, outcome: Outcome, entry: Entry) -> None:
+        """Takes note of a message."""
+        session, delivery = outcome.session, outcome.delivery
+        if delivery is None or session.open_deliveries > 1:
+            # An earlier one comes first.
+            return
+        if turn := self._turns.get(session.id):
+            turn.has_next = True
+        elif self._is_behind:
+            # Others wait for a place, and were there before.
+            return
+        elif len(self._offered) < self._means.concurrency:
+            self._offered[session.id] = OpenDelivery(session, entry, delivery)
+            self._start()
+        else:
+            self._look()
+
+    def close(self, outcome: Outcome, entry: Entry, sequence: int) -> None:
+        """Takes note of a reply, or of a failure for good."""
+        session = outcome.session
+        turn, has_next = self._turns.get(session.id), session.open_deliveries > 0
+        if turn and turn.head.delivery.sequence == sequence:
+            turn.close(entry.message, has_next=has_next)
+        elif not turn:
+            self._forget(session.id, sequence)
+            if has_next:
+                self._look()
+
+    def drop(self, session_id: str) -> None:
+        """Lets go of a session that has ended."""
+        self._forget(session_id, 0)
+        if turn := self._turns.get(session_id):
+            turn.drop()
+
+    def stop(self) -> None:
+        """Gives out nothing more; lets go of what the agent has not been asked for."""
+        self._alarm.cancel()
+        for turn in list(self._turns.values()):
+            if turn.attempt is None:
+                turn.cancel()
+
+    def settle(self) -> None:
+        """Tells when nothing is left to do."""
+        if not (self._turns or self._task or self._means.statuses.status(self.agent_id).open):
+            self._alarm.cancel()
+            self._on_idle(self.agent_id)
+
+    def _forget(self, session_id: str, sequence: int) -> None:
+        self._offered.pop(session_id, None)
+        if self._ended is not None:
+            self._ended.add((session_id, sequence))
+
+    def _look(self) -> None:
+        self._must_look = True
+        self._start()
+
+    def _start(self) -> None:
+        if self._task is None and not self._means.is_stopping:
+            self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        """Gives out what it can, until there is no news."""
+        try:
+            while (self._must_look or self._offered) and not self._means.is_stopping:
+                try:
+                    await self._give_out()
+                except STORE_TROUBLE as error:
+                    self._means.note_trouble(error)
+                    self._alarm.set(turns.STORE_TROUBLE_SECONDS)
+                except Exception:
+                    log.exception("deliveries are held up", error_id=uuid.uuid4().hex, agent_id=self.agent_id)
+                    self._alarm.set(turns.STORE_TROUBLE_SECONDS)
+        finally:
+            self._task = None
+            self.settle()
+
+    async def _give_out(self) -> None:
+        """Fills the free places of the agent."""
+        must_look, self._must_look = self._must_look, False
+        offered, self._offered = list(self._offered.values()), {}
+        if (left_s := self._rest_end_s - asyncio.get_running_loop().time()) > 0:
+            self._alarm.set(left_s)
+            return
+        try:
+            agent: Agent | None = await self._means.store.get_agent(self.agent_id)
+        except AgentNotFoundError:
+            agent = None
+        connector = self._means.connectors[agent.kind] if agent else None
+        places = connector.capacity(self.agent_id) if connector else self._means.concurrency
+        free = min(places, self._means.concurrency) - len(self._turns)
+        if connector is None or connector.is_inside:
+            # The claim is in memory, and what was offered needs no other.
+            for head in offered[: max(free, 0)]:
+                self._begin(head, agent)
+            free -= len(offered)
+        else:
+            must_look = must_look or bool(offered)
+        self._is_behind = free <= 0
+        if must_look and free > 0:
+            await self._take_due(agent, connector, free)
+
+    async def _take_due(self, agent: Agent | None, connector: Connector | None, free: int) -> None:
+        """Gives out what the store says is due, up to `free`, and has itself woken for what is due next."""
+        due_ms = max(self._means.clock.now_ms(), self._alarm.take_waited_ms())
+        ended: set[tuple[str, int]] = set()
+        self._ended = ended
+        try:
+            found = await self._lease(agent, connector, due_ms, free)
+        except AgentUnavailableError:
+            return
+        finally:
+            self._ended = None
+        begun = 0
+        for head in found:
+            session_id, sequence = head.session.id, head.delivery.sequence
+            if head.delivery.state is DeliveryState.FAILED:
+                self._means.statuses.note_failure(self.agent_id, message_of(head.entry).id, head.delivery)
+            elif self._means.is_stopping:
+                if head.delivery.state is DeliveryState.LEASED:
+                    with suppress(DomainError):
+                        await Turn(self._means, head, agent).put_off(0)
+            elif not {(session_id, sequence), (session_id, 0)} & ended:
+                self._begin(head, agent)
+                begun += 1
+        # What was closed meanwhile has left its place to others.
+        self._must_look = self._must_look or begun < len(found)
+        self._is_behind = len(found) >= free
+        if self._is_behind or self._must_look or self._means.is_stopping:
+            return
+        next_ms = await self._means.store.next_delivery_ms(self.agent_id, self._turns)
+        if next_ms is not None and next_ms > due_ms:
+            self._rest_until(next_ms)
+        elif next_ms is not None and found:
+            self._must_look = True
+        elif next_ms is not None:
+            self._alarm.set(turns.STORE_TROUBLE_SECONDS)
+
+    async def _lease(
+        self, agent: Agent | None, connector: Connector | None, due_ms: int, limit: int
+    ) -> list[OpenDelivery]:
+        """Claims what is due, and writes the leases down where the agent is outside this process.
+
+        Raises AgentUnavailableError, having seen to it that the agent is left alone for a while.
+        """
+        store, rule = self._means.store, None
+        if agent and connector and not connector.is_inside:
+            next_ms = await store.next_delivery_ms(self.agent_id, self._turns)
+            if next_ms is None or next_ms > due_ms:
+                return []
+            try:
+                await connector.check_ready(agent)
+            except AgentUnavailableError as error:
+                await self._leave_alone(due_ms, error)
+                raise
+            rule = partial(
+                lease, lease_ms=round(self._means.lease_seconds(agent) * 1000), policy=self._means.policy
+            )
+        self._unavailable = 0
+        self._means.statuses.note_available(self.agent_id)
+        found = await store.lease_due(self.agent_id, due_ms, limit, self._turns, rule)
+        self._means.is_troubled = False
+        return found
+
+    async def _leave_alone(self, due_ms: int, cause: AgentUnavailableError) -> None:
+        """Gives the agent nothing for a while: it cannot even be asked, which is the operator's to mend.
+
+        Nothing is written down, and no attempt used up. A restart tries again at once.
+        """
+        self._unavailable += 1
+        rest_s = self._means.policy.backoff_ms(self._unavailable, random.random()) / 1000
+        self._rest_end_s = asyncio.get_running_loop().time() + rest_s
+        self._alarm.set(rest_s)
+        for head in await self._means.store.lease_due(self.agent_id, due_ms, 1, self._turns):
+            message_id, now_ms = message_of(head.entry).id, self._means.clock.now_ms()
+            self._means.statuses.note_unavailable(self.agent_id, head.session.id, message_id, now_ms, cause)
+
+    def _begin(self, head: OpenDelivery, agent: Agent | None) -> None:
+        turn = self._turns[head.session.id] = Turn(self._means, head, agent)
+        turn.start(self._end_turn)
+
+    def _end_turn(self, turn: Turn, due_ms: int | None) -> None:
+        """Decides how it goes on once a delivery is no longer in hand."""
+        turn.end_attempt()
+        del self._turns[turn.head.session.id]
+        if due_ms is not None and not self._means.is_stopping:
+            self._rest_until(due_ms)
+        if self._is_behind or turn.has_next or (due_ms is None and not turn.is_closed):
+            self._look()
+        self.settle()
+
+    def _rest_until(self, due_ms: int) -> None:
+        """Has itself woken when a delivery has rested. A clock that was set back makes no rest longer."""
+        longest_ms = max(self._means.policy.longest_backoff_ms, self._means.longest_rest_ms)
+        self._alarm.set(min(due_ms - self._means.clock.now_ms(), longest_ms) / 1000, due_ms)

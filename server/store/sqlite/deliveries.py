@@ -1,0 +1,110 @@
+"""The deliveries in the SQLite file: which of an agent are due, and how those of a session are changed."""
+
+import sqlite3
+from collections.abc import Collection, Mapping
+from contextlib import closing
+from typing import Final, cast
+
+import orjson
+import structlog
+
+from server.domain.log import Entry
+from server.domain.replies import DeliveryRule
+from server.domain.sessions import Outcome
+from server.store.batch import ApplyToDelivery
+from server.store.contract import PAGE_BYTES, Deliveries, LeaseRule, OpenDelivery
+from server.store.leases import lease_each
+from server.store.pages import text_size
+from server.store.sqlite import rows
+from server.store.sqlite.reading import Reading
+from server.store.sqlite.removal import IS_THERE
+from server.store.sqlite.writer import SqliteWriter
+
+_ENTRY: Final = ", ".join(rows.ENTRY)
+_FIND_ANSWER: Final = (
+    f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND answers = :sequence AND "
+    f"{IS_THERE.format(':id')} UNION ALL "
+    f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND failed_sequence = :sequence AND "
+    f"{IS_THERE.format(':id')} LIMIT 1"
+)
+_DUE: Final = (
+    f"SELECT {rows.of('sessions', rows.SESSION)}, {rows.of('log', rows.ENTRY)}, "
+    f"{rows.of('deliveries', rows.DELIVERY)} FROM sessions INDEXED BY sessions_by_head "
+    "CROSS JOIN deliveries ON deliveries.session_id = sessions.id AND deliveries.sequence = head_sequence "
+    "CROSS JOIN log ON log.session_id = sessions.id AND log.sequence = head_sequence "
+    "WHERE agent_id = ? AND head_due_ms <= ? AND sessions.id NOT IN (SELECT value FROM json_each(?)) "
+    "ORDER BY head_due_ms, head_sequence LIMIT ?"
+)
+_NEXT_DUE: Final = (
+    "SELECT head_due_ms FROM sessions INDEXED BY sessions_by_head WHERE agent_id = ? "
+    "AND head_due_ms IS NOT NULL AND id NOT IN (SELECT value FROM json_each(?)) ORDER BY head_due_ms LIMIT 1"
+)
+_COUNT_OPEN: Final = (
+    "SELECT agent_id, sum(open_deliveries) FROM sessions INDEXED BY sessions_by_head "
+    "WHERE head_due_ms IS NOT NULL GROUP BY agent_id"
+)
+_MAX_UNREADABLE: Final = 100
+"""How many deliveries that cannot be read back are passed over, in a damaged file."""
+
+log = structlog.get_logger()
+
+
+class SqliteDeliveries(Reading, Deliveries):
+    """See Deliveries."""
+
+    _writer: SqliteWriter
+
+    async def apply_delivery(self, session_id: str, sequence: int, rule: DeliveryRule) -> Outcome:
+        return await self._writer.apply(ApplyToDelivery(session_id, sequence, rule))
+
+    async def find_answer(self, session_id: str, sequence: int) -> Entry | None:
+        named = {"id": session_id, "sequence": sequence}
+        found = self._read(lambda connection: connection.execute(_FIND_ANSWER, named).fetchall())
+        return rows.entry_of(found[0]) if found else None
+
+    async def lease_due(
+        self,
+        agent_id: str,
+        due_ms: int,
+        limit: int,
+        held: Collection[str] = (),
+        rule: LeaseRule | None = None,
+    ) -> list[OpenDelivery]:
+        values = agent_id, due_ms, orjson.dumps(list(held)).decode(), limit + _MAX_UNREADABLE
+        found = self._read(lambda connection: _read_due(connection, values, limit))
+        return await lease_each(self, found, rule) if rule else found
+
+    async def next_delivery_ms(self, agent_id: str, held: Collection[str] = ()) -> int | None:
+        values = agent_id, orjson.dumps(list(held)).decode()
+        found = self._read(lambda connection: connection.execute(_NEXT_DUE, values).fetchone())
+        return cast(int, found[0]) if found else None
+
+    async def count_open(self) -> Mapping[str, int]:
+        return await self._read_long(lambda connection: dict(connection.execute(_COUNT_OPEN).fetchall()))
+
+
+def _read_due(connection: sqlite3.Connection, values: rows.Row, limit: int) -> list[OpenDelivery]:
+    """At most `limit` of the deliveries that _DUE finds, up to PAGE_BYTES of text."""
+    due: list[OpenDelivery] = []
+    left_bytes = PAGE_BYTES
+    with closing(connection.execute(_DUE, values)) as found:
+        for row in found:
+            try:
+                one = _open_delivery_of(row)
+            except (ValueError, TypeError):
+                log.exception("a delivery cannot be read back", session_id=row[0])
+                continue
+            left_bytes -= text_size(one.entry)
+            if due and left_bytes < 0:
+                break
+            due.append(one)
+            if len(due) == limit:
+                break
+    return due
+
+
+def _open_delivery_of(row: rows.Row) -> OpenDelivery:
+    session, entry = row[: len(rows.SESSION)], row[len(rows.SESSION) : -len(rows.DELIVERY)]
+    return OpenDelivery(
+        rows.session_of(session), rows.entry_of(entry), rows.delivery_of(row[-len(rows.DELIVERY) :])
+    )
