@@ -71,7 +71,7 @@ class Watches:
         self.closed = False
 
     def on_commit(self, commit: Commit) -> None:
-        """Notes how far a commit has grown the logs, and what it has deleted; ends the waits for its replies."""
+        """Notes how far a commit has grown logs, and what it has deleted; ends the waits for its replies."""
         self.reply_waits.on_commit(commit)
         for outcome in commit.outcomes:
             session = outcome.session
