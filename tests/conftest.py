@@ -18,20 +18,22 @@ settings.load_profile("any-speed")
 SECRET = "whsec_" + base64.b64encode(b"hunter2, hunter2, hunter2").decode()
 """What `env:AGENT_SECRET_TEST` leads to."""
 
+SHARED = {
+    "TEST_CLOCK": "1",
+    "MAX_OPEN_DELIVERIES": "100000",
+    "AGENT_SECRET_TEST": SECRET,
+    "AGENT_SECRETS": "AGENT_SECRET_*,AGENT_SECRET_TEST@api.openai.com",
+    "AGENT_ALLOWED_HOSTS": "",
+}
+"""The settings of a service that many tests share."""
+
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     """One service with a test clock for all tests of a pytest process: move its clock forward only; other
     tests' sessions are in it.
     """
-    running = Serve(
-        tmp_path_factory.mktemp("service"),
-        TEST_CLOCK="1",
-        MAX_OPEN_DELIVERIES="100000",
-        AGENT_SECRET_TEST=SECRET,
-        AGENT_SECRETS="AGENT_SECRET_*,AGENT_SECRET_TEST@api.openai.com",
-        AGENT_ALLOWED_HOSTS="",
-    )
+    running = Serve(tmp_path_factory.mktemp("service"), **SHARED)
     yield running
     assert running.stop() == 0, running.log()
 

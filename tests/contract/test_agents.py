@@ -34,21 +34,21 @@ def status(service: Serve, agent_id: str) -> str:
     return found
 
 
-def test_it_tells_id_name_and_status_and_nothing_of_the_settings(service: Serve) -> None:
+def test_it_tells_id_name_and_status_and_nothing_of_the_settings(rest_service: Serve) -> None:
     settings = agent_pb2.WebhookSettings(url="https://example.com/hook", secret="env:AGENT_SECRET_TEST")
     agent = agent_pb2.Agent(name="A hook of ours", kind=agent_pb2.AGENT_KIND_WEBHOOK, webhook=settings)
-    made = service.agents.CreateAgent(CreateAgentRequest(agent=agent), timeout=10).agent
-    found = listed(service)
-    assert [agent["id"] for agent in found] == agent_ids(service)
+    made = rest_service.agents.CreateAgent(CreateAgentRequest(agent=agent), timeout=10).agent
+    found = listed(rest_service)
+    assert [agent["id"] for agent in found] == agent_ids(rest_service)
     assert {"id": ECHO, "name": "echo", "status": "active"} in found
     assert {"id": made.agent_id, "name": "A hook of ours", "status": "active"} in found
 
 
-def test_an_agent_without_workers_is_inactive(service: Serve) -> None:
-    agent_id = stream_agent(service)
-    assert status(service, agent_id) == "inactive"
-    with Worker(service.channel, agent_id):
-        assert status(service, agent_id) == "active"
+def test_an_agent_without_workers_is_inactive(rest_service: Serve) -> None:
+    agent_id = stream_agent(rest_service)
+    assert status(rest_service, agent_id) == "inactive"
+    with Worker(rest_service.channel, agent_id):
+        assert status(rest_service, agent_id) == "active"
 
 
 def test_the_published_package_reads_it(service: Serve, tmp_path: Path) -> None:
@@ -63,11 +63,11 @@ def test_the_published_package_reads_it(service: Serve, tmp_path: Path) -> None:
     assert [agent["id"] for agent in agents] == agent_ids(service)
 
 
-def test_other_methods_and_paths_are_not_there(service: Serve) -> None:
-    url = f"http://{service.rest}{PATH}"
-    assert service.http.post(url, json={}, timeout=10).status_code == 405
-    assert service.http.get(f"{url}/{ECHO}", timeout=10).status_code == 404
-    assert service.http.head(url, timeout=10).status_code == 200
+def test_other_methods_and_paths_are_not_there(rest_service: Serve) -> None:
+    url = f"http://{rest_service.rest}{PATH}"
+    assert rest_service.http.post(url, json={}, timeout=10).status_code == 405
+    assert rest_service.http.get(f"{url}/{ECHO}", timeout=10).status_code == 404
+    assert rest_service.http.head(url, timeout=10).status_code == 200
 
 
 def test_it_is_bounded(start: Callable[..., Serve]) -> None:

@@ -121,6 +121,13 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         monkeypatch.setattr(module, name, SHORT_SECONDS)
 
+    class ShortGoodbye(websockets.WebSocketProtocol):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            self.close_timeout = SHORT_SECONDS
+
+    monkeypatch.setattr(websockets, "WebSocketProtocol", ShortGoodbye)
+
 
 ENDLESS = {
     "nothing": b"",

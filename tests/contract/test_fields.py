@@ -29,6 +29,12 @@ CALLS: Mapping[str, tuple[str, str, dict[str, Any], int]] = {
 }
 
 
+@pytest.fixture
+def service(rest_service: Serve) -> Serve:
+    """REST is asked both ways."""
+    return rest_service
+
+
 def ask(service: Serve, method: str, path: str, body: object, **headers: str) -> requests.Response:
     answer = service.http.request(method, f"{service.url}{path}", json=body, headers=headers, timeout=20)
     assert openapi.problems(method, answer.url, answer.status_code, answer.headers, answer.content) == []

@@ -48,6 +48,12 @@ TARGETS: Mapping[str, tuple[str, str, bytes | None]] = {
 }
 
 
+@pytest.fixture
+def service(rest_service: Serve) -> Serve:
+    """REST is asked both ways."""
+    return rest_service
+
+
 def ask(
     service: Serve, method: str, path: str, body: bytes | None, headers: tuple[tuple[str, str], ...]
 ) -> Response:

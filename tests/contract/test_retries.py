@@ -23,6 +23,12 @@ from tests.support.waiting import until
 CALLERS = 16
 
 
+@pytest.fixture
+def service(rest_service: Serve) -> Serve:
+    """REST is asked both ways."""
+    return rest_service
+
+
 def post(service: Serve, path: str = "", key: str | None = None, **body: object) -> requests.Response:
     headers = {} if key is None else {"Idempotency-Key": key}
     return requests.post(f"{service.url}{path}", json=body, headers=headers, timeout=30)

@@ -90,8 +90,8 @@ class Serve:
             self.kill()
             raise RuntimeError(f"the service did not start: {ready!r}\n{self.log_path.read_text()}")
         addresses = dict(part.split("=", 1) for part in ready.split()[1:])
-        self.grpc, self.rest = addresses["grpc"], addresses.get("rest", "")
-        self.url = f"http://{self.rest}/api/messaging/sessions"
+        self.grpc = addresses["grpc"]
+        self.reach_rest(addresses.get("rest", ""))
         self.http = requests.Session()
         # Used from threads, too, while pytest changes the environment.
         self.http.trust_env = False
@@ -100,6 +100,11 @@ class Serve:
         self.messages = message_service_pb2_grpc.MessageServiceStub(self.channel)
         self.agents = agent_service_pb2_grpc.AgentServiceStub(self.channel)
         self.clock = clock_service_pb2_grpc.ClockServiceStub(self.channel)
+
+    def reach_rest(self, address: str) -> None:
+        """Takes this address for that of REST."""
+        self.rest = address
+        self.url = f"http://{address}/api/messaging/sessions"
 
     def advance(self, *, minutes: float = 0, ms: int = 0) -> None:
         """Moves the test clock (the service must have been started with TEST_CLOCK=1)."""
