@@ -1,4 +1,4 @@
-"""REST is asked both ways: in the process of its server, and of a facade that calls its server on the wire."""
+"""REST is asked both ways: in its server's process, and of a facade that calls its server on the wire."""
 
 from collections.abc import Iterator
 
