@@ -115,35 +115,6 @@ def test_calls_beyond_the_bound(start: Start, tmp_path: Path) -> None:
     assert service.stop() == 0
 
 
-def test_writes_beyond_the_bound(start: Start, tmp_path: Path) -> None:
-    service = start("--no-rest", MAX_WRITES="2")
-    session_id = create(service).session_id
-    waiting: list[grpc.Future] = []
-
-    def one_more() -> bool:
-        """Whether another write is refused; one that waits instead is counted."""
-        call = service.messages.SendMessage.future(
-            message_service_pb2.SendMessageRequest(session_id=session_id, content=str(len(waiting)))
-        )
-        try:
-            return refused(lambda: call.result(timeout=0.5))
-        except grpc.FutureTimeoutError:
-            waiting.append(call)
-            return False
-
-    with held(tmp_path):
-        until(one_more, "a refusal")
-        assert healthy(service)
-        # One is in the writer's hands; two wait.
-        assert len(waiting) <= 3
-    for call in waiting:
-        call.result(timeout=SECONDS)
-    sent = {message.content for message in history(service, session_id)}
-    assert sent == {str(number) for number in range(len(waiting))}
-    send(service, session_id, "after")
-    assert service.stop() == 0
-
-
 def test_streams_and_deliveries_beyond_the_bound(start: Start) -> None:
     service = start("--no-rest", MAX_STREAMS="1", MAX_OPEN_DELIVERIES="2")
     agent_id = stream_agent(service)

@@ -28,7 +28,7 @@ from rest_facade.main import Facade
 from rest_facade.upstream.backend import Backend
 from server.agents.kinds import Echo
 from server.clock import Clock
-from server.domain.errors import ResourceExhaustedError, UnavailableError
+from server.domain.errors import OverloadedError, ResourceExhaustedError, UnavailableError
 from server.service import Service
 from server.settings import Settings
 from server.store import open_store
@@ -229,6 +229,7 @@ async def test_health_of_a_service_that_cannot_count(server: Server) -> None:
     [
         (ResourceExhaustedError("The store is full"), "RESOURCE_EXHAUSTED"),
         (UnavailableError("The store is busy"), "UNAVAILABLE"),
+        (OverloadedError("too many writes are waiting"), "OVERLOADED"),
     ],
 )
 async def test_a_store_that_has_no_room_or_no_time(server: Server, fault: Exception, code: str) -> None:
