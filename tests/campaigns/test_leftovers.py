@@ -275,17 +275,17 @@ EVENTS: dict[str, Callable[[Pair], object]] = {
 
 
 @pytest.mark.parametrize("kind", CALLS)
-def test_a_call(pair: Pair, kind: str) -> None:
+def test_a_call_leaves_nothing_behind(pair: Pair, kind: str) -> None:
     _leaves_nothing(pair, CALLS[kind])
 
 
 @pytest.mark.parametrize("kind", REQUESTS)
-def test_a_request(pair: Pair, kind: str) -> None:
+def test_a_request_leaves_nothing_behind(pair: Pair, kind: str) -> None:
     _leaves_nothing(pair, REQUESTS[kind])
 
 
 @pytest.mark.parametrize("kind", EVENTS)
-def test_an_event(pair: Pair, kind: str) -> None:
+def test_an_event_leaves_nothing_behind(pair: Pair, kind: str) -> None:
     _leaves_nothing(pair, EVENTS[kind])
 
 

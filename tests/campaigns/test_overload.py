@@ -90,7 +90,7 @@ def read(service: Serve, session_id: str) -> Callable[[], object]:
     return lambda: service.sessions.GetSession(request, timeout=SECONDS)
 
 
-def test_calls_beyond_the_bound(start: Start, tmp_path: Path) -> None:
+def test_calls_beyond_the_bound_are_refused(start: Start, tmp_path: Path) -> None:
     """The calls that have room wait for a store that is locked; of these, two are given up before their turn,
     and never happen.
     """
@@ -115,7 +115,7 @@ def test_calls_beyond_the_bound(start: Start, tmp_path: Path) -> None:
     assert service.stop() == 0
 
 
-def test_streams_and_deliveries_beyond_the_bound(start: Start) -> None:
+def test_streams_and_deliveries_beyond_the_bound_are_refused(start: Start) -> None:
     service = start("--no-rest", MAX_STREAMS="1", MAX_OPEN_DELIVERIES="2")
     agent_id = stream_agent(service)
     session_id, other_id = (create(service, agent_id).session_id for _ in range(2))
@@ -172,7 +172,7 @@ def beat(url: str) -> int:
     return status
 
 
-def test_requests_beyond_the_bound(start: Start, tmp_path: Path) -> None:
+def test_requests_beyond_the_bound_are_refused(start: Start, tmp_path: Path) -> None:
     service = start(REST_MAX_REQUESTS="2")
     session_id = service.create()["sessionId"]
     url = f"{service.url}/{session_id}"
@@ -460,7 +460,7 @@ def test_who_only_waits_for_an_agent_takes_nobodys_place(start: Start) -> None:
     assert service.stop() == 0
 
 
-def test_event_streams_beyond_the_bound(start: Start) -> None:
+def test_event_streams_beyond_the_bound_are_refused(start: Start) -> None:
     # One is the facade's own, for all sockets.
     service = start(MAX_STREAMS="2")
     url = f"{service.url}/{create(service).session_id}/events"

@@ -101,7 +101,7 @@ def test_an_error_names_them_too(service: Serve, session_id: str) -> None:
     assert (answer.json()["code"], answer.headers[UNKNOWN]) == ("MISSING_FIELDS", "agent_id")
 
 
-def test_fields_below_timeout_config_and_not_below_metadata(service: Serve) -> None:
+def test_fields_below_timeout_config_are_named_and_those_below_metadata_are_not(service: Serve) -> None:
     config = {"timeoutMinuts": 5, "autoRenew": True}
     answer = ask(service, "POST", "", {**CREATE, "metadata": {"anything": {"x": 1}}, "timeoutConfig": config})
     assert (answer.status_code, answer.headers[UNKNOWN]) == (201, "timeoutConfig.timeoutMinuts")

@@ -161,7 +161,7 @@ def refused_websocket(
     return read_error(answer.status_code, dict(answer.headers), answer.body or b"").code
 
 
-def test_a_websocket_of_a_page(service: Serve) -> None:
+def test_a_websocket_of_a_page_of_another_origin_is_refused(service: Serve) -> None:
     open_websocket(service)
     open_websocket(service, origin=PAGE)
     open_websocket(service, origin=f"http://{service.rest}")
@@ -174,7 +174,7 @@ def test_a_websocket_of_a_page(service: Serve) -> None:
     )
 
 
-def test_a_websocket_for_another_host(service: Serve) -> None:
+def test_a_websocket_for_another_host_is_refused(service: Serve) -> None:
     host, _, port = service.rest.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS) as connection:
         url = f"ws://evil.example:{port}/socket.io/?EIO=4&transport=websocket"
@@ -208,7 +208,7 @@ def test_http_1_0_without_a_host_is_served(service: Serve) -> None:
     assert answer.status == 200
 
 
-def test_the_settings(start: Callable[..., Serve]) -> None:
+def test_the_settings_let_origins_and_hosts_in_and_the_log_names_them(start: Callable[..., Serve]) -> None:
     service = start(
         REST_ALLOWED_ORIGINS="https://app.example.com, https://*.example.org",
         REST_ALLOWED_HOSTS="api.example.com",

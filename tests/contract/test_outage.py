@@ -102,7 +102,7 @@ def check_away(facade: Facade) -> None:
     assert read_error(response.status_code, response.headers, response.content).code == "PATH_NOT_FOUND"
 
 
-def test_a_server_that_goes_and_comes_back(
+def test_a_server_that_goes_is_a_503_until_it_comes_back(
     facade: Callable[..., Facade], start: Callable[..., Serve]
 ) -> None:
     address = f"127.0.0.1:{free_port()}"
@@ -173,7 +173,7 @@ async def ask(method: str, url: str, **given: Any) -> requests.Response:
     return await asyncio.to_thread(requests.request, method, url, timeout=PATIENCE_SECONDS, **given)
 
 
-async def test_a_server_that_does_not_answer(
+async def test_a_server_that_does_not_answer_is_a_504(
     silent: tuple[Silent, str], facade: Callable[..., Facade]
 ) -> None:
     handler, address = silent
@@ -220,7 +220,9 @@ async def test_a_client_that_leaves_takes_its_call_along(
     assert (await ask("GET", f"{front.url}/{USER}")).status_code == 503
 
 
-async def test_statuses_that_say_nothing(silent: tuple[Silent, str], facade: Callable[..., Facade]) -> None:
+async def test_statuses_without_a_reason_become_errors_of_the_contract(
+    silent: tuple[Silent, str], facade: Callable[..., Facade]
+) -> None:
     """Errors without ErrorInfo, as gRPC itself and proxies give them."""
     handler, address = silent
     front = await asyncio.to_thread(facade, address)

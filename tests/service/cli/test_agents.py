@@ -45,7 +45,7 @@ def fields(shown: str) -> dict[str, str]:
     return dict(re.split(r":\s+", line, maxsplit=1) for line in shown.splitlines())
 
 
-def test_the_life_of_an_agent_on_the_command_line(service: Serve) -> None:
+def test_an_agent_is_made_shown_changed_and_removed_on_the_command_line(service: Serve) -> None:
     added = fields(
         agents(
             service,

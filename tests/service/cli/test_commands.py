@@ -356,7 +356,7 @@ def test_a_token_that_nothing_would_check_stops_the_start() -> None:
     assert "secret" not in line
 
 
-def test_a_bad_setting_in_a_process_of_its_own(tmp_path: Path) -> None:
+def test_a_bad_setting_ends_the_process_with_one_line(tmp_path: Path) -> None:
     line = refused("serve", cwd=tmp_path, SESSION_MIN_TIMEOUT_MINUTES="0")
     assert line == "Error: SESSION_MIN_TIMEOUT_MINUTES is '0': it must be a number from 1 to 60"
 
@@ -589,7 +589,7 @@ def test_an_empty_setting_counts_as_unset(start: Start) -> None:
 # rest
 
 
-def test_the_facade_alone_against_a_server(start: Start, tmp_path: Path) -> None:
+def test_the_facade_alone_serves_what_its_server_has(start: Start, tmp_path: Path) -> None:
     running = start("--no-rest")
     process = subprocess.Popen(
         command("rest", "--server", running.grpc, "--rest-address", "127.0.0.1:0", "--rest-workers", "1"),

@@ -204,7 +204,7 @@ def check_worker(service: Serve, command: list[str], directory: Path, said: str,
     assert answer["agentResponse"]["text"] == f"{said}Hello!", answer
 
 
-def test_the_worker_in_python(service: Serve, tmp_path: Path) -> None:
+def test_the_worker_in_python_replies(service: Serve, tmp_path: Path) -> None:
     line = "    yield delivery.message.content\n"
     failing = line + '    if delivery.message.content == "Fail!":\n        raise ValueError("no")\n'
     code = example("worker.py")
@@ -219,7 +219,7 @@ def test_the_worker_in_python(service: Serve, tmp_path: Path) -> None:
     )
 
 
-def test_the_worker_in_javascript(service: Serve, node_directory: Path) -> None:
+def test_the_worker_in_javascript_replies(service: Serve, node_directory: Path) -> None:
     line = '  send("You say: ");\n'
     failing = line + '  if (delivery.message.content === "Fail!") throw new TypeError("no");\n'
     code = example("worker.js")
@@ -230,7 +230,7 @@ def test_the_worker_in_javascript(service: Serve, node_directory: Path) -> None:
     )
 
 
-def test_the_webhook_in_python(start: Callable[..., Serve], tmp_path: Path) -> None:
+def test_the_webhook_in_python_replies(start: Callable[..., Serve], tmp_path: Path) -> None:
     address = free_address()
     host, _, port = address.partition(":")
     secret = "whsec_" + base64.b64encode(b"of a test, and long enough").decode()
@@ -297,7 +297,7 @@ def test_a_webhook_gets_the_fields_that_are_described(start: Callable[..., Serve
     assert json.loads(example("envelope.json"))["data"].keys() == last.keys()
 
 
-def test_the_event_stream_in_javascript(service: Serve, tmp_path: Path) -> None:
+def test_the_event_stream_in_javascript_hears_the_reply(service: Serve, tmp_path: Path) -> None:
     session_id = service.create()["sessionId"]
     body = {"content": "Hello!", "transport": "http"}
     assert service.http.post(f"{service.url}/{session_id}/messages", json=body, timeout=60).status_code == 201
@@ -309,7 +309,7 @@ def test_the_event_stream_in_javascript(service: Serve, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "Hello!\n" * 2), done.stderr
 
 
-def test_the_file_of_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_of_agents_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-a-test")
     path = tmp_path / "agents.toml"
     path.write_text(example("agents.toml"))

@@ -323,7 +323,9 @@ def told(result: Ended) -> str:
     return line
 
 
-def test_the_probe_as_a_command_of_its_own(service: Serve, tmp_path: Path) -> None:
+def test_the_probe_as_a_command_of_its_own_has_the_documented_statuses(
+    service: Serve, tmp_path: Path
+) -> None:
     assert run("probe", "-addr", service.grpc, *PATIENCE, cwd=tmp_path) == (0, "status: SERVING\n", "")
     done = run("probe", "-addr", service.grpc, "-service", "nonsense", *PATIENCE, cwd=tmp_path)
     assert done.status == 3
@@ -530,7 +532,7 @@ def credentials(*, mutual: bool = False) -> grpc.ServerCredentials:
     return grpc.ssl_server_credentials([(key, certificate)], certificate if mutual else None, mutual)
 
 
-def test_the_probe_over_tls() -> None:
+def test_the_probe_verifies_over_tls() -> None:
     with served(Standin(), credentials()) as port:
         assert probe("-addr", f"127.0.0.1:{port}", *TRUST, *NAMED).status == 0
         assert probe("-addr", f"localhost:{port}", *TRUST).status == 0
@@ -556,7 +558,7 @@ def test_the_probe_without_a_certificate_of_its_own_is_turned_away() -> None:
         ).status in (2, 3)
 
 
-def test_the_probe_over_tls_without_verification() -> None:
+def test_the_probe_skips_verification_when_told() -> None:
     with served(Standin(), credentials()) as port:
         assert probe("-addr", f"127.0.0.1:{port}", "-tls", "-tls-no-verify").status == 0
 

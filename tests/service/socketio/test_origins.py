@@ -63,7 +63,7 @@ def session(start: Callable[..., Serve]) -> tuple[Serve, str]:
     return service, service.create()["sessionId"]
 
 
-def test_a_page_of_another_origin(session: tuple[Serve, str], tmp_path: Path) -> None:
+def test_a_page_of_another_origin_is_refused(session: tuple[Serve, str], tmp_path: Path) -> None:
     service, session_id = session
     found = results(service, session_id, "evil.example", tmp_path / "profile")
     reading = ("read", "write", "delete", "poll", "events", "websocket")
@@ -81,14 +81,14 @@ def test_a_page_of_another_origin(session: tuple[Serve, str], tmp_path: Path) ->
     assert [line for line in log.splitlines() if "REST_ALLOWED_HOSTS" in line and "rebound.example" in line]
 
 
-def test_a_page_of_this_machine(session: tuple[Serve, str], tmp_path: Path) -> None:
+def test_a_page_of_this_machine_is_served(session: tuple[Serve, str], tmp_path: Path) -> None:
     service, session_id = session
     found = results(service, session_id, "localhost", tmp_path / "profile")
     wanted = {"read": 200, "write": 201, "delete": 200, "poll": 200, "websocket": "open"}
     assert {name: found[name] for name in wanted} == wanted
 
 
-def test_a_page_that_is_allowed(start: Callable[..., Serve], tmp_path: Path) -> None:
+def test_a_page_that_is_allowed_is_served(start: Callable[..., Serve], tmp_path: Path) -> None:
     # What the page's port will be is not known yet.
     service = start(REST_ALLOWED_ORIGINS="*")
     session_id = service.create()["sessionId"]

@@ -106,7 +106,9 @@ def test_a_client_is_greeted(service: Serve, connect: Connect, kind: str) -> Non
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_conversation_in_each_dialect(service: Serve, connect: Connect, kind: str, dialect: str) -> None:
+def test_a_conversation_in_each_dialect_is_heard(
+    service: Serve, connect: Connect, kind: str, dialect: str
+) -> None:
     client = connect(origin(service), kind)
     for count, key in enumerate(("sessionId", "channelId"), 1):
         session = service.create()
@@ -216,7 +218,7 @@ def test_no_acknowledgement_is_needed(service: Serve, connect: Connect, kind: st
     assert client.named("messageAck")[0]["clientMessageId"] is None
 
 
-def test_whatever_the_transport_of_a_message(service: Serve, connect: Connect, kind: str) -> None:
+def test_a_message_is_heard_whatever_its_transport(service: Serve, connect: Connect, kind: str) -> None:
     session = service.create()
     session_id = session["sessionId"]
     client = joined(connect(origin(service), kind), session_id)
@@ -511,7 +513,7 @@ def test_that_a_session_is_expired_is_said_before_what_is_wrong_with_after(
 # What happens to a session.
 
 
-def test_the_life_of_a_session(service: Serve, connect: Connect, kind: str) -> None:
+def test_the_life_of_a_session_is_told(service: Serve, connect: Connect, kind: str) -> None:
     session = service.create(timeoutConfig={"timeoutMinutes": 10, "warningThresholdMinutes": 2})
     session_id = session["sessionId"]
     client = joined(connect(origin(service), kind), session_id)
@@ -819,7 +821,9 @@ def test_replay_while_the_session_goes_on(service: Serve, connect: Connect, kind
     assert client.sequences(session_id) == list(range(11, 803))
 
 
-def test_a_reply_to_whoever_joined_with_nothing_missed_streams(service: Serve, connect: Connect) -> None:
+def test_who_joined_with_nothing_missed_gets_the_pieces_of_the_next_reply(
+    service: Serve, connect: Connect
+) -> None:
     """A client that has everything and says so follows as live as any other: it gets the pieces of the next
     reply.
     """

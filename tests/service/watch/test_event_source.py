@@ -695,7 +695,9 @@ def test_an_expired_session_takes_no_message(service: Serve, transport: str) -> 
     ("content", "status", "expected"),
     [("sleep 2", 504, "AGENT_REPLY_TIMEOUT"), ("fail now", 502, "AGENT_REPLY_FAILED")],
 )
-def test_no_reply(told: str, stream: Callable[..., Stream], content: str, status: int, expected: str) -> None:
+def test_a_reply_that_does_not_come_is_told_and_the_message_kept(
+    told: str, stream: Callable[..., Stream], content: str, status: int, expected: str
+) -> None:
     session_id = created(told)
     response = post(told, session_id, content=content, transport="http")
     assert code(response) == (status, expected)

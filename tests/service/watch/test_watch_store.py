@@ -195,7 +195,9 @@ class TestListEntries:
         assert await store.list_entries(one.id, after_sequence=0, limit=100) == made
 
     @pytest.mark.parametrize(("after", "limit"), [(0, 1), (0, 10), (3, 4), (9, 5), (10, 5), (11, 5)])
-    async def test_pages(self, store: SqliteStore, one: Session, after: int, limit: int) -> None:
+    async def test_a_page_begins_behind_its_sequence_and_ends_at_its_limit(
+        self, store: SqliteStore, one: Session, after: int, limit: int
+    ) -> None:
         other = session(T0)
         await put(store, other)
         await asyncio.gather(*(store.apply(of.id, say(f"{n}")) for n in range(10) for of in (one, other)))
@@ -304,7 +306,9 @@ class TestWatch:
     def abort(of: Session, answers: int, attempt: int = 1) -> Abort:
         return Abort(of.id, of.agent_id, f"reply {answers} {attempt}", answers, attempt, answers)
 
-    async def test_more_than_a_page(self, store: SqliteStore, one: Session, watch: Watch) -> None:
+    async def test_more_than_a_page_is_read_to_its_end(
+        self, store: SqliteStore, one: Session, watch: Watch
+    ) -> None:
         await asyncio.gather(*(store.apply(one.id, say(f"{n}")) for n in range(2 * PAGE_ENTRIES + 1)))
         await watch.join(one.id, 0)
         assert [getattr(entry, "sequence", None) for entry in await self.all(watch)] == list(
@@ -336,7 +340,7 @@ class TestWatch:
         assert await self.all(watch) == []
         assert not watch.leave(one.id)
 
-    async def test_what_cannot_be_joined(
+    async def test_what_cannot_be_joined_is_refused(
         self, store: SqliteStore, one: Session, watch: Watch, clock: TestClock
     ) -> None:
         for after in (-1, 1):
