@@ -1,13 +1,13 @@
 """Fixtures that more than one folder uses."""
 
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support.service import Serve
+from tests.support.service import Serve, Start
 
 # Without regard to the speed of the machine; and the store's conformance runs its properties on each store.
 settings.register_profile(
@@ -39,7 +39,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Serve]]:
+def start(tmp_path: Path) -> Iterator[Start]:
     """Starts services of the test's own: `start("--no-rest", TEST_CLOCK="1")`.
 
     Those in one directory share a store, so the earlier one must have ended; `directory=` names another.

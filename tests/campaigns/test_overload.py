@@ -32,11 +32,9 @@ from tests.campaigns.overload import CONTENT, METHOD, sessions
 from tests.contract.raw_http import Response, exchange, request
 from tests.service.agents.worker import Worker, stream_agent
 from tests.support.clients import create, history, send
-from tests.support.realtime.programs import facade, free_address
-from tests.support.service import Serve
+from tests.support.realtime.programs import Facade, free_address
+from tests.support.service import Serve, Start
 from tests.support.waiting import until
-
-Start = Callable[..., Serve]
 
 SECONDS = 10
 PAGE = "http://localhost:5173"
@@ -378,7 +376,7 @@ def test_an_event_source_that_the_server_cannot_serve_is_told_to_come_back(
         assert comes_back(exchange(service.rest, [request("GET", events, None, STREAM)], timeout=SECONDS))
     assert service.stop() == 0
     # Nobody is there who could be asked.
-    front = facade(free_address(), "127.0.0.1:0", tmp_path / "facade", REST_DEADLINE_SECONDS="1")
+    front = Facade(free_address(), "127.0.0.1:0", tmp_path / "facade", REST_DEADLINE_SECONDS="1")
     try:
         for accept, back in ((STREAM, True), ([], False)):
             answer = exchange(

@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 from eliza.sessions.v1 import agent_pb2
@@ -13,7 +12,7 @@ from tests.contract import openapi
 from tests.service.agents.worker import Worker, stream_agent
 from tests.support import node
 from tests.support.clients import agent_ids
-from tests.support.service import ECHO, Serve
+from tests.support.service import ECHO, Serve, Start
 
 CLIENT = Path(__file__).parent / "clients" / "agents.mjs"
 
@@ -70,7 +69,7 @@ def test_other_methods_and_paths_are_not_there(rest_service: Serve) -> None:
     assert rest_service.http.head(url, timeout=10).status_code == 200
 
 
-def test_it_is_bounded(start: Callable[..., Serve]) -> None:
+def test_it_is_bounded(start: Start) -> None:
     service = start()
     for number in range(MAX_AGENTS):
         agent = agent_pb2.Agent(name=f"agent {number}", kind=agent_pb2.AGENT_KIND_ECHO)

@@ -31,7 +31,7 @@ from eliza.sessions.v1.session_service_pb2 import (
 )
 from tests.service.agents.worker import Worker, stream_agent
 from tests.support.clients import fails
-from tests.support.service import ECHO, USER, Serve
+from tests.support.service import ECHO, USER, Serve, Start
 from tests.support.waiting import until
 
 LINE_ENDS = "\x85\u2028\u2029"
@@ -352,9 +352,7 @@ def test_thought_and_actions_are_laid_over_the_metadata_of_a_page_where_it_has_t
     }
 
 
-def test_what_an_older_version_stored_can_be_read_over_every_transport(
-    start: Callable[..., Serve], tmp_path: Path
-) -> None:
+def test_what_an_older_version_stored_can_be_read_over_every_transport(start: Start, tmp_path: Path) -> None:
     """It took more values, and kept the keys in no order."""
     service = start()
     session_id = service.create()["sessionId"]

@@ -1,7 +1,6 @@
 """What a service logs: its start, its failed and slow calls, what libraries say, and nothing without end."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,11 +11,8 @@ from eliza.sessions.v1.session_service_pb2 import GetServiceStatusRequest, GetSe
 from server.logs import KIND_LINES
 from server.version import VERSION
 from tests.support.clients import create, fails, run
-from tests.support.service import USER, Serve
+from tests.support.service import UNKNOWN, USER, Serve, Start
 from tests.support.waiting import until
-
-Start = Callable[..., Serve]
-NOBODY = "99999999-9999-4999-8999-999999999999"
 
 
 def lines(service: Serve, event: str) -> list[dict]:
@@ -28,7 +24,7 @@ def lines(service: Serve, event: str) -> list[dict]:
     return [line for line in found if line["event"] == event]
 
 
-def get(service: Serve, session_id: str = NOBODY) -> None:
+def get(service: Serve, session_id: str = UNKNOWN) -> None:
     fails(
         lambda: service.sessions.GetSession(GetSessionRequest(session_id=session_id), timeout=10),
         "SESSION_NOT_FOUND",
@@ -72,7 +68,7 @@ def test_a_failed_call_is_one_line_with_its_code_and_session(start: Start) -> No
         "eliza.sessions.v1.SessionService/GetSession",
         "SESSION_NOT_FOUND",
     )
-    assert (line["level"], line["session_id"]) == ("info", NOBODY)
+    assert (line["level"], line["session_id"]) == ("info", UNKNOWN)
 
 
 def test_a_request_that_rest_refuses_by_itself_is_one_line(start: Start) -> None:
@@ -83,7 +79,7 @@ def test_a_request_that_rest_refuses_by_itself_is_one_line(start: Start) -> None
         ).status_code
         == 400
     )
-    assert service.http.get(f"{service.url}/{NOBODY}", timeout=10).status_code == 404
+    assert service.http.get(f"{service.url}/{UNKNOWN}", timeout=10).status_code == 404
     (line,) = until(lambda: lines(service, "failed request"), "the line")
     assert (line["method"], line["code"]) == ("POST", "INVALID_REQUEST")
     assert len(lines(service, "failed call")) == 1

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.support.realtime.programs import facade
+from tests.support.realtime.programs import Facade
 from tests.support.service import Serve
 
 
@@ -13,20 +13,18 @@ class TwoProcesses(Serve):
         """Starts both and waits until both are ready."""
         super().__init__(directory, "--no-rest", **settings)
         try:
-            self.facade = facade(self.grpc, "127.0.0.1:0", directory / "facade", **settings)
+            self.facade = Facade(self.grpc, "127.0.0.1:0", directory / "facade", **settings)
         except BaseException:
             super().kill()
             raise
-        self.reach_rest(self.facade.addresses["rest"])
+        self.reach_rest(self.facade.address)
 
     def log(self) -> str:
         return super().log() + self.facade.log_path.read_text()
 
     def stop(self) -> int:
         """Ends the facade, then the server; returns 0 if both end so, else the first other status."""
-        self.facade.process.terminate()
-        status = self.facade.process.wait(timeout=30)
-        self.facade.kill()
+        status = self.facade.stop()
         return super().stop() or status
 
     def kill(self) -> None:

@@ -30,8 +30,8 @@ from server.domain.messages import AgentMessage, Draft, Reply, UserMessage
 from server.domain.sessions import Outcome, Session, fall_due, send_message
 from server.lifecycle.watches import Watches
 from server.store.sqlite.store import SqliteStore
-from tests.support.realtime.echoing import HANGS_SECONDS, delivered
-from tests.support.waiting import eventually
+from tests.support.realtime.echo_dispatcher import delivered
+from tests.support.waiting import PATIENCE_SECONDS, eventually
 from tests.unit.samples import AGENT, T0, logged, put, session
 
 OTHER = "00000000-0000-4000-8000-0000000000bb"
@@ -286,14 +286,14 @@ class TestOrder:
         await world.send(stuck, "hang", "behind it")
         for one in (beside, elsewhere):
             await world.send(one, "hello")
-            async with asyncio.timeout(HANGS_SECONDS):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 while (await world.store.next_delivery(one.id)) is not None:  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
         await world.send(await world.session(), "hang")
         await eventually(lambda: agent.in_hand.total() == 2)
         await world.send(beside, "no room")
         await world.send(elsewhere, "again")
-        async with asyncio.timeout(HANGS_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while (await world.store.next_delivery(elsewhere.id)) is not None:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         assert agent.contents == ["hang", "hello", "hang"]
@@ -603,7 +603,7 @@ class TestStoreTrouble:
         agent.script = echo
         await world.open()
         await world.send(other, "a", "b")
-        async with asyncio.timeout(HANGS_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while (await world.store.next_delivery(other.id)) is not None:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         assert len(agent.asked) == 1
@@ -907,7 +907,7 @@ class TestWorkers:
         await eventually(lambda: len(workers._waiting[AGENT]) == 2)
         await world.delete(ended)
         with workers.connected(agent, capacity=1, history_messages=0) as worker:
-            given = await asyncio.wait_for(worker.told.get(), HANGS_SECONDS)
+            given = await asyncio.wait_for(worker.told.get(), PATIENCE_SECONDS)
             assert given.work.message.content == "hello"
             await world.dispatcher.answer(given.work.delivery.id, Reply(Draft("hi")))
             await eventually(lambda: worker.busy == 0)

@@ -1,18 +1,15 @@
 """`eliza-sessions agents chat`: talking to an agent, on a terminal and through pipes."""
 
 import subprocess
-from collections.abc import Callable
 
 import pytest
 
 from eliza.sessions.v1.session_service_pb2 import DeleteSessionRequest, ListSessionsRequest
 from tests.service.agents.worker import Worker, stream_agent
 from tests.support.clients import Ended, command
-from tests.support.service import ECHO, USER, Serve, environment
+from tests.support.service import ECHO, USER, Serve, Start, environment
 from tests.support.terminal import Terminal
 from tests.support.waiting import until
-
-Start = Callable[..., Serve]
 
 
 def chat(service: Serve, agent_id: str, said: bytes, *options: str) -> Ended:

@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from tests.service.docs.pages import DOCS, PAGES, README, ROOT, blocks, example
 from tests.service.docs.walk import COMMANDS, WALKED, walk
 from tests.support import node
 from tests.support.realtime.programs import free_address
-from tests.support.service import Serve
+from tests.support.service import Serve, Start
 from tests.support.waiting import until
 
 AGENTS = (DOCS / "agents.md").read_text()
@@ -230,7 +230,7 @@ def test_the_worker_in_javascript_replies(service: Serve, node_directory: Path) 
     )
 
 
-def test_the_webhook_in_python_replies(start: Callable[..., Serve], tmp_path: Path) -> None:
+def test_the_webhook_in_python_replies(start: Start, tmp_path: Path) -> None:
     address = free_address()
     host, _, port = address.partition(":")
     secret = "whsec_" + base64.b64encode(b"of a test, and long enough").decode()
@@ -270,7 +270,7 @@ def test_the_webhook_in_python_replies(start: Callable[..., Serve], tmp_path: Pa
             ), signed
 
 
-def test_a_webhook_gets_the_fields_that_are_described(start: Callable[..., Serve]) -> None:
+def test_a_webhook_gets_the_fields_that_are_described(start: Start) -> None:
     secret = base64.b64encode(b"of a test, and long enough").decode()
     service = start(AGENT_ALLOWED_HOSTS="127.0.0.1", AGENT_SECRET_SUPPORT=secret)
     with Server(reply(thought="hm", actions=["WAVE"], attachments=[1])) as server:

@@ -20,12 +20,10 @@ from tests.service.agents.worker import Worker, stream_agent
 from tests.service.docs.pages import example
 from tests.support.clients import create, history, replies, send
 from tests.support.node import NODE, install
-from tests.support.realtime.programs import Program, facade, free_address
+from tests.support.realtime.programs import Facade, Program, free_address
 from tests.support.realtime.sockets import KINDS, Client, Connect, connected
-from tests.support.service import ECHO, USER, Serve
+from tests.support.service import ECHO, UNKNOWN, USER, Serve, Start
 from tests.support.waiting import until
-
-Start = Callable[..., Serve]
 
 DIALECTS = {
     "published": lambda room: ("join", {"roomId": room}),
@@ -49,7 +47,6 @@ BROADCAST = {
     *("thought", "actions", "metadata", "attachments", "sequence"),
 }
 LONE = "\ud800"
-UNKNOWN = "99999999-9999-4999-8999-999999999999"
 
 
 @pytest.fixture(scope="session")
@@ -871,7 +868,7 @@ def test_a_server_that_is_killed_behind_the_facade(
 ) -> None:
     address, directory = free_address(), tmp_path / "server"
     running = [start("--no-rest", directory=directory, GRPC_ADDRESS=address)]
-    front = run_program(facade(address, "127.0.0.1:0", tmp_path / "facade"))
+    front = run_program(Facade(address, "127.0.0.1:0", tmp_path / "facade"))
     url = f"http://{front.addresses['rest']}"
     made = (
         running[0]
@@ -937,7 +934,7 @@ def test_pieces_are_void_when_the_server_behind_the_facade_is_gone(
     """Nobody is left who could say so but the facade: the next server knows nothing of them."""
     address, directory = free_address(), tmp_path / "server"
     server = start("--no-rest", directory=directory, GRPC_ADDRESS=address)
-    front = run_program(facade(address, "127.0.0.1:0", tmp_path / "facade"))
+    front = run_program(Facade(address, "127.0.0.1:0", tmp_path / "facade"))
     url = f"http://{front.addresses['rest']}"
     agent_id = stream_agent(server)
     session_id = create(server, agent_id).session_id

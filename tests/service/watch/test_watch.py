@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 
 import grpc
@@ -23,12 +23,9 @@ from eliza.sessions.v1 import (
 )
 from tests.support.clients import create, ended, fails, history, replies, send
 from tests.support.realtime.streams import PATIENCE_SECONDS, ManyWatched, Watching, ends
-from tests.support.service import ECHO, Serve
+from tests.support.service import ECHO, UNKNOWN, Serve, Start
 
-UNKNOWN = "99999999-9999-4999-8999-999999999999"
 MINUTE = 60_000
-
-Start = Callable[..., Serve]
 
 
 def talked(service: Serve, messages: int = 3, **timeout: float | bool) -> str:
