@@ -23,7 +23,6 @@ from server.setting_types import (
     Origins,
     Seconds,
 )
-from server.store.contract import MAX_WRITES
 
 _PASSWORD: Final = re.compile(r"(://[^/@:]*:)[^/@]*@")
 
@@ -132,7 +131,6 @@ class Settings(BaseSettings):
         description="Calls and streams per gRPC connection; the client holds back more. 1.5 times as many "
         "calls of one method may queue. Lower it where answers come too late under load.",
     )
-    max_writes: int = Field(MAX_WRITES, ge=1, le=1_000_000, description="Writes that may wait for the disk.")
     max_open_deliveries: int = Field(
         MAX_OPEN_DELIVERIES,
         ge=1,
@@ -225,6 +223,11 @@ class Settings(BaseSettings):
         return TimeoutPolicy(defaults, self.session_min_timeout_minutes, self.session_max_timeout_minutes)
 
     @property
+    def max_writes(self) -> int:
+        """How many writes may wait for the disk: those of all calls, and ten times as many of workers."""
+        return 10 * self.max_calls
+
+    @property
     def drain_seconds(self) -> float:
         """How long a shutdown waits for calls in flight: its grace less a tenth, at most 1 s, for closing."""
         return self.shutdown_grace_seconds - min(1.0, self.shutdown_grace_seconds / 10)
@@ -249,12 +252,17 @@ def changed_settings(settings: Settings) -> dict[str, Any]:
     return changed
 
 
+GONE: Final = {"MAX_WRITES": "MAX_CALLS"}
+"""Settings of earlier versions, each with the one that it is derived from now."""
+
+
 def unknown_variables(environment: Iterable[str]) -> dict[str, str]:
     """The variables that look like settings and are none, each with the setting that it may mean, or ''."""
     known = [name.upper() for name in Settings.model_fields]
     similar = (name for name in sorted(environment) if name.upper().startswith("SESSION_"))
     unknown = [name for name in similar if name.upper() not in known]
-    return {name: next(iter(get_close_matches(name.upper(), known, 1)), "") for name in unknown}
+    meant = {name: next(iter(get_close_matches(name.upper(), known, 1)), "") for name in unknown}
+    return meant | {name: GONE[name.upper()] for name in sorted(environment) if name.upper() in GONE}
 
 
 def load_settings(**overrides: Any) -> Settings:

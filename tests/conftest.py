@@ -1,13 +1,13 @@
 """Fixtures that more than one folder uses."""
 
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support.service import Serve
+from tests.support.service import Serve, Start
 
 # Without regard to the speed of the machine; and the store's conformance runs its properties on each store.
 settings.register_profile(
@@ -18,26 +18,28 @@ settings.load_profile("any-speed")
 SECRET = "whsec_" + base64.b64encode(b"hunter2, hunter2, hunter2").decode()
 """What `env:AGENT_SECRET_TEST` leads to."""
 
+SHARED = {
+    "TEST_CLOCK": "1",
+    "MAX_OPEN_DELIVERIES": "100000",
+    "AGENT_SECRET_TEST": SECRET,
+    "AGENT_SECRETS": "AGENT_SECRET_*,AGENT_SECRET_TEST@api.openai.com",
+    "AGENT_ALLOWED_HOSTS": "",
+}
+"""The settings of a service that many tests share."""
+
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     """One service with a test clock for all tests of a pytest process: move its clock forward only; other
     tests' sessions are in it.
     """
-    running = Serve(
-        tmp_path_factory.mktemp("service"),
-        TEST_CLOCK="1",
-        MAX_OPEN_DELIVERIES="100000",
-        AGENT_SECRET_TEST=SECRET,
-        AGENT_SECRETS="AGENT_SECRET_*,AGENT_SECRET_TEST@api.openai.com",
-        AGENT_ALLOWED_HOSTS="",
-    )
+    running = Serve(tmp_path_factory.mktemp("service"), **SHARED)
     yield running
     assert running.stop() == 0, running.log()
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Serve]]:
+def start(tmp_path: Path) -> Iterator[Start]:
     """Starts services of the test's own: `start("--no-rest", TEST_CLOCK="1")`.
 
     Those in one directory share a store, so the earlier one must have ended; `directory=` names another.

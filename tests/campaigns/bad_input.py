@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Final
 
 from tests.campaigns.http_frames import Frames
-from tests.campaigns.polite import polite
+from tests.campaigns.process_usage import ProcessUsage
 from tests.campaigns.rest_examples import RestExamples, figures
 from tests.campaigns.rpc_bytes import RpcBytes
 from tests.campaigns.slow_clients import SlowClients
-from tests.campaigns.watched import Watched
+from tests.campaigns.well_behaved_client import well_behaved_client
 from tests.support.service import Serve
 
 EXAMPLES, CALLS, FRAMES, FLOOD, SLOW, SLOW_SECONDS = 20_000, 100_000, 3000, 10_000, 1000, 20.0
@@ -86,10 +86,10 @@ def _service(report: Report, **environment: str) -> Iterator[Serve]:
 
 
 @contextmanager
-def _watched(report: Report, service: Serve) -> Iterator[tuple[Watched, Callable[[str], None]]]:
+def _watched(report: Report, service: Serve) -> Iterator[tuple[ProcessUsage, Callable[[str], None]]]:
     """Watches what the service takes, and whether others are served, while the block runs."""
-    with polite(service) as others:  # noqa: SIM117 - its figures are there when its block has ended
-        with Watched(service) as watched:
+    with well_behaved_client(service) as others:  # noqa: SIM117 - its figures are there when its block has ended
+        with ProcessUsage(service) as watched:
             yield watched, others.phase
             if (left := watched.left_descriptors(LEFT_DESCRIPTORS, _RELEASE_SECONDS)) > LEFT_DESCRIPTORS:
                 report.problems.append(f"{left} descriptors were not released")

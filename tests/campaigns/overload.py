@@ -38,7 +38,7 @@ SESSIONS = 500
 METHOD = "/eliza.sessions.v1.MessageService/SendMessage"
 CALLERS = [16, 64, 256]
 """Calls in flight with which the peak is looked for."""
-PASSED = ("MAX_CALLS", "MAX_WRITES", "REST_MAX_REQUESTS")
+PASSED = ("MAX_CALLS", "REST_MAX_REQUESTS")
 
 GRPC_CONNECTIONS = 4
 """Of each process that calls over gRPC."""

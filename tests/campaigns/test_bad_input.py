@@ -15,15 +15,15 @@ def passes(report: Report) -> None:
     assert not report.problems, "\n".join([*report.problems[:10], *report.lines])
 
 
-def test_requests_made_of_the_openapi_document() -> None:
+def test_requests_made_of_the_openapi_document_meet_no_fault() -> None:
     passes(bad_input.rest(SEED, 80))
 
 
-def test_random_bytes_on_every_rpc() -> None:
+def test_random_bytes_on_every_rpc_meet_no_fault() -> None:
     passes(bad_input.rpc(SEED, 400))
 
 
-def test_broken_http() -> None:
+def test_broken_http_meets_no_fault() -> None:
     passes(bad_input.frames(SEED, 0, 200))
 
 
@@ -33,17 +33,17 @@ def test_clients_that_send_a_byte_a_second() -> None:
 
 
 @pytest.mark.slow
-def test_requests_made_of_the_openapi_document_at_full_size() -> None:
+def test_very_many_requests_made_of_the_openapi_document_meet_no_fault() -> None:
     passes(bad_input.rest(SEED, bad_input.EXAMPLES))
 
 
 @pytest.mark.slow
-def test_random_bytes_on_every_rpc_at_full_size() -> None:
+def test_very_many_random_bytes_on_every_rpc_meet_no_fault() -> None:
     passes(bad_input.rpc(SEED, bad_input.CALLS))
 
 
 @pytest.mark.slow
-def test_broken_http_at_full_size() -> None:
+def test_very_much_broken_http_meets_no_fault() -> None:
     passes(bad_input.frames(SEED, bad_input.FRAMES, bad_input.FLOOD))
 
 

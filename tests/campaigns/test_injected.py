@@ -22,7 +22,7 @@ from tests.campaigns.test_power import run
 from tests.campaigns.vfs import Disk, mounted
 
 
-def test_injected_faults() -> None:
+def test_injected_faults_lose_nothing_that_was_acknowledged() -> None:
     campaign = run("tests.campaigns.injected", "--seed", "1", "--size", "0.01")
     assert campaign.returncode == 0, campaign.stdout + campaign.stderr
 
@@ -76,6 +76,6 @@ async def test_health_sees_that_the_store_cannot_be_read(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_injected_faults_at_every_point() -> None:
+def test_injected_faults_at_every_point_lose_nothing_that_was_acknowledged() -> None:
     campaign = run("tests.campaigns.injected", "--seed", "1")
     assert campaign.returncode == 0, campaign.stdout + campaign.stderr

@@ -15,21 +15,19 @@ from pathlib import Path
 import grpc
 import pytest
 import requests
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from eliza.sessions import values
 from eliza.sessions.v1 import message_pb2, session_pb2
 from eliza.sessions.v1 import message_service_pb2 as messages_pb
 from eliza.sessions.v1 import session_service_pb2 as sessions_pb
-from tests.support.service import ECHO, USER, Serve
+from tests.support.clients import history
+from tests.support.service import ECHO, USER, Serve, Start
 from tests.support.waiting import until
 
 SENDERS = 64
 SESSIONS = 8
 GIVE_UP_SECONDS = 60
 """After which a condition is given up; far above what it takes."""
-
-Start = Callable[..., Serve]
 
 
 @dataclass
@@ -184,18 +182,6 @@ def read_session(service: Serve, session_id: str) -> session_pb2.Session | None:
         if error.code() is grpc.StatusCode.NOT_FOUND:
             return None
         raise
-
-
-def history(service: Serve, session_id: str) -> list[message_pb2.Message]:
-    """All messages of a session, the oldest first."""
-    found: list[message_pb2.Message] = []
-    request = messages_pb.ListMessagesRequest(session_id=session_id, page_size=100, after=Timestamp())
-    while True:
-        page = service.messages.ListMessages(request, timeout=30)
-        found += reversed(page.messages)
-        if not page.has_more:
-            return found
-        request.page_token = page.next_page_token
 
 
 def all_answered(found: list[message_pb2.Message]) -> bool:

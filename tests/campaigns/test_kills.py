@@ -23,5 +23,5 @@ def test_a_kill_and_an_end_lose_double_and_drop_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_hundred_kills(tmp_path: Path) -> None:
+def test_two_hundred_kills_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     check(tmp_path, kills=200, terms=20, senders=6)

@@ -35,13 +35,12 @@ from eliza.sessions.v1.session_service_pb2 import (
 )
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
 from tests.campaigns import leftovers
-from tests.campaigns.watched import Watched
+from tests.campaigns.process_usage import ProcessUsage
 from tests.support.realtime.programs import free_address
-from tests.support.service import ECHO, USER, Serve, environment
+from tests.support.service import ECHO, UNKNOWN, USER, Start, environment
 from tests.support.waiting import until
 
 START_SECONDS = 120
-ABSENT = "00000000-0000-4000-8000-000000000404"
 LARGE = "x" * (leftovers.LARGE_BYTES + 1)
 TIMES = 3
 GROWTH_MIB = 20
@@ -204,7 +203,7 @@ def _hello(agent_id: str) -> ConnectRequest:
 
 CALLS: dict[str, Callable[[Pair], object]] = {
     "sent": lambda pair: pair.send(pair.live, LARGE),
-    "not found": lambda pair: pair.send(ABSENT, LARGE),
+    "not found": lambda pair: pair.send(UNKNOWN, LARGE),
     "expired": lambda pair: pair.send(pair.expired, LARGE),
     "invalid": lambda pair: pair.send(pair.live, LARGE * 20),
     "overload": lambda pair: pair.send(pair.full, LARGE),
@@ -216,40 +215,40 @@ CALLS: dict[str, Callable[[Pair], object]] = {
         b"\x0a\x02no", timeout=30
     ),
     "no such method": lambda pair: pair.raw("/no.such.Service/Method"),
-    "converse not found": lambda pair: pair.converse(ABSENT, LARGE),
+    "converse not found": lambda pair: pair.converse(UNKNOWN, LARGE),
     "converse overload": lambda pair: pair.converse(pair.full, LARGE),
     "converse without reply": lambda pair: pair.converse(pair._create(pair.away), LARGE),
     "converse cancelled": _abandon,
     "converse replied": lambda pair: pair.converse(pair.live, LARGE),
-    "wait not found": lambda pair: pair.ask(ABSENT, LARGE),
+    "wait not found": lambda pair: pair.ask(UNKNOWN, LARGE),
     "wait overload": lambda pair: pair.ask(pair.full, LARGE),
     "wait without reply": lambda pair: pair.ask(pair._create(pair.away), LARGE),
     "wait out of time": lambda pair: pair.ask(pair._create(pair.away), LARGE, timeout=0.05),
     "wait cancelled": _cancel,
     "wait replied": lambda pair: pair.ask(pair.live, LARGE),
     "watch not found": lambda pair: list(
-        pair.sessions.WatchSession(WatchSessionRequest(session_id=ABSENT), timeout=30)
+        pair.sessions.WatchSession(WatchSessionRequest(session_id=UNKNOWN), timeout=30)
     ),
     "watch out of time": lambda pair: list(
         pair.sessions.WatchSession(WatchSessionRequest(session_id=pair.live), timeout=0.2)
     ),
     "watches not found": lambda pair: list(
         pair.sessions.WatchSessions(
-            iter([WatchSessionsRequest(join=WatchSessionsRequest.Join(session_id=ABSENT))]), timeout=30
+            iter([WatchSessionsRequest(join=WatchSessionsRequest.Join(session_id=UNKNOWN))]), timeout=30
         )
     ),
-    "agent not found": lambda pair: pair.agents.GetAgent(GetAgentRequest(agent_id=ABSENT), timeout=30),
+    "agent not found": lambda pair: pair.agents.GetAgent(GetAgentRequest(agent_id=UNKNOWN), timeout=30),
     "reply not found": lambda pair: pair.agents.Reply(
-        ReplyRequest(delivery_id=f"{ABSENT}-1", reply=AgentReply(content=LARGE)), timeout=30
+        ReplyRequest(delivery_id=f"{UNKNOWN}-1", reply=AgentReply(content=LARGE)), timeout=30
     ),
-    "worker without agent": lambda pair: pair.say(_hello(ABSENT)),
+    "worker without agent": lambda pair: pair.say(_hello(UNKNOWN)),
     "worker without hello": lambda pair: pair.say(
         ConnectRequest(chunk=ConnectRequest.Chunk(delivery_id="x", chunk=LARGE))
     ),
     "worker refused": lambda pair: pair.say(
         _hello(pair.away),
         ConnectRequest(
-            reply=ConnectRequest.Reply(delivery_id=f"{ABSENT}-1", reply=AgentReply(content=LARGE))
+            reply=ConnectRequest.Reply(delivery_id=f"{UNKNOWN}-1", reply=AgentReply(content=LARGE))
         ),
     ),
     "worker unreadable": lambda pair: list(
@@ -261,7 +260,7 @@ CALLS: dict[str, Callable[[Pair], object]] = {
 
 REQUESTS: dict[str, Callable[[Pair], object]] = {
     "sent": lambda pair: pair.post(f"/{pair.live}/messages", content=LARGE),
-    "not found": lambda pair: pair.post(f"/{ABSENT}/messages", content=LARGE),
+    "not found": lambda pair: pair.post(f"/{UNKNOWN}/messages", content=LARGE),
     "expired": lambda pair: pair.post(f"/{pair.expired}/messages", content=LARGE),
     "invalid": lambda pair: pair.post(f"/{pair.live}/messages", content=LARGE * 20),
     "overload": lambda pair: pair.post(f"/{pair.full}/messages", content=LARGE),
@@ -279,9 +278,9 @@ REQUESTS: dict[str, Callable[[Pair], object]] = {
     ),
     "reply": lambda pair: pair.post(f"/{pair.live}/messages", content=LARGE, transport="http"),
     "reply not waited for": _give_up,
-    "not found, with reply": lambda pair: pair.post(f"/{ABSENT}/messages", content=LARGE, transport="http"),
-    "not found, streamed": lambda pair: pair.post(f"/{ABSENT}/messages", content=LARGE, transport="sse"),
-    "no events": lambda pair: requests.get(f"{pair.base}/{ABSENT}/events", timeout=60),
+    "not found, with reply": lambda pair: pair.post(f"/{UNKNOWN}/messages", content=LARGE, transport="http"),
+    "not found, streamed": lambda pair: pair.post(f"/{UNKNOWN}/messages", content=LARGE, transport="sse"),
+    "no events": lambda pair: requests.get(f"{pair.base}/{UNKNOWN}/events", timeout=60),
     "events left": _leave,
     "polled by nobody": lambda pair: requests.get(
         f"{pair.url}/socket.io/?EIO=4&transport=polling&sid={LARGE}", timeout=60
@@ -295,7 +294,7 @@ EVENTS: dict[str, Callable[[Pair], object]] = {
         "message", {"type": 2, "payload": {"roomId": pair.live, "message": LARGE}}
     ),
     "not found": lambda pair: pair.emit(
-        "message", {"type": 2, "payload": {"roomId": ABSENT, "message": LARGE}}
+        "message", {"type": 2, "payload": {"roomId": UNKNOWN, "message": LARGE}}
     ),
     "expired": lambda pair: pair.emit(
         "message", {"type": 2, "payload": {"roomId": pair.expired, "message": LARGE}}
@@ -305,23 +304,23 @@ EVENTS: dict[str, Callable[[Pair], object]] = {
     ),
     "no payload": lambda pair: pair.emit("message", LARGE),
     "no such event": lambda pair: pair.emit("nothing", LARGE),
-    "join not found": lambda pair: pair.emit("join", {"roomId": ABSENT}),
+    "join not found": lambda pair: pair.emit("join", {"roomId": UNKNOWN}),
     "join expired": lambda pair: pair.emit("join", {"roomId": pair.expired}),
 }
 
 
 @pytest.mark.parametrize("kind", CALLS)
-def test_a_call(pair: Pair, kind: str) -> None:
+def test_a_call_leaves_nothing_behind(pair: Pair, kind: str) -> None:
     _leaves_nothing(pair, CALLS[kind])
 
 
 @pytest.mark.parametrize("kind", REQUESTS)
-def test_a_request(pair: Pair, kind: str) -> None:
+def test_a_request_leaves_nothing_behind(pair: Pair, kind: str) -> None:
     _leaves_nothing(pair, REQUESTS[kind])
 
 
 @pytest.mark.parametrize("kind", EVENTS)
-def test_an_event(pair: Pair, kind: str) -> None:
+def test_an_event_leaves_nothing_behind(pair: Pair, kind: str) -> None:
     _leaves_nothing(pair, EVENTS[kind])
 
 
@@ -336,10 +335,10 @@ def _leaves_nothing(pair: Pair, deed: Callable[[Pair], object]) -> None:
     assert {name: side.leftovers() for name, side in both.items()} == {"server": [], "facade": []}
 
 
-def test_refused_messages_of_2_mb_leave_no_memory_behind(start: Callable[..., Serve]) -> None:
+def test_refused_messages_of_2_mb_leave_no_memory_behind(start: Start) -> None:
     service = start()
     body = {"content": "hi", "attachments": ["x" * 2_000_000]}
-    request = SendMessageRequest(session_id=ABSENT, content="hi")
+    request = SendMessageRequest(session_id=UNKNOWN, content="hi")
     request.attachments.extend(body["attachments"])
 
     def refuse(count: int) -> None:
@@ -347,12 +346,12 @@ def test_refused_messages_of_2_mb_leave_no_memory_behind(start: Callable[..., Se
             with pytest.raises(grpc.RpcError):
                 service.messages.SendMessage(request, timeout=60)
             assert (
-                service.http.post(f"{service.url}/{ABSENT}/messages", json=body, timeout=60).status_code
+                service.http.post(f"{service.url}/{UNKNOWN}/messages", json=body, timeout=60).status_code
                 == 404
             )
 
     refuse(10)
-    with Watched(service) as watched:
+    with ProcessUsage(service) as watched:
         refuse(50)
         # Of what was refused alone it would be 400 MiB in the server, and 200 in the facade.
         assert watched.growth_mib(GROWTH_MIB, patience_seconds=1) <= GROWTH_MIB

@@ -32,11 +32,9 @@ from tests.campaigns.overload import CONTENT, METHOD, sessions
 from tests.contract.raw_http import Response, exchange, request
 from tests.service.agents.worker import Worker, stream_agent
 from tests.support.clients import create, history, send
-from tests.support.realtime.programs import facade, free_address
-from tests.support.service import Serve
+from tests.support.realtime.programs import Facade, free_address
+from tests.support.service import Serve, Start
 from tests.support.waiting import until
-
-Start = Callable[..., Serve]
 
 SECONDS = 10
 PAGE = "http://localhost:5173"
@@ -90,7 +88,7 @@ def read(service: Serve, session_id: str) -> Callable[[], object]:
     return lambda: service.sessions.GetSession(request, timeout=SECONDS)
 
 
-def test_calls_beyond_the_bound(start: Start, tmp_path: Path) -> None:
+def test_calls_beyond_the_bound_are_refused(start: Start, tmp_path: Path) -> None:
     """The calls that have room wait for a store that is locked; of these, two are given up before their turn,
     and never happen.
     """
@@ -115,36 +113,7 @@ def test_calls_beyond_the_bound(start: Start, tmp_path: Path) -> None:
     assert service.stop() == 0
 
 
-def test_writes_beyond_the_bound(start: Start, tmp_path: Path) -> None:
-    service = start("--no-rest", MAX_WRITES="2")
-    session_id = create(service).session_id
-    waiting: list[grpc.Future] = []
-
-    def one_more() -> bool:
-        """Whether another write is refused; one that waits instead is counted."""
-        call = service.messages.SendMessage.future(
-            message_service_pb2.SendMessageRequest(session_id=session_id, content=str(len(waiting)))
-        )
-        try:
-            return refused(lambda: call.result(timeout=0.5))
-        except grpc.FutureTimeoutError:
-            waiting.append(call)
-            return False
-
-    with held(tmp_path):
-        until(one_more, "a refusal")
-        assert healthy(service)
-        # One is in the writer's hands; two wait.
-        assert len(waiting) <= 3
-    for call in waiting:
-        call.result(timeout=SECONDS)
-    sent = {message.content for message in history(service, session_id)}
-    assert sent == {str(number) for number in range(len(waiting))}
-    send(service, session_id, "after")
-    assert service.stop() == 0
-
-
-def test_streams_and_deliveries_beyond_the_bound(start: Start) -> None:
+def test_streams_and_deliveries_beyond_the_bound_are_refused(start: Start) -> None:
     service = start("--no-rest", MAX_STREAMS="1", MAX_OPEN_DELIVERIES="2")
     agent_id = stream_agent(service)
     session_id, other_id = (create(service, agent_id).session_id for _ in range(2))
@@ -201,7 +170,7 @@ def beat(url: str) -> int:
     return status
 
 
-def test_requests_beyond_the_bound(start: Start, tmp_path: Path) -> None:
+def test_requests_beyond_the_bound_are_refused(start: Start, tmp_path: Path) -> None:
     service = start(REST_MAX_REQUESTS="2")
     session_id = service.create()["sessionId"]
     url = f"{service.url}/{session_id}"
@@ -407,7 +376,7 @@ def test_an_event_source_that_the_server_cannot_serve_is_told_to_come_back(
         assert comes_back(exchange(service.rest, [request("GET", events, None, STREAM)], timeout=SECONDS))
     assert service.stop() == 0
     # Nobody is there who could be asked.
-    front = facade(free_address(), "127.0.0.1:0", tmp_path / "facade", REST_DEADLINE_SECONDS="1")
+    front = Facade(free_address(), "127.0.0.1:0", tmp_path / "facade", REST_DEADLINE_SECONDS="1")
     try:
         for accept, back in ((STREAM, True), ([], False)):
             answer = exchange(
@@ -489,7 +458,7 @@ def test_who_only_waits_for_an_agent_takes_nobodys_place(start: Start) -> None:
     assert service.stop() == 0
 
 
-def test_event_streams_beyond_the_bound(start: Start) -> None:
+def test_event_streams_beyond_the_bound_are_refused(start: Start) -> None:
     # One is the facade's own, for all sockets.
     service = start(MAX_STREAMS="2")
     url = f"{service.url}/{create(service).session_id}/events"

@@ -27,7 +27,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
 
 
-def test_power_cuts() -> None:
+def test_power_cuts_lose_nothing_that_was_acknowledged() -> None:
     campaign = run("tests.campaigns.power", "--seed", "1", "--cuts", "80")
     assert campaign.returncode == 0, campaign.stdout + campaign.stderr
     assert "\n80 cuts in " in campaign.stdout
@@ -81,6 +81,6 @@ async def test_a_retry_between_two_steps_of_the_purge_finds_no_session(tmp_path:
 
 
 @pytest.mark.slow
-def test_two_thousand_power_cuts() -> None:
+def test_two_thousand_power_cuts_lose_nothing_that_was_acknowledged() -> None:
     campaign = run("tests.campaigns.power", "--seed", "1", "--cuts", "2000")
     assert campaign.returncode == 0, campaign.stdout + campaign.stderr

@@ -25,7 +25,7 @@ HAPPENS = {
 HAPPENS |= {"aborts seen", "deletions seen"}
 
 
-def test_a_few_worlds() -> None:
+def test_a_few_worlds_do_as_the_model_says() -> None:
     reports = [run(seed) for seed in SEEDS]
     problems = {report.seed: report.problem for report in reports if report.problem}
     assert not problems
@@ -59,7 +59,7 @@ def test_a_seed_is_one_run() -> None:
     assert first.digest != other.digest
 
 
-def test_a_run_with_many_actions() -> None:
+def test_a_run_with_many_actions_does_as_the_model_says() -> None:
     assert run(1, 300).problem is None
 
 
@@ -92,5 +92,5 @@ def test_any_order_of_what_is_done_ten_thousand_times(start: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("start", range(100_000, 110_000, 500))
-def test_ten_thousand_worlds(start: int) -> None:
+def test_ten_thousand_worlds_do_as_the_model_says(start: int) -> None:
     assert not [report for report in map(run, range(start, start + 500)) if report.problem]

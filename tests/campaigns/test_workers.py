@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -24,10 +23,8 @@ from eliza.sessions.v1.message_service_pb2 import SendMessageRequest
 from tests.campaigns.test_kill import GIVE_UP_SECONDS, check_file
 from tests.service.agents.worker import Worker, stream_agent
 from tests.support.clients import create, history
-from tests.support.service import Serve
+from tests.support.service import Serve, Start
 from tests.support.waiting import until
-
-Start = Callable[..., Serve]
 
 LEASE_SECONDS = 0.3
 SETTINGS = {

@@ -13,8 +13,7 @@ import uvloop
 from rest_facade.front_door import admission
 from rest_facade.front_door.admission import ACTIVE_REQUESTS, STARTED_PER_TURN, Admission
 from rest_facade.main import ACCEPTED_AT_ONCE, accepting
-
-HANGS_SECONDS = 30
+from tests.support.waiting import PATIENCE_SECONDS
 
 
 class Request:
@@ -34,7 +33,7 @@ async def fill(door: Admission, told: list[str], count: int = ACTIVE_REQUESTS) -
     """Has so many requests be worked on."""
     for number in range(count):
         door.add(Request(f"busy {number}", told))
-    async with asyncio.timeout(HANGS_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while len(told) < count:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0)
     told.clear()
@@ -51,7 +50,7 @@ async def test_only_so_many_begin_in_a_turn_of_the_loop_in_the_order_in_which_th
     turns: list[int] = []
     for number in range(20):
         door.add(Request(str(number), told))
-    async with asyncio.timeout(HANGS_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while len(told) < 20:
             before = len(told)
             await asyncio.sleep(0)
@@ -101,7 +100,7 @@ async def test_behind_a_queue_that_is_not_worked_off_requests_are_refused_at_onc
     assert door.is_full
     door.add(Request("late", told))
     assert told == ["late refused"]
-    async with asyncio.timeout(HANGS_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while len(told) < 1 + ACTIVE_REQUESTS:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0)
     # Nobody waits any more.
@@ -119,7 +118,7 @@ async def test_only_so_many_are_refused_in_a_tick_and_none_whose_client_has_gone
         door.add(request)
     assert told == ["0 refused", "1 refused"]
     door.remove(requests[2])
-    async with asyncio.timeout(HANGS_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while len(told) < 4:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.001)
     assert told == ["0 refused", "1 refused", "3 refused", "4 refused"]
@@ -131,7 +130,7 @@ async def test_who_waits_too_long_for_a_turn_is_refused(monkeypatch: pytest.Monk
     await fill(door, told)
     door.add(Request("one", told))
     door.add(Request("two", told))
-    async with asyncio.timeout(HANGS_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while len(told) < 2:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.001)
     assert (told, door.taken) == (["one refused", "two refused"], ACTIVE_REQUESTS)
@@ -154,7 +153,7 @@ def test_many_connections_are_accepted_in_a_turn_of_the_loop() -> None:
         servers = [await loop.create_server(Accepted, sock=one, backlog=len(clients)) for one in listeners]
         for client in clients:
             client.connect(listeners[0].getsockname())
-        async with asyncio.timeout(HANGS_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while accepted < len(clients):
                 await asyncio.sleep(0)
                 count += 1

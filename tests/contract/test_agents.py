@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 from eliza.sessions.v1 import agent_pb2
@@ -13,7 +12,7 @@ from tests.contract import openapi
 from tests.service.agents.worker import Worker, stream_agent
 from tests.support import node
 from tests.support.clients import agent_ids
-from tests.support.service import ECHO, Serve
+from tests.support.service import ECHO, Serve, Start
 
 CLIENT = Path(__file__).parent / "clients" / "agents.mjs"
 
@@ -34,21 +33,21 @@ def status(service: Serve, agent_id: str) -> str:
     return found
 
 
-def test_it_tells_id_name_and_status_and_nothing_of_the_settings(service: Serve) -> None:
+def test_it_tells_id_name_and_status_and_nothing_of_the_settings(rest_service: Serve) -> None:
     settings = agent_pb2.WebhookSettings(url="https://example.com/hook", secret="env:AGENT_SECRET_TEST")
     agent = agent_pb2.Agent(name="A hook of ours", kind=agent_pb2.AGENT_KIND_WEBHOOK, webhook=settings)
-    made = service.agents.CreateAgent(CreateAgentRequest(agent=agent), timeout=10).agent
-    found = listed(service)
-    assert [agent["id"] for agent in found] == agent_ids(service)
+    made = rest_service.agents.CreateAgent(CreateAgentRequest(agent=agent), timeout=10).agent
+    found = listed(rest_service)
+    assert [agent["id"] for agent in found] == agent_ids(rest_service)
     assert {"id": ECHO, "name": "echo", "status": "active"} in found
     assert {"id": made.agent_id, "name": "A hook of ours", "status": "active"} in found
 
 
-def test_an_agent_without_workers_is_inactive(service: Serve) -> None:
-    agent_id = stream_agent(service)
-    assert status(service, agent_id) == "inactive"
-    with Worker(service.channel, agent_id):
-        assert status(service, agent_id) == "active"
+def test_an_agent_without_workers_is_inactive(rest_service: Serve) -> None:
+    agent_id = stream_agent(rest_service)
+    assert status(rest_service, agent_id) == "inactive"
+    with Worker(rest_service.channel, agent_id):
+        assert status(rest_service, agent_id) == "active"
 
 
 def test_the_published_package_reads_it(service: Serve, tmp_path: Path) -> None:
@@ -63,14 +62,14 @@ def test_the_published_package_reads_it(service: Serve, tmp_path: Path) -> None:
     assert [agent["id"] for agent in agents] == agent_ids(service)
 
 
-def test_other_methods_and_paths_are_not_there(service: Serve) -> None:
-    url = f"http://{service.rest}{PATH}"
-    assert service.http.post(url, json={}, timeout=10).status_code == 405
-    assert service.http.get(f"{url}/{ECHO}", timeout=10).status_code == 404
-    assert service.http.head(url, timeout=10).status_code == 200
+def test_other_methods_and_paths_are_not_there(rest_service: Serve) -> None:
+    url = f"http://{rest_service.rest}{PATH}"
+    assert rest_service.http.post(url, json={}, timeout=10).status_code == 405
+    assert rest_service.http.get(f"{url}/{ECHO}", timeout=10).status_code == 404
+    assert rest_service.http.head(url, timeout=10).status_code == 200
 
 
-def test_it_is_bounded(start: Callable[..., Serve]) -> None:
+def test_it_is_bounded(start: Start) -> None:
     service = start()
     for number in range(MAX_AGENTS):
         agent = agent_pb2.Agent(name=f"agent {number}", kind=agent_pb2.AGENT_KIND_ECHO)

@@ -8,35 +8,41 @@ from typing import Any
 
 import pytest
 
+from eliza.sessions.v1 import message_service_pb2, session_service_pb2
 from tests.contract.answers import read_error
 from tests.contract.bad_input import ANY, BAD, FINE, NO_ANSWER, SID, USER, Bad
 from tests.contract.drivers import PATIENCE_SECONDS, now_ms
 from tests.contract.raw_http import exchange
-from tests.support.service import Serve
+from tests.support.service import ECHO, Serve
 
 
 def standing(service: Serve, session: str, user: str) -> Any:
-    """What a piece could have changed: the user's sessions, and the messages of the one there is."""
-    listed = service.http.get(service.url, params={"userId": user}, timeout=PATIENCE_SECONDS)
-    history = service.http.get(f"{service.url}/{session}/messages", timeout=PATIENCE_SECONDS)
-    assert (listed.status_code, history.status_code) == (200, 200)
-    return listed.json()["sessions"], history.json(), now_ms(service)
+    """What a piece could have changed: the user's sessions, the messages of the one there is, the clock."""
+    sessions = service.sessions.ListSessions(
+        session_service_pb2.ListSessionsRequest(user_id=user), timeout=PATIENCE_SECONDS
+    ).sessions
+    history = service.messages.ListMessages(
+        message_service_pb2.ListMessagesRequest(session_id=session), timeout=PATIENCE_SECONDS
+    ).messages
+    return list(sessions), list(history), now_ms(service)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _nothing_unforeseen(service: Serve) -> Iterator[None]:
-    """Whatever these tests send, the service's log gets no stack trace of it."""
-    before = len(service.log())
+def _nothing_unforeseen(service: Serve, two_processes: Serve) -> Iterator[None]:
+    """Whatever these tests send, the services' logs get no stack trace of it."""
+    before = [running.log().count("Traceback") for running in (service, two_processes)]
     yield
-    assert "Traceback" not in service.log()[before:]
+    assert [running.log().count("Traceback") for running in (service, two_processes)] == before
 
 
 @pytest.mark.parametrize(
     "piece", [pytest.param(piece, id=f"{number}: {piece.name[:60]}") for number, piece in enumerate(BAD)]
 )
-def test_bad_input(service: Serve, piece: Bad) -> None:
-    user = str(uuid.uuid4())
-    session = service.create(userId=user)["sessionId"]
+def test_bad_input_is_refused_and_changes_nothing(rest_service: Serve, piece: Bad) -> None:
+    service, user = rest_service, str(uuid.uuid4())
+    session = service.sessions.CreateSession(
+        session_service_pb2.CreateSessionRequest(agent_id=ECHO, user_id=user), timeout=PATIENCE_SECONDS
+    ).session.session_id
     before = standing(service, session, user)
     names = ((SID, session), (SID.upper(), session.upper()), (SID[1:], session[1:]), (USER, user))
     pieces = list(piece.pieces)

@@ -51,7 +51,7 @@ def stream_agent(service: Serve) -> str:
 @pytest.mark.parametrize(
     "piece", [pytest.param(piece, id=f"{number}: {piece.name[:60]}") for number, piece in enumerate(BAD)]
 )
-def test_bad_rpc(service: Serve, piece: BadRpc, stream_agent: str) -> None:
+def test_bad_rpc_is_refused_and_changes_nothing(service: Serve, piece: BadRpc, stream_agent: str) -> None:
     user = str(uuid.uuid4())
     of_agents = piece.method in (paths()["Connect"], paths()["Reply"])
     session = service.create(userId=user, **({"agentId": stream_agent} if of_agents else {}))["sessionId"]
@@ -100,7 +100,7 @@ def error_of(service: Serve, method: str, *requests: bytes) -> grpc.RpcError | N
 
 
 @pytest.mark.parametrize("position", [2**64 - 1, 2**63, -(2**63), True, "x", 0.5, None, {}, []])
-def test_a_forged_token_of_a_history(service: Serve, position: object) -> None:
+def test_a_forged_token_of_a_history_is_refused_or_read(service: Serve, position: object) -> None:
     session = service.create()["sessionId"]
     forged = token([["messages", session, None, None], [position]])
     request = message_service_pb2.ListMessagesRequest(session_id=session, page_token=forged)

@@ -1,4 +1,4 @@
-"""Every case through REST and through gRPC, and that the cases leave nothing of the API out."""
+"""Every case through gRPC and, both ways, through REST; and that the cases leave nothing of the API out."""
 
 import uuid
 from pathlib import Path
@@ -104,14 +104,14 @@ def _problems(step: Step, answer: Success | Failure, saved: dict[str, object]) -
 @pytest.mark.parametrize(
     "case", [pytest.param(case, id=case.name[:80]) for case in CASES if not case.grpc_only]
 )
-def test_rest(case: Case, service: Serve) -> None:
-    run(case, RestDriver(service), service)
+def test_rest_answers_as_told(case: Case, rest_service: Serve) -> None:
+    run(case, RestDriver(rest_service), rest_service)
 
 
 @pytest.mark.parametrize(
     "case", [pytest.param(case, id=case.name[:80]) for case in CASES if not case.rest_only]
 )
-def test_grpc(case: Case, service: Serve) -> None:
+def test_grpc_answers_as_told(case: Case, service: Serve) -> None:
     run(case, GrpcDriver(service), service)
 
 

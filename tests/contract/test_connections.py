@@ -28,9 +28,8 @@ from rest_facade.patches.uvicorn import MESSAGE_BYTES
 from rest_facade.socketio import engine
 from rest_facade.upstream.backend import Backend, dial
 from server.cli.common import raise_descriptor_limit
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE_SECONDS, eventually
 
-HANGS_SECONDS = 30
 SHORT_SECONDS = 0.3
 HEALTH = b"GET /api/messaging/sessions/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 GET = b"GET /api/messaging/sessions/00000000-0000-4000-8000-000000000404 HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -74,7 +73,7 @@ class Facade:
 
 async def status(reader: asyncio.StreamReader) -> int:
     """The status of the next answer; what follows its head is left."""
-    async with asyncio.timeout(HANGS_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         head = await reader.readuntil(b"\r\n\r\n")
     return int(head.split()[1])
 
@@ -82,7 +81,7 @@ async def status(reader: asyncio.StreamReader) -> int:
 async def rest(reader: asyncio.StreamReader) -> bytes:
     """What comes until the connection ends."""
     parts = b""
-    async with asyncio.timeout(HANGS_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         with contextlib.suppress(ConnectionError):
             while part := await reader.read(65_536):
                 parts += part
@@ -136,6 +135,13 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
         (engine, "CONNECT_SECONDS"),
     ):
         monkeypatch.setattr(module, name, SHORT_SECONDS)
+
+    class ShortGoodbye(websockets.WebSocketProtocol):
+        def __init__(self, *given: Any, **named: Any) -> None:
+            super().__init__(*given, **named)
+            self.close_timeout = SHORT_SECONDS
+
+    monkeypatch.setattr(websockets, "WebSocketProtocol", ShortGoodbye)
 
 
 ENDLESS = {
@@ -427,7 +433,7 @@ async def test_a_websocket_that_only_sends_pings_holds_little_and_ends(
         writer.transport.pause_reading()
         most = sent = 0
         pings = (b"\x89\xfd\0\0\0\0" + b"x" * 125) * 1000
-        async with asyncio.timeout(HANGS_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while facade.shared._clients:
                 if writer.transport.get_write_buffer_size() < len(pings):
                     writer.write(pings)
@@ -440,7 +446,7 @@ async def test_a_websocket_that_only_sends_pings_holds_little_and_ends(
 
 async def body(reader: asyncio.StreamReader) -> bytes:
     """The body of the next answer."""
-    async with asyncio.timeout(HANGS_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         head = await reader.readuntil(b"\r\n\r\n")
         return await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split()[0]))
 
@@ -556,7 +562,7 @@ async def test_few_messages_of_a_websocket_wait_for_those_before_them(
         # Pongs of Engine.IO, which nobody answers, and then the end.
         writer.write(b"\x81\x81\0\0\0\x003")
         connection.data_received(b"\x81\x81\0\0\0\x003" * count)
-        async with asyncio.timeout(HANGS_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while connection.unparsed_bytes or connection.queued_bytes():
                 most = max(most, connection.queued_bytes())
                 # What waits is parsed before more is read.
@@ -597,6 +603,6 @@ def test_the_soft_limit_of_descriptors_becomes_the_hard_one(monkeypatch: pytest.
 
 
 async def until_async(ask: Callable[[], Any], wanted: object) -> None:
-    async with asyncio.timeout(HANGS_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while await ask() != wanted:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.01)

@@ -28,7 +28,7 @@ from rest_facade.main import Facade
 from rest_facade.upstream.backend import Backend
 from server.agents.echo import Echo
 from server.clock import Clock
-from server.domain.errors import ResourceExhaustedError, UnavailableError
+from server.domain.errors import OverloadedError, ResourceExhaustedError, UnavailableError
 from server.service import Service
 from server.settings import Settings
 from server.store import open_store
@@ -136,7 +136,7 @@ async def new_session(server: Server) -> str:
     return response.json()["sessionId"]
 
 
-async def test_a_session_that_cannot_be_created(server: Server) -> None:
+async def test_a_session_that_cannot_be_created_is_a_500_that_hides_the_cause(server: Server) -> None:
     server.store.faults["create_session"] = RuntimeError(SECRET)
     stub, error_id = session_service_pb2_grpc.SessionServiceStub(server.channel), ""
     with logged_once(lambda: error_id):
@@ -156,7 +156,7 @@ async def test_a_session_that_cannot_be_created(server: Server) -> None:
     await new_session(server)
 
 
-async def test_a_message_that_cannot_be_sent(server: Server) -> None:
+async def test_a_message_that_cannot_be_sent_is_a_500_that_hides_the_cause(server: Server) -> None:
     session, error_id = await new_session(server), ""
     server.store.faults["apply"] = RuntimeError(SECRET)
     stub = message_service_pb2_grpc.MessageServiceStub(server.channel)
@@ -193,7 +193,9 @@ async def test_a_message_that_cannot_be_sent(server: Server) -> None:
         ("delete_session", "DELETE", "/{}", None),
     ],
 )
-async def test_an_internal_error(server: Server, fault: str, method: str, path: str, body: Any) -> None:
+async def test_an_internal_error_tells_the_id_that_the_log_has(
+    server: Server, fault: str, method: str, path: str, body: Any
+) -> None:
     session, error_id = await new_session(server), ""
     before = (await server.rest("GET", f"/{session}")).json()
     server.store.faults[fault] = RuntimeError(SECRET)
@@ -206,7 +208,7 @@ async def test_an_internal_error(server: Server, fault: str, method: str, path: 
     assert (await server.rest("GET", f"/{session}")).json() == before
 
 
-async def test_an_internal_error_over_grpc_alone(server: Server) -> None:
+async def test_an_internal_error_over_grpc_alone_tells_the_id_that_the_log_has(server: Server) -> None:
     server.store.faults["list_agents"] = RuntimeError(SECRET)
     stub, error_id = agent_service_pb2_grpc.AgentServiceStub(server.channel), ""
     with logged_once(lambda: error_id):
@@ -216,7 +218,7 @@ async def test_an_internal_error_over_grpc_alone(server: Server) -> None:
     check_hidden(failure)
 
 
-async def test_health_of_a_service_that_cannot_count(server: Server) -> None:
+async def test_a_service_that_cannot_count_says_unhealthy(server: Server) -> None:
     server.store.faults["counts"] = RuntimeError(SECRET)
     response = await server.rest("GET", "/health")
     assert response.status_code == 503
@@ -232,9 +234,12 @@ async def test_health_of_a_service_that_cannot_count(server: Server) -> None:
     [
         (ResourceExhaustedError("The store is full"), "RESOURCE_EXHAUSTED"),
         (UnavailableError("The store is busy"), "UNAVAILABLE"),
+        (OverloadedError("too many writes are waiting"), "OVERLOADED"),
     ],
 )
-async def test_a_store_that_has_no_room_or_no_time(server: Server, fault: Exception, code: str) -> None:
+async def test_a_store_that_has_no_room_or_no_time_is_a_503(
+    server: Server, fault: Exception, code: str
+) -> None:
     session = await new_session(server)
     server.store.faults = {"apply": fault, "create_session": fault}
     stub = message_service_pb2_grpc.MessageServiceStub(server.channel)
@@ -265,7 +270,9 @@ async def _broken(*_: object) -> None:
     raise RuntimeError(SECRET)
 
 
-async def test_an_agent_that_does_not_reply_in_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_agent_that_does_not_reply_in_time_is_a_504(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session = await new_session(server)
     with monkeypatch.context() as patch:
         patch.setattr(Echo, "reply", _mute)
@@ -279,7 +286,7 @@ async def test_an_agent_that_does_not_reply_in_time(server: Server, monkeypatch:
     await server.rest("DELETE", f"/{session}")
 
 
-async def test_an_agent_that_fails(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_agent_that_fails_is_a_502(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     session, error_id = await new_session(server), ""
     with monkeypatch.context() as patch:
         patch.setattr(Echo, "reply", _broken)

@@ -22,9 +22,8 @@ from rest_facade.front_door.origins import Origins
 from rest_facade.front_door.protocol import HttpProtocol
 from rest_facade.front_door.websockets import WebSockets
 from rest_facade.shapes.response import CutShortError
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE_SECONDS, eventually
 
-HANGS_SECONDS = 30
 HOST = b"Host: localhost\r\n"
 CLOSE = HOST + b"Connection: close\r\n\r\n"
 
@@ -82,7 +81,7 @@ class Front:
     async def ask(self, content: bytes) -> bytes:
         """All that comes until the connection ends."""
         reader, _ = await self.connect(content)
-        async with asyncio.timeout(HANGS_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             return await reader.read()
 
 
@@ -175,7 +174,7 @@ async def test_answers_come_in_the_order_of_the_requests_and_views_begin_in_it()
         await eventually(lambda: front.seen)
         assert front.seen == [("POST", "/1", b"x")]
         let_go.set()
-        async with asyncio.timeout(HANGS_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             answer = await reader.read()
     paths = [f"/{number}" for number in (*range(1, 2000), "last")]
     assert [line[8:].decode() for line in answer.split(b"\r\n") if line.startswith(b"X-Path: ")] == paths
@@ -195,7 +194,7 @@ async def test_a_request_behind_one_may_come_in_pieces() -> None:
         await eventually(lambda: front.seen)
         writer.write(b"x" * 100_000)
         let_go.set()
-        async with asyncio.timeout(HANGS_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             answer = await reader.read()
     assert answer.count(b"HTTP/1.1 200 ") == 2
     assert front.seen[1:] == [("POST", "/2", b"x" * 100_000)]
@@ -212,7 +211,7 @@ async def test_many_requests_behind_one_are_refused_without_a_view() -> None:
         reader, _ = await front.connect(
             b"GET /1 HTTP/1.1\r\n" + HOST + b"\r\n" + b"GET http: HTTP/1.1\r\n" + HOST + b"\r\n"
         )
-        async with asyncio.timeout(HANGS_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             # What cannot be read ends those before it, too: nobody could tell whose answer comes.
             assert (await reader.read()).count(b"HTTP/1.1 400 ") == 1
         await eventually(lambda: not front.door.tasks)
@@ -221,7 +220,7 @@ async def test_many_requests_behind_one_are_refused_without_a_view() -> None:
             b"GET /1 HTTP/1.1\r\n" + HOST + b"\r\n" + foreign * 3000 + b"GET /last HTTP/1.1\r\n" + CLOSE
         )
         let_go.set()
-        async with asyncio.timeout(HANGS_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             answer = await reader.read()
     assert (answer.count(b"HTTP/1.1 403 "), answer.count(b"HTTP/1.1 200 ")) == (3000, 2)
 
@@ -257,7 +256,7 @@ LARGE = bytes(range(256)) * 60_000
 async def test_what_is_large_goes_out_in_pieces_and_counts_once_for_all(
     monkeypatch: pytest.MonkeyPatch, is_streamed: bool
 ) -> None:
-    monkeypatch.setattr(connections, "LATE_SECONDS", HANGS_SECONDS)
+    monkeypatch.setattr(connections, "LATE_SECONDS", PATIENCE_SECONDS)
 
     def view(_environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         start_response("200 OK", [])
@@ -282,7 +281,7 @@ async def test_what_is_large_goes_out_in_pieces_and_counts_once_for_all(
         clients.pop()[1].transport.abort()
         for reader, writer in clients:
             writer.transport.resume_reading()
-            async with asyncio.timeout(HANGS_SECONDS):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 answer = await reader.read()
             assert LARGE in answer
             assert answer.endswith(b"\r\n0\r\n\r\n" if is_streamed else LARGE)
@@ -319,7 +318,7 @@ async def test_a_stream_goes_on_when_its_client_has_read_and_is_closed_however_i
         await reader.readexactly(5_000_000)
         await eventually(lambda: made > before)
         writer.transport.abort()
-        async with asyncio.timeout(HANGS_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await closed.wait()
         await eventually(lambda: not front.door.tasks)
 

@@ -33,7 +33,7 @@ def converse(service: Serve, directory: Path, *command: str | Path) -> list[str]
     return run(directory, *command, f"http://{service.rest}", ECHO, USER).splitlines()
 
 
-def test_openapi_python_client(service: Serve, tmp_path: Path) -> None:
+def test_a_client_of_openapi_python_client_converses(service: Serve, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"post_hooks": []}))
     generate = [
         sys.executable,
@@ -82,7 +82,7 @@ def check_and_converse(service: Serve, project: Path, program: str) -> None:
     ]
 
 
-def test_openapi_typescript(service: Serve, project: Path) -> None:
+def test_a_client_of_openapi_typescript_converses(service: Serve, project: Path) -> None:
     url = f"http://{service.rest}/openapi.json"
     run(project, node.NODE, "node_modules/openapi-typescript/bin/cli.js", url, "--output", "schema.d.ts")
     made = re.findall(r'operations\["(\w+)"\]', (project / "schema.d.ts").read_text())
@@ -90,7 +90,7 @@ def test_openapi_typescript(service: Serve, project: Path) -> None:
     check_and_converse(service, project, "openapi_fetch.mts")
 
 
-def test_hey_api_openapi_ts(service: Serve, project: Path) -> None:
+def test_a_client_of_hey_api_openapi_ts_converses(service: Serve, project: Path) -> None:
     url = f"http://{service.rest}/openapi.json"
     run(project, node.NODE, "node_modules/@hey-api/openapi-ts/bin/run.js", "--input", url)
     made = re.findall(r"^export const (\w+) = <", (project / "hey" / "sdk.gen.ts").read_text(), re.MULTILINE)

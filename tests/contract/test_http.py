@@ -40,6 +40,12 @@ CALLS: list[tuple[str, str, Any]] = [
 
 
 @pytest.fixture
+def service(rest_service: Serve) -> Serve:
+    """REST is asked both ways."""
+    return rest_service
+
+
+@pytest.fixture
 def session(service: Serve) -> str:
     return service.create()["sessionId"]
 

@@ -31,7 +31,7 @@ from eliza.sessions.v1.session_service_pb2 import (
 )
 from tests.service.agents.worker import Worker, stream_agent
 from tests.support.clients import fails
-from tests.support.service import ECHO, USER, Serve
+from tests.support.service import ECHO, USER, Serve, Start
 from tests.support.waiting import until
 
 LINE_ENDS = "\x85\u2028\u2029"
@@ -236,7 +236,8 @@ def test_both_forms_in_one_request_are_refused(service: Serve) -> None:
     fails(lambda: service.sessions.CreateSession(request, timeout=30), "INVALID_METADATA")
 
 
-def test_a_request_may_be_repeated_in_another_form_and_over_another_transport(service: Serve) -> None:
+def test_a_request_may_be_repeated_in_another_form_and_over_another_transport(rest_service: Serve) -> None:
+    service = rest_service
     user, key = str(uuid.uuid4()), str(uuid.uuid4())
     body = f'{{"agentId": "{ECHO}", "userId": "{user}", "metadata": {BOTH_FORMS}}}'
     headers = {"Idempotency-Key": key, "Content-Type": "application/json"}
@@ -281,8 +282,9 @@ def test_a_request_may_be_repeated_in_another_form_and_over_another_transport(se
     assert service.messages.SendMessage(struct, timeout=30).replayed
 
 
-def test_nothing_that_leaves_holds_a_line_end_that_is_none(service: Serve) -> None:
+def test_nothing_that_leaves_holds_a_line_end_that_is_none(rest_service: Serve) -> None:
     """Not as a character: strings of JSON can escape it."""
+    service = rest_service
     session_id = service.create(metadata=METADATA)["sessionId"]
     url, origin = f"{service.url}/{session_id}", f"http://{service.rest}"
     body = {"content": f"a{LINE_ENDS}b", "attachments": ATTACHMENTS, "transport": "sse"}
@@ -319,8 +321,9 @@ def test_nothing_that_leaves_holds_a_line_end_that_is_none(service: Serve) -> No
 
 
 def test_thought_and_actions_are_laid_over_the_metadata_of_a_page_where_it_has_them_too(
-    service: Serve,
+    rest_service: Serve,
 ) -> None:
+    service = rest_service
     session_id = service.create(
         agentId=stream_agent(service), metadata={"thought": "the session's", "sessionId": "no"}
     )["sessionId"]
@@ -349,9 +352,7 @@ def test_thought_and_actions_are_laid_over_the_metadata_of_a_page_where_it_has_t
     }
 
 
-def test_what_an_older_version_stored_can_be_read_over_every_transport(
-    start: Callable[..., Serve], tmp_path: Path
-) -> None:
+def test_what_an_older_version_stored_can_be_read_over_every_transport(start: Start, tmp_path: Path) -> None:
     """It took more values, and kept the keys in no order."""
     service = start()
     session_id = service.create()["sessionId"]

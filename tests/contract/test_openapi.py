@@ -263,8 +263,8 @@ def test_the_key_of_a_request_is_as_long_as_it_may_be() -> None:
     )
 
 
-def test_it_is_served(service: Serve) -> None:
-    answer = service.http.get(f"http://{service.rest}{PATH}", timeout=10)
+def test_it_is_served(rest_service: Serve) -> None:
+    answer = rest_service.http.get(f"http://{rest_service.rest}{PATH}", timeout=10)
     assert (answer.status_code, answer.json()) == (200, DOCUMENT)
     assert answer.headers["Content-Type"] == "application/json"
     check_headers(answer.headers)

@@ -2,7 +2,7 @@
 
 import json
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from websockets.sync.client import connect as connect_websocket
 from tests.contract.answers import check_headers, read_error
 from tests.contract.drivers import PATIENCE_SECONDS
 from tests.contract.raw_http import Response, exchange, request
-from tests.support.service import ECHO, USER, Serve
+from tests.support.service import ECHO, USER, Serve, Start
 
 FOREIGN = "https://evil.example"
 PAGE = "http://localhost:5173"
@@ -46,6 +46,12 @@ TARGETS: Mapping[str, tuple[str, str, bytes | None]] = {
     "preflight of a poll": ("OPTIONS", POLLING, None),
     "post to a poll": ("POST", POLLING, b"40"),
 }
+
+
+@pytest.fixture
+def service(rest_service: Serve) -> Serve:
+    """REST is asked both ways."""
+    return rest_service
 
 
 def ask(
@@ -155,7 +161,7 @@ def refused_websocket(
     return read_error(answer.status_code, dict(answer.headers), answer.body or b"").code
 
 
-def test_a_websocket_of_a_page(service: Serve) -> None:
+def test_a_websocket_of_a_page_of_another_origin_is_refused(service: Serve) -> None:
     open_websocket(service)
     open_websocket(service, origin=PAGE)
     open_websocket(service, origin=f"http://{service.rest}")
@@ -168,7 +174,7 @@ def test_a_websocket_of_a_page(service: Serve) -> None:
     )
 
 
-def test_a_websocket_for_another_host(service: Serve) -> None:
+def test_a_websocket_for_another_host_is_refused(service: Serve) -> None:
     host, _, port = service.rest.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=PATIENCE_SECONDS) as connection:
         url = f"ws://evil.example:{port}/socket.io/?EIO=4&transport=websocket"
@@ -202,7 +208,7 @@ def test_http_1_0_without_a_host_is_served(service: Serve) -> None:
     assert answer.status == 200
 
 
-def test_the_settings(start: Callable[..., Serve]) -> None:
+def test_the_settings_let_origins_and_hosts_in_and_the_log_names_them(start: Start) -> None:
     service = start(
         REST_ALLOWED_ORIGINS="https://app.example.com, https://*.example.org",
         REST_ALLOWED_HOSTS="api.example.com",
@@ -223,7 +229,7 @@ def test_the_settings(start: Callable[..., Serve]) -> None:
         assert [line for line in log.splitlines() if setting in line and added in line and "refused" in line]
 
 
-def test_a_service_for_everyone_serves_every_page(start: Callable[..., Serve]) -> None:
+def test_a_service_for_everyone_serves_every_page(start: Start) -> None:
     service = start(REST_ADDRESS="0.0.0.0:0", GRPC_ADDRESS="0.0.0.0:0", ALLOW_OPEN="true")
     service.rest = service.rest.replace("0.0.0.0", "127.0.0.1")
     for page in FOREIGN_REQUESTS.values():

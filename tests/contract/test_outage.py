@@ -1,10 +1,6 @@
 """The facade while its server is away, slow or odd, and when its clients leave."""
 
 import asyncio
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,39 +12,9 @@ import requests
 from tests.contract.answers import read_error
 from tests.contract.drivers import PATIENCE_SECONDS
 from tests.contract.raw_http import request
-from tests.support.service import ECHO, USER, Serve, environment
+from tests.support.realtime.programs import Facade, free_address
+from tests.support.service import ECHO, USER, Start
 from tests.support.waiting import until
-
-
-class Facade:
-    """A running `eliza-sessions rest`; `url` leads to its sessions."""
-
-    def __init__(self, directory: Path, server: str, *arguments: str, **settings: str) -> None:
-        self.log_path = directory / "rest.log"
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "server.cli", "rest", "--server", server, *arguments],
-                env=environment(**{"REST_ADDRESS": "127.0.0.1:0", "SHUTDOWN_GRACE_SECONDS": "1", **settings}),
-                stdout=subprocess.PIPE,
-                stderr=log,
-                cwd=directory,
-            )
-        assert self.process.stdout is not None
-        ready = self.process.stdout.readline().decode()
-        assert ready.startswith("ready rest="), self.log_path.read_text()
-        self.address = ready.strip().removeprefix("ready rest=")
-        self.url = f"http://{self.address}/api/messaging/sessions"
-
-    def health(self) -> requests.Response:
-        """GET /sessions/health."""
-        return requests.get(f"{self.url}/health", timeout=PATIENCE_SECONDS)
-
-    def stop(self) -> None:
-        """Ends it with SIGTERM."""
-        self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(timeout=PATIENCE_SECONDS) == 0
-        assert self.process.stdout is not None
-        self.process.stdout.close()
 
 
 @pytest.fixture
@@ -56,19 +22,14 @@ def facade(tmp_path: Path) -> Iterator[Callable[..., Facade]]:
     """Starts facades: `facade("127.0.0.1:5000", REST_DEADLINE_SECONDS="1")`."""
     running: list[Facade] = []
 
-    def starter(server: str, *arguments: str, **settings: str) -> Facade:
-        running.append(Facade(tmp_path, server, *arguments, **settings))
+    def starter(server: str, **settings: str) -> Facade:
+        named = {"SHUTDOWN_GRACE_SECONDS": "1", **settings}
+        running.append(Facade(server, "127.0.0.1:0", tmp_path / "facade", **named))
         return running[-1]
 
     yield starter
     for one in running:
-        one.stop()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        assert one.stop() == 0
 
 
 def check_away(facade: Facade) -> None:
@@ -102,10 +63,8 @@ def check_away(facade: Facade) -> None:
     assert read_error(response.status_code, response.headers, response.content).code == "PATH_NOT_FOUND"
 
 
-def test_a_server_that_goes_and_comes_back(
-    facade: Callable[..., Facade], start: Callable[..., Serve]
-) -> None:
-    address = f"127.0.0.1:{free_port()}"
+def test_a_server_that_goes_is_a_503_until_it_comes_back(facade: Callable[..., Facade], start: Start) -> None:
+    address = free_address()
     front = facade(address)
     sessions = []
     for number in range(2):
@@ -173,7 +132,7 @@ async def ask(method: str, url: str, **given: Any) -> requests.Response:
     return await asyncio.to_thread(requests.request, method, url, timeout=PATIENCE_SECONDS, **given)
 
 
-async def test_a_server_that_does_not_answer(
+async def test_a_server_that_does_not_answer_is_a_504(
     silent: tuple[Silent, str], facade: Callable[..., Facade]
 ) -> None:
     handler, address = silent
@@ -220,7 +179,9 @@ async def test_a_client_that_leaves_takes_its_call_along(
     assert (await ask("GET", f"{front.url}/{USER}")).status_code == 503
 
 
-async def test_statuses_that_say_nothing(silent: tuple[Silent, str], facade: Callable[..., Facade]) -> None:
+async def test_statuses_without_a_reason_become_errors_of_the_contract(
+    silent: tuple[Silent, str], facade: Callable[..., Facade]
+) -> None:
     """Errors without ErrorInfo, as gRPC itself and proxies give them."""
     handler, address = silent
     front = await asyncio.to_thread(facade, address)

@@ -24,15 +24,15 @@ LIST = (
 
 
 @pytest.mark.parametrize("query", ["", "&after=1", "&before=9999999999999", "&before=9999999999999&after=1"])
-def test_a_large_page_is_what_small_ones_are_together(service: Serve, query: str) -> None:
-    session = create(service).session_id
-    url = f"{service.url}/{session}/messages"
+def test_a_large_page_is_what_small_ones_are_together(rest_service: Serve, query: str) -> None:
+    session = create(rest_service).session_id
+    url = f"{rest_service.url}/{session}/messages"
     for number in range(4):
         body = {"content": f"message {number}", "attachments": [{"url": "x" * 700_000}]}
-        assert service.http.post(url, json=body, timeout=PATIENCE_SECONDS).status_code == 201
+        assert rest_service.http.post(url, json=body, timeout=PATIENCE_SECONDS).status_code == 201
     # So that no message comes between the lists that are compared.
-    replies(service, session, 4)
-    answer = service.http.get(f"{url}?limit=100{query}", timeout=PATIENCE_SECONDS)
+    replies(rest_service, session, 4)
+    answer = rest_service.http.get(f"{url}?limit=100{query}", timeout=PATIENCE_SECONDS)
     assert answer.headers["Transfer-Encoding"] == "chunked"
     assert "Content-Length" not in answer.headers
     page = answer.json()
@@ -42,11 +42,11 @@ def test_a_large_page_is_what_small_ones_are_together(service: Serve, query: str
     times = [message["createdAt"] for message in page["messages"]]
     assert times == sorted(times, reverse=True)
     # A page that is not the last one tells so, whatever its size.
-    part = service.http.get(f"{url}?limit=3{query}", timeout=PATIENCE_SECONDS).json()
+    part = rest_service.http.get(f"{url}?limit=3{query}", timeout=PATIENCE_SECONDS).json()
     assert (len(part["messages"]), part["hasMore"]) == (3, True)
     assert all(message in page["messages"] for message in part["messages"])
     # A small one has its length.
-    small = service.http.get(f"{url}?limit=1&before=1", timeout=PATIENCE_SECONDS)
+    small = rest_service.http.get(f"{url}?limit=1&before=1", timeout=PATIENCE_SECONDS)
     assert small.json() == {"messages": [], "hasMore": False}
     assert int(small.headers["Content-Length"]) == len(small.content)
 

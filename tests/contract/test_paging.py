@@ -151,7 +151,7 @@ def small(service: Serve) -> Talk:
 
 
 @pytest.mark.slow
-def test_ten_thousand_messages_over_grpc(service: Serve) -> None:
+def test_ten_thousand_messages_are_paged_over_grpc(service: Serve) -> None:
     # One test, because filling the session is most of the work.
     filled = talk(service, EVERYTHING)
     for limit, direction in itertools.product((100, 7), ("before", "after")):
@@ -160,14 +160,16 @@ def test_ten_thousand_messages_over_grpc(service: Serve) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("direction", ["before", "after"])
-def test_ten_thousand_messages_one_by_one(service: Serve, large: Talk, direction: str) -> None:
+def test_ten_thousand_messages_are_paged_one_by_one(service: Serve, large: Talk, direction: str) -> None:
     check(large, grpc_page(service, large.session), 1, direction)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [100, 7, 1])
 @pytest.mark.parametrize("direction", ["before", "after"])
-def test_ten_thousand_messages_over_rest(service: Serve, large: Talk, limit: int, direction: str) -> None:
+def test_ten_thousand_messages_are_paged_over_rest(
+    service: Serve, large: Talk, limit: int, direction: str
+) -> None:
     check(large, rest_page(service, large.session), limit, direction)
 
 
@@ -186,7 +188,7 @@ def test_what_came_over_rest_is_paged_one_by_one_over_grpc(
     check(small, grpc_page(service, small.session), 1, direction)
 
 
-def test_paging_while_others_write(service: Serve) -> None:
+def test_paging_while_others_write_skips_and_repeats_nothing(service: Serve) -> None:
     """A client that follows `after` while messages come in misses none of them."""
     session, contents = service.create()["sessionId"], [f"message {number}" for number in range(500)]
     page, seen, after = grpc_page(service, session), [], 0

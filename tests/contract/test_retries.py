@@ -4,7 +4,6 @@ says: over both transports.
 
 import sqlite3
 import uuid
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -17,10 +16,16 @@ from grpc_status import rpc_status
 from eliza.sessions import values
 from eliza.sessions.v1 import agent_pb2, agent_service_pb2, message_service_pb2, session_service_pb2
 from tests.support.clients import fails, replies
-from tests.support.service import ECHO, USER, Serve
+from tests.support.service import ECHO, USER, Serve, Start
 from tests.support.waiting import until
 
 CALLERS = 16
+
+
+@pytest.fixture
+def service(rest_service: Serve) -> Serve:
+    """REST is asked both ways."""
+    return rest_service
 
 
 def post(service: Serve, path: str = "", key: str | None = None, **body: object) -> requests.Response:
@@ -111,7 +116,7 @@ def test_a_key_is_free_again_once_its_session_is_deleted(service: Serve) -> None
 
 @pytest.mark.parametrize("end", ["delete", "purge", "shutdown"])
 def test_nothing_of_a_session_that_is_gone_stays_in_the_table_of_requests(
-    start: Callable[..., Serve], tmp_path: Path, end: str
+    start: Start, tmp_path: Path, end: str
 ) -> None:
     service = start(
         TEST_CLOCK="1",
@@ -261,7 +266,7 @@ def test_a_heartbeat_that_changes_something_changes_the_tag(service: Serve) -> N
     assert requests.post(f"{url}/heartbeat", timeout=30).headers["ETag"] != before
 
 
-def test_past_its_bound_a_queue_refuses_at_once(start: Callable[..., Serve]) -> None:
+def test_past_its_bound_a_queue_refuses_at_once(start: Start) -> None:
     service = start(MAX_OPEN_DELIVERIES="2")
     agent = agent_pb2.Agent(name="nobody works for it", kind=agent_pb2.AGENT_KIND_STREAM)
     agent_id = service.agents.CreateAgent(

@@ -85,6 +85,12 @@ class _Kept(io.BufferedIOBase):
 
 
 @pytest.fixture
+def service(rest_service: Serve) -> Serve:
+    """REST is asked both ways."""
+    return rest_service
+
+
+@pytest.fixture
 def wire(service: Serve) -> Iterator[Wire]:
     opened = Wire(service.rest)
     yield opened

@@ -22,11 +22,8 @@ from server.rpc.agent_service import AgentService
 from server.rpc.parsing import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
 from server.rpc.pipeline import CallPipeline
 from tests.support.clients import create, fails, send
-from tests.support.service import Serve
+from tests.support.service import Serve, Start
 
-Start = Callable[..., Serve]
-
-ABSENT = "00000000-0000-4000-8000-000000000404"
 STREAMS = 6
 HALF = STREAMS // 2
 

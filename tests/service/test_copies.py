@@ -18,10 +18,8 @@ from server.store.sqlite.copy import reading_current
 from server.store.sqlite.file import schema_version
 from tests.store.old_schemas import LIVE, make_old_store
 from tests.support.clients import clean_failure, command, create, fails, history, invoke, replies, run, send
-from tests.support.service import Serve, environment
+from tests.support.service import Serve, Start, environment
 from tests.support.waiting import until
-
-Start = Callable[..., Serve]
 
 
 def url(path: Path) -> str:

@@ -1,7 +1,6 @@
 """What a service logs: its start, its failed and slow calls, what libraries say, and nothing without end."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,11 +11,8 @@ from eliza.sessions.v1.session_service_pb2 import GetServiceStatusRequest, GetSe
 from server.logs import KIND_LINES
 from server.version import VERSION
 from tests.support.clients import create, fails, run
-from tests.support.service import USER, Serve
+from tests.support.service import UNKNOWN, USER, Serve, Start
 from tests.support.waiting import until
-
-Start = Callable[..., Serve]
-NOBODY = "99999999-9999-4999-8999-999999999999"
 
 
 def lines(service: Serve, event: str) -> list[dict]:
@@ -28,7 +24,7 @@ def lines(service: Serve, event: str) -> list[dict]:
     return [line for line in found if line["event"] == event]
 
 
-def get(service: Serve, session_id: str = NOBODY) -> None:
+def get(service: Serve, session_id: str = UNKNOWN) -> None:
     fails(
         lambda: service.sessions.GetSession(GetSessionRequest(session_id=session_id), timeout=10),
         "SESSION_NOT_FOUND",
@@ -45,11 +41,18 @@ def test_the_start_says_the_version_and_what_differs_from_the_defaults(start: St
 
 def test_a_variable_that_is_no_setting_is_warned_of_with_the_one_that_may_be_meant(start: Start) -> None:
     service = start(
-        "--no-rest", LOG_FORMAT="json", SESSION_TIMEOUT_MINUTE="60", SESSION_MAX_TIMEOUT_MINUTES="120"
+        "--no-rest",
+        LOG_FORMAT="json",
+        SESSION_TIMEOUT_MINUTE="60",
+        SESSION_MAX_TIMEOUT_MINUTES="120",
+        MAX_WRITES="2",
     )
     warned = lines(service, "the environment has a variable that is no setting")
-    assert [(line["level"], line["variable"]) for line in warned] == [("warning", "SESSION_TIMEOUT_MINUTE")]
-    assert warned[0]["meant"].endswith("_TIMEOUT_MINUTES")
+    assert {line["level"] for line in warned} == {"warning"}
+    meant = {line["variable"]: line["meant"] for line in warned}
+    assert meant.pop("MAX_WRITES") == "MAX_CALLS"
+    assert meant.pop("SESSION_TIMEOUT_MINUTE").endswith("_TIMEOUT_MINUTES")
+    assert not meant
 
 
 def test_the_running_version_is_told_over_grpc_and_rest(plain: Serve) -> None:
@@ -65,7 +68,7 @@ def test_a_failed_call_is_one_line_with_its_code_and_session(start: Start) -> No
         "eliza.sessions.v1.SessionService/GetSession",
         "SESSION_NOT_FOUND",
     )
-    assert (line["level"], line["session_id"]) == ("info", NOBODY)
+    assert (line["level"], line["session_id"]) == ("info", UNKNOWN)
 
 
 def test_a_request_that_rest_refuses_by_itself_is_one_line(start: Start) -> None:
@@ -76,7 +79,7 @@ def test_a_request_that_rest_refuses_by_itself_is_one_line(start: Start) -> None
         ).status_code
         == 400
     )
-    assert service.http.get(f"{service.url}/{NOBODY}", timeout=10).status_code == 404
+    assert service.http.get(f"{service.url}/{UNKNOWN}", timeout=10).status_code == 404
     (line,) = until(lambda: lines(service, "failed request"), "the line")
     assert (line["method"], line["code"]) == ("POST", "INVALID_REQUEST")
     assert len(lines(service, "failed call")) == 1

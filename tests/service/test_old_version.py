@@ -3,7 +3,6 @@ were allowed then.
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +14,7 @@ from tests.campaigns.hostile.stores import now_ms
 from tests.conftest import SECRET
 from tests.store.old_schemas import make_old_store
 from tests.support.clients import history, replies, send
-from tests.support.service import ECHO, USER, Serve
+from tests.support.service import ECHO, USER, Serve, Start
 from tests.support.waiting import until
 
 SCHEMA: Final = 6
@@ -119,7 +118,7 @@ def _rows(at_ms: int) -> str:
 
 
 @pytest.fixture
-def upgraded(tmp_path: Path, start: Callable[..., Serve]) -> Serve:
+def upgraded(tmp_path: Path, start: Start) -> Serve:
     make_old_store(tmp_path / "store.db", SCHEMA, {SCHEMA: _rows(now_ms() - 60_000)})
     return start(
         AGENT_ALLOWED_HOSTS="127.0.0.1",

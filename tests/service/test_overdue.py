@@ -20,9 +20,8 @@ from server.service import Service
 from server.settings import Settings
 from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import say
+from tests.support.waiting import PATIENCE_SECONDS
 from tests.unit.samples import MINUTE, put, session
-
-HANGS_SECONDS = 30
 
 
 async def overdue_store(path: Path, count: int) -> list[Session]:
@@ -42,7 +41,7 @@ async def overdue_store(path: Path, count: int) -> list[Session]:
 
 @asynccontextmanager
 async def served(path: Path) -> AsyncIterator[Service]:
-    async with asyncio.timeout(HANGS_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         service = await Service.start(Settings(database_url=f"sqlite:///{path}", grpc_address="127.0.0.1:0"))
     try:
         yield service
@@ -81,7 +80,7 @@ async def test_it_listens_before_the_overdue_sessions_have_expired(
             assert [found.session_id for found in page.sessions] == [live.id]
             assert not (await service._store.get_session(one.id)).expiry_logged
             goes_on.set()
-            async with asyncio.timeout(HANGS_SECONDS):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 while not (await service._store.get_session(one.id)).expiry_logged:  # noqa: ASYNC110 - nothing tells
                     await asyncio.sleep(0.01)
         # Its message went to no agent meanwhile.
@@ -97,7 +96,7 @@ async def test_others_write_between_the_batches_of_what_is_overdue(tmp_path: Pat
         lambda commit: batches.append(sum(outcome.session.expiry_logged for outcome in commit.outcomes))
     )
     falling = asyncio.create_task(ExpiryScheduler(store, clock).run_due())
-    async with asyncio.timeout(HANGS_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not batches:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0)
     await store.apply(live.id, say("between"))

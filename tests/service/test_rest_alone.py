@@ -4,7 +4,6 @@ does not need.
 
 import signal
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,18 +12,14 @@ import requests
 
 from tests.service.agents.worker import stream_agent
 from tests.support.clients import create, history
-from tests.support.realtime.programs import Program, facade
-from tests.support.service import Serve
+from tests.support.realtime.programs import Facade, Program
+from tests.support.service import Start
 from tests.support.waiting import until
 
 FREE = "127.0.0.1:0"
 
 
-def health(program: Program) -> requests.Response:
-    return requests.get(f"http://{program.addresses['rest']}/api/messaging/sessions/health", timeout=20)
-
-
-def test_it_keeps_no_secret_of_its_environment(start: Callable[..., Serve], tmp_path: Path) -> None:
+def test_it_keeps_no_secret_of_its_environment(start: Start, tmp_path: Path) -> None:
     secret = "s3cret-of-the-operator"
     names = (
         "AGENT_SECRET_ONE",
@@ -36,7 +31,7 @@ def test_it_keeps_no_secret_of_its_environment(start: Callable[..., Serve], tmp_
     )
     needed = {"LC_ALL": "C.UTF-8", "TZ": "UTC", "TMPDIR": str(tmp_path), "REST_MAX_REQUESTS": "7"}
     server = start("--no-rest")
-    program = facade(
+    program = Facade(
         server.grpc,
         FREE,
         tmp_path / "facade",
@@ -48,15 +43,13 @@ def test_it_keeps_no_secret_of_its_environment(start: Callable[..., Serve], tmp_
         given = psutil.Process(program.process.pid).environ()
         assert [name for name, value in given.items() if secret in value or name in names] == []
         assert {name: given.get(name) for name in needed} == needed
-        assert health(program).json()["status"] == "healthy"
+        assert program.health().json()["status"] == "healthy"
         assert "'REST_MAX_REQUESTS': 7" in program.log_path.read_text()
     finally:
         program.kill()
 
 
-def test_files_of_the_working_directory_are_not_taken_for_its_own(
-    start: Callable[..., Serve], tmp_path: Path
-) -> None:
+def test_files_of_the_working_directory_are_not_taken_for_its_own(start: Start, tmp_path: Path) -> None:
     server = start("--no-rest")
     code = f"open({str(tmp_path / 'executed')!r}, 'a').write(__file__)\nprint('ready', flush=True)\n"
     (tmp_path / "server").mkdir()
@@ -68,20 +61,19 @@ def test_files_of_the_working_directory_are_not_taken_for_its_own(
         [installed, "rest", "--server", server.grpc, "--rest-address", FREE], tmp_path, AGENT_SECRET_ONE="x"
     )
     try:
-        assert health(program).status_code == 200
+        url = f"http://{program.addresses['rest']}/api/messaging/sessions/health"
+        assert requests.get(url, timeout=20).status_code == 200
     finally:
         program.kill()
     assert not (tmp_path / "executed").exists()
 
 
-def test_its_stop_names_the_message_whose_reply_is_waited_for(
-    start: Callable[..., Serve], tmp_path: Path
-) -> None:
+def test_its_stop_names_the_message_whose_reply_is_waited_for(start: Start, tmp_path: Path) -> None:
     server = start("--no-rest")
-    program = facade(server.grpc, FREE, tmp_path / "facade", SHUTDOWN_GRACE_SECONDS="1")
+    program = Facade(server.grpc, FREE, tmp_path / "facade", SHUTDOWN_GRACE_SECONDS="1")
 
     def ask(session_id: str) -> requests.Response:
-        url = f"http://{program.addresses['rest']}/api/messaging/sessions/{session_id}/messages"
+        url = f"{program.url}/{session_id}/messages"
         return requests.post(url, json={"content": "hello", "transport": "http"}, timeout=30)
 
     try:

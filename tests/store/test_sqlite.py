@@ -14,6 +14,7 @@ from server.clock import TestClock
 from server.domain.errors import (
     InvalidContentError,
     InvalidFieldError,
+    OverloadedError,
     ResourceExhaustedError,
     SessionNotFoundError,
     UnavailableError,
@@ -73,6 +74,24 @@ def batches(statements: list[str]) -> int:
 
 def loads_sessions(statement: str) -> bool:
     return statement.startswith("SELECT id, channel_id")
+
+
+async def test_a_write_beyond_the_bound_is_refused_and_those_that_waited_are_made(tmp_path: Path) -> None:
+    clock, one = TestClock(), session()
+    clock.set_ms(T0)
+    store = await SqliteStore.open(tmp_path / "store.db", clock, max_writes=3)
+    try:
+        await put(store, one)
+        async with writer_held(store):
+            # One of the three that may wait is the holder's.
+            waiting = [asyncio.ensure_future(store.apply(one.id, say(content))) for content in ("a", "b")]
+            await asyncio.sleep(0)
+            with pytest.raises(OverloadedError):
+                await store.apply(one.id, say("beyond"))
+        await asyncio.gather(*waiting)
+        assert contents(await history(store, one)) == ["a", "b"]
+    finally:
+        await store.close()
 
 
 class TestSqliteStore(StoreConformance):

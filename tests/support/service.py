@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import grpc
@@ -23,7 +23,7 @@ from eliza.sessions.v1 import (
 
 COMMAND = (sys.executable, "-m", "server.cli")
 START_SECONDS = 30
-ABSENT = str(Path(__file__).parent / "absent")
+HIDDEN_PACKAGES = str(Path(__file__).parent / "hidden_packages")
 """On a service's PYTHONPATH it hides what only the tests have installed: the service starts as it does for
 its users, a fifth faster.
 """
@@ -44,13 +44,15 @@ SETTINGS = (
 )
 ECHO = "00000000-0000-4000-8000-0000000000ec"
 USER = "11111111-1111-4111-8111-111111111111"
+UNKNOWN = "99999999-9999-4999-8999-999999999999"
+"""The id of nothing: no session, agent or delivery has it."""
 
 
 def environment(**settings: str) -> dict[str, str]:
     """The environment of a command: ours without any setting of the service, and these."""
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)},
-        "PYTHONPATH": ABSENT,
+        "PYTHONPATH": HIDDEN_PACKAGES,
         **settings,
     }
 
@@ -90,8 +92,8 @@ class Serve:
             self.kill()
             raise RuntimeError(f"the service did not start: {ready!r}\n{self.log_path.read_text()}")
         addresses = dict(part.split("=", 1) for part in ready.split()[1:])
-        self.grpc, self.rest = addresses["grpc"], addresses.get("rest", "")
-        self.url = f"http://{self.rest}/api/messaging/sessions"
+        self.grpc = addresses["grpc"]
+        self.reach_rest(addresses.get("rest", ""))
         self.http = requests.Session()
         # Used from threads, too, while pytest changes the environment.
         self.http.trust_env = False
@@ -100,6 +102,11 @@ class Serve:
         self.messages = message_service_pb2_grpc.MessageServiceStub(self.channel)
         self.agents = agent_service_pb2_grpc.AgentServiceStub(self.channel)
         self.clock = clock_service_pb2_grpc.ClockServiceStub(self.channel)
+
+    def reach_rest(self, address: str) -> None:
+        """Takes this address for that of REST."""
+        self.rest = address
+        self.url = f"http://{address}/api/messaging/sessions"
 
     def advance(self, *, minutes: float = 0, ms: int = 0) -> None:
         """Moves the test clock (the service must have been started with TEST_CLOCK=1)."""
@@ -143,3 +150,7 @@ class Serve:
             return self.process.stdout.readline().decode().strip()
         finally:
             timer.cancel()
+
+
+Start = Callable[..., Serve]
+"""The fixture `start`, which starts services of the test's own."""

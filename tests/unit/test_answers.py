@@ -11,9 +11,9 @@ from rest_facade.front_door import answers
 from rest_facade.front_door.answers import MAX_UNSENT_BYTES, Answers
 from rest_facade.routes import sse
 from rest_facade.shapes.events import FollowedSession
+from tests.support.waiting import PATIENCE_SECONDS
 
 SESSION = "11111111-1111-4111-8111-111111111112"
-HANGS_SECONDS = 30
 
 
 def test_a_part_counts_once_until_the_last_client_has_it() -> None:
@@ -32,7 +32,7 @@ def test_a_part_counts_once_until_the_last_client_has_it() -> None:
 async def test_nothing_is_read_while_too_much_is_held_and_then_one_after_the_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(answers, "TURN_SECONDS", HANGS_SECONDS)
+    monkeypatch.setattr(answers, "TURN_SECONDS", PATIENCE_SECONDS)
     held = Answers()
     part = b"x" * MAX_UNSENT_BYTES
     begun: list[int] = []
@@ -53,7 +53,7 @@ async def test_nothing_is_read_while_too_much_is_held_and_then_one_after_the_oth
     await asyncio.sleep(0)
     assert begun == []
     held.let_go(part)
-    async with asyncio.timeout(HANGS_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while not begun:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0)
         # The other one has its turn when this one has read.
@@ -74,7 +74,7 @@ async def test_further_pages_are_read_one_after_the_other_and_others_go_on_betwe
         order.append(name)
         asyncio.get_running_loop().call_soon(order.append, "another")
 
-    async with asyncio.timeout(HANGS_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await asyncio.gather(
             *(held.read_in_turn(lambda name=name: read(name)) for name in ("one", "two", "three"))
         )

@@ -24,7 +24,7 @@ from tests.campaigns.hostile import rows_of_time, stores
 from tests.campaigns.hostile.others import CALLS, Others, watching
 from tests.campaigns.hostile.playing import FAULTS, Playing
 from tests.campaigns.hostile.rows import Row
-from tests.support.service import ABSENT, Serve
+from tests.support.service import HIDDEN_PACKAGES, Serve
 
 FIRST_MIB: Final = 50.0
 """By how much the memory of the service may grow in the first round."""
@@ -224,7 +224,7 @@ class Campaign:
         begun_s = time.monotonic()
         service = Serve(
             directory,
-            PYTHONPATH=f"{RESOLVER}{os.pathsep}{ABSENT}",
+            PYTHONPATH=f"{RESOLVER}{os.pathsep}{HIDDEN_PACKAGES}",
             **{**rows_of_time.settings(directory), **more},
         )
         try:

@@ -24,7 +24,7 @@ from tests.campaigns.load.grpc_rows import silent_agent
 from tests.campaigns.load.rest_rows import Rest
 from tests.campaigns.load.sessions import CONTENT, create
 from tests.campaigns.load.subjects import PROGRAMS, Checkout
-from tests.support.service import ABSENT, Serve
+from tests.support.service import HIDDEN_PACKAGES, Serve
 
 T = TypeVar("T")
 
@@ -161,7 +161,7 @@ def measure_lag(checkouts: list[Checkout], plan: Plan, figures: Figures) -> None
                 with tempfile.TemporaryDirectory() as name:
                     # Into the folder itself, because the facade is not told our variables.
                     folder = Path(shutil.copytree(PROGRAMS / "lag", Path(name) / "lag"))
-                    with one.service(PYTHONPATH=f"{folder}:{ABSENT}") as service:
+                    with one.service(PYTHONPATH=f"{folder}:{HIDDEN_PACKAGES}") as service:
                         alone, beside, sent = write_beside(service, row.removeprefix("lag-"), plan)
                     # The notes are there now that the service has ended.
                     lags, at_rest = lags_ms(folder, beside), lags_ms(folder, alone)

@@ -5,7 +5,6 @@ output as it was recorded.
 import multiprocessing
 import shutil
 import time
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -20,9 +19,7 @@ from tests.campaigns.load.grpc_rows import Grpc
 from tests.campaigns.load.rest_rows import Rest
 from tests.campaigns.load.subjects import PROGRAMS, THIS, cpu_seconds, hello, memory_mib, no_op, run, started
 from tests.campaigns.overload import Campaign, sessions
-from tests.support.service import ABSENT, Serve
-
-Start = Callable[..., Serve]
+from tests.support.service import HIDDEN_PACKAGES, Serve, Start
 
 with_wrk = pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is not installed: apt-get install wrk")
 with_h2load = pytest.mark.skipif(
@@ -147,7 +144,7 @@ def test_a_filled_store_is_served_by_loops_that_note_their_lag(start: Start, tmp
     run([*THIS.program("filled.py"), str(tmp_path / "store.db"), "12"], THIS.root)
     folder = Path(shutil.copytree(PROGRAMS / "lag", tmp_path / "lag"))
     begun = time.monotonic()
-    service = start(PYTHONPATH=f"{folder}:{ABSENT}")
+    service = start(PYTHONPATH=f"{folder}:{HIDDEN_PACKAGES}")
     process = psutil.Process(service.process.pid)
     assert cpu_seconds(process) > 0
     assert memory_mib(process)[0] <= memory_mib(process)[1]

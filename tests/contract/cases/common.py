@@ -7,7 +7,6 @@ from tests.contract.steps import DAY, At, Fails, Step, advance, call
 from tests.support.service import ECHO
 
 NOT_FOUND = Fails("SESSION_NOT_FOUND", {"sessionId": "$sid"})
-UNKNOWN = "deadbeef-dead-4ead-8ead-deaddeadbeef"
 PURGED = advance(3 * DAY + 1)
 """Whatever there was has expired and is purged, so that counts over everything are known."""
 

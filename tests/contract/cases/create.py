@@ -7,14 +7,13 @@ from tests.contract.cases.common import (
     JSON_TEXT,
     JSON_TYPES,
     METADATA_LIMIT,
-    UNKNOWN,
     bad_timeout,
     config,
     metadata_of,
 )
 from tests.contract.shapes import UUID, Is, Some
 from tests.contract.steps import ABSENT, MINUTE, At, Fails, Step, Text, case, create, get, send, timed
-from tests.support.service import ECHO, USER
+from tests.support.service import ECHO, UNKNOWN, USER
 
 CASES = [
     case(

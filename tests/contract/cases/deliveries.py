@@ -6,7 +6,6 @@ from tests.contract.cases.common import (
     METADATA_LIMIT,
     NO_REST,
     NOT_FOUND,
-    UNKNOWN,
     changed,
     contents,
     expired,
@@ -34,7 +33,7 @@ from tests.contract.steps import (
     settle,
     told,
 )
-from tests.support.service import ECHO
+from tests.support.service import ECHO, UNKNOWN
 
 
 def _says(content: str, **fields: Any) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from tests.contract.cases.common import (
     METADATA_LIMIT,
     PURGED,
     REST_PAGES,
-    UNKNOWN,
     expired,
     metadata_of,
     renewal_failed,
@@ -33,7 +32,7 @@ from tests.contract.steps import (
     send,
     timed,
 )
-from tests.support.service import ECHO, USER
+from tests.support.service import ECHO, UNKNOWN, USER
 
 CASES = [
     case(

@@ -1,6 +1,6 @@
 """Reading, deleting and the expiry of sessions."""
 
-from tests.contract.cases.common import NOT_FOUND, UNKNOWN, expired
+from tests.contract.cases.common import NOT_FOUND, expired
 from tests.contract.shapes import Some
 from tests.contract.steps import (
     DAY,
@@ -22,7 +22,7 @@ from tests.contract.steps import (
     send,
     timed,
 )
-from tests.support.service import USER
+from tests.support.service import UNKNOWN, USER
 
 CASES = [
     case(

@@ -6,7 +6,6 @@ from tests.contract.cases.common import (
     JSON_TEXT,
     JSON_TYPES,
     METADATA_LIMIT,
-    UNKNOWN,
     config,
     contents,
     expired,
@@ -36,7 +35,7 @@ from tests.contract.steps import (
     settle,
     timed,
 )
-from tests.support.service import ECHO
+from tests.support.service import ECHO, UNKNOWN
 
 CASES = [
     case(

@@ -14,8 +14,7 @@ from server.domain.sessions import Session
 from server.rpc.encoding import Entries
 from server.rpc.message_service import MessageService
 from tests.service.agents.test_dispatcher import OTHER, Draft, Scripted, World, hang
-from tests.support.realtime.echoing import HANGS_SECONDS
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE_SECONDS, eventually
 
 
 class Conversation:
@@ -29,7 +28,7 @@ class Conversation:
         one: Session,
         content: str,
         request_id: str = "",
-        deadline_s: float = HANGS_SECONDS,
+        deadline_s: float = PATIENCE_SECONDS,
     ) -> None:
         self.told: list[str] = []
         self.chunks: list[pb.ConverseResponse] = []
@@ -41,7 +40,7 @@ class Conversation:
 
     async def end(self) -> list[str]:
         """Everything that it is told."""
-        await asyncio.wait_for(self.task, HANGS_SECONDS)
+        await asyncio.wait_for(self.task, PATIENCE_SECONDS)
         return self.told
 
     async def _run(self) -> None:

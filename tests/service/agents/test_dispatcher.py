@@ -36,8 +36,8 @@ from server.lifecycle.watches import Watches
 from server.store.contract import OpenDelivery
 from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import first_open
-from tests.support.realtime.echoing import HANGS_SECONDS, delivered
-from tests.support.waiting import eventually
+from tests.support.realtime.echo_dispatcher import delivered
+from tests.support.waiting import PATIENCE_SECONDS, eventually
 from tests.unit.samples import AGENT, T0, logged, put, session
 
 OTHER = "00000000-0000-4000-8000-0000000000bb"
@@ -301,14 +301,14 @@ class TestOrder:
         await world.send(stuck, "hang", "behind it")
         for one in (beside, elsewhere):
             await world.send(one, "hello")
-            async with asyncio.timeout(HANGS_SECONDS):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 while await first_open(world.store, one):  # noqa: ASYNC110
                     await asyncio.sleep(0.001)
         await world.send(await world.session(), "hang")
         await eventually(lambda: agent.in_hand.total() == 2)
         await world.send(beside, "no room")
         await world.send(elsewhere, "again")
-        async with asyncio.timeout(HANGS_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while await first_open(world.store, elsewhere):  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         assert agent.contents == ["hang", "hello", "hang"]
@@ -642,7 +642,7 @@ class TestStoreTrouble:
         agent.script = echo
         await world.open()
         await world.send(other, "a", "b")
-        async with asyncio.timeout(HANGS_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while await first_open(world.store, other):  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         assert len(agent.asked) == 1
@@ -1044,7 +1044,7 @@ class TestWorkers:
             await world.send(one, content)
         await world.delete(ended)
         with workers.connected(agent, capacity=1, history_messages=0) as worker:
-            given = await asyncio.wait_for(worker.told.get(), HANGS_SECONDS)
+            given = await asyncio.wait_for(worker.told.get(), PATIENCE_SECONDS)
             assert given.work.message.content == "hello"
             waits = await first_open(world.store, third)
             assert (waits.delivery.state, waits.delivery.attempts) == (DeliveryState.PENDING, 0)

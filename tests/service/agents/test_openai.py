@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 
-from server.agents import http, openai
+from server.agents import guarded_http, openai
 from server.domain.agents import Agent, OpenAiSettings
 from server.domain.errors import InvalidFieldError
 from tests.service.agents.asking import ATTEMPTS, Asking, agent, asking, cannot_be_asked, fails, rests
@@ -458,7 +458,7 @@ async def test_a_word_is_no_secret_where_there_is_no_key(here: Asking) -> None:
 async def test_an_errors_body_that_does_not_end_holds_nothing_up(
     here: Asking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "ERROR_BODY_SECONDS", BRIEF)
+    monkeypatch.setattr(guarded_http, "ERROR_BODY_SECONDS", BRIEF)
     for broken in (
         hanging(head(429, headers={"Retry-After": "7"}), b"slow down"),
         reset(HEAD_429, b"slow down"),

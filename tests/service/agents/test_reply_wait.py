@@ -18,12 +18,12 @@ from server.agents.connector import Emit, NoReplyError, Work
 from server.domain.messages import Reply
 from server.domain.sessions import Session
 from server.rpc.encoding import Entries
-from server.rpc.in_process import InProcessChannel, Services
+from server.rpc.in_process_channel import InProcessChannel
 from server.rpc.message_service import MessageService
 from server.rpc.pipeline import CallPipeline
+from server.rpc.services import Services
 from tests.service.agents.test_dispatcher import OTHER, Draft, Scripted, World, hang
-from tests.support.realtime.echoing import HANGS_SECONDS
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE_SECONDS, eventually
 
 STREAMS = 3
 
@@ -31,7 +31,7 @@ STREAMS = 3
 class Front:
     """A way to the messages of a world, which counts its calls and streams."""
 
-    def __init__(self, world: World, deadline_s: float = HANGS_SECONDS) -> None:
+    def __init__(self, world: World, deadline_s: float = PATIENCE_SECONDS) -> None:
         self.world = world
         self.pipeline = CallPipeline(lambda: None, max_calls=1, max_streams=STREAMS, slow_call_s=0.5)
         services: Any = Services()
@@ -42,7 +42,12 @@ class Front:
         )
 
     def send(
-        self, one: Session, content: str, request_id: str = "", wait_s: float = HANGS_SECONDS, **options: Any
+        self,
+        one: Session,
+        content: str,
+        request_id: str = "",
+        wait_s: float = PATIENCE_SECONDS,
+        **options: Any,
     ) -> Any:
         """A call that waits."""
         wait = Duration()
@@ -151,7 +156,7 @@ async def test_the_end_comes_in_every_case(world: World, agent: Scripted, how: s
                 "second",
             ]
             return
-    answers = [await asyncio.wait_for(task, HANGS_SECONDS) for task in (first, second)]
+    answers = [await asyncio.wait_for(task, PATIENCE_SECONDS) for task in (first, second)]
     assert [ending(answer) for answer in answers] == [ends, ends]
     assert [answer.message.content for answer in answers] == ["first", "second"]
     if how == "answer":
@@ -164,7 +169,7 @@ async def test_the_end_comes_in_every_case(world: World, agent: Scripted, how: s
 
 @pytest.mark.parametrize(
     ("deadline_s", "options"),
-    [(HANGS_SECONDS, {"wait_s": 0.05}), (0.05, {}), (HANGS_SECONDS, {"timeout": 0.6})],
+    [(PATIENCE_SECONDS, {"wait_s": 0.05}), (0.05, {}), (PATIENCE_SECONDS, {"timeout": 0.6})],
     ids=["reply_wait", "REPLY_DEADLINE_SECONDS", "the call's own deadline"],
 )
 async def test_the_earliest_end_of_the_wait_counts(
@@ -227,7 +232,7 @@ async def test_a_message_that_is_repeated_waits_for_the_reply_that_is_to_come(
     front, one = Front(world), await world.session()
     waiting = [await front.wait(one, "hello", "again") for _ in range(STREAMS)]
     gate.set()
-    answers = [await asyncio.wait_for(task, HANGS_SECONDS) for task in waiting]
+    answers = [await asyncio.wait_for(task, PATIENCE_SECONDS) for task in waiting]
     assert [answer.reply.content for answer in answers] == ["hi"] * STREAMS
     assert len({answer.reply.message_id for answer in answers}) == len(agent.asked) == 1
     assert front.is_free()
@@ -307,6 +312,6 @@ async def test_many_waits_of_a_session_that_ends_are_told_in_several_turns(
 
 
 async def _count(wait: Any, told: list[int]) -> None:
-    await wait.answer(HANGS_SECONDS)
+    await wait.answer(PATIENCE_SECONDS)
     told.append(1)
     wait.close()

@@ -3,7 +3,6 @@
 import json
 import re
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,11 +12,10 @@ from eliza.sessions.v1.timeout_pb2 import TimeoutConfig
 from tests.service.agents.webhook_server import Server, answer
 from tests.service.agents.worker import Worker, stream_agent
 from tests.support.clients import agent_ids, clean_failure, create, fails, invoke, refused, replies, run, send
-from tests.support.service import ECHO, Serve
+from tests.support.service import ECHO, Serve, Start
 from tests.support.terminal import Terminal
 from tests.support.waiting import until
 
-Start = Callable[..., Serve]
 MINE = "44444444-4444-4444-8444-444444444444"
 HEADINGS = ["ID", "NAME", "KIND", "WORKERS", "WAITING", "WHERE", "TIMEOUT SETTINGS", "LAST FAILURE"]
 HOOK = ("--name", "x", "--kind", "webhook")
@@ -45,7 +43,7 @@ def fields(shown: str) -> dict[str, str]:
     return dict(re.split(r":\s+", line, maxsplit=1) for line in shown.splitlines())
 
 
-def test_the_life_of_an_agent_on_the_command_line(service: Serve) -> None:
+def test_an_agent_is_made_shown_changed_and_removed_on_the_command_line(service: Serve) -> None:
     added = fields(
         agents(
             service,

@@ -1,18 +1,15 @@
 """`eliza-sessions agents chat`: talking to an agent, on a terminal and through pipes."""
 
 import subprocess
-from collections.abc import Callable
 
 import pytest
 
 from eliza.sessions.v1.session_service_pb2 import DeleteSessionRequest, ListSessionsRequest
 from tests.service.agents.worker import Worker, stream_agent
 from tests.support.clients import Ended, command
-from tests.support.service import ECHO, USER, Serve, environment
+from tests.support.service import ECHO, USER, Serve, Start, environment
 from tests.support.terminal import Terminal
 from tests.support.waiting import until
-
-Start = Callable[..., Serve]
 
 
 def chat(service: Serve, agent_id: str, said: bytes, *options: str) -> Ended:
@@ -27,7 +24,7 @@ def sessions(service: Serve, agent_id: str) -> int:
     return service.sessions.ListSessions(ListSessionsRequest(agent_id=agent_id), timeout=10).total_size
 
 
-def test_a_conversation_through_pipes(plain: Serve) -> None:
+def test_a_conversation_through_pipes_prints_the_replies(plain: Serve) -> None:
     before = sessions(plain, ECHO)
     said = "Hello there!\n\n  two  spaces \r\nüñí 🙂\nno line feed".encode()
     done = chat(plain, ECHO, said)
@@ -51,7 +48,7 @@ def test_who_talks_may_be_named(plain: Serve) -> None:
     assert "--user is not a UUID" in wrong.errors
 
 
-def test_a_conversation_on_a_terminal(plain: Serve) -> None:
+def test_a_conversation_on_a_terminal_shows_the_replies(plain: Serve) -> None:
     agent_id = stream_agent(plain)
     with (
         Worker(plain.channel, agent_id) as worker,

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -41,11 +41,10 @@ from tests.support.clients import (
     run,
     send,
 )
-from tests.support.realtime.programs import facade
-from tests.support.service import ECHO, USER, Serve, environment
+from tests.support.realtime.programs import Facade
+from tests.support.service import ECHO, USER, Serve, Start, environment
 from tests.support.waiting import until
 
-Start = Callable[..., Serve]
 MINE = "44444444-4444-4444-8444-444444444444"
 COMPLAINT = re.compile("error|warning|traceback", re.IGNORECASE)
 NO_STORE = "none://"
@@ -356,7 +355,7 @@ def test_a_token_that_nothing_would_check_stops_the_start() -> None:
     assert "secret" not in line
 
 
-def test_a_bad_setting_in_a_process_of_its_own(tmp_path: Path) -> None:
+def test_a_bad_setting_ends_the_process_with_one_line(tmp_path: Path) -> None:
     line = refused("serve", cwd=tmp_path, SESSION_MIN_TIMEOUT_MINUTES="0")
     assert line == "Error: SESSION_MIN_TIMEOUT_MINUTES is '0': it must be a number from 1 to 60"
 
@@ -413,7 +412,7 @@ def test_an_address_without_a_host_means_all_addresses(start: Start, tmp_path: P
 def test_all_addresses_of_ipv6_are_those_of_ipv4_too(start: Start, tmp_path: Path) -> None:
     running = start(GRPC_ADDRESS="[::]:0", REST_ADDRESS="[::]:0", ALLOW_OPEN="true")
     assert running.rest.startswith("[::]:")
-    front = facade(running.grpc, "[::]:0", tmp_path / "facade", ALLOW_OPEN="true")
+    front = Facade(running.grpc, "[::]:0", tmp_path / "facade", ALLOW_OPEN="true")
     try:
         for address in (running.rest, front.addresses["rest"]):
             port = address.rpartition(":")[2]
@@ -427,7 +426,7 @@ def test_all_addresses_of_ipv6_are_those_of_ipv4_too(start: Start, tmp_path: Pat
                 )
                 assert (done.status, done.errors) == (0, "")
         # One address of IPv6 is that alone.
-        only = facade(running.grpc, "[::1]:0", tmp_path / "only")
+        only = Facade(running.grpc, "[::1]:0", tmp_path / "only")
         try:
             port = only.addresses["rest"].rpartition(":")[2]
             assert requests.get(f"http://[::1]:{port}/api/messaging/sessions", timeout=10).status_code == 200
@@ -589,7 +588,7 @@ def test_an_empty_setting_counts_as_unset(start: Start) -> None:
 # rest
 
 
-def test_the_facade_alone_against_a_server(start: Start, tmp_path: Path) -> None:
+def test_the_facade_alone_serves_what_its_server_has(start: Start, tmp_path: Path) -> None:
     running = start("--no-rest")
     process = subprocess.Popen(
         command("rest", "--server", running.grpc, "--rest-address", "127.0.0.1:0", "--rest-workers", "1"),

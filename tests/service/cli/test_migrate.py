@@ -19,9 +19,7 @@ from tests.support.clients import (
     run,
     send,
 )
-from tests.support.service import ECHO, Serve
-
-Start = Callable[..., Serve]
+from tests.support.service import ECHO, Start
 
 
 def test_migrate_makes_a_store_and_leaves_it_alone_afterwards(start: Start, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from websockets.sync.client import connect as connect_websocket
 
 from tests.service.docs.pages import example
 from tests.support.clients import command
-from tests.support.realtime.programs import Program, facade, free_address
+from tests.support.realtime.programs import Facade, Program, free_address
 from tests.support.service import Serve
 from tests.support.waiting import until
 
@@ -173,7 +173,7 @@ FOREIGN = (403, "ORIGIN_NOT_ALLOWED")
 def test_pages_behind_nginx_that_tells_the_host(service: Serve, tmp_path: Path) -> None:
     with ExitStack() as stack:
         named = {"REST_ALLOWED_HOSTS": NAME}
-        allowed = [facade(service.grpc, "127.0.0.1:0", tmp_path / name, **named) for name in ("one", "two")]
+        allowed = [Facade(service.grpc, "127.0.0.1:0", tmp_path / name, **named) for name in ("one", "two")]
         for program in allowed:
             stack.callback(program.kill)
         assert WITH_HOST in example("nginx")
@@ -214,7 +214,7 @@ def test_pages_behind_nginx_that_tells_its_own_host(
         assert ask(address, Sec_Fetch_Site="same-origin", Origin=f"https://{NAME}") == FINE
         assert ask(address, Origin=f"https://{NAME}") == FOREIGN
         assert not is_upgraded(address, f"https://{NAME}")
-    named = facade(service.grpc, "127.0.0.1:0", tmp_path / "named", REST_ALLOWED_ORIGINS=f"https://{NAME}")
+    named = Facade(service.grpc, "127.0.0.1:0", tmp_path / "named", REST_ALLOWED_ORIGINS=f"https://{NAME}")
     try:
         with nginx(site.replace(port, named.addresses["rest"]), facades, tmp_path) as address:
             assert ask(address, Origin=f"https://{NAME}") == FINE

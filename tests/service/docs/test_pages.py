@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from tests.service.docs.pages import DOCS, PAGES, README, ROOT, blocks, example
 from tests.service.docs.walk import COMMANDS, WALKED, walk
 from tests.support import node
 from tests.support.realtime.programs import free_address
-from tests.support.service import Serve
+from tests.support.service import Serve, Start
 from tests.support.waiting import until
 
 AGENTS = (DOCS / "agents.md").read_text()
@@ -205,7 +205,7 @@ def check_worker(service: Serve, command: list[str], directory: Path, said: str,
     assert answer["agentResponse"]["text"] == f"{said}Hello!", answer
 
 
-def test_the_worker_in_python(service: Serve, tmp_path: Path) -> None:
+def test_the_worker_in_python_replies(service: Serve, tmp_path: Path) -> None:
     line = "    yield delivery.message.content\n"
     failing = line + '    if delivery.message.content == "Fail!":\n        raise ValueError("no")\n'
     code = example("worker.py")
@@ -220,7 +220,7 @@ def test_the_worker_in_python(service: Serve, tmp_path: Path) -> None:
     )
 
 
-def test_the_worker_in_javascript(service: Serve, node_directory: Path) -> None:
+def test_the_worker_in_javascript_replies(service: Serve, node_directory: Path) -> None:
     line = '  send("You say: ");\n'
     failing = line + '  if (delivery.message.content === "Fail!") throw new TypeError("no");\n'
     code = example("worker.js")
@@ -231,7 +231,7 @@ def test_the_worker_in_javascript(service: Serve, node_directory: Path) -> None:
     )
 
 
-def test_the_webhook_in_python(start: Callable[..., Serve], tmp_path: Path) -> None:
+def test_the_webhook_in_python_replies(start: Start, tmp_path: Path) -> None:
     address = free_address()
     host, _, port = address.partition(":")
     secret = "whsec_" + base64.b64encode(b"of a test, and long enough").decode()
@@ -271,7 +271,7 @@ def test_the_webhook_in_python(start: Callable[..., Serve], tmp_path: Path) -> N
             ), signed
 
 
-def test_a_webhook_gets_the_fields_that_are_described(start: Callable[..., Serve]) -> None:
+def test_a_webhook_gets_the_fields_that_are_described(start: Start) -> None:
     secret = base64.b64encode(b"of a test, and long enough").decode()
     service = start(AGENT_ALLOWED_HOSTS="127.0.0.1", AGENT_SECRET_SUPPORT=secret)
     with Server(reply(thought="hm", actions=["WAVE"], attachments=[1])) as server:
@@ -298,7 +298,7 @@ def test_a_webhook_gets_the_fields_that_are_described(start: Callable[..., Serve
     assert json.loads(example("envelope.json"))["data"].keys() == last.keys()
 
 
-def test_the_event_stream_in_javascript(service: Serve, tmp_path: Path) -> None:
+def test_the_event_stream_in_javascript_hears_the_reply(service: Serve, tmp_path: Path) -> None:
     session_id = service.create()["sessionId"]
     body = {"content": "Hello!", "transport": "http"}
     assert service.http.post(f"{service.url}/{session_id}/messages", json=body, timeout=60).status_code == 201
@@ -310,7 +310,7 @@ def test_the_event_stream_in_javascript(service: Serve, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "Hello!\n" * 2), done.stderr
 
 
-def test_the_file_of_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_of_agents_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-a-test")
     path = tmp_path / "agents.toml"
     path.write_text(example("agents.toml"))

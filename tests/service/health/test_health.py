@@ -31,8 +31,9 @@ from eliza.sessions.v1.session_service_pb2_grpc import (
     SessionServiceServicer,
     add_SessionServiceServicer_to_server,
 )
-from tests.support.clients import Ended, command, create, ended, fails, history, invoke, replies, run, send
-from tests.support.service import ECHO, USER, Serve, environment
+from tests.support.clients import Ended, create, ended, fails, history, invoke, replies, run, send
+from tests.support.realtime.programs import Facade, free_address
+from tests.support.service import ECHO, USER, Serve, Start
 from tests.support.waiting import until
 
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
@@ -101,7 +102,7 @@ def test_list_tells_of_every_service(service: Serve) -> None:
     )
 
 
-def test_a_shutdown_is_told_to_watchers_before_it_happens(start: Callable[..., Serve]) -> None:
+def test_a_shutdown_is_told_to_watchers_before_it_happens(start: Start) -> None:
     running = start("--no-rest", SHUTDOWN_GRACE_SECONDS="1")
     with contextlib.ExitStack() as stack:
         watches = [stack.enter_context(Watch(running, name)) for name in ("", *SERVICES)]
@@ -115,7 +116,7 @@ def test_a_shutdown_is_told_to_watchers_before_it_happens(start: Callable[..., S
     assert ended(running) == 0
 
 
-def test_a_watcher_does_not_hold_a_shutdown_up(start: Callable[..., Serve]) -> None:
+def test_a_watcher_does_not_hold_a_shutdown_up(start: Start) -> None:
     running = start("--no-rest", SHUTDOWN_GRACE_SECONDS="600")
     with Watch(running) as watch:
         watch.sees(SERVING)
@@ -128,7 +129,7 @@ def test_a_watcher_does_not_hold_a_shutdown_up(start: Callable[..., Serve]) -> N
 
 
 def test_a_shutdown_under_load_keeps_every_acknowledged_message_and_its_reply(
-    start: Callable[..., Serve],
+    start: Start,
 ) -> None:
     running = start("--no-rest")
     session_ids = [create(running).session_id for _ in range(4)]
@@ -175,7 +176,7 @@ def limit_files(running: Serve, size: int) -> Callable[[], None]:
     return lambda: resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE, before)
 
 
-def test_a_store_that_cannot_write_is_told_everywhere_and_recovers(start: Callable[..., Serve]) -> None:
+def test_a_store_that_cannot_write_is_told_everywhere_and_recovers(start: Start) -> None:
     running = start()
     session_id = create(running).session_id
     acknowledged = [send(running, session_id, f"message {number}").content for number in range(20)]
@@ -233,7 +234,7 @@ def test_a_store_that_cannot_write_is_told_everywhere_and_recovers(start: Callab
 
 
 def test_a_store_that_somebody_locks_is_told_with_the_first_write_that_fails(
-    start: Callable[..., Serve], tmp_path: Path
+    start: Start, tmp_path: Path
 ) -> None:
     running = start("--no-rest")
     session_id = create(running).session_id
@@ -248,7 +249,7 @@ def test_a_store_that_somebody_locks_is_told_with_the_first_write_that_fails(
     assert running.stop() == 0
 
 
-def test_a_log_that_cannot_be_written_harms_nothing_else(start: Callable[..., Serve]) -> None:
+def test_a_log_that_cannot_be_written_harms_nothing_else(start: Start) -> None:
     running = start("--no-rest")
     session_id = create(running).session_id
     send(running, session_id, "before")
@@ -323,7 +324,9 @@ def told(result: Ended) -> str:
     return line
 
 
-def test_the_probe_as_a_command_of_its_own(service: Serve, tmp_path: Path) -> None:
+def test_the_probe_as_a_command_of_its_own_has_the_documented_statuses(
+    service: Serve, tmp_path: Path
+) -> None:
     assert run("probe", "-addr", service.grpc, *PATIENCE, cwd=tmp_path) == (0, "status: SERVING\n", "")
     done = run("probe", "-addr", service.grpc, "-service", "nonsense", *PATIENCE, cwd=tmp_path)
     assert done.status == 3
@@ -530,7 +533,7 @@ def credentials(*, mutual: bool = False) -> grpc.ServerCredentials:
     return grpc.ssl_server_credentials([(key, certificate)], certificate if mutual else None, mutual)
 
 
-def test_the_probe_over_tls() -> None:
+def test_the_probe_verifies_over_tls() -> None:
     with served(Standin(), credentials()) as port:
         assert probe("-addr", f"127.0.0.1:{port}", *TRUST, *NAMED).status == 0
         assert probe("-addr", f"localhost:{port}", *TRUST).status == 0
@@ -556,7 +559,7 @@ def test_the_probe_without_a_certificate_of_its_own_is_turned_away() -> None:
         ).status in (2, 3)
 
 
-def test_the_probe_over_tls_without_verification() -> None:
+def test_the_probe_skips_verification_when_told() -> None:
     with served(Standin(), credentials()) as port:
         assert probe("-addr", f"127.0.0.1:{port}", "-tls", "-tls-no-verify").status == 0
 
@@ -663,36 +666,15 @@ def test_the_test_clock_is_not_there_when_it_is_off(plain: Serve) -> None:
         assert (response.status_code, response.json()["code"]) == (404, "PATH_NOT_FOUND")
 
 
-@contextlib.contextmanager
-def facade(server: str, directory: Path) -> Iterator[str]:
-    """`eliza-sessions rest` against a server; yields its http://HOST:PORT."""
-    process = subprocess.Popen(
-        command("rest", "--server", server, "--rest-address", "127.0.0.1:0"),
-        env=environment(),
-        cwd=directory,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    with process:
-        try:
-            assert process.stdout is not None
-            yield f"http://{process.stdout.readline().strip().removeprefix('ready rest=')}"
-        finally:
-            process.kill()
-
-
 def test_the_facade_tells_that_its_server_is_away(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-    with facade(address, tmp_path) as url:
-        response = requests.get(f"{url}/api/messaging/sessions/health", timeout=20)
+    with Facade(free_address(), "127.0.0.1:0", tmp_path) as front:
+        response = front.health()
         assert (response.status_code, response.json()["status"], response.json()["code"]) == (
             503,
             "unhealthy",
             "UNAVAILABLE",
         )
-        response = requests.get(f"{url}/api/messaging/sessions/{ECHO}", timeout=20)
+        response = requests.get(f"{front.url}/{ECHO}", timeout=20)
         assert (response.status_code, response.json()["code"]) == (503, "UNAVAILABLE")
         assert int(response.headers["Retry-After"]) > 0
 
@@ -710,8 +692,8 @@ def test_the_facade_tells_that_its_server_was_stopping(tmp_path: Path) -> None:
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        with facade(f"127.0.0.1:{port}", tmp_path) as url:
-            response = requests.get(f"{url}/api/messaging/sessions/{ECHO}", timeout=20)
+        with Facade(f"127.0.0.1:{port}", "127.0.0.1:0", tmp_path) as front:
+            response = requests.get(f"{front.url}/{ECHO}", timeout=20)
     finally:
         server.stop(None).wait()
     assert (response.status_code, response.json()["code"]) == (503, "UNAVAILABLE")

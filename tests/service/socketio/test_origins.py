@@ -2,7 +2,6 @@
 name that leads here.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 import requests
 
 from tests.service.watch.test_event_source import browser
-from tests.support.service import ECHO, USER, Serve
+from tests.support.service import ECHO, USER, Serve, Start
 from tests.support.waiting import until
 
 PAGE = """<!doctype html><title>origins</title><script>
@@ -58,12 +57,12 @@ def results(service: Serve, session_id: str, host: str, profile: Path) -> dict[s
 
 
 @pytest.fixture
-def session(start: Callable[..., Serve]) -> tuple[Serve, str]:
+def session(start: Start) -> tuple[Serve, str]:
     service = start()
     return service, service.create()["sessionId"]
 
 
-def test_a_page_of_another_origin(session: tuple[Serve, str], tmp_path: Path) -> None:
+def test_a_page_of_another_origin_is_refused(session: tuple[Serve, str], tmp_path: Path) -> None:
     service, session_id = session
     found = results(service, session_id, "evil.example", tmp_path / "profile")
     reading = ("read", "write", "delete", "poll", "events", "websocket")
@@ -81,14 +80,14 @@ def test_a_page_of_another_origin(session: tuple[Serve, str], tmp_path: Path) ->
     assert [line for line in log.splitlines() if "REST_ALLOWED_HOSTS" in line and "rebound.example" in line]
 
 
-def test_a_page_of_this_machine(session: tuple[Serve, str], tmp_path: Path) -> None:
+def test_a_page_of_this_machine_is_served(session: tuple[Serve, str], tmp_path: Path) -> None:
     service, session_id = session
     found = results(service, session_id, "localhost", tmp_path / "profile")
     wanted = {"read": 200, "write": 201, "delete": 200, "poll": 200, "websocket": "open"}
     assert {name: found[name] for name in wanted} == wanted
 
 
-def test_a_page_that_is_allowed(start: Callable[..., Serve], tmp_path: Path) -> None:
+def test_a_page_that_is_allowed_is_served(start: Start, tmp_path: Path) -> None:
     # What the page's port will be is not known yet.
     service = start(REST_ALLOWED_ORIGINS="*")
     session_id = service.create()["sessionId"]

@@ -129,7 +129,7 @@ pytestmark = pytest.mark.usefixtures("quiet")
 
 
 @pytest.mark.parametrize("count", [16, 100])
-def test_a_join_and_many_messages_in_one_post(service: Serve, count: int) -> None:
+def test_a_join_and_many_messages_in_one_post_are_done_in_order(service: Serve, count: int) -> None:
     room = service.create()["sessionId"]
     client = Polling(service)
     sends = [
@@ -334,7 +334,7 @@ def test_the_body_of_a_poll_is_not_kept(service: Serve) -> None:
     connection.close()
 
 
-def test_a_library_that_lacks_a_name(
+def test_a_library_that_lacks_a_name_is_warned_of(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The service starts all the same, and says what it cannot do."""

@@ -20,12 +20,10 @@ from tests.service.agents.worker import Worker, stream_agent
 from tests.service.docs.pages import example
 from tests.support.clients import create, history, replies, send
 from tests.support.node import NODE, install
-from tests.support.realtime.programs import Program, facade, free_address
+from tests.support.realtime.programs import Facade, Program, free_address
 from tests.support.realtime.sockets import KINDS, Client, Connect, connected
-from tests.support.service import ECHO, USER, Serve
+from tests.support.service import ECHO, UNKNOWN, USER, Serve, Start
 from tests.support.waiting import until
-
-Start = Callable[..., Serve]
 
 DIALECTS = {
     "published": lambda room: ("join", {"roomId": room}),
@@ -49,7 +47,6 @@ BROADCAST = {
     *("thought", "actions", "metadata", "attachments", "sequence"),
 }
 LONE = "\ud800"
-UNKNOWN = "99999999-9999-4999-8999-999999999999"
 
 
 @pytest.fixture(scope="session")
@@ -106,7 +103,9 @@ def test_a_client_is_greeted(service: Serve, connect: Connect, kind: str) -> Non
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_a_conversation_in_each_dialect(service: Serve, connect: Connect, kind: str, dialect: str) -> None:
+def test_a_conversation_in_each_dialect_is_heard(
+    service: Serve, connect: Connect, kind: str, dialect: str
+) -> None:
     client = connect(origin(service), kind)
     for count, key in enumerate(("sessionId", "channelId"), 1):
         session = service.create()
@@ -216,7 +215,7 @@ def test_no_acknowledgement_is_needed(service: Serve, connect: Connect, kind: st
     assert client.named("messageAck")[0]["clientMessageId"] is None
 
 
-def test_whatever_the_transport_of_a_message(service: Serve, connect: Connect, kind: str) -> None:
+def test_a_message_is_heard_whatever_its_transport(service: Serve, connect: Connect, kind: str) -> None:
     session = service.create()
     session_id = session["sessionId"]
     client = joined(connect(origin(service), kind), session_id)
@@ -511,7 +510,7 @@ def test_that_a_session_is_expired_is_said_before_what_is_wrong_with_after(
 # What happens to a session.
 
 
-def test_the_life_of_a_session(service: Serve, connect: Connect, kind: str) -> None:
+def test_the_life_of_a_session_is_told(service: Serve, connect: Connect, kind: str) -> None:
     session = service.create(timeoutConfig={"timeoutMinutes": 10, "warningThresholdMinutes": 2})
     session_id = session["sessionId"]
     client = joined(connect(origin(service), kind), session_id)
@@ -819,7 +818,9 @@ def test_replay_while_the_session_goes_on(service: Serve, connect: Connect, kind
     assert client.sequences(session_id) == list(range(11, 803))
 
 
-def test_a_reply_to_whoever_joined_with_nothing_missed_streams(service: Serve, connect: Connect) -> None:
+def test_who_joined_with_nothing_missed_gets_the_pieces_of_the_next_reply(
+    service: Serve, connect: Connect
+) -> None:
     """A client that has everything and says so follows as live as any other: it gets the pieces of the next
     reply.
     """
@@ -867,7 +868,7 @@ def test_a_server_that_is_killed_behind_the_facade(
 ) -> None:
     address, directory = free_address(), tmp_path / "server"
     running = [start("--no-rest", directory=directory, GRPC_ADDRESS=address)]
-    front = run_program(facade(address, "127.0.0.1:0", tmp_path / "facade"))
+    front = run_program(Facade(address, "127.0.0.1:0", tmp_path / "facade"))
     url = f"http://{front.addresses['rest']}"
     made = (
         running[0]
@@ -933,7 +934,7 @@ def test_pieces_are_void_when_the_server_behind_the_facade_is_gone(
     """Nobody is left who could say so but the facade: the next server knows nothing of them."""
     address, directory = free_address(), tmp_path / "server"
     server = start("--no-rest", directory=directory, GRPC_ADDRESS=address)
-    front = run_program(facade(address, "127.0.0.1:0", tmp_path / "facade"))
+    front = run_program(Facade(address, "127.0.0.1:0", tmp_path / "facade"))
     url = f"http://{front.addresses['rest']}"
     agent_id = stream_agent(server)
     session_id = create(server, agent_id).session_id

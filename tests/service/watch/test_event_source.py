@@ -20,11 +20,10 @@ from eliza.sessions.v1.session_service_pb2 import DeleteSessionRequest
 from tests.contract.answers import check_headers
 from tests.contract.raw_http import request
 from tests.support.clients import create, history, replies, send
-from tests.support.realtime.programs import Program, facade, free_address, slow_agent
-from tests.support.service import ECHO, USER, Serve
+from tests.support.realtime.programs import Facade, Program, free_address, slow_agent
+from tests.support.service import ECHO, USER, Serve, Start
 from tests.support.waiting import until
 
-Start = Callable[..., Serve]
 Body = dict[str, Any]
 
 CHROMIUM = "/usr/bin/chromium"
@@ -234,7 +233,7 @@ def test_a_browser_hears_everything_once_over_every_restart(
 ) -> None:
     grpc_address, rest_address = free_address(), free_address()
     server = start("--no-rest", directory=tmp_path / "server", GRPC_ADDRESS=grpc_address, TEST_CLOCK="1")
-    front = programs(facade(grpc_address, rest_address, tmp_path / "facade"))
+    front = programs(Facade(grpc_address, rest_address, tmp_path / "facade"))
     base = f"http://{rest_address}/api/messaging/sessions"
     timeout = {"timeoutMinutes": 10, "warningThresholdMinutes": 2}
     made = requests.post(
@@ -269,7 +268,7 @@ def test_a_browser_hears_everything_once_over_every_restart(
         until(lambda: "lost" in recorder.states(), "the browser to see the facade gone")
         send(server, session_id, "while the facade is away")
         replies(server, session_id, 3)
-        front = programs(facade(grpc_address, rest_address, tmp_path / "facade"))
+        front = programs(Facade(grpc_address, rest_address, tmp_path / "facade"))
         hears(6)
 
         states = recorder.states()
@@ -282,7 +281,7 @@ def test_a_browser_hears_everything_once_over_every_restart(
         # Both at once; the facade comes back first.
         server.kill()
         front.kill()
-        programs(facade(grpc_address, rest_address, tmp_path / "facade"))
+        programs(Facade(grpc_address, rest_address, tmp_path / "facade"))
         server = start("--no-rest", directory=tmp_path / "server", GRPC_ADDRESS=grpc_address, TEST_CLOCK="1")
         send(server, session_id, "after both were away")
         hears(10)
@@ -331,7 +330,7 @@ def test_a_browser_that_is_refused_comes_back(
     server = start("--no-rest", directory=tmp_path / "server", GRPC_ADDRESS=grpc_address)
     session_id = create(server).session_id
     server.kill()
-    front = programs(facade(grpc_address, "127.0.0.1:0", tmp_path / "facade", REST_DEADLINE_SECONDS="1"))
+    front = programs(Facade(grpc_address, "127.0.0.1:0", tmp_path / "facade", REST_DEADLINE_SECONDS="1"))
     events = f"http://{front.addresses['rest']}/api/messaging/sessions/{session_id}/events"
     with browser(PAGE.replace("URL", events), tmp_path / "profile") as recorder:
         until(lambda: "lost" in recorder.states(), "the browser to be refused", 30)
@@ -695,7 +694,9 @@ def test_an_expired_session_takes_no_message(service: Serve, transport: str) -> 
     ("content", "status", "expected"),
     [("sleep 2", 504, "AGENT_REPLY_TIMEOUT"), ("fail now", 502, "AGENT_REPLY_FAILED")],
 )
-def test_no_reply(told: str, stream: Callable[..., Stream], content: str, status: int, expected: str) -> None:
+def test_a_reply_that_does_not_come_is_told_and_the_message_kept(
+    told: str, stream: Callable[..., Stream], content: str, status: int, expected: str
+) -> None:
     session_id = created(told)
     response = post(told, session_id, content=content, transport="http")
     assert code(response) == (status, expected)

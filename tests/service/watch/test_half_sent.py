@@ -5,8 +5,7 @@ import asyncio
 import pytest
 
 from server.patches import grpcio
-
-HANGS_SECONDS = 30
+from tests.support.waiting import PATIENCE_SECONDS
 
 
 async def test_of_requests_that_do_not_come_few_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,13 +24,13 @@ async def test_of_requests_that_do_not_come_few_are_waited_for(monkeypatch: pyte
 
     calls = [asyncio.create_task(incoming.receive(hang())) for _ in range(3)]
     calls.append(asyncio.create_task(incoming.receive(receive())))
-    async with asyncio.timeout(HANGS_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await asyncio.wait(calls[:2])
     # The oldest are ended, the others are not.
     assert [call.cancelled() for call in calls] == [True, True, False, False]
     came.set()
     monkeypatch.setattr(grpcio, "REQUEST_SECONDS", 0)
-    async with asyncio.timeout(HANGS_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await asyncio.wait(calls[2:3])
     # That of the last one has come.
     assert [call.cancelled() for call in calls] == [True, True, True, False]

@@ -14,9 +14,8 @@ from server.patches import grpcio
 from server.rpc import sending
 from server.rpc.interceptor import Interceptor
 from server.rpc.pipeline import CallPipeline
-from tests.support.waiting import eventually
+from tests.support.waiting import PATIENCE_SECONDS, eventually
 
-HANGS_SECONDS = 30
 BIG = "x" * 1_000_000
 WATCH = "/eliza.sessions.v1.SessionService/WatchSession"
 WATCH_MANY = "/eliza.sessions.v1.SessionService/WatchSessions"
@@ -124,7 +123,7 @@ class Running:
 
 
 async def read_all(call: Any) -> None:
-    async with asyncio.timeout(HANGS_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while await call.read() is not grpc.aio.EOF:
             pass
 
@@ -190,7 +189,7 @@ async def test_those_that_wait_for_room_are_woken_one_after_the_other_calls_firs
     await asyncio.sleep(0)
     assert (woken, call.done()) == ([], False)
     waiting.release("full")
-    await asyncio.wait_for(call, HANGS_SECONDS)
+    await asyncio.wait_for(call, PATIENCE_SECONDS)
     await eventually(lambda: woken == ["stream"])
     waiting.release("stream")
     waiting.forget(stream)

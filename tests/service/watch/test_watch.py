@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 
 import grpc
@@ -23,12 +23,9 @@ from eliza.sessions.v1 import (
 )
 from tests.support.clients import create, ended, fails, history, replies, send
 from tests.support.realtime.streams import PATIENCE_SECONDS, ManyWatched, Watching, ends
-from tests.support.service import ECHO, Serve
+from tests.support.service import ECHO, UNKNOWN, Serve, Start
 
-UNKNOWN = "99999999-9999-4999-8999-999999999999"
 MINUTE = 60_000
-
-Start = Callable[..., Serve]
 
 
 def talked(service: Serve, messages: int = 3, **timeout: float | bool) -> str:
@@ -83,7 +80,7 @@ def many(service: Serve) -> Iterator[ManyWatched]:
 
 
 class TestWatchSession:
-    def test_from_the_beginning(self, service: Serve) -> None:
+    def test_a_watch_from_the_beginning_has_every_entry(self, service: Serve) -> None:
         session_id = talked(service)
         with closing(Watching(service, session_id)) as watching:
             entries = watching.entries(6)
@@ -94,12 +91,12 @@ class TestWatchSession:
         )
 
     @pytest.mark.parametrize("after", range(6))
-    def test_from_any_entry(self, service: Serve, after: int) -> None:
+    def test_a_watch_from_any_entry_has_those_behind_it(self, service: Serve, after: int) -> None:
         session_id = talked(service)
         with closing(Watching(service, session_id, after)) as watching:
             assert sequences(watching.entries(6 - after)) == list(range(after + 1, 7))
 
-    def test_an_id_in_capitals(self, service: Serve) -> None:
+    def test_an_id_in_capitals_is_the_same_session(self, service: Serve) -> None:
         session_id = talked(service, 1)
         with closing(Watching(service, session_id.upper())) as watching:
             assert watching.entry().session_id == session_id
@@ -176,7 +173,7 @@ class TestWatchSession:
                     told.append(event.sequence)
             assert sorted(asked) == told
 
-    def test_heartbeats_where_nothing_happens(self, start: Start) -> None:
+    def test_heartbeats_come_where_nothing_happens(self, start: Start) -> None:
         service = start("--no-rest", TEST_CLOCK="1", STREAM_HEARTBEAT_SECONDS="0.2")
         session_id = talked(service, 1)
         with closing(Watching(service, session_id, 2)) as watching, closing(ManyWatched(service)) as many:
@@ -360,7 +357,7 @@ class TestEntries:
 
 
 class TestWatchSessions:
-    def test_many_on_one_stream(self, service: Serve, many: ManyWatched) -> None:
+    def test_many_sessions_on_one_stream_are_heard_in_order(self, service: Serve, many: ManyWatched) -> None:
         ids = [talked(service, 1) for _ in range(5)]
         for session_id in ids:
             many.join(session_id, 0)
@@ -377,14 +374,16 @@ class TestWatchSessions:
         assert joined == ids
         assert set(map(tuple, found.values())) == {(1, 2)}
 
-    def test_from_now_on(self, service: Serve, many: ManyWatched) -> None:
+    def test_a_join_from_now_on_hears_what_comes(self, service: Serve, many: ManyWatched) -> None:
         session_id = talked(service)
         many.join(session_id)
         assert many.expect("joined").after_sequence == 6
         send(service, session_id, "now")
         assert [many.expect("entry").sequence for _ in range(2)] == [7, 8]
 
-    def test_leave_and_join_again(self, service: Serve, many: ManyWatched) -> None:
+    def test_a_session_that_was_left_is_heard_again_after_a_join(
+        self, service: Serve, many: ManyWatched
+    ) -> None:
         session_id, other = talked(service, 1), talked(service, 1)
         many.join(other)
         many.expect("joined")
@@ -410,7 +409,9 @@ class TestWatchSessions:
             assert many.expect("joined").after_sequence == after
             assert [many.expect("entry").sequence for _ in range(4 - after)] == list(range(after + 1, 5))
 
-    def test_changes_while_entries_come(self, service: Serve, many: ManyWatched) -> None:
+    def test_joins_and_leaves_while_entries_come_skip_and_repeat_nothing(
+        self, service: Serve, many: ManyWatched
+    ) -> None:
         """After `joined` comes the entry behind its sequence, then each next one; after `end` nothing, until
         it is joined again.
         """
@@ -479,7 +480,9 @@ class TestWatchSessions:
         send(service, staying, "alone")
         assert many.expect("entry").session_id == staying
 
-    def test_an_expiry_in_the_past(self, service: Serve, many: ManyWatched) -> None:
+    def test_a_join_of_a_session_that_has_expired_ends_behind_its_expiry(
+        self, service: Serve, many: ManyWatched
+    ) -> None:
         session_id = talked(service, 1)
         service.advance(minutes=31)
         many.join(session_id, 1)
@@ -506,7 +509,7 @@ class TestWatchSessions:
         assert many.expect("entry").HasField("expiry")
         assert many.expect("end").session_id == expiring.lower()
 
-    def test_joins_that_cannot_be(self, service: Serve, many: ManyWatched) -> None:
+    def test_joins_that_cannot_be_end_with_their_reason(self, service: Serve, many: ManyWatched) -> None:
         session_id, expired = talked(service, 1, timeout_minutes=300), talked(service, 1)
         service.advance(minutes=31)
         for joined, after, why, details in (
@@ -553,7 +556,7 @@ class TestConverse:
         )
 
     @pytest.mark.parametrize("content", ["How do I  reset\nmy password?", "x", " ", "word " * 800])
-    def test_the_message_then_chunks_then_the_reply(self, service: Serve, content: str) -> None:
+    def test_the_message_comes_first_then_chunks_then_the_reply(self, service: Serve, content: str) -> None:
         session_id = create(service).session_id
         call = self.converse(service, session_id, content)
         first, *chunks, last = call
@@ -596,7 +599,7 @@ class TestConverse:
             fails(lambda named=named, content=content: next(self.converse(service, named, content)), why)
         assert history(service, session_id) == []
 
-    def test_an_agent_that_is_gone(self, service: Serve) -> None:
+    def test_an_agent_that_is_gone_fails_the_reply_and_the_message_is_kept(self, service: Serve) -> None:
         agent = agent_pb2.Agent(name="to be removed", kind=agent_pb2.AGENT_KIND_ECHO)
         agent_id = service.agents.CreateAgent(
             agent_service_pb2.CreateAgentRequest(agent=agent), timeout=10

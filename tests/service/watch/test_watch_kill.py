@@ -2,7 +2,6 @@
 
 import itertools
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -13,7 +12,7 @@ import pytest
 from eliza.sessions.v1 import log_pb2, message_service_pb2, session_service_pb2
 from tests.support.clients import create, send
 from tests.support.realtime.streams import Watching
-from tests.support.service import Serve
+from tests.support.service import Serve, Start
 from tests.support.waiting import until
 
 SESSIONS = 50
@@ -24,8 +23,6 @@ BOUND_BYTES = 64 * 2**20
 """By how much a service may grow for readers that do not read: a fraction of what they have not read, and of
 what is said meanwhile.
 """
-
-Start = Callable[..., Serve]
 
 
 class Follower:

@@ -5,9 +5,7 @@ once.
 import asyncio
 import contextlib
 import tempfile
-import uuid
 from collections.abc import Coroutine
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,15 +18,15 @@ from server.clock import TestClock
 from server.domain.agents import ECHO_ID, Agent, AgentKind
 from server.domain.errors import DomainError, SessionExpiredError, UnavailableError
 from server.domain.log import Abort, Chunk, Entry, ExpirationWarning, Expiry, TimeoutChange
-from server.domain.messages import Draft
-from server.domain.sessions import Rule, heartbeat, renew, send_message, update_timeout
+from server.domain.sessions import heartbeat, renew
 from server.domain.timeouts import PartialTimeoutConfig
 from server.lifecycle.expiry import ExpiryScheduler
 from server.lifecycle.watch import PAGE_ENTRIES, End, Item, Watch
 from server.lifecycle.watches import Watches
 from server.store.sqlite.store import SqliteStore
-from tests.support.realtime.echoing import delivered, echoing
-from tests.unit.samples import MINUTE, POLICY, T0, put, session
+from tests.store.conformance.common import patch, say
+from tests.support.realtime.echo_dispatcher import delivered, echo_dispatcher
+from tests.unit.samples import MINUTE, T0, put, session
 
 SESSIONS = 3
 WATCHERS = 3
@@ -49,7 +47,7 @@ class World:
         self.store = await SqliteStore.open(self.path, self.clock)
         self.signals = Watches()
         self.store.add_listener(self.signals.on_commit)
-        self.dispatcher = echoing(self.store, self.clock, self.signals)
+        self.dispatcher = echo_dispatcher(self.store, self.clock, self.signals)
         self.deadlines = ExpiryScheduler(self.store, self.clock)
         await self.store.seed_agent(Agent(ECHO_ID, "echo", AgentKind.ECHO, T0, T0))
         await self.deadlines.run_due()
@@ -145,27 +143,24 @@ class Watcher:
             seen.append(event)
 
 
-def send(content: str) -> Rule:
-    return partial(send_message, message_id=str(uuid.uuid4()), draft=Draft(content))
-
-
-def patch(change: PartialTimeoutConfig) -> Rule:
-    return partial(update_timeout, change=change, policy=POLICY)
-
-
 RULES = st.one_of(
     st.sampled_from(["hello", "two words", "three of them"]).map(lambda content: ("send", content)),
     st.just(("heartbeat", None)),
     st.just(("renew", None)),
     st.builds(
-        PartialTimeoutConfig,
-        st.none() | st.sampled_from([5.0, 30.0, 60.0]),
-        st.none() | st.booleans(),
-        st.none() | st.sampled_from([30.0, 90.0]),
-        st.none() | st.sampled_from([1.0, 5.0, 20.0]),
+        dict,
+        timeout_minutes=st.none() | st.sampled_from([5.0, 30.0, 60.0]),
+        auto_renew=st.none() | st.booleans(),
+        max_duration_minutes=st.none() | st.sampled_from([30.0, 90.0]),
+        warning_threshold_minutes=st.none() | st.sampled_from([1.0, 5.0, 20.0]),
     ).map(lambda change: ("patch", change)),
 )
-MADE = {"send": send, "heartbeat": lambda _: heartbeat, "renew": lambda _: renew, "patch": patch}
+MADE = {
+    "send": say,
+    "heartbeat": lambda _: heartbeat,
+    "renew": lambda _: renew,
+    "patch": lambda change: patch(**change),
+}
 
 ACTIONS = st.one_of(
     st.tuples(st.just("rule"), st.integers(0, SESSIONS - 1), RULES, st.booleans()),
@@ -215,7 +210,7 @@ async def act(world: World, action: Any) -> None:
                 await world.settle()
         case ("burst", index, count):
             for number in range(count):
-                world.call(world.store.apply(world.ids[index], send(f"{number} of many")))
+                world.call(world.store.apply(world.ids[index], say(f"{number} of many")))
         case ("advance", by_ms):
             await world.advance(by_ms)
         case ("connect", index):

@@ -38,7 +38,6 @@ from server.domain.messages import Draft, UserMessage
 from server.domain.replies import fail
 from server.domain.sessions import (
     Outcome,
-    Rule,
     Session,
     fall_due,
     heartbeat,
@@ -55,14 +54,12 @@ from server.lifecycle.watches import WAKES_PER_TURN, Watches
 from server.rpc.sending import MAX_UNREAD_BYTES, Sending
 from server.store.contract import PAGE_BYTES, Commit
 from server.store.sqlite.store import SqliteStore
-from tests.support.realtime.echoing import HANGS_SECONDS, delivered, echoing
+from tests.store.conformance.common import say
+from tests.support.realtime.echo_dispatcher import delivered, echo_dispatcher
+from tests.support.waiting import PATIENCE_SECONDS
 from tests.unit.samples import MINUTE, POLICY, T0, logged, put, session
 
 ECHO_AGENT = Agent(ECHO_ID, "echo", AgentKind.ECHO, T0, T0)
-
-
-def say(content: str = "hello") -> Rule:
-    return partial(send_message, message_id=str(uuid.uuid4()), draft=Draft(content))
 
 
 @pytest.fixture
@@ -196,7 +193,9 @@ class TestListEntries:
         assert await store.list_entries(one.id, after_sequence=0, limit=100) == made
 
     @pytest.mark.parametrize(("after", "limit"), [(0, 1), (0, 10), (3, 4), (9, 5), (10, 5), (11, 5)])
-    async def test_pages(self, store: SqliteStore, one: Session, after: int, limit: int) -> None:
+    async def test_a_page_begins_behind_its_sequence_and_ends_at_its_limit(
+        self, store: SqliteStore, one: Session, after: int, limit: int
+    ) -> None:
         other = session(T0)
         await put(store, other)
         await asyncio.gather(*(store.apply(of.id, say(f"{n}")) for n in range(10) for of in (one, other)))
@@ -305,7 +304,9 @@ class TestWatch:
     def abort(of: Session, answers: int, attempt: int = 1) -> Abort:
         return Abort(of.id, of.agent_id, f"reply {answers} {attempt}", answers, attempt, answers)
 
-    async def test_more_than_a_page(self, store: SqliteStore, one: Session, watch: Watch) -> None:
+    async def test_more_than_a_page_is_read_to_its_end(
+        self, store: SqliteStore, one: Session, watch: Watch
+    ) -> None:
         await asyncio.gather(*(store.apply(one.id, say(f"{n}")) for n in range(2 * PAGE_ENTRIES + 1)))
         await watch.join(one.id, 0)
         assert [getattr(entry, "sequence", None) for entry in await self.all(watch)] == list(
@@ -337,7 +338,7 @@ class TestWatch:
         assert await self.all(watch) == []
         assert not watch.leave(one.id)
 
-    async def test_what_cannot_be_joined(
+    async def test_what_cannot_be_joined_is_refused(
         self, store: SqliteStore, one: Session, watch: Watch, clock: TestClock
     ) -> None:
         for after in (-1, 1):
@@ -478,7 +479,7 @@ class TestWatch:
         assert await self.all(watch) == []
         (small,) = logged(await store.apply(other.id, say("small")))
         assert await self.all(watch) == [small]
-        waiting = asyncio.create_task(watch.next(HANGS_SECONDS))
+        waiting = asyncio.create_task(watch.next(PATIENCE_SECONDS))
         await asyncio.sleep(0)
         sending.release("somebody else")
         ((_, first),) = await waiting
@@ -508,7 +509,7 @@ class TestWatch:
         while not texts or not texts[-1].endswith(end):
             texts += [
                 item[1].text
-                for item in await watch.next(HANGS_SECONDS)
+                for item in await watch.next(PATIENCE_SECONDS)
                 if isinstance(item, tuple) and isinstance(item[1], Chunk)
             ]
         return texts
@@ -542,7 +543,7 @@ class TestWatch:
         await watch.join(one.id, 0)
         while len(await store.list_entries(one.id, after_sequence=0, limit=10)) > left:
             assert await store.purge(clock.now_ms(), 1)
-        (end,) = await watch.next(HANGS_SECONDS)
+        (end,) = await watch.next(PATIENCE_SECONDS)
         assert isinstance(end, End)
         assert isinstance(end.error, SessionNotFoundError)
 
@@ -560,12 +561,12 @@ class TestWatch:
         answer, held = store._writer._answer, []
         monkeypatch.setattr(store._writer, "_answer", held.append)
         call = asyncio.create_task(store.delete_session(one.id))
-        async with asyncio.timeout(HANGS_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not held:  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.001)
         watch.wake(one.id)
-        reading = asyncio.create_task(watch.next(HANGS_SECONDS))
-        async with asyncio.timeout(HANGS_SECONDS):
+        reading = asyncio.create_task(watch.next(PATIENCE_SECONDS))
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while len(held) < 2:  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.001)
         assert not reading.done()
@@ -597,11 +598,11 @@ class TestWatch:
         await watch.join(one.id, 0)
         while await store.purge(clock.now_ms(), 1000):
             pass
-        reading = asyncio.create_task(watch.next(HANGS_SECONDS))
+        reading = asyncio.create_task(watch.next(PATIENCE_SECONDS))
         await asyncio.sleep(0)
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
-        assert list(map(type, await watch.next(HANGS_SECONDS))) == [End]
+        assert list(map(type, await watch.next(PATIENCE_SECONDS))) == [End]
 
     async def test_void_chunks_are_not_told_and_told_ones_are_taken_back(
         self, store: SqliteStore, one: Session, watch: Watch, signals: Watches
@@ -653,7 +654,7 @@ class TestWatch:
         self, store: SqliteStore, clock: TestClock, one: Session, watch: Watch, signals: Watches
     ) -> None:
         await store.seed_agent(ECHO_AGENT)
-        echoing(store, clock, signals)
+        echo_dispatcher(store, clock, signals)
         await watch.join(one.id, 0)
         await store.apply(one.id, say("a b c"))
         await delivered(store)

@@ -6,9 +6,13 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Self
+
+import requests
 
 from tests.support.clients import command
 from tests.support.service import environment
+from tests.support.waiting import PATIENCE_SECONDS
 
 SLOW_AGENT = Path(__file__).parent / "slow_agent.py"
 
@@ -37,6 +41,19 @@ class Program:
         assert ready.startswith("ready "), self.log_path.read_text()
         self.addresses = dict(part.split("=", 1) for part in ready.split()[1:])
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def stop(self) -> int:
+        """Ends it with SIGTERM; returns its exit status."""
+        self.process.terminate()
+        status = self.process.wait(timeout=PATIENCE_SECONDS)
+        self.kill()
+        return status
+
     def kill(self) -> None:
         """Kills it with SIGKILL; again does nothing."""
         self.process.kill()
@@ -45,9 +62,19 @@ class Program:
             self.process.stdout.close()
 
 
-def facade(server: str, rest_address: str, directory: Path, **settings: str) -> Program:
-    """`eliza-sessions rest` by itself."""
-    return Program(command("rest", "--server", server, "--rest-address", rest_address), directory, **settings)
+class Facade(Program):
+    """A running `eliza-sessions rest`: `address` is where it listens, `url` leads to its sessions."""
+
+    def __init__(self, server: str, rest_address: str, directory: Path, **settings: str) -> None:
+        super().__init__(
+            command("rest", "--server", server, "--rest-address", rest_address), directory, **settings
+        )
+        self.address = self.addresses["rest"]
+        self.url = f"http://{self.address}/api/messaging/sessions"
+
+    def health(self) -> requests.Response:
+        """GET /sessions/health."""
+        return requests.get(f"{self.url}/health", timeout=PATIENCE_SECONDS)
 
 
 def slow_agent(directory: Path, **settings: str) -> Program:

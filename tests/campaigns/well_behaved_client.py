@@ -1,8 +1,8 @@
 """A well-behaved client in a process of its own: makes its calls one after the other, all the time, while
 others misbehave.
 
-`python -m tests.campaigns.polite GRPC REST`: a line on standard input begins a phase of that name; at its end
-the figures of all phases are printed as JSON.
+`python -m tests.campaigns.well_behaved_client GRPC REST`: a line on standard input begins a phase of that
+name. At its end it prints the figures of all phases as JSON.
 """
 
 import json
@@ -32,7 +32,7 @@ _BASE: Final = 100
 """Calls that are made before anybody misbehaves, to compare with."""
 
 
-class Polite:
+class WellBehavedClient:
     """The client as its parent process sees it."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
@@ -64,11 +64,11 @@ class Polite:
 
 
 @contextmanager
-def polite(service: Serve) -> Iterator[Polite]:
+def well_behaved_client(service: Serve) -> Iterator[WellBehavedClient]:
     """Runs the client against a service. Its figures are there at the end of the block."""
-    command = [sys.executable, "-m", "tests.campaigns.polite", service.grpc, service.rest]
+    command = [sys.executable, "-m", "tests.campaigns.well_behaved_client", service.grpc, service.rest]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        client = Polite(process)
+        client = WellBehavedClient(process)
         try:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"

@@ -9,11 +9,10 @@ from server.domain.agents import AgentKind
 from server.domain.deliveries import RetryPolicy
 from server.lifecycle.watches import Watches
 from server.store.contract import Store
+from tests.support.waiting import PATIENCE_SECONDS
 
-HANGS_SECONDS = 30
 
-
-def echoing(store: Store, clock: Clock, signals: Watches) -> Dispatcher:
+def echo_dispatcher(store: Store, clock: Clock, signals: Watches) -> Dispatcher:
     """A dispatcher that listens to the store; to be started."""
     policy = RetryPolicy(5, 10, 100)
     echo = {AgentKind.ECHO: Echo()}
@@ -26,6 +25,6 @@ def echoing(store: Store, clock: Clock, signals: Watches) -> Dispatcher:
 
 async def delivered(store: Store) -> None:
     """Waits until no delivery is open."""
-    async with asyncio.timeout(HANGS_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while await store.count_open():  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0.001)

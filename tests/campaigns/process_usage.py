@@ -12,7 +12,7 @@ _SAMPLE_SECONDS: Final = 0.1
 _MIB: Final = 2**20
 
 
-class Watched:
+class ProcessUsage:
     """A context manager: watches a service while its block runs."""
 
     def __init__(self, service: Serve) -> None:
