@@ -46,7 +46,7 @@ from tests.service.agents.webhook_server import (
 KEY = "sk-test-0123456789"
 PATIENCE = 30.0
 BRIEF = 0.1
-REFUSED = f"the agent's host {http._REFUSED}"
+REFUSED = f"the agent's host {guarded_http._REFUSED}"
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -195,7 +195,7 @@ LONG = "the agent's reply cannot be stored: Invalid content: a reply must have a
 NO_COMPLETION = "the agent's answer is no completion"
 LATE = f"the agent did not reply within {BRIEF:g} seconds"
 LOST = "the agent cannot be reached: RemoteProtocolError"
-TOO_LARGE = f"the agent's answer is larger than {http.MAX_RESPONSE_BYTES} bytes"
+TOO_LARGE = f"the agent's answer is larger than {guarded_http.MAX_RESPONSE_BYTES} bytes"
 CHUNKED = head(content_type=EVENTS, headers={"Transfer-Encoding": "chunked"}) + b"%x\r\n%b\r\n" % (
     len(HALF),
     HALF,
