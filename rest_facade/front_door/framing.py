@@ -23,7 +23,7 @@ class Framing:
     """Whether the slice began with the end of another request."""
 
     _has_body = False
-    """Whether the slice has a part of a body."""
+    """Whether the slice holds a part of a body."""
 
     def begin_slice(self) -> None:
         """Notes that a slice of input begins."""
@@ -48,7 +48,7 @@ class Framing:
         self._has_body = True
 
     def end_request(self) -> None:
-        """Notes that a request is complete: what follows in the slice belongs to another one."""
+        """Notes that a request is complete. The rest of the slice belongs to another one."""
         self._is_behind_request = True
 
     def end_slice(self, size_bytes: int, *, is_in_body: bool) -> None:

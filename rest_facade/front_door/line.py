@@ -1,4 +1,4 @@
-"""One connection as those see it who answer on it."""
+"""A connection as the writers of answers see it."""
 
 import asyncio
 from typing import Any
@@ -10,7 +10,7 @@ class Line(Connection, asyncio.Protocol):
     """A connection on which bytes are sent."""
 
     environ: dict[str, Any]
-    """What the WSGI environs of all its requests have."""
+    """The part of the WSGI environ that all its requests share."""
 
     is_write_paused = False
     """Whether more waits to be sent than should."""
@@ -26,8 +26,8 @@ class Line(Connection, asyncio.Protocol):
         if not self.transport.is_closing():
             self.transport.write(data)
 
-    def drained(self) -> asyncio.Future[None]:
-        """What is done when the client has read most of what was sent, or has gone."""
+    def when_drained(self) -> asyncio.Future[None]:
+        """Returns a future that ends when the client has read most of the sent bytes, or has gone."""
         self._drained = self._loop.create_future()
         return self._drained
 
@@ -36,7 +36,7 @@ class Line(Connection, asyncio.Protocol):
         return self.transport.is_closing()
 
     def close(self) -> None:
-        """Ends the connection when what was written has been sent."""
+        """Ends the connection when all written bytes have been sent."""
         self.transport.close()
 
     def counted_client(self) -> str | None:

@@ -1,6 +1,4 @@
-"""The requests of one connection that have no answer yet: each is begun once all before it are answered, and
-answers keep their order.
-"""
+"""The unanswered requests of one connection. Each begins once all before it are answered."""
 
 import asyncio
 from collections import deque
@@ -15,13 +13,12 @@ from rest_facade.front_door.line import Line
 from rest_facade.shapes.errors import ApiError
 
 MAX_DISCARDED_BYTES: Final = 16 * 1024 * 1024
-"""How much of the body of a request that is answered already is read past, where the connection goes on
-behind it.
-"""
+"""How much of the body of an answered request is skipped to keep the connection."""
 
 LINGER_SECONDS: Final = 5.0
-"""How long a body is read past where the connection ends: closed on unread bytes it is reset, and the client
-may never see the answer.
+"""How long a body is skipped before the connection closes.
+
+Closed on unread bytes it is reset, and the client may never see the answer.
 """
 
 _log = structlog.get_logger(__name__)
@@ -117,8 +114,7 @@ class Pipeline:
     def end_with(self, response: CannedResponse, reading: Exchange | None = None) -> None:
         """Answers the first request that has no answer, unless that has begun, and closes the connection.
 
-        `reading` is one whose head is being read. Requests behind it have no answer: they must not write to
-        what is closed.
+        `reading` is a request whose head is being read. Later requests get no answer.
         """
         if self._exchanges:
             first = self._exchanges[0]
@@ -131,7 +127,7 @@ class Pipeline:
         self._connection.close()
 
     def abandon(self) -> None:
-        """Tells those who would answer the requests so far that nobody listens."""
+        """Cancels all requests, because nobody listens any more."""
         for exchange in self._exchanges:
             exchange.abandon()
         self._exchanges.clear()
@@ -145,7 +141,7 @@ class Pipeline:
         del self._connection
 
     def lingers_too_long(self, now_s: float) -> bool:
-        """Whether a body that nobody waits for still has no end."""
+        """Whether a body is skipped for too long."""
         return self._lingers_s is not None and now_s - self._lingers_s > LINGER_SECONDS
 
     def _begin(self, exchange: Exchange) -> None:
@@ -155,7 +151,7 @@ class Pipeline:
             exchange.refuse()
             return
         if not exchange.is_read and self._door.admission.is_full and not exchange.is_exempt:
-            # What comes of its body is not kept.
+            # Its body is not kept.
             exchange.is_handed_over = True
             self._door.admission.refuse(exchange)
             return
@@ -186,8 +182,8 @@ class Pipeline:
         exchange.body = b""
 
     def _close_behind(self, exchange: Exchange) -> None:
-        """Closes the connection behind an answer; what comes of the request yet is read past, so that the
-        client sees the answer.
+        """Closes the connection behind an answer, and skips the rest of the body so that the client sees the
+        answer.
         """
         if exchange.is_read or exchange.expects_leave:
             self._connection.close()

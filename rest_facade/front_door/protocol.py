@@ -88,7 +88,7 @@ class HttpProtocol(SlicedInput, Line):
         self._drop_parts()
 
     def _drop_parts(self) -> None:
-        """Drops what leads back to this protocol, so that it is freed at once."""
+        """Drops the parts that lead back to this protocol, so that it is freed at once."""
         self._pipeline.leave_connection()
         del self._parser
         self.__dict__.pop("_reading", None)
@@ -235,11 +235,10 @@ class HttpProtocol(SlicedInput, Line):
         )
 
     def _feed(self, data: bytes) -> bool:
-        """Parses bytes that came in. Returns whether the connection still speaks HTTP.
+        """Parses received bytes. Returns whether the connection still speaks HTTP.
 
-        At an offer to upgrade the parser stops, and would take what follows for the next request. So an offer
-        that is not taken is ignored (RFC 9110, 7.8): a new parser reads the same head without it, and then
-        the body.
+        At an offer to upgrade the parser stops, and would read the rest as the next request. An offer that is
+        not taken is ignored (RFC 9110, 7.8): a new parser reads the head without it, and then the body.
         """
         try:
             while True:

@@ -125,22 +125,21 @@ class WebSocketProtocol(SlicedInput, Connection, patched.WebSocket):
         return message
 
     async def send(self, message: Any) -> None:
-        """Sends what the app says.
+        """Sends a message of the app.
 
-        Once that is its goodbye, nobody calls `receive`, and the client's is read.
+        After the app's goodbye nobody calls `receive`, and the client's goodbye is read here.
         """
         await super().send(message)
         self._go_on()
 
     def _go_on(self) -> None:
-        """Parses what waits once the app has taken what was parsed before."""
+        """Parses further bytes once the app has taken the messages before them."""
         if self.is_reading_paused and not self.transport.is_closing():
-            # uvicorn has resumed the reading, which would add to what waits.
+            # uvicorn has resumed reading, which would add to the bytes that wait.
             self.transport.pause_reading()
         self.parse_soon()
 
     def parse(self, data: bytes) -> None:
-        """Parses a slice of what came in."""
         super().data_received(data)
 
     def may_parse(self) -> bool:

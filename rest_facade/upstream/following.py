@@ -11,7 +11,7 @@ from eliza.sessions.v1.json_form_pb2 import JSON_FORM_TEXT
 from eliza.sessions.v1.log_pb2 import LogEntry, ReplyAborted, ReplyChunk, SessionDeleted
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSessionsResponse
-from rest_facade.shapes.errors import ApiError, from_row
+from rest_facade.shapes.errors import ApiError, from_row, out_of_reach
 from rest_facade.shapes.events import Draft
 from rest_facade.upstream.backend import Backend, read
 
@@ -64,9 +64,7 @@ class Follower:
             async with asyncio.timeout(self._backend.deadline_seconds):
                 return await self._join()
         except TimeoutError:
-            raise ApiError(
-                "UNAVAILABLE", "The session service is out of reach", retryAfterSeconds=1
-            ) from None
+            raise out_of_reach() from None
 
     def __aiter__(self) -> AsyncIterator[Happening | None]:
         """What happens, until the session ends; None where nothing has for a while, or while the server is

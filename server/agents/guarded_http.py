@@ -12,7 +12,7 @@ from server.agents.allowed import PORTS, Endpoint, canonical_host
 from server.agents.hosts import CONNECT_SECONDS, Hosts
 
 MAX_RESPONSE_BYTES: Final = 4 * 1024 * 1024
-"""Room for the largest reply (2 MiB of attachments, 100,000 code points twice) and for what surrounds it."""
+"""Room for the largest reply (2 MiB of attachments, 100,000 code points twice) and its wrapping."""
 MAX_ERROR_BYTES: Final = 16 * 1024
 """How much of an error's body is read. Only its beginning is shown, and that to operators."""
 ERROR_BODY_SECONDS: Final = 5.0
@@ -106,7 +106,7 @@ class _Bounded(httpx2.AsyncByteStream):
 
 
 class _Excerpt(httpx2.AsyncByteStream):
-    """The beginning of an error's body, as far as it comes. It never fails: the status says what matters."""
+    """The beginning of an error's body, as far as it comes. It never fails: the status matters more."""
 
     def __init__(self, stream: httpx2.AsyncByteStream, most_bytes: int) -> None:
         self._stream = stream
@@ -126,7 +126,7 @@ class _Excerpt(httpx2.AsyncByteStream):
 
 
 def retry_after_s(headers: httpx2.Headers, now_ms: int) -> float:
-    """How long a response's Retry-After wants to be left alone, in seconds: 0 without one, at most
+    """Returns the pause of a response's Retry-After in seconds: 0 without one, at most
     MAX_RETRY_AFTER_SECONDS.
     """
     value = headers.get("retry-after", "").strip()

@@ -49,16 +49,15 @@ class Revoked:
 
 
 Told: TypeAlias = Given | Accepted | Refused | Revoked | Exception
-"""What a worker is told; an exception ends its stream."""
+"""An event for a worker. An exception ends its stream."""
 
 
 @dataclass(eq=False, slots=True)
 class _Held:
-    """A delivery in the hands of a worker.
+    """A delivery that a worker has.
 
-    `reply` is what the worker makes of it: a reply, or a NoReplyError. `is_taken`: it is on its way into the
-    store, and `stored` says whether it came there; None: nobody asks. `begun`: the worker has said something
-    of it.
+    `reply` ends with the worker's reply or a NoReplyError. `stored` says whether that reply is stored, where
+    anybody asks. `is_taken`: it is on its way into the store. `begun`: the worker has sent something for it.
     """
 
     work: Work
@@ -71,9 +70,9 @@ class _Held:
 
 @dataclass(eq=False, slots=True)
 class StreamWorker:
-    """A connected worker. `busy` counts the deliveries that it has, and those that are on their way to it.
+    """A connected worker. `busy` counts its deliveries, also those on their way to it.
 
-    `told` is what it is to be told; None: that it has said its last.
+    `told` holds the events for it; None ends them.
     """
 
     agent_id: str
@@ -84,13 +83,13 @@ class StreamWorker:
     busy: int = 0
     gone: bool = False
 
-    def chunk(self, delivery_id: str, text: str) -> None:
+    def take_chunk(self, delivery_id: str, text: str) -> None:
         """Takes a piece of a reply. Raises DeliveryNotLeasedError, InvalidContentError."""
         held = self._held(delivery_id)
         held.begun = True
         held.emit(text)
 
-    def failed(self, delivery_id: str, reason: str, *, final: bool) -> None:
+    def fail(self, delivery_id: str, reason: str, *, final: bool) -> None:
         """Takes a failure. Raises DeliveryNotLeasedError."""
         reply = self._held(delivery_id).reply
         if not reply.done():
@@ -123,11 +122,11 @@ class Seat:
         self._held: _Held | None = None
 
     def history_messages(self, agent: Agent) -> int:
-        """What the worker has asked for."""
+        """The number that the worker has asked for."""
         return self._worker.history_messages
 
     async def reply(self, work: Work, emit: Emit) -> Reply:
-        """Hands the delivery to the worker and waits for what it says."""
+        """Hands the delivery to the worker and waits for its reply."""
         worker, delivery_id = self._worker, work.delivery.id
         if worker.gone:
             raise _lost(begun=False)
@@ -165,7 +164,7 @@ class Seat:
 
 
 class StreamWorkers:
-    """The workers that are connected, by agent, and the deliveries that wait for one who has time."""
+    """The connected workers by agent, and the deliveries that wait for one with time."""
 
     is_inside = False
 
@@ -182,7 +181,7 @@ class StreamWorkers:
 
     @asynccontextmanager
     async def slot(self, agent: Agent) -> AsyncIterator[Seat]:
-        """Waits for a worker who has time. Raises AgentChangedError."""
+        """Waits for a worker with time. Raises AgentChangedError."""
         found: asyncio.Future[StreamWorker] = asyncio.get_running_loop().create_future()
         waiting = self._waiting.setdefault(agent.id, deque())
         waiting.append(found)
@@ -207,7 +206,7 @@ class StreamWorkers:
             self._release(worker)
 
     @contextmanager
-    def connected(self, agent: Agent, *, capacity: int, history_messages: int) -> Iterator[StreamWorker]:
+    def connect(self, agent: Agent, *, capacity: int, history_messages: int) -> Iterator[StreamWorker]:
         """A worker of an agent, as long as its stream lasts.
 
         Raises InvalidFieldError (the agent is of another kind), UnavailableError.
@@ -233,9 +232,10 @@ class StreamWorkers:
         """How many workers of an agent are connected."""
         return len(self._workers.get(agent_id, ()))
 
-    def changed(self, agent_id: str, agent: Agent | None) -> None:
-        """Has what waits for an agent looked at anew, and ends the streams of its workers, if it takes none
-        any more (None: removed).
+    def apply_change(self, agent_id: str, agent: Agent | None) -> None:
+        """Applies a change of an agent, or its removal (None).
+
+        Deliveries that wait look at the agent again. Streams of workers end where it takes none any more.
         """
         for waiting in self._waiting.pop(agent_id, ()):
             if not waiting.done():
@@ -256,9 +256,7 @@ class StreamWorkers:
                 worker.told.put_nowait(UnavailableError("The service is stopping"))
 
     def _assign(self, agent_id: str) -> None:
-        """Gives those who have time to those who wait: the idlest first, and of these the one whose turn was
-        longest ago.
-        """
+        """Gives free workers to waiting deliveries: the idlest first, then the one served longest ago."""
         waiting = self._waiting.get(agent_id, deque())
         while waiting:
             free = [worker for worker in self._workers.get(agent_id, ()) if worker.busy < worker.capacity]

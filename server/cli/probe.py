@@ -211,7 +211,7 @@ def _certificate_of(addr: str, timeout_s: float) -> tuple[bytes, str]:
         pem = ssl.get_server_certificate(split_address(addr), timeout=timeout_s)
         context = ssl.create_default_context(cadata=pem)
         context.check_hostname = False
-        # The context trusts this certificate alone, whoever signed it.
+        # The context trusts this certificate alone, by whomever it is signed.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         with (
             socket.create_connection(split_address(addr), timeout_s) as plain,

@@ -1,7 +1,4 @@
-"""Who watches which session, and who is woken when something is new.
-
-However many watch a session, others are served in between.
-"""
+"""Which watches follow which session. Wakes them when it has something new, a few in each turn."""
 
 import asyncio
 from collections import OrderedDict
@@ -13,7 +10,7 @@ from server.lifecycle.pieces import Pieces
 from server.store.contract import Commit
 
 WAKES_PER_TURN: Final = 20
-"""How many watches are woken in a turn of the loop: what these then do takes a few milliseconds."""
+"""How many watches are woken in a turn of the loop: their work takes a few milliseconds."""
 
 
 class Wakeable(Protocol):
@@ -46,10 +43,10 @@ class Watched:
 
 @dataclass(slots=True)
 class _Round:
-    """The watches of a session that have yet to be woken, and whether its log has grown or there are pieces
-    alone.
+    """The watches of a session that have yet to be woken. `has_grown`: its log has grown, not only pieces
+    came.
 
-    `begun`: some were woken. `again`: there is news since, and whether of the log.
+    `begun`: some were woken. `again`: something came since, and whether in the log.
     """
 
     watches: list[Wakeable]
@@ -68,7 +65,7 @@ class Watches:
         self.closed = False
 
     def on_commit(self, commit: Commit) -> None:
-        """Wakes the watches of the sessions whose logs a commit has grown, or that it has removed."""
+        """Wakes the watches of the sessions whose logs a commit has grown or removed."""
         for outcome in commit.outcomes:
             session = outcome.session
             if outcome.entry and (watched := self._watched.get(session.id)):
@@ -87,7 +84,7 @@ class Watches:
             self._wake(piece.session_id, has_grown=False)
 
     def close(self) -> None:
-        """Ends all watches with UnavailableError, once they have told what is new: the service stops."""
+        """Ends all watches with UnavailableError after their last items, because the service stops."""
         self.closed = True
         while self._rounds:
             session_id, current = self._rounds.popitem()
@@ -97,7 +94,7 @@ class Watches:
             watch.wake_up()
 
     def register(self, watch: Wakeable) -> None:
-        """Counts a watch among those that `close` ends."""
+        """Adds a watch to those that `close` ends."""
         self._open.add(watch)
 
     def unregister(self, watch: Wakeable) -> None:
@@ -105,13 +102,13 @@ class Watches:
         self._open.discard(watch)
 
     def add(self, session_id: str, watch: Wakeable) -> Watched:
-        """Has a watch woken for a session; returns what all its watches share."""
+        """Adds a watch to a session. Returns the state that all its watches share."""
         watched = self._watched.setdefault(session_id, Watched())
         watched.watches.add(watch)
         return watched
 
     def remove(self, session_id: str, watch: Wakeable) -> None:
-        """Has a watch woken no longer for a session."""
+        """Removes a watch from a session."""
         if watched := self._watched.get(session_id):
             watched.watches.discard(watch)
             if not watched.watches:
@@ -130,9 +127,7 @@ class Watches:
             self._rounds[session_id] = _Round(list(watched.watches), has_grown)
 
     def _wake_some(self) -> None:
-        """Wakes as many as one turn of the loop is for: one of each session after the other, so that none
-        waits for a large one.
-        """
+        """Wakes some watches, one of each session in turn, so that none waits for a session with many."""
         for _ in range(WAKES_PER_TURN):
             if not self._rounds:
                 return

@@ -64,5 +64,5 @@ class InProcessChannel(aio.Channel):
     def stream_unary(
         self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any
     ) -> Any:
-        """No method of ours is of this kind."""
+        """None of our methods is of this kind."""
         raise NotImplementedError(method)

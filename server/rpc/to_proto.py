@@ -94,7 +94,7 @@ def message(session: Session, entry: Entry, stored: Message, as_text: bool) -> m
 
 
 def delivered_message(session: Session, entry: Entry, stored: Message, as_text: bool) -> message_pb2.Message:
-    """A message with its author's own metadata beside the overlaid, which an agent must tell apart."""
+    """A message with its author's own metadata beside the overlaid: agents need both."""
     delivered = message(session, entry, stored, as_text)
     if as_text:
         delivered.own_metadata_json = json_text.escape_lines(stored.metadata)
@@ -150,7 +150,7 @@ def abort(piece: Abort) -> log_pb2.ReplyAborted:
 
 
 def session_status(entry: Entry) -> message_pb2.SessionStatus:
-    """What a message did to its session."""
+    """How a message changed its session."""
     return message_pb2.SessionStatus(
         expires_at=values.timestamp(entry.expires_at_ms),
         renewal_count=entry.renewal_count,
@@ -160,7 +160,7 @@ def session_status(entry: Entry) -> message_pb2.SessionStatus:
 
 
 def timeout_config(config: TimeoutConfig | PartialTimeoutConfig) -> timeout_pb2.TimeoutConfig:
-    """Timeout settings; what is None stays unset."""
+    """Timeout settings. None stays unset."""
     return timeout_pb2.TimeoutConfig(
         timeout_minutes=config.timeout_minutes,
         auto_renew=config.auto_renew,

@@ -19,7 +19,7 @@ from google.protobuf.message import Message
 
 from rest_facade.shapes import responses
 from server.cli import main
-from server.cli.rest import inherited
+from server.cli.rest import select_inherited
 from server.rpc import message_service
 
 LARGE_BYTES: Final = 500
@@ -85,6 +85,6 @@ if __name__ == "__main__":
     signal.signal(signal.SIGUSR1, lambda *_: _tell(told))
     if sys.argv[1] == "rest":
         # With more in its environment than it needs, it would become the program itself, which tells nothing.
-        for name in os.environ.keys() - inherited(os.environ).keys():
+        for name in os.environ.keys() - select_inherited(os.environ).keys():
             del os.environ[name]
     main()

@@ -892,7 +892,7 @@ class TestWorkers:
         changed = await world.store.update_agent(
             AGENT, lambda agent, now_ms: Agent(agent.id, agent.name, AgentKind.ECHO, T0, now_ms)
         )
-        workers.changed(AGENT, changed)
+        workers.apply_change(AGENT, changed)
         assert await world.exchanged(one) == [("hello", "hello")]
         assert (workers._waiting, workers._workers) == ({}, {})
 
@@ -907,7 +907,7 @@ class TestWorkers:
         await world.send(other, "hello")
         await eventually(lambda: len(workers._waiting[AGENT]) == 2)
         await world.delete(ended)
-        with workers.connected(agent, capacity=1, history_messages=0) as worker:
+        with workers.connect(agent, capacity=1, history_messages=0) as worker:
             given = await asyncio.wait_for(worker.told.get(), HANGS_SECONDS)
             assert given.work.message.content == "hello"
             await world.dispatcher.answer(given.work.delivery.id, Reply(Draft("hi")))
