@@ -46,7 +46,7 @@ class Answers:
         self._bytes += 0 if count else len(part)
 
     def let_go(self, part: bytes) -> None:
-        """A connection is done with a part."""
+        """Notes that a connection has sent a part."""
         count, _ = self._held[id(part)]
         if count > 1:
             self._held[id(part)] = count - 1, part

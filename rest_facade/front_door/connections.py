@@ -140,7 +140,7 @@ class Connections:
             connection.shutdown()
 
     async def wait_until_none(self) -> None:
-        """Waits until there is no connection any more."""
+        """Waits until all connections have ended."""
         self._none = asyncio.Event()
         if self._clients:
             await self._none.wait()
@@ -155,7 +155,7 @@ class Connections:
             self._shed(now_s())
 
     def is_trusted(self, peer: str) -> bool:
-        """Whether a peer's word about its clients counts."""
+        """Whether a peer's X-Forwarded-For counts."""
         address = read_address(peer)
         return address is not None and is_within(address, self._trusted)
 
@@ -173,7 +173,6 @@ class Connections:
         return Entry.SERVED
 
     def remove(self, connection: Connection) -> None:
-        """Forgets a connection and what it holds."""
         if connection in self._clients:
             self._charge(connection, None)
             del self._clients[connection]
@@ -203,7 +202,7 @@ class Connections:
         return True
 
     def client(self, connection: Connection) -> str | None:
-        """The client that a connection counts for now."""
+        """Returns the client that a connection counts for now."""
         return self._clients.get(connection)
 
     def lag(self, connection: Connection) -> None:

@@ -87,7 +87,6 @@ class Exchange:
         self.expects_leave = self.expects_leave and not self.is_old
 
     def add_body(self, part: bytes) -> None:
-        """A part of the body has been read."""
         if self.body:
             # Most have but one part, which need not be copied.
             self.body = bytearray(self.body) if isinstance(self.body, bytes) else self.body
@@ -96,7 +95,7 @@ class Exchange:
             self.body = part
 
     def hand_over(self) -> None:
-        """Has it worked on when its turn comes."""
+        """Starts the work on it, or queues it."""
         self.is_handed_over = True
         if self.is_asgi:
             self._task = self.door.spawn(serve_asgi(self.door.asgi, self))
@@ -121,7 +120,7 @@ class Exchange:
             self.door.admission.end()
 
     def refuse(self) -> None:
-        """Answers that there is too much to do."""
+        """Answers that the service has too much to do."""
         self.answer(canned.STOPPING if self.door.is_stopping else canned.OVERLOADED)
 
     def abandon(self) -> None:

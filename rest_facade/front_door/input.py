@@ -63,7 +63,6 @@ class SlicedInput:
     _is_parsing = _is_turn_due = False
 
     def parse(self, data: bytes) -> None:
-        """Parses a slice."""
         raise NotImplementedError
 
     def may_parse(self) -> bool:
@@ -71,7 +70,7 @@ class SlicedInput:
         raise NotImplementedError
 
     def note_held(self) -> None:
-        """How much waits may have changed."""
+        """Called when the number of held bytes may have changed."""
         raise NotImplementedError
 
     @property

@@ -32,7 +32,6 @@ class Line(Connection, asyncio.Protocol):
         return self._drained
 
     def is_closing(self) -> bool:
-        """Whether the connection ends."""
         return self.transport.is_closing()
 
     def close(self) -> None:
@@ -40,7 +39,7 @@ class Line(Connection, asyncio.Protocol):
         self.transport.close()
 
     def counted_client(self) -> str | None:
-        """The client that the connection counts for now."""
+        """Returns the client that the connection counts for now."""
         return self._connections.client(self)
 
     def go_on(self) -> None:
@@ -48,16 +47,16 @@ class Line(Connection, asyncio.Protocol):
         raise NotImplementedError
 
     def note_answer(self) -> None:
-        """One more request has been read and answered."""
+        """Notes that one more request has been read and answered."""
         raise NotImplementedError
 
     def pause_writing(self) -> None:
-        """More waits to be sent than should."""
+        """Notes that too much waits to be sent."""
         self.is_write_paused = True
         self._connections.lag(self)
 
     def resume_writing(self) -> None:
-        """Little waits to be sent again."""
+        """Notes that little waits to be sent again."""
         self.is_write_paused = False
         self._connections.catch_up(self)
         if self._drained:

@@ -51,7 +51,6 @@ class Pipeline:
 
     @property
     def is_empty(self) -> bool:
-        """Whether all requests have their answers."""
         return not self._exchanges
 
     @property
@@ -60,7 +59,7 @@ class Pipeline:
         return max(0, len(self._exchanges) - 1)
 
     def add(self, exchange: Exchange) -> None:
-        """The head of a request has been read."""
+        """Adds a request whose head is complete."""
         self._discarded_bytes = 0
         self._exchanges.append(exchange)
         self.go_on()
@@ -80,7 +79,7 @@ class Pipeline:
             self.go_on()
 
     def complete(self, exchange: Exchange) -> None:
-        """A request has been read as a whole."""
+        """Notes that a request is complete."""
         exchange.is_read = True
         if self._lingers_s is None:
             self.go_on()

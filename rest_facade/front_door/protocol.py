@@ -81,7 +81,6 @@ class HttpProtocol(SlicedInput, Line):
                 transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Abandons the requests that have no answer."""
         self._connections.remove(self)
         self.drop_input()
         self.resume_writing()

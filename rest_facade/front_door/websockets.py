@@ -52,7 +52,7 @@ class WebSockets:
 
     @property
     def tasks(self) -> set[asyncio.Task[None]]:
-        """Those in which WebSockets are served."""
+        """The tasks that serve WebSockets."""
         return self._state.tasks
 
     def check(self, exchange: Exchange) -> None:
@@ -93,32 +93,28 @@ class WebSocketProtocol(SlicedInput, Connection, patched.WebSocket):
         self.turns = connections.turns
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
         super().connection_lost(exc)
         self._connections.remove(self)
         self.drop_input()
 
     def shutdown(self) -> None:
-        """Says goodbye: the facade ends."""
+        """Says goodbye, because the facade stops."""
         patched.WebSocket.shutdown(self)
 
     def pause_writing(self) -> None:
-        """More waits to be sent than should."""
         super().pause_writing()
         self._connections.lag(self)
 
     def resume_writing(self) -> None:
-        """Little waits to be sent again."""
         super().resume_writing()
         self._connections.catch_up(self)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came in."""
         self._came_s = self.loop.time()
         self.take_in(data)
 
     async def receive(self) -> Any:
-        """The next message for the app."""
+        """Returns the next message for the app."""
         message = await super().receive()
         self._go_on()
         self.note_held()

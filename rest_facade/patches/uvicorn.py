@@ -63,7 +63,6 @@ class WebSocket(WebSocketsSansIOProtocol):
             self.conn.data_to_send()
 
     def handle_pong(self, event: Frame) -> None:
-        """A pong came."""
         self.on_idle_frame(0)
         super().handle_pong(event)
 
@@ -81,19 +80,18 @@ class WebSocket(WebSocketsSansIOProtocol):
             self.on_idle_frame(len(event.data))
 
     def send_receive_event_to_app(self) -> None:
-        """A message has come as a whole."""
+        """Takes a message that is complete."""
         self._queued_bytes += MESSAGE_BYTES + self.partial_bytes()
         super().send_receive_event_to_app()
 
     async def receive(self) -> Any:
-        """The next message for the app."""
+        """Returns the next message for the app."""
         message = await super().receive()
         if self.queue.empty():
             self._queued_bytes = 0
         return message
 
     async def send(self, message: Any) -> None:
-        """Sends a message of the app."""
         await super().send(message)
         if message["type"] == "websocket.http.response.body":
             # The handshake has its answer, whose want would be logged.

@@ -20,11 +20,7 @@ _OUT_OF_REACH: Final = "The session service is out of reach"
 _log = structlog.get_logger(__name__)
 
 _WITHOUT_INFO: Final[Mapping[grpc.StatusCode, tuple[str, str, Mapping[str, Any]]]] = {
-    grpc.StatusCode.UNAVAILABLE: (
-        "UNAVAILABLE",
-        _OUT_OF_REACH,
-        {"retryAfterSeconds": RETRY_AFTER_SECONDS},
-    ),
+    grpc.StatusCode.UNAVAILABLE: ("UNAVAILABLE", _OUT_OF_REACH, {"retryAfterSeconds": RETRY_AFTER_SECONDS}),
     # Not cancelled by us, who would not read the answer: the server stops and could wait no longer.
     grpc.StatusCode.CANCELLED: (
         "UNAVAILABLE",
@@ -56,7 +52,6 @@ class ApiError(Exception):
 
     @property
     def http_status(self) -> int:
-        """The HTTP status of the answer."""
         return self.row.http_status
 
     @property

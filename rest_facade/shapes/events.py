@@ -120,7 +120,6 @@ class Draft:
         self._last: ReplyChunk | None = None
 
     def take_chunk(self, chunk: ReplyChunk) -> None:
-        """A piece is sent."""
         self._last = chunk
 
     def take_entry(self, entry: LogEntry) -> None:

@@ -137,10 +137,7 @@ def list_messages(query: Query, session_id: str) -> ListMessagesRequest:
 
 
 def after_sequence(text: str, session_id: str) -> int:
-    """Reads the sequence to go on after; empty means from the first entry.
-
-    Raises INVALID_FIELD.
-    """
+    """Reads the sequence to go on after; empty means from the first entry. Raises INVALID_FIELD."""
     if not text:
         return 0
     if not (text.isascii() and text.isdigit()) or int(text[:20]) > _MAX_INT64:

@@ -57,7 +57,7 @@ class _Stream:
         return self._parts
 
     def close(self) -> None:
-        """Ends it: a generator in its `finally`, too."""
+        """Ends the body, and a generator in its `finally` too."""
         try:
             if close := getattr(self._parts, "close", None):
                 close()

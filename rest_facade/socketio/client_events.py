@@ -60,7 +60,6 @@ class ClientEvents:
             io.on(str(number), handler)
 
     def forget(self, socket_id: str) -> None:
-        """Forgets a socket that is gone."""
         self._hints.pop(socket_id, None)
 
     async def _emit(self, socket_id: str, name: str, payload: Payload) -> None:

@@ -107,7 +107,7 @@ class Engine:
             patched.wrap_handler(io, "message", self._guard)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Serves one connection, as ASGI 3 wants it."""
+        """Serves one connection as an ASGI 3 app."""
         if not self._is_checked:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":

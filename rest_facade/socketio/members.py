@@ -102,7 +102,6 @@ class FanOut:
                 await self._emit(some, name, payload)
 
     async def send_chunk(self, members: Sequence[Member], chunk: ReplyChunk) -> None:
-        """Sends a piece of a reply."""
         for member in members:
             member.draft.take_chunk(chunk)
         if members:
@@ -114,11 +113,9 @@ class FanOut:
         await self._emit(members, "messageStreamAborted", events.stream_aborted(abort))
 
     async def send_deletion(self, members: Sequence[Member], session_id: str) -> None:
-        """Says that the session was deleted."""
         await self._emit(members, "sessionDeleted", events.session_deleted(session_id))
 
     def _is_live(self, member: Member) -> bool:
-        """Whether a member gets live events."""
         return not member.catching_up and not self._outlet.is_full(member.socket_id)
 
     async def _emit(self, members: Sequence[Member], name: str, payload: events.Payload) -> None:

@@ -122,7 +122,6 @@ class Rooms:
                 member.catching_up = None
 
     def leave(self, socket_id: str, session_id: str) -> None:
-        """Takes a socket out of a session."""
         self._drop(socket_id, session_id)
         self._end_unused_watch(session_id)
 

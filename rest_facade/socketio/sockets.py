@@ -68,7 +68,7 @@ class Sockets:
         self._events = ClientEvents(self._io, backend, self.rooms)
 
     async def app(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Serves one connection, as ASGI 3 wants it."""
+        """Serves one connection as an ASGI 3 app."""
 
         async def counted(message: Message) -> None:
             self._sending += 1

@@ -57,7 +57,6 @@ class SecretRule:
     host: HostRule | None
 
     def matches(self, kind: str, name: str) -> bool:
-        """Whether the rule names this variable or path."""
         return self.kind == kind and matches_path(name, self.pattern)
 
 

@@ -98,7 +98,6 @@ class Work:
 
     @property
     def message(self) -> Message:
-        """The message to answer."""
         return message_of(self.entry)
 
 

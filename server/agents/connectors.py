@@ -20,10 +20,7 @@ from server.domain.timeouts import TimeoutPolicy
 
 @dataclass(frozen=True, slots=True)
 class Connectors:
-    """The connector of each kind.
-
-    `workers` are those of the kind `stream`; close `client` after use.
-    """
+    """The connector of each kind. `workers` are those of the kind `stream`; close `client` after use."""
 
     by_kind: Mapping[AgentKind, Connector]
     workers: StreamWorkers

@@ -80,10 +80,7 @@ class _Transport(httpx2.AsyncHTTPTransport):
         else:
             stream = _Bounded(response.stream)
         return httpx2.Response(
-            response.status_code,
-            headers=headers,
-            stream=stream,
-            extensions=response.extensions,
+            response.status_code, headers=headers, stream=stream, extensions=response.extensions
         )
 
 

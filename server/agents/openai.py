@@ -99,11 +99,7 @@ class OpenAi:
             return Reply(Draft(await self._complete(settings, key, messages, emit)))
 
     async def _complete(
-        self,
-        settings: OpenAiSettings,
-        key: str,
-        messages: "list[ChatCompletionMessageParam]",
-        emit: Emit,
+        self, settings: OpenAiSettings, key: str, messages: "list[ChatCompletionMessageParam]", emit: Emit
     ) -> str:
         """The text of the completion. Raises NoReplyError, with a detail that is not yet safe to keep."""
         # Here, because it takes half a second and most services do without.
@@ -123,10 +119,7 @@ class OpenAi:
                 timeout=None,
             )
             stream = await endpoint.chat.completions.create(
-                model=settings.model,
-                messages=messages,
-                stream=True,
-                **_sampling(settings),
+                model=settings.model, messages=messages, stream=True, **_sampling(settings)
             )
             async with stream:
                 # The library's own reader gives up at a piece that is empty.

@@ -249,7 +249,7 @@ class StreamWorkers:
                 worker.told.put_nowait(error)
 
     def close(self) -> None:
-        """Ends all streams: the service stops."""
+        """Ends all streams, because the service stops."""
         self._closed = True
         for workers in self._workers.values():
             for worker in workers:

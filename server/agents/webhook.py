@@ -109,7 +109,6 @@ class Webhook:
         yield self
 
     def history_messages(self, agent: Agent) -> int:
-        """The agent's setting."""
         return _settings(agent).history_messages
 
     async def reply(self, work: Work, emit: Emit) -> Reply:

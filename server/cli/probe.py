@@ -46,11 +46,7 @@ class _GoFlags(click.Command):
     """
 
     def make_context(
-        self,
-        info_name: str | None,
-        args: list[str],
-        parent: click.Context | None = None,
-        **extra: object,
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object
     ) -> click.Context:
         flags = [option for option in self.params if getattr(option, "is_flag", False)]
         switches = {name.lstrip("-") for flag in flags for name in flag.opts}

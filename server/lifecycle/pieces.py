@@ -32,7 +32,7 @@ class Pieces:
         self._texts: list[str] = []
 
     def join(self) -> int:
-        """The number of the piece that comes next."""
+        """Returns the number of the next piece."""
         self._seal()
         self._untaken = 0
         return self._first + len(self._kept)
@@ -92,7 +92,7 @@ class Pieces:
         return told, end
 
     def _seal(self) -> None:
-        """Lets the last chunk grow no more."""
+        """Closes the last chunk: later ones are not merged with it."""
         if self._texts:
             last = self._kept.pop()
             assert isinstance(last, Chunk)

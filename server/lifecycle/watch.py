@@ -24,8 +24,7 @@ from server.store.contract import Store
 
 PAGE_ENTRIES: Final = 100
 SMALL_BYTES: Final = 64 * 1024
-"""How many entries are read at a time, and how much text. A larger entry is read alone, if there is room.
-"""
+"""How many entries are read at a time, and how much text. A larger entry is read alone, if there is room."""
 
 MAX_JOINED: Final = 10_000
 """How many sessions one watch may follow."""
@@ -124,7 +123,7 @@ class Watch:
         return self._places.pop(session_id, None) is not None
 
     def close(self) -> None:
-        """Follows nothing any longer."""
+        """Stops following all sessions."""
         self._watches.unregister(self)
         self._backpressure.forget(self.wake_up)
         self.hand_over()

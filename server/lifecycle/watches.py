@@ -98,7 +98,7 @@ class Watches:
         self._open.add(watch)
 
     def unregister(self, watch: Wakeable) -> None:
-        """Counts it no longer."""
+        """Removes it from them."""
         self._open.discard(watch)
 
     def add(self, session_id: str, watch: Wakeable) -> Watched:

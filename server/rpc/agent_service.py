@@ -106,7 +106,7 @@ class AgentService(AgentServiceServicer):
         return response
 
     def _view(self, agent: Agent, view: agent_pb2.AgentView.ValueType) -> agent_pb2.Agent:
-        """As much of an agent as is wanted."""
+        """Makes an agent's message with the fields of the view."""
         message = to_proto.agent(agent)
         if view in (agent_pb2.AGENT_VIEW_BASIC, agent_pb2.AGENT_VIEW_SUMMARY):
             for field in (_TIMEOUT, "settings"):

@@ -41,7 +41,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     async def List(
         self, request: health_pb2.HealthListRequest, context: Any
     ) -> health_pb2.HealthListResponse:
-        """The status of every service that has one."""
+        """Returns the status of every service."""
         statuses = {
             name: health_pb2.HealthCheckResponse(status=status) for name, status in self._statuses.items()
         }
@@ -69,7 +69,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
             self._notify()
 
     async def enter_graceful_shutdown(self) -> None:
-        """Says NOT_SERVING for every service, for good."""
+        """Reports NOT_SERVING for every service, for good."""
         self.set_all(list(self._statuses), health_pb2.HealthCheckResponse.NOT_SERVING)
         self._is_stopping = True
         self._notify()

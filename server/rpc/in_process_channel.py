@@ -36,7 +36,6 @@ class InProcessChannel(aio.Channel):
         return grpc.ChannelConnectivity.READY
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        """Its state never changes."""
         if last_observed_state is grpc.ChannelConnectivity.READY:
             await asyncio.get_running_loop().create_future()
 

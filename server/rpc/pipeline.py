@@ -232,7 +232,7 @@ class CallPipeline:
     async def stream(
         self, method: str, behaviour: Behaviours, read: Read, raw: Any, caller: Caller
     ) -> AsyncGenerator[Any, None]:
-        """The answers to a call. Raises CallFailed."""
+        """Yields the answers to a call. Raises CallFailed."""
         request = fault = None
         try:
             try:

@@ -77,7 +77,7 @@ class Sending:
         self._look_later()
 
     def forget(self, wake: Callable[[], None]) -> None:
-        """Has it woken no more."""
+        """Drops `wake`."""
         self._streams.pop(wake, None)
 
     async def free(self) -> None:

@@ -29,12 +29,7 @@ class SessionService(SessionServiceServicer):
     """See session_service.proto."""
 
     def __init__(
-        self,
-        store: Store,
-        clock: Clock,
-        policy: TimeoutPolicy,
-        health: HealthMonitor,
-        streams: WatchStreams,
+        self, store: Store, clock: Clock, policy: TimeoutPolicy, health: HealthMonitor, streams: WatchStreams
     ) -> None:
         self._streams = streams
         self._store = store

@@ -17,6 +17,8 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 
+from rest_facade.front_door.exchange import Exchange
+from rest_facade.front_door.protocol import HttpProtocol
 from rest_facade.shapes import responses
 from server.cli import main
 from server.cli.rest import select_inherited
@@ -29,10 +31,12 @@ _RUNNING: Final = (FrameType, TracebackType, GeneratorType, CoroutineType, Async
 
 
 def _found() -> Iterator[str]:
-    """What a cycle has kept: what ran, classes made for it, and whatever of a request it holds."""
+    """What a cycle has kept: what ran, connections, classes, and whatever of a request it holds."""
     for kept in gc.garbage:
         if isinstance(kept, type):
             yield f"class {kept.__qualname__}"
+        if isinstance(kept, (HttpProtocol, Exchange)):
+            yield type(kept).__name__
         if isinstance(kept, _RUNNING):
             yield _name(kept)
         for held in gc.get_referents(kept):
