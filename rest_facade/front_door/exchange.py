@@ -15,7 +15,7 @@ from rest_facade.front_door.asgi import serve_asgi
 from rest_facade.front_door.canned import CannedResponse
 from rest_facade.front_door.door import Door
 from rest_facade.front_door.greenlets import await_
-from rest_facade.front_door.line import Line
+from rest_facade.front_door.writable_connection import WritableConnection
 from rest_facade.front_door.wsgi_environ import make_environ
 from rest_facade.shapes import errors, event_stream
 from rest_facade.shapes.response import CutShortError
@@ -62,7 +62,7 @@ class Exchange:
     _is_counted = False
     _task: asyncio.Task[Any] | None = None
 
-    def __init__(self, door: Door, connection: Line) -> None:
+    def __init__(self, door: Door, connection: WritableConnection) -> None:
         self.door = door
         self.connection = connection
         self.target = b""

@@ -9,7 +9,7 @@ import structlog
 from rest_facade.front_door.canned import CannedResponse, refusal_of
 from rest_facade.front_door.door import Door
 from rest_facade.front_door.exchange import Exchange
-from rest_facade.front_door.line import Line
+from rest_facade.front_door.writable_connection import WritableConnection
 from rest_facade.shapes.errors import ApiError
 
 MAX_DISCARDED_BYTES: Final = 16 * 1024 * 1024
@@ -44,7 +44,7 @@ class Pipeline:
     _lingers_s: float | None = None
     """Since when a body is read past of which no end is awaited; then the connection is closed."""
 
-    def __init__(self, door: Door, connection: Line) -> None:
+    def __init__(self, door: Door, connection: WritableConnection) -> None:
         self._door = door
         self._connection = connection
         self._exchanges: deque[Exchange] = deque()

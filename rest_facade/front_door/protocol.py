@@ -13,10 +13,10 @@ from rest_facade.front_door.door import Door
 from rest_facade.front_door.exchange import Exchange
 from rest_facade.front_door.framing import Framing
 from rest_facade.front_door.input import SlicedInput
-from rest_facade.front_door.line import Line
 from rest_facade.front_door.pipeline import Pipeline
 from rest_facade.front_door.upgrade import head_without_offer, is_handshake
 from rest_facade.front_door.websockets import WebSockets
+from rest_facade.front_door.writable_connection import WritableConnection
 from rest_facade.front_door.wsgi_environ import connection_environ
 from rest_facade.shapes.errors import ApiError
 
@@ -37,7 +37,7 @@ def _new_parser(protocol: "HttpProtocol") -> httptools.HttpRequestParser:
     return parser
 
 
-class HttpProtocol(SlicedInput, Line):
+class HttpProtocol(SlicedInput, WritableConnection):
     """One connection of a client."""
 
     _reading: Exchange

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 
-from server.agents import http, openai
+from server.agents import guarded_http, hosts, openai
 from server.domain.agents import Agent, OpenAiSettings
 from server.domain.errors import InvalidFieldError
 from tests.service.agents.asking import ATTEMPTS, Asking, agent, asking, cannot_be_asked, fails, rests
@@ -46,7 +46,7 @@ from tests.service.agents.webhook_server import (
 KEY = "sk-test-0123456789"
 PATIENCE = 30.0
 BRIEF = 0.1
-REFUSED = f"the agent's host {http._REFUSED}"
+REFUSED = f"the agent's host {hosts.REFUSED}"
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -195,7 +195,7 @@ LONG = "the agent's reply cannot be stored: Invalid content: a reply must have a
 NO_COMPLETION = "the agent's answer is no completion"
 LATE = f"the agent did not reply within {BRIEF:g} seconds"
 LOST = "the agent cannot be reached: RemoteProtocolError"
-TOO_LARGE = f"the agent's answer is larger than {http.MAX_RESPONSE_BYTES} bytes"
+TOO_LARGE = f"the agent's answer is larger than {guarded_http.MAX_RESPONSE_BYTES} bytes"
 CHUNKED = head(content_type=EVENTS, headers={"Transfer-Encoding": "chunked"}) + b"%x\r\n%b\r\n" % (
     len(HALF),
     HALF,
@@ -458,7 +458,7 @@ async def test_a_word_is_no_secret_where_there_is_no_key(here: Asking) -> None:
 async def test_an_errors_body_that_does_not_end_holds_nothing_up(
     here: Asking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "ERROR_BODY_SECONDS", BRIEF)
+    monkeypatch.setattr(guarded_http, "ERROR_BODY_SECONDS", BRIEF)
     for broken in (
         hanging(head(429, headers={"Retry-After": "7"}), b"slow down"),
         reset(HEAD_429, b"slow down"),

@@ -6,7 +6,7 @@ from typing import Any
 from rest_facade.front_door.connections import Connection, Connections
 
 
-class Line(Connection, asyncio.Protocol):
+class WritableConnection(Connection, asyncio.Protocol):
     """A connection on which bytes are sent."""
 
     environ: dict[str, Any]
