@@ -3,6 +3,7 @@
 import tomllib
 from collections import Counter
 from dataclasses import MISSING, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -103,11 +104,11 @@ async def register_at_start(
         try:
             await store.create_agent(agent)
         except AgentAlreadyExistsError:
+            await store.update_agent(agent.id, partial(_overwrite, agent))
 
-            def overwrite(stored: Agent, _now_ms: int, agent: Agent = agent) -> Agent:
-                return replace(agent, created_at_ms=stored.created_at_ms)
 
-            await store.update_agent(agent.id, overwrite)
+def _overwrite(agent: Agent, stored: Agent, _now_ms: int) -> Agent:
+    return replace(agent, created_at_ms=stored.created_at_ms)
 
 
 async def warn_of_unusable(store: Store, connectors: Connectors) -> None:

@@ -37,13 +37,23 @@ def client(hosts: Hosts) -> httpx2.AsyncClient:
     )
 
 
-class _Transport(httpx2.AsyncHTTPTransport):
+class _Transport(httpx2.AsyncBaseTransport):
     """Connects to checked addresses only, and bounds the response."""
 
     def __init__(self, hosts: Hosts) -> None:
-        # A connection for each delivery: pools go by address, and one address may have many names.
-        super().__init__(limits=httpx2.Limits(max_connections=None, max_keepalive_connections=0))
         self._hosts = hosts
+        self._opening: asyncio.Task[httpx2.AsyncHTTPTransport] | None = None
+
+    async def _open(self) -> httpx2.AsyncHTTPTransport:
+        """Makes the inner transport once, in a thread: it reads all certificates, a twelfth of a start."""
+        if self._opening is None:
+            self._opening = asyncio.ensure_future(asyncio.to_thread(_make_transport))
+        return await asyncio.shield(self._opening)
+
+    async def aclose(self) -> None:
+        """Closes the inner transport, if it was made."""
+        if self._opening:
+            await (await self._open()).aclose()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         url = request.url
@@ -52,6 +62,7 @@ class _Transport(httpx2.AsyncHTTPTransport):
         )
         # Certificates are checked against the name, not the address.
         extensions = {**request.extensions, "sni_hostname": url.host}
+        transport = await self._open()
         for address in addresses:
             pinned = httpx2.Request(
                 request.method,
@@ -61,7 +72,7 @@ class _Transport(httpx2.AsyncHTTPTransport):
                 extensions=extensions,
             )
             try:
-                response = await super().handle_async_request(pinned)
+                response = await transport.handle_async_request(pinned)
                 break
             except (httpx2.ConnectError, httpx2.ConnectTimeout):
                 if address == addresses[-1]:
@@ -120,6 +131,12 @@ class _Excerpt(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._stream.aclose()
+
+
+def _make_transport() -> httpx2.AsyncHTTPTransport:
+    # A connection for each delivery: pools go by address, and one address may have many names.
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
+    return httpx2.AsyncHTTPTransport(limits=limits)
 
 
 def retry_after_s(headers: httpx2.Headers, now_ms: int) -> float:

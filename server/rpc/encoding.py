@@ -5,7 +5,7 @@ In protobuf a message is the bytes of its fields, one after the other, so fields
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from google.protobuf.message import Message
@@ -82,23 +82,25 @@ class Entries:
         return made
 
 
-async def encode_each(items: Iterable[_Item], make: Callable[[_Item], Message]) -> list[bytes]:
-    """The bytes of the message that is made of each item. Others are served in between."""
+async def in_slices(items: Iterable[_Item]) -> AsyncIterator[_Item]:
+    """Yields the items, and serves others whenever the work on them has taken SLICE_SECONDS."""
     now_s = asyncio.get_running_loop().time
-    encoded, since_s = [], now_s()
+    since_s = now_s()
     for item in items:
-        encoded.append(make(item).SerializeToString())
+        yield item
         if now_s() - since_s >= SLICE_SECONDS:
             await asyncio.sleep(0)
             since_s = now_s()
-    return encoded
 
 
 async def encode_delivery(work: Work, now_ms: int, as_text: bool) -> bytes:
     """A delivery, as a worker gets it: of the history, the last messages that fit."""
     head, history = to_proto.delivery_head(work, now_ms, as_text), work.history
-    stored = [(entry, entry.message) for entry in history.entries if entry.message]
-    earlier = await encode_each(stored, lambda one: to_proto.delivered_message(work.session, *one, as_text))
+    earlier = [
+        to_proto.delivered_message(work.session, entry, entry.message, as_text).SerializeToString()
+        async for entry in in_slices(history.entries)
+        if entry.message
+    ]
     sizes = [len(message) + _FIELD_BYTES for message in earlier]
     too_many = len(earlier) - count_fitting(sizes, MAX_DELIVERY_BYTES - head.ByteSize())
     head.history_left_out = history.left_out + too_many

@@ -30,7 +30,7 @@ from server.domain.sessions import Session, require_live, send_message
 from server.lifecycle.watch import End, Item, Watch
 from server.lifecycle.watches import Watches
 from server.rpc import from_proto, to_proto
-from server.rpc.encoding import Entries, encode_each, join
+from server.rpc.encoding import Entries, in_slices
 from server.rpc.paging import make_token, page_size, read_token
 from server.store.contract import Store
 
@@ -141,10 +141,10 @@ class MessageService(MessageServiceServicer):
             response.cursor_after.CopyFrom(values.timestamp(newest_ms))
             if page.has_more:
                 response.next_page_token = make_token(scope, (newest_ms if forward else oldest_ms,))
-        stored = [(entry, entry.message) for entry in page.messages if entry.message]
-        messages = await encode_each(stored, lambda one: to_proto.message(session, *one, as_text))
-        joined: pb.ListMessagesResponse = join(response, {"messages": messages})
-        return joined
+        async for entry in in_slices(page.messages):
+            if entry.message:
+                to_proto.message(session, entry, entry.message, as_text, response.messages.add)
+        return response
 
     async def _live_session(self, session_id: str) -> Session:
         session = await self._store.get_session(session_id)

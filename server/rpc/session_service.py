@@ -17,7 +17,7 @@ from server.domain.ids import new_id, uuid_field
 from server.domain.sessions import create, heartbeat, if_match, renew, require_live, update_timeout
 from server.domain.timeouts import TimeoutPolicy, check_numbers
 from server.rpc import from_proto, to_proto
-from server.rpc.encoding import encode_each, join
+from server.rpc.encoding import in_slices
 from server.rpc.health import HealthMonitor
 from server.rpc.paging import make_token, page_size, read_token
 from server.rpc.watch_streams import WatchStreams
@@ -94,11 +94,9 @@ class SessionService(SessionServiceServicer):
                 expired_sessions=counts.expired,
             ),
         )
-        sessions = await encode_each(
-            page.sessions, lambda session: to_proto.session(session, now_ms, as_text)
-        )
-        joined: pb.ListSessionsResponse = join(response, {"sessions": sessions})
-        return joined
+        async for session in in_slices(page.sessions):
+            to_proto.session(session, now_ms, as_text, response.sessions.add)
+        return response
 
     async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Any) -> pb.DeleteSessionResponse:
         await self._store.delete_session(request.session_id, request.etag)

@@ -3,7 +3,9 @@
 `as_text` asks for metadata and attachments as JSON text.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import lru_cache
 
 import orjson
 
@@ -32,16 +34,21 @@ from server.domain.log import (
     ReplyFailure,
     TimeoutChange,
 )
-from server.domain.messages import EMPTY_OBJECT, AgentMessage, Message
+from server.domain.messages import AgentMessage, Message
 from server.domain.sessions import Session, etag, is_near_expiration, time_remaining_ms
 from server.domain.timeouts import MINUTE_MS, PartialTimeoutConfig, TimeoutConfig
 
 _KINDS = {kind: agent_pb2.AgentKind.Value(f"AGENT_KIND_{kind.name}") for kind in AgentKind}
 
 
-def session(stored: Session, now_ms: int, as_text: bool) -> session_pb2.Session:
-    """A session at an instant."""
-    return session_pb2.Session(
+def session(
+    stored: Session,
+    now_ms: int,
+    as_text: bool,
+    make: Callable[..., session_pb2.Session] = session_pb2.Session,
+) -> session_pb2.Session:
+    """A session at an instant. `make` makes the message, such as the `add` of a list."""
+    return make(
         session_id=stored.id,
         channel_id=stored.channel_id,
         agent_id=stored.agent_id,
@@ -60,16 +67,20 @@ def session(stored: Session, now_ms: int, as_text: bool) -> session_pb2.Session:
     )
 
 
-def message(session: Session, entry: Entry, stored: Message, as_text: bool) -> message_pb2.Message:
-    """A stored message, with the session's metadata laid under its own.
+def message(
+    session: Session,
+    entry: Entry,
+    stored: Message,
+    as_text: bool,
+    make: Callable[..., message_pb2.Message] = message_pb2.Message,
+) -> message_pb2.Message:
+    """A stored message, with the session's metadata laid under its own. `make`: as above.
 
     Contract: "the session's metadata, overlaid by the message's own, and `sessionId`, which a client cannot
     overwrite".
     """
-    own: dict[str, json_text.Json] = {} if stored.metadata == EMPTY_OBJECT else orjson.loads(stored.metadata)
-    own["sessionId"] = session.id
     is_agent = isinstance(stored, AgentMessage)
-    made = message_pb2.Message(
+    made = make(
         message_id=stored.id,
         session_id=session.id,
         sequence=entry.sequence,
@@ -84,13 +95,22 @@ def message(session: Session, entry: Entry, stored: Message, as_text: bool) -> m
         made.actions.extend(stored.actions)
         made.reply_to_sequence = stored.answers or 0
     if as_text:
-        made.metadata_json = json_text.escape_lines(json_text.overlay(session.metadata, own))
-        made.attachments_json = json_text.escape_lines(stored.attachments or "")
+        made.metadata_json = _overlay_metadata(session.id, session.metadata, stored.metadata)
+        if stored.attachments:
+            made.attachments_json = json_text.escape_lines(stored.attachments)
         return made
-    made.metadata.CopyFrom(values.struct({**orjson.loads(session.metadata), **own}))
+    own = orjson.loads(stored.metadata)
+    made.metadata.CopyFrom(values.struct({**orjson.loads(session.metadata), **own, "sessionId": session.id}))
     if stored.attachments is not None:
         made.attachments.CopyFrom(values.list_value(orjson.loads(stored.attachments)))
     return made
+
+
+@lru_cache(maxsize=64)
+def _overlay_metadata(session_id: str, shared: str, own: str) -> str:
+    """Lays a message's metadata over its session's, as text. Cached, because most messages have none."""
+    laid_over = {**orjson.loads(own), "sessionId": session_id}
+    return json_text.escape_lines(json_text.overlay(shared, laid_over))
 
 
 def delivered_message(session: Session, entry: Entry, stored: Message, as_text: bool) -> message_pb2.Message:

@@ -24,7 +24,7 @@ from server.domain.messages import AgentMessage, UserMessage
 from server.domain.sessions import Session
 from server.domain.timeouts import TimeoutConfig
 from server.rpc import encoding, to_proto
-from server.rpc.encoding import Entries, encode_each, join
+from server.rpc.encoding import Entries, in_slices, join
 
 TIMEOUT = TimeoutConfig(30, True, 720, 5)
 SESSION = Session(
@@ -140,15 +140,13 @@ async def test_a_page_is_made_a_little_at_a_time() -> None:
         turns += 1
         loop.call_soon(count)
 
-    def make(number: int) -> message_service_pb2.SendMessageResponse:
-        nonlocal now_s
-        now_s += encoding.SLICE_SECONDS / 2
-        return message_service_pb2.SendMessageResponse(replayed=bool(number))
-
+    made = []
     loop.call_soon(count)
     with mock.patch.object(loop, "time", side_effect=lambda: now_s):
-        encoded = await encode_each(range(100), make)
-    assert len(encoded) == 100
+        async for number in in_slices(range(100)):
+            now_s += encoding.SLICE_SECONDS / 2
+            made.append(number)
+    assert made == list(range(100))
     assert turns > 40
 
 

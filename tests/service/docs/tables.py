@@ -43,7 +43,7 @@ def endpoints() -> str:
     rows = ["| method | path | does |", "| --- | --- | --- |"]
     for rule in app.url_map.iter_rules():
         path = re.sub(r"<(?:\w+:)?(\w+)>", lambda found: "{" + _camel_case(found[1]) + "}", rule.rule)
-        does = (app.view_functions[rule.endpoint].__doc__ or "").split("\n")[0]
+        does = " ".join((app.view_functions[rule.endpoint].__doc__ or "").split("\n\n")[0].split())
         methods = sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})
         rows += [f"| {method} | `{path}` | {does} |" for method in methods]
     return "\n".join(rows)
