@@ -65,7 +65,7 @@ class Watches:
         self.closed = False
 
     def on_commit(self, commit: Commit) -> None:
-        """Wakes the watches of the sessions whose logs a commit has grown or removed."""
+        """Wakes the watches of the sessions whose logs a commit has grown, or that it has removed."""
         for outcome in commit.outcomes:
             session = outcome.session
             if outcome.entry and (watched := self._watched.get(session.id)):
@@ -84,7 +84,7 @@ class Watches:
             self._wake(piece.session_id, has_grown=False)
 
     def close(self) -> None:
-        """Ends all watches with UnavailableError after their last items, because the service stops."""
+        """Ends all watches with UnavailableError, once they have told what is new: the service stops."""
         self.closed = True
         while self._rounds:
             session_id, current = self._rounds.popitem()
