@@ -1,4 +1,4 @@
-"""The facade: what it is made of, and how it runs, on a loop of its own or of somebody else's."""
+"""The facade: how its parts are put together, started and stopped."""
 
 import asyncio
 import socket
@@ -41,7 +41,7 @@ class Facade:
         allowed_hosts: Sequence[str] = (),
         trusted_proxies: Networks = (),
     ) -> None:
-        """At most `max_requests` may wait for their answers at a time. An idle connection is kept for
+        """At most `max_requests` may wait for their answers at a time. An idle connection stays for
         `keep_alive_seconds`.
 
         `Origins` says what `allowed_origins` and `allowed_hosts` mean. `trusted_proxies` name their clients
@@ -86,15 +86,15 @@ class Facade:
             loop.create_task(self._sockets.rooms.run()),
             loop.create_task(self._connections.watch()),
         ]
-        self._listeners = accepting(self._listeners[0])
+        self._listeners = duplicate_listener(self._listeners[0])
         connect = partial(HttpProtocol, self._door, self._websockets)
         for listener in self._listeners:
             self._servers.append(await loop.create_server(connect, sock=listener, backlog=2048))
 
     async def stop(self, grace_seconds: float) -> None:
-        """Accepts no more, has the requests under way finish, and closes the way to the server.
+        """Accepts no more, lets the requests under way finish, and closes the way to the server.
 
-        What is not over after `grace_seconds` is cancelled.
+        Cancels all that is not over after `grace_seconds`.
         """
         loop = asyncio.get_running_loop()
         stop_by_s = loop.time() + grace_seconds
@@ -126,13 +126,13 @@ class Facade:
         return {*self._door.tasks, *self._websockets.tasks}
 
 
-def accepting(listener: socket.socket) -> list[socket.socket]:
-    """A bound socket, as often as connections are to be accepted in a turn of the loop.
+def duplicate_listener(listener: socket.socket) -> list[socket.socket]:
+    """Returns a bound socket as often as the loop is to accept connections in one turn.
 
-    uvloop accepts one of each socket: where turns are long, because there is much to do, who connects would
-    wait for seconds.
+    uvloop accepts one connection per socket and turn. Under load turns are long, and clients would wait for
+    seconds.
     """
-    # Before it is duplicated, which would have it block again: for a moment, but also for other processes
-    # that accept from it.
+    # Before it is duplicated: a duplicate makes the socket block again, also for other processes that share
+    # it.
     listener.setblocking(False)
     return [listener, *(listener.dup() for _ in range(ACCEPTED_AT_ONCE - 1))]

@@ -1,4 +1,4 @@
-"""Where logs go: standard error, one line an event, for people or as JSON, and only so many of a kind."""
+"""Sets up logs: to standard error, one line an event, for people or as JSON, bounded for each kind."""
 
 import logging
 import sys
@@ -17,15 +17,15 @@ KIND_SECONDS: Final = 10.0
 """At most KIND_LINES lines of one kind are logged in KIND_SECONDS, so that no client can fill the disk."""
 
 MAX_KINDS: Final = 1000
-"""How many kinds are told apart at a time."""
+"""How many kinds are counted at a time."""
 
 
 MAX_LINE: Final = 1000
-"""How many characters a library's line has at most: some repeat what a client sent."""
+"""How many characters a library's line may have: some repeat a client's text."""
 
 
 def one_line(text: str) -> str:
-    """A text of others as the log has it: in one line, without control characters, and cut."""
+    """Makes one line of a foreign text: without control characters, and truncated."""
     kept = text[:MAX_LINE]
     if not kept.isprintable():
         kept = "".join(
@@ -72,12 +72,12 @@ class _StandardError:
 
 
 def configure(level: str, style: str) -> None:
-    """Sets the least level (`debug`, `info`, `warning`, `error`) and the style (`console`, `json`), of our
-    logs and the libraries'.
+    """Sets the lowest level (`debug`, `info`, `warning`, `error`) and the style (`console`, `json`) of all
+    logs.
     """
     renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
     if style == "console":
-        # A plain traceback: others show the values of variables, and with them what users said.
+        # A plain traceback. Others show the values of variables, and with them users' messages.
         renderer = structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
         )
@@ -91,7 +91,7 @@ def configure(level: str, style: str) -> None:
     limit = RepeatLimit()
 
     def limit_repeats(_: object, level: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        # A client knows an error by its id, so each stands in the log; only the tracebacks of one kind are
+        # A client may quote the id of its error, so each is logged; only the tracebacks of a kind are
         # bounded.
         if level in ("error", "critical", "exception"):
             cause = line.get("exc_info")
@@ -135,14 +135,14 @@ def log_failed_start(reason: str) -> None:
 
 
 def _log_crash(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Logs what ends the process, which Python would print as a traceback of many lines."""
+    """Logs the error that ends the process in one line, instead of Python's traceback."""
     if not issubclass(kind, KeyboardInterrupt):
         structlog.get_logger().critical("the process ends", exc_info=(kind, error, traceback))
 
 
 def _without_traceback_for_clients(record: logging.LogRecord) -> bool:
-    """gRPC logs a traceback for every piece of metadata that is not UTF-8, and for an answer whose client has
-    just gone: clients that do so must not fill the log with them.
+    """Drops tracebacks of gRPC that clients can cause: metadata that is not UTF-8, and leaving before an
+    answer.
     """
     if record.exc_info and isinstance(record.exc_info[1], (UnicodeDecodeError, LOST_CLIENT_ERROR)):
         record.exc_info = None

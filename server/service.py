@@ -87,7 +87,7 @@ class Service:
             expiry=self._expiry,
             purge=self._purge,
             health=self._health,
-            room=sending,
+            backpressure=sending,
         )
         self._server = build_server(
             self._services, self._pipeline, sending, self._health, names, settings.max_connection_streams
@@ -194,10 +194,10 @@ class Service:
         # What fell due while nobody served happens behind the first calls: the rules go by the time, not by
         # what is written.
         for work in (self._expiry.run(), self._purge.run(), self._health.run(), warnings):
-            self._tasks.append(asyncio.create_task(_logged(work)))
+            self._tasks.append(asyncio.create_task(_log_crash(work)))
 
 
-async def _logged(work: Coroutine[Any, Any, None]) -> None:
+async def _log_crash(work: Coroutine[Any, Any, None]) -> None:
     """Runs background work; its failure is logged here, and nowhere else."""
     try:
         await work

@@ -1,4 +1,4 @@
-"""The types of settings, each with its check. Checks raise ValueError with what the value must be."""
+"""The types of settings, each with its check, which raises ValueError with the form that is expected."""
 
 import re
 from collections.abc import Callable

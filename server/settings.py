@@ -257,7 +257,7 @@ GONE: Final = {"MAX_WRITES": "MAX_CALLS"}
 
 
 def unknown_variables(environment: Iterable[str]) -> dict[str, str]:
-    """The variables that look like settings and are none, each with the setting that it may mean, or ''."""
+    """Returns variables that look like settings and are none, each with the setting it may mean, or ''."""
     known = [name.upper() for name in Settings.model_fields]
     similar = (name for name in sorted(environment) if name.upper().startswith("SESSION_"))
     unknown = [name for name in similar if name.upper() not in known]

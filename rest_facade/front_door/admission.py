@@ -1,6 +1,4 @@
-"""Which requests are worked on, and when: the rest waits in a queue that is bounded by its length and its
-age, or is refused.
-"""
+"""Decides which requests run now, which wait in a queue, and which are refused."""
 
 import asyncio
 import time
@@ -8,19 +6,13 @@ from collections import OrderedDict, deque
 from typing import Final, Protocol
 
 ACTIVE_REQUESTS: Final = 128
-"""How many requests are worked on at a time: enough for the full rate, and few enough that health has its
-turn soon.
-"""
+"""How many requests run at a time: enough for the full rate, few enough that health is answered soon."""
 
 STARTED_PER_TURN: Final = 2
-"""How many requests begin in a turn of the loop.
-
-What else runs on it waits for the views of so many, and no more.
-"""
+"""How many requests begin in a turn of the loop. Everything else on the loop waits for their views."""
 
 QUEUE_SECONDS: Final = 0.5
-"""New requests are refused once the oldest queued one has waited this long, and more than ACTIVE_REQUESTS are
-there.
+"""New requests are refused once the oldest queued one has waited this long and ACTIVE_REQUESTS run.
 
 A limit on length alone is too long on a slow machine.
 """
@@ -43,7 +35,7 @@ class Request(Protocol):
     """A request that has been read as a whole."""
 
     def run(self) -> None:
-        """Works on it. Who does so calls `Admission.end` when it is over, or only waits for somebody else."""
+        """Runs the request. `Admission.end` is due when it is over, or only waits for somebody else."""
 
     def refuse(self) -> None:
         """Answers that there is too much to do."""
@@ -80,7 +72,7 @@ class Admission:
         )
 
     def add(self, request: Request) -> None:
-        """Has a request wait for its turn; refuses it where there is no room."""
+        """Queues a request, or refuses it where there is no room."""
         if self.is_full:
             self.refuse(request)
             return
@@ -88,12 +80,12 @@ class Admission:
         self._plan()
 
     def add_exempt(self, request: Request) -> None:
-        """Has a request begin soon that takes nobody's place, and does not end by `end`."""
+        """Queues a request that takes no place; `end` is not due for it."""
         self._exempt.append(request)
         self._plan()
 
     def refuse(self, request: Request) -> None:
-        """Has a request refused: at once, while few are."""
+        """Refuses a request: at once, unless many are refused."""
         self._to_refuse[request] = None
         self._refuse_some()
 

@@ -1,4 +1,4 @@
-"""What is held of answers while their clients read them: counted once for all connections, and bounded."""
+"""Bounds what is held of answers while their clients read them. A part is counted once for all clients."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,11 +11,10 @@ Beyond it nothing large is read for anybody.
 """
 
 SMALL_BYTES: Final = 64 * 1024
-"""How many bytes of an answer are handed to a connection at a time; and what is kept of it however many wait.
-"""
+"""How many bytes of an answer a connection gets at a time. This much stays held however many wait."""
 
 TURN_SECONDS: Final = 0.05
-"""How long one of those that have waited for room keeps others from reading, until what it reads is there."""
+"""How long one reader may keep the next from reading, once there is room again."""
 
 T = TypeVar("T")
 
@@ -37,7 +36,7 @@ class Answers:
 
     @property
     def is_full(self) -> bool:
-        """Whether so much is held that nothing large should be read."""
+        """Whether too much is held for anything large to be read."""
         return self._bytes >= MAX_UNSENT_BYTES
 
     def hold(self, part: bytes) -> None:
@@ -47,7 +46,7 @@ class Answers:
         self._bytes += 0 if count else len(part)
 
     def let_go(self, part: bytes) -> None:
-        """A connection is done with a part."""
+        """Notes that a connection has sent a part."""
         count, _ = self._held[id(part)]
         if count > 1:
             self._held[id(part)] = count - 1, part
@@ -58,11 +57,11 @@ class Answers:
             self._freed.set()
 
     async def read(self, read: Callable[[], Awaitable[T]]) -> T:
-        """What a read gives. While too much is held, those that ask for this wait, and then read in turn."""
+        """Reads an answer. While too much is held, readers wait and go in turn."""
         return await (self.read_in_turn(read) if self.is_full else read())
 
     async def read_in_turn(self, read: Callable[[], Awaitable[T]]) -> T:
-        """What a read gives: one after the other of those that ask for this, each once there is room."""
+        """Reads an answer in turn with other readers, once there is room."""
         async with self._turn:
             while self.is_full:
                 self._freed.clear()

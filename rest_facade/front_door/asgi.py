@@ -16,7 +16,7 @@ TOO_LARGE: Final = "rest_facade.too_large"
 
 
 async def serve_asgi(app: App, exchange: "Exchange") -> None:
-    """Has an ASGI app answer a request whose body is complete.
+    """Runs an ASGI app for a request whose body is complete.
 
     The app does not learn that its client has gone; its answer is then dropped.
     """

@@ -6,13 +6,13 @@ from typing import Final
 import orjson
 
 from rest_facade.shapes import event_stream
-from rest_facade.shapes.errors import RETRY_AFTER_SECONDS, ApiError
+from rest_facade.shapes.errors import RETRY_AFTER_SECONDS, ApiError, stopping
 
 
 class CannedResponse:
-    """A response, ready to be sent.
+    """A response that is ready to be sent.
 
-    `lines` are those of its head that it has of its own; `ends` has the connection end with it.
+    `lines` are its own lines of the head. `ends` closes the connection behind it.
     """
 
     def __init__(self, status: int, body: bytes, headers: Mapping[str, str], *, ends: bool = False) -> None:
@@ -25,7 +25,7 @@ class CannedResponse:
 
 
 def refusal_of(error: ApiError) -> CannedResponse:
-    """The response that tells an error."""
+    """Returns the response for an error."""
     headers = {name.lower(): value for name, value in error.headers.items()}
     return CannedResponse(
         error.http_status, orjson.dumps(error.body), {"content-type": "application/json", **headers}
@@ -43,6 +43,4 @@ def come_back() -> CannedResponse:
 OVERLOADED: Final = refusal_of(
     ApiError("OVERLOADED", "The service has more to do than it can", retryAfterSeconds=RETRY_AFTER_SECONDS)
 )
-STOPPING: Final = refusal_of(
-    ApiError("UNAVAILABLE", "The service is stopping", retryAfterSeconds=RETRY_AFTER_SECONDS)
-)
+STOPPING: Final = refusal_of(stopping())

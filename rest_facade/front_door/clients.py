@@ -8,8 +8,7 @@ Address: TypeAlias = IPv4Address | IPv6Address
 Networks: TypeAlias = tuple[IPv4Network | IPv6Network, ...]
 
 IPV6_PREFIX_BITS = 64
-"""A client of IPv6 usually has a whole network of this size to itself, so that is what counts as one client.
-"""
+"""An IPv6 client usually has a whole network of this size, which therefore counts as one client."""
 
 
 def read_address(text: str) -> Address | None:
@@ -30,17 +29,16 @@ def read_address(text: str) -> Address | None:
         address = ip_address(text.partition("%")[0])
     except ValueError:
         return None
-    # A socket for both families tells IPv4 addresses in this form.
+    # A socket for both families shows IPv4 addresses in this form.
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address
 
 
 def find_client(peer: str, forwarded: Iterable[bytes], trusted: Networks) -> str | None:
-    """Finds the client that a request counts for; None where there is no bound: loopback, a trusted proxy, no
-    address.
+    """Finds the client that a request counts for. None means no bound: loopback, a trusted proxy, no address.
 
-    `forwarded` are the values of X-Forwarded-For, in order. They count only where the peer is trusted. They
-    are read from the end, because a client can write whatever it likes in front of what the proxies add.
+    `forwarded` are the values of X-Forwarded-For, in order. They count only where the peer is trusted, and
+    are read from the end: a client can write anything in front of what the proxies add.
     """
     address = read_address(peer)
     if address is not None and is_within(address, trusted):

@@ -1,7 +1,6 @@
-"""The connections of clients: how many there may be, what they may hold, and when one without progress ends.
+"""Bounds the connections of clients: how many there are, what they hold, and how long they make no progress.
 
-A single task looks at all of them every TICK_SECONDS. Timers of their own would be set and cancelled at each
-request.
+One task checks all of them every TICK_SECONDS, because timers would be set and cancelled at each request.
 """
 
 import asyncio
@@ -25,7 +24,7 @@ MAX_PER_CLIENT: Final = 1000
 """How many connections, and how many sockets of long-polling, one client may have."""
 
 MAX_REFUSED: Final = 256
-"""How many connections beyond the bounds are kept until they are told so; more are closed without a word."""
+"""How many connections beyond the bounds wait for a refusal; more are closed without a word."""
 
 TICK_SECONDS: Final = 1.0
 
@@ -39,25 +38,21 @@ BODY_SECONDS: Final = 300.0
 """How long a body may take as a whole: at this pace the largest one comes at 10 KB/s."""
 
 WRITE_SECONDS: Final = 30.0
-"""How long nothing may leave of what waits to be sent."""
+"""How long no byte may leave while some wait to be sent."""
 
 LATE_SECONDS: Final = 1.0
-"""How long a client may lag behind before its connection is among those that end where too much waits."""
+"""How long a client may lag before its connection may be ended for holding too much."""
 
 MAX_HELD_BYTES: Final = 32 * 1024 * 1024
-"""How many bytes of bodies and messages may be held at a time, together: of requests that come in or are
-worked on.
-"""
+"""How many bytes of bodies and messages all connections may hold together, parsed or not."""
 
 SMALL_BYTES: Final = 65_536
 MAX_HELD_FOR_SMALL_BYTES: Final = MAX_HELD_BYTES + 8 * 1024 * 1024
-"""How many there may be before a request of less than SMALL_BYTES is refused, which large ones should not
-keep out.
-"""
+"""The same bound for a request of less than SMALL_BYTES, so that large requests do not keep it out."""
 
 
 class Entry(Enum):
-    """What becomes of a new connection."""
+    """How a new connection is treated."""
 
     SERVED = "served"
     REFUSED = "refused"
@@ -71,7 +66,7 @@ class Connection:
     _connections: "Connections"
 
     part = b""
-    """What of an answer is handed to the transport, a piece at a time."""
+    """The part of an answer that goes to the transport, a piece at a time."""
 
     part_left = 0
     """How many bytes of it have not been handed over."""
@@ -96,7 +91,7 @@ class Connection:
             self.abort()
 
     def shutdown(self) -> None:
-        """Has the connection end once what is under way on it is over: the facade ends."""
+        """Ends the connection once its request under way is over, because the facade stops."""
         raise NotImplementedError
 
     def abort(self) -> None:
@@ -112,7 +107,7 @@ class Connection:
         return self._began_s is not None and now_s - self._began_s > BODY_PAUSE_SECONDS
 
     def _is_late(self, now_s: float) -> bool:
-        """Whether what is waited for should have come by now."""
+        """Whether a body is overdue."""
         return self._began_s is not None and (
             now_s - self._came_s > BODY_PAUSE_SECONDS or now_s - self._began_s > BODY_SECONDS
         )
@@ -122,8 +117,7 @@ class Connections:
     """All connections of a facade."""
 
     def __init__(self, trusted: Networks = (), most: int | None = None, sent: Answers | None = None) -> None:
-        """`trusted` are the proxies whose word about their clients counts; `most` replaces the bound on all
-        connections.
+        """`trusted` are proxies whose X-Forwarded-For counts. `most` replaces the bound on all connections.
 
         `sent` counts the parts of answers that are being sent.
         """
@@ -141,12 +135,12 @@ class Connections:
         self._none: asyncio.Event | None = None
 
     def shut_down(self) -> None:
-        """Has each connection end once what is under way on it is over."""
+        """Ends each connection once its request under way is over."""
         for connection in list(self._clients):
             connection.shutdown()
 
     async def wait_until_none(self) -> None:
-        """Waits until there is no connection any more."""
+        """Waits until all connections have ended."""
         self._none = asyncio.Event()
         if self._clients:
             await self._none.wait()
@@ -161,12 +155,12 @@ class Connections:
             self._shed(now_s())
 
     def is_trusted(self, peer: str) -> bool:
-        """Whether a peer's word about its clients counts."""
+        """Whether a peer's X-Forwarded-For counts."""
         address = read_address(peer)
         return address is not None and is_within(address, self._trusted)
 
     def add(self, connection: Connection, peer: str) -> Entry:
-        """Counts a new connection. One that is not CLOSED is to be removed when it ends."""
+        """Counts a new connection. `remove` is due for it unless it is CLOSED."""
         client = find_client(peer, (), self._trusted)
         is_full = len(self._clients) - len(self._refused) >= self._most or self._is_full_for(client)
         if is_full and len(self._refused) >= MAX_REFUSED:
@@ -179,7 +173,6 @@ class Connections:
         return Entry.SERVED
 
     def remove(self, connection: Connection) -> None:
-        """Counts a connection no longer, nor what it holds."""
         if connection in self._clients:
             self._charge(connection, None)
             del self._clients[connection]
@@ -196,7 +189,7 @@ class Connections:
         self.remove(connection)
 
     def attribute(self, connection: Connection, peer: str, forwarded: Iterable[bytes]) -> bool:
-        """Has a connection count for the client whose request came through a proxy, until the next one.
+        """Counts a connection for the client behind a proxy's request, until the next request.
 
         Returns whether that client may have one more.
         """
@@ -209,7 +202,7 @@ class Connections:
         return True
 
     def client(self, connection: Connection) -> str | None:
-        """The client that a connection counts for now."""
+        """Returns the client that a connection counts for now."""
         return self._clients.get(connection)
 
     def lag(self, connection: Connection) -> None:
@@ -219,9 +212,7 @@ class Connections:
         self._shed(now_s)
 
     def _shed(self, now_s: float) -> None:
-        """Ends the connections that have lagged longest, as far as they are late, until all together hold
-        less.
-        """
+        """Ends connections that are late, those that have lagged longest first, until all hold less."""
         # A part that many are sent is held once.
         buffered_bytes = sum(one.unsent_bytes() - one.part_left for one in self._lagging)
         for connection, since_s in list(self._lagging.items()):
@@ -246,18 +237,16 @@ class Connections:
         self._answers.hold(part)
 
     def end_part(self, connection: Connection) -> None:
-        """Notes that it sends none, or no more of it."""
+        """Notes that a connection has sent its part, or sends no more of it."""
         if connection.part:
             self._answers.let_go(connection.part)
             connection.part, connection.part_left = b"", 0
 
     def hold(self, connection: Connection, held_bytes: int) -> bool:
-        """Notes how many bytes a connection holds that are to be parsed or worked on. Returns whether it may
-        keep them.
+        """Notes how many bytes a connection holds for parsing or work. Returns whether it may keep them.
 
-        Where all hold too much, those end first whose bodies have been coming in for long. Of a connection
-        that has gone nothing is
-        noted: that would count for good.
+        Where all hold too much, connections whose bodies have been coming in for long end first. Nothing is
+        noted for a connection that is gone, because nobody would ever take that back.
         """
         if connection not in self._clients:
             return True

@@ -1,4 +1,4 @@
-"""What all connections of a facade share."""
+"""The parts and settings that all connections of a facade share."""
 
 import asyncio
 import time
@@ -21,11 +21,7 @@ _ALWAYS: Final = b"".join(b"%b: %b\r\n" % line for line in ALWAYS)
 
 @dataclass(slots=True)
 class Door:
-    """What all connections share.
-
-    Requests whose path is below `asgi_path` go to `asgi`, all others to `app`. Those for `exempt_paths` wait
-    for nobody.
-    """
+    """Requests below `asgi_path` go to `asgi`, others to `app`. Those for `exempt_paths` do not queue."""
 
     app: "WSGIApplication"
     asgi: App

@@ -15,7 +15,7 @@ from rest_facade.front_door.asgi import serve_asgi
 from rest_facade.front_door.canned import CannedResponse
 from rest_facade.front_door.door import Door
 from rest_facade.front_door.greenlets import await_
-from rest_facade.front_door.line import Line
+from rest_facade.front_door.writable_connection import WritableConnection
 from rest_facade.front_door.wsgi_environ import make_environ
 from rest_facade.shapes import errors, event_stream
 from rest_facade.shapes.response import CutShortError
@@ -48,7 +48,7 @@ class Exchange:
     """Whether it is for the ASGI app."""
 
     is_exempt = False
-    """Whether it takes nobody's place."""
+    """Whether it takes no place of another request."""
 
     is_too_large = False
     is_begun = is_read = is_handed_over = is_gone = False
@@ -57,12 +57,12 @@ class Exchange:
 
     _status = 0
     _fields: Sequence[tuple[str, str]] = ()
-    """What the view told of its answer's head."""
+    """The head of the answer, as the view gave it."""
 
     _is_counted = False
     _task: asyncio.Task[Any] | None = None
 
-    def __init__(self, door: Door, connection: Line) -> None:
+    def __init__(self, door: Door, connection: WritableConnection) -> None:
         self.door = door
         self.connection = connection
         self.target = b""
@@ -87,7 +87,6 @@ class Exchange:
         self.expects_leave = self.expects_leave and not self.is_old
 
     def add_body(self, part: bytes) -> None:
-        """A part of the body has been read."""
         if self.body:
             # Most have but one part, which need not be copied.
             self.body = bytearray(self.body) if isinstance(self.body, bytes) else self.body
@@ -96,7 +95,7 @@ class Exchange:
             self.body = part
 
     def hand_over(self) -> None:
-        """Has it worked on when its turn comes."""
+        """Starts the work on it, or queues it."""
         self.is_handed_over = True
         if self.is_asgi:
             self._task = self.door.spawn(serve_asgi(self.door.asgi, self))
@@ -121,24 +120,23 @@ class Exchange:
             self.door.admission.end()
 
     def refuse(self) -> None:
-        """Answers that there is too much to do."""
+        """Answers that the service has too much to do."""
         self.answer(canned.STOPPING if self.door.is_stopping else canned.OVERLOADED)
 
     def abandon(self) -> None:
-        """The connection is gone, and nobody hears an answer. What its view waits for is cancelled."""
+        """Cancels the view, because the connection is gone."""
         self.is_gone = True
         self.door.admission.remove(self)
         if self._task and not self.is_asgi:
             self._task.cancel()
 
     def answer(self, response: CannedResponse) -> None:
-        """Answers without a view. A follower of events is told to come back, in place of a 503."""
+        """Answers without a view. A follower of events gets the invitation to come back instead of a 503."""
         accept = b",".join(value for name, value in self.headers if name == b"accept").decode("latin-1")
         if response.status == 503 and event_stream.is_followed(self.method, self.path, accept):
             response = canned.come_back()
         self.is_handed_over = True
-        # Whoever waits for leave to send the body may keep it and go on: what comes next is not to be taken
-        # for it.
+        # A client that waits for `100 Continue` may send its body or not. The next bytes could be either.
         self.closes = self.closes or response.ends or (self.expects_leave and not self.is_read)
         self.write_whole(response.status, response.lines, response.body)
 
@@ -163,7 +161,7 @@ class Exchange:
         self.connection.go_on()
 
     def _respond(self) -> None:
-        """Runs the app and writes what it gives. For a greenlet."""
+        """Runs the app and writes its answer. Runs in a greenlet."""
         try:
             self._run_app()
         except (CutShortError, asyncio.CancelledError) as error:
@@ -242,7 +240,7 @@ class Exchange:
                 elif chunk:
                     self.connection.write(chunk if self.is_old else b"%x\r\n%b\r\n" % (len(chunk), chunk))
                     if self.connection.is_write_paused:
-                        await_(self.connection.drained())
+                        await_(self.connection.when_drained())
                 # Not kept while the next one is made, or waited for.
                 del chunk
             if not self.is_old:
@@ -250,7 +248,7 @@ class Exchange:
         self._end()
 
     def _write_part(self, part: bytes) -> None:
-        """Writes what is large in pieces, each when the client has read most of those before it."""
+        """Writes a large part in pieces, each when the client has read most of those before it."""
         connection, connections = self.connection, self.door.connections
         connections.begin_part(connection, part)
         try:
@@ -258,7 +256,7 @@ class Exchange:
                 connection.part_left = max(0, len(part) - start - SMALL_BYTES)
                 connection.write(part[start : start + SMALL_BYTES])
                 if connection.is_write_paused:
-                    await_(connection.drained())
+                    await_(connection.when_drained())
                 if self.is_gone:
                     return
         finally:
@@ -266,7 +264,7 @@ class Exchange:
 
 
 def _lines(headers: list[tuple[str, str]]) -> bytes:
-    """The lines of a head. Raises ValueError where a name or a value holds what would begin another line."""
+    """Makes the lines of a head. Raises ValueError where a name or value would begin another line."""
     text = "".join([f"{name}: {value}\r\n" for name, value in headers])
     if text.count("\n") != len(headers) or text.count("\r") != len(headers) or "\0" in text:
         raise ValueError("a header of the response holds a line break")

@@ -23,32 +23,27 @@ class Framing:
     """Whether the slice began with the end of another request."""
 
     _has_body = False
-    """Whether the slice has a part of a body."""
+    """Whether the slice holds a part of a body."""
 
     def begin_slice(self) -> None:
-        """Notes that a slice of input begins."""
         self._is_behind_request = self._has_body = False
 
     def begin_head(self) -> None:
-        """Notes that a request begins."""
         self.is_in_head = True
         self._head_bytes = 0
 
     def end_head(self) -> None:
-        """Notes that the head is complete."""
         self.is_in_head = False
         self._other_bytes = 0
 
     def add_trailer(self, size_bytes: int) -> None:
-        """Counts a trailer."""
         self._head_bytes += size_bytes
 
     def note_body(self) -> None:
-        """Notes a part of a body."""
         self._has_body = True
 
     def end_request(self) -> None:
-        """Notes that a request is complete: what follows in the slice belongs to another one."""
+        """Notes that a request is complete. The rest of the slice belongs to another one."""
         self._is_behind_request = True
 
     def end_slice(self, size_bytes: int, *, is_in_body: bool) -> None:
@@ -61,5 +56,4 @@ class Framing:
 
     @property
     def is_too_long(self) -> bool:
-        """Whether one of the bounds is passed."""
         return max(self._head_bytes, self._other_bytes) > MAX_HEAD_BYTES

@@ -1,7 +1,7 @@
 """Synchronous code that can await: it runs in a greenlet of the event loop's own thread.
 
-What such code waits for goes to a task, which awaits it and hands back what comes of it. Greenlets are used
-again: to make one costs ten times as much as to switch to one.
+A task awaits for it and hands back the result. Greenlets are used again, because making one costs ten times
+as much as switching to one.
 """
 
 import asyncio
@@ -15,11 +15,11 @@ from greenlet import GreenletExit, getcurrent, greenlet
 _Result = TypeVar("_Result")
 
 MAX_IDLE: Final = 128
-"""How many greenlets are kept for what comes next."""
+"""How many idle greenlets are kept."""
 
 
 def _nothing() -> None:
-    """Has nobody to tell."""
+    """Does nothing."""
 
 
 def await_(awaitable: Awaitable[_Result]) -> _Result:
@@ -33,9 +33,7 @@ def await_(awaitable: Awaitable[_Result]) -> _Result:
 
 
 def stop_counting() -> None:
-    """Has the present function count no longer as one that works: from now on it only waits for somebody
-    else.
-    """
+    """Stops counting the present function as active: from now on it only waits for somebody else."""
     getcurrent().on_stop_counting()
 
 
@@ -48,13 +46,13 @@ class Greenlets:
     def begin(
         self, function: Callable[[], _Result], on_stop_counting: Callable[[], None] = _nothing
     ) -> "asyncio.Task[_Result] | _Result":
-        """Runs a function until it awaits, or is over, in a copy of the present context. It may call
-        `stop_counting`.
+        """Runs a function in a copy of the present context until it awaits or is over.
 
-        Returns the task in which it goes on; or, if it is over, its result. Raises what it raises.
+        Returns its result, or the task in which it goes on. Raises its error. The function may call
+        `stop_counting`.
         """
         context = copy_context()
-        runner = self._idle.pop() if self._idle else _started()
+        runner = self._idle.pop() if self._idle else _start_greenlet()
         runner.gr_context = context
         runner.on_stop_counting = on_stop_counting
         step = runner.switch(function)
@@ -62,7 +60,7 @@ class Greenlets:
             self._keep(runner)
             return cast(_Result, step.take())
         going_on = self._go_on(runner, step)
-        # A coroutine that has not begun when its task is cancelled would never hear of it, nor would the
+        # A coroutine that has not begun never hears that its task is cancelled, and neither would the
         # function.
         going_on.send(None)
         return asyncio.get_running_loop().create_task(going_on, context=context)
@@ -92,7 +90,7 @@ class Greenlets:
 
 
 class _Outcome(Generic[_Result]):
-    """What a function returned or raised."""
+    """The result or the error of a function."""
 
     def __init__(self, result: _Result | None, error: BaseException | None) -> None:
         self._result = result
@@ -109,19 +107,17 @@ class _Outcome(Generic[_Result]):
             del error
 
 
-def _started() -> greenlet:
-    """Returns a new greenlet, which waits for its first function: one given at the start it would hold for
-    good.
-    """
+def _start_greenlet() -> greenlet:
+    """Makes a greenlet that waits for its first function. One given at the start would be held for good."""
     runner = greenlet(_run)
     runner.switch()
     return runner
 
 
 def _run() -> None:
-    """Runs one function after the other, each given by a switch.
+    """Runs functions one after the other, each given by a switch.
 
-    Switches back with what to await, then with an _Outcome.
+    Switches back with each awaitable, then with an _Outcome.
     """
     outcome: _Outcome[Any] | None = None
     while True:

@@ -1,6 +1,4 @@
-"""The bytes that came in on a connection and are not yet parsed: they are parsed in slices, and others are
-served in between.
-"""
+"""Parses the bytes of a connection in slices, so that others are served in between."""
 
 import asyncio
 import time
@@ -30,7 +28,7 @@ class Turns:
         self._waiting: deque[SlicedInput] = deque()
 
     def add(self, connection: "SlicedInput") -> None:
-        """Has a connection wait for its turn."""
+        """Queues a connection for its turn."""
         self._waiting.append(connection)
         if len(self._waiting) == 1:
             asyncio.get_running_loop().call_soon(self._take_next)
@@ -45,18 +43,18 @@ class Turns:
 
 
 class SlicedInput:
-    """What a connection has received. To be mixed into a protocol, which calls `take_in`.
+    """The received bytes of a connection. A protocol mixes this in and calls `take_in`.
 
-    Nothing more is read as long as something waits here, so that it holds one read at most.
+    It reads no more while some wait, so that it holds one read at most.
     """
 
     transport: asyncio.Transport
 
     turns: Turns
-    """Those that it shares with all connections."""
+    """The turns of all connections."""
 
     is_reading_paused = False
-    """Whether nothing is read, because what came has to be parsed first."""
+    """Whether reading has stopped until the received bytes are parsed."""
 
     _received = b""
     _parsed_bytes = 0
@@ -65,7 +63,6 @@ class SlicedInput:
     _is_parsing = _is_turn_due = False
 
     def parse(self, data: bytes) -> None:
-        """Parses a slice."""
         raise NotImplementedError
 
     def may_parse(self) -> bool:
@@ -73,7 +70,7 @@ class SlicedInput:
         raise NotImplementedError
 
     def note_held(self) -> None:
-        """How much waits may have changed."""
+        """Called when the number of held bytes may have changed."""
         raise NotImplementedError
 
     @property
@@ -82,7 +79,7 @@ class SlicedInput:
         return len(self._received) - self._parsed_bytes
 
     def take_in(self, data: bytes) -> None:
-        """Parses bytes that came in, or keeps them behind those that wait."""
+        """Parses received bytes, or queues them behind those that wait."""
         is_waiting = self.unparsed_bytes > 0
         self._received = self._received[self._parsed_bytes :] + data if is_waiting else data
         self._parsed_bytes = 0
@@ -92,9 +89,7 @@ class SlicedInput:
             self._parse_on()
 
     def parse_soon(self) -> None:
-        """Goes on reading, or first parsing in a later turn of the loop, if that has stopped
-        and may go on.
-        """
+        """Goes on, if parsing or reading has stopped and may go on. Parsing waits for a turn of the loop."""
         if not self.is_reading_paused or self.transport.is_closing() or not self.may_parse():
             return
         if not self.unparsed_bytes:
@@ -111,7 +106,7 @@ class SlicedInput:
             self._parse_on()
 
     def drop_input(self) -> None:
-        """Forgets what waits: nobody will parse it."""
+        """Drops the bytes that wait."""
         self._received, self._parsed_bytes = b"", 0
 
     def _parse_on(self) -> None:

@@ -1,5 +1,4 @@
-"""Which web pages may use the API, and by which names it may be called: all that is decided about Origin,
-Host and CORS.
+"""Makes all decisions on Origin, Host and CORS: which web pages may use the API, and under which names.
 
 A browser sends the requests of any page to any address, also to one that only its own machine can reach.
 """
@@ -20,7 +19,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 """The header fields of a request or an answer, their names in lower case."""
 
 ALWAYS: Final = ((b"x-content-type-options", b"nosniff"), (b"vary", b"Origin"))
-"""What every answer has: no page may run it as a script, no cache may give it to a page of another origin."""
+"""Headers of every answer: no page may run it as a script, no cache may give it to another origin."""
 
 ANY: Final = "*"
 """The setting that lets in pages of every origin, or requests for every host."""
@@ -39,7 +38,7 @@ _EXPOSED: Final = ", ".join(
 
 _OWN_SITES: Final = (b"same-origin", b"none")
 _FOREIGN_SITES: Final = (b"cross-site", b"same-site")
-"""What browsers say in Sec-Fetch-Site; `none` is an address that the user has typed."""
+"""The values of Sec-Fetch-Site; `none` is an address that the user has typed."""
 
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^:/?#@\[\]\s]+?)\.?(?::([0-9]*))?")
 _ORIGIN: Final = re.compile(r"([a-z][a-z0-9+.-]*)://(.+)")
@@ -57,8 +56,8 @@ class Origins:
         """`allowed_origins` holds origins, `https://*.example.com` or `*`; `allowed_hosts` hosts,
         `*.example.com` or `*`.
 
-        No origin means: on loopback, pages of this machine, and elsewhere of everywhere. No host means: on
-        loopback, the names of this machine, and elsewhere all.
+        Without origins, pages of this machine are allowed on loopback, and all pages elsewhere. Without
+        hosts, the names of this machine are allowed on loopback, and all names elsewhere.
         """
         origins = [_normal(origin) for origin in allowed_origins]
         hosts = [host.lower().rstrip(".") for host in allowed_hosts]
@@ -78,8 +77,7 @@ class Origins:
                 reason = "This service is not known by this host: REST_ALLOWED_HOSTS does not name it"
                 raise ApiError("HOST_NOT_ALLOWED", reason, host=truncate(host))
         if not self._is_any_origin and _is_foreign(headers, hosts):
-            # A browser names the origin of all that a page can read, and of none of the links that a user
-            # follows.
+            # A browser sends Origin with all that a page can read, but not with links that a user follows.
             origins = _values(headers, b"origin") or [""]
             for origin in origins:
                 if not self._is_allowed_origin(origin):
@@ -92,9 +90,9 @@ class Origins:
                     raise ApiError("ORIGIN_NOT_ALLOWED", reason, origin=truncate(origin))
 
     def cors(self, headers: Headers) -> list[tuple[bytes, bytes]]:
-        """The header fields by which a browser lets a page read the answer to such a request.
+        """The header fields by which a browser lets a page read the answer.
 
-        Without credentials: whoever has a key sends it in a header.
+        They allow no credentials: a client sends its key in a header.
         """
         origins = [value for name, value in headers if name == b"origin"]
         if self._is_any_origin:
@@ -130,7 +128,7 @@ class Origins:
         return any(_matches(origin, allowed) for allowed in self._origins)
 
     def _log_once(self, setting: str, value: str, to_add: str) -> None:
-        """Logs the first refusal of an origin or a host, with what would let it in."""
+        """Logs the first refusal of an origin or a host, with the setting that would allow it."""
         if (setting, value) not in self._logged and len(self._logged) < MAX_LOGGED:
             self._logged.add((setting, value))
             add = {"add": truncate(to_add)} if to_add else {}
@@ -144,9 +142,7 @@ class Origins:
 
 @lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
-    """Whether a host, an IPv6 address with or without brackets, can only be the machine of
-    whoever names it.
-    """
+    """Whether a host names the caller's own machine. IPv6 addresses may have brackets."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:

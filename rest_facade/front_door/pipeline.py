@@ -1,6 +1,4 @@
-"""The requests of one connection that have no answer yet: each is begun once all before it are answered, and
-answers keep their order.
-"""
+"""The unanswered requests of one connection. Each begins once all before it are answered."""
 
 import asyncio
 from collections import deque
@@ -11,17 +9,16 @@ import structlog
 from rest_facade.front_door.canned import CannedResponse, refusal_of
 from rest_facade.front_door.door import Door
 from rest_facade.front_door.exchange import Exchange
-from rest_facade.front_door.line import Line
+from rest_facade.front_door.writable_connection import WritableConnection
 from rest_facade.shapes.errors import ApiError
 
 MAX_DISCARDED_BYTES: Final = 16 * 1024 * 1024
-"""How much of the body of a request that is answered already is read past, where the connection goes on
-behind it.
-"""
+"""How much of the body of an answered request is skipped to keep the connection."""
 
 LINGER_SECONDS: Final = 5.0
-"""How long a body is read past where the connection ends: closed on unread bytes it is reset, and the client
-may never see the answer.
+"""How long a body is skipped before the connection closes.
+
+Closed on unread bytes it is reset, and the client may never see the answer.
 """
 
 _log = structlog.get_logger(__name__)
@@ -47,14 +44,13 @@ class Pipeline:
     _lingers_s: float | None = None
     """Since when a body is read past of which no end is awaited; then the connection is closed."""
 
-    def __init__(self, door: Door, connection: Line) -> None:
+    def __init__(self, door: Door, connection: WritableConnection) -> None:
         self._door = door
         self._connection = connection
         self._exchanges: deque[Exchange] = deque()
 
     @property
     def is_empty(self) -> bool:
-        """Whether all requests have their answers."""
         return not self._exchanges
 
     @property
@@ -63,7 +59,7 @@ class Pipeline:
         return max(0, len(self._exchanges) - 1)
 
     def add(self, exchange: Exchange) -> None:
-        """The head of a request has been read."""
+        """Adds a request whose head is complete."""
         self._discarded_bytes = 0
         self._exchanges.append(exchange)
         self.go_on()
@@ -83,7 +79,7 @@ class Pipeline:
             self.go_on()
 
     def complete(self, exchange: Exchange) -> None:
-        """A request has been read as a whole."""
+        """Notes that a request is complete."""
         exchange.is_read = True
         if self._lingers_s is None:
             self.go_on()
@@ -117,8 +113,7 @@ class Pipeline:
     def end_with(self, response: CannedResponse, reading: Exchange | None = None) -> None:
         """Answers the first request that has no answer, unless that has begun, and closes the connection.
 
-        `reading` is one whose head is being read. Requests behind it have no answer: they must not write to
-        what is closed.
+        `reading` is a request whose head is being read. Later requests get no answer.
         """
         if self._exchanges:
             first = self._exchanges[0]
@@ -131,7 +126,7 @@ class Pipeline:
         self._connection.close()
 
     def abandon(self) -> None:
-        """Tells those who would answer the requests so far that nobody listens."""
+        """Cancels all requests, because nobody listens any more."""
         for exchange in self._exchanges:
             exchange.abandon()
         self._exchanges.clear()
@@ -145,7 +140,7 @@ class Pipeline:
         del self._connection
 
     def lingers_too_long(self, now_s: float) -> bool:
-        """Whether a body that nobody waits for still has no end."""
+        """Whether a body is skipped for too long."""
         return self._lingers_s is not None and now_s - self._lingers_s > LINGER_SECONDS
 
     def _begin(self, exchange: Exchange) -> None:
@@ -155,7 +150,7 @@ class Pipeline:
             exchange.refuse()
             return
         if not exchange.is_read and self._door.admission.is_full and not exchange.is_exempt:
-            # What comes of its body is not kept.
+            # Its body is not kept.
             exchange.is_handed_over = True
             self._door.admission.refuse(exchange)
             return
@@ -186,8 +181,8 @@ class Pipeline:
         exchange.body = b""
 
     def _close_behind(self, exchange: Exchange) -> None:
-        """Closes the connection behind an answer; what comes of the request yet is read past, so that the
-        client sees the answer.
+        """Closes the connection behind an answer, and skips the rest of the body so that the client sees the
+        answer.
         """
         if exchange.is_read or exchange.expects_leave:
             self._connection.close()

@@ -13,10 +13,10 @@ from rest_facade.front_door.door import Door
 from rest_facade.front_door.exchange import Exchange
 from rest_facade.front_door.framing import Framing
 from rest_facade.front_door.input import SlicedInput
-from rest_facade.front_door.line import Line
 from rest_facade.front_door.pipeline import Pipeline
 from rest_facade.front_door.upgrade import head_without_offer, is_handshake
 from rest_facade.front_door.websockets import WebSockets
+from rest_facade.front_door.writable_connection import WritableConnection
 from rest_facade.front_door.wsgi_environ import connection_environ
 from rest_facade.shapes.errors import ApiError
 
@@ -37,7 +37,7 @@ def _new_parser(protocol: "HttpProtocol") -> httptools.HttpRequestParser:
     return parser
 
 
-class HttpProtocol(SlicedInput, Line):
+class HttpProtocol(SlicedInput, WritableConnection):
     """One connection of a client."""
 
     _reading: Exchange
@@ -81,14 +81,13 @@ class HttpProtocol(SlicedInput, Line):
                 transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Abandons the requests that have no answer."""
         self._connections.remove(self)
         self.drop_input()
         self.resume_writing()
         self._drop_parts()
 
     def _drop_parts(self) -> None:
-        """Drops what leads back to this protocol, so that it is freed at once."""
+        """Drops the parts that lead back to this protocol, so that it is freed at once."""
         self._pipeline.leave_connection()
         del self._parser
         self.__dict__.pop("_reading", None)
@@ -235,11 +234,10 @@ class HttpProtocol(SlicedInput, Line):
         )
 
     def _feed(self, data: bytes) -> bool:
-        """Parses bytes that came in. Returns whether the connection still speaks HTTP.
+        """Parses received bytes. Returns whether the connection still speaks HTTP.
 
-        At an offer to upgrade the parser stops, and would take what follows for the next request. So an offer
-        that is not taken is ignored (RFC 9110, 7.8): a new parser reads the same head without it, and then
-        the body.
+        At an offer to upgrade the parser stops, and would read the rest as the next request. An offer that is
+        not taken is ignored (RFC 9110, 7.8): a new parser reads the head without it, and then the body.
         """
         try:
             while True:

@@ -1,6 +1,4 @@
-"""Offers to change to another protocol in the head of a request: a WebSocket's handshake, or one that is
-ignored.
-"""
+"""Offers in a head to change the protocol: a WebSocket's handshake, or one that is ignored."""
 
 import httptools
 

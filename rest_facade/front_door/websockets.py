@@ -52,7 +52,7 @@ class WebSockets:
 
     @property
     def tasks(self) -> set[asyncio.Task[None]]:
-        """Those in which WebSockets are served."""
+        """The tasks that serve WebSockets."""
         return self._state.tasks
 
     def check(self, exchange: Exchange) -> None:
@@ -93,54 +93,49 @@ class WebSocketProtocol(SlicedInput, Connection, patched.WebSocket):
         self.turns = connections.turns
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
         super().connection_lost(exc)
         self._connections.remove(self)
         self.drop_input()
 
     def shutdown(self) -> None:
-        """Says goodbye: the facade ends."""
+        """Says goodbye, because the facade stops."""
         patched.WebSocket.shutdown(self)
 
     def pause_writing(self) -> None:
-        """More waits to be sent than should."""
         super().pause_writing()
         self._connections.lag(self)
 
     def resume_writing(self) -> None:
-        """Little waits to be sent again."""
         super().resume_writing()
         self._connections.catch_up(self)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came in."""
         self._came_s = self.loop.time()
         self.take_in(data)
 
     async def receive(self) -> Any:
-        """The next message for the app."""
+        """Returns the next message for the app."""
         message = await super().receive()
         self._go_on()
         self.note_held()
         return message
 
     async def send(self, message: Any) -> None:
-        """Sends what the app says.
+        """Sends a message of the app.
 
-        Once that is its goodbye, nobody calls `receive`, and the client's is read.
+        After the app's goodbye nobody calls `receive`, and the client's goodbye is read here.
         """
         await super().send(message)
         self._go_on()
 
     def _go_on(self) -> None:
-        """Parses what waits once the app has taken what was parsed before."""
+        """Parses further bytes once the app has taken the messages before them."""
         if self.is_reading_paused and not self.transport.is_closing():
-            # uvicorn has resumed the reading, which would add to what waits.
+            # uvicorn has resumed reading, which would add to the bytes that wait.
             self.transport.pause_reading()
         self.parse_soon()
 
     def parse(self, data: bytes) -> None:
-        """Parses a slice of what came in."""
         super().data_received(data)
 
     def may_parse(self) -> bool:

@@ -30,7 +30,7 @@ def make_environ(exchange: "Exchange") -> dict[str, Any]:
 
 
 def connection_environ(client: tuple[Any, ...], server: tuple[Any, ...]) -> dict[str, Any]:
-    """Returns what the environs of all requests of a connection have."""
+    """Returns the part of the environ that all requests of a connection share."""
     return {
         "SCRIPT_NAME": "",
         "REMOTE_ADDR": str(client[0]),

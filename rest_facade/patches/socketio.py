@@ -1,14 +1,17 @@
-"""What is used of python-engineio 4.15 and python-socketio 5.18 beside their documented interfaces.
+"""The private names of python-engineio 4.15 and python-socketio 5.18 that the facade uses.
 
-By itself the library answers a poll with all that waits, of which its own client reads 16 packets
-(https://github.com/miguelgrinberg/python-engineio/issues/142); keeps the task of a ping for as long as a
-connection's time-out after that has gone; tells nobody how much waits for a client; and makes a class for
-each request, which stays until the collector comes. No interface of it lets anybody count or bound that.
+No public interface bounds or counts what these replace:
+
+- An answer to a poll holds all packets that wait, though the library's own client reads 16 of them
+  (https://github.com/miguelgrinberg/python-engineio/issues/142).
+- The task of a ping outlives its connection by the time-out.
+- Nobody learns how much waits for a client.
+- Each request makes a class, which stays until the garbage collector runs.
 """
 
 import asyncio
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -16,6 +19,8 @@ import socketio
 from engineio import exceptions
 from engineio.async_socket import AsyncSocket
 from engineio.packet import Packet
+
+from rest_facade.shapes.asgi import Receive, Send
 
 PRIVATE_NAMES: Final = (
     *(
@@ -76,20 +81,20 @@ def silence_refusals(io: socketio.AsyncServer) -> None:
 
 
 class _Body:
-    """The body of a request, as a WSGI server has it."""
+    """The body of a request, as a WSGI server offers it."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
 
     async def read(self, length: int | None = None) -> bytes:
-        """So many of its first bytes."""
+        """Returns its first bytes."""
         return self._content[:length]
 
 
-async def _translate_request(
-    scope: Mapping[str, Any], receive: Callable[[], Awaitable[Any]], send: object
-) -> dict[str, Any]:
-    """What Engine.IO reads of a request; nothing where its client has gone. Its body comes as a whole."""
+async def _translate_request(scope: Mapping[str, Any], receive: Receive, send: Send) -> dict[str, Any]:
+    """Returns the parts of a request that Engine.IO reads, with a complete body; none where its client has
+    gone.
+    """
     event = await receive()
     if event["type"] not in ("http.request", "websocket.connect"):
         return {}
@@ -177,8 +182,8 @@ class Pings:
 
 
 def bound(transport: Any, pings: Pings, most_packets: int, most_chars: int) -> None:
-    """Bounds what a poll of a connection is answered with, and keeps its pings."""
-    # Weakly, so that it is gone when the library lets go of it.
+    """Bounds the answers to a connection's polls, and keeps its pings."""
+    # Weakly, so that it ends when the library drops it.
     weak = weakref.proxy(transport)
     seconds = transport.server.ping_interval + transport.server.ping_timeout
     transport.poll = partial(_poll, weak, seconds, most_packets, most_chars)
@@ -186,7 +191,7 @@ def bound(transport: Any, pings: Pings, most_packets: int, most_chars: int) -> N
 
 
 async def _poll(transport: Any, seconds: float, most_packets: int, most_chars: int) -> list[Packet]:
-    """What waits for a client, as far as it is not too much; empty when it is to end.
+    """Takes the packets that wait for a client, within bounds; none when it is to end.
 
     Raises QueueEmpty after `seconds`.
     """
@@ -211,7 +216,7 @@ async def _poll(transport: Any, seconds: float, most_packets: int, most_chars: i
 
 
 def _count_chars(packets: Iterable[Packet]) -> int:
-    """How long packets are, nearly: what is not text is small."""
+    """Returns about how long packets are: those without text are small."""
     return sum(len(packet.data) for packet in packets if isinstance(packet.data, str))
 
 

@@ -1,8 +1,8 @@
-"""WebSockets as uvicorn 0.54 speaks them, apart from its server: it has no public class of one connection.
+"""uvicorn 0.54's WebSockets without its server. It has no public class of one connection.
 
-Mended, and no upstream issue is known of any: the answers to pings pile up for a client that reads nothing;
-each piece of a message is kept by itself, however small; a handshake refused with a body is logged as an
-error. Asked for: how much is held, and whether reading is paused.
+This fixes, without a known upstream issue: answers to pings pile up for a client that reads nothing; each
+piece of a message is kept by itself, however small; a handshake refused with a body is logged as an error. It
+adds how many bytes are held, and whether reading is paused.
 """
 
 import asyncio
@@ -30,11 +30,11 @@ PRIVATE_NAMES: Final = (
 """Names of a WebSocket that this package uses."""
 
 MESSAGE_BYTES: Final = 512
-"""How many bytes a message takes that its app has yet to take, beside what it holds."""
+"""How many bytes a message takes beside its content until the app has taken it."""
 
 
 def make_state(headers: list[tuple[bytes, bytes]]) -> ServerState:
-    """What WebSockets share. Handshakes are answered with these headers."""
+    """The state that WebSockets share. Handshakes are answered with these headers."""
     state = ServerState()
     state.default_headers = headers
     return state
@@ -52,10 +52,10 @@ class WebSocket(WebSocketsSansIOProtocol):
     _queued_bytes = 0
 
     def on_idle_frame(self, size: int) -> None:
-        """A frame came that completes no message, with so many bytes of one."""
+        """Notes a frame that completes no message, and its size in bytes."""
 
     def handle_ping(self) -> None:
-        """A ping came. Who does not read gets no answers to its pings, which would pile up."""
+        """Answers a ping, unless the client does not read: the answers would pile up."""
         self.on_idle_frame(0)
         if self.writable.is_set() and not self.transport.is_closing():
             super().handle_ping()
@@ -63,7 +63,6 @@ class WebSocket(WebSocketsSansIOProtocol):
             self.conn.data_to_send()
 
     def handle_pong(self, event: Frame) -> None:
-        """A pong came."""
         self.on_idle_frame(0)
         super().handle_pong(event)
 
@@ -81,19 +80,18 @@ class WebSocket(WebSocketsSansIOProtocol):
             self.on_idle_frame(len(event.data))
 
     def send_receive_event_to_app(self) -> None:
-        """A message has come as a whole."""
+        """Takes a message that is complete."""
         self._queued_bytes += MESSAGE_BYTES + self.partial_bytes()
         super().send_receive_event_to_app()
 
     async def receive(self) -> Any:
-        """The next message for the app."""
+        """Returns the next message for the app."""
         message = await super().receive()
         if self.queue.empty():
             self._queued_bytes = 0
         return message
 
     async def send(self, message: Any) -> None:
-        """Sends what the app says."""
         await super().send(message)
         if message["type"] == "websocket.http.response.body":
             # The handshake has its answer, whose want would be logged.
@@ -114,7 +112,7 @@ class WebSocket(WebSocketsSansIOProtocol):
 
     @property
     def is_read_paused(self) -> bool:
-        """Whether nothing is read, because the app has yet to take what was."""
+        """Whether reading is paused until the app takes the messages before."""
         return self.read_paused
 
 

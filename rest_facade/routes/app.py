@@ -75,14 +75,14 @@ def create_app(backend: Backend) -> flask.Flask:
     agents.add_routes(app, backend)
     clock.add_routes(app, backend)
     openapi.add_routes(app)
-    app.register_error_handler(ApiError, _answering(_logged))
-    app.register_error_handler(grpc.aio.AioRpcError, _answering(errors.from_rpc))
-    app.register_error_handler(HTTPException, _answering(lambda error: _logged(_from_http(error))))
-    app.register_error_handler(Exception, _answering(errors.unforeseen))
+    app.register_error_handler(ApiError, _make_handler(_log_failure))
+    app.register_error_handler(grpc.aio.AioRpcError, _make_handler(errors.from_rpc))
+    app.register_error_handler(HTTPException, _make_handler(lambda error: _log_failure(_from_http(error))))
+    app.register_error_handler(Exception, _make_handler(errors.unforeseen))
     return app
 
 
-def _answering(judge: Callable[[Any], ApiError]) -> Callable[[Exception], Response]:
+def _make_handler(judge: Callable[[Any], ApiError]) -> Callable[[Exception], Response]:
     """The handler that answers an error as it is judged; afterwards nothing of the request is left in the
     error.
     """
@@ -105,7 +105,7 @@ def _tell(error: ApiError) -> Response:
     return json_body.respond(error.body, error.http_status, error.headers)
 
 
-def _logged(error: ApiError) -> ApiError:
+def _log_failure(error: ApiError) -> ApiError:
     """The error, with a line in the log: the server logs the calls that it refuses, and has not seen this
     request.
     """

@@ -1,4 +1,4 @@
-"""Errors as REST tells them: the exception that carries one, and what becomes of an RPC's error."""
+"""REST's errors: the exception that carries one, and how an RPC's error becomes one."""
 
 import math
 import uuid
@@ -15,15 +15,13 @@ from eliza.sessions.v1 import errors_pb2
 RETRY_AFTER_SECONDS: Final = 1
 """When a client may try again, where the server does not say."""
 
+_OUT_OF_REACH: Final = "The session service is out of reach"
+
 _log = structlog.get_logger(__name__)
 
 _WITHOUT_INFO: Final[Mapping[grpc.StatusCode, tuple[str, str, Mapping[str, Any]]]] = {
-    grpc.StatusCode.UNAVAILABLE: (
-        "UNAVAILABLE",
-        "The session service is out of reach",
-        {"retryAfterSeconds": RETRY_AFTER_SECONDS},
-    ),
-    # Not by us, who would not look at the answer: the server stops, and could wait no longer.
+    grpc.StatusCode.UNAVAILABLE: ("UNAVAILABLE", _OUT_OF_REACH, {"retryAfterSeconds": RETRY_AFTER_SECONDS}),
+    # Not cancelled by us, who would not read the answer: the server stops and could wait no longer.
     grpc.StatusCode.CANCELLED: (
         "UNAVAILABLE",
         "The session service is stopping",
@@ -43,7 +41,7 @@ _WITHOUT_INFO: Final[Mapping[grpc.StatusCode, tuple[str, str, Mapping[str, Any]]
 
 
 class ApiError(Exception):
-    """An error of the table of errors, as the client is told it."""
+    """A row of the table of errors, with a message and details for the client."""
 
     def __init__(self, reason: str, message: str, /, **details: Any) -> None:
         """`reason` names a row of the table; `details` are spelt and typed as in the JSON body."""
@@ -54,7 +52,6 @@ class ApiError(Exception):
 
     @property
     def http_status(self) -> int:
-        """The HTTP status of the answer."""
         return self.row.http_status
 
     @property
@@ -64,9 +61,7 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the answer's headers have to say: `Retry-After` with 429 and 503, in whole seconds, and
-        `Allow` with 405.
-        """
+        """The answer's headers: `Retry-After` in whole seconds with 429 and 503, and `Allow` with 405."""
         if self.http_status in (429, 503):
             return {"Retry-After": str(math.ceil(self.details.get("retryAfterSeconds", RETRY_AFTER_SECONDS)))}
         if self.http_status == 405:
@@ -75,9 +70,7 @@ class ApiError(Exception):
 
 
 def from_rpc(error: grpc.aio.AioRpcError) -> ApiError:
-    """What the client is told about a failed call: the server's own error if it gave one, else the status
-    that fits.
-    """
+    """Returns the server's own error of a failed call, or the row that fits its status."""
     info = error_info(error)
     if info is not None and info.reason in TABLE:
         return from_row(info.reason, error.details() or info.reason, info.metadata)
@@ -97,8 +90,18 @@ def from_row(reason: str, message: str, details: Mapping[str, str]) -> ApiError:
     return ApiError(reason, _to_rest_spelling(message, kinds, details), **typed)
 
 
+def out_of_reach() -> ApiError:
+    """Makes the error for a server that does not answer."""
+    return ApiError("UNAVAILABLE", _OUT_OF_REACH, retryAfterSeconds=RETRY_AFTER_SECONDS)
+
+
+def stopping() -> ApiError:
+    """Makes the error for a request that comes, or still waits, while the facade stops."""
+    return ApiError("UNAVAILABLE", "The service is stopping", retryAfterSeconds=RETRY_AFTER_SECONDS)
+
+
 def unforeseen(error: BaseException) -> ApiError:
-    """An error that nobody foresaw: the log gets its cause and an id, the client the id alone."""
+    """Makes an error of an unforeseen exception. The log gets cause and id, the client the id alone."""
     return _internal(exc_info=error)
 
 
@@ -131,9 +134,7 @@ def _to_rest_spelling(message: str, kinds: Mapping[str, int], texts: Mapping[str
 
 
 def _rest_name(path: str) -> str:
-    """The name in REST of a field or a path of fields: `timeout_config.auto_renew` is
-    `timeoutConfig.autoRenew`.
-    """
+    """Returns REST's name of a field or a path: `timeout_config.auto_renew` is `timeoutConfig.autoRenew`."""
     if path == "after_sequence":
         return "after"
     head, *rest = path.split("_")

@@ -1,6 +1,4 @@
-"""Event streams as HTTP has them: their headers, who follows one, and what a follower is told who cannot be
-served now.
-"""
+"""Event streams over HTTP: their headers, which requests ask for one, and the invitation to come back."""
 
 import random
 from typing import Final
@@ -16,8 +14,7 @@ COME_BACK_MS: Final = (3000, 10_000)
 
 
 def is_followed(method: str, path: str, accept: str) -> bool:
-    """Whether a request is for a session's events, and its Accept header names event streams as EventSource's
-    does.
+    """Whether a request is for a session's events and accepts event streams by name, as EventSource does.
 
     A header that only allows them, by `*`, does not.
     """
@@ -32,7 +29,5 @@ def is_followed(method: str, path: str, accept: str) -> bool:
 
 
 def come_back() -> bytes:
-    """All of the stream that a follower gets in place of a refusal: when to come back, which a browser does
-    at its end.
-    """
+    """Returns a whole stream that replaces a refusal: the pause after which a browser comes back."""
     return f"retry: {random.randint(*COME_BACK_MS)}\n\n".encode()

@@ -1,6 +1,4 @@
-"""What happens in a session, as the published events: their names, and their payloads as the contract has
-them.
-"""
+"""The published events of a session: their names and payloads."""
 
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -19,7 +17,7 @@ USER_NAME: Final = "User"
 
 @dataclass(frozen=True, slots=True)
 class FollowedSession:
-    """A session as a client follows it: `room_id` is what the client called it when it joined."""
+    """A session as one client follows it. `room_id` is the client's name for it."""
 
     session: Session
     agent_name: str
@@ -66,7 +64,7 @@ def entry_events(entry: LogEntry, room: FollowedSession) -> list[tuple[str, Payl
             )
             return [("agentReplyFailed", failed)]
         case _:
-            # A newer server may report what this facade does not know.
+            # A newer server may send entries that this facade does not know.
             return []
 
 
@@ -113,17 +111,15 @@ def session_deleted(session_id: str) -> Payload:
 
 
 class Draft:
-    """The reply whose pieces one follower was sent last, until it is stored, has failed, or its pieces are
-    void.
+    """The reply whose pieces one follower was sent last, until it is stored, has failed or is void.
 
-    It is void where the connection upstream breaks: whatever becomes of it is not heard.
+    It is void where the connection upstream breaks, because its end may then be missed.
     """
 
     def __init__(self) -> None:
         self._last: ReplyChunk | None = None
 
     def take_chunk(self, chunk: ReplyChunk) -> None:
-        """A piece is sent."""
         self._last = chunk
 
     def take_entry(self, entry: LogEntry) -> None:
@@ -135,14 +131,16 @@ class Draft:
             self._last = None
 
     def take_abort(self, abort: ReplyAborted) -> bool:
-        """The pieces of a reply are void; tells whether the follower was sent some."""
+        """Notes that the pieces of a reply are void. Returns whether the follower was sent some."""
         if self._last is None or self._last.message_id != abort.message_id:
             return False
         self._last = None
         return True
 
     def abandon(self) -> ReplyAborted | None:
-        """What the follower is to be told when no more is heard of the reply; None where there is no need."""
+        """Returns the event that makes the pieces void when the reply can no longer be heard; None without
+        any.
+        """
         last, self._last = self._last, None
         if last is None:
             return None

@@ -34,7 +34,7 @@ MOVE_CLOCK: Final[Fields] = _any_of("now", "advanceMs")
 NOTHING: Final[Fields] = {}
 SOCKET_MESSAGE: Final[Fields] = {
     **_any_of("channelId", "roomId", "message", "messageId", "metadata", "attachments", "requestId"),
-    # Live clients send these as well; the session says what they would.
+    # Live clients send these too. The session already holds their meaning.
     **_any_of("senderId", "senderName", "entityId", "userId", "userName", "username", "agentId", "sessionId"),
     **_any_of("serverId", "messageServerId", "worldId", "source", "sourceType", "raw_message", "rawMessage"),
     **_any_of("targetUserId", "isDm", "channelType", "transport", "mode", "timestamp", "createdAt"),
@@ -69,7 +69,7 @@ def encode(paths: list[tuple[str, ...]]) -> str:
 
 def _encode(path: tuple[str, ...]) -> str:
     *above, last = path
-    # A dot within a name is told from those between names.
+    # So that a dot within a name differs from the dots between names.
     head = "".join(f"{name}." for name in above)
     characters: list[str] = []
     left = MAX_NAME_BYTES - len(head)

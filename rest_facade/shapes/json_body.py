@@ -48,9 +48,7 @@ def refuse_unknown() -> None:
 
 
 def name_unknown(response: Response) -> Response:
-    """Names the unknown fields of the request in the headers of its answer, and whether they
-    were an error.
-    """
+    """Names the request's unknown fields in the headers of its answer, and whether they were an error."""
     unknown = flask.g.get("unknown_fields")
     if unknown:
         response.headers[fields.UNKNOWN_HEADER] = fields.encode(unknown)
@@ -69,7 +67,7 @@ def respond(body: object, status: int = 200, headers: dict[str, str] | None = No
 
 
 def dump(body: object) -> bytes:
-    """JSON as it leaves: no string in it holds what some readers take for the end of a line."""
+    """Encodes JSON in which no string holds a character that some readers take for the end of a line."""
     return json_text.escape_lines_utf8(orjson.dumps(body))
 
 

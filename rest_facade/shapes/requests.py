@@ -1,7 +1,6 @@
-"""What a client sent, as the requests of the API. The server checks values; here is only what a proto cannot
-express: JSON types and text.
+"""Makes the API's requests of what a client sent. Raises ApiError.
 
-Whatever is raised is an ApiError that tells the client about the field.
+The server checks values. This checks only what a proto cannot express: JSON types and text.
 """
 
 import datetime as dt
@@ -62,7 +61,7 @@ def create_session(body: Body, request_id: str = "") -> CreateSessionRequest:
             request_id=request_id,
         )
     except ApiError:
-        # The server, which would have told about missing and malformed ids first, will not see this request.
+        # The server would report missing and malformed ids first, but will not see this request.
         missing = [name for name in ("agentId", "userId") if body.get(name) in (None, "")]
         if missing:
             raise ApiError(
@@ -97,8 +96,7 @@ def send_message(body: Body, session_id: str) -> tuple[SendMessageRequest, str]:
 
 
 def idempotency_key(key: str | None) -> str:
-    """What an Idempotency-Key header says, with or without the quotes that its draft standard wants; empty
-    when there is none.
+    """Reads an Idempotency-Key header, with or without the quotes of its draft standard; empty without one.
 
     Raises INVALID_FIELD.
     """
@@ -131,7 +129,7 @@ def list_messages(query: Query, session_id: str) -> ListMessagesRequest:
     """
     return ListMessagesRequest(
         session_id=session_id,
-        page_size=_clamped(_number(query.get("limit", ""), DEFAULT_MESSAGES), MAX_MESSAGES),
+        page_size=_clamp(_number(query.get("limit", ""), DEFAULT_MESSAGES), MAX_MESSAGES),
         before=_instant(query, "before"),
         after=_instant(query, "after"),
         json_form=JSON_FORM_TEXT,
@@ -139,10 +137,7 @@ def list_messages(query: Query, session_id: str) -> ListMessagesRequest:
 
 
 def after_sequence(text: str, session_id: str) -> int:
-    """The sequence to go on after; empty means from the first entry.
-
-    Raises INVALID_FIELD for what is no sequence.
-    """
+    """Reads the sequence to go on after; empty means from the first entry. Raises INVALID_FIELD."""
     if not text:
         return 0
     if not (text.isascii() and text.isdigit()) or int(text[:20]) > _MAX_INT64:
@@ -159,7 +154,7 @@ def after_sequence(text: str, session_id: str) -> int:
 def list_sessions(query: Query) -> ListSessionsRequest:
     """The query of GET /sessions. A limit that is no number counts as absent."""
     return ListSessionsRequest(
-        page_size=_clamped(_number(query.get("limit", ""), MAX_SESSIONS), MAX_SESSIONS),
+        page_size=_clamp(_number(query.get("limit", ""), MAX_SESSIONS), MAX_SESSIONS),
         page_token=query.get("pageToken", ""),
         agent_id=query.get("agentId", ""),
         user_id=query.get("userId", ""),
@@ -262,15 +257,15 @@ def _number(text: str, otherwise: float) -> float:
     return float(text) if _NUMBER.fullmatch(text) else otherwise
 
 
-def _clamped(limit: float, bound: int) -> int:
+def _clamp(limit: float, bound: int) -> int:
     return int(min(max(limit, 1), bound))
 
 
 def _instant(query: Query, parameter: str) -> Timestamp | None:
-    """A cursor: milliseconds since the epoch or ISO 8601; empty counts as absent.
+    """Reads a cursor: milliseconds since the epoch or ISO 8601; empty counts as absent.
 
-    What is finer than a millisecond is rounded up for `before` and down for `after`: so the cursor excludes
-    what it says and no more.
+    A finer instant is rounded up for `before` and down for `after`, so that the cursor excludes just that
+    instant.
     """
     text = query.get(parameter, "").strip()
     if not text:

@@ -1,4 +1,4 @@
-"""What a view answers: status, headers and body as they are sent."""
+"""The response of a view: status, headers and body."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from http import HTTPStatus
@@ -11,14 +11,11 @@ _STATUSES: Final = {status.value: f"{status.value} {status.phrase}" for status i
 
 
 class CutShortError(Exception):
-    """Raised by a streamed body that cannot go on, and has said why: its client must not take
-    it for whole.
-    """
+    """A streamed body ended early and has said why. Its client must not take it for complete."""
 
 
 class Response:
-    """A WSGI app of its own, so that Flask hands it on as it is. It has nothing else of `flask.Response`: no
-    cookies, no conditions.
+    """A small WSGI app that Flask passes on unchanged, without cookies and conditions.
 
     A body that is an iterator is streamed; `on_close` is called however that ends.
     """
@@ -38,7 +35,7 @@ class Response:
         self.on_close = on_close
 
     def __call__(self, _environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        """Answers as PEP 3333 has it."""
+        """Answers by PEP 3333."""
         headers = list(self.headers.items())
         if not isinstance(self.body, bytes):
             start_response(_STATUSES[self.status], headers)
@@ -50,7 +47,7 @@ class Response:
 
 
 class _Stream:
-    """A body that is streamed, with what is to be done at its end."""
+    """A streamed body that calls a function at its end."""
 
     def __init__(self, parts: Iterator[bytes], on_close: Callable[[], None] | None) -> None:
         self._parts = parts
@@ -60,7 +57,7 @@ class _Stream:
         return self._parts
 
     def close(self) -> None:
-        """Ends it: a generator in its `finally`, too."""
+        """Ends the body, and a generator in its `finally` too."""
         try:
             if close := getattr(self._parts, "close", None):
                 close()

@@ -1,7 +1,6 @@
-"""The API's messages as the JSON bodies that the contract names. Written by hand, field by field: ten times
-cheaper than MessageToDict.
+"""Makes the JSON bodies of REST by hand, field by field: ten times cheaper than MessageToDict.
 
-Metadata and attachments are asked for as JSON text, and go into a body as they are.
+Metadata and attachments come as JSON text, and go into a body as they are.
 """
 
 from collections.abc import Sequence
@@ -95,8 +94,8 @@ def session_status(status: SessionStatus) -> Body:
 
 
 def agent_response(message: Message) -> Body:
-    """`agentResponse` and `done`: a page's message, and at the top level what live clients read: `text`,
-    `thought`, `actions`.
+    """`agentResponse` and `done`: the message, and on top what live clients read (`text`, `thought`,
+    `actions`).
     """
     thought = message.thought if message.HasField("thought") else None
     return {

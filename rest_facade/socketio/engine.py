@@ -1,8 +1,7 @@
-"""The Engine.IO server under Socket.IO. What clients send is checked here, before the library reads it.
+"""The Engine.IO server under Socket.IO. It checks what clients send before the library reads it.
 
-By itself the library answers 200 to a payload that it cannot read, reads bodies of any size, and lets
-unreadable frames end in a stack trace. What is used of it beside its documented interface is in
-`patches.socketio`.
+The library answers 200 to a payload that it cannot read, reads bodies of any size, and lets unreadable frames
+end in a stack trace. `patches.socketio` holds the private names that this uses.
 """
 
 import asyncio
@@ -22,14 +21,13 @@ from rest_facade.front_door.connections import CLIENT, MAX_PER_CLIENT
 from rest_facade.patches import socketio as patched
 from rest_facade.shapes.asgi import Message, Receive, Send
 from rest_facade.shapes.errors import RETRY_AFTER_SECONDS, ApiError
-from rest_facade.socketio.engine_refusals import refuse, telling, unreadable
+from rest_facade.socketio.engine_refusals import refuse, translate_refusals, unreadable
 
 MAX_PACKETS: Final = 1000
 """How many packets a POST may hold."""
 
 SLICE: Final = 16
-"""How many packets are handled before the loop serves others, and how many the answer to a poll holds at
-most.
+"""How many packets are handled before the loop serves others, and how many an answer to a poll may hold.
 
 The Python client reads no more than 16 of an answer.
 """
@@ -61,10 +59,10 @@ One client may have MAX_PER_CLIENT by polling.
 _METHODS: Final = ("GET", "OPTIONS", "POST")
 
 _FROM_CLIENTS: Final = (CLOSE, PONG, MESSAGE)
-"""The types of packets that clients send, but for those that change the transport."""
+"""The types of packets that clients send, except those that change the transport."""
 
 _UNREADABLE: Final = (ValueError, TypeError, LookupError, AttributeError, RecursionError)
-"""What the library raises when it decodes something that is not Socket.IO. Our own handlers raise nothing."""
+"""The errors of the library when it decodes something that is not Socket.IO. Our handlers raise none."""
 
 _HANDSHAKE: Final = ("2probe", "5")
 """The frames with which a WebSocket takes over from polling."""
@@ -81,7 +79,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Engine:
-    """An ASGI app: the Socket.IO server's, given only what it can bear."""
+    """The Socket.IO server as an ASGI app. It passes on only packets that the library can read."""
 
     def __init__(self, io: socketio.AsyncServer, path: str, max_bytes: int) -> None:
         """`max_bytes` is the greatest size of a POST's body."""
@@ -109,7 +107,7 @@ class Engine:
             patched.wrap_handler(io, "message", self._guard)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """Serves one connection, as ASGI 3 wants it."""
+        """Serves one connection as an ASGI 3 app."""
         if not self._is_checked:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
@@ -131,7 +129,7 @@ class Engine:
             await self._app(scope, _giving(b""), send)
 
     async def _app(self, scope: Message, receive: Receive, send: Send) -> None:
-        await self._library(scope, receive, telling(send))
+        await self._library(scope, receive, translate_refusals(send))
 
     async def end(self, transport: Any) -> None:
         """Ends a connection. Its poll, or its WebSocket, ends with it."""
@@ -161,7 +159,7 @@ class Engine:
     async def _serve_post(self, scope: Message, receive: Receive, send: Send) -> None:
         """Handles the packets of a POST.
 
-        What cannot be read, or is too much, is a 400 and ends the connection.
+        A payload that is unreadable or too large is a 400 and ends the connection.
         """
         query = _query(scope)
         transport = self._eio.sockets.get(query.get("sid", [""])[0])
@@ -181,8 +179,7 @@ class Engine:
                 await self.end(transport)
                 await refuse(send, error)
                 return
-        # The library answers. All that it still has to do is to close the connection, where the client says
-        # so.
+        # The library answers. It only has to close the connection, where the client says so.
         of_body = (b"content-length", b"transfer-encoding")
         headers = [header for header in scope["headers"] if header[0] not in of_body]
         headers.append((b"content-length", str(len(left)).encode()))
@@ -236,7 +233,7 @@ class Engine:
             await self._app(scope, read_expected, send)
         finally:
             if polling and not polling.upgraded:
-                # The library would hold back what is polled for ever.
+                # The library would hold back polled packets for ever.
                 polling.upgrading = False
 
     def _prepare(self, handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
@@ -287,7 +284,7 @@ class Engine:
                 _log.info("a client's packet is not one of Socket.IO", reason=reason)
                 await self.end(transport)
             if transport.upgraded and patched.count_waiting(transport) > MAX_UNREAD:
-                # Who does not read is not read from, so that what waits for it has a bound.
+                # A client that does not read is not read from, so that its waiting packets have a bound.
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._eio.ping_timeout):
                         await patched.wait_until_sent(transport)
@@ -317,7 +314,7 @@ def _packets(body: bytes) -> list[str]:
 def _read(text: str) -> Packet:
     """Reads one packet of a client. Raises ApiError."""
     if not _PACKET.match(text):
-        # The library would read it as JSON, and fail at what is nested deeply, where nobody catches that.
+        # The library would read it as JSON, and raise at deep nesting where nobody catches that.
         raise unreadable("a packet is not one that clients send")
     try:
         packet = Packet(encoded_packet=text)
@@ -336,10 +333,9 @@ def _check_frame(text: str | None) -> None:
 
 
 def _check_text(data: str | bytes) -> None:
-    """Raises ValueError for a binary packet, and for an event that announces some: no event of the contract
-    has any.
+    """Raises ValueError for binary packets and the events that announce some.
 
-    The library would keep them until the last one has come.
+    No published event has any, and the library would keep them until the last one has come.
     """
     if not isinstance(data, str) or data.startswith(_BINARY):
         raise ValueError("binary packets are not taken")

@@ -1,4 +1,4 @@
-"""What the Engine.IO library refuses by itself, told as this API tells errors and logged in one line."""
+"""Turns the refusals of the Engine.IO library into errors of this API, logged in one line."""
 
 import orjson
 import structlog
@@ -12,7 +12,7 @@ _log = structlog.get_logger(__name__)
 
 
 def unreadable(reason: str) -> ApiError:
-    """The error for what is no request of Socket.IO."""
+    """Makes the error for a request that is not Socket.IO."""
     return ApiError("INVALID_REQUEST", f"Invalid request: {reason}", reason=reason)
 
 
@@ -21,10 +21,8 @@ async def refuse(send: Send, error: ApiError) -> None:
     await _answer(send, error, "http.response")
 
 
-def telling(send: Send) -> Send:
-    """A way to send on which the library's refusals become errors of this API: of HTTP requests, and of
-    WebSockets' handshakes.
-    """
+def translate_refusals(send: Send) -> Send:
+    """Wraps `send`, so that the library's refusals of requests and handshakes become errors of this API."""
     is_open = is_refused = False
 
     async def tell(message: Message) -> None:
@@ -59,7 +57,7 @@ async def _answer(send: Send, error: ApiError, kind: str) -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
     if kind != "http.response":
-        # Those of HTTP requests have it from the server.
+        # The server adds them to the answers of HTTP requests.
         headers += ALWAYS
     await send({"type": f"{kind}.start", "status": error.http_status, "headers": headers})
     await send({"type": f"{kind}.body", "body": body})

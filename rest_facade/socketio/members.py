@@ -1,4 +1,4 @@
-"""The members of a session over Socket.IO, and how they are sent what happens there."""
+"""The members of a session over Socket.IO, and the events they are sent."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ class Outlet(Protocol):
     def is_full(self, socket_id: str) -> bool:
         """Whether too many events wait for a socket, so that it should catch up from the server's store."""
 
-    async def flushed(self, socket_id: str) -> None:
+    async def wait_until_flushed(self, socket_id: str) -> None:
         """Waits until nothing waits for a socket, or it is gone."""
 
 
@@ -48,7 +48,7 @@ class FanOut:
     """Sends members what happens in their session, each entry once and in order."""
 
     def __init__(self, outlet: Outlet, catch_up: Callable[[str, Member], None]) -> None:
-        """`catch_up` has a member of a session read the server's store, because its socket is full."""
+        """`catch_up` makes a member with a full socket read the server's store."""
         self._outlet = outlet
         self._catch_up = catch_up
 
@@ -88,7 +88,9 @@ class FanOut:
                 await self.send_abort([member], abort)
 
     async def send_entry(self, members: Sequence[Member], entry: LogEntry) -> None:
-        """Sends an entry to those who do not have it; made once for all who call the session the same."""
+        """Sends an entry to the members who do not have it. Those with the same name for the session share
+        one.
+        """
         alike: dict[tuple[str, str], list[Member]] = {}
         for member in members:
             if entry.sequence > member.sequence:
@@ -100,7 +102,6 @@ class FanOut:
                 await self._emit(some, name, payload)
 
     async def send_chunk(self, members: Sequence[Member], chunk: ReplyChunk) -> None:
-        """Sends a piece of a reply."""
         for member in members:
             member.draft.take_chunk(chunk)
         if members:
@@ -112,11 +113,9 @@ class FanOut:
         await self._emit(members, "messageStreamAborted", events.stream_aborted(abort))
 
     async def send_deletion(self, members: Sequence[Member], session_id: str) -> None:
-        """Says that the session was deleted."""
         await self._emit(members, "sessionDeleted", events.session_deleted(session_id))
 
     def _is_live(self, member: Member) -> bool:
-        """Whether a member gets live events."""
         return not member.catching_up and not self._outlet.is_full(member.socket_id)
 
     async def _emit(self, members: Sequence[Member], name: str, payload: events.Payload) -> None:

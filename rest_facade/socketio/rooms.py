@@ -57,8 +57,8 @@ class Rooms:
     async def join(
         self, socket_id: str, session_id: str, room_id: str, after: int | None, welcome: Welcome
     ) -> None:
-        """Joins a socket to a session, which it calls `room_id`; from behind the sequence `after`, or from
-        now on.
+        """Joins a socket to a session behind the sequence `after`, or from now on; `room_id` is the client's
+        name for it.
 
         `welcome` is awaited before the first event. A socket that goes or leaves meanwhile does not become a
         member. Raises ApiError when the session cannot be joined.
@@ -122,7 +122,6 @@ class Rooms:
                 member.catching_up = None
 
     def leave(self, socket_id: str, session_id: str) -> None:
-        """Takes a socket out of a session."""
         self._drop(socket_id, session_id)
         self._end_unused_watch(session_id)
 
@@ -158,7 +157,7 @@ class Rooms:
             self._end_unused_watch(session_id)
 
     def _end_unused_watch(self, session_id: str) -> None:
-        """Ends the watch of a session that nobody is in or joins, once the server has answered its join."""
+        """Ends the watch of a session without members and joins, once the server has answered its join."""
         watched = self._watch.sessions.get(session_id)
         if watched and watched.joined.done() and not watched.members and session_id not in self._joins:
             self._watch.leave(session_id)
@@ -167,17 +166,17 @@ class Rooms:
         return events.FollowedSession(session, await self._backend.agent_name(session.agent_id), room_id)
 
     def _let_catch_up(self, session_id: str, member: Member) -> None:
-        """Has a member read the server's store at its own pace, because its socket is full."""
+        """Lets a member with a full socket read the server's store at its own pace."""
         self._start_catching_up(session_id, member, Follower(self._backend, session_id, member.sequence))
 
     def _start_catching_up(self, session_id: str, member: Member, follower: Follower) -> asyncio.Task[None]:
-        """Starts sending a member what it has missed."""
+        """Starts to send a member the entries that it missed."""
         replay = member.catching_up = asyncio.create_task(self._catch_up(session_id, member, follower))
         key = (member.socket_id, session_id)
         self._replays[key] = replay
 
         def end(_: object) -> None:
-            # A task that is cancelled before it has begun closes nothing by itself.
+            # A task that is cancelled before it begins does not close its follower.
             follower.close()
             if self._replays.get(key) is replay:
                 del self._replays[key]
@@ -186,11 +185,11 @@ class Rooms:
         return replay
 
     async def _catch_up(self, session_id: str, member: Member, follower: Follower) -> None:
-        """Sends a member what it has missed, at its own pace, until it stands where the session does."""
+        """Sends a member the entries that it missed, at its own pace, until it has the session's last one."""
         with closing(follower):
             try:
                 while not follower.is_open:
-                    await self._outlet.flushed(member.socket_id)
+                    await self._outlet.wait_until_flushed(member.socket_id)
                     await _reopen(follower)
                 async for item in follower:
                     if isinstance(item, LogEntry):
@@ -205,7 +204,7 @@ class Rooms:
                         await self._fan_out.send_deletion([member], session_id)
                         return
                     if self._outlet.is_full(member.socket_id):
-                        await self._outlet.flushed(member.socket_id)
+                        await self._outlet.wait_until_flushed(member.socket_id)
                     if self._is_level(session_id, member):
                         # It is live from here on. Nothing may be awaited between the check and this.
                         member.catching_up = None
@@ -214,7 +213,7 @@ class Rooms:
                 # The session has expired or is deleted: nothing more comes.
                 _log.info("a socket stopped following", session_id=session_id, cause=str(error))
                 if not isinstance(error, ApiError) or error.row.reason != "SESSION_NOT_FOUND":
-                    # The shared stream will tell the members of a deletion, so that one stays for it.
+                    # The member stays: the shared stream will report the deletion to it.
                     self._drop_member(session_id, member)
 
     def _is_level(self, session_id: str, member: Member) -> bool:

@@ -11,7 +11,7 @@ from eliza.sessions.v1 import errors_pb2
 from eliza.sessions.v1.json_form_pb2 import JSON_FORM_TEXT
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSessionsResponse
-from rest_facade.shapes.errors import ApiError
+from rest_facade.shapes.errors import out_of_reach
 from rest_facade.socketio.members import FanOut, Member
 from rest_facade.upstream.backend import Backend, read
 from rest_facade.upstream.following import RECONNECT_SECONDS, refusal
@@ -71,9 +71,7 @@ class SharedWatch:
             async with asyncio.timeout(self._backend.deadline_seconds):
                 await asyncio.shield(watched.joined)
         except TimeoutError:
-            raise ApiError(
-                "UNAVAILABLE", "The session service is out of reach", retryAfterSeconds=1
-            ) from None
+            raise out_of_reach() from None
         return watched
 
     def leave(self, session_id: str) -> None:
@@ -119,7 +117,7 @@ class SharedWatch:
                 self._end(response.end)
 
     async def _delete(self, session_id: str) -> None:
-        """Drops a session that was deleted, and tells its members so as the last they hear of it."""
+        """Drops a deleted session. Its members hear of that as their last event."""
         if watched := self.sessions.pop(session_id, None):
             for member in watched.members.values():
                 if member.catching_up:

@@ -27,7 +27,7 @@ from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSes
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
 from rest_facade.front_door.answers import SMALL_BYTES, Answers
 from rest_facade.front_door.greenlets import await_, stop_counting
-from rest_facade.shapes.errors import RETRY_AFTER_SECONDS, ApiError
+from rest_facade.shapes.errors import stopping
 
 if TYPE_CHECKING:
     from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceAsyncStub
@@ -223,7 +223,7 @@ class Backend:
         if error is None:
             return cast(_Response, response)
         if isinstance(error, asyncio.CancelledError) and self._stopping.done():
-            error = ApiError("UNAVAILABLE", "The service is stopping", retryAfterSeconds=RETRY_AFTER_SECONDS)
+            error = stopping()
         try:
             raise error
         finally:
@@ -235,7 +235,7 @@ class Backend:
     ) -> _Response:
         """Makes one call from a view and waits for its answer.
 
-        Raises grpc.aio.AioRpcError; ApiError when the request was cancelled.
+        Raises grpc.aio.AioRpcError, and the errors of `wait`.
         """
         return self.wait(method(request, timeout=self.deadline_seconds))
 

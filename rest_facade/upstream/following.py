@@ -12,7 +12,7 @@ from eliza.sessions.v1.log_pb2 import LogEntry, ReplyAborted, ReplyChunk, Sessio
 from eliza.sessions.v1.message_service_pb2 import NoReply
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSessionsResponse
-from rest_facade.shapes.errors import ApiError, from_row
+from rest_facade.shapes.errors import ApiError, from_row, out_of_reach
 from rest_facade.shapes.events import Draft
 from rest_facade.upstream.backend import Backend, read
 
@@ -65,9 +65,7 @@ class Follower:
             async with asyncio.timeout(self._backend.deadline_seconds):
                 return await self._join()
         except TimeoutError:
-            raise ApiError(
-                "UNAVAILABLE", "The session service is out of reach", retryAfterSeconds=1
-            ) from None
+            raise out_of_reach() from None
 
     def __aiter__(self) -> AsyncIterator[Happening | None]:
         """What happens, until the session ends; None where nothing has for a while, or while the server is

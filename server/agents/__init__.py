@@ -1,2 +1,1 @@
-"""Agents: the kinds there are (`kinds`, `workers`, `webhook`, `openai`), and what is registered at a start
-(`registry`)."""
+"""Agents: the connectors of all kinds, their secrets and hosts, and the file of agents."""

@@ -1,8 +1,9 @@
-"""What is registered at a start: the built-in agent of an empty store, and the agents of the TOML file."""
+"""Registers agents at a start: the built-in one in an empty store, and those of the TOML file."""
 
 import tomllib
 from collections import Counter
 from dataclasses import MISSING, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -64,10 +65,9 @@ class _File(BaseModel):
 
 
 async def read_agents_file(path: Path, now_ms: int, connectors: Connectors) -> list[Agent]:
-    """The agents of a TOML file: tables `[[agents]]` with `id`, `name`, `kind`, the table of the kind, and
-    `[agents.timeout]` where wanted.
+    """Reads the agents of a TOML file. Raises AgentsFileError.
 
-    Raises AgentsFileError.
+    Tables `[[agents]]` have `id`, `name`, `kind`, the table of the kind, and optionally `[agents.timeout]`.
     """
     try:
         with path.open("rb") as file:
@@ -93,9 +93,9 @@ async def read_agents_file(path: Path, now_ms: int, connectors: Connectors) -> l
 async def register_at_start(
     store: Store, clock: Clock, connectors: Connectors, agents_file: Path | None
 ) -> None:
-    """Registers `echo` if this store never had it, then what the file has. Raises AgentsFileError.
+    """Registers `echo` if this store never had it, then the agents of the file. Raises AgentsFileError.
 
-    The file wins over what is stored under the same id; only the time of registration stays.
+    The file wins over a stored agent with the same id; only its time of registration stays.
     """
     now_ms = clock.now_ms()
     agents = await read_agents_file(agents_file, now_ms, connectors) if agents_file else []
@@ -104,16 +104,16 @@ async def register_at_start(
         try:
             await store.create_agent(agent)
         except AgentAlreadyExistsError:
+            await store.update_agent(agent.id, partial(_overwrite, agent))
 
-            def overwrite(stored: Agent, _now_ms: int, agent: Agent = agent) -> Agent:
-                return replace(agent, created_at_ms=stored.created_at_ms)
 
-            await store.update_agent(agent.id, overwrite)
+def _overwrite(agent: Agent, stored: Agent, _now_ms: int) -> Agent:
+    return replace(agent, created_at_ms=stored.created_at_ms)
 
 
 async def warn_of_unusable(store: Store, connectors: Connectors) -> None:
-    """Logs a warning for each stored agent that cannot be asked as the service is set up: a secret that is
-    gone, a host not allowed.
+    """Warns of each stored agent that cannot be asked under these settings: a missing secret, a host not
+    allowed.
     """
     after = None
     while agents := await store.list_agents(limit=_PAGE, after=after):

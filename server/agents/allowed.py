@@ -1,6 +1,4 @@
-"""What the operator lets agents have: hosts (AGENT_ALLOWED_HOSTS) and secrets (AGENT_SECRETS), as the
-settings write them.
-"""
+"""The hosts (AGENT_ALLOWED_HOSTS) and secrets (AGENT_SECRETS) that an operator allows agents."""
 
 import ipaddress
 import re
@@ -20,7 +18,7 @@ IpAddress: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 _HOST: Final = re.compile(r"(?:\*|(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|[0-9a-f:.]+)")
 _NAMED_PORT: Final = re.compile(r"(?P<host>\[[^]]*\]|[^:]*):(?P<port>[0-9]{1,5})", re.ASCII)
 _UNCLEAR: Final = re.compile(r"[,@*?\[\s]")
-"""What would mean something else in an entry of the setting."""
+"""Characters that mean something else in an entry of the setting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +57,11 @@ class SecretRule:
     host: HostRule | None
 
     def matches(self, kind: str, name: str) -> bool:
-        """Whether the rule names this variable or path."""
         return self.kind == kind and matches_path(name, self.pattern)
 
 
 def literal(host: str) -> IpAddress | None:
-    """The address that a host is, in any form that a resolver reads without asking: 2130706433, 0x7f.1; else
-    None.
-    """
+    """Returns the address that a host is, in any form that resolvers take (0x7f.1), else None."""
     with suppress(ValueError):
         return ipaddress.ip_address(host)
     with suppress(OSError, UnicodeError):
@@ -75,9 +70,7 @@ def literal(host: str) -> IpAddress | None:
 
 
 def canonical_host(host: str) -> str:
-    """The one way to write a host: lower case, no brackets, no last dot, Unicode as IDNA has it, addresses in
-    full.
-    """
+    """Returns the one spelling of a host: lower case, IDNA, addresses in full, no brackets, no last dot."""
     host = host.removeprefix("[").removesuffix("]")
     with suppress(UnicodeError):
         # As socket.getaddrinfo reads it.
@@ -87,7 +80,7 @@ def canonical_host(host: str) -> str:
 
 
 def endpoint_of(url: str) -> Endpoint:
-    """Where an http or https URL leads. Raises ValueError for what is none."""
+    """Returns the endpoint of an http or https URL. Raises ValueError."""
     parts = urlsplit(url)
     if parts.scheme not in PORTS:
         raise ValueError("not an http or https URL")
@@ -117,8 +110,9 @@ def read_secret_rules(entries: Iterable[str]) -> tuple[SecretRule, ...]:
 
 
 def secret_entry(kind: str, name: str, endpoint: Endpoint | None) -> str:
-    """What AGENT_SECRETS needs to allow a secret, for an endpoint or for signing alone; empty where that is
-    not clear.
+    """Returns the entry of AGENT_SECRETS that allows a secret; empty where that is not clear.
+
+    Without an endpoint the secret only signs.
     """
     host = "" if endpoint is None else f"@{join_endpoint(endpoint)}"
     if _UNCLEAR.search(name) or (endpoint and not _HOST.fullmatch(endpoint.host)):

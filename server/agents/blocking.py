@@ -1,6 +1,4 @@
-"""Calls that may block for long, such as looking up a name: in threads, bounded, so that one that hangs holds
-up few others.
-"""
+"""Runs calls that may block for long, such as looking up a name, in a bounded number of threads."""
 
 import asyncio
 import threading
@@ -23,18 +21,14 @@ class _Call(Generic[T]):
 
 
 class BlockingCalls(Generic[T]):
-    """Makes calls in threads: one at a time for each key, whose result everybody gets who asks for it
-    meanwhile.
+    """Runs one call at a time for each key; everybody who asks for it meanwhile gets its result.
 
-    A group of calls has a bound of its own: when all of its calls hang, there is room for those of others.
-    Nothing is kept of a call that has ended. Its thread is a daemon, so that one that hangs does not keep the
-    process from ending.
+    A group of calls has a bound of its own: when all of its calls hang, others still find room. Nothing is
+    kept of a call that has ended. Threads are daemons, so that a hanging one does not keep the process alive.
     """
 
     def __init__(self, name: str, *, most: int, most_of_a_group: int) -> None:
-        """`most`: how many calls may be under way at a time; `most_of_a_group`: of these, how many of one
-        group.
-        """
+        """`most` bounds all calls under way, `most_of_a_group` those of one group."""
         self._name = name
         self._turns = asyncio.Semaphore(most)
         self._most_of_a_group = most_of_a_group
@@ -42,10 +36,10 @@ class BlockingCalls(Generic[T]):
         self._calls: dict[Hashable, _Call[T]] = {}
 
     async def run(self, group: Hashable, key: Hashable, function: Callable[[], T]) -> T:
-        """The result of the function, or of a call with this key that is under way. Raises what it raises.
+        """Returns the result of the function, or of a call with this key that is under way. Raises its
+        errors.
 
-        Whoever is cancelled meanwhile leaves. A call that nobody waits for any more is not begun; one that
-        was begun goes on.
+        A caller that is cancelled leaves. A call without callers is not begun; one that has begun goes on.
         """
         call = self._calls.get(key)
         if call is None:
@@ -58,7 +52,7 @@ class BlockingCalls(Generic[T]):
             call.waiting -= 1
             if not call.waiting and not call.begun:
                 call.task.cancel()
-                # At once, so that nobody comes to wait for it.
+                # At once, so that nobody else waits for it.
                 self._forget(key, call.task)
             # An error leads to this frame, and the frame must not lead back to it.
             del call
@@ -75,12 +69,12 @@ class BlockingCalls(Generic[T]):
         if call is not None and call.task is task:
             del self._calls[key]
         if task.done() and not task.cancelled():
-            # Looked at, lest Python complain when nobody waits any more.
+            # Retrieved, because Python complains of an error that nobody retrieves.
             task.exception()
 
 
 async def _in_thread(name: str, function: Callable[[], T]) -> T:
-    """The result of the function, called in a thread of its own. Raises what it raises."""
+    """Returns the result of the function, called in a thread of its own. Raises its errors."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
     threading.Thread(target=_call, args=(function, loop, done), name=name, daemon=True).start()
@@ -92,14 +86,14 @@ async def _in_thread(name: str, function: Callable[[], T]) -> T:
 
 
 def _call(function: Callable[[], T], loop: asyncio.AbstractEventLoop, done: asyncio.Future[T]) -> None:
-    """Settles the future with what becomes of the function, in the loop's thread."""
+    """Settles the future with the result of the function, in the loop's thread."""
     result: T | None = None
     failure: Exception | None = None
     try:
         result = function()
     except Exception as error:  # noqa: BLE001 - it is raised where the result is waited for
         failure = error
-    # The loop may have been closed meanwhile: then nobody waits.
+    # The loop may be closed by now: then nobody waits.
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(_settle, done, result, failure)
     # As above.

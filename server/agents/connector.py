@@ -15,10 +15,9 @@ from server.domain.messages import Message, Reply
 from server.domain.sessions import Session
 
 MAX_DELIVERY_BYTES: Final = 4 * 1024 * 1024 - 64 * 1024
-"""The largest delivery, as protobuf or JSON. gRPC clients receive 4 MiB by default; the rest is for what
-wraps the delivery.
+"""The largest delivery, as protobuf or JSON. gRPC clients receive 4 MiB by default, with what wraps it.
 
-The message to answer always fits: its attachments have at most 2 MiB of JSON, and take less than 3 MiB as a
+The message to answer always fits: its attachments have at most 2 MiB of JSON, and less than 3 MiB as a
 Struct.
 """
 
@@ -26,7 +25,7 @@ UNBOUNDED: Final = 2**31
 """The capacity of those whom the dispatcher alone bounds."""
 
 Emit = Callable[[str], None]
-"""Sends a piece of the reply ahead, to whoever follows.
+"""Sends a piece of the reply ahead to the watches of the session.
 
 Raises InvalidContentError when the pieces grow longer than a reply may be.
 """
@@ -39,7 +38,7 @@ class NoReplyError(Exception):
     """
 
     charged = True
-    """Whether the attempt is one of those that a delivery has."""
+    """Whether the attempt counts among the attempts of the delivery."""
 
     def __init__(
         self,
@@ -51,11 +50,10 @@ class NoReplyError(Exception):
         detail: str = "",
         connection_lost: bool = False,
     ) -> None:
-        """`retry_after_s`: how long the agent wants to be left alone, at least; `error_id`: of a fault of
-        ours, for the log.
+        """`retry_after_s`: the agent's own minimum pause. `error_id`: the id of our fault in the log.
 
-        `detail`: what the provider itself said, and its host and port, for the operator alone; no secret may
-        be in it. `connection_lost`: the connection to a worker went away before anything was heard from it.
+        `detail`: the provider's words with host and port, for the operator alone; no secret may be in it.
+        `connection_lost`: the connection to a worker broke before anything was heard from it.
         """
         super().__init__(reason)
         self.connection_lost = connection_lost
@@ -67,14 +65,12 @@ class NoReplyError(Exception):
 
 
 class AgentUnavailableError(NoReplyError):
-    """The agent cannot be asked as the service is set up: the operator's fault and not the message's, which
-    waits until it is mended.
-    """
+    """The agent cannot be asked under these settings. The message waits until the operator has fixed that."""
 
     charged = False
 
     def __init__(self, reason: str, *, detail: str) -> None:
-        """`detail`: what is wrong, naming the setting."""
+        """`detail` says what is wrong, and names the setting."""
         super().__init__(reason, final=False, detail=detail)
 
 
@@ -91,7 +87,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What an agent is asked: to answer the user's message in `entry`.
+    """A message for an agent to answer: that of the user in `entry`.
 
     The reply will have the id `reply_id`.
     """
@@ -105,7 +101,6 @@ class Work:
 
     @property
     def message(self) -> Message:
-        """The message to answer."""
         return message_of(self.entry)
 
 
@@ -121,7 +116,7 @@ def count_fitting(sizes: Sequence[int], room: int) -> int:
 
 
 class Slot(Protocol):
-    """Somebody who has time for one delivery."""
+    """Time for one delivery."""
 
     def history_messages(self, agent: Agent) -> int:
         """How many earlier messages are wanted with a delivery, at most."""
@@ -139,14 +134,15 @@ class Connector(Protocol):
 
     @property
     def is_inside(self) -> bool:
-        """Whether the agents are part of this process, which ends with them: a lease need not be written
-        down. Then they have always time, and are always ready.
+        """Whether the agents end with this process, so that a lease need not be stored.
+
+        Then they always have time and are always ready.
         """
 
     def check(self, agent: Agent) -> None:
-        """Raises InvalidFieldError for an agent with an address or a secret that it may not have.
+        """Raises InvalidFieldError for an agent with an address or a secret that is not allowed.
 
-        It reads nothing and waits for nobody: the store calls it within a write.
+        It reads nothing and does not wait: the store calls it within a write.
         """
 
     async def check_secret(self, agent: Agent) -> None:
@@ -159,8 +155,8 @@ class Connector(Protocol):
         """Raises AgentUnavailableError where the agent cannot be asked as the service is set up."""
 
     def slot(self, agent: Agent) -> AbstractAsyncContextManager[Slot]:
-        """Holds somebody who has time for one delivery.
+        """Holds somebody with time for one delivery.
 
-        An error that leaves the block says that the reply, if there was one, is not stored.
-        Raises NoReplyError where nobody has time.
+        An error that leaves the block says that the reply, if any, is not stored. Raises NoReplyError where
+        nobody has time.
         """

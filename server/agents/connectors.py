@@ -20,10 +20,7 @@ from server.domain.timeouts import TimeoutPolicy
 
 @dataclass(frozen=True, slots=True)
 class Connectors:
-    """The connector of each kind.
-
-    `workers` are those of the kind `stream`; `client` is to be closed after use.
-    """
+    """The connector of each kind. `workers` are those of the kind `stream`; close `client` after use."""
 
     by_kind: Mapping[AgentKind, Connector]
     workers: StreamWorkers
@@ -32,10 +29,9 @@ class Connectors:
     hosts: Hosts
 
     def check(self, agent: Agent) -> None:
-        """Raises MissingFieldsError, InvalidFieldError or InvalidTimeoutConfigError for an agent that cannot
-        be registered.
+        """Raises MissingFieldsError, InvalidFieldError or InvalidTimeoutConfigError for an unfit agent.
 
-        Its secret is another matter: see `check_secret`. This reads nothing and waits for nobody.
+        It reads nothing and does not wait. `check_secret` checks the secret.
         """
         check_agent(agent, self.policy)
         self.by_kind[agent.kind].check(agent)
@@ -51,8 +47,7 @@ def build_connectors(
     """One connector for each kind. Raises ValueError for an entry of the settings that is none."""
     hosts, secrets, workers = Hosts(allowed_hosts), Secrets(allowed_secrets), StreamWorkers()
     http = client(hosts)
-    # Whoever gets a webhook compares its time with their own, so it is the machine's, whatever the service's
-    # clock says.
+    # The machine's clock, because the receiver of a webhook compares its time with its own.
     clock = SystemClock()
     by_kind: dict[AgentKind, Connector] = {
         AgentKind.ECHO: Echo(),

@@ -37,7 +37,6 @@ class Echo:
         return 0
 
     async def reply(self, work: Work, emit: Emit) -> Reply:
-        """The message's text again."""
         for word in re.findall(r"\S+\s*|\s+", work.message.content):
             emit(word)
         return Reply(Draft(work.message.content))

@@ -18,45 +18,42 @@ MAX_DETAIL_CHARACTERS: Final = 500
 
 
 @contextmanager
-def detailed(url: str, secret: str) -> Iterator[None]:
+def add_detail(url: str, secret: str) -> Iterator[None]:
     """Makes the detail of a NoReplyError from within safe to keep, and puts host and port before it."""
     try:
         yield
     except NoReplyError as failure:
-        failure.detail = detail(url, failure.detail, secret)
+        failure.detail = make_detail(url, failure.detail, secret)
         raise
 
 
-def detail(url: str, words: str, secret: str) -> str:
-    """Host and port of the URL, and the first MAX_DETAIL_CHARACTERS of the words.
+def make_detail(url: str, words: str, secret: str) -> str:
+    """Returns host and port of the URL, and the first MAX_DETAIL_CHARACTERS of the words.
 
-    The secret is replaced wherever it stands, with or without `whsec_`.
-    What cannot be printed becomes a space.
+    Replaces the secret, with or without `whsec_`, and unprintable characters.
     """
     place, words = (_printable(_without(secret, text)) for text in (_place(url), words))
     return f"{place}: {words[:MAX_DETAIL_CHARACTERS]}" if words else place
 
 
-def error_words(body: str) -> str:
-    """What the body of an error says: its message, where it is JSON that has one as most APIs do, or all of
-    it.
-    """
+def read_error_words(body: str) -> str:
+    """Returns the message in the body of an error, if it is JSON with one, else the whole body."""
     with suppress(ValueError):
         found = read_json(body)
         for name in ("error", "message", "detail"):
             if isinstance(found, dict) and found.get(name):
-                return error_text(found[name], body)
+                return read_error_text(found[name], body)
     return body
 
 
-def error_text(error: object, body: str) -> str:
+def read_error_text(error: object, body: str) -> str:
     """The message of an error, which may be the error itself; the whole body where there is none."""
     message = error.get("message") if isinstance(error, dict) else error
     return message if isinstance(message, str) and message else body
 
 
-def cause(error: BaseException) -> str:
-    """Why a connection failed, in the words of whoever noticed first: "Connection refused"; never empty."""
+def describe_cause(error: BaseException) -> str:
+    """Returns why a connection failed, in the words of the first error ("Connection refused")."""
     words = ""
     found: BaseException | None = error
     while found is not None:
@@ -69,7 +66,7 @@ def cause(error: BaseException) -> str:
                 return os.strerror(number)
         # A timeout comes from a cancellation, which says nothing.
         words = (str(found) if isinstance(found, Exception) else "") or words
-        # The library suppresses what it has mapped.
+        # The library suppresses the errors that it has mapped.
         found = found.__cause__ or found.__context__
     return words or type(error).__name__
 
@@ -84,13 +81,13 @@ def _place(url: str) -> str:
 
 
 def _without(secret: str, text: str) -> str:
-    """The text with the secret replaced, also where a body or a URL has it escaped."""
+    """Replaces the secret in a text, also where it is escaped as in a body or a URL."""
     if not secret:
         return text
     bare = secret.removeprefix("whsec_")
     forms: list[str] = []
     for form in filter(None, (secret, bare)):
-        # As it is, as JSON may escape it, and as a URL has it.
+        # Plain, as JSON may escape it, and as in a URL.
         forms += (form, form.replace("/", "\\/"), quote(form, safe=""))
     # In one go, so that no replacement is replaced again.
     return re.sub("|".join(map(re.escape, forms)), "[secret]", text)

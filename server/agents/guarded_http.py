@@ -12,7 +12,7 @@ from server.agents.allowed import PORTS, Endpoint, canonical_host
 from server.agents.hosts import CONNECT_SECONDS, Hosts
 
 MAX_RESPONSE_BYTES: Final = 4 * 1024 * 1024
-"""Room for the largest reply (2 MiB of attachments, 100,000 code points twice) and for what surrounds it."""
+"""Room for the largest reply (2 MiB of attachments, 100,000 code points twice) and its wrapping."""
 MAX_ERROR_BYTES: Final = 16 * 1024
 """How much of an error's body is read. Only its beginning is shown, and that to operators."""
 ERROR_BODY_SECONDS: Final = 5.0
@@ -24,12 +24,6 @@ _TEMPORARY: Final = (408, 409, 421, 425, 429)
 
 class ResponseRefusedError(httpx2.TransportError):
     """The response is larger than it may be, or packed."""
-
-
-def _make_transport() -> httpx2.AsyncHTTPTransport:
-    # A connection for each delivery: pools go by address, and one address may have many names.
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
-    return httpx2.AsyncHTTPTransport(limits=limits)
 
 
 def client(hosts: Hosts) -> httpx2.AsyncClient:
@@ -48,17 +42,17 @@ class _Transport(httpx2.AsyncBaseTransport):
 
     def __init__(self, hosts: Hosts) -> None:
         self._hosts = hosts
-        self._connecting: asyncio.Task[httpx2.AsyncHTTPTransport] | None = None
+        self._opening: asyncio.Task[httpx2.AsyncHTTPTransport] | None = None
 
     async def _open(self) -> httpx2.AsyncHTTPTransport:
-        """Makes what connects, once and in a thread: it reads all certificates, a twelfth of a start."""
-        if self._connecting is None:
-            self._connecting = asyncio.ensure_future(asyncio.to_thread(_make_transport))
-        return await asyncio.shield(self._connecting)
+        """Makes the inner transport once, in a thread: it reads all certificates, a twelfth of a start."""
+        if self._opening is None:
+            self._opening = asyncio.ensure_future(asyncio.to_thread(_make_transport))
+        return await asyncio.shield(self._opening)
 
     async def aclose(self) -> None:
-        """Closes what connects, if it was made."""
-        if self._connecting:
+        """Closes the inner transport, if it was made."""
+        if self._opening:
             await (await self._open()).aclose()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -97,10 +91,7 @@ class _Transport(httpx2.AsyncBaseTransport):
         else:
             stream = _Bounded(response.stream)
         return httpx2.Response(
-            response.status_code,
-            headers=headers,
-            stream=stream,
-            extensions=response.extensions,
+            response.status_code, headers=headers, stream=stream, extensions=response.extensions
         )
 
 
@@ -123,7 +114,7 @@ class _Bounded(httpx2.AsyncByteStream):
 
 
 class _Excerpt(httpx2.AsyncByteStream):
-    """The beginning of an error's body, as far as it comes. It never fails: the status says what matters."""
+    """The beginning of an error's body, as far as it comes. It never fails: the status matters more."""
 
     def __init__(self, stream: httpx2.AsyncByteStream, most_bytes: int) -> None:
         self._stream = stream
@@ -142,8 +133,14 @@ class _Excerpt(httpx2.AsyncByteStream):
         await self._stream.aclose()
 
 
+def _make_transport() -> httpx2.AsyncHTTPTransport:
+    # A connection for each delivery: pools go by address, and one address may have many names.
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=0)
+    return httpx2.AsyncHTTPTransport(limits=limits)
+
+
 def retry_after_s(headers: httpx2.Headers, now_ms: int) -> float:
-    """How long a response's Retry-After wants to be left alone, in seconds: 0 without one, at most
+    """Returns the pause of a response's Retry-After in seconds: 0 without one, at most
     MAX_RETRY_AFTER_SECONDS.
     """
     value = headers.get("retry-after", "").strip()

@@ -1,7 +1,7 @@
-"""Which hosts agents may be on, and the addresses of those hosts.
+"""Which hosts agents may be on, and the checked addresses of those hosts.
 
-The addresses that are checked here are those that `guarded_http` connects to. So a name that leads elsewhere
-by then changes nothing (no time of check, time of use).
+`guarded_http` connects to the very addresses that are checked here. So a name that leads elsewhere by then
+changes nothing (no time of check, time of use).
 """
 
 import asyncio
@@ -28,9 +28,7 @@ REFUSED: Final = "is on a private, loopback or link-local address, which AGENT_A
 
 
 class AddressRefusedError(httpx2.TransportError):
-    """The host is, or resolves to, an address where no agent may be; the text says so without naming the
-    address.
-    """
+    """The host is, or resolves to, a forbidden address. The text does not name the address."""
 
 
 class NoAddressError(httpx2.TransportError):
@@ -38,9 +36,7 @@ class NoAddressError(httpx2.TransportError):
 
 
 class Hosts:
-    """Which hosts agents may be on: those in the world, and those that the setting
-    AGENT_ALLOWED_HOSTS names.
-    """
+    """The hosts that agents may be on: public ones, and those that AGENT_ALLOWED_HOSTS names."""
 
     def __init__(self, allowed: Sequence[str]) -> None:
         """`allowed`: the entries of AGENT_ALLOWED_HOSTS. Raises ValueError."""
@@ -74,10 +70,9 @@ class Hosts:
             raise AddressRefusedError(REFUSED)
 
     async def addresses(self, endpoint: Endpoint) -> list[str]:
-        """The addresses of an endpoint, all of them checked. Raises AddressRefusedError, NoAddressError.
+        """Looks up and checks the addresses of an endpoint. Raises AddressRefusedError, NoAddressError.
 
-        They are looked up anew each time. Whoever asks while a look-up of the name is under way gets the
-        result of that one.
+        Concurrent look-ups of a name share one result; later ones look it up again.
         """
         self.check(endpoint)
         host = endpoint.host
@@ -101,9 +96,7 @@ class Hosts:
 
 
 def _domain(host: str) -> str:
-    """The part of a name that somebody has registered, most likely: names below it have the
-    same name server.
-    """
+    """Returns the part of a name that is most likely registered: names below it share a name server."""
     labels = host.split(".")
     # As in example.co.uk.
     count = 3 if len(labels[-1]) == 2 and len(labels) > 2 and len(labels[-2]) <= 3 else 2

@@ -1,6 +1,4 @@
-"""The kind `openai`: any endpoint that speaks the chat completions of OpenAI, asked by the official library,
-streamed.
-"""
+"""The kind `openai`: asks any endpoint with OpenAI's chat completions by the official library, streamed."""
 
 import asyncio
 import importlib.util
@@ -15,7 +13,7 @@ import httpx2
 from server.agents.agent_json import read_json
 from server.agents.allowed import endpoint_of
 from server.agents.connector import UNBOUNDED, AgentUnavailableError, Emit, NoReplyError, Work
-from server.agents.failure_detail import cause, detailed, error_text
+from server.agents.failure_detail import add_detail, describe_cause, read_error_text
 from server.agents.guarded_http import ResponseRefusedError, is_temporary, read_events, retry_after_s
 from server.agents.hosts import AddressRefusedError, Hosts
 from server.agents.secrets import SecretError, Secrets
@@ -36,7 +34,7 @@ END_SECONDS: Final = 5.0
 _NO_COMPLETION: Final = "the agent's answer is no completion"
 
 NO_KEY = "none"
-"""What is sent where the endpoint wants no key: the library insists on one."""
+"""The key for an endpoint that wants none: the library requires one."""
 
 
 class OpenAi:
@@ -51,9 +49,7 @@ class OpenAi:
         self._clock = clock
 
     def check(self, agent: Agent) -> None:
-        """Refuses an address where no agent may be, a key that may not go there, and any agent while the
-        library is not there.
-        """
+        """Refuses an address or a key that is not allowed, and any agent without the library installed."""
         settings = _settings(agent)
         if importlib.util.find_spec("openai") is None:
             raise InvalidFieldError(
@@ -92,7 +88,7 @@ class OpenAi:
         yield self
 
     def history_messages(self, agent: Agent) -> int:
-        """What the agent's settings say, which count the message to answer."""
+        """The setting, which counts the message to answer."""
         return _settings(agent).history_messages - 1
 
     async def reply(self, work: Work, emit: Emit) -> Reply:
@@ -105,23 +101,19 @@ class OpenAi:
             key = await self._key(settings)
         except SecretError as error:
             raise _no_key(error) from error
-        with detailed(settings.base_url, key if settings.api_key else ""):
+        with add_detail(settings.base_url, key if settings.api_key else ""):
             messages = conversation(settings, [*work.history.entries, work.entry])
             return Reply(Draft(await self._complete(settings, key, messages, emit)))
 
     async def _complete(
-        self,
-        settings: OpenAiSettings,
-        key: str,
-        messages: "list[ChatCompletionMessageParam]",
-        emit: Emit,
+        self, settings: OpenAiSettings, key: str, messages: "list[ChatCompletionMessageParam]", emit: Emit
     ) -> str:
         """The text of the completion. Raises NoReplyError, with a detail that is not yet safe to keep."""
         # Here, because it takes half a second and most services do without.
         import openai
 
         try:
-            # What is not given, the library takes from the environment of the service.
+            # The library takes missing arguments from the environment of the service.
             endpoint = _library_client()(
                 base_url=settings.base_url,
                 api_key=key,
@@ -134,10 +126,7 @@ class OpenAi:
                 timeout=None,
             )
             stream = await endpoint.chat.completions.create(
-                model=settings.model,
-                messages=messages,
-                stream=True,
-                **_sampling(settings),
+                model=settings.model, messages=messages, stream=True, **_sampling(settings)
             )
             async with stream:
                 # The library's own reader gives up at a piece that is empty.
@@ -148,7 +137,7 @@ class OpenAi:
                 f"the agent answered with status {status}",
                 final=not is_temporary(status, headers),
                 retry_after_s=retry_after_s(headers, self._clock.now_ms()),
-                detail=error_text(error.body, error.response.text),
+                detail=read_error_text(error.body, error.response.text),
             ) from error
         except (openai.APIConnectionError, httpx2.TransportError) as error:
             raise _unreachable(error) from error
@@ -175,8 +164,8 @@ class OpenAi:
 
 @cache
 def _library_client() -> "type[AsyncOpenAI]":
-    """The library's client, which sends no headers that the environment (OPENAI_CUSTOM_HEADERS) or the
-    machine gives.
+    """Returns the library's client without headers from the environment (OPENAI_CUSTOM_HEADERS) or the
+    machine.
     """
     import openai
 
@@ -193,8 +182,9 @@ def _library_client() -> "type[AsyncOpenAI]":
 
 
 def conversation(settings: OpenAiSettings, messages: list[Entry]) -> "list[ChatCompletionMessageParam]":
-    """The system prompt, and of the messages (the oldest first) the last that fit the window: whole ones, and
-    the very last in any case.
+    """Returns the system prompt, and the last whole messages that fit the window; always the very last.
+
+    `messages` begins with the oldest.
     """
     shown: list[ChatCompletionMessageParam] = []
     left = settings.history_characters
@@ -218,7 +208,7 @@ def _sampling(settings: OpenAiSettings) -> dict[str, Any]:
 
 
 async def _read(response: httpx2.Response, emit: Emit) -> str:
-    """The text of a streamed completion. Raises NoReplyError, and what the connection raises."""
+    """Returns the text of a streamed completion. Raises NoReplyError, and the errors of the connection."""
     pieces: list[str] = []
     finished = False
     try:
@@ -256,7 +246,7 @@ def _piece(event: httpx2.ServerSentEvent) -> tuple[str, bool]:
             return "", False
         raise NoReplyError(_NO_COMPLETION, final=False, detail=event.data) from error
     if event.event == "error" or piece.get("object") == "error" or piece.get("error"):
-        words = error_text(piece.get("error") or piece, event.data)
+        words = read_error_text(piece.get("error") or piece, event.data)
         raise NoReplyError(_NO_COMPLETION, final=False, detail=words)
     return text, bool(choice.get("finish_reason"))
 
@@ -271,7 +261,7 @@ def _have(kind: type[_Kind], value: object) -> _Kind:
 
 
 def _unreachable(error: BaseException) -> NoReplyError:
-    """What a connection that failed means: the library wraps the cause up."""
+    """Makes a NoReplyError of a failed connection, whose cause the library wraps."""
     found: BaseException | None = error
     while found is not None:
         if isinstance(found, AddressRefusedError):
@@ -280,9 +270,9 @@ def _unreachable(error: BaseException) -> NoReplyError:
             return NoReplyError(str(found), final=True)
         if isinstance(found, httpx2.TransportError):
             reason = f"the agent cannot be reached: {type(found).__name__}"
-            return NoReplyError(reason, final=False, detail=cause(found))
+            return NoReplyError(reason, final=False, detail=describe_cause(found))
         found = found.__cause__
-    return NoReplyError("the agent cannot be reached", final=False, detail=cause(error))
+    return NoReplyError("the agent cannot be reached", final=False, detail=describe_cause(error))
 
 
 def _no_key(error: SecretError) -> AgentUnavailableError:

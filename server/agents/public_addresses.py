@@ -30,20 +30,17 @@ SPECIAL_NETWORKS: Final = tuple(
             "192.175.48.0/24",
         ),
         *("198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4"),
-        # Of IPv6, what is within 2000::/3. 6to4 is looked into instead.
+        # Of IPv6, networks within 2000::/3. The IPv4 address inside 6to4 is checked instead.
         *("2001::/23", "2001:db8::/32", "2620:4f:8000::/48", "3fff::/20"),
-        # Azure's platform, whose address is an ordinary one. Other clouds' metadata are within the networks
-        # above.
+        # Azure's platform has an ordinary address. Other clouds' metadata are within the networks above.
         "168.63.129.16/32",
     )
 )
-"""Where no agent may be, beside what Python takes for not global: that depends on its version."""
+"""Networks that are not public, beside those that this version of Python takes for not global."""
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is out in the world: for no special purpose, also not one wrapped up in an IPv6
-    address.
-    """
+    """Whether an IP address is public, and so is an IPv4 address inside it."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(parsed, ipaddress.IPv6Address):
         inner = parsed.ipv4_mapped or parsed.sixtofour

@@ -1,8 +1,6 @@
-"""Secrets of agents: the registry says where one is (`env:NAME`, `file:/PATH`), the setting AGENT_SECRETS who
-may have it.
+"""Secrets of agents. The registry holds references (`env:NAME`, `file:/PATH`); AGENT_SECRETS allows them.
 
-Without that bound whoever can register an agent could have any file of this machine sent to an address of
-theirs.
+Without that bound, anybody who can register an agent could send any file of this machine to themselves.
 """
 
 import asyncio
@@ -22,13 +20,11 @@ READ_SECONDS: Final = 5.0
 """How long a file may take to be read."""
 MAX_READS: Final = 32
 MAX_READS_OF_A_RULE: Final = 4
-"""How many files may be read at a time: in all, and of those that the same rules allow, which are likely on
-one file system.
-"""
+"""How many files may be read at a time: in all, and of one set of rules, likely on one file system."""
 
 _WILDCARD: Final = re.compile(r"[*?\[]")
 _HIDDEN: Final = re.compile(r"/\.\.[^/]+(?=/)")
-"""Directories of a Kubernetes volume: there `key` is a link to `..data/key`, and `..data` one to
+"""Directories of a Kubernetes volume. There `key` links to `..data/key`, `..data` to
 `..2026_01_31_09_05_00.1`.
 """
 
@@ -54,7 +50,7 @@ class SecretNotAllowedError(SecretError):
 
 
 class Secrets:
-    """Reads secrets, each time anew, so that one can be changed while the service runs."""
+    """Reads secrets anew each time, so that they can be changed while the service runs."""
 
     def __init__(self, allowed: Sequence[str]) -> None:
         """`allowed`: the entries of AGENT_SECRETS. Raises ValueError."""
@@ -67,8 +63,7 @@ class Secrets:
         """Raises SecretNotAllowedError for a secret that an agent at this endpoint may not have. Reads
         nothing.
 
-        `is_sent`: the secret itself goes to the endpoint, which a rule must name. One that only signs needs
-        no such rule.
+        `is_sent`: the secret goes to the endpoint, which a rule must then name; otherwise it only signs.
         """
         self._patterns(reference, endpoint, is_sent=is_sent)
 
@@ -126,7 +121,7 @@ def _read_file(name: str, patterns: Sequence[str]) -> str:
     shown = _HIDDEN.sub("", real)
     if not any(matches_path(shown, _real_pattern(pattern)) for pattern in patterns):
         raise _ElsewhereError
-    # A FIFO that nobody writes to would be waited for.
+    # Opening a FIFO without a writer would wait.
     descriptor = os.open(real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -138,9 +133,7 @@ def _read_file(name: str, patterns: Sequence[str]) -> str:
 
 
 def _real_pattern(pattern: str) -> str:
-    """The pattern, with the links resolved in the part that has no wildcard: /var/run is often a link to
-    /run.
-    """
+    """Returns the pattern with links resolved before its first wildcard: /var/run is often a link to /run."""
     wild = _WILDCARD.search(pattern)
     if wild is None:
         return escape(_HIDDEN.sub("", os.path.realpath(pattern)))

@@ -48,16 +48,15 @@ class Revoked:
 
 
 Told: TypeAlias = Given | Accepted | Refused | Revoked | Exception
-"""What a worker is told; an exception ends its stream."""
+"""An event for a worker. An exception ends its stream."""
 
 
 @dataclass(eq=False, slots=True)
 class _Held:
-    """A delivery in the hands of a worker.
+    """A delivery that a worker has.
 
-    `reply` is what the worker makes of it: a reply, or a NoReplyError. `is_taken`: it is on its way into the
-    store, and `stored` says whether it came there; None: nobody asks. `begun`: the worker has said something
-    of it.
+    `reply` ends with the worker's reply or a NoReplyError. `stored` says whether that reply is stored, where
+    anybody asks. `is_taken`: it is on its way into the store. `begun`: the worker has sent something for it.
     """
 
     work: Work
@@ -70,9 +69,9 @@ class _Held:
 
 @dataclass(eq=False, slots=True)
 class StreamWorker:
-    """A connected worker. `busy` counts the deliveries that it has, and those that are on their way to it.
+    """A connected worker. `busy` counts its deliveries, also those on their way to it.
 
-    `told` is what it is to be told; None: that it has said its last.
+    `told` holds the events for it; None ends them.
     """
 
     agent_id: str
@@ -83,13 +82,13 @@ class StreamWorker:
     busy: int = 0
     gone: bool = False
 
-    def chunk(self, delivery_id: str, text: str) -> None:
+    def take_chunk(self, delivery_id: str, text: str) -> None:
         """Takes a piece of a reply. Raises DeliveryNotLeasedError, InvalidContentError."""
         held = self._held(delivery_id)
         held.begun = True
         held.emit(text)
 
-    def failed(self, delivery_id: str, reason: str, *, final: bool) -> None:
+    def fail(self, delivery_id: str, reason: str, *, final: bool) -> None:
         """Takes a failure. Raises DeliveryNotLeasedError."""
         reply = self._held(delivery_id).reply
         if not reply.done():
@@ -122,11 +121,11 @@ class Seat:
         self._held: _Held | None = None
 
     def history_messages(self, agent: Agent) -> int:
-        """What the worker has asked for."""
+        """The number that the worker has asked for."""
         return self._worker.history_messages
 
     async def reply(self, work: Work, emit: Emit) -> Reply:
-        """Hands the delivery to the worker and waits for what it says."""
+        """Hands the delivery to the worker and waits for its reply."""
         worker, delivery_id = self._worker, work.delivery.id
         if worker.gone:
             raise _lost(begun=False)
@@ -164,9 +163,9 @@ class Seat:
 
 
 class StreamWorkers:
-    """The workers that are connected, by agent.
+    """The connected workers by agent.
 
-    `on_change` is told the id of an agent that has one more worker, or was itself changed.
+    `on_change` is told the id of an agent that has one more worker, or was changed itself.
     """
 
     is_inside = False
@@ -206,7 +205,7 @@ class StreamWorkers:
             worker.busy -= 1
 
     @contextmanager
-    def connected(self, agent: Agent, *, capacity: int, history_messages: int) -> Iterator[StreamWorker]:
+    def connect(self, agent: Agent, *, capacity: int, history_messages: int) -> Iterator[StreamWorker]:
         """A worker of an agent, as long as its stream lasts.
 
         Raises InvalidFieldError (the agent is of another kind), UnavailableError.
@@ -232,8 +231,8 @@ class StreamWorkers:
         """How many workers of an agent are connected."""
         return len(self._workers.get(agent_id, ()))
 
-    def changed(self, agent_id: str, agent: Agent | None) -> None:
-        """Ends the streams of an agent's workers, if it takes none any more (None: removed)."""
+    def apply_change(self, agent_id: str, agent: Agent | None) -> None:
+        """Applies a change of an agent, or its removal (None). Ends workers' streams where it takes none."""
         self.on_change(agent_id)
         try:
             if agent is None:
@@ -244,7 +243,7 @@ class StreamWorkers:
                 worker.told.put_nowait(error)
 
     def close(self) -> None:
-        """Ends all streams: the service stops."""
+        """Ends all streams, because the service stops."""
         self._closed = True
         for workers in self._workers.values():
             for worker in workers:

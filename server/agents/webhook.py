@@ -1,6 +1,4 @@
-"""The kind `webhook`: each delivery is a POST, signed as Standard Webhooks has it; the reply is in the
-response.
-"""
+"""The kind `webhook`: posts each delivery, signed by Standard Webhooks; the response is the reply."""
 
 import base64
 import binascii
@@ -26,7 +24,7 @@ from server.agents.connector import (
     Work,
     count_fitting,
 )
-from server.agents.failure_detail import cause, detailed, error_words
+from server.agents.failure_detail import add_detail, describe_cause, read_error_words
 from server.agents.guarded_http import ResponseRefusedError, is_temporary, read_events, retry_after_s
 from server.agents.hosts import AddressRefusedError, Hosts
 from server.agents.secrets import SecretError, Secrets
@@ -83,7 +81,7 @@ class Webhook:
         self._clock = clock
 
     def check(self, agent: Agent) -> None:
-        """Refuses an address where no agent may be, and a secret that it may not have."""
+        """Refuses an address or a secret that is not allowed."""
         settings = _settings(agent)
         endpoint = endpoint_of(settings.url)
         try:
@@ -119,7 +117,6 @@ class Webhook:
         yield self
 
     def history_messages(self, agent: Agent) -> int:
-        """What the agent's settings say."""
         return _settings(agent).history_messages
 
     async def reply(self, work: Work, emit: Emit) -> Reply:
@@ -135,7 +132,7 @@ class Webhook:
             headers = signed_headers(signing_key(secret), work.delivery.id, now_s, body)
         except SecretError as error:
             raise _no_secret(error) from error
-        with detailed(settings.url, secret):
+        with add_detail(settings.url, secret):
             return await self._post(settings.url, body, headers, emit)
 
     async def _secret(self, settings: WebhookSettings) -> str:
@@ -156,7 +153,7 @@ class Webhook:
             raise NoReplyError("the agent's event stream cannot be read", final=True) from error
         except httpx2.TransportError as error:
             reason = f"the agent cannot be reached: {type(error).__name__}"
-            raise NoReplyError(reason, final=False, detail=cause(error)) from error
+            raise NoReplyError(reason, final=False, detail=describe_cause(error)) from error
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise NoReplyError("the agent's answer is not HTTP", final=True, detail=str(error)) from error
 
@@ -176,9 +173,9 @@ def signing_key(secret: str) -> bytes:
 
 
 def signed_headers(key: bytes, delivery_id: str, timestamp_s: int, body: bytes) -> dict[str, str]:
-    """The headers of a delivery.
+    """Returns the signed headers of a delivery.
 
-    The id stays the same over all attempts, so that a receiver can tell a repetition.
+    The id is the same for all attempts, so that a receiver can tell a repetition.
     """
     signature = hmac.digest(key, b"%s.%d.%s" % (delivery_id.encode(), timestamp_s, body), hashlib.sha256)
     return {
@@ -191,9 +188,9 @@ def signed_headers(key: bytes, delivery_id: str, timestamp_s: int, body: bytes) 
 
 
 def delivery_body(work: Work) -> bytes:
-    """What is posted, as JSON: of the history, the last messages that fit.
+    """Returns the JSON of a delivery, with the last messages of the history that fit.
 
-    Names are those of the REST API.
+    It uses the names of the REST API.
     """
     session, history = work.session, work.history
     asked, earlier = _message(session, work.entry), [_message(session, entry) for entry in history.entries]
@@ -249,7 +246,7 @@ async def _check_status(response: httpx2.Response, now_ms: int) -> None:
         f"the agent answered with status {status}{redirects}",
         final=not is_temporary(status, headers),
         retry_after_s=retry_after_s(headers, now_ms),
-        detail=error_words(_text(await response.aread())),
+        detail=read_error_words(_text(await response.aread())),
     )
 
 
@@ -288,7 +285,7 @@ async def _read_events(response: httpx2.Response, emit: Emit) -> Reply:
 
 
 def _text(body: bytes) -> str:
-    """A body as text: what is not UTF-8 becomes U+FFFD, and a byte order mark is passed over."""
+    """Decodes a body: bytes that are not UTF-8 become U+FFFD, and a byte order mark is skipped."""
     return body.decode("utf-8-sig", "replace")
 
 

@@ -30,7 +30,7 @@ _SETTINGS: Final[dict[str, tuple[type, str]]] = {
     "history_characters": (int, "How many characters of the conversation it is shown."),
     "timeout_seconds": (float, "How long the whole answer may take."),
 }
-"""The options for the settings of a kind: their types, and what they mean."""
+"""The options for the settings of a kind: their types and meanings."""
 
 
 def timeout_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -156,7 +156,7 @@ def chat(stubs: Stubs, agent_id: str, user: str) -> None:
 
 
 def _warn_of(namesakes: list[str], agent: agent_pb2.Agent) -> None:
-    """Warns where another agent has the same name: people cannot tell them apart."""
+    """Warns where another agent has the same name, because people cannot tell them apart."""
     others = [found for found in namesakes if found != agent.agent_id]
     if others:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""

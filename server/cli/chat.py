@@ -118,7 +118,7 @@ def _take_back() -> None:
 
 
 def _tell_detail(stubs: Stubs, agent: agent_pb2.Agent, message_id: str) -> None:
-    """Tells what the agent itself said when it gave no reply to this message, where the server knows."""
+    """Prints the agent's own words about a message without a reply, where the server knows them."""
     request = agent_service_pb2.GetAgentRequest(agent_id=agent.agent_id, view=agent_pb2.AGENT_VIEW_STATUS)
     try:
         failure = stubs.agents.GetAgent(request, timeout=STATUS_SECONDS).agent.status.last_failure

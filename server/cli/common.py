@@ -1,4 +1,4 @@
-"""What several commands share: settings with readable failures, sockets, and the run of a service."""
+"""Shared by several commands: settings with readable failures, sockets, and the run of a service."""
 
 import asyncio
 import errno

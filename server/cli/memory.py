@@ -48,15 +48,13 @@ def return_freed_memory() -> None:
 
 
 async def trim_memory() -> None:
-    """Gives back what has become free between what is in use: glibc by itself returns the end of its heap
-    alone.
-    """
+    """Gives freed memory back from everywhere in the heap; glibc itself does so only at its end."""
     library = ctypes.CDLL(None)
     trim, read = getattr(library, "malloc_trim", None), getattr(library, "mallinfo2", None)
     if trim is None or read is None:
         return
     read.restype = _MallocInfo
-    # What is given back counts as free still, so the least of it since then is what tells what is new.
+    # Memory that was given back still counts as free, so only growth above the least since then is new.
     least_bytes = read().fordblks
     while True:
         await asyncio.sleep(TRIM_SECONDS)

@@ -46,11 +46,7 @@ class _GoFlags(click.Command):
     """
 
     def make_context(
-        self,
-        info_name: str | None,
-        args: list[str],
-        parent: click.Context | None = None,
-        **extra: object,
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object
     ) -> click.Context:
         flags = [option for option in self.params if getattr(option, "is_flag", False)]
         switches = {name.lstrip("-") for flag in flags for name in flag.opts}
@@ -211,7 +207,7 @@ def _certificate_of(addr: str, timeout_s: float) -> tuple[bytes, str]:
         pem = ssl.get_server_certificate(split_address(addr), timeout=timeout_s)
         context = ssl.create_default_context(cadata=pem)
         context.check_hostname = False
-        # The context trusts this certificate alone, whoever signed it.
+        # The context trusts this certificate alone, by whomever it is signed.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         with (
             socket.create_connection(split_address(addr), timeout_s) as plain,

@@ -34,10 +34,9 @@ INHERITED: Final = (
     *("GRPC_VERBOSITY", "GRPC_TRACE", "GRPC_POLL_STRATEGY", "GRPC_DNS_RESOLVER", "GRPC_ENABLE_FORK_SUPPORT"),
     *(name.upper() for name in Settings.model_fields if name != "database_url"),
 )
-"""The variables that the facade needs, as patterns: those of Python, its locale, its libraries, gRPC's logs,
-and settings.
+"""The variables that the facade needs, as patterns: Python, its locale and libraries, gRPC's logs, settings.
 
-It meets strangers first, so it has no secret of ours: no key of an agent, no address of a store.
+It meets strangers first, so it gets no secret: no key of an agent, no address of a store.
 """
 
 
@@ -64,8 +63,8 @@ def rest(server: str, rest_address: str | None, rest_workers: int | None) -> Non
         raise click.ClickException(f"the REST facade cannot be started: {error}") from error
 
 
-def inherited(environment: Mapping[str, str]) -> dict[str, str]:
-    """What of an environment the facade needs."""
+def select_inherited(environment: Mapping[str, str]) -> dict[str, str]:
+    """Returns the variables of an environment that the facade needs."""
     return {
         name: value
         for name, value in environment.items()
@@ -94,10 +93,8 @@ def build_facade(
 
 
 def _drop_secrets() -> None:
-    """Becomes the same program in an environment without what it does not need: a process keeps what it was
-    started with.
-    """
-    needed = inherited(os.environ)
+    """Starts the program again with only the variables it needs: a process keeps its first environment."""
+    needed = select_inherited(os.environ)
     if needed.keys() != os.environ.keys():
         os.execve(sys.executable, [sys.executable, "-P", "-m", "server.cli", *sys.argv[1:]], needed)
 

@@ -85,8 +85,8 @@ async def _serve(settings: Settings, *, with_rest: bool) -> None:
             rest_address = with_port(settings.rest_address, rest_port)
             ready += f" rest={rest_address}"
             facade = build_facade(settings, listener, service.open_channel)
-            # It ends first, because it needs the server: half of the time is its own, and what it leaves is
-            # the server's.
+            # It ends first, because it needs the server. Half of the time is its own; the server gets the
+            # rest.
             await facade.start()
             stack.push_async_callback(lambda: facade.stop(max(0.0, stop_by_s - loop.time()) / 2))
         log_start(settings)

@@ -15,9 +15,7 @@ DIRECT: Final = [("grpc.enable_http_proxy", 0)]
 
 
 def server_option(
-    meaning: str,
-    *more_names: str,
-    **changes: Any,
+    meaning: str, *more_names: str, **changes: Any
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """The option --server, the same in every command that calls a gRPC server."""
     attributes: dict[str, Any] = {

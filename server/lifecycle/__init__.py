@@ -1,3 +1,1 @@
-"""What happens by itself: warnings and expiries (`deadlines`), the purge of old records (`purge`), and who is
-told of what (`watch`).
-"""
+"""The life of sessions as time passes: expiry, the purge, and the watches of their logs."""

@@ -20,9 +20,7 @@ log = structlog.get_logger()
 
 
 class ExpiryScheduler:
-    """Sleeps until the earliest deadline, takes what is due in batches, and applies the rule to
-    each session.
-    """
+    """Sleeps until the earliest deadline, and applies the rule to due sessions in batches."""
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
@@ -37,12 +35,9 @@ class ExpiryScheduler:
             self._nearer.set()
 
     async def run_due(self) -> None:
-        """Makes everything happen that is due at this instant.
-
-        Raises what the store raises when it cannot be used.
-        """
+        """Applies the rule to all sessions that are due now. Raises the store's errors."""
         due_ms = self._clock.now_ms()
-        # What was due at that instant happens even if the clock has been set back since.
+        # A session that was due then stays due, even if the clock has been set back since.
         while await self._store.apply_due(
             lambda session, now_ms: fall_due(session, max(now_ms, due_ms)), due_ms, BATCH
         ):

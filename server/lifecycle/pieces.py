@@ -1,6 +1,4 @@
-"""The pieces of replies under way: the store does not have them, so they are kept here, once for all who
-watch a session.
-"""
+"""Keeps the pieces of replies under way, once for all watches of a session. The store does not have them."""
 
 from collections import deque
 from dataclasses import replace
@@ -14,30 +12,27 @@ WAITING_CODE_POINTS: Final = 200_000
 """How many pieces of a session's replies are kept, and how much text: twice what a reply may have."""
 
 PIECES_APART: Final = 8
-"""How many pieces may wait for the fastest of a session's watches before the chunks after them are put
-together.
-"""
+"""How many pieces may wait for a session's fastest watch before further chunks are merged."""
 
 
 class Pieces:
-    """The latest pieces of a session's replies. Each has a number; a watch keeps that of the next one it is
-    to be told.
+    """The latest pieces of a session's replies. Each has a number; a watch keeps the number of its next one.
 
-    Where PIECES_APART wait for everyone who watches, more chunks are put together with the last of them.
+    Where PIECES_APART wait for every watch, further chunks are merged with the last of them.
     """
 
     def __init__(self) -> None:
         self._kept: deque[Piece] = deque()
         self._first = 0
         self._code_points = 0
-        # Aborts that had to go, with their numbers: a slow watch may have been told what they void.
+        # Aborts that were dropped, with their numbers: a slow watch may have sent the chunks that they void.
         self._lost_aborts: deque[tuple[int, Piece]] = deque(maxlen=WAITING_CHUNKS)
         # How many have come since anyone took some; and the texts of the last chunk, while it grows.
         self._untaken = 0
         self._texts: list[str] = []
 
     def join(self) -> int:
-        """The number of the piece that comes next."""
+        """Returns the number of the next piece."""
         self._seal()
         self._untaken = 0
         return self._first + len(self._kept)
@@ -65,11 +60,10 @@ class Pieces:
             self._first += 1
 
     def take(self, number: int, up_to: int) -> tuple[list[Piece], int]:
-        """The pieces from a number on of attempts that began when the log ended at a sequence or before, and
-        the number to go on from.
+        """Returns the pieces from a number on, and the number to go on from.
 
-        Where an abort is among them, so are none of the chunks that it voids; and one abort is enough,
-        because nothing of what a second one voids has been told.
+        Only attempts count that began when the log ended at this sequence or before. Chunks that an abort
+        among them voids are left out. One abort is enough, because no chunk of a second one was sent.
         """
         end = self._first + len(self._kept)
         if number >= end:
@@ -98,7 +92,7 @@ class Pieces:
         return told, end
 
     def _seal(self) -> None:
-        """Lets the last chunk grow no more."""
+        """Closes the last chunk: later ones are not merged with it."""
         if self._texts:
             last = self._kept.pop()
             assert isinstance(last, Chunk)

@@ -1,6 +1,4 @@
-"""The purge: of what deleted sessions leave, and of sessions that expired, and requests that were made,
-longer ago than their retention.
-"""
+"""The purge: removes the rest of deleted sessions, and sessions and requests past their retention."""
 
 import asyncio
 import uuid
@@ -15,7 +13,7 @@ from server.domain.timeouts import minutes_ms
 from server.store.contract import Commit, Store
 
 STEP_ROWS: Final = 2000
-"""More than the store removes in the time that it gives a step."""
+"""More than the store removes in one step's time."""
 
 log = structlog.get_logger()
 
@@ -43,16 +41,13 @@ class Purge:
         self._deleted = asyncio.Event()
 
     def on_commit(self, commit: Commit) -> None:
-        """Wakes the purge where a commit has deleted sessions: what they leave does not wait for the
-        interval.
-        """
+        """Wakes the purge where a commit has deleted sessions, whose rest does not wait for the interval."""
         if commit.deleted:
             self._deleted.set()
 
     async def run_due(self) -> None:
-        """Removes what deleted sessions have left, and all that is past its retention at this instant.
-
-        Raises what the store raises when it cannot be used.
+        """Removes the rest of deleted sessions, and all that is past its retention now. Raises the store's
+        errors.
         """
         expired_by_ms = self._clock.now_ms() - self._retention_ms
         removed = 0

@@ -1,8 +1,6 @@
-"""Following sessions' logs as they grow. A watch is woken when there is something new and reads it from the
-store, from where it stands.
+"""Follows the logs of sessions as they grow. A watch is woken for new entries and reads them from the store.
 
-So a watch keeps no entries: one that is slow costs no memory and loses nothing, and there is no seam between
-the stored and the live.
+It keeps no entries, so that a slow watch costs no memory and loses nothing.
 """
 
 import asyncio
@@ -20,15 +18,13 @@ from server.domain.errors import (
 )
 from server.domain.log import Entry, Expiry, Piece
 from server.domain.sessions import Outcome, Session, require_live
-from server.lifecycle.room import Room, Unbounded
+from server.lifecycle.backpressure import Backpressure, Unbounded
 from server.lifecycle.watches import Watched, Watches
 from server.store.contract import Store
 
 PAGE_ENTRIES: Final = 100
 SMALL_BYTES: Final = 64 * 1024
-"""How many entries are read at a time, and how much text: a larger entry is read by itself, and only where
-there is room for it.
-"""
+"""How many entries are read at a time, and how much text. A larger entry is read alone, if there is room."""
 
 MAX_JOINED: Final = 10_000
 """How many sessions one watch may follow."""
@@ -36,9 +32,7 @@ MAX_JOINED: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """A session is watched no longer: because of `error`, or without one because its expiry
-    came just before.
-    """
+    """The end of a watched session: because of `error`, or without one after its expiry."""
 
     session_id: str
     error: DomainError | None = None
@@ -52,7 +46,7 @@ class Deleted:
 
 
 Item: TypeAlias = tuple[Session, Entry | Piece] | Deleted | End
-"""Something that a watch has to tell; the session with it is as it was when it was joined."""
+"""An item of a watch. Its session is as it was at the join."""
 
 
 @dataclass(slots=True)
@@ -64,7 +58,7 @@ class _Place:
     watched: Watched
     piece: int
     has_ended: bool = False
-    """Whether the expiry was told, so that nothing follows but the end."""
+    """Whether the expiry went out, so that only the end follows."""
 
     def take(self, up_to: int) -> list[Piece]:
         """Takes the pieces of attempts that began when the log ended at a sequence or before."""
@@ -75,15 +69,15 @@ class _Place:
 class Watch:
     """Follows any number of sessions, for one reader. To be closed after use."""
 
-    def __init__(self, store: Store, watches: Watches, room: Room | None = None) -> None:
-        """Waits before it reads something large while `room` is full."""
+    def __init__(self, store: Store, watches: Watches, backpressure: Backpressure | None = None) -> None:
+        """Waits before it reads something large while `backpressure` is full."""
         self._store = store
         self._watches = watches
-        self._room: Room = room or Unbounded()
+        self._backpressure: Backpressure = backpressure or Unbounded()
         self._places: dict[str, _Place] = {}
         # By session: whether its log may have grown, or there are pieces alone.
         self._woken: dict[str, bool] = {}
-        # Woken, but what comes next is large, and there was no room.
+        # Woken sessions whose next entry is large, while there is no room.
         self._held_back: dict[str, bool] = {}
         self._deleted: set[str] = set()
         self._wake = asyncio.Event()
@@ -123,24 +117,23 @@ class Watch:
             place.sequence = max(place.sequence, sequence)
 
     def leave(self, session_id: str) -> bool:
-        """Follows a session no longer; tells whether it did."""
+        """Stops following a session. Returns whether it was followed."""
         self._watches.remove(session_id, self)
         self._deleted.discard(session_id)
         return self._places.pop(session_id, None) is not None
 
     def close(self) -> None:
-        """Follows nothing any longer."""
+        """Stops following all sessions."""
         self._watches.unregister(self)
-        self._room.forget(self.wake_up)
+        self._backpressure.forget(self.wake_up)
         self.hand_over()
         for session_id in list(self._places):
             self.leave(session_id)
 
     async def next(self, wait_s: float) -> list[Item]:
-        """What there is to tell next, in order; empty when nothing came for `wait_s`. Raises UnavailableError
-        when the service stops.
+        """Returns the next items in order; none where nothing comes for `wait_s`.
 
-        What is large has its room reserved until `hand_over`.
+        A large item keeps its room until `hand_over`. Raises UnavailableError when the service stops.
         """
         self.hand_over()
         try:
@@ -152,8 +145,8 @@ class Watch:
         return items
 
     def hand_over(self) -> None:
-        """Says that what it has told is counted by who sends it from now on."""
-        self._room.release(self)
+        """Gives up the room of the last items: their sender counts them from now on."""
+        self._backpressure.release(self)
 
     @property
     def is_ending(self) -> bool:
@@ -174,8 +167,8 @@ class Watch:
         self._deleted.add(session_id)
 
     async def _read(self) -> list[Item]:
-        """What one of the woken sessions has to tell; empty when none has anything."""
-        if not self._room.is_full:
+        """Returns the items of one woken session; none when no session has any."""
+        if not self._backpressure.is_full:
             self._woken |= self._held_back
             self._held_back.clear()
         while self._woken:
@@ -189,12 +182,12 @@ class Watch:
                 ):
                     return items
             except BaseException:
-                # A reader that is cancelled comes again, and has been told nothing.
+                # A reader that is cancelled comes again, and got no item.
                 self.wake(session_id)
                 raise
         self._wake.clear()
         if self._held_back:
-            self._room.when_free(self.wake_up)
+            self._backpressure.when_free(self.wake_up)
         if self._watches.closed:
             raise UnavailableError("The service is stopping")
         return []
@@ -205,7 +198,7 @@ class Watch:
             return await self._gone(place)
         if not has_grown or (place.sequence >= place.watched.announced and not place.has_ended):
             return [(session, piece) for piece in place.take(place.sequence)]
-        if self._room.is_full and place.sequence + 1 in place.watched.large:
+        if self._backpressure.is_full and place.sequence + 1 in place.watched.large:
             self._held_back[session.id] = True
             return []
         entries = await self._store.list_entries(
@@ -220,14 +213,14 @@ class Watch:
         # One that is large is alone.
         if entries and (large_bytes := _large_bytes(entries[0])):
             place.watched.large.add(entries[0].sequence)
-            if self._room.is_full:
+            if self._backpressure.is_full:
                 self._held_back[session.id] = True
                 return []
-            self._room.reserve(self, large_bytes)
+            self._backpressure.reserve(self, large_bytes)
         items: list[Item] = []
         for entry in announced:
-            # A piece comes after all that the log had when its attempt began, and before what the log has
-            # next.
+            # A piece comes after all entries that the log had when its attempt began, and before the next
+            # entry.
             items.extend((session, piece) for piece in place.take(entry.sequence - 1))
             items.append((session, entry))
             place.sequence = entry.sequence
@@ -240,7 +233,7 @@ class Watch:
         return items
 
     async def _end(self, place: _Place) -> list[Item]:
-        """The end of a session that has nothing more to tell: it has expired, or it is gone."""
+        """Returns the end of a session without further entries: it has expired, or it is gone."""
         try:
             session = await self._store.get_session(place.session.id)
         except SessionNotFoundError:
@@ -256,13 +249,13 @@ class Watch:
         return [End(session.id)]
 
     async def _gone(self, place: _Place) -> list[Item]:
-        """The end of a session that was deleted, or whose log the purge has begun to take: better no log than
-        one with a gap.
+        """Returns the end of a session that was deleted or is being purged. No log is better than one with a
+        gap.
         """
         session_id = place.session.id
         if session_id not in self._deleted:
-            # A reader may see a deletion before it is told; the writer answers after it has told of all that
-            # it did before.
+            # A reader may see a deletion before its listeners hear of it. The writer answers this call after
+            # them.
             with suppress(DomainError):
                 await self._store.apply(session_id, _look)
         deleted: list[Item] = [Deleted(session_id)] if session_id in self._deleted else []

@@ -1,7 +1,4 @@
-"""Who watches which session, and who is woken when something is new.
-
-However many watch a session, others are served in between.
-"""
+"""Which watches follow which session. Wakes them when it has something new, a few in each turn."""
 
 import asyncio
 from collections import OrderedDict
@@ -15,7 +12,7 @@ from server.lifecycle.reply_waits import ReplyWaits
 from server.store.contract import Commit
 
 WAKES_PER_TURN: Final = 20
-"""How many watches are woken in a turn of the loop: what these then do takes a few milliseconds."""
+"""How many watches are woken in a turn of the loop: their work takes a few milliseconds."""
 
 
 class Wakeable(Protocol):
@@ -48,10 +45,10 @@ class Watched:
 
 @dataclass(slots=True)
 class _Round:
-    """The watches of a session that have yet to be woken, and whether its log has grown or there are pieces
-    alone.
+    """The watches of a session that have yet to be woken. `has_grown`: its log has grown, not only pieces
+    came.
 
-    `begun`: some were woken. `again`: there is news since, and whether of the log.
+    `begun`: some were woken. `again`: something came since, and whether in the log.
     """
 
     watches: list[Wakeable]
@@ -110,21 +107,21 @@ class Watches:
             watch.wake_up()
 
     def register(self, watch: Wakeable) -> None:
-        """Counts a watch among those that `close` ends."""
+        """Adds a watch to those that `close` ends."""
         self._open.add(watch)
 
     def unregister(self, watch: Wakeable) -> None:
-        """Counts it no longer."""
+        """Removes it from them."""
         self._open.discard(watch)
 
     def add(self, session_id: str, watch: Wakeable) -> Watched:
-        """Has a watch woken for a session; returns what all its watches share."""
+        """Adds a watch to a session. Returns the state that all its watches share."""
         watched = self._watched.setdefault(session_id, Watched())
         watched.watches.add(watch)
         return watched
 
     def remove(self, session_id: str, watch: Wakeable) -> None:
-        """Has a watch woken no longer for a session."""
+        """Removes a watch from a session."""
         if watched := self._watched.get(session_id):
             watched.watches.discard(watch)
             if not watched.watches:
@@ -143,9 +140,7 @@ class Watches:
             self._rounds[session_id] = _Round(list(watched.watches), has_grown)
 
     def _wake_some(self) -> None:
-        """Wakes as many as one turn of the loop is for: one of each session after the other, so that none
-        waits for a large one.
-        """
+        """Wakes some watches, one of each session in turn, so that none waits for a session with many."""
         for _ in range(WAKES_PER_TURN):
             if not self._rounds:
                 return

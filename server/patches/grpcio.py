@@ -1,5 +1,7 @@
-"""grpc.aio's server with two fixes for grpcio 1.85: a call whose path is not UTF-8 no longer stops it, and
-one task per method takes in calls instead of one per call (10 % faster).
+"""grpc.aio's server with two fixes for grpcio 1.85.
+
+A call whose path is not UTF-8 no longer stops it. One task per method takes in calls instead of one task per
+call (10 % faster).
 """
 
 import asyncio
@@ -24,7 +26,7 @@ PRIVATE_NAMES: Final = (
 """Names of `grpc._cython.cygrpc` that the fixes use."""
 
 LOST_CLIENT_ERROR: Final[type[BaseException]] = getattr(cygrpc, "ExecuteBatchError", ConnectionError)
-"""What gRPC raises, and logs, for an answer whose client has gone."""
+"""The error of gRPC, which it also logs, for an answer whose client has gone."""
 
 SLOW_SECONDS: Final = 1.0
 """How long a request may take to come before its call is among those of which there may be few."""
@@ -38,7 +40,7 @@ REQUEST_SECONDS: Final = 60.0
 _NO_METHODS: Final[Mapping[str, Any]] = {}
 
 _call_task: ContextVar["weakref.ref[asyncio.Task[None]] | None"] = ContextVar("_call_task", default=None)
-"""The task that keeps a call of gRPC's core, for those that serve it.
+"""The task that gRPC's core keeps for a call, found by the task that serves the call.
 
 Weak, because the task itself keeps this.
 """
@@ -50,10 +52,9 @@ log = structlog.get_logger()
 
 
 def call_tasks() -> list[asyncio.Task[Any]]:
-    """The tasks that are to be cancelled to end the call that is served here, even while the core waits for
-    its client.
+    """Returns the tasks whose cancellation ends the call that is served here, even while the core waits.
 
-    gRPC has no public way to end one at once: a status would wait behind what its client does not read.
+    gRPC has no public way to end a call at once: a status would wait behind the unread answer.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -63,18 +64,15 @@ def call_tasks() -> list[asyncio.Task[Any]]:
 
 
 class Incoming:
-    """The calls whose requests have not come as a whole. gRPC's core takes up to 4 MiB of each, and waits for
-    the rest for ever.
-    """
+    """Calls whose requests are not complete. gRPC's core takes up to 4 MiB of each, and waits for ever."""
 
     def __init__(self) -> None:
-        # Since when, and what is to be cancelled, by the task that serves the call, in the order in which
-        # they began.
+        # By the serving task, in the order of their beginnings: the time, and the tasks to cancel.
         self._waiting: dict[asyncio.Task[Any], tuple[float, list[asyncio.Task[Any]]]] = {}
         self._is_looking = False
 
     async def receive(self, call: Coroutine[Any, Any, None]) -> None:
-        """Serves a call, whose request is waited for until `request_came`."""
+        """Serves a call, whose request is waited for until `note_request`."""
         tasks, loop = call_tasks(), asyncio.get_running_loop()
         self._waiting[tasks[0]] = loop.time(), tasks
         if not self._is_looking:
@@ -90,9 +88,7 @@ class Incoming:
         self._waiting.pop(task, None)  # type: ignore[arg-type] # None is none of them
 
     def _look(self) -> None:
-        """Ends those that have waited longest, where too many have waited for long, and those that have
-        waited too long.
-        """
+        """Ends calls that have waited too long, and the oldest where too many have waited for long."""
         loop = asyncio.get_running_loop()
         now_s = loop.time()
         slow = [task for task, (since_s, _) in self._waiting.items() if now_s - since_s > SLOW_SECONDS]
@@ -108,8 +104,8 @@ class Incoming:
             loop.call_later(SLOW_SECONDS, self._look)
 
 
-def request_came() -> None:
-    """Says that the request of the call that is served here has come, or is read by who serves it."""
+def note_request() -> None:
+    """Notes that the request of the call that is served here is complete, or read by its servicer."""
     if incoming := _incoming.get():
         incoming.end(asyncio.current_task())
 
@@ -143,11 +139,11 @@ def _has(owner: Any, path: str) -> bool:
 
 
 def _fixed_server() -> Any:
-    """The class, made only where its base and what it calls are there."""
+    """Makes the class, only where the names that it uses exist."""
 
     class FixedServer(cygrpc.AioServer):  # type: ignore[misc]
-        """Takes in the calls of each method in a task of its own, until the server stops; it then ends with
-        what gRPC raises.
+        """Takes in the calls of each method in a task of its own until the server stops. Then raises gRPC's
+        error.
         """
 
         def __init__(
@@ -195,8 +191,7 @@ def _fixed_server() -> Any:
                 context.run(_incoming.set, self._its_incoming)
                 self._its_calls.add(task)
                 task.add_done_callback(self._its_calls.discard)
-                # Nothing of a call outlives it: when its state is let go, the core cancels what is left of
-                # it.
+                # When the state of a call is freed, the core cancels the rest of it.
                 del state, call, received, context, task
 
     return FixedServer

@@ -1,3 +1,3 @@
-"""The gRPC surface: thin servicers (a message in, a call of the store or of a rule, a message out) and what
-stands around them.
+"""The gRPC surface: thin servicers (message in, rule or store, message out) and the call pipeline around
+them.
 """

@@ -36,23 +36,19 @@ from server.store.contract import Position, Store
 MAX_DELIVERIES: Final = 1000
 MAX_REASON_CODE_POINTS: Final = 500
 HELLO_SECONDS: Final = 10.0
-"""How long a worker that has connected may take to say who it is."""
+"""How long a worker may take from its connection to its hello."""
 
 READ_AGENTS: Final = 50
 """How many agents are read at a time: each may have a prompt of 128 KiB."""
 
 PAGE_BYTES: Final = 3 * 1024 * 1024
-"""How large a page of agents is at most, but for one that is larger by itself: a gRPC client takes 4 MiB by
-default.
-"""
+"""How large a page of several agents is at most. A gRPC client takes 4 MiB by default."""
 
 UNREAD: Final = 1000
 """How many things a worker may leave unread before nothing more is read from it."""
 
 _BAD_ANSWER: Final = (MissingFieldsError, InvalidContentError, InvalidMetadataError, InvalidRequestError)
-"""Why an answer is refused for what is in it: the agent would answer the same again, so that it is not waited
-for.
-"""
+"""The errors in an answer's content. The agent would answer the same again, so its attempt ends."""
 
 _SCOPE = ("agents",)
 _TIMEOUT = "timeout_config"
@@ -77,13 +73,9 @@ class AgentService(AgentServiceServicer):
         if missing := [field for field in ("name", "kind") if not getattr(wanted, field)]:
             raise MissingFieldsError(missing)
         agent_id = uuid_field("agent_id", wanted.agent_id) if wanted.agent_id else new_id()
-        timeout, settings = (
-            from_proto.timeout_config(wanted.timeout_config),
-            from_proto.agent_settings(wanted),
-        )
-        agent = Agent(
-            agent_id, wanted.name, from_proto.agent_kind(wanted.kind), now_ms, now_ms, timeout, settings
-        )
+        kind, settings = from_proto.agent_kind(wanted.kind), from_proto.agent_settings(wanted)
+        timeout = from_proto.timeout_config(wanted.timeout_config)
+        agent = Agent(agent_id, wanted.name, kind, now_ms, now_ms, timeout, settings)
         self._connectors.check(agent)
         await self._connectors.check_secret(agent)
         await self._store.create_agent(agent)
@@ -114,7 +106,7 @@ class AgentService(AgentServiceServicer):
         return response
 
     def _view(self, agent: Agent, view: agent_pb2.AgentView.ValueType) -> agent_pb2.Agent:
-        """As much of an agent as is wanted."""
+        """Makes an agent's message with the fields of the view."""
         message = to_proto.agent(agent)
         if view in (agent_pb2.AGENT_VIEW_BASIC, agent_pb2.AGENT_VIEW_SUMMARY):
             for field in (_TIMEOUT, "settings"):
@@ -130,24 +122,24 @@ class AgentService(AgentServiceServicer):
     async def UpdateAgent(self, request: pb.UpdateAgentRequest, context: Any) -> pb.UpdateAgentResponse:
         agent_id = request.agent.agent_id
         paths = list(request.update_mask.paths) or _set_paths(request.agent)
-        patched = _patched(await self._store.get_agent(agent_id), request.agent, paths)
+        patched = _patch(await self._store.get_agent(agent_id), request.agent, paths)
         self._connectors.check(patched)
-        # Before the write, which must not wait for a file. A secret that another change has put there
-        # meanwhile was read by that one.
+        # Before the write, which must not wait for a file. Another change may set a new secret meanwhile, and
+        # has then read it itself.
         await self._connectors.check_secret(patched)
 
         def change(agent: Agent, now_ms: int) -> Agent:
-            patched = _patched(agent, request.agent, paths)
+            patched = _patch(agent, request.agent, paths)
             self._connectors.check(patched)
             return replace(patched, updated_at_ms=now_ms)
 
         agent = await self._store.update_agent(agent_id, change)
-        self._connectors.workers.changed(agent.id, agent)
+        self._connectors.workers.apply_change(agent.id, agent)
         return pb.UpdateAgentResponse(agent=to_proto.agent(agent))
 
     async def DeleteAgent(self, request: pb.DeleteAgentRequest, context: Any) -> pb.DeleteAgentResponse:
         await self._store.delete_agent(request.agent_id)
-        self._connectors.workers.changed(request.agent_id, None)
+        self._connectors.workers.apply_change(request.agent_id, None)
         self._dispatcher.statuses.forget(request.agent_id)
         return pb.DeleteAgentResponse()
 
@@ -180,7 +172,7 @@ class AgentService(AgentServiceServicer):
         as_text = from_proto.is_text_form(hello.json_form)
         agent = await self._store.get_agent(hello.agent_id)
         capacity = hello.max_deliveries or 1
-        with self._connectors.workers.connected(
+        with self._connectors.workers.connect(
             agent, capacity=capacity, history_messages=hello.history_messages
         ) as worker:
             yield pb.ConnectResponse(welcome=pb.ConnectResponse.Welcome(agent=to_proto.agent(agent)))
@@ -201,7 +193,7 @@ class AgentService(AgentServiceServicer):
                 reading.cancel()
 
     async def _listen(self, requests: AsyncIterator[ConnectSaid], worker: StreamWorker) -> None:
-        """Takes what a worker says, until it says no more or its stream must end."""
+        """Handles the messages of a worker until they end, or its stream must."""
         try:
             async for request in requests:
                 await self._take(request, worker)
@@ -213,9 +205,9 @@ class AgentService(AgentServiceServicer):
             worker.told.put_nowait(None)
 
     async def _take(self, said: ConnectSaid, worker: StreamWorker) -> None:
-        """Does what a worker says, or refuses it.
+        """Handles a message of a worker, or refuses it.
 
-        A reply or failure that is refused for what is in it ends the attempt all the same.
+        A reply or failure with bad content ends the attempt too.
         """
         part, answer = _answer_in(said)
         delivery_id = answer.delivery_id
@@ -225,9 +217,9 @@ class AgentService(AgentServiceServicer):
                 case UnreadableAnswer():
                     raise said.error
                 case HalvedChunk():
-                    worker.chunk(delivery_id, said.text)
+                    worker.take_chunk(delivery_id, said.text)
                 case _ if part == "chunk":
-                    worker.chunk(delivery_id, said.chunk.chunk)
+                    worker.take_chunk(delivery_id, said.chunk.chunk)
                 case _ if part == "reply":
                     await self._answer(delivery_id, said.reply, worker)
                 case _:
@@ -235,13 +227,13 @@ class AgentService(AgentServiceServicer):
                         raise InvalidContentError(
                             f"reason must have at most {MAX_REASON_CODE_POINTS} characters"
                         )
-                    worker.failed(delivery_id, said.failure.reason or "the agent gave no reason", final=final)
+                    worker.fail(delivery_id, said.failure.reason or "the agent gave no reason", final=final)
         except DomainError as error:
             forget_frames(error)
             worker.told.put_nowait(Refused(delivery_id, error))
             if part != "chunk" and isinstance(error, _BAD_ANSWER):
                 with suppress(DeliveryNotLeasedError):
-                    worker.failed(delivery_id, f"the agent's {part} cannot be stored: {error}", final=final)
+                    worker.fail(delivery_id, f"the agent's {part} cannot be stored: {error}", final=final)
 
     async def _answer(self, delivery_id: str, answer: pb.ConnectRequest.Reply, worker: StreamWorker) -> None:
         if not answer.HasField("reply"):
@@ -252,10 +244,7 @@ class AgentService(AgentServiceServicer):
         worker.told.put_nowait(Accepted(delivery_id))
 
     async def _told(self, told: Told, as_text: bool) -> pb.ConnectResponse:
-        """What a worker is told, as it goes out; `as_text`: metadata and attachments as JSON text.
-
-        Raises what ends its stream.
-        """
+        """Makes the response for an event of a worker's stream. Raises the error that ends the stream."""
         match told:
             case Given():
                 delivery = await encode_delivery(told.work, self._clock.now_ms(), as_text)
@@ -310,7 +299,7 @@ def _set_paths(wanted: agent_pb2.Agent) -> list[str]:
     return paths
 
 
-def _patched(agent: Agent, wanted: agent_pb2.Agent, paths: list[str]) -> Agent:
+def _patch(agent: Agent, wanted: agent_pb2.Agent, paths: list[str]) -> Agent:
     """The agent with the fields that the paths name taken from `wanted`.
 
     Raises InvalidFieldError for a path that cannot be changed.
@@ -339,10 +328,8 @@ def _patched(agent: Agent, wanted: agent_pb2.Agent, paths: list[str]) -> Agent:
 
 def _with_settings(agent: Agent, wanted: agent_pb2.Agent, head: str, field: str) -> Agent:
     """The agent with one of its kind's settings, or all of them (no field), taken from `wanted`."""
-    settings_class, given = (
-        _SETTINGS[head],
-        from_proto.settings_values(getattr(wanted, head), _SETTINGS[head]),
-    )
+    settings_class = _SETTINGS[head]
+    given = from_proto.settings_values(getattr(wanted, head), settings_class)
     if not field or not isinstance(agent.settings, settings_class):
         whole = wanted.HasField(head) or field  # type: ignore[arg-type]
         return replace(agent, settings=settings_class(**given) if whole else None)

@@ -1,7 +1,6 @@
-"""Answers as the bytes that go out. What many are told is encoded once, and much that one is told is encoded
-a little at a time.
+"""Encodes answers: once where many clients get the same, and in slices where one client gets many messages.
 
-A field's bytes stand by themselves in protobuf: a message is the bytes of its fields, one after the other.
+In protobuf a message is the bytes of its fields, one after the other, so fields can be encoded apart.
 """
 
 import asyncio
@@ -18,41 +17,41 @@ from server.domain.sessions import Session
 from server.rpc import to_proto
 
 KEPT_BYTES: Final = 4 * 1024 * 1024
-"""How many bytes of encoded entries and chunks are kept for who is told them next."""
+"""How many bytes of encoded entries and chunks are kept for the next watches."""
 
 SLICE_SECONDS: Final = 0.005
 """How long the work for one caller keeps others waiting."""
 
 _OVERHEAD_BYTES: Final = 500
-"""What a kept item costs beside its bytes, about."""
+"""About how much a kept item costs beside its bytes."""
 
 _FIELD_BYTES: Final = 6
-"""What a repeated field adds to each of its messages, at most: its number and the length."""
+"""How many bytes a repeated field adds to each of its messages at most: its number and the length."""
 
 _Item = TypeVar("_Item")
 _Key = tuple[str | int | bool, ...]
 
 
 class Entries:
-    """The entries and chunks that were told last, encoded."""
+    """The latest entries and chunks, encoded."""
 
     def __init__(self, kept_bytes: int = KEPT_BYTES) -> None:
         self._kept: OrderedDict[_Key, tuple[bytes, bytes]] = OrderedDict()
         self._room = kept_bytes
 
     def encode_entry(self, answer: type[Message], session: Session, entry: Entry, as_text: bool) -> Any:
-        """An answer of a watch that tells an entry; `as_text`: metadata and attachments as JSON text."""
+        """Returns a watch's answer that holds an entry. `as_text`: metadata and attachments as JSON text."""
         head, message = self._entry(session, entry, as_text)
         return _field(
             answer, "entry", head + (_field(log_pb2.LogEntry, "message", message) if message else b"")
         )
 
     def encode_reply(self, session: Session, entry: Entry, as_text: bool) -> Any:
-        """The part of a conversation that tells the reply."""
+        """Returns the part of a conversation that holds the reply."""
         return _field(message_service_pb2.ConverseResponse, "reply", self._entry(session, entry, as_text)[1])
 
     def encode_chunk(self, answer: type[Message], chunk: Chunk) -> Any:
-        """An answer of a watch that tells a piece of a reply."""
+        """Returns a watch's answer that holds a chunk of a reply."""
         # Chunks may be put together: where one begins does not say how long it is.
         key = (chunk.message_id, chunk.index, len(chunk.text))
         encoded, _ = self._keep(key, lambda: (to_proto.chunk(chunk).SerializeToString(), b""))
@@ -84,7 +83,7 @@ class Entries:
 
 
 async def in_slices(items: Iterable[_Item]) -> AsyncIterator[_Item]:
-    """The items, one after the other. Serves others whenever the work on them has taken SLICE_SECONDS."""
+    """Yields the items, and serves others whenever the work on them has taken SLICE_SECONDS."""
     now_s = asyncio.get_running_loop().time
     since_s = now_s()
     for item in items:
@@ -118,7 +117,7 @@ def join(rest: Message, fields: Mapping[str, Sequence[bytes]]) -> Any:
 
 
 def _field(message: type[Message], name: str, encoded: bytes) -> bytes:
-    """A field that holds a message, as it stands in the bytes of the message around it."""
+    """Returns a field that holds a message, as it stands in the bytes of the message around it."""
     number = message.DESCRIPTOR.fields_by_name[name].number
     return _varint(number << 3 | 2) + _varint(len(encoded)) + encoded
 

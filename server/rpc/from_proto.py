@@ -20,7 +20,7 @@ from server.domain.timeouts import PartialTimeoutConfig
 
 _KINDS = {agent_pb2.AgentKind.Value(f"AGENT_KIND_{kind.name}"): kind for kind in AgentKind}
 _Said: TypeAlias = message_service_pb2.SendMessageRequest | agent_service_pb2.AgentReply
-"""What has metadata and attachments, each in one of two forms."""
+"""The messages that have metadata and attachments, each in one of two forms."""
 
 
 def is_text_form(form: json_form_pb2.JsonForm.ValueType) -> bool:
@@ -87,7 +87,7 @@ def draft(request: message_service_pb2.SendMessageRequest) -> Draft | DomainErro
 
 
 def reply(message: agent_service_pb2.AgentReply) -> Reply:
-    """What an agent answers. Raises InvalidContentError, InvalidMetadataError."""
+    """Reads an agent's reply. Raises InvalidContentError, InvalidMetadataError."""
     attachments = attachments_text(message)
     content = Draft(message.content, metadata_text(message), attachments)
     return Reply(content, message.thought if message.HasField("thought") else None, tuple(message.actions))
@@ -97,7 +97,7 @@ def settings_values(
     message: agent_pb2.WebhookSettings | agent_pb2.OpenAiSettings,
     settings_class: type[WebhookSettings] | type[OpenAiSettings],
 ) -> dict[str, Any]:
-    """The settings of a kind, by name; what the message leaves unset has its default, or is empty."""
+    """Returns the settings of a kind by name. An unset one has its default, or is empty."""
     given: dict[str, Any] = {field.name: value for field, value in message.ListFields()}
     return {
         field.name: given.get(field.name, "" if field.default is MISSING else field.default)

@@ -1,4 +1,4 @@
-"""The standard health protocol, and the watch over the store that it reports."""
+"""The standard health protocol, and the monitor of the store behind it."""
 
 import asyncio
 import uuid
@@ -41,15 +41,15 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     async def List(
         self, request: health_pb2.HealthListRequest, context: Any
     ) -> health_pb2.HealthListResponse:
-        """The status of every service that has one."""
+        """Returns the status of every service."""
         statuses = {
             name: health_pb2.HealthCheckResponse(status=status) for name, status in self._statuses.items()
         }
         return health_pb2.HealthListResponse(statuses=statuses)
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
-        """Tells the status of a service, and each change of it; ends with the NOT_SERVING of a shutdown,
-        which would wait for it.
+        """Sends the status of a service and each change of it. Ends with NOT_SERVING, because a shutdown
+        waits for it.
         """
         last = None
         while True:
@@ -69,7 +69,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
             self._notify()
 
     async def enter_graceful_shutdown(self) -> None:
-        """Says NOT_SERVING for every service, for good."""
+        """Reports NOT_SERVING for every service, for good."""
         self.set_all(list(self._statuses), health_pb2.HealthCheckResponse.NOT_SERVING)
         self._is_stopping = True
         self._notify()
@@ -95,9 +95,9 @@ class HealthMonitor:
         return bool(self._serving)
 
     def doubt(self) -> None:
-        """A call has met with trouble: that is told at once, and the store is tried to see whether it lasts.
+        """Reports trouble of a call at once, and tries the store to see whether it lasts.
 
-        Against a lock, say, the next try takes as long as the call that failed.
+        Against a lock the next try takes as long as the failed call.
         """
         self._set(False)
         self._doubt.set()

@@ -39,7 +39,7 @@ class _Caller:
 
 
 class _Call:
-    """What calls of each kind have in common."""
+    """The common part of all calls."""
 
     def __init__(self, multi: "_Multi", timeout: float | None) -> None:
         loop = asyncio.get_running_loop()
@@ -131,7 +131,7 @@ class _UnaryCall(_Call, aio.UnaryUnaryCall[Any, Any]):
         self._request = request
 
     def cancel(self) -> bool:
-        """Has a call that has not been awaited yet end at once. One that runs ends with its task."""
+        """Ends a call that nobody has awaited yet. One that runs ends with its task."""
         if self._is_done:
             return False
         self._end(_CANCELLED)
@@ -185,7 +185,7 @@ class _UnaryCall(_Call, aio.UnaryUnaryCall[Any, Any]):
         except StopIteration as done:
             answer, fault = done.value
             if expired:
-                # The handler ended all the same; nobody else has asked for the cancellation.
+                # The handler ended all the same, and nobody else has asked for the cancellation.
                 task.uncancel()
             return multi.read(answer), fault
         except asyncio.CancelledError:
@@ -198,7 +198,7 @@ class _UnaryCall(_Call, aio.UnaryUnaryCall[Any, Any]):
 
 
 class _StreamCall(_Call):
-    """A stream of answers. Whoever reads runs the handler, so that nothing is made that nobody reads."""
+    """A stream of answers. Its reader runs the handler, so that no answer is made that nobody reads."""
 
     def __init__(self, multi: "_Multi", requests: Any, timeout: float | None) -> None:
         self._timer: asyncio.TimerHandle | None = None
@@ -239,7 +239,7 @@ class _StreamCall(_Call):
             yield answer
 
     def cancel(self) -> bool:
-        """Ends the call; who reads it is cancelled, as gRPC does it."""
+        """Ends the call; its reader is cancelled, as gRPC does it."""
         if self._is_done:
             return False
         if self._reader:
@@ -263,7 +263,7 @@ class _StreamCall(_Call):
         return aio.EOF
 
     def _close(self, fault: Fault) -> None:
-        """Ends a call that nobody reads now: what its handler holds is let go at once."""
+        """Ends a call without a reader, and its handler at once."""
         self._closing = self._loop.create_task(self._answers.aclose())
         self._end(fault)
 

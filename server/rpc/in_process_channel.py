@@ -36,7 +36,6 @@ class InProcessChannel(aio.Channel):
         return grpc.ChannelConnectivity.READY
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
-        """Its state never changes."""
         if last_observed_state is grpc.ChannelConnectivity.READY:
             await asyncio.get_running_loop().create_future()
 
@@ -68,5 +67,5 @@ class InProcessChannel(aio.Channel):
     def stream_unary(
         self, method: str, request_serializer: Any = None, response_deserializer: Any = None, **_: Any
     ) -> Any:
-        """No method of ours is of this kind."""
+        """None of our methods is of this kind."""
         raise NotImplementedError(method)

@@ -9,9 +9,9 @@ import grpc
 
 from server.domain.errors import DomainError, InvalidRequestError
 from server.lifecycle.watch import SMALL_BYTES
-from server.patches.grpcio import request_came
+from server.patches.grpcio import note_request
 from server.rpc.lower_case_ids import lower_ids
-from server.rpc.parsing import read_connect_request, read_reply_request, reader
+from server.rpc.parsing import make_reader, read_connect_request, read_reply_request
 from server.rpc.pipeline import PREFIX, Behaviour, Behaviours, CallFailed, CallPipeline, Read
 from server.rpc.sending import Sending, size_bytes
 
@@ -30,8 +30,8 @@ _LISTS: Final = frozenset(
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
-    """Has every call of this API pass the pipeline; those of health and reflection only as far as reading and
-    counting go.
+    """Passes every call of this API to the pipeline. Calls of health and reflection are only read and
+    counted.
     """
 
     def __init__(self, pipeline: CallPipeline, sending: Sending) -> None:
@@ -51,7 +51,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
             self._wrapped[method] = self._wrap_foreign(method, handler)
             return self._wrapped[method]
         serialize = partial(_serialize, handler.response_serializer)
-        read = lower_ids(method, _READERS.get(method) or reader(method, handler.request_deserializer))
+        read = lower_ids(method, _READERS.get(method) or make_reader(method, handler.request_deserializer))
         wrapped: grpc.RpcMethodHandler[Any, Any]
         if handler.unary_unary:
             call = self._unary(method, handler.unary_unary, read)
@@ -67,7 +67,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
     def _unary(self, method: str, behaviour: Behaviour, read: Read) -> Behaviour:
         async def call(raw: bytes, context: Any) -> Any:
-            request_came()
+            note_request()
             try:
                 answer, fault = await self._pipeline.answer(method, behaviour, read, raw, context)
                 while (
@@ -85,8 +85,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 self._sending.watch_answer(method, answer)
                 return answer
             finally:
-                # The call keeps the error that `abort` raises, and so this frame, which must not have the
-                # call.
+                # The call keeps the error of `abort`, and with it this frame, which must not hold the call.
                 del raw, context
 
         return call
@@ -94,7 +93,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
     def _stream(self, method: str, behaviour: Behaviours, read: Read) -> Any:
         async def stream(raw: Any, context: Any) -> AsyncIterator[Any]:
             fault = None
-            request_came()
+            note_request()
             try:
                 try:
                     async with aclosing(
@@ -103,8 +102,8 @@ class Interceptor(grpc.aio.ServerInterceptor):
                         async for answer in answers:
                             with self._sending.sent(method, answer):
                                 told = [answer]
-                                # gRPC keeps what it is given until the next one comes: it gets a list, which
-                                # is emptied.
+                                # gRPC keeps its message until the next one comes. So it gets a list, which is
+                                # emptied.
                                 del answer
                                 yield told
                 except CallFailed as error:
@@ -123,11 +122,11 @@ class Interceptor(grpc.aio.ServerInterceptor):
         gRPC would call bytes UNKNOWN that are not its message. Calls of health are few and cheap, and
         answered under any load.
         """
-        read, pipeline = reader(method, handler.request_deserializer), self._pipeline
+        read, pipeline = make_reader(method, handler.request_deserializer), self._pipeline
 
         async def call(raw: bytes, context: Any) -> Any:
             fault = None
-            request_came()
+            note_request()
             try:
                 try:
                     request = read(raw)
@@ -141,7 +140,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
         async def write(raw: bytes, context: Any) -> None:
             fault = None
-            request_came()
+            note_request()
             try:
                 try:
                     with pipeline.admitted_stream(method, context):

@@ -37,7 +37,7 @@ _Path = tuple[tuple[str, ...], str]
 def lower_ids(method: str, read: Read) -> Read:
     """Makes a reader of a method's requests that also lower-cases their ids, in place.
 
-    It may be handed requests that are no messages, as what a worker said may be: these it leaves alone.
+    It leaves alone what is no message, such as a HalvedChunk.
     """
     paths = _PATHS.get(method)
     if not paths:

@@ -1,4 +1,4 @@
-"""Pages by AIP-158: sizes that are bounded, and tokens that are bound to what they page through."""
+"""Pages by AIP-158: bounded sizes, and tokens that are bound to their list."""
 
 import base64
 from collections.abc import Sequence
@@ -23,9 +23,7 @@ def page_size(requested: int, default: int, greatest: int) -> int:
 
 
 def make_token(scope: Sequence[Item], position: Sequence[Item]) -> str:
-    """An opaque token for a position in the list that `scope` names: which list, and the arguments it was
-    asked for with.
-    """
+    """Makes an opaque token for a position in a list. `scope` names the list and its arguments."""
     return base64.urlsafe_b64encode(orjson.dumps([scope, position])).decode().rstrip("=")
 
 

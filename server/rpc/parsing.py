@@ -1,9 +1,9 @@
-"""Reads the bytes of requests. What agents send is read also where protobuf cannot: one bad text must not end
-a worker's stream.
+"""Reads the bytes of requests, also those of agents that protobuf refuses: one bad text must not end a
+stream.
 
 JavaScript cuts strings between the halves of a UTF-16 surrogate pair, and its protobuf writers encode a half
-as three bytes of their own, which protobuf refuses as not UTF-8. So there is a twin of each message of
-agents, the same on the wire, with bytes for texts.
+as three bytes, which protobuf refuses as not UTF-8. So each message of agents has a twin, the same on the
+wire, with bytes for texts.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,10 +26,9 @@ from server.domain.errors import DomainError, InvalidContentError, InvalidMetada
 Parse = Callable[[bytes], Message]
 
 MAX_RECEIVED_BYTES: Final = 4 * 1024 * 1024
-"""What gRPC's core takes, and so what a call may make the server hold before Python sees it. The core ends a
-stream at more.
+"""The bound of gRPC's core, and so how much a call makes the server hold before Python sees it.
 
-Up to that, a reply that is too large is refused and the stream goes on.
+The core ends a stream at more. Below it, a reply that is too large is refused and the stream goes on.
 """
 
 MAX_REQUEST_BYTES: Final = 64 * 1024
@@ -39,39 +38,35 @@ MAX_AGENT_BYTES: Final = 256 * 1024
 """An agent: its prompt has up to 128 KiB."""
 
 MAX_MESSAGE_BYTES: Final = 3 * 1024 * 1024
-"""A message with the largest attachments: 2 MiB of JSON, which a Struct makes larger by some 20 bytes a
-value.
-"""
+"""A message with the largest attachments: 2 MiB of JSON. A Struct adds some 20 bytes a value."""
 
 MAX_REPLY_BYTES: Final = 15 * 256 * 1024
 """The same from an agent, whose content, thought and actions are longer."""
 
 MAX_PARTS: Final = 32_768
-"""Of how many messages and texts a request is made at most. A value of attachments or metadata is up to four.
+"""How many messages and texts a request may have. A value of attachments or metadata is up to four.
 
-Empty, it is two bytes here and a hundred once it is parsed: what is large is counted first.
+An empty one is two bytes here and a hundred once parsed, so large requests are counted first.
 """
 
 MAX_FIELDS: Final = 2 * MAX_PARTS
 """Of how many fields in all, numbers included: to count them takes time, too."""
 
 _LARGE: Final[Mapping[str, tuple[int, type[Message]]]] = {
-    # Its metadata is small, but REST takes bodies of 2 MiB, whose errors are told as those of their fields.
+    # Its metadata is small, but REST takes bodies of 2 MiB and reports their errors by field.
     f"/{DOMAIN}.SessionService/CreateSession": (MAX_MESSAGE_BYTES, CreateSessionRequest),
     f"/{DOMAIN}.MessageService/SendMessage": (MAX_MESSAGE_BYTES, SendMessageRequest),
     f"/{DOMAIN}.MessageService/Converse": (MAX_MESSAGE_BYTES, ConverseRequest),
     f"/{DOMAIN}.AgentService/CreateAgent": (MAX_AGENT_BYTES, pb.CreateAgentRequest),
     f"/{DOMAIN}.AgentService/UpdateAgent": (MAX_AGENT_BYTES, pb.UpdateAgentRequest),
 }
-"""The methods whose requests may be larger than MAX_REQUEST_BYTES; what agents answer is read by functions of
-its own.
-"""
+"""The methods whose requests may be larger than MAX_REQUEST_BYTES, apart from those of agents."""
 
 _MAX_SHIFT: Final = 63
 """Of the last byte of a number, which has ten at most."""
 
 _MAX_ECHOED_CODE_POINTS: Final = 100
-"""How much of a delivery's id is told back where the request could not be read. A good id has at most 55."""
+"""How much of a delivery's id is repeated where the request is unreadable. A good id has at most 55."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +79,7 @@ class HalvedChunk:
 
 @dataclass(frozen=True, slots=True)
 class UnreadableAnswer:
-    """An answer that cannot be read: `part` names the field of ConnectRequest, `final` is that
-    of a failure.
-    """
+    """An answer that cannot be read. `part` is its field of ConnectRequest, `final` that of a failure."""
 
     part: str
     delivery_id: str
@@ -95,11 +88,11 @@ class UnreadableAnswer:
 
 
 ConnectSaid: TypeAlias = pb.ConnectRequest | HalvedChunk | UnreadableAnswer
-"""What a worker said."""
+"""A message of a worker."""
 
 
-def reader(method: str, parse: Parse) -> Callable[[bytes], Any]:
-    """What reads the requests of a method, which raises InvalidRequestError."""
+def make_reader(method: str, parse: Parse) -> Callable[[bytes], Any]:
+    """Makes the reader of a method's requests. It raises InvalidRequestError."""
     most_bytes, kind = _LARGE.get(method, (MAX_REQUEST_BYTES, Message))
     return partial(parse_message, parse, most_bytes=most_bytes, kind=kind)
 
@@ -107,9 +100,9 @@ def reader(method: str, parse: Parse) -> Callable[[bytes], Any]:
 def parse_message(
     parse: Parse, raw: bytes, most_bytes: int = MAX_REQUEST_BYTES, kind: type[Message] = Message
 ) -> Any:
-    """The message in a request's bytes.
+    """Parses a request.
 
-    Raises InvalidRequestError, without parsing, for what is too large or would become so.
+    Raises InvalidRequestError, without parsing, where it is too large or would become so.
     """
     _check_size(raw, most_bytes, kind)
     try:
@@ -119,9 +112,9 @@ def parse_message(
 
 
 def read_connect_request(raw: bytes) -> ConnectSaid:
-    """What a worker said.
+    """Reads a message of a worker.
 
-    Raises InvalidRequestError for what is no answer to a delivery: its stream then ends.
+    Raises InvalidRequestError, which ends its stream, where that is no answer to a delivery.
     """
     if len(raw) <= MAX_REPLY_BYTES and has_few_parts(raw, pb.ConnectRequest):
         with suppress(DecodeError):
@@ -164,9 +157,7 @@ def read_reply_request(raw: bytes) -> pb.ReplyRequest:
 
 
 def _read_reply(answer: Any, into: pb.ConnectRequest.Reply | pb.ReplyRequest) -> None:
-    """Fills in the reply, in its place: protobuf copies a message by way of bytes, and refuses deep ones on
-    that way.
-    """
+    """Fills in the reply in place. protobuf copies a message by way of bytes, and refuses deep ones there."""
     if not answer.reply:
         return
     found, reply = _parse_twin(_AgentReplyBytes, answer.reply), into.reply
@@ -211,7 +202,7 @@ def _check_size(raw: bytes, most_bytes: int, kind: type[Message]) -> None:
 
 
 def has_few_parts(raw: bytes, kind: type[Message]) -> bool:
-    """Whether a request of this kind has MAX_PARTS and MAX_FIELDS at most; what is small is not counted.
+    """Whether a request has at most MAX_PARTS and MAX_FIELDS; small requests are not counted.
 
     Bytes that are no message may pass.
     """
@@ -242,10 +233,10 @@ def has_few_parts(raw: bytes, kind: type[Message]) -> bool:
                             pending.append((at, min(at + length, end), field.message_type))
                         at += length
                     case _:
-                        # A group, which nobody sends, could hide what comes behind it.
+                        # A group, which nobody sends, could hide the fields behind it.
                         return False
     except (IndexError, _NoNumberError):
-        # It ends in the midst of something, or has a number too long, where parsing ends as well.
+        # It breaks off or holds a number that is too long. Parsing will end there as well.
         return True
     return True
 
@@ -277,10 +268,9 @@ def _parse_twin(twin: Any, raw: bytes) -> Any:
 
 
 def _byte_twins(*originals: type[Message]) -> list[type[Message]]:
-    """The messages with bytes for every string, and for every message that is not declared inside them: the
-    same on the wire.
+    """Makes twins of messages, the same on the wire: strings and messages from outside become bytes.
 
-    An enum is a number there.
+    Enums become numbers.
     """
     kinds = descriptor_pb2.FieldDescriptorProto
     package = f"{DOMAIN}.twins"

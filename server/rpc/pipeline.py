@@ -1,5 +1,5 @@
-"""What surrounds every call, over the wire or in this process: it is admitted and counted, and a failure
-becomes a row of the table.
+"""Surrounds every call, from the wire or this process: admits and counts it, and maps its failure to the
+table.
 """
 
 import asyncio
@@ -33,16 +33,16 @@ LONGEST_QUIET_SECONDS: Final = 3.0
 """How long a server that stops waits for that at most."""
 
 MAX_HELD_BYTES: Final = 32 * 1024 * 1024
-"""How many bytes of large requests (more than MAX_REQUEST_BYTES) may be under way at a time. gRPC keeps each
-until its call ends.
+"""How many bytes of large requests (more than MAX_REQUEST_BYTES) may be under way. gRPC keeps each until its
+call ends.
 
-Small ones are bounded by how many calls and streams there may be.
+The bounds on calls and streams bound small requests.
 """
 
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
 Behaviours = Callable[[Any, Any], AsyncGenerator[Any, None]]
 Read = Callable[[Any], Any]
-"""Makes the request of what has come in, which is the request itself where both sides are one process."""
+"""Makes the request from the received bytes. Within one process these are the request itself."""
 
 
 class Waiting(NamedTuple):
@@ -55,7 +55,7 @@ class Waiting(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """What a call is aborted with."""
+    """The status, message and trailers of an aborted call."""
 
     code: grpc.StatusCode
     message: str
@@ -66,7 +66,7 @@ PREFIX: Final = f"/{DOMAIN}."
 """How the paths of this API's methods begin."""
 
 _HEALTH: Final = f"{PREFIX}SessionService/GetServiceStatus"
-"""How the service stands is told however much there is to do."""
+"""The call for the service's state is answered under any load."""
 
 _OF_WORKERS: Final = (f"{PREFIX}AgentService/Connect", f"{PREFIX}AgentService/Reply")
 _LOGGED_IDS: Final = {"sessionId": "session_id", "agentId": "agent_id", "deliveryId": "delivery_id"}
@@ -76,7 +76,7 @@ log = structlog.get_logger()
 
 
 class Caller(Protocol):
-    """What the pipeline asks of a call's context."""
+    """The part of a call's context that the pipeline uses."""
 
     def time_remaining(self) -> float | None:
         """How many seconds are left of the call's deadline; None: it has none."""
@@ -89,7 +89,7 @@ class Caller(Protocol):
 
 
 class CallFailed(Exception):  # noqa: N818 - it is not an error of ours, but how a stream of answers ends
-    """A stream has failed; `fault` is what to abort it with."""
+    """The error of a stream, with its `fault`."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.message)
@@ -97,16 +97,12 @@ class CallFailed(Exception):  # noqa: N818 - it is not an error of ours, but how
 
 
 class CallPipeline:
-    """Admits calls, refuses those whose deadline has passed, and turns exceptions into statuses with
-    ErrorInfo.
-    """
+    """Admits calls, refuses those past their deadline, and turns exceptions into statuses with ErrorInfo."""
 
     def __init__(
         self, on_trouble: Callable[[], None], *, max_calls: int, max_streams: int, slow_call_s: float
     ) -> None:
-        """`on_trouble` is called when the store could not do what it was asked; a call that takes
-        `slow_call_s` is logged.
-        """
+        """`on_trouble` is called when the store failed. Calls that take `slow_call_s` are logged."""
         self._on_trouble = on_trouble
         self._max_calls = max_calls
         self._max_streams = max_streams
@@ -116,8 +112,7 @@ class CallPipeline:
         self._streams = 0
         # Streams of other APIs: a service that stops does not wait for them.
         self._foreign_streams = 0
-        # Of all streams, those that are not the facade's; and of those that come from elsewhere, how many
-        # from where.
+        # Streams of others than the facade; and by host, streams from other machines.
         self._side_streams = 0
         self._host_streams: Counter[str] = Counter()
         self._held_bytes = 0
@@ -127,8 +122,8 @@ class CallPipeline:
     async def drain(self) -> None:
         """Refuses new calls with UNAVAILABLE, and waits until those in flight are done and no more come.
 
-        gRPC itself would cut calls that arrive as it stops, without a word of why; a client would not know
-        that it may try again.
+        gRPC itself would cut calls that arrive as it stops, and a client would not know that it may try
+        again.
         """
         self._stopping = True
         now_s = asyncio.get_running_loop().time
@@ -141,9 +136,7 @@ class CallPipeline:
             await asyncio.sleep(QUIET_SECONDS / 4)
 
     def _admit(self, caller: Caller) -> None:
-        """Raises UnavailableError when the service stops, DeadlineExceededError when the call's deadline has
-        passed.
-        """
+        """Raises UnavailableError when the service stops, DeadlineExceededError past the call's deadline."""
         self._last_call_s = asyncio.get_running_loop().time()
         if self._stopping:
             raise UnavailableError("The service is stopping")
@@ -197,9 +190,9 @@ class CallPipeline:
 
     @contextmanager
     def admitted_stream(self, method: str, caller: Caller) -> Iterator[None]:
-        """Counts a stream. Raises OverloadedError besides what `_admit` raises.
+        """Counts a stream. Raises OverloadedError besides the errors of `_admit`.
 
-        Workers and other APIs have half of them between them, and so has each other machine: the facade
+        Workers and other APIs may have half of all streams, and so may each other machine. So the facade
         beside the server finds room.
         """
         self._admit(caller)
@@ -265,7 +258,7 @@ class CallPipeline:
     async def stream(
         self, method: str, behaviour: Behaviours, read: Read, raw: Any, caller: Caller
     ) -> AsyncGenerator[Any, None]:
-        """The answers to a call. Raises CallFailed."""
+        """Yields the answers to a call. Raises CallFailed."""
         request = fault = None
         try:
             try:
@@ -282,7 +275,7 @@ class CallPipeline:
             if fault:
                 raise CallFailed(fault)
         finally:
-            # Whoever gets the error keeps this frame, which must not have the call.
+            # The error keeps this frame, which must not hold the call.
             del raw, caller, request
 
     def fault(self, method: str, request: Any, error: Exception) -> Fault:
@@ -331,8 +324,8 @@ def _host(peer: str) -> str:
 
 
 def _internal(method: str, request: Any, error_id: str) -> tuple[str, str, dict[str, str]]:
-    """The reason, message and details for what nobody foresaw: creating and sending have documented classes
-    of their own.
+    """Returns reason, message and details of an unforeseen error. Creating and sending have classes of their
+    own.
     """
     reason = f"internal error {error_id}"
     match method.rpartition("/")[2]:

@@ -31,9 +31,7 @@ def add_reflection(names: Sequence[str], server: grpc.aio.Server) -> None:
 
 
 def _describe_v1() -> None:
-    """Adds the file of `v1`, which is that of `v1alpha` with another package, so that tools can
-    describe it.
-    """
+    """Adds the file of `v1`, a copy of `v1alpha` in another package, so that tools can describe it."""
     file = descriptor_pb2.FileDescriptorProto()
     reflection_pb2.DESCRIPTOR.CopyToProto(file)
     file.name = file.name.replace("v1alpha", "v1")

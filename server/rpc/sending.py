@@ -1,6 +1,4 @@
-"""Answers that their clients do not read: how long they are waited for, and how many bytes of
-them are kept.
-"""
+"""Bounds the answers that clients do not read: how long they wait, and how many bytes they hold."""
 
 import asyncio
 from collections import OrderedDict
@@ -22,10 +20,10 @@ Beyond it nothing large is read for anybody.
 """
 
 LATE_SECONDS: Final = 1.0
-"""How long a message may wait before its call is among those that end where too much waits."""
+"""How long a message may wait before its call may be ended for holding too much."""
 
 APART_SECONDS: Final = 0.002
-"""How much time each of those that have waited for room has to use it, before the next one looks."""
+"""How long one waiting reader has to use its room before the next one looks."""
 
 log = structlog.get_logger()
 
@@ -49,21 +47,21 @@ class Sending:
         # By the task of its call, in the order in which they began to wait.
         self._waiting: dict[asyncio.Task[Any], _Waiting] = {}
         self._bytes = 0
-        # What is called when there is room: for answers to calls, which come first, and for streams.
+        # Called when there is room: for answers to calls, which come first, and for streams.
         self._calls: OrderedDict[Callable[[], None], None] = OrderedDict()
         self._streams: OrderedDict[Callable[[], None], None] = OrderedDict()
-        # What has been read and is not being sent yet, by who has read it.
+        # By owner: how many bytes it has read and does not send yet.
         self._reserved: dict[object, int] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._late_timer: asyncio.TimerHandle | None = None
 
     @property
     def is_full(self) -> bool:
-        """Whether so much waits to be sent that nothing large should be added."""
+        """Whether too much waits to be sent for anything large to be added."""
         return self._bytes + sum(self._reserved.values()) >= MAX_UNREAD_BYTES
 
     def reserve(self, owner: object, size_bytes: int) -> None:
-        """Counts what an owner has read and will send in a moment."""
+        """Counts bytes that an owner has read and will send in a moment."""
         self._reserved[owner] = size_bytes
 
     def release(self, owner: object) -> None:
@@ -72,12 +70,14 @@ class Sending:
             self._look_later()
 
     def when_free(self, wake: Callable[[], None]) -> None:
-        """Has a stream woken once there is room for something large; it looks again whether it is full."""
+        """Calls `wake` once there is room for something large. The stream then looks again whether it is
+        full.
+        """
         self._streams[wake] = None
         self._look_later()
 
     def forget(self, wake: Callable[[], None]) -> None:
-        """Has it woken no more."""
+        """Drops `wake`."""
         self._streams.pop(wake, None)
 
     async def free(self) -> None:
@@ -148,8 +148,8 @@ class Sending:
         self._timer = loop.call_at(at_s, self._look)
 
     def _look(self) -> None:
-        """Wakes the first of those that wait for room; where there is none, ends the late ones of the calls
-        that have waited longest.
+        """Wakes the first waiter where there is room; else ends the calls that are late and have waited
+        longest.
         """
         self._timer = None
         now_s = asyncio.get_running_loop().time()

@@ -17,8 +17,10 @@ from server.rpc.sending import Sending
 from server.rpc.services import Services
 
 PENDING_PER_CONNECTION: Final = 1.5
-"""How many calls of a method may wait for Python, per call that one connection may have open: a client alone
-never meets the bound, nor keeps others out."""
+"""How many calls of a method may wait for Python, per call that one connection may have open.
+
+A single client never meets this bound, and cannot keep others out.
+"""
 
 MIN_PING_MS: Final = 1000
 """How often a client may ping: proxies that drop silent connections have clients do so every 10 s and more.
@@ -43,8 +45,7 @@ def build_server(
     max_pending = int(max_connection_streams * PENDING_PER_CONNECTION)
     options = [
         ("grpc.max_receive_message_length", MAX_RECEIVED_BYTES),
-        # Identity alone: what is compressed is refused, because the core unpacks it before anybody asks how
-        # large it becomes.
+        # Identity alone, because the core unpacks a compressed message before anybody checks its size.
         ("grpc.compression_enabled_algorithms_bitset", 1),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),
@@ -53,14 +54,12 @@ def build_server(
         # A connection that does not begin to speak HTTP/2 ends; the core's own default is 120 s.
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
         ("grpc.max_allowed_incoming_connections", quarter_of_descriptors()),
-        # gRPC would answer a client's pings with GOAWAY: more than one in 5 minutes, in 2 hours without a
-        # call.
+        # gRPC would answer frequent pings with GOAWAY: more than one in 5 minutes, in 2 hours without a call.
         ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MS),
         ("grpc.keepalive_permit_without_calls", 1),
-        # How many calls of a method may wait for Python to look at them. Beyond that gRPC's core cancels
-        # calls without a word of why, but at next to no cost: where more come than Python can even refuse, a
-        # longer queue is one in which everybody waits past their deadlines. The core's own default, from the
-        # one limit to the other at random, would be such a queue.
+        # How many calls of a method may wait for Python. Beyond that gRPC's core cancels calls without a
+        # reason, but almost for free. In a longer queue everybody waits past their deadline. The core's
+        # default, a random bound between the two limits, is such a queue.
         ("grpc.server.max_pending_requests", max_pending),
         ("grpc.server.max_pending_requests_hard_limit", max_pending + 1),
     ]

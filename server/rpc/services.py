@@ -18,9 +18,9 @@ from eliza.sessions.v1 import (
 from server.agents.connectors import Connectors
 from server.clock import Clock, TestClock
 from server.delivery.dispatcher import Dispatcher
+from server.lifecycle.backpressure import Backpressure
 from server.lifecycle.expiry import ExpiryScheduler
 from server.lifecycle.purge import Purge
-from server.lifecycle.room import Room
 from server.lifecycle.watches import Watches
 from server.rpc.agent_service import AgentService
 from server.rpc.clock_service import ClockService
@@ -28,6 +28,7 @@ from server.rpc.encoding import Entries
 from server.rpc.health import HealthMonitor
 from server.rpc.message_service import MessageService
 from server.rpc.session_service import SessionService
+from server.rpc.watch_streams import WatchStreams
 from server.settings import Settings
 from server.store.contract import Store
 
@@ -54,7 +55,7 @@ class Services:
         self._registered: list[tuple[str, Any]] = []
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """Keeps what a server of gRPC wants to know; it names the same methods again."""
+        """Keeps the handlers for a server of gRPC. They name the same methods again."""
         self._generic.append(handlers)
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
@@ -63,7 +64,7 @@ class Services:
         self.handlers.update({f"/{service}/{name}": handler for name, handler in handlers.items()})
 
     def add_to(self, server: grpc.aio.Server) -> None:
-        """Has a server of gRPC serve the same methods."""
+        """Registers the same methods with a server of gRPC."""
         for generic in self._generic:
             server.add_generic_rpc_handlers(generic)
         for service, handlers in self._registered:
@@ -86,15 +87,14 @@ def build_services(
     expiry: ExpiryScheduler,
     purge: Purge,
     health: HealthMonitor,
-    room: Room,
+    backpressure: Backpressure,
 ) -> Services:
     """All servicers of the API."""
     services, entries, heartbeat_s = Services(), Entries(), settings.stream_heartbeat_seconds
     # The generated functions ask no more of a server.
     target = cast(grpc.aio.Server, services)
-    sessions = SessionService(
-        store, clock, settings.timeout_policy, health, watches, entries, heartbeat_s, room
-    )
+    streams = WatchStreams(store, clock, watches, entries, heartbeat_s, backpressure)
+    sessions = SessionService(store, clock, settings.timeout_policy, health, streams)
     messages = MessageService(
         store, clock, watches, entries, settings.reply_deadline_seconds, settings.max_open_deliveries
     )

@@ -47,7 +47,7 @@ def session(
     as_text: bool,
     make: Callable[..., session_pb2.Session] = session_pb2.Session,
 ) -> session_pb2.Session:
-    """A session at an instant. `make` may be the `add` of a list."""
+    """A session at an instant. `make` makes the message, such as the `add` of a list."""
     return make(
         session_id=stored.id,
         channel_id=stored.channel_id,
@@ -74,7 +74,7 @@ def message(
     as_text: bool,
     make: Callable[..., message_pb2.Message] = message_pb2.Message,
 ) -> message_pb2.Message:
-    """A stored message, with the session's metadata laid under its own. `make` may be the `add` of a list.
+    """A stored message, with the session's metadata laid under its own. `make`: as above.
 
     Contract: "the session's metadata, overlaid by the message's own, and `sessionId`, which a client cannot
     overwrite".
@@ -95,25 +95,26 @@ def message(
         made.actions.extend(stored.actions)
         made.reply_to_sequence = stored.answers or 0
     if as_text:
-        made.metadata_json = _overlaid(session.id, session.metadata, stored.metadata)
+        made.metadata_json = _overlay_metadata(session.id, session.metadata, stored.metadata)
         if stored.attachments:
             made.attachments_json = json_text.escape_lines(stored.attachments)
         return made
-    both = {**orjson.loads(session.metadata), **orjson.loads(stored.metadata), "sessionId": session.id}
-    made.metadata.CopyFrom(values.struct(both))
+    own = orjson.loads(stored.metadata)
+    made.metadata.CopyFrom(values.struct({**orjson.loads(session.metadata), **own, "sessionId": session.id}))
     if stored.attachments is not None:
         made.attachments.CopyFrom(values.list_value(orjson.loads(stored.attachments)))
     return made
 
 
 @lru_cache(maxsize=64)
-def _overlaid(session_id: str, shared: str, own: str) -> str:
-    """A message's metadata over that of its session. Kept, because most messages have none of their own."""
-    return json_text.escape_lines(json_text.overlay(shared, {**orjson.loads(own), "sessionId": session_id}))
+def _overlay_metadata(session_id: str, shared: str, own: str) -> str:
+    """Lays a message's metadata over its session's, as text. Cached, because most messages have none."""
+    laid_over = {**orjson.loads(own), "sessionId": session_id}
+    return json_text.escape_lines(json_text.overlay(shared, laid_over))
 
 
 def delivered_message(session: Session, entry: Entry, stored: Message, as_text: bool) -> message_pb2.Message:
-    """A message with its author's own metadata beside the overlaid, which an agent must tell apart."""
+    """A message with its author's own metadata beside the overlaid: agents need both."""
     delivered = message(session, entry, stored, as_text)
     if as_text:
         delivered.own_metadata_json = json_text.escape_lines(stored.metadata)
@@ -169,7 +170,7 @@ def abort(piece: Abort) -> log_pb2.ReplyAborted:
 
 
 def session_status(entry: Entry) -> message_pb2.SessionStatus:
-    """What a message did to its session."""
+    """How a message changed its session."""
     return message_pb2.SessionStatus(
         expires_at=values.timestamp(entry.expires_at_ms),
         renewal_count=entry.renewal_count,
@@ -179,7 +180,7 @@ def session_status(entry: Entry) -> message_pb2.SessionStatus:
 
 
 def timeout_config(config: TimeoutConfig | PartialTimeoutConfig) -> timeout_pb2.TimeoutConfig:
-    """Timeout settings; what is None stays unset."""
+    """Timeout settings. None stays unset."""
     return timeout_pb2.TimeoutConfig(
         timeout_minutes=config.timeout_minutes,
         auto_renew=config.auto_renew,

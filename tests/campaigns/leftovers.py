@@ -17,9 +17,11 @@ from typing import Any, Final
 
 from google.protobuf.message import Message
 
+from rest_facade.front_door.exchange import Exchange
+from rest_facade.front_door.protocol import HttpProtocol
 from rest_facade.shapes import responses
 from server.cli import main
-from server.cli.rest import inherited
+from server.cli.rest import select_inherited
 from server.rpc import message_service
 
 LARGE_BYTES: Final = 500
@@ -29,10 +31,12 @@ _RUNNING: Final = (FrameType, TracebackType, GeneratorType, CoroutineType, Async
 
 
 def _found() -> Iterator[str]:
-    """What a cycle has kept: what ran, classes made for it, and whatever of a request it holds."""
+    """What a cycle has kept: what ran, connections, classes, and whatever of a request it holds."""
     for kept in gc.garbage:
         if isinstance(kept, type):
             yield f"class {kept.__qualname__}"
+        if isinstance(kept, (HttpProtocol, Exchange)):
+            yield type(kept).__name__
         if isinstance(kept, _RUNNING):
             yield _name(kept)
         for held in gc.get_referents(kept):
@@ -85,6 +89,6 @@ if __name__ == "__main__":
     signal.signal(signal.SIGUSR1, lambda *_: _tell(told))
     if sys.argv[1] == "rest":
         # With more in its environment than it needs, it would become the program itself, which tells nothing.
-        for name in os.environ.keys() - inherited(os.environ).keys():
+        for name in os.environ.keys() - select_inherited(os.environ).keys():
             del os.environ[name]
     main()

@@ -12,7 +12,7 @@ import uvloop
 
 from rest_facade.front_door import admission
 from rest_facade.front_door.admission import ACTIVE_REQUESTS, STARTED_PER_TURN, Admission
-from rest_facade.main import ACCEPTED_AT_ONCE, accepting
+from rest_facade.main import ACCEPTED_AT_ONCE, duplicate_listener
 from tests.support.waiting import PATIENCE_SECONDS
 
 
@@ -168,8 +168,8 @@ def test_many_connections_are_accepted_in_a_turn_of_the_loop() -> None:
         # In another process, which accepts already, it must not block.
         listener.setblocking(False)
         with socket.socket(fileno=os.dup(listener.fileno())) as inherited:
-            more = accepting(inherited)
+            more = duplicate_listener(inherited)
             assert not any(os.get_blocking(one.fileno()) for one in more)
             for one in more:
                 one.close()
-        assert uvloop.run(turns(accepting(listener), clients)) < len(clients) / 4
+        assert uvloop.run(turns(duplicate_listener(listener), clients)) < len(clients) / 4

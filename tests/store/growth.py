@@ -34,6 +34,7 @@ from server.rpc.agent_service import AgentService
 from server.rpc.encoding import Entries
 from server.rpc.message_service import MessageService
 from server.rpc.session_service import SessionService
+from server.rpc.watch_streams import WatchStreams
 from server.store.sqlite.check import COUNTED
 from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import RETRIES, agent, answer, expire, give_up, respond, say, take
@@ -208,7 +209,8 @@ def _sessions_rpc(world: World) -> SessionService:
     class Health:
         is_serving = True
 
-    return SessionService(world.store, world.clock, POLICY, Health(), Watches(), Entries(), 1)  # type: ignore[arg-type]
+    streams = WatchStreams(world.store, world.clock, Watches(), Entries(), 1)
+    return SessionService(world.store, world.clock, POLICY, Health(), streams)  # type: ignore[arg-type]
 
 
 def _agents_rpc(world: World) -> AgentService:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from server.agents import hosts as hosts_module
 from server.agents.agent_json import read_clean_json, read_json
 from server.agents.allowed import Endpoint, canonical_host, endpoint_of
-from server.agents.failure_detail import MAX_DETAIL_CHARACTERS, cause, detail
+from server.agents.failure_detail import MAX_DETAIL_CHARACTERS, describe_cause, make_detail
 from server.agents.guarded_http import MAX_RETRY_AFTER_SECONDS, is_temporary, retry_after_s
 from server.agents.hosts import (
     MAX_LOOKUPS,
@@ -729,7 +729,7 @@ class TestDetail:
         ],
     )
     def test_it_names_host_and_port_and_no_more_of_the_address(self, url: str, place: str) -> None:
-        assert (detail(url, "", ""), detail(url, "oh", "")) == (place, f"{place}: oh")
+        assert (make_detail(url, "", ""), make_detail(url, "oh", "")) == (place, f"{place}: oh")
 
     @given(
         st.lists(
@@ -739,21 +739,21 @@ class TestDetail:
         st.sampled_from(["c2Vj/cmV0", "whsec_c2Vj/cmV0"]),
     )
     def test_it_is_short_and_harmless_and_holds_no_secret(self, words: str, secret: str) -> None:
-        told = detail("https://a.example/", words, secret)
+        told = make_detail("https://a.example/", words, secret)
         assert told.isprintable()
         assert len(told) <= len("a.example:443: ") + MAX_DETAIL_CHARACTERS
         assert not any(form in told for form in ("c2Vj/cmV0", "c2Vj\\/cmV0", "c2Vj%2FcmV0"))
 
     def test_the_secret_is_replaced_before_the_words_are_cut(self) -> None:
-        told = detail("http://x/", "y" * (MAX_DETAIL_CHARACTERS - 3) + "secret", "secret")
+        told = make_detail("http://x/", "y" * (MAX_DETAIL_CHARACTERS - 3) + "secret", "secret")
         assert told == "x:80: " + "y" * (MAX_DETAIL_CHARACTERS - 3) + "[se"
 
 
 def test_the_cause_of_a_failure_is_never_empty() -> None:
-    assert cause(httpx2.ConnectTimeout("")) == "ConnectTimeout"
+    assert describe_cause(httpx2.ConnectTimeout("")) == "ConnectTimeout"
     broken = httpx2.ReadError("")
     broken.__cause__ = ConnectionResetError(104, "a text of whoever raised it")
-    assert cause(broken) == "Connection reset by peer"
+    assert describe_cause(broken) == "Connection reset by peer"
 
 
 class TestJson:

@@ -159,13 +159,13 @@ async def test_generators_await_wherever_they_are_consumed() -> None:
 async def test_only_so_many_idle_greenlets_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(greenlets, "MAX_IDLE", 2)
     made: list[weakref.ref[Any]] = []
-    started = greenlets._started
+    started = greenlets._start_greenlet
 
     def noted() -> Any:
         made.append(weakref.ref(runner := started()))
         return runner
 
-    monkeypatch.setattr(greenlets, "_started", noted)
+    monkeypatch.setattr(greenlets, "_start_greenlet", noted)
     pool = Greenlets()
     for _ in range(3):
         await asyncio.gather(*(finish(pool.begin(lambda: await_(double(1)))) for _ in range(5)))
@@ -247,7 +247,7 @@ async def test_a_function_that_is_dropped_while_it_waits_ends() -> None:
             ended.append(True)
 
     pool = Greenlets()
-    runner = greenlets._started()
+    runner = greenlets._start_greenlet()
     waiting = runner.switch(view)
     waiting.close()
     del runner, waiting

@@ -183,7 +183,7 @@ def test_of_what_is_too_large_the_delivery_is_read(monkeypatch: pytest.MonkeyPat
     ],
 )
 def test_each_method_has_a_bound_that_is_looked_at_before_parsing(method: str, most_bytes: int) -> None:
-    read = parsing.reader(f"/eliza.sessions.v1.{method}", len)  # type: ignore[arg-type] # parsing is as good as that here
+    read = parsing.make_reader(f"/eliza.sessions.v1.{method}", len)  # type: ignore[arg-type] # parsing is as good as that here
     assert read(b"\xff" * most_bytes) == most_bytes
     with pytest.raises(InvalidRequestError, match=f"larger than {most_bytes} bytes"):
         read(b"\xff" * (most_bytes + 1))
@@ -214,7 +214,9 @@ def test_the_largest_message_and_reply_that_are_valid_fit(kind: str) -> None:
     )
     raw = request.SerializeToString()
     assert (
-        parsing.reader("/eliza.sessions.v1.MessageService/SendMessage", SendMessageRequest.FromString)(raw)
+        parsing.make_reader("/eliza.sessions.v1.MessageService/SendMessage", SendMessageRequest.FromString)(
+            raw
+        )
         == request
     )
     wide = "\U0001f600" * MAX_REPLY_CODE_POINTS
@@ -236,9 +238,9 @@ def test_what_holds_too_many_values_is_never_parsed(inner: bytes) -> None:
     values = bytes([0x0A, len(inner), *inner]) * (parsing.MAX_PARTS + 1)
     raw = b"\x22" + _varint(len(values)) + values
     with pytest.raises(InvalidRequestError, match="more than 32768"):
-        parsing.reader("/eliza.sessions.v1.MessageService/SendMessage", _never)(raw)
+        parsing.make_reader("/eliza.sessions.v1.MessageService/SendMessage", _never)(raw)
     with pytest.raises(InvalidRequestError, match="more than 32768"):
-        parsing.reader("/eliza.sessions.v1.MessageService/Converse", _never)(
+        parsing.make_reader("/eliza.sessions.v1.MessageService/Converse", _never)(
             b"\x0a" + _varint(len(raw)) + raw
         )
     # A reply is refused on the stream, by its delivery.
@@ -252,7 +254,7 @@ def test_what_holds_too_many_values_is_never_parsed(inner: bytes) -> None:
 def test_a_group_hides_nothing() -> None:
     values = b"\x0a\0" * (parsing.MAX_PARTS + 1)
     with pytest.raises(InvalidRequestError, match="more than 32768"):
-        parsing.reader("/eliza.sessions.v1.MessageService/SendMessage", _never)(
+        parsing.make_reader("/eliza.sessions.v1.MessageService/SendMessage", _never)(
             b"\xfb\x01\xfc\x01\x22" + _varint(len(values)) + values
         )
 
@@ -271,13 +273,13 @@ def _varint(value: int) -> bytes:
 def test_fields_that_are_numbers_are_counted_too(field: bytes) -> None:
     large = field * (parsing.MAX_FIELDS + 1)
     with pytest.raises(InvalidRequestError, match="fields"):
-        parsing.reader("/eliza.sessions.v1.MessageService/SendMessage", _never)(large)
+        parsing.make_reader("/eliza.sessions.v1.MessageService/SendMessage", _never)(large)
 
 
 @pytest.mark.parametrize("begin", [b"", b"\x78", b"\x7a"], ids=["key", "number", "length"])
 def test_a_number_without_end_is_not_read_to_the_end(begin: bytes) -> None:
     # To put it together takes the square of its length: half an hour, while nobody else is served.
     with pytest.raises(InvalidRequestError, match="not a message"):
-        parsing.reader("/eliza.sessions.v1.MessageService/SendMessage", SendMessageRequest.FromString)(
+        parsing.make_reader("/eliza.sessions.v1.MessageService/SendMessage", SendMessageRequest.FromString)(
             begin + b"\xff" * 3_000_000
         )

@@ -29,6 +29,7 @@ from server.rpc.agent_service import AgentService
 from server.rpc.encoding import Entries
 from server.rpc.message_service import MessageService
 from server.rpc.session_service import SessionService
+from server.rpc.watch_streams import WatchStreams
 from server.store.sqlite.file import prepare
 from tests.campaigns.simulation.answers import answered
 from tests.campaigns.simulation.calls import Call
@@ -176,7 +177,8 @@ class World:
             interval_minutes=PURGE_MINUTES,
         )
         self.store.add_listener(self.purge.on_commit)
-        self.session_service = SessionService(self.store, self, POLICY, None, self.signals, Entries(), 1e6)  # type: ignore[arg-type]
+        streams = WatchStreams(self.store, self, self.signals, Entries(), 1e6)  # type: ignore[arg-type]
+        self.session_service = SessionService(self.store, self, POLICY, None, streams)  # type: ignore[arg-type]
         self.message_service = MessageService(
             self.store, self, self.signals, Entries(), REPLY_SECONDS, LIMITS.max_open
         )

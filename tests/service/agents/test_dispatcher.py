@@ -1030,7 +1030,7 @@ class TestWorkers:
         changed = await world.store.update_agent(
             AGENT, lambda agent, now_ms: Agent(agent.id, agent.name, AgentKind.ECHO, T0, now_ms)
         )
-        workers.changed(AGENT, changed)
+        workers.apply_change(AGENT, changed)
         assert await world.exchanged(one) == [("hello", "hello")]
 
     async def test_a_session_that_ends_while_it_waits_frees_its_place(self, world: World) -> None:
@@ -1043,7 +1043,7 @@ class TestWorkers:
         for one, content in ((ended, "gone"), (other, "hello"), (third, "no room")):
             await world.send(one, content)
         await world.delete(ended)
-        with workers.connected(agent, capacity=1, history_messages=0) as worker:
+        with workers.connect(agent, capacity=1, history_messages=0) as worker:
             given = await asyncio.wait_for(worker.told.get(), PATIENCE_SECONDS)
             assert given.work.message.content == "hello"
             waits = await first_open(world.store, third)

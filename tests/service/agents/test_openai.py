@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import pytest_asyncio
 
-from server.agents import guarded_http, openai
+from server.agents import guarded_http, hosts, openai
 from server.domain.agents import Agent, OpenAiSettings
 from server.domain.errors import InvalidFieldError
 from tests.service.agents.asking import ATTEMPTS, Asking, agent, asking, cannot_be_asked, fails, rests
@@ -46,7 +46,7 @@ from tests.service.agents.webhook_server import (
 KEY = "sk-test-0123456789"
 PATIENCE = 30.0
 BRIEF = 0.1
-REFUSED = f"the agent's host {guarded_http._REFUSED}"
+REFUSED = f"the agent's host {hosts.REFUSED}"
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -99,7 +99,7 @@ async def nothing(*_arguments: object) -> None:
 async def test_rooms_end_empty(seed: int, caplog: pytest.LogCaptureFixture) -> None:
     rng = random.Random(seed)
     server = Server(rng)
-    outlet = SimpleNamespace(emit=nothing, is_full=lambda _: False, flushed=nothing)
+    outlet = SimpleNamespace(emit=nothing, is_full=lambda _: False, wait_until_flushed=nothing)
     rooms = Rooms(cast(Backend, server), outlet)
     running = asyncio.create_task(rooms.run())
     gone: set[str] = set()
@@ -156,7 +156,8 @@ async def test_a_socket_that_goes_while_it_joins_is_no_member() -> None:
         rng = random.Random(1)
         server = Server(rng)
         rooms = Rooms(
-            cast(Backend, server), SimpleNamespace(emit=nothing, is_full=lambda _: False, flushed=nothing)
+            cast(Backend, server),
+            SimpleNamespace(emit=nothing, is_full=lambda _: False, wait_until_flushed=nothing),
         )
         running = asyncio.create_task(rooms.run())
         welcomed, gone = asyncio.Event(), asyncio.Event()
@@ -170,9 +171,7 @@ async def test_a_socket_that_goes_while_it_joins_is_no_member() -> None:
         rooms.forget("one")
         gone.set()
         await joining
-        await eventually(
-            lambda rooms=rooms: not rooms._watch.sessions, lambda rooms=rooms: rooms._watch.sessions
-        )
+        await eventually(lambda rooms=rooms: rooms.is_idle, lambda rooms=rooms: rooms._watch.sessions)
         await eventually(
             lambda server=server: not any(stream.watched for stream in server.streams),
             lambda: "a watch is left",
@@ -195,8 +194,8 @@ async def test_a_socket_that_goes_while_its_session_is_looked_up_does_not_join(
         await found.wait()
         return room_id
 
-    monkeypatch.setattr(sockets, "_session_id", session_id)
-    joining = asyncio.create_task(sockets._join(socket_id, {"roomId": SESSIONS[0]}))
+    monkeypatch.setattr(sockets._events, "find_session", session_id)
+    joining = asyncio.create_task(sockets._events.join(socket_id, {"roomId": SESSIONS[0]}))
     await looking.wait()
     # As the library does when a connection ends.
     manager.pre_disconnect(socket_id, "/")

@@ -37,7 +37,7 @@ class Outlet:
     def is_full(self, socket_id: str) -> bool:
         return self.full
 
-    async def flushed(self, socket_id: str) -> None:
+    async def wait_until_flushed(self, socket_id: str) -> None:
         self.waiting += 1
         if self.full:
             await self.room.wait()

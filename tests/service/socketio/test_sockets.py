@@ -15,7 +15,7 @@ import requests
 
 from eliza.sessions.v1.message_service_pb2 import SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import DeleteSessionRequest
-from rest_facade.socketio.sockets import MAX_HINTS
+from rest_facade.socketio.client_events import MAX_HINTS
 from tests.service.agents.worker import Worker, stream_agent
 from tests.service.docs.pages import example
 from tests.support.clients import create, history, replies, send

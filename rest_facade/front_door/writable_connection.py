@@ -1,4 +1,4 @@
-"""One connection as those see it who answer on it."""
+"""A connection as the writers of answers see it."""
 
 import asyncio
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from rest_facade.front_door.connections import Connection, Connections
 
 
-class Line(Connection, asyncio.Protocol):
+class WritableConnection(Connection, asyncio.Protocol):
     """A connection on which bytes are sent."""
 
     environ: dict[str, Any]
-    """What the WSGI environs of all its requests have."""
+    """The part of the WSGI environ that all its requests share."""
 
     is_write_paused = False
     """Whether more waits to be sent than should."""
@@ -26,21 +26,20 @@ class Line(Connection, asyncio.Protocol):
         if not self.transport.is_closing():
             self.transport.write(data)
 
-    def drained(self) -> asyncio.Future[None]:
-        """What is done when the client has read most of what was sent, or has gone."""
+    def when_drained(self) -> asyncio.Future[None]:
+        """Returns a future that ends when the client has read most of the sent bytes, or has gone."""
         self._drained = self._loop.create_future()
         return self._drained
 
     def is_closing(self) -> bool:
-        """Whether the connection ends."""
         return self.transport.is_closing()
 
     def close(self) -> None:
-        """Ends the connection when what was written has been sent."""
+        """Ends the connection when all written bytes have been sent."""
         self.transport.close()
 
     def counted_client(self) -> str | None:
-        """The client that the connection counts for now."""
+        """Returns the client that the connection counts for now."""
         return self._connections.client(self)
 
     def go_on(self) -> None:
@@ -48,16 +47,16 @@ class Line(Connection, asyncio.Protocol):
         raise NotImplementedError
 
     def note_answer(self) -> None:
-        """One more request has been read and answered."""
+        """Notes that one more request has been read and answered."""
         raise NotImplementedError
 
     def pause_writing(self) -> None:
-        """More waits to be sent than should."""
+        """Notes that too much waits to be sent."""
         self.is_write_paused = True
         self._connections.lag(self)
 
     def resume_writing(self) -> None:
-        """Little waits to be sent again."""
+        """Notes that little waits to be sent again."""
         self.is_write_paused = False
         self._connections.catch_up(self)
         if self._drained:
