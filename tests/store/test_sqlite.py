@@ -4,8 +4,8 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
-from itertools import chain, groupby
+from contextlib import asynccontextmanager, closing, suppress
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -69,8 +69,9 @@ async def writer_held(store: Store) -> AsyncIterator[None]:
 def stored(store: SqliteStore, ids: Iterable[str]) -> dict[str, Session]:
     """What the file has of sessions."""
     statement = f"SELECT {', '.join(rows.SESSION)} FROM sessions WHERE id = ?"
-    found = (store._read_connection.execute(statement, (one,)).fetchall() for one in ids)
-    return {one.id: one for one in map(rows.session_of, chain.from_iterable(found))}
+    with closing(sqlite_file.connect(store._path, read_only=True)) as connection:
+        found = [row for one in ids for row in connection.execute(statement, (one,))]
+    return {one.id: one for one in map(rows.session_of, found)}
 
 
 def batches(statements: list[str]) -> int:
@@ -89,9 +90,8 @@ class TestSqliteStore(StoreConformance):
     held = staticmethod(writer_held)
 
     async def close(self, store: SqliteStore) -> None:
-        if self.is_open:
-            assert store._writer.recent == stored(store, store._writer.recent)
         await super().close(store)
+        assert store._writer.recent == stored(store, store._writer.recent)
 
     async def test_a_call_that_is_cancelled_before_its_turn_writes_nothing(
         self, store: Store, one: Session
