@@ -3,8 +3,8 @@
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager, closing, suppress
 from itertools import groupby
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from server.domain.idempotency import RequestKey
 from server.domain.sessions import Outcome, Session, fall_due
 from server.store.contract import Counts, Store
 from server.store.sqlite import file as sqlite_file
-from server.store.sqlite import writer
+from server.store.sqlite import rows, writer
 from server.store.sqlite.store import SqliteStore
 from server.store.sqlite.writer import GROUP_SIZE
 from tests.store.conformance import StoreConformance
@@ -66,6 +66,14 @@ async def writer_held(store: Store) -> AsyncIterator[None]:
     await asyncio.gather(holding, deleting)
 
 
+def stored(store: SqliteStore, ids: Iterable[str]) -> dict[str, Session]:
+    """What the file has of sessions."""
+    statement = f"SELECT {', '.join(rows.SESSION)} FROM sessions WHERE id = ?"
+    with closing(sqlite_file.connect(store._path, read_only=True)) as connection:
+        found = [row for one in ids for row in connection.execute(statement, (one,))]
+    return {one.id: one for one in map(rows.session_of, found)}
+
+
 def batches(statements: list[str]) -> int:
     """How many batches were written, by the statements that SQLite tells of: of one batch repeatedly."""
     return sum(statement.startswith("INSERT INTO batch_write") for statement, _ in groupby(statements))
@@ -80,6 +88,10 @@ class TestSqliteStore(StoreConformance):
         return await SqliteStore.open(directory / "store.db", clock)
 
     held = staticmethod(writer_held)
+
+    async def close(self, store: SqliteStore) -> None:
+        await super().close(store)
+        assert store._writer.recent == stored(store, store._writer.recent)
 
     async def test_a_call_that_is_cancelled_before_its_turn_writes_nothing(
         self, store: Store, one: Session
@@ -207,11 +219,8 @@ class TestSqliteStore(StoreConformance):
     ) -> None:
         monkeypatch.setattr(writer, "MAX_RECENT", 3)
         many = [await self.added(store) for _ in range(5)]
-        kept = store._writer._recent
+        kept = store._writer.recent
         assert list(kept) == [one.id for one in many[2:]]
-
-        async def stored() -> dict[str, Session]:
-            return {session_id: await store.get_session(session_id) for session_id in kept}
 
         first, *_, before_last, last = many
         steps: list[Callable[[], Awaitable[object]]] = [
@@ -230,7 +239,7 @@ class TestSqliteStore(StoreConformance):
         for step in steps:
             with suppress(Misbehaved, InvalidFieldError):
                 await step()
-            assert kept == await stored()
+            assert kept == stored(store, kept)
         with pytest.raises(SessionNotFoundError):
             await store.apply(first.id, say())
 
@@ -292,6 +301,7 @@ class TestSqliteStore(StoreConformance):
         self, store: SqliteStore, one: Session
     ) -> None:
         other = await self.added(store)
+        await store.check_writable()
         for broken in (one, other):
             store._writer._connection.execute(
                 "UPDATE sessions SET metadata = '{\"a' WHERE id = ?", (broken.id,)
@@ -312,6 +322,7 @@ class TestSqliteStore(StoreConformance):
         self, store: SqliteStore, one: Session, metadata: str
     ) -> None:
         other = await self.added(store)
+        await store.check_writable()
         store._writer._connection.execute("UPDATE sessions SET metadata = ? WHERE id = ?", (metadata, one.id))
         assert [found.id for found in (await store.list_sessions(T0, limit=10)).sessions] == [other.id]
         assert (await store.counts()).invalid == 1

@@ -105,6 +105,9 @@ class SqliteStore(SqliteAgents, SqliteDeliveries, Store):
         await self._writer.delete(Delete(session_id, etag))
 
     async def get_session(self, session_id: str) -> Session:
+        recent = self._writer.recent.get(session_id)
+        if recent is not None and not self._closed:
+            return recent
         found = self._read(lambda connection: connection.execute(_GET_SESSION, (session_id,)).fetchall())
         if not found:
             raise SessionNotFoundError(session_id)

@@ -21,7 +21,7 @@ from server.domain.errors import (
     UnavailableError,
 )
 from server.domain.sessions import Outcome, Session
-from server.store.batch import Batch, Delete, Operation, Written, commit_of, strip
+from server.store.batch import Batch, Delete, Operation, commit_of, strip
 from server.store.contract import CommitListener
 from server.store.sqlite.file import (
     FileLock,
@@ -93,8 +93,9 @@ class SqliteWriter:
         self._identity = file_identity(path)
         # After an I/O error nobody knows what the file holds, until it has been opened and checked anew.
         self._sound = True
-        # The sessions that groups have written last, as they are stored; none after an error.
-        self._recent: OrderedDict[str, Session] = OrderedDict()
+        # The sessions that groups have written last, as they are stored; none after an error. A session that
+        # is about to be written is none of them.
+        self.recent: OrderedDict[str, Session] = OrderedDict()
         self._clock = clock
         self._max_queued = max_queued
         self._pieces = Pieces()
@@ -256,14 +257,14 @@ class SqliteWriter:
             else:
                 self._work(group[0], group[0].task)
         except BaseException:
-            self._recent.clear()
+            self.recent.clear()
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
 
     def _work(self, call: _Call, work: Work) -> None:
         # It may change any session.
-        self._recent.clear()
+        self.recent.clear()
         self._connection.execute("BEGIN IMMEDIATE")
         self._require_lock()
         call.result = work(self._connection, self._clock.now_ms())
@@ -271,10 +272,12 @@ class SqliteWriter:
 
     def _apply(self, calls: list[_Call]) -> None:
         batch = Batch([call.task for call in calls if isinstance(call.task, Operation)])
-        results = batch.apply(load(self._connection, batch.wanted(), self._recent), self._clock.now_ms)
+        results = batch.apply(load(self._connection, batch.wanted(), self.recent), self._clock.now_ms)
         for call, result in zip(calls, results, strict=True):
             call.result, call.error = (None, result) if isinstance(result, DomainError) else (result, None)
         written = batch.written()
+        for session_id in (*written.removed, *(session.id for session in written.changed)):
+            self.recent.pop(session_id, None)
         if written.removed:
             self._connection.execute("BEGIN IMMEDIATE")
             remove(self._connection, written.removed)
@@ -284,17 +287,10 @@ class SqliteWriter:
             self._connection.execute("COMMIT")
         else:
             write(self._connection, written)
-        self._note(written)
-
-    def _note(self, written: Written) -> None:
-        """Keeps the sessions of a group that is durable, for the next ones."""
-        for session_id in written.removed:
-            self._recent.pop(session_id, None)
         for session in (*written.created, *written.changed):
-            self._recent[session.id] = session
-            self._recent.move_to_end(session.id)
-        while len(self._recent) > MAX_RECENT:
-            self._recent.popitem(last=False)
+            self.recent[session.id] = session
+        while len(self.recent) > MAX_RECENT:
+            self.recent.popitem(last=False)
 
     def _answer(self, group: list[_Call]) -> None:
         commit = commit_of(call.result for call in group if call.error is None)
