@@ -99,15 +99,15 @@ class Pair:
         # One for all: what the library does when a socket goes is not looked at.
         self.socket = socketio.SimpleClient()
         self.socket.connect(self.url, transports=["websocket"], wait_timeout=60)
-        self.expired = self._create(ECHO)
+        self.expired = self.create_session(ECHO)
         ClockServiceStub(self.channel).AdvanceClock(AdvanceClockRequest(advance_ms=3_600_000), timeout=30)
-        self.live = self._create(ECHO)
+        self.live = self.create_session(ECHO)
         agent = Agent(name="Away", kind="AGENT_KIND_STREAM")
         self.away = self.agents.CreateAgent(CreateAgentRequest(agent=agent), timeout=30).agent.agent_id
-        self.full = self._create(self.away)
+        self.full = self.create_session(self.away)
         self.send(self.full, "hi")
 
-    def _create(self, agent_id: str) -> str:
+    def create_session(self, agent_id: str) -> str:
         return self.sessions.CreateSession(
             CreateSessionRequest(agent_id=agent_id, user_id=USER), timeout=30
         ).session.session_id
@@ -162,7 +162,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 
 def _abandon(pair: Pair) -> None:
     """Goes away in the midst of a conversation."""
-    session_id = pair._create(pair.away)
+    session_id = pair.create_session(pair.away)
     request = ConverseRequest(message=SendMessageRequest(session_id=session_id, content=LARGE))
     call = pair.messages.Converse(request, timeout=30)
     next(call)
@@ -217,7 +217,7 @@ CALLS: dict[str, Callable[[Pair], object]] = {
     "no such method": lambda pair: pair.raw("/no.such.Service/Method"),
     "converse not found": lambda pair: pair.converse(UNKNOWN, LARGE),
     "converse overload": lambda pair: pair.converse(pair.full, LARGE),
-    "converse without reply": lambda pair: pair.converse(pair._create(pair.away), LARGE),
+    "converse without reply": lambda pair: pair.converse(pair.create_session(pair.away), LARGE),
     "converse cancelled": _abandon,
     "converse replied": lambda pair: pair.converse(pair.live, LARGE),
     "wait not found": lambda pair: pair.ask(UNKNOWN, LARGE),
@@ -274,7 +274,7 @@ REQUESTS: dict[str, Callable[[Pair], object]] = {
     "too large": lambda pair: pair.post(f"/{pair.live}/messages", data="x" * 2**22),
     "no UUID": lambda pair: pair.post("", agentId=LARGE, userId=USER),
     "no reply": lambda pair: pair.post(
-        f"/{pair._create(pair.away)}/messages", content=LARGE, transport="http"
+        f"/{pair.create_session(pair.away)}/messages", content=LARGE, transport="http"
     ),
     "reply": lambda pair: pair.post(f"/{pair.live}/messages", content=LARGE, transport="http"),
     "reply not waited for": _give_up,

@@ -135,7 +135,7 @@ class Disk(apsw.VFS):
         self.files: dict[str, _Remembered] = {}
         self.open_files: list[_File] = []
         self._gone: dict[str, _Remembered] = {}
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._index: int | None = None
         super().__init__(self.name, "")
 
@@ -149,7 +149,7 @@ class Disk(apsw.VFS):
             flags[0] = (
                 flags[0] & ~(apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE) | apsw.SQLITE_OPEN_READONLY
             )
-        with self._lock:
+        with self.lock:
             if not path.exists():
                 self.files[path.name] = _Remembered(b"", named=False)
             elif path.name not in self.files:
@@ -162,7 +162,7 @@ class Disk(apsw.VFS):
         if self.read_only:
             raise apsw.exception_for(apsw.SQLITE_IOERR_DELETE)
         super().xDelete(name, sync_directory)
-        with self._lock:
+        with self.lock:
             self._gone[path.name] = self.files.pop(path.name)
             if sync_directory:
                 self.directory_synced()
@@ -176,12 +176,12 @@ class Disk(apsw.VFS):
 
     def after_kill(self) -> Image:
         """What is there when the process ends now."""
-        with self._lock:
+        with self.lock:
             return {name: file.now() for name, file in self.files.items()}
 
     def after_power_cut(self, rng: random.Random) -> Image:
         """What may be on the disk when the power fails now: of what was not synced, any part."""
-        with self._lock:
+        with self.lock:
             files = {name: file for name, file in self.files.items() if file.named or rng.random() < 0.5}
             files |= {
                 name: file
@@ -226,7 +226,7 @@ class _File(apsw.VFSFile):
         if self.disk.read_only:
             raise apsw.exception_for(apsw.SQLITE_IOERR_WRITE)
         super().xWrite(data, offset)
-        with self.disk._lock:
+        with self.disk.lock:
             self._file.since.append((offset, bytes(data)))
         self.disk.after("write", self.file_name)
 
@@ -235,14 +235,14 @@ class _File(apsw.VFSFile):
         if self.disk.read_only:
             raise apsw.exception_for(apsw.SQLITE_IOERR_TRUNCATE)
         super().xTruncate(size)
-        with self.disk._lock:
+        with self.disk.lock:
             self._file.since.append((size, None))
         self.disk.after("truncate", self.file_name)
 
     def xSync(self, flags: int) -> None:
         self.disk.before("sync", self.file_name)
         # Not carried out: whether the bytes reach the machine's disk makes no difference here.
-        with self.disk._lock:
+        with self.disk.lock:
             self._file.sync()
             if self._names:
                 self.disk.directory_synced()

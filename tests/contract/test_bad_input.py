@@ -10,8 +10,10 @@ import pytest
 
 from eliza.sessions.v1 import message_service_pb2, session_service_pb2
 from tests.contract.answers import read_error
-from tests.contract.bad_input import ANY, BAD, FINE, NO_ANSWER, SID, USER, Bad
-from tests.contract.drivers import PATIENCE_SECONDS, now_ms
+from tests.contract.bad_input import BAD
+from tests.contract.bad_pieces import ANY, FINE, NO_ANSWER, SID, USER, Bad
+from tests.contract.drivers import PATIENCE_SECONDS
+from tests.contract.grpc_driver import now_ms
 from tests.contract.raw_http import exchange
 from tests.support.service import ECHO, Serve
 

@@ -16,9 +16,11 @@ from eliza.sessions.v1 import (
     message_service_pb2,
     session_service_pb2,
 )
-from tests.contract.bad_input import ANY, FINE, SID, USER
-from tests.contract.bad_rpc import BAD, REFUSED, STREAM, BadRpc, paths, token
-from tests.contract.drivers import PATIENCE_SECONDS, read_rpc_error
+from tests.contract.bad_pieces import ANY, FINE, SID, USER
+from tests.contract.bad_rpc import BAD, token
+from tests.contract.drivers import PATIENCE_SECONDS
+from tests.contract.grpc_driver import read_rpc_error
+from tests.contract.rpc_pieces import REFUSED, STREAM, BadRpc, paths
 from tests.support.service import Serve
 
 BY_GRPC = {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNIMPLEMENTED}

@@ -10,7 +10,9 @@ from eliza.sessions.v1 import agent_service_pb2, clock_service_pb2, message_serv
 from tests.contract.answers import Failure, Success
 from tests.contract.cases import CASES
 from tests.contract.contract import ENDPOINTS, ERRORS, STATUSES
-from tests.contract.drivers import ROUTES, Driver, GrpcDriver, RestDriver, now_ms, saved_value
+from tests.contract.drivers import Driver, saved_value
+from tests.contract.grpc_driver import GrpcDriver, now_ms
+from tests.contract.rest_driver import ROUTES, RestDriver
 from tests.contract.shapes import ANYTHING, SHAPES, Some, consistent, differences
 from tests.contract.steps import Case, Step, resolve
 from tests.support.service import Serve

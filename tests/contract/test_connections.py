@@ -7,8 +7,7 @@ import contextlib
 import gc
 import socket
 import weakref
-from collections.abc import AsyncIterator, Callable
-from functools import partial
+from collections.abc import Callable
 from ipaddress import ip_network
 from itertools import pairwise
 from typing import Any
@@ -18,7 +17,6 @@ from engineio.async_socket import AsyncSocket
 from structlog.testing import capture_logs
 
 from eliza.sessions import descriptors
-from rest_facade import main
 from rest_facade.front_door import connections, protocol, websockets
 from rest_facade.front_door.connections import MAX_PER_CLIENT, Connection, Connections, Entry
 from rest_facade.front_door.input import SLICE_BYTES
@@ -26,12 +24,12 @@ from rest_facade.front_door.protocol import HttpProtocol
 from rest_facade.front_door.websockets import WebSocketProtocol
 from rest_facade.patches.uvicorn import MESSAGE_BYTES
 from rest_facade.socketio import engine
-from rest_facade.upstream.backend import Backend, dial
+from rest_facade.upstream.backend import Backend
 from server.cli.common import raise_descriptor_limit
+from tests.contract.facade_alone import HEALTH, Facade, rest, running, status
 from tests.support.waiting import PATIENCE_SECONDS, eventually
 
 SHORT_SECONDS = 0.3
-HEALTH = b"GET /api/messaging/sessions/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 GET = b"GET /api/messaging/sessions/00000000-0000-4000-8000-000000000404 HTTP/1.1\r\nHost: localhost\r\n\r\n"
 POST = b"POST /api/messaging/sessions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 HANDSHAKE = b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -40,52 +38,6 @@ UPGRADE = (
     b"AAAAAAAAAAAAAAAAAAAAAA==\r\n"
 )
 WEBSOCKET = b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: localhost\r\n" + UPGRADE + b"\r\n"
-
-Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-class Facade:
-    """A facade without a server behind it. `shared` is what its connections share."""
-
-    def __init__(self, port: int, shared: Connections) -> None:
-        self.port = port
-        self.shared = shared
-        self._writers: list[asyncio.StreamWriter] = []
-
-    async def connect(self, content: bytes = b"") -> Client:
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        self._writers.append(writer)
-        writer.write(content)
-        return reader, writer
-
-    async def status(self, content: bytes = HEALTH) -> int:
-        """The status of the answer to a request on a connection of its own."""
-        reader, writer = await self.connect(content)
-        try:
-            return await status(reader)
-        finally:
-            writer.close()
-
-    def close(self) -> None:
-        for writer in self._writers:
-            writer.transport.abort()
-
-
-async def status(reader: asyncio.StreamReader) -> int:
-    """The status of the next answer; what follows its head is left."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        head = await reader.readuntil(b"\r\n\r\n")
-    return int(head.split()[1])
-
-
-async def rest(reader: asyncio.StreamReader) -> bytes:
-    """What comes until the connection ends."""
-    parts = b""
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        with contextlib.suppress(ConnectionError):
-            while part := await reader.read(65_536):
-                parts += part
-    return parts
 
 
 def protocols_of(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[HttpProtocol]]:
@@ -99,30 +51,6 @@ def protocols_of(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[HttpProtoc
 
     monkeypatch.setattr(HttpProtocol, "data_received", noted)
     return protocols
-
-
-@contextlib.asynccontextmanager
-async def running(
-    monkeypatch: pytest.MonkeyPatch, server: str = "127.0.0.1:1", **arguments: Any
-) -> AsyncIterator[Facade]:
-    made: list[Connections] = []
-
-    class Shared(Connections):
-        def __init__(self, *given: Any) -> None:
-            super().__init__(*given)
-            made.append(self)
-
-    monkeypatch.setattr("rest_facade.main.Connections", Shared)
-    listener = socket.create_server(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
-    serving = main.Facade(Backend(partial(dial, server), 30, 120), listener, max_requests=100, **arguments)
-    await serving.start()
-    facade = Facade(port, made[0])
-    try:
-        yield facade
-    finally:
-        facade.close()
-        await serving.stop(0.1)
 
 
 @pytest.fixture
@@ -174,7 +102,7 @@ async def test_what_does_not_go_on_ends(monkeypatch: pytest.MonkeyPatch, content
             assert await status(reader) == 503
             writer.write(content.removeprefix(HEALTH))
         await rest(reader)
-        assert not facade.shared._clients
+        assert not facade.shared.clients
 
 
 @pytest.mark.usefixtures("short")
@@ -239,7 +167,7 @@ async def test_who_comes_beyond_the_bound_is_told_so_and_then_not_even_that(
             assert await status(reader) == 503
             assert b"OVERLOADED" not in await reader.readuntil(b"}")
         refused = [await facade.connect() for _ in range(2)]
-        await eventually(lambda: len(facade.shared._clients) == 5)
+        await eventually(lambda: len(facade.shared.clients) == 5)
         dropped, _ = await facade.connect(HEALTH)
         assert await rest(dropped) == b""
         for (reader, writer), content in zip(refused, (HEALTH, WEBSOCKET), strict=True):
@@ -252,7 +180,7 @@ async def test_who_comes_beyond_the_bound_is_told_so_and_then_not_even_that(
         served[0][1].write(HEALTH)
         assert await status(served[0][0]) == 503
         served[1][1].close()
-        await eventually(lambda: len(facade.shared._clients) == 2)
+        await eventually(lambda: len(facade.shared.clients) == 2)
         reader, _ = await facade.connect(HEALTH)
         assert b"OVERLOADED" not in await reader.readuntil(b"}")
 
@@ -273,9 +201,9 @@ async def test_each_client_behind_a_trusted_proxy_has_a_bound(monkeypatch: pytes
         assert await facade.status(websocket("203.0.113.1")) == 503
         assert await facade.status(websocket("203.0.113.2")) == 101
         open_ones[0][1].close()
-        await eventually(lambda: facade.shared._counts["203.0.113.1"] == 1)
+        await eventually(lambda: facade.shared.counts["203.0.113.1"] == 1)
         assert await facade.status(websocket("203.0.113.1")) == 101
-        await eventually(lambda: facade.shared._counts["203.0.113.1"] == 1)
+        await eventually(lambda: facade.shared.counts["203.0.113.1"] == 1)
         # The same by polling, where sockets have no connections of their own.
         polling = HANDSHAKE.replace(b"Host: localhost", b"Host: localhost\r\nX-Forwarded-For: 203.0.113.3")
         assert [await facade.status(polling) for _ in range(3)] == [200, 200, 503]
@@ -408,9 +336,9 @@ async def test_bodies_that_are_held_have_a_bound(monkeypatch: pytest.MonkeyPatch
     async with running(monkeypatch) as facade:
         half = POST + b"Content-Length: 500000\r\n\r\n" + b" " * 400_000
         holding = [await facade.connect(half) for _ in range(2)]
-        await eventually(lambda: facade.shared._held_bytes == 800_000)
+        await eventually(lambda: facade.shared.held_bytes == 800_000)
         assert await facade.status(half) == 503
-        await eventually(lambda: facade.shared._held_bytes == 800_000)
+        await eventually(lambda: facade.shared.held_bytes == 800_000)
         # A small one has its place.
         assert await facade.status(POST + b"Content-Length: 2\r\n\r\n[]") == 400
         # Who takes long goes first.
@@ -418,7 +346,7 @@ async def test_bodies_that_are_held_have_a_bound(monkeypatch: pytest.MonkeyPatch
         assert await facade.status(half + b" " * 99_998 + b"[]") == 400
         for reader, _ in holding:
             assert await rest(reader) == b""
-        await eventually(lambda: facade.shared._held_bytes == 0)
+        await eventually(lambda: facade.shared.held_bytes == 0)
 
 
 async def test_a_websocket_that_only_sends_pings_holds_little_and_ends(
@@ -434,12 +362,12 @@ async def test_a_websocket_that_only_sends_pings_holds_little_and_ends(
         most = sent = 0
         pings = (b"\x89\xfd\0\0\0\0" + b"x" * 125) * 1000
         async with asyncio.timeout(PATIENCE_SECONDS):
-            while facade.shared._clients:
+            while facade.shared.clients:
                 if writer.transport.get_write_buffer_size() < len(pings):
                     writer.write(pings)
                     sent += len(pings)
                 await asyncio.sleep(0)
-                most = max([most, *(one.unsent_bytes() for one in facade.shared._clients)])
+                most = max([most, *(one.unsent_bytes() for one in facade.shared.clients)])
         # The answers to what comes at once, and not to all that came in a second.
         assert most < 1_000_000 < sent
 
@@ -453,8 +381,8 @@ async def body(reader: asyncio.StreamReader) -> bytes:
 
 async def the_only_one(facade: Facade, kind: type) -> Any:
     """The only connection, which is of this kind."""
-    await eventually(lambda: any(isinstance(one, kind) for one in facade.shared._clients))
-    (connection,) = facade.shared._clients
+    await eventually(lambda: any(isinstance(one, kind) for one in facade.shared.clients))
+    (connection,) = facade.shared.clients
     return connection
 
 
@@ -472,7 +400,7 @@ async def test_requests_behind_others_are_answered_in_turn_and_few_are_kept(
             assert b'"path":"/%d"' % number in await body(reader)
             most = max(most, connection.waiting_requests)
         assert 0 < most <= SLICE_BYTES // 30
-        await eventually(lambda: facade.shared._held_bytes == 0)
+        await eventually(lambda: facade.shared.held_bytes == 0)
         assert await facade.status() == 503
 
 
@@ -532,9 +460,9 @@ async def test_a_websocket_that_sends_many_frames_without_a_message_ends(
         connection = await the_only_one(facade, WebSocketProtocol)
         writer.write((BEGUN if frame == IDLE["pieces"] else b"") + frame * websockets.MAX_IDLE_FRAMES)
         await eventually(lambda: connection.idle_frames == websockets.MAX_IDLE_FRAMES)
-        assert connection in facade.shared._clients
+        assert connection in facade.shared.clients
         writer.write(frame)
-        await eventually(lambda: not facade.shared._clients)
+        await facade.shared.are_gone()
 
 
 async def test_the_pieces_of_a_message_are_kept_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -569,13 +497,13 @@ async def test_few_messages_of_a_websocket_wait_for_those_before_them(
                 assert not (connection.unparsed_bytes and connection.transport.is_reading())
                 await asyncio.sleep(0)
         assert 0 < most <= (SLICE_BYTES // 7 + 1) * (MESSAGE_BYTES + 7)
-        assert connection in facade.shared._clients
+        assert connection in facade.shared.clients
         # Nothing is noted of one that goes in the midst of its messages.
         connection.data_received(b"\x81\x81\0\0\0\x003" * count)
-        assert facade.shared._held_bytes > 0
+        assert facade.shared.held_bytes > 0
         connection.abort()
-        await eventually(lambda: not facade.shared._clients and not connection.queued_bytes())
-        assert facade.shared._held_bytes == 0
+        await eventually(lambda: not facade.shared.clients and not connection.queued_bytes())
+        assert facade.shared.held_bytes == 0
 
 
 async def test_nothing_is_noted_of_requests_whose_client_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -583,12 +511,12 @@ async def test_nothing_is_noted_of_requests_whose_client_has_gone(monkeypatch: p
         await facade.connect()
         connection = await the_only_one(facade, HttpProtocol)
         connection.data_received(HEALTH * 1000)
-        assert facade.shared._held_bytes > 0
+        assert facade.shared.held_bytes > 0
         connection.abort()
-        await eventually(lambda: not facade.shared._clients)
-        assert facade.shared._held_bytes == 0
+        await facade.shared.are_gone()
+        assert facade.shared.held_bytes == 0
         assert facade.shared.hold(connection, 1000)
-        assert facade.shared._held_bytes == 0
+        assert facade.shared.held_bytes == 0
 
 
 def test_the_soft_limit_of_descriptors_becomes_the_hard_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,8 @@ from server.service import Service
 from server.settings import Settings
 from server.store import open_store
 from tests.contract.answers import Failure, read_error
-from tests.contract.drivers import PATIENCE_SECONDS, read_rpc_error
+from tests.contract.drivers import PATIENCE_SECONDS
+from tests.contract.grpc_driver import read_rpc_error
 from tests.support.service import ECHO, USER
 
 SECRET = "the password is swordfish"

@@ -14,14 +14,14 @@ from structlog.testing import capture_logs
 
 from rest_facade.front_door import connections, pipeline
 from rest_facade.front_door.admission import Admission
-from rest_facade.front_door.answers import SMALL_BYTES
-from rest_facade.front_door.connections import Connections
+from rest_facade.front_door.answers import SMALL_BYTES, Answers
 from rest_facade.front_door.door import Door
 from rest_facade.front_door.greenlets import await_, stop_counting
 from rest_facade.front_door.origins import Origins
 from rest_facade.front_door.protocol import HttpProtocol
 from rest_facade.front_door.websockets import WebSockets
 from rest_facade.shapes.response import CutShortError
+from tests.contract.facade_alone import VisibleConnections
 from tests.support.waiting import PATIENCE_SECONDS, eventually
 
 HOST = b"Host: localhost\r\n"
@@ -35,7 +35,8 @@ class Front:
 
     def __init__(self, view: View, most: int = 100) -> None:
         self.seen: list[tuple[str, str, bytes]] = []
-        self.connections = Connections()
+        self.answers = Answers()
+        self.connections = VisibleConnections(sent=self.answers)
 
         def app(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
             self.seen.append((environ["REQUEST_METHOD"], environ["PATH_INFO"], environ["wsgi.input"].read()))
@@ -70,7 +71,7 @@ class Front:
             for writer in self._writers:
                 with contextlib.suppress(ConnectionError):
                     await writer.wait_closed()
-            await eventually(lambda: not self.connections._clients)
+            await self.connections.are_gone()
 
     async def connect(self, content: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -263,7 +264,7 @@ async def test_what_is_large_goes_out_in_pieces_and_counts_once_for_all(
         return iter([b"", LARGE]) if is_streamed else [LARGE]
 
     async with Front(view).listening() as front:
-        held = front.connections._answers
+        held = front.answers
         clients = []
         for _ in range(3):
             reader, writer = await front.connect(b"GET / HTTP/1.1\r\n" + CLOSE)
@@ -271,12 +272,12 @@ async def test_what_is_large_goes_out_in_pieces_and_counts_once_for_all(
             clients.append((reader, writer))
         await eventually(
             lambda: (
-                len(front.connections._lagging) == 3
-                and all(one.part_left for one in front.connections._lagging)
+                len(front.connections.lagging) == 3
+                and all(one.part_left for one in front.connections.lagging)
             )
         )
         assert held.held_bytes == len(LARGE)
-        assert all(one.unsent_bytes() - one.part_left < 4 * SMALL_BYTES for one in front.connections._lagging)
+        assert all(one.unsent_bytes() - one.part_left < 4 * SMALL_BYTES for one in front.connections.lagging)
         # One goes, two read on.
         clients.pop()[1].transport.abort()
         for reader, writer in clients:
@@ -285,7 +286,7 @@ async def test_what_is_large_goes_out_in_pieces_and_counts_once_for_all(
                 answer = await reader.read()
             assert LARGE in answer
             assert answer.endswith(b"\r\n0\r\n\r\n" if is_streamed else LARGE)
-        await eventually(lambda: not front.connections._clients)
+        await front.connections.are_gone()
         assert held.held_bytes == 0
 
 
@@ -308,7 +309,7 @@ async def test_a_stream_goes_on_when_its_client_has_read_and_is_closed_however_i
 
     async with Front(view).listening() as front:
         reader, writer = await front.connect(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
-        await eventually(lambda: front.connections._lagging)
+        await eventually(lambda: front.connections.lagging)
         before = made
         # Nothing more is made for a client that does not read.
         for _ in range(50):
@@ -458,7 +459,7 @@ async def test_nothing_is_kept_of_a_request_that_has_its_answer() -> None:
                     b"POST %b HTTP/1.1\r\nContent-Length: 5\r\n%b\r\nhello" % (path, HOST)
                 )
                 await eventually(lambda number=number: len(bodies) > number and bodies[number]() is None)
-                await eventually(lambda: not front.connections._held_bytes)
+                await eventually(lambda: not front.connections.held_bytes)
                 writer.close()
         finally:
             gc.enable()
@@ -476,7 +477,7 @@ async def test_while_the_facade_ends_what_is_asked_on_an_idle_connection_is_refu
         busy, _ = await front.connect(
             b"GET /busy HTTP/1.1\r\n" + HOST + b"\r\n" + b"GET /behind HTTP/1.1\r\n" + HOST + b"\r\n"
         )
-        await eventually(lambda: front.seen and len(front.connections._clients) == 2)
+        await eventually(lambda: front.seen and len(front.connections.clients) == 2)
         front.door.is_stopping = True
         front.connections.shut_down()
         asking.write(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")

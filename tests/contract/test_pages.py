@@ -11,7 +11,7 @@ from eliza.sessions.v1 import message_service_pb2 as pb
 from eliza.sessions.v1 import message_service_pb2_grpc
 from rest_facade.front_door import answers, connections
 from tests.contract.drivers import PATIENCE_SECONDS
-from tests.contract.test_connections import Facade, rest, running
+from tests.contract.facade_alone import Facade, rest, running
 from tests.support.clients import create, replies
 from tests.support.service import Serve
 from tests.support.waiting import eventually
@@ -108,8 +108,8 @@ async def test_a_page_that_is_not_read_is_not_fetched_and_ends(monkeypatch: pyte
     async with facing(monkeypatch, messages) as facade:
         reader, writer = await facade.connect(LIST)
         writer.transport.pause_reading()
-        await eventually(lambda: bool(facade.shared._lagging))
-        await eventually(lambda: not facade.shared._clients)
+        await eventually(lambda: bool(facade.shared.lagging))
+        await facade.shared.are_gone()
         # What the sockets' buffers hold is a few MB.
         assert messages.asked < 50
         writer.transport.resume_reading()
@@ -126,6 +126,6 @@ async def test_pages_that_are_not_read_hold_no_more_than_so_much(monkeypatch: py
             _, writer = await facade.connect(LIST)
             writer.transport.pause_reading()
         await eventually(lambda: messages.asked >= 10)
-        await eventually(lambda: len(facade.shared._clients) < 10)
-        await eventually(lambda: sum(one.unsent_bytes() for one in facade.shared._clients) <= 2_000_000)
+        await eventually(lambda: len(facade.shared.clients) < 10)
+        await eventually(lambda: sum(one.unsent_bytes() for one in facade.shared.clients) <= 2_000_000)
         assert await facade.status(LIST) == 200

@@ -142,7 +142,7 @@ class SocketIo:
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
         self._arrived = asyncio.Event()
-        self._joined = asyncio.Event()
+        self.joined = asyncio.Event()
         self._reading = asyncio.create_task(self._read())
 
     @classmethod
@@ -155,7 +155,7 @@ class SocketIo:
         await socket.send("40")
         client = cls(socket)
         await socket.send("42" + json.dumps(["join", {"roomId": session_id}]))
-        await client._joined.wait()
+        await client.joined.wait()
         return client
 
     async def first(self) -> None:
@@ -174,7 +174,7 @@ class SocketIo:
             elif str(text).startswith("42"):
                 name = json.loads(str(text)[2:])[0]
                 if name == "room_joined":
-                    self._joined.set()
+                    self.joined.set()
                 elif name not in ("connection_established", "channel_joined"):
                     assert name != "messageError", text
                     self._arrived.set()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.service.watch.test_event_source import browser
+from tests.support.realtime.browser import browser
 from tests.support.service import ECHO, USER, Serve, Start
 from tests.support.waiting import until
 

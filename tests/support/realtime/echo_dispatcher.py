@@ -5,11 +5,14 @@ import asyncio
 from server.agents.echo import Echo
 from server.clock import Clock
 from server.delivery.dispatcher import Dispatcher
-from server.domain.agents import AgentKind
+from server.domain.agents import ECHO_ID, Agent, AgentKind
 from server.domain.deliveries import RetryPolicy
 from server.lifecycle.watches import Watches
 from server.store.contract import Store
 from tests.support.waiting import PATIENCE_SECONDS
+from tests.unit.samples import T0
+
+ECHO_AGENT = Agent(ECHO_ID, "echo", AgentKind.ECHO, T0, T0)
 
 
 def echo_dispatcher(store: Store, clock: Clock, signals: Watches) -> Dispatcher:

@@ -20,7 +20,7 @@ try:
     from server.store.sqlite.store import SqliteStore
 except ImportError:
     # A checkout from before the store was a package.
-    from server.store.sqlite import SqliteStore
+    from server.store.sqlite.store import SqliteStore
 
 ECHO = "00000000-0000-4000-8000-0000000000ec"
 USER = "11111111-1111-4111-8111-111111111111"
