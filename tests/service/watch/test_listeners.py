@@ -79,12 +79,13 @@ class TestListeners:
         assert first == second
 
     async def test_a_deletion_is_told(self, store: SqliteStore, one: Session) -> None:
-        heard: list[str] = []
+        heard: list[Session] = []
         store.add_listener(lambda commit: heard.extend(commit.deleted))
+        sent = await store.apply(one.id, say())
         await store.delete_session(one.id)
         with pytest.raises(SessionNotFoundError):
             await store.delete_session(one.id)
-        assert heard == [one.id]
+        assert heard == [sent.session]
 
     async def test_a_rule_that_fails_is_not_told(
         self, store: SqliteStore, one: Session, clock: TestClock
