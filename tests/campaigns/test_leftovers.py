@@ -171,7 +171,7 @@ def _abandon(pair: Pair) -> None:
 
 def _cancel(pair: Pair) -> None:
     """Goes away while its call waits for a reply."""
-    request = SendMessageRequest(session_id=pair._create(pair.away), content=LARGE)
+    request = SendMessageRequest(session_id=pair.create_session(pair.away), content=LARGE)
     request.reply_wait.seconds = 20
     method = pair.channel.unary_stream(
         f"{PREFIX}MessageService/SendMessage", SendMessageRequest.SerializeToString
@@ -185,7 +185,7 @@ def _give_up(pair: Pair) -> None:
     """Goes away while its request waits for a reply."""
     with contextlib.suppress(requests.Timeout):
         requests.post(
-            f"{pair.base}/{pair._create(pair.away)}/messages",
+            f"{pair.base}/{pair.create_session(pair.away)}/messages",
             json={"content": LARGE, "transport": "http"},
             timeout=0.05,
         )
@@ -222,8 +222,8 @@ CALLS: dict[str, Callable[[Pair], object]] = {
     "converse replied": lambda pair: pair.converse(pair.live, LARGE),
     "wait not found": lambda pair: pair.ask(UNKNOWN, LARGE),
     "wait overload": lambda pair: pair.ask(pair.full, LARGE),
-    "wait without reply": lambda pair: pair.ask(pair._create(pair.away), LARGE),
-    "wait out of time": lambda pair: pair.ask(pair._create(pair.away), LARGE, timeout=0.05),
+    "wait without reply": lambda pair: pair.ask(pair.create_session(pair.away), LARGE),
+    "wait out of time": lambda pair: pair.ask(pair.create_session(pair.away), LARGE, timeout=0.05),
     "wait cancelled": _cancel,
     "wait replied": lambda pair: pair.ask(pair.live, LARGE),
     "watch not found": lambda pair: list(

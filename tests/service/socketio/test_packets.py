@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import requests
 import socketio
+from structlog.testing import capture_logs
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 from websockets.sync.client import connect as connect_websocket
@@ -334,10 +335,9 @@ def test_the_body_of_a_poll_is_not_kept(service: Serve) -> None:
     connection.close()
 
 
-def test_a_library_that_lacks_a_name_is_warned_of(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_library_that_lacks_a_name_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     """The service starts all the same, and says what it cannot do."""
     monkeypatch.delattr("engineio.async_socket.AsyncSocket.poll")
-    Engine(socketio.AsyncServer(async_mode="asgi"), "/socket.io", 1000)
-    assert "AsyncSocket.poll" in capsys.readouterr().out
+    with capture_logs() as logs:
+        Engine(socketio.AsyncServer(async_mode="asgi"), "/socket.io", 1000)
+    assert [line["missing"] for line in logs] == [["AsyncSocket.poll"]]
