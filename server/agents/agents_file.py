@@ -16,7 +16,8 @@ from server.domain.agents import ECHO_ID, Agent, AgentKind, AgentSettings, OpenA
 from server.domain.errors import AgentAlreadyExistsError, DomainError, InvalidFieldError
 from server.domain.ids import uuid_field
 from server.domain.timeouts import PartialTimeoutConfig
-from server.store.contract import Position, Store
+from server.store.contract import Store
+from server.store.values import Position
 
 _PAGE: Final = 1000
 

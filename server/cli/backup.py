@@ -10,7 +10,8 @@ import click
 
 from server.cli.common import settings_or_exit
 from server.store import maintenance
-from server.store.contract import CopyError, Progress, StoreOpenError, StoreTools
+from server.store.contract import Progress, StoreTools
+from server.store.values import CopyError, StoreOpenError
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 

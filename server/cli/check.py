@@ -4,7 +4,7 @@ import click
 
 from server.cli.common import settings_or_exit
 from server.store import maintenance
-from server.store.contract import StoreOpenError
+from server.store.values import StoreOpenError
 
 
 @click.command()

@@ -23,7 +23,7 @@ from server.cli.server_option import reachable
 from server.domain.agents import ECHO_ID
 from server.service import AddressError, Service
 from server.settings import Settings
-from server.store.contract import StoreOpenError
+from server.store.values import StoreOpenError
 
 _TRY: Final = """\
 Try it:

@@ -20,7 +20,8 @@ from server.domain.log import Piece
 from server.domain.messages import Reply, UserMessage
 from server.domain.replies import answer
 from server.domain.sessions import Outcome
-from server.store.contract import Commit, Store
+from server.store.contract import Store
+from server.store.values import Commit
 
 
 class Dispatcher:

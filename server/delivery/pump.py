@@ -22,7 +22,7 @@ from server.domain.errors import STORE_TROUBLE, AgentNotFoundError, DomainError
 from server.domain.log import Entry, message_of
 from server.domain.replies import lease
 from server.domain.sessions import Outcome
-from server.store.contract import OpenDelivery
+from server.store.values import OpenDelivery
 
 log = structlog.get_logger()
 

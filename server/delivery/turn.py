@@ -30,7 +30,8 @@ from server.domain.ids import new_id
 from server.domain.log import Piece, message_of
 from server.domain.messages import Message, Reply
 from server.domain.replies import answer, fail, put_off
-from server.store.contract import PUT_OFF_MS, OpenDelivery, Store
+from server.store.contract import PUT_OFF_MS, Store
+from server.store.values import OpenDelivery
 
 STORE_TROUBLE_SECONDS: Final = 1.0
 """How long a delivery rests when the store could not be read or written."""

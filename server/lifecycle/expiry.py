@@ -10,7 +10,8 @@ import structlog
 from server.clock import Clock
 from server.domain.errors import DomainError
 from server.domain.sessions import due_at_ms, fall_due
-from server.store.contract import Commit, Store
+from server.store.contract import Store
+from server.store.values import Commit
 
 BATCH: Final = 256
 LONGEST_SLEEP_S: Final = 1.0

@@ -10,7 +10,8 @@ import structlog
 from server.clock import Clock
 from server.domain.errors import DomainError
 from server.domain.timeouts import minutes_ms
-from server.store.contract import Commit, Store
+from server.store.contract import Store
+from server.store.values import Commit
 
 STEP_ROWS: Final = 2000
 """More than the store removes in one step's time."""

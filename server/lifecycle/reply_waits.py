@@ -10,7 +10,7 @@ from server.domain.errors import DomainError, SessionExpiredError, SessionNotFou
 from server.domain.log import Entry, Expiry
 from server.domain.messages import UserMessage
 from server.domain.sessions import Session
-from server.store.contract import Commit
+from server.store.values import Commit
 
 TOLD_PER_TURN: Final = 20
 """How many waits are told in a turn of the loop: what their callers then do takes a few milliseconds."""

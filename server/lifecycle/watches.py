@@ -9,7 +9,7 @@ from typing import Final, Protocol
 from server.domain.log import Piece
 from server.lifecycle.pieces import Pieces
 from server.lifecycle.reply_waits import ReplyWaits
-from server.store.contract import Commit
+from server.store.values import Commit
 
 WAKES_PER_TURN: Final = 20
 """How many watches are woken in a turn of the loop: their work takes a few milliseconds."""

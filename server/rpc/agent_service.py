@@ -31,7 +31,8 @@ from server.rpc import from_proto, to_proto
 from server.rpc.encoding import encode_delivery, join
 from server.rpc.paging import make_token, page_size, read_token
 from server.rpc.parsing import ConnectSaid, HalvedChunk, UnreadableAnswer
-from server.store.contract import Position, Store
+from server.store.contract import Store
+from server.store.values import Position
 
 MAX_DELIVERIES: Final = 1000
 MAX_REASON_CODE_POINTS: Final = 500

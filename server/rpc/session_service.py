@@ -21,7 +21,8 @@ from server.rpc.encoding import in_slices
 from server.rpc.health import HealthMonitor
 from server.rpc.paging import make_token, page_size, read_token
 from server.rpc.watch_streams import WatchStreams
-from server.store.contract import Position, Store
+from server.store.contract import Store
+from server.store.values import Position
 from server.version import VERSION
 
 

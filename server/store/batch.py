@@ -25,8 +25,8 @@ from server.domain.idempotency import RequestKey, require_same
 from server.domain.log import Entry
 from server.domain.replies import DeliveryRule
 from server.domain.sessions import Creation, Outcome, Rule, Session, due_at_ms, require_etag
-from server.store.contract import Commit
 from server.store.counts import CountKey, changed_counts
+from server.store.values import Commit
 
 E = TypeVar("E", bound=Exception)
 

@@ -4,106 +4,28 @@ Its docstrings are the contract that every back end keeps and `tests/store` chec
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from server.domain.agents import Agent
-from server.domain.deliveries import Delivery
 from server.domain.idempotency import RequestKey
 from server.domain.log import Entry
 from server.domain.replies import DeliveryRule
 from server.domain.sessions import Creation, Outcome, Rule, Session
+from server.store.values import (
+    Commit,
+    Counts,
+    Description,
+    MessagePage,
+    OpenDelivery,
+    Position,
+    SessionPage,
+)
 
 LeaseRule = Callable[..., Outcome]
 """A DeliveryRule that is also given the id of the message, as `message_id`."""
 AgentChange = Callable[[Agent, int], Agent]
 """A change of an agent with its input bound: of the agent and the instant in ms."""
-
-
-class StoreOpenError(Exception):
-    """The store cannot be opened; the text says why, and what to do about it, to whoever starts
-    the service.
-    """
-
-
-class CopyError(Exception):
-    """The copy cannot be made; the text says why. Nothing was changed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """A place in an order of creation: of the time in ms, then of the id."""
-
-    created_at_ms: int
-    id: str
-
-
-@dataclass(frozen=True, slots=True)
-class MessagePage:
-    """A page of messages, newest first; `has_more`: at least one more lies beyond it in the direction of
-    travel.
-    """
-
-    messages: list[Entry]
-    has_more: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SessionPage:
-    """A page of active sessions in order of creation.
-
-    `next`: the next page begins behind it; None on the last page. `total`: how many match on all pages.
-    It counts a session until its expiry is written, and so may lag behind the pages.
-    """
-
-    sessions: list[Session]
-    next: Position | None
-    total: int
-
-
-class OpenDelivery(NamedTuple):
-    """What the agent has yet to answer in a session: the session, the message of the user, and
-    its delivery.
-    """
-
-    session: Session
-    entry: Entry
-    delivery: Delivery
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """How many sessions the store holds. A session counts as active until its expiry is in its log.
-
-    `expiring_soon`: active ones whose warning is in the log.
-    `invalid`: those that a read has met, and whose rows cannot be read back.
-    """
-
-    active: int
-    expired: int
-    expiring_soon: int
-    invalid: int
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """What one commit has done to sessions: the outcomes of creations and rules, in order, and the sessions
-    that were deleted, as they were last.
-    """
-
-    outcomes: Sequence[Outcome]
-    deleted: Sequence[Session]
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """Which store it is: where it is kept, its schema, and how many sessions it holds, live or expired."""
-
-    place: str
-    schema: int
-    sessions: int
 
 
 CommitListener = Callable[[Commit], None]

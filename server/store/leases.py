@@ -18,7 +18,8 @@ from server.domain.errors import (
 )
 from server.domain.log import message_of
 from server.domain.replies import put_off
-from server.store.contract import PUT_OFF_MS, Deliveries, LeaseRule, OpenDelivery
+from server.store.contract import PUT_OFF_MS, Deliveries, LeaseRule
+from server.store.values import OpenDelivery
 
 _CLOSED: Final = (DeliveryNotLeasedError, DeliveryNotFoundError, SessionNotFoundError)
 """What the rules raise where a delivery was closed since it was read."""

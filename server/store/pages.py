@@ -9,7 +9,8 @@ from typing import Final, TypeVar
 from server.domain.log import Entry
 from server.domain.messages import AgentMessage
 from server.domain.sessions import Session, is_expired
-from server.store.contract import MAX_PASSED, PAGE_BYTES, MessagePage, Position
+from server.store.contract import MAX_PASSED, PAGE_BYTES
+from server.store.values import MessagePage, Position
 
 T = TypeVar("T")
 

@@ -26,8 +26,8 @@ from typing import Any, Final
 import apsw
 import structlog
 
-from server.store.contract import StoreOpenError
 from server.store.sqlite.check import problems
+from server.store.values import StoreOpenError
 from tests.campaigns.injected_run import Run
 from tests.campaigns.power import MEMORY, repeatable
 from tests.campaigns.store_model import Model

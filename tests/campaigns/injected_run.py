@@ -14,9 +14,9 @@ import apsw
 from server.clock import TestClock
 from server.domain.errors import STORE_TROUBLE, DomainError, OverloadedError
 from server.rpc.health import HealthMonitor
-from server.store.contract import Commit
 from server.store.sqlite.check import problems
 from server.store.sqlite.store import SqliteStore
+from server.store.values import Commit
 from tests.campaigns.power import put
 from tests.campaigns.store_client import Client
 from tests.campaigns.store_model import Model, Tables

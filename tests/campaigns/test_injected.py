@@ -13,10 +13,10 @@ import pytest
 from server.clock import TestClock
 from server.domain.errors import UnavailableError
 from server.rpc.health import HealthMonitor
-from server.store.contract import StoreOpenError
 from server.store.sqlite import reading as sqlite
 from server.store.sqlite import writer as sqlite_writer
 from server.store.sqlite.store import SqliteStore
+from server.store.values import StoreOpenError
 from tests.campaigns.injected import Campaign
 from tests.campaigns.test_power import run
 from tests.campaigns.vfs import Disk, mounted

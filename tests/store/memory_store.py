@@ -32,21 +32,10 @@ from server.store.batch import (
     Written,
     commit_of,
 )
-from server.store.contract import (
-    PUT_OFF_MS,
-    AgentChange,
-    CommitListener,
-    Counts,
-    Description,
-    LeaseRule,
-    MessagePage,
-    OpenDelivery,
-    Position,
-    SessionPage,
-    Store,
-)
+from server.store.contract import PUT_OFF_MS, AgentChange, CommitListener, LeaseRule, Store
 from server.store.counts import EXPIRED, LIVE, WARNED, CountKey
 from server.store.leases import lease_each
+from server.store.values import Counts, Description, MessagePage, OpenDelivery, Position, SessionPage
 
 
 class MemoryStore(Store):

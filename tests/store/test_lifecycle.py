@@ -15,8 +15,8 @@ from server.domain.timeouts import PartialTimeoutConfig
 from server.lifecycle.expiry import BATCH, ExpiryScheduler
 from server.lifecycle.purge import STEP_ROWS, Purge
 from server.rpc.health import HealthMonitor
-from server.store.contract import Counts
 from server.store.sqlite.store import SqliteStore
+from server.store.values import Counts
 from tests.store.conformance.common import say
 from tests.unit.samples import MINUTE, T0, put, session
 

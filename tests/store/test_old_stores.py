@@ -12,9 +12,9 @@ from server.clock import TestClock
 from server.domain.idempotency import RequestKey
 from server.domain.log import ReplyFailure
 from server.domain.sessions import Outcome
-from server.store.contract import Counts
 from server.store.sqlite.check import problems
 from server.store.sqlite.store import SqliteStore
+from server.store.values import Counts
 from tests.store.conformance.common import contents, respond
 from tests.store.old_schemas import LIVE, make_old_store
 from tests.unit.samples import AGENT, T0, USER, put, session

@@ -17,11 +17,11 @@ from server.domain.errors import SessionNotFoundError
 from server.domain.idempotency import RequestKey
 from server.domain.sessions import Outcome, Session, fall_due
 from server.lifecycle.purge import Purge
-from server.store.contract import Counts
 from server.store.sqlite import removal as sqlite_removal
 from server.store.sqlite import writer as sqlite_writer
 from server.store.sqlite.check import problems, summary
 from server.store.sqlite.store import SqliteStore
+from server.store.values import Counts
 from tests.store.conformance.common import contents, first_open, history, knows, respond, say
 from tests.unit.samples import AGENT, T0, USER, put, session
 

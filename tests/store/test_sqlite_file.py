@@ -27,11 +27,11 @@ from server.domain.messages import AgentMessage
 from server.domain.sessions import Session, fall_due
 from server.domain.timeouts import PartialTimeoutConfig
 from server.store import maintenance, open_store
-from server.store.contract import Description, StoreOpenError
 from server.store.sqlite import file as sqlite_file
 from server.store.sqlite.copy import CopyError, copy_store, restore_store
 from server.store.sqlite.file import FileLock
 from server.store.sqlite.store import SqliteStore
+from server.store.values import Description, StoreOpenError
 from tests.store.conformance.common import contents, delivery, history, respond, say
 from tests.unit.samples import AGENT, MINUTE, T0, USER, put, session
 

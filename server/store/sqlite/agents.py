@@ -5,11 +5,12 @@ from typing import Final
 
 from server.domain.agents import Agent
 from server.domain.errors import AgentAlreadyExistsError, AgentNotFoundError
-from server.store.contract import AgentChange, Agents, Position
+from server.store.contract import AgentChange, Agents
 from server.store.pages import FIRST
 from server.store.sqlite import rows
 from server.store.sqlite.reading import Reading
 from server.store.sqlite.writer import SqliteWriter
+from server.store.values import Position
 
 _AGENT: Final = ", ".join(rows.AGENT)
 _GET_AGENT: Final = f"SELECT {_AGENT} FROM agents WHERE id = ?"

@@ -12,13 +12,14 @@ from server.domain.log import Entry
 from server.domain.replies import DeliveryRule
 from server.domain.sessions import Outcome
 from server.store.batch import ApplyToDelivery
-from server.store.contract import PAGE_BYTES, Deliveries, LeaseRule, OpenDelivery
+from server.store.contract import PAGE_BYTES, Deliveries, LeaseRule
 from server.store.leases import lease_each
 from server.store.pages import text_size
 from server.store.sqlite import rows
 from server.store.sqlite.reading import Reading
 from server.store.sqlite.removal import IS_THERE
 from server.store.sqlite.writer import SqliteWriter
+from server.store.values import OpenDelivery
 
 _ENTRY: Final = ", ".join(rows.ENTRY)
 _FIND_ANSWER: Final = (

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from server.domain.errors import ResourceExhaustedError, UnavailableError
-from server.store.contract import StoreOpenError
+from server.store.values import StoreOpenError
 
 APPLICATION_ID: Final = 0x656C7A61
 """Marks a file as ours: "elza" in ASCII."""

@@ -16,18 +16,7 @@ from server.domain.idempotency import RequestKey
 from server.domain.log import Entry
 from server.domain.sessions import Creation, Outcome, Rule, Session
 from server.store.batch import Apply, Claimed, Create, Delete
-from server.store.contract import (
-    MAX_WRITES,
-    PAGE_BYTES,
-    CommitListener,
-    Counts,
-    Description,
-    MessagePage,
-    Position,
-    SessionPage,
-    Store,
-    StoreOpenError,
-)
+from server.store.contract import MAX_WRITES, PAGE_BYTES, CommitListener, Store
 from server.store.counts import EXPIRED, LIVE, WARNED
 from server.store.pages import (
     ALWAYS_MS,
@@ -45,6 +34,7 @@ from server.store.sqlite.due import apply_due
 from server.store.sqlite.file import FileLock, prepare, real_path, schema_version
 from server.store.sqlite.removal import IS_THERE, Pieces, clear, take_expired
 from server.store.sqlite.writer import SqliteWriter
+from server.store.values import Counts, Description, MessagePage, Position, SessionPage, StoreOpenError
 
 _SESSION: Final = ", ".join(rows.SESSION)
 _ENTRY: Final = ", ".join(rows.ENTRY)

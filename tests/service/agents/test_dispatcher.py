@@ -33,8 +33,8 @@ from server.domain.log import Abort, Chunk, Entry, Piece, ReplyFailure
 from server.domain.messages import AgentMessage, Draft, Reply, UserMessage
 from server.domain.sessions import Outcome, Session, fall_due, send_message
 from server.lifecycle.watches import Watches
-from server.store.contract import OpenDelivery
 from server.store.sqlite.store import SqliteStore
+from server.store.values import OpenDelivery
 from tests.store.conformance.common import first_open
 from tests.support.realtime.echo_dispatcher import delivered
 from tests.support.waiting import PATIENCE_SECONDS, eventually

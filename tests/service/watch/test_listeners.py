@@ -38,8 +38,9 @@ from server.domain.sessions import (
     update_timeout,
 )
 from server.domain.timeouts import PartialTimeoutConfig
-from server.store.contract import PAGE_BYTES, Commit
+from server.store.contract import PAGE_BYTES
 from server.store.sqlite.store import SqliteStore
+from server.store.values import Commit
 from tests.store.conformance.common import say
 from tests.support.realtime.echo_dispatcher import ECHO_AGENT
 from tests.unit.samples import MINUTE, POLICY, T0, logged, put, session

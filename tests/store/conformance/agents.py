@@ -10,7 +10,8 @@ from server.clock import TestClock
 from server.domain.agents import Agent, AgentKind, OpenAiSettings, WebhookSettings
 from server.domain.errors import AgentAlreadyExistsError, AgentNotFoundError, InvalidFieldError
 from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig
-from server.store.contract import Position, Store
+from server.store.contract import Store
+from server.store.values import Position
 from tests.store.conformance.common import UNKNOWN, Misbehaved, OnStore, agent
 from tests.unit.samples import T0
 

@@ -21,7 +21,8 @@ from server.domain.replies import DeliveryRule, fail, lease
 from server.domain.replies import answer as answer_delivery
 from server.domain.sessions import Outcome, Rule, Session, fall_due, send_message, update_timeout
 from server.domain.timeouts import PartialTimeoutConfig
-from server.store.contract import OpenDelivery, Store
+from server.store.contract import Store
+from server.store.values import OpenDelivery
 from tests.unit.samples import POLICY, T0, answering, put, session
 
 UNKNOWN = "99999999-9999-4999-8999-999999999999"

@@ -23,7 +23,8 @@ from server.domain.log import ReplyFailure
 from server.domain.messages import AgentMessage, UserMessage
 from server.domain.replies import DeliveryRule, lease
 from server.domain.sessions import Outcome, Session, fall_due, heartbeat
-from server.store.contract import PAGE_BYTES, PUT_OFF_MS, Commit, OpenDelivery, Store
+from server.store.contract import PAGE_BYTES, PUT_OFF_MS, Store
+from server.store.values import Commit, OpenDelivery
 from tests.store.conformance.common import (
     FAR_MS,
     MANY,

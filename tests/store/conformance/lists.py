@@ -9,7 +9,8 @@ from functools import partial
 from server.clock import TestClock
 from server.domain.sessions import Session, fall_due, heartbeat
 from server.domain.timeouts import PartialTimeoutConfig
-from server.store.contract import MAX_PASSED, Counts, Position, SessionPage, Store
+from server.store.contract import MAX_PASSED, Store
+from server.store.values import Counts, Position, SessionPage
 from tests.store.conformance.common import UNKNOWN, OnStore, expire
 from tests.unit.samples import MINUTE, T0, put, session
 

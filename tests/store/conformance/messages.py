@@ -13,7 +13,8 @@ from server.clock import TestClock
 from server.domain.log import Entry
 from server.domain.messages import Draft, Reply
 from server.domain.sessions import Session, heartbeat, send_message
-from server.store.contract import PAGE_BYTES, MessagePage, Store
+from server.store.contract import PAGE_BYTES, Store
+from server.store.values import MessagePage
 from tests.store.conformance.common import (
     OnStore,
     answer,

@@ -8,7 +8,8 @@ from server.domain.idempotency import RequestKey
 from server.domain.messages import Draft, Reply
 from server.domain.sessions import Outcome, Session, fall_due, heartbeat
 from server.domain.timeouts import PartialTimeoutConfig
-from server.store.contract import PUT_OFF_MS, Counts, Store
+from server.store.contract import PUT_OFF_MS, Store
+from server.store.values import Counts
 from tests.store.conformance.common import (
     OnStore,
     agent,

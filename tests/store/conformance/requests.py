@@ -11,7 +11,8 @@ from server.domain.errors import (
 )
 from server.domain.idempotency import RequestKey, request_key
 from server.domain.sessions import Outcome, Session, etag
-from server.store.contract import Commit, Store
+from server.store.contract import Store
+from server.store.values import Commit
 from tests.store.conformance.common import (
     MANY,
     OnStore,

@@ -10,7 +10,8 @@ from server.domain.log import ExpirationWarning, Expiry, Renewal, TimeoutChange
 from server.domain.messages import AgentMessage, Draft, Reply, UserMessage
 from server.domain.sessions import Outcome, Rule, Session, due_at_ms, fall_due, heartbeat, renew
 from server.domain.timeouts import PartialTimeoutConfig, TimeoutConfig
-from server.store.contract import Counts, MessagePage, Store
+from server.store.contract import Store
+from server.store.values import Counts, MessagePage
 from tests.store.conformance.common import (
     UNKNOWN,
     Misbehaved,
