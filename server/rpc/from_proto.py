@@ -19,6 +19,7 @@ from server.domain.messages import EMPTY_OBJECT, Draft, Reply
 from server.domain.timeouts import PartialTimeoutConfig
 
 _KINDS = {agent_pb2.AgentKind.Value(f"AGENT_KIND_{kind.name}"): kind for kind in AgentKind}
+_FORMS = frozenset(json_form_pb2.JsonForm.values())
 _Said: TypeAlias = message_service_pb2.SendMessageRequest | agent_service_pb2.AgentReply
 """The messages that have metadata and attachments, each in one of two forms."""
 
@@ -28,7 +29,7 @@ def is_text_form(form: json_form_pb2.JsonForm.ValueType) -> bool:
 
     Raises InvalidFieldError for a form that there is not.
     """
-    if form not in json_form_pb2.JsonForm.values():
+    if form not in _FORMS:
         raise InvalidFieldError("json_form", form, "is not a form that this version knows")
     return form == json_form_pb2.JSON_FORM_TEXT
 
