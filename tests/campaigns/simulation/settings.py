@@ -13,8 +13,11 @@ USERS = ("10000000-0000-4000-8000-000000000001", "10000000-0000-4000-8000-000000
 
 LEASE_SECONDS = 10.0
 REPLY_SECONDS = 30.0
-HEAL_SECONDS = 90.0
-"""How long the service may take to give out all that is left once every agent answers at once."""
+HEAL_SECONDS = 90.537
+"""How long the service may take to give out all that is left once every agent answers at once.
+
+It is no sum of other times: else a watcher might join at an expiry in the very last moment.
+"""
 PURGE_MINUTES = 20.0
 POLICY = TimeoutPolicy(TimeoutConfig(5, True, 20, 1), 1, 60)
 RETRIES = RetryPolicy(3, 1000, 8000)
