@@ -69,6 +69,9 @@ def _judge(world: "World", step: Step) -> None:
                 world.counts["lost connections"] += 1
                 gone = world.stopping or session.state.agent in world.departed
                 model.lost(step.session_id, delivery.sequence, delivery.lost_connections, gone=gone)
+            elif session and delivery.attempts < session.deliveries[delivery.sequence].attempts:
+                world.counts["leases given back"] += 1
+                model.given_back(step.session_id, delivery.sequence, stopping=world.stopping)
         for entry in entries:
             world.counts[entry["kind"] + ("s by agents" if entry["kind"] == "message" else "s")] += 1
         assert session is None or session.log is not None

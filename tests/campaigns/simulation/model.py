@@ -339,6 +339,13 @@ class Model:
         delivery.attempts -= 1
         delivery.lost = times
 
+    def given_back(self, session_id: str, sequence: int, *, stopping: bool) -> None:
+        """A lease that came with the stop is given back: the agent has not got the message."""
+        delivery = self.sessions[session_id].deliveries[sequence]
+        require(stopping, "message", sequence, "is given back, but nothing stops")
+        require(delivery.given < delivery.attempts, "message", sequence, "is given back, but an agent has it")
+        delivery.attempts -= 1
+
     def _judge_failure(self, session: Session, sequence: int | None, now: int, entry: dict[str, Any]) -> None:
         require(not session.is_expired(now), "a failure in an expired session:", entry)
         require(

@@ -104,6 +104,8 @@ class Delivery:
     """How often the connection of whoever had it went away before they had said anything: these are no
     attempts.
     """
+    given: int = 0
+    """The last attempt for which an agent has got it."""
     open: bool = True
     answered: bool = False
     final: bool = False

@@ -71,6 +71,7 @@ class Worker:
                 match response.WhichOneof("part"):
                     case "delivery":
                         self._world.note("given", response.delivery.delivery_id, response.delivery.attempt)
+                        self._world.given(response.delivery.delivery_id, response.delivery.attempt)
                         self._check(response.delivery)
                         self._tasks.append(self._world.guarded(self._handle, response.delivery, life))
                     case "accepted":

@@ -279,6 +279,12 @@ class World:
         delivery.said.add(content)
         delivery.final = delivery.final or final
 
+    def given(self, delivery_id: str, attempt: int) -> None:
+        """An agent has got a delivery."""
+        session_id, sequence = delivery_of(delivery_id)
+        session = self.model.sessions.get(session_id) or self.model.gone[session_id]
+        session.deliveries[sequence].given = attempt
+
     # The end.
 
     def heal(self) -> None:
