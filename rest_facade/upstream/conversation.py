@@ -20,6 +20,12 @@ from rest_facade.upstream.following import refusal
 
 HEARTBEAT_SECONDS = 15
 
+_WITHOUT_ANSWER = (
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+)
+
 
 class AwaitedReply:
     """Sends a message in a call that waits for the reply. To be closed after use.
@@ -55,7 +61,7 @@ class AwaitedReply:
             # The facade stops, but the message is stored: it must not be sent again.
             raise _timeout(self._session_id, self._message_id) from None
         except grpc.aio.AioRpcError as error:
-            if not self._message_id or not _is_late(error):
+            if not self._message_id or not _has_no_answer(error):
                 raise
             raise _timeout(self._session_id, self._message_id) from None
         if answer.HasField("failure"):
@@ -115,7 +121,7 @@ class Conversation:
         try:
             return await read(self._call)
         except grpc.aio.AioRpcError as error:
-            if self._sent is None or not _is_late(error):
+            if self._sent is None or not _has_no_answer(error):
                 raise
             forget_frames(error)
             raise self.timeout() from None
@@ -130,9 +136,9 @@ class Conversation:
         self._call.cancel()
 
 
-def _is_late(error: grpc.aio.AioRpcError) -> bool:
-    """Whether a call's own deadline has ended it, because the message was long in being stored."""
-    return error.code() == grpc.StatusCode.DEADLINE_EXCEEDED and error_info(error) is None
+def _has_no_answer(error: grpc.aio.AioRpcError) -> bool:
+    """Whether a call ended without an answer of the service: its time was over, or its connection broke."""
+    return error.code() in _WITHOUT_ANSWER and error_info(error) is None
 
 
 def _timeout(session_id: str, message_id: str) -> ApiError:

@@ -14,6 +14,8 @@ class Alarm:
     def __init__(self, on_end: Callable[[], None]) -> None:
         self._on_end = on_end
         self._timer: asyncio.TimerHandle | None = None
+        # In the loop's time. The timer itself does not say it: uvloop makes none of less than a millisecond.
+        self._end_s = 0.0
         self._waited_ms = 0
 
     @property
@@ -24,10 +26,12 @@ class Alarm:
     def set(self, seconds: float, due_ms: int = 0) -> None:
         """Has it end so much later, unless it does before that anyway. Then `due_ms` is due."""
         loop = asyncio.get_running_loop()
-        if self._timer and self._timer.when() <= loop.time() + seconds:
+        end_s = loop.time() + seconds
+        if self._timer and self._end_s <= end_s:
             return
         self.cancel()
-        self._timer = loop.call_later(seconds, self._end, due_ms)
+        self._end_s = end_s
+        self._timer = loop.call_later(max(seconds, 0), self._end, due_ms)
 
     def cancel(self) -> None:
         """Has it wait no longer."""

@@ -22,6 +22,8 @@ from server.domain.errors import STORE_TROUBLE, AgentNotFoundError, DomainError
 from server.domain.log import Entry, message_of
 from server.domain.replies import lease
 from server.domain.sessions import Outcome
+from server.store.contract import PUT_OFF_MS
+from server.store.pages import ALWAYS_MS
 from server.store.values import OpenDelivery
 
 log = structlog.get_logger()
@@ -54,6 +56,8 @@ class Pump:
         # alone.
         self._unavailable = 0
         self._rest_end_s = 0.0
+        # Whether the clock was set back behind all that rests.
+        self._is_all_due = False
 
     @property
     def is_resting(self) -> bool:
@@ -175,6 +179,8 @@ class Pump:
     async def _take_due(self, agent: Agent | None, connector: Connector | None, free: int) -> None:
         """Gives out what the store says is due, up to `free`, and has itself woken for what is due next."""
         due_ms = max(self._means.clock.now_ms(), self._alarm.take_waited_ms())
+        if self._is_all_due:
+            due_ms, self._is_all_due = ALWAYS_MS, False
         ended: set[tuple[str, int]] = set()
         self._ended = ended
         try:
@@ -201,7 +207,10 @@ class Pump:
         if self._is_behind or self._must_look or self._means.is_stopping:
             return
         next_ms = await self._means.store.next_delivery_ms(self.agent_id, self._turns)
-        if next_ms is not None and next_ms > due_ms:
+        if next_ms is not None and next_ms > self._means.clock.now_ms() + self._longest_rest_ms():
+            # None rests so long: the clock was set back.
+            self._is_all_due = self._must_look = True
+        elif next_ms is not None and next_ms > due_ms:
             self._rest_until(next_ms)
         elif next_ms is not None and found:
             self._must_look = True
@@ -263,5 +272,9 @@ class Pump:
 
     def _rest_until(self, due_ms: int) -> None:
         """Has itself woken when a delivery has rested. A clock that was set back makes no rest longer."""
-        longest_ms = max(self._means.policy.longest_backoff_ms, self._means.longest_rest_ms)
-        self._alarm.set(min(due_ms - self._means.clock.now_ms(), longest_ms) / 1000, due_ms)
+        rest_ms = min(due_ms - self._means.clock.now_ms(), self._longest_rest_ms())
+        self._alarm.set(rest_ms / 1000, due_ms)
+
+    def _longest_rest_ms(self) -> int:
+        """How long any delivery rests at most."""
+        return max(self._means.policy.longest_backoff_ms, self._means.longest_rest_ms, PUT_OFF_MS)

@@ -94,6 +94,8 @@ class Turn:
         self.is_closed = False
         self.has_next = False
         self.attempt: Attempt | None = None
+        # Whether a failure is being stored, whose commit closes the delivery and must not end its report.
+        self._is_recording = False
         self._means = means
         self._agent = agent
         self.task: asyncio.Task[int | None] | None = None
@@ -109,7 +111,7 @@ class Turn:
         self.is_closed, self.has_next = True, has_next
         if self.attempt:
             self.attempt.close(reply)
-        else:
+        elif not self._is_recording:
             self.cancel()
 
     def drop(self) -> None:
@@ -243,6 +245,7 @@ class Turn:
             last_reply_id=self.attempt.work.reply_id if self.attempt else "",
             is_claimed=is_claimed,
         )
+        self._is_recording = True
         outcome = await self._means.store.apply_delivery(delivery.session_id, delivery.sequence, rule)
         assert outcome.delivery is not None
         self._means.statuses.note_failure(outcome.session.agent_id, message.id, outcome.delivery, failure)

@@ -90,7 +90,7 @@ class MessageService(MessageServiceServicer):
                 answer = await self._find_answer(message)
             if answer is None:
                 left_s = context.time_remaining()
-                most_s = math.inf if left_s is None else left_s - ANSWER_SECONDS
+                most_s = math.inf if left_s is None else left_s - min(ANSWER_SECONDS, left_s / 2)
                 answer = await wait.answer(min(wait_s, self._reply_deadline_s, most_s))
         match answer:
             case None:
