@@ -90,3 +90,28 @@ def test_its_stop_names_the_message_whose_reply_is_waited_for(start: Start, tmp_
         assert answer.json()["details"] == {"sessionId": session_id, "messageId": kept.message_id}
     finally:
         program.kill()
+
+
+def test_a_server_that_dies_while_a_reply_is_waited_for_leaves_the_message_named(
+    start: Start, tmp_path: Path
+) -> None:
+    server = start("--no-rest")
+    program = Facade(server.grpc, FREE, tmp_path / "facade")
+    try:
+        session_id = create(server, stream_agent(server)).session_id
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(
+                requests.post,
+                f"{program.url}/{session_id}/messages",
+                json={"content": "hello", "transport": "http"},
+                timeout=30,
+            )
+            until(lambda: history(server, session_id), "the message")
+            (kept,) = history(server, session_id)
+            server.kill()
+            answer = asked.result()
+        # Not a 503 with Retry-After, after which the message would be sent again.
+        assert (answer.status_code, answer.json()["code"]) == (504, "AGENT_REPLY_TIMEOUT")
+        assert answer.json()["details"] == {"sessionId": session_id, "messageId": kept.message_id}
+    finally:
+        program.kill()

@@ -105,9 +105,16 @@ async def test_a_call_that_has_stored_nothing_fails_as_it_does(code: grpc.Status
 
 
 async def test_another_failure_of_the_call_stays_what_it_is() -> None:
-    waiting = await opened(Call(grpc.StatusCode.UNAVAILABLE))
+    waiting = await opened(Call(grpc.StatusCode.INTERNAL))
     with pytest.raises(AioRpcError):
         await waiting.answer()
+
+
+async def test_a_connection_that_breaks_leaves_the_message_named() -> None:
+    waiting = await opened(Call(grpc.StatusCode.UNAVAILABLE))
+    with pytest.raises(ApiError) as raised:
+        await waiting.answer()
+    assert (raised.value.row.reason, raised.value.details) == ("AGENT_REPLY_TIMEOUT", IDS)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from server.agents.connector import UNBOUNDED, AgentUnavailableError, Emit, NoReplyError, Work
 from server.agents.echo import Echo
@@ -505,11 +506,15 @@ class TestAttempts:
         await world.open()
         one = await world.session()
         await world.store.delete_agent(AGENT)
-        await world.send(one, "hello", "again")
-        assert await world.failures(one) == [
-            (1, "the agent has been removed", 0),
-            (2, "the agent has been removed", 0),
-        ]
+        with capture_logs() as logs:
+            await world.send(one, "hello", "again")
+            assert await world.failures(one) == [
+                (1, "the agent has been removed", 0),
+                (2, "the agent has been removed", 0),
+            ]
+            await eventually(world.dispatcher.is_idle)
+        # The operator hears of both, too.
+        assert [line["final"] for line in logs if line["event"] == "no reply"] == [True, True]
 
 
 class TestAnswers:
@@ -651,6 +656,24 @@ class TestStoreTrouble:
         world.clock.set_ms(T0 - 3_600_000)
         await world.open(policy=RetryPolicy(5, 10, 10))
         assert await world.exchanged(one) == [("hello", "hello")]
+
+    async def test_a_clock_that_was_set_back_frees_all_that_rest_at_once(
+        self, world: World, agent: Scripted
+    ) -> None:
+        async def fail(work: Work, emit: Emit) -> Reply:
+            raise NoReplyError("not now", final=False)
+
+        agent.script = fail
+        await world.open(policy=RetryPolicy(5, 2000, 2000))
+        sessions = [await world.session() for _ in range(40)]
+        for one in sessions:
+            await world.send(one, "hello")
+        await eventually(lambda: len(agent.asked) == len(sessions) and not agent.in_hand.total())
+        world.clock.set_ms(T0 - 3_600_000)
+        agent.script = echo
+        # One after the other they would take 40 times 2 s.
+        await delivered(world.store)
+        assert len(agent.asked) == 2 * len(sessions)
 
     async def test_no_more_is_in_memory_however_many_rest(self, world: World, agent: Scripted) -> None:
         async def fail(work: Work, emit: Emit) -> Reply:

@@ -19,7 +19,7 @@ from server.domain.messages import Reply
 from server.domain.sessions import Session
 from server.rpc.encoding import Entries
 from server.rpc.in_process_channel import InProcessChannel
-from server.rpc.message_service import MessageService
+from server.rpc.message_service import ANSWER_SECONDS, MessageService
 from server.rpc.pipeline import CallPipeline
 from server.rpc.services import Services
 from tests.service.agents.test_dispatcher import OTHER, Draft, Scripted, World, hang
@@ -315,3 +315,9 @@ async def _count(wait: Any, told: list[int]) -> None:
     await wait.answer(PATIENCE_SECONDS)
     told.append(1)
     wait.close()
+
+
+async def test_a_short_deadline_is_half_spent_on_the_wait(world: World) -> None:
+    front, one = Front(world), await world.session(OTHER)
+    answer = await front.send(one, "how are you", timeout=ANSWER_SECONDS)
+    assert ending(answer) == "reply"

@@ -70,7 +70,7 @@ class SendMessageRequest(_message.Message):
     def reply_wait(self) -> _duration_pb2.Duration:
         """How long to wait for the agent's reply once the message is stored. Unset or 0: no wait. Less than 0 is
         INVALID_FIELD. The wait never lasts longer than REPLY_DEADLINE_SECONDS, and ends half a second before the
-        call's own deadline. As soon as the message is stored, the initial metadata of the call tell its id as
+        call's own deadline, or half of what is left of it before. As soon as the message is stored, the initial metadata of the call tell its id as
         `eliza-message-id`. Such a call takes the place of a stream: where none is free, it is OVERLOADED and the
         message is not stored. Converse, which always waits, does not look at it.
         """
