@@ -207,7 +207,8 @@ class Pump:
         if self._is_behind or self._must_look or self._means.is_stopping:
             return
         next_ms = await self._means.store.next_delivery_ms(self.agent_id, self._turns)
-        if next_ms is not None and next_ms > self._means.clock.now_ms() + self._longest_rest_ms():
+        longest_ms = self._means.clock.now_ms() + self._longest_rest_ms()
+        if next_ms is not None and next_ms > max(due_ms, longest_ms):
             # None rests so long: the clock was set back.
             self._is_all_due = self._must_look = True
         elif next_ms is not None and next_ms > due_ms:

@@ -675,6 +675,33 @@ class TestStoreTrouble:
         await delivered(world.store)
         assert len(agent.asked) == 2 * len(sessions)
 
+    async def test_a_clock_that_was_set_back_asks_for_nothing_without_a_pause(
+        self, world: World, agent: Scripted, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def fail(work: Work, emit: Emit) -> Reply:
+            raise NoReplyError("not now", final=False)
+
+        agent.script = fail
+        await world.open(policy=RetryPolicy(5, 2000, 2000))
+        await world.send(await world.session(), "hello")
+        await eventually(world.dispatcher.is_resting)
+        world.clock.set_ms(T0 - 3_600_000)
+        asked = 0
+
+        async def lease_nothing(*_given: Any) -> list[OpenDelivery]:
+            nonlocal asked
+            asked += 1
+            assert asked < 100, "it is asked again and again"
+            return []
+
+        monkeypatch.setattr(turn, "STORE_TROUBLE_SECONDS", 3600)
+        monkeypatch.setattr(world.store, "lease_due", lease_nothing)
+        world.dispatcher.wake(AGENT)
+        await eventually(lambda: asked >= 2)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert asked == 2
+
     async def test_no_more_is_in_memory_however_many_rest(self, world: World, agent: Scripted) -> None:
         async def fail(work: Work, emit: Emit) -> Reply:
             raise NoReplyError("not now", final=False)
