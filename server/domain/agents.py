@@ -86,7 +86,8 @@ SETTINGS: Final[dict[AgentKind, type[WebhookSettings] | type[OpenAiSettings]]] =
 class Agent:
     """A registered agent.
 
-    `id` is a UUID in lower case, times are ms since the epoch, `settings` are those of its kind.
+    `id` is a UUID in lower case, times are ms since the epoch, `settings` are those of its kind. An agent
+    without a tenant belongs to all of them.
     """
 
     id: str
@@ -96,6 +97,7 @@ class Agent:
     updated_at_ms: int
     timeout: PartialTimeoutConfig = NOTHING_NAMED
     settings: AgentSettings = None
+    tenant: str = ""
 
 
 def check_agent(agent: Agent, policy: TimeoutPolicy) -> None:

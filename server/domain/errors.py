@@ -8,6 +8,8 @@ DomainError
 ├── AgentReplyTimeoutError, AgentReplyError
 ├── RequestIdReusedError, EtagMismatchError
 ├── DeliveryNotFoundError, DeliveryAnsweredError, DeliveryNotLeasedError
+├── UnauthenticatedError, CredentialExpiredError, PermissionDeniedError,
+│   RateLimitedError, QuotaExceededError
 └── InvalidRequestError, DeadlineExceededError,
     UnavailableError, ResourceExhaustedError, OverloadedError
 
@@ -15,6 +17,7 @@ DomainError
 details, as text. A message is for the client: it never holds metadata or anything of the inside.
 """
 
+import math
 from collections.abc import Iterable
 from typing import ClassVar, Final
 
@@ -258,6 +261,53 @@ class OverloadedError(DomainError):
 
     def __init__(self, queue: str) -> None:
         super().__init__(f"The service has more to do than it can: {queue}", retryAfterSeconds=1)
+
+
+class UnauthenticatedError(DomainError):
+    """There is no credential, or a bad one. The message never repeats it."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class CredentialExpiredError(DomainError):
+    """The credential was good once: it has expired, or was removed."""
+
+    reason = "CREDENTIAL_EXPIRED"
+
+
+class PermissionDeniedError(DomainError):
+    """The caller is known and may not do this."""
+
+    reason = "PERMISSION_DENIED"
+
+
+class RateLimitedError(DomainError):
+    """The caller makes more calls of a kind, the `policy`, than `limit` in `window_s`. The service did nothing.
+
+    `retry_after_s` is how many seconds it takes until one more is allowed.
+    """
+
+    reason = "RATE_LIMITED"
+
+    def __init__(self, policy: str, limit: int, window_s: int, retry_after_s: float) -> None:
+        super().__init__(
+            f"Too many requests of the kind {policy}: at most {limit} in {window_s} s",
+            policy=policy,
+            limit=limit,
+            windowSeconds=window_s,
+            retryAfterSeconds=max(1, math.ceil(retry_after_s)),
+        )
+
+
+class QuotaExceededError(DomainError):
+    """The caller, its user or its tenant has as many of something as it may have."""
+
+    reason = "QUOTA_EXCEEDED"
+
+    def __init__(self, quota: str, limit: int) -> None:
+        super().__init__(
+            f"The quota is used up: {quota}, at most {limit}", quota=quota, limit=limit, retryAfterSeconds=60
+        )
 
 
 STORE_TROUBLE: Final = (UnavailableError, ResourceExhaustedError, OverloadedError)

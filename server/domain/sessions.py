@@ -40,7 +40,7 @@ class Session(NamedTuple):
     `renewed_at_ms` is the last renewal, or the creation. `warning_logged`: the log has the warning, since
     that renewal. `expiry_logged`: the log has the expiry. `last_sequence` and `last_entry_ms` are those of
     the log's latest entry; of an empty log, 0 and one ms before the creation. `open_deliveries` counts the
-    messages of the user that have neither a reply nor failed for good.
+    messages of the user that have neither a reply nor failed for good. `tenant`: that of who made it.
     """
 
     id: str
@@ -59,6 +59,7 @@ class Session(NamedTuple):
     last_sequence: int
     last_entry_ms: int
     open_deliveries: int = 0
+    tenant: str = ""
 
     @property
     def end_ms(self) -> int:

@@ -2,37 +2,49 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import grpc
 from grpc import aio
 
+from server.rpc.call import Caller
 from server.rpc.lower_case_ids import lower_ids
-from server.rpc.pipeline import Behaviour, Behaviours, Caller, CallFailed, CallPipeline, Fault
+from server.rpc.pipeline import Behaviour, Behaviours, CallFailed, CallPipeline, Fault
 
 _NO_METADATA: Final = aio.Metadata()
 _LATE: Final = Fault(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", ())
 _CANCELLED: Final = Fault(grpc.StatusCode.CANCELLED, "Locally cancelled by application!", ())
 _UNKNOWN_METHOD: Final = Fault(grpc.StatusCode.UNIMPLEMENTED, "Method not found!", ())
 
+IN_PROCESS: Final = "inproc"
+"""Where these calls come from: the facade beside the server, by construction."""
+
 _Parse = Callable[[bytes], Any]
+_Metadata: TypeAlias = Any
+"""The pairs of a key and a value that a caller sends with its call; or None."""
 
 
 class _Caller:
     """The context of a call, as far as the pipeline and our servicers look at it."""
 
-    __slots__ = ("_deadline_s", "_tell")
+    __slots__ = ("_deadline_s", "_metadata", "_tell")
 
-    def __init__(self, deadline_s: float | None, tell: Callable[[aio.Metadata], None]) -> None:
+    def __init__(
+        self, deadline_s: float | None, metadata: _Metadata, tell: Callable[[aio.Metadata], None]
+    ) -> None:
         """`tell` is given the initial metadata."""
         self._deadline_s = deadline_s
+        self._metadata = metadata
         self._tell = tell
 
     def time_remaining(self) -> float | None:
         return None if self._deadline_s is None else self._deadline_s - asyncio.get_running_loop().time()
 
     def peer(self) -> str:
-        return "inproc"
+        return IN_PROCESS
+
+    def invocation_metadata(self) -> _Metadata:
+        return self._metadata
 
     async def send_initial_metadata(self, initial_metadata: Any) -> None:
         self._tell(aio.Metadata(*initial_metadata))
@@ -125,10 +137,11 @@ def _error(fault: Fault) -> aio.AioRpcError:
 class _UnaryCall(_Call, aio.UnaryUnaryCall[Any, Any]):
     """A call that runs in the task that awaits it, from then on."""
 
-    def __init__(self, multi: "UnaryUnary", request: Any, timeout: float | None) -> None:
+    def __init__(self, multi: "UnaryUnary", request: Any, timeout: float | None, metadata: _Metadata) -> None:
         super().__init__(multi, timeout)
         self._multi = multi
         self._request = request
+        self._sent_metadata = metadata
 
     def cancel(self) -> bool:
         """Ends a call that nobody has awaited yet. One that runs ends with its task."""
@@ -155,7 +168,7 @@ class _UnaryCall(_Call, aio.UnaryUnaryCall[Any, Any]):
             multi.behaviour,
             _same,
             self._request,
-            _Caller(self._deadline_s, self._take_metadata),
+            _Caller(self._deadline_s, self._sent_metadata, self._take_metadata),
         )
         if self._deadline_s is None:
             answer, fault = yield from handling.__await__()
@@ -200,7 +213,7 @@ class _UnaryCall(_Call, aio.UnaryUnaryCall[Any, Any]):
 class _StreamCall(_Call):
     """A stream of answers. Its reader runs the handler, so that no answer is made that nobody reads."""
 
-    def __init__(self, multi: "_Multi", requests: Any, timeout: float | None) -> None:
+    def __init__(self, multi: "_Multi", requests: Any, timeout: float | None, metadata: _Metadata) -> None:
         self._timer: asyncio.TimerHandle | None = None
         super().__init__(multi, timeout)
         self._multi = multi
@@ -208,7 +221,7 @@ class _StreamCall(_Call):
         self._is_late = False
         self._closing: asyncio.Task[None] | None = None
         self._timer = None if self._deadline_s is None else self._loop.call_at(self._deadline_s, self._expire)
-        self._answers = multi.begin(requests, _Caller(self._deadline_s, self._take_metadata))
+        self._answers = multi.begin(requests, _Caller(self._deadline_s, metadata, self._take_metadata))
 
     async def read(self) -> Any:
         """The next answer, or EOF. Cancelling it cancels the call."""
@@ -280,9 +293,9 @@ class _UnaryStreamCall(_StreamCall, aio.UnaryStreamCall[Any, Any]):
 class _StreamStreamCall(_StreamCall, aio.StreamStreamCall[Any, Any]):
     """A stream of answers to a stream of requests."""
 
-    def __init__(self, multi: "_Multi", timeout: float | None) -> None:
+    def __init__(self, multi: "_Multi", timeout: float | None, metadata: _Metadata) -> None:
         self._requests: asyncio.Queue[Any] = asyncio.Queue()
-        super().__init__(multi, self._sent(), timeout)
+        super().__init__(multi, self._sent(), timeout, metadata)
 
     async def write(self, request: Any) -> None:
         """Hands over a request, which the handler takes when the answers are read."""
@@ -323,8 +336,10 @@ class UnaryUnary(_Multi, aio.UnaryUnaryMultiCallable[Any, Any]):
 
     behaviour: Behaviour
 
-    def __call__(self, request: Any, *, timeout: float | None = None, **_: Any) -> _UnaryCall:
-        return _UnaryCall(self, self.read_request(request), timeout)
+    def __call__(
+        self, request: Any, *, timeout: float | None = None, metadata: _Metadata = None, **_: Any
+    ) -> _UnaryCall:
+        return _UnaryCall(self, self.read_request(request), timeout, metadata)
 
 
 class UnaryStream(_Multi, aio.UnaryStreamMultiCallable[Any, Any]):
@@ -332,8 +347,10 @@ class UnaryStream(_Multi, aio.UnaryStreamMultiCallable[Any, Any]):
 
     behaviour: Behaviours
 
-    def __call__(self, request: Any, *, timeout: float | None = None, **_: Any) -> _UnaryStreamCall:
-        return _UnaryStreamCall(self, self.read_request(request), timeout)
+    def __call__(
+        self, request: Any, *, timeout: float | None = None, metadata: _Metadata = None, **_: Any
+    ) -> _UnaryStreamCall:
+        return _UnaryStreamCall(self, self.read_request(request), timeout, metadata)
 
 
 class UnaryAsStream(UnaryStream):
@@ -354,9 +371,13 @@ class StreamStream(_Multi, aio.StreamStreamMultiCallable[Any, Any]):
     behaviour: Behaviours
 
     def __call__(
-        self, request_iterator: Any = None, timeout: float | None = None, *_: Any, **__: Any
+        self,
+        request_iterator: Any = None,
+        timeout: float | None = None,
+        metadata: _Metadata = None,
+        **_: Any,
     ) -> _StreamStreamCall:
-        return _StreamStreamCall(self, timeout)
+        return _StreamStreamCall(self, timeout, metadata)
 
 
 def _same(request: Any) -> Any:

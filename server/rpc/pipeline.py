@@ -8,7 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, aclosing, contextmanager
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 from urllib.parse import unquote
 
 import grpc
@@ -24,6 +24,7 @@ from server.domain.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
+from server.rpc.call import Call, Caller
 from server.rpc.parsing import MAX_REQUEST_BYTES
 
 QUIET_SECONDS: Final = 0.1
@@ -73,19 +74,6 @@ _LOGGED_IDS: Final = {"sessionId": "session_id", "agentId": "agent_id", "deliver
 """The details of an error that a line about it repeats."""
 
 log = structlog.get_logger()
-
-
-class Caller(Protocol):
-    """The part of a call's context that the pipeline uses."""
-
-    def time_remaining(self) -> float | None:
-        """How many seconds are left of the call's deadline; None: it has none."""
-
-    def peer(self) -> str:
-        """Where the call comes from, as gRPC writes it."""
-
-    async def send_initial_metadata(self, initial_metadata: Any) -> None:
-        """Tells the caller something ahead of the answer, in pairs of a key and a text."""
 
 
 class CallFailed(Exception):  # noqa: N818 - it is not an error of ours, but how a stream of answers ends
@@ -235,7 +223,7 @@ class CallPipeline:
                     request = read(raw)
                     if isinstance(request, SendMessageRequest) and seconds(request.reply_wait) > 0:
                         stream.enter_context(self.admitted_stream(method, caller))
-                    answer = await behaviour(request, caller)
+                    answer = await behaviour(request, Call(caller))
                 finally:
                     self._calls -= 1
                 self._warn_if_slow(method, request, time.monotonic() - begun_s)
@@ -264,7 +252,7 @@ class CallPipeline:
             try:
                 with self.admitted_stream(method, caller), self._held(raw):
                     request = read(raw)
-                    async with aclosing(behaviour(request, caller)) as answers:
+                    async with aclosing(behaviour(request, Call(caller))) as answers:
                         async for answer in answers:
                             told = [answer]
                             # Not kept while the next one is waited for.

@@ -13,6 +13,7 @@ from server.domain.errors import DomainError
 
 GRPC = {
     400: {grpc.StatusCode.INVALID_ARGUMENT},
+    401: {grpc.StatusCode.UNAUTHENTICATED},
     403: {grpc.StatusCode.PERMISSION_DENIED},
     404: {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNIMPLEMENTED},
     405: {grpc.StatusCode.UNIMPLEMENTED},
@@ -55,6 +56,11 @@ ARGUMENTS: dict[type[DomainError], tuple] = {
     errors.DeadlineExceededError: (),
     errors.UnavailableError: ("busy",),
     errors.ResourceExhaustedError: ("full",),
+    errors.UnauthenticatedError: ("no",),
+    errors.CredentialExpiredError: ("late",),
+    errors.PermissionDeniedError: ("no",),
+    errors.RateLimitedError: ("create", 10, 60, 5.5),
+    errors.QuotaExceededError: ("sessions", 5),
 }
 
 

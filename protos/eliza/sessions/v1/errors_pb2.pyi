@@ -114,6 +114,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The service is not known by the name in the header Host: REST_ALLOWED_HOSTS does not name `host`. The
     service did nothing.
     """
+    ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 35
+    """There is no credential, or a bad one: an unknown key, a token that is no good, two that differ. The service
+    did nothing.
+    """
+    ERROR_REASON_CREDENTIAL_EXPIRED: _ErrorReason.ValueType  # 36
+    """The credential was good and has expired, or was removed. The service did nothing. A stream ends with it."""
+    ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 37
+    """The caller is known and may not do this. The service did nothing."""
+    ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 38
+    """The caller, or its user, or its tenant, has as many of `quota` as it may have. The service did nothing."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 24
     """A fault of the service itself. The log has the cause under `errorId`."""
 
@@ -211,6 +221,16 @@ ERROR_REASON_HOST_NOT_ALLOWED: ErrorReason.ValueType  # 34
 """The service is not known by the name in the header Host: REST_ALLOWED_HOSTS does not name `host`. The
 service did nothing.
 """
+ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 35
+"""There is no credential, or a bad one: an unknown key, a token that is no good, two that differ. The service
+did nothing.
+"""
+ERROR_REASON_CREDENTIAL_EXPIRED: ErrorReason.ValueType  # 36
+"""The credential was good and has expired, or was removed. The service did nothing. A stream ends with it."""
+ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 37
+"""The caller is known and may not do this. The service did nothing."""
+ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 38
+"""The caller, or its user, or its tenant, has as many of `quota` as it may have. The service did nothing."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 24
 """A fault of the service itself. The log has the cause under `errorId`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -27,11 +27,12 @@ from eliza.sessions.v1 import json_form_pb2 as eliza_dot_sessions_dot_v1_dot_jso
 from eliza.sessions.v1 import log_pb2 as eliza_dot_sessions_dot_v1_dot_log__pb2
 from eliza.sessions.v1 import session_pb2 as eliza_dot_sessions_dot_v1_dot_session__pb2
 from eliza.sessions.v1 import timeout_pb2 as eliza_dot_sessions_dot_v1_dot_timeout__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'eliza/sessions/v1/session_service.proto\x12\x11\x65liza.sessions.v1\x1a\x1e\x65liza/sessions/v1/errors.proto\x1a!eliza/sessions/v1/json_form.proto\x1a\x1b\x65liza/sessions/v1/log.proto\x1a\x1f\x65liza/sessions/v1/session.proto\x1a\x1f\x65liza/sessions/v1/timeout.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf9\x01\n\x14\x43reateSessionRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12)\n\x08metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x38\n\x0etimeout_config\x18\x04 \x01(\x0b\x32 .eliza.sessions.v1.TimeoutConfig\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x15\n\rmetadata_json\x18\x06 \x01(\t\x12.\n\tjson_form\x18\x07 \x01(\x0e\x32\x1b.eliza.sessions.v1.JsonForm\"V\n\x15\x43reateSessionResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"k\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nchannel_id\x18\x02 \x01(\t\x12.\n\tjson_form\x18\x03 \x01(\x0e\x32\x1b.eliza.sessions.v1.JsonForm\"A\n\x12GetSessionResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\"\x8f\x01\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12.\n\tjson_form\x18\x05 \x01(\x0e\x32\x1b.eliza.sessions.v1.JsonForm\"\xa1\x01\n\x14ListSessionsResponse\x12,\n\x08sessions\x18\x01 \x03(\x0b\x32\x1a.eliza.sessions.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\x12.\n\x05stats\x18\x04 \x01(\x0b\x32\x1f.eliza.sessions.v1.SessionStats\"Y\n\x0cSessionStats\x12\x16\n\x0etotal_sessions\x18\x01 \x01(\x05\x12\x17\n\x0f\x61\x63tive_sessions\x18\x02 \x01(\x05\x12\x18\n\x10\x65xpired_sessions\x18\x03 \x01(\x05\"q\n\x13WatchSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x12.\n\tjson_form\x18\x03 \x01(\x0e\x32\x1b.eliza.sessions.v1.JsonForm\"\x9f\x02\n\x14WatchSessionResponse\x12,\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x1b.eliza.sessions.v1.LogEntryH\x00\x12.\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1d.eliza.sessions.v1.ReplyChunkH\x00\x12\x36\n\theartbeat\x18\x03 \x01(\x0b\x32!.eliza.sessions.v1.WatchHeartbeatH\x00\x12\x32\n\x07\x61\x62orted\x18\x04 \x01(\x0b\x32\x1f.eliza.sessions.v1.ReplyAbortedH\x00\x12\x34\n\x07\x64\x65leted\x18\x05 \x01(\x0b\x32!.eliza.sessions.v1.SessionDeletedH\x00\x42\x07\n\x05\x65vent\"\xb7\x02\n\x14WatchSessionsRequest\x12<\n\x04join\x18\x01 \x01(\x0b\x32,.eliza.sessions.v1.WatchSessionsRequest.JoinH\x00\x12>\n\x05leave\x18\x02 \x01(\x0b\x32-.eliza.sessions.v1.WatchSessionsRequest.LeaveH\x00\x1az\n\x04Join\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x1b\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12.\n\tjson_form\x18\x03 \x01(\x0e\x32\x1b.eliza.sessions.v1.JsonFormB\x11\n\x0f_after_sequence\x1a\x1b\n\x05Leave\x12\x12\n\nsession_id\x18\x01 \x01(\tB\x08\n\x06\x63hange\"\xc8\x05\n\x15WatchSessionsResponse\x12\x41\n\x06joined\x18\x01 \x01(\x0b\x32/.eliza.sessions.v1.WatchSessionsResponse.JoinedH\x00\x12,\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x1b.eliza.sessions.v1.LogEntryH\x00\x12.\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x1d.eliza.sessions.v1.ReplyChunkH\x00\x12;\n\x03\x65nd\x18\x04 \x01(\x0b\x32,.eliza.sessions.v1.WatchSessionsResponse.EndH\x00\x12\x36\n\theartbeat\x18\x05 \x01(\x0b\x32!.eliza.sessions.v1.WatchHeartbeatH\x00\x12\x32\n\x07\x61\x62orted\x18\x06 \x01(\x0b\x32\x1f.eliza.sessions.v1.ReplyAbortedH\x00\x12\x34\n\x07\x64\x65leted\x18\x07 \x01(\x0b\x32!.eliza.sessions.v1.SessionDeletedH\x00\x1aM\n\x06Joined\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x1a\xd6\x01\n\x03\x45nd\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12.\n\x06reason\x18\x02 \x01(\x0e\x32\x1e.eliza.sessions.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12J\n\x07\x64\x65tails\x18\x04 \x03(\x0b\x32\x39.eliza.sessions.v1.WatchSessionsResponse.End.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05\x65vent\"8\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"\x17\n\x15\x44\x65leteSessionResponse\"g\n\x13RenewSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12.\n\tjson_form\x18\x03 \x01(\x0e\x32\x1b.eliza.sessions.v1.JsonForm\"C\n\x14RenewSessionResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\"\xa2\x01\n\x14UpdateTimeoutRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x38\n\x0etimeout_config\x18\x02 \x01(\x0b\x32 .eliza.sessions.v1.TimeoutConfig\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12.\n\tjson_form\x18\x04 \x01(\x0e\x32\x1b.eliza.sessions.v1.JsonForm\"D\n\x15UpdateTimeoutResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\"Z\n\x14SendHeartbeatRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12.\n\tjson_form\x18\x02 \x01(\x0e\x32\x1b.eliza.sessions.v1.JsonForm\"D\n\x15SendHeartbeatResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\"\x19\n\x17GetServiceStatusRequest\"\xe1\x02\n\x18GetServiceStatusResponse\x12\x42\n\x06health\x18\x01 \x01(\x0e\x32\x32.eliza.sessions.v1.GetServiceStatusResponse.Health\x12\x17\n\x0f\x61\x63tive_sessions\x18\x02 \x01(\x05\x12\x15\n\rexpiring_soon\x18\x03 \x01(\x05\x12\x18\n\x10invalid_sessions\x18\x04 \x01(\x05\x12-\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0euptime_seconds\x18\x06 \x01(\x01\x12\x0f\n\x07version\x18\x07 \x01(\t\"_\n\x06Health\x12\x16\n\x12HEALTH_UNSPECIFIED\x10\x00\x12\x12\n\x0eHEALTH_HEALTHY\x10\x01\x12\x13\n\x0fHEALTH_DEGRADED\x10\x02\x12\x14\n\x10HEALTH_UNHEALTHY\x10\x03\x32\xf5\x07\n\x0eSessionService\x12\x62\n\rCreateSession\x12\'.eliza.sessions.v1.CreateSessionRequest\x1a(.eliza.sessions.v1.CreateSessionResponse\x12Y\n\nGetSession\x12$.eliza.sessions.v1.GetSessionRequest\x1a%.eliza.sessions.v1.GetSessionResponse\x12_\n\x0cListSessions\x12&.eliza.sessions.v1.ListSessionsRequest\x1a\'.eliza.sessions.v1.ListSessionsResponse\x12\x62\n\rDeleteSession\x12\'.eliza.sessions.v1.DeleteSessionRequest\x1a(.eliza.sessions.v1.DeleteSessionResponse\x12_\n\x0cRenewSession\x12&.eliza.sessions.v1.RenewSessionRequest\x1a\'.eliza.sessions.v1.RenewSessionResponse\x12\x62\n\rUpdateTimeout\x12\'.eliza.sessions.v1.UpdateTimeoutRequest\x1a(.eliza.sessions.v1.UpdateTimeoutResponse\x12\x62\n\rSendHeartbeat\x12\'.eliza.sessions.v1.SendHeartbeatRequest\x1a(.eliza.sessions.v1.SendHeartbeatResponse\x12\x61\n\x0cWatchSession\x12&.eliza.sessions.v1.WatchSessionRequest\x1a\'.eliza.sessions.v1.WatchSessionResponse0\x01\x12\x66\n\rWatchSessions\x12\'.eliza.sessions.v1.WatchSessionsRequest\x1a(.eliza.sessions.v1.WatchSessionsResponse(\x01\x30\x01\x12k\n\x10GetServiceStatus\x12*.eliza.sessions.v1.GetServiceStatusRequest\x1a+.eliza.sessions.v1.GetServiceStatusResponseBc\n\x14\x64\x65v.elizasessions.v1P\x01ZIgithub.com/eliza-sessions/eliza-sessions/gen/eliza/sessions/v1;sessionsv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'eliza/sessions/v1/session_service.proto\x12\x11\x65liza.sessions.v1\x1a\x1e\x65liza/sessions/v1/errors.proto\x1a!eliza/sessions/v1/json_form.proto\x1a\x1b\x65liza/sessions/v1/log.proto\x1a\x1f\x65liza/sessions/v1/session.proto\x1a\x1f\x65liza/sessions/v1/timeout.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf9\x01\n\x14\x43reateSessionRequest\x12\x10\n\x08\x61gent_id\x18\x01 \x01(\t\x12\x0f\n\x07user_id\x18\x02 \x01(\t\x12)\n\x08metadata\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x38\n\x0etimeout_config\x18\x04 \x01(\x0b\x32 .eliza.sessions.v1.TimeoutConfig\x12\x12\n\nrequest_id\x18\x05 \x01(\t\x12\x15\n\rmetadata_json\x18\x06 \x01(\t\x12.\n\tjson_form\x18\x07 \x01(\x0e\x32\x1b.eliza.sessions.v1.JsonForm\"V\n\x15\x43reateSessionResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"k\n\x11GetSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x12\n\nchannel_id\x18\x02 \x01(\t\x12.\n\tjson_form\x18\x03 \x01(\x0e\x32\x1b.eliza.sessions.v1.JsonForm\"A\n\x12GetSessionResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\"\x8f\x01\n\x13ListSessionsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12.\n\tjson_form\x18\x05 \x01(\x0e\x32\x1b.eliza.sessions.v1.JsonForm\"\xa1\x01\n\x14ListSessionsResponse\x12,\n\x08sessions\x18\x01 \x03(\x0b\x32\x1a.eliza.sessions.v1.Session\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\x12.\n\x05stats\x18\x04 \x01(\x0b\x32\x1f.eliza.sessions.v1.SessionStats\"Y\n\x0cSessionStats\x12\x16\n\x0etotal_sessions\x18\x01 \x01(\x05\x12\x17\n\x0f\x61\x63tive_sessions\x18\x02 \x01(\x05\x12\x18\n\x10\x65xpired_sessions\x18\x03 \x01(\x05\"q\n\x13WatchSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x12.\n\tjson_form\x18\x03 \x01(\x0e\x32\x1b.eliza.sessions.v1.JsonForm\"\x9f\x02\n\x14WatchSessionResponse\x12,\n\x05\x65ntry\x18\x01 \x01(\x0b\x32\x1b.eliza.sessions.v1.LogEntryH\x00\x12.\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1d.eliza.sessions.v1.ReplyChunkH\x00\x12\x36\n\theartbeat\x18\x03 \x01(\x0b\x32!.eliza.sessions.v1.WatchHeartbeatH\x00\x12\x32\n\x07\x61\x62orted\x18\x04 \x01(\x0b\x32\x1f.eliza.sessions.v1.ReplyAbortedH\x00\x12\x34\n\x07\x64\x65leted\x18\x05 \x01(\x0b\x32!.eliza.sessions.v1.SessionDeletedH\x00\x42\x07\n\x05\x65vent\"\xb7\x02\n\x14WatchSessionsRequest\x12<\n\x04join\x18\x01 \x01(\x0b\x32,.eliza.sessions.v1.WatchSessionsRequest.JoinH\x00\x12>\n\x05leave\x18\x02 \x01(\x0b\x32-.eliza.sessions.v1.WatchSessionsRequest.LeaveH\x00\x1az\n\x04Join\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x1b\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12.\n\tjson_form\x18\x03 \x01(\x0e\x32\x1b.eliza.sessions.v1.JsonFormB\x11\n\x0f_after_sequence\x1a\x1b\n\x05Leave\x12\x12\n\nsession_id\x18\x01 \x01(\tB\x08\n\x06\x63hange\"\xdc\x05\n\x15WatchSessionsResponse\x12\x41\n\x06joined\x18\x01 \x01(\x0b\x32/.eliza.sessions.v1.WatchSessionsResponse.JoinedH\x00\x12,\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x1b.eliza.sessions.v1.LogEntryH\x00\x12.\n\x05\x63hunk\x18\x03 \x01(\x0b\x32\x1d.eliza.sessions.v1.ReplyChunkH\x00\x12;\n\x03\x65nd\x18\x04 \x01(\x0b\x32,.eliza.sessions.v1.WatchSessionsResponse.EndH\x00\x12\x36\n\theartbeat\x18\x05 \x01(\x0b\x32!.eliza.sessions.v1.WatchHeartbeatH\x00\x12\x32\n\x07\x61\x62orted\x18\x06 \x01(\x0b\x32\x1f.eliza.sessions.v1.ReplyAbortedH\x00\x12\x34\n\x07\x64\x65leted\x18\x07 \x01(\x0b\x32!.eliza.sessions.v1.SessionDeletedH\x00\x1a\x61\n\x06Joined\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\x12\x16\n\x0e\x61\x66ter_sequence\x18\x02 \x01(\x03\x12\x12\n\nagent_name\x18\x03 \x01(\t\x1a\xd6\x01\n\x03\x45nd\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12.\n\x06reason\x18\x02 \x01(\x0e\x32\x1e.eliza.sessions.v1.ErrorReason\x12\x0f\n\x07message\x18\x03 \x01(\t\x12J\n\x07\x64\x65tails\x18\x04 \x03(\x0b\x32\x39.eliza.sessions.v1.WatchSessionsResponse.End.DetailsEntry\x1a.\n\x0c\x44\x65tailsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x07\n\x05\x65vent\"8\n\x14\x44\x65leteSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\"\x17\n\x15\x44\x65leteSessionResponse\"g\n\x13RenewSessionRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x0c\n\x04\x65tag\x18\x02 \x01(\t\x12.\n\tjson_form\x18\x03 \x01(\x0e\x32\x1b.eliza.sessions.v1.JsonForm\"C\n\x14RenewSessionResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\"\xa2\x01\n\x14UpdateTimeoutRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\x38\n\x0etimeout_config\x18\x02 \x01(\x0b\x32 .eliza.sessions.v1.TimeoutConfig\x12\x0c\n\x04\x65tag\x18\x03 \x01(\t\x12.\n\tjson_form\x18\x04 \x01(\x0e\x32\x1b.eliza.sessions.v1.JsonForm\"D\n\x15UpdateTimeoutResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\"Z\n\x14SendHeartbeatRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12.\n\tjson_form\x18\x02 \x01(\x0e\x32\x1b.eliza.sessions.v1.JsonForm\"D\n\x15SendHeartbeatResponse\x12+\n\x07session\x18\x01 \x01(\x0b\x32\x1a.eliza.sessions.v1.Session\"j\n\x18\x43reateAccessTokenRequest\x12\x12\n\nsession_id\x18\x01 \x01(\t\x12\r\n\x05verbs\x18\x02 \x03(\t\x12+\n\x08lifetime\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"p\n\x19\x43reateAccessTokenResponse\x12\x14\n\x0c\x61\x63\x63\x65ss_token\x18\x01 \x01(\t\x12.\n\nexpires_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05verbs\x18\x03 \x03(\t\"\x19\n\x17GetServiceStatusRequest\"\xf6\x02\n\x18GetServiceStatusResponse\x12\x42\n\x06health\x18\x01 \x01(\x0e\x32\x32.eliza.sessions.v1.GetServiceStatusResponse.Health\x12\x17\n\x0f\x61\x63tive_sessions\x18\x02 \x01(\x05\x12\x15\n\rexpiring_soon\x18\x03 \x01(\x05\x12\x18\n\x10invalid_sessions\x18\x04 \x01(\x05\x12-\n\ttimestamp\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0euptime_seconds\x18\x06 \x01(\x01\x12\x0f\n\x07version\x18\x07 \x01(\t\x12\x13\n\x0bstatus_only\x18\x08 \x01(\x08\"_\n\x06Health\x12\x16\n\x12HEALTH_UNSPECIFIED\x10\x00\x12\x12\n\x0eHEALTH_HEALTHY\x10\x01\x12\x13\n\x0fHEALTH_DEGRADED\x10\x02\x12\x14\n\x10HEALTH_UNHEALTHY\x10\x03\x32\xe5\x08\n\x0eSessionService\x12\x62\n\rCreateSession\x12\'.eliza.sessions.v1.CreateSessionRequest\x1a(.eliza.sessions.v1.CreateSessionResponse\x12Y\n\nGetSession\x12$.eliza.sessions.v1.GetSessionRequest\x1a%.eliza.sessions.v1.GetSessionResponse\x12_\n\x0cListSessions\x12&.eliza.sessions.v1.ListSessionsRequest\x1a\'.eliza.sessions.v1.ListSessionsResponse\x12\x62\n\rDeleteSession\x12\'.eliza.sessions.v1.DeleteSessionRequest\x1a(.eliza.sessions.v1.DeleteSessionResponse\x12_\n\x0cRenewSession\x12&.eliza.sessions.v1.RenewSessionRequest\x1a\'.eliza.sessions.v1.RenewSessionResponse\x12\x62\n\rUpdateTimeout\x12\'.eliza.sessions.v1.UpdateTimeoutRequest\x1a(.eliza.sessions.v1.UpdateTimeoutResponse\x12\x62\n\rSendHeartbeat\x12\'.eliza.sessions.v1.SendHeartbeatRequest\x1a(.eliza.sessions.v1.SendHeartbeatResponse\x12\x61\n\x0cWatchSession\x12&.eliza.sessions.v1.WatchSessionRequest\x1a\'.eliza.sessions.v1.WatchSessionResponse0\x01\x12\x66\n\rWatchSessions\x12\'.eliza.sessions.v1.WatchSessionsRequest\x1a(.eliza.sessions.v1.WatchSessionsResponse(\x01\x30\x01\x12n\n\x11\x43reateAccessToken\x12+.eliza.sessions.v1.CreateAccessTokenRequest\x1a,.eliza.sessions.v1.CreateAccessTokenResponse\x12k\n\x10GetServiceStatus\x12*.eliza.sessions.v1.GetServiceStatusRequest\x1a+.eliza.sessions.v1.GetServiceStatusResponseBc\n\x14\x64\x65v.elizasessions.v1P\x01ZIgithub.com/eliza-sessions/eliza-sessions/gen/eliza/sessions/v1;sessionsv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,60 +42,64 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\024dev.elizasessions.v1P\001ZIgithub.com/eliza-sessions/eliza-sessions/gen/eliza/sessions/v1;sessionsv1'
   _globals['_WATCHSESSIONSRESPONSE_END_DETAILSENTRY']._loaded_options = None
   _globals['_WATCHSESSIONSRESPONSE_END_DETAILSENTRY']._serialized_options = b'8\001'
-  _globals['_CREATESESSIONREQUEST']._serialized_start=288
-  _globals['_CREATESESSIONREQUEST']._serialized_end=537
-  _globals['_CREATESESSIONRESPONSE']._serialized_start=539
-  _globals['_CREATESESSIONRESPONSE']._serialized_end=625
-  _globals['_GETSESSIONREQUEST']._serialized_start=627
-  _globals['_GETSESSIONREQUEST']._serialized_end=734
-  _globals['_GETSESSIONRESPONSE']._serialized_start=736
-  _globals['_GETSESSIONRESPONSE']._serialized_end=801
-  _globals['_LISTSESSIONSREQUEST']._serialized_start=804
-  _globals['_LISTSESSIONSREQUEST']._serialized_end=947
-  _globals['_LISTSESSIONSRESPONSE']._serialized_start=950
-  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1111
-  _globals['_SESSIONSTATS']._serialized_start=1113
-  _globals['_SESSIONSTATS']._serialized_end=1202
-  _globals['_WATCHSESSIONREQUEST']._serialized_start=1204
-  _globals['_WATCHSESSIONREQUEST']._serialized_end=1317
-  _globals['_WATCHSESSIONRESPONSE']._serialized_start=1320
-  _globals['_WATCHSESSIONRESPONSE']._serialized_end=1607
-  _globals['_WATCHSESSIONSREQUEST']._serialized_start=1610
-  _globals['_WATCHSESSIONSREQUEST']._serialized_end=1921
-  _globals['_WATCHSESSIONSREQUEST_JOIN']._serialized_start=1760
-  _globals['_WATCHSESSIONSREQUEST_JOIN']._serialized_end=1882
-  _globals['_WATCHSESSIONSREQUEST_LEAVE']._serialized_start=1884
-  _globals['_WATCHSESSIONSREQUEST_LEAVE']._serialized_end=1911
-  _globals['_WATCHSESSIONSRESPONSE']._serialized_start=1924
-  _globals['_WATCHSESSIONSRESPONSE']._serialized_end=2636
-  _globals['_WATCHSESSIONSRESPONSE_JOINED']._serialized_start=2333
-  _globals['_WATCHSESSIONSRESPONSE_JOINED']._serialized_end=2410
-  _globals['_WATCHSESSIONSRESPONSE_END']._serialized_start=2413
-  _globals['_WATCHSESSIONSRESPONSE_END']._serialized_end=2627
-  _globals['_WATCHSESSIONSRESPONSE_END_DETAILSENTRY']._serialized_start=2581
-  _globals['_WATCHSESSIONSRESPONSE_END_DETAILSENTRY']._serialized_end=2627
-  _globals['_DELETESESSIONREQUEST']._serialized_start=2638
-  _globals['_DELETESESSIONREQUEST']._serialized_end=2694
-  _globals['_DELETESESSIONRESPONSE']._serialized_start=2696
-  _globals['_DELETESESSIONRESPONSE']._serialized_end=2719
-  _globals['_RENEWSESSIONREQUEST']._serialized_start=2721
-  _globals['_RENEWSESSIONREQUEST']._serialized_end=2824
-  _globals['_RENEWSESSIONRESPONSE']._serialized_start=2826
-  _globals['_RENEWSESSIONRESPONSE']._serialized_end=2893
-  _globals['_UPDATETIMEOUTREQUEST']._serialized_start=2896
-  _globals['_UPDATETIMEOUTREQUEST']._serialized_end=3058
-  _globals['_UPDATETIMEOUTRESPONSE']._serialized_start=3060
-  _globals['_UPDATETIMEOUTRESPONSE']._serialized_end=3128
-  _globals['_SENDHEARTBEATREQUEST']._serialized_start=3130
-  _globals['_SENDHEARTBEATREQUEST']._serialized_end=3220
-  _globals['_SENDHEARTBEATRESPONSE']._serialized_start=3222
-  _globals['_SENDHEARTBEATRESPONSE']._serialized_end=3290
-  _globals['_GETSERVICESTATUSREQUEST']._serialized_start=3292
-  _globals['_GETSERVICESTATUSREQUEST']._serialized_end=3317
-  _globals['_GETSERVICESTATUSRESPONSE']._serialized_start=3320
-  _globals['_GETSERVICESTATUSRESPONSE']._serialized_end=3673
-  _globals['_GETSERVICESTATUSRESPONSE_HEALTH']._serialized_start=3578
-  _globals['_GETSERVICESTATUSRESPONSE_HEALTH']._serialized_end=3673
-  _globals['_SESSIONSERVICE']._serialized_start=3676
-  _globals['_SESSIONSERVICE']._serialized_end=4689
+  _globals['_CREATESESSIONREQUEST']._serialized_start=320
+  _globals['_CREATESESSIONREQUEST']._serialized_end=569
+  _globals['_CREATESESSIONRESPONSE']._serialized_start=571
+  _globals['_CREATESESSIONRESPONSE']._serialized_end=657
+  _globals['_GETSESSIONREQUEST']._serialized_start=659
+  _globals['_GETSESSIONREQUEST']._serialized_end=766
+  _globals['_GETSESSIONRESPONSE']._serialized_start=768
+  _globals['_GETSESSIONRESPONSE']._serialized_end=833
+  _globals['_LISTSESSIONSREQUEST']._serialized_start=836
+  _globals['_LISTSESSIONSREQUEST']._serialized_end=979
+  _globals['_LISTSESSIONSRESPONSE']._serialized_start=982
+  _globals['_LISTSESSIONSRESPONSE']._serialized_end=1143
+  _globals['_SESSIONSTATS']._serialized_start=1145
+  _globals['_SESSIONSTATS']._serialized_end=1234
+  _globals['_WATCHSESSIONREQUEST']._serialized_start=1236
+  _globals['_WATCHSESSIONREQUEST']._serialized_end=1349
+  _globals['_WATCHSESSIONRESPONSE']._serialized_start=1352
+  _globals['_WATCHSESSIONRESPONSE']._serialized_end=1639
+  _globals['_WATCHSESSIONSREQUEST']._serialized_start=1642
+  _globals['_WATCHSESSIONSREQUEST']._serialized_end=1953
+  _globals['_WATCHSESSIONSREQUEST_JOIN']._serialized_start=1792
+  _globals['_WATCHSESSIONSREQUEST_JOIN']._serialized_end=1914
+  _globals['_WATCHSESSIONSREQUEST_LEAVE']._serialized_start=1916
+  _globals['_WATCHSESSIONSREQUEST_LEAVE']._serialized_end=1943
+  _globals['_WATCHSESSIONSRESPONSE']._serialized_start=1956
+  _globals['_WATCHSESSIONSRESPONSE']._serialized_end=2688
+  _globals['_WATCHSESSIONSRESPONSE_JOINED']._serialized_start=2365
+  _globals['_WATCHSESSIONSRESPONSE_JOINED']._serialized_end=2462
+  _globals['_WATCHSESSIONSRESPONSE_END']._serialized_start=2465
+  _globals['_WATCHSESSIONSRESPONSE_END']._serialized_end=2679
+  _globals['_WATCHSESSIONSRESPONSE_END_DETAILSENTRY']._serialized_start=2633
+  _globals['_WATCHSESSIONSRESPONSE_END_DETAILSENTRY']._serialized_end=2679
+  _globals['_DELETESESSIONREQUEST']._serialized_start=2690
+  _globals['_DELETESESSIONREQUEST']._serialized_end=2746
+  _globals['_DELETESESSIONRESPONSE']._serialized_start=2748
+  _globals['_DELETESESSIONRESPONSE']._serialized_end=2771
+  _globals['_RENEWSESSIONREQUEST']._serialized_start=2773
+  _globals['_RENEWSESSIONREQUEST']._serialized_end=2876
+  _globals['_RENEWSESSIONRESPONSE']._serialized_start=2878
+  _globals['_RENEWSESSIONRESPONSE']._serialized_end=2945
+  _globals['_UPDATETIMEOUTREQUEST']._serialized_start=2948
+  _globals['_UPDATETIMEOUTREQUEST']._serialized_end=3110
+  _globals['_UPDATETIMEOUTRESPONSE']._serialized_start=3112
+  _globals['_UPDATETIMEOUTRESPONSE']._serialized_end=3180
+  _globals['_SENDHEARTBEATREQUEST']._serialized_start=3182
+  _globals['_SENDHEARTBEATREQUEST']._serialized_end=3272
+  _globals['_SENDHEARTBEATRESPONSE']._serialized_start=3274
+  _globals['_SENDHEARTBEATRESPONSE']._serialized_end=3342
+  _globals['_CREATEACCESSTOKENREQUEST']._serialized_start=3344
+  _globals['_CREATEACCESSTOKENREQUEST']._serialized_end=3450
+  _globals['_CREATEACCESSTOKENRESPONSE']._serialized_start=3452
+  _globals['_CREATEACCESSTOKENRESPONSE']._serialized_end=3564
+  _globals['_GETSERVICESTATUSREQUEST']._serialized_start=3566
+  _globals['_GETSERVICESTATUSREQUEST']._serialized_end=3591
+  _globals['_GETSERVICESTATUSRESPONSE']._serialized_start=3594
+  _globals['_GETSERVICESTATUSRESPONSE']._serialized_end=3968
+  _globals['_GETSERVICESTATUSRESPONSE_HEALTH']._serialized_start=3873
+  _globals['_GETSERVICESTATUSRESPONSE_HEALTH']._serialized_end=3968
+  _globals['_SESSIONSERVICE']._serialized_start=3971
+  _globals['_SESSIONSERVICE']._serialized_end=5096
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from eliza.sessions.v1 import log_pb2 as _log_pb2
 from eliza.sessions.v1 import session_pb2 as _session_pb2
 from eliza.sessions.v1 import timeout_pb2 as _timeout_pb2
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -452,8 +453,11 @@ class WatchSessionsResponse(_message.Message):
 
         SESSION_FIELD_NUMBER: _builtins.int
         AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+        AGENT_NAME_FIELD_NUMBER: _builtins.int
         after_sequence: _builtins.int
         """Entries after this one follow."""
+        agent_name: _builtins.str
+        """What people call the session's agent. Empty: it has been removed."""
         @_builtins.property
         def session(self) -> _session_pb2.Session:
             """As it is now."""
@@ -463,10 +467,11 @@ class WatchSessionsResponse(_message.Message):
             *,
             session: _session_pb2.Session | None = ...,
             after_sequence: _builtins.int = ...,
+            agent_name: _builtins.str = ...,
         ) -> None: ...
         _HasFieldArgType: _TypeAlias = _typing.Literal["session", b"session"]  # noqa: Y015
         def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-        _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "session", b"session"]  # noqa: Y015
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "agent_name", b"agent_name", "session", b"session"]  # noqa: Y015
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -798,6 +803,78 @@ class SendHeartbeatResponse(_message.Message):
 Global___SendHeartbeatResponse: _TypeAlias = SendHeartbeatResponse  # noqa: Y015
 
 @_typing.final
+class CreateAccessTokenRequest(_message.Message):
+    """Asks for a token for one session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    VERBS_FIELD_NUMBER: _builtins.int
+    LIFETIME_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """UUID of the session. Required."""
+    @_builtins.property
+    def verbs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the token allows: `read`, `send`, `change`. Empty: `read` and `send`. Each must be allowed to the
+        caller itself; another word is INVALID_FIELD.
+        """
+
+    @_builtins.property
+    def lifetime(self) -> _duration_pb2.Duration:
+        """How long it is good: at least one second, at most the service's bound (ACCESS_TOKEN_SECONDS), which is also
+        what counts where it is absent.
+        """
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        verbs: _abc.Iterable[_builtins.str] | None = ...,
+        lifetime: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lifetime", b"lifetime", "session_id", b"session_id", "verbs", b"verbs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateAccessTokenRequest: _TypeAlias = CreateAccessTokenRequest  # noqa: Y015
+
+@_typing.final
+class CreateAccessTokenResponse(_message.Message):
+    """A token for one session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCESS_TOKEN_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    VERBS_FIELD_NUMBER: _builtins.int
+    access_token: _builtins.str
+    """The token. It goes into `authorization` as `Bearer TOKEN`. Nobody can ask for it again."""
+    @_builtins.property
+    def expires_at(self) -> _timestamp_pb2.Timestamp:
+        """From when on it is expired."""
+
+    @_builtins.property
+    def verbs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What it allows."""
+
+    def __init__(
+        self,
+        *,
+        access_token: _builtins.str = ...,
+        expires_at: _timestamp_pb2.Timestamp | None = ...,
+        verbs: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access_token", b"access_token", "expires_at", b"expires_at", "verbs", b"verbs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateAccessTokenResponse: _TypeAlias = CreateAccessTokenResponse  # noqa: Y015
+
+@_typing.final
 class GetServiceStatusRequest(_message.Message):
     """Asks how the service is."""
 
@@ -858,6 +935,7 @@ class GetServiceStatusResponse(_message.Message):
     TIMESTAMP_FIELD_NUMBER: _builtins.int
     UPTIME_SECONDS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    STATUS_ONLY_FIELD_NUMBER: _builtins.int
     health: Global___GetServiceStatusResponse.Health.ValueType
     """How the service is in one word."""
     active_sessions: _builtins.int
@@ -872,6 +950,8 @@ class GetServiceStatusResponse(_message.Message):
     """Seconds since the service started."""
     version: _builtins.str
     """The version of the service that runs, such as `0.2.0`."""
+    status_only: _builtins.bool
+    """Whether only `health` and `timestamp` are told, because the caller may not know the rest."""
     @_builtins.property
     def timestamp(self) -> _timestamp_pb2.Timestamp:
         """The service's time."""
@@ -886,10 +966,11 @@ class GetServiceStatusResponse(_message.Message):
         timestamp: _timestamp_pb2.Timestamp | None = ...,
         uptime_seconds: _builtins.float = ...,
         version: _builtins.str = ...,
+        status_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timestamp", b"timestamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_sessions", b"active_sessions", "expiring_soon", b"expiring_soon", "health", b"health", "invalid_sessions", b"invalid_sessions", "timestamp", b"timestamp", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_sessions", b"active_sessions", "expiring_soon", b"expiring_soon", "health", b"health", "invalid_sessions", b"invalid_sessions", "status_only", b"status_only", "timestamp", b"timestamp", "uptime_seconds", b"uptime_seconds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -81,6 +81,11 @@ class SessionServiceStub:
                 request_serializer=eliza_dot_sessions_dot_v1_dot_session__service__pb2.WatchSessionsRequest.SerializeToString,
                 response_deserializer=eliza_dot_sessions_dot_v1_dot_session__service__pb2.WatchSessionsResponse.FromString,
                 _registered_method=True)
+        self.CreateAccessToken = channel.unary_unary(
+                '/eliza.sessions.v1.SessionService/CreateAccessToken',
+                request_serializer=eliza_dot_sessions_dot_v1_dot_session__service__pb2.CreateAccessTokenRequest.SerializeToString,
+                response_deserializer=eliza_dot_sessions_dot_v1_dot_session__service__pb2.CreateAccessTokenResponse.FromString,
+                _registered_method=True)
         self.GetServiceStatus = channel.unary_unary(
                 '/eliza.sessions.v1.SessionService/GetServiceStatus',
                 request_serializer=eliza_dot_sessions_dot_v1_dot_session__service__pb2.GetServiceStatusRequest.SerializeToString,
@@ -165,8 +170,17 @@ class SessionServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateAccessToken(self, request, context):
+        """Makes a token for one live session, for a short time: what a browser gets. Whoever has it may do with the
+        session what its verbs say, and nothing else.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServiceStatus(self, request, context):
-        """Tells the health of the service, and how much it holds.
+        """Tells the health of the service, and how much it holds. It needs no credential. Callers who may not know
+        how much the service holds are told its health alone: `status_only`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -219,6 +233,11 @@ def add_SessionServiceServicer_to_server(servicer, server):
                     servicer.WatchSessions,
                     request_deserializer=eliza_dot_sessions_dot_v1_dot_session__service__pb2.WatchSessionsRequest.FromString,
                     response_serializer=eliza_dot_sessions_dot_v1_dot_session__service__pb2.WatchSessionsResponse.SerializeToString,
+            ),
+            'CreateAccessToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateAccessToken,
+                    request_deserializer=eliza_dot_sessions_dot_v1_dot_session__service__pb2.CreateAccessTokenRequest.FromString,
+                    response_serializer=eliza_dot_sessions_dot_v1_dot_session__service__pb2.CreateAccessTokenResponse.SerializeToString,
             ),
             'GetServiceStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServiceStatus,
@@ -471,6 +490,33 @@ class SessionService:
             '/eliza.sessions.v1.SessionService/WatchSessions',
             eliza_dot_sessions_dot_v1_dot_session__service__pb2.WatchSessionsRequest.SerializeToString,
             eliza_dot_sessions_dot_v1_dot_session__service__pb2.WatchSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateAccessToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/eliza.sessions.v1.SessionService/CreateAccessToken',
+            eliza_dot_sessions_dot_v1_dot_session__service__pb2.CreateAccessTokenRequest.SerializeToString,
+            eliza_dot_sessions_dot_v1_dot_session__service__pb2.CreateAccessTokenResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -68,8 +68,14 @@ class SessionServiceStub:
     """The same for many sessions on one stream, which the client joins and leaves while it runs. The answer to
     a bad request is `end`. The stream goes on until the client half-closes it.
     """
+    CreateAccessToken: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.CreateAccessTokenRequest, _session_service_pb2.CreateAccessTokenResponse]
+    """Makes a token for one live session, for a short time: what a browser gets. Whoever has it may do with the
+    session what its verbs say, and nothing else.
+    """
     GetServiceStatus: _grpc.UnaryUnaryMultiCallable[_session_service_pb2.GetServiceStatusRequest, _session_service_pb2.GetServiceStatusResponse]
-    """Tells the health of the service, and how much it holds."""
+    """Tells the health of the service, and how much it holds. It needs no credential. Callers who may not know
+    how much the service holds are told its health alone: `status_only`.
+    """
 
 @_typing.type_check_only
 class SessionServiceAsyncStub(SessionServiceStub):
@@ -111,8 +117,14 @@ class SessionServiceAsyncStub(SessionServiceStub):
     """The same for many sessions on one stream, which the client joins and leaves while it runs. The answer to
     a bad request is `end`. The stream goes on until the client half-closes it.
     """
+    CreateAccessToken: _aio.UnaryUnaryMultiCallable[_session_service_pb2.CreateAccessTokenRequest, _session_service_pb2.CreateAccessTokenResponse]  # type: ignore[assignment]
+    """Makes a token for one live session, for a short time: what a browser gets. Whoever has it may do with the
+    session what its verbs say, and nothing else.
+    """
     GetServiceStatus: _aio.UnaryUnaryMultiCallable[_session_service_pb2.GetServiceStatusRequest, _session_service_pb2.GetServiceStatusResponse]  # type: ignore[assignment]
-    """Tells the health of the service, and how much it holds."""
+    """Tells the health of the service, and how much it holds. It needs no credential. Callers who may not know
+    how much the service holds are told its health alone: `status_only`.
+    """
 
 class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
     """The life of sessions. Every call on one session may end with SESSION_NOT_FOUND. All but DeleteSession may
@@ -207,11 +219,23 @@ class SessionServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def CreateAccessToken(
+        self,
+        request: _session_service_pb2.CreateAccessTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_session_service_pb2.CreateAccessTokenResponse, _abc.Awaitable[_session_service_pb2.CreateAccessTokenResponse]]:
+        """Makes a token for one live session, for a short time: what a browser gets. Whoever has it may do with the
+        session what its verbs say, and nothing else.
+        """
+
+    @_abc_1.abstractmethod
     def GetServiceStatus(
         self,
         request: _session_service_pb2.GetServiceStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_session_service_pb2.GetServiceStatusResponse, _abc.Awaitable[_session_service_pb2.GetServiceStatusResponse]]:
-        """Tells the health of the service, and how much it holds."""
+        """Tells the health of the service, and how much it holds. It needs no credential. Callers who may not know
+        how much the service holds are told its health alone: `status_only`.
+        """
 
 def add_SessionServiceServicer_to_server(servicer: SessionServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
