@@ -282,7 +282,7 @@ class PermissionDeniedError(DomainError):
 
 
 class RateLimitedError(DomainError):
-    """The caller makes more calls of a kind, the `policy`, than `limit` in `window_s`. The service did nothing.
+    """The caller makes more calls of a kind, the `policy`, than `limit` in `window_s`. Nothing was done.
 
     `retry_after_s` is how many seconds it takes until one more is allowed.
     """

@@ -375,7 +375,8 @@ class StreamStream(_Multi, aio.StreamStreamMultiCallable[Any, Any]):
         request_iterator: Any = None,
         timeout: float | None = None,
         metadata: _Metadata = None,
-        **_: Any,
+        *_: Any,
+        **__: Any,
     ) -> _StreamStreamCall:
         return _StreamStreamCall(self, timeout, metadata)
 
