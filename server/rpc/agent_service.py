@@ -85,7 +85,7 @@ class AgentService(AgentServiceServicer):
     async def GetAgent(self, request: pb.GetAgentRequest, context: Any) -> pb.GetAgentResponse:
         _check_view(request.view)
         agent = await self._store.get_agent(request.agent_id)
-        return pb.GetAgentResponse(agent=self._view(agent, request.view))
+        return pb.GetAgentResponse(agent=self._view(agent, request.view, context.principal))
 
     async def ListAgents(self, request: pb.ListAgentsRequest, context: Any) -> pb.ListAgentsResponse:
         _check_view(request.view)
@@ -97,7 +97,7 @@ class AgentService(AgentServiceServicer):
             limit=min(READ_AGENTS, size + 1 - len(response.agents)), after=after
         ):
             for agent in found:
-                message = self._view(agent, request.view)
+                message = self._view(agent, request.view, context.principal)
                 total += message.ByteSize()
                 if after and (len(response.agents) == size or (response.agents and total > PAGE_BYTES)):
                     response.next_page_token = make_token(_SCOPE, (after.created_at_ms, after.id))
@@ -106,8 +106,12 @@ class AgentService(AgentServiceServicer):
                 after = Position(agent.created_at_ms, agent.id)
         return response
 
-    def _view(self, agent: Agent, view: agent_pb2.AgentView.ValueType) -> agent_pb2.Agent:
-        """Makes an agent's message with the fields of the view."""
+    def _view(
+        self, agent: Agent, view: agent_pb2.AgentView.ValueType, principal: Principal
+    ) -> agent_pb2.Agent:
+        """Makes an agent's message with the fields of the view that the caller may see."""
+        if not sees_whole_agents(principal):
+            return agent_pb2.Agent(agent_id=agent.id, name=agent.name, kind=from_proto_kind(agent))
         message = to_proto.agent(agent)
         if view in (agent_pb2.AGENT_VIEW_BASIC, agent_pb2.AGENT_VIEW_SUMMARY):
             for field in (_TIMEOUT, "settings"):

@@ -1,8 +1,8 @@
 """SessionService: the life of sessions."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -11,7 +11,9 @@ from eliza.sessions.limits import DEFAULT_SESSIONS, MAX_SESSIONS
 from eliza.sessions.v1 import session_service_pb2 as pb
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceServicer
 from server.clock import Clock
-from server.domain.errors import MissingFieldsError
+from server.access.session_tokens import SessionTokens
+from server.domain.access import Principal, Verb, require_own_user, sees_counts
+from server.domain.errors import InvalidFieldError, MissingFieldsError, PermissionDeniedError
 from server.domain.idempotency import request_key
 from server.domain.ids import new_id, uuid_field
 from server.domain.sessions import create, heartbeat, if_match, renew, require_live, update_timeout
@@ -25,13 +27,26 @@ from server.store.contract import Store
 from server.store.values import Position
 from server.version import VERSION
 
+MIN_TOKEN_MS: Final = 1000
+"""How long a token for one session is good at least."""
+
 
 class SessionService(SessionServiceServicer):
     """See session_service.proto."""
 
     def __init__(
-        self, store: Store, clock: Clock, policy: TimeoutPolicy, health: HealthMonitor, streams: WatchStreams
+        self,
+        store: Store,
+        clock: Clock,
+        policy: TimeoutPolicy,
+        health: HealthMonitor,
+        streams: WatchStreams,
+        tokens: SessionTokens,
+        token_seconds: float,
     ) -> None:
+        """A token for one session is good for `token_seconds` at most."""
+        self._tokens = tokens
+        self._token_seconds = token_seconds
         self._streams = streams
         self._store = store
         self._clock = clock
@@ -43,6 +58,7 @@ class SessionService(SessionServiceServicer):
         if missing := [field for field in ("agent_id", "user_id") if not getattr(request, field)]:
             raise MissingFieldsError(missing)
         agent_id, user_id = uuid_field("agent_id", request.agent_id), uuid_field("user_id", request.user_id)
+        require_own_user(context.principal, user_id)
         as_text = from_proto.is_text_form(request.json_form)
         metadata = from_proto.metadata_text(request)
         timeout = from_proto.timeout_config(request.timeout_config)
@@ -137,11 +153,47 @@ class SessionService(SessionServiceServicer):
     ) -> AsyncIterator[pb.WatchSessionsResponse]:
         return self._streams.watch_many(requests)
 
+    async def CreateAccessToken(
+        self, request: pb.CreateAccessTokenRequest, context: Any
+    ) -> pb.CreateAccessTokenResponse:
+        principal, now_ms = context.principal, self._clock.now_ms()
+        session = await self._store.get_session(request.session_id, context.scope)
+        require_live(session, now_ms)
+        verbs = _verbs(request.verbs, principal)
+        most_ms = round(self._token_seconds * 1000)
+        lifetime_ms = most_ms
+        if request.HasField("lifetime"):
+            lifetime_ms = round(values.seconds(request.lifetime) * 1000)
+            if not MIN_TOKEN_MS <= lifetime_ms <= most_ms:
+                why = f"must be between {MIN_TOKEN_MS // 1000} and {most_ms // 1000} seconds"
+                raise InvalidFieldError("lifetime", lifetime_ms / 1000, why)
+        # No longer than the credential that it is made with.
+        ends_ms = min(now_ms + lifetime_ms, principal.not_after_ms or now_ms + lifetime_ms)
+        token = self._tokens.make(
+            principal_id=principal.id,
+            tenant=session.tenant,
+            user_id=session.user_id,
+            session_id=session.id,
+            verbs=verbs,
+            not_after_ms=ends_ms,
+        )
+        return pb.CreateAccessTokenResponse(
+            access_token=token, expires_at=values.timestamp(ends_ms), verbs=sorted(verbs)
+        )
+
     async def GetServiceStatus(
         self, request: pb.GetServiceStatusRequest, context: Any
     ) -> pb.GetServiceStatusResponse:
         now_ms = self._clock.now_ms()
-        counts = await self._store.counts()
+        counts = await self._store.counts(context.scope)
+        if not sees_counts(context.principal):
+            return pb.GetServiceStatusResponse(
+                health=pb.GetServiceStatusResponse.HEALTH_HEALTHY
+                if self._health.is_serving
+                else pb.GetServiceStatusResponse.HEALTH_UNHEALTHY,
+                timestamp=values.timestamp(now_ms),
+                status_only=True,
+            )
         health = (
             pb.GetServiceStatusResponse.HEALTH_DEGRADED
             if counts.invalid
@@ -156,3 +208,19 @@ class SessionService(SessionServiceServicer):
             uptime_seconds=max(0, now_ms - self._started_at_ms) / 1000,
             version=VERSION,
         )
+
+
+def _verbs(words: Iterable[str], principal: Principal) -> frozenset[Verb]:
+    """The verbs of a token: those that are named, or to read and send.
+
+    Raises InvalidFieldError, PermissionDeniedError where the caller itself may not.
+    """
+    verbs = set()
+    for word in words:
+        if word not in list(Verb):
+            raise InvalidFieldError("verbs", word, f"must be one of {', '.join(Verb)}")
+        verbs.add(Verb(word))
+    wanted = frozenset(verbs or {Verb.READ, Verb.SEND})
+    if not wanted <= principal.verbs:
+        raise PermissionDeniedError("A token cannot allow more than the credential that it is made with")
+    return wanted
