@@ -15,6 +15,7 @@ from server.agents.connectors import Connectors
 from server.agents.stream import Accepted, Given, Refused, Revoked, StreamWorker, Told
 from server.clock import Clock
 from server.delivery.dispatcher import Dispatcher
+from server.domain.access import Principal, sees_whole_agents
 from server.domain.agents import MAX_HISTORY_MESSAGES, SETTINGS, Agent
 from server.domain.errors import (
     DeliveryNotLeasedError,
@@ -111,7 +112,8 @@ class AgentService(AgentServiceServicer):
     ) -> agent_pb2.Agent:
         """Makes an agent's message with the fields of the view that the caller may see."""
         if not sees_whole_agents(principal):
-            return agent_pb2.Agent(agent_id=agent.id, name=agent.name, kind=from_proto_kind(agent))
+            whole = to_proto.agent(agent)
+            return agent_pb2.Agent(agent_id=agent.id, name=agent.name, kind=whole.kind)
         message = to_proto.agent(agent)
         if view in (agent_pb2.AGENT_VIEW_BASIC, agent_pb2.AGENT_VIEW_SUMMARY):
             for field in (_TIMEOUT, "settings"):
@@ -180,6 +182,7 @@ class AgentService(AgentServiceServicer):
         with self._connectors.workers.connect(
             agent, capacity=capacity, history_messages=hello.history_messages
         ) as worker:
+            context.on_credential_end = worker.end_credential
             yield pb.ConnectResponse(welcome=pb.ConnectResponse.Welcome(agent=to_proto.agent(agent)))
             reading = asyncio.create_task(self._listen(requests, worker))
             try:
