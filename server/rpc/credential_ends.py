@@ -63,6 +63,11 @@ class CredentialEnds:
         self._streams: dict[Principal, set[_OpenStream]] = {}
         self._expired: set[Principal] = set()
 
+    @property
+    def open_streams(self) -> int:
+        """How many streams have a caller with a credential."""
+        return sum(map(len, self._streams.values()))
+
     @contextmanager
     def watched(self, call: Call, answers: AsyncIterator[Any]) -> Iterator[AsyncIterator[Any]]:
         """The answers of a stream, which end with its caller's credential."""

@@ -9,7 +9,13 @@ from typing import Any, Final
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
-from eliza.sessions.v1 import agent_service_pb2, clock_service_pb2, message_service_pb2, session_service_pb2, user_data_service_pb2
+from eliza.sessions.v1 import (
+    agent_service_pb2,
+    clock_service_pb2,
+    message_service_pb2,
+    session_service_pb2,
+    user_data_service_pb2,
+)
 from server.rpc.pipeline import Read
 
 IDS: Final = frozenset(("session_id", "channel_id", "agent_id", "user_id", "delivery_id"))

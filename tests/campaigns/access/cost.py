@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=int, default=2)
     options = parser.parse_args(arguments)
     missed = []
-    with callers(CONNECTIONS) as subjects:
+    with callers(1) as subjects:
         print(f"{'':18} {'call':14} {'CPU µs':>8} {'share':>6}  of an open call")
         for name, measure in (("REST get", rest_get), ("gRPC SendMessage", grpc_send)):
             found: dict[str, list[float]] = {subject: [] for subject in subjects}

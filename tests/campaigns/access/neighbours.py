@@ -1,4 +1,4 @@
-"""`python -m tests.campaigns.access.neighbours`: one greedy caller at ten times its rate, beside a polite one.
+"""`python -m tests.campaigns.access.neighbours`: a greedy caller at ten times its rate, beside a polite one.
 
 The polite one sends a message at a time, well within its rate; alone and beside the greedy one, in
 alternating rounds. Its latency may be at most 1.3 times that when it is alone.

@@ -101,16 +101,12 @@ def _callers(
     own = _create(protected, key, ALICE, silent, sessions)
     asked = session_service_pb2.CreateAccessTokenRequest(session_id=own[0])
     made = protected.sessions.CreateAccessToken(asked, metadata=tuple(key.items()), timeout=30)
-    bearer = {
-        "a JWT": token,
-        "a session token": made.access_token,
-    }
     return {
         "open": Caller(opened, {}, _create(opened, {}, ALICE, _silent_agent(opened, {}), sessions)),
         "a key": Caller(protected, key, own),
         "on behalf": Caller(protected, {**key, "x-on-behalf-of": ALICE}, own),
         "the static token": Caller(protected, {"x-api-key": STATIC_TOKEN}, own),
-        "a JWT": Caller(protected, {"authorization": f"Bearer {bearer['a JWT']}"}, own),
+        "a JWT": Caller(protected, {"authorization": f"Bearer {token}"}, own),
         "a session token": Caller(
             protected, {"authorization": f"Bearer {bearer['a session token']}"}, own[:1]
         ),
