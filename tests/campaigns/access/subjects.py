@@ -107,9 +107,7 @@ def _callers(
         "on behalf": Caller(protected, {**key, "x-on-behalf-of": ALICE}, own),
         "the static token": Caller(protected, {"x-api-key": STATIC_TOKEN}, own),
         "a JWT": Caller(protected, {"authorization": f"Bearer {token}"}, own),
-        "a session token": Caller(
-            protected, {"authorization": f"Bearer {bearer['a session token']}"}, own[:1]
-        ),
+        "a session token": Caller(protected, {"authorization": f"Bearer {made.access_token}"}, own[:1]),
     }
 
 
