@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any, Final
 
 import structlog
 
+from server.access.authentication import Authentication
+from server.access.limits import Rates
 from server.addresses import join_address, split_address
 from server.agents.agents_file import register_at_start, warn_of_unusable
 from server.agents.connectors import Connectors, build_connectors
@@ -18,6 +21,8 @@ from server.delivery.dispatcher import Dispatcher
 from server.lifecycle.expiry import ExpiryScheduler
 from server.lifecycle.purge import Purge
 from server.lifecycle.watches import Watches
+from server.rpc.credential_ends import CHECK_SECONDS
+from server.rpc.gate import AccessGate
 from server.rpc.health import HealthMonitor
 from server.rpc.in_process_channel import InProcessChannel
 from server.rpc.pipeline import QUIET_SECONDS, CallPipeline
@@ -42,8 +47,16 @@ class AddressError(Exception):
 class Service:
     """A running server. Made by `start`, ended by `stop`; `port` is where gRPC listens."""
 
-    def __init__(self, settings: Settings, store: Store, clock: Clock, connectors: Connectors) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        clock: Clock,
+        connectors: Connectors,
+        authentication: Authentication,
+    ) -> None:
         self.port = 0
+        self._authentication = authentication
         self._settings = settings
         self._store = store
         self._connectors = connectors
@@ -75,6 +88,7 @@ class Service:
             max_calls=settings.max_calls,
             max_streams=settings.max_streams,
             slow_call_s=settings.slow_call_seconds,
+            gate=AccessGate(authentication, Rates(settings.rates, time.monotonic), clock.now_ms),
         )
         sending = Sending()
         self._services = build_services(
@@ -88,6 +102,7 @@ class Service:
             purge=self._purge,
             health=self._health,
             backpressure=sending,
+            tokens=authentication.tokens,
         )
         self._server = build_server(
             self._services, self._pipeline, sending, self._health, names, settings.max_connection_streams
@@ -100,8 +115,12 @@ class Service:
 
     @classmethod
     async def start(cls, settings: Settings) -> "Service":
-        """Opens the store and serves. Raises StoreOpenError, AgentsFileError or AddressError, saying why."""
+        """Opens the store and serves.
+
+        Raises AccessError, StoreOpenError, AgentsFileError or AddressError, saying why.
+        """
         clock: Clock = TestClock() if settings.test_clock else SystemClock()
+        authentication = Authentication.open(settings.access, clock.now_ms)
         store = await open_store(settings.database_url, clock, settings.max_writes)
         connectors = build_connectors(
             settings.timeout_policy,
@@ -111,7 +130,7 @@ class Service:
         try:
             agents_file = Path(settings.agents_file) if settings.agents_file else None
             await register_at_start(store, clock, connectors, agents_file)
-            service = cls(settings, store, clock, connectors)
+            service = cls(settings, store, clock, connectors, authentication)
             await service._serve()
         except BaseException:
             await connectors.client.aclose()
@@ -143,6 +162,7 @@ class Service:
         await self._server.stop(QUIET_SECONDS)
         await self._dispatcher.abandon()
         await self._connectors.client.aclose()
+        await self._authentication.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -151,6 +171,14 @@ class Service:
                 await self._store.clear_sessions()
         finally:
             await self._store.close()
+
+    async def _watch_credentials(self) -> None:
+        """Reads credentials again that have changed, and ends the streams of those that are over."""
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            # Files may be on a file system that hangs.
+            await asyncio.to_thread(self._authentication.reload_if_changed)
+            await self._pipeline.credential_ends.check()
 
     async def _stop_agents(self, by_s: float) -> None:
         """Waits for the replies that are under way, then lets the workers and those who watch go."""
@@ -193,7 +221,13 @@ class Service:
         warnings = warn_of_unusable(self._store, self._connectors)
         # What fell due while nobody served happens behind the first calls: the rules go by the time, not by
         # what is written.
-        for work in (self._expiry.run(), self._purge.run(), self._health.run(), warnings):
+        for work in (
+            self._expiry.run(),
+            self._purge.run(),
+            self._health.run(),
+            self._watch_credentials(),
+            warnings,
+        ):
             self._tasks.append(asyncio.create_task(_log_crash(work)))
 
 

@@ -2,12 +2,12 @@
 the request is parsed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final, Protocol
 from urllib.parse import unquote
 
 from server.access.authentication import Authentication
-from server.access.credentials import NO_CREDENTIALS, read_credentials
+from server.access.credentials import read_credentials
 from server.access.limits import Rates, address_key
 from server.domain.access import (
     EVERYTHING,
@@ -29,7 +29,7 @@ UNKNOWN_SHARE: Final = 0.5
 
 RULES_BY_PATH: Final[dict[str, AccessRule]] = {f"{PREFIX}{name}": rule for name, rule in RULES.items()}
 
-CertificateNames = Callable[[Caller], Sequence[str]]
+CertificateNames = Callable[[Caller], tuple[str, ...]]
 """Reads the names in the certificate of a caller that has one."""
 
 
@@ -82,19 +82,19 @@ class AccessGate:
             raise PermissionDeniedError("Nobody may call this method")
         metadata, peer = caller.invocation_metadata(), caller.peer()
         is_inside = peer == IN_PROCESS
-        names: Sequence[str] = ()
+        names: tuple[str, ...] = ()
         if self._certificate_names and not is_inside:
             names = self._certificate_names(caller)
-        credentials = read_credentials(metadata, names) if metadata or names else NO_CREDENTIALS
-        is_facade, host = is_inside, host_of(peer)
+        credentials, host, is_facade = read_credentials(metadata, names), host_of(peer), is_inside
         if credentials.facade_key and not is_inside and not self._authentication.is_open:
-            self._authentication.identify_facade(credentials.facade_key, host)
+            facade = self._authentication.identify_facade(credentials.facade_key, host)
+            if not credentials.secret and rule.is_public:
+                # It asks for itself.
+                return Call(caller, facade, scope_of(facade))
             is_facade = True
-        if is_facade:
-            host = credentials.client_address
-        principal = await self._authentication.identify(credentials, host)
+        principal = await self._authentication.identify(credentials, host, is_facade=is_facade)
         authorize(principal, rule)
-        account, share = _account(principal, host)
+        account, share = _account(principal)
         self._rates.take(account or "address:", rule.kind)
         return Call(caller, principal, scope_of(principal), account, share)
 
@@ -105,13 +105,13 @@ class AccessGate:
         return not self._authentication.is_current(principal)
 
 
-def _account(principal: Principal, host: str) -> tuple[str, float]:
+def _account(principal: Principal) -> tuple[str, float]:
     """By what name a caller's calls are counted, and which part of any bound it may have.
 
     The name is empty for callers of this machine who are not known: they are not bounded.
     """
     if principal.role in (Role.OPEN, Role.NOBODY):
-        return (f"address:{address_key(host)}" if host else "", UNKNOWN_SHARE)
+        return (f"address:{address_key(principal.address)}" if principal.address else "", UNKNOWN_SHARE)
     return f"{principal.tenant}/{principal.id}/{principal.user_id}", principal.share
 
 
