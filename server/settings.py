@@ -1,29 +1,39 @@
 """Every setting, once: its variable, default, bounds and meaning. docs/settings.md is made from it."""
 
+import os
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from server.access.access_settings import AccessSettings
+from server.access.limits import Rate, read_rate
+from server.access.static_token import FORM
+from server.domain.access import RateKind
 from server.domain.deliveries import MAX_OPEN_DELIVERIES, RetryPolicy
 from server.domain.timeouts import TimeoutConfig, TimeoutPolicy
 from server.setting_types import (
     Address,
     AgentHosts,
     AgentSecrets,
+    AuthToken,
     Hosts,
+    JwtKeys,
     LogFormat,
     LogLevel,
     Minutes,
     Networks,
     OneProcess,
     Origins,
+    RateText,
     Seconds,
 )
 
+_AUTH_TOKEN: Final = "eliza_server_auth_token"
 _PASSWORD: Final = re.compile(r"(://[^/@:]*:)[^/@]*@")
 
 
@@ -205,11 +215,74 @@ class Settings(BaseSettings):
     )
     log_format: LogFormat = Field("console", description="The form of the log's lines.")
     test_clock: bool = Field(False, description="Lets clients set the service's time. For tests only.")
-    eliza_server_auth_token: None = Field(
+    eliza_server_auth_token: AuthToken | None = Field(
         None,
-        description="Authentication is not built yet. The service refuses to start while this is set, "
-        "instead of standing open.",
+        description="One key of a backend, of at least 16 characters, with every session of the tenant ''. "
+        "Clients send it as `X-API-KEY` or `Authorization: Bearer`. It is no administrator's. Set but empty, "
+        "it stops the start.",
     )
+    keys_file: str | None = Field(
+        None,
+        description="A TOML file of keys, made by `eliza-sessions keys add`. The service reads it again when "
+        "it changes.",
+    )
+    access_token_keys_file: str | None = Field(
+        None,
+        description="A file of one or two keys that sign session access tokens, as lines `ID SECRET`, the "
+        "secret at least 32 bytes in hexadecimal or base64. The first signs, both are good. Without it there "
+        "is a fresh one in each process.",
+    )
+    access_token_seconds: int = Field(
+        900, ge=1, le=900, description="How long a session access token is good, at most."
+    )
+    jwt_keys: JwtKeys | None = Field(
+        None,
+        description="The keys of JSON web tokens, a JWKS: a file, or an https URL. With it `JWT_ISSUER` and "
+        "`JWT_AUDIENCE` must be set.",
+    )
+    jwt_issuer: str = Field("", description="The `iss` that JSON web tokens must have.")
+    jwt_audience: str = Field("", description="The `aud` that JSON web tokens must have.")
+    jwt_user_claim: str = Field(
+        "sub",
+        description="The claim that names the user. What is no UUID becomes one: "
+        "`uuid5(uuid5(NAMESPACE_URL, JWT_ISSUER), claim)`.",
+    )
+    jwt_tenant_claim: str = Field(
+        "", description="The claim that names the tenant. Without it all tokens are of the tenant ''."
+    )
+    users_may_change: bool = Field(
+        False,
+        description="Whether users may change the timeout settings of their sessions and delete them.",
+    )
+    rate_create: RateText = Field(
+        "",
+        description="How many sessions and access tokens a caller may create: `10/minute`, in `second`, "
+        "`minute` or `hour`.",
+    )
+    rate_send: RateText = Field("", description="How many messages and renewals a caller may send.")
+    rate_read: RateText = Field("", description="How many reads a caller may make.")
+    rate_watch: RateText = Field("", description="How many streams a caller may open.")
+    rate_admin: RateText = Field("", description="How many calls of administration a caller may make.")
+
+    @property
+    def access(self) -> AccessSettings:
+        """Where credentials come from."""
+        return AccessSettings(
+            Path(self.keys_file) if self.keys_file else None,
+            self.eliza_server_auth_token,
+            Path(self.access_token_keys_file) if self.access_token_keys_file else None,
+            self.jwt_keys,
+            self.jwt_issuer,
+            self.jwt_audience,
+            self.jwt_user_claim,
+            self.jwt_tenant_claim,
+            self.users_may_change,
+        )
+
+    @property
+    def rates(self) -> dict[RateKind, Rate | None]:
+        """The rate of each kind of calls; None where it has no limit."""
+        return {kind: read_rate(getattr(self, f"rate_{kind}")) for kind in RateKind}
 
     @property
     def timeout_policy(self) -> TimeoutPolicy:
@@ -248,7 +321,7 @@ def changed_settings(settings: Settings) -> dict[str, Any]:
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
         if value != field.default:
-            changed[name.upper()] = _mask_password(value)
+            changed[name.upper()] = "***" if name == _AUTH_TOKEN else _mask_password(value)
     return changed
 
 
@@ -271,9 +344,12 @@ def load_settings(**overrides: Any) -> Settings:
     Raises SettingsError, with a line for each wrong variable: its name, its value and its bounds.
     """
     try:
-        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+        settings = Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
         raise SettingsError("\n".join(_describe(problem) for problem in error.errors())) from None
+    if problems := _find_access_problems(settings):
+        raise SettingsError("\n".join(problems))
+    return settings
 
 
 def bounds(name: str) -> str:
@@ -288,17 +364,28 @@ def bounds(name: str) -> str:
     return " or ".join(choice for choice in choices if isinstance(choice, str))
 
 
+def _find_access_problems(settings: Settings) -> list[str]:
+    """What each setting of authentication alone does not show: a service must not be open by an oversight."""
+    problems = []
+    if any(name.lower() == _AUTH_TOKEN and not value for name, value in os.environ.items()):
+        problems.append(f"{_AUTH_TOKEN.upper()} is empty: it must be {FORM}")
+    rules = {"JWT_ISSUER": settings.jwt_issuer, "JWT_AUDIENCE": settings.jwt_audience}
+    if settings.jwt_keys:
+        problems += [f"{name} is not set: JWT_KEYS needs it" for name, value in rules.items() if not value]
+    elif given := [name for name, value in rules.items() if value]:
+        problems.append(f"JWT_KEYS is not set: {' and '.join(given)} alone check nothing")
+    return problems
+
+
 def _mask_password(value: Any) -> Any:
     return _PASSWORD.sub(r"\1***@", value) if isinstance(value, str) else value
 
 
 def _describe(problem: Any) -> str:
     name = str(problem["loc"][0])
-    if name == "eliza_server_auth_token":
-        return (
-            "ELIZA_SERVER_AUTH_TOKEN is set, but this version cannot protect its API yet: unset it, or "
-            "protect the ports by other means"
-        )
+    if name == _AUTH_TOKEN:
+        # Its value is a secret, though a short one.
+        return f"{name.upper()} is wrong: it must be {FORM}"
     if problem["type"] == "value_error":
         return f"{name.upper()} is {problem['input']!r}: it must be {problem['ctx']['error']}"
     kinds: dict[Any, str] = {int: "a whole number from ", float: "a number from "}

@@ -28,15 +28,16 @@ from server.cli.server_option import server_option
 from server.setting_types import read_networks, split_list
 from server.settings import Settings
 
+_SERVER_ONLY: Final = ("database_url", "eliza_server_auth_token", "keys_file", "access_token_keys_file")
 INHERITED: Final = (
     *("PATH", "HOME", "TMPDIR", "TZ", "TERM", "NO_COLOR", "FORCE_COLOR", "VIRTUAL_ENV"),
     *("LANG", "LANGUAGE", "LC_*", "PYTHON[A-Z]*", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_*", "MALLOC_*"),
     *("GRPC_VERBOSITY", "GRPC_TRACE", "GRPC_POLL_STRATEGY", "GRPC_DNS_RESOLVER", "GRPC_ENABLE_FORK_SUPPORT"),
-    *(name.upper() for name in Settings.model_fields if name != "database_url"),
+    *(name.upper() for name in Settings.model_fields if name not in _SERVER_ONLY),
 )
 """The variables that the facade needs, as patterns: Python, its locale and libraries, gRPC's logs, settings.
 
-It meets strangers first, so it gets no secret: no key of an agent, no address of a store.
+It meets strangers first, so it gets no secret: no key of an agent or a caller, no address of a store.
 """
 
 
