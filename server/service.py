@@ -105,7 +105,14 @@ class Service:
             tokens=authentication.tokens,
         )
         self._server = build_server(
-            self._services, self._pipeline, sending, self._health, names, settings.max_connection_streams
+            self._services,
+            self._pipeline,
+            sending,
+            self._health,
+            names,
+            settings.max_connection_streams,
+            # It tells strangers what there is to call.
+            with_reflection=authentication.is_open,
         )
         self._tasks: list[asyncio.Task[None]] = []
 

@@ -280,6 +280,11 @@ class Settings(BaseSettings):
         )
 
     @property
+    def is_protected(self) -> bool:
+        """Whether a call needs a credential: there is a source of them."""
+        return any((self.keys_file, self.eliza_server_auth_token is not None, self.jwt_keys))
+
+    @property
     def rates(self) -> dict[RateKind, Rate | None]:
         """The rate of each kind of calls; None where it has no limit."""
         return {kind: read_rate(getattr(self, f"rate_{kind}")) for kind in RateKind}

@@ -43,14 +43,18 @@ def settings_or_exit(**overrides: Any) -> Settings:
 
 
 def refuse_open_address(settings: Settings, *names: str) -> None:
-    """Ends the command where others can reach one of these settings' addresses, unless ALLOW_OPEN is set."""
+    """Ends the command where others can reach one of these settings' addresses, unless the service is
+    protected or ALLOW_OPEN is set.
+    """
+    if settings.is_protected:
+        return
     for name in names:
         address = getattr(settings, name.lower())
         if not settings.allow_open and not _is_loopback(split_address(address)[0]):
             raise click.ClickException(
-                f"{name} is {address}, which others can reach, and there is no authentication yet: set "
-                "ALLOW_OPEN=true if"
-                " everyone who can reach it may read and change every session, or listen on 127.0.0.1"
+                f"{name} is {address}, which others can reach, and the service is open: protect it with "
+                "KEYS_FILE (`eliza-sessions keys add --role admin`), set ALLOW_OPEN=true if everyone who can "
+                "reach it may read and change every session, or listen on 127.0.0.1"
             )
 
 

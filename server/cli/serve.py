@@ -7,6 +7,7 @@ from typing import Final
 
 import click
 
+from server.access.errors import AccessError
 from server.agents.agents_file import AgentsFileError
 from server.cli.common import (
     StartError,
@@ -60,7 +61,7 @@ def serve(no_rest: bool, **overrides: str | int | None) -> None:
     refuse_open_address(settings, "GRPC_ADDRESS", *([] if no_rest else ["REST_ADDRESS"]))
     try:
         run_service(_serve(settings, with_rest=not no_rest))
-    except (StoreOpenError, AgentsFileError, AddressError, StartError) as error:
+    except (AccessError, StoreOpenError, AgentsFileError, AddressError, StartError) as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
         # No descriptors are left, say.

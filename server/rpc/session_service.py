@@ -157,7 +157,7 @@ class SessionService(SessionServiceServicer):
         self, request: pb.CreateAccessTokenRequest, context: Any
     ) -> pb.CreateAccessTokenResponse:
         principal, now_ms = context.principal, self._clock.now_ms()
-        session = await self._store.get_session(request.session_id, context.scope)
+        session = await self._store.get_session(request.session_id, scope=context.scope)
         require_live(session, now_ms)
         verbs = _verbs(request.verbs, principal)
         most_ms = round(self._token_seconds * 1000)
@@ -185,7 +185,7 @@ class SessionService(SessionServiceServicer):
         self, request: pb.GetServiceStatusRequest, context: Any
     ) -> pb.GetServiceStatusResponse:
         now_ms = self._clock.now_ms()
-        counts = await self._store.counts(context.scope)
+        counts = await self._store.counts(scope=context.scope)
         if not sees_counts(context.principal):
             return pb.GetServiceStatusResponse(
                 health=pb.GetServiceStatusResponse.HEALTH_HEALTHY
