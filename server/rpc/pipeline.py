@@ -68,8 +68,8 @@ log = structlog.get_logger()
 class CallPipeline:
     """Admits calls, refuses those past their deadline, and turns exceptions into statuses with ErrorInfo.
 
-    What comes first, in order: the deadline, the bounds of all callers, the caller's credential, what that may
-    do and how often, the caller's share of the bounds. Then the request is parsed.
+    What comes first, in order: the deadline, the bounds of all callers, the caller's credential, what that
+    may do and how often, the caller's share of the bounds. Then the request is parsed.
     """
 
     def __init__(

@@ -10,8 +10,8 @@ from eliza.sessions import values
 from eliza.sessions.limits import DEFAULT_SESSIONS, MAX_SESSIONS
 from eliza.sessions.v1 import session_service_pb2 as pb
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceServicer
-from server.clock import Clock
 from server.access.session_tokens import SessionTokens
+from server.clock import Clock
 from server.domain.access import Principal, Verb, require_own_user, sees_counts
 from server.domain.errors import InvalidFieldError, MissingFieldsError, PermissionDeniedError
 from server.domain.idempotency import request_key

@@ -6,7 +6,6 @@ from typing import Any, Final
 import orjson
 from google.protobuf.json_format import MessageToDict
 
-from eliza.sessions import values
 from eliza.sessions.limits import DEFAULT_SESSIONS, MAX_SESSIONS
 from eliza.sessions.v1 import log_pb2
 from eliza.sessions.v1 import user_data_service_pb2 as pb
