@@ -41,6 +41,7 @@ class Session(NamedTuple):
     that renewal. `expiry_logged`: the log has the expiry. `last_sequence` and `last_entry_ms` are those of
     the log's latest entry; of an empty log, 0 and one ms before the creation. `open_deliveries` counts the
     messages of the user that have neither a reply nor failed for good. `tenant`: that of who made it.
+    `stored_bytes`: how much content, metadata and attachments its messages have, in bytes of UTF-8.
     """
 
     id: str
@@ -60,6 +61,7 @@ class Session(NamedTuple):
     last_entry_ms: int
     open_deliveries: int = 0
     tenant: str = ""
+    stored_bytes: int = 0
 
     @property
     def end_ms(self) -> int:
@@ -108,6 +110,7 @@ def create(
     metadata: str,
     policy: TimeoutPolicy,
     timeout: PartialTimeoutConfig = NOTHING_NAMED,
+    tenant: str = "",
 ) -> Session:
     """Makes a new session. It expires after its timeout, or its maximum duration where that is shorter.
 
@@ -136,6 +139,7 @@ def create(
         expiry_logged=False,
         last_sequence=0,
         last_entry_ms=now_ms - 1,
+        tenant=tenant,
     )
 
 

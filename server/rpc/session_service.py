@@ -12,9 +12,9 @@ from eliza.sessions.v1 import session_service_pb2 as pb
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceServicer
 from server.access.session_tokens import SessionTokens
 from server.clock import Clock
-from server.domain.access import Principal, Verb, require_own_user, sees_counts
+from server.domain.access import EVERYTHING, Principal, Verb, require_own_user, sees_counts
 from server.domain.errors import InvalidFieldError, MissingFieldsError, PermissionDeniedError
-from server.domain.idempotency import request_key
+from server.domain.idempotency import creation_scope, request_key
 from server.domain.ids import new_id, uuid_field
 from server.domain.sessions import create, heartbeat, if_match, renew, require_live, update_timeout
 from server.domain.timeouts import TimeoutPolicy, check_numbers
@@ -65,7 +65,11 @@ class SessionService(SessionServiceServicer):
         # As JSON, NaN would look like an unset field.
         check_numbers(timeout)
         repeatable = request_key(
-            f"user:{user_id}", request.request_id, agent_id, metadata, orjson.dumps(timeout).decode()
+            creation_scope(user_id, context.scope.new_tenant),
+            request.request_id,
+            agent_id,
+            metadata,
+            orjson.dumps(timeout).decode(),
         )
         rule = partial(
             create,
@@ -76,8 +80,9 @@ class SessionService(SessionServiceServicer):
             metadata=metadata,
             policy=self._policy,
             timeout=timeout,
+            tenant=context.scope.new_tenant,
         )
-        outcome = await self._store.create_session(agent_id, rule, repeatable)
+        outcome = await self._store.create_session(agent_id, rule, repeatable, scope=context.scope)
         session = outcome.session
         return pb.CreateSessionResponse(
             session=to_proto.session(session, session.created_at_ms, as_text), replayed=outcome.replayed
@@ -85,8 +90,11 @@ class SessionService(SessionServiceServicer):
 
     async def GetSession(self, request: pb.GetSessionRequest, context: Any) -> pb.GetSessionResponse:
         as_text = from_proto.is_text_form(request.json_form)
-        session_id = request.session_id or (await self._store.find_channel(request.channel_id))
-        session, now_ms = await self._store.get_session(session_id), self._clock.now_ms()
+        session_id = request.session_id or (
+            await self._store.find_channel(request.channel_id, scope=context.scope)
+        )
+        session = await self._store.get_session(session_id, scope=context.scope)
+        now_ms = self._clock.now_ms()
         require_live(session, now_ms)
         return pb.GetSessionResponse(session=to_proto.session(session, now_ms, as_text))
 
@@ -99,9 +107,9 @@ class SessionService(SessionServiceServicer):
         if request.page_token:
             after = Position(*read_token(request.page_token, scope, (int, str)))  # type: ignore[arg-type]
         page = await self._store.list_sessions(
-            now_ms, limit=size, after=after, agent_id=agent_id, user_id=user_id
+            now_ms, scope=context.scope, limit=size, after=after, agent_id=agent_id, user_id=user_id
         )
-        counts = await self._store.counts()
+        counts = await self._store.counts(scope=context.scope)
         response = pb.ListSessionsResponse(
             next_page_token=make_token(scope, (page.next.created_at_ms, page.next.id)) if page.next else "",
             total_size=page.total,
@@ -116,12 +124,14 @@ class SessionService(SessionServiceServicer):
         return response
 
     async def DeleteSession(self, request: pb.DeleteSessionRequest, context: Any) -> pb.DeleteSessionResponse:
-        await self._store.delete_session(request.session_id, request.etag)
+        await self._store.delete_session(request.session_id, request.etag, scope=context.scope)
         return pb.DeleteSessionResponse()
 
     async def RenewSession(self, request: pb.RenewSessionRequest, context: Any) -> pb.RenewSessionResponse:
         as_text = from_proto.is_text_form(request.json_form)
-        outcome = await self._store.apply(request.session_id, if_match(request.etag, renew))
+        outcome = await self._store.apply(
+            request.session_id, if_match(request.etag, renew), scope=context.scope
+        )
         return pb.RenewSessionResponse(
             session=to_proto.session(outcome.session, self._clock.now_ms(), as_text)
         )
@@ -131,14 +141,16 @@ class SessionService(SessionServiceServicer):
         rule = partial(
             update_timeout, change=from_proto.timeout_config(request.timeout_config), policy=self._policy
         )
-        outcome = await self._store.apply(request.session_id, if_match(request.etag, rule))
+        outcome = await self._store.apply(
+            request.session_id, if_match(request.etag, rule), scope=context.scope
+        )
         return pb.UpdateTimeoutResponse(
             session=to_proto.session(outcome.session, self._clock.now_ms(), as_text)
         )
 
     async def SendHeartbeat(self, request: pb.SendHeartbeatRequest, context: Any) -> pb.SendHeartbeatResponse:
         as_text = from_proto.is_text_form(request.json_form)
-        outcome = await self._store.apply(request.session_id, heartbeat)
+        outcome = await self._store.apply(request.session_id, heartbeat, scope=context.scope)
         return pb.SendHeartbeatResponse(
             session=to_proto.session(outcome.session, self._clock.now_ms(), as_text)
         )
@@ -146,12 +158,12 @@ class SessionService(SessionServiceServicer):
     def WatchSession(
         self, request: pb.WatchSessionRequest, context: Any
     ) -> AsyncIterator[pb.WatchSessionResponse]:
-        return self._streams.watch_one(request)
+        return self._streams.watch_one(request, context.scope)
 
     def WatchSessions(
         self, requests: AsyncIterator[pb.WatchSessionsRequest], context: Any
     ) -> AsyncIterator[pb.WatchSessionsResponse]:
-        return self._streams.watch_many(requests)
+        return self._streams.watch_many(requests, context.scope)
 
     async def CreateAccessToken(
         self, request: pb.CreateAccessTokenRequest, context: Any
@@ -185,22 +197,20 @@ class SessionService(SessionServiceServicer):
         self, request: pb.GetServiceStatusRequest, context: Any
     ) -> pb.GetServiceStatusResponse:
         now_ms = self._clock.now_ms()
-        counts = await self._store.counts(scope=context.scope)
+        counts = await self._store.counts(scope=EVERYTHING)
+        health = pb.GetServiceStatusResponse.HEALTH_HEALTHY
+        if counts.invalid:
+            health = pb.GetServiceStatusResponse.HEALTH_DEGRADED
+        if not self._health.is_serving:
+            health = pb.GetServiceStatusResponse.HEALTH_UNHEALTHY
         if not sees_counts(context.principal):
             return pb.GetServiceStatusResponse(
-                health=pb.GetServiceStatusResponse.HEALTH_HEALTHY
-                if self._health.is_serving
-                else pb.GetServiceStatusResponse.HEALTH_UNHEALTHY,
-                timestamp=values.timestamp(now_ms),
-                status_only=True,
+                health=health, timestamp=values.timestamp(now_ms), status_only=True
             )
-        health = (
-            pb.GetServiceStatusResponse.HEALTH_DEGRADED
-            if counts.invalid
-            else pb.GetServiceStatusResponse.HEALTH_HEALTHY
-        )
+        if context.scope is not EVERYTHING:
+            counts = await self._store.counts(scope=context.scope)
         return pb.GetServiceStatusResponse(
-            health=health if self._health.is_serving else pb.GetServiceStatusResponse.HEALTH_UNHEALTHY,
+            health=health,
             active_sessions=counts.active,
             expiring_soon=counts.expiring_soon,
             invalid_sessions=counts.invalid,

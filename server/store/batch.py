@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, TypeAlias, TypeVar
 
+from server.domain.access import Scope
 from server.domain.agents import Agent
 from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState
 from server.domain.errors import (
@@ -176,10 +177,10 @@ class Batch:
             [(request, made) for request, made in self._new_requests if made.session_id not in gone],
         )
 
-    def session(self, session_id: str) -> Session:
-        """A session. Raises SessionNotFoundError."""
+    def session(self, session_id: str, scope: Scope) -> Session:
+        """A session. Raises SessionNotFoundError, also for one that is out of the scope."""
         session = self._sessions.get(session_id)
-        if session is None:
+        if session is None or not scope.has(session):
             raise SessionNotFoundError(session_id)
         return session
 
@@ -193,9 +194,10 @@ class Batch:
             return delivery._replace(state=DeliveryState.FAILED, due_at_ms=None)
         return delivery
 
-    def agent(self, agent_id: str) -> Agent | None:
-        """An agent, if there is one."""
-        return self._agents.get(agent_id)
+    def agent(self, agent_id: str, scope: Scope) -> Agent | None:
+        """An agent, if there is one in the scope."""
+        agent = self._agents.get(agent_id)
+        return agent if agent and scope.has_agent(agent) else None
 
     def known(self, request: RequestKey | None) -> Remembered | None:
         """A request that was carried out before. Raises RequestIdReusedError."""
@@ -268,6 +270,7 @@ class Create(Operation):
 
     agent_id: str
     rule: Creation
+    scope: Scope
     request: RequestKey | None = None  # type: ignore[misc]
 
     def want(self, wanted: Wanted) -> None:
@@ -275,10 +278,10 @@ class Create(Operation):
 
     def carry_out(self, batch: Batch, now_ms: int) -> Outcome:
         if self.request and (known := batch.known(self.request)):
-            if not isinstance(known.answer, Session):
+            if not isinstance(known.answer, Session) or not self.scope.has(known.answer):
                 raise RequestIdReusedError(self.request.id)
             return Outcome(known.answer, replayed=True)
-        session = self.rule(batch.agent(self.agent_id), now_ms)
+        session = self.rule(batch.agent(self.agent_id, self.scope), now_ms)
         batch.add(session)
         batch.remember(self.request, session, session.id, now_ms)
         return Outcome(session)
@@ -293,13 +296,14 @@ class Apply(Operation):
 
     session_id: str
     rule: Rule
+    scope: Scope
     request: RequestKey | None = None  # type: ignore[misc]
 
     def want(self, wanted: Wanted) -> None:
         wanted.sessions.add(self.session_id)
 
     def carry_out(self, batch: Batch, now_ms: int) -> Outcome:
-        session = batch.session(self.session_id)
+        session = batch.session(self.session_id, self.scope)
         if known := batch.known(self.request):
             if not isinstance(known.answer, Entry):
                 raise SessionExpiredError(session.id, session.expires_at_ms)
@@ -321,13 +325,14 @@ class ApplyToDelivery(Operation):
     session_id: str
     sequence: int
     rule: DeliveryRule
+    scope: Scope
 
     def want(self, wanted: Wanted) -> None:
         wanted.sessions.add(self.session_id)
         wanted.deliveries.add((self.session_id, self.sequence))
 
     def carry_out(self, batch: Batch, now_ms: int) -> Outcome:
-        session = batch.session(self.session_id)
+        session = batch.session(self.session_id, self.scope)
         outcome = self.rule(session, batch.delivery(self.session_id, self.sequence), now_ms)
         batch.take(session, outcome, now_ms)
         return outcome
@@ -342,12 +347,13 @@ class Delete(Operation):
 
     session_id: str
     etag: str
+    scope: Scope
 
     def want(self, wanted: Wanted) -> None:
         wanted.sessions.add(self.session_id)
 
     def carry_out(self, batch: Batch, now_ms: int) -> Deleted:
-        session = batch.session(self.session_id)
+        session = batch.session(self.session_id, self.scope)
         require_etag(session, self.etag)
         batch.remove(self.session_id)
         return Deleted(session)

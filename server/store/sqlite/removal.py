@@ -4,12 +4,13 @@ in small pieces.
 
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
 
 import orjson
 
-from server.store.counts import EXPIRED
+from server.store.counts import EXPIRED, CountKey, counts_of_state
 from server.store.sqlite.counts import change_counts
 
 STEP_SECONDS: Final = 0.005
@@ -35,6 +36,7 @@ _OLDEST: Final = (
 )
 _REMOVE_EXPIRED: Final = (
     f"INSERT INTO removed_sessions (id) {_OLDEST}",
+    "SELECT agent_id, user_id, tenant FROM sessions WHERE id IN (SELECT id FROM removed_sessions)",
     "DELETE FROM sessions WHERE id IN (SELECT id FROM removed_sessions)",
 )
 # A piece looks at no more sessions than it may remove rows.
@@ -86,10 +88,13 @@ def take_expired(connection: sqlite3.Connection, expired_by_ms: int, max_rows: i
     if taken:
         return taken
     named = {"expired_by_ms": expired_by_ms, "rows": max_rows}
-    for statement in _REMOVE_EXPIRED:
-        removed = connection.execute(statement, named).rowcount
-    # The last statement is that of the sessions themselves.
-    change_counts(connection, {(EXPIRED, "", ""): -removed})
+    mark, count, remove_marked = _REMOVE_EXPIRED
+    connection.execute(mark, named)
+    counts: Counter[CountKey] = Counter()
+    for of in connection.execute(count).fetchall():
+        counts.subtract(counts_of_state(EXPIRED, *of))
+    connection.execute(remove_marked)
+    change_counts(connection, counts)
     return take_left(connection, max_rows)
 
 
