@@ -36,7 +36,7 @@ _VERB_SETS: Final = [
     frozenset(verb for place, verb in enumerate(_VERBS) if bits >> place & 1) for bits in range(8)
 ]
 _KEY_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}", re.ASCII)
-_HEX: Final = re.compile(r"[0-9a-fA-F]{64,}", re.ASCII)
+_HEX: Final = re.compile(r"([0-9a-fA-F]{2})+", re.ASCII)
 
 
 class SigningKey(NamedTuple):
@@ -155,7 +155,7 @@ def read_signing_keys(content: bytes) -> tuple[SigningKey, ...]:
 
 def _read_secret(text: str) -> bytes:
     """The bytes of a secret; none where it is malformed."""
-    if _HEX.fullmatch(text) and len(text) % 2 == 0:
+    if _HEX.fullmatch(text):
         return bytes.fromhex(text)
     padded = text.rstrip("=")
     try:
