@@ -188,7 +188,7 @@ class AgentService(AgentServiceServicer):
         with self._connectors.workers.connect(
             agent, capacity=capacity, history_messages=hello.history_messages
         ) as worker:
-            context.on_credential_end = worker.end_credential
+            context.on_credential_end = lambda removed: worker.revoke() if removed else worker.retire()
             yield pb.ConnectResponse(welcome=pb.ConnectResponse.Welcome(agent=to_proto.agent(agent)))
             reading = asyncio.create_task(self._listen(requests, worker, context.scope))
             try:
