@@ -15,6 +15,7 @@ from server.domain.access import EVERYTHING
 from server.domain.errors import MissingFieldsError
 from server.domain.idempotency import creation_scope, request_key
 from server.domain.ids import new_id, uuid_field
+from server.domain.quotas import NO_QUOTAS, Quotas, UserQuota
 from server.domain.sessions import create, heartbeat, if_match, renew, require_live, update_timeout
 from server.domain.timeouts import TimeoutPolicy, check_numbers
 from server.rpc import from_proto, to_proto
@@ -31,8 +32,15 @@ class SessionService(SessionServiceServicer):
     """See session_service.proto."""
 
     def __init__(
-        self, store: Store, clock: Clock, policy: TimeoutPolicy, health: HealthMonitor, streams: WatchStreams
+        self,
+        store: Store,
+        clock: Clock,
+        policy: TimeoutPolicy,
+        health: HealthMonitor,
+        streams: WatchStreams,
+        quotas: Quotas = NO_QUOTAS,
     ) -> None:
+        self._quotas = quotas
         self._streams = streams
         self._store = store
         self._clock = clock
@@ -67,7 +75,14 @@ class SessionService(SessionServiceServicer):
             timeout=timeout,
             tenant=context.scope.new_tenant,
         )
-        outcome = await self._store.create_session(agent_id, rule, repeatable, scope=context.scope)
+        limit = self._quotas.user_sessions
+        outcome = await self._store.create_session(
+            agent_id,
+            rule,
+            repeatable,
+            scope=context.scope,
+            of=UserQuota(user_id, context.scope.new_tenant, limit) if limit else None,
+        )
         session = outcome.session
         return pb.CreateSessionResponse(
             session=to_proto.session(session, session.created_at_ms, as_text), replayed=outcome.replayed
