@@ -1,4 +1,4 @@
-"""After an erase no trace of a user is left in the file, its log, or any table; others keep what is theirs."""
+"""After an erase no trace of a user is left in the file, its log, or a table; others keep what is theirs."""
 
 import asyncio
 import random
