@@ -15,6 +15,7 @@ from server.access.limits import Rate, read_rate
 from server.access.static_token import FORM
 from server.domain.access import RateKind
 from server.domain.deliveries import MAX_OPEN_DELIVERIES, RetryPolicy
+from server.domain.quotas import Quotas
 from server.domain.timeouts import TimeoutConfig, TimeoutPolicy
 from server.setting_types import (
     Address,
@@ -146,6 +147,32 @@ class Settings(BaseSettings):
         ge=1,
         le=1_000_000,
         description="Messages of one session that may wait for its agent; the service refuses one more.",
+    )
+    max_user_sessions: int = Field(
+        0,
+        ge=0,
+        le=1_000_000_000,
+        description="Live sessions that a user may have; the service refuses one more. 0: any number.",
+    )
+    max_session_entries: int = Field(
+        0,
+        ge=0,
+        le=1_000_000_000,
+        description="Entries of a session's log from which on the service takes no further message of its "
+        "user. 0: any number.",
+    )
+    max_session_bytes: int = Field(
+        0,
+        ge=0,
+        le=1_000_000_000_000,
+        description="Bytes of content, metadata and attachments that the messages of a session may have; the "
+        "service refuses a user's message that would exceed it. 0: any number.",
+    )
+    max_tenant_agents: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Agents that a tenant may have; the service refuses one more. 0: any number.",
     )
     rest_max_requests: int = Field(
         768,
@@ -299,6 +326,13 @@ class Settings(BaseSettings):
             self.session_warning_threshold_minutes,
         )
         return TimeoutPolicy(defaults, self.session_min_timeout_minutes, self.session_max_timeout_minutes)
+
+    @property
+    def quotas(self) -> Quotas:
+        """How much users, sessions and tenants may have."""
+        return Quotas(
+            self.max_user_sessions, self.max_session_entries, self.max_session_bytes, self.max_tenant_agents
+        )
 
     @property
     def max_writes(self) -> int:

@@ -62,8 +62,16 @@ class AgentService(AgentServiceServicer):
     """See agent_service.proto."""
 
     def __init__(
-        self, store: Store, clock: Clock, connectors: Connectors, dispatcher: Dispatcher, heartbeat_s: float
+        self,
+        store: Store,
+        clock: Clock,
+        connectors: Connectors,
+        dispatcher: Dispatcher,
+        heartbeat_s: float,
+        max_agents: int = 0,
     ) -> None:
+        """A tenant may have `max_agents`; 0: as many as it wants."""
+        self._max_agents = max_agents
         self._store = store
         self._clock = clock
         self._connectors = connectors
@@ -82,7 +90,7 @@ class AgentService(AgentServiceServicer):
         )
         self._connectors.check(agent)
         await self._connectors.check_secret(agent)
-        await self._store.create_agent(agent)
+        await self._store.create_agent(agent, most=self._max_agents)
         return pb.CreateAgentResponse(agent=to_proto.agent(agent))
 
     async def GetAgent(self, request: pb.GetAgentRequest, context: Any) -> pb.GetAgentResponse:

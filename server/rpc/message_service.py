@@ -29,6 +29,7 @@ from server.domain.idempotency import request_key
 from server.domain.ids import new_id
 from server.domain.log import Abort, Chunk, Entry, Expiry, Piece, ReplyFailure, message_of
 from server.domain.messages import Draft
+from server.domain.quotas import NO_QUOTAS, Quotas
 from server.domain.sessions import Session, require_live, send_message
 from server.lifecycle.reply_waits import Answer, ReplyWait
 from server.lifecycle.watch import End, Item, Watch
@@ -54,9 +55,11 @@ class MessageService(MessageServiceServicer):
         entries: Entries,
         reply_deadline_s: float,
         max_open: int,
+        quotas: Quotas = NO_QUOTAS,
     ) -> None:
         """`max_open` bounds the deliveries of one session that are open."""
         self._max_open = max_open
+        self._quotas = quotas
         self._entries = entries
         self._store = store
         self._clock = clock
@@ -166,7 +169,9 @@ class MessageService(MessageServiceServicer):
         if isinstance(draft, Draft):
             content = draft.content, draft.metadata, draft.attachments or "null"
             repeatable = request_key(f"session:{session_id}", request.request_id, *content)
-        rule = partial(send_message, message_id=message_id, draft=draft, max_open=self._max_open)
+        rule = partial(
+            send_message, message_id=message_id, draft=draft, max_open=self._max_open, quotas=self._quotas
+        )
         outcome = await self._store.apply(session_id, rule, repeatable, scope=scope)
         entry = outcome.entry
         assert entry is not None

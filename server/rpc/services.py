@@ -101,12 +101,25 @@ def build_services(
     target = cast(grpc.aio.Server, services)
     streams = WatchStreams(store, clock, watches, entries, heartbeat_s, backpressure)
     sessions = SessionService(
-        store, clock, settings.timeout_policy, health, streams, tokens, settings.access_token_seconds
+        store,
+        clock,
+        settings.timeout_policy,
+        health,
+        streams,
+        settings.quotas,
+        tokens=tokens,
+        token_seconds=settings.access_token_seconds,
     )
     messages = MessageService(
-        store, clock, watches, entries, settings.reply_deadline_seconds, settings.max_open_deliveries
+        store,
+        clock,
+        watches,
+        entries,
+        settings.reply_deadline_seconds,
+        settings.max_open_deliveries,
+        settings.quotas,
     )
-    agents = AgentService(store, clock, connectors, dispatcher, heartbeat_s)
+    agents = AgentService(store, clock, connectors, dispatcher, heartbeat_s, settings.max_tenant_agents)
     session_service_pb2_grpc.add_SessionServiceServicer_to_server(sessions, target)
     message_service_pb2_grpc.add_MessageServiceServicer_to_server(messages, target)
     agent_service_pb2_grpc.add_AgentServiceServicer_to_server(agents, target)

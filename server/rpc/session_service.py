@@ -16,6 +16,7 @@ from server.domain.access import EVERYTHING, Principal, Verb, require_own_user, 
 from server.domain.errors import InvalidFieldError, MissingFieldsError, PermissionDeniedError
 from server.domain.idempotency import creation_scope, request_key
 from server.domain.ids import new_id, uuid_field
+from server.domain.quotas import NO_QUOTAS, Quotas, UserQuota
 from server.domain.sessions import create, heartbeat, if_match, renew, require_live, update_timeout
 from server.domain.timeouts import TimeoutPolicy, check_numbers
 from server.rpc import from_proto, to_proto
@@ -41,10 +42,13 @@ class SessionService(SessionServiceServicer):
         policy: TimeoutPolicy,
         health: HealthMonitor,
         streams: WatchStreams,
+        quotas: Quotas = NO_QUOTAS,
+        *,
         tokens: SessionTokens,
         token_seconds: float,
     ) -> None:
         """A token for one session is good for `token_seconds` at most."""
+        self._quotas = quotas
         self._tokens = tokens
         self._token_seconds = token_seconds
         self._streams = streams
@@ -82,7 +86,14 @@ class SessionService(SessionServiceServicer):
             timeout=timeout,
             tenant=context.scope.new_tenant,
         )
-        outcome = await self._store.create_session(agent_id, rule, repeatable, scope=context.scope)
+        limit = self._quotas.user_sessions
+        outcome = await self._store.create_session(
+            agent_id,
+            rule,
+            repeatable,
+            scope=context.scope,
+            of=UserQuota(user_id, context.scope.new_tenant, limit) if limit else None,
+        )
         session = outcome.session
         return pb.CreateSessionResponse(
             session=to_proto.session(session, session.created_at_ms, as_text), replayed=outcome.replayed

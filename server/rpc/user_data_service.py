@@ -1,11 +1,13 @@
 """UserDataService: what the service has about one user, listed, handed out and erased."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import orjson
 from google.protobuf.json_format import MessageToDict
 
+from eliza.sessions import values
 from eliza.sessions.limits import DEFAULT_SESSIONS, MAX_SESSIONS
 from eliza.sessions.v1 import log_pb2
 from eliza.sessions.v1 import user_data_service_pb2 as pb
@@ -20,7 +22,7 @@ from server.rpc import from_proto, to_proto
 from server.rpc.encoding import in_slices
 from server.rpc.paging import make_token, page_size, read_token
 from server.store.contract import Store
-from server.store.values import Position
+from server.store.values import Erased, Position
 
 EXPORTED_SESSIONS: Final = 20
 EXPORTED_ENTRIES: Final = 100
@@ -31,6 +33,9 @@ PART_BYTES: Final = 256 * 1024
 
 ERASED_ROWS: Final = 500
 """How many rows a step of an erasure removes at most."""
+
+TELL_SECONDS: Final = 0.2
+"""How often an erasure tells how far it is."""
 
 BACKUPS: Final = "Backups that were made before hold the user's data until they are removed."
 
@@ -103,8 +108,31 @@ class UserDataService(UserDataServiceServicer):
     async def DeleteUserData(
         self, request: pb.DeleteUserDataRequest, context: Any
     ) -> AsyncIterator[pb.DeleteUserDataResponse]:
-        raise NotImplementedError
-        yield
+        user_id, removed = _user_id(request.user_id, context.principal), Erased()
+        last_told_s = 0.0
+        while (
+            step := await self._store.erase_user(user_id, scope=context.scope, limit=ERASED_ROWS)
+        ) != Erased():
+            removed = Erased(*map(sum, zip(removed, step, strict=True)))
+            now_s = asyncio.get_running_loop().time()
+            if now_s - last_told_s >= TELL_SECONDS:
+                last_told_s = now_s
+                total = removed.sessions + removed.entries + removed.deliveries + removed.requests
+                progress = pb.DeleteUserDataResponse.Progress(
+                    removed_rows=removed.rows, total_rows=max(removed.rows, total)
+                )
+                yield pb.DeleteUserDataResponse(progress=progress)
+        not_done = await self._store.finish_erasure()
+        receipt = pb.DeleteUserDataResponse.Receipt(
+            user_id=user_id,
+            sessions=removed.sessions,
+            entries=removed.entries,
+            deliveries=removed.deliveries,
+            request_ids=removed.requests,
+            erased_at=values.timestamp(self._clock.now_ms()),
+            not_covered=[BACKUPS, *not_done],
+        )
+        yield pb.DeleteUserDataResponse(receipt=receipt)
 
 
 def _whole_entry(session: Session, entry: Entry) -> log_pb2.LogEntry:

@@ -11,12 +11,14 @@ from server.domain.access import Scope
 from server.domain.agents import Agent
 from server.domain.idempotency import RequestKey
 from server.domain.log import Entry
+from server.domain.quotas import UserQuota
 from server.domain.replies import DeliveryRule
 from server.domain.sessions import Creation, Outcome, Rule, Session
 from server.store.values import (
     Commit,
     Counts,
     Description,
+    Erased,
     MessagePage,
     OpenDelivery,
     Position,
@@ -38,17 +40,25 @@ class Sessions(ABC):
 
     @abstractmethod
     async def create_session(
-        self, agent_id: str, rule: Creation, request: RequestKey | None = None, *, scope: Scope
+        self,
+        agent_id: str,
+        rule: Creation,
+        request: RequestKey | None = None,
+        *,
+        scope: Scope,
+        of: UserQuota | None = None,
     ) -> Outcome:
         """Adds the session that the rule makes of the agent, if there is such an agent in the scope, at the
         present instant, in one transaction.
 
         Its id and its channel are new. For a request that is known already nothing is done, and the outcome
         is the session as it was made then. The request is remembered until the session is removed, or
-        `forget_requests` takes it.
+        `forget_requests` takes it. `of` is the quota of the user whom the session is made for, where there is
+        one.
 
         :raises DomainError: whatever the rule raises; nothing is written then
         :raises RequestIdReusedError: the request's id is known with other content
+        :raises QuotaExceededError: the user has as many live sessions as it may
         """
 
     @abstractmethod
@@ -253,10 +263,11 @@ class Agents(ABC):
     """The agents that sessions are held with."""
 
     @abstractmethod
-    async def create_agent(self, agent: Agent) -> None:
-        """Adds an agent.
+    async def create_agent(self, agent: Agent, *, most: int = 0) -> None:
+        """Adds an agent. Its tenant may have `most` then; 0: as many as it wants.
 
         :raises AgentAlreadyExistsError: its id is taken
+        :raises QuotaExceededError: its tenant has as many as it may
         """
 
     @abstractmethod
@@ -332,6 +343,24 @@ class Maintenance(ABC):
         """
 
     @abstractmethod
+    async def erase_user(self, user_id: str, *, scope: Scope, limit: int) -> Erased:
+        """Takes one small step of removing all that the scope has of a user: its sessions, live or expired,
+        as `delete_session` does it, then their requests, deliveries, entries.
+
+        What sessions that were removed before have left goes first, whoever they belonged to: nobody knows
+        that any more. A step is as small as one of `purge`; the call is to be repeated until it removes
+        nothing. A session counts with all that it has in the step that removes it. What a back end keeps
+        elsewhere goes with `finish_erasure`.
+        """
+
+    @abstractmethod
+    async def finish_erasure(self) -> list[str]:
+        """Removes what erased rows have left outside of tables, such as a log of writes.
+
+        Returns what could not be done, a sentence each, for people.
+        """
+
+    @abstractmethod
     async def clear_sessions(self) -> None:
         """Removes every session as `delete_session` does. Agents stay."""
 
@@ -352,7 +381,7 @@ class Store(Sessions, Deliveries, Agents, Maintenance):
     @abstractmethod
     def add_listener(self, listener: CommitListener) -> None:
         """Has the listener called on the event loop after each commit of `create_session`, `apply`,
-        `apply_delivery` and `delete_session`.
+        `apply_delivery`, `delete_session` and `erase_user`.
 
         It is called before they return, also where their callers are gone; it must not raise, nor take long.
         It is not told what was replayed, nor what the purge and `clear_sessions` remove.

@@ -30,6 +30,11 @@ def counts_of_state(state: str, agent_id: str, user_id: str, tenant: str) -> lis
     return [(state, agent, user, tenant) for agent in ("", agent_id) for user in ("", user_id)]
 
 
+def live_of_user(user_id: str, tenant: str) -> CountKey:
+    """The count of a user's live sessions."""
+    return LIVE, "", user_id, tenant
+
+
 def changed_counts(changes: Iterable[tuple[Session | None, Session | None]]) -> Counter[CountKey]:
     """By how much each count changes, given sessions as they were before and are after; None: not there."""
     counts: Counter[CountKey] = Counter()

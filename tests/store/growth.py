@@ -28,6 +28,7 @@ from server.clock import TestClock
 from server.domain.access import EVERYTHING, Scope
 from server.domain.idempotency import RequestKey
 from server.domain.messages import Draft, Reply
+from server.domain.quotas import UserQuota
 from server.domain.replies import lease
 from server.domain.sessions import Outcome, Session, heartbeat
 from server.lifecycle.watches import Watches
@@ -326,6 +327,9 @@ OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
     ),
     "rpc ListAgents": lambda w: _agents_rpc(w).ListAgents(agent_service_pb2.ListAgentsRequest(), Call(None)),
     "create_session": lambda w: put(w.store, session(NOW_MS), RequestKey("growth", "create", "content")),
+    "create_session with a quota": lambda w: w.store.create_session(
+        AGENT, lambda of, now_ms: session(NOW_MS), scope=EVERYTHING, of=UserQuota(USER, "", 10**9)
+    ),
     "apply, a message": _send,
     "apply, again": lambda w: w.store.apply(
         w.one.id, say(), RequestKey("growth", "after 0", "content"), scope=EVERYTHING
@@ -338,6 +342,7 @@ OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
     "apply_delivery, a failure": _fail,
     "seed_agent": lambda w: w.store.seed_agent(agent(3)),
     "create_agent": lambda w: w.store.create_agent(agent(4)),
+    "create_agent with a quota": lambda w: w.store.create_agent(agent(7), most=10**9),
     "update_agent": lambda w: w.store.update_agent(AGENT, lambda stored, now_ms: stored, scope=EVERYTHING),
     "delete_agent": lambda w: w.store.delete_agent(agent(4).id, scope=EVERYTHING),
     "check_writable": lambda w: w.store.check_writable(),
@@ -348,6 +353,9 @@ OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
     "rpc DeleteSession": lambda w: _sessions_rpc(w).DeleteSession(
         session_service_pb2.DeleteSessionRequest(session_id=w.other.id), Call(None)
     ),
+    "erase_user": lambda w: w.store.erase_user(USER, scope=EVERYTHING, limit=100),
+    "erase_user in a scope": lambda w: w.store.erase_user(USER, scope=Scope(""), limit=100),
+    "finish_erasure": lambda w: w.store.finish_erasure(),
     "clear_sessions": lambda w: w.store.clear_sessions(),
 }
 """A call of each operation, in an order in which they can be carried out one after the other."""
@@ -363,6 +371,8 @@ MAY_GROW: Final = {
         "unanswered",
     ): "the open deliveries of a session end with it; MAX_OPEN_DELIVERIES bounds them",
     ("forget_requests", ""): "as the purge",
+    ("erase_user", ""): "as the purge; it counts what it removes",
+    ("erase_user in a scope", ""): "as above",
     ("purge", ""): "a step removes as many rows as it can in 5 ms, and its limit at most",
 }
 """Operations whose steps may grow, in one world or (empty) in all of them, and why."""

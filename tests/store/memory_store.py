@@ -19,6 +19,7 @@ from server.domain.errors import (
 )
 from server.domain.idempotency import RequestKey
 from server.domain.log import Entry
+from server.domain.quotas import TENANT_AGENTS, UserQuota, require_room
 from server.domain.sessions import Creation, Outcome, Rule, Session, due_at_ms
 from server.store import pages
 from server.store.batch import (
@@ -36,7 +37,16 @@ from server.store.batch import (
 from server.store.contract import PUT_OFF_MS, AgentChange, CommitListener, LeaseRule, Store
 from server.store.counts import EXPIRED, LIVE, WARNED, CountKey, counts_of
 from server.store.leases import lease_each
-from server.store.values import Counts, Description, MessagePage, OpenDelivery, Position, SessionPage
+from server.store.values import (
+    Commit,
+    Counts,
+    Description,
+    Erased,
+    MessagePage,
+    OpenDelivery,
+    Position,
+    SessionPage,
+)
 
 
 class MemoryStore(Store):
@@ -114,9 +124,13 @@ class MemoryStore(Store):
         def there(table: dict[Any, Any], keys: Iterable[Any]) -> dict[Any, Any]:
             return {key: table[key] for key in keys if key in table}
 
-        wanted, tables = batch.wanted(), (self._sessions, self._deliveries, self._requests, self._agents)
+        wanted = batch.wanted()
         return Loaded(
-            *map(there, tables, (wanted.sessions, wanted.deliveries, wanted.requests, wanted.agents))
+            there(self._sessions, wanted.sessions),
+            there(self._deliveries, wanted.deliveries),
+            there(self._requests, wanted.requests),
+            there(self._agents, wanted.agents),
+            there(self._counts, wanted.counts),
         )
 
     def _write(self, written: Written) -> None:
@@ -163,9 +177,15 @@ class MemoryStore(Store):
         return rows
 
     async def create_session(
-        self, agent_id: str, rule: Creation, request: RequestKey | None = None, *, scope: Scope
+        self,
+        agent_id: str,
+        rule: Creation,
+        request: RequestKey | None = None,
+        *,
+        scope: Scope,
+        of: UserQuota | None = None,
     ) -> Outcome:
-        return await self._submit(Create(agent_id, rule, scope, request))
+        return await self._submit(Create(agent_id, rule, scope, request, of))
 
     async def apply(
         self, session_id: str, rule: Rule, request: RequestKey | None = None, *, scope: Scope
@@ -356,6 +376,34 @@ class MemoryStore(Store):
         self._left -= taken
         return taken
 
+    async def erase_user(self, user_id: str, *, scope: Scope, limit: int) -> Erased:
+        self._require_open()
+        if self._left:
+            taken = min(limit, self._left)
+            self._left -= taken
+            return Erased(rows=taken)
+        narrowed = pages.narrow(scope._replace(session_id=None), None, user_id)
+        mine = [one for one in self._sessions.values() if narrowed and narrowed.has(one) and scope.has(one)][
+            :limit
+        ]
+        ids = {one.id for one in mine}
+        of_kind = (
+            sum(len(self._log.get(one, {})) for one in ids),
+            sum(row.session_id in ids for row in self._deliveries.values()),
+            sum(row.session_id in ids for row in self._requests.values()),
+        )
+        self._left = self._remove(ids)
+        for one in mine:
+            self._counts.subtract(counts_of(one))
+        if mine:
+            for listener in self._listeners:
+                listener(Commit([], mine))
+        return Erased(len(mine), *of_kind, len(mine))
+
+    async def finish_erasure(self) -> list[str]:
+        self._require_open()
+        return []
+
     async def forget_requests(self, made_by_ms: int, limit: int) -> int:
         self._require_open()
         old = [key for key, made in self._requests.items() if made.created_at_ms <= made_by_ms][:limit]
@@ -377,10 +425,12 @@ class MemoryStore(Store):
             table.clear()
         self._left = 0
 
-    async def create_agent(self, agent: Agent) -> None:
+    async def create_agent(self, agent: Agent, *, most: int = 0) -> None:
         self._require_open()
         if agent.id in self._agents:
             raise AgentAlreadyExistsError(agent.id)
+        same = sum(one.tenant == agent.tenant for one in self._agents.values())
+        require_room(TENANT_AGENTS, most, same + 1)
         self._agents[agent.id] = agent
 
     async def seed_agent(self, agent: Agent) -> None:

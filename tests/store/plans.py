@@ -58,6 +58,9 @@ IN_ORDER: Final = {
     "SEARCH sessions USING COVERING INDEX sessions_by_due (due_at_ms>?)": "the earliest that is due",
     "SEARCH agents USING INDEX agents_by_creation ((created_at_ms,id)>(?,?))": "a page of agents",
     "SEARCH agents USING INDEX agents_of_tenant (tenant=? AND (created_at_ms,id)>(?,?))": "a page of agents",
+    "SEARCH agents USING COVERING INDEX agents_of_tenant (tenant=?)": "how many there are, up to a quota",
+    "SEARCH sessions USING INDEX sessions_of_user (user_id=?)": "a step of an erase",
+    "SCAN pending_rewrite": "it has one row at most",
     "SEARCH session_counts USING PRIMARY KEY (state=? AND agent_id=? AND user_id=?)": "one of each tenant",
     "SEARCH requests USING COVERING INDEX requests_by_age (created_at_ms<?)": "a step of forgetting requests",
     "SEARCH sessions USING INDEX "

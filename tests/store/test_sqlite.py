@@ -381,7 +381,7 @@ class TestSomeoneElseHoldsTheLock:
     async def test_writes_are_unavailable_and_reads_go_on(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(sqlite_file, "_BUSY_TIMEOUT_S", 0.05)
+        monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT_S", 0.05)
         store = await SqliteStore.open(tmp_path / "store.db", TestClock())
         one = session()
         await put(store, one)

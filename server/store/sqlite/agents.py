@@ -6,6 +6,7 @@ from typing import Final
 from server.domain.access import Scope
 from server.domain.agents import Agent, require_owned
 from server.domain.errors import AgentAlreadyExistsError, AgentNotFoundError
+from server.domain.quotas import TENANT_AGENTS, require_room
 from server.store.contract import AgentChange, Agents
 from server.store.pages import FIRST
 from server.store.sqlite import rows
@@ -15,6 +16,7 @@ from server.store.values import Position
 
 _AGENT: Final = ", ".join(rows.AGENT)
 _GET_AGENT: Final = f"SELECT {_AGENT} FROM agents WHERE id = ?"
+_AGENTS_OF_TENANT: Final = "SELECT 1 FROM agents WHERE tenant = ? LIMIT ?"
 _LIST_AGENTS: Final = (
     f"SELECT {_AGENT} FROM agents WHERE (created_at_ms, id) > (?, ?) ORDER BY created_at_ms, id LIMIT ?"
 )
@@ -29,10 +31,13 @@ class SqliteAgents(Reading, Agents):
 
     _writer: SqliteWriter
 
-    async def create_agent(self, agent: Agent) -> None:
+    async def create_agent(self, agent: Agent, *, most: int = 0) -> None:
         def work(connection: sqlite3.Connection, now_ms: int) -> None:
             if not _insert_agent(agent, connection):
                 raise AgentAlreadyExistsError(agent.id)
+            if most:
+                there = connection.execute(_AGENTS_OF_TENANT, (agent.tenant, most + 1)).fetchall()
+                require_room(TENANT_AGENTS, most, len(there))
 
         await self._writer.run(work)
 

@@ -13,8 +13,9 @@ from server.domain.access import EVERYTHING, Scope
 from server.domain.errors import SessionNotFoundError
 from server.domain.idempotency import RequestKey
 from server.domain.log import Entry
+from server.domain.quotas import UserQuota
 from server.domain.sessions import Creation, Outcome, Rule, Session
-from server.store.batch import Apply, Claimed, Create, Delete
+from server.store.batch import Apply, Claimed, Create, Delete, EraseStep
 from server.store.contract import MAX_WRITES, PAGE_BYTES, CommitListener, Store
 from server.store.counts import EXPIRED, LIVE
 from server.store.pages import (
@@ -28,12 +29,13 @@ from server.store.sqlite import rows
 from server.store.sqlite.agents import SqliteAgents
 from server.store.sqlite.deliveries import SqliteDeliveries
 from server.store.sqlite.due import apply_due
-from server.store.sqlite.file import FileLock, prepare, real_path, schema_version
+from server.store.sqlite.file import FileLock, connect, prepare, real_path, schema_version
 from server.store.sqlite.lists import READABLE, SqliteLists, count
-from server.store.sqlite.removal import IS_THERE, Pieces, clear, take_expired
+from server.store.sqlite.removal import IS_THERE, Pieces, clear, erase, take_expired
+from server.store.sqlite.rewrite import finish_erasure
 from server.store.sqlite.scopes import in_scope, is_narrow, named
 from server.store.sqlite.writer import SqliteWriter
-from server.store.values import Description, MessagePage, StoreOpenError
+from server.store.values import Description, Erased, MessagePage, StoreOpenError
 
 _SESSION: Final = ", ".join(rows.SESSION)
 _ENTRY: Final = ", ".join(rows.ENTRY)
@@ -52,7 +54,7 @@ class SqliteStore(SqliteLists, SqliteAgents, SqliteDeliveries, Store):
     def __init__(self, path: Path, lock: FileLock, clock: Clock, max_writes: int) -> None:
         super().__init__(path)
         self._lock = lock
-        self._purged, self._forgotten = Pieces(), Pieces()
+        self._purged, self._forgotten, self._erased = Pieces(), Pieces(), Pieces()
         # Last, because it starts a thread.
         self._writer = SqliteWriter(path, lock, clock, max_writes)
 
@@ -74,9 +76,15 @@ class SqliteStore(SqliteLists, SqliteAgents, SqliteDeliveries, Store):
         self._writer.listeners.append(listener)
 
     async def create_session(
-        self, agent_id: str, rule: Creation, request: RequestKey | None = None, *, scope: Scope
+        self,
+        agent_id: str,
+        rule: Creation,
+        request: RequestKey | None = None,
+        *,
+        scope: Scope,
+        of: UserQuota | None = None,
     ) -> Outcome:
-        return await self._writer.apply(Create(agent_id, rule, scope, request))
+        return await self._writer.apply(Create(agent_id, rule, scope, request, of))
 
     async def apply(
         self, session_id: str, rule: Rule, request: RequestKey | None = None, *, scope: Scope
@@ -222,6 +230,23 @@ class SqliteStore(SqliteLists, SqliteAgents, SqliteDeliveries, Store):
             )
 
         return await self._writer.run(work)
+
+    async def erase_user(self, user_id: str, *, scope: Scope, limit: int) -> Erased:
+        if scope.user_id not in (None, user_id):
+            return Erased()
+
+        def work(connection: sqlite3.Connection, now_ms: int) -> EraseStep:
+            return erase(connection, user_id, scope, limit, self._erased)
+
+        return (await self._writer.run(work)).erased
+
+    async def finish_erasure(self) -> list[str]:
+        def work(connection: sqlite3.Connection, now_ms: int) -> list[str]:
+            # On the writer's own connection the copy would be made in memory.
+            with closing(connect(self._path)) as rewriting:
+                return finish_erasure(self._path, rewriting)
+
+        return await self._writer.run(work, in_transaction=False)
 
     async def clear_sessions(self) -> None:
         def work(connection: sqlite3.Connection, now_ms: int) -> None:

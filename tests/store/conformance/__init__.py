@@ -14,9 +14,10 @@ from tests.store.conformance.requests import Requests
 from tests.store.conformance.scopes import Scopes
 from tests.store.conformance.sessions import Sessions
 from tests.store.conformance.texts import Texts
+from tests.store.conformance.user_data import UserData
 
 
 class StoreConformance(
-    Sessions, Scopes, Groups, Messages, Lists, Purge, Deliveries, Agents, Texts, Requests, Closing
+    Sessions, Scopes, UserData, Groups, Messages, Lists, Purge, Deliveries, Agents, Texts, Requests, Closing
 ):
     """The suite."""

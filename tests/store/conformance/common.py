@@ -162,6 +162,8 @@ CALLS: dict[str, Callable[[Store, Session], Awaitable[object]]] = {
     "apply_due": lambda store, one: store.apply_due(fall_due, T0, 1),
     "next_due_ms": lambda store, one: store.next_due_ms(),
     "purge": lambda store, one: store.purge(T0, 1),
+    "erase_user": lambda store, one: store.erase_user(one.user_id, scope=EVERYTHING, limit=1),
+    "finish_erasure": lambda store, one: store.finish_erasure(),
     "clear_sessions": lambda store, one: store.clear_sessions(),
     "create_agent": lambda store, one: store.create_agent(agent()),
     "update_agent": lambda store, one: store.update_agent(

@@ -36,8 +36,10 @@ INSERT INTO session_counts SELECT state, agent_id, user_id, '', count(*) FROM (
     UNION ALL SELECT iif(expired, 'expired', 'live'), agent_id, user_id FROM sessions
 ) GROUP BY state, agent_id, user_id;
 
--- Rows that were removed before have left their bytes in the file until it is rewritten once; see `file.rewrite`.
+-- Rows that were removed before have left their bytes in the file until it is rewritten once; see `rewrite`.
 CREATE TABLE pending_rewrite (
     since_schema INTEGER NOT NULL
 ) STRICT;
-INSERT INTO pending_rewrite VALUES (11);
+INSERT INTO pending_rewrite SELECT 11 WHERE EXISTS (
+    SELECT 1 FROM seeded_agents UNION ALL SELECT 1 FROM agents UNION ALL SELECT 1 FROM sessions
+);
