@@ -112,7 +112,10 @@ def _account(principal: Principal) -> tuple[str, float]:
     """
     if principal.role in (Role.OPEN, Role.NOBODY):
         return (f"address:{address_key(principal.address)}" if principal.address else "", UNKNOWN_SHARE)
-    return f"{principal.tenant}/{principal.id}/{principal.user_id}", principal.share
+    if principal.user_id:
+        # Whatever number of tokens a user has.
+        return f"user:{principal.tenant}/{principal.user_id}", principal.share
+    return f"key:{principal.tenant}/{principal.id}", principal.share
 
 
 def host_of(peer: str) -> str:
