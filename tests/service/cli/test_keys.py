@@ -72,7 +72,7 @@ def test_every_option_is_written(file: Path) -> None:
     )
     (key,) = stored(file)
     assert key._replace(digest=b"") == Key(
-        "ada", b"", "user", "acme", USER, "", 4_956_638_400_000, 0.25, "ada.example"
+        "ada", b"", "user", "acme", USER, "", 4_957_070_400_000, 0.25, "ada.example"
     )
 
 
