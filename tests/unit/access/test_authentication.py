@@ -108,9 +108,7 @@ def identify(
     is_facade: bool = False,
     **rest: object,
 ) -> Principal:
-    return at_once(
-        authentication.identify(Credentials(secret, **rest), address, is_facade=is_facade)  # type: ignore[arg-type]
-    )
+    return at_once(authentication.identify(Credentials(secret, **rest), address, is_facade=is_facade))
 
 
 class TestKinds:

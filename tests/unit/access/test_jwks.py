@@ -1,7 +1,10 @@
 """Where the keys of JSON web tokens come from: a file that changes, a URL that may be away."""
 
 import asyncio
-from collections.abc import Callable
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx2
@@ -174,6 +177,54 @@ class TestUrl:
         await keys.close()
         with pytest.raises((asyncio.CancelledError, UnavailableError)):
             await asking
+
+
+CERTIFICATES = Path(__file__).parents[2] / "service" / "tls"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers with the keys of the provider."""
+
+    def do_GET(self) -> None:
+        body = jwks(jwk("RSA", "one")).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+@pytest.fixture
+def https_port() -> Iterator[int]:
+    """The port of a provider on localhost, whose certificate only its own file vouches for."""
+    with HTTPServer(("127.0.0.1", 0), _Handler) as server:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(CERTIFICATES / "certificate.pem", CERTIFICATES / "key.pem")
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+class TestCertificates:
+    async def test_a_private_authority_is_named_by_ssl_cert_file(
+        self, https_port: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATES / "certificate.pem"))
+        keys = JwksUrl(f"https://localhost:{https_port}/keys", Clock().monotonic)
+        assert await keys.find("one") is not None
+        await keys.close()
+
+    async def test_a_certificate_that_nobody_vouches_for_is_refused(self, https_port: int) -> None:
+        keys = JwksUrl(f"https://localhost:{https_port}/keys", Clock().monotonic)
+        with capture_logs() as lines, pytest.raises(UnavailableError):
+            await keys.find("one")
+        assert "CERTIFICATE_VERIFY_FAILED" in lines[0]["cause"]
+        await keys.close()
 
 
 class TestFile:
