@@ -49,12 +49,8 @@ class KeySource(Protocol):
 def open_source(where: str, monotonic: Callable[[], float]) -> KeySource:
     """The keys of JWT_KEYS: a path or an https URL. Raises AccessError."""
     if "://" in where:
-        if not where.lower().startswith("https://"):
+        if not _is_https(where):
             raise AccessError(f"{VARIABLE} is wrong: it must be {KEYS_FORM}")
-        try:
-            httpx2.URL(where)
-        except httpx2.InvalidURL:
-            raise AccessError(f"{VARIABLE} is wrong: it must be {KEYS_FORM}") from None
         return JwksUrl(where, monotonic)
     return JwksFile(Path(where))
 
@@ -166,6 +162,14 @@ class JwksUrl:
                 if len(body) > MAX_BODY_BYTES:
                     raise ValueError(f"the answer has more than {MAX_BODY_BYTES} bytes")
             return bytes(body)
+
+
+def _is_https(where: str) -> bool:
+    try:
+        url = httpx2.URL(where)
+        return url.scheme == "https" and bool(url.host) and "%" not in url.host
+    except (httpx2.InvalidURL, ValueError):
+        return False
 
 
 def _make_client() -> httpx2.AsyncClient:
