@@ -3,6 +3,7 @@
 import os
 import ssl
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -107,6 +108,33 @@ def open_certificate(
 ) -> CertificateFiles | None:
     """The certificate that settings name; None where they name none. Raises CertificateError."""
     return CertificateFiles(chain, key, client_ca or "") if chain and key else None
+
+
+def make_reloading_context(files: CertificateFiles, protocols: Sequence[str]) -> ssl.SSLContext:
+    """Makes a context whose handshakes show the certificate of the files as they are by then.
+
+    `protocols` are offered by ALPN. Raises CertificateError where the files cannot be used now.
+    """
+
+    def make() -> ssl.SSLContext:
+        context = files.make_context()
+        context.set_alpn_protocols(protocols)
+        return context
+
+    context = latest = make()
+
+    def choose(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        # OpenSSL calls this in each handshake, also where the client names no server.
+        nonlocal latest
+        if files.reload():
+            try:
+                latest = make()
+            except CertificateError as error:
+                log.warning("a changed certificate cannot be used: the one before stays", error=str(error))
+        connection.context = latest
+
+    context.sni_callback = choose
+    return context
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

@@ -325,9 +325,7 @@ def _tls_problems(settings: Settings) -> list[str]:
         if len(given) == 1:
             problems.append(f"{given[0]} is set alone: {certificate} and {key} go together")
     if settings.grpc_tls_client_ca and not settings.grpc_tls_certificate:
-        problems.append(
-            "GRPC_TLS_CLIENT_CA is set, but TLS is off: set GRPC_TLS_CERTIFICATE and GRPC_TLS_KEY"
-        )
+        problems.append("GRPC_TLS_CLIENT_CA is set, but gRPC has no TLS: set GRPC_TLS_CERTIFICATE, too")
     if settings.grpc_tls_certificate and unix_path(settings.grpc_address):
         problems.append("GRPC_TLS_CERTIFICATE is set, but GRPC_ADDRESS is a Unix socket, which has no TLS")
     return problems

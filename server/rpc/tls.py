@@ -44,7 +44,7 @@ def open_port(server: grpc.aio.Server, address: str, certificate: CertificateFil
 def make_credentials(files: CertificateFiles) -> grpc.ServerCredentials:
     """The credentials of a server whose certificate may be replaced while it runs.
 
-    Clients need a certificate where there are authorities for them: gRPC for Python cannot merely ask for one.
+    Clients need a certificate where there are authorities for them: gRPC for Python cannot just ask for it.
     """
 
     def fetch() -> grpc.ServerCertificateConfiguration | None:
@@ -57,7 +57,9 @@ def make_credentials(files: CertificateFiles) -> grpc.ServerCredentials:
             return None
 
     return grpc.dynamic_ssl_server_credentials(
-        _configuration(files), fetch, require_client_authentication=bool(files.current.client_ca)
+        _configuration(files),
+        fetch,  # type: ignore[arg-type] # None is documented: no change
+        require_client_authentication=bool(files.current.client_ca),
     )
 
 
