@@ -75,7 +75,7 @@ _STREAM_OPTIONS = [
 
 
 class Tls(NamedTuple):
-    """TLS of the channels to a server: the credentials, and the name of its certificate, empty for its host's."""
+    """TLS of the channels to a server. `server_name` is that of its certificate; empty: its host's."""
 
     credentials: grpc.ChannelCredentials
     server_name: str = ""

@@ -41,7 +41,7 @@ def _server_options(meaning: str, **changes: Any) -> Callable[[Callable[..., Non
     """The options that say how the server is called."""
 
     def add(command: Callable[..., None]) -> Callable[..., None]:
-        kept = {"expose_value": False, "callback": _keep}
+        kept: dict[str, Any] = {"expose_value": False, "callback": _keep}
         command = click.option(
             "--key-file",
             envvar=KEY_FILE,

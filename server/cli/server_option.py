@@ -167,7 +167,7 @@ class _CallDetails(NamedTuple):
     compression: Any
 
 
-class _KeySender(grpc.UnaryUnaryClientInterceptor[Any, Any], grpc.UnaryStreamClientInterceptor[Any, Any]):
+class _KeySender(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
     """Sends a key with each call."""
 
     def __init__(self, key: str) -> None:

@@ -39,6 +39,7 @@ SETTINGS = (
         "SHUTDOWN_",
         "LOG_",
         "ELIZA_",
+        "SERVER_",
     ),
     *("ALLOW_OPEN", "TRUSTED_PROXIES"),
 )
