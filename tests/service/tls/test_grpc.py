@@ -2,6 +2,7 @@
 
 import subprocess
 import threading
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -11,7 +12,7 @@ from eliza.sessions.v1 import session_service_pb2
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
 from tests.service.tls.certificates import Authority, Installed, s_client, shown_serial
 from tests.support.clients import refused, run
-from tests.support.service import Start
+from tests.support.service import Serve, Start
 from tests.support.waiting import until
 
 STATUS = session_service_pb2.GetServiceStatusRequest()
@@ -64,6 +65,17 @@ def test_a_client_needs_a_certificate_of_the_authority(
     assert s_client(service.grpc, "-tls1_2", "-alpn", "h2", "-cert", own[0], "-key", own[1]).returncode == 0
 
 
+def _replace(service: Serve, installed: Installed, authority: Authority) -> None:
+    """Replaces a server's certificate and waits until it shows the new one."""
+    before = shown_serial(service.grpc)
+    installed.install(authority.sign())
+    until(lambda: shown_serial(service.grpc) not in (0, before), "the new certificate")
+
+
+def _went_on(calls: list[int], seen: tuple[int, ...]) -> bool:
+    return all(now > then for now, then in zip(calls, seen, strict=True))
+
+
 def test_a_replaced_certificate_is_shown_and_no_call_fails(
     start: Start, installed: Installed, authority: Authority
 ) -> None:
@@ -93,12 +105,9 @@ def test_a_replaced_certificate_is_shown_and_no_call_fails(
         thread.start()
     try:
         for _ in range(2):
-            before = shown_serial(service.grpc)
-            signed = authority.sign()
-            installed.install(signed)
-            until(lambda: shown_serial(service.grpc) not in (0, before), "the new certificate")
-            seen = list(calls)
-            until(lambda: all(now > then for now, then in zip(calls, seen, strict=True)), "more calls")
+            _replace(service, installed, authority)
+            seen = tuple(calls)
+            until(partial(_went_on, calls, seen), "more calls")
     finally:
         stop.set()
         for thread in threads:
