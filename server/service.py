@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import time
 from collections.abc import Coroutine
 from contextlib import suppress
@@ -13,9 +12,10 @@ import structlog
 
 from server.access.authentication import Authentication
 from server.access.limits import Rates
-from server.addresses import join_address, split_address
+from server.addresses import split_address
 from server.agents.agents_file import register_at_start, warn_of_unusable
 from server.agents.connectors import Connectors, build_connectors
+from server.certificates import CertificateError, open_certificate
 from server.clock import Clock, SystemClock, TestClock
 from server.delivery.dispatcher import Dispatcher
 from server.lifecycle.expiry import ExpiryScheduler
@@ -29,6 +29,7 @@ from server.rpc.pipeline import QUIET_SECONDS, CallPipeline
 from server.rpc.sending import Sending
 from server.rpc.server import build_server
 from server.rpc.services import build_services, service_names
+from server.rpc.tls import certificate_names, open_port
 from server.setting_types import split_list
 from server.settings import Settings
 from server.store import open_store
@@ -88,7 +89,12 @@ class Service:
             max_calls=settings.max_calls,
             max_streams=settings.max_streams,
             slow_call_s=settings.slow_call_seconds,
-            gate=AccessGate(authentication, Rates(settings.rates, time.monotonic), clock.now_ms),
+            gate=AccessGate(
+                authentication,
+                Rates(settings.rates, time.monotonic),
+                clock.now_ms,
+                certificate_names if settings.grpc_tls_client_ca else None,
+            ),
         )
         sending = Sending()
         self._services = build_services(
@@ -198,22 +204,23 @@ class Service:
         self._watches.close()
 
     async def _serve(self) -> None:
-        host, port = split_address(self._settings.grpc_address)
+        settings = self._settings
         try:
-            # Tried first, because gRPC does not say why an address cannot be had.
-            socket.create_server(
-                (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-            ).close()
-            self.port = self._server.add_insecure_port(join_address(host, port))
+            certificate = open_certificate(
+                settings.grpc_tls_certificate, settings.grpc_tls_key, settings.grpc_tls_client_ca
+            )
+            self.port = open_port(self._server, settings.grpc_address, certificate)
+        except CertificateError as error:
+            raise AddressError(f"gRPC cannot use its certificate: {error}") from error
         except (OSError, RuntimeError) as error:
             why = (
                 os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "gRPC refuses it"
             )
             raise AddressError(
-                f"GRPC_ADDRESS {self._settings.grpc_address} cannot be listened on: {why}"
+                f"GRPC_ADDRESS {settings.grpc_address} cannot be listened on: {why}"
             ) from error
         # That of the facade, wherever it runs, is known only so far; port 0 is closed once it is known.
-        for own_port in (self.port, split_address(self._settings.rest_address)[1]):
+        for own_port in (self.port, split_address(settings.rest_address)[1]):
             self.close_port_to_agents(own_port)
         for open_host in self._connectors.hosts.list_open():
             log.warning(

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from server.access.limits import read_rate
 from server.access.static_token import check_token
-from server.addresses import split_address
+from server.addresses import check_grpc_address, split_address
 from server.agents.allowed import read_host_rules, read_secret_rules
 
 _DOMAIN: Final = r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]"
@@ -88,6 +88,7 @@ _WORDS: Final = {*get_args(_Levels), *get_args(_Formats)}
 Minutes: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 Seconds: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 Address: TypeAlias = Annotated[str, _check_by(split_address)]
+GrpcAddress: TypeAlias = Annotated[str, _check_by(check_grpc_address)]
 Origins: TypeAlias = Annotated[str, _check_by(_check_origins)]
 Hosts: TypeAlias = Annotated[str, _check_by(_check_hosts)]
 Networks: TypeAlias = Annotated[str, _check_by(read_networks)]

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from server.access.access_settings import AccessSettings
 from server.access.limits import Rate, read_rate
 from server.access.static_token import FORM
+from server.addresses import unix_path
 from server.domain.access import RateKind
 from server.domain.deliveries import MAX_OPEN_DELIVERIES, RetryPolicy
 from server.domain.quotas import Quotas
@@ -22,6 +23,7 @@ from server.setting_types import (
     AgentHosts,
     AgentSecrets,
     AuthToken,
+    GrpcAddress,
     Hosts,
     JwtKeys,
     LogFormat,
@@ -86,12 +88,31 @@ class Settings(BaseSettings):
         "sqlite:///eliza-sessions.db",
         description="Where the store is: `sqlite:///PATH` (`sqlite:////PATH` from the root).",
     )
-    grpc_address: Address = Field(
-        "127.0.0.1:50051", description="Where the gRPC server listens. Port 0 picks a free one."
+    grpc_address: GrpcAddress = Field(
+        "127.0.0.1:50051",
+        description="Where the gRPC server listens: `HOST:PORT`, where port 0 picks a free one, or "
+        "`unix:/PATH`, a socket that only its owner may use.",
     )
     rest_address: Address = Field(
         "127.0.0.1:3000", description="Where the REST facade listens. Port 0 picks a free one."
     )
+    grpc_tls_certificate: str | None = Field(
+        None,
+        description="PEM file of the certificate that gRPC shows, with its chain. The port then takes TLS "
+        "alone, 1.2 or later. A changed file is used from the next connection on.",
+    )
+    grpc_tls_key: str | None = Field(None, description="PEM file of its private key, without a password.")
+    grpc_tls_client_ca: str | None = Field(
+        None,
+        description="PEM file of authorities. Each gRPC client, a probe too, then needs a certificate of "
+        "theirs.",
+    )
+    rest_tls_certificate: str | None = Field(
+        None,
+        description="PEM file of the certificate that REST shows, with its chain. The port then takes TLS "
+        "alone (https, wss), 1.2 or later. A changed file is used from the next connection on.",
+    )
+    rest_tls_key: str | None = Field(None, description="PEM file of its private key, without a password.")
     rest_allowed_origins: Origins = Field(
         "",
         description="Origins whose web pages may use REST and Socket.IO, separated by commas: "
@@ -386,7 +407,7 @@ def load_settings(**overrides: Any) -> Settings:
         settings = Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
         raise SettingsError("\n".join(_describe(problem) for problem in error.errors())) from None
-    if problems := _find_access_problems(settings):
+    if problems := [*_find_access_problems(settings), *_find_tls_problems(settings)]:
         raise SettingsError("\n".join(problems))
     return settings
 
@@ -418,6 +439,21 @@ def _find_access_problems(settings: Settings) -> list[str]:
 
 def _mask_password(value: Any) -> Any:
     return _PASSWORD.sub(r"\1***@", value) if isinstance(value, str) else value
+
+
+def _find_tls_problems(settings: Settings) -> list[str]:
+    """What is wrong with the settings of TLS together."""
+    problems = []
+    for side in ("GRPC", "REST"):
+        certificate, key = f"{side}_TLS_CERTIFICATE", f"{side}_TLS_KEY"
+        given = [name for name in (certificate, key) if getattr(settings, name.lower())]
+        if len(given) == 1:
+            problems.append(f"{given[0]} is set alone: {certificate} and {key} go together")
+    if settings.grpc_tls_client_ca and not settings.grpc_tls_certificate:
+        problems.append("GRPC_TLS_CLIENT_CA is set, but gRPC has no TLS: set GRPC_TLS_CERTIFICATE, too")
+    if settings.grpc_tls_certificate and unix_path(settings.grpc_address):
+        problems.append("GRPC_TLS_CERTIFICATE is set, but GRPC_ADDRESS is a Unix socket, which has no TLS")
+    return problems
 
 
 def _describe(problem: Any) -> str:

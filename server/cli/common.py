@@ -16,7 +16,7 @@ import structlog
 import uvloop
 
 from server import logs
-from server.addresses import join_address, split_address
+from server.addresses import join_address, split_address, unix_path
 from server.cli.memory import collect_rarely, return_freed_memory, trim_memory
 from server.settings import Settings, SettingsError, changed_settings, load_settings, unknown_variables
 from server.version import VERSION
@@ -50,7 +50,7 @@ def refuse_open_address(settings: Settings, *names: str) -> None:
         return
     for name in names:
         address = getattr(settings, name.lower())
-        if not settings.allow_open and not _is_loopback(split_address(address)[0]):
+        if not settings.allow_open and not unix_path(address) and not _is_loopback(split_address(address)[0]):
             raise click.ClickException(
                 f"{name} is {address}, which others can reach, and the service is open: protect it with "
                 "KEYS_FILE (`eliza-sessions keys add --role admin`), set ALLOW_OPEN=true if everyone who can "
@@ -142,5 +142,5 @@ async def listen(name: str, address: str) -> socket.socket:
 
 
 def with_port(address: str, port: int) -> str:
-    """The address with another port."""
-    return join_address(split_address(address)[0], port)
+    """The address with another port; a Unix socket has none."""
+    return address if unix_path(address) else join_address(split_address(address)[0], port)

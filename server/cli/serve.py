@@ -40,7 +40,7 @@ Try it:
 @click.option(
     "--grpc-address",
     metavar="HOST:PORT",
-    help="Where gRPC listens; port 0 picks a free one.  [GRPC_ADDRESS, 127.0.0.1:50051]",
+    help="Where gRPC listens; port 0 picks a free one; or unix:/PATH.  [GRPC_ADDRESS, 127.0.0.1:50051]",
 )
 @click.option(
     "--rest-address",

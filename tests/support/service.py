@@ -39,6 +39,7 @@ SETTINGS = (
         "SHUTDOWN_",
         "LOG_",
         "ELIZA_",
+        "SERVER_",
     ),
     *("ALLOW_OPEN", "TRUSTED_PROXIES"),
     *("KEYS_FILE", "ACCESS_TOKEN_", "JWT_", "USERS_MAY_CHANGE", "RATE_"),
