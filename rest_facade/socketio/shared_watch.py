@@ -17,8 +17,9 @@ from eliza.sessions.errors import error_info
 from eliza.sessions.v1 import errors_pb2
 from eliza.sessions.v1.json_form_pb2 import JSON_FORM_TEXT
 from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSessionsResponse
+from rest_facade.patches.grpcio import write
 from rest_facade.shapes.credentials import Metadata
-from rest_facade.shapes.errors import ApiError, out_of_reach
+from rest_facade.shapes.errors import ApiError, out_of_reach, unforeseen
 from rest_facade.socketio.members import FanOut, Member
 from rest_facade.upstream.backend import Backend, read
 from rest_facade.upstream.following import RECONNECT_SECONDS, refusal, stream_error
@@ -118,6 +119,7 @@ class SharedWatch:
             self._changes.put_nowait(_join(session_id, None))
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._run())
+            self._running.add_done_callback(_log_failure)
         try:
             async with asyncio.timeout(self._backend.deadline_seconds):
                 await asyncio.shield(watched.joined)
@@ -138,9 +140,9 @@ class SharedWatch:
         while not self._changes.empty():
             self._changes.get_nowait()
         for session_id, watched in list(self.sessions.items()):
-            await call.write(_join(session_id, watched.sequence))
+            await write(call, _join(session_id, watched.sequence))
         while True:
-            await call.write(await self._changes.get())
+            await write(call, await self._changes.get())
 
     async def _dispatch(self, response: WatchSessionsResponse) -> None:
         match response.WhichOneof("event"):
@@ -181,13 +183,20 @@ class SharedWatch:
         if watched is None or (end.reason == errors_pb2.ERROR_REASON_UNSPECIFIED and not watched.expired):
             return
         del self.sessions[end.session_id]
-        watched.fail(refusal(end))
+        if not watched.joined.done():
+            watched.fail(refusal(end))
 
     def _fail_joins(self, fault: ApiError) -> None:
         """Drops the sessions whose joins have no answer, because the server gives no stream."""
         for session_id, watched in list(self.sessions.items()):
             if watched.fail(fault):
                 del self.sessions[session_id]
+
+
+def _log_failure(running: asyncio.Task[None]) -> None:
+    """Logs why a stream is open no longer, where nobody has closed it. The next join opens it again."""
+    if not running.cancelled() and (error := running.exception()):
+        unforeseen(error)
 
 
 def _ignore_failure(writer: asyncio.Task[None]) -> None:

@@ -97,6 +97,9 @@ class _StreamChannel:
 class Backend:
     """The server's services. An async context manager: its channels belong to the loop that enters it."""
 
+    is_held = False
+    """Whether the server may not be called yet: all calls are answered as if it were away."""
+
     def __init__(
         self,
         open_channel: Callable[[], grpc.aio.Channel],
@@ -114,8 +117,6 @@ class Backend:
 
         `facade_key` goes with every call, so that the server believes the addresses of clients.
         """
-        self.is_held = False
-        """Whether the server may not be called yet: all calls are answered as if it were away."""
         self._own: Metadata = ((FACADE_KEY_KEY, facade_key),) if facade_key else ()
         self._open_channel = open_channel
         self._open_stream_channel = open_stream_channel or open_channel

@@ -14,6 +14,7 @@ from eliza.sessions.v1.log_pb2 import LogEntry, ReplyAborted, ReplyChunk, Sessio
 from eliza.sessions.v1.message_service_pb2 import NoReply
 from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSessionsResponse
+from rest_facade.patches.grpcio import write
 from rest_facade.shapes.credentials import Metadata
 from rest_facade.shapes.errors import ApiError, from_row, from_rpc, out_of_reach
 from rest_facade.shapes.events import Draft
@@ -29,10 +30,7 @@ REMOVED_AGENT_NAME: Final = "Agent"
 RECONNECT_SECONDS = 0.2
 
 _AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
-"""With which a join is tried again.
-
-INTERNAL is what grpc.aio makes of a write into a call that has just ended, whatever it ended with.
-"""
+"""With which a join is tried again. INTERNAL: the call ended without a status of the server's."""
 
 
 class Follower:
@@ -144,7 +142,7 @@ class Follower:
                 session_id=self._session_id, after_sequence=self._after_sequence, json_form=JSON_FORM_TEXT
             )
             try:
-                await self._call.write(WatchSessionsRequest(join=join))
+                await write(self._call, WatchSessionsRequest(join=join))
                 if response := await read(self._call):
                     break
             except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:

@@ -57,8 +57,12 @@ ELSEWHERE = {
     "ORIGIN_NOT_ALLOWED": "test_origins.py",
     "HOST_NOT_ALLOWED": "test_origins.py",
     "DEADLINE_EXCEEDED": "test_outage.py",
+    **dict.fromkeys(
+        ("UNAUTHENTICATED", "CREDENTIAL_EXPIRED", "PERMISSION_DENIED", "QUOTA_EXCEEDED"),
+        "test_credentials.py",
+    ),
 }
-"""Reasons that only a server in trouble gives, and the tests that make the trouble."""
+"""Reasons that only a server in trouble or a protected one gives, and the tests that make it so."""
 
 NEVER = {"RATE_LIMITED": "there are no rate limits yet"}
 """Reasons that cannot be provoked."""
