@@ -49,6 +49,7 @@ class FakeServer:
         self.faults: dict[str, Fault] = {}
         self.streams: list[tuple[Pairs, asyncio.Queue[Any]]] = []
         self.tokens: list[pb.CreateAccessTokenRequest] = []
+        self.open_streams = 0
         self.address = ""
 
     def sent(self, method: str) -> list[Pairs]:
@@ -155,6 +156,7 @@ def _sessions(server: FakeServer) -> Any:
             pairs = await server.enter("WatchSessions", context)
             queue: asyncio.Queue[Any] = asyncio.Queue()
             server.streams.append((pairs, queue))
+            server.open_streams += 1
             reading = asyncio.create_task(_read(requests, queue))
             try:
                 while (item := await queue.get()) is not None:
@@ -163,6 +165,7 @@ def _sessions(server: FakeServer) -> Any:
                     yield item if isinstance(item, pb.WatchSessionsResponse) else _told(item)
             finally:
                 reading.cancel()
+                server.open_streams -= 1
 
     return Sessions()
 

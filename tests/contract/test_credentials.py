@@ -3,14 +3,16 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from functools import partial
 from ipaddress import ip_network
 from typing import Any
 
 import pytest
 
 from eliza.sessions.call_metadata import CLIENT_ADDRESS_KEY
+from rest_facade.patches import grpcio
 from rest_facade.shapes.credentials import MAX_BYTES, UNSENDABLE
-from rest_facade.upstream.backend import Backend
+from rest_facade.upstream.backend import Backend, dial
 from tests.contract.answers import read_error
 from tests.contract.facade_alone import Facade, running
 from tests.contract.fake_server import AGENT, EXPIRED, TOKEN, FakeServer, fake_server
@@ -396,6 +398,13 @@ async def test_a_facade_that_may_not_call_answers_as_if_the_server_were_away(
         assert (await ask(facade, "GET", f"{SESSION}/events")).status == 503
         assert (await ask(facade, "GET", "/openapi.json")).status == 200
     assert server.calls == []
+
+
+async def test_the_calls_of_the_installed_library_have_the_names_that_are_needed(server: FakeServer) -> None:
+    async with Backend(partial(dial, server.address), 1, 1) as backend:
+        call = backend.watch(())
+        assert [name for name in grpcio.PRIVATE_NAMES if not hasattr(call, name)] == []
+        call.cancel()
 
 
 async def test_a_stream_that_is_refused_is_asked_for_once(server: FakeServer, facade: Facade) -> None:
