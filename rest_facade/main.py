@@ -73,6 +73,15 @@ class Facade:
         self._servers: list[asyncio.Server] = []
         self._tasks: list[asyncio.Task[None]] = []
 
+    @property
+    def is_held(self) -> bool:
+        """Whether requests are answered as if the server were away."""
+        return self._backend.is_held
+
+    @is_held.setter
+    def is_held(self, is_held: bool) -> None:
+        self._backend.is_held = is_held
+
     async def start(self) -> None:
         """Accepts connections.
 
@@ -87,10 +96,7 @@ class Facade:
     async def _start(self) -> None:
         loop = asyncio.get_running_loop()
         await self._backend.__aenter__()
-        self._tasks = [
-            loop.create_task(self._sockets.rooms.run()),
-            loop.create_task(self._connections.watch()),
-        ]
+        self._tasks = [loop.create_task(self._connections.watch())]
         self._listeners = duplicate_listener(self._listeners[0])
         connect: Callable[[], asyncio.Protocol] = partial(HttpProtocol, self._door, self._websockets)
         if self._tls:
@@ -124,6 +130,7 @@ class Facade:
                 task.cancel()
             if tasks := self._running():
                 await asyncio.wait(tasks, timeout=CANCELLED_SECONDS)
+        self._sockets.callers.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -129,6 +129,11 @@ class Settings(BaseSettings):
         False,
         description="Lets the service listen where others can reach it, although it has no authentication.",
     )
+    facade_key_file: str = Field(
+        "",
+        description="The file that holds the key of `eliza-sessions rest`, read at its start. By its key the "
+        "server believes the facade which addresses its clients have.",
+    )
     rest_workers: OneProcess = Field(
         1,
         description="1, and no more. Run several `eliza-sessions rest` instead, each with a `REST_ADDRESS` "

@@ -7,6 +7,7 @@ from rest_facade.front_door import canned
 from rest_facade.front_door.connections import CLIENT
 from rest_facade.shapes import errors
 from rest_facade.shapes.asgi import App, Message
+from rest_facade.shapes.credentials import ADDRESS
 
 if TYPE_CHECKING:
     from rest_facade.front_door.exchange import Exchange
@@ -50,7 +51,11 @@ async def serve_asgi(app: App, exchange: "Exchange") -> None:
         "headers": exchange.headers,
         "client": (environ["REMOTE_ADDR"], int(environ["REMOTE_PORT"])),
         "server": (environ["SERVER_NAME"], int(environ["SERVER_PORT"])),
-        "state": {CLIENT: exchange.connection.counted_client(), TOO_LARGE: exchange.is_too_large},
+        "state": {
+            CLIENT: exchange.connection.counted_client(),
+            ADDRESS: exchange.address,
+            TOO_LARGE: exchange.is_too_large,
+        },
     }
     try:
         await app(scope, receive, send)

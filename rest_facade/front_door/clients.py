@@ -40,6 +40,14 @@ def find_client(peer: str, forwarded: Iterable[bytes], trusted: Networks) -> str
     `forwarded` are the values of X-Forwarded-For, in order. They count only where the peer is trusted, and
     are read from the end: a client can write anything in front of what the proxies add.
     """
+    address = find_address(peer, forwarded, trusted)
+    if isinstance(address, IPv6Address):
+        return str(ip_network((address, IPV6_PREFIX_BITS), strict=False))
+    return None if address is None else str(address)
+
+
+def find_address(peer: str, forwarded: Iterable[bytes], trusted: Networks) -> Address | None:
+    """Finds the address of the client of a request, as `find_client` does it."""
     address = read_address(peer)
     if address is not None and is_within(address, trusted):
         texts = b",".join(forwarded).decode("latin-1").split(",")
@@ -52,9 +60,7 @@ def find_client(peer: str, forwarded: Iterable[bytes], trusted: Networks) -> str
                 break
     if address is None or address.is_loopback or is_within(address, trusted):
         return None
-    if isinstance(address, IPv6Address):
-        return str(ip_network((address, IPV6_PREFIX_BITS), strict=False))
-    return str(address)
+    return address
 
 
 def is_within(address: Address, networks: Networks) -> bool:

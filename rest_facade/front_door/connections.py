@@ -13,7 +13,7 @@ from typing import Final
 from eliza.sessions.descriptors import quarter_of_descriptors
 from rest_facade.front_door import answers
 from rest_facade.front_door.answers import Answers
-from rest_facade.front_door.clients import Networks, find_client, is_within, read_address
+from rest_facade.front_door.clients import Networks, find_address, find_client, is_within, read_address
 from rest_facade.front_door.input import Turns
 
 CLIENT: Final = "rest_facade.client"
@@ -202,6 +202,11 @@ class Connections:
             return False
         self._charge(connection, client)
         return True
+
+    def find_address(self, peer: str, forwarded: Iterable[bytes]) -> str:
+        """Returns the address of a request's client; empty for loopback, a trusted proxy, or none."""
+        address = find_address(peer, forwarded, self._trusted)
+        return "" if address is None else str(address)
 
     def client(self, connection: Connection) -> str | None:
         """Returns the client that a connection counts for now."""

@@ -18,6 +18,7 @@ from rest_facade.front_door.greenlets import await_
 from rest_facade.front_door.writable_connection import WritableConnection
 from rest_facade.front_door.wsgi_environ import make_environ
 from rest_facade.shapes import errors, event_stream
+from rest_facade.shapes.credentials import Metadata, read_headers
 from rest_facade.shapes.response import CutShortError
 
 _Write: TypeAlias = Callable[[bytes], object]
@@ -40,6 +41,9 @@ class Exchange:
 
     closes = False
     """Whether the connection ends with the answer."""
+
+    address: Metadata = ()
+    """The address of its client, as metadata of calls."""
 
     expects_leave = False
     """Whether its client waits for `100 Continue` before it sends the body."""
@@ -85,6 +89,11 @@ class Exchange:
         self.is_old = parser.get_http_version() < "1.1"
         self.closes = self.is_old or not parser.should_keep_alive()
         self.expects_leave = self.expects_leave and not self.is_old
+
+    @property
+    def metadata(self) -> Metadata:
+        """Its credentials and the address of its client, as metadata of calls."""
+        return read_headers(self.headers, self.address)
 
     def add_body(self, part: bytes) -> None:
         if self.body:

@@ -33,7 +33,10 @@ MAX_LOGGED: Final = 100
 
 _METHODS: Final = b"GET, HEAD, POST, PATCH, DELETE, OPTIONS"
 _EXPOSED: Final = ", ".join(
-    ("Retry-After", "Allow", "ETag", "Idempotency-Replayed", fields.UNKNOWN_HEADER, fields.APPLIED_HEADER)
+    (
+        *("Retry-After", "RateLimit", "RateLimit-Policy", "WWW-Authenticate", "Allow", "ETag"),
+        *("Idempotency-Replayed", fields.UNKNOWN_HEADER, fields.APPLIED_HEADER),
+    )
 ).encode()
 
 _OWN_SITES: Final = (b"same-origin", b"none")

@@ -18,6 +18,7 @@ from rest_facade.front_door.upgrade import head_without_offer, is_handshake
 from rest_facade.front_door.websockets import WebSockets
 from rest_facade.front_door.writable_connection import WritableConnection
 from rest_facade.front_door.wsgi_environ import connection_environ
+from rest_facade.shapes.credentials import Metadata, of_address
 from rest_facade.shapes.errors import ApiError
 
 MAX_HEADERS: Final = 200
@@ -49,6 +50,9 @@ class HttpProtocol(SlicedInput, WritableConnection):
     _is_of_proxy = False
     """Whether the peer is a trusted proxy, whose requests come from many clients."""
 
+    _address: Metadata = ()
+    """The address of the peer, unless it is a trusted proxy, as metadata of calls."""
+
     _head_s: float | None = None
     """When the wait for a head began. None: no head is due, or only within the bound on idle connections."""
 
@@ -76,6 +80,7 @@ class HttpProtocol(SlicedInput, WritableConnection):
         )
         self._head_s = self._loop.time()
         self._is_of_proxy = self._connections.is_trusted(self.environ["REMOTE_ADDR"])
+        self._address = self._find_address([])
         match self._connections.add(self, self.environ["REMOTE_ADDR"]):
             case Entry.REFUSED:
                 self._pipeline.is_last = True
@@ -145,13 +150,15 @@ class HttpProtocol(SlicedInput, WritableConnection):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Takes a header field of a request.
 
-        Drops trailers, and names with `_`, which an environ could not tell from those with `-`.
+        Drops trailers. Refuses names with `_`, which an environ could not tell from those with `-`.
         """
         if not self._framing.is_in_head:
             self._framing.add_trailer(len(name) + len(value))
         elif len(self._reading.headers) == MAX_HEADERS:
             self._refuse_unreadable(f"It has more than {MAX_HEADERS} header fields")
-        elif b"_" not in name:
+        elif b"_" in name:
+            self._refuse_unreadable("The name of a header field has an underscore")
+        else:
             name = name.lower()
             if name == b"expect" and value.lower() == b"100-continue":
                 self._reading.expects_leave = True
@@ -164,6 +171,7 @@ class HttpProtocol(SlicedInput, WritableConnection):
         forwarded = [value for name, value in self._reading.headers if name == b"x-forwarded-for"]
         if not self._attribute(forwarded):
             self._pipeline.is_last = True
+        self._reading.address = self._find_address(forwarded) if self._is_of_proxy else self._address
         if self._parser.should_upgrade():
             # The parser stops here: `_feed` goes on.
             return
@@ -235,6 +243,9 @@ class HttpProtocol(SlicedInput, WritableConnection):
             self, self.environ["REMOTE_ADDR"], forwarded
         )
 
+    def _find_address(self, forwarded: Sequence[bytes]) -> Metadata:
+        return of_address(self._connections.find_address(self.environ["REMOTE_ADDR"], forwarded))
+
     def _feed(self, data: bytes) -> bool:
         """Parses received bytes. Returns whether the connection still speaks HTTP.
 
@@ -277,9 +288,7 @@ class HttpProtocol(SlicedInput, WritableConnection):
             self._pipeline.end_with(refusal_of(error), exchange)
             return False
         self._drop_parts()
-        self._connections.replace(
-            self, self._websockets.open(self.transport, exchange.raw_path, exchange.query, exchange.headers)
-        )
+        self._connections.replace(self, self._websockets.open(self.transport, exchange))
         return True
 
     def _refuse_unreadable(self, reason: str) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-from collections.abc import Iterable
 from typing import Any, Final
 
 import structlog
@@ -15,6 +14,7 @@ from rest_facade.front_door.input import SlicedInput
 from rest_facade.front_door.origins import ALWAYS
 from rest_facade.patches import uvicorn as patched
 from rest_facade.shapes.asgi import App
+from rest_facade.shapes.credentials import ADDRESS
 from rest_facade.shapes.errors import ApiError
 
 MAX_IDLE_FRAMES: Final = 100
@@ -63,16 +63,17 @@ class WebSockets:
                 "PATH_NOT_FOUND", "There is no WebSocket on this path", path=truncate(exchange.path)
             )
 
-    def open(
-        self, transport: asyncio.Transport, path: bytes, query: bytes, headers: Iterable[tuple[bytes, bytes]]
-    ) -> "WebSocketProtocol":
+    def open(self, transport: asyncio.Transport, exchange: Exchange) -> "WebSocketProtocol":
         """Goes on with a connection on which a handshake has been read."""
         protocol = WebSocketProtocol(
-            self._connections, config=self._config, server_state=self._state, app_state={}
+            self._connections,
+            config=self._config,
+            server_state=self._state,
+            app_state={ADDRESS: exchange.address},
         )
         protocol.connection_made(transport)
-        target = path + (b"?" + query if query else b"")
-        lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+        target = exchange.raw_path + (b"?" + exchange.query if exchange.query else b"")
+        lines = b"".join(b"%b: %b\r\n" % header for header in exchange.headers)
         protocol.data_received(b"GET %b HTTP/1.1\r\n%b\r\n" % (target, lines))
         transport.set_protocol(protocol)
         return protocol

@@ -5,6 +5,8 @@ import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
+from rest_facade.shapes.credentials import METADATA
+
 if TYPE_CHECKING:
     from rest_facade.front_door.exchange import Exchange
 
@@ -25,6 +27,7 @@ def make_environ(exchange: "Exchange") -> dict[str, Any]:
     for name, value in exchange.headers:
         key, text = _key(name), value.decode("latin-1")
         environ[key] = f"{environ[key]},{text}" if key in environ else text
+    environ[METADATA] = exchange.metadata
     environ["CONTENT_LENGTH"] = str(len(exchange.body))
     return environ
 

@@ -7,11 +7,12 @@ No public interface bounds or counts what these replace:
 - The task of a ping outlives its connection by the time-out.
 - Nobody learns how much waits for a client.
 - Each request makes a class, which stays until the garbage collector runs.
+- Nothing can be sent right behind the answer to a client that connects.
 """
 
 import asyncio
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -50,7 +51,8 @@ PRIVATE_NAMES: Final = (
         )
     ),
     *(f"AsyncSocket.{name}" for name in ("server", "schedule_ping", "_send_ping", "last_ping")),
-    *(f"AsyncServer.manager.{name}" for name in ("eio_sid_from_sid", "is_connected")),
+    *(f"AsyncServer.manager.{name}" for name in ("eio_sid_from_sid", "sid_from_eio_sid", "is_connected")),
+    "AsyncServer._handle_connect",
 )
 """Names of a Socket.IO server and of Engine.IO's connections that this package uses."""
 
@@ -153,6 +155,22 @@ def wrap_handler(
 ) -> None:
     """Has Engine.IO call something around Socket.IO's handler of an event."""
     io.eio.on(event, wrap(io.eio.handlers[event]))
+
+
+class Server(socketio.AsyncServer):  # type: ignore[misc] # the library has no types
+    """A Socket.IO server that calls a function once a client has been told that it is connected."""
+
+    def __init__(self, on_connected: Callable[[str], Awaitable[None]], **options: Any) -> None:
+        """`on_connected` gets the id of the socket; `options` are the library's."""
+        super().__init__(**options)
+        self._on_connected = on_connected
+
+    async def _handle_connect(self, eio_sid: str, namespace: str | None, data: Any) -> None:
+        was_connected = self.manager.sid_from_eio_sid(eio_sid, _NAMESPACE) is not None
+        await super()._handle_connect(eio_sid, namespace, data)
+        socket_id = self.manager.sid_from_eio_sid(eio_sid, _NAMESPACE)
+        if socket_id is not None and not was_connected:
+            await self._on_connected(socket_id)
 
 
 class Pings:

@@ -10,6 +10,7 @@ import flask
 from eliza.sessions.limits import MAX_SESSIONS
 from eliza.sessions.v1 import agent_pb2
 from eliza.sessions.v1.agent_service_pb2 import ListAgentsRequest
+from rest_facade.routes.caller import request_metadata
 from rest_facade.shapes import json_body
 from rest_facade.shapes.response import Response
 from rest_facade.upstream.backend import Backend
@@ -26,7 +27,7 @@ def add_routes(app: flask.Flask, backend: Backend) -> None:
     def list_agents() -> Response:
         """Lists the agents, the oldest first: id, name and status."""
         request = ListAgentsRequest(page_size=MAX_AGENTS, view=agent_pb2.AGENT_VIEW_SUMMARY)
-        page = backend.call(backend.agents.ListAgents, request)
+        page = backend.call(backend.agents.ListAgents, request, request_metadata())
         return json_body.respond(
             {"success": True, "data": {"agents": [_body(agent) for agent in page.agents]}}
         )

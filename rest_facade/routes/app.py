@@ -12,6 +12,7 @@ from werkzeug.routing import MapAdapter
 
 from eliza.sessions.errors import forget_frames, truncate
 from rest_facade.routes import agents, clock, openapi, sessions, sse
+from rest_facade.routes.caller import sent_credential
 from rest_facade.shapes import errors, event_stream, json_body
 from rest_facade.shapes.errors import ApiError
 from rest_facade.shapes.response import Response
@@ -102,7 +103,9 @@ def _tell(error: ApiError) -> Response:
     if error.http_status in sse.TEMPORARY and event_stream.is_followed(request.method, request.path, accept):
         headers = {"Content-Type": event_stream.CONTENT_TYPE, **event_stream.HEADERS, "Connection": "close"}
         return Response(event_stream.come_back(), 200, headers)
-    return json_body.respond(error.body, error.http_status, error.headers)
+    has_credential = error.http_status == 401 and sent_credential(request)
+    headers = error.headers_for(has_credential=has_credential)
+    return json_body.respond(error.body, error.http_status, headers)
 
 
 def _log_failure(error: ApiError) -> ApiError:

@@ -13,6 +13,7 @@ from eliza.sessions.v1.clock_service_pb2 import (
     GetClockResponse,
     SetClockRequest,
 )
+from rest_facade.routes.caller import request_metadata
 from rest_facade.shapes import fields, json_body, requests, responses
 from rest_facade.shapes.errors import ApiError
 from rest_facade.shapes.response import Response
@@ -46,16 +47,16 @@ class _Views:
             if value is not None
         }
         json_body.refuse_unknown()
-        clock = self._backend.clock
+        clock, metadata = self._backend.clock, request_metadata()
         if "now" in body and "advanceMs" in body:
             raise _invalid("now", body["now"], "now and advanceMs exclude each other")
         if "now" in body:
             now = self._backend.call(
-                clock.SetClock, SetClockRequest(now=values.timestamp(_instant(body["now"])))
+                clock.SetClock, SetClockRequest(now=values.timestamp(_instant(body["now"]))), metadata
             ).now
         elif "advanceMs" in body:
             now = self._backend.call(
-                clock.AdvanceClock, AdvanceClockRequest(advance_ms=_whole(body["advanceMs"]))
+                clock.AdvanceClock, AdvanceClockRequest(advance_ms=_whole(body["advanceMs"])), metadata
             ).now
         else:
             raise ApiError(
@@ -65,7 +66,7 @@ class _Views:
 
     def _read(self) -> GetClockResponse:
         try:
-            return self._backend.call(self._backend.clock.GetClock, GetClockRequest())
+            return self._backend.call(self._backend.clock.GetClock, GetClockRequest(), request_metadata())
         except grpc.aio.AioRpcError as error:
             if error.code() == grpc.StatusCode.UNIMPLEMENTED:
                 raise ApiError("PATH_NOT_FOUND", "The test clock is off", path=_PATH) from error

@@ -13,6 +13,7 @@ from eliza.sessions.v1.message_pb2 import Message
 from eliza.sessions.v1.message_service_pb2 import ListMessagesRequest
 from eliza.sessions.v1.session_service_pb2 import ListSessionsRequest
 from rest_facade.shapes import json_body, responses
+from rest_facade.shapes.credentials import Metadata
 from rest_facade.shapes.errors import ApiError
 from rest_facade.shapes.response import CutShortError, Response
 from rest_facade.upstream.backend import Backend
@@ -49,11 +50,11 @@ def respond(name: str, pages: Iterator[Page]) -> Response:
     return Response(b"".join(begun), 200, JSON)
 
 
-def list_sessions(backend: Backend, request: ListSessionsRequest) -> Iterator[Page]:
+def list_sessions(backend: Backend, request: ListSessionsRequest, metadata: Metadata) -> Iterator[Page]:
     """Lists sessions in the order of the server's pages."""
     wanted, is_first = request.page_size, True
     while True:
-        page = backend.read_page(backend.sessions.ListSessions, request, is_first=is_first)
+        page = backend.read_page(backend.sessions.ListSessions, request, metadata, is_first=is_first)
         wanted -= len(page.sessions)
         body = responses.session_list(page.sessions, page.total_size, page.stats, page.next_page_token)
         token = page.next_page_token
@@ -65,19 +66,19 @@ def list_sessions(backend: Backend, request: ListSessionsRequest) -> Iterator[Pa
         request.page_size, request.page_token, is_first = wanted, token, False
 
 
-def list_messages(backend: Backend, request: ListMessagesRequest) -> Iterator[Page]:
+def list_messages(backend: Backend, request: ListMessagesRequest, metadata: Metadata) -> Iterator[Page]:
     """Lists messages, the newest first."""
     if request.HasField("after") and not request.HasField("before"):
-        yield from _list_forward(backend, request)
+        yield from _list_forward(backend, request, metadata)
     else:
-        yield from _list_backward(backend, request)
+        yield from _list_backward(backend, request, metadata)
 
 
-def _list_backward(backend: Backend, request: ListMessagesRequest) -> Iterator[Page]:
+def _list_backward(backend: Backend, request: ListMessagesRequest, metadata: Metadata) -> Iterator[Page]:
     """Lists messages where the server goes from the newest to the oldest."""
     wanted, newest_ms, is_first = request.page_size, None, True
     while True:
-        page = backend.read_page(backend.messages.ListMessages, request, is_first=is_first)
+        page = backend.read_page(backend.messages.ListMessages, request, metadata, is_first=is_first)
         wanted -= len(page.messages)
         if page.messages and newest_ms is None:
             newest_ms = values.ms_floor(page.messages[0].created_at)
@@ -94,7 +95,7 @@ def _list_backward(backend: Backend, request: ListMessagesRequest) -> Iterator[P
         request.page_size, request.page_token, is_first = wanted, token, False
 
 
-def _list_forward(backend: Backend, request: ListMessagesRequest) -> Iterator[Page]:
+def _list_forward(backend: Backend, request: ListMessagesRequest, metadata: Metadata) -> Iterator[Page]:
     """Lists messages where the server goes from the oldest to the newest, and the answer the other way round.
 
     What is too large to keep is let go, and read once more from its other end.
@@ -105,7 +106,7 @@ def _list_forward(backend: Backend, request: ListMessagesRequest) -> Iterator[Pa
         session_id=request.session_id, after=request.after, json_form=request.json_form
     )
     while True:
-        page = backend.read_page(backend.messages.ListMessages, request, is_first=is_first)
+        page = backend.read_page(backend.messages.ListMessages, request, metadata, is_first=is_first)
         count += len(page.messages)
         kept_bytes += page.ByteSize()
         kept = [*page.messages, *kept] if kept_bytes <= WHOLE_BYTES else []
@@ -123,7 +124,7 @@ def _list_forward(backend: Backend, request: ListMessagesRequest) -> Iterator[Pa
         return
     again.page_size = count
     del page, kept
-    for one in _list_backward(backend, again):
+    for one in _list_backward(backend, again, metadata):
         yield Page(one.items, {**one.rest, "hasMore": has_more})
 
 

@@ -23,7 +23,9 @@ from eliza.sessions.v1.session_service_pb2 import (
 )
 from rest_facade.front_door.greenlets import stop_counting
 from rest_facade.routes import pages, sse
+from rest_facade.routes.caller import request_metadata, stream_metadata
 from rest_facade.shapes import errors, fields, json_body, requests, responses
+from rest_facade.shapes.credentials import Metadata
 from rest_facade.shapes.errors import ApiError
 from rest_facade.shapes.events import FollowedSession
 from rest_facade.shapes.response import Response
@@ -60,6 +62,7 @@ def add_routes(app: flask.Flask, backend: Backend) -> None:
     app.add_url_rule(f"{session}/messages", view_func=views.send_message, methods=["POST"])
     app.add_url_rule(f"{session}/messages", view_func=views.list_messages, methods=["GET"])
     app.add_url_rule(f"{session}/events", view_func=views.watch_events, methods=["GET"])
+    app.add_url_rule(f"{session}/tokens", view_func=views.create_access_token, methods=["POST"])
     app.add_url_rule(f"{session}/renew", view_func=views.renew_session, methods=["POST"])
     app.add_url_rule(f"{session}/timeout", view_func=views.update_timeout, methods=["PATCH"])
     app.add_url_rule(f"{session}/heartbeat", view_func=views.send_heartbeat, methods=["POST"])
@@ -77,7 +80,7 @@ class _Views:
         request = requests.create_session(
             body, requests.idempotency_key(flask.request.headers.get("Idempotency-Key"))
         )
-        answer = self._backend.call(self._backend.sessions.CreateSession, request)
+        answer = self._backend.call(self._backend.sessions.CreateSession, request, request_metadata())
         return json_body.respond(
             responses.created_session(answer.session), 201, {"ETag": answer.session.etag, **_replayed(answer)}
         )
@@ -85,14 +88,18 @@ class _Views:
     def list_sessions(self) -> Response:
         """Lists the active sessions, the oldest first."""
         request = requests.list_sessions(flask.request.args)
-        return pages.respond("sessions", pages.list_sessions(self._backend, request))
+        return pages.respond("sessions", pages.list_sessions(self._backend, request, request_metadata()))
 
     def get_health(self) -> Response:
         """Tells how the service is: 503 when it cannot serve."""
         try:
-            status = self._backend.call(self._backend.sessions.GetServiceStatus, GetServiceStatusRequest())
+            status = self._backend.call(
+                self._backend.sessions.GetServiceStatus, GetServiceStatusRequest(), request_metadata()
+            )
         except grpc.aio.AioRpcError as error:
             fault = errors.from_rpc(error)
+            if fault.http_status in (401, 403, 429):
+                raise fault from error
             if fault.http_status != 503:
                 fault = ApiError("UNAVAILABLE", fault.message, retryAfterSeconds=1)
             return json_body.respond({"status": "unhealthy", **fault.body}, fault.http_status, fault.headers)
@@ -108,6 +115,7 @@ class _Views:
         answer = self._backend.call(
             self._backend.sessions.GetSession,
             GetSessionRequest(session_id=session_id, json_form=JSON_FORM_TEXT),
+            request_metadata(),
         )
         return _session(answer.session)
 
@@ -116,6 +124,7 @@ class _Views:
         self._backend.call(
             self._backend.sessions.DeleteSession,
             DeleteSessionRequest(session_id=session_id, etag=_if_match()),
+            request_metadata(),
         )
         return json_body.respond(
             {"success": True, "message": f"Session {session_id.lower()} deleted successfully"}
@@ -128,13 +137,13 @@ class _Views:
         )
         request.request_id = requests.idempotency_key(flask.request.headers.get("Idempotency-Key"))
         if transport == "websocket":
-            answer = self._backend.call(self._backend.messages.SendMessage, request)
+            answer = self._backend.call(self._backend.messages.SendMessage, request, request_metadata())
             return json_body.respond(
                 responses.sent_message(answer.message, answer.session_status), 201, _replayed(answer)
             )
         if transport == "http":
             return self._send_and_wait(request)
-        talk = Conversation(self._backend, request)
+        talk = Conversation(self._backend, request, request_metadata())
         try:
             sent = self._backend.wait(talk.open())
             return sse.respond(sse.conversation(self._backend, talk, sent), talk.close, _replayed(sent))
@@ -144,7 +153,7 @@ class _Views:
 
     def _send_and_wait(self, request: SendMessageRequest) -> Response:
         """Sends a message and waits for its reply: 201 with both."""
-        waiting = AwaitedReply(self._backend, request)
+        waiting = AwaitedReply(self._backend, request, request_metadata())
         try:
             self._backend.wait(waiting.open())
             stop_counting()
@@ -160,14 +169,14 @@ class _Views:
         """Streams the session's events (`text/event-stream`), from the first or from behind `Last-Event-ID`
         or `after`, a sequence.
         """
+        metadata = stream_metadata()
         last = flask.request.headers.get("Last-Event-ID", "")
-        after = self._judge(requests.after_sequence, last or flask.request.args.get("after", ""), session_id)
-        follower = Follower(self._backend, session_id, after)
+        given = last or flask.request.args.get("after", "")
+        after = self._judge(requests.after_sequence, given, session_id, metadata)
+        follower = Follower(self._backend, session_id, after, metadata)
         try:
             session = self._backend.wait(follower.open())
-            room = FollowedSession(
-                session, self._backend.wait(self._backend.agent_name(session.agent_id)), session.session_id
-            )
+            room = FollowedSession(session, follower.agent_name, session.session_id)
         except BaseException:
             follower.close()
             raise
@@ -176,7 +185,7 @@ class _Views:
     def list_messages(self, session_id: str) -> Response:
         """Pages through the history, newest first."""
         request = self._judge(requests.list_messages, flask.request.args, session_id)
-        return pages.respond("messages", pages.list_messages(self._backend, request))
+        return pages.respond("messages", pages.list_messages(self._backend, request, request_metadata()))
 
     def renew_session(self, session_id: str) -> Response:
         """Renews by hand, also when auto-renewal is off: 422 at the maximum duration."""
@@ -184,6 +193,7 @@ class _Views:
         answer = self._backend.call(
             self._backend.sessions.RenewSession,
             RenewSessionRequest(session_id=session_id, etag=_if_match(), json_form=JSON_FORM_TEXT),
+            request_metadata(),
         )
         return _session(answer.session)
 
@@ -193,7 +203,7 @@ class _Views:
             requests.update_timeout, json_body.read_object(fields.UPDATE_TIMEOUT), session_id
         )
         request.etag = _if_match()
-        answer = self._backend.call(self._backend.sessions.UpdateTimeout, request)
+        answer = self._backend.call(self._backend.sessions.UpdateTimeout, request, request_metadata())
         return _session(answer.session)
 
     def send_heartbeat(self, session_id: str) -> Response:
@@ -202,10 +212,27 @@ class _Views:
         answer = self._backend.call(
             self._backend.sessions.SendHeartbeat,
             SendHeartbeatRequest(session_id=session_id, json_form=JSON_FORM_TEXT),
+            request_metadata(),
         )
         return _session(answer.session)
 
-    def _judge(self, reader: Callable[[_Input, str], _Request], given: _Input, session_id: str) -> _Request:
+    def create_access_token(self, session_id: str) -> Response:
+        """Makes a token for this session, for a short time: what a browser gets. 201."""
+        request = self._judge(
+            requests.create_access_token, json_body.read_object(fields.CREATE_ACCESS_TOKEN), session_id
+        )
+        answer = self._backend.call(self._backend.sessions.CreateAccessToken, request, request_metadata())
+        return json_body.respond(
+            responses.access_token(answer, session_id), 201, {"Cache-Control": "no-store"}
+        )
+
+    def _judge(
+        self,
+        reader: Callable[[_Input, str], _Request],
+        given: _Input,
+        session_id: str,
+        metadata: Metadata | None = None,
+    ) -> _Request:
         """What the reader makes of what was given.
 
         Before it is called bad (400), the session must exist (404) and be live (410).
@@ -217,6 +244,7 @@ class _Views:
             self._backend.call(
                 self._backend.sessions.GetSession,
                 GetSessionRequest(session_id=session_id, json_form=JSON_FORM_TEXT),
+                request_metadata() if metadata is None else metadata,
             )
             raise
 

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from http import HTTPStatus
 from typing import Final
 
 import grpc.aio
@@ -14,7 +15,7 @@ from rest_facade.shapes.event_stream import CONTENT_TYPE, HEADERS
 from rest_facade.shapes.response import Response
 from rest_facade.upstream.backend import Backend
 from rest_facade.upstream.conversation import Conversation
-from rest_facade.upstream.following import Follower, Happening
+from rest_facade.upstream.following import Follower, Happening, stream_error
 
 RETRY_MS: Final = 1000
 
@@ -88,11 +89,19 @@ def session_events(
     `sessionStatus`.
     """
     yield f"retry: {RETRY_MS}\n\n".encode()
-    for item in backend.iterate(aiter(follower)):
-        written = [HEARTBEAT if item is None else told.write(item, room)]
-        # Neither is kept, the one while it is read, the other while the next one is waited for.
-        del item
-        yield written.pop()
+    try:
+        for item in backend.iterate(aiter(follower)):
+            written = [HEARTBEAT if item is None else told.write(item, room)]
+            # Neither is kept, the one while it is read, the other while the next one is waited for.
+            del item
+            yield written.pop()
+    except (errors.ApiError, grpc.aio.AioRpcError) as error:
+        fault = error if isinstance(error, errors.ApiError) else stream_error(error)
+        if fault.http_status != HTTPStatus.UNAUTHORIZED:
+            raise
+        forget_frames(error)
+        # It was good when the stream began.
+        yield event("credentialExpired", {"code": "CREDENTIAL_EXPIRED"})
 
 
 def conversation(backend: Backend, talk: Conversation, sent: SendMessageResponse) -> Iterator[bytes]:

@@ -15,7 +15,16 @@ from eliza.sessions.v1 import errors_pb2
 RETRY_AFTER_SECONDS: Final = 1
 """When a client may try again, where the server does not say."""
 
+CHALLENGE: Final = 'Bearer realm="eliza-sessions"'
+"""What a 401 says in WWW-Authenticate (RFC 6750): which credential is wanted."""
+
+INVALID_TOKEN: Final = f'{CHALLENGE}, error="invalid_token"'
+"""The same where there is a credential, which is not good, or no longer."""
+
 _OUT_OF_REACH: Final = "The session service is out of reach"
+
+_RENAMED: Final = {"after_sequence": "after", "lifetime": "seconds"}
+"""The fields that REST calls by another name."""
 
 _log = structlog.get_logger(__name__)
 
@@ -61,12 +70,42 @@ class ApiError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The answer's headers: `Retry-After` in whole seconds with 429 and 503, and `Allow` with 405."""
-        if self.http_status in (429, 503):
-            return {"Retry-After": str(math.ceil(self.details.get("retryAfterSeconds", RETRY_AFTER_SECONDS)))}
-        if self.http_status == 405:
-            return {"Allow": ", ".join(self.details["allowed"])}
+        """The answer's headers: `Retry-After` in whole seconds with 429 and 503, the policy of a rate limit,
+        a challenge with 401, and `Allow` with 405.
+        """
+        match self.http_status:
+            case 401:
+                is_expired = self.row.reason == "CREDENTIAL_EXPIRED"
+                return {
+                    "WWW-Authenticate": INVALID_TOKEN if is_expired else CHALLENGE,
+                    "Cache-Control": "no-store",
+                }
+            case 405:
+                return {"Allow": ", ".join(self.details["allowed"])}
+            case 429 | 503:
+                seconds = math.ceil(self.details.get("retryAfterSeconds", RETRY_AFTER_SECONDS))
+                return {"Retry-After": str(seconds), **self._rate_limit(seconds)}
         return {}
+
+    def headers_for(self, *, has_credential: bool) -> dict[str, str]:
+        """The headers of the answer to a request with or without a credential."""
+        headers = self.headers
+        if has_credential and self.http_status == 401:
+            headers["WWW-Authenticate"] = INVALID_TOKEN
+        return headers
+
+    def _rate_limit(self, seconds: int) -> dict[str, str]:
+        """The headers of draft-ietf-httpapi-ratelimit-headers-10, where a rate limit refuses."""
+        if (
+            self.row.reason != "RATE_LIMITED"
+            or not {"policy", "limit", "windowSeconds"} <= self.details.keys()
+        ):
+            return {}
+        policy = self.details["policy"]
+        return {
+            "RateLimit-Policy": f'"{policy}";q={self.details["limit"]};w={self.details["windowSeconds"]}',
+            "RateLimit": f'"{policy}";r=0;t={seconds}',
+        }
 
 
 def from_rpc(error: grpc.aio.AioRpcError) -> ApiError:
@@ -129,13 +168,14 @@ def _to_rest_spelling(message: str, kinds: Mapping[str, int], texts: Mapping[str
     for name, kind in kinds.items():
         if kind in (errors_pb2.DETAIL_KIND_FIELD, errors_pb2.DETAIL_KIND_FIELD_LIST):
             for field in texts.get(name, "").split(","):
-                message = message.replace(field, _rest_name(field)) if "_" in field else message
+                is_other = "_" in field or field in _RENAMED
+                message = message.replace(field, _rest_name(field)) if is_other else message
     return message
 
 
 def _rest_name(path: str) -> str:
     """Returns REST's name of a field or a path: `timeout_config.auto_renew` is `timeoutConfig.autoRenew`."""
-    if path == "after_sequence":
-        return "after"
+    if path in _RENAMED:
+        return _RENAMED[path]
     head, *rest = path.split("_")
     return head + "".join(word[:1].upper() + word[1:] for word in rest)

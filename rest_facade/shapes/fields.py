@@ -30,6 +30,7 @@ _TIMEOUTS: Final = ("timeoutMinutes", "maxDurationMinutes", "warningThresholdMin
 UPDATE_TIMEOUT: Final[Fields] = _any_of("autoRenew", *_TIMEOUTS)
 CREATE_SESSION: Final[Fields] = {**_any_of("agentId", "userId", "metadata"), "timeoutConfig": UPDATE_TIMEOUT}
 SEND_MESSAGE: Final[Fields] = _any_of("content", "metadata", "attachments", "transport", "mode")
+CREATE_ACCESS_TOKEN: Final[Fields] = _any_of("verbs", "seconds")
 MOVE_CLOCK: Final[Fields] = _any_of("now", "advanceMs")
 NOTHING: Final[Fields] = {}
 SOCKET_MESSAGE: Final[Fields] = {

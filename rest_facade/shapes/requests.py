@@ -26,6 +26,7 @@ from eliza.sessions.texts import is_text
 from eliza.sessions.v1.json_form_pb2 import JSON_FORM_TEXT
 from eliza.sessions.v1.message_service_pb2 import ListMessagesRequest, SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import (
+    CreateAccessTokenRequest,
     CreateSessionRequest,
     ListSessionsRequest,
     UpdateTimeoutRequest,
@@ -44,6 +45,7 @@ _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?\s*", re.ASCII | r
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 _MAX_INT64 = 2**63 - 1
+_MAX_SECONDS = 10**9
 
 
 def create_session(body: Body, request_id: str = "") -> CreateSessionRequest:
@@ -120,6 +122,22 @@ def update_timeout(body: Body, session_id: str) -> UpdateTimeoutRequest:
     return UpdateTimeoutRequest(
         session_id=session_id, timeout_config=_timeout(body), json_form=JSON_FORM_TEXT
     )
+
+
+def create_access_token(body: Body, session_id: str) -> CreateAccessTokenRequest:
+    """The body of POST /sessions/{sessionId}/tokens. Raises INVALID_FIELD."""
+    verbs, seconds = body.get("verbs"), body.get("seconds")
+    if verbs is not None and not (
+        isinstance(verbs, list) and all(isinstance(verb, str) and is_text(verb) for verb in verbs)
+    ):
+        raise _invalid_field("verbs", verbs, "must be an array of strings")
+    request = CreateAccessTokenRequest(session_id=session_id, verbs=verbs)
+    if seconds is not None:
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 1:
+            raise _invalid_field("seconds", seconds, "must be a number of at least 1")
+        # The server has a bound of its own; more than these a Duration cannot hold.
+        request.lifetime.FromMilliseconds(int(min(seconds, _MAX_SECONDS) * 1000))
+    return request
 
 
 def list_messages(query: Query, session_id: str) -> ListMessagesRequest:
@@ -296,6 +314,10 @@ def _decimal_ms(text: str) -> Decimal:
 
 def _invalid_uuid(field: str, value: object) -> ApiError:
     return ApiError("INVALID_UUID", f"{field} is not a UUID", field=field, value=display(value))
+
+
+def _invalid_field(field: str, value: object, reason: str) -> ApiError:
+    return ApiError("INVALID_FIELD", f"{field} {reason}", field=field, value=display(value), reason=reason)
 
 
 def _invalid_content(reason: str) -> ApiError:

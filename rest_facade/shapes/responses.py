@@ -13,7 +13,11 @@ from eliza.sessions import json_text, times, values
 from eliza.sessions.v1.log_pb2 import ReplyAborted, ReplyChunk
 from eliza.sessions.v1.message_pb2 import Message, SessionStatus
 from eliza.sessions.v1.session_pb2 import Session
-from eliza.sessions.v1.session_service_pb2 import GetServiceStatusResponse, SessionStats
+from eliza.sessions.v1.session_service_pb2 import (
+    CreateAccessTokenResponse,
+    GetServiceStatusResponse,
+    SessionStats,
+)
 from eliza.sessions.v1.timeout_pb2 import TimeoutConfig
 
 Body: TypeAlias = dict[str, Any]
@@ -47,6 +51,16 @@ def session_info(session: Session) -> Body:
     body["timeRemaining"] = session.time_remaining_ms
     body["isNearExpiration"] = session.is_near_expiration
     return body
+
+
+def access_token(answer: CreateAccessTokenResponse, session_id: str) -> Body:
+    """A token for a session."""
+    return {
+        "accessToken": answer.access_token,
+        "expiresAt": iso(answer.expires_at),
+        "verbs": list(answer.verbs),
+        "sessionId": session_id.lower(),
+    }
 
 
 def session_list(sessions: Sequence[Session], total: int, stats: SessionStats, next_page_token: str) -> Body:
@@ -153,7 +167,9 @@ def messages_page(messages: Sequence[Message], has_more: bool) -> Body:
 
 
 def health(status: GetServiceStatusResponse) -> Body:
-    """Health; `uptime` in seconds."""
+    """Health; `uptime` in seconds. Callers who may not know the counts are told the status alone."""
+    if status.status_only:
+        return {"status": _HEALTH[status.health], "timestamp": iso(status.timestamp)}
     return {
         "status": _HEALTH[status.health],
         "activeSessions": status.active_sessions,

@@ -15,9 +15,10 @@ from eliza.sessions.v1.session_pb2 import Session
 from eliza.sessions.v1.session_service_pb2 import GetSessionRequest
 from rest_facade.patches import socketio as patched
 from rest_facade.shapes import errors, fields, requests
+from rest_facade.shapes.credentials import Metadata
 from rest_facade.shapes.errors import ApiError
 from rest_facade.shapes.events import Payload
-from rest_facade.socketio.rooms import Rooms
+from rest_facade.socketio.callers import Callers
 from rest_facade.upstream.backend import Backend
 
 Handler: TypeAlias = Callable[[str, Mapping[str, Any]], Awaitable[None]]
@@ -40,13 +41,13 @@ _IGNORED: Final = ("subscribe_logs", "unsubscribe_logs", "update_log_filters")
 class ClientEvents:
     """Handles the events of all sockets."""
 
-    def __init__(self, io: socketio.AsyncServer, backend: Backend, rooms: Rooms) -> None:
+    def __init__(self, io: socketio.AsyncServer, backend: Backend, callers: Callers) -> None:
         self.is_stopping = False
         self.busy = 0
         """How many events are being handled."""
         self._io = io
         self._backend = backend
-        self._rooms = rooms
+        self._callers = callers
         # By socket: how many errors it got for unknown events.
         self._hints: Counter[str] = Counter()
         io.on("*", self._answer_unknown)
@@ -142,17 +143,21 @@ class ClientEvents:
             await self._emit(socket_id, "channel_joined", payload)
             await self._emit(socket_id, "room_joined", payload)
 
-        session_id = await self.find_session(room_id)
+        caller = self._callers.find(socket_id)
+        session_id = await self.find_session(room_id, caller.metadata)
         # A socket that has gone meanwhile is forgotten already: it would stay a member for ever.
         if patched.is_connected(self._io, socket_id):
-            await self._rooms.join(socket_id, session_id, room_id, after, welcome)
+            await caller.rooms.join(socket_id, session_id, room_id, after, welcome, caller.metadata)
 
     async def _leave(self, socket_id: str, data: Mapping[str, Any]) -> None:
-        self._rooms.leave(socket_id, await self.find_session(_room_id(data, _TO_LEAVE)))
+        caller = self._callers.find(socket_id)
+        session_id = await self.find_session(_room_id(data, _TO_LEAVE), caller.metadata)
+        caller.rooms.leave(socket_id, session_id)
 
     async def _send(self, socket_id: str, data: Mapping[str, Any]) -> None:
         room_id = _room_id(data, _TO_SEND)
-        session_id = await self.find_session(room_id)
+        metadata = self._callers.find(socket_id).metadata
+        session_id = await self.find_session(room_id, metadata)
         if not isinstance(data.get("message"), str):
             reason = f"message must be a string of 1 to {MAX_CONTENT_CODE_POINTS} characters: {_TO_SEND}"
             raise ApiError("INVALID_CONTENT", f"Invalid content: {reason}", reason=reason)
@@ -170,7 +175,7 @@ class ClientEvents:
         message_id = data.get("messageId")
         if isinstance(message_id, (dict, list)):
             raise _invalid("messageId", message_id, "must be a string or a number")
-        answer = await self._backend.messages.SendMessage(request, timeout=self._backend.deadline_seconds)
+        answer = await self._backend.ask(self._backend.messages.SendMessage, request, metadata)
         ack = {
             "clientMessageId": message_id,
             "messageId": answer.message.message_id,
@@ -182,7 +187,7 @@ class ClientEvents:
             ack["unknownFields"] = fields.show(unknown)
         await self._emit(socket_id, "messageAck", ack)
 
-    async def find_session(self, room_id: str) -> str:
+    async def find_session(self, room_id: str, metadata: Metadata) -> str:
         """Returns the session of a room id: the session's own or its channel's, expired or not.
 
         Raises ApiError, grpc.aio.AioRpcError.
@@ -190,9 +195,7 @@ class ClientEvents:
         for field in ("session_id", "channel_id"):
             request = GetSessionRequest(**{field: room_id}, json_form=JSON_FORM_TEXT)
             try:
-                answer = await self._backend.sessions.GetSession(
-                    request, timeout=self._backend.deadline_seconds
-                )
+                answer = await self._backend.ask(self._backend.sessions.GetSession, request, metadata)
             except grpc.aio.AioRpcError as error:
                 fault = errors.from_rpc(error)
                 if fault.row.reason == "SESSION_EXPIRED":

@@ -6,9 +6,11 @@ end in a stack trace. `patches.socketio` holds the private names that this uses.
 
 import asyncio
 import re
+import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from hashlib import blake2b
 from typing import Any, Final
 from urllib.parse import parse_qs
 
@@ -20,6 +22,7 @@ from rest_facade.front_door.asgi import TOO_LARGE
 from rest_facade.front_door.connections import CLIENT, MAX_PER_CLIENT
 from rest_facade.patches import socketio as patched
 from rest_facade.shapes.asgi import Message, Receive, Send
+from rest_facade.shapes.credentials import read_headers
 from rest_facade.shapes.errors import RETRY_AFTER_SECONDS, ApiError
 from rest_facade.socketio.engine_refusals import refuse, translate_refusals, unreadable
 
@@ -88,6 +91,9 @@ class Engine:
         self._max_bytes = max_bytes
         # The timers of the sockets that are about to connect, in the order of their handshakes.
         self._connecting: dict[str, asyncio.TimerHandle] = {}
+        # By socket: the credentials in the headers of its handshake.
+        self._digests: dict[str, bytes] = {}
+        self._key = secrets.token_bytes(32)
         self._ending: set[asyncio.Task[None]] = set()
         self._pings = patched.Pings()
         # The clients of the sockets that began with polling and have bounds of their own.
@@ -110,6 +116,8 @@ class Engine:
         """Serves one connection as an ASGI 3 app."""
         if not self._is_checked:
             await self._app(scope, receive, send)
+        elif self._is_of_another(scope):
+            await refuse(send, ApiError("UNAUTHENTICATED", "This sid has another credential"), scope["type"])
         elif scope["type"] == "websocket":
             await self._serve_websocket(scope, receive, send)
         elif scope["method"] == "POST":
@@ -142,6 +150,34 @@ class Engine:
         """Notes that a socket is connected to Socket.IO, and may stay."""
         if timer := self._connecting.pop(socket_id, None):
             timer.cancel()
+
+    def note_disconnected(self, socket_id: str) -> None:
+        """Notes that a socket is no longer connected to Socket.IO. Its connection ends soon."""
+        if socket_id in self._eio.sockets:
+            self.note_connected(socket_id)
+            self._end_in_time(socket_id)
+
+    def _end_in_time(self, socket_id: str) -> None:
+        """Ends a socket that is not connected to Socket.IO within CONNECT_SECONDS."""
+        if len(self._connecting) >= MAX_CONNECTING:
+            self._end_unconnected(next(iter(self._connecting)))
+        later = asyncio.get_running_loop().call_later
+        self._connecting[socket_id] = later(CONNECT_SECONDS, self._end_unconnected, socket_id)
+
+    def _is_of_another(self, scope: Message) -> bool:
+        """Whether a request for a connection has other credentials in its headers than its handshake had.
+
+        A preflight has none at all.
+        """
+        if scope.get("method") == "OPTIONS":
+            return False
+        socket_id = _query(scope).get("sid", [""])[0]
+        return socket_id in self._eio.sockets and self._digest(scope) != self._digests.get(socket_id, b"")
+
+    def _digest(self, scope: Message) -> bytes:
+        """A digest of the credentials in the headers of a request; empty where there are none."""
+        credentials = read_headers(scope["headers"])
+        return blake2b(repr(credentials).encode(), key=self._key).digest() if credentials else b""
 
     def _is_full_for(self, client: str | None) -> bool:
         return len(self._eio.sockets) >= MAX_POLLING or (
@@ -247,10 +283,9 @@ class Engine:
             if client is not None and scope["type"] == "http":
                 self._clients[socket_id] = client
                 self._counts[client] += 1
-            if len(self._connecting) >= MAX_CONNECTING:
-                self._end_unconnected(next(iter(self._connecting)))
-            later = asyncio.get_running_loop().call_later
-            self._connecting[socket_id] = later(CONNECT_SECONDS, self._end_unconnected, socket_id)
+            if digest := self._digest(scope):
+                self._digests[socket_id] = digest
+            self._end_in_time(socket_id)
             return await handler(socket_id, environ)
 
         return prepared
@@ -261,6 +296,7 @@ class Engine:
         async def forgotten(socket_id: str, *reason: Any) -> Any:
             self.note_connected(socket_id)
             self._pings.end(socket_id)
+            self._digests.pop(socket_id, None)
             if client := self._clients.pop(socket_id, None):
                 self._counts[client] -= 1
                 if not self._counts[client]:

@@ -16,9 +16,9 @@ def unreadable(reason: str) -> ApiError:
     return ApiError("INVALID_REQUEST", f"Invalid request: {reason}", reason=reason)
 
 
-async def refuse(send: Send, error: ApiError) -> None:
-    """Answers an HTTP request with an error."""
-    await _answer(send, error, "http.response")
+async def refuse(send: Send, error: ApiError, kind: str = "http") -> None:
+    """Answers an HTTP request, or the handshake of a WebSocket (`kind` websocket), with an error."""
+    await _answer(send, error, "websocket.http.response" if kind == "websocket" else "http.response")
 
 
 def translate_refusals(send: Send) -> Send:

@@ -7,6 +7,7 @@ from typing import Final, Protocol, TypeAlias
 
 from eliza.sessions.v1.log_pb2 import LogEntry, ReplyAborted, ReplyChunk
 from rest_facade.shapes import events
+from rest_facade.shapes.credentials import Metadata
 
 FAN_OUT: Final = 50
 """How many members of a session are sent something before the loop serves others."""
@@ -30,12 +31,13 @@ class Member:
     """A socket in a session.
 
     `sequence` is that of the last entry it was sent. While `catching_up` runs, it gets no live events.
-    `draft` is the reply whose pieces it was sent last.
+    `metadata` is that of its calls. `draft` is the reply whose pieces it was sent last.
     """
 
     socket_id: str
     room: events.FollowedSession
     sequence: int
+    metadata: Metadata
     catching_up: asyncio.Task[None] | None = None
     draft: events.Draft = field(default_factory=events.Draft)
 

@@ -1,4 +1,7 @@
-"""Which socket follows which session over Socket.IO: joins, leaves, and how a socket catches up."""
+"""Which socket follows which session over Socket.IO: joins, leaves, and how a socket catches up.
+
+The sockets of one `Rooms` have the same credential.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,11 +15,12 @@ import structlog
 from eliza.sessions.v1.log_pb2 import LogEntry, ReplyAborted, ReplyChunk, SessionDeleted
 from eliza.sessions.v1.session_pb2 import Session
 from rest_facade.shapes import events
+from rest_facade.shapes.credentials import Metadata
 from rest_facade.shapes.errors import ApiError
 from rest_facade.socketio.members import FanOut, Member, Outlet
 from rest_facade.socketio.shared_watch import SharedWatch
 from rest_facade.upstream.backend import Backend
-from rest_facade.upstream.following import Follower
+from rest_facade.upstream.following import Follower, agent_name
 
 _log = structlog.get_logger(__name__)
 
@@ -29,25 +33,35 @@ class _Join:
     """A socket that is joining a session. It is `over` once the socket has gone or left meanwhile."""
 
     socket_id: str
+    metadata: Metadata
     is_over: bool = False
 
 
 class Rooms:
     """Joins sockets to sessions and sends them each entry once and in order, over restarts of the server."""
 
-    def __init__(self, backend: Backend, outlet: Outlet) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        outlet: Outlet,
+        credential: Metadata,
+        on_refused: Callable[[], None],
+    ) -> None:
+        """`credential` is the metadata of the stream for all sockets.
+
+        `on_refused` is called when the server ends the stream because the credential is not good."""
         self._backend = backend
         self._outlet = outlet
         self._fan_out = FanOut(outlet, self._let_catch_up)
-        self._watch = SharedWatch(backend, self._fan_out, self._end_unused_watch)
+        self._watch = SharedWatch(backend, self._fan_out, credential, self._end_unused_watch, on_refused)
         # By session: the joins under way. They need its watch, and are not among its members yet.
         self._joins: dict[str, set[_Join]] = {}
         # By socket and session: the members that catch up, also in sessions that have ended.
         self._replays: dict[tuple[str, str], asyncio.Task[None]] = {}
 
-    async def run(self) -> None:
-        """Keeps the upstream stream open until cancelled."""
-        await self._watch.run()
+    def close(self) -> None:
+        """Closes the upstream stream."""
+        self._watch.close()
 
     @property
     def is_idle(self) -> bool:
@@ -55,16 +69,22 @@ class Rooms:
         return not (self._watch.sessions or self._joins or self._replays)
 
     async def join(
-        self, socket_id: str, session_id: str, room_id: str, after: int | None, welcome: Welcome
+        self,
+        socket_id: str,
+        session_id: str,
+        room_id: str,
+        after: int | None,
+        welcome: Welcome,
+        metadata: Metadata,
     ) -> None:
         """Joins a socket to a session behind the sequence `after`, or from now on; `room_id` is the client's
-        name for it.
+        name for it. `metadata` goes with the calls for the socket alone.
 
         `welcome` is awaited before the first event. A socket that goes or leaves meanwhile does not become a
         member. Raises ApiError when the session cannot be joined.
         """
         self._drop(socket_id, session_id)
-        join = _Join(socket_id)
+        join = _Join(socket_id, metadata)
         self._joins.setdefault(session_id, set()).add(join)
         try:
             if after is None:
@@ -78,21 +98,24 @@ class Rooms:
             self._end_unused_watch(session_id)
 
     async def _join_now(self, join: _Join, session_id: str, room_id: str, welcome: Welcome) -> None:
-        session = (await self._watch.join(session_id)).joined.result()
-        room = await self._room(session, room_id)
-        await welcome(session)
+        joined = (await self._watch.join(session_id)).joined.result()
+        room = events.FollowedSession(joined.session, agent_name(joined), room_id)
+        await welcome(joined.session)
         # Joined again, because the session may have ended meanwhile.
         watched = await self._watch.join(session_id)
         if not join.is_over:
-            watched.members[join.socket_id] = Member(join.socket_id, room, watched.sequence or 0)
+            watched.members[join.socket_id] = Member(
+                join.socket_id, room, watched.sequence or 0, join.metadata
+            )
 
     async def _join_after(
         self, join: _Join, session_id: str, room_id: str, after: int, welcome: Welcome
     ) -> None:
-        follower = Follower(self._backend, session_id, after)
+        follower = Follower(self._backend, session_id, after, join.metadata)
         try:
             session = await follower.open()
-            member = Member(join.socket_id, await self._room(session, room_id), after)
+            room = events.FollowedSession(session, follower.agent_name, room_id)
+            member = Member(join.socket_id, room, after, join.metadata)
             await welcome(session)
         except BaseException:
             follower.close()
@@ -162,12 +185,10 @@ class Rooms:
         if watched and watched.joined.done() and not watched.members and session_id not in self._joins:
             self._watch.leave(session_id)
 
-    async def _room(self, session: Session, room_id: str) -> events.FollowedSession:
-        return events.FollowedSession(session, await self._backend.agent_name(session.agent_id), room_id)
-
     def _let_catch_up(self, session_id: str, member: Member) -> None:
         """Lets a member with a full socket read the server's store at its own pace."""
-        self._start_catching_up(session_id, member, Follower(self._backend, session_id, member.sequence))
+        follower = Follower(self._backend, session_id, member.sequence, member.metadata)
+        self._start_catching_up(session_id, member, follower)
 
     def _start_catching_up(self, session_id: str, member: Member, follower: Follower) -> asyncio.Task[None]:
         """Starts to send a member the entries that it missed."""

@@ -5,17 +5,23 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any, Final
 
-import socketio
+import grpc.aio
+from socketio import exceptions
 
+from eliza.sessions.errors import error_info, forget_frames
+from eliza.sessions.v1.session_service_pb2 import GetServiceStatusRequest
 from rest_facade.patches import socketio as patched
-from rest_facade.shapes import json_body
+from rest_facade.shapes import errors, json_body
 from rest_facade.shapes.asgi import Message, Receive, Send
+from rest_facade.shapes.credentials import ADDRESS, Metadata, read_auth, read_headers, without_address
+from rest_facade.shapes.errors import ApiError, out_of_reach
 from rest_facade.shapes.events import Payload
+from rest_facade.socketio.callers import Callers
 from rest_facade.socketio.client_events import ClientEvents
-from rest_facade.socketio.engine import Engine
-from rest_facade.socketio.rooms import Rooms
+from rest_facade.socketio.engine import CONNECT_SECONDS, Engine
 from rest_facade.upstream.backend import Backend
 
 PATH: Final = "/socket.io"
@@ -48,24 +54,25 @@ class Sockets:
         # How many messages are being handed to connections.
         self._sending = 0
         # Events of one socket are handled one after the other, so that messages keep their order.
-        self._io = socketio.AsyncServer(
+        self._io = patched.Server(
+            self._greet,
             async_mode="asgi",
             # The library checks no origin: `Origins` does, before it sees a request.
             cors_allowed_origins=[],
             async_handlers=False,
-            # So that a client hears of its connection before anything else.
-            always_connect=True,
             max_http_buffer_size=max_message_bytes,
             json=_Json,
             # Loggers of its own making would print each line once more, in another form.
             logger=logging.getLogger("socketio"),
             engineio_logger=logging.getLogger("engineio"),
         )
-        self.rooms = Rooms(backend, self)
+        self._backend = backend
+        self.callers = Callers(backend, self, self._end_soon)
+        self._ending: set[asyncio.Task[None]] = set()
         self._engine = Engine(self._io, PATH, max_message_bytes)
         self._io.on("connect", self._connect)
         self._io.on("disconnect", self._disconnect)
-        self._events = ClientEvents(self._io, backend, self.rooms)
+        self._events = ClientEvents(self._io, backend, self.callers)
 
     async def app(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serves one connection as an ASGI 3 app."""
@@ -127,16 +134,58 @@ class Sockets:
         return patched.find_transport(self._io, socket_id)
 
     async def _connect(self, socket_id: str, environ: Mapping[str, Any], auth: object = None) -> None:
-        if transport := self._transport(socket_id):
-            self._engine.note_connected(transport.sid)
-        await self.emit(
-            socket_id,
-            "connection_established",
-            {"message": "Connected to eliza-sessions", "socketId": socket_id},
-        )
+        """Takes a socket with its credential. Raises ConnectionRefusedError for a bad one."""
+        scope = environ["asgi.scope"]
+        metadata = (*read_auth(auth), *read_headers(scope["headers"], scope["state"].get(ADDRESS, ())))
+        if without_address(metadata):
+            await self._check(metadata)
+        transport = self._transport(socket_id)
+        if transport is None or transport.closed:
+            raise exceptions.ConnectionRefusedError("The connection has ended")
+        self._engine.note_connected(transport.sid)
+        self.callers.add(socket_id, metadata)
+
+    async def _check(self, metadata: Metadata) -> None:
+        """Asks the server about a credential.
+
+        Raises ConnectionRefusedError where it is not good. A server that cannot say lets the socket in: each
+        of its events is judged anyway.
+        """
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                status = self._backend.sessions.GetServiceStatus
+                await self._backend.ask(status, GetServiceStatusRequest(), metadata)
+        except (grpc.aio.AioRpcError, ApiError, TimeoutError) as error:
+            forget_frames(error)
+            fault = error if isinstance(error, ApiError) else out_of_reach()
+            if isinstance(error, grpc.aio.AioRpcError) and error_info(error):
+                fault = errors.from_rpc(error)
+            if fault.http_status < HTTPStatus.INTERNAL_SERVER_ERROR and fault.http_status != 429:
+                told = {"error": fault.message, "code": fault.row.reason}
+                raise exceptions.ConnectionRefusedError(fault.message, told) from None
+
+    async def _greet(self, socket_id: str) -> None:
+        """Says hello, behind the library's own answer."""
+        payload = {"message": "Connected to eliza-sessions", "socketId": socket_id}
+        await self.emit(socket_id, "connection_established", payload)
+
+    def _end_soon(self, socket_ids: Sequence[str]) -> None:
+        task = asyncio.ensure_future(self._end(socket_ids))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _end(self, socket_ids: Sequence[str]) -> None:
+        """Disconnects sockets whose credential is no longer good, and says so."""
+        payload = {"error": "The credential has expired", "code": "CREDENTIAL_EXPIRED"}
+        for socket_id in socket_ids:
+            transport = self._transport(socket_id)
+            await self.emit(socket_id, "messageError", payload)
+            await self._io.disconnect(socket_id)
+            if transport is not None:
+                self._engine.note_disconnected(transport.sid)
 
     async def _disconnect(self, socket_id: str, *_reason: object) -> None:
-        self.rooms.forget(socket_id)
+        self.callers.forget(socket_id)
         self._events.forget(socket_id)
         if transport := self._transport(socket_id):
             # The library leaves the last poll of a client that said goodbye waiting.

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias, TypeV
 import grpc.aio
 from google.protobuf.message import Message
 
+from eliza.sessions.call_metadata import FACADE_KEY_KEY
 from eliza.sessions.errors import forget_frames
-from eliza.sessions.v1.agent_service_pb2 import GetAgentRequest
 from eliza.sessions.v1.agent_service_pb2_grpc import AgentServiceStub
 from eliza.sessions.v1.clock_service_pb2_grpc import ClockServiceStub
 from eliza.sessions.v1.message_service_pb2 import (
@@ -27,7 +27,8 @@ from eliza.sessions.v1.session_service_pb2 import WatchSessionsRequest, WatchSes
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
 from rest_facade.front_door.answers import SMALL_BYTES, Answers
 from rest_facade.front_door.greenlets import await_, stop_counting
-from rest_facade.shapes.errors import stopping
+from rest_facade.shapes.credentials import Metadata
+from rest_facade.shapes.errors import out_of_reach, stopping
 
 if TYPE_CHECKING:
     from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceAsyncStub
@@ -43,8 +44,6 @@ _Call = TypeVar("_Call", bound=grpc.aio.Call)
 _Streaming: TypeAlias = grpc.aio.UnaryStreamCall[Any, _Response] | grpc.aio.StreamStreamCall[Any, _Response]
 
 _SEND_MESSAGE: Final = f"/{DESCRIPTOR.services_by_name['MessageService'].full_name}/SendMessage"
-
-REMOVED_AGENT_NAME: Final = "Agent"
 
 STREAMS_PER_CHANNEL: Final = 100
 """How many streams go over one connection: no server that heeds HTTP/2's recommendation allows fewer, and one
@@ -113,12 +112,16 @@ class _StreamChannel:
 class Backend:
     """The server's services. An async context manager: its channels belong to the loop that enters it."""
 
+    is_held = False
+    """Whether the server may not be called yet: all calls are answered as if it were away."""
+
     def __init__(
         self,
         open_channel: Callable[[], grpc.aio.Channel],
         deadline_seconds: float,
         reply_deadline_seconds: float,
         open_stream_channel: Callable[[], grpc.aio.Channel] | None = None,
+        facade_key: str = "",
     ) -> None:
         """`open_channel` opens a channel to the server; `open_stream_channel`, where it is another, one for
         streams.
@@ -126,7 +129,10 @@ class Backend:
         A call that has no answer after `deadline_seconds` fails.
 
         The server has its own deadline for an agent's reply; `reply_deadline_seconds` should not be less.
+
+        `facade_key` goes with every call, so that the server believes the addresses of clients.
         """
+        self._own: Metadata = ((FACADE_KEY_KEY, facade_key),) if facade_key else ()
         self._open_channel = open_channel
         self._open_stream_channel = open_stream_channel or open_channel
         self.answers = Answers()
@@ -150,28 +156,36 @@ class Backend:
             *(one.close() for one in (self._channel, *(stream.channel for stream in self._stream_channels)))
         )
 
-    def watch(self) -> "grpc.aio.StreamStreamCall[WatchSessionsRequest, WatchSessionsResponse]":
+    def watch(
+        self, metadata: Metadata
+    ) -> "grpc.aio.StreamStreamCall[WatchSessionsRequest, WatchSessionsResponse]":
         """Opens a stream on which sessions are watched; it waits for a server that is away."""
         channel = self._stream_channel()
-        return self._counted(channel, channel.sessions.WatchSessions(wait_for_ready=True))
+        return self._counted(
+            channel, channel.sessions.WatchSessions(wait_for_ready=True, metadata=self._sent(metadata))
+        )
 
     def converse(
-        self, request: ConverseRequest
+        self, request: ConverseRequest, metadata: Metadata
     ) -> "grpc.aio.UnaryStreamCall[ConverseRequest, ConverseResponse]":
         """Sends a message whose reply is waited for."""
-        channel = self._stream_channel()
-        return self._counted(channel, channel.messages.Converse(request, timeout=self.reply_deadline_seconds))
+        sent, channel = self._sent(metadata), self._stream_channel()
+        return self._counted(
+            channel, channel.messages.Converse(request, timeout=self.reply_deadline_seconds, metadata=sent)
+        )
 
     def send_and_wait(
-        self, message: SendMessageRequest
+        self, message: SendMessageRequest, metadata: Metadata
     ) -> "grpc.aio.UnaryStreamCall[SendMessageRequest, SendMessageResponse]":
         """Sends a message in a call that waits for the reply.
 
         It is read as a stream of one answer, so that its initial metadata come first.
         """
         message.reply_wait.FromTimedelta(timedelta(seconds=self.reply_deadline_seconds))
-        channel = self._stream_channel()
-        return self._counted(channel, channel.send_and_wait(message, timeout=self.reply_deadline_seconds))
+        sent, channel = self._sent(metadata), self._stream_channel()
+        return self._counted(
+            channel, channel.send_and_wait(message, timeout=self.reply_deadline_seconds, metadata=sent)
+        )
 
     def _stream_channel(self) -> _StreamChannel:
         """A channel that has room for one more stream."""
@@ -216,18 +230,6 @@ class Backend:
             # Kept no longer, while its client reads what becomes of it.
             yield item.pop()
 
-    async def agent_name(self, agent_id: str) -> str:
-        """What people call an agent; one that has been removed is "Agent". Raises grpc.aio.AioRpcError."""
-        try:
-            answer = await self.agents.GetAgent(
-                GetAgentRequest(agent_id=agent_id), timeout=self.deadline_seconds
-            )
-        except grpc.aio.AioRpcError as error:
-            if error.code() != grpc.StatusCode.NOT_FOUND:
-                raise
-            return REMOVED_AGENT_NAME
-        return answer.agent.name
-
     def wait(self, answer: Awaitable[_Response]) -> _Response:
         """Waits in a view for an answer. Raises what the awaitable raises.
 
@@ -245,17 +247,34 @@ class Backend:
             # The error has this frame, which must not have the error, nor the call.
             del answer, error
 
+    def ask(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response],
+        request: _Request,
+        metadata: Metadata,
+    ) -> Awaitable[_Response]:
+        """Makes one call, to be awaited. Raises grpc.aio.AioRpcError."""
+        return method(request, timeout=self.deadline_seconds, metadata=self._sent(metadata))
+
     def call(
-        self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response], request: _Request
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response],
+        request: _Request,
+        metadata: Metadata,
     ) -> _Response:
         """Makes one call from a view and waits for its answer.
 
         Raises grpc.aio.AioRpcError, and the errors of `wait`.
         """
-        return self.wait(method(request, timeout=self.deadline_seconds))
+        return self.wait(self.ask(method, request, metadata))
 
     def read_page(
-        self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Page], request: _Request, *, is_first: bool
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Page],
+        request: _Request,
+        metadata: Metadata,
+        *,
+        is_first: bool,
     ) -> _Page:
         """Makes a call as `call` does whose answer may be large.
 
@@ -263,12 +282,18 @@ class Backend:
         are read in turn.
         """
         if is_first:
-            page = self.call(method, request)
+            page = self.call(method, request, metadata)
             if not self.answers.is_full or page.ByteSize() <= SMALL_BYTES:
                 return page
             del page
             stop_counting()
-        return self.wait(self.answers.read_in_turn(lambda: method(request, timeout=self.deadline_seconds)))
+        return self.wait(self.answers.read_in_turn(lambda: self.ask(method, request, metadata)))
+
+    def _sent(self, metadata: Metadata) -> Metadata:
+        """What a call for a request carries. Raises ApiError while the server may not be called."""
+        if self.is_held:
+            raise out_of_reach()
+        return metadata + self._own if self._own else metadata
 
 
 async def _outcome(answer: Awaitable[_Response]) -> tuple[_Response | None, BaseException | None]:

@@ -14,6 +14,7 @@ from eliza.sessions.v1.message_service_pb2 import (
     SendMessageRequest,
     SendMessageResponse,
 )
+from rest_facade.shapes.credentials import Metadata
 from rest_facade.shapes.errors import ApiError
 from rest_facade.upstream.backend import Backend, read
 from rest_facade.upstream.following import refusal
@@ -33,10 +34,10 @@ class AwaitedReply:
     Both steps may raise grpc.aio.AioRpcError; after the first one the message is stored, or refused.
     """
 
-    def __init__(self, backend: Backend, message: SendMessageRequest) -> None:
+    def __init__(self, backend: Backend, message: SendMessageRequest, metadata: Metadata) -> None:
         self._session_id = message.session_id.lower()
         self._message_id = ""
-        self._call = backend.send_and_wait(message)
+        self._call = backend.send_and_wait(message, metadata)
         self._reading: asyncio.Task[SendMessageResponse] | None = None
 
     async def open(self) -> None:
@@ -91,9 +92,9 @@ class Conversation:
     All may raise grpc.aio.AioRpcError; from the second step on the message is stored.
     """
 
-    def __init__(self, backend: Backend, message: SendMessageRequest) -> None:
+    def __init__(self, backend: Backend, message: SendMessageRequest, metadata: Metadata) -> None:
         self._sent: Message | None = None
-        self._call = backend.converse(ConverseRequest(message=message))
+        self._call = backend.converse(ConverseRequest(message=message), metadata)
 
     async def open(self) -> SendMessageResponse:
         """Waits until the message is stored."""

@@ -8,17 +8,21 @@ import sys
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import click
 import grpc
 
+from eliza.sessions.v1.session_service_pb2 import GetServiceStatusRequest
+from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
 from rest_facade.main import Facade
 from rest_facade.upstream.backend import Backend, Tls, dial, dial_for_streams
 from server.certificates import CertificateError, make_reloading_context, open_certificate
 from server.cli.common import (
     StartError,
     listen,
+    log,
     log_start,
     refuse_open_address,
     run_service,
@@ -30,7 +34,19 @@ from server.cli.server_option import TLS_OPTIONS, read_credentials, server_optio
 from server.setting_types import read_networks, split_list
 from server.settings import Settings
 
-_SERVER_ONLY: Final = ("database_url", "eliza_server_auth_token", "keys_file", "access_token_keys_file")
+_SERVER_ONLY: Final = (
+    "database_url",
+    "eliza_server_auth_token",
+    "keys_file",
+    "access_token_keys_file",
+    "jwt_keys",
+)
+ASK_SECONDS: Final = 5.0
+ASK_AGAIN_SECONDS: Final = 1.0
+"""How long the server may take to say whether it is protected, and when it is asked again."""
+
+MIN_KEY_CHARACTERS: Final = 16
+
 INHERITED: Final = (
     *("PATH", "HOME", "TMPDIR", "TZ", "TERM", "NO_COLOR", "FORCE_COLOR", "VIRTUAL_ENV"),
     *("LANG", "LANGUAGE", "LC_*", "PYTHON[A-Z]*", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_*", "MALLOC_*"),
@@ -57,10 +73,10 @@ def rest(server: str, rest_address: str | None, rest_workers: int | None, **tls:
     """Run the REST facade against any gRPC server.
 
     It holds no state: run as many as you like. The server need not be there yet; while it is away, requests
-    are answered with 503.
+    are answered with 503. Where others can reach the address, the server must be protected, or ALLOW_OPEN
+    set.
     """
     settings = settings_or_exit(rest_address=rest_address, rest_workers=rest_workers)
-    refuse_open_address(settings, "REST_ADDRESS")
     credentials, _ = read_credentials(tls)
     upstream_tls = Tls(credentials, tls["tls_server_name"] or "") if credentials else None
     _drop_secrets()
@@ -84,11 +100,16 @@ def build_facade(
     listener: socket.socket,
     open_channel: Callable[[], grpc.aio.Channel],
     open_stream_channel: Callable[[], grpc.aio.Channel] | None = None,
+    facade_key: str = "",
 ) -> Facade:
-    """The facade on a socket that listens; `Backend` says which channels are meant."""
+    """The facade on a socket that listens; `Backend` says which channels and which key are meant."""
     return Facade(
         Backend(
-            open_channel, settings.rest_deadline_seconds, settings.reply_deadline_seconds, open_stream_channel
+            open_channel,
+            settings.rest_deadline_seconds,
+            settings.reply_deadline_seconds,
+            open_stream_channel,
+            facade_key,
         ),
         listener,
         max_requests=settings.rest_max_requests,
@@ -118,16 +139,72 @@ def _drop_secrets() -> None:
 
 async def _serve(settings: Settings, server: str, tls: Tls | None) -> None:
     stopped = asyncio.create_task(stop_signal())
+    facade_key = read_key(settings.facade_key_file)
+    refusal = _refusal(settings)
     listener = await listen("REST_ADDRESS", settings.rest_address)
     address = with_port(settings.rest_address, listener.getsockname()[1])
     facade = build_facade(
-        settings, listener, partial(dial, server, tls), partial(dial_for_streams, server, tls)
+        settings,
+        listener,
+        partial(dial, server, tls),
+        partial(dial_for_streams, server, tls),
+        facade_key,
     )
+    # Until it is known whether the server is protected, requests are answered as if it were away.
+    facade.is_held = refusal is not None
     try:
         await facade.start()
     except OSError as error:
         raise StartError(error.strerror or str(error)) from error
     log_start(settings, server=server)
     print(f"ready rest={address}", flush=True)
+    if refusal:
+        asking = asyncio.create_task(_is_open(server, tls))
+        await asyncio.wait([stopped, asking], return_when=asyncio.FIRST_COMPLETED)
+        if not asking.cancel() and asking.result():
+            await facade.stop(0)
+            raise refusal
+        facade.is_held = False
     await stopped
     await facade.stop(settings.drain_seconds)
+
+
+def _refusal(settings: Settings) -> click.ClickException | None:
+    """What is said where others can reach the address and the server is open; None where it may be open."""
+    try:
+        refuse_open_address(settings, "REST_ADDRESS")
+    except click.ClickException as refusal:
+        return refusal
+    return None
+
+
+async def _is_open(server: str, tls: Tls | None) -> bool:
+    """Whether a server serves whoever has no credential. Asks until it answers."""
+    async with dial(server, tls) as channel:
+        status = SessionServiceStub(channel).GetServiceStatus
+        while True:
+            try:
+                answer = await status(GetServiceStatusRequest(), timeout=ASK_SECONDS, wait_for_ready=True)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+                    return False
+                log.info("the server does not say yet whether it is protected", status=error.code().name)
+                await asyncio.sleep(ASK_AGAIN_SECONDS)
+            else:
+                return not answer.status_only
+
+
+def read_key(path: str) -> str:
+    """Reads the facade's key from its file; empty without a file. Raises StartError."""
+    if not path:
+        return ""
+    try:
+        key = Path(path).read_text(encoding="ascii").strip()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not ASCII"
+        raise StartError(f"FACADE_KEY_FILE {path} cannot be read: {reason}") from None
+    if len(key) < MIN_KEY_CHARACTERS or not key.isprintable() or " " in key:
+        raise StartError(
+            f"FACADE_KEY_FILE {path} must hold one key of at least {MIN_KEY_CHARACTERS} characters"
+        )
+    return key

@@ -9,8 +9,8 @@ from eliza.sessions import values
 from eliza.sessions.v1 import log_pb2
 from eliza.sessions.v1 import session_service_pb2 as pb
 from server.clock import Clock
-from server.domain.access import Scope
-from server.domain.errors import DomainError, MissingFieldsError
+from server.domain.access import EVERYTHING, Scope
+from server.domain.errors import AgentNotFoundError, DomainError, MissingFieldsError
 from server.domain.log import Abort, Chunk, Entry
 from server.lifecycle.backpressure import Backpressure
 from server.lifecycle.watch import Deleted, End, Item, Watch
@@ -117,6 +117,7 @@ class WatchStreams:
                     joined = pb.WatchSessionsResponse.Joined(
                         session=to_proto.session(session, self._clock.now_ms(), form),
                         after_sequence=session.last_sequence if after is None else after,
+                        agent_name=await self._agent_name(session.agent_id),
                     )
                     return pb.WatchSessionsResponse(joined=joined)
                 case "leave":
@@ -129,6 +130,13 @@ class WatchStreams:
                     raise MissingFieldsError(["change"])
         except DomainError as error:
             return _end(request.join.session_id, error)
+
+    async def _agent_name(self, agent_id: str) -> str:
+        """What people call an agent; empty where it has been removed."""
+        try:
+            return (await self._store.get_agent(agent_id, scope=EVERYTHING)).name
+        except AgentNotFoundError:
+            return ""
 
     def _answer_item(self, item: Item, as_text: dict[str, bool]) -> pb.WatchSessionsResponse:
         match item:

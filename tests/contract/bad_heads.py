@@ -418,11 +418,12 @@ def heads() -> Iterator[Bad]:
         ),
         "credentials": (("Authorization", "Basic \xff"), ("X-API-KEY", "\xff")),
         "an empty header": (("X-Empty", ""),),
-        "an underscore": (("Content_Length", "5"),),
         "a proxy": (("Proxy", "http://elsewhere"),),
         "an expectation": (("Expect", "100-continue"),),
     }.items():
         yield get(f"{SESSIONS}/{SID}", FINE, headers, f"GET with {name}")
+    underscore = (("Content_Length", "5"),)
+    yield get(f"{SESSIONS}/{SID}", "INVALID_REQUEST", underscore, "GET with an underscore")
     yield get(f"{SESSIONS}/{SID}", "ORIGIN_NOT_ALLOWED", (("Origin", "null"),), "GET with an origin")
     for name, host in {"a host that is not ours": "elsewhere:99999999", "a host that is none": "[::"}.items():
         yield get(f"{SESSIONS}/{SID}", "HOST_NOT_ALLOWED", (("Host", host),), f"GET with {name}")

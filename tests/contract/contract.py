@@ -54,6 +54,12 @@ OTHER_STATUSES: Final = {
     # 421 `HOST_NOT_ALLOWED`".
     "ORIGIN_NOT_ALLOWED": 403,
     "HOST_NOT_ALLOWED": 421,
+    # "no or a bad credential is 401 `UNAUTHENTICATED`, an ended one 401 `CREDENTIAL_EXPIRED`, a role that may
+    # not 403 `PERMISSION_DENIED`, a quota 429 `QUOTA_EXCEEDED`".
+    "UNAUTHENTICATED": 401,
+    "CREDENTIAL_EXPIRED": 401,
+    "PERMISSION_DENIED": 403,
+    "QUOTA_EXCEEDED": 429,
     # Of ours alone.
     "AGENT_REPLY_FAILED": 502,
     "INVALID_FIELD": 400,

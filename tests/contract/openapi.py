@@ -20,6 +20,7 @@ METHODS: Final = ("get", "put", "post", "delete", "options", "head", "patch", "t
 TOLD_HEADERS: Final = (
     *("etag", "idempotency-replayed", "retry-after", "allow"),
     *("eliza-unknown-fields", "preference-applied"),
+    *("www-authenticate", "ratelimit", "ratelimit-policy"),
 )
 """The headers of ours: an answer that has one is documented with it."""
 

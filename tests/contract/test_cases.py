@@ -57,11 +57,12 @@ ELSEWHERE = {
     "ORIGIN_NOT_ALLOWED": "test_origins.py",
     "HOST_NOT_ALLOWED": "test_origins.py",
     "DEADLINE_EXCEEDED": "test_outage.py",
+    **dict.fromkeys(
+        ("UNAUTHENTICATED", "CREDENTIAL_EXPIRED", "PERMISSION_DENIED", "RATE_LIMITED", "QUOTA_EXCEEDED"),
+        "test_credentials.py",
+    ),
 }
-"""Reasons that only a server in trouble gives, and the tests that make the trouble."""
-
-NEVER = {"RATE_LIMITED": "there are no rate limits yet"}
-"""Reasons that cannot be provoked."""
+"""Reasons that only a server in trouble or a protected one gives, and the tests that make it so."""
 
 
 def run(case: Case, driver: Driver, service: Serve) -> None:
@@ -153,8 +154,8 @@ def test_every_reason_has_a_case() -> None:
     # A worker is told of an error without its stream being ended.
     told = (event.fields for step in steps for event in step.gives.get("told", ()) if isinstance(event, Some))
     seen |= {fields["reason"] for fields in told if fields["event"] == "refused"}
-    assert seen | ELSEWHERE.keys() | NEVER.keys() == TABLE.keys()
-    assert not seen & (ELSEWHERE.keys() | NEVER.keys())
+    assert seen | ELSEWHERE.keys() == TABLE.keys()
+    assert not seen & ELSEWHERE.keys()
     for reason, name in ELSEWHERE.items():
         assert f'"{reason}"' in Path(__file__).with_name(name).read_text(), reason
 

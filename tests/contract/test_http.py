@@ -159,39 +159,27 @@ def test_options_of_an_unknown_path_is_not_found(service: Serve) -> None:
     assert "Access-Control-Allow-Credentials" not in response.headers
 
 
-def test_a_name_with_an_underscore_is_not_taken_for_the_header_it_resembles(
-    service: Serve, session: str
-) -> None:
-    path, kind, body = (
-        f"/api/messaging/sessions/{session}",
-        ("Content-Type", "application/json"),
-        b'{"timeoutMinutes": 20}',
-    )
-    for headers in (
-        [("Content_Length", "10")],
-        [("Content_Length", "x")],
-        [("Content_Type", "text/plain")],
-        [("content_type", "text/plain"), ("Content_length", "1")],
-        [("If_Match", '"no such"')],
-        [("Transfer_Encoding", "chunked")],
-        [("X_Forwarded-For", "1.1.1.1"), ("_", "a"), ("__Host", "a")],
+def test_a_name_with_an_underscore_is_refused(service: Serve, session: str) -> None:
+    """WSGI and CGI cannot tell it from the one with a dash: whoever is in front may have judged that one."""
+    path = f"/api/messaging/sessions/{session}"
+    kind = ("Content-Type", "application/json")
+    for header in (
+        ("Content_Length", "10"),
+        ("Content_Type", "text/plain"),
+        ("If_Match", '"no such"'),
+        ("Transfer_Encoding", "chunked"),
+        ("X_API_KEY", "a"),
+        ("X_Forwarded-For", "1.1.1.1"),
+        ("_", "a"),
+        ("__Host", "a"),
     ):
-        for more in (headers, [*headers, kind], [kind, *headers]):
+        for more in ([header, kind], [kind, header]):
+            body = b'{"timeoutMinutes": 20}'
             answer = on_one_connection(service, request("PATCH", f"{path}/timeout", body, [*more, *CLOSE]))
-            # Without its content type the body is not taken for JSON, whatever another header says.
-            assert answer.startswith(b"HTTP/1.1 200 " if kind in more else b"HTTP/1.1 415 "), answer
-    create = json.dumps({"agentId": ECHO, "userId": USER}).encode()
-    made = [
-        on_one_connection(
-            service,
-            request("POST", "/api/messaging/sessions", create, [kind, ("Idempotency_Key", "same"), *CLOSE]),
-        )
-        for _ in range(2)
-    ]
-    ids = {json.loads(answer.partition(b"\r\n\r\n")[2])["sessionId"] for answer in made}
-    assert len(ids) == 2
+            assert answer.startswith(b"HTTP/1.1 400 "), answer
+            assert b"INVALID_REQUEST" in answer
     polling = request("GET", "/socket.io/?EIO=4&transport=polling", None, [("Content_Length", "x"), *CLOSE])
-    assert on_one_connection(service, polling).startswith(b"HTTP/1.1 200 ")
+    assert on_one_connection(service, polling).startswith(b"HTTP/1.1 400 ")
 
 
 def test_a_trailer_is_not_taken_for_a_header(service: Serve, session: str) -> None:

@@ -135,7 +135,10 @@ def test_it_is_valid() -> None:
 def test_everything_it_refers_to_is_there_and_nothing_is_there_in_vain() -> None:
     referred = {value for path, value in LEAVES.items() if path.endswith("$ref")}
     there = {
-        f"#/components/{kind}/{name}" for kind, items in DOCUMENT["components"].items() for name in items
+        f"#/components/{kind}/{name}"
+        for kind, items in DOCUMENT["components"].items()
+        for name in items
+        if kind != "securitySchemes"
     }
     # What no operation can list: the answer to a method that is no operation.
     assert referred == there - {"#/components/responses/MethodNotAllowed"}
@@ -226,8 +229,22 @@ def test_every_status_of_an_error_is_one_of_the_table_and_has_the_body_of_an_err
                     # Health says what it can besides.
                     wanted = "HealthError" if path.endswith("/health") and status == "503" else "Error"
                     assert schema == {"$ref": f"#/components/schemas/{wanted}"}, (path, method, status)
-    # 405 belongs to no operation, and there are no rate limits yet.
-    assert told == statuses - {"405", "429"}
+    # It belongs to no operation.
+    assert told == statuses - {"405"}
+
+
+def test_every_operation_but_that_of_the_document_may_want_a_credential() -> None:
+    schemes = DOCUMENT["components"]["securitySchemes"].keys()
+    for path, item in DOCUMENT["paths"].items():
+        for method in item.keys() & set(METHODS):
+            security = item[method].get("security", DOCUMENT["security"])
+            # Without one: where the service is open.
+            assert security == [] if path == PATH else {} in security, path
+            assert {name for one in security for name in one} <= schemes
+            wanted = item[method]["responses"].keys() & {"401", "403", "429"}
+            assert wanted == ({"403"} if path == PATH else {"401", "403", "429"}), path
+            takes_token = any("accessToken" in one for one in security)
+            assert takes_token == (path.endswith("/events") and method == "get"), path
 
 
 @pytest.mark.parametrize("path", _bounds())

@@ -245,7 +245,7 @@ def test_a_handshake_on_any_other_path_is_not_found(wire: Wire, service: Serve, 
 
 @pytest.mark.parametrize(
     "headers",
-    [(), (("Content-Length", "0"),), (("Connection", "keep-alive"),), (("X_Y", "a"),)],
+    [(), (("Content-Length", "0"),), (("Connection", "keep-alive"),), (("X-Y", "a"),)],
     ids=["alone", "no body", "another option", "another name"],
 )
 @pytest.mark.parametrize("path", ["/socket.io/", "/socket.io", "http://localhost/socket.io/"])

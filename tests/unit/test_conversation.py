@@ -57,10 +57,10 @@ class Backend:
     def __init__(self, call: Call) -> None:
         self._call = call
 
-    def converse(self, request: Any) -> Call:
+    def converse(self, request: Any, metadata: Any) -> Call:
         return self._call
 
-    def send_and_wait(self, request: Any) -> Call:
+    def send_and_wait(self, request: Any, metadata: Any) -> Call:
         return self._call
 
     def iterate(self, items: Any) -> Iterator[Any]:
@@ -69,13 +69,13 @@ class Backend:
 
 async def opened(call: Call) -> AwaitedReply:
     backend: Any = Backend(call)
-    waiting = AwaitedReply(backend, SendMessageRequest(session_id="S"))
+    waiting = AwaitedReply(backend, SendMessageRequest(session_id="S"), ())
     await waiting.open()
     return waiting
 
 
 async def conversation(backend: Any) -> Conversation:
-    talk = Conversation(backend, SendMessageRequest())
+    talk = Conversation(backend, SendMessageRequest(), ())
     await talk.open()
     return talk
 

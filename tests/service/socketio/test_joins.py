@@ -75,15 +75,9 @@ class Server:
         self.streams: list[Upstream] = []
         self._rng = rng
 
-    def watch(self) -> Upstream:
+    def watch(self, _metadata: object) -> Upstream:
         self.streams.append(Upstream(self._rng))
         return self.streams[-1]
-
-    async def agent_name(self, agent_id: str) -> str:
-        await pause(self._rng)
-        if self._rng.random() < 0.1:
-            raise ApiError("UNAVAILABLE", "The session service is out of reach", retryAfterSeconds=1)
-        return "Echo"
 
 
 async def pause(rng: random.Random) -> None:
@@ -100,8 +94,7 @@ async def test_rooms_end_empty(seed: int, caplog: pytest.LogCaptureFixture) -> N
     rng = random.Random(seed)
     server = Server(rng)
     outlet = SimpleNamespace(emit=nothing, is_full=lambda _: False, wait_until_flushed=nothing)
-    rooms = Rooms(cast(Backend, server), outlet)
-    running = asyncio.create_task(rooms.run())
+    rooms = Rooms(cast(Backend, server), outlet, (), lambda: None)
     gone: set[str] = set()
 
     async def welcome(session: Session) -> None:
@@ -113,7 +106,7 @@ async def test_rooms_end_empty(seed: int, caplog: pytest.LogCaptureFixture) -> N
         if socket_id in gone:
             return
         with suppress(ApiError):
-            await rooms.join(socket_id, session_id, session_id, rng.choice([None, 0, 7]), welcome)
+            await rooms.join(socket_id, session_id, session_id, rng.choice([None, 0, 7]), welcome, ())
 
     tasks: list[asyncio.Task[None]] = []
     for _ in range(60):
@@ -146,8 +139,7 @@ async def test_rooms_end_empty(seed: int, caplog: pytest.LogCaptureFixture) -> N
     )
     assert rooms._joins == {}
     assert [watched.members for watched in rooms._watch.sessions.values() if watched.members] == []
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
+    rooms.close()
     assert caplog.records == []
 
 
@@ -158,15 +150,16 @@ async def test_a_socket_that_goes_while_it_joins_is_no_member() -> None:
         rooms = Rooms(
             cast(Backend, server),
             SimpleNamespace(emit=nothing, is_full=lambda _: False, wait_until_flushed=nothing),
+            (),
+            lambda: None,
         )
-        running = asyncio.create_task(rooms.run())
         welcomed, gone = asyncio.Event(), asyncio.Event()
 
         async def welcome(_: Session, welcomed: asyncio.Event = welcomed, gone: asyncio.Event = gone) -> None:
             welcomed.set()
             await gone.wait()
 
-        joining = asyncio.create_task(rooms.join("one", SESSIONS[0], SESSIONS[0], after, welcome))
+        joining = asyncio.create_task(rooms.join("one", SESSIONS[0], SESSIONS[0], after, welcome, ()))
         await welcomed.wait()
         rooms.forget("one")
         gone.set()
@@ -176,8 +169,7 @@ async def test_a_socket_that_goes_while_it_joins_is_no_member() -> None:
             lambda server=server: not any(stream.watched for stream in server.streams),
             lambda: "a watch is left",
         )
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        rooms.close()
 
 
 async def test_a_socket_that_goes_while_its_session_is_looked_up_does_not_join(
@@ -187,9 +179,10 @@ async def test_a_socket_that_goes_while_its_session_is_looked_up_does_not_join(
     sockets = Sockets(cast(Backend, server), 1000)
     manager = sockets._io.manager
     socket_id = await manager.connect("a connection", "/")
+    sockets.callers.add(socket_id, ())
     looking, found = asyncio.Event(), asyncio.Event()
 
-    async def session_id(room_id: str) -> str:
+    async def session_id(room_id: str, _metadata: object) -> str:
         looking.set()
         await found.wait()
         return room_id
@@ -203,4 +196,4 @@ async def test_a_socket_that_goes_while_its_session_is_looked_up_does_not_join(
     await manager.disconnect(socket_id, "/")
     found.set()
     await joining
-    assert sockets.rooms.is_idle
+    assert sockets.callers.is_idle

@@ -4,7 +4,6 @@ those that catch up.
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -63,20 +62,17 @@ def outlet() -> Outlet:
 @pytest.fixture
 async def rooms(service: Serve, outlet: Outlet) -> AsyncIterator[Rooms]:
     async with Backend(partial(dial, service.grpc), 10, 10) as backend:
-        rooms = Rooms(backend, outlet)
-        running = asyncio.create_task(rooms.run())
+        rooms = Rooms(backend, outlet, (), lambda: None)
         yield rooms
         rooms.forget(SOCKET)
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
+        rooms.close()
 
 
 async def join(rooms: Rooms, session_id: str, after: int | None = None) -> None:
     async def welcome(session: Session) -> None:
         pass
 
-    await rooms.join(SOCKET, session_id, session_id, after, welcome)
+    await rooms.join(SOCKET, session_id, session_id, after, welcome, ())
 
 
 async def fill(service: Serve, outlet: Outlet, session_id: str) -> None:
