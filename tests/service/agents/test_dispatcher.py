@@ -1204,7 +1204,11 @@ class TestWorkersWhoseCredentialEnds:
         await world.send(one, "hello")
         await world.exchanged(one)
         for scope in (Scope("", None, AGENT), Scope("acme", None, OTHER)):
-            for delivery_id in (f"{one.id}-1", f"{one.id}-9", f"{uuid.uuid4()}-1", "nonsense"):
-                with pytest.raises(DeliveryNotFoundError) as caught:
-                    await world.dispatcher.answer(delivery_id, Reply(Draft("x")), scope=scope)
-                assert caught.value.details == {"deliveryId": delivery_id}
+            for session_id in (one.id, str(uuid.uuid4())):
+                for sequence in (1, 9):
+                    delivery_id = f"{session_id}-{sequence}"
+                    with pytest.raises(SessionNotFoundError) as caught:
+                        await world.dispatcher.answer(
+                            delivery_id, Reply(Draft("x")), scope=scope, agent_id=AGENT
+                        )
+                    assert caught.value.details == {"sessionId": session_id}
