@@ -33,14 +33,14 @@ from server.store.sqlite.file import FileLock, connect, prepare, real_path, sche
 from server.store.sqlite.lists import READABLE, SqliteLists, count
 from server.store.sqlite.removal import IS_THERE, Pieces, clear, erase, take_expired
 from server.store.sqlite.rewrite import finish_erasure
-from server.store.sqlite.scopes import in_scope, is_narrow, named
+from server.store.sqlite.scopes import in_scope, is_narrow, named, one_in_scope
 from server.store.sqlite.writer import SqliteWriter
 from server.store.values import Description, Erased, MessagePage, StoreOpenError
 
 _SESSION: Final = ", ".join(rows.SESSION)
 _ENTRY: Final = ", ".join(rows.ENTRY)
-_GET_SESSION: Final = in_scope(f"SELECT {_SESSION}, {READABLE} FROM sessions WHERE id = :id{{}}")
-_FIND_CHANNEL: Final = in_scope("SELECT id FROM sessions WHERE channel_id = :channel_id{}")
+_GET_SESSION: Final = one_in_scope(f"SELECT {_SESSION}, {READABLE} FROM sessions", "id")
+_FIND_CHANNEL: Final = one_in_scope("SELECT id FROM sessions", "channel_id")
 _LIST_ENTRIES: Final = in_scope(
     f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND sequence > :after AND EXISTS (SELECT 1 FROM "
     "sessions WHERE sessions.id = :id{}) ORDER BY sequence LIMIT :limit",
