@@ -2,7 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import Sequence
+import ssl
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -13,6 +14,7 @@ from rest_facade.front_door.connections import Connections
 from rest_facade.front_door.door import Door
 from rest_facade.front_door.origins import Origins, is_loopback
 from rest_facade.front_door.protocol import HttpProtocol
+from rest_facade.front_door.tls import TlsEntrance
 from rest_facade.front_door.websockets import WebSockets
 from rest_facade.routes.app import create_app
 from rest_facade.routes.sessions import HEALTH
@@ -40,14 +42,17 @@ class Facade:
         allowed_origins: Sequence[str] = (),
         allowed_hosts: Sequence[str] = (),
         trusted_proxies: Networks = (),
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """At most `max_requests` may wait for their answers at a time. An idle connection stays for
         `keep_alive_seconds`.
 
         `Origins` says what `allowed_origins` and `allowed_hosts` mean. `trusted_proxies` name their clients
-        in X-Forwarded-For.
+        in X-Forwarded-For. With `tls` it speaks https and wss alone.
         """
         self._backend = backend
+        self._tls = tls
+        self._handshakes: set[asyncio.Task[None]] = set()
         self._listeners = [listener]
         self._sockets = Sockets(backend, max_body_bytes)
         self._connections = Connections(trusted_proxies, None, backend.answers)
@@ -93,7 +98,9 @@ class Facade:
         await self._backend.__aenter__()
         self._tasks = [loop.create_task(self._connections.watch())]
         self._listeners = duplicate_listener(self._listeners[0])
-        connect = partial(HttpProtocol, self._door, self._websockets)
+        connect: Callable[[], asyncio.Protocol] = partial(HttpProtocol, self._door, self._websockets)
+        if self._tls:
+            connect = partial(TlsEntrance, self._tls, self._connections, connect, self._handshakes)
         for listener in self._listeners:
             self._servers.append(await loop.create_server(connect, sock=listener, backlog=2048))
 

@@ -1,5 +1,10 @@
 """Addresses to listen on, as settings write them."""
 
+from typing import Final
+
+MAX_PATH_BYTES: Final = 107
+"""How long the path of a Unix socket may be: the system allows no more."""
+
 
 def split_address(text: str) -> tuple[str, int]:
     """Splits `HOST:PORT` or `[IPv6]:PORT`; no host means all addresses. Raises ValueError."""
@@ -14,3 +19,19 @@ def split_address(text: str) -> tuple[str, int]:
 def join_address(host: str, port: int) -> str:
     """Returns `HOST:PORT`, or `[IPv6]:PORT`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def unix_path(text: str) -> str:
+    """Returns the path of `unix:/PATH`; empty for another address."""
+    path = text.removeprefix("unix:")
+    return "" if path == text else path.removeprefix("//")
+
+
+def check_grpc_address(text: str) -> None:
+    """Raises ValueError for what is neither `HOST:PORT` nor `unix:/PATH`."""
+    if not text.startswith("unix:"):
+        split_address(text)
+        return
+    path = unix_path(text)
+    if not path.startswith("/") or len(path.encode()) > MAX_PATH_BYTES:
+        raise ValueError(f"unix: and an absolute path of at most {MAX_PATH_BYTES} bytes")

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-import socket
+import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
@@ -10,20 +10,26 @@ from typing import Any, Final
 
 import structlog
 
-from server.addresses import join_address, split_address
+from server.access.authentication import Authentication
+from server.access.limits import Rates
+from server.addresses import split_address
 from server.agents.agents_file import register_at_start, warn_of_unusable
 from server.agents.connectors import Connectors, build_connectors
+from server.certificates import CertificateError, open_certificate
 from server.clock import Clock, SystemClock, TestClock
 from server.delivery.dispatcher import Dispatcher
 from server.lifecycle.expiry import ExpiryScheduler
 from server.lifecycle.purge import Purge
 from server.lifecycle.watches import Watches
+from server.rpc.credential_ends import CHECK_SECONDS
+from server.rpc.gate import AccessGate
 from server.rpc.health import HealthMonitor
 from server.rpc.in_process_channel import InProcessChannel
 from server.rpc.pipeline import QUIET_SECONDS, CallPipeline
 from server.rpc.sending import Sending
 from server.rpc.server import build_server
 from server.rpc.services import build_services, service_names
+from server.rpc.tls import certificate_names, open_port
 from server.setting_types import split_list
 from server.settings import Settings
 from server.store import open_store
@@ -42,8 +48,16 @@ class AddressError(Exception):
 class Service:
     """A running server. Made by `start`, ended by `stop`; `port` is where gRPC listens."""
 
-    def __init__(self, settings: Settings, store: Store, clock: Clock, connectors: Connectors) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        clock: Clock,
+        connectors: Connectors,
+        authentication: Authentication,
+    ) -> None:
         self.port = 0
+        self._authentication = authentication
         self._settings = settings
         self._store = store
         self._connectors = connectors
@@ -75,6 +89,12 @@ class Service:
             max_calls=settings.max_calls,
             max_streams=settings.max_streams,
             slow_call_s=settings.slow_call_seconds,
+            gate=AccessGate(
+                authentication,
+                Rates(settings.rates, time.monotonic),
+                clock.now_ms,
+                certificate_names if settings.grpc_tls_client_ca else None,
+            ),
         )
         sending = Sending()
         self._services = build_services(
@@ -88,9 +108,17 @@ class Service:
             purge=self._purge,
             health=self._health,
             backpressure=sending,
+            tokens=authentication.tokens,
         )
         self._server = build_server(
-            self._services, self._pipeline, sending, self._health, names, settings.max_connection_streams
+            self._services,
+            self._pipeline,
+            sending,
+            self._health,
+            names,
+            settings.max_connection_streams,
+            # It tells strangers what there is to call.
+            with_reflection=authentication.is_open,
         )
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -100,8 +128,12 @@ class Service:
 
     @classmethod
     async def start(cls, settings: Settings) -> "Service":
-        """Opens the store and serves. Raises StoreOpenError, AgentsFileError or AddressError, saying why."""
+        """Opens the store and serves.
+
+        Raises AccessError, StoreOpenError, AgentsFileError or AddressError, saying why.
+        """
         clock: Clock = TestClock() if settings.test_clock else SystemClock()
+        authentication = Authentication.open(settings.access, clock.now_ms)
         store = await open_store(settings.database_url, clock, settings.max_writes)
         connectors = build_connectors(
             settings.timeout_policy,
@@ -111,7 +143,7 @@ class Service:
         try:
             agents_file = Path(settings.agents_file) if settings.agents_file else None
             await register_at_start(store, clock, connectors, agents_file)
-            service = cls(settings, store, clock, connectors)
+            service = cls(settings, store, clock, connectors, authentication)
             await service._serve()
         except BaseException:
             await connectors.client.aclose()
@@ -143,6 +175,7 @@ class Service:
         await self._server.stop(QUIET_SECONDS)
         await self._dispatcher.abandon()
         await self._connectors.client.aclose()
+        await self._authentication.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -151,6 +184,14 @@ class Service:
                 await self._store.clear_sessions()
         finally:
             await self._store.close()
+
+    async def _watch_credentials(self) -> None:
+        """Reads credentials again that have changed, and ends the streams of those that are over."""
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            # Files may be on a file system that hangs.
+            await asyncio.to_thread(self._authentication.reload_if_changed)
+            await self._pipeline.credential_ends.check()
 
     async def _stop_agents(self, by_s: float) -> None:
         """Waits for the replies that are under way, then lets the workers and those who watch go."""
@@ -163,22 +204,23 @@ class Service:
         self._watches.close()
 
     async def _serve(self) -> None:
-        host, port = split_address(self._settings.grpc_address)
+        settings = self._settings
         try:
-            # Tried first, because gRPC does not say why an address cannot be had.
-            socket.create_server(
-                (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-            ).close()
-            self.port = self._server.add_insecure_port(join_address(host, port))
+            certificate = open_certificate(
+                settings.grpc_tls_certificate, settings.grpc_tls_key, settings.grpc_tls_client_ca
+            )
+            self.port = open_port(self._server, settings.grpc_address, certificate)
+        except CertificateError as error:
+            raise AddressError(f"gRPC cannot use its certificate: {error}") from error
         except (OSError, RuntimeError) as error:
             why = (
                 os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "gRPC refuses it"
             )
             raise AddressError(
-                f"GRPC_ADDRESS {self._settings.grpc_address} cannot be listened on: {why}"
+                f"GRPC_ADDRESS {settings.grpc_address} cannot be listened on: {why}"
             ) from error
         # That of the facade, wherever it runs, is known only so far; port 0 is closed once it is known.
-        for own_port in (self.port, split_address(self._settings.rest_address)[1]):
+        for own_port in (self.port, split_address(settings.rest_address)[1]):
             self.close_port_to_agents(own_port)
         for open_host in self._connectors.hosts.list_open():
             log.warning(
@@ -193,7 +235,13 @@ class Service:
         warnings = warn_of_unusable(self._store, self._connectors)
         # What fell due while nobody served happens behind the first calls: the rules go by the time, not by
         # what is written.
-        for work in (self._expiry.run(), self._purge.run(), self._health.run(), warnings):
+        for work in (
+            self._expiry.run(),
+            self._purge.run(),
+            self._health.run(),
+            self._watch_credentials(),
+            warnings,
+        ):
             self._tasks.append(asyncio.create_task(_log_crash(work)))
 
 

@@ -7,7 +7,9 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from server.addresses import split_address
+from server.access.limits import read_rate
+from server.access.static_token import check_token
+from server.addresses import check_grpc_address, split_address
 from server.agents.allowed import read_host_rules, read_secret_rules
 
 _DOMAIN: Final = r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]"
@@ -56,6 +58,11 @@ def _check_hosts(text: str) -> None:
         )
 
 
+def _check_jwt_keys(text: str) -> None:
+    if "://" in text and not text.lower().startswith("https://"):
+        raise ValueError("a file or an https URL")
+
+
 def _read_word(value: Any) -> Any:
     """Takes a word in any case; `warn` means `warning`."""
     word = str(value).lower()
@@ -81,11 +88,15 @@ _WORDS: Final = {*get_args(_Levels), *get_args(_Formats)}
 Minutes: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 Seconds: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 Address: TypeAlias = Annotated[str, _check_by(split_address)]
+GrpcAddress: TypeAlias = Annotated[str, _check_by(check_grpc_address)]
 Origins: TypeAlias = Annotated[str, _check_by(_check_origins)]
 Hosts: TypeAlias = Annotated[str, _check_by(_check_hosts)]
 Networks: TypeAlias = Annotated[str, _check_by(read_networks)]
 AgentHosts: TypeAlias = Annotated[str, _check_by(lambda text: read_host_rules(split_list(text)))]
 AgentSecrets: TypeAlias = Annotated[str, _check_by(lambda text: read_secret_rules(split_list(text)))]
+AuthToken: TypeAlias = Annotated[str, _check_by(check_token)]
+JwtKeys: TypeAlias = Annotated[str, _check_by(_check_jwt_keys)]
+RateText: TypeAlias = Annotated[str, _check_by(read_rate)]
 OneProcess: TypeAlias = Annotated[int, BeforeValidator(_require_one)]
 LogLevel: TypeAlias = Annotated[_Levels, BeforeValidator(_read_word)]
 LogFormat: TypeAlias = Annotated[_Formats, BeforeValidator(_read_word)]

@@ -1,29 +1,42 @@
 """Every setting, once: its variable, default, bounds and meaning. docs/settings.md is made from it."""
 
+import os
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from server.access.access_settings import AccessSettings
+from server.access.limits import Rate, read_rate
+from server.access.static_token import FORM
+from server.addresses import unix_path
+from server.domain.access import RateKind
 from server.domain.deliveries import MAX_OPEN_DELIVERIES, RetryPolicy
+from server.domain.quotas import Quotas
 from server.domain.timeouts import TimeoutConfig, TimeoutPolicy
 from server.setting_types import (
     Address,
     AgentHosts,
     AgentSecrets,
+    AuthToken,
+    GrpcAddress,
     Hosts,
+    JwtKeys,
     LogFormat,
     LogLevel,
     Minutes,
     Networks,
     OneProcess,
     Origins,
+    RateText,
     Seconds,
 )
 
+_AUTH_TOKEN: Final = "eliza_server_auth_token"
 _PASSWORD: Final = re.compile(r"(://[^/@:]*:)[^/@]*@")
 
 
@@ -75,12 +88,31 @@ class Settings(BaseSettings):
         "sqlite:///eliza-sessions.db",
         description="Where the store is: `sqlite:///PATH` (`sqlite:////PATH` from the root).",
     )
-    grpc_address: Address = Field(
-        "127.0.0.1:50051", description="Where the gRPC server listens. Port 0 picks a free one."
+    grpc_address: GrpcAddress = Field(
+        "127.0.0.1:50051",
+        description="Where the gRPC server listens: `HOST:PORT`, where port 0 picks a free one, or "
+        "`unix:/PATH`, a socket that only its owner may use.",
     )
     rest_address: Address = Field(
         "127.0.0.1:3000", description="Where the REST facade listens. Port 0 picks a free one."
     )
+    grpc_tls_certificate: str | None = Field(
+        None,
+        description="PEM file of the certificate that gRPC shows, with its chain. The port then takes TLS "
+        "alone, 1.2 or later. A changed file is used from the next connection on.",
+    )
+    grpc_tls_key: str | None = Field(None, description="PEM file of its private key, without a password.")
+    grpc_tls_client_ca: str | None = Field(
+        None,
+        description="PEM file of authorities. Each gRPC client, a probe too, then needs a certificate of "
+        "theirs.",
+    )
+    rest_tls_certificate: str | None = Field(
+        None,
+        description="PEM file of the certificate that REST shows, with its chain. The port then takes TLS "
+        "alone (https, wss), 1.2 or later. A changed file is used from the next connection on.",
+    )
+    rest_tls_key: str | None = Field(None, description="PEM file of its private key, without a password.")
     rest_allowed_origins: Origins = Field(
         "",
         description="Origins whose web pages may use REST and Socket.IO, separated by commas: "
@@ -141,6 +173,32 @@ class Settings(BaseSettings):
         ge=1,
         le=1_000_000,
         description="Messages of one session that may wait for its agent; the service refuses one more.",
+    )
+    max_user_sessions: int = Field(
+        0,
+        ge=0,
+        le=1_000_000_000,
+        description="Live sessions that a user may have; the service refuses one more. 0: any number.",
+    )
+    max_session_entries: int = Field(
+        0,
+        ge=0,
+        le=1_000_000_000,
+        description="Entries of a session's log from which on the service takes no further message of its "
+        "user. 0: any number.",
+    )
+    max_session_bytes: int = Field(
+        0,
+        ge=0,
+        le=1_000_000_000_000,
+        description="Bytes of content, metadata and attachments that the messages of a session may have; the "
+        "service refuses a user's message that would exceed it. 0: any number.",
+    )
+    max_tenant_agents: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Agents that a tenant may have; the service refuses one more. 0: any number.",
     )
     rest_max_requests: int = Field(
         768,
@@ -210,11 +268,79 @@ class Settings(BaseSettings):
     )
     log_format: LogFormat = Field("console", description="The form of the log's lines.")
     test_clock: bool = Field(False, description="Lets clients set the service's time. For tests only.")
-    eliza_server_auth_token: None = Field(
+    eliza_server_auth_token: AuthToken | None = Field(
         None,
-        description="Authentication is not built yet. The service refuses to start while this is set, "
-        "instead of standing open.",
+        description="One key of a backend, of at least 16 characters, with every session of the tenant ''. "
+        "Clients send it as `X-API-KEY` or `Authorization: Bearer`. It is no administrator's. Set but empty, "
+        "it stops the start.",
     )
+    keys_file: str | None = Field(
+        None,
+        description="A TOML file of keys, made by `eliza-sessions keys add`. The service reads it again when "
+        "it changes.",
+    )
+    access_token_keys_file: str | None = Field(
+        None,
+        description="A file of one or two keys that sign session access tokens, as lines `ID SECRET`, the "
+        "secret at least 32 bytes in hexadecimal or base64. The first signs, both are good. Without it there "
+        "is a fresh one in each process.",
+    )
+    access_token_seconds: int = Field(
+        900, ge=1, le=900, description="How long a session access token is good, at most."
+    )
+    jwt_keys: JwtKeys | None = Field(
+        None,
+        description="The keys of JSON web tokens, a JWKS: a file, or an https URL. With it `JWT_ISSUER` and "
+        "`JWT_AUDIENCE` must be set.",
+    )
+    jwt_issuer: str = Field("", description="The `iss` that JSON web tokens must have.")
+    jwt_audience: str = Field("", description="The `aud` that JSON web tokens must have.")
+    jwt_user_claim: str = Field(
+        "sub",
+        description="The claim that names the user. What is no UUID becomes one: "
+        "`uuid5(uuid5(NAMESPACE_URL, JWT_ISSUER), claim)`.",
+    )
+    jwt_tenant_claim: str = Field(
+        "", description="The claim that names the tenant. Without it all tokens are of the tenant ''."
+    )
+    users_may_change: bool = Field(
+        False,
+        description="Whether users may change the timeout settings of their sessions and delete them.",
+    )
+    rate_create: RateText = Field(
+        "",
+        description="How many sessions and access tokens a caller may create: `10/minute`, in `second`, "
+        "`minute` or `hour`.",
+    )
+    rate_send: RateText = Field("", description="How many messages and renewals a caller may send.")
+    rate_read: RateText = Field("", description="How many reads a caller may make.")
+    rate_watch: RateText = Field("", description="How many streams a caller may open.")
+    rate_admin: RateText = Field("", description="How many calls of administration a caller may make.")
+
+    @property
+    def access(self) -> AccessSettings:
+        """Where credentials come from."""
+        return AccessSettings(
+            Path(self.keys_file) if self.keys_file else None,
+            self.eliza_server_auth_token,
+            Path(self.access_token_keys_file) if self.access_token_keys_file else None,
+            self.jwt_keys,
+            self.jwt_issuer,
+            self.jwt_audience,
+            self.jwt_user_claim,
+            self.jwt_tenant_claim,
+            self.users_may_change,
+        )
+
+    @property
+    def is_protected(self) -> bool:
+        """Whether a call needs a credential: there is a source of them."""
+        return any((self.keys_file, self.eliza_server_auth_token is not None, self.jwt_keys))
+
+    @property
+    def rates(self) -> dict[RateKind, Rate | None]:
+        """The rate of each kind of calls; None where it has no limit."""
+        return {kind: read_rate(getattr(self, f"rate_{kind}")) for kind in RateKind}
 
     @property
     def timeout_policy(self) -> TimeoutPolicy:
@@ -226,6 +352,13 @@ class Settings(BaseSettings):
             self.session_warning_threshold_minutes,
         )
         return TimeoutPolicy(defaults, self.session_min_timeout_minutes, self.session_max_timeout_minutes)
+
+    @property
+    def quotas(self) -> Quotas:
+        """How much users, sessions and tenants may have."""
+        return Quotas(
+            self.max_user_sessions, self.max_session_entries, self.max_session_bytes, self.max_tenant_agents
+        )
 
     @property
     def max_writes(self) -> int:
@@ -253,7 +386,7 @@ def changed_settings(settings: Settings) -> dict[str, Any]:
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
         if value != field.default:
-            changed[name.upper()] = _mask_password(value)
+            changed[name.upper()] = "***" if name == _AUTH_TOKEN else _mask_password(value)
     return changed
 
 
@@ -276,9 +409,12 @@ def load_settings(**overrides: Any) -> Settings:
     Raises SettingsError, with a line for each wrong variable: its name, its value and its bounds.
     """
     try:
-        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+        settings = Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
         raise SettingsError("\n".join(_describe(problem) for problem in error.errors())) from None
+    if problems := [*_find_access_problems(settings), *_find_tls_problems(settings)]:
+        raise SettingsError("\n".join(problems))
+    return settings
 
 
 def bounds(name: str) -> str:
@@ -293,17 +429,43 @@ def bounds(name: str) -> str:
     return " or ".join(choice for choice in choices if isinstance(choice, str))
 
 
+def _find_access_problems(settings: Settings) -> list[str]:
+    """What each setting of authentication alone does not show: a service must not be open by an oversight."""
+    problems = []
+    if any(name.lower() == _AUTH_TOKEN and not value for name, value in os.environ.items()):
+        problems.append(f"{_AUTH_TOKEN.upper()} is empty: it must be {FORM}")
+    rules = {"JWT_ISSUER": settings.jwt_issuer, "JWT_AUDIENCE": settings.jwt_audience}
+    if settings.jwt_keys:
+        problems += [f"{name} is not set: JWT_KEYS needs it" for name, value in rules.items() if not value]
+    elif given := [name for name, value in rules.items() if value]:
+        problems.append(f"JWT_KEYS is not set: {' and '.join(given)} alone check nothing")
+    return problems
+
+
 def _mask_password(value: Any) -> Any:
     return _PASSWORD.sub(r"\1***@", value) if isinstance(value, str) else value
 
 
+def _find_tls_problems(settings: Settings) -> list[str]:
+    """What is wrong with the settings of TLS together."""
+    problems = []
+    for side in ("GRPC", "REST"):
+        certificate, key = f"{side}_TLS_CERTIFICATE", f"{side}_TLS_KEY"
+        given = [name for name in (certificate, key) if getattr(settings, name.lower())]
+        if len(given) == 1:
+            problems.append(f"{given[0]} is set alone: {certificate} and {key} go together")
+    if settings.grpc_tls_client_ca and not settings.grpc_tls_certificate:
+        problems.append("GRPC_TLS_CLIENT_CA is set, but gRPC has no TLS: set GRPC_TLS_CERTIFICATE, too")
+    if settings.grpc_tls_certificate and unix_path(settings.grpc_address):
+        problems.append("GRPC_TLS_CERTIFICATE is set, but GRPC_ADDRESS is a Unix socket, which has no TLS")
+    return problems
+
+
 def _describe(problem: Any) -> str:
     name = str(problem["loc"][0])
-    if name == "eliza_server_auth_token":
-        return (
-            "ELIZA_SERVER_AUTH_TOKEN is set, but this version cannot protect its API yet: unset it, or "
-            "protect the ports by other means"
-        )
+    if name == _AUTH_TOKEN:
+        # Its value is a secret, though a short one.
+        return f"{name.upper()} is wrong: it must be {FORM}"
     if problem["type"] == "value_error":
         return f"{name.upper()} is {problem['input']!r}: it must be {problem['ctx']['error']}"
     kinds: dict[Any, str] = {int: "a whole number from ", float: "a number from "}

@@ -43,7 +43,7 @@ async def serve_asgi(app: App, exchange: "Exchange") -> None:
         "asgi": {"version": "3.0", "spec_version": "2.3"},
         "http_version": "1.0" if exchange.is_old else "1.1",
         "method": exchange.method,
-        "scheme": "http",
+        "scheme": environ["wsgi.url_scheme"],
         "path": exchange.path,
         "raw_path": exchange.raw_path,
         "query_string": exchange.query,

@@ -88,7 +88,9 @@ class Connection:
         if not unsent_bytes or unsent_bytes < self._unsent_bytes or self._sent_s == math.inf:
             self._sent_s = now_s
         self._unsent_bytes = unsent_bytes
-        if now_s - self._sent_s > WRITE_SECONDS or self._is_late(now_s):
+        # Over TLS a connection that is closed would wait for the client's goodbye.
+        is_over = self.transport.is_closing() and not unsent_bytes
+        if is_over or now_s - self._sent_s > WRITE_SECONDS or self._is_late(now_s):
             self.abort()
 
     def shutdown(self) -> None:

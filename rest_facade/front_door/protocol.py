@@ -70,7 +70,9 @@ class HttpProtocol(SlicedInput, WritableConnection):
         self.transport = transport
         self._parser = _new_parser(self)
         self.environ = connection_environ(
-            transport.get_extra_info("peername") or ("", 0), transport.get_extra_info("sockname") or ("", 0)
+            transport.get_extra_info("peername") or ("", 0),
+            transport.get_extra_info("sockname") or ("", 0),
+            is_tls=transport.get_extra_info("ssl_object") is not None,
         )
         self._head_s = self._loop.time()
         self._is_of_proxy = self._connections.is_trusted(self.environ["REMOTE_ADDR"])

@@ -32,7 +32,9 @@ def make_environ(exchange: "Exchange") -> dict[str, Any]:
     return environ
 
 
-def connection_environ(client: tuple[Any, ...], server: tuple[Any, ...]) -> dict[str, Any]:
+def connection_environ(
+    client: tuple[Any, ...], server: tuple[Any, ...], *, is_tls: bool = False
+) -> dict[str, Any]:
     """Returns the part of the environ that all requests of a connection share."""
     return {
         "SCRIPT_NAME": "",
@@ -41,7 +43,7 @@ def connection_environ(client: tuple[Any, ...], server: tuple[Any, ...]) -> dict
         "SERVER_NAME": str(server[0]),
         "SERVER_PORT": str(server[1]),
         "wsgi.version": (1, 0),
-        "wsgi.url_scheme": "http",
+        "wsgi.url_scheme": "https" if is_tls else "http",
         "wsgi.input_terminated": True,
         "wsgi.errors": sys.stderr,
         "wsgi.multithread": False,

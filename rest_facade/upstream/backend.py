@@ -3,10 +3,10 @@ synchronous view makes.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeAlias, TypeVar, cast
 
 import grpc.aio
 from google.protobuf.message import Message
@@ -73,14 +73,29 @@ _STREAM_OPTIONS = [
 ]
 
 
-def dial(address: str) -> grpc.aio.Channel:
-    """A channel for calls to a server at HOST:PORT, which need not be there yet."""
-    return grpc.aio.insecure_channel(address, _OPTIONS)
+class Tls(NamedTuple):
+    """TLS of the channels to a server. `server_name` is that of its certificate; empty: its host's."""
+
+    credentials: grpc.ChannelCredentials
+    server_name: str = ""
 
 
-def dial_for_streams(address: str) -> grpc.aio.Channel:
+def dial(address: str, tls: Tls | None = None) -> grpc.aio.Channel:
+    """A channel for calls to a server at HOST:PORT or unix:/PATH, which need not be there yet."""
+    return _open(address, tls, _OPTIONS)
+
+
+def dial_for_streams(address: str, tls: Tls | None = None) -> grpc.aio.Channel:
     """A channel for streams, whose answers may be read slowly."""
-    return grpc.aio.insecure_channel(address, [*_OPTIONS, *_STREAM_OPTIONS])
+    return _open(address, tls, [*_OPTIONS, *_STREAM_OPTIONS])
+
+
+def _open(address: str, tls: Tls | None, options: Sequence[tuple[str, Any]]) -> grpc.aio.Channel:
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options)
+    if tls.server_name:
+        options = [*options, ("grpc.ssl_target_name_override", tls.server_name)]
+    return grpc.aio.secure_channel(address, tls.credentials, options)
 
 
 @dataclass(slots=True, eq=False)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, ValidationError, 
 
 from server.agents.connectors import Connectors
 from server.clock import Clock
+from server.domain.access import EVERYTHING
 from server.domain.agents import ECHO_ID, Agent, AgentKind, AgentSettings, OpenAiSettings, WebhookSettings
 from server.domain.errors import AgentAlreadyExistsError, DomainError, InvalidFieldError
 from server.domain.ids import uuid_field
@@ -54,6 +55,7 @@ class _Agent(BaseModel):
     id: str
     name: str
     kind: AgentKind
+    tenant: str = ""
     timeout: _Timeout = _Timeout()
     webhook: _table(WebhookSettings) | None = None  # type: ignore[valid-type]
     openai: _table(OpenAiSettings) | None = None  # type: ignore[valid-type]
@@ -68,7 +70,8 @@ class _File(BaseModel):
 async def read_agents_file(path: Path, now_ms: int, connectors: Connectors) -> list[Agent]:
     """Reads the agents of a TOML file. Raises AgentsFileError.
 
-    Tables `[[agents]]` have `id`, `name`, `kind`, the table of the kind, and optionally `[agents.timeout]`.
+    Tables `[[agents]]` have `id`, `name`, `kind`, the table of the kind, and optionally `tenant` and
+    `[agents.timeout]`.
     """
     try:
         with path.open("rb") as file:
@@ -105,7 +108,7 @@ async def register_at_start(
         try:
             await store.create_agent(agent)
         except AgentAlreadyExistsError:
-            await store.update_agent(agent.id, partial(_overwrite, agent))
+            await store.update_agent(agent.id, partial(_overwrite, agent), scope=EVERYTHING)
 
 
 def _overwrite(agent: Agent, stored: Agent, _now_ms: int) -> Agent:
@@ -117,7 +120,7 @@ async def warn_of_unusable(store: Store, connectors: Connectors) -> None:
     allowed.
     """
     after = None
-    while agents := await store.list_agents(limit=_PAGE, after=after):
+    while agents := await store.list_agents(scope=EVERYTHING, limit=_PAGE, after=after):
         for agent in agents:
             try:
                 connectors.by_kind[agent.kind].check(agent)
@@ -147,4 +150,5 @@ def _agent(entry: _Agent, now_ms: int) -> Agent:
         now_ms,
         PartialTimeoutConfig(**timeout),
         settings,
+        entry.tenant,
     )

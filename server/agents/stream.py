@@ -10,6 +10,7 @@ from server.agents.connector import Emit, NoReplyError, Work
 from server.domain.agents import Agent, AgentKind
 from server.domain.errors import (
     AgentNotFoundError,
+    CredentialExpiredError,
     DeliveryNotLeasedError,
     DomainError,
     InvalidFieldError,
@@ -71,7 +72,8 @@ class _Held:
 class StreamWorker:
     """A connected worker. `busy` counts its deliveries, also those on their way to it.
 
-    `told` holds the events for it; None ends them.
+    `told` holds the events for it; None ends them. `gone`: nothing is heard of it any more. `retired`: it
+    gets nothing new. `answering` counts its replies that are yet to be told as stored.
     """
 
     agent_id: str
@@ -81,6 +83,35 @@ class StreamWorker:
     held: dict[str, _Held] = field(default_factory=dict)
     busy: int = 0
     gone: bool = False
+    retired: bool = False
+    answering: int = 0
+
+    def retire(self) -> None:
+        """Gives it nothing new: its credential has expired. Its stream ends once it holds nothing."""
+        self.retired = True
+        self.end_if_retired()
+
+    def end_if_retired(self) -> None:
+        """Ends its stream where it is retired and holds nothing."""
+        if self.retired and not self.gone and not (self.busy or self.answering):
+            self.gone = True
+            self.told.put_nowait(CredentialExpiredError("The credential has expired"))
+
+    def revoke(self) -> None:
+        """Ends its stream at once: its credential was removed. What it holds goes back, and no attempt is
+        charged.
+        """
+        if self.gone:
+            return
+        self.retired = self.gone = True
+        self.told.put_nowait(CredentialExpiredError("The credential was removed"))
+        self.let_go(is_charged=False)
+
+    def let_go(self, *, is_charged: bool) -> None:
+        """Gives up what it holds. An attempt that had begun is charged where `is_charged`."""
+        for held in self.held.values():
+            if not held.reply.done():
+                held.reply.set_exception(_lost(begun=held.begun and is_charged))
 
     def take_chunk(self, delivery_id: str, text: str) -> None:
         """Takes a piece of a reply. Raises DeliveryNotLeasedError, InvalidContentError."""
@@ -97,15 +128,24 @@ class StreamWorker:
     async def answer(self, delivery_id: str, reply: Reply) -> bool:
         """Takes a reply, and waits until it is stored. Returns False where nobody waits for it here.
 
+        :raises DeliveryNotLeasedError: the worker's credential was removed
         :raises DomainError: it cannot be stored
         """
+        if self.gone:
+            raise DeliveryNotLeasedError(delivery_id)
         held = self.held.get(delivery_id)
         if held is None or held.reply.done():
             return False
         held.begun = True
         held.stored = asyncio.get_running_loop().create_future()
         held.reply.set_result(reply)
-        return await held.stored
+        self.answering += 1
+        try:
+            return await held.stored
+        finally:
+            self.answering -= 1
+            # Once the caller has told the worker what became of it.
+            asyncio.get_running_loop().call_soon(self.end_if_retired)
 
     def _held(self, delivery_id: str) -> _Held:
         if delivery_id not in self.held:
@@ -183,7 +223,7 @@ class StreamWorkers:
 
     def capacity(self, agent_id: str) -> int:
         """How many deliveries the connected workers take together."""
-        return sum(worker.capacity for worker in self._workers.get(agent_id, ()))
+        return sum(worker.capacity for worker in self._workers.get(agent_id, ()) if not worker.retired)
 
     async def check_ready(self, agent: Agent) -> None:
         """It is wherever it has workers."""
@@ -203,6 +243,7 @@ class StreamWorkers:
         finally:
             seat.give_up()
             worker.busy -= 1
+            worker.end_if_retired()
 
     @contextmanager
     def connect(self, agent: Agent, *, capacity: int, history_messages: int) -> Iterator[StreamWorker]:
@@ -223,9 +264,7 @@ class StreamWorkers:
             self._workers[agent.id].remove(worker)
             if not self._workers[agent.id]:
                 del self._workers[agent.id]
-            for held in worker.held.values():
-                if not held.reply.done():
-                    held.reply.set_exception(_lost(begun=held.begun))
+            worker.let_go(is_charged=True)
 
     def count(self, agent_id: str) -> int:
         """How many workers of an agent are connected."""
@@ -252,7 +291,7 @@ class StreamWorkers:
     def _choose(self, agent_id: str) -> StreamWorker:
         """The idlest worker who has time, and of these the one whose turn was longest ago."""
         workers = self._workers.get(agent_id, [])
-        free = [worker for worker in workers if worker.busy < worker.capacity]
+        free = [worker for worker in workers if worker.busy < worker.capacity and not worker.retired]
         if not free:
             raise _lost(begun=False)
         worker = min(free, key=lambda worker: worker.busy / worker.capacity)

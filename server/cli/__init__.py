@@ -15,7 +15,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import click
 
 _MODULES: Final = {
-    **{name: name for name in ("agents", "backup", "check", "migrate", "probe", "rest", "serve")},
+    **{name: name for name in ("agents", "backup", "check", "keys", "migrate", "probe", "rest", "serve")},
     "restore": "backup",
 }
 """The module of each command."""

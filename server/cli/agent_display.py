@@ -31,6 +31,11 @@ def print_table(agents: Sequence[agent_pb2.Agent]) -> None:
         )
         for agent in agents
     ]
+    print_rows(rows)
+
+
+def print_rows(rows: Sequence[tuple[str, ...]]) -> None:
+    """Prints lines with columns of equal width."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -16,7 +16,7 @@ import structlog
 import uvloop
 
 from server import logs
-from server.addresses import join_address, split_address
+from server.addresses import join_address, split_address, unix_path
 from server.cli.memory import collect_rarely, return_freed_memory, trim_memory
 from server.settings import Settings, SettingsError, changed_settings, load_settings, unknown_variables
 from server.version import VERSION
@@ -43,14 +43,18 @@ def settings_or_exit(**overrides: Any) -> Settings:
 
 
 def refuse_open_address(settings: Settings, *names: str) -> None:
-    """Ends the command where others can reach one of these settings' addresses, unless ALLOW_OPEN is set."""
+    """Ends the command where others can reach one of these settings' addresses, unless the service is
+    protected or ALLOW_OPEN is set.
+    """
+    if settings.is_protected:
+        return
     for name in names:
         address = getattr(settings, name.lower())
-        if not settings.allow_open and not _is_loopback(split_address(address)[0]):
+        if not settings.allow_open and not unix_path(address) and not _is_loopback(split_address(address)[0]):
             raise click.ClickException(
-                f"{name} is {address}, which others can reach, and there is no authentication yet: set "
-                "ALLOW_OPEN=true if"
-                " everyone who can reach it may read and change every session, or listen on 127.0.0.1"
+                f"{name} is {address}, which others can reach, and the service is open: protect it with "
+                "KEYS_FILE (`eliza-sessions keys add --role admin`), set ALLOW_OPEN=true if everyone who can "
+                "reach it may read and change every session, or listen on 127.0.0.1"
             )
 
 
@@ -138,5 +142,5 @@ async def listen(name: str, address: str) -> socket.socket:
 
 
 def with_port(address: str, port: int) -> str:
-    """The address with another port."""
-    return join_address(split_address(address)[0], port)
+    """The address with another port; a Unix socket has none."""
+    return address if unix_path(address) else join_address(split_address(address)[0], port)

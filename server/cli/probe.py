@@ -15,7 +15,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.addresses import split_address
-from server.cli.server_option import DIRECT, server_option
+from server.cli.server_option import DIRECT, server_option, tls_options
 
 INVALID_ARGUMENTS: Final = 1
 CONNECTION_FAILURE: Final = 2
@@ -96,20 +96,8 @@ def _fail(status: int, message: str) -> NoReturn:
 )
 @click.option("--rpc-header", multiple=True, metavar="NAME: VALUE", help="A header to send; may be repeated.")
 @click.option("--user-agent", default="eliza-sessions probe", help="The user agent to name.")
-@click.option("--tls", is_flag=True, help="Use TLS.")
-@click.option(
-    "--tls-ca-cert",
-    type=click.Path(path_type=Path),
-    help="File of the certificates to trust.  [those of the system]",
-)
-@click.option(
-    "--tls-client-cert",
-    type=click.Path(path_type=Path),
-    help="File of the client's certificate; needs --tls-client-key.",
-)
-@click.option("--tls-client-key", type=click.Path(path_type=Path), help="File of the client's private key.")
+@tls_options()
 @click.option("--tls-no-verify", is_flag=True, help="Do not verify the server's certificate. For tests only.")
-@click.option("--tls-server-name", help="The name to verify the server's certificate against.")
 @click.option("--gzip", is_flag=True, help="Compress what is sent.")
 @click.option("--verbose", "-v", is_flag=True, help="Say how long each step took.")
 @click.version_option(package_name="eliza-sessions", prog_name="eliza-sessions")

@@ -3,12 +3,13 @@
 import asyncio
 import os
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 import grpc
@@ -16,7 +17,8 @@ import grpc
 from eliza.sessions.v1.session_service_pb2 import GetServiceStatusRequest
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
 from rest_facade.main import Facade
-from rest_facade.upstream.backend import Backend, dial, dial_for_streams
+from rest_facade.upstream.backend import Backend, Tls, dial, dial_for_streams
+from server.certificates import CertificateError, make_reloading_context, open_certificate
 from server.cli.common import (
     StartError,
     listen,
@@ -28,10 +30,17 @@ from server.cli.common import (
     stop_signal,
     with_port,
 )
-from server.cli.server_option import server_option
+from server.cli.server_option import TLS_OPTIONS, read_credentials, server_option, tls_options
 from server.setting_types import read_networks, split_list
 from server.settings import Settings
 
+_SERVER_ONLY: Final = (
+    "database_url",
+    "eliza_server_auth_token",
+    "keys_file",
+    "access_token_keys_file",
+    "jwt_keys",
+)
 ASK_SECONDS: Final = 5.0
 ASK_AGAIN_SECONDS: Final = 1.0
 """How long the server may take to say whether it is protected, and when it is asked again."""
@@ -42,11 +51,12 @@ INHERITED: Final = (
     *("PATH", "HOME", "TMPDIR", "TZ", "TERM", "NO_COLOR", "FORCE_COLOR", "VIRTUAL_ENV"),
     *("LANG", "LANGUAGE", "LC_*", "PYTHON[A-Z]*", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_*", "MALLOC_*"),
     *("GRPC_VERBOSITY", "GRPC_TRACE", "GRPC_POLL_STRATEGY", "GRPC_DNS_RESOLVER", "GRPC_ENABLE_FORK_SUPPORT"),
-    *(name.upper() for name in Settings.model_fields if name != "database_url"),
+    *(variable for _, variable, *_ in TLS_OPTIONS),
+    *(name.upper() for name in Settings.model_fields if name not in _SERVER_ONLY),
 )
 """The variables that the facade needs, as patterns: Python, its locale and libraries, gRPC's logs, settings.
 
-It meets strangers first, so it gets no secret: no key of an agent, no address of a store.
+It meets strangers first, so it gets no secret: no key of an agent or a caller, no address of a store.
 """
 
 
@@ -58,7 +68,8 @@ It meets strangers first, so it gets no secret: no key of an agent, no address o
     type=int,
     help="1: run this command several times, with an address each, for more.  [REST_WORKERS, 1]",
 )
-def rest(server: str, rest_address: str | None, rest_workers: int | None) -> None:
+@tls_options()
+def rest(server: str, rest_address: str | None, rest_workers: int | None, **tls: Any) -> None:
     """Run the REST facade against any gRPC server.
 
     It holds no state: run as many as you like. The server need not be there yet; while it is away, requests
@@ -66,9 +77,11 @@ def rest(server: str, rest_address: str | None, rest_workers: int | None) -> Non
     set.
     """
     settings = settings_or_exit(rest_address=rest_address, rest_workers=rest_workers)
+    credentials, _ = read_credentials(tls)
+    upstream_tls = Tls(credentials, tls["tls_server_name"] or "") if credentials else None
     _drop_secrets()
     try:
-        run_service(_serve(settings, server))
+        run_service(_serve(settings, server, upstream_tls))
     except StartError as error:
         raise click.ClickException(f"the REST facade cannot be started: {error}") from error
 
@@ -104,7 +117,17 @@ def build_facade(
         allowed_origins=split_list(settings.rest_allowed_origins),
         allowed_hosts=split_list(settings.rest_allowed_hosts),
         trusted_proxies=read_networks(settings.trusted_proxies),
+        tls=make_tls(settings),
     )
+
+
+def make_tls(settings: Settings) -> ssl.SSLContext | None:
+    """What TLS of the facade needs; None where it has none. Raises StartError."""
+    try:
+        files = open_certificate(settings.rest_tls_certificate, settings.rest_tls_key)
+        return make_reloading_context(files, ["http/1.1"]) if files else None
+    except CertificateError as error:
+        raise StartError(f"REST cannot use its certificate: {error}") from error
 
 
 def _drop_secrets() -> None:
@@ -114,14 +137,18 @@ def _drop_secrets() -> None:
         os.execve(sys.executable, [sys.executable, "-P", "-m", "server.cli", *sys.argv[1:]], needed)
 
 
-async def _serve(settings: Settings, server: str) -> None:
+async def _serve(settings: Settings, server: str, tls: Tls | None) -> None:
     stopped = asyncio.create_task(stop_signal())
     facade_key = read_key(settings.facade_key_file)
     refusal = _refusal(settings)
     listener = await listen("REST_ADDRESS", settings.rest_address)
     address = with_port(settings.rest_address, listener.getsockname()[1])
     facade = build_facade(
-        settings, listener, partial(dial, server), partial(dial_for_streams, server), facade_key
+        settings,
+        listener,
+        partial(dial, server, tls),
+        partial(dial_for_streams, server, tls),
+        facade_key,
     )
     # Until it is known whether the server is protected, requests are answered as if it were away.
     facade.is_held = refusal is not None
@@ -132,7 +159,7 @@ async def _serve(settings: Settings, server: str) -> None:
     log_start(settings, server=server)
     print(f"ready rest={address}", flush=True)
     if refusal:
-        asking = asyncio.create_task(_is_open(server))
+        asking = asyncio.create_task(_is_open(server, tls))
         await asyncio.wait([stopped, asking], return_when=asyncio.FIRST_COMPLETED)
         if not asking.cancel() and asking.result():
             await facade.stop(0)
@@ -151,9 +178,9 @@ def _refusal(settings: Settings) -> click.ClickException | None:
     return None
 
 
-async def _is_open(server: str) -> bool:
+async def _is_open(server: str, tls: Tls | None) -> bool:
     """Whether a server serves whoever has no credential. Asks until it answers."""
-    async with dial(server) as channel:
+    async with dial(server, tls) as channel:
         status = SessionServiceStub(channel).GetServiceStatus
         while True:
             try:

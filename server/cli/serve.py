@@ -7,6 +7,7 @@ from typing import Final
 
 import click
 
+from server.access.errors import AccessError
 from server.agents.agents_file import AgentsFileError
 from server.cli.common import (
     StartError,
@@ -39,7 +40,7 @@ Try it:
 @click.option(
     "--grpc-address",
     metavar="HOST:PORT",
-    help="Where gRPC listens; port 0 picks a free one.  [GRPC_ADDRESS, 127.0.0.1:50051]",
+    help="Where gRPC listens; port 0 picks a free one; or unix:/PATH.  [GRPC_ADDRESS, 127.0.0.1:50051]",
 )
 @click.option(
     "--rest-address",
@@ -60,7 +61,7 @@ def serve(no_rest: bool, **overrides: str | int | None) -> None:
     refuse_open_address(settings, "GRPC_ADDRESS", *([] if no_rest else ["REST_ADDRESS"]))
     try:
         run_service(_serve(settings, with_rest=not no_rest))
-    except (StoreOpenError, AgentsFileError, AddressError, StartError) as error:
+    except (AccessError, StoreOpenError, AgentsFileError, AddressError, StartError) as error:
         raise click.ClickException(str(error)) from error
     except OSError as error:
         # No descriptors are left, say.

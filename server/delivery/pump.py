@@ -16,6 +16,7 @@ from server.agents.connector import AgentUnavailableError, Connector
 from server.delivery import turn as turns
 from server.delivery.alarm import Alarm
 from server.delivery.turn import Means, Turn
+from server.domain.access import EVERYTHING
 from server.domain.agents import Agent
 from server.domain.deliveries import DeliveryState
 from server.domain.errors import STORE_TROUBLE, AgentNotFoundError, DomainError
@@ -159,7 +160,7 @@ class Pump:
             self._alarm.set(left_s)
             return
         try:
-            agent: Agent | None = await self._means.store.get_agent(self.agent_id)
+            agent: Agent | None = await self._means.store.get_agent(self.agent_id, scope=EVERYTHING)
         except AgentNotFoundError:
             agent = None
         connector = self._means.connectors[agent.kind] if agent else None

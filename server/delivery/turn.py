@@ -15,6 +15,7 @@ from server.agents.connector import Connector, NoReplyError, Slot, Work
 from server.clock import Clock
 from server.delivery.attempt import Attempt, read_history
 from server.delivery.statuses import AgentStatuses
+from server.domain.access import EVERYTHING
 from server.domain.agents import Agent, AgentKind
 from server.domain.deliveries import RetryPolicy
 from server.domain.errors import (
@@ -213,7 +214,7 @@ class Turn:
         rule = partial(answer, reply_id=reply_id, reply=reply)
         while True:
             try:
-                await self._means.store.apply_delivery(session_id, sequence, rule)
+                await self._means.store.apply_delivery(session_id, sequence, rule, scope=EVERYTHING)
             except STORE_TROUBLE:
                 if self._means.is_stopping or asyncio.get_running_loop().time() >= give_up_s:
                     raise
@@ -246,7 +247,9 @@ class Turn:
             is_claimed=is_claimed,
         )
         self._is_recording = True
-        outcome = await self._means.store.apply_delivery(delivery.session_id, delivery.sequence, rule)
+        outcome = await self._means.store.apply_delivery(
+            delivery.session_id, delivery.sequence, rule, scope=EVERYTHING
+        )
         assert outcome.delivery is not None
         self._means.statuses.note_failure(outcome.session.agent_id, message.id, outcome.delivery, failure)
         return outcome.delivery.due_at_ms
@@ -255,4 +258,4 @@ class Turn:
         """Has the delivery rest, and gives its lease back. Raises DomainError."""
         delivery = self.head.delivery
         rule = partial(put_off, rest_ms=rest_ms)
-        await self._means.store.apply_delivery(delivery.session_id, delivery.sequence, rule)
+        await self._means.store.apply_delivery(delivery.session_id, delivery.sequence, rule, scope=EVERYTHING)

@@ -5,7 +5,13 @@ from enum import StrEnum
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
-from server.domain.errors import InvalidFieldError, InvalidTimeoutConfigError, MissingFieldsError
+from server.domain.access import Scope
+from server.domain.errors import (
+    InvalidFieldError,
+    InvalidTimeoutConfigError,
+    MissingFieldsError,
+    PermissionDeniedError,
+)
 from server.domain.timeouts import (
     MAX_WARNING_THRESHOLD_MINUTES,
     MIN_WARNING_THRESHOLD_MINUTES,
@@ -98,6 +104,12 @@ class Agent:
     timeout: PartialTimeoutConfig = NOTHING_NAMED
     settings: AgentSettings = None
     tenant: str = ""
+
+
+def require_owned(scope: Scope, agent: Agent) -> None:
+    """Raises PermissionDeniedError for an agent that a scope sees, and may not change."""
+    if not scope.owns_agent(agent):
+        raise PermissionDeniedError("The agent belongs to all tenants")
 
 
 def check_agent(agent: Agent, policy: TimeoutPolicy) -> None:

@@ -41,6 +41,11 @@ def request_key(scope: str, request_id: str, *content: str) -> RequestKey | None
     return RequestKey(scope, request_id, digest.hexdigest())
 
 
+def creation_scope(user_id: str, tenant: str) -> str:
+    """The scope of the ids with which sessions are created for a user: each tenant has its own."""
+    return f"tenant:{tenant}:user:{user_id}" if tenant else f"user:{user_id}"
+
+
 def require_same(wanted: RequestKey, known_fingerprint: str) -> None:
     """Raises RequestIdReusedError when the id was used with other content."""
     if wanted.fingerprint != known_fingerprint:

@@ -69,6 +69,11 @@ def check_draft(draft: Draft) -> None:
     _check(draft, MAX_CONTENT_CODE_POINTS)
 
 
+def stored_size(message: Draft | Message) -> int:
+    """How much content, metadata and attachments a message has, in bytes of UTF-8."""
+    return _bytes(message.content) + _bytes(message.metadata) + _bytes(message.attachments or "")
+
+
 def clean_reply(reply: Reply) -> Reply:
     """The reply with its content, thought and actions cleaned, so that one bad character does not cost it."""
     return Reply(

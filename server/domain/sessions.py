@@ -19,7 +19,15 @@ from server.domain.errors import (
     SessionRenewalError,
 )
 from server.domain.log import Entry, Event, ExpirationWarning, Expiry, Renewal, TimeoutChange
-from server.domain.messages import Draft, UserMessage, check_draft, check_metadata
+from server.domain.messages import (
+    Draft,
+    Message,
+    UserMessage,
+    check_draft,
+    check_metadata,
+    stored_size,
+)
+from server.domain.quotas import NO_QUOTAS, SESSION_BYTES, SESSION_ENTRIES, Quotas, require_room
 from server.domain.timeouts import (
     NOTHING_NAMED,
     PartialTimeoutConfig,
@@ -41,6 +49,7 @@ class Session(NamedTuple):
     that renewal. `expiry_logged`: the log has the expiry. `last_sequence` and `last_entry_ms` are those of
     the log's latest entry; of an empty log, 0 and one ms before the creation. `open_deliveries` counts the
     messages of the user that have neither a reply nor failed for good. `tenant`: that of who made it.
+    `stored_bytes`: how much content, metadata and attachments its messages have, in bytes of UTF-8.
     """
 
     id: str
@@ -60,6 +69,7 @@ class Session(NamedTuple):
     last_entry_ms: int
     open_deliveries: int = 0
     tenant: str = ""
+    stored_bytes: int = 0
 
     @property
     def end_ms(self) -> int:
@@ -108,6 +118,7 @@ def create(
     metadata: str,
     policy: TimeoutPolicy,
     timeout: PartialTimeoutConfig = NOTHING_NAMED,
+    tenant: str = "",
 ) -> Session:
     """Makes a new session. It expires after its timeout, or its maximum duration where that is shorter.
 
@@ -136,6 +147,7 @@ def create(
         expiry_logged=False,
         last_sequence=0,
         last_entry_ms=now_ms - 1,
+        tenant=tenant,
     )
 
 
@@ -195,16 +207,21 @@ def send_message(
     message_id: str,
     draft: Draft | DomainError,
     max_open: int = MAX_OPEN_DELIVERIES,
+    quotas: Quotas = NO_QUOTAS,
 ) -> Outcome:
     """Stores the user's message, which is activity, and makes its delivery to the agent.
 
     `draft` is an error where the message cannot be read. At most `max_open` deliveries of a session are open.
-    Raises SessionExpiredError, that error, InvalidContentError, InvalidMetadataError, OverloadedError.
+    Raises SessionExpiredError, that error, InvalidContentError, InvalidMetadataError, QuotaExceededError,
+    OverloadedError.
     """
     require_live(session, now_ms)
     if isinstance(draft, DomainError):
         raise draft
     check_draft(draft)
+    require_room(SESSION_ENTRIES, quotas.session_entries, session.last_sequence + 1)
+    if quotas.session_bytes:
+        require_room(SESSION_BYTES, quotas.session_bytes, session.stored_bytes + stored_size(draft))
     if session.open_deliveries >= max_open:
         raise OverloadedError("too many messages of this session wait for its agent")
     message = UserMessage(message_id, draft.content, draft.metadata, draft.attachments)
@@ -313,6 +330,8 @@ def append(session: Session, now_ms: int, event: Event, *, renewed: bool = False
     """
     sequence, at_ms = session.last_sequence + 1, max(now_ms, session.last_entry_ms + 1)
     before = session.open_deliveries
+    if isinstance(event, Message):
+        changes["stored_bytes"] = session.stored_bytes + stored_size(event)
     session = session._replace(last_sequence=sequence, last_entry_ms=at_ms, **changes)
     near = is_near_expiration(session, now_ms)
     entry = Entry(

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from server.domain.access import Scope
 from server.domain.errors import (
     DomainError,
     InvalidFieldError,
@@ -69,9 +70,14 @@ class _Place:
 class Watch:
     """Follows any number of sessions, for one reader. To be closed after use."""
 
-    def __init__(self, store: Store, watches: Watches, backpressure: Backpressure | None = None) -> None:
-        """Waits before it reads something large while `backpressure` is full."""
+    def __init__(
+        self, store: Store, watches: Watches, backpressure: Backpressure | None = None, *, scope: Scope
+    ) -> None:
+        """Follows sessions of the scope. Waits before it reads something large while `backpressure` is
+        full.
+        """
         self._store = store
+        self._scope = scope
         self._watches = watches
         self._backpressure: Backpressure = backpressure or Unbounded()
         self._places: dict[str, _Place] = {}
@@ -96,7 +102,7 @@ class Watch:
         # From before the session is read, so that no deletion after the reading is missed.
         watched = self._watches.add(session_id, self)
         try:
-            session = await self._store.get_session(session_id)
+            session = await self._store.get_session(session_id, scope=self._scope)
             start = session.last_sequence if after_sequence is None else after_sequence
             if session.expiry_logged and start >= session.last_sequence:
                 raise SessionExpiredError(session.id, session.expires_at_ms)
@@ -202,7 +208,11 @@ class Watch:
             self._held_back[session.id] = True
             return []
         entries = await self._store.list_entries(
-            session.id, after_sequence=place.sequence, limit=PAGE_ENTRIES, most_bytes=SMALL_BYTES
+            session.id,
+            scope=self._scope,
+            after_sequence=place.sequence,
+            limit=PAGE_ENTRIES,
+            most_bytes=SMALL_BYTES,
         )
         if entries and entries[0].sequence > place.sequence + 1:
             return await self._gone(place)
@@ -235,13 +245,15 @@ class Watch:
     async def _end(self, place: _Place) -> list[Item]:
         """Returns the end of a session without further entries: it has expired, or it is gone."""
         try:
-            session = await self._store.get_session(place.session.id)
+            session = await self._store.get_session(place.session.id, scope=self._scope)
         except SessionNotFoundError:
             return await self._gone(place)
         if not session.expiry_logged:
             return []
         if place.sequence < session.last_sequence:
-            if not await self._store.list_entries(session.id, after_sequence=place.sequence, limit=1):
+            if not await self._store.list_entries(
+                session.id, scope=self._scope, after_sequence=place.sequence, limit=1
+            ):
                 return await self._gone(place)
             # It came since we looked, and will be announced.
             return []
@@ -257,7 +269,7 @@ class Watch:
             # A reader may see a deletion before its listeners hear of it. The writer answers this call after
             # them.
             with suppress(DomainError):
-                await self._store.apply(session_id, _look)
+                await self._store.apply(session_id, _look, scope=self._scope)
         deleted: list[Item] = [Deleted(session_id)] if session_id in self._deleted else []
         self.leave(session_id)
         return [*deleted, End(session_id, SessionNotFoundError(session_id))]

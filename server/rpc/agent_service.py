@@ -15,7 +15,8 @@ from server.agents.connectors import Connectors
 from server.agents.stream import Accepted, Given, Refused, Revoked, StreamWorker, Told
 from server.clock import Clock
 from server.delivery.dispatcher import Dispatcher
-from server.domain.agents import MAX_HISTORY_MESSAGES, SETTINGS, Agent
+from server.domain.access import Principal, Scope, sees_whole_agents
+from server.domain.agents import MAX_HISTORY_MESSAGES, SETTINGS, Agent, require_owned
 from server.domain.errors import (
     DeliveryNotLeasedError,
     DomainError,
@@ -61,8 +62,16 @@ class AgentService(AgentServiceServicer):
     """See agent_service.proto."""
 
     def __init__(
-        self, store: Store, clock: Clock, connectors: Connectors, dispatcher: Dispatcher, heartbeat_s: float
+        self,
+        store: Store,
+        clock: Clock,
+        connectors: Connectors,
+        dispatcher: Dispatcher,
+        heartbeat_s: float,
+        max_agents: int = 0,
     ) -> None:
+        """A tenant may have `max_agents`; 0: as many as it wants."""
+        self._max_agents = max_agents
         self._store = store
         self._clock = clock
         self._connectors = connectors
@@ -76,16 +85,18 @@ class AgentService(AgentServiceServicer):
         agent_id = uuid_field("agent_id", wanted.agent_id) if wanted.agent_id else new_id()
         kind, settings = from_proto.agent_kind(wanted.kind), from_proto.agent_settings(wanted)
         timeout = from_proto.timeout_config(wanted.timeout_config)
-        agent = Agent(agent_id, wanted.name, kind, now_ms, now_ms, timeout, settings)
+        agent = Agent(
+            agent_id, wanted.name, kind, now_ms, now_ms, timeout, settings, context.scope.new_tenant
+        )
         self._connectors.check(agent)
         await self._connectors.check_secret(agent)
-        await self._store.create_agent(agent)
+        await self._store.create_agent(agent, most=self._max_agents)
         return pb.CreateAgentResponse(agent=to_proto.agent(agent))
 
     async def GetAgent(self, request: pb.GetAgentRequest, context: Any) -> pb.GetAgentResponse:
         _check_view(request.view)
-        agent = await self._store.get_agent(request.agent_id)
-        return pb.GetAgentResponse(agent=self._view(agent, request.view))
+        agent = await self._store.get_agent(request.agent_id, scope=context.scope)
+        return pb.GetAgentResponse(agent=self._view(agent, request.view, context.principal))
 
     async def ListAgents(self, request: pb.ListAgentsRequest, context: Any) -> pb.ListAgentsResponse:
         _check_view(request.view)
@@ -94,10 +105,10 @@ class AgentService(AgentServiceServicer):
             after = Position(*read_token(request.page_token, _SCOPE, (int, str)))  # type: ignore[arg-type]
         response, total = pb.ListAgentsResponse(), 0
         while found := await self._store.list_agents(
-            limit=min(READ_AGENTS, size + 1 - len(response.agents)), after=after
+            scope=context.scope, limit=min(READ_AGENTS, size + 1 - len(response.agents)), after=after
         ):
             for agent in found:
-                message = self._view(agent, request.view)
+                message = self._view(agent, request.view, context.principal)
                 total += message.ByteSize()
                 if after and (len(response.agents) == size or (response.agents and total > PAGE_BYTES)):
                     response.next_page_token = make_token(_SCOPE, (after.created_at_ms, after.id))
@@ -106,8 +117,13 @@ class AgentService(AgentServiceServicer):
                 after = Position(agent.created_at_ms, agent.id)
         return response
 
-    def _view(self, agent: Agent, view: agent_pb2.AgentView.ValueType) -> agent_pb2.Agent:
-        """Makes an agent's message with the fields of the view."""
+    def _view(
+        self, agent: Agent, view: agent_pb2.AgentView.ValueType, principal: Principal
+    ) -> agent_pb2.Agent:
+        """Makes an agent's message with the fields of the view that the caller may see."""
+        if not sees_whole_agents(principal):
+            whole = to_proto.agent(agent)
+            return agent_pb2.Agent(agent_id=agent.id, name=agent.name, kind=whole.kind)
         message = to_proto.agent(agent)
         if view in (agent_pb2.AGENT_VIEW_BASIC, agent_pb2.AGENT_VIEW_SUMMARY):
             for field in (_TIMEOUT, "settings"):
@@ -123,7 +139,9 @@ class AgentService(AgentServiceServicer):
     async def UpdateAgent(self, request: pb.UpdateAgentRequest, context: Any) -> pb.UpdateAgentResponse:
         agent_id = request.agent.agent_id
         paths = list(request.update_mask.paths) or _set_paths(request.agent)
-        patched = _patch(await self._store.get_agent(agent_id), request.agent, paths)
+        stored = await self._store.get_agent(agent_id, scope=context.scope)
+        require_owned(context.scope, stored)
+        patched = _patch(stored, request.agent, paths)
         self._connectors.check(patched)
         # Before the write, which must not wait for a file. Another change may set a new secret meanwhile, and
         # has then read it itself.
@@ -134,12 +152,12 @@ class AgentService(AgentServiceServicer):
             self._connectors.check(patched)
             return replace(patched, updated_at_ms=now_ms)
 
-        agent = await self._store.update_agent(agent_id, change)
+        agent = await self._store.update_agent(agent_id, change, scope=context.scope)
         self._connectors.workers.apply_change(agent.id, agent)
         return pb.UpdateAgentResponse(agent=to_proto.agent(agent))
 
     async def DeleteAgent(self, request: pb.DeleteAgentRequest, context: Any) -> pb.DeleteAgentResponse:
-        await self._store.delete_agent(request.agent_id)
+        await self._store.delete_agent(request.agent_id, scope=context.scope)
         self._connectors.workers.apply_change(request.agent_id, None)
         self._dispatcher.statuses.forget(request.agent_id)
         return pb.DeleteAgentResponse()
@@ -148,7 +166,9 @@ class AgentService(AgentServiceServicer):
         if missing := [field for field in ("delivery_id", "reply") if not _is_set(request, field)]:
             raise MissingFieldsError(missing)
         as_text = from_proto.is_text_form(request.json_form)
-        outcome = await self._dispatcher.answer(request.delivery_id, from_proto.reply(request.reply))
+        outcome = await self._dispatcher.answer(
+            request.delivery_id, from_proto.reply(request.reply), scope=context.scope
+        )
         entry = outcome.entry
         assert entry is not None
         return pb.ReplyResponse(message=to_proto.message(outcome.session, entry, message_of(entry), as_text))
@@ -171,13 +191,14 @@ class AgentService(AgentServiceServicer):
         _check_range("hello.max_deliveries", hello.max_deliveries, MAX_DELIVERIES)
         _check_range("hello.history_messages", hello.history_messages, MAX_HISTORY_MESSAGES)
         as_text = from_proto.is_text_form(hello.json_form)
-        agent = await self._store.get_agent(hello.agent_id)
+        agent = await self._store.get_agent(hello.agent_id, scope=context.scope)
         capacity = hello.max_deliveries or 1
         with self._connectors.workers.connect(
             agent, capacity=capacity, history_messages=hello.history_messages
         ) as worker:
+            context.on_credential_end = lambda removed: worker.revoke() if removed else worker.retire()
             yield pb.ConnectResponse(welcome=pb.ConnectResponse.Welcome(agent=to_proto.agent(agent)))
-            reading = asyncio.create_task(self._listen(requests, worker))
+            reading = asyncio.create_task(self._listen(requests, worker, context.scope))
             try:
                 while True:
                     try:
@@ -193,11 +214,11 @@ class AgentService(AgentServiceServicer):
             finally:
                 reading.cancel()
 
-    async def _listen(self, requests: AsyncIterator[ConnectSaid], worker: StreamWorker) -> None:
+    async def _listen(self, requests: AsyncIterator[ConnectSaid], worker: StreamWorker, scope: Scope) -> None:
         """Handles the messages of a worker until they end, or its stream must."""
         try:
             async for request in requests:
-                await self._take(request, worker)
+                await self._take(request, worker, scope)
                 if worker.told.qsize() > UNREAD:
                     await worker.told.join()
         except Exception as error:  # noqa: BLE001 - it ends the stream, and is dealt with there
@@ -205,7 +226,7 @@ class AgentService(AgentServiceServicer):
         else:
             worker.told.put_nowait(None)
 
-    async def _take(self, said: ConnectSaid, worker: StreamWorker) -> None:
+    async def _take(self, said: ConnectSaid, worker: StreamWorker, scope: Scope) -> None:
         """Handles a message of a worker, or refuses it.
 
         A reply or failure with bad content ends the attempt too.
@@ -222,7 +243,7 @@ class AgentService(AgentServiceServicer):
                 case _ if part == "chunk":
                     worker.take_chunk(delivery_id, said.chunk.chunk)
                 case _ if part == "reply":
-                    await self._answer(delivery_id, said.reply, worker)
+                    await self._answer(delivery_id, said.reply, worker, scope)
                 case _:
                     if len(said.failure.reason) > MAX_REASON_CODE_POINTS:
                         raise InvalidContentError(
@@ -236,12 +257,14 @@ class AgentService(AgentServiceServicer):
                 with suppress(DeliveryNotLeasedError):
                     worker.fail(delivery_id, f"the agent's {part} cannot be stored: {error}", final=final)
 
-    async def _answer(self, delivery_id: str, answer: pb.ConnectRequest.Reply, worker: StreamWorker) -> None:
+    async def _answer(
+        self, delivery_id: str, answer: pb.ConnectRequest.Reply, worker: StreamWorker, scope: Scope
+    ) -> None:
         if not answer.HasField("reply"):
             raise MissingFieldsError(["reply"])
         reply = from_proto.reply(answer.reply)
         if not await worker.answer(delivery_id, reply):
-            await self._dispatcher.answer(delivery_id, reply, agent_id=worker.agent_id)
+            await self._dispatcher.answer(delivery_id, reply, scope=scope, agent_id=worker.agent_id)
         worker.told.put_nowait(Accepted(delivery_id))
 
     async def _told(self, told: Told, as_text: bool) -> pb.ConnectResponse:

@@ -1,9 +1,12 @@
 """A call as a servicer sees it: its context, who makes it, and what that caller may see."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from server.domain.access import EVERYTHING, OPEN, Principal, Scope
+
+IN_PROCESS: Final = "inproc"
+"""The peer of calls within the process: they are those of the facade beside the server, by construction."""
 
 
 class Caller(Protocol):
@@ -23,18 +26,30 @@ class Caller(Protocol):
 
 
 class Call:
-    """What a servicer is given as the context of a call."""
+    """What a servicer is given as the context of a call.
 
-    __slots__ = ("_caller", "on_credential_end", "principal", "scope")
+    `account` is the name by which the caller's calls are counted, empty where they are not, and `share` the
+    part of any bound that it may have. `on_credential_end`, where a servicer sets it, is called once the
+    credential of its stream has ended, with True where it was removed, False where it has expired; without it
+    the stream ends then.
+    """
 
-    def __init__(self, caller: Caller, principal: Principal = OPEN, scope: Scope = EVERYTHING) -> None:
+    __slots__ = ("_caller", "account", "on_credential_end", "principal", "scope", "share")
+
+    def __init__(
+        self,
+        caller: Caller,
+        principal: Principal = OPEN,
+        scope: Scope = EVERYTHING,
+        account: str = "",
+        share: float = 1.0,
+    ) -> None:
         self._caller = caller
         self.principal = principal
         self.scope = scope
+        self.account = account
+        self.share = share
         self.on_credential_end: Callable[[bool], None] | None = None
-        """What a servicer wants called once the credential of its stream has ended, instead of the stream's
-        end: with True where it was removed, False where it has expired.
-        """
 
     def time_remaining(self) -> float | None:
         """How many seconds are left of the call's deadline; None: it has none."""

@@ -7,17 +7,15 @@ from typing import Any, Final, TypeAlias
 import grpc
 from grpc import aio
 
-from server.rpc.call import Caller
+from server.rpc.call import IN_PROCESS, Caller
+from server.rpc.failures import CallFailed, Fault
 from server.rpc.lower_case_ids import lower_ids
-from server.rpc.pipeline import Behaviour, Behaviours, CallFailed, CallPipeline, Fault
+from server.rpc.pipeline import Behaviour, Behaviours, CallPipeline
 
 _NO_METADATA: Final = aio.Metadata()
 _LATE: Final = Fault(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", ())
 _CANCELLED: Final = Fault(grpc.StatusCode.CANCELLED, "Locally cancelled by application!", ())
 _UNKNOWN_METHOD: Final = Fault(grpc.StatusCode.UNIMPLEMENTED, "Method not found!", ())
-
-IN_PROCESS: Final = "inproc"
-"""Where these calls come from: the facade beside the server, by construction."""
 
 _Parse = Callable[[bytes], Any]
 _Metadata: TypeAlias = Any

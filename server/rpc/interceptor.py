@@ -10,9 +10,11 @@ import grpc
 from server.domain.errors import DomainError, InvalidRequestError
 from server.lifecycle.watch import SMALL_BYTES
 from server.patches.grpcio import note_request
+from server.rpc.failures import CallFailed
 from server.rpc.lower_case_ids import lower_ids
 from server.rpc.parsing import make_reader, read_connect_request, read_reply_request
-from server.rpc.pipeline import PREFIX, Behaviour, Behaviours, CallFailed, CallPipeline, Read
+from server.rpc.paths import PREFIX
+from server.rpc.pipeline import Behaviour, Behaviours, CallPipeline, Read
 from server.rpc.sending import Sending, size_bytes
 
 _READERS: Final[dict[str, Read]] = {
@@ -143,7 +145,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
             note_request()
             try:
                 try:
-                    with pipeline.admitted_stream(method, context):
+                    with pipeline.admitted_foreign_stream(method, context):
                         await handler.unary_stream(read(raw), context)
                 except DomainError as error:
                     fault = pipeline.fault(method, None, error)

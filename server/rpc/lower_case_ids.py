@@ -9,7 +9,13 @@ from typing import Any, Final
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
-from eliza.sessions.v1 import agent_service_pb2, clock_service_pb2, message_service_pb2, session_service_pb2
+from eliza.sessions.v1 import (
+    agent_service_pb2,
+    clock_service_pb2,
+    message_service_pb2,
+    session_service_pb2,
+    user_data_service_pb2,
+)
 from server.rpc.pipeline import Read
 
 IDS: Final = frozenset(("session_id", "channel_id", "agent_id", "user_id", "delivery_id"))
@@ -23,6 +29,9 @@ EXEMPT: Final = frozenset(
         "ListSessionsRequest.agent_id",
         "ListSessionsRequest.user_id",
         "CreateAgentRequest.agent.agent_id",
+        "ListUserSessionsRequest.user_id",
+        "ExportUserDataRequest.user_id",
+        "DeleteUserDataRequest.user_id",
         # Nobody reads this: a status is not for clients to set.
         "CreateAgentRequest.agent.status.last_failure.session_id",
         "UpdateAgentRequest.agent.status.last_failure.session_id",
@@ -76,7 +85,13 @@ def _find_named(message: Descriptor, parents: tuple[str, ...]) -> Iterator[_Path
 
 _PATHS: Final[dict[str, tuple[_Path, ...]]] = {
     f"/{service.full_name}/{method.name}": tuple(find_ids(method.input_type))
-    for module in (session_service_pb2, message_service_pb2, agent_service_pb2, clock_service_pb2)
+    for module in (
+        session_service_pb2,
+        message_service_pb2,
+        agent_service_pb2,
+        user_data_service_pb2,
+        clock_service_pb2,
+    )
     for service in module.DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }

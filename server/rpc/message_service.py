@@ -15,6 +15,7 @@ from eliza.sessions.v1 import message_pb2
 from eliza.sessions.v1 import message_service_pb2 as pb
 from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceServicer
 from server.clock import Clock
+from server.domain.access import Scope
 from server.domain.errors import (
     AgentReplyError,
     AgentReplyTimeoutError,
@@ -28,6 +29,7 @@ from server.domain.idempotency import request_key
 from server.domain.ids import new_id
 from server.domain.log import Abort, Chunk, Entry, Expiry, Piece, ReplyFailure, message_of
 from server.domain.messages import Draft
+from server.domain.quotas import NO_QUOTAS, Quotas
 from server.domain.sessions import Session, require_live, send_message
 from server.lifecycle.reply_waits import Answer, ReplyWait
 from server.lifecycle.watch import End, Item, Watch
@@ -53,9 +55,11 @@ class MessageService(MessageServiceServicer):
         entries: Entries,
         reply_deadline_s: float,
         max_open: int,
+        quotas: Quotas = NO_QUOTAS,
     ) -> None:
         """`max_open` bounds the deliveries of one session that are open."""
         self._max_open = max_open
+        self._quotas = quotas
         self._entries = entries
         self._store = store
         self._clock = clock
@@ -65,11 +69,11 @@ class MessageService(MessageServiceServicer):
     async def SendMessage(self, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
         wait_s = values.seconds(request.reply_wait)
         if wait_s <= 0:
-            return await self._send(request, new_id())
+            return await self._send(request, new_id(), context.scope)
         message_id = new_id()
         wait = self._watches.reply_waits.join(request.session_id, message_id)
         try:
-            sent = await self._send(request, message_id)
+            sent = await self._send(request, message_id, context.scope)
         except BaseException:
             wait.close()
             raise
@@ -87,7 +91,7 @@ class MessageService(MessageServiceServicer):
             await context.send_initial_metadata(((MESSAGE_ID_KEY, message.message_id),))
             if sent.replayed:
                 wait.follow(message.sequence)
-                answer = await self._find_answer(message)
+                answer = await self._find_answer(message, context.scope)
             if answer is None:
                 left_s = context.time_remaining()
                 most_s = math.inf if left_s is None else left_s - min(ANSWER_SECONDS, left_s / 2)
@@ -108,16 +112,16 @@ class MessageService(MessageServiceServicer):
         message.
         """
         as_text = from_proto.is_text_form(request.message.json_form)
-        with closing(Watch(self._store, self._watches)) as watch:
+        with closing(Watch(self._store, self._watches, scope=context.scope)) as watch:
             with suppress(SessionNotFoundError, SessionExpiredError):
                 # A message that is repeated does not mind.
                 await watch.join(request.message.session_id, None)
-            sent = await self._send(request.message, new_id())
+            sent = await self._send(request.message, new_id(), context.scope)
             message = sent.message
             yield pb.ConverseResponse(user_message=sent)
             if not sent.replayed:
                 watch.skip_to(message.session_id, message.sequence)
-            elif answer := await self._find_answer(message):
+            elif answer := await self._find_answer(message, context.scope):
                 if isinstance(answer, DomainError):
                     raise answer
                 yield self._told(message.message_id, answer, as_text)
@@ -126,15 +130,15 @@ class MessageService(MessageServiceServicer):
             async for item in _answers(watch, message, deadline_s):
                 yield self._told(message.message_id, item, as_text)
 
-    async def _find_answer(self, message: message_pb2.Message) -> Answer | None:
+    async def _find_answer(self, message: message_pb2.Message, scope: Scope) -> Answer | None:
         """What answers a message that was sent before: the reply, the final failure, or the end of its
         session; None where it is yet to come.
         """
         try:
-            session = await self._store.get_session(message.session_id)
+            session = await self._store.get_session(message.session_id, scope=scope)
         except SessionNotFoundError:
             return SessionNotFoundError(message.session_id)
-        if entry := await self._store.find_answer(session.id, message.sequence):
+        if entry := await self._store.find_answer(session.id, message.sequence, scope=scope):
             return session, entry
         return SessionExpiredError(session.id, session.expires_at_ms) if session.expiry_logged else None
 
@@ -153,7 +157,9 @@ class MessageService(MessageServiceServicer):
         reply: pb.ConverseResponse = self._entries.encode_reply(session, part, as_text)
         return reply
 
-    async def _send(self, request: pb.SendMessageRequest, message_id: str) -> pb.SendMessageResponse:
+    async def _send(
+        self, request: pb.SendMessageRequest, message_id: str, scope: Scope
+    ) -> pb.SendMessageResponse:
         """Stores a message, by this id.
 
         What is stored is delivered, also when this call is cancelled while it waits for the commit.
@@ -163,8 +169,10 @@ class MessageService(MessageServiceServicer):
         if isinstance(draft, Draft):
             content = draft.content, draft.metadata, draft.attachments or "null"
             repeatable = request_key(f"session:{session_id}", request.request_id, *content)
-        rule = partial(send_message, message_id=message_id, draft=draft, max_open=self._max_open)
-        outcome = await self._store.apply(session_id, rule, repeatable)
+        rule = partial(
+            send_message, message_id=message_id, draft=draft, max_open=self._max_open, quotas=self._quotas
+        )
+        outcome = await self._store.apply(session_id, rule, repeatable, scope=scope)
         entry = outcome.entry
         assert entry is not None
         return pb.SendMessageResponse(
@@ -177,7 +185,7 @@ class MessageService(MessageServiceServicer):
 
     async def ListMessages(self, request: pb.ListMessagesRequest, context: Any) -> pb.ListMessagesResponse:
         session, as_text = (
-            await self._live_session(request.session_id),
+            await self._live_session(request.session_id, context.scope),
             from_proto.is_text_form(request.json_form),
         )
         size = page_size(request.page_size, DEFAULT_MESSAGES, MAX_MESSAGES)
@@ -202,8 +210,8 @@ class MessageService(MessageServiceServicer):
                 to_proto.message(session, entry, entry.message, as_text, response.messages.add)
         return response
 
-    async def _live_session(self, session_id: str) -> Session:
-        session = await self._store.get_session(session_id)
+    async def _live_session(self, session_id: str, scope: Scope) -> Session:
+        session = await self._store.get_session(session_id, scope=scope)
         require_live(session, self._clock.now_ms())
         return session
 

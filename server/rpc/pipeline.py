@@ -1,31 +1,33 @@
-"""Surrounds every call, from the wire or this process: admits and counts it, and maps its failure to the
-table.
+"""Surrounds every call, from the wire or this process: admits and counts it, lets its caller in, and maps its
+failure to the table.
 """
 
 import asyncio
 import time
-import uuid
-from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, aclosing, contextmanager
 from typing import Any, Final, NamedTuple
-from urllib.parse import unquote
 
-import grpc
 import structlog
 
-from eliza.sessions.errors import DOMAIN, TABLE, Row, error_trailers, forget_frames, truncate
+from eliza.sessions.errors import truncate
 from eliza.sessions.v1.message_service_pb2 import SendMessageRequest
 from eliza.sessions.values import seconds
+from server.access.limits import Shares
+from server.domain.access import Principal
 from server.domain.errors import (
     DeadlineExceededError,
-    DomainError,
     OverloadedError,
     ResourceExhaustedError,
     UnavailableError,
 )
-from server.rpc.call import Call, Caller
+from server.rpc.audit import log_audited
+from server.rpc.call import Caller
+from server.rpc.credential_ends import CredentialEnds
+from server.rpc.failures import CallFailed, Fault, fault_of
+from server.rpc.gate import UNKNOWN_SHARE, Gate, OpenGate, host_of
 from server.rpc.parsing import MAX_REQUEST_BYTES
+from server.rpc.paths import PREFIX
 
 QUIET_SECONDS: Final = 0.1
 """How long no call must have come before a server that stops may close its port."""
@@ -55,43 +57,37 @@ class Waiting(NamedTuple):
     rest: Callable[[], Awaitable[Any]]
 
 
-class Fault(NamedTuple):
-    """The status, message and trailers of an aborted call."""
-
-    code: grpc.StatusCode
-    message: str
-    trailers: tuple[tuple[str, bytes], ...]
-
-
-PREFIX: Final = f"/{DOMAIN}."
-"""How the paths of this API's methods begin."""
-
 _HEALTH: Final = f"{PREFIX}SessionService/GetServiceStatus"
 """The call for the service's state is answered under any load."""
 
 _OF_WORKERS: Final = (f"{PREFIX}AgentService/Connect", f"{PREFIX}AgentService/Reply")
-_LOGGED_IDS: Final = {"sessionId": "session_id", "agentId": "agent_id", "deliveryId": "delivery_id"}
-"""The details of an error that a line about it repeats."""
 
 log = structlog.get_logger()
 
 
-class CallFailed(Exception):  # noqa: N818 - it is not an error of ours, but how a stream of answers ends
-    """The error of a stream, with its `fault`."""
-
-    def __init__(self, fault: Fault) -> None:
-        super().__init__(fault.message)
-        self.fault = fault
-
-
 class CallPipeline:
-    """Admits calls, refuses those past their deadline, and turns exceptions into statuses with ErrorInfo."""
+    """Admits calls, refuses those past their deadline, and turns exceptions into statuses with ErrorInfo.
+
+    What comes first, in order: the deadline, the bounds of all callers, the caller's credential, what that
+    may do and how often, the caller's share of the bounds. Then the request is parsed.
+    """
 
     def __init__(
-        self, on_trouble: Callable[[], None], *, max_calls: int, max_streams: int, slow_call_s: float
+        self,
+        on_trouble: Callable[[], None],
+        *,
+        max_calls: int,
+        max_streams: int,
+        slow_call_s: float,
+        gate: Gate | None = None,
     ) -> None:
-        """`on_trouble` is called when the store failed. Calls that take `slow_call_s` are logged."""
+        """`on_trouble` is called when the store failed. Calls that take `slow_call_s` are logged. Without a
+        gate everybody may do everything.
+        """
         self._on_trouble = on_trouble
+        self._gate = gate or OpenGate()
+        self.credential_ends = CredentialEnds(self._gate)
+        self._shares = Shares()
         self._max_calls = max_calls
         self._max_streams = max_streams
         self._slow_call_s = slow_call_s
@@ -100,9 +96,8 @@ class CallPipeline:
         self._streams = 0
         # Streams of other APIs: a service that stops does not wait for them.
         self._foreign_streams = 0
-        # Streams of others than the facade; and by host, streams from other machines.
+        # Streams of others than the facade.
         self._side_streams = 0
-        self._host_streams: Counter[str] = Counter()
         self._held_bytes = 0
         self._room = asyncio.Event()
         self._last_call_s = 0.0
@@ -180,31 +175,42 @@ class CallPipeline:
     def admitted_stream(self, method: str, caller: Caller) -> Iterator[None]:
         """Counts a stream. Raises OverloadedError besides the errors of `_admit`.
 
-        Workers and other APIs may have half of all streams, and so may each other machine. So the facade
-        beside the server finds room.
+        Workers and other APIs may have half of all streams. So the facade beside the server finds room.
         """
         self._admit(caller)
         is_own, half = method.startswith(PREFIX), max(1, self._max_streams // 2)
-        is_side, host = not is_own or method in _OF_WORKERS, _host(caller.peer())
+        is_side = not is_own or method in _OF_WORKERS
         if self._streams + self._foreign_streams >= self._max_streams:
             raise OverloadedError("too many streams are open")
         if is_side and self._side_streams >= half:
             raise OverloadedError("too many streams of workers, health and reflection are open")
-        if host and self._host_streams[host] >= half:
-            raise OverloadedError("too many streams of one address are open")
         self._streams += is_own
         self._foreign_streams += not is_own
         self._side_streams += is_side
-        self._host_streams[host] += 1
         try:
             yield
         finally:
             self._streams -= is_own
             self._foreign_streams -= not is_own
             self._side_streams -= is_side
-            self._host_streams[host] -= 1
-            if not self._host_streams[host]:
-                del self._host_streams[host]
+
+    @contextmanager
+    def admitted_foreign_stream(self, method: str, caller: Caller) -> Iterator[None]:
+        """Counts a stream of another API, to which everybody is let in."""
+        host = host_of(caller.peer())
+        account = f"address:{host}" if host else ""
+        with self.admitted_stream(method, caller), self._share(account, UNKNOWN_SHARE, "streams"):
+            yield
+
+    @contextmanager
+    def _share(self, account: str, share: float, what: str, amount: int = 1) -> Iterator[None]:
+        """Counts calls, streams or bytes of a caller. Raises OverloadedError where it has its share."""
+        if not account or not amount or share >= 1:
+            yield
+            return
+        bounds = {"calls": self._max_calls, "streams": self._max_streams, "bytes": MAX_HELD_BYTES}
+        with self._shares.hold(account, share, bounds[what], what, amount):
+            yield
 
     async def answer(
         self, method: str, behaviour: Behaviour, read: Read, raw: Any, caller: Caller
@@ -214,18 +220,26 @@ class CallPipeline:
         A call that waits for a reply has a stream from the start, so that it is refused before it has done
         anything.
         """
-        request, begun_s, size_bytes = None, time.monotonic(), _counted_bytes(raw)
-        stream = ExitStack()
+        request = call = None
+        begun_s, size_bytes = time.monotonic(), _counted_bytes(raw)
+        shares, stream = ExitStack(), ExitStack()
         try:
             self._begin_call(method, caller, size_bytes)
             try:
                 try:
+                    call = await self._gate.enter(method, caller)
+                    if call.account and method != _HEALTH:
+                        shares.enter_context(self._share(call.account, call.share, "calls"))
+                        shares.enter_context(self._share(call.account, call.share, "bytes", size_bytes))
                     request = read(raw)
                     if isinstance(request, SendMessageRequest) and seconds(request.reply_wait) > 0:
                         stream.enter_context(self.admitted_stream(method, caller))
-                    answer = await behaviour(request, Call(caller))
+                        stream.enter_context(self._share(call.account, call.share, "streams"))
+                    answer = await behaviour(request, call)
                 finally:
                     self._calls -= 1
+                    shares.close()
+                log_audited(method, call.principal, request, answer)
                 self._warn_if_slow(method, request, time.monotonic() - begun_s)
                 if isinstance(answer, Waiting):
                     answer = await answer.rest()
@@ -233,7 +247,7 @@ class CallPipeline:
                 self._let_go(size_bytes)
                 stream.close()
         except Exception as error:  # noqa: BLE001 - this is where everything ends up
-            return None, self.fault(method, request, error)
+            return None, self.fault(method, request, error, call.principal if call else None)
         return answer, None
 
     def _warn_if_slow(self, method: str, request: Any, taken_s: float) -> None:
@@ -247,88 +261,35 @@ class CallPipeline:
         self, method: str, behaviour: Behaviours, read: Read, raw: Any, caller: Caller
     ) -> AsyncGenerator[Any, None]:
         """Yields the answers to a call. Raises CallFailed."""
-        request = fault = None
+        request = fault = call = None
         try:
             try:
                 with self.admitted_stream(method, caller), self._held(raw):
-                    request = read(raw)
-                    async with aclosing(behaviour(request, Call(caller))) as answers:
-                        async for answer in answers:
-                            told = [answer]
-                            # Not kept while the next one is waited for.
-                            del answer
-                            yield told.pop()
+                    call = await self._gate.enter(method, caller)
+                    with self._share(call.account, call.share, "streams"):
+                        request = read(raw)
+                        async with aclosing(behaviour(request, call)) as answers:
+                            with self.credential_ends.watched(call, answers) as watched:
+                                async for answer in watched:
+                                    told = [answer]
+                                    # Not kept while the next one is waited for.
+                                    del answer
+                                    yield told.pop()
+                        log_audited(method, call.principal, request, None)
             except Exception as error:  # noqa: BLE001 - this is where everything ends up
-                fault = self.fault(method, request, error)
+                fault = self.fault(method, request, error, call.principal if call else None)
             if fault:
                 raise CallFailed(fault)
         finally:
             # The error keeps this frame, which must not hold the call.
-            del raw, caller, request
+            del raw, caller, request, call
 
-    def fault(self, method: str, request: Any, error: Exception) -> Fault:
-        """What to abort a call with that failed.
-
-        Logs it; nothing of the call is left in the error afterwards.
-        """
+    def fault(self, method: str, request: Any, error: Exception, principal: Principal | None = None) -> Fault:
+        """What to abort a call with that failed. Logs it."""
         if isinstance(error, (UnavailableError, ResourceExhaustedError)) and not self._stopping:
             self._on_trouble()
-        if isinstance(error, DomainError):
-            reason, message, details = error.reason, str(error), error.details
-        else:
-            error_id = uuid.uuid4().hex
-            log.error("internal error", error_id=error_id, method=method, exc_info=error)
-            reason, message, details = _internal(method, request, error_id)
-        row, details = TABLE[reason], {name: truncate(value) for name, value in details.items()}
-        if isinstance(error, DomainError):
-            _log_failure(method, row, message, details)
-        forget_frames(error)
-        return Fault(row.grpc_status, message, error_trailers(row, message, details))
-
-
-def _log_failure(method: str, row: Row, message: str, details: Mapping[str, str]) -> None:
-    """One line for a call that failed: a client's fault is news, the service's own a warning.
-
-    Values of clients stay out.
-    """
-    level = "warning" if row.http_status >= 500 else "info"
-    ids = {name: details[detail] for detail, name in _LOGGED_IDS.items() if detail in details}
-    getattr(log, level)(
-        "failed call", method=method.removeprefix("/"), code=row.reason, error=truncate(message), **ids
-    )
+        return fault_of(method, request, error, principal)
 
 
 def _counted_bytes(raw: Any) -> int:
     return len(raw) if isinstance(raw, bytes) and len(raw) > MAX_REQUEST_BYTES else 0
-
-
-def _host(peer: str) -> str:
-    """The address that a call comes from, without its port; empty for this machine's own."""
-    if not peer.startswith("ip"):
-        # From within the process, or by a socket of this machine.
-        return ""
-    host = unquote(peer.removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0]).strip("[]")
-    return "" if host.startswith("127.") or host in ("::1", "") else host
-
-
-def _internal(method: str, request: Any, error_id: str) -> tuple[str, str, dict[str, str]]:
-    """Returns reason, message and details of an unforeseen error. Creating and sending have classes of their
-    own.
-    """
-    reason = f"internal error {error_id}"
-    match method.rpartition("/")[2]:
-        case "CreateSession":
-            return (
-                "SESSION_CREATION_FAILED",
-                f"The session could not be created: {reason}",
-                {"reason": reason},
-            )
-        case "SendMessage" | "Converse" as name:
-            session_id = (request if name == "SendMessage" else request.message).session_id
-            return (
-                "MESSAGE_SEND_FAILED",
-                f"The message could not be sent: {reason}",
-                {"sessionId": session_id, "reason": reason},
-            )
-        case _:
-            return "INTERNAL", f"Internal error {error_id}", {"errorId": error_id}

@@ -37,8 +37,10 @@ def build_server(
     monitor: HealthMonitor,
     names: tuple[str, ...],
     max_connection_streams: int,
+    *,
+    with_reflection: bool,
 ) -> grpc.aio.Server:
-    """The server of the services, of health and of reflection; `names` are those of the services.
+    """The server of the services, of health and perhaps of reflection; `names` are those of the services.
 
     One connection may have `max_connection_streams` calls and streams open.
     """
@@ -66,5 +68,6 @@ def build_server(
     server = grpcio.build_server(interceptors=[Interceptor(pipeline, sending)], options=options)
     services.add_to(server)
     health_pb2_grpc.add_HealthServicer_to_server(monitor.servicer, server)
-    add_reflection((*names, health_api.SERVICE_NAME), server)
+    if with_reflection:
+        add_reflection((*names, health_api.SERVICE_NAME), server)
     return server

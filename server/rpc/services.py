@@ -14,7 +14,10 @@ from eliza.sessions.v1 import (
     message_service_pb2_grpc,
     session_service_pb2,
     session_service_pb2_grpc,
+    user_data_service_pb2,
+    user_data_service_pb2_grpc,
 )
+from server.access.session_tokens import SessionTokens
 from server.agents.connectors import Connectors
 from server.clock import Clock, TestClock
 from server.delivery.dispatcher import Dispatcher
@@ -28,6 +31,7 @@ from server.rpc.encoding import Entries
 from server.rpc.health import HealthMonitor
 from server.rpc.message_service import MessageService
 from server.rpc.session_service import SessionService
+from server.rpc.user_data_service import UserDataService
 from server.rpc.watch_streams import WatchStreams
 from server.settings import Settings
 from server.store.contract import Store
@@ -38,6 +42,7 @@ SERVICE_NAMES: Final = tuple(
         (session_service_pb2, "SessionService"),
         (message_service_pb2, "MessageService"),
         (agent_service_pb2, "AgentService"),
+        (user_data_service_pb2, "UserDataService"),
     )
 )
 CLOCK_SERVICE_NAME: Final = clock_service_pb2.DESCRIPTOR.services_by_name["ClockService"].full_name
@@ -88,20 +93,37 @@ def build_services(
     purge: Purge,
     health: HealthMonitor,
     backpressure: Backpressure,
+    tokens: SessionTokens,
 ) -> Services:
     """All servicers of the API."""
     services, entries, heartbeat_s = Services(), Entries(), settings.stream_heartbeat_seconds
     # The generated functions ask no more of a server.
     target = cast(grpc.aio.Server, services)
     streams = WatchStreams(store, clock, watches, entries, heartbeat_s, backpressure)
-    sessions = SessionService(store, clock, settings.timeout_policy, health, streams)
-    messages = MessageService(
-        store, clock, watches, entries, settings.reply_deadline_seconds, settings.max_open_deliveries
+    sessions = SessionService(
+        store,
+        clock,
+        settings.timeout_policy,
+        health,
+        streams,
+        settings.quotas,
+        tokens=tokens,
+        token_seconds=settings.access_token_seconds,
     )
-    agents = AgentService(store, clock, connectors, dispatcher, heartbeat_s)
+    messages = MessageService(
+        store,
+        clock,
+        watches,
+        entries,
+        settings.reply_deadline_seconds,
+        settings.max_open_deliveries,
+        settings.quotas,
+    )
+    agents = AgentService(store, clock, connectors, dispatcher, heartbeat_s, settings.max_tenant_agents)
     session_service_pb2_grpc.add_SessionServiceServicer_to_server(sessions, target)
     message_service_pb2_grpc.add_MessageServiceServicer_to_server(messages, target)
     agent_service_pb2_grpc.add_AgentServiceServicer_to_server(agents, target)
+    user_data_service_pb2_grpc.add_UserDataServiceServicer_to_server(UserDataService(store, clock), target)
     if isinstance(clock, TestClock):
         clock_service_pb2_grpc.add_ClockServiceServicer_to_server(ClockService(clock, expiry, purge), target)
     return services

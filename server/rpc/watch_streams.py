@@ -9,6 +9,7 @@ from eliza.sessions import values
 from eliza.sessions.v1 import log_pb2
 from eliza.sessions.v1 import session_service_pb2 as pb
 from server.clock import Clock
+from server.domain.access import EVERYTHING, Scope
 from server.domain.errors import AgentNotFoundError, DomainError, MissingFieldsError
 from server.domain.log import Abort, Chunk, Entry
 from server.lifecycle.backpressure import Backpressure
@@ -40,10 +41,12 @@ class WatchStreams:
         self._heartbeat_s = heartbeat_s
         self._backpressure = backpressure
 
-    async def watch_one(self, request: pb.WatchSessionRequest) -> AsyncIterator[pb.WatchSessionResponse]:
+    async def watch_one(
+        self, request: pb.WatchSessionRequest, scope: Scope
+    ) -> AsyncIterator[pb.WatchSessionResponse]:
         """Streams one session until it ends. Raises DomainError."""
         as_text = from_proto.is_text_form(request.json_form)
-        with closing(Watch(self._store, self._watches, self._backpressure)) as watch:
+        with closing(Watch(self._store, self._watches, self._backpressure, scope=scope)) as watch:
             await watch.join(request.session_id, request.after_sequence)
             while True:
                 items = await watch.next(self._heartbeat_s)
@@ -60,14 +63,14 @@ class WatchStreams:
                     yield told.pop()
 
     async def watch_many(
-        self, requests: AsyncIterator[pb.WatchSessionsRequest]
+        self, requests: AsyncIterator[pb.WatchSessionsRequest], scope: Scope
     ) -> AsyncIterator[pb.WatchSessionsResponse]:
         """Streams the sessions that requests join, until the requests end.
 
         Handles one change or one page of entries at a time, so that nothing piles up for a slow client.
         """
         as_text: dict[str, bool] = {}
-        with closing(Watch(self._store, self._watches, self._backpressure)) as watch:
+        with closing(Watch(self._store, self._watches, self._backpressure, scope=scope)) as watch:
             change = asyncio.ensure_future(anext(requests, None))
             news = asyncio.ensure_future(watch.next(self._heartbeat_s))
             try:
@@ -131,7 +134,7 @@ class WatchStreams:
     async def _agent_name(self, agent_id: str) -> str:
         """What people call an agent; empty where it has been removed."""
         try:
-            return (await self._store.get_agent(agent_id)).name
+            return (await self._store.get_agent(agent_id, scope=EVERYTHING)).name
         except AgentNotFoundError:
             return ""
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, TypeAlias, TypeVar
 
+from server.domain.access import Scope
 from server.domain.agents import Agent
 from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState
 from server.domain.errors import (
@@ -23,10 +24,11 @@ from server.domain.errors import (
 )
 from server.domain.idempotency import RequestKey, require_same
 from server.domain.log import Entry
+from server.domain.quotas import USER_SESSIONS, UserQuota, require_room
 from server.domain.replies import DeliveryRule
 from server.domain.sessions import Creation, Outcome, Rule, Session, due_at_ms, require_etag
-from server.store.counts import CountKey, changed_counts
-from server.store.values import Commit
+from server.store.counts import CountKey, changed_counts, live_of_user
+from server.store.values import Commit, Erased
 
 E = TypeVar("E", bound=Exception)
 
@@ -57,6 +59,7 @@ class Wanted:
     deliveries: set[DeliveryKey]
     requests: set[RequestName]
     agents: set[str]
+    counts: set[CountKey] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class Loaded:
     deliveries: dict[DeliveryKey, Delivery] = field(default_factory=dict)
     requests: dict[RequestName, Remembered] = field(default_factory=dict)
     agents: dict[str, Agent] = field(default_factory=dict)
+    counts: dict[CountKey, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +120,8 @@ class Batch:
         self._deliveries: dict[DeliveryKey, Delivery] = {}
         self._requests: dict[RequestName, Remembered] = {}
         self._agents: dict[str, Agent] = {}
+        # Counts that were loaded, and by how much the operations have changed them since.
+        self._counts: Counter[CountKey] = Counter()
         self._created: set[str] = set()
         self._changed: set[str] = set()
         self._deleted: set[str] = set()
@@ -142,6 +148,7 @@ class Batch:
         """
         self._stored, self._sessions = loaded.sessions, dict(loaded.sessions)
         self._deliveries, self._requests, self._agents = loaded.deliveries, loaded.requests, loaded.agents
+        self._counts.update(loaded.counts)
         results: list[Result] = []
         for operation in self._operations:
             try:
@@ -176,10 +183,10 @@ class Batch:
             [(request, made) for request, made in self._new_requests if made.session_id not in gone],
         )
 
-    def session(self, session_id: str) -> Session:
-        """A session. Raises SessionNotFoundError."""
+    def session(self, session_id: str, scope: Scope) -> Session:
+        """A session. Raises SessionNotFoundError, also for one that is out of the scope."""
         session = self._sessions.get(session_id)
-        if session is None:
+        if session is None or not scope.has(session):
             raise SessionNotFoundError(session_id)
         return session
 
@@ -193,9 +200,14 @@ class Batch:
             return delivery._replace(state=DeliveryState.FAILED, due_at_ms=None)
         return delivery
 
-    def agent(self, agent_id: str) -> Agent | None:
-        """An agent, if there is one."""
-        return self._agents.get(agent_id)
+    def agent(self, agent_id: str, scope: Scope) -> Agent | None:
+        """An agent, if there is one in the scope."""
+        agent = self._agents.get(agent_id)
+        return agent if agent and scope.has_agent(agent) else None
+
+    def count(self, key: CountKey) -> int:
+        """A count of sessions that is wanted."""
+        return self._counts[key]
 
     def known(self, request: RequestKey | None) -> Remembered | None:
         """A request that was carried out before. Raises RequestIdReusedError."""
@@ -218,13 +230,16 @@ class Batch:
 
     def add(self, session: Session) -> None:
         """Notes a new session."""
+        self._counts[live_of_user(session.user_id, session.tenant)] += 1
         self._sessions[session.id] = session
         self._created.add(session.id)
 
-    def remove(self, session_id: str) -> None:
+    def remove(self, session: Session) -> None:
         """Notes that a session is to go."""
-        self._sessions[session_id] = None
-        self._deleted.add(session_id)
+        if not session.expiry_logged:
+            self._counts[live_of_user(session.user_id, session.tenant)] -= 1
+        self._sessions[session.id] = None
+        self._deleted.add(session.id)
 
     def take(self, before: Session, outcome: Outcome, now_ms: int) -> None:
         """Notes what a rule has done to a session."""
@@ -236,6 +251,7 @@ class Batch:
                 self._entries.append(outcome.entry)
             if session.expiry_logged and not before.expiry_logged:
                 self._expired.add(session.id)
+                self._counts[live_of_user(session.user_id, session.tenant)] -= 1
         if delivery := outcome.delivery:
             key = delivery.session_id, delivery.sequence
             self._deliveries[key] = delivery
@@ -264,21 +280,31 @@ class Operation(ABC):
 
 @dataclass(frozen=True)
 class Create(Operation):
-    """Adds the session that a rule makes. Raises RequestIdReusedError and what the rule raises."""
+    """Adds the session that a rule makes, if its user's quota allows it.
+
+    Raises RequestIdReusedError, what the rule raises, and QuotaExceededError.
+    """
 
     agent_id: str
     rule: Creation
+    scope: Scope
     request: RequestKey | None = None  # type: ignore[misc]
+    of: UserQuota | None = None
 
     def want(self, wanted: Wanted) -> None:
         wanted.agents.add(self.agent_id)
+        if self.of:
+            wanted.counts.add(live_of_user(self.of.user_id, self.of.tenant))
 
     def carry_out(self, batch: Batch, now_ms: int) -> Outcome:
         if self.request and (known := batch.known(self.request)):
-            if not isinstance(known.answer, Session):
+            if not isinstance(known.answer, Session) or not self.scope.has(known.answer):
                 raise RequestIdReusedError(self.request.id)
             return Outcome(known.answer, replayed=True)
-        session = self.rule(batch.agent(self.agent_id), now_ms)
+        session = self.rule(batch.agent(self.agent_id, self.scope), now_ms)
+        if self.of:
+            count = batch.count(live_of_user(self.of.user_id, self.of.tenant))
+            require_room(USER_SESSIONS, self.of.limit, count + 1)
         batch.add(session)
         batch.remember(self.request, session, session.id, now_ms)
         return Outcome(session)
@@ -293,13 +319,14 @@ class Apply(Operation):
 
     session_id: str
     rule: Rule
+    scope: Scope
     request: RequestKey | None = None  # type: ignore[misc]
 
     def want(self, wanted: Wanted) -> None:
         wanted.sessions.add(self.session_id)
 
     def carry_out(self, batch: Batch, now_ms: int) -> Outcome:
-        session = batch.session(self.session_id)
+        session = batch.session(self.session_id, self.scope)
         if known := batch.known(self.request):
             if not isinstance(known.answer, Entry):
                 raise SessionExpiredError(session.id, session.expires_at_ms)
@@ -321,13 +348,14 @@ class ApplyToDelivery(Operation):
     session_id: str
     sequence: int
     rule: DeliveryRule
+    scope: Scope
 
     def want(self, wanted: Wanted) -> None:
         wanted.sessions.add(self.session_id)
         wanted.deliveries.add((self.session_id, self.sequence))
 
     def carry_out(self, batch: Batch, now_ms: int) -> Outcome:
-        session = batch.session(self.session_id)
+        session = batch.session(self.session_id, self.scope)
         outcome = self.rule(session, batch.delivery(self.session_id, self.sequence), now_ms)
         batch.take(session, outcome, now_ms)
         return outcome
@@ -342,14 +370,15 @@ class Delete(Operation):
 
     session_id: str
     etag: str
+    scope: Scope
 
     def want(self, wanted: Wanted) -> None:
         wanted.sessions.add(self.session_id)
 
     def carry_out(self, batch: Batch, now_ms: int) -> Deleted:
-        session = batch.session(self.session_id)
+        session = batch.session(self.session_id, self.scope)
         require_etag(session, self.etag)
-        batch.remove(self.session_id)
+        batch.remove(session)
         return Deleted(session)
 
 
@@ -360,7 +389,14 @@ class Claimed:
     """
 
     count: int
-    outcomes: list[Outcome]
+    outcomes: Sequence[Outcome | Deleted]
+
+
+@dataclass(frozen=True, slots=True)
+class EraseStep(Claimed):
+    """A step of an erase: its outcomes are the sessions that are gone."""
+
+    erased: Erased
 
 
 def commit_of(results: Iterable[object]) -> Commit:

@@ -7,15 +7,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+from server.domain.access import Scope
 from server.domain.agents import Agent
 from server.domain.idempotency import RequestKey
 from server.domain.log import Entry
+from server.domain.quotas import UserQuota
 from server.domain.replies import DeliveryRule
 from server.domain.sessions import Creation, Outcome, Rule, Session
 from server.store.values import (
     Commit,
     Counts,
     Description,
+    Erased,
     MessagePage,
     OpenDelivery,
     Position,
@@ -37,21 +40,31 @@ class Sessions(ABC):
 
     @abstractmethod
     async def create_session(
-        self, agent_id: str, rule: Creation, request: RequestKey | None = None
+        self,
+        agent_id: str,
+        rule: Creation,
+        request: RequestKey | None = None,
+        *,
+        scope: Scope,
+        of: UserQuota | None = None,
     ) -> Outcome:
-        """Adds the session that the rule makes of the agent, if there is such an agent, at the present
-        instant, in one transaction.
+        """Adds the session that the rule makes of the agent, if there is such an agent in the scope, at the
+        present instant, in one transaction.
 
         Its id and its channel are new. For a request that is known already nothing is done, and the outcome
         is the session as it was made then. The request is remembered until the session is removed, or
-        `forget_requests` takes it.
+        `forget_requests` takes it. `of` is the quota of the user whom the session is made for, where there is
+        one.
 
         :raises DomainError: whatever the rule raises; nothing is written then
         :raises RequestIdReusedError: the request's id is known with other content
+        :raises QuotaExceededError: the user has as many live sessions as it may
         """
 
     @abstractmethod
-    async def apply(self, session_id: str, rule: Rule, request: RequestKey | None = None) -> Outcome:
+    async def apply(
+        self, session_id: str, rule: Rule, request: RequestKey | None = None, *, scope: Scope
+    ) -> Outcome:
         """Loads a session, applies the rule to it at the present instant, and persists the outcome, in one
         transaction.
 
@@ -65,7 +78,7 @@ class Sessions(ABC):
         """
 
     @abstractmethod
-    async def delete_session(self, session_id: str, etag: str = "") -> None:
+    async def delete_session(self, session_id: str, etag: str = "", *, scope: Scope) -> None:
         """Removes a session, live or expired, with its log and its deliveries: no reading method knows of
         them any more.
 
@@ -78,14 +91,14 @@ class Sessions(ABC):
         """
 
     @abstractmethod
-    async def get_session(self, session_id: str) -> Session:
+    async def get_session(self, session_id: str, *, scope: Scope) -> Session:
         """Reads a session, live or expired.
 
         :raises SessionNotFoundError: there is no such session
         """
 
     @abstractmethod
-    async def find_channel(self, channel_id: str) -> str:
+    async def find_channel(self, channel_id: str, *, scope: Scope) -> str:
         """Finds the id of the session with this channel.
 
         :raises SessionNotFoundError: there is no such channel
@@ -96,13 +109,14 @@ class Sessions(ABC):
         self,
         now_ms: int,
         *,
+        scope: Scope,
         limit: int,
         after: Position | None = None,
         agent_id: str | None = None,
         user_id: str | None = None,
     ) -> SessionPage:
-        """Reads at most `limit` sessions that are active at `now_ms`, the oldest first, from the first one
-        behind `after`.
+        """Reads at most `limit` sessions of the scope that are active at `now_ms`, the oldest first, from the
+        first one behind `after`; only those of an agent and of a user, where these are given.
 
         A page stops early, after at least one session, where its text grows past PAGE_BYTES. It stops, even
         without any session, once it has left out MAX_PASSED: their expiry is not written yet, or they are
@@ -110,11 +124,22 @@ class Sessions(ABC):
         """
 
     @abstractmethod
+    async def list_user_sessions(
+        self, user_id: str, *, scope: Scope, limit: int, before: Position | None = None
+    ) -> SessionPage:
+        """Reads at most `limit` sessions of a user in the scope, live or expired, the newest first, from the
+        first one before a place.
+
+        `total` counts them all. A page stops early, after at least one session, where its text grows past
+        PAGE_BYTES. One that is unreadable is left out.
+        """
+
+    @abstractmethod
     async def list_messages(
         self, session: Session, *, limit: int, before_ms: int | None = None, after_ms: int | None = None
     ) -> MessagePage:
         """Reads at most `limit` messages of a session whose time lies strictly between the cursors, newest
-        first.
+        first. The session was read by whoever asks, in its scope; so it is for `list_history`, too.
 
         With `after_ms` alone they are the oldest of these (travelling forward), otherwise the newest
         (travelling back). A page stops early, after at least one message, where its text, with the session's
@@ -123,7 +148,13 @@ class Sessions(ABC):
 
     @abstractmethod
     async def list_entries(
-        self, session_id: str, *, after_sequence: int, limit: int, most_bytes: int | None = None
+        self,
+        session_id: str,
+        *,
+        scope: Scope,
+        after_sequence: int,
+        limit: int,
+        most_bytes: int | None = None,
     ) -> list[Entry]:
         """Reads at most `limit` entries of a session's log behind a sequence, in order, without gaps; none
         for a session that is not there.
@@ -146,9 +177,12 @@ class Sessions(ABC):
         """Counts, up to `limit`, the messages that `list_history` would read if it never stopped early."""
 
     @abstractmethod
-    async def counts(self) -> Counts:
-        """Tells how many sessions there are, at the same cost however many they are: each write keeps the
-        counts.
+    async def counts(self, *, scope: Scope) -> Counts:
+        """Tells how many sessions of the scope there are, at the same cost however many they are: each write
+        keeps the counts.
+
+        What is known of whole tenants only is 0 in a narrower scope: `expiring_soon`; and of the whole store:
+        `invalid`.
         """
 
     @abstractmethod
@@ -172,7 +206,9 @@ class Deliveries(ABC):
     """The ways of users' messages to the agents."""
 
     @abstractmethod
-    async def apply_delivery(self, session_id: str, sequence: int, rule: DeliveryRule) -> Outcome:
+    async def apply_delivery(
+        self, session_id: str, sequence: int, rule: DeliveryRule, *, scope: Scope
+    ) -> Outcome:
         """Does as `apply`, with a rule that is given the delivery of the session's message with this
         sequence, too.
 
@@ -182,7 +218,7 @@ class Deliveries(ABC):
         """
 
     @abstractmethod
-    async def find_answer(self, session_id: str, sequence: int) -> Entry | None:
+    async def find_answer(self, session_id: str, sequence: int, *, scope: Scope) -> Entry | None:
         """Finds the reply to the message with this sequence, or else its final failure; None while there is
         neither.
         """
@@ -227,10 +263,11 @@ class Agents(ABC):
     """The agents that sessions are held with."""
 
     @abstractmethod
-    async def create_agent(self, agent: Agent) -> None:
-        """Adds an agent.
+    async def create_agent(self, agent: Agent, *, most: int = 0) -> None:
+        """Adds an agent. Its tenant may have `most` then; 0: as many as it wants.
 
         :raises AgentAlreadyExistsError: its id is taken
+        :raises QuotaExceededError: its tenant has as many as it may
         """
 
     @abstractmethod
@@ -240,31 +277,35 @@ class Agents(ABC):
         """
 
     @abstractmethod
-    async def update_agent(self, agent_id: str, change: AgentChange) -> Agent:
+    async def update_agent(self, agent_id: str, change: AgentChange, *, scope: Scope) -> Agent:
         """Loads an agent, changes it at the present instant, and persists the result, in one transaction;
         returns it.
 
         :raises AgentNotFoundError: there is no such agent
+        :raises PermissionDeniedError: the scope sees it, and does not own it
         :raises DomainError: whatever the change raises; nothing is written then
         """
 
     @abstractmethod
-    async def delete_agent(self, agent_id: str) -> None:
+    async def delete_agent(self, agent_id: str, *, scope: Scope) -> None:
         """Removes an agent; its sessions stay.
 
         :raises AgentNotFoundError: there is no such agent
+        :raises PermissionDeniedError: the scope sees it, and does not own it
         """
 
     @abstractmethod
-    async def get_agent(self, agent_id: str) -> Agent:
+    async def get_agent(self, agent_id: str, *, scope: Scope) -> Agent:
         """Reads an agent.
 
         :raises AgentNotFoundError: there is no such agent
         """
 
     @abstractmethod
-    async def list_agents(self, *, limit: int, after: Position | None = None) -> list[Agent]:
-        """Reads at most `limit` agents in order of registration, from the first one behind `after`."""
+    async def list_agents(self, *, scope: Scope, limit: int, after: Position | None = None) -> list[Agent]:
+        """Reads at most `limit` agents of the scope in order of registration, from the first one behind
+        `after`.
+        """
 
 
 class Maintenance(ABC):
@@ -302,6 +343,24 @@ class Maintenance(ABC):
         """
 
     @abstractmethod
+    async def erase_user(self, user_id: str, *, scope: Scope, limit: int) -> Erased:
+        """Takes one small step of removing all that the scope has of a user: its sessions, live or expired,
+        as `delete_session` does it, then their requests, deliveries, entries.
+
+        What sessions that were removed before have left goes first, whoever they belonged to: nobody knows
+        that any more. A step is as small as one of `purge`; the call is to be repeated until it removes
+        nothing. A session counts with all that it has in the step that removes it. What a back end keeps
+        elsewhere goes with `finish_erasure`.
+        """
+
+    @abstractmethod
+    async def finish_erasure(self) -> list[str]:
+        """Removes what erased rows have left outside of tables, such as a log of writes.
+
+        Returns what could not be done, a sentence each, for people.
+        """
+
+    @abstractmethod
     async def clear_sessions(self) -> None:
         """Removes every session as `delete_session` does. Agents stay."""
 
@@ -314,12 +373,15 @@ class Store(Sessions, Deliveries, Agents, Maintenance):
     turn writes nothing. Every method may raise UnavailableError (the store is closed, or cannot be read or
     written now) and every writing one ResourceExhaustedError (there is no room) or OverloadedError (too many
     writes wait); nothing was done then.
+
+    Methods that a caller's request leads to take the `scope` of the caller, and check it before anything
+    else: what lies out of it is not there. Others are for the service itself.
     """
 
     @abstractmethod
     def add_listener(self, listener: CommitListener) -> None:
         """Has the listener called on the event loop after each commit of `create_session`, `apply`,
-        `apply_delivery` and `delete_session`.
+        `apply_delivery`, `delete_session` and `erase_user`.
 
         It is called before they return, also where their callers are gone; it must not raise, nor take long.
         It is not told what was replayed, nor what the purge and `clear_sessions` remove.

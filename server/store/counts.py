@@ -6,8 +6,10 @@ from typing import Final, TypeAlias
 
 from server.domain.sessions import Session
 
-CountKey: TypeAlias = tuple[str, str, str]
-"""What is counted: sessions in a state (LIVE, WARNED, EXPIRED), of an agent, of a user. Empty: of any."""
+CountKey: TypeAlias = tuple[str, str, str, str]
+"""What is counted: sessions in a state (LIVE, WARNED, EXPIRED), of an agent, of a user, of a tenant. An empty
+agent or user: of any. Those of all tenants are added up when they are asked for.
+"""
 
 LIVE: Final = "live"
 WARNED: Final = "warned"
@@ -17,12 +19,20 @@ EXPIRED: Final = "expired"
 
 def counts_of(session: Session) -> list[CountKey]:
     """The counts that a session adds one to."""
-    if session.expiry_logged:
-        return [(EXPIRED, "", "")]
-    live = [
-        (LIVE, agent_id, user_id) for agent_id in ("", session.agent_id) for user_id in ("", session.user_id)
-    ]
-    return [*live, (WARNED, "", "")] if session.warning_logged else live
+    state, tenant = EXPIRED if session.expiry_logged else LIVE, session.tenant
+    counts = counts_of_state(state, session.agent_id, session.user_id, tenant)
+    warned = session.warning_logged and not session.expiry_logged
+    return [*counts, (WARNED, "", "", tenant)] if warned else counts
+
+
+def counts_of_state(state: str, agent_id: str, user_id: str, tenant: str) -> list[CountKey]:
+    """The counts of a state that a session adds one to."""
+    return [(state, agent, user, tenant) for agent in ("", agent_id) for user in ("", user_id)]
+
+
+def live_of_user(user_id: str, tenant: str) -> CountKey:
+    """The count of a user's live sessions."""
+    return LIVE, "", user_id, tenant
 
 
 def changed_counts(changes: Iterable[tuple[Session | None, Session | None]]) -> Counter[CountKey]:

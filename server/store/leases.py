@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from server.domain.access import EVERYTHING
 from server.domain.errors import (
     STORE_TROUBLE,
     DeliveryNotFoundError,
@@ -51,12 +52,14 @@ async def _lease(store: Deliveries, one: OpenDelivery, rule: LeaseRule) -> OpenD
     session_id, sequence = one.session.id, one.delivery.sequence
     try:
         outcome = await store.apply_delivery(
-            session_id, sequence, partial(rule, message_id=message_of(one.entry).id)
+            session_id, sequence, partial(rule, message_id=message_of(one.entry).id), scope=EVERYTHING
         )
     except _CLOSED:
         return None
     except SessionExpiredError:
         with suppress(*_CLOSED, SessionExpiredError):
-            await store.apply_delivery(session_id, sequence, partial(put_off, rest_ms=PUT_OFF_MS))
+            await store.apply_delivery(
+                session_id, sequence, partial(put_off, rest_ms=PUT_OFF_MS), scope=EVERYTHING
+            )
         return None
     return OpenDelivery(outcome.session, one.entry, outcome.delivery or one.delivery)

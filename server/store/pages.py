@@ -6,6 +6,7 @@ The same for every back end, which reads what a page is filled from.
 from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
+from server.domain.access import Scope
 from server.domain.log import Entry
 from server.domain.messages import AgentMessage
 from server.domain.sessions import Session, is_expired
@@ -18,6 +19,22 @@ ALWAYS_MS: Final = 2**62
 """Later than every instant; its negative is earlier."""
 FIRST: Final = Position(-ALWAYS_MS, "")
 """Before every place in an order of creation."""
+LAST: Final = Position(ALWAYS_MS, "")
+"""Behind every place in an order of creation."""
+
+
+def narrow(scope: Scope, agent_id: str | None, user_id: str | None) -> Scope | None:
+    """The scope of a list that is filtered by an agent and a user; None where nothing can be in it.
+
+    Whoever sees one session only asks for it, and has no lists.
+    """
+    if (
+        scope.session_id is not None
+        or (agent_id is not None and scope.agent_id not in (None, agent_id))
+        or (user_id is not None and scope.user_id not in (None, user_id))
+    ):
+        return None
+    return scope._replace(agent_id=agent_id or scope.agent_id, user_id=user_id or scope.user_id)
 
 
 def fill_page(found: Iterable[T], limit: int, size: Callable[[T], int]) -> tuple[list[T], bool]:

@@ -74,6 +74,20 @@ class Counts:
     invalid: int
 
 
+class Erased(NamedTuple):
+    """What a step of an erase has removed of a user, by kind.
+
+    `rows`: how many rows are gone for good, also of what removed sessions had left; all are 0 when nothing is
+    left to remove.
+    """
+
+    sessions: int = 0
+    entries: int = 0
+    deliveries: int = 0
+    requests: int = 0
+    rows: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Commit:
     """What one commit has done to sessions: the outcomes of creations and rules, in order, and the sessions

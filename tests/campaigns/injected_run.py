@@ -12,6 +12,7 @@ from typing import Any, Final
 import apsw
 
 from server.clock import TestClock
+from server.domain.access import EVERYTHING
 from server.domain.errors import STORE_TROUBLE, DomainError, OverloadedError
 from server.rpc.health import HealthMonitor
 from server.store.sqlite.check import problems
@@ -141,18 +142,22 @@ class Run:
                 continue
             entries = [known.entries[sequence] for sequence in sorted(known.entries)]
             messages = [entry for entry in reversed(entries) if entry.message]
-            await self._expect(known.session, self.store.get_session(session_id))
-            await self._expect(session_id, self.store.find_channel(known.session.channel_id))
-            await self._expect(entries, self.store.list_entries(session_id, after_sequence=0, limit=1000))
+            await self._expect(known.session, self.store.get_session(session_id, scope=EVERYTHING))
+            await self._expect(
+                session_id, self.store.find_channel(known.session.channel_id, scope=EVERYTHING)
+            )
+            await self._expect(
+                entries, self.store.list_entries(session_id, after_sequence=0, limit=1000, scope=EVERYTHING)
+            )
             page = await self._expect(None, self.store.list_messages(known.session, limit=1000))
             if page and page.messages != messages:
                 self.found.append(f"session {session_id}: its messages are not those that it has")
             await self._expect(None, self.store.lease_due(known.session.agent_id, 2**62, 10))
             await self._expect(None, self.store.list_history(known.session, before_sequence=10**6, limit=100))
-            await self._expect(None, self.store.find_answer(session_id, 1))
+            await self._expect(None, self.store.find_answer(session_id, 1, scope=EVERYTHING))
         for reading in (
-            self.store.list_sessions(self.clock.now_ms(), limit=100),
-            self.store.counts(),
+            self.store.list_sessions(self.clock.now_ms(), limit=100, scope=EVERYTHING),
+            self.store.counts(scope=EVERYTHING),
             self.store.count_open(),
             self.store.next_due_ms(),
         ):
@@ -161,7 +166,7 @@ class Run:
             (agent for agent in self.model.agents.values() if agent),
             key=lambda agent: (agent.created_at_ms, agent.id),
         )
-        await self._expect(agents, self.store.list_agents(limit=100))
+        await self._expect(agents, self.store.list_agents(limit=100, scope=EVERYTHING))
 
     async def _expect(self, wanted: Any, reading: Awaitable[Any]) -> Any:
         try:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Final
 
 from server.clock import TestClock
+from server.domain.access import EVERYTHING
 from server.domain.agents import Agent, AgentKind
 from server.domain.deliveries import DeliveryState, RetryPolicy
 from server.domain.errors import DomainError
@@ -120,7 +121,10 @@ class Client:
 
         def call(store: Store, message_id: str) -> Awaitable[Outcome]:
             return store.apply(
-                session_id, partial(send_message, message_id=message_id, draft=Draft(content)), asked
+                session_id,
+                partial(send_message, message_id=message_id, draft=Draft(content)),
+                asked,
+                scope=EVERYTHING,
             )
 
         if asked:
@@ -193,7 +197,11 @@ class Client:
                 fail, message_id=self._uuid(), reason="no", final=final, backoff_ms=1000, policy=ROUNDS
             )
             doubt = Doubt(failure, sequence=sequence, states=frozenset({pending, failed}))
-        await self._apply(session_id, doubt, lambda: self._store.apply_delivery(session_id, sequence, rule))
+        await self._apply(
+            session_id,
+            doubt,
+            lambda: self._store.apply_delivery(session_id, sequence, rule, scope=EVERYTHING),
+        )
 
     async def _rule(
         self,
@@ -203,7 +211,9 @@ class Client:
         states: frozenset[DeliveryState] = frozenset(),
     ) -> None:
         await self._apply(
-            session_id, Doubt(kinds, sequence=-1, states=states), lambda: self._store.apply(session_id, rule)
+            session_id,
+            Doubt(kinds, sequence=-1, states=states),
+            lambda: self._store.apply(session_id, rule, scope=EVERYTHING),
         )
 
     async def keep(self) -> None:
@@ -221,7 +231,7 @@ class Client:
         if session_id := self._any():
             with self._model.asking(session_id, Doubt(may_be_gone=True)):
                 try:
-                    await self._store.delete_session(session_id)
+                    await self._store.delete_session(session_id, scope=EVERYTHING)
                 except DomainError as error:
                     self.refused(error)
                 else:
@@ -271,11 +281,11 @@ class Client:
                     return
                 if self._rng.random() < 0.3:
                     with self._model.changing_agent(agent.id, None):
-                        await self._store.delete_agent(agent.id)
+                        await self._store.delete_agent(agent.id, scope=EVERYTHING)
                 else:
                     changed = replace(agent, name=self._uuid()[:8], updated_at_ms=now_ms)
                     with self._model.changing_agent(agent.id, changed):
-                        await self._store.update_agent(agent.id, lambda _, __: changed)
+                        await self._store.update_agent(agent.id, lambda _, __: changed, scope=EVERYTHING)
         except DomainError as error:
             self._model.agents_in_doubt = {
                 token: doubt for token, doubt in self._model.agents_in_doubt.items() if doubt[0] != agent.id

@@ -11,6 +11,7 @@ import apsw
 import pytest
 
 from server.clock import TestClock
+from server.domain.access import EVERYTHING
 from server.domain.errors import UnavailableError
 from server.rpc.health import HealthMonitor
 from server.store.sqlite import reading as sqlite
@@ -67,7 +68,7 @@ async def test_health_sees_that_the_store_cannot_be_read(tmp_path: Path) -> None
         seen = []
         for disk.before in (fine, fail, fail, fine):
             with suppress(UnavailableError):
-                await store.counts()
+                await store.counts(scope=EVERYTHING)
             await monitor.check()
             seen.append(monitor.is_serving)
         await store.close()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from server.clock import TestClock
+from server.domain.access import EVERYTHING
 from server.domain.errors import SessionNotFoundError
 from server.domain.idempotency import request_key
 from server.domain.sessions import fall_due
@@ -70,13 +71,13 @@ async def test_a_retry_between_two_steps_of_the_purge_finds_no_session(tmp_path:
     one = session()
     await put_session(store, one)
     asked = request_key(f"session:{one.id}", "again", "hello")
-    await store.apply(one.id, say("hello"), asked)
+    await store.apply(one.id, say("hello"), asked, scope=EVERYTHING)
     clock.set_ms(T0 + 60 * MINUTE)
-    await store.apply(one.id, fall_due)
+    await store.apply(one.id, fall_due, scope=EVERYTHING)
     # Its request, its delivery, its message and its expiry.
     assert await store.purge(clock.now_ms(), steps) == steps
     with pytest.raises(SessionNotFoundError):
-        await store.apply(one.id, say("hello"), asked)
+        await store.apply(one.id, say("hello"), asked, scope=EVERYTHING)
     await store.close()
 
 

@@ -19,6 +19,7 @@ from eliza.sessions.v1.session_service_pb2 import WatchSessionRequest
 from server.domain.errors import MissingFieldsError, OverloadedError
 from server.rpc import agent_service, pipeline
 from server.rpc.agent_service import AgentService
+from server.rpc.call import Call
 from server.rpc.parsing import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
 from server.rpc.pipeline import CallPipeline
 from tests.support.clients import create, fails, send
@@ -113,7 +114,7 @@ async def test_a_worker_that_does_not_say_hello_is_let_go(monkeypatch: pytest.Mo
     service = AgentService(unused, unused, unused, unused, 15)
     async with asyncio.timeout(30):
         with pytest.raises(MissingFieldsError, match="hello"):
-            await anext(service.Connect(silence(), None))
+            await anext(service.Connect(silence(), Call(None)))
 
 
 class _Context:

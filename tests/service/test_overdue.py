@@ -13,6 +13,7 @@ import pytest
 from eliza.sessions.errors import error_info
 from eliza.sessions.v1 import session_service_pb2, session_service_pb2_grpc
 from server.clock import SystemClock
+from server.domain.access import EVERYTHING
 from server.domain.sessions import Outcome, Session
 from server.domain.timeouts import PartialTimeoutConfig
 from server.lifecycle.expiry import BATCH, ExpiryScheduler
@@ -34,7 +35,9 @@ async def overdue_store(path: Path, count: int) -> list[Session]:
     old = [session(start_ms, PartialTimeoutConfig(timeout_minutes=30.0)) for _ in range(count)]
     live = session(clock.now_ms())
     await asyncio.gather(*map(partial(put, store), [*old, live]))
-    await asyncio.gather(*(store.apply(one.id, lambda start, _: say()(start, start_ms)) for one in old))
+    await asyncio.gather(
+        *(store.apply(one.id, lambda start, _: say()(start, start_ms), scope=EVERYTHING) for one in old)
+    )
     await store.close()
     return [*old, live]
 
@@ -80,10 +83,10 @@ async def test_it_listens_before_the_overdue_sessions_have_expired(
             assert error_info(raised.value).reason == "SESSION_EXPIRED"
             page = await sessions.ListSessions(session_service_pb2.ListSessionsRequest(), timeout=10)
             assert [found.session_id for found in page.sessions] == [live.id]
-            assert not (await service._store.get_session(one.id)).expiry_logged
+            assert not (await service._store.get_session(one.id, scope=EVERYTHING)).expiry_logged
             goes_on.set()
             async with asyncio.timeout(PATIENCE_SECONDS):
-                while not (await service._store.get_session(one.id)).expiry_logged:  # noqa: ASYNC110 - nothing tells
+                while not (await service._store.get_session(one.id, scope=EVERYTHING)).expiry_logged:  # noqa: ASYNC110 - nothing tells
                     await asyncio.sleep(0.01)
         # Its message went to no agent meanwhile.
         assert leased == []
@@ -101,7 +104,7 @@ async def test_others_write_between_the_batches_of_what_is_overdue(tmp_path: Pat
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not batches:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0)
-    await store.apply(live.id, say("between"))
+    await store.apply(live.id, say("between"), scope=EVERYTHING)
     assert sum(batches) < len(old)
     await falling
     assert sum(batches) == len(old)

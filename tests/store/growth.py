@@ -25,12 +25,15 @@ from eliza.sessions.v1 import (
     timeout_pb2,
 )
 from server.clock import TestClock
+from server.domain.access import EVERYTHING, Scope
 from server.domain.idempotency import RequestKey
 from server.domain.messages import Draft, Reply
+from server.domain.quotas import UserQuota
 from server.domain.replies import lease
 from server.domain.sessions import Outcome, Session, heartbeat
 from server.lifecycle.watches import Watches
 from server.rpc.agent_service import AgentService
+from server.rpc.call import Call
 from server.rpc.encoding import Entries
 from server.rpc.message_service import MessageService
 from server.rpc.session_service import SessionService
@@ -98,14 +101,14 @@ async def add_due(world: World, count: int) -> None:
 async def add_expired(world: World, count: int) -> None:
     model = session(T0)
     await put(world.store, model)
-    await world.store.apply(model.id, expire)
+    await world.store.apply(model.id, expire, scope=EVERYTHING)
     await _add_sessions(world, count, model)
 
 
 async def _add_entries(world: World, count: int) -> None:
     """Repeats what is in the log of `one`, with its deliveries."""
     connection, where = world.store._writer._connection, f"session_id = '{world.one.id}'"
-    last = (await world.store.get_session(world.one.id)).last_sequence
+    last = (await world.store.get_session(world.one.id, scope=EVERYTHING)).last_sequence
     further = f"sequence + {last} * n"
     failure = f"json_set(failure, '$.message_sequence', failure ->> 'message_sequence' + {last} * n)"
     changes = {"at_ms": f"at_ms + {last} * n", "message_id": "message_id || '-' || n", "failure": failure}
@@ -119,19 +122,19 @@ async def _add_entries(world: World, count: int) -> None:
 
 
 async def add_messages(world: World, count: int) -> None:
-    await world.store.apply(world.one.id, say())
-    await world.store.apply(world.one.id, answer(Reply(Draft("r"))))
+    await world.store.apply(world.one.id, say(), scope=EVERYTHING)
+    await world.store.apply(world.one.id, answer(Reply(Draft("r"))), scope=EVERYTHING)
     await _add_entries(world, count)
 
 
 async def add_failures(world: World, count: int) -> None:
-    await world.store.apply(world.one.id, say())
-    await world.store.apply_delivery(world.one.id, 1, give_up)
+    await world.store.apply(world.one.id, say(), scope=EVERYTHING)
+    await world.store.apply_delivery(world.one.id, 1, give_up, scope=EVERYTHING)
     await _add_entries(world, count)
 
 
 async def add_unanswered(world: World, count: int) -> None:
-    await world.store.apply(world.one.id, say())
+    await world.store.apply(world.one.id, say(), scope=EVERYTHING)
     await _add_entries(world, count)
 
 
@@ -140,7 +143,7 @@ async def add_due_deliveries(world: World, count: int) -> None:
     # Before all others, so that what comes behind the rows of `one` is the same in every world.
     model = session(NOW_MS, session_id=f"{0:08x}-0000-4000-8000-00000000000a")
     await put(world.store, model)
-    await world.store.apply(model.id, say())
+    await world.store.apply(model.id, say(), scope=EVERYTHING)
     await _add_sessions(world, count, model)
     connection, new_id = world.store._writer._connection, _ID.format("00000000000a")
     _clone(connection, "deliveries", count, f"session_id = '{model.id}'", session_id=new_id)
@@ -158,13 +161,13 @@ async def add_resting(world: World, count: int) -> None:
 
 
 async def add_renewals(world: World, count: int) -> None:
-    await world.store.apply(world.one.id, heartbeat)
+    await world.store.apply(world.one.id, heartbeat, scope=EVERYTHING)
     await _add_entries(world, count)
 
 
 async def add_requests(world: World, count: int) -> None:
     scope = f"session:{world.one.id}"
-    await world.store.apply(world.one.id, say(), RequestKey(scope, "model", "content"))
+    await world.store.apply(world.one.id, say(), RequestKey(scope, "model", "content"), scope=EVERYTHING)
     _clone(world.store._writer._connection, "requests", count, "id = 'model'", id="'model ' || n")
 
 
@@ -195,15 +198,15 @@ one session.
 async def _send(world: World) -> None:
     """With a new request id."""
     outcome = await world.store.apply(
-        world.one.id, say(), RequestKey("growth", f"after {world.sent}", "content")
+        world.one.id, say(), RequestKey("growth", f"after {world.sent}", "content"), scope=EVERYTHING
     )
     world.sent = outcome.session.last_sequence
 
 
 async def _fail(world: World) -> None:
     await _send(world)
-    await world.store.apply_delivery(world.one.id, world.sent, take)
-    await world.store.apply_delivery(world.one.id, world.sent, give_up)
+    await world.store.apply_delivery(world.one.id, world.sent, take, scope=EVERYTHING)
+    await world.store.apply_delivery(world.one.id, world.sent, give_up, scope=EVERYTHING)
 
 
 def _sessions_rpc(world: World) -> SessionService:
@@ -231,93 +234,128 @@ _CLAIM: Final = partial(lease, lease_ms=5000, policy=RETRIES)
 """As the dispatcher leases."""
 
 OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
-    "get_session": lambda w: w.store.get_session(w.one.id),
-    "find_channel": lambda w: w.store.find_channel(w.one.channel_id),
-    "list_sessions": lambda w: w.store.list_sessions(NOW_MS, limit=100),
-    "list_sessions of an agent": lambda w: w.store.list_sessions(NOW_MS, limit=100, agent_id=AGENT),
-    "list_sessions of a user": lambda w: w.store.list_sessions(NOW_MS, limit=100, user_id=USER),
-    "list_sessions of both": lambda w: w.store.list_sessions(NOW_MS, limit=100, agent_id=AGENT, user_id=USER),
+    "get_session": lambda w: w.store.get_session(w.one.id, scope=EVERYTHING),
+    "find_channel": lambda w: w.store.find_channel(w.one.channel_id, scope=EVERYTHING),
+    "list_sessions": lambda w: w.store.list_sessions(NOW_MS, limit=100, scope=EVERYTHING),
+    "list_sessions of an agent": lambda w: w.store.list_sessions(
+        NOW_MS, limit=100, agent_id=AGENT, scope=EVERYTHING
+    ),
+    "list_sessions of a user": lambda w: w.store.list_sessions(
+        NOW_MS, limit=100, user_id=USER, scope=EVERYTHING
+    ),
+    "list_sessions of both": lambda w: w.store.list_sessions(
+        NOW_MS, limit=100, agent_id=AGENT, user_id=USER, scope=EVERYTHING
+    ),
+    "list_sessions of a tenant": lambda w: w.store.list_sessions(NOW_MS, limit=100, scope=Scope("")),
+    "list_sessions of a tenant's user": lambda w: w.store.list_sessions(
+        NOW_MS, limit=100, scope=Scope("", USER)
+    ),
+    "list_sessions of another tenant": lambda w: w.store.list_sessions(
+        NOW_MS, limit=100, user_id=USER, scope=Scope("other")
+    ),
+    "list_user_sessions": lambda w: w.store.list_user_sessions(USER, scope=EVERYTHING, limit=100),
+    "get_session in a scope": lambda w: w.store.get_session(w.one.id, scope=Scope("", USER)),
+    "find_channel in a scope": lambda w: w.store.find_channel(w.one.channel_id, scope=Scope("", USER)),
+    "list_entries in a scope": lambda w: w.store.list_entries(
+        w.one.id, after_sequence=50, limit=100, scope=Scope("", USER)
+    ),
+    "find_answer in a scope": lambda w: w.store.find_answer(w.one.id, 1, scope=Scope("", USER)),
+    "counts of a user": lambda w: w.store.counts(scope=Scope("", USER)),
+    "list_agents of a tenant": lambda w: w.store.list_agents(limit=100, scope=Scope("other")),
     "list_messages": lambda w: w.store.list_messages(w.one, limit=50),
     "list_messages after": lambda w: w.store.list_messages(w.one, limit=50, after_ms=NOW_MS + 50),
-    "list_entries": lambda w: w.store.list_entries(w.one.id, after_sequence=50, limit=100),
+    "list_entries": lambda w: w.store.list_entries(w.one.id, after_sequence=50, limit=100, scope=EVERYTHING),
     "list_history before the last": lambda w: w.store.list_history(w.one, before_sequence=10**9, limit=20),
     "list_history before the first": lambda w: w.store.list_history(w.one, before_sequence=1, limit=20),
     "count_history": lambda w: w.store.count_history(w.one, before_sequence=10**9, limit=20),
-    "find_answer": lambda w: w.store.find_answer(w.one.id, 1),
-    "find_answer where none is": lambda w: w.store.find_answer(w.one.id, 10**9),
+    "find_answer": lambda w: w.store.find_answer(w.one.id, 1, scope=EVERYTHING),
+    "find_answer where none is": lambda w: w.store.find_answer(w.one.id, 10**9, scope=EVERYTHING),
     "lease_due, read only": lambda w: w.store.lease_due(AGENT, NOW_MS + 1, 20, [w.other.id]),
     "lease_due, where none is": lambda w: w.store.lease_due(USER, NOW_MS, 20),
     "lease_due, written": lambda w: w.store.lease_due(AGENT, NOW_MS + 1, 1, [], _CLAIM),
     "next_delivery_ms": lambda w: w.store.next_delivery_ms(AGENT, [w.one.id, w.other.id]),
     "count_open": lambda w: w.store.count_open(),
     "describe": lambda w: w.store.describe(),
-    "counts": lambda w: w.store.counts(),
+    "counts": lambda w: w.store.counts(scope=EVERYTHING),
     "apply_due": lambda w: w.store.apply_due(lambda start, now_ms: Outcome(start), NOW_MS, 256),
     "next_due_ms": lambda w: w.store.next_due_ms(),
-    "get_agent": lambda w: w.store.get_agent(AGENT),
-    "list_agents": lambda w: w.store.list_agents(limit=100),
+    "get_agent": lambda w: w.store.get_agent(AGENT, scope=EVERYTHING),
+    "list_agents": lambda w: w.store.list_agents(limit=100, scope=EVERYTHING),
     "rpc ListSessions": lambda w: _sessions_rpc(w).ListSessions(
-        session_service_pb2.ListSessionsRequest(), None
+        session_service_pb2.ListSessionsRequest(), Call(None)
     ),
     "rpc GetServiceStatus": lambda w: _sessions_rpc(w).GetServiceStatus(
-        session_service_pb2.GetServiceStatusRequest(), None
+        session_service_pb2.GetServiceStatusRequest(), Call(None)
     ),
     "rpc GetSession": lambda w: _sessions_rpc(w).GetSession(
-        session_service_pb2.GetSessionRequest(session_id=w.one.id), None
+        session_service_pb2.GetSessionRequest(session_id=w.one.id), Call(None)
     ),
     "rpc CreateSession": lambda w: _sessions_rpc(w).CreateSession(
-        session_service_pb2.CreateSessionRequest(agent_id=AGENT, user_id=USER, request_id="growth"), None
+        session_service_pb2.CreateSessionRequest(agent_id=AGENT, user_id=USER, request_id="growth"),
+        Call(None),
     ),
     "rpc SendHeartbeat": lambda w: _sessions_rpc(w).SendHeartbeat(
-        session_service_pb2.SendHeartbeatRequest(session_id=w.one.id), None
+        session_service_pb2.SendHeartbeatRequest(session_id=w.one.id), Call(None)
     ),
     "rpc RenewSession": lambda w: _sessions_rpc(w).RenewSession(
-        session_service_pb2.RenewSessionRequest(session_id=w.one.id), None
+        session_service_pb2.RenewSessionRequest(session_id=w.one.id), Call(None)
     ),
     "rpc UpdateTimeout": lambda w: _sessions_rpc(w).UpdateTimeout(
         session_service_pb2.UpdateTimeoutRequest(
             session_id=w.one.id, timeout_config=timeout_pb2.TimeoutConfig(auto_renew=True)
         ),
-        None,
+        Call(None),
     ),
     "rpc SendMessage": lambda w: _messages_rpc(w).SendMessage(
-        message_service_pb2.SendMessageRequest(session_id=w.one.id, content="x", request_id="growth"), None
+        message_service_pb2.SendMessageRequest(session_id=w.one.id, content="x", request_id="growth"),
+        Call(None),
     ),
     "rpc ListMessages": lambda w: _messages_rpc(w).ListMessages(
-        message_service_pb2.ListMessagesRequest(session_id=w.one.id), None
+        message_service_pb2.ListMessagesRequest(session_id=w.one.id), Call(None)
     ),
     "rpc CreateAgent": lambda w: _agents_rpc(w).CreateAgent(
-        agent_service_pb2.CreateAgentRequest(agent=_new_agent()), None
+        agent_service_pb2.CreateAgentRequest(agent=_new_agent()), Call(None)
     ),
     "rpc GetAgent": lambda w: _agents_rpc(w).GetAgent(
-        agent_service_pb2.GetAgentRequest(agent_id=AGENT), None
+        agent_service_pb2.GetAgentRequest(agent_id=AGENT), Call(None)
     ),
     "rpc UpdateAgent": lambda w: _agents_rpc(w).UpdateAgent(
-        agent_service_pb2.UpdateAgentRequest(agent=_new_agent()), None
+        agent_service_pb2.UpdateAgentRequest(agent=_new_agent()), Call(None)
     ),
     "rpc DeleteAgent": lambda w: _agents_rpc(w).DeleteAgent(
-        agent_service_pb2.DeleteAgentRequest(agent_id=agent(6).id), None
+        agent_service_pb2.DeleteAgentRequest(agent_id=agent(6).id), Call(None)
     ),
-    "rpc ListAgents": lambda w: _agents_rpc(w).ListAgents(agent_service_pb2.ListAgentsRequest(), None),
+    "rpc ListAgents": lambda w: _agents_rpc(w).ListAgents(agent_service_pb2.ListAgentsRequest(), Call(None)),
     "create_session": lambda w: put(w.store, session(NOW_MS), RequestKey("growth", "create", "content")),
+    "create_session with a quota": lambda w: w.store.create_session(
+        AGENT, lambda of, now_ms: session(NOW_MS), scope=EVERYTHING, of=UserQuota(USER, "", 10**9)
+    ),
     "apply, a message": _send,
-    "apply, again": lambda w: w.store.apply(w.one.id, say(), RequestKey("growth", "after 0", "content")),
-    "apply, a heartbeat": lambda w: w.store.apply(w.one.id, heartbeat),
-    "apply_delivery, a lease": lambda w: w.store.apply_delivery(w.one.id, w.sent, take),
-    "apply_delivery, a reply": lambda w: w.store.apply_delivery(w.one.id, w.sent, respond()),
+    "apply, again": lambda w: w.store.apply(
+        w.one.id, say(), RequestKey("growth", "after 0", "content"), scope=EVERYTHING
+    ),
+    "apply, a heartbeat": lambda w: w.store.apply(w.one.id, heartbeat, scope=EVERYTHING),
+    "apply_delivery, a lease": lambda w: w.store.apply_delivery(w.one.id, w.sent, take, scope=EVERYTHING),
+    "apply_delivery, a reply": lambda w: w.store.apply_delivery(
+        w.one.id, w.sent, respond(), scope=EVERYTHING
+    ),
     "apply_delivery, a failure": _fail,
     "seed_agent": lambda w: w.store.seed_agent(agent(3)),
     "create_agent": lambda w: w.store.create_agent(agent(4)),
-    "update_agent": lambda w: w.store.update_agent(AGENT, lambda stored, now_ms: stored),
-    "delete_agent": lambda w: w.store.delete_agent(agent(4).id),
+    "create_agent with a quota": lambda w: w.store.create_agent(agent(7), most=10**9),
+    "update_agent": lambda w: w.store.update_agent(AGENT, lambda stored, now_ms: stored, scope=EVERYTHING),
+    "delete_agent": lambda w: w.store.delete_agent(agent(4).id, scope=EVERYTHING),
     "check_writable": lambda w: w.store.check_writable(),
     "forget_requests": lambda w: w.store.forget_requests(NOW_MS, 500),
     "purge": lambda w: w.store.purge(NOW_MS, 500),
-    "apply, an expiry": lambda w: w.store.apply(w.one.id, expire),
-    "delete_session": lambda w: w.store.delete_session(w.one.id),
+    "apply, an expiry": lambda w: w.store.apply(w.one.id, expire, scope=EVERYTHING),
+    "delete_session": lambda w: w.store.delete_session(w.one.id, scope=EVERYTHING),
     "rpc DeleteSession": lambda w: _sessions_rpc(w).DeleteSession(
-        session_service_pb2.DeleteSessionRequest(session_id=w.other.id), None
+        session_service_pb2.DeleteSessionRequest(session_id=w.other.id), Call(None)
     ),
+    "erase_user": lambda w: w.store.erase_user(USER, scope=EVERYTHING, limit=100),
+    "erase_user in a scope": lambda w: w.store.erase_user(USER, scope=Scope(""), limit=100),
+    "finish_erasure": lambda w: w.store.finish_erasure(),
     "clear_sessions": lambda w: w.store.clear_sessions(),
 }
 """A call of each operation, in an order in which they can be carried out one after the other."""
@@ -333,6 +371,8 @@ MAY_GROW: Final = {
         "unanswered",
     ): "the open deliveries of a session end with it; MAX_OPEN_DELIVERIES bounds them",
     ("forget_requests", ""): "as the purge",
+    ("erase_user", ""): "as the purge; it counts what it removes",
+    ("erase_user in a scope", ""): "as above",
     ("purge", ""): "a step removes as many rows as it can in 5 ms, and its limit at most",
 }
 """Operations whose steps may grow, in one world or (empty) in all of them, and why."""
@@ -354,8 +394,8 @@ async def make_world(directory: Path, name: str, count: int) -> AsyncIterator[Wo
         connection = store._writer._connection
         connection.execute("DELETE FROM session_counts")
         connection.execute(
-            f"INSERT INTO session_counts SELECT state, agent_id, user_id, count(*) FROM ({COUNTED}) GROUP "
-            "BY state, agent_id, user_id"
+            f"INSERT INTO session_counts SELECT state, agent_id, user_id, tenant, count(*) "
+            f"FROM ({COUNTED}) GROUP BY state, agent_id, user_id, tenant"
         )
         # After work that is none on sessions, the writer reads them anew.
         await store.check_writable()

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from server.clock import Clock
-from server.domain.agents import Agent
+from server.domain.access import EVERYTHING, Scope
+from server.domain.agents import Agent, require_owned
 from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState
 from server.domain.errors import (
     AgentAlreadyExistsError,
@@ -18,6 +19,7 @@ from server.domain.errors import (
 )
 from server.domain.idempotency import RequestKey
 from server.domain.log import Entry
+from server.domain.quotas import TENANT_AGENTS, UserQuota, require_room
 from server.domain.sessions import Creation, Outcome, Rule, Session, due_at_ms
 from server.store import pages
 from server.store.batch import (
@@ -33,9 +35,18 @@ from server.store.batch import (
     commit_of,
 )
 from server.store.contract import PUT_OFF_MS, AgentChange, CommitListener, LeaseRule, Store
-from server.store.counts import EXPIRED, LIVE, WARNED, CountKey
+from server.store.counts import EXPIRED, LIVE, WARNED, CountKey, counts_of
 from server.store.leases import lease_each
-from server.store.values import Counts, Description, MessagePage, OpenDelivery, Position, SessionPage
+from server.store.values import (
+    Commit,
+    Counts,
+    Description,
+    Erased,
+    MessagePage,
+    OpenDelivery,
+    Position,
+    SessionPage,
+)
 
 
 class MemoryStore(Store):
@@ -113,9 +124,13 @@ class MemoryStore(Store):
         def there(table: dict[Any, Any], keys: Iterable[Any]) -> dict[Any, Any]:
             return {key: table[key] for key in keys if key in table}
 
-        wanted, tables = batch.wanted(), (self._sessions, self._deliveries, self._requests, self._agents)
+        wanted = batch.wanted()
         return Loaded(
-            *map(there, tables, (wanted.sessions, wanted.deliveries, wanted.requests, wanted.agents))
+            there(self._sessions, wanted.sessions),
+            there(self._deliveries, wanted.deliveries),
+            there(self._requests, wanted.requests),
+            there(self._agents, wanted.agents),
+            there(self._counts, wanted.counts),
         )
 
     def _write(self, written: Written) -> None:
@@ -162,29 +177,38 @@ class MemoryStore(Store):
         return rows
 
     async def create_session(
-        self, agent_id: str, rule: Creation, request: RequestKey | None = None
+        self,
+        agent_id: str,
+        rule: Creation,
+        request: RequestKey | None = None,
+        *,
+        scope: Scope,
+        of: UserQuota | None = None,
     ) -> Outcome:
-        return await self._submit(Create(agent_id, rule, request))
+        return await self._submit(Create(agent_id, rule, scope, request, of))
 
-    async def apply(self, session_id: str, rule: Rule, request: RequestKey | None = None) -> Outcome:
-        return await self._submit(Apply(session_id, rule, request))
+    async def apply(
+        self, session_id: str, rule: Rule, request: RequestKey | None = None, *, scope: Scope
+    ) -> Outcome:
+        return await self._submit(Apply(session_id, rule, scope, request))
 
-    async def apply_delivery(self, session_id: str, sequence: int, rule: Any) -> Outcome:
-        return await self._submit(ApplyToDelivery(session_id, sequence, rule))
+    async def apply_delivery(self, session_id: str, sequence: int, rule: Any, *, scope: Scope) -> Outcome:
+        return await self._submit(ApplyToDelivery(session_id, sequence, rule, scope))
 
-    async def delete_session(self, session_id: str, etag: str = "") -> None:
-        await self._submit(Delete(session_id, etag))
+    async def delete_session(self, session_id: str, etag: str = "", *, scope: Scope) -> None:
+        await self._submit(Delete(session_id, etag, scope))
 
-    async def get_session(self, session_id: str) -> Session:
+    async def get_session(self, session_id: str, *, scope: Scope) -> Session:
         self._require_open()
-        if session_id not in self._sessions:
+        session = self._sessions.get(session_id)
+        if session is None or not scope.has(session):
             raise SessionNotFoundError(session_id)
-        return self._sessions[session_id]
+        return session
 
-    async def find_channel(self, channel_id: str) -> str:
+    async def find_channel(self, channel_id: str, *, scope: Scope) -> str:
         self._require_open()
         for session in self._sessions.values():
-            if session.channel_id == channel_id:
+            if session.channel_id == channel_id and scope.has(session):
                 return session.id
         raise SessionNotFoundError(channel_id)
 
@@ -192,6 +216,7 @@ class MemoryStore(Store):
         self,
         now_ms: int,
         *,
+        scope: Scope,
         limit: int,
         after: Position | None = None,
         agent_id: str | None = None,
@@ -199,14 +224,40 @@ class MemoryStore(Store):
     ) -> SessionPage:
         self._require_open()
         start = after or pages.FIRST
+        narrowed = pages.narrow(scope, agent_id, user_id)
+        if narrowed is None:
+            return SessionPage([], None, 0)
         live = (session for session in self._sessions.values() if not session.expiry_logged)
-        mine = (one for one in live if agent_id in (None, one.agent_id) and user_id in (None, one.user_id))
-        found = sorted((one.created_at_ms, one.id) for one in mine)
+        found = sorted((one.created_at_ms, one.id) for one in live if narrowed.has(one))
         behind = (
             (self._sessions[place[1]], True) for place in found if place > (start.created_at_ms, start.id)
         )
-        total = self._counts[LIVE, agent_id or "", user_id or ""]
+        total = self._count(LIVE, narrowed)
         return SessionPage(*pages.fill_active(behind, now_ms, limit, str), total)
+
+    async def list_user_sessions(
+        self, user_id: str, *, scope: Scope, limit: int, before: Position | None = None
+    ) -> SessionPage:
+        self._require_open()
+        end, narrowed = before or pages.LAST, pages.narrow(scope, None, user_id)
+        mine = [one for one in self._sessions.values() if narrowed and narrowed.has(one)]
+        ordered = sorted(mine, key=lambda one: (one.created_at_ms, one.id), reverse=True)
+        earlier = (one for one in ordered if (one.created_at_ms, one.id) < (end.created_at_ms, end.id))
+        page, has_more = pages.fill_page(earlier, limit, lambda one: len(one.metadata))
+        last = Position(page[-1].created_at_ms, page[-1].id) if has_more else None
+        return SessionPage(page, last, len(mine))
+
+    def _count(self, state: str, scope: Scope) -> int:
+        wanted = state, scope.agent_id or "", scope.user_id or ""
+        return sum(
+            count
+            for (*key, tenant), count in self._counts.items()
+            if tuple(key) == wanted and scope.tenant in (None, tenant)
+        )
+
+    def _has(self, session_id: str, scope: Scope) -> bool:
+        self._require_open()
+        return session_id in self._sessions and scope.has(self._sessions[session_id])
 
     def _messages(self, session_id: str) -> list[Entry]:
         self._require_open()
@@ -223,11 +274,11 @@ class MemoryStore(Store):
         found = [entry for entry in self._messages(session.id) if low_ms < entry.at_ms < high_ms]
         return pages.fill_messages(found if forward else reversed(found), session, limit, forward=forward)
 
-    async def list_entries(self, session_id: str, *, after_sequence: int, limit: int) -> list[Entry]:
-        self._require_open()
-        found = (
-            entry for sequence, entry in self._log.get(session_id, {}).items() if sequence > after_sequence
-        )
+    async def list_entries(
+        self, session_id: str, *, scope: Scope, after_sequence: int, limit: int
+    ) -> list[Entry]:
+        log = self._log.get(session_id, {}) if self._has(session_id, scope) else {}
+        found = (entry for sequence, entry in log.items() if sequence > after_sequence)
         return pages.fill_page(found, limit, pages.text_size)[0]
 
     async def list_history(self, session: Session, *, before_sequence: int, limit: int) -> list[Entry]:
@@ -239,9 +290,9 @@ class MemoryStore(Store):
         places = map(pages.conversation_place, self._messages(session.id))
         return min(limit, sum(place < before_sequence for place, _ in places))
 
-    async def find_answer(self, session_id: str, sequence: int) -> Entry | None:
-        self._require_open()
-        found = [entry for entry in self._log.get(session_id, {}).values() if entry.answers == sequence]
+    async def find_answer(self, session_id: str, sequence: int, *, scope: Scope) -> Entry | None:
+        log = self._log.get(session_id, {}) if self._has(session_id, scope) else {}
+        found = [entry for entry in log.values() if entry.answers == sequence]
         return next((entry for entry in found if entry.message), found[0] if found else None)
 
     def _due(self, agent_id: str, held: Collection[str]) -> list[tuple[int, int, str]]:
@@ -281,9 +332,11 @@ class MemoryStore(Store):
             counts[session.agent_id] += session.open_deliveries
         return +counts
 
-    async def counts(self) -> Counts:
+    async def counts(self, *, scope: Scope) -> Counts:
         self._require_open()
-        return Counts(*(self._counts[state, "", ""] for state in (LIVE, EXPIRED, WARNED)), 0)
+        if scope.session_id is not None:
+            return Counts(0, 0, 0, 0)
+        return Counts(*(self._count(state, scope) for state in (LIVE, EXPIRED, WARNED)), 0)
 
     def _deadlines(self) -> list[tuple[int, str]]:
         self._require_open()
@@ -296,7 +349,7 @@ class MemoryStore(Store):
         due = [session_id for at_ms, session_id in self._deadlines() if at_ms <= due_ms][:limit]
         for session_id in due:
             try:
-                await self.apply(session_id, rule)
+                await self.apply(session_id, rule, scope=EVERYTHING)
             except Exception:  # noqa: BLE001 - whatever it is, it concerns this session alone
                 self._put_off[session_id] = due_ms + PUT_OFF_MS
         return len(due)
@@ -318,10 +371,38 @@ class MemoryStore(Store):
         )
         if not self._left and (first := min(old, key=lambda one: one.expires_at_ms, default=None)):
             self._left = self._remove([first.id])
-            self._counts[EXPIRED, "", ""] -= 1
+            self._counts.subtract(counts_of(first))
         taken = min(limit, self._left)
         self._left -= taken
         return taken
+
+    async def erase_user(self, user_id: str, *, scope: Scope, limit: int) -> Erased:
+        self._require_open()
+        if self._left:
+            taken = min(limit, self._left)
+            self._left -= taken
+            return Erased(rows=taken)
+        narrowed = pages.narrow(scope._replace(session_id=None), None, user_id)
+        mine = [one for one in self._sessions.values() if narrowed and narrowed.has(one) and scope.has(one)][
+            :limit
+        ]
+        ids = {one.id for one in mine}
+        of_kind = (
+            sum(len(self._log.get(one, {})) for one in ids),
+            sum(row.session_id in ids for row in self._deliveries.values()),
+            sum(row.session_id in ids for row in self._requests.values()),
+        )
+        self._left = self._remove(ids)
+        for one in mine:
+            self._counts.subtract(counts_of(one))
+        if mine:
+            for listener in self._listeners:
+                listener(Commit([], mine))
+        return Erased(len(mine), *of_kind, len(mine))
+
+    async def finish_erasure(self) -> list[str]:
+        self._require_open()
+        return []
 
     async def forget_requests(self, made_by_ms: int, limit: int) -> int:
         self._require_open()
@@ -344,10 +425,12 @@ class MemoryStore(Store):
             table.clear()
         self._left = 0
 
-    async def create_agent(self, agent: Agent) -> None:
+    async def create_agent(self, agent: Agent, *, most: int = 0) -> None:
         self._require_open()
         if agent.id in self._agents:
             raise AgentAlreadyExistsError(agent.id)
+        same = sum(one.tenant == agent.tenant for one in self._agents.values())
+        require_room(TENANT_AGENTS, most, same + 1)
         self._agents[agent.id] = agent
 
     async def seed_agent(self, agent: Agent) -> None:
@@ -356,24 +439,27 @@ class MemoryStore(Store):
             self._seeded.add(agent.id)
             self._agents.setdefault(agent.id, agent)
 
-    async def update_agent(self, agent_id: str, change: AgentChange) -> Agent:
-        self._agents[agent_id] = change(await self.get_agent(agent_id), self._clock.now_ms())
+    async def update_agent(self, agent_id: str, change: AgentChange, *, scope: Scope) -> Agent:
+        agent = await self.get_agent(agent_id, scope=scope)
+        require_owned(scope, agent)
+        self._agents[agent_id] = change(agent, self._clock.now_ms())
         return self._agents[agent_id]
 
-    async def delete_agent(self, agent_id: str) -> None:
-        await self.get_agent(agent_id)
+    async def delete_agent(self, agent_id: str, *, scope: Scope) -> None:
+        require_owned(scope, await self.get_agent(agent_id, scope=scope))
         del self._agents[agent_id]
 
-    async def get_agent(self, agent_id: str) -> Agent:
+    async def get_agent(self, agent_id: str, *, scope: Scope) -> Agent:
         self._require_open()
-        if agent_id not in self._agents:
+        if agent_id not in self._agents or not scope.has_agent(self._agents[agent_id]):
             raise AgentNotFoundError(agent_id)
         return self._agents[agent_id]
 
-    async def list_agents(self, *, limit: int, after: Position | None = None) -> list[Agent]:
+    async def list_agents(self, *, scope: Scope, limit: int, after: Position | None = None) -> list[Agent]:
         self._require_open()
         start = after or pages.FIRST
-        ordered = sorted(self._agents.values(), key=lambda one: (one.created_at_ms, one.id))
+        mine = filter(scope.has_agent, self._agents.values())
+        ordered = sorted(mine, key=lambda one: (one.created_at_ms, one.id))
         return [one for one in ordered if (one.created_at_ms, one.id) > (start.created_at_ms, start.id)][
             :limit
         ]

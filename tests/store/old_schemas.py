@@ -59,7 +59,11 @@ def make_old_store(path: Path, version: int, written: Mapping[int, str] = WRITTE
     """Makes a store that services of all schemas up to this one have written to, one after the other."""
     migrations = sqlite_file._migrations()
     for number in range(1, version + 1):
-        with mock.patch.object(sqlite_file, "_migrations", return_value=migrations[:number]):
+        with (
+            mock.patch.object(sqlite_file, "_migrations", return_value=migrations[:number]),
+            # Services of that time did not.
+            mock.patch.object(sqlite_file, "rewrite"),
+        ):
             sqlite_file.prepare(path).release()
         with closing(sqlite3.connect(path)) as connection:
             connection.executescript(written.get(number, ""))

@@ -27,7 +27,7 @@ ONE_ROW: Final = {
     "requests": {"PRIMARY KEY (scope=? AND id=?)"},
     "agents": {"sqlite_autoindex_agents_1 (id=?)"},
     "removed_sessions": {"sqlite_autoindex_removed_sessions_1 (id=?)"},
-    "session_counts": {"PRIMARY KEY (state=? AND agent_id=? AND user_id=?)"},
+    "session_counts": {"PRIMARY KEY (state=? AND agent_id=? AND user_id=? AND tenant=?)"},
 }
 """Searches that find one row at most, by table."""
 
@@ -35,12 +35,14 @@ IN_ORDER: Final = {
     "SEARCH log USING INDEX log_by_sequence (session_id=? AND sequence>?)": "a page of the log",
     "SEARCH log USING INDEX log_of_messages (session_id=? AND at_ms>? AND at_ms<?)": "a page of messages",
     "SEARCH log USING INDEX log_by_place (session_id=? AND place<?)": "the latest messages of a conversation",
-    "SEARCH sessions USING INDEX sessions_live ((created_at_ms,id)>(?,?))": "a page of sessions",
+    "SEARCH sessions USING INDEX sessions_live (tenant=? AND (created_at_ms,id)>(?,?))": "a page of sessions",
     "SEARCH sessions USING INDEX sessions_of_agent "
-    "(agent_id=? AND (created_at_ms,id)>(?,?))": "a page of sessions",
+    "(agent_id=? AND tenant=? AND (created_at_ms,id)>(?,?))": "a page of sessions",
     "SEARCH sessions USING INDEX sessions_of_user "
-    "(user_id=? AND (created_at_ms,id)>(?,?))": "a page of sessions",
-    "SEARCH sessions USING INDEX sessions_of_agent_and_user (agent_id=? AND user_id=? AND "
+    "(user_id=? AND tenant=? AND expired=? AND (created_at_ms,id)>(?,?))": "a page of sessions",
+    "SEARCH sessions USING INDEX sessions_of_user "
+    "(user_id=? AND tenant=? AND expired=? AND (created_at_ms,id)<(?,?))": "a page of a user's sessions",
+    "SEARCH sessions USING INDEX sessions_of_agent_and_user (agent_id=? AND user_id=? AND tenant=? AND "
     "(created_at_ms,id)>(?,?))": ("a page of sessions"),
     "SEARCH deliveries USING PRIMARY KEY (session_id=? AND sequence<?)": "how many messages, up to a limit",
     "SEARCH log USING COVERING INDEX log_of_replies "
@@ -55,6 +57,11 @@ IN_ORDER: Final = {
     "SEARCH sessions USING INDEX sessions_by_due (due_at_ms<?)": "those that are due",
     "SEARCH sessions USING COVERING INDEX sessions_by_due (due_at_ms>?)": "the earliest that is due",
     "SEARCH agents USING INDEX agents_by_creation ((created_at_ms,id)>(?,?))": "a page of agents",
+    "SEARCH agents USING INDEX agents_of_tenant (tenant=? AND (created_at_ms,id)>(?,?))": "a page of agents",
+    "SEARCH agents USING COVERING INDEX agents_of_tenant (tenant=?)": "how many there are, up to a quota",
+    "SEARCH sessions USING INDEX sessions_of_user (user_id=?)": "a step of an erase",
+    "SCAN pending_rewrite": "it has one row at most",
+    "SEARCH session_counts USING PRIMARY KEY (state=? AND agent_id=? AND user_id=?)": "one of each tenant",
     "SEARCH requests USING COVERING INDEX requests_by_age (created_at_ms<?)": "a step of forgetting requests",
     "SEARCH sessions USING INDEX "
     "sessions_expired (expires_at_ms<?)": "a step of the purge: those that expired first",
@@ -138,6 +145,8 @@ def statements_in_source() -> dict[str, re.Pattern[str]]:
             fixed = [part.value if isinstance(part, ast.Constant) else None for part in parts]
             if isinstance(fixed[0], str) and _STATEMENT.match(fixed[0]):
                 pattern = "".join(".*" if text is None else re.escape(text) for text in fixed)
+                # A scope's condition, see `scopes.in_scope`.
+                pattern = pattern.replace(re.escape("{}"), ".*")
                 found[f"{path.name}:{node.lineno}"] = re.compile(pattern, re.DOTALL)
     return found
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from server.clock import TestClock
+from server.domain.access import EVERYTHING
 from server.domain.errors import DomainError
 from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import contents, history, say
@@ -32,7 +33,7 @@ async def main(path: Path, room: int) -> None:
     async def write(number: int) -> None:
         of, content = sessions[number % len(sessions)], f"{number} " + "x" * 2000
         try:
-            await store.apply(of.id, say(content))
+            await store.apply(of.id, say(content), scope=EVERYTHING)
         except DomainError as error:
             refused.append(error.reason)
         else:

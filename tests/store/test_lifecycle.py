@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from server.clock import TestClock
+from server.domain.access import EVERYTHING
 from server.domain.errors import SessionNotFoundError
 from server.domain.sessions import Session
 from server.domain.timeouts import PartialTimeoutConfig
@@ -48,18 +49,18 @@ class TestDeadlines:
         new = await many(store, 2 * BATCH + 10)
         clock.set_ms(T0 + 25 * MINUTE)
         await ExpiryScheduler(store, clock).run_due()
-        assert all([(await store.get_session(one.id)).warning_logged for one in new])
+        assert all([(await store.get_session(one.id, scope=EVERYTHING)).warning_logged for one in new])
         assert await store.next_due_ms() == T0 + 30 * MINUTE
         clock.set_ms(T0 + 30 * MINUTE)
         await ExpiryScheduler(store, clock).run_due()
-        assert all([(await store.get_session(one.id)).expiry_logged for one in new])
+        assert all([(await store.get_session(one.id, scope=EVERYTHING)).expiry_logged for one in new])
         assert await store.next_due_ms() is None
 
     async def test_what_is_not_due_is_left_alone(self, store: SqliteStore, clock: TestClock) -> None:
         (one,) = await many(store, 1)
         clock.set_ms(T0 + 25 * MINUTE - 1)
         await ExpiryScheduler(store, clock).run_due()
-        assert await store.get_session(one.id) == one
+        assert await store.get_session(one.id, scope=EVERYTHING) == one
 
     async def test_it_sees_a_deadline_that_comes_nearer_while_it_waits(
         self, store: SqliteStore, clock: TestClock
@@ -69,7 +70,7 @@ class TestDeadlines:
         await asyncio.sleep(0)
         clock.set_ms(T0 + 30 * MINUTE)
         async with asyncio.timeout(HANGS_SECONDS):
-            while not (await store.get_session(one.id)).expiry_logged:  # noqa: ASYNC110 - nothing tells
+            while not (await store.get_session(one.id, scope=EVERYTHING)).expiry_logged:  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.01)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
@@ -78,9 +79,10 @@ class TestDeadlines:
         new = await many(store, 20)
         clock.set_ms(T0 + 30 * MINUTE)
         await asyncio.gather(
-            ExpiryScheduler(store, clock).run_due(), *(store.delete_session(one.id) for one in new[::2])
+            ExpiryScheduler(store, clock).run_due(),
+            *(store.delete_session(one.id, scope=EVERYTHING) for one in new[::2]),
         )
-        assert await store.counts() == Counts(0, 10, 0, 0)
+        assert await store.counts(scope=EVERYTHING) == Counts(0, 10, 0, 0)
         assert await store.next_due_ms() is None
 
     async def test_a_clock_that_is_set_back_meanwhile(self, store: SqliteStore, clock: TestClock) -> None:
@@ -98,7 +100,7 @@ class TestDeadlines:
 
         async with asyncio.timeout(HANGS_SECONDS):
             await ExpiryScheduler(store, SetBack()).run_due()
-        assert (await store.get_session(one.id)).expiry_logged
+        assert (await store.get_session(one.id, scope=EVERYTHING)).expiry_logged
 
     async def test_a_session_that_cannot_be_written_does_not_hold_up_the_others(
         self, store: SqliteStore, clock: TestClock, tmp_path: Path
@@ -119,7 +121,7 @@ class TestDeadlines:
             for now_ms, sessions in ((T0 + 30 * MINUTE, good), (T0 + 60 * MINUTE, [later])):
                 clock.set_ms(now_ms)
                 for one in sessions:
-                    while not (await store.get_session(one.id)).expiry_logged:
+                    while not (await store.get_session(one.id, scope=EVERYTHING)).expiry_logged:
                         assert not running.done(), "no deadline is ever looked at again"
                         await asyncio.sleep(0.01)
         running.cancel()
@@ -132,18 +134,20 @@ class TestPurge:
     ) -> None:
         old, kept = (await many(store, 1))[0], (await many(store, 1, 31.0))[0]
         for target in (old, kept):
-            await asyncio.gather(*(store.apply(target.id, say()) for _ in range(STEP_ROWS + 7)))
+            await asyncio.gather(
+                *(store.apply(target.id, say(), scope=EVERYTHING) for _ in range(STEP_ROWS + 7))
+            )
         purge = Purge(store, clock, retention_minutes=10, request_retention_minutes=10, interval_minutes=5)
         clock.set_ms(T0 + 40 * MINUTE - 1)
         await ExpiryScheduler(store, clock).run_due()
         await purge.run_due()
-        assert (await store.get_session(old.id)).id == old.id
+        assert (await store.get_session(old.id, scope=EVERYTHING)).id == old.id
         clock.set_ms(T0 + 40 * MINUTE)
         await purge.run_due()
         with pytest.raises(SessionNotFoundError):
-            await store.get_session(old.id)
+            await store.get_session(old.id, scope=EVERYTHING)
         # Its messages and its expiry.
-        assert (await store.get_session(kept.id)).last_sequence == STEP_ROWS + 7 + 1
+        assert (await store.get_session(kept.id, scope=EVERYTHING)).last_sequence == STEP_ROWS + 7 + 1
         assert (await store.list_messages(old, limit=1)).messages == []
 
 
@@ -166,7 +170,7 @@ class TestAnErrorThatNobodyForesaw:
         outsider.execute("ALTER TABLE elsewhere RENAME TO log")
         outsider.close()
         async with asyncio.timeout(HANGS_SECONDS):
-            while await store.counts() != Counts(0, 0, 0, 0):
+            while await store.counts(scope=EVERYTHING) != Counts(0, 0, 0, 0):
                 assert not running.done()
                 await asyncio.sleep(0.01)
         running.cancel()

@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from server.clock import TestClock
+from server.domain.access import EVERYTHING
 from server.domain.idempotency import RequestKey
 from server.domain.log import ReplyFailure
 from server.domain.sessions import Outcome
@@ -36,9 +37,9 @@ async def reopened(path: Path, *statements: str, schema: int = SCHEMA) -> Any:
 async def test_its_sessions_are_listed_and_counted(tmp_path: Path) -> None:
     warned = f"UPDATE sessions SET warned = 1, due_at_ms = expires_at_ms WHERE id = '{LIVE}'"
     store = await reopened(tmp_path / "old.db", warned)
-    assert await store.counts() == Counts(1, 1, 1, 0)
+    assert await store.counts(scope=EVERYTHING) == Counts(1, 1, 1, 0)
     for filters in ({}, {"agent_id": AGENT}, {"user_id": USER}, {"agent_id": AGENT, "user_id": USER}):
-        page = await store.list_sessions(T0, limit=5, **filters)
+        page = await store.list_sessions(T0, limit=5, **filters, scope=EVERYTHING)
         assert ([one.id for one in page.sessions], page.total) == ([LIVE], 1)
     assert list(problems(store._read_connection)) == []
     await store.close()
@@ -76,14 +77,14 @@ async def test_its_failures_are_found(tmp_path: Path, is_readable: bool) -> None
         "sequence = 7",
         f"UPDATE sessions SET last_sequence = 8, last_entry_ms = {T0 + 8} WHERE id = '{LIVE}'",
     )
-    found = await store.find_answer(LIVE, 7)
+    found = await store.find_answer(LIVE, 7, scope=EVERYTHING)
     if is_readable:
         assert found.event == ReplyFailure("m6", 7, "gone", 3)
     else:
         # A row that is damaged keeps nobody from the rest.
         assert found is None
-    assert contents([await store.find_answer(LIVE, 5)]) == ["re"]
-    one = await store.get_session(LIVE)
+    assert contents([await store.find_answer(LIVE, 5, scope=EVERYTHING)]) == ["re"]
+    one = await store.get_session(LIVE, scope=EVERYTHING)
     assert contents(await store.list_history(one, before_sequence=7, limit=9)) == [
         "hi",
         "ho",
@@ -117,14 +118,14 @@ async def test_its_open_deliveries_are_counted_and_the_first_is_due(
         further,
         schema=schema,
     )
-    assert (await store.get_session(LIVE)).open_deliveries == 2
+    assert (await store.get_session(LIVE, scope=EVERYTHING)).open_deliveries == 2
     assert await store.count_open() == {AGENT: 2}
     assert [(one.session.id, one.delivery.sequence) for one in await store.lease_due(AGENT, T0 + 7, 9)] == [
         (LIVE, 7)
     ]
     assert await store.next_delivery_ms(AGENT) == due_ms
     assert list(problems(store._read_connection)) == []
-    answered = await store.apply_delivery(LIVE, 7, respond())
+    answered = await store.apply_delivery(LIVE, 7, respond(), scope=EVERYTHING)
     assert answered.session.open_deliveries == 1
     assert list(problems(store._read_connection)) == []
     await store.close()

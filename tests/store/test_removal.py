@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from server.clock import TestClock
+from server.domain.access import EVERYTHING
 from server.domain.errors import SessionNotFoundError
 from server.domain.idempotency import RequestKey
 from server.domain.sessions import Outcome, Session, fall_due
@@ -63,7 +64,7 @@ async def add(store: SqliteStore, messages: int = 0) -> Session:
     one = session()
     await put(store, one, RequestKey(f"user:{USER}", f"create {one.id}", "content"))
     calls = (
-        store.apply(one.id, say(f"{n}"), RequestKey(f"session:{one.id}", f"{n}", "content"))
+        store.apply(one.id, say(f"{n}"), RequestKey(f"session:{one.id}", f"{n}", "content"), scope=EVERYTHING)
         for n in range(messages)
     )
     await asyncio.gather(*calls)
@@ -72,7 +73,7 @@ async def add(store: SqliteStore, messages: int = 0) -> Session:
 
 async def expire(store: SqliteStore, clock: TestClock, many: list[Session]) -> None:
     clock.set_ms(max(one.expires_at_ms for one in many))
-    await asyncio.gather(*(store.apply(one.id, fall_due) for one in many))
+    await asyncio.gather(*(store.apply(one.id, fall_due, scope=EVERYTHING) for one in many))
 
 
 async def steps(store: SqliteStore, call: Callable[[], Awaitable[object]]) -> int:
@@ -104,8 +105,8 @@ class TestADeletedSession:
         self, store: SqliteStore, tmp_path: Path
     ) -> None:
         gone, other = await add(store, 3), await add(store, 1)
-        await store.apply_delivery(gone.id, 1, respond("re"))
-        await store.delete_session(gone.id)
+        await store.apply_delivery(gone.id, 1, respond("re"), scope=EVERYTHING)
+        await store.delete_session(gone.id, scope=EVERYTHING)
         assert rows(tmp_path / "store.db") == {
             "sessions": 1,
             "log": 5,
@@ -114,27 +115,29 @@ class TestADeletedSession:
             "removed_sessions": 1,
         }
         for call in (
-            store.get_session(gone.id),
-            store.find_channel(gone.channel_id),
-            store.delete_session(gone.id),
-            store.apply(gone.id, say(), RequestKey(f"session:{gone.id}", "0", "content")),
-            store.apply_delivery(gone.id, 2, respond()),
+            store.get_session(gone.id, scope=EVERYTHING),
+            store.find_channel(gone.channel_id, scope=EVERYTHING),
+            store.delete_session(gone.id, scope=EVERYTHING),
+            store.apply(gone.id, say(), RequestKey(f"session:{gone.id}", "0", "content"), scope=EVERYTHING),
+            store.apply_delivery(gone.id, 2, respond(), scope=EVERYTHING),
         ):
             with pytest.raises(SessionNotFoundError):
                 await call
         for filters in ({}, {"agent_id": AGENT}, {"user_id": USER}):
-            page = await store.list_sessions(T0, limit=10, **filters)
+            page = await store.list_sessions(T0, limit=10, **filters, scope=EVERYTHING)
             assert ([one.id for one in page.sessions], page.total) == ([other.id], 1)
-        assert await store.counts() == Counts(1, 0, 0, 0)
+        assert await store.counts(scope=EVERYTHING) == Counts(1, 0, 0, 0)
         assert (await store.describe()).sessions == 1
         for after_ms in (None, -1):
             assert (await store.list_messages(gone, limit=9, after_ms=after_ms)).messages == []
-        assert await store.list_entries(gone.id, after_sequence=0, limit=9) == []
+        assert await store.list_entries(gone.id, after_sequence=0, limit=9, scope=EVERYTHING) == []
         assert await store.list_history(gone, before_sequence=9, limit=9) == []
-        assert await store.find_answer(gone.id, 1) is None
+        assert await store.find_answer(gone.id, 1, scope=EVERYTHING) is None
         assert await first_open(store, gone) is None
         assert await first_open(store, other)
-        assert await store.count_open() == {AGENT: (await store.get_session(other.id)).open_deliveries}
+        assert await store.count_open() == {
+            AGENT: (await store.get_session(other.id, scope=EVERYTHING)).open_deliveries
+        }
         assert not await knows(store, RequestKey(f"user:{USER}", f"create {gone.id}", "content"))
         assert not await knows(store, RequestKey(f"session:{gone.id}", "0", "content"))
 
@@ -144,9 +147,9 @@ class TestADeletedSession:
     ) -> None:
         gone, anew = await add(store, 3), session()
         asked = RequestKey(f"user:{USER}", f"create {gone.id}", "other content")
-        await store.delete_session(gone.id)
+        await store.delete_session(gone.id, scope=EVERYTHING)
         assert await put(store, anew, asked) == Outcome(anew)
-        await store.apply(anew.id, say("hi"))
+        await store.apply(anew.id, say("hi"), scope=EVERYTHING)
         while await store.purge(0, 2):
             pass
         assert rows(tmp_path / "store.db") == {"sessions": 1, "log": 1, "deliveries": 1, "requests": 1}
@@ -158,8 +161,8 @@ class TestADeletedSession:
         self, store: SqliteStore, tmp_path: Path, clock: TestClock
     ) -> None:
         gone = await add(store, 3)
-        await store.apply_delivery(gone.id, 1, respond("re"))
-        await store.delete_session(gone.id)
+        await store.apply_delivery(gone.id, 1, respond("re"), scope=EVERYTHING)
+        await store.delete_session(gone.id, scope=EVERYTHING)
         await store.close()
         store = await SqliteStore.open(tmp_path / "store.db", clock)
         while True:
@@ -176,7 +179,10 @@ class TestADeletedSession:
     ) -> None:
         monkeypatch.setattr(sqlite_removal, "time", clocked())
         small, large = await add(store, 300), await add(store, 3000)
-        costs = [await steps(store, lambda one=one: store.delete_session(one.id)) for one in (small, large)]
+        costs = [
+            await steps(store, lambda one=one: store.delete_session(one.id, scope=EVERYTHING))
+            for one in (small, large)
+        ]
         assert costs[1] < 1.5 * costs[0]
 
     async def test_the_purge_takes_what_it_leaves_without_waiting_for_its_interval(
@@ -189,7 +195,7 @@ class TestADeletedSession:
         running = asyncio.create_task(purge.run())
         for _ in range(2):
             one = await add(store, 1000)
-            await store.delete_session(one.id)
+            await store.delete_session(one.id, scope=EVERYTHING)
             async with asyncio.timeout(HANGS_SECONDS):
                 while rows(tmp_path / "store.db"):
                     assert not running.done()
@@ -236,7 +242,7 @@ class TestAStepOfThePurge:
         assert await store.purge(clock.now_ms(), 10**6) == 5 * 64
         purging = asyncio.create_task(self._purge_all(store, clock.now_ms()))
         clock.set_ms(T0)
-        await store.apply(live.id, say("between"))
+        await store.apply(live.id, say("between"), scope=EVERYTHING)
         assert not purging.done()
         await purging
 
@@ -273,7 +279,7 @@ class TestClearing:
         costs = []
         for number in (5, 100):
             many = await asyncio.gather(*(add(store, 20) for _ in range(number)))
-            await store.delete_session(many[0].id)
+            await store.delete_session(many[0].id, scope=EVERYTHING)
             costs.append(await steps(store, store.clear_sessions))
             assert rows(tmp_path / "store.db") == {}
         assert costs[1] < 1.5 * costs[0]

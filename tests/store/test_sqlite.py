@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from server.clock import TestClock
+from server.domain.access import EVERYTHING
 from server.domain.errors import (
     InvalidContentError,
     InvalidFieldError,
@@ -57,10 +58,10 @@ async def writer_held(store: Store) -> AsyncIterator[None]:
 
     blocker = session()
     await put(store, blocker)
-    holding = asyncio.ensure_future(store.apply(blocker.id, wait))
+    holding = asyncio.ensure_future(store.apply(blocker.id, wait, scope=EVERYTHING))
     try:
         await asyncio.to_thread(waits.wait)
-        deleting = asyncio.ensure_future(store.delete_session(blocker.id))
+        deleting = asyncio.ensure_future(store.delete_session(blocker.id, scope=EVERYTHING))
         await asyncio.sleep(0)
         yield
     finally:
@@ -93,10 +94,13 @@ async def test_a_write_beyond_the_bound_is_refused_and_those_that_waited_are_mad
         await put(store, one)
         async with writer_held(store):
             # One of the three that may wait is the holder's.
-            waiting = [asyncio.ensure_future(store.apply(one.id, say(content))) for content in ("a", "b")]
+            waiting = [
+                asyncio.ensure_future(store.apply(one.id, say(content), scope=EVERYTHING))
+                for content in ("a", "b")
+            ]
             await asyncio.sleep(0)
             with pytest.raises(OverloadedError):
-                await store.apply(one.id, say("beyond"))
+                await store.apply(one.id, say("beyond"), scope=EVERYTHING)
         await asyncio.gather(*waiting)
         assert contents(await history(store, one)) == ["a", "b"]
     finally:
@@ -117,7 +121,9 @@ class TestSqliteStore(StoreConformance):
         self, store: Store, one: Session
     ) -> None:
         async with self.held(store):
-            tasks = [asyncio.ensure_future(store.apply(one.id, say(f"{n}"))) for n in range(10)]
+            tasks = [
+                asyncio.ensure_future(store.apply(one.id, say(f"{n}"), scope=EVERYTHING)) for n in range(10)
+            ]
             new = session()
             creating = asyncio.ensure_future(put(store, new))
             clearing = asyncio.ensure_future(store.clear_sessions())
@@ -133,7 +139,7 @@ class TestSqliteStore(StoreConformance):
         log = await history(store, one)
         assert contents(log) == ["1", "3", "5", "7", "9"]
         assert [entry.sequence for entry in log] == [1, 2, 3, 4, 5]
-        assert (await store.counts()).active == 1
+        assert (await store.counts(scope=EVERYTHING)).active == 1
 
     async def test_a_call_that_is_cancelled_while_its_group_fails_is_told_as_it_is_stored(
         self, store: Store, one: Session
@@ -163,10 +169,10 @@ class TestSqliteStore(StoreConformance):
                 cancelled.wait()
             raise RuntimeError("culprit")
 
-        first = asyncio.ensure_future(store.apply(one.id, slow))
+        first = asyncio.ensure_future(store.apply(one.id, slow, scope=EVERYTHING))
         await asyncio.to_thread(begun.wait)
-        victim = asyncio.ensure_future(store.apply(one.id, say("victim")))
-        last = asyncio.ensure_future(store.apply(one.id, culprit))
+        victim = asyncio.ensure_future(store.apply(one.id, say("victim"), scope=EVERYTHING))
+        last = asyncio.ensure_future(store.apply(one.id, culprit, scope=EVERYTHING))
         await asyncio.sleep(0)
         goes_on.set()
         results = await asyncio.gather(first, victim, last, return_exceptions=True)
@@ -187,20 +193,23 @@ class TestSqliteStore(StoreConformance):
             goes_on.wait()
             return say("slow")(start, now_ms)
 
-        task = asyncio.ensure_future(store.apply(one.id, slow))
+        task = asyncio.ensure_future(store.apply(one.id, slow, scope=EVERYTHING))
         await asyncio.to_thread(begun.wait)
         task.cancel()
         goes_on.set()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert (await store.apply(one.id, say("next"))).entry.sequence == 2
+        assert (await store.apply(one.id, say("next"), scope=EVERYTHING)).entry.sequence == 2
         assert contents(await history(store, one)) == ["slow", "next"]
 
     async def test_what_queues_is_committed_together(self, store: SqliteStore, one: Session) -> None:
         statements: list[str] = []
         async with self.held(store):
             store._writer._connection.set_trace_callback(statements.append)
-            tasks = [asyncio.ensure_future(store.apply(one.id, say(f"{n}"))) for n in range(GROUP_SIZE - 1)]
+            tasks = [
+                asyncio.ensure_future(store.apply(one.id, say(f"{n}"), scope=EVERYTHING))
+                for n in range(GROUP_SIZE - 1)
+            ]
             await asyncio.sleep(0)
         await asyncio.gather(*tasks)
         store._writer._connection.set_trace_callback(None)
@@ -211,7 +220,7 @@ class TestSqliteStore(StoreConformance):
         async with self.held(store):
             store._writer._connection.set_trace_callback(statements.append)
             rules = [say("0"), misbehave, say("1")]
-            tasks = [asyncio.ensure_future(store.apply(one.id, rule)) for rule in rules]
+            tasks = [asyncio.ensure_future(store.apply(one.id, rule, scope=EVERYTHING)) for rule in rules]
             await asyncio.sleep(0)
         await asyncio.gather(*tasks, return_exceptions=True)
         store._writer._connection.set_trace_callback(None)
@@ -225,7 +234,8 @@ class TestSqliteStore(StoreConformance):
         async with self.held(store):
             store._writer._connection.set_trace_callback(statements.append)
             tasks = [
-                asyncio.ensure_future(store.apply(one.id, rule)) for rule in (say("0"), say(""), say("1"))
+                asyncio.ensure_future(store.apply(one.id, rule, scope=EVERYTHING))
+                for rule in (say("0"), say(""), say("1"))
             ]
             await asyncio.sleep(0)
         results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -244,14 +254,20 @@ class TestSqliteStore(StoreConformance):
 
         first, *_, before_last, last = many
         steps: list[Callable[[], Awaitable[object]]] = [
-            lambda: store.apply(first.id, say()),
-            lambda: store.apply_delivery(first.id, 1, take),
-            lambda: self.together(store, [store.apply(last.id, say()), store.apply(last.id, misbehave)]),
-            lambda: store.apply_delivery(first.id, 1, respond()),
-            lambda: store.apply(last.id, refuse),
-            lambda: store.delete_session(last.id),
+            lambda: store.apply(first.id, say(), scope=EVERYTHING),
+            lambda: store.apply_delivery(first.id, 1, take, scope=EVERYTHING),
+            lambda: self.together(
+                store,
+                [
+                    store.apply(last.id, say(), scope=EVERYTHING),
+                    store.apply(last.id, misbehave, scope=EVERYTHING),
+                ],
+            ),
+            lambda: store.apply_delivery(first.id, 1, respond(), scope=EVERYTHING),
+            lambda: store.apply(last.id, refuse, scope=EVERYTHING),
+            lambda: store.delete_session(last.id, scope=EVERYTHING),
             lambda: store.apply_due(expire, first.expires_at_ms, 1),
-            lambda: store.apply(before_last.id, expire),
+            lambda: store.apply(before_last.id, expire, scope=EVERYTHING),
             lambda: store.purge(first.expires_at_ms, 100),
             lambda: put(store, session()),
             store.clear_sessions,
@@ -261,18 +277,18 @@ class TestSqliteStore(StoreConformance):
                 await step()
             assert kept == stored(store, kept)
         with pytest.raises(SessionNotFoundError):
-            await store.apply(first.id, say())
+            await store.apply(first.id, say(), scope=EVERYTHING)
 
     async def test_a_session_is_not_loaded_again_for_the_next_group_but_after_an_error(
         self, store: SqliteStore, one: Session
     ) -> None:
         statements: list[str] = []
         store._writer._connection.set_trace_callback(statements.append)
-        await store.apply(one.id, say())
+        await store.apply(one.id, say(), scope=EVERYTHING)
         assert (batches(statements), len(set(statements))) == (1, 1)
         with pytest.raises(sqlite3.IntegrityError):
-            await store.apply(one.id, break_a_constraint)
-        await store.apply(one.id, say())
+            await store.apply(one.id, break_a_constraint, scope=EVERYTHING)
+        await store.apply(one.id, say(), scope=EVERYTHING)
         store._writer._connection.set_trace_callback(None)
         assert len([*filter(loads_sessions, statements)]) == 1
 
@@ -289,7 +305,7 @@ class TestSqliteStore(StoreConformance):
             many = [session() for _ in range(number)]
             await asyncio.gather(*(put(store, one, RequestKey("user", one.id, "content")) for one in many))
             clock.set_ms(many[0].expires_at_ms)
-            await asyncio.gather(*(store.apply(one.id, fall_due) for one in many))
+            await asyncio.gather(*(store.apply(one.id, fall_due, scope=EVERYTHING) for one in many))
             steps.append(0)
             store._writer._connection.set_progress_handler(count, 100)
             assert await store.purge(clock.now_ms(), 50) == 50
@@ -298,13 +314,13 @@ class TestSqliteStore(StoreConformance):
         assert steps[1] < 2 * steps[0]
 
     async def test_a_full_database(self, store: SqliteStore, one: Session) -> None:
-        await store.apply(one.id, say("before"))
+        await store.apply(one.id, say("before"), scope=EVERYTHING)
         pages = store._writer._connection.execute("PRAGMA page_count").fetchone()[0]
         store._writer._connection.execute(f"PRAGMA max_page_count = {pages + 20}")
         acknowledged, refused = ["before"], []
         while len(refused) < 20:
             content = f"{len(acknowledged)} " + "x" * 3000
-            (result,) = await self.together(store, [store.apply(one.id, say(content))])
+            (result,) = await self.together(store, [store.apply(one.id, say(content), scope=EVERYTHING)])
             if isinstance(result, Outcome):
                 acknowledged.append(content)
             else:
@@ -312,7 +328,7 @@ class TestSqliteStore(StoreConformance):
         assert set(refused) == {ResourceExhaustedError}
         assert contents(await history(store, one)) == acknowledged
         store._writer._connection.execute(f"PRAGMA max_page_count = {2**30}")
-        await store.apply(one.id, say("after"))
+        await store.apply(one.id, say("after"), scope=EVERYTHING)
         log = await history(store, one)
         assert contents(log) == [*acknowledged, "after"]
         assert [entry.sequence for entry in log] == list(range(1, len(log) + 1))
@@ -328,14 +344,14 @@ class TestSqliteStore(StoreConformance):
             )
         # They are counted when a read meets them: to look for them would cost more the more sessions there
         # are.
-        assert await store.counts() == Counts(2, 0, 0, 0)
-        await store.get_session(one.id)
-        assert await store.counts() == Counts(2, 0, 0, 1)
-        await store.list_sessions(T0, limit=10)
-        assert await store.counts() == Counts(2, 0, 0, 2)
-        await store.delete_session(one.id)
+        assert await store.counts(scope=EVERYTHING) == Counts(2, 0, 0, 0)
+        await store.get_session(one.id, scope=EVERYTHING)
+        assert await store.counts(scope=EVERYTHING) == Counts(2, 0, 0, 1)
+        await store.list_sessions(T0, limit=10, scope=EVERYTHING)
+        assert await store.counts(scope=EVERYTHING) == Counts(2, 0, 0, 2)
+        await store.delete_session(one.id, scope=EVERYTHING)
         store._writer._connection.execute("UPDATE sessions SET metadata = '{}' WHERE id = ?", (other.id,))
-        assert await store.counts() == Counts(1, 0, 0, 0)
+        assert await store.counts(scope=EVERYTHING) == Counts(1, 0, 0, 0)
 
     @pytest.mark.parametrize("metadata", ['{"a', "[]", "null", ""])
     async def test_a_row_that_cannot_be_read_back_does_not_keep_the_others_from_being_listed(
@@ -344,15 +360,17 @@ class TestSqliteStore(StoreConformance):
         other = await self.added(store)
         await store.check_writable()
         store._writer._connection.execute("UPDATE sessions SET metadata = ? WHERE id = ?", (metadata, one.id))
-        assert [found.id for found in (await store.list_sessions(T0, limit=10)).sessions] == [other.id]
-        assert (await store.counts()).invalid == 1
+        assert [
+            found.id for found in (await store.list_sessions(T0, limit=10, scope=EVERYTHING)).sessions
+        ] == [other.id]
+        assert (await store.counts(scope=EVERYTHING)).invalid == 1
 
     async def test_a_delivery_that_cannot_be_read_back_holds_up_no_other(
         self, store: SqliteStore, one: Session
     ) -> None:
         other = await self.added(store)
         for target in (one, other):
-            await store.apply(target.id, say())
+            await store.apply(target.id, say(), scope=EVERYTHING)
         store._writer._connection.execute(
             "UPDATE deliveries SET last_failure = '{' WHERE session_id = ?", (one.id,)
         )
@@ -363,22 +381,22 @@ class TestSomeoneElseHoldsTheLock:
     async def test_writes_are_unavailable_and_reads_go_on(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(sqlite_file, "_BUSY_TIMEOUT_S", 0.05)
+        monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT_S", 0.05)
         store = await SqliteStore.open(tmp_path / "store.db", TestClock())
         one = session()
         await put(store, one)
         outsider = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
         outsider.execute("BEGIN IMMEDIATE")
         for call in (
-            store.apply(one.id, fall_due),
+            store.apply(one.id, fall_due, scope=EVERYTHING),
             put(store, session()),
             store.check_writable(),
             store.purge(T0 + MINUTE, 5),
         ):
             with pytest.raises(UnavailableError):
                 await call
-        assert await store.get_session(one.id) == one
-        assert (await store.counts()).active == 1
+        assert await store.get_session(one.id, scope=EVERYTHING) == one
+        assert (await store.counts(scope=EVERYTHING)).active == 1
         outsider.execute("ROLLBACK")
         outsider.close()
         await store.check_writable()

@@ -19,6 +19,7 @@ import pytest
 import structlog.testing
 
 from server.clock import TestClock
+from server.domain.access import EVERYTHING
 from server.domain.agents import Agent, AgentKind
 from server.domain.deliveries import Delivery, DeliveryState
 from server.domain.errors import DeliveryNotFoundError, SessionExpiredError, UnavailableError
@@ -69,7 +70,9 @@ async def populated(path: Path, sessions: int = 40) -> list[Session]:
     store = await opened(path)
     many = [session(T0 + n, metadata='{"a":"' + "m" * 500 + '"}') for n in range(sessions)]
     await asyncio.gather(*map(partial(put, store), many))
-    await asyncio.gather(*(store.apply(one.id, say(f"{n}" + "x" * 200)) for one in many for n in range(20)))
+    await asyncio.gather(
+        *(store.apply(one.id, say(f"{n}" + "x" * 200), scope=EVERYTHING) for one in many for n in range(20))
+    )
     await store.create_agent(Agent(AGENT, "a", AgentKind.ECHO, T0, T0))
     await store.close()
     return many
@@ -178,13 +181,13 @@ class TestReopening:
     async def test_everything_is_there_again(self, path: Path) -> None:
         many = await populated(path)
         store = await opened(path)
-        assert (await store.list_sessions(T0, limit=100)).total == len(many)
+        assert (await store.list_sessions(T0, limit=100, scope=EVERYTHING)).total == len(many)
         for one in many[::7]:
             assert contents(await history(store, one)) == [f"{n}" + "x" * 200 for n in range(20)]
-            stored = await store.get_session(one.id)
+            stored = await store.get_session(one.id, scope=EVERYTHING)
             assert (stored.last_sequence, stored.renewal_count) == (20, 20)
-            assert (await store.apply(one.id, say("on"))).entry.sequence == 21
-        assert [agent.id for agent in await store.list_agents(limit=5)] == [AGENT]
+            assert (await store.apply(one.id, say("on"), scope=EVERYTHING)).entry.sequence == 21
+        assert [agent.id for agent in await store.list_agents(limit=5, scope=EVERYTHING)] == [AGENT]
         await store.close()
 
     async def test_a_closed_store_leaves_one_file_and_the_lock(self, path: Path) -> None:
@@ -197,13 +200,13 @@ class TestReopening:
         one = session()
         await put(store, one)
         for n in range(10):
-            await store.apply(one.id, say(f"{n}"))
+            await store.apply(one.id, say(f"{n}"), scope=EVERYTHING)
         shutil.copytree(path.parent, tmp_path / "copy")
         await store.close()
         copy = await opened(tmp_path / "copy" / "store.db")
         assert contents(await history(copy, one)) == [f"{n}" for n in range(10)]
         with pytest.raises(SessionExpiredError):
-            await copy.apply(one.id, lambda start, _: say()(start, start.expires_at_ms))
+            await copy.apply(one.id, lambda start, _: say()(start, start.expires_at_ms), scope=EVERYTHING)
         await copy.close()
 
 
@@ -233,12 +236,12 @@ class TestAnOlderVersion:
         connection.executescript(BEFORE_DELIVERIES)
         connection.close()
         store = await opened(path)
-        assert await store.list_agents(limit=5) == [
+        assert await store.list_agents(limit=5, scope=EVERYTHING) == [
             Agent(AGENT, "old", AgentKind.ECHO, T0, T0, PartialTimeoutConfig(45.0, False))
         ]
-        one = await store.get_session(USER)
+        one = await store.get_session(USER, scope=EVERYTHING)
         assert (one.metadata, one.last_sequence, one.renewal_count) == ('{"a":1}', 4, 2)
-        log = await store.list_entries(USER, after_sequence=0, limit=9)
+        log = await store.list_entries(USER, after_sequence=0, limit=9, scope=EVERYTHING)
         assert log[1].message == AgentMessage("m2", "ho", "{}", "[1]", "hm", ("X",))
         assert log[2].event == TimeoutChange(one.timeout)
         assert len(log) == 4
@@ -250,14 +253,14 @@ class TestAnOlderVersion:
             )
         with pytest.raises(DeliveryNotFoundError):
             await delivery(store, one, 2)
-        await store.apply(USER, say("new"))
+        await store.apply(USER, say("new"), scope=EVERYTHING)
         assert [left.delivery.sequence for left in await store.lease_due(AGENT, T0, 9)] == [5]
         assert contents(await store.list_history(one, before_sequence=5, limit=9)) == [
             "hi",
             "ho",
             "unanswered",
         ]
-        answered = await store.apply_delivery(USER, 5, respond("yes"))
+        answered = await store.apply_delivery(USER, 5, respond("yes"), scope=EVERYTHING)
         assert contents(await store.list_history(one, before_sequence=7, limit=9)) == [
             "hi",
             "ho",
@@ -267,9 +270,11 @@ class TestAnOlderVersion:
         ]
         await store.close()
         store = await opened(path, answered.session.expires_at_ms)
-        assert await store.get_session(USER) == answered.session
-        assert (await store.list_entries(USER, after_sequence=5, limit=9)) == [answered.entry]
-        await store.apply(USER, fall_due)
+        assert await store.get_session(USER, scope=EVERYTHING) == answered.session
+        assert (await store.list_entries(USER, after_sequence=5, limit=9, scope=EVERYTHING)) == [
+            answered.entry
+        ]
+        await store.apply(USER, fall_due, scope=EVERYTHING)
         assert await store.purge(answered.session.expires_at_ms, 100) == 11
         await store.close()
 
@@ -412,7 +417,7 @@ class TestWhatIsRefused:
         assert "nowhere" in await refused(path)
         monkeypatch.setattr(sqlite_file, "_migrations", lambda: good)
         store = await opened(path)
-        assert (await store.get_session(many[0].id)).metadata == many[0].metadata
+        assert (await store.get_session(many[0].id, scope=EVERYTHING)).metadata == many[0].metadata
         await store.close()
 
     async def test_a_migration_is_made_once(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -423,7 +428,7 @@ class TestWhatIsRefused:
         )
         for _ in range(2):
             store = await opened(path)
-            assert (await store.get_session(many[0].id)).metadata == many[0].metadata
+            assert (await store.get_session(many[0].id, scope=EVERYTHING)).metadata == many[0].metadata
             await store.close()
         connection = sqlite3.connect(path)
         assert connection.execute("PRAGMA user_version").fetchone()[0] == len(good) + 1
@@ -474,7 +479,7 @@ class TestOneOwner:
         assert (await store.describe()).place == str(path)
         await store.close()
         store = await opened(path)
-        assert await store.get_session(one.id) == one
+        assert await store.get_session(one.id, scope=EVERYTHING) == one
         await store.close()
 
     @pytest.mark.parametrize("is_taken_again", [False, True])
@@ -484,16 +489,20 @@ class TestOneOwner:
         await put(store, one)
         lock.rename(lock.with_name("aside"))
         second = await opened(path) if is_taken_again else None
-        for call in (lambda: store.apply(one.id, say("lost")), store.check_writable, store.clear_sessions):
+        for call in (
+            lambda: store.apply(one.id, say("lost"), scope=EVERYTHING),
+            store.check_writable,
+            store.clear_sessions,
+        ):
             with pytest.raises(UnavailableError):
                 await call()
-        assert await store.get_session(one.id) == one
+        assert await store.get_session(one.id, scope=EVERYTHING) == one
         if second:
-            await second.apply(one.id, say("kept"))
+            await second.apply(one.id, say("kept"), scope=EVERYTHING)
             assert contents(await history(store, one)) == ["kept"]
             await second.close()
         lock.with_name("aside").rename(lock)
-        await store.apply(one.id, say("again"))
+        await store.apply(one.id, say("again"), scope=EVERYTHING)
         await store.close()
 
     async def test_a_second_one_waits_for_the_last_write_of_the_first(self, path: Path) -> None:
@@ -508,7 +517,7 @@ class TestOneOwner:
             return held
 
         with mock.patch.object(store._lock, "is_held", look):
-            writing = asyncio.create_task(store.apply(one.id, say("last")))
+            writing = asyncio.create_task(store.apply(one.id, say("last"), scope=EVERYTHING))
             await asyncio.to_thread(begun.wait)
         path.with_name("store.db.lock").unlink()
         opening = asyncio.create_task(opened(path))
@@ -518,11 +527,11 @@ class TestOneOwner:
                 await asyncio.sleep(0.001)
         goes_on.set()
         second = await opening
-        assert (await second.get_session(one.id)).last_sequence == 1
+        assert (await second.get_session(one.id, scope=EVERYTHING)).last_sequence == 1
         await writing
         await second.close()
         with pytest.raises(UnavailableError):
-            await store.apply(one.id, say("late"))
+            await store.apply(one.id, say("late"), scope=EVERYTHING)
         await store.close()
 
     async def test_a_file_with_two_names_is_refused(self, path: Path, tmp_path: Path) -> None:

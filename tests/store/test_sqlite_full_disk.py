@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from server.clock import TestClock
+from server.domain.access import EVERYTHING
 from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import contents, history
 from tests.store.small_disk import CALLERS
@@ -42,7 +43,7 @@ def test_files_that_cannot_grow(tmp_path: Path, room: int) -> None:
 async def stored(path: Path, session_ids: Iterable[str]) -> dict[str, list[str | None]]:
     store = await SqliteStore.open(path, TestClock())
     found = {
-        session_id: contents(await history(store, await store.get_session(session_id)))
+        session_id: contents(await history(store, await store.get_session(session_id, scope=EVERYTHING)))
         for session_id in session_ids
     }
     await store.close()

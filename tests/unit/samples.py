@@ -9,6 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from server.domain.access import EVERYTHING
 from server.domain.agents import Agent, AgentKind
 from server.domain.deliveries import Delivery, DeliveryState
 from server.domain.idempotency import RequestKey
@@ -71,7 +72,7 @@ def session(
 
 def put(store: Store, new: Session, request: RequestKey | None = None) -> Coroutine[Any, Any, Outcome]:
     """Has a store create a session that is made already."""
-    return store.create_session(new.agent_id, lambda agent, now_ms: new, request)
+    return store.create_session(new.agent_id, lambda agent, now_ms: new, request, scope=EVERYTHING)
 
 
 def answering(reply: Reply, reply_id: str | None = None) -> Rule:

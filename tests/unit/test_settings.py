@@ -3,12 +3,16 @@
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from server.access.access_settings import AccessSettings
+from server.access.limits import Rate
 from server.addresses import split_address
+from server.domain.access import RateKind
 from server.domain.timeouts import TimeoutConfig, TimeoutPolicy
-from server.settings import Settings, SettingsError, load_settings
+from server.settings import Settings, SettingsError, changed_settings, load_settings
 
 VARIABLES = [
     ("SESSION_DEFAULT_TIMEOUT_MINUTES", 30, 1, 10080),
@@ -122,13 +126,63 @@ class TestLogs:
 
 
 class TestAuthToken:
-    def test_it_refuses_to_start_and_does_not_repeat_the_secret(self, load: Load) -> None:
-        line = refusal(load, ELIZA_SERVER_AUTH_TOKEN="s3cret")
-        assert "ELIZA_SERVER_AUTH_TOKEN" in line
-        assert "s3cret" not in line
+    def test_it_is_kept_and_never_shown(self, load: Load) -> None:
+        settings = load(ELIZA_SERVER_AUTH_TOKEN="a token of our own")
+        assert settings.access.auth_token == "a token of our own"
+        assert changed_settings(settings) == {"ELIZA_SERVER_AUTH_TOKEN": "***"}
 
-    def test_empty_counts_as_unset(self, load: Load) -> None:
-        assert load(ELIZA_SERVER_AUTH_TOKEN="").eliza_server_auth_token is None
+    @pytest.mark.parametrize(
+        "value", ["s3cret", "fifteen letters", " a token with a space", "est_" + "a" * 20]
+    )
+    def test_a_bad_one_stops_the_start_and_is_not_repeated(self, load: Load, value: str) -> None:
+        line = refusal(load, ELIZA_SERVER_AUTH_TOKEN=value)
+        assert line.startswith("ELIZA_SERVER_AUTH_TOKEN is wrong: it must be at least 16 characters")
+        assert value not in line
+
+    @pytest.mark.parametrize("name", ["ELIZA_SERVER_AUTH_TOKEN", "eliza_server_auth_token"])
+    def test_an_empty_one_does_not_leave_the_service_open(self, load: Load, name: str) -> None:
+        line = refusal(load, **{name: ""})
+        assert line.startswith("ELIZA_SERVER_AUTH_TOKEN is empty: it must be at least 16 characters")
+
+
+class TestAccess:
+    def test_there_is_no_authentication_by_default(self, load: Load) -> None:
+        assert load().access == AccessSettings()
+        assert load().access_token_seconds == 900
+        assert set(load().rates.values()) == {None}
+
+    def test_each_setting_is_passed_on(self, load: Load) -> None:
+        settings = load(
+            KEYS_FILE="/k.toml",
+            ACCESS_TOKEN_KEYS_FILE="/s",
+            JWT_KEYS="https://login.example.com/keys",
+            JWT_ISSUER="i",
+            JWT_AUDIENCE="a",
+            JWT_USER_CLAIM="uid",
+            JWT_TENANT_CLAIM="org",
+            USERS_MAY_CHANGE="true",
+        )
+        assert settings.access == AccessSettings(
+            Path("/k.toml"), None, Path("/s"), "https://login.example.com/keys", "i", "a", "uid", "org", True
+        )
+
+    def test_json_web_tokens_need_an_issuer_and_an_audience(self, load: Load) -> None:
+        assert refusal(load, JWT_KEYS="/jwks.json", JWT_ISSUER="i") == (
+            "JWT_AUDIENCE is not set: JWT_KEYS needs it"
+        )
+        assert len(refusal(load, JWT_KEYS="/jwks.json").splitlines()) == 2
+        assert "JWT_KEYS is not set" in refusal(load, JWT_ISSUER="i")
+        assert "JWT_KEYS is not set" in refusal(load, JWT_AUDIENCE="a")
+
+    def test_the_keys_of_tokens_are_not_fetched_in_the_clear(self, load: Load) -> None:
+        line = refusal(load, JWT_KEYS="http://login.example.com/keys", JWT_ISSUER="i", JWT_AUDIENCE="a")
+        assert line.endswith("it must be a file or an https URL")
+
+    @pytest.mark.parametrize("kind", RateKind)
+    def test_rates_are_read(self, load: Load, kind: RateKind) -> None:
+        name = f"RATE_{kind.upper()}"
+        assert load(**{name: "10/minute"}).rates[kind] == Rate(10, 60)
+        assert refusal(load, **{name: "10"}).startswith(f"{name} is '10': it must be a rate such as")
 
 
 def test_the_policy_is_what_the_variables_say(load: Load) -> None:

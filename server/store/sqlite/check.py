@@ -7,11 +7,11 @@ from typing import Final
 from server.store.sqlite import rows
 
 COUNTED: Final = (
-    "SELECT iif(expired, 'expired', 'live') AS state, '' AS agent_id, '' AS user_id FROM sessions "
-    "UNION ALL SELECT 'warned', '', '' FROM sessions WHERE warned AND NOT expired "
-    "UNION ALL SELECT 'live', agent_id, '' FROM sessions WHERE NOT expired "
-    "UNION ALL SELECT 'live', '', user_id FROM sessions WHERE NOT expired "
-    "UNION ALL SELECT 'live', agent_id, user_id FROM sessions WHERE NOT expired"
+    "SELECT iif(expired, 'expired', 'live') AS state, '' AS agent_id, '' AS user_id, tenant FROM sessions "
+    "UNION ALL SELECT 'warned', '', '', tenant FROM sessions WHERE warned AND NOT expired "
+    "UNION ALL SELECT iif(expired, 'expired', 'live'), agent_id, '', tenant FROM sessions "
+    "UNION ALL SELECT iif(expired, 'expired', 'live'), '', user_id, tenant FROM sessions "
+    "UNION ALL SELECT iif(expired, 'expired', 'live'), agent_id, user_id, tenant FROM sessions"
 )
 """A row for each session and each count that it is in."""
 _KNOWN: Final = "(SELECT id FROM sessions UNION ALL SELECT id FROM removed_sessions)"
@@ -41,11 +41,12 @@ _QUESTIONS: Final = {
     ),
     "session {0}: what it has in JSON cannot be read": "SELECT id FROM sessions WHERE NOT "
     "json_valid(metadata)",
-    "sessions that are {0}, of agent '{1}' and user '{2}' (empty: any): {4} are there, but {3} are counted": (
-        "SELECT state, agent_id, user_id, sum(counted), sum(there) FROM ("
-        "SELECT state, agent_id, user_id, sessions AS counted, 0 AS there FROM session_counts "
-        f"UNION ALL SELECT state, agent_id, user_id, 0, 1 FROM ({COUNTED})"
-        ") GROUP BY state, agent_id, user_id HAVING sum(counted) != sum(there)"
+    "sessions that are {0}, of agent '{1}' and user '{2}' (empty: any), of tenant '{3}': {5} are there, but "
+    "{4} are counted": (
+        "SELECT state, agent_id, user_id, tenant, sum(counted), sum(there) FROM ("
+        "SELECT state, agent_id, user_id, tenant, sessions AS counted, 0 AS there FROM session_counts "
+        f"UNION ALL SELECT state, agent_id, user_id, tenant, 0, 1 FROM ({COUNTED})"
+        ") GROUP BY state, agent_id, user_id, tenant HAVING sum(counted) != sum(there)"
     ),
     "message {0}-{1}: what it has in JSON cannot be read": (
         "SELECT session_id, sequence FROM log WHERE message_id IS NOT NULL AND NOT (json_valid(metadata) "

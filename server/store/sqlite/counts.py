@@ -14,12 +14,12 @@ CHANGE_COUNTS = (
     "ON CONFLICT DO UPDATE SET sessions = sessions + excluded.sessions"
 )
 REMOVE_EMPTY_COUNTS = (
-    "DELETE FROM session_counts WHERE sessions = 0 AND (state, agent_id, user_id) "
-    f"IN (SELECT {rows.item_values(3)} FROM json_each(?) AS item)"
+    "DELETE FROM session_counts WHERE sessions = 0 AND (state, agent_id, user_id, tenant) "
+    f"IN (SELECT {rows.item_values(4)} FROM json_each(?) AS item)"
 )
 
 
-def count_items(changes: Mapping[CountKey, int]) -> list[tuple[str, str, str, int]]:
+def count_items(changes: Mapping[CountKey, int]) -> list[tuple[str, str, str, str, int]]:
     """The items of CHANGE_COUNTS, and the negative ones those of REMOVE_EMPTY_COUNTS."""
     return [(*key, change) for key, change in changes.items() if change]
 

@@ -8,6 +8,7 @@ from typing import Final, cast
 import orjson
 import structlog
 
+from server.domain.access import Scope
 from server.domain.log import Entry
 from server.domain.replies import DeliveryRule
 from server.domain.sessions import Outcome
@@ -17,16 +18,17 @@ from server.store.leases import lease_each
 from server.store.pages import text_size
 from server.store.sqlite import rows
 from server.store.sqlite.reading import Reading
-from server.store.sqlite.removal import IS_THERE
+from server.store.sqlite.scopes import in_scope, is_narrow, named
 from server.store.sqlite.writer import SqliteWriter
 from server.store.values import OpenDelivery
 
 _ENTRY: Final = ", ".join(rows.ENTRY)
-_FIND_ANSWER: Final = (
-    f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND answers = :sequence AND "
-    f"{IS_THERE.format(':id')} UNION ALL "
-    f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND failed_sequence = :sequence AND "
-    f"{IS_THERE.format(':id')} LIMIT 1"
+_IS_THERE: Final = "EXISTS (SELECT 1 FROM sessions WHERE sessions.id = :id{})"
+_FIND_ANSWER: Final = in_scope(
+    f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND answers = :sequence AND {_IS_THERE} UNION ALL "
+    f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND failed_sequence = :sequence AND {_IS_THERE} "
+    "LIMIT 1",
+    "sessions",
 )
 _DUE: Final = (
     f"SELECT {rows.of('sessions', rows.SESSION)}, {rows.of('log', rows.ENTRY)}, "
@@ -55,12 +57,14 @@ class SqliteDeliveries(Reading, Deliveries):
 
     _writer: SqliteWriter
 
-    async def apply_delivery(self, session_id: str, sequence: int, rule: DeliveryRule) -> Outcome:
-        return await self._writer.apply(ApplyToDelivery(session_id, sequence, rule))
+    async def apply_delivery(
+        self, session_id: str, sequence: int, rule: DeliveryRule, *, scope: Scope
+    ) -> Outcome:
+        return await self._writer.apply(ApplyToDelivery(session_id, sequence, rule, scope))
 
-    async def find_answer(self, session_id: str, sequence: int) -> Entry | None:
-        named = {"id": session_id, "sequence": sequence}
-        found = self._read(lambda connection: connection.execute(_FIND_ANSWER, named).fetchall())
+    async def find_answer(self, session_id: str, sequence: int, *, scope: Scope) -> Entry | None:
+        statement, values = _FIND_ANSWER[is_narrow(scope)], named(scope, id=session_id, sequence=sequence)
+        found = self._read(lambda connection: connection.execute(statement, values).fetchall())
         return rows.entry_of(found[0]) if found else None
 
     async def lease_due(

@@ -10,6 +10,7 @@ from typing import Final
 
 import structlog
 
+from server.domain.access import EVERYTHING
 from server.domain.errors import DomainError
 from server.domain.sessions import Outcome, Rule, due_at_ms
 from server.store.batch import Apply, Batch, Claimed
@@ -31,7 +32,7 @@ def _apply(connection: sqlite3.Connection, ids: list[str], rule: Rule, now_ms: i
     """Applies the rule to all of them, or else to each alone; puts off what fails alone."""
     connection.execute("SAVEPOINT due")
     try:
-        batch = Batch([Apply(session_id, rule) for session_id in ids])
+        batch = Batch([Apply(session_id, rule, EVERYTHING) for session_id in ids])
         outcomes: list[Outcome] = []
         for result in batch.apply(load(connection, batch.wanted()), lambda: now_ms):
             if isinstance(result, DomainError):

@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 
 from server.domain.errors import ResourceExhaustedError, UnavailableError
+from server.store.sqlite.rewrite import BUSY_TIMEOUT_S, rewrite
 from server.store.values import StoreOpenError
 
 APPLICATION_ID: Final = 0x656C7A61
@@ -24,7 +25,6 @@ _MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 100
 _APPLICATION_ID = slice(68, 72)
 
-_BUSY_TIMEOUT_S = 5.0
 _CACHE_KIB = 32_768
 # A reader's cache is empty after each commit, which is another connection's.
 _READ_CACHE_KIB = 4_096
@@ -116,6 +116,7 @@ def prepare(path: Path) -> FileLock:
         with closing(connect(path)) as connection:
             check_sound(connection)
             migrate(path, connection)
+            rewrite(path, connection)
             # Waits for the last write of a process that has lost its lock: in each write it looks whether it
             # has it.
             connection.execute("BEGIN IMMEDIATE")
@@ -186,7 +187,7 @@ def _room(path: Path) -> str:
 def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     """A connection in autocommit mode, for use by one thread at a time. Raises sqlite3.Error."""
     connection = sqlite3.connect(
-        path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
+        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
     )
     connection.execute(f"PRAGMA cache_size = -{_READ_CACHE_KIB if read_only else _CACHE_KIB}")
     if read_only:
@@ -194,6 +195,8 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     else:
         # FULL: a commit has reached the disk before anyone is told of it.
         connection.execute("PRAGMA synchronous = FULL")
+        # What is removed is overwritten, so that nobody reads it in the file.
+        connection.execute("PRAGMA secure_delete = ON").fetchall()
         # Removed sessions leave rows for a while, see `removal`.
         connection.execute("PRAGMA foreign_keys = OFF")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
@@ -224,7 +227,7 @@ def _connect_reading(path: Path) -> sqlite3.Connection:
         return connect(path, read_only=True)
     # At the end SQLite would move what a killed service has left in its log into the file.
     return sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_TIMEOUT_S, isolation_level=None
+        f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None
     )
 
 

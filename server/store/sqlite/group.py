@@ -80,6 +80,11 @@ _LOAD_REQUESTS = (
     "LEFT JOIN log ON log.session_id = requests.session_id AND log.sequence = CAST(answer AS INTEGER)"
 )
 _LOAD_AGENTS = f"SELECT {', '.join(rows.AGENT)} FROM agents WHERE id IN (SELECT value FROM json_each(?))"
+_LOAD_COUNTS = (
+    f"SELECT {rows.of('session_counts', rows.COUNT)} FROM json_each(?) AS item CROSS JOIN session_counts "
+    "ON state = item.value ->> 0 AND agent_id = item.value ->> 1 AND user_id = item.value ->> 2 "
+    "AND tenant = item.value ->> 3"
+)
 # One that is there under the same name was left by a session that is gone.
 _PUT_REQUESTS = (
     f"INSERT OR REPLACE INTO requests ({', '.join(rows.REQUEST)}) SELECT "
@@ -137,6 +142,8 @@ def load(
         loaded.deliveries[delivery.session_id, delivery.sequence] = delivery
     for agent in map(rows.agent_of, select(_LOAD_AGENTS, wanted.agents)):
         loaded.agents[agent.id] = agent
+    for *key, sessions in select(_LOAD_COUNTS, wanted.counts):
+        loaded.counts[key[0], key[1], key[2], key[3]] = sessions
     for scope, request_id, fingerprint, answer, session_id, *entry in select(_LOAD_REQUESTS, wanted.requests):
         made = orjson.loads(answer)
         known: Session | Entry | None = rows.entry_of(tuple(entry)) if entry[0] is not None else None

@@ -4,13 +4,20 @@ in small pieces.
 
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Final
 
 import orjson
 
-from server.store.counts import EXPIRED
+from server.domain.access import Scope
+from server.domain.sessions import Session
+from server.store.batch import Deleted, EraseStep
+from server.store.counts import EXPIRED, CountKey, changed_counts, counts_of_state
+from server.store.sqlite import rows
 from server.store.sqlite.counts import change_counts
+from server.store.sqlite.scopes import in_scope, is_narrow, named
+from server.store.values import Erased
 
 STEP_SECONDS: Final = 0.005
 """How long a step may take of the writer, before other writes have their turn."""
@@ -35,6 +42,7 @@ _OLDEST: Final = (
 )
 _REMOVE_EXPIRED: Final = (
     f"INSERT INTO removed_sessions (id) {_OLDEST}",
+    "SELECT agent_id, user_id, tenant FROM sessions WHERE id IN (SELECT id FROM removed_sessions)",
     "DELETE FROM sessions WHERE id IN (SELECT id FROM removed_sessions)",
 )
 # A piece looks at no more sessions than it may remove rows.
@@ -52,6 +60,14 @@ _TAKE_LEFT: Final = (
     f"FROM ({_REMOVED} :rows) AS removed CROSS JOIN log ON log.session_id = removed.id LIMIT :left)",
     f"DELETE FROM removed_sessions WHERE id IN ({_REMOVED} :left)",
 )
+_OF_USER: Final = in_scope(
+    f"SELECT {', '.join(rows.SESSION)} FROM sessions INDEXED BY sessions_of_user "
+    "WHERE user_id = :of{} LIMIT :rows"
+)
+_COUNT_ROWS: Final = {
+    table: f"SELECT count(*) FROM {table} WHERE session_id IN (SELECT value FROM json_each(?))"
+    for table in ("log", "deliveries", "requests")
+}
 # Without a condition, and without foreign keys, SQLite clears a table page by page instead of row by row.
 _CLEAR: Final = tuple(
     f"DELETE FROM {table}"
@@ -85,12 +101,41 @@ def take_expired(connection: sqlite3.Connection, expired_by_ms: int, max_rows: i
     taken = take_left(connection, max_rows)
     if taken:
         return taken
-    named = {"expired_by_ms": expired_by_ms, "rows": max_rows}
-    for statement in _REMOVE_EXPIRED:
-        removed = connection.execute(statement, named).rowcount
-    # The last statement is that of the sessions themselves.
-    change_counts(connection, {(EXPIRED, "", ""): -removed})
+    values = {"expired_by_ms": expired_by_ms, "rows": max_rows}
+    mark, count, remove_marked = _REMOVE_EXPIRED
+    connection.execute(mark, values)
+    counts: Counter[CountKey] = Counter()
+    for of in connection.execute(count).fetchall():
+        counts.subtract(counts_of_state(EXPIRED, *of))
+    connection.execute(remove_marked)
+    change_counts(connection, counts)
     return take_left(connection, max_rows)
+
+
+def erase(
+    connection: sqlite3.Connection, user_id: str, scope: Scope, limit: int, pieces: "Pieces"
+) -> EraseStep:
+    """Removes a user's sessions in pieces, and what they leave; see `erase_user`."""
+    gone: list[Session] = []
+    counted: Counter[str] = Counter()
+
+    def take_piece(max_rows: int) -> int:
+        if taken := take_left(connection, max_rows):
+            return taken
+        values = named(scope, of=user_id, rows=max_rows)
+        found = connection.execute(_OF_USER[is_narrow(scope)], values).fetchall()
+        sessions = [rows.session_of(row) for row in found]
+        ids = [session.id for session in sessions]
+        for table, statement in _COUNT_ROWS.items():
+            counted[table] += connection.execute(statement, (orjson.dumps(ids).decode(),)).fetchone()[0]
+        remove(connection, ids)
+        change_counts(connection, changed_counts((session, None) for session in sessions))
+        gone.extend(sessions)
+        return len(sessions)
+
+    removed = pieces.take(limit, take_piece)
+    erased = Erased(len(gone), counted["log"], counted["deliveries"], counted["requests"], removed)
+    return EraseStep(removed, [Deleted(session) for session in gone], erased)
 
 
 def clear(connection: sqlite3.Connection) -> None:

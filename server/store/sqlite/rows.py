@@ -38,7 +38,7 @@ def _columns_of(kind: type, **parts: type) -> dict[str, str]:
 
 _SESSION: Final = _columns_of(Session, timeout=TimeoutConfig)
 SESSION: Final = tuple(_SESSION)
-_FIXED: Final = {"id", "channel_id", "agent_id", "user_id", "metadata", "created_at_ms"}
+_FIXED: Final = {"id", "channel_id", "agent_id", "user_id", "metadata", "created_at_ms", "tenant"}
 SESSION_CHANGING: Final = tuple(column for column in SESSION if column not in _FIXED)
 """What a rule may change."""
 _TIMEOUT_AT: Final = slice(
@@ -71,7 +71,7 @@ OPEN: Final = tuple(map(str, OPEN_STATES))
 
 DELIVERY: Final = tuple(_columns_of(Delivery))
 REQUEST: Final = ("scope", "id", "fingerprint", "answer", "created_at_ms", "session_id")
-COUNT: Final = ("state", "agent_id", "user_id", "sessions")
+COUNT: Final = ("state", "agent_id", "user_id", "tenant", "sessions")
 _AGENT: Final = _columns_of(Agent, timeout=PartialTimeoutConfig)
 AGENT: Final = tuple(_AGENT)
 
@@ -222,7 +222,8 @@ def _event_of(
     return AgentMessage(message_id, content, metadata, attachments, spoken, tuple(done or ()), answers)
 
 
-_agent_values: Final = attrgetter(*list(_AGENT.values())[:-1])
+_agent_values: Final = attrgetter(*(_AGENT[column] for column in AGENT if column != "settings"))
+_SETTINGS_AT: Final = AGENT.index("settings")
 
 
 def delivery_row(delivery: Delivery) -> Row:
@@ -261,19 +262,20 @@ def _answer_json(answer: Session | Entry | None) -> Any:
 
 def agent_row(agent: Agent) -> Row:
     """The values of AGENT."""
-    return *_agent_values(agent), _json(agent.settings)
+    values = _agent_values(agent)
+    return *values[:_SETTINGS_AT], _json(agent.settings), *values[_SETTINGS_AT:]
 
 
 def agent_of(row: Row) -> Agent:
     """The agent in a row of AGENT."""
-    *own, timeout_minutes, auto_renew, max_duration_minutes, warning_threshold_minutes, settings = row
+    *own, timeout_minutes, auto_renew, max_duration_minutes, warning_threshold_minutes, settings, tenant = row
     agent_id, name, kind, created_at_ms, updated_at_ms = own
     auto_renew = None if auto_renew is None else bool(auto_renew)
     timeout = PartialTimeoutConfig(
         timeout_minutes, auto_renew, max_duration_minutes, warning_threshold_minutes
     )
     own_settings = None if settings is None else SETTINGS[AgentKind(kind)](**orjson.loads(settings))
-    return Agent(agent_id, name, AgentKind(kind), created_at_ms, updated_at_ms, timeout, own_settings)
+    return Agent(agent_id, name, AgentKind(kind), created_at_ms, updated_at_ms, timeout, own_settings, tenant)
 
 
 def _json(value: object) -> str | None:

@@ -8,20 +8,18 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, cast
 
-import orjson
-
 from server.clock import Clock
+from server.domain.access import EVERYTHING, Scope
 from server.domain.errors import SessionNotFoundError
 from server.domain.idempotency import RequestKey
 from server.domain.log import Entry
+from server.domain.quotas import UserQuota
 from server.domain.sessions import Creation, Outcome, Rule, Session
-from server.store.batch import Apply, Claimed, Create, Delete
+from server.store.batch import Apply, Claimed, Create, Delete, EraseStep
 from server.store.contract import MAX_WRITES, PAGE_BYTES, CommitListener, Store
-from server.store.counts import EXPIRED, LIVE, WARNED
+from server.store.counts import EXPIRED, LIVE
 from server.store.pages import (
     ALWAYS_MS,
-    FIRST,
-    fill_active,
     fill_history,
     fill_messages,
     text_size,
@@ -31,40 +29,34 @@ from server.store.sqlite import rows
 from server.store.sqlite.agents import SqliteAgents
 from server.store.sqlite.deliveries import SqliteDeliveries
 from server.store.sqlite.due import apply_due
-from server.store.sqlite.file import FileLock, prepare, real_path, schema_version
-from server.store.sqlite.removal import IS_THERE, Pieces, clear, take_expired
+from server.store.sqlite.file import FileLock, connect, prepare, real_path, schema_version
+from server.store.sqlite.lists import READABLE, SqliteLists, count
+from server.store.sqlite.removal import IS_THERE, Pieces, clear, erase, take_expired
+from server.store.sqlite.rewrite import finish_erasure
+from server.store.sqlite.scopes import in_scope, is_narrow, named
 from server.store.sqlite.writer import SqliteWriter
-from server.store.values import Counts, Description, MessagePage, Position, SessionPage, StoreOpenError
+from server.store.values import Description, Erased, MessagePage, StoreOpenError
 
 _SESSION: Final = ", ".join(rows.SESSION)
 _ENTRY: Final = ", ".join(rows.ENTRY)
-_READABLE: Final = "iif(json_valid(metadata), json_type(metadata) = 'object', false)"
-"""Whether a session can be read back.
-
-In a damaged file some cannot: reads count them, and no list shows them.
-"""
-_MAX_UNREADABLE: Final = 1000
-"""How many sessions that cannot be read back are remembered, and counted."""
-_LISTS: Final = {
-    (): "sessions_live",
-    ("agent_id",): "sessions_of_agent",
-    ("user_id",): "sessions_of_user",
-    ("agent_id", "user_id"): "sessions_of_agent_and_user",
-}
-"""The index that has the sessions in order, by what they are filtered by."""
+_GET_SESSION: Final = in_scope(f"SELECT {_SESSION}, {READABLE} FROM sessions WHERE id = :id{{}}")
+_FIND_CHANNEL: Final = in_scope("SELECT id FROM sessions WHERE channel_id = :channel_id{}")
+_LIST_ENTRIES: Final = in_scope(
+    f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND sequence > :after AND EXISTS (SELECT 1 FROM "
+    "sessions WHERE sessions.id = :id{}) ORDER BY sequence LIMIT :limit",
+    "sessions",
+)
 
 
-class SqliteStore(SqliteAgents, SqliteDeliveries, Store):
+class SqliteStore(SqliteLists, SqliteAgents, SqliteDeliveries, Store):
     """See Store. Made by `open`."""
 
     def __init__(self, path: Path, lock: FileLock, clock: Clock, max_writes: int) -> None:
         super().__init__(path)
         self._lock = lock
-        self._purged, self._forgotten = Pieces(), Pieces()
+        self._purged, self._forgotten, self._erased = Pieces(), Pieces(), Pieces()
         # Last, because it starts a thread.
         self._writer = SqliteWriter(path, lock, clock, max_writes)
-        # The ids of sessions that were met and cannot be read back.
-        self._unreadable_sessions: set[str] = set()
 
     @classmethod
     async def open(cls, path: Path, clock: Clock, max_writes: int = MAX_WRITES) -> "SqliteStore":
@@ -84,21 +76,31 @@ class SqliteStore(SqliteAgents, SqliteDeliveries, Store):
         self._writer.listeners.append(listener)
 
     async def create_session(
-        self, agent_id: str, rule: Creation, request: RequestKey | None = None
+        self,
+        agent_id: str,
+        rule: Creation,
+        request: RequestKey | None = None,
+        *,
+        scope: Scope,
+        of: UserQuota | None = None,
     ) -> Outcome:
-        return await self._writer.apply(Create(agent_id, rule, request))
+        return await self._writer.apply(Create(agent_id, rule, scope, request, of))
 
-    async def apply(self, session_id: str, rule: Rule, request: RequestKey | None = None) -> Outcome:
-        return await self._writer.apply(Apply(session_id, rule, request))
+    async def apply(
+        self, session_id: str, rule: Rule, request: RequestKey | None = None, *, scope: Scope
+    ) -> Outcome:
+        return await self._writer.apply(Apply(session_id, rule, scope, request))
 
-    async def delete_session(self, session_id: str, etag: str = "") -> None:
-        await self._writer.delete(Delete(session_id, etag))
+    async def delete_session(self, session_id: str, etag: str = "", *, scope: Scope) -> None:
+        await self._writer.delete(Delete(session_id, etag, scope))
 
-    async def get_session(self, session_id: str) -> Session:
+    async def get_session(self, session_id: str, *, scope: Scope) -> Session:
         recent = self._writer.recent.get(session_id)
-        if recent is not None and not self._closed:
+        # Another's is asked of the file like nobody's, which takes as long.
+        if recent is not None and scope.has(recent) and not self._closed:
             return recent
-        found = self._read(lambda connection: connection.execute(_GET_SESSION, (session_id,)).fetchall())
+        statement, values = _GET_SESSION[is_narrow(scope)], named(scope, id=session_id)
+        found = self._read(lambda connection: connection.execute(statement, values).fetchall())
         if not found:
             raise SessionNotFoundError(session_id)
         *row, is_readable = found[0]
@@ -106,43 +108,12 @@ class SqliteStore(SqliteAgents, SqliteDeliveries, Store):
             self._note_unreadable(session_id)
         return rows.session_of(row)
 
-    async def find_channel(self, channel_id: str) -> str:
-        statement = "SELECT id FROM sessions WHERE channel_id = ?"
-        found = self._read(lambda connection: connection.execute(statement, (channel_id,)).fetchone())
+    async def find_channel(self, channel_id: str, *, scope: Scope) -> str:
+        statement, values = _FIND_CHANNEL[is_narrow(scope)], named(scope, channel_id=channel_id)
+        found = self._read(lambda connection: connection.execute(statement, values).fetchone())
         if found is None:
             raise SessionNotFoundError(channel_id)
         return cast(str, found[0])
-
-    async def list_sessions(
-        self,
-        now_ms: int,
-        *,
-        limit: int,
-        after: Position | None = None,
-        agent_id: str | None = None,
-        user_id: str | None = None,
-    ) -> SessionPage:
-        filters = {"agent_id": agent_id, "user_id": user_id}
-        named = {column: value for column, value in filters.items() if value is not None}
-        statement = (
-            f"SELECT {_SESSION}, {_READABLE} FROM sessions INDEXED BY {_LISTS[tuple(named)]} WHERE "
-            f"{' AND '.join(['NOT expired', *(f'{column} = :{column}' for column in named)])} "
-            "AND (created_at_ms, id) > (:created_at_ms, :id) ORDER BY created_at_ms, id"
-        )
-        start = after or FIRST
-        values = {"created_at_ms": start.created_at_ms, "id": start.id, **named}
-
-        def read(connection: sqlite3.Connection) -> SessionPage:
-            total = _count(connection, LIVE, agent_id or "", user_id or "")
-            with closing(connection.execute(statement, values)) as found:
-                sessions = ((rows.session_of(row[:-1]), row[-1]) for row in found)
-                return SessionPage(*fill_active(sessions, now_ms, limit, self._note_unreadable), total)
-
-        return await self._read_long(read)
-
-    def _note_unreadable(self, session_id: str) -> None:
-        if len(self._unreadable_sessions) < _MAX_UNREADABLE:
-            self._unreadable_sessions.add(session_id)
 
     async def list_messages(
         self, session: Session, *, limit: int, before_ms: int | None = None, after_ms: int | None = None
@@ -165,17 +136,21 @@ class SqliteStore(SqliteAgents, SqliteDeliveries, Store):
         return self._read(read)
 
     async def list_entries(
-        self, session_id: str, *, after_sequence: int, limit: int, most_bytes: int | None = None
+        self,
+        session_id: str,
+        *,
+        scope: Scope,
+        after_sequence: int,
+        limit: int,
+        most_bytes: int | None = None,
     ) -> list[Entry]:
-        statement = (
-            f"SELECT {_ENTRY} FROM log WHERE session_id = ?1 AND sequence > ?2 AND "
-            f"{IS_THERE.format('?1')} ORDER BY sequence LIMIT ?3"
-        )
+        statement = _LIST_ENTRIES[is_narrow(scope)]
+        values = named(scope, id=session_id, after=after_sequence, limit=limit)
 
         def read(connection: sqlite3.Connection) -> list[Entry]:
             page: list[Entry] = []
             left_bytes = most_bytes or PAGE_BYTES
-            with closing(connection.execute(statement, (session_id, after_sequence, limit))) as found:
+            with closing(connection.execute(statement, values)) as found:
                 for entry in map(rows.entry_of, found):
                     left_bytes -= text_size(entry)
                     if page and left_bytes < 0:
@@ -220,30 +195,12 @@ class SqliteStore(SqliteAgents, SqliteDeliveries, Store):
     async def describe(self) -> Description:
         def read(connection: sqlite3.Connection) -> Description:
             return Description(
-                str(self._path), schema_version(), _count(connection, LIVE) + _count(connection, EXPIRED)
+                str(self._path),
+                schema_version(),
+                sum(sum(count(connection, state, EVERYTHING).values()) for state in (LIVE, EXPIRED)),
             )
 
         return self._read(read)
-
-    async def counts(self) -> Counts:
-        def read(connection: sqlite3.Connection) -> Counts:
-            active, expired, warned = (_count(connection, state) for state in (LIVE, EXPIRED, WARNED))
-            return Counts(active, expired, warned, self._count_unreadable(connection))
-
-        return self._read(read)
-
-    def _count_unreadable(self, connection: sqlite3.Connection) -> int:
-        """How many sessions that were met are still there, and still cannot be read back."""
-        if not self._unreadable_sessions:
-            return 0
-        # A copy, because the thread of long reads may add to them meanwhile.
-        met = list(self._unreadable_sessions)
-        statement = (
-            f"SELECT id FROM sessions WHERE id IN (SELECT value FROM json_each(?)) AND NOT {_READABLE}"
-        )
-        left = {row[0] for row in connection.execute(statement, (orjson.dumps(met).decode(),))}
-        self._unreadable_sessions.difference_update(set(met) - left)
-        return len(left)
 
     async def apply_due(self, rule: Rule, due_ms: int, limit: int) -> int:
         def work(connection: sqlite3.Connection, now_ms: int) -> Claimed:
@@ -274,6 +231,23 @@ class SqliteStore(SqliteAgents, SqliteDeliveries, Store):
 
         return await self._writer.run(work)
 
+    async def erase_user(self, user_id: str, *, scope: Scope, limit: int) -> Erased:
+        if scope.user_id not in (None, user_id):
+            return Erased()
+
+        def work(connection: sqlite3.Connection, now_ms: int) -> EraseStep:
+            return erase(connection, user_id, scope, limit, self._erased)
+
+        return (await self._writer.run(work)).erased
+
+    async def finish_erasure(self) -> list[str]:
+        def work(connection: sqlite3.Connection, now_ms: int) -> list[str]:
+            # On the writer's own connection the copy would be made in memory.
+            with closing(connect(self._path)) as rewriting:
+                return finish_erasure(self._path, rewriting)
+
+        return await self._writer.run(work, in_transaction=False)
+
     async def clear_sessions(self) -> None:
         def work(connection: sqlite3.Connection, now_ms: int) -> None:
             clear(connection)
@@ -300,15 +274,3 @@ class SqliteStore(SqliteAgents, SqliteDeliveries, Store):
         await asyncio.to_thread(self._long_reader.close)
         self._read_connection.close()
         self._lock.release()
-
-
-_GET_SESSION: Final = f"SELECT {_SESSION}, {_READABLE} FROM sessions WHERE id = ?"
-
-
-_COUNT: Final = "SELECT sessions FROM session_counts WHERE state = ? AND agent_id = ? AND user_id = ?"
-
-
-def _count(connection: sqlite3.Connection, state: str, agent_id: str = "", user_id: str = "") -> int:
-    """How many sessions are in a state; of any agent and any user where they are empty."""
-    found = connection.execute(_COUNT, (state, agent_id, user_id)).fetchone()
-    return cast(int, found[0]) if found else 0

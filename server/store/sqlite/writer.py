@@ -58,6 +58,7 @@ class _Call:
     future: asyncio.Future[None]
     result: Any = None
     error: BaseException | None = None
+    in_transaction: bool = True
 
     @property
     def is_alone(self) -> bool:
@@ -114,12 +115,12 @@ class SqliteWriter:
         """Removes a session. Raises SessionNotFoundError, EtagMismatchError."""
         await self._submit(operation)
 
-    async def run(self, work: Callable[[sqlite3.Connection, int], T]) -> T:
-        """Runs work on the connection at the present instant in ms, in a transaction of its own.
+    async def run(self, work: Callable[[sqlite3.Connection, int], T], *, in_transaction: bool = True) -> T:
+        """Runs work on the connection at the present instant in ms, in a transaction of its own, or in none.
 
         Raises what the work raises.
         """
-        return cast(T, await self._submit(work))
+        return cast(T, await self._submit(work, in_transaction=in_transaction))
 
     async def close(self) -> None:
         """Carries out what was queued, then ends the thread and lets go of the file."""
@@ -128,10 +129,10 @@ class SqliteWriter:
         await asyncio.to_thread(self._thread.join)
         self._connection.close()
 
-    async def _submit(self, task: Operation | Work) -> Any:
+    async def _submit(self, task: Operation | Work, *, in_transaction: bool = True) -> Any:
         if self._closed:
             raise UnavailableError("The service is stopping")
-        call = _Call(task, self._loop.create_future())
+        call = _Call(task, self._loop.create_future(), in_transaction=in_transaction)
         # Work on anything but sessions is the service's own, and rare.
         if not call.is_alone and self._queue.qsize() >= self._max_queued:
             raise OverloadedError("too many writes are waiting")
@@ -265,6 +266,10 @@ class SqliteWriter:
     def _work(self, call: _Call, work: Work) -> None:
         # It may change any session.
         self.recent.clear()
+        if not call.in_transaction:
+            self._require_lock()
+            call.result = work(self._connection, self._clock.now_ms())
+            return
         self._connection.execute("BEGIN IMMEDIATE")
         self._require_lock()
         call.result = work(self._connection, self._clock.now_ms())

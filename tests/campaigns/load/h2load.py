@@ -3,7 +3,7 @@
 import re
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -62,6 +62,7 @@ def drive(
     messages: Sequence[bytes],
     seconds: float,
     answer_bytes: int,
+    headers: Mapping[str, str] | None = None,
 ) -> Calls:
     """Calls a method with each of the messages at the same time, over a connection each, for a while.
 
@@ -69,7 +70,7 @@ def drive(
     """
     with tempfile.TemporaryDirectory() as directory:
         commands = [
-            _command(Path(directory) / str(n), address, method, message, seconds)
+            _command(Path(directory) / str(n), address, method, message, seconds, headers or {})
             for n, message in enumerate(messages)
         ]
         before = cpu_seconds(process)
@@ -83,12 +84,15 @@ def drive(
     return calls
 
 
-def _command(file: Path, address: str, method: str, message: bytes, seconds: float) -> list[str]:
+def _command(
+    file: Path, address: str, method: str, message: bytes, seconds: float, headers: Mapping[str, str]
+) -> list[str]:
     file.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
     options = ["-D", f"{round(seconds * 1000)}ms", "-c", "1", "-m", str(STREAMS), "-d", str(file)]
     return [
         "h2load",
         *options,
+        *(part for name, value in headers.items() for part in ("-H", f"{name}: {value}")),
         "-H",
         "te: trailers",
         "-H",

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,7 @@ local last = 0
 
 function init()
   wrk.headers["Content-Type"] = %(type)s
-  for path in io.lines(%(paths)s) do
+%(headers)s  for path in io.lines(%(paths)s) do
     built[#built + 1] = wrk.format(%(method)s, path, wrk.headers, %(body)s)
   end
 end
@@ -74,11 +74,16 @@ def parse(text: str) -> Answers:
     return Answers(**json.loads(line.removeprefix(MARK)))
 
 
-def script(directory: Path, method: str, paths: Sequence[str], body: str | None) -> Path:
+def script(
+    directory: Path, method: str, paths: Sequence[str], body: str | None, headers: Mapping[str, str]
+) -> Path:
     """Writes the script of a load, which asks for the paths in turns."""
     (directory / "paths").write_text("\n".join(paths))
     values = {"paths": _lua(str(directory / "paths")), "method": _lua(method), "mark": MARK}
     values |= {"body": _lua(body), "type": _lua("application/json" if body else None)}
+    values["headers"] = "".join(
+        f"  wrk.headers[{_lua(name)}] = {_lua(value)}\n" for name, value in headers.items()
+    )
     (directory / "load.lua").write_text(SCRIPT % values)
     return directory / "load.lua"
 
@@ -92,12 +97,13 @@ def drive(
     seconds: int,
     *,
     timeout: int = 10,
+    headers: Mapping[str, str] | None = None,
 ) -> Answers:
     """Loads an address for a while, and counts the CPU time of the process that serves it and of its
     children.
     """
     with tempfile.TemporaryDirectory() as directory:
-        lua = script(Path(directory), method, paths, body)
+        lua = script(Path(directory), method, paths, body, headers or {})
         options = f"-t1 -c{CONNECTIONS} -d{seconds}s --timeout {timeout}s".split()
         before = cpu_seconds(process)
         told = subprocess.run(

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from eliza.sessions.v1 import message_service_pb2 as messages_pb
 from server.domain.errors import DomainError
+from server.rpc.call import Call as Context
 from tests.campaigns.simulation.calls import CALL, CALLS, Call, message_request, sent
 from tests.campaigns.simulation.settings import REPLY_SECONDS
 from tests.campaigns.simulation.state import Refusal, State, require
@@ -67,7 +68,7 @@ async def _converse(world: "World", call: Call) -> None:
     """Sends a message and follows its reply."""
     life, began = world.life, world.now_ms()
     stream = world.message_service.Converse(
-        messages_pb.ConverseRequest(message=message_request(call.arguments)), None
+        messages_pb.ConverseRequest(message=message_request(call.arguments)), Context(None)
     )
     sequence = 0
     try:

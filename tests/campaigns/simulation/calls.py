@@ -11,6 +11,7 @@ from eliza.sessions.v1 import agent_service_pb2 as agents_pb
 from eliza.sessions.v1 import message_service_pb2 as messages_pb
 from eliza.sessions.v1 import session_service_pb2 as sessions_pb
 from eliza.sessions.v1.timeout_pb2 import TimeoutConfig as TimeoutMessage
+from server.rpc.call import Call as Context
 from tests.campaigns.simulation.translation import message, ms, received, session
 
 if TYPE_CHECKING:
@@ -87,27 +88,27 @@ async def _create(world: "World", arguments: dict[str, Any]) -> dict[str, Any]:
         timeout_config=_timeout_request(arguments["timeout"]),
         request_id=arguments["request"],
     )
-    response = await world.session_service.CreateSession(request, None)
+    response = await world.session_service.CreateSession(request, Context(None))
     return {"session": session(response.session), "replayed": response.replayed}
 
 
 async def _get(world: "World", arguments: dict[str, Any]) -> dict[str, Any]:
     request = sessions_pb.GetSessionRequest(session_id=arguments["session"])
-    return {"session": session((await world.session_service.GetSession(request, None)).session)}
+    return {"session": session((await world.session_service.GetSession(request, Context(None))).session)}
 
 
 async def _send(world: "World", arguments: dict[str, Any]) -> dict[str, Any]:
-    return sent(await world.message_service.SendMessage(message_request(arguments), None))
+    return sent(await world.message_service.SendMessage(message_request(arguments), Context(None)))
 
 
 async def _heartbeat(world: "World", arguments: dict[str, Any]) -> dict[str, Any]:
     request = sessions_pb.SendHeartbeatRequest(session_id=arguments["session"])
-    return {"session": session((await world.session_service.SendHeartbeat(request, None)).session)}
+    return {"session": session((await world.session_service.SendHeartbeat(request, Context(None))).session)}
 
 
 async def _renew(world: "World", arguments: dict[str, Any]) -> dict[str, Any]:
     request = sessions_pb.RenewSessionRequest(session_id=arguments["session"], etag=arguments["etag"])
-    return {"session": session((await world.session_service.RenewSession(request, None)).session)}
+    return {"session": session((await world.session_service.RenewSession(request, Context(None))).session)}
 
 
 async def _patch(world: "World", arguments: dict[str, Any]) -> dict[str, Any]:
@@ -115,12 +116,12 @@ async def _patch(world: "World", arguments: dict[str, Any]) -> dict[str, Any]:
     request = sessions_pb.UpdateTimeoutRequest(
         session_id=arguments["session"], timeout_config=config, etag=arguments["etag"]
     )
-    return {"session": session((await world.session_service.UpdateTimeout(request, None)).session)}
+    return {"session": session((await world.session_service.UpdateTimeout(request, Context(None))).session)}
 
 
 async def _delete(world: "World", arguments: dict[str, Any]) -> dict[str, Any]:
     request = sessions_pb.DeleteSessionRequest(session_id=arguments["session"], etag=arguments["etag"])
-    await world.session_service.DeleteSession(request, None)
+    await world.session_service.DeleteSession(request, Context(None))
     return {}
 
 
@@ -130,7 +131,7 @@ async def _list_messages(world: "World", arguments: dict[str, Any]) -> dict[str,
         if arguments[side] is not None:
             getattr(request, side).CopyFrom(values.timestamp(arguments[side]))
     response = received(
-        messages_pb.ListMessagesResponse, await world.message_service.ListMessages(request, None)
+        messages_pb.ListMessagesResponse, await world.message_service.ListMessages(request, Context(None))
     )
     answer: dict[str, Any] = {
         "messages": list(map(message, response.messages)),
@@ -146,7 +147,7 @@ async def _list_sessions(world: "World", arguments: dict[str, Any]) -> dict[str,
         page_size=arguments["limit"], agent_id=arguments["agent"], user_id=arguments["user"]
     )
     response = received(
-        sessions_pb.ListSessionsResponse, await world.session_service.ListSessions(request, None)
+        sessions_pb.ListSessionsResponse, await world.session_service.ListSessions(request, Context(None))
     )
     found = list(map(session, response.sessions))
     for one in found:
@@ -164,7 +165,7 @@ async def _reply(world: "World", arguments: dict[str, Any]) -> dict[str, Any]:
     request = agents_pb.ReplyRequest(
         delivery_id=delivery_id, reply=agents_pb.AgentReply(content=arguments["content"])
     )
-    return {"message": message((await world.agent_service.Reply(request, None)).message)}
+    return {"message": message((await world.agent_service.Reply(request, Context(None))).message)}
 
 
 CALLS: dict[str, Callable[["World", dict[str, Any]], Coroutine[Any, Any, dict[str, Any]]]] = {

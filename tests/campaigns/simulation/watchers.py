@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from eliza.sessions.v1 import errors_pb2
 from eliza.sessions.v1 import session_service_pb2 as sessions_pb
 from server.domain.errors import DomainError
+from server.rpc.call import Call as Context
 from tests.campaigns.simulation.calls import Stream
 from tests.campaigns.simulation.settings import LIMITS
 from tests.campaigns.simulation.state import require
@@ -88,7 +89,7 @@ class Watcher:
 
     async def _run(self, stream: Stream, life: int) -> None:
         try:
-            async for response in self._world.session_service.WatchSessions(stream.requests(), None):
+            async for response in self._world.session_service.WatchSessions(stream.requests(), Context(None)):
                 if life != self._world.life or stream is not self._stream:
                     return
                 self._take(received(sessions_pb.WatchSessionsResponse, response))

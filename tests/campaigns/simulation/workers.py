@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from eliza.sessions.v1 import agent_service_pb2 as agents_pb
 from eliza.sessions.v1 import errors_pb2
 from server.domain.errors import DomainError
+from server.rpc.call import Call as Context
 from tests.campaigns.simulation.calls import CALL, Call, Stream
 from tests.campaigns.simulation.settings import LEASE_SECONDS
 from tests.campaigns.simulation.state import require
@@ -64,7 +65,7 @@ class Worker:
         )
         self._stream.send(agents_pb.ConnectRequest(hello=hello))
         try:
-            async for told in self._world.agent_service.Connect(self._stream.requests(), None):
+            async for told in self._world.agent_service.Connect(self._stream.requests(), Context(None)):
                 response = received(agents_pb.ConnectResponse, told)
                 if life != self._world.life:
                     return

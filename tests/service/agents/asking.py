@@ -16,6 +16,7 @@ from server.agents.connector import History, NoReplyError, Work
 from server.agents.connectors import Connectors, build_connectors
 from server.clock import SystemClock
 from server.delivery.dispatcher import Dispatcher
+from server.domain.access import EVERYTHING
 from server.domain.agents import Agent, AgentKind, OpenAiSettings, WebhookSettings
 from server.domain.deliveries import AttemptFailure, DeliveryState, RetryPolicy
 from server.domain.log import Chunk, Entry, ReplyFailure
@@ -87,10 +88,10 @@ class Asking:
         """Sends a message and waits for what comes of it; `seen` is told each piece as it comes."""
         message_id = str(uuid.uuid4())
         chunks: list[str] = []
-        with closing(Watch(self.store, self.signals)) as watch:
+        with closing(Watch(self.store, self.signals, scope=EVERYTHING)) as watch:
             await watch.join(session_id, None)
             rule = partial(send_message, message_id=message_id, draft=Draft(content, metadata, attachments))
-            sent = (await self.store.apply(session_id, rule)).entry
+            sent = (await self.store.apply(session_id, rule, scope=EVERYTHING)).entry
             while items := await watch.next(HANGS_SECONDS):
                 for item in items:
                     match item:
@@ -117,7 +118,7 @@ async def rests(asked: Asking, session_id: str) -> int:
     """
     async with asyncio.timeout(HANGS_SECONDS):
         while True:
-            found = await first_open(asked.store, await asked.store.get_session(session_id))
+            found = await first_open(asked.store, await asked.store.get_session(session_id, scope=EVERYTHING))
             if (
                 found
                 and found.delivery.attempts
@@ -145,7 +146,7 @@ async def cannot_be_asked(asked: Asking, session_id: str, times: int = ATTEMPTS 
     """Waits until a session's agent could not even be asked, so often that all attempts would be used up;
     returns why.
     """
-    agent_id = (await asked.store.get_session(session_id)).agent_id
+    agent_id = (await asked.store.get_session(session_id, scope=EVERYTHING)).agent_id
     seen: dict[int, AttemptFailure] = {}
     async with asyncio.timeout(HANGS_SECONDS):
         while len(seen) < times:
@@ -154,7 +155,7 @@ async def cannot_be_asked(asked: Asking, session_id: str, times: int = ATTEMPTS 
                 assert not last.final
                 seen[last.failure.at_ms] = last.failure
             await asyncio.sleep(0.002)
-    found = await first_open(asked.store, await asked.store.get_session(session_id))
+    found = await first_open(asked.store, await asked.store.get_session(session_id, scope=EVERYTHING))
     assert found is not None
     assert (found.delivery.state, found.delivery.attempts) == (DeliveryState.PENDING, 0)
     return max(seen.values(), key=lambda failure: failure.at_ms)

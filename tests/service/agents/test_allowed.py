@@ -20,6 +20,7 @@ from server.agents import secrets
 from server.clock import SystemClock
 from server.domain.agents import WebhookSettings
 from server.rpc.agent_service import AgentService
+from server.rpc.call import Call
 from tests.service.agents.asking import asking
 from tests.service.agents.openai_server import Endpoint, completion
 from tests.service.agents.webhook_server import Server, answer
@@ -318,7 +319,7 @@ async def test_a_secret_is_read_before_the_write(tmp_path: Path, monkeypatch: py
         )
         monkeypatch.setattr(secrets, "_read_file", hang)
         agent.webhook.secret = f"file:{tmp_path}/key"
-        update = asyncio.create_task(service.UpdateAgent(pb.UpdateAgentRequest(agent=agent), None))
+        update = asyncio.create_task(service.UpdateAgent(pb.UpdateAgentRequest(agent=agent), Call(None)))
         try:
             async with asyncio.timeout(PATIENCE):
                 assert await asyncio.to_thread(reads.wait, PATIENCE)

@@ -8,9 +8,11 @@ import pytest
 
 from eliza.sessions.v1 import message_service_pb2 as pb
 from server.agents.connector import Emit, NoReplyError, Work
+from server.domain.access import EVERYTHING
 from server.domain.errors import DomainError
 from server.domain.messages import Reply
 from server.domain.sessions import Session
+from server.rpc.call import Call
 from server.rpc.encoding import Entries
 from server.rpc.message_service import MessageService
 from tests.service.agents.test_dispatcher import OTHER, Draft, Scripted, World, hang
@@ -35,7 +37,7 @@ class Conversation:
         self.parts: list[pb.ConverseResponse] = []
         service = MessageService(world.store, world.clock, world.signals, Entries(), deadline_s, 1000)
         message = pb.SendMessageRequest(session_id=one.id, content=content, request_id=request_id)
-        self._stream = service.Converse(pb.ConverseRequest(message=message), None)
+        self._stream = service.Converse(pb.ConverseRequest(message=message), Call(None))
         self.task = asyncio.create_task(self._run())
 
     async def end(self) -> list[str]:
@@ -108,16 +110,16 @@ async def test_the_end_comes_in_every_case(world: World, agent: Scripted, how: s
     await eventually(lambda: second.told)
     match how:
         case "answer":
-            await world.dispatcher.answer(f"{one.id}-1", Reply(Draft("from elsewhere")))
+            await world.dispatcher.answer(f"{one.id}-1", Reply(Draft("from elsewhere")), scope=EVERYTHING)
             await eventually(lambda: len(agent.asked) == 2)
-            await world.dispatcher.answer(f"{one.id}-2", Reply(Draft("from elsewhere")))
+            await world.dispatcher.answer(f"{one.id}-2", Reply(Draft("from elsewhere")), scope=EVERYTHING)
         case "delete":
             await world.delete(one)
         case "expire":
             await world.expire(one)
         case "stop":
             stopping = asyncio.create_task(world.dispatcher.stop())
-            await world.dispatcher.answer(f"{one.id}-1", Reply(Draft("from elsewhere")))
+            await world.dispatcher.answer(f"{one.id}-1", Reply(Draft("from elsewhere")), scope=EVERYTHING)
             await stopping
             world.signals.close()
             # The first was in hand, and could be answered yet.

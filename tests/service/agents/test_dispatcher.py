@@ -22,6 +22,7 @@ from server.agents.stream import StreamWorkers
 from server.clock import TestClock
 from server.delivery import turn
 from server.delivery.dispatcher import Dispatcher
+from server.domain.access import EVERYTHING
 from server.domain.agents import Agent, AgentKind
 from server.domain.deliveries import Delivery, DeliveryState, RetryPolicy
 from server.domain.errors import (
@@ -124,16 +125,16 @@ class FlakyStore(SqliteStore):
         self._used("lease_due")
         return await super().lease_due(*args)
 
-    async def get_agent(self, *args: Any) -> Any:
+    async def get_agent(self, *args: Any, **named: Any) -> Any:
         self._used("get_agent")
-        return await super().get_agent(*args)
+        return await super().get_agent(*args, **named)
 
-    async def apply_delivery(self, session_id: str, sequence: int, rule: Any) -> Outcome:
+    async def apply_delivery(self, session_id: str, sequence: int, rule: Any, **named: Any) -> Outcome:
         name = rule.func.__name__
         self._used(name)
         if session_id in self.down_for:
             raise UnavailableError("The store is away")
-        outcome = await super().apply_delivery(session_id, sequence, rule)
+        outcome = await super().apply_delivery(session_id, sequence, rule, **named)
         if name == "lease" and self.after_lease:
             delivery = outcome.delivery
             await self.after_lease(delivery)
@@ -189,18 +190,22 @@ class World:
         return [piece for piece in self.pieces if isinstance(piece, Chunk)]
 
     async def send(self, one: Session, *contents: str) -> None:
-        await asyncio.gather(*(self.store.apply(one.id, say(content)) for content in contents))
+        await asyncio.gather(
+            *(self.store.apply(one.id, say(content), scope=EVERYTHING) for content in contents)
+        )
 
     async def delete(self, one: Session) -> None:
-        await self.store.delete_session(one.id)
+        await self.store.delete_session(one.id, scope=EVERYTHING)
 
     async def expire(self, one: Session) -> None:
         self.clock.set_ms(one.expires_at_ms + 1_000_000_000)
-        await self.store.apply(one.id, lambda stored, now_ms: fall_due(stored, now_ms))
+        await self.store.apply(one.id, lambda stored, now_ms: fall_due(stored, now_ms), scope=EVERYTHING)
 
     async def log(self, one: Session) -> list[Entry]:
         found: list[Entry] = []
-        while page := await self.store.list_entries(one.id, after_sequence=len(found), limit=100):
+        while page := await self.store.list_entries(
+            one.id, after_sequence=len(found), limit=100, scope=EVERYTHING
+        ):
             found += page
         return found
 
@@ -500,12 +505,12 @@ class TestAttempts:
         await world.send(one, "hello")
         await eventually(lambda: len(agent.asked) == 4)
         assert world.dispatcher.statuses.status(AGENT).open == 1
-        assert (await world.store.get_session(one.id)).open_deliveries == 1
+        assert (await world.store.get_session(one.id, scope=EVERYTHING)).open_deliveries == 1
 
     async def test_the_messages_of_a_removed_agent_fail(self, world: World, agent: Scripted) -> None:
         await world.open()
         one = await world.session()
-        await world.store.delete_agent(AGENT)
+        await world.store.delete_agent(AGENT, scope=EVERYTHING)
         with capture_logs() as logs:
             await world.send(one, "hello", "again")
             assert await world.failures(one) == [
@@ -526,12 +531,15 @@ class TestAnswers:
         await eventually(lambda: agent.asked)
         delivery_id = agent.asked[0].delivery.id
         with pytest.raises(DeliveryNotFoundError):
-            await world.dispatcher.answer(delivery_id, Reply(Draft("hi")), agent_id=OTHER)
+            await world.dispatcher.answer(delivery_id, Reply(Draft("hi")), scope=EVERYTHING, agent_id=OTHER)
         for unknown in ("", "x", f"{one.id}-2", f"{one.id}-0", f"{uuid.uuid4()}-1"):
             with pytest.raises((DeliveryNotFoundError, SessionNotFoundError)):
-                await world.dispatcher.answer(unknown, Reply(Draft("hi")))
+                await world.dispatcher.answer(unknown, Reply(Draft("hi")), scope=EVERYTHING)
         outcomes = await asyncio.gather(
-            *(world.dispatcher.answer(delivery_id, Reply(Draft(f"{n}"))) for n in range(20)),
+            *(
+                world.dispatcher.answer(delivery_id, Reply(Draft(f"{n}")), scope=EVERYTHING)
+                for n in range(20)
+            ),
             return_exceptions=True,
         )
         assert Counter(map(type, outcomes)) == {Outcome: 1, DeliveryAnsweredError: 19}
@@ -552,9 +560,9 @@ class TestAnswers:
         one = await world.session()
         await world.send(one, "fail", "hang", "hello")
         await eventually(world.dispatcher.is_resting)
-        await world.dispatcher.answer(f"{one.id}-1", Reply(Draft("late")))
+        await world.dispatcher.answer(f"{one.id}-1", Reply(Draft("late")), scope=EVERYTHING)
         await eventually(lambda: agent.contents == ["fail", "hang"])
-        await world.dispatcher.answer(f"{one.id}-2", Reply(Draft("from elsewhere")))
+        await world.dispatcher.answer(f"{one.id}-2", Reply(Draft("from elsewhere")), scope=EVERYTHING)
         assert await world.exchanged(one) == [
             ("fail", "late"),
             ("hang", "from elsewhere"),
@@ -571,7 +579,7 @@ class TestAnswers:
 
         async def late(delivery: Delivery) -> None:
             world.store.after_lease = None
-            await world.dispatcher.answer(delivery.id, Reply(Draft("late")))
+            await world.dispatcher.answer(delivery.id, Reply(Draft("late")), scope=EVERYTHING)
 
         agent.script = obey
         await world.open()
@@ -817,7 +825,9 @@ class TestEnds:
             one = await world.session()
             # Both queue while the writer is busy, so that one commit has them.
             await asyncio.gather(
-                world.session(OTHER), world.store.apply(one.id, say("hello")), world.delete(one)
+                world.session(OTHER),
+                world.store.apply(one.id, say("hello"), scope=EVERYTHING),
+                world.delete(one),
             )
         await world.send(await world.session(), "after")
         await delivered(world.store)
@@ -1020,7 +1030,10 @@ class TestAborts:
             lambda commit: entries.extend(entry for outcome in commit.outcomes for entry in logged(outcome))
         )
         await world.dispatcher.answer(
-            work.delivery.id, Reply(Draft("from elsewhere")), reply_id=work.reply_id if own else None
+            work.delivery.id,
+            Reply(Draft("from elsewhere")),
+            scope=EVERYTHING,
+            reply_id=work.reply_id if own else None,
         )
         # Told by when the reply is: whoever follows reads it next.
         assert list(map(type, world.pieces)) == ([Chunk] if own else [Chunk, Abort])
@@ -1053,7 +1066,7 @@ class TestAborts:
         one = await world.session()
         await world.send(one, "a", "b")
         await delivered(world.store)
-        await world.store.delete_agent(AGENT)
+        await world.store.delete_agent(AGENT, scope=EVERYTHING)
         await world.send(one, "never asked for")
         await delivered(world.store)
         failures = [entry.event for entry in await world.log(one) if isinstance(entry.event, ReplyFailure)]
@@ -1078,7 +1091,9 @@ class TestWorkers:
         one = await world.session()
         await world.send(one, "hello")
         changed = await world.store.update_agent(
-            AGENT, lambda agent, now_ms: Agent(agent.id, agent.name, AgentKind.ECHO, T0, now_ms)
+            AGENT,
+            lambda agent, now_ms: Agent(agent.id, agent.name, AgentKind.ECHO, T0, now_ms),
+            scope=EVERYTHING,
         )
         workers.apply_change(AGENT, changed)
         assert await world.exchanged(one) == [("hello", "hello")]
@@ -1088,7 +1103,7 @@ class TestWorkers:
         world.connectors[AgentKind.STREAM] = workers
         await world.open()
         workers.on_change = world.dispatcher.wake
-        agent = await world.store.get_agent(AGENT)
+        agent = await world.store.get_agent(AGENT, scope=EVERYTHING)
         ended, other, third = await world.session(), await world.session(), await world.session()
         for one, content in ((ended, "gone"), (other, "hello"), (third, "no room")):
             await world.send(one, content)
@@ -1098,7 +1113,7 @@ class TestWorkers:
             assert given.work.message.content == "hello"
             waits = await first_open(world.store, third)
             assert (waits.delivery.state, waits.delivery.attempts) == (DeliveryState.PENDING, 0)
-            await world.dispatcher.answer(given.work.delivery.id, Reply(Draft("hi")))
+            await world.dispatcher.answer(given.work.delivery.id, Reply(Draft("hi")), scope=EVERYTHING)
             await eventually(
                 lambda: "no room" in [held.work.message.content for held in worker.held.values()]
             )

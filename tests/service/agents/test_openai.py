@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 
 from server.agents import guarded_http, hosts, openai
+from server.domain.access import EVERYTHING
 from server.domain.agents import Agent, OpenAiSettings
 from server.domain.errors import InvalidFieldError
 from tests.service.agents.asking import ATTEMPTS, Asking, agent, asking, cannot_be_asked, fails, rests
@@ -494,7 +495,7 @@ async def test_an_endpoint_that_wants_to_be_left_alone_is(tmp_path: Path) -> Non
     async with asking(tmp_path) as here:
         with Endpoint(error(429, Retry_After="300")) as endpoint:
             session_id = await here.session(settings(endpoint.base_url))
-            now_ms = (await here.store.get_session(session_id)).created_at_ms
+            now_ms = (await here.store.get_session(session_id, scope=EVERYTHING)).created_at_ms
             asked = asyncio.create_task(here.ask(session_id))
             assert 300_000 <= await rests(here, session_id) - now_ms <= 330_000
             asked.cancel()

@@ -15,6 +15,7 @@ from eliza.sessions.errors import error_info
 from eliza.sessions.v1 import errors_pb2, message_service_pb2_grpc
 from eliza.sessions.v1 import message_service_pb2 as pb
 from server.agents.connector import Emit, NoReplyError, Work
+from server.domain.access import EVERYTHING
 from server.domain.messages import Reply
 from server.domain.sessions import Session
 from server.rpc.encoding import Entries
@@ -139,7 +140,9 @@ async def test_the_end_comes_in_every_case(world: World, agent: Scripted, how: s
             failing.set()
         case "answer":
             for number in (1, 2):
-                await world.dispatcher.answer(f"{one.id}-{number}", Reply(Draft(f"to {number}")))
+                await world.dispatcher.answer(
+                    f"{one.id}-{number}", Reply(Draft(f"to {number}")), scope=EVERYTHING
+                )
         case "delete":
             await world.delete(one)
         case "expire":

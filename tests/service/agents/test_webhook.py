@@ -21,6 +21,7 @@ import standardwebhooks
 
 from eliza.sessions.limits import MAX_ATTACHMENTS_BYTES
 from server.agents import guarded_http, hosts
+from server.domain.access import EVERYTHING
 from server.domain.agents import WebhookSettings
 from server.domain.errors import InvalidFieldError
 from server.domain.messages import AgentMessage
@@ -93,9 +94,10 @@ async def test_what_is_posted(here: Asking) -> None:
         )
         await here.ask(session_id, "one", metadata='{"n":1}')
         answered = await here.ask(session_id, "two", attachments='[{"id":7}]')
-        session = await here.store.get_session(session_id)
+        session = await here.store.get_session(session_id, scope=EVERYTHING)
         entries = {
-            e.sequence: e for e in await here.store.list_entries(session_id, after_sequence=0, limit=10)
+            e.sequence: e
+            for e in await here.store.list_entries(session_id, after_sequence=0, limit=10, scope=EVERYTHING)
         }
     first, second = server.requests
     assert (first.method, first.path) == ("POST", "/hook?to=me")

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.clock import TestClock
+from server.domain.access import EVERYTHING
 from server.domain.agents import ECHO_ID, Agent, AgentKind
 from server.domain.errors import DomainError, SessionExpiredError, UnavailableError
 from server.domain.log import Abort, Chunk, Entry, ExpirationWarning, Expiry, TimeoutChange
@@ -73,7 +74,9 @@ class World:
 
     async def log(self, session_id: str) -> list[Entry]:
         found: list[Entry] = []
-        while page := await self.store.list_entries(session_id, after_sequence=len(found), limit=7):
+        while page := await self.store.list_entries(
+            session_id, after_sequence=len(found), limit=7, scope=EVERYTHING
+        ):
             found += page
         return found
 
@@ -97,7 +100,7 @@ class Watcher:
     async def connect(self) -> None:
         if self._watch is not None:
             return
-        self._watch = Watch(self._world.store, self._world.signals)
+        self._watch = Watch(self._world.store, self._world.signals, scope=EVERYTHING)
         self._ended.clear()
         for session_id in self._world.ids:
             seen = self.seen.setdefault(session_id, [])
@@ -205,12 +208,12 @@ async def play(actions: list[Any], directory: Path) -> None:
 async def act(world: World, action: Any) -> None:
     match action:
         case ("rule", index, (name, given), wait):
-            world.call(world.store.apply(world.ids[index], MADE[name](given)))
+            world.call(world.store.apply(world.ids[index], MADE[name](given), scope=EVERYTHING))
             if wait:
                 await world.settle()
         case ("burst", index, count):
             for number in range(count):
-                world.call(world.store.apply(world.ids[index], say(f"{number} of many")))
+                world.call(world.store.apply(world.ids[index], say(f"{number} of many"), scope=EVERYTHING))
         case ("advance", by_ms):
             await world.advance(by_ms)
         case ("connect", index):
@@ -238,7 +241,7 @@ async def check(world: World) -> None:
         await watcher.read()
         assert watcher.seen == logs
     for session_id, log in logs.items():
-        stored = await world.store.get_session(session_id)
+        stored = await world.store.get_session(session_id, scope=EVERYTHING)
         assert [entry.sequence for entry in log] == list(range(1, stored.last_sequence + 1))
         assert all(before.at_ms < after.at_ms for before, after in pairwise(log))
         assert all(not isinstance(entry.event, Expiry) for entry in log[:-1]), "an entry behind the expiry"

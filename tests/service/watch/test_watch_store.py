@@ -10,6 +10,7 @@ from itertools import pairwise
 import pytest
 
 from server.clock import TestClock
+from server.domain.access import EVERYTHING
 from server.domain.agents import ECHO_ID
 from server.domain.deliveries import RetryPolicy
 from server.domain.errors import (
@@ -54,7 +55,7 @@ class TestWatch:
 
     @pytest.fixture
     def watch(self, store: SqliteStore, signals: Watches) -> Watch:
-        return Watch(store, signals)
+        return Watch(store, signals, scope=EVERYTHING)
 
     @staticmethod
     async def all(watch: Watch) -> list[object]:
@@ -81,7 +82,9 @@ class TestWatch:
     async def test_more_than_a_page_is_read_to_its_end(
         self, store: SqliteStore, one: Session, watch: Watch
     ) -> None:
-        await asyncio.gather(*(store.apply(one.id, say(f"{n}")) for n in range(2 * PAGE_ENTRIES + 1)))
+        await asyncio.gather(
+            *(store.apply(one.id, say(f"{n}"), scope=EVERYTHING) for n in range(2 * PAGE_ENTRIES + 1))
+        )
         await watch.join(one.id, 0)
         assert [getattr(entry, "sequence", None) for entry in await self.all(watch)] == list(
             range(1, 2 * PAGE_ENTRIES + 2)
@@ -90,7 +93,7 @@ class TestWatch:
     async def test_a_reader_that_waits_is_woken(self, store: SqliteStore, one: Session, watch: Watch) -> None:
         await watch.join(one.id, None)
         waiting = asyncio.create_task(watch.next(600))
-        outcome = await store.apply(one.id, say())
+        outcome = await store.apply(one.id, say(), scope=EVERYTHING)
         assert await waiting == [(one, outcome.entry)]
 
     async def test_a_reader_that_waits_is_woken_by_the_end_of_the_service(
@@ -108,7 +111,7 @@ class TestWatch:
     ) -> None:
         await watch.join(one.id, 0)
         watch.close()
-        await store.apply(one.id, say())
+        await store.apply(one.id, say(), scope=EVERYTHING)
         assert await self.all(watch) == []
         assert not watch.leave(one.id)
 
@@ -130,9 +133,9 @@ class TestWatch:
         self, store: SqliteStore, one: Session, watch: Watch, signals: Watches
     ) -> None:
         await watch.join(one.id, 0)
-        await store.apply(one.id, say("first"))
+        await store.apply(one.id, say("first"), scope=EVERYTHING)
         signals.piece(self.chunk(one, 1))
-        await store.apply(one.id, say("second"))
+        await store.apply(one.id, say("second"), scope=EVERYTHING)
         signals.piece(self.chunk(one, 2))
         assert [type(event) for event in await self.all(watch)] == [Entry, Chunk, Entry, Chunk]
         signals.piece(self.chunk(one, 2, 1))
@@ -151,11 +154,11 @@ class TestWatch:
         """
         monkeypatch.setattr(watch_module, "PAGE_ENTRIES", 2)
         await watch.join(one.id, 0)
-        asked = [(await store.apply(one.id, say())).entry for _ in range(2)]
+        asked = [(await store.apply(one.id, say(), scope=EVERYTHING)).entry for _ in range(2)]
         rule = partial(
             fail, message_id="first", reason="why", final=True, backoff_ms=1, policy=RetryPolicy(1, 1, 1)
         )
-        failure = (await store.apply_delivery(one.id, 1, rule)).entry
+        failure = (await store.apply_delivery(one.id, 1, rule, scope=EVERYTHING)).entry
         chunk = self.chunk(one, 2, after=failure.sequence)
         signals.piece(chunk)
         assert await self.all(watch) == [*asked, failure, chunk]
@@ -164,7 +167,7 @@ class TestWatch:
         self, store: SqliteStore, one: Session, watch: Watch, signals: Watches
     ) -> None:
         await watch.join(one.id, 0)
-        outcome = await store.apply(one.id, say())
+        outcome = await store.apply(one.id, say(), scope=EVERYTHING)
         # Of one reply they would be put together.
         for attempt in range(WAITING_CHUNKS + 5):
             signals.piece(self.chunk(one, 1, 0, attempt))
@@ -176,7 +179,7 @@ class TestWatch:
         self, store: SqliteStore, one: Session, watch: Watch, signals: Watches
     ) -> None:
         await watch.join(one.id, 0)
-        outcome = await store.apply(one.id, say())
+        outcome = await store.apply(one.id, say(), scope=EVERYTHING)
         chunks = [
             replace(self.chunk(one, 1, 0, attempt), text="x" * (WAITING_CODE_POINTS // 4))
             for attempt in range(6)
@@ -188,10 +191,10 @@ class TestWatch:
     async def test_chunks_are_put_together_where_many_wait_for_all_who_watch(
         self, store: SqliteStore, one: Session, watch: Watch, signals: Watches
     ) -> None:
-        slow, late = Watch(store, signals), Watch(store, signals)
+        slow, late = Watch(store, signals, scope=EVERYTHING), Watch(store, signals, scope=EVERYTHING)
         for early in (watch, slow):
             await early.join(one.id, 0)
-        asked = (await store.apply(one.id, say())).entry
+        asked = (await store.apply(one.id, say(), scope=EVERYTHING)).entry
         apart = [self.chunk(one, 1, index) for index in range(PIECES_APART)]
         for index in range(PIECES_APART + 2):
             signals.piece(self.chunk(one, 1, index))
@@ -216,8 +219,8 @@ class TestWatch:
         self, store: SqliteStore, one: Session, signals: Watches
     ) -> None:
         other = (await put(store, one._replace(id="other", channel_id="other channel"))).session
-        crowd = [Watch(store, signals) for _ in range(10 * WAKES_PER_TURN)]
-        alone = Watch(store, signals)
+        crowd = [Watch(store, signals, scope=EVERYTHING) for _ in range(10 * WAKES_PER_TURN)]
+        alone = Watch(store, signals, scope=EVERYTHING)
         await asyncio.gather(*(watch.join(one.id, None) for watch in crowd), alone.join(other.id, None))
         for watch in (*crowd, alone):
             assert await self.all(watch) == []
@@ -243,15 +246,15 @@ class TestWatch:
     ) -> None:
         other = (await put(store, one._replace(id="other", channel_id="other channel"))).session
         large = Draft("large", "{}", json.dumps(["x" * SMALL_BYTES]))
-        await store.apply(one.id, partial(send_message, message_id="large", draft=large))
-        await store.apply(one.id, say("behind it"))
+        await store.apply(one.id, partial(send_message, message_id="large", draft=large), scope=EVERYTHING)
+        await store.apply(one.id, say("behind it"), scope=EVERYTHING)
         sending = Sending()
-        watch = Watch(store, signals, sending)
+        watch = Watch(store, signals, sending, scope=EVERYTHING)
         sending.reserve("somebody else", MAX_UNREAD_BYTES)
         await watch.join(one.id, 0)
         await watch.join(other.id, 0)
         assert await self.all(watch) == []
-        (small,) = logged(await store.apply(other.id, say("small")))
+        (small,) = logged(await store.apply(other.id, say("small"), scope=EVERYTHING))
         assert await self.all(watch) == [small]
         waiting = asyncio.create_task(watch.next(PATIENCE_SECONDS))
         await asyncio.sleep(0)
@@ -267,7 +270,7 @@ class TestWatch:
     async def test_what_comes_while_some_are_woken_reaches_all(
         self, store: SqliteStore, one: Session, signals: Watches
     ) -> None:
-        crowd = [Watch(store, signals) for _ in range(3 * WAKES_PER_TURN)]
+        crowd = [Watch(store, signals, scope=EVERYTHING) for _ in range(3 * WAKES_PER_TURN)]
         await asyncio.gather(*(watch.join(one.id, None) for watch in crowd))
         readers = [asyncio.create_task(self.until(watch, "9 ")) for watch in crowd]
         for index in range(10):
@@ -290,7 +293,7 @@ class TestWatch:
 
     async def test_a_deletion_ends_it(self, store: SqliteStore, one: Session, watch: Watch) -> None:
         await watch.join(one.id, 0)
-        await store.delete_session(one.id)
+        await store.delete_session(one.id, scope=EVERYTHING)
         deleted, end = await self.all(watch)
         assert deleted == Deleted(one.id)
         assert isinstance(end, End)
@@ -299,11 +302,11 @@ class TestWatch:
     async def test_an_expired_session_is_deleted_under_a_watch_that_has_not_read_it(
         self, store: SqliteStore, clock: TestClock, one: Session, watch: Watch
     ) -> None:
-        await store.apply(one.id, say())
+        await store.apply(one.id, say(), scope=EVERYTHING)
         clock.set_ms(T0 + 31 * MINUTE)
         await ExpiryScheduler(store, clock).run_due()
         await watch.join(one.id, 0)
-        await store.delete_session(one.id)
+        await store.delete_session(one.id, scope=EVERYTHING)
         assert list(map(type, await self.all(watch))) == [Deleted, End]
 
     @pytest.mark.parametrize("left", [0, 1])
@@ -311,11 +314,11 @@ class TestWatch:
         self, store: SqliteStore, clock: TestClock, one: Session, watch: Watch, left: int
     ) -> None:
         """Wholly, or all but its last entry."""
-        await store.apply(one.id, say())
+        await store.apply(one.id, say(), scope=EVERYTHING)
         clock.set_ms(T0 + 31 * MINUTE)
         await ExpiryScheduler(store, clock).run_due()
         await watch.join(one.id, 0)
-        while len(await store.list_entries(one.id, after_sequence=0, limit=10)) > left:
+        while len(await store.list_entries(one.id, after_sequence=0, limit=10, scope=EVERYTHING)) > left:
             assert await store.purge(clock.now_ms(), 1)
         (end,) = await watch.next(PATIENCE_SECONDS)
         assert isinstance(end, End)
@@ -330,11 +333,11 @@ class TestWatch:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """A reader that is behind may find nothing while the writer, which is a thread, has yet to tell."""
-        await store.apply(one.id, say("hello"))
+        await store.apply(one.id, say("hello"), scope=EVERYTHING)
         await watch.join(one.id, 0)
         answer, held = store._writer._answer, []
         monkeypatch.setattr(store._writer, "_answer", held.append)
-        call = asyncio.create_task(store.delete_session(one.id))
+        call = asyncio.create_task(store.delete_session(one.id, scope=EVERYTHING))
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not held:  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.001)
@@ -356,7 +359,7 @@ class TestWatch:
 
         async def read_and_delete(session_id: str) -> Session:
             found = await read(session_id)
-            await store.delete_session(session_id)
+            await store.delete_session(session_id, scope=EVERYTHING)
             return found
 
         monkeypatch.setattr(store, "get_session", read_and_delete)
@@ -366,7 +369,7 @@ class TestWatch:
     async def test_a_reader_that_is_cancelled_at_the_end_hears_of_it_when_it_comes_again(
         self, store: SqliteStore, clock: TestClock, one: Session, watch: Watch
     ) -> None:
-        await store.apply(one.id, say())
+        await store.apply(one.id, say(), scope=EVERYTHING)
         clock.set_ms(T0 + 31 * MINUTE)
         await ExpiryScheduler(store, clock).run_due()
         await watch.join(one.id, 0)
@@ -382,7 +385,7 @@ class TestWatch:
         self, store: SqliteStore, one: Session, watch: Watch, signals: Watches
     ) -> None:
         await watch.join(one.id, 0)
-        asked = (await store.apply(one.id, say())).entry
+        asked = (await store.apply(one.id, say(), scope=EVERYTHING)).entry
         signals.piece(self.chunk(one, 1, 0))
         assert await self.all(watch) == [asked, self.chunk(one, 1, 0)]
         signals.piece(self.chunk(one, 1, 1))
@@ -398,7 +401,7 @@ class TestWatch:
         self, store: SqliteStore, one: Session, watch: Watch, signals: Watches
     ) -> None:
         await watch.join(one.id, 0)
-        await store.apply(one.id, say())
+        await store.apply(one.id, say(), scope=EVERYTHING)
         signals.piece(self.chunk(one, 1))
         await self.all(watch)
         signals.piece(self.abort(one, 1))
@@ -412,7 +415,7 @@ class TestWatch:
         self, store: SqliteStore, one: Session, watch: Watch, signals: Watches
     ) -> None:
         await watch.join(one.id, 0)
-        entries = [(await store.apply(one.id, say(f"{n}"))).entry for n in range(3)]
+        entries = [(await store.apply(one.id, say(f"{n}"), scope=EVERYTHING)).entry for n in range(3)]
         signals.piece(self.chunk(one, 1))
         signals.piece(self.chunk(one, 2))
         signals.piece(self.abort(one, 2))
@@ -430,9 +433,9 @@ class TestWatch:
         await store.seed_agent(ECHO_AGENT)
         echo_dispatcher(store, clock, signals)
         await watch.join(one.id, 0)
-        await store.apply(one.id, say("a b c"))
+        await store.apply(one.id, say("a b c"), scope=EVERYTHING)
         await delivered(store)
-        await store.delete_session(one.id)
+        await store.delete_session(one.id, scope=EVERYTHING)
         told = await self.all(watch)
         assert [type(event) for event in told] == [Deleted, End], told
 
@@ -440,7 +443,7 @@ class TestWatch:
         self, store: SqliteStore, one: Session, signals: Watches, watch: Watch
     ) -> None:
         await watch.join(one.id, 0)
-        sent = await store.apply(one.id, say())
+        sent = await store.apply(one.id, say(), scope=EVERYTHING)
         assert await self.all(watch) == [sent.entry]
         signals.changed([one.id, "a session that nobody watches"])
         assert await self.all(watch) == []
@@ -449,7 +452,9 @@ class TestWatch:
         self, store: SqliteStore, one: Session, watch: Watch
     ) -> None:
         await watch.join(one.id, 0)
-        await store.apply(one.id, partial(update_timeout, change=NOTHING_NAMED, policy=POLICY))
+        await store.apply(
+            one.id, partial(update_timeout, change=NOTHING_NAMED, policy=POLICY), scope=EVERYTHING
+        )
         assert await self.all(watch) == []
 
 
@@ -459,7 +464,7 @@ async def test_one_watch_follows_only_so_many_sessions(
     monkeypatch.setattr(watch_module, "MAX_JOINED", 1)
     other = session(T0, agent_id=ECHO_ID)
     await put(store, other)
-    with closing(Watch(store, Watches())) as watch:
+    with closing(Watch(store, Watches(), scope=EVERYTHING)) as watch:
         await watch.join(one.id, None)
         with pytest.raises(OverloadedError):
             await watch.join(other.id, None)

@@ -11,11 +11,13 @@ from tests.store.conformance.lists import Lists
 from tests.store.conformance.messages import Messages
 from tests.store.conformance.purge import Purge
 from tests.store.conformance.requests import Requests
+from tests.store.conformance.scopes import Scopes
 from tests.store.conformance.sessions import Sessions
 from tests.store.conformance.texts import Texts
+from tests.store.conformance.user_data import UserData
 
 
 class StoreConformance(
-    Sessions, Groups, Messages, Lists, Purge, Deliveries, Agents, Texts, Requests, Closing
+    Sessions, Scopes, UserData, Groups, Messages, Lists, Purge, Deliveries, Agents, Texts, Requests, Closing
 ):
     """The suite."""

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 
 from server.clock import TestClock
+from server.domain.access import EVERYTHING
 from server.domain.agents import Agent, AgentKind, OpenAiSettings, WebhookSettings
 from server.domain.errors import AgentAlreadyExistsError, AgentNotFoundError, InvalidFieldError
 from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig
@@ -26,7 +27,7 @@ class Agents(OnStore):
         for n, timeout in enumerate(settings_of, start=1):
             new = agent(n, T0 + n, timeout=timeout, name="Zoë \U0001f600", updated_at_ms=T0 + 50)
             await store.create_agent(new)
-            assert await store.get_agent(new.id) == new
+            assert await store.get_agent(new.id, scope=EVERYTHING) == new
 
     async def test_what_belongs_to_the_kind_of_an_agent_is_kept(self, store: Store) -> None:
         hook = WebhookSettings("https://a.example/Zoë?x=1", "env:X", 0.1, 7)
@@ -41,8 +42,8 @@ class Agents(OnStore):
         ]
         for new in stored:
             await store.create_agent(new)
-            assert await store.get_agent(new.id) == new
-        assert await store.list_agents(limit=9) == stored
+            assert await store.get_agent(new.id, scope=EVERYTHING) == new
+        assert await store.list_agents(limit=9, scope=EVERYTHING) == stored
         for kind, settings_of in (
             (AgentKind.OPENAI, model),
             (AgentKind.ECHO, None),
@@ -51,22 +52,27 @@ class Agents(OnStore):
             changed = await store.update_agent(
                 stored[0].id,
                 lambda found, _, to=(kind, settings_of): replace(found, kind=to[0], settings=to[1]),
+                scope=EVERYTHING,
             )
-            assert changed == await store.get_agent(stored[0].id) == agent(1, kind=kind, settings=settings_of)
+            assert (
+                changed
+                == await store.get_agent(stored[0].id, scope=EVERYTHING)
+                == agent(1, kind=kind, settings=settings_of)
+            )
 
     async def test_an_agent_that_is_there_already(self, store: Store) -> None:
         await store.create_agent(agent())
         with pytest.raises(AgentAlreadyExistsError) as caught:
             await store.create_agent(agent(1, name="other"))
         assert caught.value.details == {"agentId": agent().id}
-        assert await store.get_agent(agent().id) == agent()
+        assert await store.get_agent(agent().id, scope=EVERYTHING) == agent()
 
     async def test_an_agent_that_is_not_there(self, store: Store) -> None:
         await store.create_agent(agent())
         for call in (
-            store.get_agent,
-            store.delete_agent,
-            lambda unknown: store.update_agent(unknown, lambda stored, now_ms: stored),
+            partial(store.get_agent, scope=EVERYTHING),
+            partial(store.delete_agent, scope=EVERYTHING),
+            lambda unknown: store.update_agent(unknown, lambda stored, now_ms: stored, scope=EVERYTHING),
         ):
             with pytest.raises(AgentNotFoundError) as caught:
                 await call(UNKNOWN)
@@ -82,10 +88,10 @@ class Agents(OnStore):
             seen.append((stored, now_ms))
             return replace(stored, name="new", timeout=PartialTimeoutConfig(10.5), updated_at_ms=now_ms)
 
-        changed = await store.update_agent(agent(1).id, change)
+        changed = await store.update_agent(agent(1).id, change, scope=EVERYTHING)
         assert seen == [(agent(1), T0 + 7)]
         assert changed == agent(1, name="new", timeout=PartialTimeoutConfig(10.5), updated_at_ms=T0 + 7)
-        assert await store.list_agents(limit=5) == [changed, agent(2)]
+        assert await store.list_agents(limit=5, scope=EVERYTHING) == [changed, agent(2)]
 
     @pytest.mark.parametrize("error", [InvalidFieldError("name", "x", "is bad"), Misbehaved()])
     async def test_a_change_of_an_agent_that_raises_writes_nothing(
@@ -97,8 +103,8 @@ class Agents(OnStore):
             raise error
 
         with pytest.raises(type(error)):
-            await store.update_agent(agent().id, change)
-        assert await store.get_agent(agent().id) == agent()
+            await store.update_agent(agent().id, change, scope=EVERYTHING)
+        assert await store.get_agent(agent().id, scope=EVERYTHING) == agent()
 
     async def test_changes_of_one_agent_do_not_lose_each_other(self, store: Store) -> None:
         await store.create_agent(agent(1, name=""))
@@ -107,19 +113,23 @@ class Agents(OnStore):
             return replace(stored, name=stored.name + mark)
 
         await self.together(
-            store, (store.update_agent(agent(1).id, partial(change, mark=mark)) for mark in "abcdefgh")
+            store,
+            (
+                store.update_agent(agent(1).id, partial(change, mark=mark), scope=EVERYTHING)
+                for mark in "abcdefgh"
+            ),
         )
-        assert (await store.get_agent(agent(1).id)).name == "abcdefgh"
+        assert (await store.get_agent(agent(1).id, scope=EVERYTHING)).name == "abcdefgh"
 
     async def test_delete_agent_leaves_its_sessions(self, store: Store) -> None:
         await store.create_agent(agent())
         of_it = await self.added(store, agent_id=agent().id)
-        await store.delete_agent(agent().id)
+        await store.delete_agent(agent().id, scope=EVERYTHING)
         with pytest.raises(AgentNotFoundError):
-            await store.get_agent(agent().id)
+            await store.get_agent(agent().id, scope=EVERYTHING)
         with pytest.raises(AgentNotFoundError):
-            await store.delete_agent(agent().id)
-        assert await store.get_session(of_it.id) == of_it
+            await store.delete_agent(agent().id, scope=EVERYTHING)
+        assert await store.get_session(of_it.id, scope=EVERYTHING) == of_it
 
     async def test_pages_of_agents_in_order_of_registration(self, store: Store) -> None:
         stored = [agent(n, T0 + order) for n, order in ((5, 0), (1, 1), (4, 1), (9, 1), (2, 2), (3, 3))]
@@ -128,7 +138,9 @@ class Agents(OnStore):
         for limit in range(1, 8):
             met: list[Agent] = []
             while page := await store.list_agents(
-                limit=limit, after=Position(met[-1].created_at_ms, met[-1].id) if met else None
+                limit=limit,
+                after=Position(met[-1].created_at_ms, met[-1].id) if met else None,
+                scope=EVERYTHING,
             ):
                 assert page == stored[len(met) : len(met) + limit]
                 met += page

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from server.domain.access import EVERYTHING
 from server.domain.errors import SessionExpiredError, UnavailableError
 from server.domain.sessions import Session, require_live
 from server.store.contract import Store
@@ -17,10 +18,12 @@ class Closing(OnStore):
 
     async def test_check_writable(self, store: Store, one: Session) -> None:
         assert await store.check_writable() is None
-        assert await store.get_session(one.id) == one
+        assert await store.get_session(one.id, scope=EVERYTHING) == one
 
     async def test_close_finishes_the_writes_that_were_accepted(self, store: Store, one: Session) -> None:
-        tasks = [asyncio.ensure_future(store.apply(one.id, say(f"{n}"))) for n in range(MANY)]
+        tasks = [
+            asyncio.ensure_future(store.apply(one.id, say(f"{n}"), scope=EVERYTHING)) for n in range(MANY)
+        ]
         await asyncio.sleep(0)
         await self.close(store)
         results = await asyncio.gather(*tasks)
@@ -37,11 +40,11 @@ class Closing(OnStore):
             await put(store, session())
             written = len([counted for counted in created if counted])
             created.append(True)
-            assert (await store.counts()).active > written
+            assert (await store.counts(scope=EVERYTHING)).active > written
 
         created: list[bool] = []
         await asyncio.gather(*(create_and_count() for _ in range(50)))
-        assert (await store.counts()).active == 50
+        assert (await store.counts(scope=EVERYTHING)).active == 50
 
     async def test_reads_that_are_under_way_when_the_store_closes_end(self, store: Store) -> None:
         """They end with what they found or as unavailable, and with nothing else."""
@@ -49,7 +52,7 @@ class Closing(OnStore):
         reads = [
             asyncio.ensure_future(call)
             for _ in range(20)
-            for call in (store.counts(), store.list_sessions(T0, limit=200))
+            for call in (store.counts(scope=EVERYTHING), store.list_sessions(T0, limit=200, scope=EVERYTHING))
         ]
         await asyncio.sleep(0)
         await self.close(store)
@@ -61,6 +64,6 @@ class Closing(OnStore):
 
     async def test_live_sessions_stay_live(self, store: Store, one: Session) -> None:
         """The rules' own view of what the store gave back."""
-        require_live(await store.get_session(one.id), one.expires_at_ms - 1)
+        require_live(await store.get_session(one.id, scope=EVERYTHING), one.expires_at_ms - 1)
         with pytest.raises(SessionExpiredError):
-            require_live(await store.get_session(one.id), one.expires_at_ms)
+            require_live(await store.get_session(one.id, scope=EVERYTHING), one.expires_at_ms)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from server.clock import TestClock
+from server.domain.access import EVERYTHING
 from server.domain.agents import Agent, AgentKind
 from server.domain.deliveries import Delivery, RetryPolicy
 from server.domain.errors import InvalidFieldError, RequestIdReusedError
@@ -88,7 +89,7 @@ async def delivery(store: Store, of: Session, sequence: int) -> Delivery:
         seen.append(found)
         return Outcome(start)
 
-    await store.apply_delivery(of.id, sequence, look)
+    await store.apply_delivery(of.id, sequence, look, scope=EVERYTHING)
     return seen[0]
 
 
@@ -113,7 +114,9 @@ def refuse(start: Session, now_ms: int) -> Outcome:
 async def knows(store: Store, request: RequestKey) -> bool:
     """Whether a request is remembered: no rule is asked then."""
     try:
-        await store.create_session(UNKNOWN, lambda agent, now_ms: refuse(session(), now_ms).session, request)
+        await store.create_session(
+            UNKNOWN, lambda agent, now_ms: refuse(session(), now_ms).session, request, scope=EVERYTHING
+        )
     except InvalidFieldError:
         return False
     except RequestIdReusedError:
@@ -148,33 +151,40 @@ async def history(store: Store, of: Session) -> list[Entry]:
 
 CALLS: dict[str, Callable[[Store, Session], Awaitable[object]]] = {
     "create_session": lambda store, one: put(store, session()),
-    "apply": lambda store, one: store.apply(one.id, say()),
-    "delete_session": lambda store, one: store.delete_session(one.id),
-    "get_session": lambda store, one: store.get_session(one.id),
-    "list_sessions": lambda store, one: store.list_sessions(T0, limit=1),
+    "apply": lambda store, one: store.apply(one.id, say(), scope=EVERYTHING),
+    "delete_session": lambda store, one: store.delete_session(one.id, scope=EVERYTHING),
+    "get_session": lambda store, one: store.get_session(one.id, scope=EVERYTHING),
+    "list_sessions": lambda store, one: store.list_sessions(T0, limit=1, scope=EVERYTHING),
     "list_messages": lambda store, one: store.list_messages(one, limit=1),
+    "list_user_sessions": lambda store, one: store.list_user_sessions(one.user_id, scope=EVERYTHING, limit=1),
     "describe": lambda store, one: store.describe(),
-    "counts": lambda store, one: store.counts(),
+    "counts": lambda store, one: store.counts(scope=EVERYTHING),
     "apply_due": lambda store, one: store.apply_due(fall_due, T0, 1),
     "next_due_ms": lambda store, one: store.next_due_ms(),
     "purge": lambda store, one: store.purge(T0, 1),
+    "erase_user": lambda store, one: store.erase_user(one.user_id, scope=EVERYTHING, limit=1),
+    "finish_erasure": lambda store, one: store.finish_erasure(),
     "clear_sessions": lambda store, one: store.clear_sessions(),
     "create_agent": lambda store, one: store.create_agent(agent()),
-    "update_agent": lambda store, one: store.update_agent(agent().id, lambda stored, now_ms: stored),
-    "delete_agent": lambda store, one: store.delete_agent(agent().id),
-    "get_agent": lambda store, one: store.get_agent(agent().id),
-    "list_agents": lambda store, one: store.list_agents(limit=1),
+    "update_agent": lambda store, one: store.update_agent(
+        agent().id, lambda stored, now_ms: stored, scope=EVERYTHING
+    ),
+    "delete_agent": lambda store, one: store.delete_agent(agent().id, scope=EVERYTHING),
+    "get_agent": lambda store, one: store.get_agent(agent().id, scope=EVERYTHING),
+    "list_agents": lambda store, one: store.list_agents(limit=1, scope=EVERYTHING),
     "seed_agent": lambda store, one: store.seed_agent(agent()),
-    "find_channel": lambda store, one: store.find_channel(one.channel_id),
-    "list_entries": lambda store, one: store.list_entries(one.id, after_sequence=0, limit=1),
+    "find_channel": lambda store, one: store.find_channel(one.channel_id, scope=EVERYTHING),
+    "list_entries": lambda store, one: store.list_entries(
+        one.id, after_sequence=0, limit=1, scope=EVERYTHING
+    ),
     "check_writable": lambda store, one: store.check_writable(),
-    "apply_delivery": lambda store, one: store.apply_delivery(one.id, 1, take),
+    "apply_delivery": lambda store, one: store.apply_delivery(one.id, 1, take, scope=EVERYTHING),
     "lease_due": lambda store, one: store.lease_due(one.agent_id, T0, 1),
     "next_delivery_ms": lambda store, one: store.next_delivery_ms(one.agent_id),
     "count_open": lambda store, one: store.count_open(),
     "list_history": lambda store, one: store.list_history(one, before_sequence=1, limit=1),
     "count_history": lambda store, one: store.count_history(one, before_sequence=1, limit=1),
-    "find_answer": lambda store, one: store.find_answer(one.id, 1),
+    "find_answer": lambda store, one: store.find_answer(one.id, 1, scope=EVERYTHING),
     "forget_requests": lambda store, one: store.forget_requests(T0, 1),
 }
 """A call of every method but `add_listener` and `close`."""

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.clock import TestClock
+from server.domain.access import EVERYTHING
 from server.domain.deliveries import AttemptFailure, Delivery, DeliveryState
 from server.domain.errors import (
     DeliveryAnsweredError,
@@ -54,30 +55,30 @@ class Deliveries(OnStore):
         self, store: Store, one: Session, clock: TestClock
     ) -> None:
         clock.set_ms(T0 + 3)
-        outcome = await store.apply(one.id, say("hi"))
+        outcome = await store.apply(one.id, say("hi"), scope=EVERYTHING)
         made = Delivery(one.id, 1, DeliveryState.PENDING, 0, T0 + 3)
         assert outcome.delivery == made
         assert await store.lease_due(one.agent_id, T0 + 3, 9) == [
             OpenDelivery(outcome.session, outcome.entry, made)
         ]
         assert await store.count_open() == {one.agent_id: 1}
-        await store.apply(one.id, heartbeat)
+        await store.apply(one.id, heartbeat, scope=EVERYTHING)
         with pytest.raises(DeliveryNotFoundError) as caught:
             await delivery(store, one, 2)
         assert caught.value.details == {"deliveryId": f"{one.id}-2"}
 
     async def test_deliveries_that_are_not_there(self, store: Store, one: Session) -> None:
         other = await self.added(store)
-        await store.apply(one.id, say())
-        await store.apply_delivery(one.id, 1, respond())
+        await store.apply(one.id, say(), scope=EVERYTHING)
+        await store.apply_delivery(one.id, 1, respond(), scope=EVERYTHING)
         for sequence in (-1, 0, 2, 3, 10**17):
             with pytest.raises(DeliveryNotFoundError) as caught:
-                await store.apply_delivery(one.id, sequence, respond())
+                await store.apply_delivery(one.id, sequence, respond(), scope=EVERYTHING)
             assert caught.value.details == {"deliveryId": f"{one.id}-{sequence}"}
         with pytest.raises(DeliveryNotFoundError):
-            await store.apply_delivery(other.id, 1, respond())
+            await store.apply_delivery(other.id, 1, respond(), scope=EVERYTHING)
         with pytest.raises(SessionNotFoundError) as caught:
-            await store.apply_delivery(UNKNOWN, 1, respond())
+            await store.apply_delivery(UNKNOWN, 1, respond(), scope=EVERYTHING)
         assert caught.value.details == {"sessionId": UNKNOWN}
         for agent_id in (one.agent_id, UNKNOWN, "", "nonsense"):
             assert await store.lease_due(agent_id, FAR_MS, 9) == []
@@ -87,19 +88,19 @@ class Deliveries(OnStore):
     async def test_apply_delivery_hands_the_rule_all_it_needs_and_persists_the_outcome(
         self, store: Store, one: Session, clock: TestClock
     ) -> None:
-        sent = await store.apply(one.id, say())
+        sent = await store.apply(one.id, say(), scope=EVERYTHING)
         model, made = sent.session, sent.delivery
         log = [sent.entry]
         lose = partial(stumble, connection_lost=True, detail="it hung up: \U0001f600")
         for ms, rule in enumerate((take, stumble, take, lose, take, take, give_up, respond()), start=1):
             clock.set_ms(T0 + ms)
             expected = rule(model, made, T0 + ms)
-            assert await store.apply_delivery(one.id, 1, rule) == expected
+            assert await store.apply_delivery(one.id, 1, rule, scope=EVERYTHING) == expected
             model, made = expected.session, expected.delivery
             log += logged(expected)
             assert await delivery(store, one, 1) == made
-            assert await store.get_session(one.id) == model
-            assert await store.list_entries(one.id, after_sequence=0, limit=9) == log
+            assert await store.get_session(one.id, scope=EVERYTHING) == model
+            assert await store.list_entries(one.id, after_sequence=0, limit=9, scope=EVERYTHING) == log
             found = await first_open(store, one)
             assert (found and (found.session, found.delivery)) == ((model, made) if made.due_at_ms else None)
         assert [type(entry.event) for entry in log] == [UserMessage, ReplyFailure, AgentMessage]
@@ -108,21 +109,23 @@ class Deliveries(OnStore):
     async def test_a_rule_of_a_delivery_that_raises_writes_nothing(
         self, store: Store, one: Session, rule: DeliveryRule
     ) -> None:
-        sent = await store.apply(one.id, say())
+        sent = await store.apply(one.id, say(), scope=EVERYTHING)
         with pytest.raises((InvalidContentError, Misbehaved)):
-            await store.apply_delivery(one.id, 1, rule)
+            await store.apply_delivery(one.id, 1, rule, scope=EVERYTHING)
         assert await first_open(store, one) == OpenDelivery(sent.session, sent.entry, sent.delivery)
 
     async def test_a_session_is_served_in_order_whatever_is_answered_in_between(
         self, store: Store, one: Session
     ) -> None:
-        await asyncio.gather(*(store.apply(one.id, say(f"{n}")) for n in range(5)))
-        await store.apply_delivery(one.id, 3, respond())
+        await asyncio.gather(*(store.apply(one.id, say(f"{n}"), scope=EVERYTHING) for n in range(5)))
+        await store.apply_delivery(one.id, 3, respond(), scope=EVERYTHING)
         met = []
         while due := await store.lease_due(one.agent_id, T0, 9):
             met += [found.delivery.sequence for found in due]
             assert await store.next_delivery_ms(one.agent_id) == T0
-            await store.apply_delivery(one.id, met[-1], give_up if met[-1] == 2 else respond())
+            await store.apply_delivery(
+                one.id, met[-1], give_up if met[-1] == 2 else respond(), scope=EVERYTHING
+            )
         assert met == [1, 2, 4, 5]
         assert await store.count_open() == {}
 
@@ -131,18 +134,18 @@ class Deliveries(OnStore):
     ) -> None:
         fresh, leased, resting, second, done = many = [await self.added(store) for _ in range(5)]
         other = await self.added(store, agent_id=UNKNOWN)
-        await store.apply(other.id, say())
+        await store.apply(other.id, say(), scope=EVERYTHING)
         for n, one in enumerate(many):
             clock.set_ms(T0 + n)
             for content in ("a", "b"):
-                await store.apply(one.id, say(content))
-        await store.apply_delivery(leased.id, 1, take)
+                await store.apply(one.id, say(content), scope=EVERYTHING)
+        await store.apply_delivery(leased.id, 1, take, scope=EVERYTHING)
         for rule in (take, stumble):
-            await store.apply_delivery(resting.id, 1, rule)
+            await store.apply_delivery(resting.id, 1, rule, scope=EVERYTHING)
         clock.set_ms(T0 + 50)
-        await store.apply_delivery(second.id, 1, respond())
+        await store.apply_delivery(second.id, 1, respond(), scope=EVERYTHING)
         for sequence in (1, 2):
-            await store.apply_delivery(done.id, sequence, respond())
+            await store.apply_delivery(done.id, sequence, respond(), scope=EVERYTHING)
         assert await store.count_open() == {fresh.agent_id: 7, UNKNOWN: 1}
 
         async def due(due_ms: int, *held: Session) -> list[tuple[str, int]]:
@@ -172,10 +175,10 @@ class Deliveries(OnStore):
     async def test_sessions_whose_first_deliveries_are_due_at_once_take_turns(self, store: Store) -> None:
         flooded, other = await self.added(store), await self.added(store)
         for n in range(5):
-            await store.apply(flooded.id, say(f"{n}"))
-        await store.apply(other.id, say())
+            await store.apply(flooded.id, say(f"{n}"), scope=EVERYTHING)
+        await store.apply(other.id, say(), scope=EVERYTHING)
         (first, _) = await store.lease_due(flooded.agent_id, T0, 2)
-        await store.apply_delivery(first.session.id, 1, respond())
+        await store.apply_delivery(first.session.id, 1, respond(), scope=EVERYTHING)
         (second,) = await store.lease_due(flooded.agent_id, T0, 1)
         assert {first.session.id, second.session.id} == {flooded.id, other.id}
 
@@ -184,9 +187,9 @@ class Deliveries(OnStore):
     ) -> None:
         fresh, used_up, gone = many = [await self.added(store) for _ in range(3)]
         for one in many:
-            await store.apply(one.id, say())
+            await store.apply(one.id, say(), scope=EVERYTHING)
         for rule in (take, stumble, take, stumble, take):
-            await store.apply_delivery(used_up.id, 1, rule)
+            await store.apply_delivery(used_up.id, 1, rule, scope=EVERYTHING)
         clock.set_ms(T0 + 9)
         told: list[Outcome] = []
         store.add_listener(lambda commit: told.extend(commit.outcomes))
@@ -198,40 +201,40 @@ class Deliveries(OnStore):
         assert await delivery(store, fresh, 1) == by_session[fresh.id].delivery
         assert by_session[used_up.id].delivery.state is DeliveryState.FAILED
         assert {outcome.delivery for outcome in told} - {None} == {one.delivery for one in found}
-        assert (await store.get_session(used_up.id)).open_deliveries == 0
+        assert (await store.get_session(used_up.id, scope=EVERYTHING)).open_deliveries == 0
         assert await store.lease_due(fresh.agent_id, T0 + 9, 9, list(by_session), claim) != []
         assert await store.count_open() == {fresh.agent_id: 2}
 
     async def test_what_a_lease_finds_expired_is_put_off(
         self, store: Store, one: Session, clock: TestClock
     ) -> None:
-        await store.apply(one.id, say())
-        now_ms = (await store.get_session(one.id)).expires_at_ms
+        await store.apply(one.id, say(), scope=EVERYTHING)
+        now_ms = (await store.get_session(one.id, scope=EVERYTHING)).expires_at_ms
         clock.set_ms(now_ms)
         claim = partial(lease, lease_ms=5000, policy=RETRIES)
         assert await store.lease_due(one.agent_id, now_ms, 9, (), claim) == []
         assert await store.next_delivery_ms(one.agent_id) == now_ms + PUT_OFF_MS
         assert (await delivery(store, one, 1)).attempts == 0
-        await store.apply(one.id, fall_due)
+        await store.apply(one.id, fall_due, scope=EVERYTHING)
         assert await store.next_delivery_ms(one.agent_id) is None
 
     async def test_what_is_due_is_read_up_to_a_bound_of_text(self, store: Store) -> None:
         many = [await self.added(store) for _ in range(4)]
         for one in many:
-            await store.apply(one.id, say("x", attachments=f'["{"x" * 349_000}"]'))
+            await store.apply(one.id, say("x", attachments=f'["{"x" * 349_000}"]'), scope=EVERYTHING)
         found = await store.lease_due(many[0].agent_id, T0, 9)
         assert len(found) == PAGE_BYTES // 349_000
 
     async def test_of_answers_at_the_same_time_one_is_stored(self, store: Store, one: Session) -> None:
-        await store.apply(one.id, say())
+        await store.apply(one.id, say(), scope=EVERYTHING)
         results = await self.together(
-            store, [store.apply_delivery(one.id, 1, respond(f"{n}")) for n in range(MANY)]
+            store, [store.apply_delivery(one.id, 1, respond(f"{n}"), scope=EVERYTHING) for n in range(MANY)]
         )
         stored = [result for result in results if isinstance(result, Outcome)]
         assert stored == results[:1]
         assert {type(result) for result in results[1:]} == {DeliveryAnsweredError}
         assert contents(await history(store, one)) == ["hello", "0"]
-        assert await store.get_session(one.id) == stored[0].session
+        assert await store.get_session(one.id, scope=EVERYTHING) == stored[0].session
         assert (await delivery(store, one, 1)).state is DeliveryState.ANSWERED
 
     async def test_a_life_of_a_delivery_within_one_moment(self, store: Store, one: Session) -> None:
@@ -239,16 +242,19 @@ class Deliveries(OnStore):
         results = await self.together(
             store,
             [
-                store.apply_delivery(one.id, 1, take),
-                store.apply(one.id, say("a")),
-                store.apply(other.id, say("x")),
+                store.apply_delivery(one.id, 1, take, scope=EVERYTHING),
+                store.apply(one.id, say("a"), scope=EVERYTHING),
+                store.apply(other.id, say("x"), scope=EVERYTHING),
                 *(
-                    store.apply_delivery(one.id, 1, rule)
+                    store.apply_delivery(one.id, 1, rule, scope=EVERYTHING)
                     for rule in (take, stumble, take, respond("b"), respond("c"), stumble)
                 ),
-                store.apply(one.id, say("d")),
-                *(store.apply_delivery(one.id, 3, rule) for rule in (take, give_up, take, respond("e"))),
-                store.apply_delivery(other.id, 2, take),
+                store.apply(one.id, say("d"), scope=EVERYTHING),
+                *(
+                    store.apply_delivery(one.id, 3, rule, scope=EVERYTHING)
+                    for rule in (take, give_up, take, respond("e"))
+                ),
+                store.apply_delivery(other.id, 2, take, scope=EVERYTHING),
             ],
         )
         wrong = {n: type(result) for n, result in enumerate(results) if not isinstance(result, Outcome)}
@@ -270,14 +276,14 @@ class Deliveries(OnStore):
     async def test_one_that_misbehaves_does_not_disturb_the_deliveries_of_its_group(
         self, store: Store, one: Session
     ) -> None:
-        await store.apply(one.id, say())
+        await store.apply(one.id, say(), scope=EVERYTHING)
         results = await self.together(
             store,
             [
-                store.apply_delivery(one.id, 1, take),
-                store.apply_delivery(one.id, 1, mishandle),
-                store.apply(one.id, break_a_constraint),
-                store.apply_delivery(one.id, 1, respond()),
+                store.apply_delivery(one.id, 1, take, scope=EVERYTHING),
+                store.apply_delivery(one.id, 1, mishandle, scope=EVERYTHING),
+                store.apply(one.id, break_a_constraint, scope=EVERYTHING),
+                store.apply_delivery(one.id, 1, respond(), scope=EVERYTHING),
             ],
         )
         assert [isinstance(result, Outcome) for result in results] == [True, False, False, True]
@@ -288,12 +294,12 @@ class Deliveries(OnStore):
     ) -> None:
         other = await self.added(store)
         for n in range(4):
-            await store.apply(one.id, say(f"{n}"))
-        await store.apply(other.id, say())
+            await store.apply(one.id, say(f"{n}"), scope=EVERYTHING)
+        await store.apply(other.id, say(), scope=EVERYTHING)
         for sequence, rules in ((1, (respond(),)), (2, (take,)), (3, (take, stumble))):
             for rule in rules:
-                await store.apply_delivery(one.id, sequence, rule)
-        await store.apply(one.id, expire)
+                await store.apply_delivery(one.id, sequence, rule, scope=EVERYTHING)
+        await store.apply(one.id, expire, scope=EVERYTHING)
         assert await first_open(store, one) is None
         assert await first_open(store, other)
         assert await store.count_open() == {one.agent_id: 1}
@@ -306,14 +312,14 @@ class Deliveries(OnStore):
         ]
         for rule in (take, stumble, give_up, respond()):
             with pytest.raises(SessionExpiredError):
-                await store.apply_delivery(one.id, 2, rule)
+                await store.apply_delivery(one.id, 2, rule, scope=EVERYTHING)
 
     async def test_an_expiry_among_deliveries(self, store: Store, one: Session) -> None:
         """All in one group: what is made or given out before the expiry is closed by it, and nothing comes
         after.
         """
-        await store.apply(one.id, say("a"))
-        await store.apply(one.id, say("b"))
+        await store.apply(one.id, say("a"), scope=EVERYTHING)
+        await store.apply(one.id, say("b"), scope=EVERYTHING)
         seen: list[Delivery] = []
 
         def look(start: Session, found: Delivery, now_ms: int) -> Outcome:
@@ -323,12 +329,15 @@ class Deliveries(OnStore):
         results = await self.together(
             store,
             [
-                store.apply_delivery(one.id, 1, take),
-                store.apply(one.id, say("c")),
-                store.apply_delivery(one.id, 3, take),
-                store.apply(one.id, expire),
-                *(store.apply_delivery(one.id, 1, rule) for rule in (take, stumble, respond(), look)),
-                *(store.apply_delivery(one.id, sequence, look) for sequence in (2, 3)),
+                store.apply_delivery(one.id, 1, take, scope=EVERYTHING),
+                store.apply(one.id, say("c"), scope=EVERYTHING),
+                store.apply_delivery(one.id, 3, take, scope=EVERYTHING),
+                store.apply(one.id, expire, scope=EVERYTHING),
+                *(
+                    store.apply_delivery(one.id, 1, rule, scope=EVERYTHING)
+                    for rule in (take, stumble, respond(), look)
+                ),
+                *(store.apply_delivery(one.id, sequence, look, scope=EVERYTHING) for sequence in (2, 3)),
             ],
         )
         assert [type(result) for result in results[4:7]] == [SessionExpiredError] * 3
@@ -343,14 +352,14 @@ class Deliveries(OnStore):
         assert contents(await history(store, one)) == ["a", "b", "c"]
 
     async def test_deliveries_go_with_their_session(self, store: Store, one: Session) -> None:
-        await store.apply(one.id, say())
+        await store.apply(one.id, say(), scope=EVERYTHING)
         results = await self.together(
             store,
             [
-                store.apply(one.id, say()),
-                store.apply_delivery(one.id, 1, take),
-                store.delete_session(one.id),
-                store.apply_delivery(one.id, 1, respond()),
+                store.apply(one.id, say(), scope=EVERYTHING),
+                store.apply_delivery(one.id, 1, take, scope=EVERYTHING),
+                store.delete_session(one.id, scope=EVERYTHING),
+                store.apply_delivery(one.id, 1, respond(), scope=EVERYTHING),
             ],
         )
         assert isinstance(results[3], SessionNotFoundError)
@@ -365,9 +374,9 @@ class Deliveries(OnStore):
     ) -> None:
         live = await self.added(store, T0 + 1)
         for target in (one, live):
-            await store.apply(target.id, say())
-        clock.set_ms((await store.get_session(one.id)).expires_at_ms)
-        await store.apply(one.id, fall_due)
+            await store.apply(target.id, say(), scope=EVERYTHING)
+        clock.set_ms((await store.get_session(one.id, scope=EVERYTHING)).expires_at_ms)
+        await store.apply(one.id, fall_due, scope=EVERYTHING)
         # The delivery, the message, the expiry and the session.
         assert await store.purge(clock.now_ms(), 100) == 4
         assert await first_open(store, one) is None
@@ -382,17 +391,17 @@ class Deliveries(OnStore):
     async def test_listeners_are_told_what_became_of_a_delivery_before_its_caller(
         self, store: Store, one: Session
     ) -> None:
-        sent, told = await store.apply(one.id, say()), []
+        sent, told = await store.apply(one.id, say(), scope=EVERYTHING), []
 
         def listen(commit: Commit) -> None:
             told.extend(commit.outcomes)
 
         store.add_listener(listen)
         for rule in (take, respond()):
-            outcome = await store.apply_delivery(one.id, 1, rule)
+            outcome = await store.apply_delivery(one.id, 1, rule, scope=EVERYTHING)
             assert told.pop() is outcome
         with pytest.raises(DeliveryAnsweredError):
-            await store.apply_delivery(one.id, 1, respond())
+            await store.apply_delivery(one.id, 1, respond(), scope=EVERYTHING)
         assert told == []
         assert sent.delivery
 
@@ -450,11 +459,13 @@ class Deliveries(OnStore):
         def call(session_id: str, sequence: int, name: str) -> Awaitable[object]:
             match name:
                 case "delete":
-                    return store.delete_session(session_id)
+                    return store.delete_session(session_id, scope=EVERYTHING)
                 case "say" | "expire":
-                    return store.apply(session_id, say(message_id="m") if name == "say" else expire)
+                    return store.apply(
+                        session_id, say(message_id="m") if name == "say" else expire, scope=EVERYTHING
+                    )
                 case _:
-                    return store.apply_delivery(session_id, sequence, rules[name])
+                    return store.apply_delivery(session_id, sequence, rules[name], scope=EVERYTHING)
 
         for group in groups:
             steps = [(targets[number].id, sequence, name) for number, sequence, name in group]
@@ -472,9 +483,9 @@ class Deliveries(OnStore):
                 ]
                 first = await first_open(store, one)
                 assert (first and first.delivery) == min(left, key=lambda found: found.sequence, default=None)
-                assert one.id not in sessions or (await store.get_session(one.id)).open_deliveries == len(
-                    left
-                )
+                assert one.id not in sessions or (
+                    await store.get_session(one.id, scope=EVERYTHING)
+                ).open_deliveries == len(left)
         for one in targets:
             if one.id in sessions:
-                await store.delete_session(one.id)
+                await store.delete_session(one.id, scope=EVERYTHING)

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 
+from server.domain.access import EVERYTHING
 from server.domain.errors import DomainError, InvalidContentError, InvalidFieldError, SessionNotFoundError
 from server.domain.sessions import Outcome, Session, heartbeat
 from server.store.contract import Store
@@ -26,20 +27,22 @@ from tests.unit.samples import T0, logged, put, session
 
 class Groups(OnStore):
     async def test_writes_on_one_session_happen_in_order_of_arrival(self, store: Store, one: Session) -> None:
-        results = await self.together(store, (store.apply(one.id, say(f"{n}")) for n in range(MANY)))
+        results = await self.together(
+            store, (store.apply(one.id, say(f"{n}"), scope=EVERYTHING) for n in range(MANY))
+        )
         assert [result.entry.sequence for result in results] == list(range(1, MANY + 1))
         assert [result.session.renewal_count for result in results] == list(range(1, MANY + 1))
         assert contents(entry for result in results for entry in logged(result)) == [
             f"{n}" for n in range(MANY)
         ]
         assert await history(store, one) == [entry for result in results for entry in logged(result)]
-        assert await store.get_session(one.id) == results[-1].session
+        assert await store.get_session(one.id, scope=EVERYTHING) == results[-1].session
 
     async def test_writes_on_many_sessions(self, store: Store) -> None:
         many = [await self.added(store) for _ in range(20)]
         order = random.Random(7).choices(many, k=MANY)
         results = await self.together(
-            store, (store.apply(target.id, say(f"{n}")) for n, target in enumerate(order))
+            store, (store.apply(target.id, say(f"{n}"), scope=EVERYTHING) for n, target in enumerate(order))
         )
         for target in many:
             own = [
@@ -49,15 +52,17 @@ class Groups(OnStore):
             ]
             assert [result.entry.sequence for _, result in own] == list(range(1, len(own) + 1))
             assert contents(await history(store, target)) == [f"{n}" for n, _ in own]
-            assert await store.get_session(target.id) == (own[-1][1].session if own else target)
+            assert await store.get_session(target.id, scope=EVERYTHING) == (
+                own[-1][1].session if own else target
+            )
 
     async def test_one_that_raises_does_not_disturb_the_others(self, store: Store, one: Session) -> None:
         other = await self.added(store)
         rules = [say("0"), refuse, say("1"), misbehave, say("2"), break_a_constraint, say("3"), say("")]
         results = await self.together(
             store,
-            [store.apply(target.id, rule) for rule in rules for target in (one, other)]
-            + [store.apply(UNKNOWN, say())],
+            [store.apply(target.id, rule, scope=EVERYTHING) for rule in rules for target in (one, other)]
+            + [store.apply(UNKNOWN, say(), scope=EVERYTHING)],
         )
         *results, unknown = results
         assert isinstance(unknown, SessionNotFoundError)
@@ -67,19 +72,20 @@ class Groups(OnStore):
             assert [type(own[n]) for n in (1, 3, 7)] == [InvalidFieldError, Misbehaved, InvalidContentError]
             assert isinstance(own[5], Exception)
             assert contents(await history(store, target)) == ["0", "1", "2", "3"]
-            assert await store.get_session(target.id) == own[6].session
+            assert await store.get_session(target.id, scope=EVERYTHING) == own[6].session
 
     async def test_what_the_database_refuses_is_not_written_at_all(self, store: Store, one: Session) -> None:
         with pytest.raises(Exception) as caught:  # noqa: PT011 - what it is, is the back end's
-            await store.apply(one.id, break_a_constraint)
+            await store.apply(one.id, break_a_constraint, scope=EVERYTHING)
         assert not isinstance(caught.value, DomainError)
-        assert await store.get_session(one.id) == one
+        assert await store.get_session(one.id, scope=EVERYTHING) == one
         assert (await store.list_messages(one, limit=5)).messages == []
-        assert contents(logged(await store.apply(one.id, say("good")))) == ["good"]
+        assert contents(logged(await store.apply(one.id, say("good"), scope=EVERYTHING))) == ["good"]
 
     async def test_text_that_cannot_be_stored_fails_alone(self, store: Store, one: Session) -> None:
         results = await self.together(
-            store, [store.apply(one.id, rule) for rule in (say("0"), say("\ud800"), say("1"))]
+            store,
+            [store.apply(one.id, rule, scope=EVERYTHING) for rule in (say("0"), say("\ud800"), say("1"))],
         )
         assert isinstance(results[1], Exception)
         assert contents(await history(store, one)) == ["0", "1"]
@@ -87,23 +93,23 @@ class Groups(OnStore):
 
     async def test_a_delete_among_writes(self, store: Store, one: Session) -> None:
         other = await self.added(store)
-        await store.apply(one.id, say("before"))
+        await store.apply(one.id, say("before"), scope=EVERYTHING)
         results = await self.together(
             store,
             [
-                store.apply(one.id, say("a")),
-                store.apply(other.id, say("x")),
-                store.delete_session(one.id),
-                store.apply(one.id, say("b")),
-                store.delete_session(one.id),
-                store.apply(other.id, say("y")),
+                store.apply(one.id, say("a"), scope=EVERYTHING),
+                store.apply(other.id, say("x"), scope=EVERYTHING),
+                store.delete_session(one.id, scope=EVERYTHING),
+                store.apply(one.id, say("b"), scope=EVERYTHING),
+                store.delete_session(one.id, scope=EVERYTHING),
+                store.apply(other.id, say("y"), scope=EVERYTHING),
             ],
         )
         assert results[0].entry.sequence == 2
         assert results[2] is None
         assert [type(results[n]) for n in (3, 4)] == [SessionNotFoundError, SessionNotFoundError]
         with pytest.raises(SessionNotFoundError):
-            await store.get_session(one.id)
+            await store.get_session(one.id, scope=EVERYTHING)
         assert (await store.list_messages(one, limit=5)).messages == []
         assert contents(await history(store, other)) == ["x", "y"]
 
@@ -112,30 +118,32 @@ class Groups(OnStore):
         results = await self.together(
             store,
             [
-                store.apply(new.id, say("too early")),
+                store.apply(new.id, say("too early"), scope=EVERYTHING),
                 put(store, new),
-                store.apply(new.id, say("a")),
-                store.delete_session(new.id),
+                store.apply(new.id, say("a"), scope=EVERYTHING),
+                store.delete_session(new.id, scope=EVERYTHING),
                 put(store, stays),
-                store.apply(stays.id, say("b")),
-                store.apply(stays.id, heartbeat),
+                store.apply(stays.id, say("b"), scope=EVERYTHING),
+                store.apply(stays.id, heartbeat, scope=EVERYTHING),
             ],
         )
         assert isinstance(results[0], SessionNotFoundError)
         assert (results[1], results[3], results[4]) == (Outcome(new), None, Outcome(stays))
         with pytest.raises(SessionNotFoundError):
-            await store.get_session(new.id)
-        assert await store.get_session(stays.id) == results[6].session
+            await store.get_session(new.id, scope=EVERYTHING)
+        assert await store.get_session(stays.id, scope=EVERYTHING) == results[6].session
         assert contents(await history(store, stays)) == ["b"]
 
     async def test_creates_at_the_same_time(self, store: Store) -> None:
         new = [session(T0 + n) for n in range(300)]
         assert await self.together(store, map(partial(put, store), new)) == list(map(Outcome, new))
-        assert (await store.list_sessions(T0, limit=1000)).sessions == new
+        assert (await store.list_sessions(T0, limit=1000, scope=EVERYTHING)).sessions == new
 
     async def test_cancelled_calls_leave_no_trace_of_half_a_write(self, store: Store, one: Session) -> None:
         async with self.held(store):
-            tasks = [asyncio.ensure_future(store.apply(one.id, say(f"{n}"))) for n in range(MANY)]
+            tasks = [
+                asyncio.ensure_future(store.apply(one.id, say(f"{n}"), scope=EVERYTHING)) for n in range(MANY)
+            ]
             await asyncio.sleep(0)
             for task in tasks[::3]:
                 task.cancel()
@@ -146,4 +154,4 @@ class Groups(OnStore):
         assert [entry.sequence for entry in log] == list(range(1, len(log) + 1))
         assert len(set(contents(log))) == len(log)
         assert [entry for entry in log if entry in kept] == kept
-        assert (await store.get_session(one.id)).last_sequence == len(log)
+        assert (await store.get_session(one.id, scope=EVERYTHING)).last_sequence == len(log)

@@ -7,6 +7,7 @@ import uuid
 from functools import partial
 
 from server.clock import TestClock
+from server.domain.access import EVERYTHING
 from server.domain.sessions import Session, fall_due, heartbeat
 from server.domain.timeouts import PartialTimeoutConfig
 from server.store.contract import MAX_PASSED, Store
@@ -27,7 +28,7 @@ class Lists(OnStore):
             stored.append(new)
         clock.set_ms(T0 + 4 * MINUTE)
         for n in (3, 4):
-            stored[n] = (await store.apply(stored[n].id, heartbeat)).session
+            stored[n] = (await store.apply(stored[n].id, heartbeat, scope=EVERYTHING)).session
         stored.sort(key=lambda one: (one.created_at_ms, one.id))
         instants = (T0, T0 + 5 * MINUTE + 4, T0 + 60 * MINUTE)
         for now, agent_id, user_id in itertools.product(instants, [None, *agents, UNKNOWN], [None, *users]):
@@ -40,7 +41,7 @@ class Lists(OnStore):
                 after = None
                 while True:
                     page = await store.list_sessions(
-                        now, limit=limit, after=after, agent_id=agent_id, user_id=user_id
+                        now, limit=limit, after=after, agent_id=agent_id, user_id=user_id, scope=EVERYTHING
                     )
                     # Nobody has written yet which have expired.
                     assert page.total == len(matching)
@@ -54,18 +55,20 @@ class Lists(OnStore):
 
     async def test_a_page_of_sessions_goes_on_behind_one_that_is_gone(self, store: Store) -> None:
         stored = [await self.added(store, T0 + n) for n in range(3)]
-        await store.delete_session(stored[1].id)
-        page = await store.list_sessions(T0, limit=5, after=Position(stored[1].created_at_ms, stored[1].id))
+        await store.delete_session(stored[1].id, scope=EVERYTHING)
+        page = await store.list_sessions(
+            T0, limit=5, after=Position(stored[1].created_at_ms, stored[1].id), scope=EVERYTHING
+        )
         assert page == SessionPage([stored[2]], None, 2)
 
     async def test_a_page_of_large_sessions_stops_early(self, store: Store) -> None:
         metadata = '{"a":"' + "x" * 10_000 + '"}'
         stored = [session(T0 + n, metadata=metadata) for n in range(100)]
         await asyncio.gather(*map(partial(put, store), stored))
-        first = await store.list_sessions(T0, limit=100)
+        first = await store.list_sessions(T0, limit=100, scope=EVERYTHING)
         assert first.total == 100
         assert 55 <= len(first.sessions) <= 65
-        second = await store.list_sessions(T0, limit=100, after=first.next)
+        second = await store.list_sessions(T0, limit=100, after=first.next, scope=EVERYTHING)
         assert second.next is None
         assert first.sessions + second.sessions == stored
 
@@ -73,9 +76,9 @@ class Lists(OnStore):
         self, store: Store, one: Session, clock: TestClock
     ) -> None:
         clock.set_ms(one.expires_at_ms)
-        await store.apply(one.id, fall_due)
-        assert (await store.list_sessions(T0, limit=5)).total == 0
-        assert await store.counts() == Counts(0, 1, 0, 0)
+        await store.apply(one.id, fall_due, scope=EVERYTHING)
+        assert (await store.list_sessions(T0, limit=5, scope=EVERYTHING)).total == 0
+        assert await store.counts(scope=EVERYTHING) == Counts(0, 1, 0, 0)
 
     async def test_a_page_passes_only_so_many_that_have_expired_and_do_not_say_so(
         self, store: Store, clock: TestClock
@@ -84,25 +87,27 @@ class Lists(OnStore):
         await asyncio.gather(*map(partial(put, store), over))
         now_ms = over[-1].expires_at_ms
         live = [await self.added(store, now_ms + n) for n in range(2)]
-        first = await store.list_sessions(now_ms, limit=1)
+        first = await store.list_sessions(now_ms, limit=1, scope=EVERYTHING)
         assert first == SessionPage(
             [], Position(over[MAX_PASSED - 1].created_at_ms, over[MAX_PASSED - 1].id), len(over) + 2
         )
-        second = await store.list_sessions(now_ms, limit=1, after=first.next)
+        second = await store.list_sessions(now_ms, limit=1, after=first.next, scope=EVERYTHING)
         assert second.sessions == [live[0]]
-        assert (await store.list_sessions(now_ms, limit=1, after=second.next)).sessions == [live[1]]
+        assert (await store.list_sessions(now_ms, limit=1, after=second.next, scope=EVERYTHING)).sessions == [
+            live[1]
+        ]
         clock.set_ms(now_ms)
-        await asyncio.gather(*(store.apply(one.id, fall_due) for one in over))
-        assert await store.list_sessions(now_ms, limit=2) == SessionPage(live, None, 2)
+        await asyncio.gather(*(store.apply(one.id, fall_due, scope=EVERYTHING) for one in over))
+        assert await store.list_sessions(now_ms, limit=2, scope=EVERYTHING) == SessionPage(live, None, 2)
 
     async def test_counts(self, store: Store, clock: TestClock) -> None:
-        assert await store.counts() == Counts(0, 0, 0, 0)
+        assert await store.counts(scope=EVERYTHING) == Counts(0, 0, 0, 0)
         first = await self.added(store)
         second = await self.added(store, T0, PartialTimeoutConfig(timeout_minutes=20.0))
         third = await self.added(
             store, T0, PartialTimeoutConfig(timeout_minutes=20.0, warning_threshold_minutes=15.5)
         )
-        assert await store.counts() == Counts(3, 0, 0, 0)
+        assert await store.counts(scope=EVERYTHING) == Counts(3, 0, 0, 0)
         steps = [
             (4.5, third, fall_due, Counts(3, 0, 1, 0)),
             (15, second, fall_due, Counts(3, 0, 2, 0)),
@@ -115,10 +120,10 @@ class Lists(OnStore):
         ]
         for minutes, one, rule, expected in steps:
             clock.set_ms(T0 + round(minutes * MINUTE))
-            await store.apply(one.id, rule)
-            assert await store.counts() == expected, minutes
-        await store.delete_session(first.id)
-        assert await store.counts() == Counts(0, 2, 0, 0)
+            await store.apply(one.id, rule, scope=EVERYTHING)
+            assert await store.counts(scope=EVERYTHING) == expected, minutes
+        await store.delete_session(first.id, scope=EVERYTHING)
+        assert await store.counts(scope=EVERYTHING) == Counts(0, 2, 0, 0)
 
     async def test_counts_where_much_happens_in_one_commit(self, store: Store, clock: TestClock) -> None:
         mine = [await self.added(store, agent_id=UNKNOWN) for _ in range(4)]
@@ -127,22 +132,22 @@ class Lists(OnStore):
         calls = [
             put(store, kept),
             put(store, gone),
-            store.delete_session(gone.id),
-            store.apply(mine[0].id, fall_due),
-            store.apply(mine[0].id, heartbeat),
-            store.apply(mine[1].id, fall_due),
-            store.delete_session(mine[1].id),
-            store.apply(mine[2].id, fall_due),
-            store.apply(mine[3].id, expire),
+            store.delete_session(gone.id, scope=EVERYTHING),
+            store.apply(mine[0].id, fall_due, scope=EVERYTHING),
+            store.apply(mine[0].id, heartbeat, scope=EVERYTHING),
+            store.apply(mine[1].id, fall_due, scope=EVERYTHING),
+            store.delete_session(mine[1].id, scope=EVERYTHING),
+            store.apply(mine[2].id, fall_due, scope=EVERYTHING),
+            store.apply(mine[3].id, expire, scope=EVERYTHING),
         ]
         assert [result for result in await self.together(store, calls) if isinstance(result, Exception)] == []
-        assert await store.counts() == Counts(3, 1, 1, 0)
-        assert (await store.list_sessions(T0, limit=1, agent_id=UNKNOWN)).total == 3
-        assert (await store.list_sessions(T0, limit=1, user_id=UNKNOWN)).total == 0
+        assert await store.counts(scope=EVERYTHING) == Counts(3, 1, 1, 0)
+        assert (await store.list_sessions(T0, limit=1, agent_id=UNKNOWN, scope=EVERYTHING)).total == 3
+        assert (await store.list_sessions(T0, limit=1, user_id=UNKNOWN, scope=EVERYTHING)).total == 0
         clock.set_ms(clock.now_ms() + 10**9)
         while await store.purge(clock.now_ms(), 1):
             continue
-        assert await store.counts() == Counts(3, 0, 1, 0)
+        assert await store.counts(scope=EVERYTHING) == Counts(3, 0, 1, 0)
         await store.clear_sessions()
-        assert await store.counts() == Counts(0, 0, 0, 0)
-        assert (await store.list_sessions(T0, limit=1, agent_id=UNKNOWN)).total == 0
+        assert await store.counts(scope=EVERYTHING) == Counts(0, 0, 0, 0)
+        assert (await store.list_sessions(T0, limit=1, agent_id=UNKNOWN, scope=EVERYTHING)).total == 0

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.clock import TestClock
+from server.domain.access import EVERYTHING
 from server.domain.log import Entry
 from server.domain.messages import Draft, Reply
 from server.domain.sessions import Session, heartbeat, send_message
@@ -37,7 +38,7 @@ class Messages(OnStore):
         for gap in (0, 0, 1, 3, 0, 2, 5):
             clock.set_ms(clock.now_ms() + gap)
             for rule in (say(), heartbeat, answer(Reply(Draft("r")))):
-                entries += logged(await store.apply(one.id, rule))
+                entries += logged(await store.apply(one.id, rule, scope=EVERYTHING))
         messages = [entry for entry in entries if entry.message]
         assert len(messages) == 14
         instants = range(messages[0].at_ms - 1, messages[-1].at_ms + 2)
@@ -68,7 +69,11 @@ class Messages(OnStore):
         sent: list[Entry] = []
         for gap, name in steps:
             clock.set_ms(clock.now_ms() + gap)
-            sent += [entry for entry in logged(await store.apply(of.id, rules[name])) if entry.message]
+            sent += [
+                entry
+                for entry in logged(await store.apply(of.id, rules[name], scope=EVERYTHING))
+                if entry.message
+            ]
         forward: list[Entry] = []
         while (
             page := await store.list_messages(of, limit=limit, after_ms=forward[-1].at_ms if forward else 0)
@@ -86,7 +91,7 @@ class Messages(OnStore):
 
     async def test_messages_of_other_sessions_are_not_seen(self, store: Store, one: Session) -> None:
         other = await self.added(store)
-        await store.apply(other.id, say())
+        await store.apply(other.id, say(), scope=EVERYTHING)
         assert await store.list_messages(one, limit=5) == MessagePage([], False)
 
     @pytest.mark.parametrize(
@@ -102,7 +107,7 @@ class Messages(OnStore):
         else:
             rule = answer(Reply(Draft("x" * 95_000), thought="x" * 95_000, actions=("x" * 970,) * 30))
             size = 95_000 * 2 + 1000 * 30
-        sent = [(await store.apply(one.id, rule)).entry for _ in range(5)]
+        sent = [(await store.apply(one.id, rule, scope=EVERYTHING)).entry for _ in range(5)]
         fitting = max(1, min(5, PAGE_BYTES // size))
         back: list[Entry] = []
         forward: list[Entry] = []
@@ -119,7 +124,7 @@ class Messages(OnStore):
 
     async def test_the_sessions_metadata_counts_under_each_message(self, store: Store) -> None:
         of = await self.added(store, metadata='{"a":"' + "x" * 10_000 + '"}')
-        await asyncio.gather(*(store.apply(of.id, say(f"{n}")) for n in range(100)))
+        await asyncio.gather(*(store.apply(of.id, say(f"{n}"), scope=EVERYTHING) for n in range(100)))
         page = await store.list_messages(of, limit=100)
         assert page.has_more
         assert 55 <= len(page.messages) <= 65
@@ -130,7 +135,9 @@ class Messages(OnStore):
         of = await self.added(store)
         text = "\U0001f600" * (PAGE_BYTES // 8)
         for _ in range(10):
-            await store.apply(of.id, say("m", attachments=json.dumps([text], ensure_ascii=False)))
+            await store.apply(
+                of.id, say("m", attachments=json.dumps([text], ensure_ascii=False)), scope=EVERYTHING
+            )
         page = await store.list_messages(of, limit=100)
         assert (
             sum(len((entry.message.attachments or "").encode()) for entry in page.messages if entry.message)
@@ -139,9 +146,9 @@ class Messages(OnStore):
 
     async def test_a_reply_stands_behind_what_it_answers(self, store: Store, one: Session) -> None:
         for content in ("a", "b", "c", "d"):
-            await store.apply(one.id, say(content))
+            await store.apply(one.id, say(content), scope=EVERYTHING)
         for sequence, content in ((1, "A"), (2, "B")):
-            await store.apply_delivery(one.id, sequence, respond(content))
+            await store.apply_delivery(one.id, sequence, respond(content), scope=EVERYTHING)
         assert contents(await store.list_history(one, before_sequence=3, limit=10)) == ["a", "A", "b", "B"]
         assert contents(await store.list_history(one, before_sequence=4, limit=10)) == [
             "a",
@@ -161,14 +168,14 @@ class Messages(OnStore):
         assert await store.count_history(other, before_sequence=9, limit=9) == 0
 
     async def test_what_is_no_message_and_what_had_no_reply(self, store: Store, one: Session) -> None:
-        await store.apply(one.id, say("a"))
-        await store.apply(one.id, heartbeat)
-        await store.apply_delivery(one.id, 1, give_up)
-        await store.apply(one.id, patch(timeout_minutes=60.0))
-        last = (await store.apply(one.id, say("b"))).session.last_sequence
+        await store.apply(one.id, say("a"), scope=EVERYTHING)
+        await store.apply(one.id, heartbeat, scope=EVERYTHING)
+        await store.apply_delivery(one.id, 1, give_up, scope=EVERYTHING)
+        await store.apply(one.id, patch(timeout_minutes=60.0), scope=EVERYTHING)
+        last = (await store.apply(one.id, say("b"), scope=EVERYTHING)).session.last_sequence
         assert contents(await store.list_history(one, before_sequence=last, limit=10)) == ["a"]
         # The late reply to what had failed goes to its place all the same.
-        await store.apply_delivery(one.id, 1, respond("A"))
+        await store.apply_delivery(one.id, 1, respond("A"), scope=EVERYTHING)
         assert contents(await store.list_history(one, before_sequence=last, limit=10)) == ["a", "A"]
         assert await store.count_history(one, before_sequence=last, limit=10) == 2
 
@@ -177,17 +184,17 @@ class Messages(OnStore):
     ) -> None:
         """One that came by AgentService.Reply, out of turn."""
         for content in ("a", "b"):
-            await store.apply(one.id, say(content))
-        await store.apply_delivery(one.id, 2, respond("B"))
+            await store.apply(one.id, say(content), scope=EVERYTHING)
+        await store.apply_delivery(one.id, 2, respond("B"), scope=EVERYTHING)
         assert contents(await store.list_history(one, before_sequence=1, limit=10)) == []
-        await store.apply_delivery(one.id, 1, respond("A"))
+        await store.apply_delivery(one.id, 1, respond("A"), scope=EVERYTHING)
         assert contents(await store.list_history(one, before_sequence=2, limit=10)) == ["a", "A"]
 
     async def test_a_history_of_large_messages_stops_early(self, store: Store, one: Session) -> None:
         text = json.dumps(["x" * (PAGE_BYTES // 3)])
         for n in range(5):
-            await store.apply(one.id, say(f"{n}", attachments=text))
+            await store.apply(one.id, say(f"{n}", attachments=text), scope=EVERYTHING)
         assert contents(await store.list_history(one, before_sequence=6, limit=10)) == ["3", "4"]
-        await store.apply(one.id, say("large", attachments=json.dumps(["x" * PAGE_BYTES])))
+        await store.apply(one.id, say("large", attachments=json.dumps(["x" * PAGE_BYTES])), scope=EVERYTHING)
         assert contents(await store.list_history(one, before_sequence=7, limit=10)) == ["large"]
         assert await store.count_history(one, before_sequence=7, limit=10) == 6

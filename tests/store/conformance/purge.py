@@ -3,6 +3,7 @@
 import pytest
 
 from server.clock import TestClock
+from server.domain.access import EVERYTHING
 from server.domain.errors import SessionNotFoundError
 from server.domain.idempotency import RequestKey
 from server.domain.messages import Draft, Reply
@@ -47,27 +48,32 @@ class Purge(OnStore):
         assert await store.next_due_ms() == T0 + 15 * MINUTE
         assert await due(T0 + 15 * MINUTE - 1) == []
         assert await due(T0 + 15 * MINUTE) == [soon.id]
-        assert (await store.get_session(soon.id)).warning_logged
+        assert (await store.get_session(soon.id, scope=EVERYTHING)).warning_logged
         assert await due(T0 + 15 * MINUTE) == []
         assert await store.next_due_ms() == T0 + 20 * MINUTE
-        await store.apply(soon.id, heartbeat)
+        await store.apply(soon.id, heartbeat, scope=EVERYTHING)
         # The stored deadline may lag behind, but never comes after the true one.
         assert (await store.next_due_ms() or 0) <= T0 + 25 * MINUTE
         await due(T0 + 25 * MINUTE)
         assert {*await due(T0 + 90 * MINUTE, 2)} == {middle.id, soon.id}
         assert await due(T0 + 90 * MINUTE) == [late.id]
-        assert all([(await store.get_session(one.id)).expiry_logged for one in (late, soon, middle)])
+        assert all(
+            [
+                (await store.get_session(one.id, scope=EVERYTHING)).expiry_logged
+                for one in (late, soon, middle)
+            ]
+        )
         assert await due(T0 + 10**9) == []
         assert await store.next_due_ms() is None
 
     async def test_a_deadline_that_comes_nearer_is_kept(
         self, store: Store, one: Session, clock: TestClock
     ) -> None:
-        await store.apply(one.id, patch(timeout_minutes=10.0))
+        await store.apply(one.id, patch(timeout_minutes=10.0), scope=EVERYTHING)
         assert await store.next_due_ms() == T0 + 5 * MINUTE
         clock.set_ms(T0 + 10 * MINUTE)
         assert await store.apply_due(fall_due, clock.now_ms(), 5) == 1
-        assert (await store.get_session(one.id)).expiry_logged
+        assert (await store.get_session(one.id, scope=EVERYTHING)).expiry_logged
 
     async def test_what_cannot_be_dealt_with_is_put_off_and_holds_up_nobody(
         self, store: Store, clock: TestClock
@@ -81,7 +87,9 @@ class Purge(OnStore):
             return misbehave(start, now_ms) if start.id == bad.id else fall_due(start, now_ms)
 
         assert await store.apply_due(fail_one, clock.now_ms(), 10) == 4
-        assert [(await store.get_session(one.id)).expiry_logged for one in (bad, *good)] == [
+        assert [
+            (await store.get_session(one.id, scope=EVERYTHING)).expiry_logged for one in (bad, *good)
+        ] == [
             False,
             True,
             True,
@@ -92,7 +100,7 @@ class Purge(OnStore):
         assert await store.next_due_ms() == clock.now_ms() + PUT_OFF_MS
         clock.set_ms(clock.now_ms() + PUT_OFF_MS)
         assert await store.apply_due(fall_due, clock.now_ms(), 10) == 1
-        assert (await store.get_session(bad.id)).expiry_logged
+        assert (await store.get_session(bad.id, scope=EVERYTHING)).expiry_logged
 
     @pytest.mark.parametrize("limit", [1, 2, 3, 5, 7, 100])
     async def test_purge_in_steps(self, store: Store, clock: TestClock, limit: int) -> None:
@@ -103,11 +111,11 @@ class Purge(OnStore):
         )
         for target, count in ((old, 4), (older, 3), (live, 2)):
             for _ in range(count):
-                await store.apply(target.id, patch(warning_threshold_minutes=2.0))
-                await store.apply(target.id, answer(Reply(Draft("r"))))
+                await store.apply(target.id, patch(warning_threshold_minutes=2.0), scope=EVERYTHING)
+                await store.apply(target.id, answer(Reply(Draft("r"))), scope=EVERYTHING)
         clock.set_ms(old.expires_at_ms)
         for target in (old, older):
-            await store.apply(target.id, fall_due)
+            await store.apply(target.id, fall_due, scope=EVERYTHING)
         removed, steps = 0, 0
         while step := await store.purge(old.expires_at_ms, limit):
             assert 1 <= step <= limit
@@ -116,7 +124,7 @@ class Purge(OnStore):
             for target, count in ((old, 4), (older, 3)):
                 messages = await history(store, target)
                 try:
-                    assert (await store.get_session(target.id)).id == target.id
+                    assert (await store.get_session(target.id, scope=EVERYTHING)).id == target.id
                     assert len(messages) <= count
                 except SessionNotFoundError:
                     assert messages == []
@@ -125,9 +133,9 @@ class Purge(OnStore):
         assert steps >= removed / limit
         for target in (old, older):
             with pytest.raises(SessionNotFoundError):
-                await store.get_session(target.id)
+                await store.get_session(target.id, scope=EVERYTHING)
         assert len(await history(store, live)) == 2
-        assert await store.counts() == Counts(1, 0, 0, 0)
+        assert await store.counts(scope=EVERYTHING) == Counts(1, 0, 0, 0)
         assert await store.purge(old.expires_at_ms, limit) == 0
 
     @pytest.mark.parametrize("limit", [1, 2, 3, 100])
@@ -139,10 +147,13 @@ class Purge(OnStore):
             await put(store, one, RequestKey("user", f"create {one.id}", "content"))
             for n in range(2):
                 await store.apply(
-                    one.id, answer(Reply(Draft("r"))), RequestKey(one.id, f"message {n}", "content")
+                    one.id,
+                    answer(Reply(Draft("r"))),
+                    RequestKey(one.id, f"message {n}", "content"),
+                    scope=EVERYTHING,
                 )
         clock.set_ms(old.expires_at_ms)
-        await store.apply(old.id, fall_due)
+        await store.apply(old.id, fall_due, scope=EVERYTHING)
         removed = 0
         while step := await store.purge(old.expires_at_ms, limit):
             assert 1 <= step <= limit
@@ -161,9 +172,9 @@ class Purge(OnStore):
         self, store: Store, one: Session, clock: TestClock
     ) -> None:
         clock.set_ms(one.expires_at_ms)
-        expired = (await store.apply(one.id, fall_due)).session
+        expired = (await store.apply(one.id, fall_due, scope=EVERYTHING)).session
         assert await store.purge(one.expires_at_ms - 1, 100) == 0
-        assert await store.get_session(one.id) == expired
+        assert await store.get_session(one.id, scope=EVERYTHING) == expired
         # The session and the entry of its expiry.
         assert await store.purge(one.expires_at_ms, 100) == 2
 
@@ -174,27 +185,27 @@ class Purge(OnStore):
 
         Contract: "Warnings and expiries happen when they fall due".
         """
-        await store.apply(one.id, say())
+        await store.apply(one.id, say(), scope=EVERYTHING)
         clock.set_ms(one.expires_at_ms + 10**9)
         assert await store.purge(clock.now_ms(), 100) == 0
         assert await first_open(store, one)
-        await store.apply(one.id, fall_due)
+        await store.apply(one.id, fall_due, scope=EVERYTHING)
         assert await store.purge(clock.now_ms(), 100) > 0
         with pytest.raises(SessionNotFoundError):
-            await store.get_session(one.id)
+            await store.get_session(one.id, scope=EVERYTHING)
 
     async def test_clear_sessions(self, store: Store, one: Session) -> None:
         await store.create_agent(agent())
-        await store.apply(one.id, say())
+        await store.apply(one.id, say(), scope=EVERYTHING)
         await self.added(store)
         assert (await store.describe()).sessions == 2
         await store.clear_sessions()
         assert (await store.describe()).sessions == 0
-        assert await store.counts() == Counts(0, 0, 0, 0)
+        assert await store.counts(scope=EVERYTHING) == Counts(0, 0, 0, 0)
         assert await store.next_due_ms() is None
         assert (await store.list_messages(one, limit=5)).messages == []
         with pytest.raises(SessionNotFoundError):
-            await store.apply(one.id, say())
-        assert await store.list_agents(limit=5) == [agent()]
+            await store.apply(one.id, say(), scope=EVERYTHING)
+        assert await store.list_agents(limit=5, scope=EVERYTHING) == [agent()]
         await put(store, one)
-        assert (await store.apply(one.id, say())).entry.sequence == 1
+        assert (await store.apply(one.id, say(), scope=EVERYTHING)).entry.sequence == 1

@@ -3,6 +3,7 @@
 import pytest
 
 from server.clock import TestClock
+from server.domain.access import EVERYTHING
 from server.domain.errors import (
     EtagMismatchError,
     InvalidContentError,
@@ -37,30 +38,30 @@ class Requests(OnStore):
     async def test_a_message_that_is_sent_again_is_the_first_one(
         self, store: Store, one: Session, clock: TestClock
     ) -> None:
-        first = await store.apply(one.id, say("hi"), self.asked())
+        first = await store.apply(one.id, say("hi"), self.asked(), scope=EVERYTHING)
         clock.set_ms(T0 + MINUTE)
         commits: list[Commit] = []
         store.add_listener(commits.append)
-        again = await store.apply(one.id, say("hi"), self.asked())
+        again = await store.apply(one.id, say("hi"), self.asked(), scope=EVERYTHING)
         assert (first.replayed, again.replayed) == (False, True)
         assert again.entry == first.entry
         assert not any(commit.outcomes for commit in commits)
-        assert await store.get_session(one.id) == first.session
+        assert await store.get_session(one.id, scope=EVERYTHING) == first.session
 
     async def test_of_the_same_request_at_the_same_time_one_has_its_effect(
         self, store: Store, one: Session
     ) -> None:
         results = await self.together(
-            store, [store.apply(one.id, say("hi"), self.asked()) for _ in range(MANY)]
+            store, [store.apply(one.id, say("hi"), self.asked(), scope=EVERYTHING) for _ in range(MANY)]
         )
         assert sorted(result.replayed for result in results) == [False] + [True] * (MANY - 1)
         assert len({result.entry for result in results}) == 1
         assert contents(await history(store, one)) == ["hi"]
 
     async def test_a_request_id_with_other_content_is_refused(self, store: Store, one: Session) -> None:
-        await store.apply(one.id, say("hi"), self.asked())
+        await store.apply(one.id, say("hi"), self.asked(), scope=EVERYTHING)
         for call in (
-            store.apply(one.id, say("ho"), self.asked(content="d")),
+            store.apply(one.id, say("ho"), self.asked(content="d"), scope=EVERYTHING),
             put(store, session(), self.asked(content="d")),
         ):
             with pytest.raises(RequestIdReusedError):
@@ -71,22 +72,26 @@ class Requests(OnStore):
         for scope in ("s", "t"):
             assert not await knows(store, self.asked(scope=scope))
             assert not (
-                await store.apply(one.id, say(scope), self.asked(scope=scope, content=scope))
+                await store.apply(
+                    one.id, say(scope), self.asked(scope=scope, content=scope), scope=EVERYTHING
+                )
             ).replayed
             assert await knows(store, self.asked(scope=scope))
         assert contents(await history(store, one)) == ["s", "t"]
 
     async def test_what_a_rule_refuses_is_not_remembered(self, store: Store, one: Session) -> None:
         with pytest.raises(InvalidContentError):
-            await store.apply(one.id, say(""), self.asked())
-        assert not (await store.apply(one.id, say("hi"), self.asked(content="other"))).replayed
+            await store.apply(one.id, say(""), self.asked(), scope=EVERYTHING)
+        assert not (
+            await store.apply(one.id, say("hi"), self.asked(content="other"), scope=EVERYTHING)
+        ).replayed
 
     async def test_a_message_is_the_first_one_also_once_the_session_has_expired(
         self, store: Store, one: Session, clock: TestClock
     ) -> None:
-        first = await store.apply(one.id, say("hi"), self.asked())
+        first = await store.apply(one.id, say("hi"), self.asked(), scope=EVERYTHING)
         clock.set_ms(first.session.expires_at_ms)
-        assert (await store.apply(one.id, say("hi"), self.asked())).entry == first.entry
+        assert (await store.apply(one.id, say("hi"), self.asked(), scope=EVERYTHING)).entry == first.entry
 
     async def test_a_session_that_is_created_again_is_as_it_was_created(
         self, store: Store, clock: TestClock
@@ -96,7 +101,7 @@ class Requests(OnStore):
             store, [put(store, session(metadata="{}") if n else new, self.asked()) for n in range(5)]
         )
         assert [(result.session, result.replayed) for result in results] == [(new, n > 0) for n in range(5)]
-        await store.apply(new.id, say())
+        await store.apply(new.id, say(), scope=EVERYTHING)
         assert await put(store, session(), self.asked()) == Outcome(new, replayed=True)
 
     async def test_what_a_deleted_session_left_is_forgotten(self, store: Store, one: Session) -> None:
@@ -104,9 +109,9 @@ class Requests(OnStore):
         create, other_create, message = self.asked("create"), self.asked("other"), self.asked("message")
         await put(store, gone, create)
         await put(store, other, other_create)
-        await store.apply(gone.id, say("hi"), message)
-        await store.apply(one.id, say("hi"), self.asked("of one"))
-        await store.delete_session(gone.id)
+        await store.apply(gone.id, say("hi"), message, scope=EVERYTHING)
+        await store.apply(one.id, say("hi"), self.asked("of one"), scope=EVERYTHING)
+        await store.delete_session(gone.id, scope=EVERYTHING)
         assert [
             await knows(store, asked) for asked in (create, message, other_create, self.asked("of one"))
         ] == [False, False, True, True]
@@ -121,7 +126,7 @@ class Requests(OnStore):
         kept = session()
         await put(store, kept, self.asked())
         with pytest.raises(EtagMismatchError):
-            await store.delete_session(kept.id, '"other"')
+            await store.delete_session(kept.id, '"other"', scope=EVERYTHING)
         assert await put(store, session(), self.asked()) == Outcome(kept, replayed=True)
 
     async def test_a_key_is_free_at_once_behind_a_deletion(self, store: Store) -> None:
@@ -131,13 +136,13 @@ class Requests(OnStore):
             asked = self.asked(f"create {is_stored}")
             before = [
                 put(store, first, asked),
-                store.apply(first.id, say("hi"), self.asked(f"message {is_stored}")),
+                store.apply(first.id, say("hi"), self.asked(f"message {is_stored}"), scope=EVERYTHING),
             ]
             after = [
-                store.delete_session(first.id),
+                store.delete_session(first.id, scope=EVERYTHING),
                 put(store, second, asked),
                 put(store, session(), asked),
-                store.delete_session(second.id),
+                store.delete_session(second.id, scope=EVERYTHING),
                 put(store, third, asked),
             ]
             if is_stored:
@@ -150,7 +155,7 @@ class Requests(OnStore):
             assert not await knows(store, self.asked(f"message {is_stored}"))
             for gone in (first, second):
                 with pytest.raises(SessionNotFoundError):
-                    await store.get_session(gone.id)
+                    await store.get_session(gone.id, scope=EVERYTHING)
 
     async def test_what_cleared_sessions_left_is_forgotten(self, store: Store) -> None:
         await put(store, session(), self.asked())
@@ -163,31 +168,36 @@ class Requests(OnStore):
     ) -> None:
         for n in range(5):
             clock.set_ms(T0 + n)
-            await store.apply(one.id, say(f"{n}"), self.asked(f"{n}"))
+            await store.apply(one.id, say(f"{n}"), self.asked(f"{n}"), scope=EVERYTHING)
         assert [await store.forget_requests(T0 + 2, 2) for _ in range(3)] == [2, 1, 0]
-        replayed = [(await store.apply(one.id, say("x"), self.asked(f"{n}"))).replayed for n in range(5)]
+        replayed = [
+            (await store.apply(one.id, say("x"), self.asked(f"{n}"), scope=EVERYTHING)).replayed
+            for n in range(5)
+        ]
         assert replayed == [False, False, False, True, True]
 
     async def test_a_session_is_deleted_in_the_state_that_is_named(self, store: Store, one: Session) -> None:
         with pytest.raises(EtagMismatchError):
-            await store.delete_session(one.id, '"other"')
-        before = etag(await store.get_session(one.id))
-        await store.apply(one.id, say())
+            await store.delete_session(one.id, '"other"', scope=EVERYTHING)
+        before = etag(await store.get_session(one.id, scope=EVERYTHING))
+        await store.apply(one.id, say(), scope=EVERYTHING)
         with pytest.raises(EtagMismatchError):
-            await store.delete_session(one.id, before)
-        await store.delete_session(one.id, f'"other", {etag(await store.get_session(one.id))}')
+            await store.delete_session(one.id, before, scope=EVERYTHING)
+        await store.delete_session(
+            one.id, f'"other", {etag(await store.get_session(one.id, scope=EVERYTHING))}', scope=EVERYTHING
+        )
 
     async def test_what_became_of_a_message(self, store: Store, one: Session) -> None:
         for content in ("a", "b", "c"):
-            await store.apply(one.id, say(content))
-        answered = await store.apply_delivery(one.id, 2, respond("re b"))
-        await store.apply_delivery(one.id, 1, take)
-        failed = await store.apply_delivery(one.id, 1, give_up)
-        assert [await store.find_answer(one.id, sequence) for sequence in (1, 2, 3, 9)] == [
+            await store.apply(one.id, say(content), scope=EVERYTHING)
+        answered = await store.apply_delivery(one.id, 2, respond("re b"), scope=EVERYTHING)
+        await store.apply_delivery(one.id, 1, take, scope=EVERYTHING)
+        failed = await store.apply_delivery(one.id, 1, give_up, scope=EVERYTHING)
+        assert [await store.find_answer(one.id, sequence, scope=EVERYTHING) for sequence in (1, 2, 3, 9)] == [
             failed.entry,
             answered.entry,
             None,
             None,
         ]
-        late = await store.apply_delivery(one.id, 1, respond("late"))
-        assert await store.find_answer(one.id, 1) == late.entry
+        late = await store.apply_delivery(one.id, 1, respond("late"), scope=EVERYTHING)
+        assert await store.find_answer(one.id, 1, scope=EVERYTHING) == late.entry

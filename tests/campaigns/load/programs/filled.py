@@ -12,6 +12,7 @@ from pathlib import Path
 import uvloop
 
 from server.clock import SystemClock
+from server.domain.access import EVERYTHING
 from server.domain.agents import Agent, AgentKind
 from server.domain.sessions import create
 from server.settings import Settings
@@ -46,7 +47,7 @@ async def fill(path: Path, count: int) -> None:
             for _ in range(min(AT_A_TIME, count - begin))
         )
         if "rule" in inspect.signature(store.create_session).parameters:
-            await asyncio.gather(*(store.create_session(ECHO, rule) for rule in rules))
+            await asyncio.gather(*(store.create_session(ECHO, rule, scope=EVERYTHING) for rule in rules))
         else:
             await asyncio.gather(*(store.create_session(rule(clock.now_ms())) for rule in rules))
     await store.close()

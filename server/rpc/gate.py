@@ -1,0 +1,127 @@
+"""The way into a call: who makes it, whether that caller may, and at what rate. All of it before anything of
+the request is parsed.
+"""
+
+from collections.abc import Callable
+from typing import Final, Protocol
+from urllib.parse import unquote
+
+from server.access.authentication import Authentication
+from server.access.credentials import read_credentials
+from server.access.limits import Rates, address_key
+from server.domain.access import (
+    EVERYTHING,
+    OPEN,
+    RULES,
+    AccessRule,
+    Principal,
+    Role,
+    authorize,
+    require_current,
+    scope_of,
+)
+from server.domain.errors import PermissionDeniedError
+from server.rpc.call import IN_PROCESS, Call, Caller
+from server.rpc.paths import PREFIX
+
+UNKNOWN_SHARE: Final = 0.5
+"""Which part of any bound an address may have under way whose callers are not known."""
+
+RULES_BY_PATH: Final[dict[str, AccessRule]] = {f"{PREFIX}{name}": rule for name, rule in RULES.items()}
+
+CertificateNames = Callable[[Caller], tuple[str, ...]]
+"""Reads the names in the certificate of a caller that has one."""
+
+
+class Gate(Protocol):
+    """Lets callers in."""
+
+    async def enter(self, method: str, caller: Caller) -> Call:
+        """The call as its servicer sees it. Raises DomainError where the caller may not make it."""
+
+    def require_current(self, principal: Principal) -> None:
+        """Raises CredentialExpiredError where a credential that was let in has expired."""
+
+    def is_removed(self, principal: Principal) -> bool:
+        """Whether a credential that was let in is gone, or means something else now."""
+
+
+class OpenGate:
+    """Lets everybody in."""
+
+    async def enter(self, method: str, caller: Caller) -> Call:
+        host = host_of(caller.peer())
+        return Call(caller, OPEN, EVERYTHING, f"address:{host}" if host else "", UNKNOWN_SHARE)
+
+    def require_current(self, principal: Principal) -> None:
+        """Nobody has a credential."""
+
+    def is_removed(self, principal: Principal) -> bool:
+        return False
+
+
+class AccessGate:
+    """Lets in who has a credential that allows the call, or everybody where the service has none."""
+
+    def __init__(
+        self,
+        authentication: Authentication,
+        rates: Rates,
+        now_ms: Callable[[], int],
+        certificate_names: CertificateNames | None = None,
+    ) -> None:
+        """`certificate_names`: None where no client has a certificate."""
+        self._authentication = authentication
+        self._rates = rates
+        self._now_ms = now_ms
+        self._certificate_names = certificate_names
+
+    async def enter(self, method: str, caller: Caller) -> Call:
+        rule = RULES_BY_PATH.get(method)
+        if rule is None:
+            raise PermissionDeniedError("Nobody may call this method")
+        metadata, peer = caller.invocation_metadata(), caller.peer()
+        is_inside = peer == IN_PROCESS
+        names: tuple[str, ...] = ()
+        if self._certificate_names and not is_inside:
+            names = self._certificate_names(caller)
+        credentials, host, is_facade = read_credentials(metadata, names), host_of(peer), is_inside
+        if credentials.facade_key and not is_inside and not self._authentication.is_open:
+            facade = self._authentication.identify_facade(credentials.facade_key, host)
+            if not credentials.secret and rule.is_public:
+                # It asks for itself.
+                return Call(caller, facade, scope_of(facade))
+            is_facade = True
+        principal = await self._authentication.identify(credentials, host, is_facade=is_facade)
+        authorize(principal, rule)
+        account, share = _account(principal)
+        self._rates.take(account or "address:", rule.kind)
+        return Call(caller, principal, scope_of(principal), account, share)
+
+    def require_current(self, principal: Principal) -> None:
+        require_current(principal, self._now_ms())
+
+    def is_removed(self, principal: Principal) -> bool:
+        return not self._authentication.is_current(principal)
+
+
+def _account(principal: Principal) -> tuple[str, float]:
+    """By what name a caller's calls are counted, and which part of any bound it may have.
+
+    The name is empty for callers of this machine who are not known: they are not bounded.
+    """
+    if principal.role in (Role.OPEN, Role.NOBODY):
+        return (f"address:{address_key(principal.address)}" if principal.address else "", UNKNOWN_SHARE)
+    if principal.user_id:
+        # Whatever number of tokens a user has.
+        return f"user:{principal.tenant}/{principal.user_id}", principal.share
+    return f"key:{principal.tenant}/{principal.id}", principal.share
+
+
+def host_of(peer: str) -> str:
+    """The address that a call comes from, without its port; empty for this machine's own."""
+    if not peer.startswith("ip"):
+        # From within the process, or by a socket of this machine.
+        return ""
+    host = unquote(peer.removeprefix("ipv4:").removeprefix("ipv6:").rpartition(":")[0]).strip("[]")
+    return "" if host.startswith("127.") or host in ("::1", "") else host
