@@ -18,7 +18,6 @@ from rest_facade.front_door.upgrade import head_without_offer, is_handshake
 from rest_facade.front_door.websockets import WebSockets
 from rest_facade.front_door.writable_connection import WritableConnection
 from rest_facade.front_door.wsgi_environ import connection_environ
-from rest_facade.shapes.credentials import Metadata, of_address
 from rest_facade.shapes.errors import ApiError
 
 MAX_HEADERS: Final = 200
@@ -50,9 +49,6 @@ class HttpProtocol(SlicedInput, WritableConnection):
     _is_of_proxy = False
     """Whether the peer is a trusted proxy, whose requests come from many clients."""
 
-    _address: Metadata = ()
-    """The address of the peer, unless it is a trusted proxy, as metadata of calls."""
-
     _head_s: float | None = None
     """When the wait for a head began. None: no head is due, or only within the bound on idle connections."""
 
@@ -80,7 +76,7 @@ class HttpProtocol(SlicedInput, WritableConnection):
         )
         self._head_s = self._loop.time()
         self._is_of_proxy = self._connections.is_trusted(self.environ["REMOTE_ADDR"])
-        self._address = self._find_address([])
+        self._address = self._connections.find_address(self.environ["REMOTE_ADDR"], [])
         match self._connections.add(self, self.environ["REMOTE_ADDR"]):
             case Entry.REFUSED:
                 self._pipeline.is_last = True
@@ -171,7 +167,9 @@ class HttpProtocol(SlicedInput, WritableConnection):
         forwarded = [value for name, value in self._reading.headers if name == b"x-forwarded-for"]
         if not self._attribute(forwarded):
             self._pipeline.is_last = True
-        self._reading.address = self._find_address(forwarded) if self._is_of_proxy else self._address
+        self._reading.address = self._address
+        if self._is_of_proxy:
+            self._reading.address = self._connections.find_address(self.environ["REMOTE_ADDR"], forwarded)
         if self._parser.should_upgrade():
             # The parser stops here: `_feed` goes on.
             return
@@ -242,9 +240,6 @@ class HttpProtocol(SlicedInput, WritableConnection):
         return not self._is_of_proxy or self._connections.attribute(
             self, self.environ["REMOTE_ADDR"], forwarded
         )
-
-    def _find_address(self, forwarded: Sequence[bytes]) -> Metadata:
-        return of_address(self._connections.find_address(self.environ["REMOTE_ADDR"], forwarded))
 
     def _feed(self, data: bytes) -> bool:
         """Parses received bytes. Returns whether the connection still speaks HTTP.
