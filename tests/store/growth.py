@@ -342,7 +342,7 @@ OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
     "apply_delivery, a failure": _fail,
     "seed_agent": lambda w: w.store.seed_agent(agent(3)),
     "create_agent": lambda w: w.store.create_agent(agent(4)),
-    "create_agent with a quota": lambda w: w.store.create_agent(agent(7), most=10**9),
+    "create_agent with a quota": lambda w: w.store.create_agent(agent(7, tenant="own"), most=3),
     "update_agent": lambda w: w.store.update_agent(AGENT, lambda stored, now_ms: stored, scope=EVERYTHING),
     "delete_agent": lambda w: w.store.delete_agent(agent(4).id, scope=EVERYTHING),
     "check_writable": lambda w: w.store.check_writable(),

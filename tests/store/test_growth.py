@@ -114,7 +114,7 @@ async def test_to_write_a_batch_goes_through_no_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "SELECT * FROM sessions WHERE user_id = ?1",
+        "SELECT * FROM sessions WHERE renewal_count = ?1",
         "SELECT * FROM log WHERE session_id = ?1",
         "SELECT * FROM sessions WHERE expires_at_ms < ?1 ORDER BY id",
         "SELECT sequence FROM deliveries WHERE session_id = ?1 AND state = 'leased' ORDER BY attempts",

@@ -230,6 +230,7 @@ class TestAnOlderVersion:
         with monkeypatch.context() as older:
             migrations = sqlite_file._migrations()[:2]
             older.setattr(sqlite_file, "_migrations", lambda: migrations)
+            older.setattr(sqlite_file, "rewrite", lambda path, connection: None)
             sqlite_file.prepare(path).release()
         connection = sqlite3.connect(path)
         assert connection.execute("PRAGMA user_version").fetchone()[0] == 2
