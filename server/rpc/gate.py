@@ -55,8 +55,7 @@ class OpenGate:
     """Lets everybody in."""
 
     async def enter(self, method: str, caller: Caller) -> Call:
-        host = host_of(caller.peer())
-        return Call(caller, OPEN, EVERYTHING, f"address:{host}" if host else "", UNKNOWN_SHARE)
+        return open_call(caller)
 
     def require_current(self, principal: Principal) -> None:
         """Nobody has a credential."""
@@ -84,7 +83,10 @@ class AccessGate:
     async def enter(self, method: str, caller: Caller) -> Call:
         rule = RULES_BY_PATH.get(method)
         if rule is None:
-            raise PermissionDeniedError("Nobody may call this method")
+            if method.startswith(PREFIX):
+                raise PermissionDeniedError("Nobody may call this method")
+            # That of another API, which is there for everybody.
+            return open_call(caller)
         metadata, peer = caller.invocation_metadata(), caller.peer()
         is_inside = peer == IN_PROCESS
         names: tuple[str, ...] = ()
@@ -108,6 +110,12 @@ class AccessGate:
 
     def is_removed(self, principal: Principal) -> bool:
         return not self._authentication.is_current(principal)
+
+
+def open_call(caller: Caller) -> Call:
+    """A call that everybody may make."""
+    host = host_of(caller.peer())
+    return Call(caller, OPEN, EVERYTHING, f"address:{host}" if host else "", UNKNOWN_SHARE)
 
 
 @lru_cache(REMEMBERED)
