@@ -9,11 +9,11 @@ import pytest
 from eliza.sessions.v1 import message_service_pb2 as pb
 from server.agents.connector import Emit, NoReplyError, Work
 from server.domain.errors import DomainError
-from server.domain.messages import Reply
+from server.domain.messages import Draft, Reply
 from server.domain.sessions import Session
 from server.rpc.encoding import Entries
 from server.rpc.message_service import MessageService
-from tests.service.agents.test_dispatcher import OTHER, Draft, Scripted, World, hang
+from tests.service.agents.dispatcher.world import OTHER, Scripted, World, hang
 from tests.support.waiting import PATIENCE_SECONDS, eventually
 
 

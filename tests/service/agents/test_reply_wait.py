@@ -15,14 +15,14 @@ from eliza.sessions.errors import error_info
 from eliza.sessions.v1 import errors_pb2, message_service_pb2_grpc
 from eliza.sessions.v1 import message_service_pb2 as pb
 from server.agents.connector import Emit, NoReplyError, Work
-from server.domain.messages import Reply
+from server.domain.messages import Draft, Reply
 from server.domain.sessions import Session
 from server.rpc.encoding import Entries
 from server.rpc.in_process_channel import InProcessChannel
 from server.rpc.message_service import ANSWER_SECONDS, MessageService
 from server.rpc.pipeline import CallPipeline
 from server.rpc.services import Services
-from tests.service.agents.test_dispatcher import OTHER, Draft, Scripted, World, hang
+from tests.service.agents.dispatcher.world import OTHER, Scripted, World, hang
 from tests.support.waiting import PATIENCE_SECONDS, eventually
 
 STREAMS = 3

@@ -8,7 +8,7 @@ from eliza.sessions.v1 import (
     agent_service_pb2,
     message_service_pb2,
 )
-from tests.service.watch.test_watch import delete
+from tests.service.watch.changes import delete
 from tests.support.clients import create, fails, history, replies
 from tests.support.realtime.streams import PATIENCE_SECONDS
 from tests.support.service import UNKNOWN, Serve
