@@ -132,20 +132,21 @@ class _Context:
 async def test_one_address_leaves_half_of_the_streams_to_others() -> None:
     edge = CallPipeline(lambda: None, max_calls=10, max_streams=STREAMS, slow_call_s=60)
     method = "/eliza.sessions.v1.SessionService/WatchSessions"
-    with contextlib.ExitStack() as stack:
+    # Twice: nothing is left counted of streams that have ended.
+    for _ in range(2):
+        with contextlib.ExitStack() as stack:
 
-        def opened(peer: str) -> None:
-            stack.enter_context(edge.admitted_stream(method, _Context(peer)))
+            def opened(peer: str, stack: contextlib.ExitStack = stack) -> None:
+                stack.enter_context(edge.admitted_stream(method, _Context(peer)))
 
-        for port in range(HALF):
-            opened(f"ipv4:192.0.2.1:{port}")
-        with pytest.raises(OverloadedError, match="of one address"):
-            opened("ipv4:192.0.2.1:4711")
-        for peer in itertools.islice(itertools.cycle(["ipv4:127.0.0.1:1", "ipv6:%5B::1%5D:1"]), HALF):
-            opened(peer)
-        with pytest.raises(OverloadedError, match="too many streams are open"):
-            opened("ipv6:%5B::1%5D:1")
-    assert (edge._streams, edge._side_streams, edge._host_streams) == (0, 0, {})
+            for port in range(HALF):
+                opened(f"ipv4:192.0.2.1:{port}")
+            with pytest.raises(OverloadedError, match="of one address"):
+                opened("ipv4:192.0.2.1:4711")
+            for peer in itertools.islice(itertools.cycle(["ipv4:127.0.0.1:1", "ipv6:%5B::1%5D:1"]), HALF):
+                opened(peer)
+            with pytest.raises(OverloadedError, match="too many streams are open"):
+                opened("ipv6:%5B::1%5D:1")
 
 
 async def test_large_requests_under_way_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,8 @@ from server.rpc.health import HealthMonitor
 from server.store.sqlite.store import SqliteStore
 from server.store.values import Counts
 from tests.store.conformance.common import say
+from tests.support.waiting import PATIENCE_SECONDS
 from tests.unit.samples import MINUTE, T0, put, session
-
-HANGS_SECONDS = 15
 
 
 @pytest.fixture
@@ -68,7 +67,7 @@ class TestDeadlines:
         running = asyncio.ensure_future(ExpiryScheduler(store, clock).run())
         await asyncio.sleep(0)
         clock.set_ms(T0 + 30 * MINUTE)
-        async with asyncio.timeout(HANGS_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not (await store.get_session(one.id)).expiry_logged:  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.01)
         running.cancel()
@@ -96,7 +95,7 @@ class TestDeadlines:
             def now_ms(self) -> int:
                 return T0 + 30 * MINUTE
 
-        async with asyncio.timeout(HANGS_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await ExpiryScheduler(store, SetBack()).run_due()
         assert (await store.get_session(one.id)).expiry_logged
 
@@ -115,7 +114,7 @@ class TestDeadlines:
         )
         outsider.close()
         running = asyncio.ensure_future(ExpiryScheduler(store, clock).run())
-        async with asyncio.timeout(HANGS_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             for now_ms, sessions in ((T0 + 30 * MINUTE, good), (T0 + 60 * MINUTE, [later])):
                 clock.set_ms(now_ms)
                 for one in sessions:
@@ -165,7 +164,7 @@ class TestAnErrorThatNobodyForesaw:
         await asyncio.sleep(0)
         outsider.execute("ALTER TABLE elsewhere RENAME TO log")
         outsider.close()
-        async with asyncio.timeout(HANGS_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while await store.counts() != Counts(0, 0, 0, 0):
                 assert not running.done()
                 await asyncio.sleep(0.01)

@@ -74,7 +74,7 @@ async def test_a_reply_comes_with_its_chunks(world: World) -> None:
     assert reply.content == "how are you"
     assert {chunk.message_id for chunk in chunks} == {reply.message_id}
     await eventually(world.dispatcher.is_idle)
-    assert not world.signals._watched
+    assert not world.signals.session_ids
 
 
 @pytest.mark.parametrize(
@@ -128,14 +128,14 @@ async def test_the_end_comes_in_every_case(world: World, agent: Scripted, how: s
             for talk in (first, second):
                 talk.task.cancel()
                 await asyncio.wait([talk.task])
-            assert not world.signals._watched
+            assert not world.signals.session_ids
             return
     # Where a reply has come that the pieces are not of, or none comes, they are void.
     void = ["aborted"] if how in ("fail", "answer") else []
     assert await first.end() == ["user_message", "chunk", *void, ends]
     assert (await second.end())[-1] == ends
     await eventually(world.dispatcher.is_idle)
-    assert not world.signals._watched
+    assert not world.signals.session_ids
 
 
 async def test_a_message_whose_reply_does_not_come_in_time_is_kept(world: World, agent: Scripted) -> None:
@@ -202,4 +202,4 @@ async def test_a_message_that_is_refused_says_so_first(
     one = await world.session()
     await end(world, one)
     assert await Conversation(world, one, "").end() == [reason]
-    assert not world.signals._watched
+    assert not world.signals.session_ids

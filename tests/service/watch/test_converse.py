@@ -10,8 +10,8 @@ from eliza.sessions.v1 import (
 )
 from tests.service.watch.changes import delete
 from tests.support.clients import create, fails, history, replies
-from tests.support.realtime.streams import PATIENCE_SECONDS
 from tests.support.service import UNKNOWN, Serve
+from tests.support.waiting import PATIENCE_SECONDS
 
 
 class TestConverse:

@@ -15,6 +15,7 @@ from server.domain.timeouts import PartialTimeoutConfig
 from server.store.sqlite import file as sqlite_file
 from tests.store.conformance.common import contents, delivery, respond, say
 from tests.store.sqlite_file.opened import opened
+from tests.support.inside_sqlite import all_migrations
 from tests.unit.samples import AGENT, MINUTE, T0, USER
 
 BEFORE_DELIVERIES = f"""
@@ -35,7 +36,7 @@ class TestAnOlderVersion:
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         with monkeypatch.context() as older:
-            migrations = sqlite_file._migrations()[:2]
+            migrations = all_migrations()[:2]
             older.setattr(sqlite_file, "_migrations", lambda: migrations)
             sqlite_file.prepare(path).release()
         connection = sqlite3.connect(path)

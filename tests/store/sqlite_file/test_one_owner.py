@@ -19,9 +19,10 @@ from server.store.sqlite.file import FileLock
 from server.store.values import StoreOpenError
 from tests.store.conformance.common import contents, history, say
 from tests.store.sqlite_file.opened import opened
+from tests.support.inside_sqlite import lock_of
+from tests.support.waiting import PATIENCE_SECONDS
 from tests.unit.samples import put, session
 
-HANGS_SECONDS = 15
 HOLDER = """
 import asyncio, sys
 from pathlib import Path
@@ -142,18 +143,18 @@ class TestOneOwner:
         await put(store, one)
 
         def look(is_held: Callable[[FileLock], bool] = FileLock.is_held) -> bool:
-            held = is_held(store._lock)
+            held = is_held(lock_of(store))
             begun.set()
             goes_on.wait()
             return held
 
-        with mock.patch.object(store._lock, "is_held", look):
+        with mock.patch.object(lock_of(store), "is_held", look):
             writing = asyncio.create_task(store.apply(one.id, say("last")))
             await asyncio.to_thread(begun.wait)
         path.with_name("store.db.lock").unlink()
         opening = asyncio.create_task(opened(path))
         # It has its lock, so it comes to the point where it waits.
-        async with asyncio.timeout(HANGS_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not path.with_name("store.db.lock").exists():  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.001)
         goes_on.set()

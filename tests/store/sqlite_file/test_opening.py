@@ -16,6 +16,7 @@ from server.store.sqlite import file as sqlite_file
 from server.store.values import Description, StoreOpenError
 from tests.store.conformance.common import contents, history, say
 from tests.store.sqlite_file.opened import opened, populated
+from tests.support.inside_sqlite import read_connections, write_connection
 from tests.unit.samples import AGENT, T0, put, session
 
 
@@ -55,10 +56,10 @@ class TestAFreshFile:
         store = await opened(path)
 
         def pragma(name: str) -> object:
-            return store._writer._connection.execute(f"PRAGMA {name}").fetchone()[0]
+            return write_connection(store).execute(f"PRAGMA {name}").fetchone()[0]
 
         assert (pragma("journal_mode"), pragma("synchronous"), pragma("foreign_keys")) == ("wal", 2, 0)
-        for reader in (store._read_connection, store._long_reader.connection):
+        for reader in read_connections(store):
             with pytest.raises(sqlite3.OperationalError):
                 reader.execute("DELETE FROM sessions")
         await store.close()

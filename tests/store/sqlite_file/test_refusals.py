@@ -10,6 +10,7 @@ import pytest
 from server.store.sqlite import file as sqlite_file
 from server.store.values import StoreOpenError
 from tests.store.sqlite_file.opened import opened, populated
+from tests.support.inside_sqlite import all_migrations
 
 
 def what_is_on_the_disk(path: Path) -> dict[str, bytes]:
@@ -121,7 +122,7 @@ class TestWhatIsRefused:
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         many = await populated(path, 3)
-        good = sqlite_file._migrations()
+        good = all_migrations()
         broken = (
             "CREATE TABLE extra (a TEXT) STRICT; UPDATE sessions SET metadata = 'lost'; INSERT INTO "
             "nowhere VALUES (1);"
@@ -135,7 +136,7 @@ class TestWhatIsRefused:
 
     async def test_a_migration_is_made_once(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         many = await populated(path, 3)
-        good = sqlite_file._migrations()
+        good = all_migrations()
         monkeypatch.setattr(
             sqlite_file, "_migrations", lambda: [*good, "CREATE TABLE extra (a TEXT) STRICT;"]
         )

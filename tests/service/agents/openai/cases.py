@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from server.agents import guarded_http
 from tests.service.agents.asking import ATTEMPTS
-from tests.service.agents.openai.settings import BRIEF, HALF, NO_COMPLETION, PATIENCE
+from tests.service.agents.openai.settings import BRIEF, HALF, NO_COMPLETION
 from tests.service.agents.openai_server import (
     DONE,
     ROLE,
@@ -26,6 +26,7 @@ from tests.service.agents.webhook_server import (
     reset,
     said,
 )
+from tests.support.waiting import PATIENCE_SECONDS
 
 
 class Case(NamedTuple):
@@ -37,7 +38,7 @@ class Case(NamedTuple):
     reply: str | None
     reason: str | None
     attempts: int
-    timeout_seconds: float = PATIENCE
+    timeout_seconds: float = PATIENCE_SECONDS
 
 
 def replied(reply: str, *behaviours: Behaviour) -> Case:
@@ -48,7 +49,7 @@ def final(reason: str, behaviour: Behaviour) -> Case:
     return Case([behaviour], None, reason, 1)
 
 
-def retried(reason: str, behaviour: Behaviour, timeout_seconds: float = PATIENCE) -> Case:
+def retried(reason: str, behaviour: Behaviour, timeout_seconds: float = PATIENCE_SECONDS) -> Case:
     return Case([behaviour], None, reason, ATTEMPTS, timeout_seconds)
 
 

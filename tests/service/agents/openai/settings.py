@@ -4,14 +4,16 @@ from typing import Any
 
 from server.domain.agents import OpenAiSettings
 from tests.service.agents.openai_server import part
+from tests.support.waiting import PATIENCE_SECONDS
 
 KEY = "sk-test-0123456789"
-PATIENCE = 30.0
 BRIEF = 0.1
 
 
 def settings(base_url: str, **fields: Any) -> OpenAiSettings:
-    return OpenAiSettings(**{"model": "m", "base_url": base_url, "timeout_seconds": PATIENCE, **fields})
+    return OpenAiSettings(
+        **{"model": "m", "base_url": base_url, "timeout_seconds": PATIENCE_SECONDS, **fields}
+    )
 
 
 def says(*contents: str) -> list[dict[str, str]]:

@@ -5,12 +5,13 @@ import threading
 import pytest
 
 from tests.service.agents.asking import Asking
-from tests.service.agents.openai.settings import KEY, PATIENCE, says, settings
+from tests.service.agents.openai.settings import KEY, says, settings
 from tests.service.agents.openai_server import (
     Endpoint,
     completion,
     problem,
 )
+from tests.support.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -85,7 +86,7 @@ async def test_the_window_is_in_messages_and_in_characters(
 async def test_each_piece_is_told_before_the_next_is_sent(here: Asking) -> None:
     seen = threading.Semaphore(0)
     with Endpoint(
-        completion("one ", "two ", "three", pace=lambda: seen.acquire(timeout=PATIENCE))
+        completion("one ", "two ", "three", pace=lambda: seen.acquire(timeout=PATIENCE_SECONDS))
     ) as endpoint:
         answered = await here.ask(
             await here.session(settings(endpoint.base_url)), seen=lambda _: seen.release()

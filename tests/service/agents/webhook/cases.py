@@ -5,7 +5,7 @@ import json
 from typing import Any, NamedTuple
 
 from tests.service.agents.asking import ATTEMPTS
-from tests.service.agents.webhook.settings import BRIEF, MEGABYTES_100, PATIENCE
+from tests.service.agents.webhook.settings import BRIEF, MEGABYTES_100
 from tests.service.agents.webhook_server import (
     EVENTS,
     Behaviour,
@@ -20,6 +20,7 @@ from tests.service.agents.webhook_server import (
     said,
     streamed,
 )
+from tests.support.waiting import PATIENCE_SECONDS
 
 
 class Replied(NamedTuple):
@@ -41,7 +42,7 @@ class Case(NamedTuple):
 
     behaviours: list[Behaviour]
     outcome: Replied | Failed
-    timeout_seconds: float = PATIENCE
+    timeout_seconds: float = PATIENCE_SECONDS
     chunks: list[str] | None = None
     """The pieces that were seen under way, where that matters."""
 

@@ -6,19 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from server.domain.agents import WebhookSettings
+from tests.support.waiting import PATIENCE_SECONDS
 
 TLS = Path(__file__).parents[2] / "tls"
 
 KEY = base64.b64encode(bytes(range(32))).decode()
 
 MEGABYTES_100 = 100 * 1024 * 1024
-PATIENCE = 30.0
-"""Seconds that an agent may take where that is not the point."""
 
 BRIEF = 0.1
 
 
-def settings(url: str, timeout_seconds: float = PATIENCE, **fields: Any) -> WebhookSettings:
+def settings(url: str, timeout_seconds: float = PATIENCE_SECONDS, **fields: Any) -> WebhookSettings:
     return WebhookSettings(
         **{"url": url, "secret": "env:AGENT_SECRET_HOOK", "timeout_seconds": timeout_seconds, **fields}
     )
