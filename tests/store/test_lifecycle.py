@@ -43,7 +43,7 @@ async def many(store: SqliteStore, count: int, minutes: float = 30.0) -> list[Se
 
 
 class TestDeadlines:
-    async def test_more_than_a_batch_at_once(self, store: SqliteStore, clock: TestClock) -> None:
+    async def test_more_than_a_batch_falls_due_at_once(self, store: SqliteStore, clock: TestClock) -> None:
         new = await many(store, 2 * BATCH + 10)
         clock.set_ms(T0 + 25 * MINUTE)
         await ExpiryScheduler(store, clock).run_due()
@@ -73,7 +73,9 @@ class TestDeadlines:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
-    async def test_a_session_that_is_deleted_meanwhile(self, store: SqliteStore, clock: TestClock) -> None:
+    async def test_a_session_that_is_deleted_meanwhile_is_passed_over(
+        self, store: SqliteStore, clock: TestClock
+    ) -> None:
         new = await many(store, 20)
         clock.set_ms(T0 + 30 * MINUTE)
         await asyncio.gather(
@@ -82,7 +84,9 @@ class TestDeadlines:
         assert await store.counts() == Counts(0, 10, 0, 0)
         assert await store.next_due_ms() is None
 
-    async def test_a_clock_that_is_set_back_meanwhile(self, store: SqliteStore, clock: TestClock) -> None:
+    async def test_a_clock_that_is_set_back_meanwhile_delays_nothing(
+        self, store: SqliteStore, clock: TestClock
+    ) -> None:
         """What was due happens, rather than be asked for again and again.
 
         Contract: "expired from the instant".

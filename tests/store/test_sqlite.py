@@ -298,7 +298,9 @@ class TestSqliteStore(StoreConformance):
             clock.set_ms(T0)
         assert steps[1] < 2 * steps[0]
 
-    async def test_a_full_database(self, store: SqliteStore, one: Session) -> None:
+    async def test_a_full_database_refuses_writes_and_keeps_the_others(
+        self, store: SqliteStore, one: Session
+    ) -> None:
         await store.apply(one.id, say("before"))
         pages = write_connection(store).execute("PRAGMA page_count").fetchone()[0]
         write_connection(store).execute(f"PRAGMA max_page_count = {pages + 20}")

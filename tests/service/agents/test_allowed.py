@@ -166,7 +166,7 @@ class TestSecrets:
         assert len(told) == 1, "whether the file is there is told"
         assert ELSEWHERE in told.pop()
 
-    def test_a_secret_of_a_kubernetes_volume(self, running: Running) -> None:
+    def test_a_secret_of_a_kubernetes_volume_is_read_through_its_links(self, running: Running) -> None:
         """There each key is a link to a directory that is replaced as a whole."""
         (running.vault / "..2026_01_31").mkdir()
         (running.vault / "..2026_01_31" / "mounted").write_text(KEY)

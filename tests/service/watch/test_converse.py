@@ -89,7 +89,7 @@ class TestConverse:
             f"question {number}" for number in range(10)
         ]
 
-    def test_a_session_that_is_deleted_meanwhile(self, service: Serve) -> None:
+    def test_a_session_that_is_deleted_meanwhile_ends_the_call(self, service: Serve) -> None:
         for _ in range(10):
             session_id = create(service).session_id
             call = self.converse(service, session_id, "word " * 800)

@@ -158,7 +158,7 @@ class TestWatchSession:
                 assert kinds(entries)[-1] == "expiry"
                 assert watching.call.code() == grpc.StatusCode.OK
 
-    def test_an_expiry_that_fell_due_while_the_service_was_down(self, start: Start) -> None:
+    def test_an_expiry_that_fell_due_while_the_service_was_down_ends_it(self, start: Start) -> None:
         service = start("--no-rest", TEST_CLOCK="1")
         session_id = talked(service, 1)
         now = service.clock.GetClock(_now_request(), timeout=10).now
@@ -175,7 +175,7 @@ class TestWatchSession:
         details = fails(lambda: Watching(service, session_id, 3).event(), "SESSION_EXPIRED")
         assert details["sessionId"] == session_id
 
-    def test_a_session_that_is_not_there(self, service: Serve) -> None:
+    def test_a_session_that_is_not_there_is_not_found(self, service: Serve) -> None:
         for session_id in (UNKNOWN, "no uuid", ""):
             fails(lambda session_id=session_id: Watching(service, session_id).event(), "SESSION_NOT_FOUND")
 
@@ -209,7 +209,7 @@ class TestWatchSession:
                 assert [response for response in read if response.HasField("deleted")] == read[-1:]
 
     @pytest.mark.parametrize("after", [-1, 3, 2**62, -(2**63)])
-    def test_a_sequence_that_is_not_in_the_log(self, service: Serve, after: int) -> None:
+    def test_a_sequence_that_is_not_in_the_log_is_refused(self, service: Serve, after: int) -> None:
         session_id = talked(service, 1)
         details = fails(lambda: Watching(service, session_id, after).event(), "INVALID_FIELD")
         assert (details["field"], details["value"]) == ("after_sequence", str(after))

@@ -215,6 +215,6 @@ class TestWatchSessions:
         many.half_close()
         ends(many)
 
-    def test_a_half_close_of_a_stream_without_requests(self, many: ManyWatched) -> None:
+    def test_a_half_close_ends_a_stream_without_requests(self, many: ManyWatched) -> None:
         many.half_close()
         ends(many)

@@ -87,7 +87,7 @@ class TestOneOwner:
     def _directories(self, path: Path) -> None:
         path.parent.mkdir(mode=0o700)
 
-    async def test_not_by_a_symbolic_link_either(self, path: Path, tmp_path: Path) -> None:
+    async def test_a_symbolic_link_opens_no_second_one(self, path: Path, tmp_path: Path) -> None:
         store = await opened(path)
         for link, target in ((tmp_path / "link.db", path), (tmp_path / "again.db", tmp_path / "link.db")):
             link.symlink_to(target)

@@ -81,7 +81,7 @@ class TestAFreshFile:
         ]
         assert sqlite_file.schema_version() == len(files)
 
-    async def test_by_its_url(self, tmp_path: Path) -> None:
+    async def test_its_url_leads_to_it_and_no_other_kind_does(self, tmp_path: Path) -> None:
         store = await open_store(f"sqlite:///{tmp_path}/x.db", TestClock())
         await store.close()
         assert (tmp_path / "x.db").exists()
@@ -118,7 +118,9 @@ class TestReopening:
         await populated(path)
         assert {file.name for file in path.parent.iterdir()} == {"store.db", "store.db.lock"}
 
-    async def test_what_was_written_when_the_process_was_killed(self, path: Path, tmp_path: Path) -> None:
+    async def test_what_was_written_is_there_after_the_process_was_killed(
+        self, path: Path, tmp_path: Path
+    ) -> None:
         """A copy of the files of an open store is what a killed process leaves."""
         store = await opened(path)
         one = session()

@@ -70,18 +70,20 @@ class TestWhatIsRefused:
     """Each with a text that says why, and the file is as it was."""
 
     @pytest.mark.parametrize("make", [foreign, foreign_with_a_wal], ids=lambda make: make.__name__)
-    async def test_a_database_of_another_program(self, path: Path, make: Callable[[Path], None]) -> None:
+    async def test_a_database_of_another_program_is_refused(
+        self, path: Path, make: Callable[[Path], None]
+    ) -> None:
         make(path)
         assert "another program" in await refused(path)
 
     @pytest.mark.parametrize(
         "junk", [b"xy", b"hello, world\n" * 1000, bytes(range(256)) * 64, b"SQLite format 2\0" + b"\0" * 5000]
     )
-    async def test_a_file_that_is_no_database(self, path: Path, junk: bytes) -> None:
+    async def test_a_file_that_is_no_database_is_refused(self, path: Path, junk: bytes) -> None:
         write(path, junk)
         assert "no SQLite database" in await refused(path)
 
-    async def test_a_database_with_a_damaged_page(self, path: Path) -> None:
+    async def test_a_database_with_a_damaged_page_is_refused(self, path: Path) -> None:
         await populated(path)
         whole = read(path)
         size = 4096
@@ -93,13 +95,13 @@ class TestWhatIsRefused:
         write(path, whole)
         await (await opened(path)).close()
 
-    async def test_a_database_that_was_cut(self, path: Path) -> None:
+    async def test_a_database_that_was_cut_is_refused(self, path: Path) -> None:
         await populated(path)
         whole = read(path)
         write(path, whole[: len(whole) // 2])
         assert "damaged" in await refused(path)
 
-    async def test_a_database_of_a_newer_version(self, path: Path) -> None:
+    async def test_a_database_of_a_newer_version_is_refused(self, path: Path) -> None:
         await populated(path)
         connection = sqlite3.connect(path)
         connection.execute(f"PRAGMA user_version = {sqlite_file.schema_version() + 1}")
@@ -108,11 +110,11 @@ class TestWhatIsRefused:
         assert "newer version" in why
         assert str(sqlite_file.schema_version() + 1) in why
 
-    async def test_a_path_that_is_a_directory(self, path: Path) -> None:
+    async def test_a_path_that_is_a_directory_is_refused(self, path: Path) -> None:
         make_directory(path)
         assert "cannot be opened" in await refused(path)
 
-    async def test_a_path_below_a_file(self, path: Path) -> None:
+    async def test_a_path_below_a_file_is_refused(self, path: Path) -> None:
         path.parent.write_text("a file")
         with pytest.raises(StoreOpenError, match="cannot be opened"):
             await opened(path)

@@ -20,7 +20,7 @@ from tests.support.waiting import eventually
 
 
 class TestAnswers:
-    async def test_one_reply_ever(self, world: World, agent: Scripted) -> None:
+    async def test_a_message_gets_one_reply_ever(self, world: World, agent: Scripted) -> None:
         agent.script = hang
         await world.open()
         one = await world.session()

@@ -51,7 +51,7 @@ async def test_the_fake_refuses_what_the_published_types_do_not_have(change: dic
     assert problem(request({**valid, **change}))
 
 
-async def test_a_conversation_with_llama_cpp(here: Asking, tmp_path: Path) -> None:
+async def test_llama_cpp_replies_in_a_conversation(here: Asking, tmp_path: Path) -> None:
     with llama(tmp_path) as base_url:
         session_id = await here.session(
             settings(base_url, system_prompt="Be brief.", temperature=0.0, top_p=0.9, max_tokens=8)

@@ -48,7 +48,7 @@ class TestConnecting:
             ),
         ],
     )
-    def test_what_ends_a_stream_at_its_first_request(
+    def test_a_bad_first_request_ends_the_stream(
         self, service: Serve, requests: list[pb.ConnectRequest], reason: str
     ) -> None:
         fails(lambda: list(service.agents.Connect(iter(requests), timeout=10)), reason)
@@ -61,7 +61,7 @@ class TestConnecting:
         [pb.ConnectRequest(), pb.ConnectRequest(hello=pb.ConnectRequest.Hello(agent_id=ECHO))],
         ids=["nothing", "hello"],
     )
-    def test_what_ends_a_stream_later(self, service: Serve, request_: pb.ConnectRequest) -> None:
+    def test_a_bad_later_request_ends_the_stream(self, service: Serve, request_: pb.ConnectRequest) -> None:
         with Worker(service.channel, stream_agent(service)) as worker:
             worker.say_bytes(request_.SerializeToString())
             fails(worker.told, "MISSING_FIELDS")

@@ -77,7 +77,9 @@ class TestGone:
             worker.answer(worker.next(), "hi")
 
     @pytest.mark.parametrize("removed", [False, True], ids=["another kind", "removed"])
-    def test_an_agent_that_takes_no_workers_any_more(self, service: Serve, removed: bool) -> None:
+    def test_an_agent_that_takes_no_workers_any_more_ends_their_streams(
+        self, service: Serve, removed: bool
+    ) -> None:
         agent_id = stream_agent(service)
         sessions = [create(service, agent_id).session_id for _ in range(2)]
         for session_id in sessions:

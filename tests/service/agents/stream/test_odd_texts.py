@@ -150,7 +150,7 @@ class TestOddTexts:
         )
         assert (message.metadata["k"], list(message.attachments)) == ("v", ["a"])
 
-    def test_halves_in_a_reason_and_in_a_reply_without_a_stream(self, service: Serve) -> None:
+    def test_halves_in_a_reason_and_in_a_reply_without_a_stream_are_joined(self, service: Serve) -> None:
         agent_id = stream_agent(service)
         session_id = create(service, agent_id).session_id
         with Worker(service.channel, agent_id) as worker:

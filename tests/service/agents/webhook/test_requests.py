@@ -23,7 +23,7 @@ OTHER_KEY = base64.b64encode(bytes(range(32, 64))).decode()
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_what_is_posted(here: Asking) -> None:
+async def test_a_delivery_is_posted_with_its_session_and_history(here: Asking) -> None:
     with Server(
         reply("first", thought="hm", actions=["WAVE"], metadata={"of": "it"}),
         reply("second", attachments=[{"url": "x"}]),
