@@ -122,8 +122,6 @@ class HttpProtocol(SlicedInput, WritableConnection):
         self._framing.begin_slice()
         self._idle_s = None
         if not self._feed(data):
-            # A client may not send a frame of a WebSocket before its handshake has been answered.
-            self.drop_input()
             return
         self._framing.end_slice(len(data), is_in_body=self._began_s is not None)
         if self._framing.is_too_long:
@@ -259,7 +257,7 @@ class HttpProtocol(SlicedInput, WritableConnection):
                     self._refuse_unreadable("CONNECT is not served")
                     return True
                 if self._may_upgrade() and is_handshake(self._parser, self._reading.headers):
-                    return not self._open_websocket()
+                    return not self._open_websocket(data)
                 data = head_without_offer(self._parser, self._reading.target, self._reading.headers) + data
                 self._parser = _new_parser(self)
         except httptools.HttpParserError:
@@ -270,10 +268,11 @@ class HttpProtocol(SlicedInput, WritableConnection):
         """Whether no request before a handshake still waits for an answer."""
         return self._pipeline.is_empty and not self._pipeline.is_last and not self.transport.is_closing()
 
-    def _open_websocket(self) -> bool:
+    def _open_websocket(self, frames: bytes) -> bool:
         """Hands the connection on, if a handshake has the path of WebSockets and an allowed origin.
 
-        Returns whether it has done so. Raises HttpParserError when its target has no path.
+        `frames` are bytes behind the handshake. Returns whether it has done so.
+        Raises HttpParserError when its target has no path.
         """
         exchange = self._reading
         exchange.take_head(self._parser)
@@ -283,7 +282,9 @@ class HttpProtocol(SlicedInput, WritableConnection):
             self._pipeline.end_with(refusal_of(error), exchange)
             return False
         self._drop_parts()
-        self._connections.replace(self, self._websockets.open(self.transport, exchange))
+        websocket = self._websockets.open(self.transport, exchange)
+        self._connections.replace(self, websocket)
+        websocket.take_over(self, frames)
         return True
 
     def _refuse_unreadable(self, reason: str) -> None:

@@ -41,6 +41,7 @@ from server.rpc.watch_streams import WatchStreams
 from server.store.sqlite.check import COUNTED
 from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import RETRIES, agent, answer, expire, give_up, respond, say, take
+from tests.support.inside_sqlite import read_connections, write_connection
 from tests.unit.samples import AGENT, MINUTE, POLICY, T0, USER, put, session
 
 NOW_MS: Final = T0 + 60 * MINUTE
@@ -63,7 +64,7 @@ class World:
 
 def connections(store: SqliteStore) -> list[sqlite3.Connection]:
     """All connections of a store."""
-    return [store._read_connection, store._long_reader.connection, store._writer._connection]
+    return [*read_connections(store), write_connection(store)]
 
 
 def _clone(connection: sqlite3.Connection, table: str, count: int, where: str, **changes: str) -> None:
@@ -78,7 +79,7 @@ def _clone(connection: sqlite3.Connection, table: str, count: int, where: str, *
 
 
 async def _add_sessions(world: World, count: int, model: Session) -> None:
-    connection = world.store._writer._connection
+    connection = write_connection(world.store)
     changes = {
         "id": _ID.format("00000000000a"),
         "channel_id": _ID.format("00000000000b"),
@@ -107,7 +108,7 @@ async def add_expired(world: World, count: int) -> None:
 
 async def _add_entries(world: World, count: int) -> None:
     """Repeats what is in the log of `one`, with its deliveries."""
-    connection, where = world.store._writer._connection, f"session_id = '{world.one.id}'"
+    connection, where = write_connection(world.store), f"session_id = '{world.one.id}'"
     last = (await world.store.get_session(world.one.id, scope=EVERYTHING)).last_sequence
     further = f"sequence + {last} * n"
     failure = f"json_set(failure, '$.message_sequence', failure ->> 'message_sequence' + {last} * n)"
@@ -145,14 +146,14 @@ async def add_due_deliveries(world: World, count: int) -> None:
     await put(world.store, model)
     await world.store.apply(model.id, say(), scope=EVERYTHING)
     await _add_sessions(world, count, model)
-    connection, new_id = world.store._writer._connection, _ID.format("00000000000a")
+    connection, new_id = write_connection(world.store), _ID.format("00000000000a")
     _clone(connection, "deliveries", count, f"session_id = '{model.id}'", session_id=new_id)
 
 
 async def add_resting(world: World, count: int) -> None:
     """The same, but they rest after a failed attempt, for much longer than the operations look."""
     await add_due_deliveries(world, count)
-    connection = world.store._writer._connection
+    connection = write_connection(world.store)
     for statement in (
         f"UPDATE deliveries SET attempts = 1, due_at_ms = {NOW_MS + 10 * MINUTE}",
         f"UPDATE sessions SET head_due_ms = {NOW_MS + 10 * MINUTE} WHERE head_due_ms IS NOT NULL",
@@ -168,13 +169,13 @@ async def add_renewals(world: World, count: int) -> None:
 async def add_requests(world: World, count: int) -> None:
     scope = f"session:{world.one.id}"
     await world.store.apply(world.one.id, say(), RequestKey(scope, "model", "content"), scope=EVERYTHING)
-    _clone(world.store._writer._connection, "requests", count, "id = 'model'", id="'model ' || n")
+    _clone(write_connection(world.store), "requests", count, "id = 'model'", id="'model ' || n")
 
 
 async def add_agents(world: World, count: int) -> None:
     await world.store.create_agent(agent(2))
     changes = {"id": _ID.format("00000000000c"), "created_at_ms": "created_at_ms + n"}
-    _clone(world.store._writer._connection, "agents", count, f"id = '{agent(2).id}'", **changes)
+    _clone(write_connection(world.store), "agents", count, f"id = '{agent(2).id}'", **changes)
 
 
 WORLDS: Final[dict[str, Callable[[World, int], Awaitable[None]]]] = {
@@ -391,7 +392,7 @@ async def make_world(directory: Path, name: str, count: int) -> AsyncIterator[Wo
             await put(store, new)
         world = World(store, clock, one, other)
         await WORLDS[name](world, count)
-        connection = store._writer._connection
+        connection = write_connection(store)
         connection.execute("DELETE FROM session_counts")
         connection.execute(
             f"INSERT INTO session_counts SELECT state, agent_id, user_id, tenant, count(*) "

@@ -12,6 +12,7 @@ from server.store.sqlite.check import problems
 from server.store.sqlite.group import STATEMENTS, WRITE
 from tests.store import plans
 from tests.store.growth import MAY_GROW, OPERATIONS, WORLDS, count_steps, has_grown, make_world, measure
+from tests.support.inside_sqlite import read_connections, write_connection
 
 SMALL = 1000
 
@@ -57,7 +58,7 @@ def test_every_call_of_the_api_is_made() -> None:
 @pytest.mark.parametrize("name", WORLDS)
 async def test_a_world_is_a_store_as_the_service_leaves_it(name: str, tmp_path: Path) -> None:
     async with make_world(tmp_path, name, 20) as world:
-        assert list(problems(world.store._read_connection)) == []
+        assert list(problems(read_connections(world.store)[0])) == []
 
 
 async def test_every_statement_uses_the_intended_index(tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ async def test_every_statement_uses_the_intended_index(tmp_path: Path) -> None:
                 await count_steps(world)
                 # A trigger executes these, which SQLite explains by its opcodes only.
                 for _, statement in STATEMENTS:
-                    world.store._writer._connection.execute(statement, ("[]",))
+                    write_connection(world.store).execute(statement, ("[]",))
         explained |= met
     bad = {
         statement: steps
@@ -88,7 +89,7 @@ async def test_every_statement_uses_the_intended_index(tmp_path: Path) -> None:
 
 async def test_a_message_leaves_the_indexes_of_lists_and_deadlines_alone(tmp_path: Path) -> None:
     async with make_world(tmp_path, "messages", 1) as world:
-        connection = world.store._writer._connection
+        connection = write_connection(world.store)
         program = connection.execute(f"EXPLAIN {dict(STATEMENTS)['changed']}", ("[]",)).fetchall()
         written = {step[3] for step in program if step[1] == "OpenWrite"}
         names = {
@@ -101,7 +102,7 @@ async def test_a_message_leaves_the_indexes_of_lists_and_deadlines_alone(tmp_pat
 
 async def test_to_write_a_batch_goes_through_no_table(tmp_path: Path) -> None:
     async with make_world(tmp_path, "messages", 1) as world:
-        connection = world.store._writer._connection
+        connection = write_connection(world.store)
         columns = ["[]"] * len(dict(STATEMENTS))
         program = connection.execute(f"EXPLAIN {WRITE}", columns).fetchall()
     opened = {step[2] for step in program if step[1] in ("OpenRead", "OpenWrite")}
@@ -124,5 +125,5 @@ async def test_to_write_a_batch_goes_through_no_table(tmp_path: Path) -> None:
 async def test_a_plan_that_is_bad_is_seen(tmp_path: Path, statement: str) -> None:
     with plans.explaining() as explained:
         async with make_world(tmp_path, "agents", 1) as world:
-            world.store._read_connection.execute(statement, (1,))
+            read_connections(world.store)[0].execute(statement, (1,))
     assert plans.bad_steps(statement, explained[statement]) != []
