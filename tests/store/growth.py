@@ -10,7 +10,7 @@ import asyncio
 import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,12 @@ from eliza.sessions.v1 import (
     message_service_pb2,
     session_service_pb2,
     timeout_pb2,
+    user_data_service_pb2,
 )
+from server.access.session_tokens import SessionTokens
 from server.clock import TestClock
 from server.domain.access import EVERYTHING, Scope
+from server.domain.errors import SessionNotFoundError
 from server.domain.idempotency import RequestKey
 from server.domain.messages import Draft, Reply
 from server.domain.quotas import UserQuota
@@ -37,6 +40,7 @@ from server.rpc.call import Call
 from server.rpc.encoding import Entries
 from server.rpc.message_service import MessageService
 from server.rpc.session_service import SessionService
+from server.rpc.user_data_service import UserDataService
 from server.rpc.watch_streams import WatchStreams
 from server.store.sqlite.check import COUNTED
 from server.store.sqlite.store import SqliteStore
@@ -196,6 +200,11 @@ one session.
 """
 
 
+async def _look_for_nobodys(world: World) -> None:
+    with suppress(SessionNotFoundError):
+        await world.store.get_session(_ID.format("0000000000ff"), scope=EVERYTHING)
+
+
 async def _send(world: World) -> None:
     """With a new request id."""
     outcome = await world.store.apply(
@@ -215,7 +224,16 @@ def _sessions_rpc(world: World) -> SessionService:
         is_serving = True
 
     streams = WatchStreams(world.store, world.clock, Watches(), Entries(), 1)
-    return SessionService(world.store, world.clock, POLICY, Health(), streams)  # type: ignore[arg-type]
+    tokens = SessionTokens(world.clock.now_ms)
+    return SessionService(
+        world.store,
+        world.clock,
+        POLICY,
+        Health(),  # type: ignore[arg-type]
+        streams,
+        tokens=tokens,
+        token_seconds=900,
+    )
 
 
 def _agents_rpc(world: World) -> AgentService:
@@ -255,6 +273,7 @@ OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
         NOW_MS, limit=100, user_id=USER, scope=Scope("other")
     ),
     "list_user_sessions": lambda w: w.store.list_user_sessions(USER, scope=EVERYTHING, limit=100),
+    "get_session, nobody's": _look_for_nobodys,
     "get_session in a scope": lambda w: w.store.get_session(w.one.id, scope=Scope("", USER)),
     "find_channel in a scope": lambda w: w.store.find_channel(w.one.channel_id, scope=Scope("", USER)),
     "list_entries in a scope": lambda w: w.store.list_entries(
@@ -294,6 +313,12 @@ OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
     "rpc CreateSession": lambda w: _sessions_rpc(w).CreateSession(
         session_service_pb2.CreateSessionRequest(agent_id=AGENT, user_id=USER, request_id="growth"),
         Call(None),
+    ),
+    "rpc CreateAccessToken": lambda w: _sessions_rpc(w).CreateAccessToken(
+        session_service_pb2.CreateAccessTokenRequest(session_id=w.one.id), Call(None)
+    ),
+    "rpc ListUserSessions": lambda w: UserDataService(w.store, w.clock).ListUserSessions(
+        user_data_service_pb2.ListUserSessionsRequest(user_id=USER), Call(None)
     ),
     "rpc SendHeartbeat": lambda w: _sessions_rpc(w).SendHeartbeat(
         session_service_pb2.SendHeartbeatRequest(session_id=w.one.id), Call(None)

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from eliza.sessions.v1 import agent_service_pb2, message_service_pb2, session_service_pb2
+from eliza.sessions.v1 import (
+    agent_service_pb2,
+    message_service_pb2,
+    session_service_pb2,
+    user_data_service_pb2,
+)
 from server.store.contract import Store
 from server.store.sqlite.check import problems
 from server.store.sqlite.group import STATEMENTS, WRITE
@@ -44,14 +49,13 @@ def test_every_public_operation_is_called() -> None:
 def test_every_call_of_the_api_is_made() -> None:
     calls = {
         method.name
-        for module in (session_service_pb2, message_service_pb2, agent_service_pb2)
+        for module in (session_service_pb2, message_service_pb2, agent_service_pb2, user_data_service_pb2)
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
         if not (method.client_streaming or method.server_streaming)
     }
-    # A reply is an `apply_delivery`. Streams read by `list_entries` and `find_answer`, and a token is for a
-    # session that `get_session` reads.
-    others = {"Reply", "CreateAccessToken"}
+    # A reply is an `apply_delivery`. Streams read by `list_entries` and `find_answer`.
+    others = {"Reply"}
     assert {name.removeprefix("rpc ") for name in OPERATIONS if name.startswith("rpc ")} == calls - others
 
 

@@ -335,7 +335,10 @@ class TestRules:
             "r", "hello", '{"k":1}', '[{"url":"x"}]', "hm", ("WAVE",), answers=1
         )
         assert outcome.session == start._replace(
-            last_sequence=2, last_entry_ms=T0 + MINUTE, open_deliveries=0
+            last_sequence=2,
+            last_entry_ms=T0 + MINUTE,
+            open_deliveries=0,
+            stored_bytes=start.stored_bytes + len(draft.content + draft.metadata + draft.attachments),
         )
         assert outcome.delivery == Delivery(start.id, 1, DeliveryState.ANSWERED, 1, None)
 

@@ -16,6 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from server.access.session_tokens import SessionTokens
 from server.agents.connectors import Connectors
 from server.agents.echo import Echo
 from server.agents.hosts import Hosts
@@ -179,7 +180,16 @@ class World:
         )
         self.store.add_listener(self.purge.on_commit)
         streams = WatchStreams(self.store, self, self.signals, Entries(), 1e6)  # type: ignore[arg-type]
-        self.session_service = SessionService(self.store, self, POLICY, None, streams)  # type: ignore[arg-type]
+        tokens = SessionTokens(self.now_ms)
+        self.session_service = SessionService(
+            self.store,
+            self,
+            POLICY,
+            None,  # type: ignore[arg-type]
+            streams,
+            tokens=tokens,
+            token_seconds=900,
+        )
         self.message_service = MessageService(
             self.store, self, self.signals, Entries(), REPLY_SECONDS, LIMITS.max_open
         )

@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -361,8 +362,8 @@ class TestWatch:
     ) -> None:
         read = store.get_session
 
-        async def read_and_delete(session_id: str) -> Session:
-            found = await read(session_id)
+        async def read_and_delete(session_id: str, **named: Any) -> Session:
+            found = await read(session_id, **named)
             await store.delete_session(session_id, scope=EVERYTHING)
             return found
 
