@@ -48,7 +48,7 @@ IN_ORDER: Final = {
     "(user_id=? AND tenant=? AND expired=? AND (created_at_ms,id)<(?,?))": "a page of a user's sessions",
     "SEARCH sessions USING INDEX sessions_of_agent_and_user (agent_id=? AND user_id=? AND tenant=? AND "
     "(created_at_ms,id)>(?,?))": ("a page of sessions"),
-    "SEARCH sessions USING COVERING INDEX sqlite_autoindex_sessions_1 (id>?)": "the next session, one row",
+    "SEARCH sessions USING INDEX sqlite_autoindex_sessions_1 (id>?)": "the next session, one row",
     "SEARCH sessions USING COVERING INDEX "
     "sqlite_autoindex_sessions_2 (channel_id>?)": "the next session, one row",
     "SEARCH deliveries USING PRIMARY KEY (session_id=? AND sequence<?)": "how many messages, up to a limit",
