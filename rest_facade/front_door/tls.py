@@ -2,7 +2,8 @@
 
 import asyncio
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Generator
+from functools import partial
 from typing import Any, Final
 
 from rest_facade.front_door.connections import BODY_SECONDS, Connection, Connections, Entry
@@ -12,6 +13,44 @@ HANDSHAKE_SECONDS: Final = 10.0
 
 WRITE_BUFFER_BYTES: Final = 65_536
 """From how many unsent bytes on writing pauses: as without TLS, where uvloop has 512 KiB for it."""
+
+
+def start_at_once(work: Coroutine[Any, Any, None]) -> asyncio.Task[None] | None:
+    """Runs work until it waits, and goes on with it in a task; None where it did not wait.
+
+    Raises what the work raises before it waits.
+    """
+    try:
+        waits_for = work.send(None)
+    except StopIteration:
+        return None
+    return asyncio.get_running_loop().create_task(_go_on(work, waits_for))
+
+
+async def _go_on(work: Coroutine[Any, Any, None], waits_for: Any) -> None:
+    await _Rest(work, waits_for)
+
+
+class _Rest:
+    """What is left of work that waits for something."""
+
+    def __init__(self, work: Coroutine[Any, Any, None], waits_for: Any) -> None:
+        self._work = work
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        waits_for = self._waits_for
+        while True:
+            try:
+                value = yield waits_for
+            except BaseException as error:  # noqa: BLE001 - the work is told whatever it is
+                step = partial(self._work.throw, error)
+            else:
+                step = partial(self._work.send, value)
+            try:
+                waits_for = step()
+            except StopIteration:
+                return
 
 
 class TlsTransport(asyncio.Transport):
@@ -84,11 +123,10 @@ class TlsEntrance(Connection, asyncio.Protocol):
         if self._connections.add(self, str(peer[0])) is Entry.CLOSED:
             transport.abort()
             return
-        task = asyncio.get_running_loop().create_task(self._shake_hands())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        # The handshake resumes it: until then bytes would come here.
-        transport.pause_reading()
+        # Before anything else happens on the loop: the client's first bytes would come here.
+        if task := start_at_once(self._shake_hands()):
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.remove(self)
