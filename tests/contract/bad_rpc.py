@@ -14,6 +14,7 @@ from eliza.sessions.v1 import clock_service_pb2 as clock
 from eliza.sessions.v1 import message_service_pb2 as messages
 from eliza.sessions.v1 import session_service_pb2 as sessions
 from tests.contract.bad_pieces import FINE, SID, USER
+from tests.contract.bad_rpc_access import bad_tokens_and_users
 from tests.contract.bad_rpc_agents import bad_agents, bad_replies, bad_settings, bad_workers
 from tests.contract.rpc_pieces import INFINITY, NAN, NUMBERS, REFUSED, BadRpc, bad_rpc, struct_bytes, varint
 from tests.support.service import ECHO
@@ -27,6 +28,10 @@ _EMPTY = {
     "UpdateTimeout": "SESSION_NOT_FOUND",
     "SendHeartbeat": "SESSION_NOT_FOUND",
     "GetServiceStatus": FINE,
+    "CreateAccessToken": "SESSION_NOT_FOUND",
+    "ListUserSessions": "MISSING_FIELDS",
+    "ExportUserData": "MISSING_FIELDS",
+    "DeleteUserData": "MISSING_FIELDS",
     "WatchSession": "SESSION_NOT_FOUND",
     "WatchSessions": FINE,
     "SendMessage": "SESSION_NOT_FOUND",
@@ -366,6 +371,7 @@ BAD: Final = tuple(
         bad_settings,
         bad_workers,
         bad_replies,
+        bad_tokens_and_users,
         beyond,
     )
     for piece in maker()

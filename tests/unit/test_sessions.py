@@ -216,7 +216,9 @@ class TestReply:
     def test_it_is_stored_and_renews_nothing(self) -> None:
         start = session()
         outcome = answer(start, T0 + MINUTE)
-        assert outcome.session == start._replace(last_sequence=1, last_entry_ms=T0 + MINUTE)
+        assert outcome.session == start._replace(
+            last_sequence=1, last_entry_ms=T0 + MINUTE, stored_bytes=len("hi" + "{}")
+        )
         entry = outcome.entry
         kept = entry.message
         assert kept is not None
