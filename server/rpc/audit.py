@@ -1,5 +1,7 @@
 """The audit log: one line for each admin action, with who has done what, and to what."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -10,7 +12,13 @@ from server.rpc.gate import RULES_BY_PATH
 log = structlog.get_logger()
 
 
-def log_audited(method: str, principal: Principal, request: Any, answer: Any) -> None:
+class StreamAudit:
+    """What is known of a stream. `has_begun`: it has told its caller something."""
+
+    has_begun = False
+
+
+def log_audited(method: str, principal: Principal, request: Any, answer: Any, **facts: object) -> None:
     """Logs a call that has succeeded, where it is an admin action."""
     rule = RULES_BY_PATH.get(method)
     if rule is None or not rule.is_audited:
@@ -22,7 +30,21 @@ def log_audited(method: str, principal: Principal, request: Any, answer: Any) ->
         tenant=principal.tenant,
         method=method.removeprefix("/"),
         target=_target(request) or _target(answer),
+        **facts,
     )
+
+
+@contextmanager
+def audited_stream(method: str, principal: Principal, request: Any) -> Iterator[StreamAudit]:
+    """Logs a stream once it ends, where it is an admin action. One that breaks off has done a part of it."""
+    audit = StreamAudit()
+    try:
+        yield audit
+    except BaseException:
+        if audit.has_begun:
+            log_audited(method, principal, request, None, broken_off=True)
+        raise
+    log_audited(method, principal, request, None)
 
 
 def _target(message: Any) -> str:
