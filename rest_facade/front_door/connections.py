@@ -15,6 +15,7 @@ from rest_facade.front_door import answers
 from rest_facade.front_door.answers import Answers
 from rest_facade.front_door.clients import Networks, find_address, find_client, is_within, read_address
 from rest_facade.front_door.input import Turns
+from rest_facade.shapes.credentials import Metadata, of_address
 
 CLIENT: Final = "rest_facade.client"
 """The key of a scope's state under which is the client that the request counts for; see `find_client`."""
@@ -203,10 +204,10 @@ class Connections:
         self._charge(connection, client)
         return True
 
-    def find_address(self, peer: str, forwarded: Iterable[bytes]) -> str:
-        """Returns the address of a request's client; empty for loopback, a trusted proxy, or none."""
+    def find_address(self, peer: str, forwarded: Iterable[bytes]) -> Metadata:
+        """Returns the address of a request's client as metadata; none for loopback and trusted proxies."""
         address = find_address(peer, forwarded, self._trusted)
-        return "" if address is None else str(address)
+        return () if address is None else of_address(str(address))
 
     def client(self, connection: Connection) -> str | None:
         """Returns the client that a connection counts for now."""

@@ -88,6 +88,14 @@ class SlicedInput:
         else:
             self._parse_on()
 
+    def take_over(self, before: "SlicedInput", data: bytes) -> None:
+        """Goes on in place of another on its connection, with `data` and the bytes that wait there."""
+        data += before._received[before._parsed_bytes :]
+        before.drop_input()
+        self.is_reading_paused, before.is_reading_paused = before.is_reading_paused, False
+        if not self.transport.is_closing():
+            self.take_in(data)
+
     def parse_soon(self) -> None:
         """Goes on, if parsing or reading has stopped and may go on. Parsing waits for a turn of the loop."""
         if not self.is_reading_paused or self.transport.is_closing() or not self.may_parse():

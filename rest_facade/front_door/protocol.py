@@ -18,7 +18,6 @@ from rest_facade.front_door.upgrade import head_without_offer, is_handshake
 from rest_facade.front_door.websockets import WebSockets
 from rest_facade.front_door.writable_connection import WritableConnection
 from rest_facade.front_door.wsgi_environ import connection_environ
-from rest_facade.shapes.credentials import Metadata, of_address
 from rest_facade.shapes.errors import ApiError
 
 MAX_HEADERS: Final = 200
@@ -50,9 +49,6 @@ class HttpProtocol(SlicedInput, WritableConnection):
     _is_of_proxy = False
     """Whether the peer is a trusted proxy, whose requests come from many clients."""
 
-    _address: Metadata = ()
-    """The address of the peer, unless it is a trusted proxy, as metadata of calls."""
-
     _head_s: float | None = None
     """When the wait for a head began. None: no head is due, or only within the bound on idle connections."""
 
@@ -80,7 +76,7 @@ class HttpProtocol(SlicedInput, WritableConnection):
         )
         self._head_s = self._loop.time()
         self._is_of_proxy = self._connections.is_trusted(self.environ["REMOTE_ADDR"])
-        self._address = self._find_address([])
+        self._address = self._connections.find_address(self.environ["REMOTE_ADDR"], [])
         match self._connections.add(self, self.environ["REMOTE_ADDR"]):
             case Entry.REFUSED:
                 self._pipeline.is_last = True
@@ -126,8 +122,6 @@ class HttpProtocol(SlicedInput, WritableConnection):
         self._framing.begin_slice()
         self._idle_s = None
         if not self._feed(data):
-            # A client may not send a frame of a WebSocket before its handshake has been answered.
-            self.drop_input()
             return
         self._framing.end_slice(len(data), is_in_body=self._began_s is not None)
         if self._framing.is_too_long:
@@ -171,7 +165,9 @@ class HttpProtocol(SlicedInput, WritableConnection):
         forwarded = [value for name, value in self._reading.headers if name == b"x-forwarded-for"]
         if not self._attribute(forwarded):
             self._pipeline.is_last = True
-        self._reading.address = self._find_address(forwarded) if self._is_of_proxy else self._address
+        self._reading.address = self._address
+        if self._is_of_proxy:
+            self._reading.address = self._connections.find_address(self.environ["REMOTE_ADDR"], forwarded)
         if self._parser.should_upgrade():
             # The parser stops here: `_feed` goes on.
             return
@@ -243,9 +239,6 @@ class HttpProtocol(SlicedInput, WritableConnection):
             self, self.environ["REMOTE_ADDR"], forwarded
         )
 
-    def _find_address(self, forwarded: Sequence[bytes]) -> Metadata:
-        return of_address(self._connections.find_address(self.environ["REMOTE_ADDR"], forwarded))
-
     def _feed(self, data: bytes) -> bool:
         """Parses received bytes. Returns whether the connection still speaks HTTP.
 
@@ -264,7 +257,7 @@ class HttpProtocol(SlicedInput, WritableConnection):
                     self._refuse_unreadable("CONNECT is not served")
                     return True
                 if self._may_upgrade() and is_handshake(self._parser, self._reading.headers):
-                    return not self._open_websocket()
+                    return not self._open_websocket(data)
                 data = head_without_offer(self._parser, self._reading.target, self._reading.headers) + data
                 self._parser = _new_parser(self)
         except httptools.HttpParserError:
@@ -275,10 +268,11 @@ class HttpProtocol(SlicedInput, WritableConnection):
         """Whether no request before a handshake still waits for an answer."""
         return self._pipeline.is_empty and not self._pipeline.is_last and not self.transport.is_closing()
 
-    def _open_websocket(self) -> bool:
+    def _open_websocket(self, frames: bytes) -> bool:
         """Hands the connection on, if a handshake has the path of WebSockets and an allowed origin.
 
-        Returns whether it has done so. Raises HttpParserError when its target has no path.
+        `frames` are bytes behind the handshake. Returns whether it has done so.
+        Raises HttpParserError when its target has no path.
         """
         exchange = self._reading
         exchange.take_head(self._parser)
@@ -288,7 +282,9 @@ class HttpProtocol(SlicedInput, WritableConnection):
             self._pipeline.end_with(refusal_of(error), exchange)
             return False
         self._drop_parts()
-        self._connections.replace(self, self._websockets.open(self.transport, exchange))
+        websocket = self._websockets.open(self.transport, exchange)
+        self._connections.replace(self, websocket)
+        websocket.take_over(self, frames)
         return True
 
     def _refuse_unreadable(self, reason: str) -> None:

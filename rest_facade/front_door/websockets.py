@@ -74,7 +74,7 @@ class WebSockets:
         protocol.connection_made(transport)
         target = exchange.raw_path + (b"?" + exchange.query if exchange.query else b"")
         lines = b"".join(b"%b: %b\r\n" % header for header in exchange.headers)
-        protocol.data_received(b"GET %b HTTP/1.1\r\n%b\r\n" % (target, lines))
+        protocol.parse(b"GET %b HTTP/1.1\r\n%b\r\n" % (target, lines))
         transport.set_protocol(protocol)
         return protocol
 
@@ -92,6 +92,7 @@ class WebSocketProtocol(SlicedInput, Connection, patched.WebSocket):
         super().__init__(**arguments)
         self._connections = connections
         self.turns = connections.turns
+        self._came_s = self.loop.time()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -140,8 +141,11 @@ class WebSocketProtocol(SlicedInput, Connection, patched.WebSocket):
         super().data_received(data)
 
     def may_parse(self) -> bool:
-        """Whether the app has taken all messages."""
-        return not self.is_read_paused
+        """Whether the handshake has its answer and the app has taken all messages.
+
+        Frames that come earlier wait: an answer to them would be sent before that of the handshake.
+        """
+        return self.handshake_complete and not self.is_read_paused
 
     def note_held(self) -> None:
         """Notes how much is held here. Where that is too much, the connection ends."""

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 import grpc.aio
-from grpc._cython import cygrpc  # type: ignore[attr-defined]
+from grpc._cython import cygrpc  # type: ignore[attr-defined] # a module without types
 
 PRIVATE_NAMES: Final = ("_cython_call", "_request_serializer")
 """Names of a stream of requests that this package uses."""

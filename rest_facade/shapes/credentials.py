@@ -71,8 +71,8 @@ def add_tokens(metadata: Metadata, tokens: Iterable[str]) -> Metadata:
 
 
 def of_address(address: str) -> Metadata:
-    """Makes metadata of a client's address; none of an empty one."""
-    return ((CLIENT_ADDRESS_KEY, address),) if address else ()
+    """Makes metadata of a client's address."""
+    return ((CLIENT_ADDRESS_KEY, address),)
 
 
 def without_address(metadata: Metadata) -> Metadata:

@@ -167,12 +167,10 @@ class Engine:
     def _is_of_another(self, scope: Message) -> bool:
         """Whether a request for a connection has other credentials in its headers than its handshake had.
 
-        A preflight has none at all.
+        One without any is not another's: Python's client sends its headers with the handshake only.
         """
-        if scope.get("method") == "OPTIONS":
-            return False
-        socket_id = _query(scope).get("sid", [""])[0]
-        return socket_id in self._eio.sockets and self._digest(scope) != self._digests.get(socket_id, b"")
+        socket_id, digest = _query(scope).get("sid", [""])[0], self._digest(scope)
+        return bool(digest) and socket_id in self._eio.sockets and digest != self._digests.get(socket_id)
 
     def _digest(self, scope: Message) -> bytes:
         """A digest of the credentials in the headers of a request; empty where there are none."""

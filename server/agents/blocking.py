@@ -35,6 +35,11 @@ class BlockingCalls(Generic[T]):
         self._group_turns: WeakValueDictionary[Hashable, asyncio.Semaphore] = WeakValueDictionary()
         self._calls: dict[Hashable, _Call[T]] = {}
 
+    @property
+    def open_count(self) -> int:
+        """How many calls are under way or wait for their turn."""
+        return len(self._calls)
+
     async def run(self, group: Hashable, key: Hashable, function: Callable[[], T]) -> T:
         """Returns the result of the function, or of a call with this key that is under way. Raises its
         errors.

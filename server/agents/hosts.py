@@ -46,6 +46,11 @@ class Hosts:
             "resolver", most=MAX_LOOKUPS, most_of_a_group=MAX_LOOKUPS_OF_A_DOMAIN
         )
 
+    @property
+    def open_lookups(self) -> int:
+        """How many names are being looked up, or wait for that."""
+        return self._lookups.open_count
+
     def add_own_port(self, port: int) -> None:
         """Closes a port of this service to agents on hosts that are allowed without a port."""
         self._own_ports.add(port)

@@ -59,6 +59,11 @@ class Secrets:
             "secret", most=MAX_READS, most_of_a_group=MAX_READS_OF_A_RULE
         )
 
+    @property
+    def open_reads(self) -> int:
+        """How many files are being read, or wait for that."""
+        return self._reads.open_count
+
     def check(self, reference: str, endpoint: Endpoint, *, is_sent: bool) -> None:
         """Raises SecretNotAllowedError for a secret that an agent at this endpoint may not have. Reads
         nothing.

@@ -171,8 +171,10 @@ async def _serve(settings: Settings, server: str, tls: Tls | None) -> None:
 
 def _refusal(settings: Settings) -> click.ClickException | None:
     """What is said where others can reach the address and the server is open; None where it may be open."""
+    # Whether credentials are wanted, the server's settings say: those of this process mean nothing.
+    unprotected = dict.fromkeys(("keys_file", "eliza_server_auth_token", "jwt_keys"))
     try:
-        refuse_open_address(settings, "REST_ADDRESS")
+        refuse_open_address(settings.model_copy(update=unprotected), "REST_ADDRESS")
     except click.ClickException as refusal:
         return refusal
     return None

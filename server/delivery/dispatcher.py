@@ -16,7 +16,6 @@ from server.delivery.turn import Means
 from server.domain.access import Scope
 from server.domain.agents import AgentKind
 from server.domain.deliveries import RetryPolicy, parse_delivery_id
-from server.domain.errors import DeliveryNotFoundError, SessionNotFoundError
 from server.domain.ids import new_id
 from server.domain.log import Piece
 from server.domain.messages import Reply, UserMessage
@@ -120,16 +119,13 @@ class Dispatcher:
     ) -> Outcome:
         """Stores the reply to a delivery, whoever gives it and whatever has become of the lease.
 
-        :raises DeliveryNotFoundError: there is no such delivery in the scope, or it is another agent's than
-            `agent_id`
+        :raises SessionNotFoundError: there is no such session in the scope
+        :raises DeliveryNotFoundError: it has no such delivery, or is another agent's than `agent_id`
         :raises DomainError: what the rule `answer` raises
         """
         session_id, sequence = parse_delivery_id(delivery_id)
         rule = partial(answer, reply_id=reply_id or new_id(), reply=reply, agent_id=agent_id)
-        try:
-            return await self._store.apply_delivery(session_id, sequence, rule, scope=scope)
-        except SessionNotFoundError:
-            raise DeliveryNotFoundError(delivery_id) from None
+        return await self._store.apply_delivery(session_id, sequence, rule, scope=scope)
 
     def is_idle(self) -> bool:
         """Whether nothing is open."""

@@ -4,6 +4,7 @@ for such a wait, and no pieces are kept.
 
 import asyncio
 from collections import deque
+from collections.abc import Set
 from typing import Final, TypeAlias
 
 from server.domain.errors import DomainError, SessionExpiredError, SessionNotFoundError
@@ -27,6 +28,11 @@ class ReplyWaits:
         self._sessions: dict[str, dict[str | int, set[ReplyWait]]] = {}
         self._due: deque[tuple[ReplyWait, Answer | None]] = deque()
         self._is_closed = False
+
+    @property
+    def session_ids(self) -> Set[str]:
+        """The sessions in which somebody waits for a reply."""
+        return self._sessions.keys()
 
     def join(self, session_id: str, message_id: str) -> "ReplyWait":
         """Waits for the reply to a message that is not stored yet."""

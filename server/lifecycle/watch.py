@@ -159,6 +159,11 @@ class Watch:
         """Whether the service stops, and the watch ends with it."""
         return self._watches.closed
 
+    @property
+    def is_woken(self) -> bool:
+        """Whether a session may have something new, which has not been looked for."""
+        return bool(self._woken)
+
     def wake(self, session_id: str, *, has_grown: bool = True) -> None:
         """Says that a session has something new, in its log or in pieces alone."""
         self._woken[session_id] = self._woken.get(session_id) or has_grown

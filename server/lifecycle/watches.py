@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -66,6 +66,11 @@ class Watches:
         self._rounds: OrderedDict[str, _Round] = OrderedDict()
         self.reply_waits = ReplyWaits()
         self.closed = False
+
+    @property
+    def session_ids(self) -> Set[str]:
+        """The sessions that are watched."""
+        return self._watched.keys()
 
     def on_commit(self, commit: Commit) -> None:
         """Notes how far a commit has grown logs, and what it has deleted; ends the waits for its replies."""

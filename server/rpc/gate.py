@@ -3,6 +3,7 @@ the request is parsed.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final, Protocol
 from urllib.parse import unquote
 
@@ -16,6 +17,7 @@ from server.domain.access import (
     AccessRule,
     Principal,
     Role,
+    Scope,
     authorize,
     require_current,
     scope_of,
@@ -26,6 +28,9 @@ from server.rpc.paths import PREFIX
 
 UNKNOWN_SHARE: Final = 0.5
 """Which part of any bound an address may have under way whose callers are not known."""
+
+REMEMBERED: Final = 10_000
+"""Of how many callers the terms are kept."""
 
 RULES_BY_PATH: Final[dict[str, AccessRule]] = {f"{PREFIX}{name}": rule for name, rule in RULES.items()}
 
@@ -50,8 +55,7 @@ class OpenGate:
     """Lets everybody in."""
 
     async def enter(self, method: str, caller: Caller) -> Call:
-        host = host_of(caller.peer())
-        return Call(caller, OPEN, EVERYTHING, f"address:{host}" if host else "", UNKNOWN_SHARE)
+        return open_call(caller)
 
     def require_current(self, principal: Principal) -> None:
         """Nobody has a credential."""
@@ -79,7 +83,10 @@ class AccessGate:
     async def enter(self, method: str, caller: Caller) -> Call:
         rule = RULES_BY_PATH.get(method)
         if rule is None:
-            raise PermissionDeniedError("Nobody may call this method")
+            if method.startswith(PREFIX):
+                raise PermissionDeniedError("Nobody may call this method")
+            # That of another API, which is there for everybody.
+            return open_call(caller)
         metadata, peer = caller.invocation_metadata(), caller.peer()
         is_inside = peer == IN_PROCESS
         names: tuple[str, ...] = ()
@@ -94,9 +101,9 @@ class AccessGate:
             is_facade = True
         principal = await self._authentication.identify(credentials, host, is_facade=is_facade)
         authorize(principal, rule)
-        account, share = _account(principal)
+        scope, account, share = _terms(principal)
         self._rates.take(account or "address:", rule.kind)
-        return Call(caller, principal, scope_of(principal), account, share)
+        return Call(caller, principal, scope, account, share)
 
     def require_current(self, principal: Principal) -> None:
         require_current(principal, self._now_ms())
@@ -105,17 +112,25 @@ class AccessGate:
         return not self._authentication.is_current(principal)
 
 
-def _account(principal: Principal) -> tuple[str, float]:
-    """By what name a caller's calls are counted, and which part of any bound it may have.
+def open_call(caller: Caller) -> Call:
+    """A call that everybody may make."""
+    host = host_of(caller.peer())
+    return Call(caller, OPEN, EVERYTHING, f"address:{host}" if host else "", UNKNOWN_SHARE)
+
+
+@lru_cache(REMEMBERED)
+def _terms(principal: Principal) -> tuple[Scope, str, float]:
+    """What a caller may see, by what name its calls are counted, and which part of any bound it may have.
 
     The name is empty for callers of this machine who are not known: they are not bounded.
     """
+    scope = scope_of(principal)
     if principal.role in (Role.OPEN, Role.NOBODY):
-        return (f"address:{address_key(principal.address)}" if principal.address else "", UNKNOWN_SHARE)
+        return scope, f"address:{address_key(principal.address)}" if principal.address else "", UNKNOWN_SHARE
     if principal.user_id:
         # Whatever number of tokens a user has.
-        return f"user:{principal.tenant}/{principal.user_id}", principal.share
-    return f"key:{principal.tenant}/{principal.id}", principal.share
+        return scope, f"user:{principal.tenant}/{principal.user_id}", principal.share
+    return scope, f"key:{principal.tenant}/{principal.id}", principal.share
 
 
 def host_of(peer: str) -> str:

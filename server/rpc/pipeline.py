@@ -22,7 +22,7 @@ from server.domain.errors import (
     UnavailableError,
 )
 from server.rpc.audit import audited_stream, log_audited
-from server.rpc.call import Caller
+from server.rpc.call import Call, Caller
 from server.rpc.credential_ends import CredentialEnds
 from server.rpc.failures import CallFailed, Fault, fault_of
 from server.rpc.gate import UNKNOWN_SHARE, Gate, OpenGate, host_of
@@ -199,17 +199,16 @@ class CallPipeline:
         """Counts a stream of another API, to which everybody is let in."""
         host = host_of(caller.peer())
         account = f"address:{host}" if host else ""
-        with self.admitted_stream(method, caller), self._share(account, UNKNOWN_SHARE, "streams"):
+        with self.admitted_stream(method, caller), self._shared_stream(account, UNKNOWN_SHARE):
             yield
 
     @contextmanager
-    def _share(self, account: str, share: float, what: str, amount: int = 1) -> Iterator[None]:
-        """Counts calls, streams or bytes of a caller. Raises OverloadedError where it has its share."""
-        if not account or not amount or share >= 1:
+    def _shared_stream(self, account: str, share: float) -> Iterator[None]:
+        """Counts a stream of a caller. Raises OverloadedError where it has its share."""
+        if not account or share >= 1:
             yield
             return
-        bounds = {"calls": self._max_calls, "streams": self._max_streams, "bytes": MAX_HELD_BYTES}
-        with self._shares.hold(account, share, bounds[what], what, amount):
+        with self._shares.hold(account, share, self._max_streams, "streams"):
             yield
 
     async def answer(
@@ -222,33 +221,52 @@ class CallPipeline:
         """
         request = call = None
         begun_s, size_bytes = time.monotonic(), _counted_bytes(raw)
-        shares, stream = ExitStack(), ExitStack()
+        stream: ExitStack | None = None
         try:
             self._begin_call(method, caller, size_bytes)
             try:
+                is_shared = False
                 try:
                     call = await self._gate.enter(method, caller)
-                    if call.account and method != _HEALTH:
-                        shares.enter_context(self._share(call.account, call.share, "calls"))
-                        shares.enter_context(self._share(call.account, call.share, "bytes", size_bytes))
+                    if call.account and call.share < 1 and method != _HEALTH:
+                        self._begin_shared_call(call, size_bytes)
+                        is_shared = True
                     request = read(raw)
                     if isinstance(request, SendMessageRequest) and seconds(request.reply_wait) > 0:
+                        stream = ExitStack()
                         stream.enter_context(self.admitted_stream(method, caller))
-                        stream.enter_context(self._share(call.account, call.share, "streams"))
+                        stream.enter_context(self._shared_stream(call.account, call.share))
                     answer = await behaviour(request, call)
                 finally:
                     self._calls -= 1
-                    shares.close()
+                    if call and is_shared:
+                        self._end_shared_call(call, size_bytes)
                 log_audited(method, call.principal, request, answer)
                 self._warn_if_slow(method, request, time.monotonic() - begun_s)
                 if isinstance(answer, Waiting):
                     answer = await answer.rest()
             finally:
                 self._let_go(size_bytes)
-                stream.close()
+                if stream:
+                    stream.close()
         except Exception as error:  # noqa: BLE001 - this is where everything ends up
             return None, self.fault(method, request, error, call.principal if call else None)
         return answer, None
+
+    def _begin_shared_call(self, call: Call, size_bytes: int) -> None:
+        """Counts a call of a caller who may have a share only. Raises OverloadedError."""
+        self._shares.begin(call.account, call.share, self._max_calls, "calls")
+        if size_bytes:
+            try:
+                self._shares.begin(call.account, call.share, MAX_HELD_BYTES, "bytes", size_bytes)
+            except OverloadedError:
+                self._shares.end(call.account, "calls")
+                raise
+
+    def _end_shared_call(self, call: Call, size_bytes: int) -> None:
+        self._shares.end(call.account, "calls")
+        if size_bytes:
+            self._shares.end(call.account, "bytes", size_bytes)
 
     def _warn_if_slow(self, method: str, request: Any, taken_s: float) -> None:
         if taken_s >= self._slow_call_s:
@@ -266,7 +284,7 @@ class CallPipeline:
             try:
                 with self.admitted_stream(method, caller), self._held(raw):
                     call = await self._gate.enter(method, caller)
-                    with self._share(call.account, call.share, "streams"):
+                    with self._shared_stream(call.account, call.share):
                         request = read(raw)
                         with audited_stream(method, call.principal, request) as audit:
                             async with aclosing(behaviour(request, call)) as answers:

@@ -12,12 +12,12 @@ from tests.campaigns.http1_attacks import http1_attacks, http1_mutants
 from tests.campaigns.http2_attacks import http2_attacks, http2_mutants
 from tests.campaigns.http_attack import SMUGGLED_USER, Attack
 from tests.support.service import Serve
+from tests.support.waiting import PATIENCE_SECONDS
 
 AT_A_TIME: Final = 12
 QUIET_SECONDS: Final = 0.2
 """How long a server that does not close is listened to after its last byte."""
 
-PATIENCE_SECONDS: Final = 30
 
 _DOWN: Final = "The port is closed:"
 

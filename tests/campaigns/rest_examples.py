@@ -19,8 +19,8 @@ from urllib3.exceptions import HTTPError, LocationParseError
 from eliza.sessions.v1 import clock_service_pb2
 from tests.contract import openapi
 from tests.support.service import ECHO, Serve
+from tests.support.waiting import PATIENCE_SECONDS
 
-PATIENCE_SECONDS: Final = 30
 _REFUSED: Final = (400, 415)
 _BEYOND_SCHEMAS: Final = {
     ("INVALID_PAGINATION", "pageToken"),

@@ -28,9 +28,9 @@ from eliza.sessions.v1 import (
     session_service_pb2,
 )
 from tests.support.service import ECHO, Serve
+from tests.support.waiting import PATIENCE_SECONDS
 
 CONCURRENCY: Final = 48
-PATIENCE_SECONDS: Final = 30
 _WATCH_SECONDS: Final = 0.1
 """How long a stream is listened to: some would go on for ever."""
 _BATCH: Final = 2000

@@ -64,6 +64,13 @@ class Wire:
         response.begin()
         return response.status, response.read()
 
+    def read_frame(self) -> tuple[int, bytes]:
+        """The next frame of a WebSocket: its opcode and its content."""
+        first, length = self._file.read(2)
+        if length == 126:
+            length = int.from_bytes(self._file.read(2), "big")
+        return first & 0x0F, self._file.read(length)
+
     def is_closed(self) -> bool:
         """Whether nothing more comes, once the server has closed."""
         return self._file.read() == b""
@@ -109,6 +116,11 @@ def head_and_body(
     )
     head = request(method, path, b"", (*headers, ("Transfer-Encoding", "chunked")))
     return head, chunks + b"0\r\nContent-Type: text/plain\r\n\r\n"
+
+
+def masked_frame(opcode: int, content: bytes) -> bytes:
+    """A client's frame of a WebSocket with less than 126 bytes, under a mask of zeros."""
+    return bytes([0x80 | opcode, 0x80 | len(content)]) + bytes(4) + content
 
 
 def polling(path: str = "", sid: str = "") -> str:
@@ -254,6 +266,42 @@ def test_a_handshake_opens_a_websocket(wire: Wire, path: str, headers: tuple[tup
     assert wire.read()[0] == 404
     wire.send([request("GET", f"{path}?EIO=4&transport=websocket", headers=(*HANDSHAKE, *headers))])
     assert wire.read()[0] == 101
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_frames_that_come_with_a_handshake_are_answered_behind_it(wire: Wire, split: str) -> None:
+    head = request("GET", "/socket.io/?EIO=4&transport=websocket", headers=HANDSHAKE)
+    pings = [bytes([at]) * 100 for at in range(60)]
+    # More than is parsed at a time.
+    frames = b"".join(masked_frame(9, ping) for ping in pings) + masked_frame(1, b"40")
+    wire.send(SPLITS[split](head, frames))
+    assert wire.read()[0] == 101
+    heard = [wire.read_frame()]
+    while not heard[-1][1].startswith(b"42"):
+        heard.append(wire.read_frame())
+    assert [content for opcode, content in heard if opcode == 10] == pings
+    texts = [content for opcode, content in heard if opcode == 1]
+    assert [text[: text.index(b"{")] for text in texts[:2]] == [b"0", b"40"]
+    assert b"connection_established" in texts[2]
+
+
+def test_a_bad_frame_that_comes_with_a_handshake_is_refused_behind_it(wire: Wire) -> None:
+    head = request("GET", "/socket.io/?EIO=4&transport=websocket", headers=HANDSHAKE)
+    wire.send([head + b"\x83\x80" + bytes(4)])
+    assert wire.read()[0] == 101
+    heard = wire.read_frame()
+    while heard[0] != 8:
+        heard = wire.read_frame()
+    assert heard[1][:2] == (1002).to_bytes(2, "big")
+    assert wire.is_closed()
+
+
+def test_frames_that_come_with_a_refused_handshake_are_not_read(service: Serve, wire: Wire) -> None:
+    head = request("GET", f"{SESSIONS}/health", headers=HANDSHAKE)
+    wire.send([head + masked_frame(1, b"40")])
+    assert wire.read()[0] == 404
+    assert wire.is_closed()
+    assert "Traceback" not in service.log()
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])

@@ -16,10 +16,11 @@ from eliza.sessions.v1 import agent_pb2
 from eliza.sessions.v1 import agent_service_pb2 as pb
 from eliza.sessions.v1.message_service_pb2 import SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import WatchSessionRequest
-from server.domain.errors import MissingFieldsError, OverloadedError
+from server.domain.errors import MissingFieldsError
 from server.rpc import agent_service, pipeline
 from server.rpc.agent_service import AgentService
 from server.rpc.call import Call
+from server.rpc.failures import CallFailed
 from server.rpc.parsing import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
 from server.rpc.pipeline import CallPipeline
 from tests.support.clients import create, fails, send
@@ -133,20 +134,30 @@ class _Context:
 async def test_one_address_leaves_half_of_the_streams_to_others() -> None:
     edge = CallPipeline(lambda: None, max_calls=10, max_streams=STREAMS, slow_call_s=60)
     method = "/eliza.sessions.v1.SessionService/WatchSessions"
-    with contextlib.ExitStack() as stack:
 
-        def opened(peer: str) -> None:
-            stack.enter_context(edge.admitted_stream(method, _Context(peer)))
+    async def watch(request: bytes, call: Any) -> AsyncIterator[str]:
+        yield "open"
+        await asyncio.Event().wait()
+
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def open_stream(peer: str) -> None:
+            answers = edge.stream(method, watch, bytes, b"", _Context(peer))
+            await stack.enter_async_context(contextlib.aclosing(answers))
+            assert await anext(answers) == "open"
 
         for port in range(HALF):
-            opened(f"ipv4:192.0.2.1:{port}")
-        with pytest.raises(OverloadedError, match="of one address"):
-            opened("ipv4:192.0.2.1:4711")
+            await open_stream(f"ipv4:192.0.2.1:{port}")
+        with pytest.raises(CallFailed, match="its share of streams"):
+            await open_stream("ipv4:192.0.2.1:4711")
         for peer in itertools.islice(itertools.cycle(["ipv4:127.0.0.1:1", "ipv6:%5B::1%5D:1"]), HALF):
-            opened(peer)
-        with pytest.raises(OverloadedError, match="too many streams are open"):
-            opened("ipv6:%5B::1%5D:1")
-    assert (edge._streams, edge._side_streams, edge._host_streams) == (0, 0, {})
+            await open_stream(peer)
+        with pytest.raises(CallFailed, match="too many streams are open"):
+            await open_stream("ipv6:%5B::1%5D:1")
+    # All have given back what they had.
+    async with contextlib.AsyncExitStack() as stack:
+        for port in range(HALF):
+            await open_stream(f"ipv4:192.0.2.1:{port}")
 
 
 async def test_large_requests_under_way_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import requests
 from tests.support.service import Serve
 
 
-def test_the_test_clock_over_rest(service: Serve) -> None:
+def test_the_test_clock_is_read_and_moved_over_rest(service: Serve) -> None:
     url = f"http://{service.rest}/test/clock"
     before = requests.get(url, timeout=10).json()
     assert list(before) == ["now"]

@@ -69,7 +69,8 @@ async def test_it_listens_before_the_overdue_sessions_have_expired(
 
     monkeypatch.setattr(SqliteStore, "apply_due", hold)
     async with served(tmp_path / "store.db") as service:
-        service._store.add_listener(lambda commit: note(commit.outcomes))
+        store = service._store
+        store.add_listener(lambda commit: note(commit.outcomes))
         async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
             sessions = session_service_pb2_grpc.SessionServiceStub(channel)
             call = partial(
@@ -83,10 +84,10 @@ async def test_it_listens_before_the_overdue_sessions_have_expired(
             assert error_info(raised.value).reason == "SESSION_EXPIRED"
             page = await sessions.ListSessions(session_service_pb2.ListSessionsRequest(), timeout=10)
             assert [found.session_id for found in page.sessions] == [live.id]
-            assert not (await service._store.get_session(one.id, scope=EVERYTHING)).expiry_logged
+            assert not (await store.get_session(one.id, scope=EVERYTHING)).expiry_logged
             goes_on.set()
             async with asyncio.timeout(PATIENCE_SECONDS):
-                while not (await service._store.get_session(one.id, scope=EVERYTHING)).expiry_logged:  # noqa: ASYNC110 - nothing tells
+                while not (await store.get_session(one.id, scope=EVERYTHING)).expiry_logged:  # noqa: ASYNC110 - nothing tells
                     await asyncio.sleep(0.01)
         # Its message went to no agent meanwhile.
         assert leased == []

@@ -10,7 +10,7 @@ import asyncio
 import sqlite3
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,12 @@ from eliza.sessions.v1 import (
     message_service_pb2,
     session_service_pb2,
     timeout_pb2,
+    user_data_service_pb2,
 )
+from server.access.session_tokens import SessionTokens
 from server.clock import TestClock
 from server.domain.access import EVERYTHING, Scope
+from server.domain.errors import SessionNotFoundError
 from server.domain.idempotency import RequestKey
 from server.domain.messages import Draft, Reply
 from server.domain.quotas import UserQuota
@@ -37,10 +40,12 @@ from server.rpc.call import Call
 from server.rpc.encoding import Entries
 from server.rpc.message_service import MessageService
 from server.rpc.session_service import SessionService
+from server.rpc.user_data_service import UserDataService
 from server.rpc.watch_streams import WatchStreams
 from server.store.sqlite.check import COUNTED
 from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import RETRIES, agent, answer, expire, give_up, respond, say, take
+from tests.support.inside_sqlite import read_connections, write_connection
 from tests.unit.samples import AGENT, MINUTE, POLICY, T0, USER, put, session
 
 NOW_MS: Final = T0 + 60 * MINUTE
@@ -63,7 +68,7 @@ class World:
 
 def connections(store: SqliteStore) -> list[sqlite3.Connection]:
     """All connections of a store."""
-    return [store._read_connection, store._long_reader.connection, store._writer._connection]
+    return [*read_connections(store), write_connection(store)]
 
 
 def _clone(connection: sqlite3.Connection, table: str, count: int, where: str, **changes: str) -> None:
@@ -78,7 +83,7 @@ def _clone(connection: sqlite3.Connection, table: str, count: int, where: str, *
 
 
 async def _add_sessions(world: World, count: int, model: Session) -> None:
-    connection = world.store._writer._connection
+    connection = write_connection(world.store)
     changes = {
         "id": _ID.format("00000000000a"),
         "channel_id": _ID.format("00000000000b"),
@@ -107,7 +112,7 @@ async def add_expired(world: World, count: int) -> None:
 
 async def _add_entries(world: World, count: int) -> None:
     """Repeats what is in the log of `one`, with its deliveries."""
-    connection, where = world.store._writer._connection, f"session_id = '{world.one.id}'"
+    connection, where = write_connection(world.store), f"session_id = '{world.one.id}'"
     last = (await world.store.get_session(world.one.id, scope=EVERYTHING)).last_sequence
     further = f"sequence + {last} * n"
     failure = f"json_set(failure, '$.message_sequence', failure ->> 'message_sequence' + {last} * n)"
@@ -145,14 +150,14 @@ async def add_due_deliveries(world: World, count: int) -> None:
     await put(world.store, model)
     await world.store.apply(model.id, say(), scope=EVERYTHING)
     await _add_sessions(world, count, model)
-    connection, new_id = world.store._writer._connection, _ID.format("00000000000a")
+    connection, new_id = write_connection(world.store), _ID.format("00000000000a")
     _clone(connection, "deliveries", count, f"session_id = '{model.id}'", session_id=new_id)
 
 
 async def add_resting(world: World, count: int) -> None:
     """The same, but they rest after a failed attempt, for much longer than the operations look."""
     await add_due_deliveries(world, count)
-    connection = world.store._writer._connection
+    connection = write_connection(world.store)
     for statement in (
         f"UPDATE deliveries SET attempts = 1, due_at_ms = {NOW_MS + 10 * MINUTE}",
         f"UPDATE sessions SET head_due_ms = {NOW_MS + 10 * MINUTE} WHERE head_due_ms IS NOT NULL",
@@ -168,13 +173,13 @@ async def add_renewals(world: World, count: int) -> None:
 async def add_requests(world: World, count: int) -> None:
     scope = f"session:{world.one.id}"
     await world.store.apply(world.one.id, say(), RequestKey(scope, "model", "content"), scope=EVERYTHING)
-    _clone(world.store._writer._connection, "requests", count, "id = 'model'", id="'model ' || n")
+    _clone(write_connection(world.store), "requests", count, "id = 'model'", id="'model ' || n")
 
 
 async def add_agents(world: World, count: int) -> None:
     await world.store.create_agent(agent(2))
     changes = {"id": _ID.format("00000000000c"), "created_at_ms": "created_at_ms + n"}
-    _clone(world.store._writer._connection, "agents", count, f"id = '{agent(2).id}'", **changes)
+    _clone(write_connection(world.store), "agents", count, f"id = '{agent(2).id}'", **changes)
 
 
 WORLDS: Final[dict[str, Callable[[World, int], Awaitable[None]]]] = {
@@ -193,6 +198,11 @@ WORLDS: Final[dict[str, Callable[[World, int], Awaitable[None]]]] = {
 """What there is much of: sessions that live, have expired, or have yet to be told so; agents; and the rest in
 one session.
 """
+
+
+async def _look_for_nobodys(world: World) -> None:
+    with suppress(SessionNotFoundError):
+        await world.store.get_session(_ID.format("0000000000ff"), scope=EVERYTHING)
 
 
 async def _send(world: World) -> None:
@@ -214,7 +224,16 @@ def _sessions_rpc(world: World) -> SessionService:
         is_serving = True
 
     streams = WatchStreams(world.store, world.clock, Watches(), Entries(), 1)
-    return SessionService(world.store, world.clock, POLICY, Health(), streams)  # type: ignore[arg-type]
+    tokens = SessionTokens(world.clock.now_ms)
+    return SessionService(
+        world.store,
+        world.clock,
+        POLICY,
+        Health(),  # type: ignore[arg-type]
+        streams,
+        tokens=tokens,
+        token_seconds=900,
+    )
 
 
 def _agents_rpc(world: World) -> AgentService:
@@ -254,6 +273,7 @@ OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
         NOW_MS, limit=100, user_id=USER, scope=Scope("other")
     ),
     "list_user_sessions": lambda w: w.store.list_user_sessions(USER, scope=EVERYTHING, limit=100),
+    "get_session, nobody's": _look_for_nobodys,
     "get_session in a scope": lambda w: w.store.get_session(w.one.id, scope=Scope("", USER)),
     "find_channel in a scope": lambda w: w.store.find_channel(w.one.channel_id, scope=Scope("", USER)),
     "list_entries in a scope": lambda w: w.store.list_entries(
@@ -293,6 +313,12 @@ OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
     "rpc CreateSession": lambda w: _sessions_rpc(w).CreateSession(
         session_service_pb2.CreateSessionRequest(agent_id=AGENT, user_id=USER, request_id="growth"),
         Call(None),
+    ),
+    "rpc CreateAccessToken": lambda w: _sessions_rpc(w).CreateAccessToken(
+        session_service_pb2.CreateAccessTokenRequest(session_id=w.one.id), Call(None)
+    ),
+    "rpc ListUserSessions": lambda w: UserDataService(w.store, w.clock).ListUserSessions(
+        user_data_service_pb2.ListUserSessionsRequest(user_id=USER), Call(None)
     ),
     "rpc SendHeartbeat": lambda w: _sessions_rpc(w).SendHeartbeat(
         session_service_pb2.SendHeartbeatRequest(session_id=w.one.id), Call(None)
@@ -342,7 +368,7 @@ OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
     "apply_delivery, a failure": _fail,
     "seed_agent": lambda w: w.store.seed_agent(agent(3)),
     "create_agent": lambda w: w.store.create_agent(agent(4)),
-    "create_agent with a quota": lambda w: w.store.create_agent(agent(7), most=10**9),
+    "create_agent with a quota": lambda w: w.store.create_agent(agent(7, tenant="own"), most=3),
     "update_agent": lambda w: w.store.update_agent(AGENT, lambda stored, now_ms: stored, scope=EVERYTHING),
     "delete_agent": lambda w: w.store.delete_agent(agent(4).id, scope=EVERYTHING),
     "check_writable": lambda w: w.store.check_writable(),
@@ -391,7 +417,7 @@ async def make_world(directory: Path, name: str, count: int) -> AsyncIterator[Wo
             await put(store, new)
         world = World(store, clock, one, other)
         await WORLDS[name](world, count)
-        connection = store._writer._connection
+        connection = write_connection(store)
         connection.execute("DELETE FROM session_counts")
         connection.execute(
             f"INSERT INTO session_counts SELECT state, agent_id, user_id, tenant, count(*) "

@@ -8,6 +8,7 @@ from typing import Final
 from unittest import mock
 
 from server.store.sqlite import file as sqlite_file
+from tests.support.inside_sqlite import all_migrations
 from tests.unit.samples import AGENT, MINUTE, T0, USER
 
 LIVE: Final = "10000000-0000-4000-8000-000000000001"
@@ -57,7 +58,7 @@ INSERT INTO requests VALUES ('user:{USER}', 'gone', 'print', '{{"id":"{GONE}","u
 
 def make_old_store(path: Path, version: int, written: Mapping[int, str] = WRITTEN) -> None:
     """Makes a store that services of all schemas up to this one have written to, one after the other."""
-    migrations = sqlite_file._migrations()
+    migrations = all_migrations()
     for number in range(1, version + 1):
         with (
             mock.patch.object(sqlite_file, "_migrations", return_value=migrations[:number]),

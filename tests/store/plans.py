@@ -16,7 +16,11 @@ _NOT_OF_THE_STORE: Final = {"check.py", "copy.py"}
 """Modules of commands that are meant to read everything."""
 
 ONE_ROW: Final = {
-    "sessions": {"sqlite_autoindex_sessions_1 (id=?)", "sqlite_autoindex_sessions_2 (channel_id=?)"},
+    "sessions": {
+        "sqlite_autoindex_sessions_1 (id=?)",
+        "sqlite_autoindex_sessions_2 (channel_id=?)",
+        "INTEGER PRIMARY KEY (rowid=?)",
+    },
     "log": {
         "log_by_sequence (session_id=? AND sequence=?)",
         "log_of_replies (session_id=? AND answers=?)",
@@ -44,6 +48,9 @@ IN_ORDER: Final = {
     "(user_id=? AND tenant=? AND expired=? AND (created_at_ms,id)<(?,?))": "a page of a user's sessions",
     "SEARCH sessions USING INDEX sessions_of_agent_and_user (agent_id=? AND user_id=? AND tenant=? AND "
     "(created_at_ms,id)>(?,?))": ("a page of sessions"),
+    "SEARCH sessions USING INDEX sqlite_autoindex_sessions_1 (id>?)": "the next session, one row",
+    "SEARCH sessions USING COVERING INDEX "
+    "sqlite_autoindex_sessions_2 (channel_id>?)": "the next session, one row",
     "SEARCH deliveries USING PRIMARY KEY (session_id=? AND sequence<?)": "how many messages, up to a limit",
     "SEARCH log USING COVERING INDEX log_of_replies "
     "(session_id=? AND answers<?)": "how many replies, up to a limit",

@@ -6,12 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from eliza.sessions.v1 import agent_service_pb2, message_service_pb2, session_service_pb2
+from eliza.sessions.v1 import (
+    agent_service_pb2,
+    message_service_pb2,
+    session_service_pb2,
+    user_data_service_pb2,
+)
 from server.store.contract import Store
 from server.store.sqlite.check import problems
 from server.store.sqlite.group import STATEMENTS, WRITE
 from tests.store import plans
 from tests.store.growth import MAY_GROW, OPERATIONS, WORLDS, count_steps, has_grown, make_world, measure
+from tests.support.inside_sqlite import read_connections, write_connection
 
 SMALL = 1000
 
@@ -43,21 +49,20 @@ def test_every_public_operation_is_called() -> None:
 def test_every_call_of_the_api_is_made() -> None:
     calls = {
         method.name
-        for module in (session_service_pb2, message_service_pb2, agent_service_pb2)
+        for module in (session_service_pb2, message_service_pb2, agent_service_pb2, user_data_service_pb2)
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
         if not (method.client_streaming or method.server_streaming)
     }
-    # A reply is an `apply_delivery`. Streams read by `list_entries` and `find_answer`, and a token is for a
-    # session that `get_session` reads.
-    others = {"Reply", "CreateAccessToken"}
+    # A reply is an `apply_delivery`. Streams read by `list_entries` and `find_answer`.
+    others = {"Reply"}
     assert {name.removeprefix("rpc ") for name in OPERATIONS if name.startswith("rpc ")} == calls - others
 
 
 @pytest.mark.parametrize("name", WORLDS)
 async def test_a_world_is_a_store_as_the_service_leaves_it(name: str, tmp_path: Path) -> None:
     async with make_world(tmp_path, name, 20) as world:
-        assert list(problems(world.store._read_connection)) == []
+        assert list(problems(read_connections(world.store)[0])) == []
 
 
 async def test_every_statement_uses_the_intended_index(tmp_path: Path) -> None:
@@ -70,7 +75,7 @@ async def test_every_statement_uses_the_intended_index(tmp_path: Path) -> None:
                 await count_steps(world)
                 # A trigger executes these, which SQLite explains by its opcodes only.
                 for _, statement in STATEMENTS:
-                    world.store._writer._connection.execute(statement, ("[]",))
+                    write_connection(world.store).execute(statement, ("[]",))
         explained |= met
     bad = {
         statement: steps
@@ -88,7 +93,7 @@ async def test_every_statement_uses_the_intended_index(tmp_path: Path) -> None:
 
 async def test_a_message_leaves_the_indexes_of_lists_and_deadlines_alone(tmp_path: Path) -> None:
     async with make_world(tmp_path, "messages", 1) as world:
-        connection = world.store._writer._connection
+        connection = write_connection(world.store)
         program = connection.execute(f"EXPLAIN {dict(STATEMENTS)['changed']}", ("[]",)).fetchall()
         written = {step[3] for step in program if step[1] == "OpenWrite"}
         names = {
@@ -101,7 +106,7 @@ async def test_a_message_leaves_the_indexes_of_lists_and_deadlines_alone(tmp_pat
 
 async def test_to_write_a_batch_goes_through_no_table(tmp_path: Path) -> None:
     async with make_world(tmp_path, "messages", 1) as world:
-        connection = world.store._writer._connection
+        connection = write_connection(world.store)
         columns = ["[]"] * len(dict(STATEMENTS))
         program = connection.execute(f"EXPLAIN {WRITE}", columns).fetchall()
     opened = {step[2] for step in program if step[1] in ("OpenRead", "OpenWrite")}
@@ -114,7 +119,7 @@ async def test_to_write_a_batch_goes_through_no_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "SELECT * FROM sessions WHERE user_id = ?1",
+        "SELECT * FROM sessions WHERE renewal_count = ?1",
         "SELECT * FROM log WHERE session_id = ?1",
         "SELECT * FROM sessions WHERE expires_at_ms < ?1 ORDER BY id",
         "SELECT sequence FROM deliveries WHERE session_id = ?1 AND state = 'leased' ORDER BY attempts",
@@ -124,5 +129,5 @@ async def test_to_write_a_batch_goes_through_no_table(tmp_path: Path) -> None:
 async def test_a_plan_that_is_bad_is_seen(tmp_path: Path, statement: str) -> None:
     with plans.explaining() as explained:
         async with make_world(tmp_path, "agents", 1) as world:
-            world.store._read_connection.execute(statement, (1,))
+            read_connections(world.store)[0].execute(statement, (1,))
     assert plans.bad_steps(statement, explained[statement]) != []

@@ -19,9 +19,8 @@ from server.rpc.health import HealthMonitor
 from server.store.sqlite.store import SqliteStore
 from server.store.values import Counts
 from tests.store.conformance.common import say
+from tests.support.waiting import PATIENCE_SECONDS
 from tests.unit.samples import MINUTE, T0, put, session
-
-HANGS_SECONDS = 15
 
 
 @pytest.fixture
@@ -45,7 +44,7 @@ async def many(store: SqliteStore, count: int, minutes: float = 30.0) -> list[Se
 
 
 class TestDeadlines:
-    async def test_more_than_a_batch_at_once(self, store: SqliteStore, clock: TestClock) -> None:
+    async def test_more_than_a_batch_falls_due_at_once(self, store: SqliteStore, clock: TestClock) -> None:
         new = await many(store, 2 * BATCH + 10)
         clock.set_ms(T0 + 25 * MINUTE)
         await ExpiryScheduler(store, clock).run_due()
@@ -69,13 +68,15 @@ class TestDeadlines:
         running = asyncio.ensure_future(ExpiryScheduler(store, clock).run())
         await asyncio.sleep(0)
         clock.set_ms(T0 + 30 * MINUTE)
-        async with asyncio.timeout(HANGS_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not (await store.get_session(one.id, scope=EVERYTHING)).expiry_logged:  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.01)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
-    async def test_a_session_that_is_deleted_meanwhile(self, store: SqliteStore, clock: TestClock) -> None:
+    async def test_a_session_that_is_deleted_meanwhile_is_passed_over(
+        self, store: SqliteStore, clock: TestClock
+    ) -> None:
         new = await many(store, 20)
         clock.set_ms(T0 + 30 * MINUTE)
         await asyncio.gather(
@@ -85,7 +86,9 @@ class TestDeadlines:
         assert await store.counts(scope=EVERYTHING) == Counts(0, 10, 0, 0)
         assert await store.next_due_ms() is None
 
-    async def test_a_clock_that_is_set_back_meanwhile(self, store: SqliteStore, clock: TestClock) -> None:
+    async def test_a_clock_that_is_set_back_meanwhile_delays_nothing(
+        self, store: SqliteStore, clock: TestClock
+    ) -> None:
         """What was due happens, rather than be asked for again and again.
 
         Contract: "expired from the instant".
@@ -98,7 +101,7 @@ class TestDeadlines:
             def now_ms(self) -> int:
                 return T0 + 30 * MINUTE
 
-        async with asyncio.timeout(HANGS_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await ExpiryScheduler(store, SetBack()).run_due()
         assert (await store.get_session(one.id, scope=EVERYTHING)).expiry_logged
 
@@ -117,7 +120,7 @@ class TestDeadlines:
         )
         outsider.close()
         running = asyncio.ensure_future(ExpiryScheduler(store, clock).run())
-        async with asyncio.timeout(HANGS_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             for now_ms, sessions in ((T0 + 30 * MINUTE, good), (T0 + 60 * MINUTE, [later])):
                 clock.set_ms(now_ms)
                 for one in sessions:
@@ -169,7 +172,7 @@ class TestAnErrorThatNobodyForesaw:
         await asyncio.sleep(0)
         outsider.execute("ALTER TABLE elsewhere RENAME TO log")
         outsider.close()
-        async with asyncio.timeout(HANGS_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while await store.counts(scope=EVERYTHING) != Counts(0, 0, 0, 0):
                 assert not running.done()
                 await asyncio.sleep(0.01)

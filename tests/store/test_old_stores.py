@@ -18,6 +18,7 @@ from server.store.sqlite.store import SqliteStore
 from server.store.values import Counts
 from tests.store.conformance.common import contents, respond
 from tests.store.old_schemas import LIVE, make_old_store
+from tests.support.inside_sqlite import read_connections
 from tests.unit.samples import AGENT, T0, USER, put, session
 
 SCHEMA = 5
@@ -41,7 +42,7 @@ async def test_its_sessions_are_listed_and_counted(tmp_path: Path) -> None:
     for filters in ({}, {"agent_id": AGENT}, {"user_id": USER}, {"agent_id": AGENT, "user_id": USER}):
         page = await store.list_sessions(T0, limit=5, **filters, scope=EVERYTHING)
         assert ([one.id for one in page.sessions], page.total) == ([LIVE], 1)
-    assert list(problems(store._read_connection)) == []
+    assert list(problems(read_connections(store)[0])) == []
     await store.close()
 
 
@@ -124,8 +125,8 @@ async def test_its_open_deliveries_are_counted_and_the_first_is_due(
         (LIVE, 7)
     ]
     assert await store.next_delivery_ms(AGENT) == due_ms
-    assert list(problems(store._read_connection)) == []
+    assert list(problems(read_connections(store)[0])) == []
     answered = await store.apply_delivery(LIVE, 7, respond(), scope=EVERYTHING)
     assert answered.session.open_deliveries == 1
-    assert list(problems(store._read_connection)) == []
+    assert list(problems(read_connections(store)[0])) == []
     await store.close()

@@ -24,9 +24,10 @@ from server.store.sqlite.check import problems, summary
 from server.store.sqlite.store import SqliteStore
 from server.store.values import Counts
 from tests.store.conformance.common import contents, first_open, history, knows, respond, say
+from tests.support.inside_sqlite import write_connection
+from tests.support.waiting import PATIENCE_SECONDS
 from tests.unit.samples import AGENT, T0, USER, put, session
 
-HANGS_SECONDS = 15
 TABLES = ("sessions", "log", "deliveries", "requests", "removed_sessions")
 
 
@@ -85,9 +86,9 @@ async def steps(store: SqliteStore, call: Callable[[], Awaitable[object]]) -> in
         count += 1
         return 0
 
-    store._writer._connection.set_progress_handler(tick, 1)
+    write_connection(store).set_progress_handler(tick, 1)
     await call()
-    store._writer._connection.set_progress_handler(None, 0)
+    write_connection(store).set_progress_handler(None, 0)
     return count
 
 
@@ -196,7 +197,7 @@ class TestADeletedSession:
         for _ in range(2):
             one = await add(store, 1000)
             await store.delete_session(one.id, scope=EVERYTHING)
-            async with asyncio.timeout(HANGS_SECONDS):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 while rows(tmp_path / "store.db"):
                     assert not running.done()
                     await asyncio.sleep(0.01)

@@ -41,6 +41,7 @@ from tests.store.conformance.common import (
     say,
     take,
 )
+from tests.support.inside_sqlite import cached_sessions, path_of, write_connection
 from tests.unit.samples import MINUTE, T0, logged, put, session
 
 
@@ -72,7 +73,7 @@ async def writer_held(store: Store) -> AsyncIterator[None]:
 def stored(store: SqliteStore, ids: Iterable[str]) -> dict[str, Session]:
     """What the file has of sessions."""
     statement = f"SELECT {', '.join(rows.SESSION)} FROM sessions WHERE id = ?"
-    with closing(sqlite_file.connect(store._path, read_only=True)) as connection:
+    with closing(sqlite_file.connect(path_of(store), read_only=True)) as connection:
         found = [row for one in ids for row in connection.execute(statement, (one,))]
     return {one.id: one for one in map(rows.session_of, found)}
 
@@ -115,7 +116,7 @@ class TestSqliteStore(StoreConformance):
 
     async def close(self, store: SqliteStore) -> None:
         await super().close(store)
-        assert store._writer.recent == stored(store, store._writer.recent)
+        assert cached_sessions(store) == stored(store, cached_sessions(store))
 
     async def test_a_call_that_is_cancelled_before_its_turn_writes_nothing(
         self, store: Store, one: Session
@@ -205,25 +206,25 @@ class TestSqliteStore(StoreConformance):
     async def test_what_queues_is_committed_together(self, store: SqliteStore, one: Session) -> None:
         statements: list[str] = []
         async with self.held(store):
-            store._writer._connection.set_trace_callback(statements.append)
+            write_connection(store).set_trace_callback(statements.append)
             tasks = [
                 asyncio.ensure_future(store.apply(one.id, say(f"{n}"), scope=EVERYTHING))
                 for n in range(GROUP_SIZE - 1)
             ]
             await asyncio.sleep(0)
         await asyncio.gather(*tasks)
-        store._writer._connection.set_trace_callback(None)
+        write_connection(store).set_trace_callback(None)
         assert batches(statements) == 2, "the group that was held up, and the one that queued meanwhile"
 
     async def test_only_the_culprit_of_a_group_pays(self, store: SqliteStore, one: Session) -> None:
         statements: list[str] = []
         async with self.held(store):
-            store._writer._connection.set_trace_callback(statements.append)
+            write_connection(store).set_trace_callback(statements.append)
             rules = [say("0"), misbehave, say("1")]
             tasks = [asyncio.ensure_future(store.apply(one.id, rule, scope=EVERYTHING)) for rule in rules]
             await asyncio.sleep(0)
         await asyncio.gather(*tasks, return_exceptions=True)
-        store._writer._connection.set_trace_callback(None)
+        write_connection(store).set_trace_callback(None)
         assert contents(await history(store, one)) == ["0", "1"]
         assert batches(statements) == 4, "what held them up, its removal, and each that is innocent"
 
@@ -232,14 +233,14 @@ class TestSqliteStore(StoreConformance):
     ) -> None:
         statements: list[str] = []
         async with self.held(store):
-            store._writer._connection.set_trace_callback(statements.append)
+            write_connection(store).set_trace_callback(statements.append)
             tasks = [
                 asyncio.ensure_future(store.apply(one.id, rule, scope=EVERYTHING))
                 for rule in (say("0"), say(""), say("1"))
             ]
             await asyncio.sleep(0)
         results = await asyncio.gather(*tasks, return_exceptions=True)
-        store._writer._connection.set_trace_callback(None)
+        write_connection(store).set_trace_callback(None)
         assert isinstance(results[1], InvalidContentError)
         assert contents(await history(store, one)) == ["0", "1"]
         assert batches(statements) == 2
@@ -249,7 +250,7 @@ class TestSqliteStore(StoreConformance):
     ) -> None:
         monkeypatch.setattr(writer, "MAX_RECENT", 3)
         many = [await self.added(store) for _ in range(5)]
-        kept = store._writer.recent
+        kept = cached_sessions(store)
         assert list(kept) == [one.id for one in many[2:]]
 
         first, *_, before_last, last = many
@@ -283,13 +284,13 @@ class TestSqliteStore(StoreConformance):
         self, store: SqliteStore, one: Session
     ) -> None:
         statements: list[str] = []
-        store._writer._connection.set_trace_callback(statements.append)
+        write_connection(store).set_trace_callback(statements.append)
         await store.apply(one.id, say(), scope=EVERYTHING)
         assert (batches(statements), len(set(statements))) == (1, 1)
         with pytest.raises(sqlite3.IntegrityError):
             await store.apply(one.id, break_a_constraint, scope=EVERYTHING)
         await store.apply(one.id, say(), scope=EVERYTHING)
-        store._writer._connection.set_trace_callback(None)
+        write_connection(store).set_trace_callback(None)
         assert len([*filter(loads_sessions, statements)]) == 1
 
     async def test_a_step_of_the_purge_costs_the_same_however_many_have_expired(
@@ -307,16 +308,18 @@ class TestSqliteStore(StoreConformance):
             clock.set_ms(many[0].expires_at_ms)
             await asyncio.gather(*(store.apply(one.id, fall_due, scope=EVERYTHING) for one in many))
             steps.append(0)
-            store._writer._connection.set_progress_handler(count, 100)
+            write_connection(store).set_progress_handler(count, 100)
             assert await store.purge(clock.now_ms(), 50) == 50
-            store._writer._connection.set_progress_handler(None, 0)
+            write_connection(store).set_progress_handler(None, 0)
             clock.set_ms(T0)
         assert steps[1] < 2 * steps[0]
 
-    async def test_a_full_database(self, store: SqliteStore, one: Session) -> None:
+    async def test_a_full_database_refuses_writes_and_keeps_the_others(
+        self, store: SqliteStore, one: Session
+    ) -> None:
         await store.apply(one.id, say("before"), scope=EVERYTHING)
-        pages = store._writer._connection.execute("PRAGMA page_count").fetchone()[0]
-        store._writer._connection.execute(f"PRAGMA max_page_count = {pages + 20}")
+        pages = write_connection(store).execute("PRAGMA page_count").fetchone()[0]
+        write_connection(store).execute(f"PRAGMA max_page_count = {pages + 20}")
         acknowledged, refused = ["before"], []
         while len(refused) < 20:
             content = f"{len(acknowledged)} " + "x" * 3000
@@ -327,7 +330,7 @@ class TestSqliteStore(StoreConformance):
                 refused.append(type(result))
         assert set(refused) == {ResourceExhaustedError}
         assert contents(await history(store, one)) == acknowledged
-        store._writer._connection.execute(f"PRAGMA max_page_count = {2**30}")
+        write_connection(store).execute(f"PRAGMA max_page_count = {2**30}")
         await store.apply(one.id, say("after"), scope=EVERYTHING)
         log = await history(store, one)
         assert contents(log) == [*acknowledged, "after"]
@@ -339,7 +342,7 @@ class TestSqliteStore(StoreConformance):
         other = await self.added(store)
         await store.check_writable()
         for broken in (one, other):
-            store._writer._connection.execute(
+            write_connection(store).execute(
                 "UPDATE sessions SET metadata = '{\"a' WHERE id = ?", (broken.id,)
             )
         # They are counted when a read meets them: to look for them would cost more the more sessions there
@@ -350,7 +353,7 @@ class TestSqliteStore(StoreConformance):
         await store.list_sessions(T0, limit=10, scope=EVERYTHING)
         assert await store.counts(scope=EVERYTHING) == Counts(2, 0, 0, 2)
         await store.delete_session(one.id, scope=EVERYTHING)
-        store._writer._connection.execute("UPDATE sessions SET metadata = '{}' WHERE id = ?", (other.id,))
+        write_connection(store).execute("UPDATE sessions SET metadata = '{}' WHERE id = ?", (other.id,))
         assert await store.counts(scope=EVERYTHING) == Counts(1, 0, 0, 0)
 
     @pytest.mark.parametrize("metadata", ['{"a', "[]", "null", ""])
@@ -359,7 +362,7 @@ class TestSqliteStore(StoreConformance):
     ) -> None:
         other = await self.added(store)
         await store.check_writable()
-        store._writer._connection.execute("UPDATE sessions SET metadata = ? WHERE id = ?", (metadata, one.id))
+        write_connection(store).execute("UPDATE sessions SET metadata = ? WHERE id = ?", (metadata, one.id))
         assert [
             found.id for found in (await store.list_sessions(T0, limit=10, scope=EVERYTHING)).sessions
         ] == [other.id]
@@ -371,7 +374,7 @@ class TestSqliteStore(StoreConformance):
         other = await self.added(store)
         for target in (one, other):
             await store.apply(target.id, say(), scope=EVERYTHING)
-        store._writer._connection.execute(
+        write_connection(store).execute(
             "UPDATE deliveries SET last_failure = '{' WHERE session_id = ?", (one.id,)
         )
         assert [found.session.id for found in await store.lease_due(one.agent_id, T0, 1)] == [other.id]

@@ -26,8 +26,6 @@ from tests.support.waiting import until
 
 T = TypeVar("T")
 
-DEADLINE_SECONDS = 15
-
 
 def command(*arguments: str) -> list[str]:
     """`eliza-sessions …` as a command line."""

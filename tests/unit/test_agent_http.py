@@ -19,8 +19,6 @@ from server.domain.agents import Agent, AgentKind, WebhookSettings, check_agent
 from server.domain.errors import InvalidFieldError
 from tests.unit.samples import POLICY
 
-PATIENCE = 30.0
-
 
 def at(host: str, port: int = 80) -> Endpoint:
     """An endpoint, however its host is written."""

@@ -20,9 +20,9 @@ from server.agents.secrets import (
     Secrets,
 )
 from server.settings import SettingsError, load_settings
+from tests.support.waiting import PATIENCE_SECONDS
 
 HERE = Endpoint("agent.example", 443)
-PATIENCE = 30.0
 
 
 async def sign(secrets: Secrets, reference: str) -> str:
@@ -341,7 +341,7 @@ class TestWhatHangs:
         def hang(name: str, patterns: tuple[str, ...]) -> str:
             if "hung" in name:
                 opened.append(name)
-                assert goes_on.wait(PATIENCE)
+                assert goes_on.wait(PATIENCE_SECONDS)
             return read(name, patterns)
 
         monkeypatch.setattr(module, "_read_file", hang)
@@ -355,7 +355,7 @@ class TestWhatHangs:
             others = [
                 asyncio.create_task(sign(secrets, f"file:{tmp_path}/hung/{index}")) for index in range(1, 50)
             ]
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 while len(opened) < MAX_READS_OF_A_RULE:  # noqa: ASYNC110 - threads do it
                     await asyncio.sleep(0.001)
                 for index in range(50):
@@ -373,7 +373,7 @@ class TestWhatHangs:
         assert len(opened) == MAX_READS_OF_A_RULE
         # The other reads that hung end by themselves, now that they go on.
         async with asyncio.timeout(60):
-            while secrets._reads._calls:  # noqa: ASYNC110 - threads end them
+            while secrets.open_reads:  # noqa: ASYNC110 - threads end them
                 await asyncio.sleep(0.001)
 
     async def test_whoever_waits_for_a_read_waits_so_long_and_no_longer(
@@ -382,7 +382,7 @@ class TestWhatHangs:
         goes_on = threading.Event()
 
         def hang(name: str, patterns: tuple[str, ...]) -> str:
-            goes_on.wait(PATIENCE)
+            goes_on.wait(PATIENCE_SECONDS)
             return "late"
 
         monkeypatch.setattr(module, "_read_file", hang)
@@ -392,7 +392,7 @@ class TestWhatHangs:
             for _ in range(3):
                 with pytest.raises(SecretError, match="cannot be read in time"):
                     await sign(secrets, f"file:{tmp_path}/x")
-            assert len(secrets._reads._calls) == 1
+            assert secrets.open_reads == 1
         finally:
             goes_on.set()
 

@@ -84,7 +84,7 @@ class TestBackoff:
 
 class TestIds:
     @given(st.uuids(), st.integers(1, 10**18 - 1))
-    def test_an_id_leads_back(self, session_id: object, sequence: int) -> None:
+    def test_an_id_leads_back_to_session_and_sequence(self, session_id: object, sequence: int) -> None:
         made = Delivery(str(session_id), sequence, DeliveryState.PENDING, 0, T0)
         assert parse_delivery_id(made.id) == parse_delivery_id(made.id.upper()) == (str(session_id), sequence)
 
@@ -335,7 +335,10 @@ class TestRules:
             "r", "hello", '{"k":1}', '[{"url":"x"}]', "hm", ("WAVE",), answers=1
         )
         assert outcome.session == start._replace(
-            last_sequence=2, last_entry_ms=T0 + MINUTE, open_deliveries=0
+            last_sequence=2,
+            last_entry_ms=T0 + MINUTE,
+            open_deliveries=0,
+            stored_bytes=start.stored_bytes + len(draft.content + draft.metadata + draft.attachments),
         )
         assert outcome.delivery == Delivery(start.id, 1, DeliveryState.ANSWERED, 1, None)
 

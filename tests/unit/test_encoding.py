@@ -114,20 +114,21 @@ def test_another_session_another_sequence_and_a_longer_chunk_are_others() -> Non
 
 def test_what_is_kept_has_a_bound_in_bytes() -> None:
     entries = Entries(kept_bytes=10_000)
+    cached = entries._kept
     for number in range(1, 500):
         one = entry(number, MESSAGE._replace(content="x" * (number % 5) * 900))
         assert (
             ANSWERS[0].FromString(entries.encode_entry(ANSWERS[0], SESSION, one, True)).entry.sequence
             == number
         )
-        kept = sum(len(head) + len(message) for head, message in entries._kept.values())
+        kept = sum(len(head) + len(message) for head, message in cached.values())
         assert kept <= 10_000
-        assert len(entries._kept) <= 20
+        assert len(cached) <= 20
     # The latest are there, and one that is larger than all the room is not kept.
-    last = next(reversed(entries._kept))
+    last = next(reversed(cached))
     assert last[1] == 499
     entries.encode_entry(ANSWERS[0], SESSION, entry(500, MESSAGE._replace(content="x" * 20_000)), True)
-    assert not entries._kept
+    assert not cached
     assert entries._room == 10_000
 
 

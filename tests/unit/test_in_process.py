@@ -13,6 +13,7 @@ from server.domain.errors import SessionNotFoundError
 from server.rpc.in_process_channel import InProcessChannel
 from server.rpc.pipeline import CallPipeline
 from server.rpc.services import Services
+from tests.support.counts import counted
 
 METHOD = "/eliza.sessions.v1.SessionService/"
 
@@ -100,7 +101,7 @@ async def test_a_deadline_ends_the_handler_and_not_the_task(
     task = asyncio.current_task()
     assert task is not None
     assert (raised.value.code(), task.cancelling()) == (grpc.StatusCode.DEADLINE_EXCEEDED, 0)
-    assert (servicer.open, pipeline._calls) == (0, 0)
+    assert (servicer.open, counted(pipeline)[0]) == (0, 0)
 
 
 async def test_a_task_that_is_cancelled_ends_the_handler(
@@ -115,7 +116,7 @@ async def test_a_task_that_is_cancelled_ends_the_handler(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert (servicer.open, pipeline._calls) == (0, 0)
+    assert (servicer.open, counted(pipeline)[0]) == (0, 0)
 
 
 async def test_a_call_made_as_a_stream_has_its_initial_metadata_before_its_answer(
@@ -128,7 +129,7 @@ async def test_a_call_made_as_a_stream_has_its_initial_metadata_before_its_answe
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reading
-    assert (servicer.open, pipeline._calls) == (0, 0)
+    assert (servicer.open, counted(pipeline)[0]) == (0, 0)
 
 
 async def test_a_call_made_as_a_stream_has_one_answer_or_a_refusal(channel: InProcessChannel) -> None:
@@ -157,7 +158,7 @@ async def test_a_stream_that_is_left_counts_no_longer(
     done = asyncio.Event()
     call.add_done_callback(lambda _: done.set())
     assert await call.read() == "first"
-    assert (servicer.open, pipeline._streams) == (1, 1)
+    assert (servicer.open, counted(pipeline)[1]) == (1, 1)
     reading = asyncio.create_task(call.read()) if is_read else None
     await asyncio.sleep(0)
     assert call.cancel()
@@ -168,7 +169,7 @@ async def test_a_stream_that_is_left_counts_no_longer(
                 await reading
         while servicer.open:  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0)
-    assert pipeline._streams == 0
+    assert counted(pipeline)[1] == 0
     assert (call.cancelled(), await call.code()) == (True, grpc.StatusCode.CANCELLED)
 
 
@@ -180,7 +181,7 @@ async def test_a_streams_deadline_is_told_to_its_reader(
     with pytest.raises(AioRpcError) as raised:
         await call.read()
     assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert (servicer.open, pipeline._streams) == (0, 0)
+    assert (servicer.open, counted(pipeline)[1]) == (0, 0)
 
 
 async def test_requests_of_a_stream_are_answered_in_order_until_no_more_come(

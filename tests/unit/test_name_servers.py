@@ -8,7 +8,8 @@ import pytest
 
 from server.agents import hosts as hosts_module
 from server.agents.hosts import MAX_LOOKUPS, MAX_LOOKUPS_OF_A_DOMAIN, Hosts, NoAddressError
-from tests.unit.test_agent_http import PATIENCE, at
+from tests.support.waiting import PATIENCE_SECONDS
+from tests.unit.test_agent_http import at
 
 
 class TestNameServers:
@@ -26,11 +27,11 @@ class TestNameServers:
         def resolve(self, host: str) -> list[str]:
             self.asked[host] += 1
             if host.endswith(self._domains):
-                assert self.answers.wait(PATIENCE)
+                assert self.answers.wait(PATIENCE_SECONDS)
             return ["8.8.8.8"]
 
         async def has_been_asked(self, count: int) -> None:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 while self.asked.total() < count:  # noqa: ASYNC110 - threads do it
                     await asyncio.sleep(0.001)
 
@@ -44,7 +45,7 @@ class TestNameServers:
         waiting = [asyncio.create_task(hosts.addresses(at(name))) for name in names]
         try:
             await server.has_been_asked(MAX_LOOKUPS_OF_A_DOMAIN)
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 for index in range(200):
                     assert await hosts.addresses(at(f"{index}.fine.example")) == ["8.8.8.8"]
                     assert await hosts.addresses(at(f"shop{index}.co.uk")) == ["8.8.8.8"]
@@ -55,8 +56,8 @@ class TestNameServers:
             server.answers.set()
         assert await asyncio.gather(*waiting) == [["8.8.8.8"]] * len(names)
         assert server.asked[hung] == 1
-        async with asyncio.timeout(PATIENCE):
-            while hosts._lookups._calls:  # noqa: ASYNC110 - threads end them
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while hosts.open_lookups:  # noqa: ASYNC110 - threads end them
                 await asyncio.sleep(0.001)
 
     async def test_many_that_hang_leave_some_for_the_rest(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +70,7 @@ class TestNameServers:
         ]
         try:
             await server.has_been_asked(MAX_LOOKUPS - MAX_LOOKUPS_OF_A_DOMAIN)
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(PATIENCE_SECONDS):
                 assert await hosts.addresses(at("fine.example")) == ["8.8.8.8"]
         finally:
             server.answers.set()
@@ -84,7 +85,7 @@ class TestNameServers:
             for index in range(20):
                 with pytest.raises(NoAddressError, match="in time"):
                     await hosts.addresses(at(f"{index}.evil.example"))
-            assert len(hosts._lookups._calls) == server.asked.total() == MAX_LOOKUPS_OF_A_DOMAIN
+            assert hosts.open_lookups == server.asked.total() == MAX_LOOKUPS_OF_A_DOMAIN
         finally:
             server.answers.set()
 

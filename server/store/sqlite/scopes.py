@@ -17,6 +17,19 @@ def in_scope(statement: str, table: str = "") -> dict[bool, str]:
     return {False: statement.replace("{}", ""), True: statement.replace("{}", condition)}
 
 
+def one_in_scope(select: str, column: str) -> dict[bool, str]:
+    """Selects the session with a unique value in a column, as `in_scope` does.
+
+    The next session is read where there is none with the value: to look at another's takes no longer.
+    """
+    nearest = f"(SELECT rowid FROM sessions WHERE {column} >= :{column} ORDER BY {column} LIMIT 1)"
+    condition = _CONDITION.format("").removeprefix(" AND ")
+    return {
+        False: f"{select} WHERE {column} = :{column}",
+        True: f"{select} WHERE rowid = {nearest} AND {condition} AND {column} = :{column}",
+    }
+
+
 def is_narrow(scope: Scope) -> bool:
     """Whether a scope leaves anything out."""
     return scope != EVERYTHING

@@ -33,14 +33,15 @@ from server.store.sqlite.file import FileLock, connect, prepare, real_path, sche
 from server.store.sqlite.lists import READABLE, SqliteLists, count
 from server.store.sqlite.removal import IS_THERE, Pieces, clear, erase, take_expired
 from server.store.sqlite.rewrite import finish_erasure
-from server.store.sqlite.scopes import in_scope, is_narrow, named
+from server.store.sqlite.scopes import in_scope, is_narrow, named, one_in_scope
 from server.store.sqlite.writer import SqliteWriter
 from server.store.values import Description, Erased, MessagePage, StoreOpenError
 
 _SESSION: Final = ", ".join(rows.SESSION)
 _ENTRY: Final = ", ".join(rows.ENTRY)
-_GET_SESSION: Final = in_scope(f"SELECT {_SESSION}, {READABLE} FROM sessions WHERE id = :id{{}}")
-_FIND_CHANNEL: Final = in_scope("SELECT id FROM sessions WHERE channel_id = :channel_id{}")
+_GET_SESSION: Final = f"SELECT {_SESSION}, {READABLE} FROM sessions WHERE id = ?"
+_GET_NEXT: Final = f"SELECT {_SESSION}, {READABLE} FROM sessions WHERE id > ? ORDER BY id LIMIT 1"
+_FIND_CHANNEL: Final = one_in_scope("SELECT id FROM sessions", "channel_id")
 _LIST_ENTRIES: Final = in_scope(
     f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND sequence > :after AND EXISTS (SELECT 1 FROM "
     "sessions WHERE sessions.id = :id{}) ORDER BY sequence LIMIT :limit",
@@ -99,14 +100,19 @@ class SqliteStore(SqliteLists, SqliteAgents, SqliteDeliveries, Store):
         # Another's is asked of the file like nobody's, which takes as long.
         if recent is not None and scope.has(recent) and not self._closed:
             return recent
-        statement, values = _GET_SESSION[is_narrow(scope)], named(scope, id=session_id)
-        found = self._read(lambda connection: connection.execute(statement, values).fetchall())
-        if not found:
-            raise SessionNotFoundError(session_id)
-        *row, is_readable = found[0]
-        if not is_readable:
-            self._note_unreadable(session_id)
-        return rows.session_of(row)
+        found = self._read(lambda connection: connection.execute(_GET_SESSION, (session_id,)).fetchall())
+        # Where there is none the next one is read instead: to look at another's takes no longer.
+        looked_at = found or self._read(
+            lambda connection: connection.execute(_GET_NEXT, (session_id,)).fetchall()
+        )
+        for *row, is_readable in looked_at:
+            session = rows.session_of(row)
+            if session.id != session_id or not scope.has(session):
+                break
+            if not is_readable:
+                self._note_unreadable(session_id)
+            return session
+        raise SessionNotFoundError(session_id)
 
     async def find_channel(self, channel_id: str, *, scope: Scope) -> str:
         statement, values = _FIND_CHANNEL[is_narrow(scope)], named(scope, channel_id=channel_id)

@@ -82,7 +82,7 @@ def script(
     values = {"paths": _lua(str(directory / "paths")), "method": _lua(method), "mark": MARK}
     values |= {"body": _lua(body), "type": _lua("application/json" if body else None)}
     values["headers"] = "".join(
-        f"  wrk.headers[{_lua(name)}] = {_lua(value)}\n" for name, value in headers.items()
+        f"  wrk.headers[ {_lua(name)} ] = {_lua(value)}\n" for name, value in headers.items()
     )
     (directory / "load.lua").write_text(SCRIPT % values)
     return directory / "load.lua"

@@ -17,6 +17,7 @@ from tests.campaigns.simulation.model import Model
 from tests.campaigns.simulation.settings import LIMITS
 from tests.campaigns.simulation.state import Refusal, Violation, require
 from tests.campaigns.simulation.translation import entry_of
+from tests.support.inside_sqlite import write_connection
 from tests.unit.samples import logged
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def tell(world: "World", steps: list[Step]) -> None:
 def _judge(world: "World", step: Step) -> None:
     model, error = world.model, None if step.error is None else step.error.reason
     if step.session_id is None:
-        with closing(world.store._writer._connection.execute("SELECT id FROM sessions")) as found:
+        with closing(write_connection(world.store).execute("SELECT id FROM sessions")) as found:
             model.purged([row[0] for row in found], step.now)
         world.note("work", step.result)
         if step.result and world.chance.random() < 0.3:

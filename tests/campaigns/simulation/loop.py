@@ -52,15 +52,20 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             self._now_s += self._chance.random() * SLOW_SECONDS
         while timers and timers[0].when() <= self._now_s:
             timer = heapq.heappop(timers)
-            timer._scheduled = False
+            _unschedule(timer)
             ready.append(timer)
         self._run(self._take(ready))
         return True
 
+    def run_ready(self) -> None:
+        """Runs every callback that is ready, in the order in which they came, and those that they add."""
+        while self._ready:  # type: ignore[attr-defined]
+            self._run(self._ready.popleft())  # type: ignore[attr-defined]
+
     def drop(self) -> None:
         """Forgets every timer and every callback that is ready, as if the process were gone."""
         for timer in self._scheduled:  # type: ignore[attr-defined]
-            timer._scheduled = False
+            _unschedule(timer)
         self._scheduled.clear()  # type: ignore[attr-defined]
         self._ready.clear()  # type: ignore[attr-defined]
         self._in_order.clear()
@@ -112,8 +117,13 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             handle._run()
 
     def _forget(self, timer: asyncio.TimerHandle) -> None:
-        timer._scheduled = False
+        _unschedule(timer)
         self._timer_cancelled_count -= 1
 
     def _process_events(self, event_list: object) -> None:
         """There are none."""
+
+
+def _unschedule(timer: asyncio.TimerHandle) -> None:
+    """Notes that a timer is in the loop's heap no longer, as asyncio's loop does."""
+    timer._scheduled = False

@@ -38,9 +38,9 @@ def _template() -> bytes:
 def _numbered(initialise: Callable[..., None]) -> Callable[..., None]:
     numbers = itertools.count()
 
-    def numbered(watch: Any, *arguments: Any) -> None:
+    def numbered(watch: Any, *arguments: Any, **named: Any) -> None:
         watch.number = next(numbers)
-        initialise(watch, *arguments)
+        initialise(watch, *arguments, **named)
 
     return numbered
 

@@ -85,12 +85,12 @@ class Writer(SqliteWriter):
             self._carry_out_some()
         self._connection.close()
 
-    async def _submit(self, task: Any) -> Any:
+    async def _submit(self, task: Any, **how: Any) -> Any:
         # A watch that looks whether a session was deleted does so for itself, also where a call has joined
         # it.
         call = None if getattr(task, "rule", None) is watch._look else CALL.get()
         if isinstance(task, Operation):
-            return await super()._submit(Witnessed(task, call, self._steps.append))
+            return await super()._submit(Witnessed(task, call, self._steps.append), **how)
 
         def work(connection: Any, now_ms: int) -> Any:
             step = Step(call, None, None, now_ms)
@@ -98,7 +98,7 @@ class Writer(SqliteWriter):
             step.result = task(connection, now_ms)
             return step.result
 
-        return await super()._submit(work)
+        return await super()._submit(work, **how)
 
     def witness(self, step: Step) -> None:
         self._steps.append(step)

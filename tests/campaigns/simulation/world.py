@@ -16,6 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from server.access.session_tokens import SessionTokens
 from server.agents.connectors import Connectors
 from server.agents.echo import Echo
 from server.agents.hosts import Hosts
@@ -52,6 +53,7 @@ from tests.campaigns.simulation.store import Store
 from tests.campaigns.simulation.translation import delivery_of
 from tests.campaigns.simulation.watchers import Watcher
 from tests.campaigns.simulation.workers import FAIR, POOR, Worker
+from tests.support.inside_sqlite import lock_of, read_connections, write_connection, writer_of
 
 
 class World:
@@ -178,7 +180,16 @@ class World:
         )
         self.store.add_listener(self.purge.on_commit)
         streams = WatchStreams(self.store, self, self.signals, Entries(), 1e6)  # type: ignore[arg-type]
-        self.session_service = SessionService(self.store, self, POLICY, None, streams)  # type: ignore[arg-type]
+        tokens = SessionTokens(self.now_ms)
+        self.session_service = SessionService(
+            self.store,
+            self,
+            POLICY,
+            None,  # type: ignore[arg-type]
+            streams,
+            tokens=tokens,
+            token_seconds=900,
+        )
         self.message_service = MessageService(
             self.store, self, self.signals, Entries(), REPLY_SECONDS, LIMITS.max_open
         )
@@ -207,17 +218,13 @@ class World:
         self.counts["crashes"] += 1
         self.life += 1
         self.model.up_since = 2**62
-        writer: Any = self.store._writer
+        writer = writer_of(self.store)
         writer.dead = writer._closed = self.store._closed = self.dispatcher._means.is_stopping = True
         self.calls.clear()
         self._end_tasks()
-        for connection in (
-            writer._connection,
-            self.store._read_connection,
-            self.store._long_reader.connection,
-        ):
+        for connection in (write_connection(self.store), *read_connections(self.store)):
             connection.close()
-        self.store._lock.release()
+        lock_of(self.store).release()
 
     def stop(self) -> None:
         """The service is stopped as it should be, as `Service.stop` does it."""
@@ -249,8 +256,7 @@ class World:
         ):
             for task in tasks:
                 task.cancel()
-            while self.loop._ready:  # type: ignore[attr-defined]
-                self.loop._run(self.loop._ready.popleft())  # type: ignore[attr-defined]
+            self.loop.run_ready()
         self.loop.drop()
         del self.failures[failures:], self.errors[errors:], self.loop.problems[problems:]
         for workers in self.workers.values():
@@ -317,10 +323,10 @@ class World:
         for watcher in self.watchers:
             require(not watcher.places, "a watcher still follows", watcher.places)
         self._check_quiet()
-        require(not self.signals._watched, "sessions are still watched:", self.signals._watched)
+        require(not self.signals.session_ids, "sessions are still watched:", self.signals.session_ids)
 
     def _check_quiet(self) -> None:
-        left, writes = self.dispatcher, self.store._writer._queue
+        left, writes = self.dispatcher, writer_of(self.store)._queue
         while writes.qsize():
             # The purge may be in the middle of its work.
             self.go(1)

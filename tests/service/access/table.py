@@ -15,7 +15,6 @@ OUTCOMES: Final = {
     "403": "PERMISSION_DENIED",
     "404": "SESSION_NOT_FOUND",
     "40a": "AGENT_NOT_FOUND",
-    "40d": "DELIVERY_NOT_FOUND",
 }
 """What stands for which reason."""
 
@@ -41,7 +40,7 @@ AgentService/ListAgents          401  401  exp  403  403  ok   403  403  ok   ok
 AgentService/UpdateAgent         401  401  exp  403  403  403  403  403  403  403  403  ok   403  403
 AgentService/DeleteAgent         401  401  exp  403  403  403  403  403  403  403  403  ok   403  403
 AgentService/Connect             401  401  exp  403  403  403  ok   40a  403  403  403  403  403  403
-AgentService/Reply               401  401  exp  403  403  403  ok   40d  403  403  403  403  403  403
+AgentService/Reply               401  401  exp  403  403  403  ok   404  403  403  403  403  403  403
 UserDataService/ListUserSessions 401  401  exp  403  403  ok   403  403  ok   ok   403  ok   403  403
 UserDataService/ExportUserData   401  401  exp  403  403  403  403  403  403  403  403  ok   403  403
 UserDataService/DeleteUserData   401  401  exp  403  403  403  403  403  403  403  403  ok   403  403

@@ -27,10 +27,10 @@ from server.lifecycle.watches import Watches
 from server.store import open_store
 from server.store.contract import Store
 from tests.store.conformance.common import first_open
+from tests.support.waiting import PATIENCE_SECONDS
 from tests.unit.samples import POLICY, put, session
 
 ATTEMPTS = 2
-HANGS_SECONDS = 60
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Asking:
             await watch.join(session_id, None)
             rule = partial(send_message, message_id=message_id, draft=Draft(content, metadata, attachments))
             sent = (await self.store.apply(session_id, rule, scope=EVERYTHING)).entry
-            while items := await watch.next(HANGS_SECONDS):
+            while items := await watch.next(PATIENCE_SECONDS):
                 for item in items:
                     match item:
                         case (_, Chunk() as chunk) if chunk.answers == sent.sequence:
@@ -116,7 +116,7 @@ async def rests(asked: Asking, session_id: str) -> int:
     """Waits until the first attempt at a session's delivery has come to nothing; returns when the next is
     due, in ms.
     """
-    async with asyncio.timeout(HANGS_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while True:
             found = await first_open(asked.store, await asked.store.get_session(session_id, scope=EVERYTHING))
             if (
@@ -148,7 +148,7 @@ async def cannot_be_asked(asked: Asking, session_id: str, times: int = ATTEMPTS 
     """
     agent_id = (await asked.store.get_session(session_id, scope=EVERYTHING)).agent_id
     seen: dict[int, AttemptFailure] = {}
-    async with asyncio.timeout(HANGS_SECONDS):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         while len(seen) < times:
             last = asked.dispatcher.statuses.status(agent_id).last_failure
             if last and last.session_id == session_id and not last.failure.attempt:

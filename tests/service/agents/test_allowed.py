@@ -25,9 +25,8 @@ from tests.service.agents.asking import asking
 from tests.service.agents.openai_server import Endpoint, completion
 from tests.service.agents.webhook_server import Server, answer
 from tests.support.service import Serve
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE_SECONDS, until
 
-PATIENCE = 30.0
 KEY = base64.b64encode(b"a key of sixteen bytes and more").decode()
 API_KEY = "sk-of-the-service"
 ELSEWHERE = "which AGENT_SECRETS does not allow"
@@ -168,7 +167,7 @@ class TestSecrets:
         assert len(told) == 1, "whether the file is there is told"
         assert ELSEWHERE in told.pop()
 
-    def test_a_secret_of_a_kubernetes_volume(self, running: Running) -> None:
+    def test_a_secret_of_a_kubernetes_volume_is_read_through_its_links(self, running: Running) -> None:
         """There each key is a link to a directory that is replaced as a whole."""
         (running.vault / "..2026_01_31").mkdir()
         (running.vault / "..2026_01_31" / "mounted").write_text(KEY)
@@ -308,7 +307,7 @@ async def test_a_secret_is_read_before_the_write(tmp_path: Path, monkeypatch: py
 
     def hang(name: str, patterns: tuple[str, ...]) -> str:
         reads.set()
-        assert goes_on.wait(PATIENCE)
+        assert goes_on.wait(PATIENCE_SECONDS)
         return KEY
 
     monkeypatch.setenv("AGENT_SECRET_HOOK", KEY)
@@ -321,8 +320,8 @@ async def test_a_secret_is_read_before_the_write(tmp_path: Path, monkeypatch: py
         agent.webhook.secret = f"file:{tmp_path}/key"
         update = asyncio.create_task(service.UpdateAgent(pb.UpdateAgentRequest(agent=agent), Call(None)))
         try:
-            async with asyncio.timeout(PATIENCE):
-                assert await asyncio.to_thread(reads.wait, PATIENCE)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                assert await asyncio.to_thread(reads.wait, PATIENCE_SECONDS)
                 await here.session(WebhookSettings("https://agent.example/", "env:AGENT_SECRET_HOOK"))
             assert not update.done()
         finally:

@@ -10,12 +10,12 @@ from eliza.sessions.v1 import message_service_pb2 as pb
 from server.agents.connector import Emit, NoReplyError, Work
 from server.domain.access import EVERYTHING
 from server.domain.errors import DomainError
-from server.domain.messages import Reply
+from server.domain.messages import Draft, Reply
 from server.domain.sessions import Session
 from server.rpc.call import Call
 from server.rpc.encoding import Entries
 from server.rpc.message_service import MessageService
-from tests.service.agents.test_dispatcher import OTHER, Draft, Scripted, World, hang
+from tests.service.agents.dispatcher.world import OTHER, Scripted, World, hang
 from tests.support.waiting import PATIENCE_SECONDS, eventually
 
 
@@ -76,7 +76,7 @@ async def test_a_reply_comes_with_its_chunks(world: World) -> None:
     assert reply.content == "how are you"
     assert {chunk.message_id for chunk in chunks} == {reply.message_id}
     await eventually(world.dispatcher.is_idle)
-    assert not world.signals._watched
+    assert not world.signals.session_ids
 
 
 @pytest.mark.parametrize(
@@ -130,14 +130,14 @@ async def test_the_end_comes_in_every_case(world: World, agent: Scripted, how: s
             for talk in (first, second):
                 talk.task.cancel()
                 await asyncio.wait([talk.task])
-            assert not world.signals._watched
+            assert not world.signals.session_ids
             return
     # Where a reply has come that the pieces are not of, or none comes, they are void.
     void = ["aborted"] if how in ("fail", "answer") else []
     assert await first.end() == ["user_message", "chunk", *void, ends]
     assert (await second.end())[-1] == ends
     await eventually(world.dispatcher.is_idle)
-    assert not world.signals._watched
+    assert not world.signals.session_ids
 
 
 async def test_a_message_whose_reply_does_not_come_in_time_is_kept(world: World, agent: Scripted) -> None:
@@ -204,4 +204,4 @@ async def test_a_message_that_is_refused_says_so_first(
     one = await world.session()
     await end(world, one)
     assert await Conversation(world, one, "").end() == [reason]
-    assert not world.signals._watched
+    assert not world.signals.session_ids

@@ -258,7 +258,7 @@ WAYS = {"rest": (by_rest, streamed_by_rest), "grpc": (by_grpc, streamed_by_grpc)
 @pytest.mark.parametrize("how", ["rpc", "file"])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", ["echo", "stream", "webhook", "openai"])
-def test_a_conversation(
+def test_a_conversation_is_the_same_with_each_kind_and_way(
     team: Team,
     watch: Callable[[str], Client],
     agent_of: Callable[[str, str], str],
@@ -292,7 +292,7 @@ def test_a_conversation(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_conversation_with_llama_cpp(
+def test_llama_cpp_replies_in_a_conversation(
     team: Team, watch: Callable[[str], Client], tmp_path: Path, way: str
 ) -> None:
     with llama(tmp_path) as base_url:
@@ -316,7 +316,7 @@ def test_a_conversation_with_llama_cpp(
 
 
 @pytest.mark.parametrize("kind", ["stream", "webhook", "openai"])
-def test_a_failure(
+def test_a_failure_is_told_alike_by_each_kind(
     team: Team, watch: Callable[[str], Client], agent_of: Callable[[str, str], str], kind: str
 ) -> None:
     service = team.service

@@ -16,14 +16,15 @@ from eliza.sessions.v1 import errors_pb2, message_service_pb2_grpc
 from eliza.sessions.v1 import message_service_pb2 as pb
 from server.agents.connector import Emit, NoReplyError, Work
 from server.domain.access import EVERYTHING
-from server.domain.messages import Reply
+from server.domain.messages import Draft, Reply
 from server.domain.sessions import Session
 from server.rpc.encoding import Entries
 from server.rpc.in_process_channel import InProcessChannel
 from server.rpc.message_service import ANSWER_SECONDS, MessageService
 from server.rpc.pipeline import CallPipeline
 from server.rpc.services import Services
-from tests.service.agents.test_dispatcher import OTHER, Draft, Scripted, World, hang
+from tests.service.agents.dispatcher.world import OTHER, Scripted, World, hang
+from tests.support.counts import counted
 from tests.support.waiting import PATIENCE_SECONDS, eventually
 
 STREAMS = 3
@@ -65,15 +66,14 @@ class Front:
             answer: pb.SendMessageResponse = await self.send(*given, **options)
             return answer
 
-        waiting = self.pipeline._streams + 1
+        waiting = counted(self.pipeline)[1] + 1
         task = asyncio.create_task(call())
-        await eventually(lambda: (self.pipeline._calls, self.pipeline._streams) == (0, waiting))
+        await eventually(lambda: counted(self.pipeline) == (0, waiting))
         return task
 
     def is_free(self) -> bool:
         """Whether nothing is counted, and nobody waits."""
-        counted = self.pipeline._calls, self.pipeline._streams
-        return counted == (0, 0) and not self.world.signals.reply_waits._sessions
+        return counted(self.pipeline) == (0, 0) and not self.world.signals.reply_waits.session_ids
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ async def test_the_reply_comes_with_the_message_and_no_piece_is_kept(world: Worl
         True,
     )
     assert answer.reply.sequence == answer.message.sequence + 1
-    assert not world.signals._watched
+    assert not world.signals.session_ids
     assert front.is_free()
 
 
@@ -311,7 +311,7 @@ async def test_many_waits_of_a_session_that_ends_are_told_in_several_turns(
         most = max(most, len(told) - before)
     assert most <= 20
     await asyncio.gather(*tasks)
-    assert not waits._sessions
+    assert not waits.session_ids
 
 
 async def _count(wait: Any, told: list[int]) -> None:

@@ -10,9 +10,7 @@ from eliza.sessions import values
 from eliza.sessions.v1 import agent_pb2
 from eliza.sessions.v1 import agent_service_pb2 as pb
 from tests.support.service import Serve
-
-PATIENCE_SECONDS = 30
-"""After which a stream that says nothing fails its test; far above what it takes."""
+from tests.support.waiting import PATIENCE_SECONDS
 
 
 def stream_agent(service: Serve, name: str = "worked") -> str:

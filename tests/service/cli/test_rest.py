@@ -12,6 +12,8 @@ import requests
 from websockets.asyncio.client import connect
 
 from eliza.sessions.call_metadata import FACADE_KEY_KEY
+from server.cli.common import StartError
+from server.cli.rest import read_key
 from tests.contract.fake_server import FakeServer, fake_server
 from tests.support.clients import command, run
 from tests.support.realtime.programs import Facade, free_address
@@ -63,16 +65,21 @@ async def test_the_facades_key_goes_with_every_call(server: FakeServer, tmp_path
 
 
 @pytest.mark.parametrize("content", [None, "", "short", "two words of a key", "schl\xfcssel-schl\xfcssel"])
-def test_a_file_without_a_key_stops_the_start(tmp_path: Path, content: str | None) -> None:
+def test_a_file_without_a_key_is_said_to_have_none(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "key"
     if content is not None:
         path.write_text(content)
-    done = run(
-        "rest", "--server", "127.0.0.1:1", cwd=tmp_path, REST_ADDRESS="127.0.0.1:0", FACADE_KEY_FILE=str(path)
-    )
+    with pytest.raises(StartError) as raised:
+        read_key(str(path))
+    assert str(path) in str(raised.value)
+    assert not content or content not in str(raised.value)
+
+
+def test_a_file_without_a_key_stops_the_start(tmp_path: Path) -> None:
+    settings = {"REST_ADDRESS": "127.0.0.1:0", "FACADE_KEY_FILE": str(tmp_path / "none")}
+    done = run("rest", "--server", "127.0.0.1:1", cwd=tmp_path, **settings)
     assert done.status > 0
-    assert str(path) in done.errors
-    assert not content or content not in done.errors
+    assert f"FACADE_KEY_FILE {tmp_path / 'none'} cannot be read: No such file" in done.errors
 
 
 async def test_no_credential_is_in_the_log(server: FakeServer, tmp_path: Path) -> None:

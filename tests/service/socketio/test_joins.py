@@ -19,6 +19,7 @@ from rest_facade.shapes.errors import ApiError
 from rest_facade.socketio.rooms import Rooms
 from rest_facade.socketio.sockets import Sockets
 from rest_facade.upstream.backend import Backend
+from tests.service.socketio.rooms import watched_in
 from tests.support.waiting import eventually
 
 SESSIONS = [f"session-{number}" for number in range(3)]
@@ -131,14 +132,14 @@ async def test_rooms_end_empty(seed: int, caplog: pytest.LogCaptureFixture) -> N
         rooms.forget(socket_id)
     await asyncio.gather(*tasks, return_exceptions=True)
     # The join that nobody has answered is the server's to answer: its watch ends with that.
-    await eventually(lambda: rooms._watch.sessions.keys() <= {SILENT}, lambda: rooms._watch.sessions)
+    await eventually(lambda: watched_in(rooms).keys() <= {SILENT}, lambda: watched_in(rooms))
     await eventually(lambda: not rooms._replays, lambda: rooms._replays)
     await eventually(
         lambda: not any(stream.watched for stream in server.streams),
         lambda: [one.watched for one in server.streams],
     )
     assert rooms._joins == {}
-    assert [watched.members for watched in rooms._watch.sessions.values() if watched.members] == []
+    assert [watched.members for watched in watched_in(rooms).values() if watched.members] == []
     rooms.close()
     assert caplog.records == []
 
@@ -164,7 +165,7 @@ async def test_a_socket_that_goes_while_it_joins_is_no_member() -> None:
         rooms.forget("one")
         gone.set()
         await joining
-        await eventually(lambda rooms=rooms: rooms.is_idle, lambda rooms=rooms: rooms._watch.sessions)
+        await eventually(lambda rooms=rooms: rooms.is_idle, lambda rooms=rooms: watched_in(rooms))
         await eventually(
             lambda server=server: not any(stream.watched for stream in server.streams),
             lambda: "a watch is left",
@@ -177,7 +178,7 @@ async def test_a_socket_that_goes_while_its_session_is_looked_up_does_not_join(
 ) -> None:
     server = Server(random.Random(1))
     sockets = Sockets(cast(Backend, server), 1000)
-    manager = sockets._io.manager
+    manager, events = sockets._io.manager, sockets._events
     socket_id = await manager.connect("a connection", "/")
     sockets.callers.add(socket_id, ())
     looking, found = asyncio.Event(), asyncio.Event()
@@ -187,8 +188,8 @@ async def test_a_socket_that_goes_while_its_session_is_looked_up_does_not_join(
         await found.wait()
         return room_id
 
-    monkeypatch.setattr(sockets._events, "find_session", session_id)
-    joining = asyncio.create_task(sockets._events.join(socket_id, {"roomId": SESSIONS[0]}))
+    monkeypatch.setattr(events, "find_session", session_id)
+    joining = asyncio.create_task(events.join(socket_id, {"roomId": SESSIONS[0]}))
     await looking.wait()
     # As the library does when a connection ends.
     manager.pre_disconnect(socket_id, "/")

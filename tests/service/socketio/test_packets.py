@@ -156,7 +156,7 @@ def test_as_many_packets_as_there_may_be(service: Serve) -> None:
     assert max(client.counts) <= 16
 
 
-def test_a_payload_whose_length_nobody_said(service: Serve) -> None:
+def test_a_payload_whose_length_nobody_said_is_taken(service: Serve) -> None:
     room = service.create()["sessionId"]
     client = Polling(service)
     packet = event("join", {"roomId": room}).encode()
@@ -216,7 +216,7 @@ def test_more_packets_than_there_may_be(service: Serve) -> None:
 
 
 @pytest.mark.parametrize("length", ["told", "chunked"])
-def test_a_payload_larger_than_told_at_the_handshake(service: Serve, length: str) -> None:
+def test_a_payload_larger_than_told_at_the_handshake_ends_the_client(service: Serve, length: str) -> None:
     client = Polling(service)
     body = b"4" + b"x" * MAX_BODY_BYTES
     ended(client, client.post(data=body if length == "told" else iter([body])))

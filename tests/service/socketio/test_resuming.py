@@ -107,7 +107,7 @@ def persistently(service: Callable[[], Serve], session_id: str, content: str) ->
     until(sent, content)
 
 
-def test_a_server_that_is_killed_behind_the_facade(
+def test_a_server_that_is_killed_behind_the_facade_loses_no_entry_for_its_sockets(
     start: Start, connect: Connect, tmp_path: Path, run_program: Callable[[Program], Program]
 ) -> None:
     address, directory = free_address(), tmp_path / "server"

@@ -13,7 +13,8 @@ from eliza.sessions.v1.session_pb2 import Session
 from rest_facade.socketio.rooms import Rooms
 from rest_facade.upstream.backend import Backend, dial
 from tests.service.agents.worker import Worker, stream_agent
-from tests.service.watch.test_watch import delete
+from tests.service.socketio.rooms import watched_in
+from tests.service.watch.changes import delete
 from tests.support.clients import create, send
 from tests.support.service import Serve
 from tests.support.waiting import eventually
@@ -96,7 +97,7 @@ async def test_a_socket_that_catches_up_hears_once_that_its_session_is_deleted(
     await asyncio.to_thread(send, service, other, "hi")
     await eventually(lambda: outlet.names().count("messageBroadcast") == 2)
     assert outlet.names().count("sessionDeleted") == 1
-    assert session_id not in rooms._watch.sessions
+    assert session_id not in watched_in(rooms)
 
 
 async def test_a_replay_that_is_cut_short_by_a_deletion_says_so_once(

@@ -8,10 +8,10 @@ from eliza.sessions.v1 import (
     agent_service_pb2,
     message_service_pb2,
 )
-from tests.service.watch.test_watch import delete
+from tests.service.watch.changes import delete
 from tests.support.clients import create, fails, history, replies
-from tests.support.realtime.streams import PATIENCE_SECONDS
 from tests.support.service import UNKNOWN, Serve
+from tests.support.waiting import PATIENCE_SECONDS
 
 
 class TestConverse:
@@ -89,7 +89,7 @@ class TestConverse:
             f"question {number}" for number in range(10)
         ]
 
-    def test_a_session_that_is_deleted_meanwhile(self, service: Serve) -> None:
+    def test_a_session_that_is_deleted_meanwhile_ends_the_call(self, service: Serve) -> None:
         for _ in range(10):
             session_id = create(service).session_id
             call = self.converse(service, session_id, "word " * 800)

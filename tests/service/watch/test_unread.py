@@ -14,6 +14,7 @@ from server.patches import grpcio
 from server.rpc import sending
 from server.rpc.interceptor import Interceptor
 from server.rpc.pipeline import CallPipeline
+from tests.support.counts import counted
 from tests.support.waiting import PATIENCE_SECONDS, eventually
 
 BIG = "x" * 1_000_000
@@ -116,6 +117,11 @@ class Running:
         await self.channel.close()
         await self._server.stop(0)
 
+    @property
+    def unread_bytes(self) -> int:
+        """How many bytes wait to be sent."""
+        return self.sending._bytes
+
     def call(self, path: str) -> Any:
         if path == WATCH_MANY:
             return self.channel.stream_stream(path)()
@@ -135,7 +141,7 @@ async def test_a_stream_that_is_not_read_ends(monkeypatch: pytest.MonkeyPatch, p
         call = running.call(path)
         await eventually(lambda: running.service.sent)
         await eventually(lambda: running.service.open == 0)
-        assert (running.pipeline._streams, running.sending._bytes) == (0, 0)
+        assert (counted(running.pipeline), running.unread_bytes) == ((0, 0), 0)
         # Not as if it had come to its end.
         with pytest.raises(grpc.aio.AioRpcError) as failure:
             await read_all(call)
@@ -163,11 +169,11 @@ async def test_streams_that_are_not_read_keep_no_more_than_so_much(monkeypatch: 
         calls = [running.call(WATCH) for _ in range(10)]
         await eventually(lambda: running.service.sent >= 10)
         await eventually(lambda: running.service.open <= 3)
-        assert running.sending._bytes <= 3_500_000
+        assert running.unread_bytes <= 3_500_000
         for call in calls:
             call.cancel()
         await eventually(lambda: running.service.open == 0)
-        assert running.sending._bytes == 0
+        assert running.unread_bytes == 0
 
 
 async def test_those_that_wait_for_room_are_woken_one_after_the_other_calls_first(

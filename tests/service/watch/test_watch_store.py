@@ -6,6 +6,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -41,6 +42,7 @@ from server.lifecycle.watches import WAKES_PER_TURN, Watches
 from server.rpc.sending import MAX_UNREAD_BYTES, Sending
 from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import say
+from tests.support.inside_sqlite import writer_of
 from tests.support.realtime.echo_dispatcher import ECHO_AGENT, delivered, echo_dispatcher
 from tests.support.waiting import PATIENCE_SECONDS
 from tests.unit.samples import MINUTE, POLICY, T0, logged, put, session
@@ -230,9 +232,9 @@ class TestWatch:
         counts = [0]
         while counts[-1] < len(crowd) + 1:
             await asyncio.sleep(0)
-            counts.append(sum(bool(watch._woken) for watch in (*crowd, alone)))
+            counts.append(sum(watch.is_woken for watch in (*crowd, alone)))
             # One who watches another session does not wait for the crowd.
-            assert alone._woken
+            assert alone.is_woken
         assert max(after - before for before, after in pairwise(counts)) <= WAKES_PER_TURN
         for watch in crowd:
             told = await self.all(watch)
@@ -262,10 +264,13 @@ class TestWatch:
         ((_, first),) = await waiting
         assert first.message.content == "large"
         # It counts until it is sent.
-        assert list(sending._reserved) == [watch]
+        sending.reserve("all but a byte", MAX_UNREAD_BYTES - 1)
+        assert sending.is_full
+        sending.release("all but a byte")
         assert [entry.message.content for entry in await self.all(watch)] == ["behind it"]
         watch.close()
-        assert not sending._reserved
+        sending.reserve("all but a byte", MAX_UNREAD_BYTES - 1)
+        assert not sending.is_full
 
     async def test_what_comes_while_some_are_woken_reaches_all(
         self, store: SqliteStore, one: Session, signals: Watches
@@ -335,8 +340,8 @@ class TestWatch:
         """A reader that is behind may find nothing while the writer, which is a thread, has yet to tell."""
         await store.apply(one.id, say("hello"), scope=EVERYTHING)
         await watch.join(one.id, 0)
-        answer, held = store._writer._answer, []
-        monkeypatch.setattr(store._writer, "_answer", held.append)
+        answer, held = writer_of(store)._answer, []
+        monkeypatch.setattr(writer_of(store), "_answer", held.append)
         call = asyncio.create_task(store.delete_session(one.id, scope=EVERYTHING))
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not held:  # noqa: ASYNC110 - nothing tells
@@ -357,8 +362,8 @@ class TestWatch:
     ) -> None:
         read = store.get_session
 
-        async def read_and_delete(session_id: str) -> Session:
-            found = await read(session_id)
+        async def read_and_delete(session_id: str, **named: Any) -> Session:
+            found = await read(session_id, **named)
             await store.delete_session(session_id, scope=EVERYTHING)
             return found
 

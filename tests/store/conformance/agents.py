@@ -60,7 +60,7 @@ class Agents(OnStore):
                 == agent(1, kind=kind, settings=settings_of)
             )
 
-    async def test_an_agent_that_is_there_already(self, store: Store) -> None:
+    async def test_an_agent_that_is_there_already_is_refused(self, store: Store) -> None:
         await store.create_agent(agent())
         with pytest.raises(AgentAlreadyExistsError) as caught:
             await store.create_agent(agent(1, name="other"))
@@ -78,7 +78,7 @@ class Agents(OnStore):
                 await call(UNKNOWN)
             assert caught.value.details == {"agentId": UNKNOWN}
 
-    async def test_update_agent(self, store: Store, clock: TestClock) -> None:
+    async def test_an_update_of_an_agent_is_stored_and_returned(self, store: Store, clock: TestClock) -> None:
         await store.create_agent(agent(1))
         await store.create_agent(agent(2))
         clock.set_ms(T0 + 7)
@@ -131,7 +131,7 @@ class Agents(OnStore):
             await store.delete_agent(agent().id, scope=EVERYTHING)
         assert await store.get_session(of_it.id, scope=EVERYTHING) == of_it
 
-    async def test_pages_of_agents_in_order_of_registration(self, store: Store) -> None:
+    async def test_pages_of_agents_are_in_order_of_registration(self, store: Store) -> None:
         stored = [agent(n, T0 + order) for n, order in ((5, 0), (1, 1), (4, 1), (9, 1), (2, 2), (3, 3))]
         for new in random.Random(3).sample(stored, len(stored)):
             await store.create_agent(new)

@@ -16,7 +16,7 @@ class Closing(OnStore):
     def test_every_method_is_tried_when_closed(self) -> None:
         assert {*CALLS, "add_listener", "close"} == Store.__abstractmethods__
 
-    async def test_check_writable(self, store: Store, one: Session) -> None:
+    async def test_check_writable_changes_nothing(self, store: Store, one: Session) -> None:
         assert await store.check_writable() is None
         assert await store.get_session(one.id, scope=EVERYTHING) == one
 

@@ -237,7 +237,7 @@ class Deliveries(OnStore):
         assert await store.get_session(one.id, scope=EVERYTHING) == stored[0].session
         assert (await delivery(store, one, 1)).state is DeliveryState.ANSWERED
 
-    async def test_a_life_of_a_delivery_within_one_moment(self, store: Store, one: Session) -> None:
+    async def test_a_delivery_lives_its_life_within_one_moment(self, store: Store, one: Session) -> None:
         other = await self.added(store)
         results = await self.together(
             store,
@@ -314,7 +314,9 @@ class Deliveries(OnStore):
             with pytest.raises(SessionExpiredError):
                 await store.apply_delivery(one.id, 2, rule, scope=EVERYTHING)
 
-    async def test_an_expiry_among_deliveries(self, store: Store, one: Session) -> None:
+    async def test_an_expiry_closes_what_was_made_or_given_out_before_it(
+        self, store: Store, one: Session
+    ) -> None:
         """All in one group: what is made or given out before the expiry is closed by it, and nothing comes
         after.
         """

@@ -113,7 +113,7 @@ class Groups(OnStore):
         assert (await store.list_messages(one, limit=5)).messages == []
         assert contents(await history(store, other)) == ["x", "y"]
 
-    async def test_a_life_within_one_moment(self, store: Store) -> None:
+    async def test_a_session_lives_its_life_within_one_moment(self, store: Store) -> None:
         new, stays = session(), session()
         results = await self.together(
             store,
@@ -134,7 +134,7 @@ class Groups(OnStore):
         assert await store.get_session(stays.id, scope=EVERYTHING) == results[6].session
         assert contents(await history(store, stays)) == ["b"]
 
-    async def test_creates_at_the_same_time(self, store: Store) -> None:
+    async def test_creates_at_the_same_time_are_all_made(self, store: Store) -> None:
         new = [session(T0 + n) for n in range(300)]
         assert await self.together(store, map(partial(put, store), new)) == list(map(Outcome, new))
         assert (await store.list_sessions(T0, limit=1000, scope=EVERYTHING)).sessions == new

@@ -17,7 +17,7 @@ from tests.unit.samples import MINUTE, T0, put, session
 
 
 class Lists(OnStore):
-    async def test_every_page_of_sessions_against_a_model(self, store: Store, clock: TestClock) -> None:
+    async def test_every_page_of_sessions_is_that_of_a_model(self, store: Store, clock: TestClock) -> None:
         choose = random.Random(11)
         agents, users = [str(uuid.UUID(int=n)) for n in (1, 2)], [str(uuid.UUID(int=n)) for n in (3, 4)]
         stored: list[Session] = []

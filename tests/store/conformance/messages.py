@@ -31,7 +31,7 @@ from tests.unit.samples import logged
 
 
 class Messages(OnStore):
-    async def test_every_page_of_messages_against_a_model(
+    async def test_every_page_of_messages_is_that_of_a_model(
         self, store: Store, one: Session, clock: TestClock
     ) -> None:
         entries = []

@@ -103,7 +103,9 @@ class Purge(OnStore):
         assert (await store.get_session(bad.id, scope=EVERYTHING)).expiry_logged
 
     @pytest.mark.parametrize("limit", [1, 2, 3, 5, 7, 100])
-    async def test_purge_in_steps(self, store: Store, clock: TestClock, limit: int) -> None:
+    async def test_a_purge_removes_what_is_old_in_bounded_steps(
+        self, store: Store, clock: TestClock, limit: int
+    ) -> None:
         old, older, live = (
             await self.added(store, T0 + 1),
             await self.added(store),
@@ -194,7 +196,7 @@ class Purge(OnStore):
         with pytest.raises(SessionNotFoundError):
             await store.get_session(one.id, scope=EVERYTHING)
 
-    async def test_clear_sessions(self, store: Store, one: Session) -> None:
+    async def test_clearing_sessions_keeps_agents(self, store: Store, one: Session) -> None:
         await store.create_agent(agent())
         await store.apply(one.id, say(), scope=EVERYTHING)
         await self.added(store)

@@ -187,7 +187,7 @@ class Requests(OnStore):
             one.id, f'"other", {etag(await store.get_session(one.id, scope=EVERYTHING))}', scope=EVERYTHING
         )
 
-    async def test_what_became_of_a_message(self, store: Store, one: Session) -> None:
+    async def test_the_answer_to_a_message_is_its_reply_or_failure(self, store: Store, one: Session) -> None:
         for content in ("a", "b", "c"):
             await store.apply(one.id, say(content), scope=EVERYTHING)
         answered = await store.apply_delivery(one.id, 2, respond("re b"), scope=EVERYTHING)

@@ -133,7 +133,9 @@ class Sessions(OnStore):
         assert await store.get_session(one.id, scope=EVERYTHING) == outcome.session
         assert (await store.list_messages(one, limit=5)).messages == [outcome.entry]
 
-    async def test_every_rule_and_its_entries(self, store: Store, one: Session, clock: TestClock) -> None:
+    async def test_every_rule_writes_the_entries_that_it_returns(
+        self, store: Store, one: Session, clock: TestClock
+    ) -> None:
         reply = Reply(Draft("b"), "hm", ("X", "Y"))
         steps = [
             heartbeat,

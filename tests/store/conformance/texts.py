@@ -58,14 +58,18 @@ class Texts(OnStore):
         ],
         ids=ascii,
     )
-    async def test_text_that_databases_stumble_over(self, store: Store, one: Session, text: str) -> None:
+    async def test_text_that_databases_stumble_over_is_kept(
+        self, store: Store, one: Session, text: str
+    ) -> None:
         metadata = json.dumps({text[:2000]: text[:400]}, ensure_ascii=False)
         await store.apply(one.id, say(text, metadata=metadata), scope=EVERYTHING)
         (entry,) = (await store.list_messages(one, limit=1)).messages
         assert entry.message is not None
         assert (entry.message.content, entry.message.metadata) == (text, metadata)
 
-    async def test_a_nul_in_what_an_agent_says_beside_its_content(self, store: Store, one: Session) -> None:
+    async def test_a_nul_in_what_an_agent_says_beside_its_content_is_left_out(
+        self, store: Store, one: Session
+    ) -> None:
         """It is left out, and nothing else with it."""
         await store.apply(one.id, answer(Reply(Draft("hi"), "a\0b", ("c\0d",))), scope=EVERYTHING)
         (entry,) = (await store.list_messages(one, limit=1)).messages
@@ -81,7 +85,7 @@ class Texts(OnStore):
         assert (entry.message.metadata, entry.message.attachments) == (text, f"[{text}]")
         assert (await store.get_session(of.id, scope=EVERYTHING)).metadata == text
 
-    async def test_attachments_of_two_mebibytes(self, store: Store, one: Session) -> None:
+    async def test_attachments_of_two_mebibytes_are_kept(self, store: Store, one: Session) -> None:
         text = '["' + "é\\n" * ((2 * 1024 * 1024 - 4) // 4) + '"]'
         results = await self.together(
             store, [store.apply(one.id, say(attachments=text), scope=EVERYTHING) for _ in range(5)]
@@ -108,7 +112,7 @@ class Texts(OnStore):
         assert await store.get_agent(new.id, scope=EVERYTHING) == new
 
     @pytest.mark.parametrize("ms", [-(10**14), -1, 0, 2**31, 2**53 + 1, 4 * 10**15 + 1])
-    async def test_instants_near_and_far(self, store: Store, clock: TestClock, ms: int) -> None:
+    async def test_instants_near_and_far_are_kept(self, store: Store, clock: TestClock, ms: int) -> None:
         clock.set_ms(ms)
         of = await self.added(store, ms)
         outcome = await store.apply(of.id, say(), scope=EVERYTHING)

@@ -7,9 +7,7 @@ import grpc
 
 from eliza.sessions.v1 import log_pb2, session_service_pb2
 from tests.support.service import Serve
-
-PATIENCE_SECONDS = 30
-"""After which a stream that says nothing fails its test; far above what it takes."""
+from tests.support.waiting import PATIENCE_SECONDS
 
 
 class Watching:
