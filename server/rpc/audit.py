@@ -1,7 +1,5 @@
 """The audit log: one line for each admin action, with who has done what, and to what."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -13,9 +11,25 @@ log = structlog.get_logger()
 
 
 class StreamAudit:
-    """What is known of a stream. `has_begun`: it has told its caller something."""
+    """Logs a stream once it ends, where it is an admin action. One that breaks off has done a part of it.
 
-    has_begun = False
+    `has_begun`: it has told its caller something.
+    """
+
+    __slots__ = ("_call", "has_begun")
+
+    def __init__(self, method: str, principal: Principal, request: Any) -> None:
+        self._call = (method, principal, request)
+        self.has_begun = False
+
+    def __enter__(self) -> "StreamAudit":
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is None:
+            log_audited(*self._call, None)
+        elif self.has_begun:
+            log_audited(*self._call, None, broken_off=True)
 
 
 def log_audited(method: str, principal: Principal, request: Any, answer: Any, **facts: object) -> None:
@@ -32,19 +46,6 @@ def log_audited(method: str, principal: Principal, request: Any, answer: Any, **
         target=_target(request) or _target(answer),
         **facts,
     )
-
-
-@contextmanager
-def audited_stream(method: str, principal: Principal, request: Any) -> Iterator[StreamAudit]:
-    """Logs a stream once it ends, where it is an admin action. One that breaks off has done a part of it."""
-    audit = StreamAudit()
-    try:
-        yield audit
-    except BaseException:
-        if audit.has_begun:
-            log_audited(method, principal, request, None, broken_off=True)
-        raise
-    log_audited(method, principal, request, None)
 
 
 def _target(message: Any) -> str:

@@ -21,7 +21,7 @@ from server.domain.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from server.rpc.audit import audited_stream, log_audited
+from server.rpc.audit import StreamAudit, log_audited
 from server.rpc.call import Call, Caller
 from server.rpc.credential_ends import CredentialEnds
 from server.rpc.failures import CallFailed, Fault, fault_of
@@ -286,7 +286,7 @@ class CallPipeline:
                     call = await self._gate.enter(method, caller)
                     with self._shared_stream(call.account, call.share):
                         request = read(raw)
-                        with audited_stream(method, call.principal, request) as audit:
+                        with StreamAudit(method, call.principal, request) as audit:
                             async with aclosing(behaviour(request, call)) as answers:
                                 with self.credential_ends.watched(call, answers) as watched:
                                     async for answer in watched:
