@@ -219,7 +219,7 @@ class TestReply:
         entry = outcome.entry
         kept = entry.message
         assert kept is not None
-        size = len(kept.content + kept.metadata + kept.attachments)
+        size = sum(map(len, filter(None, (kept.content, kept.metadata, kept.attachments))))
         assert outcome.session == start._replace(
             last_sequence=1, last_entry_ms=T0 + MINUTE, stored_bytes=size
         )
