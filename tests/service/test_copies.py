@@ -190,8 +190,8 @@ def test_a_restore_overwrites_nothing_and_puts_nothing_under_a_running_service(
         ("UPDATE sessions SET metadata = '{'", "what it has in JSON cannot be read"),
         (
             "UPDATE session_counts SET sessions = 3 WHERE state = 'live' AND agent_id = '' AND user_id = ''",
-            "sessions that are live, of agent '' and user '' (empty: any), of tenant '': 1 are there, but 3 are "
-            "counted",
+            "sessions that are live, of agent '' and user '' (empty: any), of tenant '': 1 are there, but 3 "
+            "are counted",
         ),
         (
             "DELETE FROM session_counts WHERE user_id != ''",
