@@ -1,5 +1,6 @@
 """A caller without a credential has nothing parsed: what it sends is refused for that, whatever it is."""
 
+import asyncio
 import json
 import threading
 from collections import Counter
@@ -14,7 +15,9 @@ from eliza.sessions.limits import MAX_BODY_BYTES
 from eliza.sessions.v1 import message_service_pb2
 from server.domain.access import RULES
 from server.settings import Settings
-from tests.contract.raw_http import Response
+from tests.contract.facade_alone import running
+from tests.contract.fake_server import fake_server
+from tests.contract.raw_http import Response, exchange, request
 from tests.service.access.attacked import Attacked, code_of, make_attacked, raw_rest
 from tests.service.access.test_wrong_keys import peak_bytes, resident_bytes
 from tests.service.access.world import AGENT, ALICE, outcome_of
@@ -111,6 +114,33 @@ def test_a_good_body_is_read_with_a_credential(attacked: Attacked) -> None:
     answer = raw_rest(world.service, "", "POST", created, [JSON, *world.headers("user").items()])
     assert answer is not None
     assert answer.status == 201
+
+
+@pytest.mark.parametrize(
+    ("size", "headers", "called"),
+    [
+        (100_000, {}, ["ListSessions"]),
+        (100_000, {"X_API_KEY": "bad-key"}, ["GetServiceStatus"]),
+        (100_000, {"X_API_KEY": "good-key"}, ["GetServiceStatus", "SendMessage"]),
+        # What is small costs no call of its own.
+        (1000, {}, ["SendMessage"]),
+        (1000, {"X_API_KEY": "good-key"}, ["SendMessage"]),
+    ],
+)
+async def test_a_large_body_waits_for_the_servers_word(
+    monkeypatch: pytest.MonkeyPatch, size: int, headers: dict[str, str], called: list[str]
+) -> None:
+    async with fake_server() as server, running(monkeypatch, server.address) as facade:
+        server.good = {"good-key"}
+        named = [(name.replace("_", "-"), value) for name, value in headers.items()]
+        target = "/api/messaging/sessions/11111111-1111-4111-8111-111111111111/messages"
+        body = json.dumps({"content": "x" * size}).encode()
+        sent = request("POST", target, body, [JSON, *named])
+        answer = await asyncio.to_thread(exchange, f"127.0.0.1:{facade.port}", [sent], method="POST")
+        assert answer is not None
+        assert answer.status == (201 if "good-key" in headers.values() else 401), answer.content
+        # A body that was parsed is one of a call.
+        assert [name for name, _ in server.calls] == called
 
 
 def test_what_is_over_the_bound_is_not_read_at_all(attacked: Attacked) -> None:
