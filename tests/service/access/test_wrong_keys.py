@@ -173,7 +173,7 @@ def test_no_credential_is_in_the_log(guessed: Attacked) -> None:
     assert service.stop() == 0
     log = service.log()
     # It is a log in which a credential would be found: all that was refused is there.
-    for code in ("CREDENTIAL_EXPIRED", "UNAUTHENTICATED", "INVALID_PAGINATION"):
+    for code in ("CREDENTIAL_EXPIRED", "UNAUTHENTICATED", "PATH_NOT_FOUND"):
         assert code in log, code
     parts = {**secrets, "proxy": proxys, "mac": world.tokens["token"].rpartition(".")[2]}
     parts["signature"] = secrets["jwt"].rpartition(".")[2]
