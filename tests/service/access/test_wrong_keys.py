@@ -133,6 +133,22 @@ def test_wrong_keys_over_grpc_are_limited(guessed: Attacked) -> None:
     assert guessed.grpc_outcome() == "UNAUTHENTICATED"
 
 
+def test_a_socket_with_one_wrong_key_too_many_is_refused(guessed: Attacked) -> None:
+    url, found = f"http://{guessed.world.service.rest}", []
+    for _ in range(13):
+        client = socketio.Client(reconnection=False)
+        client.on("connect_error", lambda told: found.append(told["data"]["code"]))
+        with pytest.raises(socketio.exceptions.ConnectionError):
+            client.connect(url, auth={"apiKey": make_key("user")}, transports=["websocket"], wait_timeout=10)
+        client.disconnect()
+    assert (found[0], found[-1]) == ("UNAUTHENTICATED", "RATE_LIMITED")
+    # A right one connects.
+    right = socketio.Client(reconnection=False)
+    right.connect(url, auth={"apiKey": guessed.world.keys["user"]}, transports=["websocket"], wait_timeout=10)
+    assert right.call("join", {"roomId": guessed.world.session_id}, timeout=10) == {"success": True}
+    right.disconnect()
+
+
 def test_no_credential_is_in_the_log(guessed: Attacked) -> None:
     world, service, session_id = guessed.world, guessed.world.service, guessed.world.session_id
     expired = guessed.provider.token(guessed.now_s, exp=1)
