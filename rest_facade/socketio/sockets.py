@@ -25,6 +25,9 @@ from rest_facade.socketio.engine import CONNECT_SECONDS, Engine
 from rest_facade.upstream.backend import Backend
 
 PATH: Final = "/socket.io"
+WRONG_POLICY: Final = "wrong-credentials"
+"""The rate limit by which the server refuses wrong credentials."""
+
 BACKLOG: Final = 500
 """How many events may wait for a WebSocket."""
 
@@ -160,7 +163,9 @@ class Sockets:
             fault = error if isinstance(error, ApiError) else out_of_reach()
             if isinstance(error, grpc.aio.AioRpcError) and error_info(error):
                 fault = errors.from_rpc(error)
-            if fault.http_status < HTTPStatus.INTERNAL_SERVER_ERROR and fault.http_status != 429:
+            # A rate of a good credential's says nothing against it, that of wrong ones does.
+            is_busy = fault.http_status == 429 and fault.details.get("policy") != WRONG_POLICY
+            if fault.http_status < HTTPStatus.INTERNAL_SERVER_ERROR and not is_busy:
                 told = {"error": fault.message, "code": fault.row.reason}
                 raise exceptions.ConnectionRefusedError(fault.message, told) from None
 
