@@ -15,6 +15,7 @@ from eliza_sessions_client.errors import SessionsError
 from eliza_sessions_client.ids import user_id_for
 from eliza_sessions_client.streams import ConversePart, WatchEvent
 from eliza_sessions_client.testing import Answer, TestWorker, converse_with
+from eliza_sessions_client.values import to_dict, to_list
 from eliza_sessions_client.worker import Worker, run, serve
 
 Session = session_pb2.Session
@@ -54,5 +55,7 @@ __all__ = [
     "errors",
     "run",
     "serve",
+    "to_dict",
+    "to_list",
     "user_id_for",
 ]

@@ -6,10 +6,9 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
-from google.protobuf import json_format
-
 from eliza_sessions_client._api import agent_service_pb2, message_pb2, session_pb2
 from eliza_sessions_client.calls import Attachments, Metadata
+from eliza_sessions_client.values import to_dict, to_list
 
 MAX_PIECE_CHARACTERS: Final = 50_000
 """How long a piece is that goes out: the service ends the stream of a worker that sends more than 4 MiB."""
@@ -75,12 +74,17 @@ class Turn:
     @property
     def metadata(self) -> dict[str, Any]:
         """What the creator of the session attached to it. Trust this alone."""
-        return json_format.MessageToDict(self.delivery.session.metadata)
+        return to_dict(self.delivery.session.metadata)
 
     @property
     def own_metadata(self) -> dict[str, Any]:
         """What the user attached to the message."""
-        return json_format.MessageToDict(self.delivery.message.own_metadata)
+        return to_dict(self.delivery.message.own_metadata)
+
+    @property
+    def attachments(self) -> list[Any]:
+        """What the user attached to the message besides, of any JSON shape."""
+        return to_list(self.delivery.message.attachments)
 
     @property
     def attempt(self) -> int:

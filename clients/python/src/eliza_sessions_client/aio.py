@@ -10,6 +10,7 @@ import grpc
 from eliza_sessions_client import calls, connection, streams
 from eliza_sessions_client._api import message_pb2
 from eliza_sessions_client.client import CALL_SECONDS
+from eliza_sessions_client.failures import error_from
 from eliza_sessions_client.retries import Attempts
 
 P = ParamSpec("P")
@@ -121,13 +122,16 @@ class AsyncClient:
 
     async def _call(self, call: calls.Call[T]) -> T:
         method = getattr(self._stubs[call.service], call.method)
-        attempts = Attempts(self._timeout_s, is_repeatable=call.is_repeatable)
+        attempts = Attempts(call, self._timeout_s)
         while True:
             try:
                 metadata = await self._credentials.metadata_async()
                 return call.unpack(await method(call.request, timeout=attempts.left(), metadata=metadata))
             except grpc.RpcError as failed:
-                pause_s = attempts.pause(failed)
+                if self._is_closed:
+                    raise error_from(failed) from None
+                if (pause_s := attempts.pause(failed)) is None:
+                    return call.unpack(None)
             await asyncio.sleep(pause_s)
 
     async def _page(self, pages: calls.Pages[T]) -> AsyncIterator[T]:
@@ -151,6 +155,11 @@ class AsyncClient:
                         return
             except grpc.RpcError as error:
                 failed = error
+            except asyncio.CancelledError:
+                # Whoever closes a channel cancels what waits for it.
+                task = asyncio.current_task()
+                if not self._is_closed or (task and task.cancelling()):
+                    raise
             finally:
                 responses.cancel()
             if self._is_closed:

@@ -20,7 +20,6 @@ from eliza_sessions_client._api import (
     session_service_pb2,
     timeout_pb2,
 )
-from eliza_sessions_client.connection import REPEATABLE
 
 T = TypeVar("T")
 
@@ -33,17 +32,18 @@ Attachments: TypeAlias = Sequence[Json]
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[T]):
-    """A call: its method, its request, and what its response gives."""
+    """A call: its method, its request, and what its response gives.
+
+    `is_repeatable`: twice does the same as once. `removes`: where a repeated call finds no session, the call
+    before has done it.
+    """
 
     service: str
     method: str
     request: Any
     unpack: Callable[[Any], T]
-
-    @property
-    def is_repeatable(self) -> bool:
-        """Whether twice is the same as once."""
-        return self.method in REPEATABLE[self.service]
+    is_repeatable: bool = True
+    removes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,10 @@ class Pages(Generic[T]):
 
 def _whole(response: Any) -> Any:
     return response
+
+
+def _nothing(response: Any) -> None:
+    """What a call gives that gives nothing."""
 
 
 def _session(response: Any) -> session_pb2.Session:
@@ -152,7 +156,7 @@ def sessions(*, agent_id: str = "", user_id: str = "", page_size: int = 0) -> Pa
 def renew(session_id: str, *, etag: str = "") -> Call[session_pb2.Session]:
     """Renews a session by hand. With `etag`: only in the state that has it."""
     request = session_service_pb2.RenewSessionRequest(session_id=session_id, etag=etag)
-    return Call("SessionService", "RenewSession", request, _session)
+    return Call("SessionService", "RenewSession", request, _session, is_repeatable=not etag)
 
 
 def update_timeout(session_id: str, timeouts: Timeouts, *, etag: str = "") -> Call[session_pb2.Session]:
@@ -160,7 +164,7 @@ def update_timeout(session_id: str, timeouts: Timeouts, *, etag: str = "") -> Ca
     request = session_service_pb2.UpdateTimeoutRequest(
         session_id=session_id, timeout_config=timeouts.message(), etag=etag
     )
-    return Call("SessionService", "UpdateTimeout", request, _session)
+    return Call("SessionService", "UpdateTimeout", request, _session, is_repeatable=not etag)
 
 
 def heartbeat(session_id: str) -> Call[session_pb2.Session]:
@@ -172,7 +176,7 @@ def heartbeat(session_id: str) -> Call[session_pb2.Session]:
 def delete(session_id: str, *, etag: str = "") -> Call[None]:
     """Ends a session and removes it with its messages. With `etag`: only in the state that has it."""
     request = session_service_pb2.DeleteSessionRequest(session_id=session_id, etag=etag)
-    return Call("SessionService", "DeleteSession", request, lambda _: None)
+    return Call("SessionService", "DeleteSession", request, _nothing, not etag, removes=True)
 
 
 def status() -> Call[session_service_pb2.GetServiceStatusResponse]:

@@ -9,6 +9,7 @@ import grpc
 
 from eliza_sessions_client import calls, connection, streams
 from eliza_sessions_client._api import message_pb2
+from eliza_sessions_client.failures import error_from
 from eliza_sessions_client.retries import Attempts
 
 P = ParamSpec("P")
@@ -120,13 +121,17 @@ class Client:
 
     def _call(self, call: calls.Call[T]) -> T:
         method = getattr(self._stubs[call.service], call.method)
-        attempts = Attempts(self._timeout_s, is_repeatable=call.is_repeatable)
+        attempts = Attempts(call, self._timeout_s)
         while True:
             try:
                 metadata = self._credentials.metadata()
                 return call.unpack(method(call.request, timeout=attempts.left(), metadata=metadata))
             except grpc.RpcError as failed:
-                time.sleep(attempts.pause(failed))
+                if self._is_closed:
+                    raise error_from(failed) from None
+                if (pause_s := attempts.pause(failed)) is None:
+                    return call.unpack(None)
+                time.sleep(pause_s)
 
     def _page(self, pages: calls.Pages[T]) -> Iterator[T]:
         call: calls.Call[Any] | None = pages.first

@@ -17,22 +17,15 @@ from eliza_sessions_client.credentials import Credentials, Token
 ADDRESS: Final = "127.0.0.1:50051"
 """Where a service listens that was given no other address."""
 
-REPEATABLE: Final = {
+_REPEATABLE: Final = {
     "SessionService": (
-        *(
-            "CreateSession",
-            "GetSession",
-            "ListSessions",
-            "UpdateTimeout",
-            "SendHeartbeat",
-            "GetServiceStatus",
-        ),
+        *("CreateSession", "GetSession", "ListSessions", "SendHeartbeat", "GetServiceStatus"),
     ),
     "MessageService": ("SendMessage", "ListMessages"),
     "AgentService": ("ListAgents",),
 }
-"""The calls for which twice is the same as once: those that read, that set, or that have a request id. Not so
-a renewal, which counts twice, and a removal, which finds nothing the second time.
+"""The calls that gRPC may repeat by itself, because twice is the same as once: those that read, and those that
+have a request id. The others depend on an etag, or find another state the second time: see `retries`.
 """
 
 _RETRY_POLICY: Final = {
@@ -49,7 +42,7 @@ SERVICE_CONFIG: Final = json.dumps(
             {
                 "name": [
                     {"service": f"eliza.sessions.v1.{service}", "method": method}
-                    for service, methods in REPEATABLE.items()
+                    for service, methods in _REPEATABLE.items()
                     for method in methods
                 ],
                 "retryPolicy": _RETRY_POLICY,

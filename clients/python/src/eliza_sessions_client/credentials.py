@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from inspect import isawaitable
+from inspect import isawaitable, iscoroutine
 from typing import Final, TypeAlias
 
 API_KEY: Final = "x-api-key"
@@ -39,6 +39,8 @@ class Credentials:
         """The metadata of a call. Raises TypeError where the token comes from an asynchronous function."""
         token = self._token()
         if isawaitable(token):
+            if iscoroutine(token):
+                token.close()
             raise TypeError("only AsyncClient and workers take an asynchronous function as token")
         return tuple(self._pairs(token))
 

@@ -2,11 +2,16 @@
 
 import random
 import time
-from typing import Final
+from typing import Any, Final
 
 import grpc
 
-from eliza_sessions_client.error_classes import UnavailableError
+from eliza_sessions_client.calls import Call
+from eliza_sessions_client.error_classes import (
+    DeadlineExceededError,
+    SessionNotFoundError,
+    UnavailableError,
+)
 from eliza_sessions_client.errors import SessionsError
 from eliza_sessions_client.failures import error_from
 
@@ -36,8 +41,9 @@ class Backoff:
 class Attempts:
     """The attempts at one call, until its deadline."""
 
-    def __init__(self, timeout_s: float, *, is_repeatable: bool) -> None:
-        self._is_repeatable = is_repeatable
+    def __init__(self, call: Call[Any], timeout_s: float) -> None:
+        self._call = call
+        self._earlier: SessionsError | None = None
         self._deadline_s = time.monotonic() + timeout_s
         self._backoff = Backoff()
 
@@ -45,17 +51,23 @@ class Attempts:
         """The seconds that are left."""
         return max(0.001, self._deadline_s - time.monotonic())
 
-    def pause(self, failed: grpc.RpcError) -> float:
-        """The seconds to wait before the next attempt.
+    def pause(self, failed: grpc.RpcError) -> float | None:
+        """The seconds to wait before the next attempt; None: an attempt before has done it after all.
 
         :raises SessionsError: another attempt makes no sense, may do harm, or would come too late
         """
         error = error_from(failed)
-        if not may_repeat(error, is_repeatable=self._is_repeatable):
+        if self._earlier and self._call.removes and isinstance(error, SessionNotFoundError):
+            return None
+        if self._earlier and isinstance(error, DeadlineExceededError):
+            # Says more than that the time is over.
+            raise self._earlier from None
+        if not may_repeat(error, is_repeatable=self._call.is_repeatable):
             raise error from None
         pause_s = self._backoff.pause(wait_of(error))
         if pause_s >= self.left():
             raise error from None
+        self._earlier = error
         return pause_s
 
 

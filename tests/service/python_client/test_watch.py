@@ -1,0 +1,124 @@
+"""`watch` of the Python clients: what it yields, how it ends, and that it goes on after a lost connection."""
+
+import threading
+from typing import Any
+
+import pytest
+
+from eliza_sessions_client import LogEntry, ReplyAborted, ReplyChunk, SessionDeleted, Timeouts, errors
+from tests.service.agents.worker import Worker, stream_agent
+from tests.service.python_client.conftest import Connect
+from tests.support.realtime.programs import free_address
+from tests.support.service import ECHO, UNKNOWN, USER, Serve, Start
+from tests.support.waiting import until
+
+
+class Watching:
+    """A watch in a thread of its own: `seen` grows, `ended` tells how it ended."""
+
+    def __init__(self, events: Any) -> None:
+        self.seen: list[Any] = []
+        self.ended: list[BaseException | None] = []
+        self._thread = threading.Thread(target=self._watch, args=(events,), daemon=True)
+        self._thread.start()
+
+    def _watch(self, events: Any) -> None:
+        try:
+            for event in events:
+                self.seen.append(event)
+        except Exception as error:  # noqa: BLE001 - a test looks at it
+            self.ended.append(error)
+        else:
+            self.ended.append(None)
+
+    def entries(self) -> list[LogEntry]:
+        return [event for event in self.seen if isinstance(event, LogEntry)]
+
+    def wait_for(self, count: int) -> None:
+        until(lambda: len(self.entries()) >= count, f"{count} entries")
+
+    def end(self) -> BaseException | None:
+        until(lambda: self.ended, "the end of the watch")
+        return self.ended[0]
+
+
+def test_it_ends_with_the_removal_of_the_session(service: Serve, connect: Connect) -> None:
+    client = connect(service.grpc)
+    session_id = client.create(ECHO, USER).session_id
+    client.send_and_wait(session_id, "Hello!")
+    watching = Watching(client.watch(session_id))
+    watching.wait_for(2)
+    client.delete(session_id)
+    assert watching.end() is None
+    assert [entry.message.content for entry in watching.entries()] == ["Hello!", "Hello!"]
+    assert isinstance(watching.seen[-1], SessionDeleted)
+
+
+def test_it_ends_with_the_expiry(service: Serve, connect: Connect) -> None:
+    client = connect(service.grpc)
+    session_id = client.create(ECHO, USER, timeouts=Timeouts(timeout_minutes=5)).session_id
+    watching = Watching(client.watch(session_id))
+    service.advance(minutes=10)
+    assert watching.end() is None
+    assert watching.entries()[-1].HasField("expiry")
+
+
+def test_a_session_that_is_not_there_is_an_error(service: Serve, connect: Connect) -> None:
+    with pytest.raises(errors.SessionNotFoundError):
+        next(connect(service.grpc).watch(UNKNOWN))
+
+
+def test_it_begins_behind_a_sequence(service: Serve, connect: Connect) -> None:
+    client = connect(service.grpc)
+    session_id = client.create(ECHO, USER).session_id
+    client.send_and_wait(session_id, "one")
+    client.send_and_wait(session_id, "two")
+    events = client.watch(session_id, after=2)
+    assert [next(events).sequence for _ in range(2)] == [3, 4]
+
+
+def test_closing_the_client_ends_it(service: Serve, connect: Connect) -> None:
+    client = connect(service.grpc)
+    session_id = client.create(ECHO, USER).session_id
+    client.send_and_wait(session_id, "Hello!")
+    watching = Watching(client.watch(session_id))
+    watching.wait_for(2)
+    client.close()
+    assert watching.end() is None
+
+
+def test_it_goes_on_after_a_kill_with_no_gap_and_no_repeat(start: Start, connect: Connect) -> None:
+    address = free_address()
+    service = start("--no-rest", GRPC_ADDRESS=address)
+    client = connect(address)
+    session_id = client.create(ECHO, USER).session_id
+    watching = Watching(client.watch(session_id))
+    client.send_and_wait(session_id, "Hello!")
+    watching.wait_for(2)
+    service.kill()
+    start("--no-rest", GRPC_ADDRESS=address)
+    client.send_and_wait(session_id, "Hello again!")
+    client.delete(session_id)
+    assert watching.end() is None
+    assert [entry.sequence for entry in watching.entries()] == [1, 2, 3, 4]
+
+
+def test_pieces_are_void_after_a_lost_connection(start: Start, connect: Connect) -> None:
+    address = free_address()
+    service = start("--no-rest", GRPC_ADDRESS=address)
+    client, agent_id = connect(address), stream_agent(service)
+    session_id = client.create(agent_id, USER).session_id
+    watching = Watching(client.watch(session_id))
+    client.send(session_id, "Hello!")
+    with Worker(service.channel, agent_id) as worker:
+        first = worker.expect("delivery")
+        worker.chunk(first, "Well")
+        until(lambda: any(isinstance(one, ReplyChunk) for one in watching.seen), "the piece")
+        service.kill()
+    service = start("--no-rest", GRPC_ADDRESS=address)
+    with Worker(service.channel, agent_id) as worker:
+        worker.answer(worker.expect("delivery"), "Well, hello!")
+        watching.wait_for(2)
+    aborted = [event for event in watching.seen if isinstance(event, ReplyAborted)]
+    assert [one.message_id for one in aborted] == [first.reply_message_id]
+    assert watching.entries()[-1].message.content == "Well, hello!"
