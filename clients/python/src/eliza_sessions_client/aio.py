@@ -9,9 +9,8 @@ import grpc
 
 from eliza_sessions_client import calls, connection, streams
 from eliza_sessions_client._api import message_pb2
-from eliza_sessions_client.client import CALL_SECONDS
 from eliza_sessions_client.failures import error_from
-from eliza_sessions_client.retries import Attempts
+from eliza_sessions_client.retries import CALL_SECONDS, Attempts
 
 P = ParamSpec("P")
 T = TypeVar("T")

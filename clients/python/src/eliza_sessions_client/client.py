@@ -10,13 +10,10 @@ import grpc
 from eliza_sessions_client import calls, connection, streams
 from eliza_sessions_client._api import message_pb2
 from eliza_sessions_client.failures import error_from
-from eliza_sessions_client.retries import Attempts
+from eliza_sessions_client.retries import CALL_SECONDS, Attempts
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-CALL_SECONDS = 30.0
-"""How long a call may take with all its attempts, where nothing else is said."""
 
 
 def _called(build: Callable[P, calls.Call[T]]) -> Callable[Concatenate["Client", P], T]:

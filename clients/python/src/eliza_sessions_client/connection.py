@@ -24,8 +24,8 @@ _REPEATABLE: Final = {
     "MessageService": ("SendMessage", "ListMessages"),
     "AgentService": ("ListAgents",),
 }
-"""The calls that gRPC may repeat by itself, because twice is the same as once: those that read, and those that
-have a request id. The others depend on an etag, or find another state the second time: see `retries`.
+"""The calls that gRPC may repeat by itself, because twice is the same as once: those that read, and those
+that have a request id. The others depend on an etag, or find another state the second time: see `retries`.
 """
 
 _RETRY_POLICY: Final = {

@@ -15,6 +15,9 @@ from eliza_sessions_client.error_classes import (
 from eliza_sessions_client.errors import SessionsError
 from eliza_sessions_client.failures import error_from
 
+CALL_SECONDS: Final = 30.0
+"""How long a call may take with all its attempts, where nothing else is said."""
+
 MAX_PAUSE_SECONDS: Final = 5.0
 """How long a pause grows where the service does not say how long to wait."""
 
