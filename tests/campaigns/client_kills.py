@@ -67,8 +67,8 @@ class Findings:
         return (
             f"{self.kills} kills: {self.acknowledged} messages acknowledged, {self.in_doubt} in doubt; "
             f"stored {self.stored} with {self.replies} replies; {kinds['lost']} lost, "
-            f"{kinds['doubled']} doubled, {kinds['unanswered']} unanswered, {kinds['event']} events missed or repeated; pieces of "
-            f"{self.aborted} replies void"
+            f"{kinds['doubled']} doubled, {kinds['unanswered']} unanswered, "
+            f"{kinds['event']} events missed or repeated; pieces of {self.aborted} replies void"
         )
 
 

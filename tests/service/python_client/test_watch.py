@@ -1,6 +1,7 @@
 """`watch` of the Python clients: what it yields, how it ends, and that it goes on after a lost connection."""
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,6 +86,23 @@ def test_closing_the_client_ends_it(service: Serve, connect: Connect) -> None:
     watching.wait_for(2)
     client.close()
     assert watching.end() is None
+
+
+def test_a_session_that_was_removed_while_the_service_was_away_is_gone(
+    start: Start, connect: Connect, tmp_path: Path
+) -> None:
+    address = free_address()
+    service = start("--no-rest", GRPC_ADDRESS=address)
+    client = connect(address)
+    session_id = client.create(ECHO, USER).session_id
+    client.send_and_wait(session_id, "Hello!")
+    watching = Watching(client.watch(session_id))
+    watching.wait_for(2)
+    service.kill()
+    # With another store, which does not have it.
+    start("--no-rest", directory=tmp_path / "other", GRPC_ADDRESS=address)
+    assert watching.end() is None
+    assert watching.seen[-1] == SessionDeleted(session_id=session_id)
 
 
 def test_it_goes_on_after_a_kill_with_no_gap_and_no_repeat(start: Start, connect: Connect) -> None:

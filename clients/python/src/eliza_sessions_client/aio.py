@@ -165,4 +165,5 @@ class AsyncClient:
                 return
             for event in stream.lose(failed, is_renewable=self._credentials.is_renewable):
                 yield event
-            await asyncio.sleep(stream.pause())
+            if not stream.is_over:
+                await asyncio.sleep(stream.pause())

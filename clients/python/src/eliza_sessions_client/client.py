@@ -154,4 +154,5 @@ class Client:
             if self._is_closed:
                 return
             yield from stream.lose(failed, is_renewable=self._credentials.is_renewable)
-            time.sleep(stream.pause())
+            if not stream.is_over:
+                time.sleep(stream.pause())

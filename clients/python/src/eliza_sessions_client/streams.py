@@ -13,6 +13,7 @@ from eliza_sessions_client._api import log_pb2, message_pb2, message_service_pb2
 from eliza_sessions_client.error_classes import (
     AgentReplyTimeoutError,
     DeadlineExceededError,
+    SessionNotFoundError,
     UnavailableError,
 )
 from eliza_sessions_client.errors import SessionsError
@@ -145,6 +146,7 @@ class Watch(_Resuming):
         super().__init__(patience_s)
         self._session_id = session_id
         self._sequence = after
+        self._was_there = False
 
     def request(self) -> session_service_pb2.WatchSessionRequest:
         """See Stream."""
@@ -158,6 +160,7 @@ class Watch(_Resuming):
     def take(self, response: session_service_pb2.WatchSessionResponse) -> list[WatchEvent]:
         """See Stream."""
         self.note_life()
+        self._was_there = True
         match response.WhichOneof("event"):
             case "entry":
                 return [self._take_entry(response.entry)]
@@ -184,7 +187,12 @@ class Watch(_Resuming):
 
     def lose(self, failed: grpc.RpcError | None, *, is_renewable: bool) -> list[WatchEvent]:
         """See Stream."""
-        self.judge(_error(failed), is_renewable=is_renewable)
+        error = _error(failed)
+        if isinstance(error, SessionNotFoundError) and self._was_there:
+            # It was removed while nobody listened.
+            self.is_over = True
+            return [*self.pieces.void(), log_pb2.SessionDeleted(session_id=self._session_id)]
+        self.judge(error, is_renewable=is_renewable)
         return list(self.pieces.void())
 
 
