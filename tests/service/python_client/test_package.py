@@ -79,7 +79,8 @@ def test_the_client_has_its_types_its_licence_and_two_dependencies(wheels: dict[
     required = re.findall(r"^Requires-Dist: ([\w-]+)", metadata, re.MULTILINE)
     assert required == ["grpcio", "protobuf"]
     assert "eliza_sessions_client/py.typed" in found
-    assert any(name.endswith("/licenses/LICENSE") for name in found)
+    (licence,) = [text for name, text in found.items() if name.endswith("/licenses/LICENSE")]
+    assert licence == (ROOT / "LICENSE").read_bytes()
     imported = set(re.findall(rb"^(?:from|import) (\w+)", b"\n".join(found.values()), re.MULTILINE))
     assert {b"google", b"grpc"} <= imported
     assert not any(b"import google.rpc" in text or b"from google.rpc" in text for text in found.values())
