@@ -58,16 +58,36 @@ class Blocking:
 Connect = Callable[..., Client]
 """The fixture `connect`, which makes a client."""
 
+KINDS: Any = {"sync": Client, "async": Blocking}
 
-@pytest.fixture(params=[Client, Blocking], ids=["sync", "async"])
-def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
-    """Makes clients of one kind, and closes them: `connect(address, timeout=5)`."""
-    made: list[Any] = []
+
+@pytest.fixture
+def opened() -> Iterator[list[Any]]:
+    """The clients of a test, which are closed at its end."""
+    clients: list[Any] = []
+    yield clients
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture(params=KINDS.values(), ids=KINDS.keys())
+def connect(request: pytest.FixtureRequest, opened: list[Any]) -> Connect:
+    """Makes clients of one kind: `connect(address, timeout=5)`."""
 
     def make(address: str, **options: Any) -> Any:
-        made.append(request.param(address, **options))
-        return made[-1]
+        opened.append(request.param(address, **options))
+        return opened[-1]
 
-    yield make
-    for client in made:
-        client.close()
+    return make
+
+
+@pytest.fixture
+def connect_both(opened: list[Any]) -> Callable[[str], list[Client]]:
+    """Makes a client of each kind, for tests that start services of their own."""
+
+    def make(address: str) -> list[Client]:
+        made = [kind(address) for kind in KINDS.values()]
+        opened.extend(made)
+        return made
+
+    return make

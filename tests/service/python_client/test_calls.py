@@ -1,16 +1,27 @@
 """Each call of the Python clients, against the real service."""
 
 import datetime as dt
+import inspect
 import time
 import uuid
+from collections.abc import Callable
 
 import grpc
 import pytest
 
-from eliza_sessions_client import Message, Timeouts, errors, to_dict, to_list, user_id_for
+from eliza_sessions_client import (
+    AsyncClient,
+    Client,
+    Message,
+    Timeouts,
+    errors,
+    to_dict,
+    to_list,
+    user_id_for,
+)
 from tests.service.agents.worker import Worker, stream_agent
 from tests.service.python_client.conftest import Connect
-from tests.support.service import ECHO, UNKNOWN, USER, Serve
+from tests.support.service import ECHO, UNKNOWN, USER, Serve, Start
 
 
 def test_a_session_from_its_creation_to_its_end(service: Serve, connect: Connect) -> None:
@@ -145,21 +156,24 @@ def test_a_reply_that_does_not_come_is_an_error_that_names_the_message(
     assert raised.value.message_id == stored.message_id
 
 
-def test_waiting_goes_on_where_the_service_is_less_patient(start, connect: Connect) -> None:
+def test_waiting_goes_on_where_the_service_is_less_patient(
+    start: Start, connect_both: Callable[[str], list[Client]]
+) -> None:
     service = start("--no-rest", REPLY_DEADLINE_SECONDS="1")
-    client, agent_id = connect(service.grpc), stream_agent(service)
-    session_id = client.create(agent_id, USER).session_id
-    conversation = client.converse(session_id, "Hello?", timeout=60)
-    next(conversation)
-    with Worker(service.channel, agent_id) as worker:
-        delivery = worker.expect("delivery")
-        # Longer than the service waits.
-        time.sleep(1.5)
-        worker.answer(delivery, "Here I am")
-        reply = list(conversation)[-1]
-    assert isinstance(reply, Message)
-    assert reply.content == "Here I am"
-    assert len(list(client.messages(session_id))) == 2
+    agent_id = stream_agent(service)
+    for client in connect_both(service.grpc):
+        session_id = client.create(agent_id, USER).session_id
+        conversation = client.converse(session_id, "Hello?", timeout=60)
+        next(conversation)
+        with Worker(service.channel, agent_id) as worker:
+            delivery = worker.expect("delivery")
+            # Longer than the service waits.
+            time.sleep(1.5)
+            worker.answer(delivery, "Here I am")
+            reply = list(conversation)[-1]
+        assert isinstance(reply, Message)
+        assert reply.content == "Here I am"
+        assert len(list(client.messages(session_id))) == 2
 
 
 def test_a_service_out_of_reach_is_unavailable(connect: Connect) -> None:
@@ -179,3 +193,14 @@ def test_a_closed_client_makes_no_calls(service: Serve, connect: Connect) -> Non
         client.get(UNKNOWN)
     with pytest.raises((ValueError, grpc.aio.UsageError)):
         next(events)
+
+
+def test_methods_show_their_arguments_and_what_they_do() -> None:
+    for kind in (Client, AsyncClient):
+        for name in ("create", "messages", "watch"):
+            method = getattr(kind, name)
+            assert method.__doc__
+            assert next(iter(inspect.signature(method).parameters)) == "self"
+        assert "agent_id" in inspect.signature(kind.create).parameters
+        public = {name for name in vars(kind) if not name.startswith("_")}
+        assert public == {name for name in vars(Client) if not name.startswith("_")}

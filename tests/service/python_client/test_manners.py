@@ -90,6 +90,22 @@ def test_a_refused_call_waits_as_long_as_the_service_says_and_is_the_same(connec
     assert ids != {""}
 
 
+def test_grpc_waits_as_long_as_the_pushback_says(connect: Connect) -> None:
+    times: list[float] = []
+
+    def pushing(seen: Seen, context: grpc.ServicerContext) -> Any:
+        times.append(time.monotonic())
+        if len(times) == 1:
+            context.set_trailing_metadata((("grpc-retry-pushback-ms", "700"),))
+            context.abort(grpc.StatusCode.UNAVAILABLE, "soon")
+        return found(seen, context)
+
+    with fake(pushing) as service:
+        connect(service.address).get(UNKNOWN)
+    assert len(times) == 2
+    assert times[1] - times[0] >= 0.7
+
+
 def test_a_wait_beyond_the_deadline_is_an_error_at_once(connect: Connect) -> None:
     def full(seen: Seen, context: grpc.ServicerContext) -> Any:
         refuse(context, "RESOURCE_EXHAUSTED", retryAfterSeconds="60")

@@ -1,12 +1,13 @@
 """`watch` of the Python clients: what it yields, how it ends, and that it goes on after a lost connection."""
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eliza_sessions_client import LogEntry, ReplyAborted, ReplyChunk, SessionDeleted, Timeouts, errors
+from eliza_sessions_client import Client, LogEntry, ReplyAborted, ReplyChunk, SessionDeleted, Timeouts, errors
 from tests.service.agents.worker import Worker, stream_agent
 from tests.service.python_client.conftest import Connect
 from tests.support.realtime.programs import free_address
@@ -88,55 +89,51 @@ def test_closing_the_client_ends_it(service: Serve, connect: Connect) -> None:
     assert watching.end() is None
 
 
+Both = Callable[[str], list[Client]]
+
+
 def test_a_session_that_was_removed_while_the_service_was_away_is_gone(
-    start: Start, connect: Connect, tmp_path: Path
+    start: Start, connect_both: Both, tmp_path: Path
 ) -> None:
     address = free_address()
     service = start("--no-rest", GRPC_ADDRESS=address)
-    client = connect(address)
-    session_id = client.create(ECHO, USER).session_id
-    client.send_and_wait(session_id, "Hello!")
-    watching = Watching(client.watch(session_id))
-    watching.wait_for(2)
+    clients = connect_both(address)
+    session_id = clients[0].create(ECHO, USER).session_id
+    clients[0].send_and_wait(session_id, "Hello!")
+    watches = [Watching(client.watch(session_id)) for client in clients]
+    for watching in watches:
+        watching.wait_for(2)
     service.kill()
     # With another store, which does not have it.
     start("--no-rest", directory=tmp_path / "other", GRPC_ADDRESS=address)
-    assert watching.end() is None
-    assert watching.seen[-1] == SessionDeleted(session_id=session_id)
+    for watching in watches:
+        assert watching.end() is None
+        assert watching.seen[-1] == SessionDeleted(session_id=session_id)
 
 
-def test_it_goes_on_after_a_kill_with_no_gap_and_no_repeat(start: Start, connect: Connect) -> None:
+def test_it_goes_on_after_a_kill_with_no_gap_and_no_repeat(start: Start, connect_both: Both) -> None:
+    """So do the pieces of a reply, which are void and come anew."""
     address = free_address()
     service = start("--no-rest", GRPC_ADDRESS=address)
-    client = connect(address)
-    session_id = client.create(ECHO, USER).session_id
-    watching = Watching(client.watch(session_id))
-    client.send_and_wait(session_id, "Hello!")
-    watching.wait_for(2)
-    service.kill()
-    start("--no-rest", GRPC_ADDRESS=address)
-    client.send_and_wait(session_id, "Hello again!")
-    client.delete(session_id)
-    assert watching.end() is None
-    assert [entry.sequence for entry in watching.entries()] == [1, 2, 3, 4]
-
-
-def test_pieces_are_void_after_a_lost_connection(start: Start, connect: Connect) -> None:
-    address = free_address()
-    service = start("--no-rest", GRPC_ADDRESS=address)
-    client, agent_id = connect(address), stream_agent(service)
-    session_id = client.create(agent_id, USER).session_id
-    watching = Watching(client.watch(session_id))
-    client.send(session_id, "Hello!")
+    clients, agent_id = connect_both(address), stream_agent(service)
+    session_id = clients[0].create(agent_id, USER).session_id
+    watches = [Watching(client.watch(session_id)) for client in clients]
+    clients[0].send(session_id, "Hello!")
     with Worker(service.channel, agent_id) as worker:
         first = worker.expect("delivery")
         worker.chunk(first, "Well")
-        until(lambda: any(isinstance(one, ReplyChunk) for one in watching.seen), "the piece")
+        for watching in watches:
+            until(lambda one=watching: any(isinstance(event, ReplyChunk) for event in one.seen), "the piece")
         service.kill()
     service = start("--no-rest", GRPC_ADDRESS=address)
     with Worker(service.channel, agent_id) as worker:
         worker.answer(worker.expect("delivery"), "Well, hello!")
+    for watching in watches:
         watching.wait_for(2)
-    aborted = [event for event in watching.seen if isinstance(event, ReplyAborted)]
-    assert [one.message_id for one in aborted] == [first.reply_message_id]
-    assert watching.entries()[-1].message.content == "Well, hello!"
+    clients[1].delete(session_id)
+    for watching in watches:
+        assert watching.end() is None
+        assert [entry.sequence for entry in watching.entries()] == [1, 2]
+        assert watching.entries()[-1].message.content == "Well, hello!"
+        aborted = [event.message_id for event in watching.seen if isinstance(event, ReplyAborted)]
+        assert aborted == [first.reply_message_id]

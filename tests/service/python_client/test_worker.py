@@ -7,59 +7,21 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
-import grpc
 import pytest
 
 from eliza.sessions.v1 import agent_pb2
 from eliza.sessions.v1 import agent_service_pb2 as pb
-from eliza.sessions.v1.errors_pb2 import ERROR_REASON_OVERLOADED
-from eliza_sessions_client import AgentError, Client, Reply, Turn, Worker, agent, errors, run, to_dict
+from eliza_sessions_client import AgentError, Client, Reply, Turn, agent, errors, run, to_dict
 from tests.service.agents.worker import stream_agent
-from tests.service.python_client.fake import Seen, fake
+from tests.service.python_client.working import working
 from tests.support.realtime.programs import free_address
 from tests.support.service import ECHO, UNKNOWN, USER, Serve, Start
 from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[3]
-
-
-@contextmanager
-def working(function: Any, service: str, **options: Any) -> Iterator[Callable[[], None]]:
-    """A worker in a thread, as long as the block lasts; yields what tells it to stop."""
-    made = queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, Worker]]()
-    ended: list[Exception] = []
-
-    async def serve() -> None:
-        worker = Worker(function, service, **options)
-        made.put((asyncio.get_running_loop(), worker))
-        await worker.serve()
-
-    def work() -> None:
-        try:
-            asyncio.run(serve())
-        except Exception as error:  # noqa: BLE001 - a test looks at it
-            ended.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    loop, worker = made.get(timeout=30)
-
-    def stop() -> None:
-        loop.call_soon_threadsafe(worker.stop)
-        thread.join(60)
-        assert not thread.is_alive()
-        assert ended == []
-
-    try:
-        yield stop
-    finally:
-        if thread.is_alive():
-            stop()
 
 
 @pytest.fixture
@@ -304,127 +266,3 @@ def test_it_connects_again_after_the_service_was_away(start: Start) -> None:
         service.kill()
         start("--no-rest", GRPC_ADDRESS=address)
         assert client.send_and_wait(session_id, "two").content == "re: two"
-
-
-class Scripted:
-    """A service for one worker: it gives a delivery, and a test says what becomes of the reply."""
-
-    def __init__(self) -> None:
-        self.replies = queue.SimpleQueue[str]()
-        self.connections = 0
-
-    def connect(self, seen: Seen, context: grpc.ServicerContext) -> Iterator[pb.ConnectResponse]:
-        self.connections += 1
-        says = seen.request
-        assert next(says).hello.agent_id == ECHO
-        yield pb.ConnectResponse(welcome={"agent": {"name": "scripted"}})
-        yield from self.serve(says, context)
-
-    def serve(self, says: Any, context: grpc.ServicerContext) -> Iterator[pb.ConnectResponse]:
-        raise NotImplementedError
-
-    def reply(self, says: Any) -> None:
-        """Waits for the worker's reply."""
-        said = next(one for one in says if one.HasField("reply"))
-        self.replies.put(said.reply.reply.content)
-
-
-DELIVERY = pb.ConnectResponse(delivery={"delivery_id": "d", "message": {"content": "Hello!"}})
-ACCEPTED = pb.ConnectResponse(accepted={"delivery_id": "d"})
-
-
-@agent(ECHO)
-async def twice_never(turn: Turn) -> str:
-    """Answers anew each time, which shows whether it was asked twice."""
-    _asked.append(turn)
-    return f"answer {len(_asked)}"
-
-
-_asked: list[Turn] = []
-
-
-def test_a_reply_that_may_be_lost_is_given_again_and_not_made_again() -> None:
-    class Losing(Scripted):
-        def serve(self, says: Any, context: grpc.ServicerContext) -> Iterator[pb.ConnectResponse]:
-            # Also the second time: the service does not know the reply yet.
-            yield DELIVERY
-            self.reply(says)
-            if self.connections == 1:
-                context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
-            yield ACCEPTED
-            next(says, None)
-
-    _asked.clear()
-    script = Losing()
-    with fake(script.connect) as service, working(twice_never, service.address) as stop:
-        assert script.replies.get(timeout=30) == "answer 1"
-        assert script.replies.get(timeout=30) == "answer 1"
-        stop()
-    assert (len(_asked), script.connections) == (1, 2)
-
-
-def test_a_reply_that_the_service_cannot_store_now_is_given_again() -> None:
-    class Busy(Scripted):
-        def serve(self, says: Any, context: grpc.ServicerContext) -> Iterator[pb.ConnectResponse]:
-            yield DELIVERY
-            self.reply(says)
-            refused = pb.ConnectResponse.Refused(
-                delivery_id="d", reason=ERROR_REASON_OVERLOADED, details={"retryAfterSeconds": "0.1"}
-            )
-            yield pb.ConnectResponse(refused=refused)
-            self.reply(says)
-            yield ACCEPTED
-            next(says, None)
-
-    _asked.clear()
-    script = Busy()
-    with fake(script.connect) as service, working(twice_never, service.address) as stop:
-        assert script.replies.get(timeout=30) == "answer 1"
-        assert script.replies.get(timeout=30) == "answer 1"
-        stop()
-    assert len(_asked) == 1
-
-
-def test_it_waits_for_the_fate_of_its_reply_before_it_stops() -> None:
-    held = threading.Event()
-
-    class Slow(Scripted):
-        def serve(self, says: Any, context: grpc.ServicerContext) -> Iterator[pb.ConnectResponse]:
-            yield DELIVERY
-            self.reply(says)
-            held.wait(60)
-            yield ACCEPTED
-            next(says, None)
-
-    script = Slow()
-    with fake(script.connect) as service, working(twice_never, service.address) as stop:
-        script.replies.get(timeout=30)
-        stopping = threading.Thread(target=stop)
-        stopping.start()
-        stopping.join(0.3)
-        assert stopping.is_alive()
-        held.set()
-        stopping.join(60)
-        assert not stopping.is_alive()
-
-
-def test_a_function_that_gives_no_token_is_asked_again() -> None:
-    class Once(Scripted):
-        def serve(self, says: Any, context: grpc.ServicerContext) -> Iterator[pb.ConnectResponse]:
-            self.replies.put("connected")
-            next(says, None)
-            yield from ()
-
-    given = iter([LookupError("no token yet"), "good"])
-
-    def token() -> str:
-        found = next(given)
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    script = Once()
-    with fake(script.connect) as service, working(twice_never, service.address, token=token) as stop:
-        assert script.replies.get(timeout=30) == "connected"
-        assert service.seen[0].metadata["authorization"] == "Bearer good"
-        stop()

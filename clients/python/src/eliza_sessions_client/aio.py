@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
-from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import grpc
@@ -11,6 +10,7 @@ from eliza_sessions_client import calls, connection, streams
 from eliza_sessions_client._api import message_pb2
 from eliza_sessions_client.failures import error_from
 from eliza_sessions_client.retries import CALL_SECONDS, Attempts
+from eliza_sessions_client.signatures import described_by
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,7 +21,7 @@ def _called(
 ) -> Callable[Concatenate["AsyncClient", P], Coroutine[Any, Any, T]]:
     """A method that makes a call."""
 
-    @wraps(build)
+    @described_by(build)
     async def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._call(build(*args, **kwargs))
 
@@ -31,7 +31,7 @@ def _called(
 def _paged(build: Callable[P, calls.Pages[T]]) -> Callable[Concatenate["AsyncClient", P], AsyncIterator[T]]:
     """A method that iterates over the items of pages."""
 
-    @wraps(build)
+    @described_by(build)
     def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
         return self._page(build(*args, **kwargs))
 
@@ -43,7 +43,7 @@ def _streamed(
 ) -> Callable[Concatenate["AsyncClient", P], AsyncIterator[T]]:
     """A method that iterates over a stream."""
 
-    @wraps(build)
+    @described_by(build)
     def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
         return self._stream(build(*args, **kwargs))
 

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator
-from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import grpc
@@ -11,6 +10,7 @@ from eliza_sessions_client import calls, connection, streams
 from eliza_sessions_client._api import message_pb2
 from eliza_sessions_client.failures import error_from
 from eliza_sessions_client.retries import CALL_SECONDS, Attempts
+from eliza_sessions_client.signatures import described_by
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -19,7 +19,7 @@ T = TypeVar("T")
 def _called(build: Callable[P, calls.Call[T]]) -> Callable[Concatenate["Client", P], T]:
     """A method that makes a call."""
 
-    @wraps(build)
+    @described_by(build)
     def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self._call(build(*args, **kwargs))
 
@@ -29,7 +29,7 @@ def _called(build: Callable[P, calls.Call[T]]) -> Callable[Concatenate["Client",
 def _paged(build: Callable[P, calls.Pages[T]]) -> Callable[Concatenate["Client", P], Iterator[T]]:
     """A method that iterates over the items of pages."""
 
-    @wraps(build)
+    @described_by(build)
     def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
         return self._page(build(*args, **kwargs))
 
@@ -39,7 +39,7 @@ def _paged(build: Callable[P, calls.Pages[T]]) -> Callable[Concatenate["Client",
 def _streamed(build: Callable[P, streams.Stream[T]]) -> Callable[Concatenate["Client", P], Iterator[T]]:
     """A method that iterates over a stream."""
 
-    @wraps(build)
+    @described_by(build)
     def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
         return self._stream(build(*args, **kwargs))
 

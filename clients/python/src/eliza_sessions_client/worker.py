@@ -337,8 +337,8 @@ async def serve(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
+    tasks = [asyncio.create_task(worker.serve()) for worker in workers]
     try:
-        tasks = [asyncio.create_task(worker.serve()) for worker in workers]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         # One has failed, or all are told to stop.
         stop()
@@ -346,8 +346,12 @@ async def serve(
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
-    for task in tasks:
-        task.result()
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
 
 
 def run(
