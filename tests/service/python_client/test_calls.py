@@ -177,7 +177,7 @@ def test_waiting_goes_on_where_the_service_is_less_patient(
 
 
 def test_a_service_out_of_reach_is_unavailable(connect: Connect) -> None:
-    client, begun_s = connect("127.0.0.1:1", timeout=2), time.monotonic()
+    client, begun_s = connect("127.0.0.1:1", timeout=3), time.monotonic()
     with pytest.raises(errors.UnavailableError, match="out of reach"):
         client.get(UNKNOWN)
     with pytest.raises(errors.UnavailableError):

@@ -80,18 +80,32 @@ def test_an_exception_is_told_to_nobody_but_the_log(
     assert session_id in caplog.text
 
 
+def test_an_agent_that_something_else_cancels_has_failed(service: Serve, client: Client) -> None:
+    agent_id = stream_agent(service)
+
+    @agent(agent_id)
+    async def reply(turn: Turn) -> str:
+        if turn.attempt == 1:
+            raise asyncio.CancelledError
+        return "at last"
+
+    client.send(client.create(agent_id, USER).session_id, "Hello?")
+    with working(reply, service.grpc):
+        assert failure(service, agent_id).reason == "the agent could not answer"
+
+
 def test_an_agent_may_say_why_and_that_it_is_final(service: Serve, client: Client) -> None:
     agent_id = stream_agent(service)
 
     @agent(agent_id)
     async def reply(turn: Turn) -> AsyncIterator[str]:
         yield "Well, "
-        raise AgentError("Not on Sundays", final=True)
+        raise AgentError("Not on Sundays \ud83d", final=True)
 
     session_id = client.create(agent_id, USER).session_id
     with working(reply, service.grpc), pytest.raises(errors.AgentReplyError) as raised:
         client.send_and_wait(session_id, "Hello?")
-    assert raised.value.reason == "Not on Sundays"
+    assert raised.value.reason == "Not on Sundays \ufffd"
 
 
 @pytest.mark.parametrize("text", ["", "x" * 100_001, "x" * 4_000_000])
@@ -110,13 +124,15 @@ def test_a_bad_reply_is_a_failure_and_the_worker_goes_on(service: Serve, client:
 
 
 def test_it_answers_so_many_at_a_time_and_no_more(service: Serve, client: Client) -> None:
-    agent_id, present, most = stream_agent(service), [], []
+    agent_id, present, most, full = stream_agent(service), [], [], asyncio.Event()
 
     @agent(agent_id, concurrency=3)
     async def reply(turn: Turn) -> str:
         present.append(turn)
         most.append(len(present))
-        await asyncio.sleep(0.05)
+        if len(present) == 3:
+            full.set()
+        await full.wait()
         present.remove(turn)
         return turn.text
 
@@ -161,16 +177,15 @@ def test_told_to_stop_it_ends_what_it_has_in_hand_and_takes_nothing_new(
         return f"re: {turn.text}"
 
     first, second = (client.create(agent_id, USER).session_id for _ in range(2))
-    with working(reply, service.grpc) as stop:
+    with working(reply, service.grpc) as worker:
         client.send(first, "first")
         assert begun.get(timeout=30) == "first"
-        stopping = threading.Thread(target=stop)
-        stopping.start()
+        worker.tell_to_stop()
         client.send(second, "second")
         # A message of the same session waits for the first one's reply.
         client.send(first, "third")
         go_on.set()
-        stopping.join(60)
+        worker.wait()
     assert [message.content for message in client.messages(first)][-1] == "first"
     assert "re: first" in {message.content for message in client.messages(first)}
     assert begun.empty()
@@ -195,10 +210,10 @@ def test_at_its_time_it_leaves_the_rest_to_others(service: Serve, client: Client
         return "at last"
 
     session_id = client.create(agent_id, USER).session_id
-    with working(reply, service.grpc, drain_seconds=0.2) as stop:
+    with working(reply, service.grpc, drain_seconds=0.2) as worker:
         client.send(session_id, "Hello?")
         until(lambda: not attempts.empty(), "the beginning")
-        stop()
+        worker.stop()
     with working(reply, service.grpc):
         until(lambda: len(list(client.messages(session_id))) == 2, "the reply")
 

@@ -65,10 +65,10 @@ def test_a_reply_that_may_be_lost_is_given_again_and_not_made_again() -> None:
 
     _asked.clear()
     script = Losing()
-    with fake(script.connect) as service, working(twice_never, service.address) as stop:
+    with fake(script.connect) as service, working(twice_never, service.address) as worker:
         assert script.replies.get(timeout=30) == "answer 1"
         assert script.replies.get(timeout=30) == "answer 1"
-        stop()
+        worker.stop()
     assert (len(_asked), script.connections) == (1, 2)
 
 
@@ -87,10 +87,10 @@ def test_a_reply_that_the_service_cannot_store_now_is_given_again() -> None:
 
     _asked.clear()
     script = Busy()
-    with fake(script.connect) as service, working(twice_never, service.address) as stop:
+    with fake(script.connect) as service, working(twice_never, service.address) as worker:
         assert script.replies.get(timeout=30) == "answer 1"
         assert script.replies.get(timeout=30) == "answer 1"
-        stop()
+        worker.stop()
     assert len(_asked) == 1
 
 
@@ -106,15 +106,12 @@ def test_it_waits_for_the_fate_of_its_reply_before_it_stops() -> None:
             next(says, None)
 
     script = Slow()
-    with fake(script.connect) as service, working(twice_never, service.address) as stop:
+    with fake(script.connect) as service, working(twice_never, service.address) as worker:
         script.replies.get(timeout=30)
-        stopping = threading.Thread(target=stop)
-        stopping.start()
-        stopping.join(0.3)
-        assert stopping.is_alive()
+        worker.tell_to_stop()
+        assert not worker.has_ended(within=0.3)
         held.set()
-        stopping.join(60)
-        assert not stopping.is_alive()
+        worker.wait()
 
 
 def test_a_function_that_gives_no_token_is_asked_again() -> None:
@@ -133,7 +130,7 @@ def test_a_function_that_gives_no_token_is_asked_again() -> None:
         return found
 
     script = Once()
-    with fake(script.connect) as service, working(twice_never, service.address, token=token) as stop:
+    with fake(script.connect) as service, working(twice_never, service.address, token=token) as worker:
         assert script.replies.get(timeout=30) == "connected"
         assert service.seen[0].metadata["authorization"] == "Bearer good"
-        stop()
+        worker.stop()

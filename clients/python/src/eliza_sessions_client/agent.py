@@ -141,15 +141,16 @@ class _HalfJoiner:
         """Takes a piece; returns what can go out. Holds back a first half at its end."""
         text = self._half + piece
         self._half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
-        return _joined(text.removesuffix(self._half))
+        return clean(text.removesuffix(self._half))
 
     def flush(self) -> str:
         """Ends the text; returns what was held back."""
         half, self._half = self._half, ""
-        return _joined(half)
+        return clean(half)
 
 
-def _joined(text: str) -> str:
+def clean(text: str) -> str:
+    """The text with its surrogate halves joined; each lone half becomes U+FFFD."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
@@ -184,10 +185,10 @@ async def answer(function: AgentFunction, turn: Turn) -> AsyncGenerator[str | Re
 
 def _reply(given: object, text: str) -> Reply:
     if isinstance(given, str):
-        return Reply(_joined(given))
+        return Reply(clean(given))
     if not isinstance(given, Reply):
         raise TypeError(f"the agent returns a {type(given).__name__}, which is no str or Reply")
-    return replace(given, content=text if given.content is None else _joined(given.content))
+    return replace(given, content=text if given.content is None else clean(given.content))
 
 
 def _parts(text: str) -> list[str]:

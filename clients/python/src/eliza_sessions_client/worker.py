@@ -12,7 +12,7 @@ import grpc
 
 from eliza_sessions_client import connection
 from eliza_sessions_client._api import agent_service_pb2 as pb
-from eliza_sessions_client.agent import Agent, AgentError, Reply, Turn, answer
+from eliza_sessions_client.agent import Agent, AgentError, Reply, Turn, answer, clean
 from eliza_sessions_client.calls import json_text
 from eliza_sessions_client.credentials import Metadata
 from eliza_sessions_client.errors import SessionsError, reason_name
@@ -232,9 +232,16 @@ class Worker:
                     else:
                         held.reply = _encode(delivery_id, piece)
                         await self._say(held, reply=held.reply)
+        except asyncio.CancelledError:
+            if held.is_over:
+                raise
+            # Not cancelled by us, but by something that the agent uses.
+            _log.warning("no answer to message %s: the agent was cancelled", turn.message.message_id)
+            await self._fail(held, FAILED, final=False)
         except AgentError as error:
-            _log.warning("no answer to message %s: %s", turn.message.message_id, error)
-            await self._fail(held, str(error), final=error.final)
+            reason = clean(str(error))
+            _log.warning("no answer to message %s: %s", turn.message.message_id, reason)
+            await self._fail(held, reason, final=error.final)
         except Exception:  # noqa: BLE001 - whatever an agent raises
             _log.exception(
                 "no answer to message %s of session %s", turn.message.message_id, turn.session.session_id
@@ -310,8 +317,8 @@ def _encode(delivery_id: str, reply: Reply) -> pb.ConnectRequest.Reply:
             content=reply.content or "",
             metadata_json=json_text(reply.metadata),
             attachments_json=json_text(reply.attachments),
-            thought=reply.thought,
-            actions=reply.actions,
+            thought=None if reply.thought is None else clean(reply.thought),
+            actions=[clean(action) for action in reply.actions],
         ),
     )
     if encoded.ByteSize() > MAX_REPLY_BYTES:
