@@ -1,0 +1,169 @@
+"""The client for programs with an event loop. It has the methods of `Client`."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
+
+import grpc
+
+from eliza_sessions_client import calls, connection, streams
+from eliza_sessions_client._api import message_pb2
+from eliza_sessions_client.failures import error_from
+from eliza_sessions_client.retries import CALL_SECONDS, Attempts
+from eliza_sessions_client.signatures import described_by
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _called(
+    build: Callable[P, calls.Call[T]],
+) -> Callable[Concatenate["AsyncClient", P], Coroutine[Any, Any, T]]:
+    """A method that makes a call."""
+
+    @described_by(build)
+    async def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._call(build(*args, **kwargs))
+
+    return method
+
+
+def _paged(build: Callable[P, calls.Pages[T]]) -> Callable[Concatenate["AsyncClient", P], AsyncIterator[T]]:
+    """A method that iterates over the items of pages."""
+
+    @described_by(build)
+    def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
+        return self._page(build(*args, **kwargs))
+
+    return method
+
+
+def _streamed(
+    build: Callable[P, streams.Stream[T]],
+) -> Callable[Concatenate["AsyncClient", P], AsyncIterator[T]]:
+    """A method that iterates over a stream."""
+
+    @described_by(build)
+    def method(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> AsyncIterator[T]:
+        return self._stream(build(*args, **kwargs))
+
+    return method
+
+
+class AsyncClient:
+    """A client of the service, for one event loop. An asynchronous context manager, which closes it.
+
+    See `Client` for what it does. It is made while its loop runs.
+    """
+
+    def __init__(
+        self,
+        address: str = connection.ADDRESS,
+        *,
+        timeout: float = CALL_SECONDS,
+        **options: Unpack[connection.ConnectionOptions],
+    ) -> None:
+        """`timeout`: the seconds that a call may take with all its attempts. `options`: see
+        ConnectionOptions.
+        """
+        self._credentials = connection.credentials(options)
+        self._channel = connection.open_async_channel(address, options)
+        self._timeout_s = timeout
+        self._is_closed = False
+        self._stubs = connection.stubs(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Ends all calls; streams simply end."""
+        self._is_closed = True
+        await self._channel.close()
+
+    create = _called(calls.create)
+    get = _called(calls.get)
+    sessions = _paged(calls.sessions)
+    renew = _called(calls.renew)
+    update_timeout = _called(calls.update_timeout)
+    heartbeat = _called(calls.heartbeat)
+    delete = _called(calls.delete)
+    send = _called(calls.send)
+    messages = _paged(calls.messages)
+    agents = _paged(calls.agents)
+    status = _called(calls.status)
+    watch = _streamed(streams.watch)
+    converse = _streamed(streams.converse)
+
+    async def send_and_wait(
+        self,
+        session_id: str,
+        content: str,
+        *,
+        metadata: calls.Metadata | None = None,
+        attachments: calls.Attachments | None = None,
+        request_id: str | None = None,
+        timeout: float = streams.REPLY_SECONDS,
+    ) -> message_pb2.Message:
+        """Sends a message and returns the reply. Its errors are those of `converse`."""
+        parts = self.converse(
+            session_id,
+            content,
+            metadata=metadata,
+            attachments=attachments,
+            request_id=request_id,
+            timeout=timeout,
+        )
+        reply = [part async for part in parts if isinstance(part, message_pb2.Message)]
+        return reply[0]
+
+    async def _call(self, call: calls.Call[T]) -> T:
+        method = getattr(self._stubs[call.service], call.method)
+        attempts = Attempts(call, self._timeout_s)
+        while True:
+            try:
+                metadata = await self._credentials.metadata_async()
+                return call.unpack(await method(call.request, timeout=attempts.left(), metadata=metadata))
+            except grpc.RpcError as failed:
+                if self._is_closed:
+                    raise error_from(failed) from None
+                if (pause_s := attempts.pause(failed)) is None:
+                    return call.unpack(None)
+            await asyncio.sleep(pause_s)
+
+    async def _page(self, pages: calls.Pages[T]) -> AsyncIterator[T]:
+        call: calls.Call[Any] | None = pages.first
+        while call:
+            page = await self._call(call)
+            for item in pages.items(page):
+                yield item
+            call = pages.after(page)
+
+    async def _stream(self, stream: streams.Stream[T]) -> AsyncIterator[T]:
+        method = getattr(self._stubs[stream.service], stream.method)
+        while not stream.is_over:
+            metadata, failed = await self._credentials.metadata_async(), None
+            responses = method(stream.request(), timeout=stream.timeout(), metadata=metadata)
+            try:
+                async for response in responses:
+                    for event in stream.take(response):
+                        yield event
+                    if stream.is_over:
+                        return
+            except grpc.RpcError as error:
+                failed = error
+            except asyncio.CancelledError:
+                # Whoever closes a channel cancels what waits for it.
+                task = asyncio.current_task()
+                if not self._is_closed or (task and task.cancelling()):
+                    raise
+            finally:
+                responses.cancel()
+            if self._is_closed:
+                return
+            for event in stream.lose(failed, is_renewable=self._credentials.is_renewable):
+                yield event
+            if not stream.is_over:
+                await asyncio.sleep(stream.pause())
