@@ -89,4 +89,22 @@ assert.ok(hasCode(await rejected(client.watch(sessionId).next()), "SESSION_NOT_F
 // The service itself.
 assert.equal((await client.health()).status, "healthy");
 assert.ok((await client.agents()).some((agent) => agent.id === agentId));
+/** Never called: what the types refuse. */
+export async function refused(error: unknown): Promise<void> {
+  // @ts-expect-error A message is a text.
+  await client.send(sessionId, 7);
+  // @ts-expect-error A session needs a user.
+  await client.create({ agentId });
+  // @ts-expect-error This code has another detail.
+  if (hasCode(error, "SESSION_EXPIRED")) console.log(error.details.etag);
+  // @ts-expect-error There is no such code.
+  hasCode(error, "SESSION_LOST");
+  for await (const event of client.watch(sessionId)) {
+    // @ts-expect-error Another event has it.
+    if (event.type === "sessionExpired") console.log(event.data.minutesRemaining);
+    // @ts-expect-error There is no such event.
+    if (event.type === "sessionLost") return;
+  }
+}
+
 console.log("all as typed");

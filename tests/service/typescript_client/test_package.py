@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import tarfile
 import tomllib
 import uuid
@@ -11,10 +12,12 @@ import pytest
 
 from eliza.sessions.errors import TABLE
 from tests.contract.openapi import DOCUMENT
+from tests.service.docs.pages import blocks
 from tests.service.typescript_client import project as client
 from tests.service.typescript_client.project import CLIENT, ROOT, TYPES
 from tests.support import node
 
+HERE = Path(__file__).parent
 SOURCES = sorted((CLIENT / "src").glob("*.js"))
 PACKAGE = json.loads((CLIENT / "package.json").read_text())
 GRPC_ONLY = {"AGENT_ALREADY_EXISTS", "DELIVERY_NOT_FOUND", "DELIVERY_ALREADY_ANSWERED", "DELIVERY_NOT_LEASED"}
@@ -26,6 +29,15 @@ def test_the_types_are_those_of_the_service_and_of_the_sources(tmp_path: Path) -
     made = {path.name: path.read_text() for path in client.generate(tmp_path).iterdir()}
     written = {path.name: path.read_text() for path in TYPES.iterdir()}
     assert made == written, "run python -m tests.service.typescript_client.project"
+
+
+def test_programs_of_users_are_checked(project: Path) -> None:
+    """The README's examples, and a program that makes every call: also that wrong ones are refused."""
+    for block in blocks(CLIENT / "README.md"):
+        (project / block.name).write_text(block.code)
+    for path in (CLIENT / "examples" / "use-session.js", HERE / "conversation.mts", HERE / "talking.js"):
+        shutil.copy(path, project)
+    client.check(project)
 
 
 def test_the_package_needs_nothing_and_holds_only_itself(archive: Path) -> None:
@@ -56,9 +68,9 @@ def test_each_error_has_the_details_of_the_table() -> None:
     typed = {code: set(re.findall(r"(\w+)\??:", details)) for code, details in rows}
     ours = {code: set(row.details) for code, row in TABLE.items() if code not in GRPC_ONLY}
     assert set(DOCUMENT["components"]["schemas"]["ErrorCode"]["enum"]) <= ours.keys()
-    assert {code: details - typed.get(code, set()) for code, details in ours.items()} == dict.fromkeys(
-        ours, set()
-    )
+    assert {code: details - typed.get(code, set()) for code, details in ours.items()} == {
+        code: set() for code in ours
+    }
     # The client's own, and what the service has with access control only.
     access = {"UNAUTHENTICATED", "CREDENTIAL_EXPIRED", "PERMISSION_DENIED", "QUOTA_EXCEEDED"}
     assert typed.keys() - ours.keys() <= {"CONNECTION_FAILED", "UNEXPECTED_ANSWER", *access}

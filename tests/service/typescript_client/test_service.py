@@ -4,12 +4,12 @@ import json
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.service.typescript_client.files import Files
-from tests.service.typescript_client.project import check, run
+from tests.service.typescript_client.project import run
 from tests.support.node import NODE
 from tests.support.realtime.browser import browser
 from tests.support.realtime.programs import free_address
@@ -20,16 +20,10 @@ HERE = Path(__file__).parent
 COUNT = 16
 """How many messages each client sends."""
 
-PAGE = """<!doctype html><title>talking</title>
-<script type="importmap">{"imports": {"@eliza-sessions/client":
-  "FILES/node_modules/@eliza-sessions/client/src/index.js"}}</script>
-<script type="module">
+PAGE = """<script type="module">
 import { SessionsClient } from "@eliza-sessions/client";
 import { talk } from "FILES/talking.js";
-let number = 0;
-const tell = (what) => fetch("/record", { method: "POST", body: JSON.stringify({ number: number++, ...what }) });
-const client = new SessionsClient("URL", { retries: 20 });
-talk(client, "SESSION", COUNT, tell).catch((error) => tell({ error: String(error) }));
+await talk(new SessionsClient("URL", { retries: 20 }), "SESSION", COUNT, tell);
 </script>"""
 PROGRAM = """
 import { SessionsClient } from "@eliza-sessions/client";
@@ -44,19 +38,20 @@ Records = Callable[[], list[dict[str, Any]]]
 
 def test_a_program_in_typescript_makes_every_call(service: Serve, project: Path) -> None:
     shutil.copy(HERE / "conversation.mts", project)
-    check(project)
     said = run(project, NODE, "--no-warnings", "conversation.mts", f"http://{service.rest}", ECHO)
     assert said == "all as typed\n"
 
 
-def restart_while_they_talk(start: Start, directory: Path, records: Records, service: Serve) -> Serve:
-    """Kills the service twice and stops it once, each time in the middle of the conversation."""
+def restart_while_they_talk(
+    start: Start, directory: Path, records: Records, service: Serve, ends: Sequence[Callable[[Serve], object]]
+) -> Serve:
+    """Ends the service in each of these ways, in the middle of the conversation, and starts it again."""
     addresses = {"GRPC_ADDRESS": service.grpc, "REST_ADDRESS": service.rest}
 
     def answered() -> int:
         return sum("answered" in one for one in records())
 
-    for round_, end in enumerate((Serve.kill, Serve.stop, Serve.kill), 1):
+    for round_, end in enumerate(ends, 1):
         until(lambda count=round_ * 4: answered() >= count, "some answers")
         end(service)
         until(lambda count=round_: records().count({"state": "lost"}) >= count, "the watch to be lost")
@@ -79,7 +74,7 @@ def check_nothing_is_lost_or_doubled(service: Serve, session_id: str, records: R
     assert [one["answered"] for one in records() if "answered" in one] == texts
     states = [one["state"] for one in records() if "state" in one]
     assert states == ["open", *["lost", "open"] * (len(states) // 2 - 1), "ended"]
-    assert states.count("lost") >= 3
+    assert "lost" in states
     assert [one for one in records() if "error" in one] == []
 
 
@@ -90,8 +85,7 @@ def test_a_conversation_in_chromium_goes_on_over_kills_and_restarts(
     service = start(directory=directory, GRPC_ADDRESS=free_address(), REST_ADDRESS=free_address())
     session_id = service.create()["sessionId"]
     shutil.copy(HERE / "talking.js", project)
-    page = PAGE.replace("FILES", files.url).replace("URL", f"http://{service.rest}")
-    page = page.replace("SESSION", session_id).replace("COUNT", str(COUNT))
+    page = files.page(PAGE, URL=f"http://{service.rest}", SESSION=session_id, COUNT=str(COUNT))
     with browser(page, tmp_path / "profile") as recorder:
 
         def records() -> list[dict[str, Any]]:
@@ -99,19 +93,17 @@ def test_a_conversation_in_chromium_goes_on_over_kills_and_restarts(
             heard = dict(recorder.heard)
             return [heard[number] for number in range(len(heard)) if number in heard]
 
-        service = restart_while_they_talk(start, directory, records, service)
+        ends = (Serve.kill, Serve.stop, Serve.kill)
+        service = restart_while_they_talk(start, directory, records, service, ends)
         check_nothing_is_lost_or_doubled(service, session_id, records)
 
 
-def test_a_conversation_in_node_goes_on_over_kills_and_restarts(
-    start: Start, project: Path, tmp_path: Path
-) -> None:
+def test_a_conversation_in_node_goes_on_over_a_kill(start: Start, project: Path, tmp_path: Path) -> None:
     directory = tmp_path / "service"
     service = start(directory=directory, GRPC_ADDRESS=free_address(), REST_ADDRESS=free_address())
     session_id = service.create()["sessionId"]
     shutil.copy(HERE / "talking.js", project)
     (project / "program.mjs").write_text(PROGRAM)
-    check(project)
     lines: list[str] = []
     command = [NODE, "program.mjs", f"http://{service.rest}", session_id, str(COUNT)]
     process = subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, text=True)
@@ -123,7 +115,7 @@ def test_a_conversation_in_node_goes_on_over_kills_and_restarts(
             def records() -> list[dict[str, Any]]:
                 return [json.loads(line) for line in lines]
 
-            service = restart_while_they_talk(start, directory, records, service)
+            service = restart_while_they_talk(start, directory, records, service, [Serve.kill])
             check_nothing_is_lost_or_doubled(service, session_id, records)
             assert process.wait(timeout=30) == 0
         finally:
