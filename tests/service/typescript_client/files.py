@@ -6,7 +6,6 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Self
 
-
 HEAD = """<!doctype html><title>a test</title><body>
 <script type="importmap">{"imports": {
   "@eliza-sessions/client": "FILES/node_modules/@eliza-sessions/client/src/index.js",

@@ -116,6 +116,25 @@ test("tokens that expire at once are not fetched in a hurry", async (t) => {
   assert.ok(server.requests.length >= 2 && server.requests.length <= 5, `${server.requests.length} requests`);
 });
 
+test("a service that ends each stream at once is asked ever less often", async (t) => {
+  const server = await serve(t, stream(["retry: 1\n\n"]));
+  const stop = new AbortController();
+  const ended = collect(new SessionsClient(server.url).watch("s", { signal: stop.signal }));
+  await new Promise((resolve) => setTimeout(resolve, 1500));
+  stop.abort();
+  await ended;
+  assert.ok(server.requests.length >= 2 && server.requests.length <= 4, `${server.requests.length} requests`);
+});
+
+test("a stream may last longer than a call", async (t) => {
+  const server = await serve(t, (response) => {
+    stream([message(1)], { stays: true })(response);
+    setTimeout(() => response.end('event: sessionDeleted\ndata: {"sessionId": "s"}\n\n'), 600);
+  });
+  const { found } = await collect(new SessionsClient(server.url, { ...FAST, timeoutMs: 200 }).watch("s"));
+  assert.deepEqual([found.length, server.requests.length], [2, 1]);
+});
+
 test("a watch that is aborted ends, and its request too", async (t) => {
   let isClosed;
   const server = await serve(t, (response) => {

@@ -21,7 +21,8 @@ EXAMPLES = {block.name: block.code for block in blocks(README)}
 
 PAGE = """<script>
 history.replaceState(null, "", "/?session=SESSION");
-new MutationObserver(() => tell({ text: document.body.innerText })).observe(document.body, { childList: true });
+const show = () => tell({ text: document.body.innerText });
+new MutationObserver(show).observe(document.body, { childList: true });
 </script>
 <script type="module" src="FILES/page.js"></script>"""
 REACT = """<script src="FILES/node_modules/react/umd/react.development.js"></script>
