@@ -35,7 +35,7 @@ def test_programs_of_users_are_checked(project: Path) -> None:
     """The README's examples, and a program that makes every call: also that wrong ones are refused."""
     for block in blocks(CLIENT / "README.md"):
         (project / block.name).write_text(block.code)
-    for path in (CLIENT / "examples" / "use-session.js", HERE / "conversation.mts", HERE / "talking.js"):
+    for path in (CLIENT / "examples" / "use-session.js", *HERE.glob("t*.*js"), HERE / "conversation.mts"):
         shutil.copy(path, project)
     client.check(project)
 

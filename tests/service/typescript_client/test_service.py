@@ -8,6 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tests.contract.openapi import DOCUMENT
 from tests.service.typescript_client.files import Files
 from tests.service.typescript_client.project import run
 from tests.support.node import NODE
@@ -40,6 +43,17 @@ def test_a_program_in_typescript_makes_every_call(service: Serve, project: Path)
     shutil.copy(HERE / "conversation.mts", project)
     said = run(project, NODE, "--no-warnings", "conversation.mts", f"http://{service.rest}", ECHO)
     assert said == "all as typed\n"
+
+
+@pytest.mark.skipif(
+    "/api/messaging/sessions/{sessionId}/tokens" not in DOCUMENT["paths"], reason="waits for access control"
+)
+def test_a_page_outlives_its_tokens(start: Start, project: Path) -> None:
+    key = "a key of a test, and long enough"
+    service = start(ELIZA_SERVER_AUTH_TOKEN=key)
+    shutil.copy(HERE / "tokens.mjs", project)
+    said = run(project, NODE, "tokens.mjs", f"http://{service.rest}", key, ECHO)
+    assert said == "all tokens were renewed\n"
 
 
 def restart_while_they_talk(
