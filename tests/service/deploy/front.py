@@ -3,7 +3,6 @@
 import json
 import queue
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -29,7 +28,6 @@ NAME = "sessions.example.com"
 FACADES = ("127.0.0.1:3001", "127.0.0.1:3002")
 SERVER = "127.0.0.1:50051"
 """Where the samples have the facades and the server."""
-SLOW_SECONDS = 1.5
 
 
 class Behind(NamedTuple):
@@ -173,8 +171,3 @@ def wait_until_it_answers(front: Front) -> None:
             return False
 
     until(answers, "the service behind the proxy")
-
-
-def quiet_for(seconds: float) -> None:
-    """Lets this time go by: what is tried is that nothing ends meanwhile."""
-    time.sleep(seconds)

@@ -19,6 +19,7 @@ RELEASE: Final = "bookworm"
 MIRROR: Final = "http://deb.debian.org/debian"
 PACKAGES: Final = "python3,python3-venv,ca-certificates"
 SECONDS: Final = 420
+"""How long making the base may take, and building the image."""
 CERTIFICATES: Final = Path("/etc/ssl/certs")
 PIP_SETTINGS: Final = Path("/etc/pip.conf")
 
@@ -53,17 +54,20 @@ class Image:
         return run("buildah", *self._storage, *arguments, seconds=seconds).strip()
 
     def make_base(self) -> None:
-        """Makes the base that the registry of images would have: Debian with Python, by debootstrap."""
-        root = self._directory / "base"
-        include = f"--include={PACKAGES}"
-        run("debootstrap", "--variant=minbase", include, RELEASE, root, MIRROR, seconds=SECONDS)
-        for path in (root / "var/cache/apt/archives", root / "var/lib/apt/lists"):
-            shutil.rmtree(path)
-        (self._directory / "Base").write_text("FROM scratch\nCOPY base /\n")
+        """Makes the base that the registry of images would have: Debian with Python, by debootstrap.
+
+        DEPLOY_TEST_BASE names a directory for its files, where a later run finds them.
+        """
+        root = Path(os.environ.get("DEPLOY_TEST_BASE", self._directory / "base"))
+        if not root.exists():
+            include = f"--include={PACKAGES}"
+            run("debootstrap", "--variant=minbase", include, RELEASE, root, MIRROR, seconds=SECONDS)
+            for path in (root / "var/cache/apt/archives", root / "var/lib/apt/lists"):
+                shutil.rmtree(path)
+        recipe = self._directory / "Base"
+        recipe.write_text(f"FROM scratch\nCOPY {root.name} /\n")
         self.base = "localhost/eliza-sessions-base"
-        self.buildah(
-            "bud", "--isolation", "chroot", "-t", self.base, "-f", self._directory / "Base", self._directory
-        )
+        self.buildah("bud", "--isolation", "chroot", "-t", self.base, "-f", recipe, root.parent)
 
     def build(self) -> None:
         """Builds deploy/Dockerfile on that base. The certificates and pip's settings are this machine's."""
