@@ -1,4 +1,4 @@
-"""What a proxy in front has to let through: REST, server-sent events, WebSocket and gRPC, each as it comes."""
+"""What a proxy in front has to let through: REST, server-sent events, WebSocket and gRPC."""
 
 import json
 import queue
@@ -153,7 +153,9 @@ def grpc_works(front: Front) -> None:
     converse = message_service_pb2.ConverseRequest(
         message=message_service_pb2.SendMessageRequest(session_id=session, content="three")
     )
-    replies = [part.reply.content for part in messages.Converse(converse, timeout=30) if part.HasField("reply")]
+    replies = [
+        part.reply.content for part in messages.Converse(converse, timeout=30) if part.HasField("reply")
+    ]
     assert replies == ["three"]
 
 

@@ -1,4 +1,4 @@
-"""Builds the image and runs it, without a daemon: buildah makes it, and namespaces of the kernel contain it."""
+"""Builds the image and runs it, without a daemon: buildah makes it, the kernel's namespaces contain it."""
 
 import json
 import os
@@ -113,9 +113,7 @@ class Image:
     def run(self, data: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
         """Runs a command in the image until it ends."""
         line, environment = self.command(data, *arguments, **settings)
-        return subprocess.run(
-            line, env=environment, capture_output=True, text=True, timeout=60, check=False
-        )
+        return subprocess.run(line, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
 class Container(NamedTuple):

@@ -1,4 +1,4 @@
-"""deploy/envoy/envoy.yaml in a real Envoy: all that the service speaks, and gRPC-Web and Connect for browsers."""
+"""deploy/envoy/envoy.yaml in a real Envoy: all that the service speaks, and gRPC-Web and Connect."""
 
 import base64
 import json
@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 import grpc
 import pytest
 import requests
+from google.protobuf.message import Message
 
 from eliza.sessions.v1 import message_service_pb2, session_service_pb2
-from google.protobuf.message import Message
 from tests.service.deploy.front import CHECKS, Behind, Front, behind, wait_until_it_answers
 from tests.service.deploy.programs import DEPLOY, program, run, running
 from tests.support.realtime.programs import free_address

@@ -1,10 +1,11 @@
-"""The image: it is built without a daemon, runs on a read-only root as an unprivileged user, and stops in time."""
+"""The image: built without a daemon, it runs read-only as an unprivileged user, and stops in time."""
 
 import json
 import re
+import shlex
 import shutil
 import time
-from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import requests
 
 from tests.service.deploy.image import Image, container
 from tests.service.deploy.programs import DEPLOY, run
-from tests.service.docs.pages import ROOT
+from tests.service.docs.pages import ROOT, example
 from tests.support.service import ECHO, USER
 
 pytestmark = pytest.mark.deploy
@@ -34,21 +35,6 @@ def test_the_version_is_that_of_the_package() -> None:
     named += re.findall(r"image: eliza-sessions:(\S+)", (DEPLOY / "compose.yaml").read_text())
     named += re.findall(r"newTag: (\S+)", (DEPLOY / "kustomize/base/kustomization.yaml").read_text())
     assert named == [version] * 3
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
-    """The image, built on a base that debootstrap made."""
-    directory = tmp_path_factory.mktemp("image")
-    built = Image(directory)
-    try:
-        built.make_base()
-        built.build()
-        yield built
-    finally:
-        built.buildah("rm", "--all")
-        built.buildah("rmi", "--all", "--force")
-        shutil.rmtree(directory)
 
 
 @pytest.fixture
@@ -143,7 +129,8 @@ def stop_seconds() -> float:
 
 
 def test_nothing_but_its_volume_can_be_written(image: Image, data: Path) -> None:
-    script = "for path in / /opt /etc /var /root /home; do ! touch $path/x 2>/dev/null || echo $path; done; touch /data/x"
+    places = "/ /opt /etc /var /root /home"
+    script = f"for place in {places}; do touch $place/x 2>/dev/null && echo $place; done; touch /data/x"
     done = image.run(data, "sh", "-c", script)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert (data / "x").exists()
@@ -153,7 +140,9 @@ def test_other_commands_and_the_facade_run_in_it(image: Image, data: Path, tmp_p
     assert image.run(data, "eliza-sessions", "--version").stdout.startswith("eliza-sessions")
     with (
         container(image, data, tmp_path / "server", "serve", "--no-rest", **LOOPBACK) as server,
-        container(image, data, tmp_path / "rest", "rest", "--server", server.addresses["grpc"], **LOOPBACK) as rest,
+        container(
+            image, data, tmp_path / "rest", "rest", "--server", server.addresses["grpc"], **LOOPBACK
+        ) as rest,
     ):
         health = f"http://{rest.addresses['rest']}/api/messaging/sessions/health"
         assert requests.get(health, timeout=30).json()["status"] == "healthy"
@@ -163,8 +152,8 @@ def test_other_commands_and_the_facade_run_in_it(image: Image, data: Path, tmp_p
         assert checked.returncode == 0, checked.stderr
 
 
-def test_what_the_build_reads_is_what_git_has(tmp_path: Path) -> None:
-    """.dockerignore lets in what the Dockerfile copies, and no database, key or environment of the developer's."""
+def test_the_build_sees_only_what_it_copies() -> None:
+    """.dockerignore lets in what the Dockerfile copies: no database, key or environment of a developer."""
     rules = (ROOT / ".dockerignore").read_text().splitlines()
     allowed = {rule.removeprefix("!") for rule in rules if rule.startswith("!")}
     copied = {
@@ -174,6 +163,34 @@ def test_what_the_build_reads_is_what_git_has(tmp_path: Path) -> None:
     }
     assert "*" in rules
     assert copied == allowed
+
+
+def test_the_commands_of_the_docs() -> None:
+    """The build is that of the tests, and the run asks for what the compose file asks for."""
+    build, run_line = example("image").replace("\\\n", "").splitlines()
+    (name,) = re.findall(r"image: (\S+)", (DEPLOY / "compose.yaml").read_text())
+    assert shlex.split(build) == ["docker", "build", "-f", "deploy/Dockerfile", "-t", name, "."]
+    options = shlex.split(run_line)
+    assert options[:3] == ["docker", "run", "--rm"]
+    assert options[-1] == name
+    asked = set(pairwise(options))
+    assert {
+        ("--tmpfs", "/tmp"),
+        ("--cap-drop", "ALL"),
+        ("--security-opt", "no-new-privileges"),
+        ("-e", "ALLOW_OPEN=true"),
+        ("-p", "127.0.0.1:3000:3000"),
+        ("-p", "127.0.0.1:50051:50051"),
+        ("-v", "eliza-sessions:/data"),
+    } <= asked
+    assert "--read-only" in options
+
+
+def test_compose_takes_the_command_of_the_docs() -> None:
+    words = shlex.split(example("compose"))
+    assert words[:3] == ["docker", "compose", "-f"]
+    assert words[-3:] == ["up", "-d", "--build"]
+    run("docker-compose", "-f", ROOT / words[3], "config", "-q")
 
 
 def test_compose_takes_the_file() -> None:

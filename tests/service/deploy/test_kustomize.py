@@ -1,5 +1,6 @@
 """deploy/kustomize: kubectl puts it together, the API's schemas take it, and it says what the image is."""
 
+import shutil
 from pathlib import Path
 from typing import Any, Final
 
@@ -8,7 +9,8 @@ import yaml
 
 from server.rpc.health import ALIVE
 from server.settings import load_settings
-from tests.service.deploy.programs import DEPLOY, program, run
+from tests.service.deploy.programs import DEPLOY, run
+from tests.service.docs.pages import example
 
 pytestmark = pytest.mark.deploy
 
@@ -138,15 +140,13 @@ def test_an_overlay_as_the_comments_have_it(tmp_path: Path) -> None:
         if begin >= 0:
             text = text[:begin] + "\n".join(line.removeprefix("# ") for line in text[begin:].splitlines())
         lines = [
-            line.replace("# ", "", 1)
-            if line.strip().startswith(("# - name: secrets", "#   "))
-            else line
+            line.replace("# ", "", 1) if line.strip().startswith(("# - name: secrets", "#   ")) else line
             for line in text.splitlines()
         ]
         (copy / path.name).write_text("\n".join(lines) + "\n")
     (copy / "secrets").mkdir()
     (copy / "secrets/support").write_text("whsec_x")
-    printed = run(program("kubectl"), "kustomize", copy)
+    printed = run("kubectl", "kustomize", copy)
     found = [one for one in yaml.safe_load_all(printed) if one]
     (secret,) = [one for one in found if one["kind"] == "Secret"]
     (server,) = [one for one in found if one["kind"] == "StatefulSet"]
@@ -158,3 +158,26 @@ def test_an_overlay_as_the_comments_have_it(tmp_path: Path) -> None:
     ]
     (tmp_path / "all.yaml").write_text(printed)
     run("kubernetes-validate", "--strict", tmp_path / "all.yaml")
+
+
+def test_the_overlay_of_the_docs(tmp_path: Path) -> None:
+    *_, path = example("kubernetes").split()
+    assert path.startswith("deploy/kustomize/")
+    shutil.copytree(BASE, tmp_path / "base")
+    overlay = tmp_path / Path(path).name
+    overlay.mkdir()
+    (overlay / "kustomization.yaml").write_text(example("overlay"))
+    printed = run("kubectl", "kustomize", overlay)
+    (tmp_path / "all.yaml").write_text(printed)
+    run("kubernetes-validate", "--strict", tmp_path / "all.yaml")
+    found = [one for one in yaml.safe_load_all(printed) if one]
+    assert {one["metadata"]["namespace"] for one in found} == {"eliza"}
+    (settings,) = [one["data"] for one in found if one["kind"] == "ConfigMap"]
+    assert settings["REST_ALLOWED_HOSTS"] == "sessions.example.com"
+    assert settings["ALLOW_OPEN"] == "true"
+    images = {
+        one["spec"]["template"]["spec"]["containers"][0]["image"]
+        for one in found
+        if one["kind"] in ("StatefulSet", "Deployment")
+    }
+    assert images == {"registry.example.com/eliza-sessions:0.2.0"}

@@ -1,5 +1,6 @@
 """deploy/litestream/litestream.yml: the store is copied while the service writes, and restored elsewhere."""
 
+import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,22 +8,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.deploy.programs import DEPLOY, program, run, running
+from tests.service.deploy.programs import DEPLOY, PROGRAMS, program, run, running
+from tests.service.docs.pages import ROOT, example
 from tests.support.clients import create, history, send
 from tests.support.clients import run as run_command
-from tests.support.service import Serve, Start
+from tests.support.service import Serve, Start, environment
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.deploy
 
 NAME = "eliza-sessions.db"
+SAMPLE = DEPLOY / "litestream/litestream.yml"
 MESSAGES = 200
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Path:
     """The sample, with the store and the copies in the test's directory."""
-    sample = (DEPLOY / "litestream/litestream.yml").read_text()
+    sample = SAMPLE.read_text()
     for old, new in (
         ("/var/lib/eliza-sessions/", f"{tmp_path}/store/"),
         ("/var/backups/eliza-sessions", f"{tmp_path}/copies"),
@@ -37,7 +40,10 @@ def settings(tmp_path: Path) -> Path:
 @contextmanager
 def replicating(settings: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Litestream beside the service, once it has copied for the first time."""
-    line = [program("litestream"), "replicate", "-config", settings]
+    name, *arguments = shlex.split(
+        example("litestream").replace(str(SAMPLE.relative_to(ROOT)), str(settings))
+    )
+    line = [program(name), *arguments]
     with running(line, settings.parent, "litestream.log") as process:
         until(lambda: count_copies(settings), "the first copy")
         yield process
@@ -49,12 +55,20 @@ def count_copies(settings: Path) -> int:
 
 
 def restored(settings: Path) -> Path:
-    """Restores the store to another place, as the docs have it, and checks it."""
-    new, old = settings.parent / "restored" / NAME, settings.parent / "store" / NAME
-    run("litestream", "restore", "-config", settings, "-o", new, old)
-    done = run_command("check", cwd=settings.parent, DATABASE_URL=f"sqlite:///{new}")
-    assert done.status == 0, done.errors
-    assert "is sound" in done.out
+    """Restores the store on another machine, as the docs have it, and checks it."""
+    directory = settings.parent / "restored"
+    directory.mkdir()
+    new, old = directory / NAME, settings.parent / "store" / NAME
+    script = example("litestream-restore")
+    for word, path in (
+        (f"sqlite:////var/lib/eliza-sessions/{NAME}", f"sqlite:///{new}"),
+        (f"/var/lib/eliza-sessions/{NAME}", str(old)),
+        (str(SAMPLE.relative_to(ROOT)), str(settings)),
+    ):
+        assert script.count(word) == 1
+        script = script.replace(word, path)
+    said = run("bash", "-euc", script, cwd=directory, env=environment(PATH=PROGRAMS))
+    assert f"{new} is sound" in said
     return new
 
 
