@@ -20,4 +20,5 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Image]:
     finally:
         built.buildah("rm", "--all")
         built.buildah("rmi", "--all", "--force")
+        built.unmount()
         shutil.rmtree(directory)

@@ -85,6 +85,13 @@ class Image:
         self.container = self.buildah("from", "--pull-never", self.name)
         self.root = Path(self.buildah("mount", self.container))
 
+    def unmount(self) -> None:
+        """Takes away the mount that buildah leaves at its storage, where there is one."""
+        for line in reversed(Path("/proc/self/mounts").read_text().splitlines()):
+            place = line.split()[1]
+            if place.startswith(f"{self._directory}/"):
+                run("umount", place)
+
     def size(self, name: str) -> int:
         """How many bytes the files of an image take."""
         container = self.buildah("from", "--pull-never", name)
