@@ -14,6 +14,8 @@ from server.store.contract import Store
 
 CHECK_SECONDS: Final = 2.0
 RECHECK_SECONDS: Final = 1.0
+ALIVE: Final = "alive"
+"""The name that Check always calls SERVING, for a liveness probe: a restart mends no full disk."""
 
 log = structlog.get_logger()
 
@@ -30,6 +32,8 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
         self, request: health_pb2.HealthCheckRequest, context: Any
     ) -> health_pb2.HealthCheckResponse:
         """The status of one service. NOT_FOUND for one that has none."""
+        if request.service == ALIVE:
+            return health_pb2.HealthCheckResponse(status=health_pb2.HealthCheckResponse.SERVING)
         if request.service not in self._statuses:
             try:
                 await context.abort(grpc.StatusCode.NOT_FOUND)
