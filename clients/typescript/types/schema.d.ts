@@ -178,6 +178,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/messaging/sessions/{sessionId}/tokens": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description UUID of the session. What is not a UUID is simply not found. */
+                sessionId: components["parameters"]["SessionId"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Makes a token for this session, for a short time. It is what a browser gets. */
+        post: operations["createAccessToken"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/openapi.json": {
         parameters: {
             query?: never;
@@ -290,6 +310,18 @@ export interface components {
             timeRemaining: number;
             isNearExpiration: boolean;
         };
+        CreateAccessTokenRequest: {
+            /** @description What the token allows. Each must be allowed to the caller. Empty or absent, it is `read` and `send`. */
+            verbs?: ("read" | "send" | "change")[] | null;
+            /** @description How long the token is good. The service has a bound, which is also what counts where this is absent. */
+            seconds?: number | null;
+        };
+        AccessToken: {
+            accessToken: string;
+            expiresAt: components["schemas"]["Instant"];
+            verbs: ("read" | "send" | "change")[];
+            sessionId: components["schemas"]["Uuid"];
+        };
         SessionStatus: {
             expiresAt: components["schemas"]["Instant"];
             renewalCount: number;
@@ -391,18 +423,19 @@ export interface components {
             /** @description Only when there is more. */
             nextPageToken?: string;
         };
+        /** @description Callers who may not know how much the service holds are told `status` and `timestamp` alone. */
         Health: {
             /** @enum {unknown} */
             status: "healthy" | "degraded";
-            activeSessions: number;
+            activeSessions?: number;
             timestamp: components["schemas"]["Instant"];
-            expiringSoon: number;
+            expiringSoon?: number;
             /** @description Those that reads have met since the start. */
-            invalidSessions: number;
+            invalidSessions?: number;
             /** @description Seconds. */
-            uptime: number;
+            uptime?: number;
             /** @description Of the service that runs. */
-            version: string;
+            version?: string;
         };
         Error: {
             /** @description For people. */
@@ -435,7 +468,7 @@ export interface components {
             version?: string;
         };
         /** @enum {unknown} */
-        ErrorCode: "SESSION_NOT_FOUND" | "SESSION_EXPIRED" | "SESSION_CREATION_FAILED" | "AGENT_NOT_FOUND" | "INVALID_UUID" | "MISSING_FIELDS" | "INVALID_CONTENT" | "INVALID_METADATA" | "INVALID_PAGINATION" | "INVALID_TIMEOUT_CONFIG" | "SESSION_RENEWAL_FAILED" | "MESSAGE_SEND_FAILED" | "INVALID_REQUEST" | "INVALID_FIELD" | "PATH_NOT_FOUND" | "METHOD_NOT_ALLOWED" | "REQUEST_TOO_LARGE" | "UNSUPPORTED_MEDIA_TYPE" | "RATE_LIMITED" | "UNAVAILABLE" | "RESOURCE_EXHAUSTED" | "OVERLOADED" | "DEADLINE_EXCEEDED" | "AGENT_REPLY_TIMEOUT" | "AGENT_REPLY_FAILED" | "REQUEST_ID_REUSED" | "ETAG_MISMATCH" | "ORIGIN_NOT_ALLOWED" | "HOST_NOT_ALLOWED" | "INTERNAL";
+        ErrorCode: "SESSION_NOT_FOUND" | "SESSION_EXPIRED" | "SESSION_CREATION_FAILED" | "AGENT_NOT_FOUND" | "INVALID_UUID" | "MISSING_FIELDS" | "INVALID_CONTENT" | "INVALID_METADATA" | "INVALID_PAGINATION" | "INVALID_TIMEOUT_CONFIG" | "SESSION_RENEWAL_FAILED" | "MESSAGE_SEND_FAILED" | "INVALID_REQUEST" | "INVALID_FIELD" | "PATH_NOT_FOUND" | "METHOD_NOT_ALLOWED" | "REQUEST_TOO_LARGE" | "UNSUPPORTED_MEDIA_TYPE" | "RATE_LIMITED" | "UNAVAILABLE" | "RESOURCE_EXHAUSTED" | "OVERLOADED" | "DEADLINE_EXCEEDED" | "AGENT_REPLY_TIMEOUT" | "AGENT_REPLY_FAILED" | "REQUEST_ID_REUSED" | "ETAG_MISMATCH" | "ORIGIN_NOT_ALLOWED" | "HOST_NOT_ALLOWED" | "UNAUTHENTICATED" | "CREDENTIAL_EXPIRED" | "PERMISSION_DENIED" | "QUOTA_EXCEEDED" | "INTERNAL";
     };
     responses: {
         /** @description The session as it stands. */
@@ -485,9 +518,38 @@ export interface components {
                 "application/json": components["schemas"]["Error"];
             };
         };
-        /** @description A web page of this origin may not use the service, and nothing was done. */
-        OriginNotAllowed: {
+        /** @description There is no credential, or one that is not good, or no longer. Nothing was done. */
+        Unauthorized: {
             headers: {
+                "Eliza-Unknown-Fields": components["headers"]["UnknownFields"];
+                "Preference-Applied": components["headers"]["PreferenceApplied"];
+                "WWW-Authenticate": components["headers"]["WwwAuthenticate"];
+                "Cache-Control": components["headers"]["NoStore"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"];
+            };
+        };
+        /** @description A web page of this origin may not use the service, or the caller may not do this. Nothing was done. */
+        Forbidden: {
+            headers: {
+                "Eliza-Unknown-Fields": components["headers"]["UnknownFields"];
+                "Preference-Applied": components["headers"]["PreferenceApplied"];
+                [name: string]: unknown;
+            };
+            content: {
+                "application/json": components["schemas"]["Error"];
+            };
+        };
+        /** @description The caller exceeds a rate, or has used up a quota. Nothing was done. */
+        TooManyRequests: {
+            headers: {
+                "Eliza-Unknown-Fields": components["headers"]["UnknownFields"];
+                "Preference-Applied": components["headers"]["PreferenceApplied"];
+                "Retry-After": components["headers"]["RetryAfter"];
+                RateLimit: components["headers"]["RateLimit"];
+                "RateLimit-Policy": components["headers"]["RateLimitPolicy"];
                 [name: string]: unknown;
             };
             content: {
@@ -629,6 +691,14 @@ export interface components {
         UnknownFields: string;
         /** @description That fields which are not documented are an error, because the request prefers it. */
         PreferenceApplied: "handling=strict";
+        /** @description Which credential is wanted, and whether the one that was sent is not good. */
+        WwwAuthenticate: string;
+        /** @description No cache may keep the answer. */
+        NoStore: "no-store";
+        /** @description Of the policy nothing remains, and in how many seconds there is more. Where a rate was exceeded. */
+        RateLimit: string;
+        /** @description The policy, how many calls it allows, and in how many seconds. Where a rate was exceeded. */
+        RateLimitPolicy: string;
         /** @description How many seconds to wait before another attempt. */
         RetryAfter: string;
     };
@@ -664,9 +734,11 @@ export interface operations {
                 };
             };
             400: components["responses"]["BadRequest"];
-            403: components["responses"]["OriginNotAllowed"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["HostNotAllowed"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
             504: components["responses"]["Timeout"];
@@ -704,12 +776,14 @@ export interface operations {
                 };
             };
             400: components["responses"]["BadRequest"];
-            403: components["responses"]["OriginNotAllowed"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
             409: components["responses"]["Conflict"];
             413: components["responses"]["TooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             421: components["responses"]["HostNotAllowed"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
             504: components["responses"]["Timeout"];
@@ -733,9 +807,11 @@ export interface operations {
                     "application/json": components["schemas"]["Health"];
                 };
             };
-            403: components["responses"]["OriginNotAllowed"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["HostNotAllowed"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             /** @description It cannot write, is overloaded, or is out of reach. */
             503: {
@@ -763,11 +839,13 @@ export interface operations {
         requestBody?: never;
         responses: {
             200: components["responses"]["Session"];
-            403: components["responses"]["OriginNotAllowed"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
             410: components["responses"]["Expired"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["HostNotAllowed"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
             504: components["responses"]["Timeout"];
@@ -802,11 +880,13 @@ export interface operations {
                     };
                 };
             };
-            403: components["responses"]["OriginNotAllowed"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
             412: components["responses"]["PreconditionFailed"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["HostNotAllowed"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
             504: components["responses"]["Timeout"];
@@ -841,11 +921,13 @@ export interface operations {
                 };
             };
             400: components["responses"]["BadRequest"];
-            403: components["responses"]["OriginNotAllowed"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
             410: components["responses"]["Expired"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["HostNotAllowed"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
             504: components["responses"]["Timeout"];
@@ -885,13 +967,15 @@ export interface operations {
                 };
             };
             400: components["responses"]["BadRequest"];
-            403: components["responses"]["OriginNotAllowed"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
             409: components["responses"]["Conflict"];
             410: components["responses"]["Expired"];
             413: components["responses"]["TooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             421: components["responses"]["HostNotAllowed"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             /** @description With `transport` `http`, the agent could not reply. The message is kept. */
             502: {
@@ -940,13 +1024,15 @@ export interface operations {
                 };
             };
             400: components["responses"]["BadRequest"];
-            403: components["responses"]["OriginNotAllowed"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
             409: components["responses"]["Conflict"];
             410: components["responses"]["Expired"];
             413: components["responses"]["TooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             421: components["responses"]["HostNotAllowed"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
             504: components["responses"]["Timeout"];
@@ -970,7 +1056,7 @@ export interface operations {
         };
         requestBody?: never;
         responses: {
-            /** @description The events, until the session ends. Each has the sequence as its id, except those that are not kept: `messageStreamChunk`, `messageStreamAborted`, and the last one of a session that is deleted, `sessionDeleted`. Where Accept names text/event-stream this is also the answer while the service is overloaded or out of reach: `retry:` and no event, so that an EventSource comes back. */
+            /** @description The events, until the session ends. Each has the sequence as its id, except those that are not kept: `messageStreamChunk`, `messageStreamAborted`, the last one of a session that is deleted, `sessionDeleted`, and the last one where the credential is no longer good, `credentialExpired`. Where Accept names text/event-stream this is also the answer while the service is overloaded or out of reach: `retry:` and no event, so that an EventSource comes back. */
             200: {
                 headers: {
                     [name: string]: unknown;
@@ -980,11 +1066,13 @@ export interface operations {
                 };
             };
             400: components["responses"]["BadRequest"];
-            403: components["responses"]["OriginNotAllowed"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
             410: components["responses"]["Expired"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["HostNotAllowed"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
             504: components["responses"]["Timeout"];
@@ -1009,7 +1097,8 @@ export interface operations {
         responses: {
             200: components["responses"]["Session"];
             400: components["responses"]["BadRequest"];
-            403: components["responses"]["OriginNotAllowed"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
             410: components["responses"]["Expired"];
             412: components["responses"]["PreconditionFailed"];
@@ -1025,6 +1114,7 @@ export interface operations {
                     "application/json": components["schemas"]["Error"];
                 };
             };
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
             504: components["responses"]["Timeout"];
@@ -1053,13 +1143,15 @@ export interface operations {
         responses: {
             200: components["responses"]["Session"];
             400: components["responses"]["BadRequest"];
-            403: components["responses"]["OriginNotAllowed"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
             410: components["responses"]["Expired"];
             412: components["responses"]["PreconditionFailed"];
             413: components["responses"]["TooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             421: components["responses"]["HostNotAllowed"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
             504: components["responses"]["Timeout"];
@@ -1082,12 +1174,59 @@ export interface operations {
         responses: {
             200: components["responses"]["Session"];
             400: components["responses"]["BadRequest"];
-            403: components["responses"]["OriginNotAllowed"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
             410: components["responses"]["Expired"];
             413: components["responses"]["TooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             421: components["responses"]["HostNotAllowed"];
+            429: components["responses"]["TooManyRequests"];
+            500: components["responses"]["Internal"];
+            503: components["responses"]["Unavailable"];
+            504: components["responses"]["Timeout"];
+        };
+    };
+    createAccessToken: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description With `handling=strict`, fields that are not documented are an error, INVALID_REQUEST. */
+                Prefer?: components["parameters"]["Prefer"];
+            };
+            path: {
+                /** @description UUID of the session. What is not a UUID is simply not found. */
+                sessionId: components["parameters"]["SessionId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["CreateAccessTokenRequest"];
+            };
+        };
+        responses: {
+            /** @description The token. Nobody can ask for it again. */
+            201: {
+                headers: {
+                    "Eliza-Unknown-Fields": components["headers"]["UnknownFields"];
+                    "Preference-Applied": components["headers"]["PreferenceApplied"];
+                    "Cache-Control": components["headers"]["NoStore"];
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AccessToken"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            410: components["responses"]["Expired"];
+            413: components["responses"]["TooLarge"];
+            415: components["responses"]["UnsupportedMediaType"];
+            421: components["responses"]["HostNotAllowed"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
             504: components["responses"]["Timeout"];
@@ -1113,7 +1252,7 @@ export interface operations {
                     };
                 };
             };
-            403: components["responses"]["OriginNotAllowed"];
+            403: components["responses"]["Forbidden"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["HostNotAllowed"];
             500: components["responses"]["Internal"];
@@ -1138,9 +1277,11 @@ export interface operations {
                     "application/json": components["schemas"]["AgentList"];
                 };
             };
-            403: components["responses"]["OriginNotAllowed"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["HostNotAllowed"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
             504: components["responses"]["Timeout"];
@@ -1156,10 +1297,12 @@ export interface operations {
         requestBody?: never;
         responses: {
             200: components["responses"]["Clock"];
-            403: components["responses"]["OriginNotAllowed"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
             413: components["responses"]["TooLarge"];
             421: components["responses"]["HostNotAllowed"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
             504: components["responses"]["Timeout"];
@@ -1187,11 +1330,13 @@ export interface operations {
         responses: {
             200: components["responses"]["Clock"];
             400: components["responses"]["BadRequest"];
-            403: components["responses"]["OriginNotAllowed"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
             404: components["responses"]["NotFound"];
             413: components["responses"]["TooLarge"];
             415: components["responses"]["UnsupportedMediaType"];
             421: components["responses"]["HostNotAllowed"];
+            429: components["responses"]["TooManyRequests"];
             500: components["responses"]["Internal"];
             503: components["responses"]["Unavailable"];
             504: components["responses"]["Timeout"];

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from eliza.sessions.errors import TABLE
+from eliza_sessions_client import user_id_for
 from tests.contract.openapi import DOCUMENT
 from tests.service.docs.pages import blocks
 from tests.service.typescript_client import project as client
@@ -77,13 +78,13 @@ def test_each_error_has_the_details_of_the_table() -> None:
 
 
 def test_user_ids_are_those_of_other_clients(project: Path) -> None:
-    ids = ["anything", "", "42", "Ärger@example.com", "a/b?c#d", "𝄞", "x" * 10_000]
+    ids = ["anything", "", "42", str(uuid.uuid4()).upper(), "Ärger@example.com", "a/b?c#d", "𝄞", "x" * 10_000]
     program = f"""
         import {{ userIdFor }} from "@eliza-sessions/client";
-        console.log(JSON.stringify(await Promise.all({json.dumps(ids)}.map(userIdFor))));
+        console.log(JSON.stringify(await Promise.all({json.dumps(ids)}.map((id) => userIdFor(id)))));
     """
     made = json.loads(client.run(project, node.NODE, "--input-type=module", "--eval", program))
-    assert made == [str(uuid.uuid5(uuid.NAMESPACE_URL, f"https://example.com/users/{id_}")) for id_ in ids]
+    assert made == [user_id_for(id_) for id_ in ids]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)

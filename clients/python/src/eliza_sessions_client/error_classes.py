@@ -194,6 +194,9 @@ class RateLimitedError(SessionsError):
     """
 
     code = "RATE_LIMITED"
+    policy: str
+    limit: float
+    window_seconds: float
     retry_after_seconds: float
 
 
@@ -311,6 +314,45 @@ class HostNotAllowedError(SessionsError):
 
     code = "HOST_NOT_ALLOWED"
     host: str
+
+
+class UnauthenticatedError(SessionsError):
+    """There is no credential, or a bad one: an unknown key, a token that is no good, two that differ.
+
+    The service did nothing.
+    """
+
+    code = "UNAUTHENTICATED"
+
+
+class CredentialExpiredError(SessionsError):
+    """The credential was good and has expired, or was removed.
+
+    The service did nothing. A stream ends with it.
+    """
+
+    code = "CREDENTIAL_EXPIRED"
+
+
+class PermissionDeniedError(SessionsError):
+    """The caller is known and may not do this.
+
+    The service did nothing.
+    """
+
+    code = "PERMISSION_DENIED"
+
+
+class QuotaExceededError(SessionsError):
+    """The caller, or its user, or its tenant, has as many of `quota` as it may have.
+
+    The service did nothing.
+    """
+
+    code = "QUOTA_EXCEEDED"
+    quota: str
+    limit: float
+    retry_after_seconds: float
 
 
 class InternalError(SessionsError):
