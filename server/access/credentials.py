@@ -15,9 +15,10 @@ from server.domain.errors import InvalidUuidError, UnauthenticatedError
 ON_BEHALF_OF_FIELD: Final = "X-On-Behalf-Of"
 """How clients know the header that names the user for whom a service calls."""
 
-_KEYS: Final = frozenset(
+KEYS: Final = frozenset(
     (AUTHORIZATION_KEY, API_KEY_KEY, ON_BEHALF_OF_KEY, FACADE_KEY_KEY, CLIENT_ADDRESS_KEY)
 )
+"""The keys of the metadata that are looked at, in lower case."""
 
 
 class Credentials(NamedTuple):
@@ -48,7 +49,7 @@ def read_credentials(
     found: dict[str, str] = {}
     for name, value in metadata or ():
         key = name.lower()
-        if key not in _KEYS:
+        if key not in KEYS:
             continue
         text = value if isinstance(value, str) else value.decode("utf-8", "surrogateescape")
         if key == AUTHORIZATION_KEY:
