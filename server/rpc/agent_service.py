@@ -192,13 +192,16 @@ class AgentService(AgentServiceServicer):
         _check_range("hello.history_messages", hello.history_messages, MAX_HISTORY_MESSAGES)
         as_text = from_proto.is_text_form(hello.json_form)
         agent = await self._store.get_agent(hello.agent_id, scope=context.scope)
+        # Its workers get the messages of all tenants that it is for.
+        require_owned(context.scope, agent)
+        scope = context.scope if agent.tenant else context.scope._replace(tenant=None)
         capacity = hello.max_deliveries or 1
         with self._connectors.workers.connect(
             agent, capacity=capacity, history_messages=hello.history_messages
         ) as worker:
             context.on_credential_end = lambda removed: worker.revoke() if removed else worker.retire()
             yield pb.ConnectResponse(welcome=pb.ConnectResponse.Welcome(agent=to_proto.agent(agent)))
-            reading = asyncio.create_task(self._listen(requests, worker, context.scope))
+            reading = asyncio.create_task(self._listen(requests, worker, scope))
             try:
                 while True:
                     try:

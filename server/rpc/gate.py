@@ -96,8 +96,9 @@ class AccessGate:
         names: tuple[str, ...] = ()
         if self._certificate_names and not is_inside:
             names = self._certificate_names(caller)
-        credentials, host, is_facade = read_credentials(metadata, names), host_of(peer), is_inside
-        if credentials.facade_key and not is_inside and not self._authentication.is_open:
+        is_open, host, is_facade = self._authentication.is_open, host_of(peer), is_inside
+        credentials = read_credentials(metadata, names, is_open=is_open)
+        if credentials.facade_key and not is_inside and not is_open:
             facade = self._authentication.identify_facade(credentials.facade_key, host)
             if not credentials.secret and rule.is_public:
                 # It asks for itself.

@@ -21,7 +21,7 @@ from server.domain.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from server.rpc.audit import StreamAudit, log_audited
+from server.rpc.audit import StreamAudit, UnaryAudit, log_audited
 from server.rpc.call import Call, Caller
 from server.rpc.credential_ends import CredentialEnds
 from server.rpc.failures import CallFailed, Fault, fault_of
@@ -236,7 +236,8 @@ class CallPipeline:
                         stream = ExitStack()
                         stream.enter_context(self.admitted_stream(method, caller))
                         stream.enter_context(self._shared_stream(call.account, call.share))
-                    answer = await behaviour(request, call)
+                    with UnaryAudit(method, call.principal, request):
+                        answer = await behaviour(request, call)
                 finally:
                     self._calls -= 1
                     if call and is_shared:
