@@ -15,7 +15,7 @@ from server.agents.connectors import Connectors
 from server.agents.stream import Accepted, Given, Refused, Revoked, StreamWorker, Told
 from server.clock import Clock
 from server.delivery.dispatcher import Dispatcher
-from server.domain.access import Principal, Scope, sees_whole_agents
+from server.domain.access import Scope, sees_whole_agents
 from server.domain.agents import MAX_HISTORY_MESSAGES, SETTINGS, Agent, require_owned
 from server.domain.errors import (
     DeliveryNotLeasedError,
@@ -96,7 +96,7 @@ class AgentService(AgentServiceServicer):
     async def GetAgent(self, request: pb.GetAgentRequest, context: Any) -> pb.GetAgentResponse:
         _check_view(request.view)
         agent = await self._store.get_agent(request.agent_id, scope=context.scope)
-        return pb.GetAgentResponse(agent=self._view(agent, request.view, context.principal))
+        return pb.GetAgentResponse(agent=self._view(agent, request.view, context))
 
     async def ListAgents(self, request: pb.ListAgentsRequest, context: Any) -> pb.ListAgentsResponse:
         _check_view(request.view)
@@ -108,7 +108,7 @@ class AgentService(AgentServiceServicer):
             scope=context.scope, limit=min(READ_AGENTS, size + 1 - len(response.agents)), after=after
         ):
             for agent in found:
-                message = self._view(agent, request.view, context.principal)
+                message = self._view(agent, request.view, context)
                 total += message.ByteSize()
                 if after and (len(response.agents) == size or (response.agents and total > PAGE_BYTES)):
                     response.next_page_token = make_token(_SCOPE, (after.created_at_ms, after.id))
@@ -117,11 +117,9 @@ class AgentService(AgentServiceServicer):
                 after = Position(agent.created_at_ms, agent.id)
         return response
 
-    def _view(
-        self, agent: Agent, view: agent_pb2.AgentView.ValueType, principal: Principal
-    ) -> agent_pb2.Agent:
+    def _view(self, agent: Agent, view: agent_pb2.AgentView.ValueType, context: Any) -> agent_pb2.Agent:
         """Makes an agent's message with the fields of the view that the caller may see."""
-        if not sees_whole_agents(principal):
+        if not sees_whole_agents(context.principal):
             whole = to_proto.agent(agent)
             return agent_pb2.Agent(agent_id=agent.id, name=agent.name, kind=whole.kind)
         message = to_proto.agent(agent)
@@ -132,6 +130,9 @@ class AgentService(AgentServiceServicer):
             workers = self._connectors.workers.count(agent.id)
             status = self._dispatcher.statuses.status(agent.id)
             message.status.CopyFrom(to_proto.agent_status(status, workers))
+            if not context.scope.owns_agent(agent):
+                # The rest tells of the sessions of other tenants.
+                message.status.CopyFrom(agent_pb2.AgentStatus(connected_workers=workers))
         if view == agent_pb2.AGENT_VIEW_SUMMARY:
             message.status.ClearField("last_failure")
         return message

@@ -109,3 +109,20 @@ def test_who_takes_the_id_of_a_removed_agent_gets_no_message_of_its_tenant(share
     assert stream.heard[2].entry.HasField("reply_failure"), stream.heard
     worker.close()
     stream.close()
+
+
+def test_the_status_of_an_agent_of_all_tenants_tells_no_tenant_of_another(shared: World) -> None:
+    session_id = new_session(shared, "service", AGENT)
+    with_worker = Worker(shared, AGENT, shared.metadata("worker"))
+    send(shared, session_id, "Fail")
+    with_worker.fail(with_worker.wait_delivery().delivery_id, "a secret reason")
+
+    def status(caller: str) -> Any:
+        asked = agent_service_pb2.GetAgentRequest(agent_id=AGENT, view=agent_pb2.AGENT_VIEW_STATUS)
+        answer = shared.service.agents.GetAgent(asked, metadata=shared.metadata(caller), timeout=10)
+        return answer.agent.status
+
+    until(lambda: status("root").last_failure.session_id == session_id, "the failure")
+    for caller in ("admin", "other-admin"):
+        assert status(caller) == agent_pb2.AgentStatus(connected_workers=1)
+    with_worker.close()
