@@ -18,6 +18,7 @@ from server.delivery.dispatcher import Dispatcher
 from server.domain.access import Scope, sees_whole_agents
 from server.domain.agents import MAX_HISTORY_MESSAGES, SETTINGS, Agent, require_owned
 from server.domain.errors import (
+    AgentNotFoundError,
     DeliveryNotLeasedError,
     DomainError,
     InvalidContentError,
@@ -167,9 +168,8 @@ class AgentService(AgentServiceServicer):
         if missing := [field for field in ("delivery_id", "reply") if not _is_set(request, field)]:
             raise MissingFieldsError(missing)
         as_text = from_proto.is_text_form(request.json_form)
-        outcome = await self._dispatcher.answer(
-            request.delivery_id, from_proto.reply(request.reply), scope=context.scope
-        )
+        reply, scope = from_proto.reply(request.reply), await self._worker_scope(context.scope)
+        outcome = await self._dispatcher.answer(request.delivery_id, reply, scope=scope)
         entry = outcome.entry
         assert entry is not None
         return pb.ReplyResponse(message=to_proto.message(outcome.session, entry, message_of(entry), as_text))
@@ -195,7 +195,7 @@ class AgentService(AgentServiceServicer):
         agent = await self._store.get_agent(hello.agent_id, scope=context.scope)
         # Its workers get the messages of all tenants that it is for.
         require_owned(context.scope, agent)
-        scope = context.scope if agent.tenant else context.scope._replace(tenant=None)
+        scope = await self._worker_scope(context.scope)
         capacity = hello.max_deliveries or 1
         with self._connectors.workers.connect(
             agent, capacity=capacity, history_messages=hello.history_messages
@@ -217,6 +217,15 @@ class AgentService(AgentServiceServicer):
                     worker.told.task_done()
             finally:
                 reading.cancel()
+
+    async def _worker_scope(self, scope: Scope) -> Scope:
+        """What a worker may answer: of its own agent that is for all tenants, the sessions of all."""
+        if scope.agent_id is None or scope.tenant != "":
+            return scope
+        with suppress(AgentNotFoundError):
+            await self._store.get_agent(scope.agent_id, scope=scope)
+            return scope._replace(tenant=None)
+        return scope
 
     async def _listen(self, requests: AsyncIterator[ConnectSaid], worker: StreamWorker, scope: Scope) -> None:
         """Handles the messages of a worker until they end, or its stream must."""

@@ -31,6 +31,7 @@ KEYS = {
     "their-worker": {"role": "agent", "tenant": "beta", "agent": OTHER_AGENT},
     "other": {"role": "service", "tenant": "beta"},
     "worker": {"role": "agent", "agent": AGENT},
+    "other-worker": {"role": "agent", "agent": OTHER_AGENT},
     "tenant-worker": {"role": "agent", "tenant": "beta", "agent": AGENT},
 }
 
@@ -92,6 +93,25 @@ def test_a_worker_of_all_tenants_gets_and_answers_their_messages(shared: World) 
     reasons = {one.refused.reason for one in worker.heard if one.HasField("refused")}
     assert "SESSION_NOT_FOUND" not in reasons, reasons
     worker.close()
+
+
+def test_a_reply_by_its_own_call_reaches_each_tenant_that_the_agent_is_for(shared: World) -> None:
+    for caller in ("service", "other"):
+        session_id = new_session(shared, caller, AGENT)
+        sent = message_service_pb2.SendMessageRequest(session_id=session_id, content="Hello")
+        message = shared.service.messages.SendMessage(
+            sent, metadata=shared.metadata(caller), timeout=20
+        ).message
+        reply = agent_service_pb2.ReplyRequest(
+            delivery_id=f"{session_id}-{message.sequence}", reply=agent_service_pb2.AgentReply(content="Hi")
+        )
+        # One for another agent, of this tenant or of none.
+        for stranger in ("their-worker", "other-worker"):
+            with pytest.raises(grpc.RpcError) as refused:
+                shared.service.agents.Reply(reply, metadata=shared.metadata(stranger), timeout=20)
+            assert outcome_of(refused.value) == "SESSION_NOT_FOUND"
+        answer = shared.service.agents.Reply(reply, metadata=shared.metadata("worker"), timeout=20)
+        assert answer.message.content == "Hi"
 
 
 def test_who_takes_the_id_of_a_removed_agent_gets_no_message_of_its_tenant(shared: World) -> None:
