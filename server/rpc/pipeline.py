@@ -304,8 +304,12 @@ class CallPipeline:
             del raw, caller, request, call
 
     def fault(self, method: str, request: Any, error: Exception, principal: Principal | None = None) -> Fault:
-        """What to abort a call with that failed. Logs it."""
-        if isinstance(error, (UnavailableError, ResourceExhaustedError)) and not self._stopping:
+        """What to abort a call with that failed. Logs it.
+
+        A caller who was not let in has not come to the store: what cannot be had then is somebody else's.
+        """
+        is_inside = principal is not None and not self._stopping
+        if is_inside and isinstance(error, (UnavailableError, ResourceExhaustedError)):
             self._on_trouble()
         return fault_of(method, request, error, principal)
 

@@ -31,6 +31,7 @@ KEYS = {
     "their-worker": {"role": "agent", "tenant": "beta", "agent": OTHER_AGENT},
     "other": {"role": "service", "tenant": "beta"},
     "worker": {"role": "agent", "agent": AGENT},
+    "other-worker": {"role": "agent", "agent": OTHER_AGENT},
     "tenant-worker": {"role": "agent", "tenant": "beta", "agent": AGENT},
 }
 
@@ -94,6 +95,25 @@ def test_a_worker_of_all_tenants_gets_and_answers_their_messages(shared: World) 
     worker.close()
 
 
+def test_a_reply_by_its_own_call_reaches_each_tenant_that_the_agent_is_for(shared: World) -> None:
+    for caller in ("service", "other"):
+        session_id = new_session(shared, caller, AGENT)
+        sent = message_service_pb2.SendMessageRequest(session_id=session_id, content="Hello")
+        message = shared.service.messages.SendMessage(
+            sent, metadata=shared.metadata(caller), timeout=20
+        ).message
+        reply = agent_service_pb2.ReplyRequest(
+            delivery_id=f"{session_id}-{message.sequence}", reply=agent_service_pb2.AgentReply(content="Hi")
+        )
+        # One for another agent, of this tenant or of none.
+        for stranger in ("their-worker", "other-worker"):
+            with pytest.raises(grpc.RpcError) as refused:
+                shared.service.agents.Reply(reply, metadata=shared.metadata(stranger), timeout=20)
+            assert outcome_of(refused.value) == "SESSION_NOT_FOUND"
+        answer = shared.service.agents.Reply(reply, metadata=shared.metadata("worker"), timeout=20)
+        assert answer.message.content == "Hi"
+
+
 def test_who_takes_the_id_of_a_removed_agent_gets_no_message_of_its_tenant(shared: World) -> None:
     new_agent(shared, "admin", OTHER_AGENT, "Ours")
     session_id = new_session(shared, "service", OTHER_AGENT)
@@ -109,3 +129,20 @@ def test_who_takes_the_id_of_a_removed_agent_gets_no_message_of_its_tenant(share
     assert stream.heard[2].entry.HasField("reply_failure"), stream.heard
     worker.close()
     stream.close()
+
+
+def test_the_status_of_an_agent_of_all_tenants_tells_no_tenant_of_another(shared: World) -> None:
+    session_id = new_session(shared, "service", AGENT)
+    with_worker = Worker(shared, AGENT, shared.metadata("worker"))
+    send(shared, session_id, "Fail")
+    with_worker.fail(with_worker.wait_delivery().delivery_id, "a secret reason")
+
+    def status(caller: str) -> Any:
+        asked = agent_service_pb2.GetAgentRequest(agent_id=AGENT, view=agent_pb2.AGENT_VIEW_STATUS)
+        answer = shared.service.agents.GetAgent(asked, metadata=shared.metadata(caller), timeout=10)
+        return answer.agent.status
+
+    until(lambda: status("root").last_failure.session_id == session_id, "the failure")
+    for caller in ("admin", "other-admin"):
+        assert status(caller) == agent_pb2.AgentStatus(connected_workers=1)
+    with_worker.close()
