@@ -19,7 +19,6 @@ from eliza.sessions.v1.session_service_pb2 import (
     GetServiceStatusRequest,
     GetServiceStatusResponse,
     GetSessionRequest,
-    ListSessionsRequest,
     RenewSessionRequest,
     SendHeartbeatRequest,
 )
@@ -246,20 +245,22 @@ class _Views:
     def _require_credential(self) -> None:
         """Raises ApiError where the server refuses a caller for its credential, or for having none.
 
-        Otherwise the call that asks succeeds, so that the log has no failed one. A server that cannot say
+        The call that asks needs no credential, so that the log has no failed one. A server that cannot say
         hears of the request itself.
         """
-        metadata, sessions = request_metadata(), self._backend.sessions
+        metadata = request_metadata()
         try:
-            if has_credential(metadata):
-                self._backend.call(sessions.GetServiceStatus, GetServiceStatusRequest(), metadata)
-            else:
-                self._backend.call(sessions.ListSessions, ListSessionsRequest(page_size=1), metadata)
+            status = self._backend.call(
+                self._backend.sessions.GetServiceStatus, GetServiceStatusRequest(), metadata
+            )
         except grpc.aio.AioRpcError as error:
             fault = errors.from_rpc(error) if error_info(error) else None
             forget_frames(error)
             if fault and fault.http_status in (401, 403, 429):
                 raise fault from None
+            return
+        if status.status_only and not has_credential(metadata):
+            raise ApiError("UNAUTHENTICATED", "The service needs a credential")
 
     def _judge(
         self,

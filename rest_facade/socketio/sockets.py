@@ -139,7 +139,9 @@ class Sockets:
     async def _connect(self, socket_id: str, environ: Mapping[str, Any], auth: object = None) -> None:
         """Takes a socket with its credential. Raises ConnectionRefusedError for a bad one."""
         scope = environ["asgi.scope"]
-        metadata = (*read_auth(auth), *read_headers(scope["headers"], scope["state"].get(ADDRESS, ())))
+        headers = read_headers(scope["headers"], scope["state"].get(ADDRESS, ()))
+        # What says the same in both is said once; the server refuses a header that is sent twice.
+        metadata = (*(pair for pair in read_auth(auth) if pair not in headers), *headers)
         if without_address(metadata):
             await self._check(metadata)
         transport = self._transport(socket_id)

@@ -1,5 +1,6 @@
 """The audit log: one line for each admin action, with who has done what, and to what."""
 
+import asyncio
 from typing import Any
 
 import structlog
@@ -8,6 +9,24 @@ from server.domain.access import Principal
 from server.rpc.gate import RULES_BY_PATH
 
 log = structlog.get_logger()
+
+
+class UnaryAudit:
+    """Logs a call whose caller leaves before the answer, where it is an admin action: what it has begun is
+    done all the same.
+    """
+
+    __slots__ = ("_call",)
+
+    def __init__(self, method: str, principal: Principal, request: Any) -> None:
+        self._call = (method, principal, request)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if _has_left(error):
+            log_audited(*self._call, None, broken_off=True)
 
 
 class StreamAudit:
@@ -28,7 +47,7 @@ class StreamAudit:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if error is None:
             log_audited(*self._call, None)
-        elif self.has_begun:
+        elif self.has_begun or _has_left(error):
             log_audited(*self._call, None, broken_off=True)
 
 
@@ -46,6 +65,11 @@ def log_audited(method: str, principal: Principal, request: Any, answer: Any, **
         target=_target(request) or _target(answer),
         **facts,
     )
+
+
+def _has_left(error: BaseException | None) -> bool:
+    """Whether a call ends because its caller has left."""
+    return isinstance(error, (asyncio.CancelledError, GeneratorExit))
 
 
 def _target(message: Any) -> str:

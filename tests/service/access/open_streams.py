@@ -180,6 +180,11 @@ class Worker(Open):
         chunk = agent_service_pb2.ConnectRequest.Chunk(delivery_id=delivery_id, chunk=text)
         self._said.put(agent_service_pb2.ConnectRequest(chunk=chunk))
 
+    def fail(self, delivery_id: str, reason: str) -> None:
+        """Says that there will be no reply."""
+        failure = agent_service_pb2.ConnectRequest.Failure(delivery_id=delivery_id, reason=reason, final=True)
+        self._said.put(agent_service_pb2.ConnectRequest(failure=failure))
+
     def reply(self, delivery_id: str, text: str) -> None:
         reply = agent_service_pb2.ConnectRequest.Reply(
             delivery_id=delivery_id, reply=agent_service_pb2.AgentReply(content=text)
