@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import ExitStack, aclosing, contextmanager
 from typing import Any, Final, NamedTuple
 
+import grpc
 import structlog
 
 from eliza.sessions.errors import truncate
@@ -17,6 +18,7 @@ from server.access.limits import Shares
 from server.domain.access import Principal
 from server.domain.errors import (
     DeadlineExceededError,
+    DomainError,
     OverloadedError,
     ResourceExhaustedError,
     UnavailableError,
@@ -28,6 +30,7 @@ from server.rpc.failures import CallFailed, Fault, fault_of
 from server.rpc.gate import UNKNOWN_SHARE, Gate, OpenGate, host_of
 from server.rpc.parsing import MAX_REQUEST_BYTES
 from server.rpc.paths import PREFIX
+from server.telemetry.telemetry import OFF, Reading, Telemetry
 
 QUIET_SECONDS: Final = 0.1
 """How long no call must have come before a server that stops may close its port."""
@@ -57,8 +60,20 @@ class Waiting(NamedTuple):
     rest: Callable[[], Awaitable[Any]]
 
 
+class Usage(NamedTuple):
+    """How many calls are under way, and how many streams of clients, and of workers and other APIs, are open."""
+
+    calls: int
+    client_streams: int
+    worker_streams: int
+
+
 _HEALTH: Final = f"{PREFIX}SessionService/GetServiceStatus"
 """The call for the service's state is answered under any load."""
+
+_OK: Final = grpc.StatusCode.OK.name
+_CANCELLED: Final = grpc.StatusCode.CANCELLED.name
+_INTERNAL: Final = "INTERNAL"
 
 _OF_WORKERS: Final = (f"{PREFIX}AgentService/Connect", f"{PREFIX}AgentService/Reply")
 
@@ -80,11 +95,13 @@ class CallPipeline:
         max_streams: int,
         slow_call_s: float,
         gate: Gate | None = None,
+        telemetry: Telemetry = OFF,
     ) -> None:
         """`on_trouble` is called when the store failed. Calls that take `slow_call_s` are logged. Without a
         gate everybody may do everything.
         """
         self._on_trouble = on_trouble
+        self._telemetry = telemetry
         self._gate = gate or OpenGate()
         self.credential_ends = CredentialEnds(self._gate)
         self._shares = Shares()
@@ -101,6 +118,11 @@ class CallPipeline:
         self._held_bytes = 0
         self._room = asyncio.Event()
         self._last_call_s = 0.0
+
+    def usage(self) -> Usage:
+        """How many calls and streams there are now."""
+        streams = self._streams + self._foreign_streams
+        return Usage(self._calls, streams - self._side_streams, self._side_streams)
 
     async def drain(self) -> None:
         """Refuses new calls with UNAVAILABLE, and waits until those in flight are done and no more come.
@@ -242,7 +264,8 @@ class CallPipeline:
                     if call and is_shared:
                         self._end_shared_call(call, size_bytes)
                 log_audited(method, call.principal, request, answer)
-                self._warn_if_slow(method, request, time.monotonic() - begun_s)
+                if (taken_s := time.monotonic() - begun_s) >= self._slow_call_s:
+                    _warn_of_slow(method, request, taken_s)
                 if isinstance(answer, Waiting):
                     answer = await answer.rest()
             finally:
@@ -250,7 +273,13 @@ class CallPipeline:
                 if stream:
                     stream.close()
         except Exception as error:  # noqa: BLE001 - this is where everything ends up
-            return None, self.fault(method, request, error, call.principal if call else None)
+            fault = self.fault(method, request, error, call.principal if call else None)
+            self._telemetry.end_call(method, fault.code.name, begun_s)
+            return None, fault
+        except asyncio.CancelledError:
+            self._telemetry.end_call(method, _CANCELLED, begun_s)
+            raise
+        self._telemetry.end_call(method, _OK, begun_s)
         return answer, None
 
     def _begin_shared_call(self, call: Call, size_bytes: int) -> None:
@@ -268,18 +297,13 @@ class CallPipeline:
         if size_bytes:
             self._shares.end(call.account, "bytes", size_bytes)
 
-    def _warn_if_slow(self, method: str, request: Any, taken_s: float) -> None:
-        if taken_s >= self._slow_call_s:
-            session_id = truncate(getattr(request, "session_id", ""))
-            log.warning(
-                "slow call", method=method.removeprefix("/"), seconds=round(taken_s, 3), session_id=session_id
-            )
-
     async def stream(
         self, method: str, behaviour: Behaviours, read: Read, raw: Any, caller: Caller
     ) -> AsyncGenerator[Any, None]:
         """Yields the answers to a call. Raises CallFailed."""
         request = fault = call = None
+        # A stream that is closed was cancelled.
+        begun_s, status = self._telemetry.begin(), _CANCELLED
         try:
             try:
                 with self.admitted_stream(method, caller), self._held(raw):
@@ -294,11 +318,14 @@ class CallPipeline:
                                     del answer
                                     yield told.pop()
                         log_audited(method, call.principal, request, None)
+                status = _OK
             except Exception as error:  # noqa: BLE001 - this is where everything ends up
                 fault = self.fault(method, request, error, call.principal if call else None)
+                status = fault.code.name
             if fault:
                 raise CallFailed(fault)
         finally:
+            self._telemetry.end_call(method, status, begun_s)
             # The error keeps this frame, which must not hold the call.
             del raw, caller, request, call
 
@@ -306,7 +333,25 @@ class CallPipeline:
         """What to abort a call with that failed. Logs it."""
         if isinstance(error, (UnavailableError, ResourceExhaustedError)) and not self._stopping:
             self._on_trouble()
+        self._telemetry.count_refusal(error.reason if isinstance(error, DomainError) else _INTERNAL)
         return fault_of(method, request, error, principal)
+
+
+async def read_gauges(pipeline: CallPipeline) -> list[Reading]:
+    """What the metrics tell of the calls and streams under way."""
+    usage = pipeline.usage()
+    return [
+        Reading("eliza_open_calls", usage.calls),
+        Reading("eliza_open_streams", usage.client_streams, ("client",)),
+        Reading("eliza_open_streams", usage.worker_streams, ("worker",)),
+    ]
+
+
+def _warn_of_slow(method: str, request: Any, taken_s: float) -> None:
+    session_id = truncate(getattr(request, "session_id", ""))
+    log.warning(
+        "slow call", method=method.removeprefix("/"), seconds=round(taken_s, 3), session_id=session_id
+    )
 
 
 def _counted_bytes(raw: Any) -> int:
