@@ -60,14 +60,6 @@ class Waiting(NamedTuple):
     rest: Callable[[], Awaitable[Any]]
 
 
-class Usage(NamedTuple):
-    """How many calls are under way, and how many streams of clients, and of workers and other APIs, are open."""
-
-    calls: int
-    client_streams: int
-    worker_streams: int
-
-
 _HEALTH: Final = f"{PREFIX}SessionService/GetServiceStatus"
 """The call for the service's state is answered under any load."""
 
@@ -118,11 +110,6 @@ class CallPipeline:
         self._held_bytes = 0
         self._room = asyncio.Event()
         self._last_call_s = 0.0
-
-    def usage(self) -> Usage:
-        """How many calls and streams there are now."""
-        streams = self._streams + self._foreign_streams
-        return Usage(self._calls, streams - self._side_streams, self._side_streams)
 
     async def drain(self) -> None:
         """Refuses new calls with UNAVAILABLE, and waits until those in flight are done and no more come.
@@ -339,11 +326,12 @@ class CallPipeline:
 
 async def read_gauges(pipeline: CallPipeline) -> list[Reading]:
     """What the metrics tell of the calls and streams under way."""
-    usage = pipeline.usage()
+    # Those of workers, health and reflection count as side streams.
+    streams, side_streams = pipeline._streams + pipeline._foreign_streams, pipeline._side_streams
     return [
-        Reading("eliza_open_calls", usage.calls),
-        Reading("eliza_open_streams", usage.client_streams, ("client",)),
-        Reading("eliza_open_streams", usage.worker_streams, ("worker",)),
+        Reading("eliza_open_calls", pipeline._calls),
+        Reading("eliza_open_streams", streams - side_streams, ("client",)),
+        Reading("eliza_open_streams", side_streams, ("worker",)),
     ]
 
 

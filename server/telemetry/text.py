@@ -13,8 +13,8 @@ from server.telemetry.instruments import Family
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 
-PIECE: Final = 100
-"""How many samples are written at a time: about a millisecond's worth."""
+PIECE: Final = 50
+"""How many samples are written at a time: about half a millisecond's worth."""
 
 _COMMENTS: Final = 2
 """How many lines stand before a metric's samples."""
