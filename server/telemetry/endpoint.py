@@ -14,7 +14,7 @@ MAX_CONNECTIONS: Final = 16
 """How many connections there may be; one more is closed at once."""
 
 MAX_HEAD_BYTES: Final = 8192
-HEAD_SECONDS: Final = 5.0
+HEAD_SECONDS: Final = 2.0
 """How long a request's head may be, and take."""
 
 WRITE_SECONDS: Final = 10.0
@@ -39,6 +39,7 @@ class MetricsEndpoint:
         self._ticking: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._lock = asyncio.Lock()
+        self._is_stopping = False
         self._text = b""
         self._written_s = float("-inf")
 
@@ -49,6 +50,7 @@ class MetricsEndpoint:
 
     async def stop(self) -> None:
         """Closes the port and the connections."""
+        self._is_stopping = True
         if self._server:
             self._server.close()
         tasks = [*self._tasks, *([self._ticking] if self._ticking else [])]
@@ -82,6 +84,10 @@ class MetricsEndpoint:
                     await writer.drain()
                     writer.close()
                     await writer.wait_closed()
+        except asyncio.CancelledError:
+            # asyncio's own callback would log a task that ends so.
+            if not self._is_stopping:
+                raise
         finally:
             self._tasks.discard(task)
             writer.transport.abort()
