@@ -48,6 +48,9 @@ class DeliveryMeasures:
 
     async def start(self, store: Store) -> None:
         """Counts what an earlier run has left open. Raises the store's errors."""
+        # From 0 on, so that Prometheus sees the first one.
+        for state in (DeliveryState.ANSWERED.value, DeliveryState.FAILED.value, ENDED):
+            self._telemetry.close_deliveries(state, 0)
         self._others = sum((await store.count_open()).values())
         self._others_since_ms = await store.oldest_open_ms() or self._clock.now_ms()
 

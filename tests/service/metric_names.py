@@ -10,6 +10,7 @@ import yaml
 from tests.service.docs.pages import ROOT
 
 DASHBOARD: Final = ROOT / "deploy" / "grafana" / "eliza-sessions.json"
+CONFIGURATION: Final = ROOT / "deploy" / "prometheus" / "prometheus.yml"
 RULES: Final = ROOT / "deploy" / "prometheus" / "rules.yml"
 
 _WORDS: Final = frozenset(["sum", "min", "max", "rate", "increase", "histogram_quantile"])

@@ -1,5 +1,6 @@
 """Metrics of a real service: scraped during load, of `rest` alone, and none where nobody asks for them."""
 
+import re
 import socket
 import subprocess
 import sys
@@ -13,15 +14,17 @@ import grpc
 import pytest
 import requests
 import socketio
+import yaml
 
 from eliza.sessions.errors import TABLE
 from eliza.sessions.v1 import agent_pb2, agent_service_pb2
 from server.domain.deliveries import DeliveryState
 from server.telemetry.endpoint import MAX_CONNECTIONS
-from tests.service.metric_names import Selector, expressions, grouped_labels, selectors
+from tests.service.docs.pages import DOCS, example
+from tests.service.metric_names import CONFIGURATION, Selector, expressions, grouped_labels, selectors
 from tests.support.clients import command
 from tests.support.metrics import Scrape, scrape
-from tests.support.realtime.programs import Facade
+from tests.support.realtime.programs import Facade, Program, free_address
 from tests.support.service import ECHO, UNKNOWN, USER, Serve, Start, environment
 from tests.support.waiting import PATIENCE_SECONDS, until
 
@@ -261,6 +264,35 @@ def test_without_an_address_nothing_is_served_nor_loaded(plain: Serve) -> None:
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True
     )
     assert found.stdout == "False\n"
+
+
+def test_the_page_says_how(tmp_path: Path) -> None:
+    (line,) = example("metrics").splitlines()
+    assignment, *words = line.split()
+    name, _, address = assignment.partition("=")
+    here = free_address()
+    program = Program(command(*words[1:]), tmp_path, GRPC_ADDRESS=FREE, REST_ADDRESS=FREE, **{name: here})
+    with program:
+        assert words[0] == "eliza-sessions"
+        assert address.startswith("127.0.0.1:")
+        assert scrape(here).samples
+    targets = yaml.safe_load(CONFIGURATION.read_text())["scrape_configs"][0]["static_configs"][0]["targets"]
+    assert targets == [address]
+
+
+def test_the_page_names_each_series_and_its_labels(seen: Scrape) -> None:
+    """The table of docs/metrics.md, and what the service tells."""
+    page = (DOCS / "metrics.md").read_text().partition("## Series")[2].partition("## Alerts")[0]
+    told: dict[str, set[str]] = {}
+    for names, labels in re.findall(r"^\| (`[^|]+) \|([^|]*)\|", page, re.MULTILINE):
+        for name in re.findall(r"`(\w+)`", names):
+            told[name] = set(re.findall(r"`(\w+)`", labels))
+    there: dict[str, set[str]] = {}
+    for name, labels in seen.labels.items():
+        if not name.startswith("process_"):
+            there.setdefault(re.sub(r"_(bucket|count|sum)$", "", name), set()).update(labels - {"le"})
+    told["eliza_store_free_bytes"] = set()
+    assert told == there
 
 
 def test_the_facade_alone_has_metrics_of_its_own(measured: Serve, tmp_path: Path) -> None:
