@@ -17,7 +17,7 @@ import socketio
 import yaml
 
 from eliza.sessions.errors import TABLE
-from eliza.sessions.v1 import agent_pb2, agent_service_pb2
+from eliza.sessions.v1 import agent_pb2, agent_service_pb2, session_service_pb2
 from server.domain.deliveries import DeliveryState
 from server.telemetry.endpoint import MAX_CONNECTIONS
 from tests.service.docs.pages import DOCS, example
@@ -194,6 +194,35 @@ def test_what_is_open_is_told_and_how_it_ends(measured: Serve) -> None:
         lambda: (one := scrape(measured.metrics)).sum("eliza_open_sockets") == 0 and one, "the socket's end"
     )
     assert found.sum(f"{REQUESTS}_count", http_route=events, http_response_status_code="200") == 1
+
+
+def test_a_request_whose_client_leaves_first_is_counted(measured: Serve) -> None:
+    agent = agent_pb2.Agent(name="silent", kind=agent_pb2.AGENT_KIND_STREAM)
+    made = measured.agents.CreateAgent(agent_service_pb2.CreateAgentRequest(agent=agent), timeout=10)
+    session_id = measured.create(agentId=made.agent.agent_id)["sessionId"]
+    body = b'{"content": "Hello", "transport": "http"}'
+    with connect(measured.rest) as connection:
+        connection.sendall(
+            f"POST /api/messaging/sessions/{session_id}/messages HTTP/1.1\r\nHost: localhost\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+        until(
+            lambda: scrape(measured.metrics).sum("eliza_deliveries_open", state="waiting") == 1, "the message"
+        )
+    until(
+        lambda: scrape(measured.metrics).sum(f"{REQUESTS}_count", http_response_status_code="499") == 1,
+        "the end of the request",
+    )
+    found = scrape(measured.metrics)
+    assert found.sum(f"{CALLS}_count", rpc_method=SEND, rpc_response_status_code="CANCELLED") == 1
+    assert found.sum("eliza_delivery_oldest_age_seconds") > 0
+    measured.sessions.DeleteSession(
+        session_service_pb2.DeleteSessionRequest(session_id=session_id), timeout=10
+    )
+    until(
+        lambda: scrape(measured.metrics).sum("eliza_deliveries_closed_total", state="ended") == 1, "its end"
+    )
 
 
 @pytest.mark.parametrize(
