@@ -5,13 +5,14 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from eliza.sessions.limits import MAX_BODY_BYTES
 from rest_facade.front_door.admission import Admission
 from rest_facade.front_door.clients import Networks
 from rest_facade.front_door.connections import Connections
 from rest_facade.front_door.door import Door
+from rest_facade.front_door.observer import NOBODY, Observer
 from rest_facade.front_door.origins import Origins, is_loopback
 from rest_facade.front_door.protocol import HttpProtocol
 from rest_facade.front_door.tls import TlsEntrance
@@ -26,6 +27,14 @@ ACCEPTED_AT_ONCE: Final = 32
 
 CANCELLED_SECONDS: Final = 1.0
 """How long requests that are cancelled at the stop may take until they are over."""
+
+
+class Usage(NamedTuple):
+    """How many requests wait or are worked on, how many connections are open, and how many sockets."""
+
+    requests: int
+    connections: int
+    sockets: int
 
 
 class Facade:
@@ -43,12 +52,13 @@ class Facade:
         allowed_hosts: Sequence[str] = (),
         trusted_proxies: Networks = (),
         tls: ssl.SSLContext | None = None,
+        observer: Observer = NOBODY,
     ) -> None:
         """At most `max_requests` may wait for their answers at a time. An idle connection stays for
         `keep_alive_seconds`.
 
         `Origins` says what `allowed_origins` and `allowed_hosts` mean. `trusted_proxies` name their clients
-        in X-Forwarded-For. With `tls` it speaks https and wss alone.
+        in X-Forwarded-For. With `tls` it speaks https and wss alone. `observer` is told of all requests.
         """
         self._backend = backend
         self._tls = tls
@@ -57,7 +67,7 @@ class Facade:
         self._sockets = Sockets(backend, max_body_bytes)
         self._connections = Connections(trusted_proxies, None, backend.answers)
         self._door = Door(
-            app=create_app(backend),
+            app=create_app(backend, tells_routes=observer is not NOBODY),
             asgi=self._sockets.app,
             asgi_path=PATH,
             exempt_paths=frozenset([HEALTH]),
@@ -68,6 +78,7 @@ class Facade:
             connections=self._connections,
             max_body_bytes=max_body_bytes,
             keep_alive_seconds=keep_alive_seconds,
+            observer=observer,
         )
         self._websockets = WebSockets(self._sockets.app, self._connections, max_body_bytes)
         self._servers: list[asyncio.Server] = []
@@ -81,6 +92,10 @@ class Facade:
     @is_held.setter
     def is_held(self, is_held: bool) -> None:
         self._backend.is_held = is_held
+
+    def usage(self) -> Usage:
+        """How much is open now."""
+        return Usage(self._door.admission.taken, self._connections.count, self._sockets.count)
 
     async def start(self) -> None:
         """Accepts connections.

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Coroutine
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from server.agents.connectors import Connectors, build_connectors
 from server.certificates import CertificateError, open_certificate
 from server.clock import Clock, SystemClock, TestClock
 from server.delivery.dispatcher import Dispatcher
+from server.delivery.measures import DeliveryMeasures
 from server.lifecycle.expiry import ExpiryScheduler
 from server.lifecycle.purge import Purge
 from server.lifecycle.watches import Watches
@@ -25,7 +27,7 @@ from server.rpc.credential_ends import CHECK_SECONDS
 from server.rpc.gate import AccessGate
 from server.rpc.health import HealthMonitor
 from server.rpc.in_process_channel import InProcessChannel
-from server.rpc.pipeline import QUIET_SECONDS, CallPipeline
+from server.rpc.pipeline import QUIET_SECONDS, CallPipeline, read_gauges
 from server.rpc.sending import Sending
 from server.rpc.server import build_server
 from server.rpc.services import build_services, service_names
@@ -34,6 +36,8 @@ from server.setting_types import split_list
 from server.settings import Settings
 from server.store import open_store
 from server.store.contract import Store
+from server.store.gauges import read_store_gauges
+from server.telemetry.telemetry import OFF, Telemetry
 
 AGENTS_SHARE: Final = 0.9
 """Which part of the time for a stop agents have to finish the replies that are under way."""
@@ -55,6 +59,7 @@ class Service:
         clock: Clock,
         connectors: Connectors,
         authentication: Authentication,
+        telemetry: Telemetry = OFF,
     ) -> None:
         self.port = 0
         self._authentication = authentication
@@ -62,14 +67,18 @@ class Service:
         self._store = store
         self._connectors = connectors
         self._watches = Watches()
+        self._measures = DeliveryMeasures(telemetry, clock, self._watches.piece) if telemetry.is_on else None
+        if self._measures:
+            store.add_listener(self._measures.on_commit)
         self._dispatcher = Dispatcher(
             store,
             clock,
             connectors.by_kind,
-            self._watches.piece,
+            self._watches.piece if self._measures is None else self._measures.note_piece,
             policy=settings.retry_policy,
             lease_seconds=settings.delivery_lease_seconds,
             concurrency=settings.agent_concurrency,
+            telemetry=telemetry,
         )
         connectors.workers.on_change = self._dispatcher.wake
         self._expiry = ExpiryScheduler(store, clock)
@@ -95,7 +104,13 @@ class Service:
                 clock.now_ms,
                 certificate_names if settings.grpc_tls_client_ca else None,
             ),
+            telemetry=telemetry,
         )
+        telemetry.add_probe(partial(read_gauges, self._pipeline))
+        telemetry.add_probe(self._expiry.read_gauges)
+        telemetry.add_probe(partial(read_store_gauges, store))
+        if self._measures:
+            telemetry.add_probe(partial(self._measures.read_gauges, self._dispatcher.statuses))
         sending = Sending()
         self._services = build_services(
             store,
@@ -127,14 +142,14 @@ class Service:
         return InProcessChannel(self._services, self._pipeline)
 
     @classmethod
-    async def start(cls, settings: Settings) -> "Service":
-        """Opens the store and serves.
+    async def start(cls, settings: Settings, telemetry: Telemetry = OFF) -> "Service":
+        """Opens the store and serves. `telemetry` is told of the work.
 
         Raises AccessError, StoreOpenError, AgentsFileError or AddressError, saying why.
         """
         clock: Clock = TestClock() if settings.test_clock else SystemClock()
         authentication = Authentication.open(settings.access, clock.now_ms)
-        store = await open_store(settings.database_url, clock, settings.max_writes)
+        store = await open_store(settings.database_url, clock, settings.max_writes, telemetry)
         connectors = build_connectors(
             settings.timeout_policy,
             allowed_hosts=split_list(settings.agent_allowed_hosts),
@@ -143,7 +158,7 @@ class Service:
         try:
             agents_file = Path(settings.agents_file) if settings.agents_file else None
             await register_at_start(store, clock, connectors, agents_file)
-            service = cls(settings, store, clock, connectors, authentication)
+            service = cls(settings, store, clock, connectors, authentication, telemetry)
             await service._serve()
         except BaseException:
             await connectors.client.aclose()
@@ -239,6 +254,8 @@ class Service:
                 narrower=f"{open_host}:PORT",
             )
         await self._health.check()
+        if self._measures:
+            await self._measures.start(self._store)
         await self._dispatcher.start()
         await self._server.start()
         # In the background, because a file may be on a file system that hangs.

@@ -96,6 +96,11 @@ class Settings(BaseSettings):
     rest_address: Address = Field(
         "127.0.0.1:3000", description="Where the REST facade listens. Port 0 picks a free one."
     )
+    metrics_address: Address | None = Field(
+        None,
+        description="Where this process answers `GET /metrics` of Prometheus, without a credential: choose "
+        "an address that only Prometheus reaches. Without one nothing is measured.",
+    )
     grpc_tls_certificate: str | None = Field(
         None,
         description="PEM file of the certificate that gRPC shows, with its chain. The port then takes TLS "

@@ -137,6 +137,11 @@ class Connections:
         self._held_bytes = 0
         self._none: asyncio.Event | None = None
 
+    @property
+    def count(self) -> int:
+        """How many connections there are."""
+        return len(self._clients)
+
     def shut_down(self) -> None:
         """Ends each connection once its request under way is over."""
         for connection in list(self._clients):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rest_facade.front_door.admission import Admission
 from rest_facade.front_door.connections import Connections
 from rest_facade.front_door.greenlets import Greenlets
+from rest_facade.front_door.observer import NOBODY, Observer
 from rest_facade.front_door.origins import ALWAYS, Origins
 from rest_facade.shapes.asgi import App
 
@@ -32,6 +33,7 @@ class Door:
     connections: Connections
     max_body_bytes: int
     keep_alive_seconds: float
+    observer: Observer = NOBODY
     greenlets: Greenlets = field(default_factory=Greenlets)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     """Those in which requests are worked on."""

@@ -15,6 +15,7 @@ from rest_facade.front_door.asgi import serve_asgi
 from rest_facade.front_door.canned import CannedResponse
 from rest_facade.front_door.door import Door
 from rest_facade.front_door.greenlets import await_
+from rest_facade.front_door.observer import CLIENT_GONE, ROUTE
 from rest_facade.front_door.writable_connection import WritableConnection
 from rest_facade.front_door.wsgi_environ import make_environ
 from rest_facade.shapes import errors, event_stream
@@ -55,6 +56,13 @@ class Exchange:
     """Whether it takes no place of another request."""
 
     is_too_large = False
+
+    begun_s = 0.0
+    """When its head was read, by the observer's clock."""
+
+    route = ""
+    """The route that it came to, where the app tells."""
+
     is_begun = is_read = is_handed_over = is_gone = False
     is_started = is_answered = False
     """Whether the answer has begun, and is complete."""
@@ -75,6 +83,7 @@ class Exchange:
 
     def take_head(self, parser: httptools.HttpRequestParser) -> None:
         """The head has been read. Raises HttpParserInvalidURLError for a target without a path."""
+        self.begun_s = self.door.observer.begin()
         url = httptools.parse_url(self.target)
         if url.path is None:
             raise httptools.HttpParserInvalidURLError("the target has no path")
@@ -135,6 +144,9 @@ class Exchange:
     def abandon(self) -> None:
         """Cancels the view, because the connection is gone."""
         self.is_gone = True
+        # One that has not begun its answer may still get one, unless its client is gone.
+        if not self.is_answered and (self.is_started or (self.is_begun and self.connection.is_closing())):
+            _note_end(self, self._status if self.is_started else CLIENT_GONE)
         self.door.admission.remove(self)
         if self._task and not self.is_asgi:
             self._task.cancel()
@@ -159,6 +171,7 @@ class Exchange:
         self.closes = self.closes or self.door.is_stopping
         cors = b"".join([b"%b: %b\r\n" % line for line in self.door.origins.cors(self.headers)])
         end = b"connection: close\r\n\r\n" if self.closes else b"\r\n"
+        self._status = status
         head = STATUS_LINES[status] + self.door.lines() + cors + lines + end
         self.is_started = True
         self.release()
@@ -166,6 +179,7 @@ class Exchange:
 
     def _end(self) -> None:
         self.is_answered = True
+        _note_end(self, self._status)
         self._task = None
         self.connection.go_on()
 
@@ -187,8 +201,11 @@ class Exchange:
             self.release()
 
     def _run_app(self) -> None:
-        chunks = self.door.app(make_environ(self), self._start_response)
+        environ = make_environ(self)
+        chunks = self.door.app(environ, self._start_response)
         try:
+            self.route = environ.get(ROUTE, "")
+            del environ
             if not self.is_gone:
                 self._write(chunks)
         finally:
@@ -226,7 +243,7 @@ class Exchange:
             self.write_whole(self._status, lines, body)
         else:
             self.connection.write(self._head(self._status, lines))
-            self._write_part(body)
+            _write_part(self, body)
             self._end()
 
     def _write_stream(self, status: int, lines: bytes, chunks: Iterable[bytes]) -> None:
@@ -244,7 +261,7 @@ class Exchange:
                     return
                 if len(chunk) > SMALL_BYTES:
                     self.connection.write(b"" if self.is_old else b"%x\r\n" % len(chunk))
-                    self._write_part(chunk)
+                    _write_part(self, chunk)
                     self.connection.write(b"" if self.is_old else b"\r\n")
                 elif chunk:
                     self.connection.write(chunk if self.is_old else b"%x\r\n%b\r\n" % (len(chunk), chunk))
@@ -256,20 +273,28 @@ class Exchange:
                 self.connection.write(b"0\r\n\r\n")
         self._end()
 
-    def _write_part(self, part: bytes) -> None:
-        """Writes a large part in pieces, each when the client has read most of those before it."""
-        connection, connections = self.connection, self.door.connections
-        connections.begin_part(connection, part)
-        try:
-            for start in range(0, len(part), SMALL_BYTES):
-                connection.part_left = max(0, len(part) - start - SMALL_BYTES)
-                connection.write(part[start : start + SMALL_BYTES])
-                if connection.is_write_paused:
-                    await_(connection.when_drained())
-                if self.is_gone:
-                    return
-        finally:
-            connections.end_part(connection)
+
+def _write_part(exchange: Exchange, part: bytes) -> None:
+    """Writes a large part in pieces, each when the client has read most of those before it."""
+    connection, connections = exchange.connection, exchange.door.connections
+    connections.begin_part(connection, part)
+    try:
+        for start in range(0, len(part), SMALL_BYTES):
+            connection.part_left = max(0, len(part) - start - SMALL_BYTES)
+            connection.write(part[start : start + SMALL_BYTES])
+            if connection.is_write_paused:
+                await_(connection.when_drained())
+            if exchange.is_gone:
+                return
+    finally:
+        connections.end_part(connection)
+
+
+def _note_end(exchange: Exchange, status: int) -> None:
+    """Tells the observer that a request is over."""
+    door = exchange.door
+    route = door.asgi_path if exchange.is_asgi else exchange.route
+    door.observer.end_request(exchange.method, route, status, exchange.begun_s)
 
 
 def _lines(headers: list[tuple[str, str]]) -> bytes:

@@ -1,6 +1,8 @@
 """The Flask app: routes, errors, and how it reads paths."""
 
+import re
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import flask
@@ -11,6 +13,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound
 from werkzeug.routing import MapAdapter
 
 from eliza.sessions.errors import forget_frames, truncate
+from rest_facade.front_door.observer import ROUTE
 from rest_facade.routes import agents, clock, openapi, sessions, sse
 from rest_facade.routes.caller import sent_credential
 from rest_facade.shapes import errors, event_stream, json_body
@@ -67,9 +70,28 @@ class App(flask.Flask):
         pass
 
 
-def create_app(backend: Backend) -> flask.Flask:
+class RoutesTellingApp(App):
+    """The same, which leaves in the environ to which route a request came."""
+
+    def do_teardown_request(self, exc: BaseException | None = None) -> None:
+        request = flask.globals.request_ctx.request
+        if request.url_rule:
+            request.environ[ROUTE] = _template(request.url_rule.rule)
+
+
+@cache
+def _template(rule: str) -> str:
+    """A rule as docs/api.md writes it: with `{sessionId}` for `<session:session_id>`."""
+    return re.sub(r"<(?:\w+:)?(\w+)>", lambda found: "{" + _camel_case(found[1]) + "}", rule)
+
+
+def _camel_case(name: str) -> str:
+    return re.sub("_(.)", lambda found: found[1].upper(), name)
+
+
+def create_app(backend: Backend, *, tells_routes: bool = False) -> flask.Flask:
     """The WSGI app over a backend. Its views await their calls, so it runs behind the front door only."""
-    app = App("rest_facade", static_folder=None)
+    app = (RoutesTellingApp if tells_routes else App)("rest_facade", static_folder=None)
     # No path is ever answered with a redirect.
     app.url_map.merge_slashes = False
     sessions.add_routes(app, backend)

@@ -77,6 +77,11 @@ class Sockets:
         self._io.on("disconnect", self._disconnect)
         self._events = ClientEvents(self._io, backend, self.callers)
 
+    @property
+    def count(self) -> int:
+        """How many sockets are open."""
+        return len(self._io.eio.sockets)
+
     async def app(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serves one connection as an ASGI 3 app."""
 

@@ -50,7 +50,7 @@ def refuse_open_address(settings: Settings, *names: str) -> None:
         return
     for name in names:
         address = getattr(settings, name.lower())
-        if not settings.allow_open and not unix_path(address) and not _is_loopback(split_address(address)[0]):
+        if not settings.allow_open and not unix_path(address) and not is_loopback(split_address(address)[0]):
             raise click.ClickException(
                 f"{name} is {address}, which others can reach, and the service is open: protect it with "
                 "KEYS_FILE (`eliza-sessions keys add --role admin`), set ALLOW_OPEN=true if everyone who can "
@@ -58,7 +58,7 @@ def refuse_open_address(settings: Settings, *names: str) -> None:
             )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     """Whether all addresses of a host are loopback. True for none: listening there then reports the fault."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)

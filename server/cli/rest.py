@@ -16,6 +16,7 @@ import grpc
 
 from eliza.sessions.v1.session_service_pb2 import GetServiceStatusRequest
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
+from rest_facade.front_door.observer import NOBODY, Observer
 from rest_facade.main import Facade
 from rest_facade.upstream.backend import Backend, Tls, dial, dial_for_streams
 from server.certificates import CertificateError, make_reloading_context, open_certificate
@@ -30,6 +31,7 @@ from server.cli.common import (
     stop_signal,
     with_port,
 )
+from server.cli.monitoring import Monitoring
 from server.cli.server_option import TLS_OPTIONS, read_credentials, server_option, tls_options
 from server.setting_types import read_networks, split_list
 from server.settings import Settings
@@ -101,6 +103,7 @@ def build_facade(
     open_channel: Callable[[], grpc.aio.Channel],
     open_stream_channel: Callable[[], grpc.aio.Channel] | None = None,
     facade_key: str = "",
+    observer: Observer = NOBODY,
 ) -> Facade:
     """The facade on a socket that listens; `Backend` says which channels and which key are meant."""
     return Facade(
@@ -118,6 +121,7 @@ def build_facade(
         allowed_hosts=split_list(settings.rest_allowed_hosts),
         trusted_proxies=read_networks(settings.trusted_proxies),
         tls=make_tls(settings),
+        observer=observer,
     )
 
 
@@ -141,6 +145,7 @@ async def _serve(settings: Settings, server: str, tls: Tls | None) -> None:
     stopped = asyncio.create_task(stop_signal())
     facade_key = read_key(settings.facade_key_file)
     refusal = _refusal(settings)
+    monitoring = await Monitoring.open(settings)
     listener = await listen("REST_ADDRESS", settings.rest_address)
     address = with_port(settings.rest_address, listener.getsockname()[1])
     facade = build_facade(
@@ -149,24 +154,29 @@ async def _serve(settings: Settings, server: str, tls: Tls | None) -> None:
         partial(dial, server, tls),
         partial(dial_for_streams, server, tls),
         facade_key,
+        monitoring.observer,
     )
+    monitoring.watch_facade(facade)
     # Until it is known whether the server is protected, requests are answered as if it were away.
     facade.is_held = refusal is not None
     try:
         await facade.start()
+        await monitoring.start()
     except OSError as error:
         raise StartError(error.strerror or str(error)) from error
     log_start(settings, server=server)
-    print(f"ready rest={address}", flush=True)
+    print(f"ready rest={address}{monitoring.ready}", flush=True)
     if refusal:
         asking = asyncio.create_task(_is_open(server, tls))
         await asyncio.wait([stopped, asking], return_when=asyncio.FIRST_COMPLETED)
         if not asking.cancel() and asking.result():
             await facade.stop(0)
+            await monitoring.stop()
             raise refusal
         facade.is_held = False
     await stopped
     await facade.stop(settings.drain_seconds)
+    await monitoring.stop()
 
 
 def _refusal(settings: Settings) -> click.ClickException | None:

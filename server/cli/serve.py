@@ -19,6 +19,7 @@ from server.cli.common import (
     stop_signal,
     with_port,
 )
+from server.cli.monitoring import Monitoring
 from server.cli.rest import build_facade
 from server.cli.server_option import reachable
 from server.domain.agents import ECHO_ID
@@ -74,7 +75,9 @@ async def _serve(settings: Settings, *, with_rest: bool) -> None:
     # A start that fails waits for nothing.
     stop_by_s = loop.time()
     async with contextlib.AsyncExitStack() as stack:
-        service = await Service.start(settings)
+        monitoring = await Monitoring.open(settings)
+        stack.push_async_callback(monitoring.stop)
+        service = await Service.start(settings, monitoring.telemetry)
         stack.push_async_callback(lambda: service.stop(stop_by_s))
         grpc_address = with_port(settings.grpc_address, service.port)
         ready = f"ready grpc={grpc_address}"
@@ -85,11 +88,16 @@ async def _serve(settings: Settings, *, with_rest: bool) -> None:
             service.close_port_to_agents(rest_port)
             rest_address = with_port(settings.rest_address, rest_port)
             ready += f" rest={rest_address}"
-            facade = build_facade(settings, listener, service.open_channel)
+            facade = build_facade(settings, listener, service.open_channel, observer=monitoring.observer)
+            monitoring.watch_facade(facade)
             # It ends first, because it needs the server. Half of the time is its own; the server gets the
             # rest.
             await facade.start()
             stack.push_async_callback(lambda: facade.stop(max(0.0, stop_by_s - loop.time()) / 2))
+        if monitoring.port:
+            service.close_port_to_agents(monitoring.port)
+        await monitoring.start()
+        ready += monitoring.ready
         log_start(settings)
         await service.log_store()
         print(ready, flush=True)

@@ -23,6 +23,7 @@ from server.domain.replies import answer
 from server.domain.sessions import Outcome
 from server.store.contract import Store
 from server.store.values import Commit
+from server.telemetry.telemetry import OFF, Telemetry
 
 
 class Dispatcher:
@@ -41,13 +42,14 @@ class Dispatcher:
         policy: RetryPolicy,
         lease_seconds: float,
         concurrency: int,
+        telemetry: Telemetry = OFF,
     ) -> None:
         """`on_piece` is told every piece of every reply, and where pieces are void.
 
         `concurrency` bounds the deliveries of one agent that are in hand.
         """
         self._store = store
-        self._means = Means(store, clock, connectors, on_piece, policy, lease_seconds, concurrency)
+        self._means = Means(store, clock, connectors, on_piece, policy, lease_seconds, concurrency, telemetry)
         self.statuses = self._means.statuses
         self._pumps: dict[str, Pump] = {}
 

@@ -51,6 +51,10 @@ class AgentStatuses:
         """How an agent fares. Costs the same whatever is open."""
         return AgentStatus(self._open[agent_id], self._in_hand[agent_id], self._last_failures.get(agent_id))
 
+    def count_all(self) -> tuple[int, int]:
+        """How many deliveries of all agents are open, and how many of them are in hand."""
+        return self._open.total(), self._in_hand.total()
+
     def forget(self, agent_id: str) -> None:
         """Forgets what was noted of an agent that has been removed."""
         self._last_failures.pop(agent_id, None)

@@ -34,6 +34,7 @@ from server.domain.replies import answer, fail, put_off
 from server.domain.sessions import is_answered_by
 from server.store.contract import PUT_OFF_MS, Store
 from server.store.values import OpenDelivery
+from server.telemetry.telemetry import OFF, Telemetry
 
 STORE_TROUBLE_SECONDS: Final = 1.0
 """How long a delivery rests when the store could not be read or written."""
@@ -65,6 +66,7 @@ class Means:
     policy: RetryPolicy
     lease_s: float
     concurrency: int
+    telemetry: Telemetry = OFF
     statuses: AgentStatuses = field(default_factory=AgentStatuses)
     is_stopping: bool = False
     is_troubled: bool = False
@@ -192,10 +194,17 @@ class Turn:
         lease_s = means.lease_seconds(agent)
         self.attempt = attempt = Attempt(work, lease_s, means.on_piece)
         means.statuses.count_in_hand(agent.id, 1)
+        outcome = "cancelled"
         try:
-            if reply := await attempt.ask(slot):
+            reply = await attempt.ask(slot)
+            if reply:
                 await self._store_reply(reply, work.reply_id, asyncio.get_running_loop().time() + lease_s)
+            outcome = "answered" if reply else "closed"
+        except (NoReplyError, DomainError) as error:
+            outcome = "closed" if isinstance(error, (*_CLOSED, SessionExpiredError)) else "failed"
+            raise
         finally:
+            means.telemetry.end_attempt(agent.kind.value, agent.id, outcome)
             # Before anything is written down of the failure; there is none where the reply is stored.
             attempt.take_back()
 

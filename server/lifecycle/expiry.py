@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -12,6 +13,7 @@ from server.domain.errors import DomainError
 from server.domain.sessions import due_at_ms, fall_due
 from server.store.contract import Store
 from server.store.values import Commit
+from server.telemetry.telemetry import Reading
 
 BATCH: Final = 256
 LONGEST_SLEEP_S: Final = 1.0
@@ -34,6 +36,11 @@ class ExpiryScheduler:
         due = (due_at_ms(outcome.session) for outcome in commit.outcomes)
         if any(due_ms is not None and (self._next_ms is None or due_ms < self._next_ms) for due_ms in due):
             self._nearer.set()
+
+    async def read_gauges(self) -> Iterable[Reading]:
+        """How long the earliest deadline has been overdue, as far as this has seen."""
+        late_ms = 0 if self._next_ms is None else max(0, self._clock.now_ms() - self._next_ms)
+        return [Reading("eliza_expiry_lag_seconds", late_ms / 1000)]
 
     async def run_due(self) -> None:
         """Applies the rule to all sessions that are due now. Raises the store's errors."""

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import ExitStack, aclosing, contextmanager
 from typing import Any, Final, NamedTuple
 
+import grpc
 import structlog
 
 from eliza.sessions.errors import truncate
@@ -17,6 +18,7 @@ from server.access.limits import Shares
 from server.domain.access import Principal
 from server.domain.errors import (
     DeadlineExceededError,
+    DomainError,
     OverloadedError,
     ResourceExhaustedError,
     UnavailableError,
@@ -28,6 +30,7 @@ from server.rpc.failures import CallFailed, Fault, fault_of
 from server.rpc.gate import UNKNOWN_SHARE, Gate, OpenGate, host_of
 from server.rpc.parsing import MAX_REQUEST_BYTES
 from server.rpc.paths import PREFIX
+from server.telemetry.telemetry import OFF, Reading, Telemetry
 
 QUIET_SECONDS: Final = 0.1
 """How long no call must have come before a server that stops may close its port."""
@@ -60,6 +63,10 @@ class Waiting(NamedTuple):
 _HEALTH: Final = f"{PREFIX}SessionService/GetServiceStatus"
 """The call for the service's state is answered under any load."""
 
+_OK: Final = grpc.StatusCode.OK.name
+_CANCELLED: Final = grpc.StatusCode.CANCELLED.name
+_INTERNAL: Final = "INTERNAL"
+
 _OF_WORKERS: Final = (f"{PREFIX}AgentService/Connect", f"{PREFIX}AgentService/Reply")
 
 log = structlog.get_logger()
@@ -80,11 +87,13 @@ class CallPipeline:
         max_streams: int,
         slow_call_s: float,
         gate: Gate | None = None,
+        telemetry: Telemetry = OFF,
     ) -> None:
         """`on_trouble` is called when the store failed. Calls that take `slow_call_s` are logged. Without a
         gate everybody may do everything.
         """
         self._on_trouble = on_trouble
+        self._telemetry = telemetry
         self._gate = gate or OpenGate()
         self.credential_ends = CredentialEnds(self._gate)
         self._shares = Shares()
@@ -243,7 +252,8 @@ class CallPipeline:
                     if call and is_shared:
                         self._end_shared_call(call, size_bytes)
                 log_audited(method, call.principal, request, answer)
-                self._warn_if_slow(method, request, time.monotonic() - begun_s)
+                if (taken_s := time.monotonic() - begun_s) >= self._slow_call_s:
+                    _warn_of_slow(method, request, taken_s)
                 if isinstance(answer, Waiting):
                     answer = await answer.rest()
             finally:
@@ -251,7 +261,13 @@ class CallPipeline:
                 if stream:
                     stream.close()
         except Exception as error:  # noqa: BLE001 - this is where everything ends up
-            return None, self.fault(method, request, error, call.principal if call else None)
+            fault = self.fault(method, request, error, call.principal if call else None)
+            self._telemetry.end_call(method, fault.code.name, begun_s)
+            return None, fault
+        except asyncio.CancelledError:
+            self._telemetry.end_call(method, _CANCELLED, begun_s)
+            raise
+        self._telemetry.end_call(method, _OK, begun_s)
         return answer, None
 
     def _begin_shared_call(self, call: Call, size_bytes: int) -> None:
@@ -269,18 +285,13 @@ class CallPipeline:
         if size_bytes:
             self._shares.end(call.account, "bytes", size_bytes)
 
-    def _warn_if_slow(self, method: str, request: Any, taken_s: float) -> None:
-        if taken_s >= self._slow_call_s:
-            session_id = truncate(getattr(request, "session_id", ""))
-            log.warning(
-                "slow call", method=method.removeprefix("/"), seconds=round(taken_s, 3), session_id=session_id
-            )
-
     async def stream(
         self, method: str, behaviour: Behaviours, read: Read, raw: Any, caller: Caller
     ) -> AsyncGenerator[Any, None]:
         """Yields the answers to a call. Raises CallFailed."""
         request = fault = call = None
+        # A stream that is closed was cancelled.
+        begun_s, status = self._telemetry.begin(), _CANCELLED
         try:
             try:
                 with self.admitted_stream(method, caller), self._held(raw):
@@ -295,11 +306,14 @@ class CallPipeline:
                                         # Not kept while the next one is waited for.
                                         del answer
                                         yield told.pop()
+                status = _OK
             except Exception as error:  # noqa: BLE001 - this is where everything ends up
                 fault = self.fault(method, request, error, call.principal if call else None)
+                status = fault.code.name
             if fault:
                 raise CallFailed(fault)
         finally:
+            self._telemetry.end_call(method, status, begun_s)
             # The error keeps this frame, which must not hold the call.
             del raw, caller, request, call
 
@@ -311,7 +325,26 @@ class CallPipeline:
         is_inside = principal is not None and not self._stopping
         if is_inside and isinstance(error, (UnavailableError, ResourceExhaustedError)):
             self._on_trouble()
+        self._telemetry.count_refusal(error.reason if isinstance(error, DomainError) else _INTERNAL)
         return fault_of(method, request, error, principal)
+
+
+async def read_gauges(pipeline: CallPipeline) -> list[Reading]:
+    """What the metrics tell of the calls and streams under way."""
+    # Those of workers, health and reflection count as side streams.
+    streams, side_streams = pipeline._streams + pipeline._foreign_streams, pipeline._side_streams
+    return [
+        Reading("eliza_open_calls", pipeline._calls),
+        Reading("eliza_open_streams", streams - side_streams, ("client",)),
+        Reading("eliza_open_streams", side_streams, ("worker",)),
+    ]
+
+
+def _warn_of_slow(method: str, request: Any, taken_s: float) -> None:
+    session_id = truncate(getattr(request, "session_id", ""))
+    log.warning(
+        "slow call", method=method.removeprefix("/"), seconds=round(taken_s, 3), session_id=session_id
+    )
 
 
 def _counted_bytes(raw: Any) -> int:

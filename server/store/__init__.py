@@ -10,17 +10,20 @@ from server.store.contract import MAX_WRITES, Store, StoreTools
 from server.store.sqlite.store import SqliteStore
 from server.store.sqlite.tools import SqliteTools
 from server.store.values import StoreOpenError
+from server.telemetry.telemetry import OFF, Telemetry
 
 SQLITE_SCHEME = "sqlite:///"
 
 
-async def open_store(database_url: str, clock: Clock, max_writes: int = MAX_WRITES) -> Store:
+async def open_store(
+    database_url: str, clock: Clock, max_writes: int = MAX_WRITES, telemetry: Telemetry = OFF
+) -> Store:
     """Opens the store that a DATABASE_URL names, making or migrating it first. Raises StoreOpenError, saying
     why.
 
     At most `max_writes` may wait for the disk at a time.
     """
-    return await SqliteStore.open(_sqlite_path(database_url), clock, max_writes)
+    return await SqliteStore.open(_sqlite_path(database_url), clock, max_writes, telemetry)
 
 
 def maintenance(database_url: str) -> StoreTools:

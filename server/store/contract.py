@@ -23,6 +23,7 @@ from server.store.values import (
     OpenDelivery,
     Position,
     SessionPage,
+    Sizes,
 )
 
 LeaseRule = Callable[..., Outcome]
@@ -258,6 +259,13 @@ class Deliveries(ABC):
         It reads a row for each session with some: to be called once, at the start.
         """
 
+    @abstractmethod
+    async def oldest_open_ms(self) -> int | None:
+        """Tells from when the oldest is of the messages that sessions have open and answer next.
+
+        It reads as much as `count_open`.
+        """
+
 
 class Agents(ABC):
     """The agents that sessions are held with."""
@@ -314,6 +322,13 @@ class Maintenance(ABC):
     @abstractmethod
     async def describe(self) -> Description:
         """Tells which store it is, for the operator."""
+
+    @abstractmethod
+    async def measure(self) -> Sizes:
+        """Tells how large the store is.
+
+        :raises OSError: that cannot be found out
+        """
 
     @abstractmethod
     async def check_writable(self) -> None:

@@ -98,6 +98,14 @@ class Commit:
     deleted: Sequence[Session]
 
 
+class Sizes(NamedTuple):
+    """How large the store is, in bytes: its data, what is written ahead of them, and the space left."""
+
+    data_bytes: int
+    wal_bytes: int
+    free_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Description:
     """Which store it is: where it is kept, its schema, and how many sessions it holds, live or expired."""

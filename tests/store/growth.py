@@ -295,6 +295,8 @@ OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
     "lease_due, written": lambda w: w.store.lease_due(AGENT, NOW_MS + 1, 1, [], _CLAIM),
     "next_delivery_ms": lambda w: w.store.next_delivery_ms(AGENT, [w.one.id, w.other.id]),
     "count_open": lambda w: w.store.count_open(),
+    "oldest_open_ms": lambda w: w.store.oldest_open_ms(),
+    "measure": lambda w: w.store.measure(),
     "describe": lambda w: w.store.describe(),
     "counts": lambda w: w.store.counts(scope=EVERYTHING),
     "apply_due": lambda w: w.store.apply_due(lambda start, now_ms: Outcome(start), NOW_MS, 256),
@@ -392,6 +394,8 @@ MAY_GROW: Final = {
     ("rpc DeleteSession", ""): "as delete_session",
     ("count_open", "resting"): "it reads all sessions with open deliveries, once at the start, off the loop",
     ("count_open", "due deliveries"): "as above",
+    ("oldest_open_ms", "resting"): "as above, and the first message of each",
+    ("oldest_open_ms", "due deliveries"): "as above",
     (
         "apply, an expiry",
         "unanswered",

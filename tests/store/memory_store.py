@@ -46,6 +46,7 @@ from server.store.values import (
     OpenDelivery,
     Position,
     SessionPage,
+    Sizes,
 )
 
 
@@ -332,6 +333,11 @@ class MemoryStore(Store):
             counts[session.agent_id] += session.open_deliveries
         return +counts
 
+    async def oldest_open_ms(self) -> int | None:
+        self._require_open()
+        heads = (self._log[session_id][sequence] for session_id, (_, sequence) in self._heads.items())
+        return min((entry.at_ms for entry in heads), default=None)
+
     async def counts(self, *, scope: Scope) -> Counts:
         self._require_open()
         if scope.session_id is not None:
@@ -360,6 +366,10 @@ class MemoryStore(Store):
     async def describe(self) -> Description:
         self._require_open()
         return Description("memory", 1, len(self._sessions))
+
+    async def measure(self) -> Sizes:
+        self._require_open()
+        return Sizes(0, 0, 0)
 
     async def check_writable(self) -> None:
         self._require_open()

@@ -61,6 +61,7 @@ IN_ORDER: Final = {
     "(agent_id=? AND head_due_ms>?)": "the earliest that is due, behind those in hand",
     "SCAN sessions USING INDEX sessions_by_head": "count_open reads all sessions with open deliveries, once "
     "at the start and off the loop",
+    "SEARCH sessions USING INDEX sessions_by_head": "oldest_open_ms reads as many, as rarely",
     "SEARCH sessions USING INDEX sessions_by_due (due_at_ms<?)": "those that are due",
     "SEARCH sessions USING COVERING INDEX sessions_by_due (due_at_ms>?)": "the earliest that is due",
     "SEARCH agents USING INDEX agents_by_creation ((created_at_ms,id)>(?,?))": "a page of agents",

@@ -40,6 +40,7 @@ SETTINGS = (
         "LOG_",
         "ELIZA_",
         "SERVER_",
+        "METRICS_",
     ),
     *("ALLOW_OPEN", "TRUSTED_PROXIES"),
     *("KEYS_FILE", "ACCESS_TOKEN_", "JWT_", "USERS_MAY_CHANGE", "RATE_"),
@@ -96,6 +97,7 @@ class Serve:
         addresses = dict(part.split("=", 1) for part in ready.split()[1:])
         self.grpc = addresses["grpc"]
         self.reach_rest(addresses.get("rest", ""))
+        self.metrics = addresses.get("metrics", "")
         self.http = requests.Session()
         # Used from threads, too, while pytest changes the environment.
         self.http.trust_env = False

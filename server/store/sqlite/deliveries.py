@@ -46,6 +46,11 @@ _COUNT_OPEN: Final = (
     "SELECT agent_id, sum(open_deliveries) FROM sessions INDEXED BY sessions_by_head "
     "WHERE head_due_ms IS NOT NULL GROUP BY agent_id"
 )
+_OLDEST_OPEN: Final = (
+    "SELECT min(at_ms) FROM sessions INDEXED BY sessions_by_head "
+    "CROSS JOIN log ON log.session_id = sessions.id AND log.sequence = head_sequence "
+    "WHERE head_due_ms IS NOT NULL"
+)
 _MAX_UNREADABLE: Final = 100
 """How many deliveries that cannot be read back are passed over, in a damaged file."""
 
@@ -86,6 +91,11 @@ class SqliteDeliveries(Reading, Deliveries):
 
     async def count_open(self) -> Mapping[str, int]:
         return await self._read_long(lambda connection: dict(connection.execute(_COUNT_OPEN).fetchall()))
+
+    async def oldest_open_ms(self) -> int | None:
+        return await self._read_long(
+            lambda connection: cast(int | None, connection.execute(_OLDEST_OPEN).fetchone()[0])
+        )
 
 
 def _read_due(connection: sqlite3.Connection, values: rows.Row, limit: int) -> list[OpenDelivery]:

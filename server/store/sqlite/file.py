@@ -16,7 +16,7 @@ import structlog
 
 from server.domain.errors import ResourceExhaustedError, UnavailableError
 from server.store.sqlite.rewrite import BUSY_TIMEOUT_S, rewrite
-from server.store.values import StoreOpenError
+from server.store.values import Sizes, StoreOpenError
 
 APPLICATION_ID: Final = 0x656C7A61
 """Marks a file as ours: "elza" in ASCII."""
@@ -96,6 +96,15 @@ def real_path(path: Path) -> Path:
     meet at one lock.
     """
     return Path(os.path.realpath(path))
+
+
+def measure(path: Path) -> Sizes:
+    """How large the file and its WAL are. Raises OSError."""
+    try:
+        wal_bytes = Path(f"{path}-wal").stat().st_size
+    except FileNotFoundError:
+        wal_bytes = 0
+    return Sizes(path.stat().st_size, wal_bytes, shutil.disk_usage(path.parent).free)
 
 
 def prepare(path: Path) -> FileLock:

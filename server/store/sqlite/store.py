@@ -10,7 +10,7 @@ from typing import Final, cast
 
 from server.clock import Clock
 from server.domain.access import EVERYTHING, Scope
-from server.domain.errors import SessionNotFoundError
+from server.domain.errors import SessionNotFoundError, UnavailableError
 from server.domain.idempotency import RequestKey
 from server.domain.log import Entry
 from server.domain.quotas import UserQuota
@@ -29,13 +29,14 @@ from server.store.sqlite import rows
 from server.store.sqlite.agents import SqliteAgents
 from server.store.sqlite.deliveries import SqliteDeliveries
 from server.store.sqlite.due import apply_due
-from server.store.sqlite.file import FileLock, connect, prepare, real_path, schema_version
+from server.store.sqlite.file import FileLock, connect, measure, prepare, real_path, schema_version
 from server.store.sqlite.lists import READABLE, SqliteLists, count
 from server.store.sqlite.removal import IS_THERE, Pieces, clear, erase, take_expired
 from server.store.sqlite.rewrite import finish_erasure
 from server.store.sqlite.scopes import in_scope, is_narrow, named, one_in_scope
 from server.store.sqlite.writer import SqliteWriter
-from server.store.values import Description, Erased, MessagePage, StoreOpenError
+from server.store.values import Description, Erased, MessagePage, Sizes, StoreOpenError
+from server.telemetry.telemetry import OFF, Telemetry
 
 _SESSION: Final = ", ".join(rows.SESSION)
 _ENTRY: Final = ", ".join(rows.ENTRY)
@@ -52,15 +53,19 @@ _LIST_ENTRIES: Final = in_scope(
 class SqliteStore(SqliteLists, SqliteAgents, SqliteDeliveries, Store):
     """See Store. Made by `open`."""
 
-    def __init__(self, path: Path, lock: FileLock, clock: Clock, max_writes: int) -> None:
+    def __init__(
+        self, path: Path, lock: FileLock, clock: Clock, max_writes: int, telemetry: Telemetry = OFF
+    ) -> None:
         super().__init__(path)
         self._lock = lock
         self._purged, self._forgotten, self._erased = Pieces(), Pieces(), Pieces()
         # Last, because it starts a thread.
-        self._writer = SqliteWriter(path, lock, clock, max_writes)
+        self._writer = SqliteWriter(path, lock, clock, max_writes, telemetry)
 
     @classmethod
-    async def open(cls, path: Path, clock: Clock, max_writes: int = MAX_WRITES) -> "SqliteStore":
+    async def open(
+        cls, path: Path, clock: Clock, max_writes: int = MAX_WRITES, telemetry: Telemetry = OFF
+    ) -> "SqliteStore":
         """Opens the file, making or migrating it first; `max_writes` may wait for the disk.
 
         Raises StoreOpenError, saying why.
@@ -68,7 +73,7 @@ class SqliteStore(SqliteLists, SqliteAgents, SqliteDeliveries, Store):
         path = real_path(path)
         lock = await asyncio.to_thread(prepare, path)
         try:
-            return cls(path, lock, clock, max_writes)
+            return cls(path, lock, clock, max_writes, telemetry)
         except sqlite3.Error as error:
             lock.release()
             raise StoreOpenError(f"{path} cannot be used: {error}") from error
@@ -259,6 +264,12 @@ class SqliteStore(SqliteLists, SqliteAgents, SqliteDeliveries, Store):
             clear(connection)
 
         await self._writer.run(work)
+
+    async def measure(self) -> Sizes:
+        if self._closed:
+            raise UnavailableError("The service is stopping")
+        # On a thread, because a file may be on a file system that hangs.
+        return await asyncio.to_thread(measure, self._path)
 
     async def check_writable(self) -> None:
         def work(connection: sqlite3.Connection, now_ms: int) -> None:

@@ -34,6 +34,7 @@ from server.store.sqlite.file import (
 )
 from server.store.sqlite.group import load, prepare_writing, write
 from server.store.sqlite.removal import Pieces, remove, take_left
+from server.telemetry.telemetry import OFF, Telemetry
 
 T = TypeVar("T")
 
@@ -87,7 +88,9 @@ class SqliteWriter:
     once they are durable.
     """
 
-    def __init__(self, path: Path, lock: FileLock, clock: Clock, max_queued: int) -> None:
+    def __init__(
+        self, path: Path, lock: FileLock, clock: Clock, max_queued: int, telemetry: Telemetry = OFF
+    ) -> None:
         self._path = path
         self._lock = lock
         self._connection = self._connect()
@@ -99,6 +102,7 @@ class SqliteWriter:
         self.recent: OrderedDict[str, Session] = OrderedDict()
         self._clock = clock
         self._max_queued = max_queued
+        self._telemetry = telemetry
         self._pieces = Pieces()
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
@@ -150,8 +154,10 @@ class SqliteWriter:
         for group in self._groups():
             live = [call for call in group if not call.future.cancelled()]
             if live:
+                begun_s = self._telemetry.begin()
                 self._carry_out(live)
-                self._loop.call_soon_threadsafe(self._answer, live)
+                taken_s = self._telemetry.begin() - begun_s
+                self._loop.call_soon_threadsafe(self._answer, live, taken_s)
 
     def _groups(self) -> Iterator[list[_Call]]:
         """What queues, in order, until close; work on anything but sessions is a group of its own."""
@@ -297,7 +303,8 @@ class SqliteWriter:
         while len(self.recent) > MAX_RECENT:
             self.recent.popitem(last=False)
 
-    def _answer(self, group: list[_Call]) -> None:
+    def _answer(self, group: list[_Call], taken_s: float) -> None:
+        self._telemetry.end_group(len(group), taken_s)
         commit = commit_of(call.result for call in group if call.error is None)
         for listener in self.listeners:
             listener(commit)

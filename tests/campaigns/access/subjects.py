@@ -48,6 +48,11 @@ def _silent_agent(service: Serve, metadata: Mapping[str, str]) -> str:
     return str(answer.agent.agent_id)
 
 
+def open_caller(service: Serve, sessions: int) -> Caller:
+    """A caller of a service that wants no credential, with so many sessions, whose messages get no reply."""
+    return Caller(service, {}, _create(service, {}, ALICE, _silent_agent(service, {}), sessions))
+
+
 def _jwk(private: ec.EllipticCurvePrivateKey) -> dict[str, Any]:
     made: dict[str, Any] = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(private.public_key()))
     return {**made, "kid": "one", "alg": "ES256", "use": "sig"}
@@ -102,7 +107,7 @@ def _callers(
     asked = session_service_pb2.CreateAccessTokenRequest(session_id=own[0])
     made = protected.sessions.CreateAccessToken(asked, metadata=tuple(key.items()), timeout=30)
     return {
-        "open": Caller(opened, {}, _create(opened, {}, ALICE, _silent_agent(opened, {}), sessions)),
+        "open": open_caller(opened, sessions),
         "a key": Caller(protected, key, own),
         "on behalf": Caller(protected, {**key, "x-on-behalf-of": ALICE}, own),
         "the static token": Caller(protected, {"x-api-key": STATIC_TOKEN}, own),

@@ -182,6 +182,8 @@ CALLS: dict[str, Callable[[Store, Session], Awaitable[object]]] = {
     "lease_due": lambda store, one: store.lease_due(one.agent_id, T0, 1),
     "next_delivery_ms": lambda store, one: store.next_delivery_ms(one.agent_id),
     "count_open": lambda store, one: store.count_open(),
+    "oldest_open_ms": lambda store, one: store.oldest_open_ms(),
+    "measure": lambda store, one: store.measure(),
     "list_history": lambda store, one: store.list_history(one, before_sequence=1, limit=1),
     "count_history": lambda store, one: store.count_history(one, before_sequence=1, limit=1),
     "find_answer": lambda store, one: store.find_answer(one.id, 1, scope=EVERYTHING),

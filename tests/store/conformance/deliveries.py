@@ -62,6 +62,7 @@ class Deliveries(OnStore):
             OpenDelivery(outcome.session, outcome.entry, made)
         ]
         assert await store.count_open() == {one.agent_id: 1}
+        assert await store.oldest_open_ms() == T0 + 3
         await store.apply(one.id, heartbeat, scope=EVERYTHING)
         with pytest.raises(DeliveryNotFoundError) as caught:
             await delivery(store, one, 2)

@@ -1,0 +1,85 @@
+"""`python -m tests.campaigns.load.metrics_cost`: what metrics cost a call, as a share of one without.
+
+A REST get by wrk and a SendMessage by h2load, against a service without METRICS_ADDRESS and one with it that
+is scraped each second, in alternating rounds of one run. The share is that of the CPU time of a call without
+in that of one with, scrapes included: 1 means that metrics are free; the goal is 0.97.
+"""
+
+import argparse
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import requests
+
+from tests.campaigns.access.cost import grpc_send, rest_get
+from tests.campaigns.access.subjects import SETTINGS, Caller, open_caller
+from tests.support.service import Serve
+
+GOAL: Final = 0.97
+SCRAPE_SECONDS: Final = 1.0
+SESSIONS: Final = 1
+WITHOUT, WITH = "without", "with metrics"
+
+
+@contextmanager
+def subjects() -> Iterator[dict[str, Caller]]:
+    """A caller of a service without metrics, and one of a service that is scraped."""
+    with TemporaryDirectory() as name:
+        directory = Path(name)
+        plain = Serve(directory / "plain", **SETTINGS)
+        measured = Serve(directory / "measured", METRICS_ADDRESS="127.0.0.1:0", **SETTINGS)
+        stopped = threading.Event()
+        scraping = threading.Thread(target=_scrape, args=(measured.metrics, stopped))
+        scraping.start()
+        try:
+            yield {WITHOUT: open_caller(plain, SESSIONS), WITH: open_caller(measured, SESSIONS)}
+        finally:
+            stopped.set()
+            scraping.join()
+            plain.stop()
+            measured.stop()
+
+
+def _scrape(address: str, stopped: threading.Event) -> None:
+    while not stopped.wait(SCRAPE_SECONDS):
+        requests.get(f"http://{address}/metrics", timeout=30).raise_for_status()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measures and prints. Ends with status 1 where the goal is missed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=int, default=2)
+    options = parser.parse_args(arguments)
+    missed = []
+    with subjects() as callers:
+        print(f"{'':18} {'without':>8} {'with':>8}  CPU µs of a call; share")
+        for name, measure in (("REST get", rest_get), ("gRPC SendMessage", grpc_send)):
+            found: dict[str, list[float]] = {subject: [] for subject in callers}
+            for turn in range(options.rounds + 1):
+                # Now one first, now the other, so that neither has always the warmer machine.
+                for subject in sorted(callers, reverse=turn % 2 == 1):
+                    taken = measure(callers[subject], options.seconds)
+                    # The first round warms up.
+                    if turn:
+                        found[subject].append(taken)
+            shares = [before / after for before, after in zip(found[WITHOUT], found[WITH], strict=True)]
+            share = median(shares)
+            row = f"{median(found[WITHOUT]):8.0f} {median(found[WITH]):8.0f}  {share:.3f}"
+            print(f"{name:18} {row}  ({min(shares):.3f} to {max(shares):.3f})", flush=True)
+            if share < GOAL:
+                missed.append(f"{name}: {share:.3f}")
+    if missed:
+        sys.exit("missed: " + "; ".join(missed))
+
+
+if __name__ == "__main__":
+    main()
