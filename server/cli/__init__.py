@@ -15,7 +15,10 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 import click
 
 _MODULES: Final = {
-    **{name: name for name in ("agents", "backup", "check", "keys", "migrate", "probe", "rest", "serve")},
+    **{
+        name: name
+        for name in ("agents", "backup", "check", "keys", "migrate", "probe", "rest", "serve", "users")
+    },
     "restore": "backup",
 }
 """The module of each command."""

@@ -1,11 +1,8 @@
 """`eliza-sessions agents …`: the registry of agents of a running server."""
 
-import os
 import sys
 import uuid
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 from google.protobuf import field_mask_pb2
@@ -15,72 +12,11 @@ from server.cli.agent_calls import call, find_namesakes, get_agent, iterate_agen
 from server.cli.agent_display import kind_name, print_agent, print_json, print_table, to_json
 from server.cli.agent_options import KIND, fill_in, setting_options, timeout_options
 from server.cli.chat import Stubs, printable, talk
-from server.cli.server_option import (
-    KEY,
-    KEY_FILE,
-    Target,
-    read_credentials,
-    read_key,
-    read_server,
-    server_option,
-    tls_options,
-)
-
-_OPTIONS: Final = f"{__name__}.options"
-"""Where the values of the options of the server are kept: they stand before or behind a command's name."""
+from server.cli.server_commands import ServerGroup, server_options
 
 
-def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:
-    """Keeps the value of an option of the server. The last one wins."""
-    kept = context.meta.setdefault(_OPTIONS, {})
-    if value or option.name not in kept:
-        kept[option.name] = value
-
-
-def _server_options(meaning: str, **changes: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """The options that say how the server is called."""
-
-    def add(command: Callable[..., None]) -> Callable[..., None]:
-        kept: dict[str, Any] = {"expose_value": False, "callback": _keep}
-        command = click.option(
-            "--key-file",
-            envvar=KEY_FILE,
-            show_envvar=True,
-            type=click.Path(path_type=Path),
-            help=f"File of the key to send.  [the key in {KEY}]",
-            **kept,
-        )(command)
-        return server_option(meaning, **kept, **changes)(tls_options(**kept)(command))
-
-    return add
-
-
-class _AgentsCommand(click.Command):
-    """Takes the options of the server also behind the command's name, and calls it."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        meaning = "The gRPC server.  [that of `agents`]"
-        again = _server_options(meaning, default=None, envvar=None)(lambda: None)
-        self.params += reversed(again.__click_params__)  # type: ignore[attr-defined] # where click keeps them
-
-    def invoke(self, ctx: click.Context) -> Any:
-        given = ctx.meta[_OPTIONS]
-        option = next(one for one in self.params if one.name == "server")
-        credentials, options = read_credentials(given)
-        target = Target(
-            read_server(ctx, option, given["server"]), credentials, options, read_key(given, os.environ)
-        )
-        ctx.obj = Stubs(ctx.with_resource(target.open_channel()))
-        return super().invoke(ctx)
-
-
-class _Agents(click.Group):
-    command_class = _AgentsCommand
-
-
-@click.group(cls=_Agents)
-@_server_options("The gRPC server.")
+@click.group(cls=ServerGroup)
+@server_options("The gRPC server.")
 def agents() -> None:
     """List, change and talk to the agents of a running server."""
 

@@ -14,6 +14,7 @@ from eliza.sessions.v1 import agent_pb2, agent_service_pb2, message_pb2, message
 from eliza.sessions.v1.agent_service_pb2_grpc import AgentServiceStub
 from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceStub
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
+from eliza.sessions.v1.user_data_service_pb2_grpc import UserDataServiceStub
 
 REPLY_SECONDS: Final = 3660
 """How long `chat` waits for a reply: a little longer than the server at its highest setting."""
@@ -32,6 +33,7 @@ class Stubs:
         self.agents = AgentServiceStub(channel)
         self.sessions = SessionServiceStub(channel)
         self.messages = MessageServiceStub(channel)
+        self.user_data = UserDataServiceStub(channel)
 
 
 def printable(text: str, keep: str = "") -> str:

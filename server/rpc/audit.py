@@ -10,7 +10,29 @@ from server.rpc.gate import RULES_BY_PATH
 log = structlog.get_logger()
 
 
-def log_audited(method: str, principal: Principal, request: Any, answer: Any) -> None:
+class StreamAudit:
+    """Logs a stream once it ends, where it is an admin action. One that breaks off has done a part of it.
+
+    `has_begun`: it has told its caller something.
+    """
+
+    __slots__ = ("_call", "has_begun")
+
+    def __init__(self, method: str, principal: Principal, request: Any) -> None:
+        self._call = (method, principal, request)
+        self.has_begun = False
+
+    def __enter__(self) -> "StreamAudit":
+        return self
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if error is None:
+            log_audited(*self._call, None)
+        elif self.has_begun:
+            log_audited(*self._call, None, broken_off=True)
+
+
+def log_audited(method: str, principal: Principal, request: Any, answer: Any, **facts: object) -> None:
     """Logs a call that has succeeded, where it is an admin action."""
     rule = RULES_BY_PATH.get(method)
     if rule is None or not rule.is_audited:
@@ -22,6 +44,7 @@ def log_audited(method: str, principal: Principal, request: Any, answer: Any) ->
         tenant=principal.tenant,
         method=method.removeprefix("/"),
         target=_target(request) or _target(answer),
+        **facts,
     )
 
 

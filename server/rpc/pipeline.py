@@ -21,7 +21,7 @@ from server.domain.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from server.rpc.audit import log_audited
+from server.rpc.audit import StreamAudit, log_audited
 from server.rpc.call import Call, Caller
 from server.rpc.credential_ends import CredentialEnds
 from server.rpc.failures import CallFailed, Fault, fault_of
@@ -286,14 +286,14 @@ class CallPipeline:
                     call = await self._gate.enter(method, caller)
                     with self._shared_stream(call.account, call.share):
                         request = read(raw)
-                        async with aclosing(behaviour(request, call)) as answers:
-                            with self.credential_ends.watched(call, answers) as watched:
-                                async for answer in watched:
-                                    told = [answer]
-                                    # Not kept while the next one is waited for.
-                                    del answer
-                                    yield told.pop()
-                        log_audited(method, call.principal, request, None)
+                        with StreamAudit(method, call.principal, request) as audit:
+                            async with aclosing(behaviour(request, call)) as answers:
+                                with self.credential_ends.watched(call, answers) as watched:
+                                    async for answer in watched:
+                                        audit.has_begun, told = True, [answer]
+                                        # Not kept while the next one is waited for.
+                                        del answer
+                                        yield told.pop()
             except Exception as error:  # noqa: BLE001 - this is where everything ends up
                 fault = self.fault(method, request, error, call.principal if call else None)
             if fault:

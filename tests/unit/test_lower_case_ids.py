@@ -10,6 +10,7 @@ from eliza.sessions.v1 import (
     clock_service_pb2,
     message_service_pb2,
     session_service_pb2,
+    user_data_service_pb2,
 )
 from eliza.sessions.v1.agent_service_pb2 import ConnectRequest
 from eliza.sessions.v1.message_service_pb2 import ConverseRequest, SendMessageRequest
@@ -23,7 +24,13 @@ from server.rpc.parsing import HalvedChunk
 
 SERVICES = [
     service
-    for module in (agent_service_pb2, clock_service_pb2, message_service_pb2, session_service_pb2)
+    for module in (
+        agent_service_pb2,
+        clock_service_pb2,
+        message_service_pb2,
+        session_service_pb2,
+        user_data_service_pb2,
+    )
     for service in module.DESCRIPTOR.services_by_name.values()
 ]
 OTHERS = {"request_id", "message_id"}
