@@ -27,6 +27,7 @@ _MODULES: Final = {
             "probe",
             "rest",
             "serve",
+            "sessions",
             "users",
         )
     },
