@@ -22,7 +22,7 @@ from server.domain.errors import (
     UnavailableError,
 )
 from server.rpc.audit import StreamAudit, log_audited
-from server.rpc.call import Call, Caller
+from server.rpc.call import Call, Caller, RequestId
 from server.rpc.credential_ends import CredentialEnds
 from server.rpc.failures import CallFailed, Fault, fault_of
 from server.rpc.gate import UNKNOWN_SHARE, Gate, OpenGate, host_of
@@ -220,6 +220,7 @@ class CallPipeline:
         anything.
         """
         request = call = None
+        request_id = RequestId(caller)
         begun_s, size_bytes = time.monotonic(), _counted_bytes(raw)
         stream: ExitStack | None = None
         try:
@@ -241,8 +242,8 @@ class CallPipeline:
                     self._calls -= 1
                     if call and is_shared:
                         self._end_shared_call(call, size_bytes)
-                log_audited(method, call.principal, request, answer)
-                self._warn_if_slow(method, request, time.monotonic() - begun_s)
+                log_audited(method, call.principal, request, answer, request_id)
+                self._warn_if_slow(method, request, time.monotonic() - begun_s, request_id)
                 if isinstance(answer, Waiting):
                     answer = await answer.rest()
             finally:
@@ -250,7 +251,8 @@ class CallPipeline:
                 if stream:
                     stream.close()
         except Exception as error:  # noqa: BLE001 - this is where everything ends up
-            return None, self.fault(method, request, error, call.principal if call else None)
+            principal = call.principal if call else None
+            return None, self.fault(method, request, error, principal, request_id)
         return answer, None
 
     def _begin_shared_call(self, call: Call, size_bytes: int) -> None:
@@ -268,11 +270,15 @@ class CallPipeline:
         if size_bytes:
             self._shares.end(call.account, "bytes", size_bytes)
 
-    def _warn_if_slow(self, method: str, request: Any, taken_s: float) -> None:
+    def _warn_if_slow(self, method: str, request: Any, taken_s: float, request_id: RequestId) -> None:
         if taken_s >= self._slow_call_s:
             session_id = truncate(getattr(request, "session_id", ""))
             log.warning(
-                "slow call", method=method.removeprefix("/"), seconds=round(taken_s, 3), session_id=session_id
+                "slow call",
+                method=method.removeprefix("/"),
+                seconds=round(taken_s, 3),
+                session_id=session_id,
+                request_id=str(request_id),
             )
 
     async def stream(
@@ -280,13 +286,14 @@ class CallPipeline:
     ) -> AsyncGenerator[Any, None]:
         """Yields the answers to a call. Raises CallFailed."""
         request = fault = call = None
+        request_id = RequestId(caller)
         try:
             try:
                 with self.admitted_stream(method, caller), self._held(raw):
                     call = await self._gate.enter(method, caller)
                     with self._shared_stream(call.account, call.share):
                         request = read(raw)
-                        with StreamAudit(method, call.principal, request) as audit:
+                        with StreamAudit(method, call.principal, request, request_id) as audit:
                             async with aclosing(behaviour(request, call)) as answers:
                                 with self.credential_ends.watched(call, answers) as watched:
                                     async for answer in watched:
@@ -295,18 +302,21 @@ class CallPipeline:
                                         del answer
                                         yield told.pop()
             except Exception as error:  # noqa: BLE001 - this is where everything ends up
-                fault = self.fault(method, request, error, call.principal if call else None)
+                principal = call.principal if call else None
+                fault = self.fault(method, request, error, principal, request_id)
             if fault:
                 raise CallFailed(fault)
         finally:
             # The error keeps this frame, which must not hold the call.
-            del raw, caller, request, call
+            del raw, caller, request, call, request_id
 
-    def fault(self, method: str, request: Any, error: Exception, principal: Principal | None = None) -> Fault:
+    def fault(
+        self, method: str, request: Any, error: Exception, principal: Principal | None, request_id: RequestId
+    ) -> Fault:
         """What to abort a call with that failed. Logs it."""
         if isinstance(error, (UnavailableError, ResourceExhaustedError)) and not self._stopping:
             self._on_trouble()
-        return fault_of(method, request, error, principal)
+        return fault_of(method, request, error, principal, str(request_id))
 
 
 def _counted_bytes(raw: Any) -> int:
