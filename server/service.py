@@ -187,11 +187,21 @@ class Service:
 
     async def _watch_credentials(self) -> None:
         """Reads credentials again that have changed, and ends the streams of those that are over."""
+        reading: asyncio.Future[None] | None = None
         while True:
             await asyncio.sleep(CHECK_SECONDS)
-            # Files may be on a file system that hangs.
-            await asyncio.to_thread(self._authentication.reload_if_changed)
+            if reading is None or reading.done():
+                reading = asyncio.ensure_future(asyncio.to_thread(self._read_credentials))
+            # Files may be on a file system that hangs: what has expired ends all the same.
+            await asyncio.wait([reading], timeout=CHECK_SECONDS)
             await self._pipeline.credential_ends.check()
+
+    def _read_credentials(self) -> None:
+        """Reads credentials again that have changed. What fails is tried again."""
+        try:
+            self._authentication.reload_if_changed()
+        except Exception:
+            log.exception("credentials could not be read again")
 
     async def _stop_agents(self, by_s: float) -> None:
         """Waits for the replies that are under way, then lets the workers and those who watch go."""

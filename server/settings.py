@@ -159,7 +159,8 @@ class Settings(BaseSettings):
         ge=1,
         le=1_000_000,
         description="gRPC streams (watches, conversations, workers, calls that wait for a reply) open at a "
-        "time. REST uses one, and one for each event stream and each request that waits for a reply.",
+        "time. REST uses one for each event stream, for each request that waits for a reply, and for the "
+        "sockets of each caller.",
     )
     max_connection_streams: int = Field(
         200,

@@ -3,12 +3,13 @@ writes the answer.
 """
 
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import flask
 import grpc.aio
 from werkzeug.routing import BaseConverter
 
+from eliza.sessions.errors import error_info, forget_frames
 from eliza.sessions.v1.json_form_pb2 import JSON_FORM_TEXT
 from eliza.sessions.v1.message_service_pb2 import SendMessageRequest, SendMessageResponse
 from eliza.sessions.v1.session_pb2 import Session
@@ -25,7 +26,7 @@ from rest_facade.front_door.greenlets import stop_counting
 from rest_facade.routes import pages, sse
 from rest_facade.routes.caller import request_metadata, stream_metadata
 from rest_facade.shapes import errors, fields, json_body, requests, responses
-from rest_facade.shapes.credentials import Metadata
+from rest_facade.shapes.credentials import Metadata, has_credential
 from rest_facade.shapes.errors import ApiError
 from rest_facade.shapes.events import FollowedSession
 from rest_facade.shapes.response import Response
@@ -39,6 +40,9 @@ BASE: Final = "/api/messaging/sessions"
 
 HEALTH: Final = f"{BASE}/health"
 """The path of the service's health, which waits for nobody."""
+
+UNASKED_BYTES: Final = 65_536
+"""How large a body is parsed before the server is asked about its sender."""
 
 _Input = TypeVar("_Input")
 _Request = TypeVar("_Request")
@@ -77,7 +81,7 @@ class _Views:
 
     def create_session(self) -> Response:
         """Creates a session of a user with an agent: 201."""
-        body = json_body.read_object(fields.CREATE_SESSION)
+        body = self._read_object(fields.CREATE_SESSION)
         json_body.refuse_unknown()
         request = requests.create_session(
             body, requests.idempotency_key(flask.request.headers.get("Idempotency-Key"))
@@ -135,7 +139,7 @@ class _Views:
     def send_message(self, session_id: str) -> Response:
         """Sends a message, which renews the session when auto-renewal is on: 201."""
         request, transport = self._judge(
-            requests.send_message, json_body.read_object(fields.SEND_MESSAGE), session_id
+            requests.send_message, self._read_object(fields.SEND_MESSAGE), session_id
         )
         request.request_id = requests.idempotency_key(flask.request.headers.get("Idempotency-Key"))
         if transport == "websocket":
@@ -212,9 +216,7 @@ class _Views:
 
     def update_timeout(self, session_id: str) -> Response:
         """Changes the timeout settings that the body names."""
-        request = self._judge(
-            requests.update_timeout, json_body.read_object(fields.UPDATE_TIMEOUT), session_id
-        )
+        request = self._judge(requests.update_timeout, self._read_object(fields.UPDATE_TIMEOUT), session_id)
         request.etag = _if_match()
         answer = self._backend.call(self._backend.sessions.UpdateTimeout, request, request_metadata())
         return _session(answer.session)
@@ -232,12 +234,46 @@ class _Views:
     def create_access_token(self, session_id: str) -> Response:
         """Makes a token for this session, for a short time: what a browser gets. 201."""
         request = self._judge(
-            requests.create_access_token, json_body.read_object(fields.CREATE_ACCESS_TOKEN), session_id
+            requests.create_access_token, self._read_object(fields.CREATE_ACCESS_TOKEN), session_id
         )
         answer = self._backend.call(self._backend.sessions.CreateAccessToken, request, request_metadata())
         return json_body.respond(
             responses.access_token(answer, session_id), 201, {"Cache-Control": "no-store"}
         )
+
+    def _read_object(self, known: fields.Fields) -> dict[str, Any]:
+        """Reads the body. A caller without a good credential hears of that first: nothing large of theirs is
+        parsed, and nothing is called malformed.
+        """
+        is_large = int(flask.request.environ["CONTENT_LENGTH"]) > UNASKED_BYTES
+        if is_large:
+            self._require_credential()
+        try:
+            return json_body.read_object(known)
+        except ApiError:
+            if not is_large:
+                self._require_credential()
+            raise
+
+    def _require_credential(self) -> None:
+        """Raises ApiError where the server refuses a caller for its credential, or for having none.
+
+        The call that asks needs no credential, so that the log has no failed one. A server that cannot say
+        hears of the request itself.
+        """
+        metadata = request_metadata()
+        try:
+            status = self._backend.call(
+                self._backend.sessions.GetServiceStatus, GetServiceStatusRequest(), metadata
+            )
+        except grpc.aio.AioRpcError as error:
+            fault = errors.from_rpc(error) if error_info(error) else None
+            forget_frames(error)
+            if fault and fault.http_status in (401, 403, 429):
+                raise fault from None
+            return
+        if status.status_only and not has_credential(metadata):
+            raise ApiError("UNAUTHENTICATED", "The service needs a credential")
 
     def _judge(
         self,
@@ -263,7 +299,7 @@ class _Views:
 
     def _judge_empty(self, session_id: str) -> None:
         """Judges a body of which nothing is needed."""
-        self._judge(lambda body, _: body, json_body.read_object(fields.NOTHING), session_id)
+        self._judge(lambda body, _: body, self._read_object(fields.NOTHING), session_id)
 
 
 def _session(session: Session) -> Response:

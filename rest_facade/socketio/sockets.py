@@ -25,6 +25,9 @@ from rest_facade.socketio.engine import CONNECT_SECONDS, Engine
 from rest_facade.upstream.backend import Backend
 
 PATH: Final = "/socket.io"
+WRONG_POLICY: Final = "wrong-credentials"
+"""The rate limit by which the server refuses wrong credentials."""
+
 BACKLOG: Final = 500
 """How many events may wait for a WebSocket."""
 
@@ -136,7 +139,9 @@ class Sockets:
     async def _connect(self, socket_id: str, environ: Mapping[str, Any], auth: object = None) -> None:
         """Takes a socket with its credential. Raises ConnectionRefusedError for a bad one."""
         scope = environ["asgi.scope"]
-        metadata = (*read_auth(auth), *read_headers(scope["headers"], scope["state"].get(ADDRESS, ())))
+        headers = read_headers(scope["headers"], scope["state"].get(ADDRESS, ()))
+        # What says the same in both is said once; the server refuses a header that is sent twice.
+        metadata = (*(pair for pair in read_auth(auth) if pair not in headers), *headers)
         if without_address(metadata):
             await self._check(metadata)
         transport = self._transport(socket_id)
@@ -160,7 +165,9 @@ class Sockets:
             fault = error if isinstance(error, ApiError) else out_of_reach()
             if isinstance(error, grpc.aio.AioRpcError) and error_info(error):
                 fault = errors.from_rpc(error)
-            if fault.http_status < HTTPStatus.INTERNAL_SERVER_ERROR and fault.http_status != 429:
+            # A rate of a good credential's says nothing against it, that of wrong ones does.
+            is_busy = fault.http_status == 429 and fault.details.get("policy") != WRONG_POLICY
+            if fault.http_status < HTTPStatus.INTERNAL_SERVER_ERROR and not is_busy:
                 told = {"error": fault.message, "code": fault.row.reason}
                 raise exceptions.ConnectionRefusedError(fault.message, told) from None
 

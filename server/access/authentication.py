@@ -109,6 +109,8 @@ class Authentication:
             principal = self._nobody(() if is_facade else credentials.certificate_names)
         if credentials.on_behalf_of and principal.role is not Role.NOBODY:
             principal = on_behalf_of(principal, uuid_field(ON_BEHALF_OF_FIELD, credentials.on_behalf_of))
+        if address == principal.address:
+            return principal
         # As `_replace`, which takes four times as long.
         return Principal._make((*principal[:-1], address))
 

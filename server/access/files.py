@@ -99,6 +99,8 @@ class WatchedFile(Generic[T]):
                 self.value = self._parse(content)
             except ValueError as error:
                 self._fault = f"{self._name}: {error}"
+            except RecursionError:
+                self._fault = f"{self._name}: it is nested too deeply"
         if self._fault:
             raise AccessError(self._fault)
         self._warn_of_readers(status)

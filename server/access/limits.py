@@ -101,6 +101,11 @@ class Rates:
             kind: _Policy(kind.value, rate, self._instants) for kind, rate in rates.items() if rate
         }
 
+    @property
+    def has_any(self) -> bool:
+        """Whether any kind of calls has a rate."""
+        return bool(self._policies)
+
     def take(self, key: str, kind: RateKind) -> None:
         """Counts a call of a caller. Raises RateLimitedError where it is one too many."""
         policy = self._policies.get(kind)

@@ -222,8 +222,10 @@ class StreamWorkers:
         """It has none."""
 
     def capacity(self, agent_id: str) -> int:
-        """How many deliveries the connected workers take together."""
-        return sum(worker.capacity for worker in self._workers.get(agent_id, ()) if not worker.retired)
+        """How many deliveries the connected workers may have together: one that is retired, what it has."""
+        return sum(
+            worker.busy if worker.retired else worker.capacity for worker in self._workers.get(agent_id, ())
+        )
 
     async def check_ready(self, agent: Agent) -> None:
         """It is wherever it has workers."""

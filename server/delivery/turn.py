@@ -31,6 +31,7 @@ from server.domain.ids import new_id
 from server.domain.log import Piece, message_of
 from server.domain.messages import Message, Reply
 from server.domain.replies import answer, fail, put_off
+from server.domain.sessions import is_answered_by
 from server.store.contract import PUT_OFF_MS, Store
 from server.store.values import OpenDelivery
 
@@ -158,7 +159,7 @@ class Turn:
         """Asks the agent and stores its reply, or that there is none."""
         agent, is_claimed = self._agent, False
         try:
-            if agent is None:
+            if agent is None or not is_answered_by(self.head.session, agent):
                 raise NoReplyError("the agent has been removed", final=True)
             connector = self._means.connectors[agent.kind]
             is_claimed = connector.is_inside

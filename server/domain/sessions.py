@@ -8,6 +8,7 @@ SessionExpiredError for an expired one; nothing revives it. The reference is doc
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from server.domain.access import Scope
 from server.domain.agents import Agent
 from server.domain.deliveries import MAX_OPEN_DELIVERIES, Delivery, DeliveryState
 from server.domain.errors import (
@@ -157,6 +158,13 @@ def is_expired(session: Session, now_ms: int) -> bool:
     Once the log has it, the session stays expired, even if the clock goes back.
     """
     return session.expiry_logged or now_ms >= session.expires_at_ms
+
+
+def is_answered_by(session: Session, agent: Agent) -> bool:
+    """Whether an agent is that of a session, and not another tenant's that has taken the id of one that was
+    removed.
+    """
+    return Scope(session.tenant).has_agent(agent) or agent.created_at_ms <= session.created_at_ms
 
 
 def require_live(session: Session, now_ms: int) -> None:

@@ -15,9 +15,10 @@ from server.agents.connectors import Connectors
 from server.agents.stream import Accepted, Given, Refused, Revoked, StreamWorker, Told
 from server.clock import Clock
 from server.delivery.dispatcher import Dispatcher
-from server.domain.access import Principal, Scope, sees_whole_agents
+from server.domain.access import Scope, sees_whole_agents
 from server.domain.agents import MAX_HISTORY_MESSAGES, SETTINGS, Agent, require_owned
 from server.domain.errors import (
+    AgentNotFoundError,
     DeliveryNotLeasedError,
     DomainError,
     InvalidContentError,
@@ -96,7 +97,7 @@ class AgentService(AgentServiceServicer):
     async def GetAgent(self, request: pb.GetAgentRequest, context: Any) -> pb.GetAgentResponse:
         _check_view(request.view)
         agent = await self._store.get_agent(request.agent_id, scope=context.scope)
-        return pb.GetAgentResponse(agent=self._view(agent, request.view, context.principal))
+        return pb.GetAgentResponse(agent=self._view(agent, request.view, context))
 
     async def ListAgents(self, request: pb.ListAgentsRequest, context: Any) -> pb.ListAgentsResponse:
         _check_view(request.view)
@@ -108,7 +109,7 @@ class AgentService(AgentServiceServicer):
             scope=context.scope, limit=min(READ_AGENTS, size + 1 - len(response.agents)), after=after
         ):
             for agent in found:
-                message = self._view(agent, request.view, context.principal)
+                message = self._view(agent, request.view, context)
                 total += message.ByteSize()
                 if after and (len(response.agents) == size or (response.agents and total > PAGE_BYTES)):
                     response.next_page_token = make_token(_SCOPE, (after.created_at_ms, after.id))
@@ -117,11 +118,9 @@ class AgentService(AgentServiceServicer):
                 after = Position(agent.created_at_ms, agent.id)
         return response
 
-    def _view(
-        self, agent: Agent, view: agent_pb2.AgentView.ValueType, principal: Principal
-    ) -> agent_pb2.Agent:
+    def _view(self, agent: Agent, view: agent_pb2.AgentView.ValueType, context: Any) -> agent_pb2.Agent:
         """Makes an agent's message with the fields of the view that the caller may see."""
-        if not sees_whole_agents(principal):
+        if not sees_whole_agents(context.principal):
             whole = to_proto.agent(agent)
             return agent_pb2.Agent(agent_id=agent.id, name=agent.name, kind=whole.kind)
         message = to_proto.agent(agent)
@@ -132,6 +131,9 @@ class AgentService(AgentServiceServicer):
             workers = self._connectors.workers.count(agent.id)
             status = self._dispatcher.statuses.status(agent.id)
             message.status.CopyFrom(to_proto.agent_status(status, workers))
+            if not context.scope.owns_agent(agent):
+                # The rest tells of the sessions of other tenants.
+                message.status.CopyFrom(agent_pb2.AgentStatus(connected_workers=workers))
         if view == agent_pb2.AGENT_VIEW_SUMMARY:
             message.status.ClearField("last_failure")
         return message
@@ -166,9 +168,8 @@ class AgentService(AgentServiceServicer):
         if missing := [field for field in ("delivery_id", "reply") if not _is_set(request, field)]:
             raise MissingFieldsError(missing)
         as_text = from_proto.is_text_form(request.json_form)
-        outcome = await self._dispatcher.answer(
-            request.delivery_id, from_proto.reply(request.reply), scope=context.scope
-        )
+        reply, scope = from_proto.reply(request.reply), await self._worker_scope(context.scope)
+        outcome = await self._dispatcher.answer(request.delivery_id, reply, scope=scope)
         entry = outcome.entry
         assert entry is not None
         return pb.ReplyResponse(message=to_proto.message(outcome.session, entry, message_of(entry), as_text))
@@ -192,13 +193,16 @@ class AgentService(AgentServiceServicer):
         _check_range("hello.history_messages", hello.history_messages, MAX_HISTORY_MESSAGES)
         as_text = from_proto.is_text_form(hello.json_form)
         agent = await self._store.get_agent(hello.agent_id, scope=context.scope)
+        # Its workers get the messages of all tenants that it is for.
+        require_owned(context.scope, agent)
+        scope = await self._worker_scope(context.scope)
         capacity = hello.max_deliveries or 1
         with self._connectors.workers.connect(
             agent, capacity=capacity, history_messages=hello.history_messages
         ) as worker:
             context.on_credential_end = lambda removed: worker.revoke() if removed else worker.retire()
             yield pb.ConnectResponse(welcome=pb.ConnectResponse.Welcome(agent=to_proto.agent(agent)))
-            reading = asyncio.create_task(self._listen(requests, worker, context.scope))
+            reading = asyncio.create_task(self._listen(requests, worker, scope))
             try:
                 while True:
                     try:
@@ -213,6 +217,15 @@ class AgentService(AgentServiceServicer):
                     worker.told.task_done()
             finally:
                 reading.cancel()
+
+    async def _worker_scope(self, scope: Scope) -> Scope:
+        """What a worker may answer: of its own agent that is for all tenants, the sessions of all."""
+        if scope.agent_id is None or scope.tenant != "":
+            return scope
+        with suppress(AgentNotFoundError):
+            await self._store.get_agent(scope.agent_id, scope=scope)
+            return scope._replace(tenant=None)
+        return scope
 
     async def _listen(self, requests: AsyncIterator[ConnectSaid], worker: StreamWorker, scope: Scope) -> None:
         """Handles the messages of a worker until they end, or its stream must."""

@@ -1,5 +1,6 @@
 """The audit log: one line for each admin action, with who has done what, and to what."""
 
+import asyncio
 from typing import Any
 
 import structlog
@@ -9,6 +10,25 @@ from server.rpc.call import RequestId
 from server.rpc.gate import RULES_BY_PATH
 
 log = structlog.get_logger()
+
+
+class UnaryAudit:
+    """Logs a call whose caller leaves before the answer, where it is an admin action: what it has begun is
+    done all the same.
+    """
+
+    __slots__ = ("_call", "_request_id")
+
+    def __init__(self, method: str, principal: Principal, request: Any, request_id: RequestId) -> None:
+        self._call = (method, principal, request)
+        self._request_id = request_id
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if _has_left(error):
+            log_audited(*self._call, None, self._request_id, broken_off=True)
 
 
 class StreamAudit:
@@ -30,7 +50,7 @@ class StreamAudit:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if error is None:
             log_audited(*self._call, None, self._request_id)
-        elif self.has_begun:
+        elif self.has_begun or _has_left(error):
             log_audited(*self._call, None, self._request_id, broken_off=True)
 
 
@@ -51,6 +71,11 @@ def log_audited(
         request_id=str(request_id),
         **facts,
     )
+
+
+def _has_left(error: BaseException | None) -> bool:
+    """Whether a call ends because its caller has left."""
+    return isinstance(error, (asyncio.CancelledError, GeneratorExit))
 
 
 def _target(message: Any) -> str:

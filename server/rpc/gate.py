@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from urllib.parse import unquote
 
 from server.access.authentication import Authentication
-from server.access.credentials import read_credentials
+from server.access.credentials import KEYS, read_credentials
 from server.access.limits import Rates, address_key
 from server.domain.access import (
     EVERYTHING,
@@ -79,6 +79,8 @@ class AccessGate:
         self._rates = rates
         self._now_ms = now_ms
         self._certificate_names = certificate_names
+        # The way of most calls where nothing is protected: who calls makes no difference.
+        self._lets_everybody_in = authentication.is_open and not rates.has_any
 
     async def enter(self, method: str, caller: Caller) -> Call:
         rule = RULES_BY_PATH.get(method)
@@ -88,12 +90,15 @@ class AccessGate:
             # That of another API, which is there for everybody.
             return open_call(caller)
         metadata, peer = caller.invocation_metadata(), caller.peer()
+        if self._lets_everybody_in and (not metadata or KEYS.isdisjoint([key for key, _ in metadata])):
+            return open_call(caller)
         is_inside = peer == IN_PROCESS
         names: tuple[str, ...] = ()
         if self._certificate_names and not is_inside:
             names = self._certificate_names(caller)
-        credentials, host, is_facade = read_credentials(metadata, names), host_of(peer), is_inside
-        if credentials.facade_key and not is_inside and not self._authentication.is_open:
+        is_open, host, is_facade = self._authentication.is_open, host_of(peer), is_inside
+        credentials = read_credentials(metadata, names, is_open=is_open)
+        if credentials.facade_key and not is_inside and not is_open:
             facade = self._authentication.identify_facade(credentials.facade_key, host)
             if not credentials.secret and rule.is_public:
                 # It asks for itself.
@@ -115,7 +120,7 @@ class AccessGate:
 def open_call(caller: Caller) -> Call:
     """A call that everybody may make."""
     host = host_of(caller.peer())
-    return Call(caller, OPEN, EVERYTHING, f"address:{host}" if host else "", UNKNOWN_SHARE)
+    return Call(caller, OPEN, EVERYTHING, f"address:{address_key(host)}" if host else "", UNKNOWN_SHARE)
 
 
 @lru_cache(REMEMBERED)
@@ -133,6 +138,7 @@ def _terms(principal: Principal) -> tuple[Scope, str, float]:
     return scope, f"key:{principal.tenant}/{principal.id}", principal.share
 
 
+@lru_cache(REMEMBERED)
 def host_of(peer: str) -> str:
     """The address that a call comes from, without its port; empty for this machine's own."""
     if not peer.startswith("ip"):

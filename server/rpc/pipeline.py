@@ -21,7 +21,7 @@ from server.domain.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from server.rpc.audit import StreamAudit, log_audited
+from server.rpc.audit import StreamAudit, UnaryAudit, log_audited
 from server.rpc.call import Call, Caller, RequestId
 from server.rpc.credential_ends import CredentialEnds
 from server.rpc.failures import CallFailed, Fault, fault_of
@@ -237,7 +237,8 @@ class CallPipeline:
                         stream = ExitStack()
                         stream.enter_context(self.admitted_stream(method, caller))
                         stream.enter_context(self._shared_stream(call.account, call.share))
-                    answer = await behaviour(request, call)
+                    with UnaryAudit(method, call.principal, request, request_id):
+                        answer = await behaviour(request, call)
                 finally:
                     self._calls -= 1
                     if call and is_shared:
@@ -313,8 +314,12 @@ class CallPipeline:
     def fault(
         self, method: str, request: Any, error: Exception, principal: Principal | None, request_id: RequestId
     ) -> Fault:
-        """What to abort a call with that failed. Logs it."""
-        if isinstance(error, (UnavailableError, ResourceExhaustedError)) and not self._stopping:
+        """What to abort a call with that failed. Logs it.
+
+        A caller who was not let in has not come to the store: what cannot be had then is somebody else's.
+        """
+        is_inside = principal is not None and not self._stopping
+        if is_inside and isinstance(error, (UnavailableError, ResourceExhaustedError)):
             self._on_trouble()
         return fault_of(method, request, error, principal, str(request_id))
 

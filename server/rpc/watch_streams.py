@@ -12,6 +12,7 @@ from server.clock import Clock
 from server.domain.access import EVERYTHING, Scope
 from server.domain.errors import AgentNotFoundError, DomainError, MissingFieldsError
 from server.domain.log import Abort, Chunk, Entry
+from server.domain.sessions import Session, is_answered_by
 from server.lifecycle.backpressure import Backpressure
 from server.lifecycle.watch import Deleted, End, Item, Watch
 from server.lifecycle.watches import Watches
@@ -117,7 +118,7 @@ class WatchStreams:
                     joined = pb.WatchSessionsResponse.Joined(
                         session=to_proto.session(session, self._clock.now_ms(), form),
                         after_sequence=session.last_sequence if after is None else after,
-                        agent_name=await self._agent_name(session.agent_id),
+                        agent_name=await self._agent_name(session),
                     )
                     return pb.WatchSessionsResponse(joined=joined)
                 case "leave":
@@ -131,12 +132,13 @@ class WatchStreams:
         except DomainError as error:
             return _end(request.join.session_id, error)
 
-    async def _agent_name(self, agent_id: str) -> str:
-        """What people call an agent; empty where it has been removed."""
+    async def _agent_name(self, session: Session) -> str:
+        """What people call the agent of a session; empty where it has been removed."""
         try:
-            return (await self._store.get_agent(agent_id, scope=EVERYTHING)).name
+            agent = await self._store.get_agent(session.agent_id, scope=EVERYTHING)
         except AgentNotFoundError:
             return ""
+        return agent.name if is_answered_by(session, agent) else ""
 
     def _answer_item(self, item: Item, as_text: dict[str, bool]) -> pb.WatchSessionsResponse:
         match item:

@@ -90,7 +90,7 @@ def test_an_event_source_beyond_the_bound_is_told_to_come_back(start: Start, tmp
 def test_an_event_source_that_the_server_cannot_serve_is_told_to_come_back(
     start: Start, tmp_path: Path
 ) -> None:
-    service = start(MAX_STREAMS="2")
+    service = start(MAX_STREAMS="1")
     url = f"{service.url}/{create(service).session_id}/events"
     events = url.removeprefix(f"http://{service.rest}")
     with requests.get(url, stream=True, timeout=SECONDS):
@@ -182,7 +182,7 @@ def test_who_only_waits_for_an_agent_takes_nobodys_place(start: Start) -> None:
 
 def test_event_streams_beyond_the_bound_are_refused(start: Start) -> None:
     # One is the facade's own, for all sockets.
-    service = start(MAX_STREAMS="2")
+    service = start(MAX_STREAMS="1")
     url = f"{service.url}/{create(service).session_id}/events"
     with requests.get(url, stream=True, timeout=SECONDS) as first:
         assert first.status_code == 200

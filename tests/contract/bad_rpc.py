@@ -14,6 +14,7 @@ from eliza.sessions.v1 import clock_service_pb2 as clock
 from eliza.sessions.v1 import message_service_pb2 as messages
 from eliza.sessions.v1 import session_service_pb2 as sessions
 from tests.contract.bad_pieces import FINE, SID, USER
+from tests.contract.bad_rpc_access import bad_tokens_and_users
 from tests.contract.bad_rpc_agents import bad_agents, bad_replies, bad_settings, bad_workers
 from tests.contract.rpc_pieces import INFINITY, NAN, NUMBERS, REFUSED, BadRpc, bad_rpc, struct_bytes, varint
 from tests.support.service import ECHO
@@ -28,6 +29,9 @@ _EMPTY = {
     "SendHeartbeat": "SESSION_NOT_FOUND",
     "GetServiceStatus": FINE,
     "CreateAccessToken": "SESSION_NOT_FOUND",
+    "ListUserSessions": "MISSING_FIELDS",
+    "ExportUserData": "MISSING_FIELDS",
+    "DeleteUserData": "MISSING_FIELDS",
     "WatchSession": "SESSION_NOT_FOUND",
     "WatchSessions": FINE,
     "SendMessage": "SESSION_NOT_FOUND",
@@ -239,6 +243,13 @@ def numbers() -> Iterator[BadRpc]:
         messages.ListMessagesRequest(session_id=SID, page_size=2**31 - 1),
         FINE,
     )
+    for after in (-1, -(2**63)):
+        yield bad_rpc(
+            f"a sequence of {after}",
+            "ExportTranscript",
+            messages.ExportTranscriptRequest(session_id=SID, after_sequence=after),
+            "INVALID_FIELD",
+        )
     for by in (-1, -(2**63), 2**63 - 1, 2**62):
         yield bad_rpc(
             f"an advance by {by}", "AdvanceClock", clock.AdvanceClockRequest(advance_ms=by), "INVALID_FIELD"
@@ -368,6 +379,7 @@ BAD: Final = tuple(
         bad_settings,
         bad_workers,
         bad_replies,
+        bad_tokens_and_users,
         beyond,
     )
     for piece in maker()

@@ -74,6 +74,15 @@ class GrpcDriver:
             *_session(self._service.sessions.SendHeartbeat(request, timeout=PATIENCE_SECONDS).session)
         )
 
+    def _token(self, session: str, given: Any) -> Success:
+        request = session_service.CreateAccessTokenRequest(session_id=session, verbs=given.get("verbs", []))
+        if "seconds" in given:
+            request.lifetime.FromNanoseconds(round(given["seconds"] * 1e9))
+        answer = self._service.sessions.CreateAccessToken(request, timeout=PATIENCE_SECONDS)
+        body = {"accessToken": answer.access_token, "expiresAt": _time(answer.expires_at)}
+        # REST repeats the id that it was given, in lower case.
+        return Success({**body, "verbs": list(answer.verbs), "sessionId": session.lower()}, {})
+
     def _update_timeout(self, session: str, given: Any) -> Success:
         request = session_service.UpdateTimeoutRequest(
             session_id=session, timeout_config=json_format.ParseDict(given, TimeoutConfig())

@@ -9,6 +9,7 @@ from eliza.sessions.v1 import agent_service_pb2 as agents
 from eliza.sessions.v1 import clock_service_pb2 as clock
 from eliza.sessions.v1 import message_service_pb2 as messages
 from eliza.sessions.v1 import session_service_pb2 as sessions
+from eliza.sessions.v1 import user_data_service_pb2 as user_data
 
 STREAM: Final = "55555555-5555-4555-8555-555555555555"
 """An agent of the kind `stream`.
@@ -35,6 +36,7 @@ SERVICES = {
     "MessageService": messages,
     "AgentService": agents,
     "ClockService": clock,
+    "UserDataService": user_data,
 }
 
 

@@ -235,6 +235,12 @@ SHAPES: Final[Mapping[str, Any]] = {
     "renew": _SESSION,
     "update_timeout": _SESSION,
     "heartbeat": _SESSION,
+    "token": {
+        "accessToken": Is("a token", lambda value: isinstance(value, str) and value.startswith("est_")),
+        "expiresAt": TIME,
+        "verbs": Each(TEXT),
+        "sessionId": UUID,
+    },
     "delete": {
         "success": True,
         "message": Is(

@@ -196,6 +196,12 @@ def heartbeat(session: Any = "$sid", *, fails: Fails | None = None, **gives: Any
     return Step("heartbeat", session, gives=gives, fails=fails)
 
 
+def access_token(
+    session: Any = "$sid", *, gives: Mapping[str, Any] | None = None, fails: Fails | None = None, **given: Any
+) -> Step:
+    return Step("token", session, given, gives or {}, fails)
+
+
 def patch(
     session: Any = "$sid", *, gives: Mapping[str, Any] | None = None, fails: Fails | None = None, **given: Any
 ) -> Step:

@@ -25,6 +25,7 @@ RPCS = {
     "RenewSession": "renew",
     "UpdateTimeout": "update_timeout",
     "SendHeartbeat": "heartbeat",
+    "CreateAccessToken": "token",
     "GetServiceStatus": "health",
     "WatchSession": "watch",
     "WatchSessions": "watch_many",

@@ -297,3 +297,10 @@ def test_the_test_clock_does_not_exist_unless_it_is_switched_on(start: Any) -> N
         )
         failure = read_error(response.status_code, response.headers, response.content)
         assert (response.status_code, failure.code) == (404, "PATH_NOT_FOUND")
+
+
+@pytest.mark.parametrize("path", ["", "/health"])
+def test_an_open_service_does_not_mind_a_proxys_credentials(service: Serve, path: str) -> None:
+    headers = {"X-API-KEY": "the client's", "Authorization": "Bearer the-proxys"}
+    answer = service.http.get(service.url + path, headers=headers, timeout=10)
+    assert answer.status_code == 200, answer.text

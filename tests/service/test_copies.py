@@ -190,9 +190,13 @@ def test_a_restore_overwrites_nothing_and_puts_nothing_under_a_running_service(
         ("UPDATE sessions SET metadata = '{'", "what it has in JSON cannot be read"),
         (
             "UPDATE session_counts SET sessions = 3 WHERE state = 'live' AND agent_id = '' AND user_id = ''",
-            "sessions that are live, of agent '' and user '' (empty: any): 1 are there, but 3 are counted",
+            "sessions that are live, of agent '' and user '' (empty: any), of tenant '': 1 are there, but 3 "
+            "are counted",
         ),
-        ("DELETE FROM session_counts WHERE user_id != ''", "(empty: any): 1 are there, but 0 are counted"),
+        (
+            "DELETE FROM session_counts WHERE user_id != ''",
+            "(empty: any), of tenant '': 1 are there, but 0 are counted",
+        ),
         (
             "INSERT INTO requests SELECT 'user:u', 'r', 'f', '{\"id\":\"gone\"}', 0, 'gone'",
             "request r of user:u: its session is gone",

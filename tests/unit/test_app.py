@@ -8,13 +8,16 @@ import io
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
 import flask
+import grpc
 import pytest
 
 from rest_facade.routes import app as app_module
 from rest_facade.routes.app import App, create_app
 from rest_facade.shapes import json_body
+from rest_facade.shapes.credentials import METADATA
 from rest_facade.shapes.errors import ApiError
 from rest_facade.shapes.response import Response
 from rest_facade.upstream.backend import Backend, dial
@@ -22,7 +25,17 @@ from rest_facade.upstream.backend import Backend, dial
 OVERRIDES = ("create_url_adapter", "full_dispatch_request", "do_teardown_request", "session_interface")
 """What is left out of Flask; its other overrides add something."""
 
-BACKEND = Backend(partial(dial, "127.0.0.1:1"), 1, 1)
+
+class Away(Backend):
+    """The way to a server that is away."""
+
+    sessions = Mock()
+
+    def call(self, *_: Any) -> Any:
+        raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata())
+
+
+BACKEND = Away(partial(dial, "127.0.0.1:1"), 1, 1)
 SESSION = "/api/messaging/sessions/11111111-1111-4111-8111-111111111111"
 REQUESTS: list[tuple[str, str, dict[str, str], bytes]] = [
     ("GET", "/constant/x", {}, b""),
@@ -105,6 +118,7 @@ def ask(app: flask.Flask, method: str, path: str, headers: dict[str, str], body:
         "wsgi.input_terminated": True,
         "wsgi.url_scheme": "http",
         "wsgi.errors": io.StringIO(),
+        METADATA: (),
         **headers,
     }
     seen: list[Any] = []

@@ -216,13 +216,12 @@ class TestReply:
     def test_it_is_stored_and_renews_nothing(self) -> None:
         start = session()
         outcome = answer(start, T0 + MINUTE)
+        assert outcome.session == start._replace(
+            last_sequence=1, last_entry_ms=T0 + MINUTE, stored_bytes=len("hi" + "{}")
+        )
         entry = outcome.entry
         kept = entry.message
         assert kept is not None
-        size = len(kept.content + kept.metadata + kept.attachments)
-        assert outcome.session == start._replace(
-            last_sequence=1, last_entry_ms=T0 + MINUTE, stored_bytes=size
-        )
         assert (type(entry.event), entry.was_renewed) == (AgentMessage, False)
         assert (kept.id, kept.content, kept.thought, kept.actions) == ("r", "hi", "hm", ("WAVE",))
 

@@ -14,6 +14,7 @@ from tests.contract.cases import (
     requests,
     send,
     timeouts,
+    tokens,
 )
 from tests.contract.steps import Case
 
@@ -23,6 +24,7 @@ CASES: Final[tuple[Case, ...]] = (
     *send.CASES,
     *history.CASES,
     *timeouts.CASES,
+    *tokens.CASES,
     *lists.CASES,
     *agents.CASES,
     *agent_settings.CASES,

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+import requests
 import socketio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -70,7 +71,10 @@ def test_a_socket_may_what_its_caller_may(world: World, transport: str, caller: 
     expected = {name: EXPECTED[method][caller] for name, method in EVENTS.items()}
     # The facade reads the session first, to find it by its channel, too.
     expected["message"] = EXPECTED["SessionService/GetSession"][caller] or expected["message"]
-    client = socketio.Client(reconnection=False)
+    http = requests.Session()
+    # The library sends the headers that it is given with the first poll only.
+    http.headers.update(world.headers(caller))
+    client = socketio.Client(reconnection=False, http_session=http)
     errors: list[str] = []
     client.on("messageError", lambda payload: errors.append(payload["code"]))
     try:

@@ -11,7 +11,10 @@ from tests.support.clients import Ended, invoke
 from tests.support.service import Serve
 
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
-SERVICES = [f"eliza.sessions.v1.{name}" for name in ("SessionService", "MessageService", "AgentService")]
+SERVICES = [
+    f"eliza.sessions.v1.{name}"
+    for name in ("SessionService", "MessageService", "AgentService", "UserDataService")
+]
 REFLECTION = [f"grpc.reflection.{version}.ServerReflection" for version in ("v1", "v1alpha")]
 CLOCK = "eliza.sessions.v1.ClockService"
 TLS = Path(__file__).parents[1] / "tls"

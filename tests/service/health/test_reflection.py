@@ -38,7 +38,7 @@ def test_each_version_of_reflection_describes_itself(service: Serve, name: str) 
         (
             SERVICES[0],
             [
-                *("CreateSession", "DeleteSession", "GetServiceStatus", "GetSession"),
+                *("CreateAccessToken", "CreateSession", "DeleteSession", "GetServiceStatus", "GetSession"),
                 *(
                     "ListSessions",
                     "RenewSession",
@@ -54,6 +54,7 @@ def test_each_version_of_reflection_describes_itself(service: Serve, name: str) 
             SERVICES[2],
             ["Connect", "CreateAgent", "DeleteAgent", "GetAgent", "ListAgents", "Reply", "UpdateAgent"],
         ),
+        (SERVICES[3], ["DeleteUserData", "ExportUserData", "ListUserSessions"]),
         (CLOCK, ["AdvanceClock", "GetClock", "SetClock"]),
     ],
 )

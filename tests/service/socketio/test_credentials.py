@@ -26,7 +26,13 @@ GIVEN: Mapping[str, tuple[dict[str, str], dict[str, object], Pairs]] = {
     "a bearer": ({"Authorization": "Bearer good-token"}, {}, (("authorization", "Bearer good-token"),)),
     "auth's key": ({}, {"apiKey": "good-key", "entityId": "x"}, (("x-api-key", "good-key"),)),
     "auth's token": ({}, {"token": "good-token"}, (("authorization", "Bearer good-token"),)),
-    "both": (KEY, {"apiKey": "good-key"}, (("x-api-key", "good-key"), ("x-api-key", "good-key"))),
+    "the same in both": (KEY, {"apiKey": "good-key"}, (("x-api-key", "good-key"),)),
+    "another in both": (KEY, {"apiKey": "bad"}, (("x-api-key", "bad"), ("x-api-key", "good-key"))),
+    "the same user in both": (
+        KEY | {"X-On-Behalf-Of": ID},
+        {"apiKey": "good-key", "onBehalfOf": ID},
+        (("x-api-key", "good-key"), ("x-on-behalf-of", ID)),
+    ),
     "two": (
         KEY,
         {"token": "good-token"},

@@ -9,10 +9,13 @@ import grpc
 import pytest
 
 from eliza.sessions.v1 import session_service_pb2
+from eliza.sessions.v1.agent_service_pb2 import DeleteAgentRequest, ListAgentsRequest
+from eliza.sessions.v1.agent_service_pb2_grpc import AgentServiceStub
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
+from tests.service.access.world import key_lines, make_key, write_keys
 from tests.service.tls.certificates import Authority, Installed, s_client, shown_serial
-from tests.support.clients import refused, run
-from tests.support.service import Serve, Start
+from tests.support.clients import fails, refused, run
+from tests.support.service import ECHO, Serve, Start
 from tests.support.waiting import until
 
 STATUS = session_service_pb2.GetServiceStatusRequest()
@@ -63,6 +66,36 @@ def test_a_client_needs_a_certificate_of_the_authority(
     # In TLS 1.2 the client sees it within its handshake.
     assert s_client(service.grpc, "-tls1_2", "-alpn", "h2").returncode != 0
     assert s_client(service.grpc, "-tls1_2", "-alpn", "h2", "-cert", own[0], "-key", own[1]).returncode == 0
+
+
+def test_the_name_in_a_certificate_is_a_key(
+    start: Start, installed: Installed, authority: Authority, tmp_path: Path
+) -> None:
+    shop, admin = make_key("shop"), make_key("admin")
+    write_keys(
+        tmp_path / "keys.toml",
+        key_lines("shop", shop, role="service", certificate="spiffe://test/shop")
+        + key_lines("admin", admin, role="admin"),
+    )
+    service = start(
+        "--no-rest",
+        **installed.settings("GRPC"),
+        GRPC_TLS_CLIENT_CA=str(authority.ca),
+        KEYS_FILE=str(tmp_path / "keys.toml"),
+    )
+    known = authority.sign("DNS:elsewhere,URI:spiffe://test/shop")
+    with channel(service.grpc, authority, known) as one:
+        agents = AgentServiceStub(one)
+        assert agents.ListAgents(ListAgentsRequest(), timeout=10).agents
+        # A service sees id, name and kind.
+        fails(lambda: agents.DeleteAgent(DeleteAgentRequest(agent_id=ECHO), timeout=10), "PERMISSION_DENIED")
+        # A key decides over a certificate.
+        listed = agents.ListAgents(ListAgentsRequest(), metadata=(("x-api-key", admin),), timeout=10)
+        assert listed.agents[0].HasField("created_at")
+        wrong = (("x-api-key", make_key("shop")),)
+        fails(lambda: agents.ListAgents(ListAgentsRequest(), metadata=wrong, timeout=10), "UNAUTHENTICATED")
+    with channel(service.grpc, authority, authority.sign("URI:spiffe://test/another")) as one:
+        fails(lambda: AgentServiceStub(one).ListAgents(ListAgentsRequest(), timeout=10), "UNAUTHENTICATED")
 
 
 def _replace(service: Serve, installed: Installed, authority: Authority) -> None:

@@ -63,6 +63,21 @@ def test_two_of_a_kind_are_refused(metadata: list[tuple[str, str]]) -> None:
     assert "ab" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        [("authorization", "Bearer abc"), ("x-api-key", "abd")],
+        [("x-api-key", "abc"), ("X-API-KEY", "abd")],
+        [("authorization", "Bearer abc"), ("authorization", "Bearer abd")],
+    ],
+)
+def test_an_open_service_does_not_mind_two(metadata: list[tuple[str, str]]) -> None:
+    assert read_credentials(metadata, is_open=True).secret in ("abc", "abd")
+    # Whom a caller speaks for is another matter.
+    with pytest.raises(UnauthenticatedError):
+        read_credentials([*metadata, ("x-on-behalf-of", "a"), ("x-on-behalf-of", "b")], is_open=True)
+
+
 def test_folded_headers_are_one_wrong_credential() -> None:
     assert read_credentials([("authorization", "Bearer abc, Bearer abc")]).secret == "abc, Bearer abc"
 

@@ -9,6 +9,8 @@ from structlog.testing import capture_logs
 from server.access import files
 from server.access.errors import AccessError
 from server.access.files import WatchedFile
+from server.access.keys import open_keys
+from server.domain.access import ALL_VERBS
 from tests.unit.access.support import write
 
 
@@ -51,6 +53,17 @@ def test_an_unchanged_file_is_not_read(tmp_path: Path, monkeypatch: pytest.Monke
     watched.reload_if_changed()
     monkeypatch.setattr(files, "_read", lambda path: pytest.fail("it was read"))
     assert not watched.reload_if_changed()
+
+
+def test_a_file_that_is_nested_too_deeply_is_wrong(tmp_path: Path) -> None:
+    path = write(tmp_path / "keys", "")
+    keys = open_keys(path, lambda: 0, ALL_VERBS)
+    write(path, "keys = " + "[" * 20_000)
+    with capture_logs() as lines:
+        assert not keys.reload_if_changed()
+    assert "nested too deeply" in lines[0]["cause"]
+    with pytest.raises(AccessError, match="nested too deeply"):
+        open_keys(path, lambda: 0, ALL_VERBS)
 
 
 def test_a_broken_change_leaves_the_last_content_and_one_line(tmp_path: Path) -> None:
