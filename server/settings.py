@@ -313,6 +313,11 @@ class Settings(BaseSettings):
         False,
         description="Whether users may change the timeout settings of their sessions and delete them.",
     )
+    users_may_read_transcripts: bool = Field(
+        False,
+        description="Whether users may read the transcripts of their sessions, also of expired ones until "
+        "the purge.",
+    )
     rate_create: RateText = Field(
         "",
         description="How many sessions and access tokens a caller may create: `10/minute`, in `second`, "

@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from http import HTTPStatus
 from typing import Any, Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
 import httptools
+from structlog.contextvars import bind_contextvars
 
+from eliza.sessions.call_metadata import REQUEST_ID_KEY, take_request_id
 from eliza.sessions.errors import forget_frames
 from rest_facade.front_door import canned
 from rest_facade.front_door.answers import SMALL_BYTES
@@ -23,6 +26,8 @@ from rest_facade.shapes.credentials import Metadata, read_headers
 from rest_facade.shapes.response import CutShortError
 
 _Write: TypeAlias = Callable[[bytes], object]
+
+_REQUEST_ID: Final = REQUEST_ID_KEY.encode()
 
 STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
@@ -104,6 +109,11 @@ class Exchange:
         """Its credentials and the address of its client, as metadata of calls."""
         return read_headers(self.headers, self.address)
 
+    @cached_property
+    def request_id(self) -> str:
+        """The name of this request in the logs, which its answer has, too."""
+        return take_request_id(value.decode("latin-1") for name, value in self.headers if name == _REQUEST_ID)
+
     def add_body(self, part: bytes) -> None:
         if self.body:
             # Most have but one part, which need not be copied.
@@ -172,7 +182,8 @@ class Exchange:
         cors = b"".join([b"%b: %b\r\n" % line for line in self.door.origins.cors(self.headers)])
         end = b"connection: close\r\n\r\n" if self.closes else b"\r\n"
         self._status = status
-        head = STATUS_LINES[status] + self.door.lines() + cors + lines + end
+        name = b"%b: %b\r\n" % (_REQUEST_ID, self.request_id.encode())
+        head = STATUS_LINES[status] + self.door.lines() + name + cors + lines + end
         self.is_started = True
         self.release()
         return head
@@ -184,7 +195,8 @@ class Exchange:
         self.connection.go_on()
 
     def _respond(self) -> None:
-        """Runs the app and writes its answer. Runs in a greenlet."""
+        """Runs the app and writes its answer. Runs in a greenlet, with a context of its own."""
+        bind_contextvars(request_id=self.request_id)
         try:
             self._run_app()
         except (CutShortError, asyncio.CancelledError) as error:

@@ -35,6 +35,7 @@ _METHODS: Final = b"GET, HEAD, POST, PATCH, DELETE, OPTIONS"
 _EXPOSED: Final = ", ".join(
     (
         *("Retry-After", "RateLimit", "RateLimit-Policy", "WWW-Authenticate", "Allow", "ETag"),
+        "X-Request-Id",
         *("Idempotency-Replayed", fields.UNKNOWN_HEADER, fields.APPLIED_HEADER),
     )
 ).encode()

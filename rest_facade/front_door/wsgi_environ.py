@@ -5,6 +5,7 @@ import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
+from eliza.sessions.call_metadata import REQUEST_ID_KEY
 from rest_facade.shapes.credentials import METADATA
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def make_environ(exchange: "Exchange") -> dict[str, Any]:
     for name, value in exchange.headers:
         key, text = _key(name), value.decode("latin-1")
         environ[key] = f"{environ[key]},{text}" if key in environ else text
-    environ[METADATA] = exchange.metadata
+    environ[METADATA] = (*exchange.metadata, (REQUEST_ID_KEY, exchange.request_id))
     environ["CONTENT_LENGTH"] = str(len(exchange.body))
     return environ
 

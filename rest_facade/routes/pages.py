@@ -14,14 +14,16 @@ from eliza.sessions.v1.message_service_pb2 import ListMessagesRequest
 from eliza.sessions.v1.session_service_pb2 import ListSessionsRequest
 from rest_facade.shapes import json_body, responses
 from rest_facade.shapes.credentials import Metadata
-from rest_facade.shapes.errors import ApiError
+from rest_facade.shapes.errors import ApiError, stopping
 from rest_facade.shapes.response import CutShortError, Response
 from rest_facade.upstream.backend import Backend
+from rest_facade.upstream.transcript import Transcript
 
 WHOLE_BYTES: Final = 1024 * 1024
 """Up to how many bytes an answer is sent as a whole, with its length."""
 
 JSON: Final = {"Content-Type": "application/json"}
+JSON_LINES: Final = {"Content-Type": "application/jsonl", "Cache-Control": "no-store"}
 
 _log = structlog.get_logger(__name__)
 
@@ -126,6 +128,17 @@ def _list_forward(backend: Backend, request: ListMessagesRequest, metadata: Meta
     del page, kept
     for one in _list_backward(backend, again, metadata):
         yield Page(one.items, {**one.rest, "hasMore": has_more})
+
+
+def write_transcript(backend: Backend, transcript: Transcript, first: bytes) -> Iterator[bytes]:
+    """Writes the lines of a transcript as they come. One that is not whole is cut."""
+
+    def parts() -> Iterator[bytes]:
+        yield from backend.iterate(aiter(transcript))
+        if not transcript.is_whole:
+            raise stopping()
+
+    return _go_on([first], parts())
 
 
 def _write(name: str, pages: Iterator[Page]) -> Iterator[bytes]:

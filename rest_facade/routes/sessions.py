@@ -33,6 +33,7 @@ from rest_facade.shapes.response import Response
 from rest_facade.upstream.backend import Backend
 from rest_facade.upstream.conversation import AwaitedReply, Conversation
 from rest_facade.upstream.following import Follower
+from rest_facade.upstream.transcript import Transcript
 
 BASE: Final = "/api/messaging/sessions"
 """The path of the collection of sessions."""
@@ -66,6 +67,7 @@ def add_routes(app: flask.Flask, backend: Backend) -> None:
     app.add_url_rule(f"{session}/messages", view_func=views.send_message, methods=["POST"])
     app.add_url_rule(f"{session}/messages", view_func=views.list_messages, methods=["GET"])
     app.add_url_rule(f"{session}/events", view_func=views.watch_events, methods=["GET"])
+    app.add_url_rule(f"{session}/transcript", view_func=views.export_transcript, methods=["GET"])
     app.add_url_rule(f"{session}/tokens", view_func=views.create_access_token, methods=["POST"])
     app.add_url_rule(f"{session}/renew", view_func=views.renew_session, methods=["POST"])
     app.add_url_rule(f"{session}/timeout", view_func=views.update_timeout, methods=["PATCH"])
@@ -190,6 +192,17 @@ class _Views:
         """Pages through the history, newest first."""
         request = self._judge(requests.list_messages, flask.request.args, session_id)
         return pages.respond("messages", pages.list_messages(self._backend, request, request_metadata()))
+
+    def export_transcript(self, session_id: str) -> Response:
+        """Streams all that there is of a session, live or expired, as JSON Lines."""
+        transcript = Transcript(self._backend, session_id, request_metadata())
+        try:
+            first = self._backend.wait(transcript.open())
+        except BaseException:
+            transcript.close()
+            raise
+        lines = pages.write_transcript(self._backend, transcript, first)
+        return Response(lines, 200, pages.JSON_LINES, transcript.close)
 
     def renew_session(self, session_id: str) -> Response:
         """Renews by hand, also when auto-renewal is off: 422 at the maximum duration."""

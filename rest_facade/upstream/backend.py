@@ -19,6 +19,8 @@ from eliza.sessions.v1.message_service_pb2 import (
     DESCRIPTOR,
     ConverseRequest,
     ConverseResponse,
+    ExportTranscriptRequest,
+    ExportTranscriptResponse,
     SendMessageRequest,
     SendMessageResponse,
 )
@@ -173,6 +175,13 @@ class Backend:
         return self._counted(
             channel, channel.messages.Converse(request, timeout=self.reply_deadline_seconds, metadata=sent)
         )
+
+    def export_transcript(
+        self, request: ExportTranscriptRequest, metadata: Metadata
+    ) -> "grpc.aio.UnaryStreamCall[ExportTranscriptRequest, ExportTranscriptResponse]":
+        """Asks for a transcript, which its client may take its time to read."""
+        sent, channel = self._sent(metadata), self._stream_channel()
+        return self._counted(channel, channel.messages.ExportTranscript(request, metadata=sent))
 
     def send_and_wait(
         self, message: SendMessageRequest, metadata: Metadata

@@ -17,7 +17,19 @@ import click
 _MODULES: Final = {
     **{
         name: name
-        for name in ("agents", "backup", "check", "keys", "migrate", "probe", "rest", "serve", "users")
+        for name in (
+            "agents",
+            "backup",
+            "check",
+            "compact",
+            "keys",
+            "migrate",
+            "probe",
+            "rest",
+            "serve",
+            "sessions",
+            "users",
+        )
     },
     "restore": "backup",
 }

@@ -50,8 +50,8 @@ def print_agent(agent: agent_pb2.Agent) -> None:
     for field, value in getattr(agent, settings).ListFields() if settings else ():
         click.echo(f"{settings}.{field.name}: {_short(value)}")
     click.echo(f"timeout:  {_timeout(agent.timeout_config) or 'default'}")
-    click.echo(f"created:  {_iso(agent.created_at)}")
-    click.echo(f"updated:  {_iso(agent.updated_at)}")
+    click.echo(f"created:  {iso(agent.created_at)}")
+    click.echo(f"updated:  {iso(agent.updated_at)}")
     if agent.HasField("status"):
         _print_status(agent)
 
@@ -67,7 +67,7 @@ def _print_status(agent: agent_pb2.Agent) -> None:
     failure = status.last_failure
     attempt = f"attempt {failure.attempt}" if failure.attempt else "before any attempt"
     final = "final" if failure.final else "not final"
-    click.echo(f"failure:  {_iso(failure.at)}, {attempt}, {final}: {printable(failure.reason)}")
+    click.echo(f"failure:  {iso(failure.at)}, {attempt}, {final}: {printable(failure.reason)}")
     click.echo(f"of:       message {failure.message_id} of session {failure.session_id}")
     if failure.detail:
         click.echo(f"detail:   {printable(failure.detail)}")
@@ -88,8 +88,8 @@ def to_json(agent: agent_pb2.Agent) -> dict[str, Any]:
         "kind": kind_name(agent),
         "settings": MessageToDict(getattr(agent, settings)) if settings else {},
         "timeoutConfig": MessageToDict(agent.timeout_config),
-        "createdAt": _iso(agent.created_at),
-        "updatedAt": _iso(agent.updated_at),
+        "createdAt": iso(agent.created_at),
+        "updatedAt": iso(agent.updated_at),
         "status": {
             "connectedWorkers": status.connected_workers,
             "openDeliveries": status.open_deliveries,
@@ -98,7 +98,7 @@ def to_json(agent: agent_pb2.Agent) -> dict[str, Any]:
                 "sessionId": failure.session_id,
                 "messageId": failure.message_id,
                 "attempt": failure.attempt,
-                "at": _iso(failure.at),
+                "at": iso(failure.at),
                 "reason": failure.reason,
                 "detail": failure.detail,
                 "final": failure.final,
@@ -142,9 +142,10 @@ def _last_failure(agent: agent_pb2.Agent) -> str:
     if not agent.status.HasField("last_failure"):
         return "-"
     failure = agent.status.last_failure
-    text = printable(f"{_iso(failure.at)} {failure.detail or failure.reason}")
+    text = printable(f"{iso(failure.at)} {failure.detail or failure.reason}")
     return text if len(text) <= FAILURE_WIDTH else f"{text[: FAILURE_WIDTH - 1]}…"
 
 
-def _iso(when: Any) -> str:
+def iso(when: Any) -> str:
+    """Returns a Timestamp as people and JSON write it, to the millisecond."""
     return times.iso(values.ms_floor(when))

@@ -1,14 +1,12 @@
 """`eliza-sessions backup` and `restore`: a copy of the store, and the way back."""
 
-import sys
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import click
 
-from server.cli.common import settings_or_exit
+from server.cli.common import progress_bar, settings_or_exit
 from server.store import maintenance
 from server.store.contract import Progress, StoreTools
 from server.store.values import CopyError, StoreOpenError
@@ -54,19 +52,7 @@ def _store(database_url: str | None) -> StoreTools:
 
 def _copy(copy: Callable[[Progress], None], source: str, target: Path) -> None:
     """Copies, with a progress bar where somebody watches."""
-    with ExitStack() as stack:
-        bar = (
-            stack.enter_context(click.progressbar(length=1, label=f"{source} to {target}", file=sys.stderr))
-            if sys.stderr.isatty()
-            else None
-        )
-
-        def progress(done: int, total: int) -> None:
-            if bar:
-                bar.length = total
-                bar.pos = done
-                bar.render_progress()
-
+    with progress_bar(f"{source} to {target}") as progress:
         try:
             copy(progress)
         except CopyError as error:

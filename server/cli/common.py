@@ -7,8 +7,10 @@ import os
 import resource
 import signal
 import socket
+import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import click
@@ -139,6 +141,21 @@ async def listen(name: str, address: str) -> socket.socket:
                 reason = os.strerror(error.errno or 0)
                 raise click.ClickException(f"{name} {address} cannot be listened on: {reason}") from error
         await asyncio.sleep(RETRY_SECONDS)
+
+
+@contextmanager
+def progress_bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields what is told how much is done, and of how much; it shows a bar where somebody watches."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    with click.progressbar(length=1, label=label, file=sys.stderr) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.length, bar.pos = total, done
+            bar.render_progress()
+
+        yield show
 
 
 def with_port(address: str, port: int) -> str:

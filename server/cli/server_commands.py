@@ -1,13 +1,15 @@
-"""Groups of commands that call a gRPC server: `agents` and `users`. The options of the server stand before or
-behind the name of a command.
+"""Groups of commands that call a gRPC server: `agents`, `sessions` and `users`. The options of the server
+stand before or behind the name of a command.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import click
+import grpc
 
 from server.cli.chat import Stubs
 from server.cli.server_option import (
@@ -68,6 +70,15 @@ class _ServerCommand(click.Command):
         )
         ctx.obj = Stubs(ctx.with_resource(target.open_channel()))
         return super().invoke(ctx)
+
+
+@contextmanager
+def explain_failure() -> Iterator[None]:
+    """Ends the command with a line where a call fails."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise click.ClickException(f"{error.code().name}: {error.details()}") from error
 
 
 class ServerGroup(click.Group):

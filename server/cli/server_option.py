@@ -83,6 +83,14 @@ KEY: Final = "ELIZA_API_KEY"
 """The variables of the file of a key, and of the key itself."""
 
 
+_RECONNECT: Final = [
+    # A server that comes back is found within a second.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+
+
 class Target(NamedTuple):
     """How a server is called."""
 
@@ -93,7 +101,7 @@ class Target(NamedTuple):
 
     def open_channel(self) -> grpc.Channel:
         """A channel whose calls have the key."""
-        options = [*DIRECT, *self.options]
+        options = [*DIRECT, *_RECONNECT, *self.options]
         if self.credentials:
             channel = grpc.secure_channel(self.address, self.credentials, options)
         else:

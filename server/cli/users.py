@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import click
-import grpc
 import orjson
 from google.protobuf.json_format import MessageToDict
 
-from eliza.sessions import times, values
 from eliza.sessions.limits import MAX_SESSIONS
 from eliza.sessions.v1 import session_pb2
 from eliza.sessions.v1 import user_data_service_pb2 as pb
-from server.cli.agent_display import print_json
+from server.cli.agent_display import iso, print_json
 from server.cli.chat import Stubs, printable
-from server.cli.server_commands import ServerGroup, server_options
+from server.cli.server_commands import ServerGroup, explain_failure, server_options
 from server.domain.errors import InvalidUuidError
 from server.domain.ids import uuid_field
 
@@ -112,7 +110,7 @@ def _iterate_pages(stubs: Stubs, user: str) -> Iterator[Sequence[session_pb2.Ses
     """All sessions of a user, page by page; at least one page."""
     request = pb.ListUserSessionsRequest(user_id=user)
     while True:
-        with _explain_failure():
+        with explain_failure():
             page = stubs.user_data.ListUserSessions(request, timeout=CALL_SECONDS)
         yield page.sessions
         if not page.next_page_token:
@@ -123,7 +121,7 @@ def _iterate_pages(stubs: Stubs, user: str) -> Iterator[Sequence[session_pb2.Ses
 def _count_sessions(stubs: Stubs, user: str) -> str:
     """How many sessions a user has, in words."""
     request = pb.ListUserSessionsRequest(user_id=user, page_size=MAX_SESSIONS)
-    with _explain_failure():
+    with explain_failure():
         page = stubs.user_data.ListUserSessions(request, timeout=CALL_SECONDS)
     if page.next_page_token:
         return f"more than {MAX_SESSIONS} sessions"
@@ -131,7 +129,7 @@ def _count_sessions(stubs: Stubs, user: str) -> str:
 
 
 def _write_export(stubs: Stubs, user: str, file: BinaryIO) -> None:
-    with _explain_failure():
+    with explain_failure():
         for part in stubs.user_data.ExportUserData(
             pb.ExportUserDataRequest(user_id=user), timeout=STREAM_SECONDS
         ):
@@ -141,7 +139,7 @@ def _write_export(stubs: Stubs, user: str, file: BinaryIO) -> None:
 
 def _erase(stubs: Stubs, user: str) -> pb.DeleteUserDataResponse.Receipt:
     """Erases, with a progress bar where somebody watches; returns the receipt."""
-    with _explain_failure():
+    with explain_failure():
         events = stubs.user_data.DeleteUserData(
             pb.DeleteUserDataRequest(user_id=user), timeout=STREAM_SECONDS
         )
@@ -177,12 +175,12 @@ def _row(session: session_pb2.Session) -> str:
     if session.time_remaining_ms == 0:
         state = "expired"
     return _ROW.format(
-        session.session_id, session.agent_id, _iso(session.created_at), _iso(session.expires_at), state
+        session.session_id, session.agent_id, iso(session.created_at), iso(session.expires_at), state
     )
 
 
 def _print_receipt(receipt: pb.DeleteUserDataResponse.Receipt) -> None:
-    click.echo(f"erased:      {_iso(receipt.erased_at)}")
+    click.echo(f"erased:      {iso(receipt.erased_at)}")
     click.echo(f"user:        {receipt.user_id}")
     click.echo(f"sessions:    {receipt.sessions}")
     click.echo(f"entries:     {receipt.entries}")
@@ -200,7 +198,7 @@ def _receipt_json(receipt: pb.DeleteUserDataResponse.Receipt) -> dict[str, Any]:
         "entries": receipt.entries,
         "deliveries": receipt.deliveries,
         "requestIds": receipt.request_ids,
-        "erasedAt": _iso(receipt.erased_at),
+        "erasedAt": iso(receipt.erased_at),
         "notCovered": list(receipt.not_covered),
     }
 
@@ -235,16 +233,3 @@ def _explain(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise click.ClickException(f"{path}: {error.strerror}") from error
-
-
-@contextmanager
-def _explain_failure() -> Iterator[None]:
-    """Ends the command with a line where a call fails."""
-    try:
-        yield
-    except grpc.RpcError as error:
-        raise click.ClickException(f"{error.code().name}: {error.details()}") from error
-
-
-def _iso(when: Any) -> str:
-    return times.iso(values.ms_floor(when))

@@ -179,6 +179,7 @@ RULES: Final[Mapping[str, AccessRule]] = {
     "MessageService/SendMessage": _SEND,
     "MessageService/Converse": _SEND,
     "MessageService/ListMessages": _OF_SESSION,
+    "MessageService/ExportTranscript": AccessRule(_CALLERS, Verb.READ, RateKind.READ),
     "AgentService/CreateAgent": _ADMINISTER,
     "AgentService/GetAgent": _LOOK,
     "AgentService/ListAgents": _LOOK,
@@ -239,6 +240,12 @@ def require_own_user(principal: Principal, user_id: str) -> None:
     """Raises PermissionDeniedError where a caller that is narrowed to a user acts for another one."""
     if principal.user_id and principal.user_id != user_id:
         raise PermissionDeniedError("The credential is that of another user")
+
+
+def require_transcripts(principal: Principal, *, users_may_read: bool) -> None:
+    """Raises PermissionDeniedError for a user, unless users may read the transcripts of their sessions."""
+    if principal.role is Role.USER and not users_may_read:
+        raise PermissionDeniedError("Users may not read transcripts")
 
 
 def require_current(principal: Principal, now_ms: int) -> None:

@@ -60,6 +60,9 @@ class Purge:
         while await self._store.forget_requests(made_by_ms, STEP_ROWS):
             # Another step, until there is nothing left to forget.
             continue
+        while await self._store.shrink():
+            # As above.
+            continue
 
     async def run(self) -> None:
         """Purges at every interval and after every deletion, until cancelled."""

@@ -6,6 +6,7 @@ from typing import Any
 import structlog
 
 from server.domain.access import Principal
+from server.rpc.call import RequestId
 from server.rpc.gate import RULES_BY_PATH
 
 log = structlog.get_logger()
@@ -16,17 +17,18 @@ class UnaryAudit:
     done all the same.
     """
 
-    __slots__ = ("_call",)
+    __slots__ = ("_call", "_request_id")
 
-    def __init__(self, method: str, principal: Principal, request: Any) -> None:
+    def __init__(self, method: str, principal: Principal, request: Any, request_id: RequestId) -> None:
         self._call = (method, principal, request)
+        self._request_id = request_id
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if _has_left(error):
-            log_audited(*self._call, None, broken_off=True)
+            log_audited(*self._call, None, self._request_id, broken_off=True)
 
 
 class StreamAudit:
@@ -35,10 +37,11 @@ class StreamAudit:
     `has_begun`: it has told its caller something.
     """
 
-    __slots__ = ("_call", "has_begun")
+    __slots__ = ("_call", "_request_id", "has_begun")
 
-    def __init__(self, method: str, principal: Principal, request: Any) -> None:
+    def __init__(self, method: str, principal: Principal, request: Any, request_id: RequestId) -> None:
         self._call = (method, principal, request)
+        self._request_id = request_id
         self.has_begun = False
 
     def __enter__(self) -> "StreamAudit":
@@ -46,12 +49,14 @@ class StreamAudit:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if error is None:
-            log_audited(*self._call, None)
+            log_audited(*self._call, None, self._request_id)
         elif self.has_begun or _has_left(error):
-            log_audited(*self._call, None, broken_off=True)
+            log_audited(*self._call, None, self._request_id, broken_off=True)
 
 
-def log_audited(method: str, principal: Principal, request: Any, answer: Any, **facts: object) -> None:
+def log_audited(
+    method: str, principal: Principal, request: Any, answer: Any, request_id: RequestId, **facts: object
+) -> None:
     """Logs a call that has succeeded, where it is an admin action."""
     rule = RULES_BY_PATH.get(method)
     if rule is None or not rule.is_audited:
@@ -63,6 +68,7 @@ def log_audited(method: str, principal: Principal, request: Any, answer: Any, **
         tenant=principal.tenant,
         method=method.removeprefix("/"),
         target=_target(request) or _target(answer),
+        request_id=str(request_id),
         **facts,
     )
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from eliza.sessions.call_metadata import REQUEST_ID_KEY, take_request_id
 from server.domain.access import EVERYTHING, OPEN, Principal, Scope
 
 IN_PROCESS: Final = "inproc"
@@ -23,6 +24,24 @@ class Caller(Protocol):
 
     async def send_initial_metadata(self, initial_metadata: Any) -> None:
         """Tells the caller something ahead of the answer, in pairs of a key and a text."""
+
+
+class RequestId:
+    """The name of a call in the logs: the one that came with it, or a fresh one. It is looked for when the
+    first line needs it.
+    """
+
+    __slots__ = ("_caller", "_text")
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self._text = ""
+
+    def __str__(self) -> str:
+        if not self._text:
+            given = self._caller.invocation_metadata() or ()
+            self._text = take_request_id(str(value) for key, value in given if key == REQUEST_ID_KEY)
+        return self._text
 
 
 class Call:

@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 import grpc
 import structlog
 
+from eliza.sessions.call_metadata import REQUEST_ID_KEY
 from eliza.sessions.errors import TABLE, Row, error_trailers, forget_frames, truncate
 from server.domain.access import Principal
 from server.domain.errors import DomainError
@@ -33,8 +34,10 @@ class CallFailed(Exception):  # noqa: N818 - it is not an error of ours, but how
         self.fault = fault
 
 
-def fault_of(method: str, request: Any, error: Exception, principal: Principal | None) -> Fault:
-    """What to abort a call with that failed.
+def fault_of(
+    method: str, request: Any, error: Exception, principal: Principal | None, request_id: str
+) -> Fault:
+    """What to abort a call with that failed; the request's id is in the trailers, too.
 
     Logs it; nothing of the call is left in the error afterwards.
     """
@@ -42,17 +45,23 @@ def fault_of(method: str, request: Any, error: Exception, principal: Principal |
         reason, message, details = error.reason, str(error), error.details
     else:
         error_id = uuid.uuid4().hex
-        log.error("internal error", error_id=error_id, method=method, exc_info=error)
+        log.error("internal error", error_id=error_id, method=method, request_id=request_id, exc_info=error)
         reason, message, details = _internal(method, request, error_id)
     row, details = TABLE[reason], {name: truncate(value) for name, value in details.items()}
     if isinstance(error, DomainError):
-        _log_failure(method, row, message, details, principal)
+        _log_failure(method, row, message, details, principal, request_id)
     forget_frames(error)
-    return Fault(row.grpc_status, message, error_trailers(row, message, details))
+    trailers = (*error_trailers(row, message, details), (REQUEST_ID_KEY, request_id.encode()))
+    return Fault(row.grpc_status, message, trailers)
 
 
 def _log_failure(
-    method: str, row: Row, message: str, details: Mapping[str, str], principal: Principal | None
+    method: str,
+    row: Row,
+    message: str,
+    details: Mapping[str, str],
+    principal: Principal | None,
+    request_id: str,
 ) -> None:
     """One line for a call that failed: a client's fault is news, the service's own a warning.
 
@@ -60,6 +69,7 @@ def _log_failure(
     """
     level = "warning" if row.http_status >= 500 else "info"
     ids = {name: details[detail] for detail, name in _LOGGED_IDS.items() if detail in details}
+    ids["request_id"] = request_id
     if principal and principal.source:
         ids["principal"] = principal.id
     getattr(log, level)(

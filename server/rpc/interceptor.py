@@ -10,6 +10,7 @@ import grpc
 from server.domain.errors import DomainError, InvalidRequestError
 from server.lifecycle.watch import SMALL_BYTES
 from server.patches.grpcio import note_request
+from server.rpc.call import RequestId
 from server.rpc.failures import CallFailed
 from server.rpc.lower_case_ids import lower_ids
 from server.rpc.parsing import make_reader, read_connect_request, read_reply_request
@@ -133,7 +134,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 try:
                     request = read(raw)
                 except InvalidRequestError as error:
-                    fault = pipeline.fault(method, None, error)
+                    fault = pipeline.fault(method, None, error, None, RequestId(context))
                 if fault:
                     await context.abort(*fault)
                 return await handler.unary_unary(request, context)
@@ -148,7 +149,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
                     with pipeline.admitted_foreign_stream(method, context):
                         await handler.unary_stream(read(raw), context)
                 except DomainError as error:
-                    fault = pipeline.fault(method, None, error)
+                    fault = pipeline.fault(method, None, error, None, RequestId(context))
                 if fault:
                     await context.abort(*fault)
             finally:

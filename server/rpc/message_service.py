@@ -15,11 +15,12 @@ from eliza.sessions.v1 import message_pb2
 from eliza.sessions.v1 import message_service_pb2 as pb
 from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceServicer
 from server.clock import Clock
-from server.domain.access import Scope
+from server.domain.access import Scope, require_transcripts
 from server.domain.errors import (
     AgentReplyError,
     AgentReplyTimeoutError,
     DomainError,
+    InvalidFieldError,
     InvalidPaginationError,
     SessionExpiredError,
     SessionNotFoundError,
@@ -38,6 +39,7 @@ from server.rpc import from_proto, to_proto
 from server.rpc.encoding import Entries, in_slices
 from server.rpc.paging import make_token, page_size, read_token
 from server.rpc.pipeline import Waiting
+from server.rpc.records import iterate_session, write_lines
 from server.store.contract import Store
 
 ANSWER_SECONDS: Final = 0.5
@@ -56,8 +58,11 @@ class MessageService(MessageServiceServicer):
         reply_deadline_s: float,
         max_open: int,
         quotas: Quotas = NO_QUOTAS,
+        *,
+        users_may_read_transcripts: bool = False,
     ) -> None:
         """`max_open` bounds the deliveries of one session that are open."""
+        self._users_may_read_transcripts = users_may_read_transcripts
         self._max_open = max_open
         self._quotas = quotas
         self._entries = entries
@@ -209,6 +214,19 @@ class MessageService(MessageServiceServicer):
             if entry.message:
                 to_proto.message(session, entry, entry.message, as_text, response.messages.add)
         return response
+
+    async def ExportTranscript(
+        self, request: pb.ExportTranscriptRequest, context: Any
+    ) -> AsyncIterator[pb.ExportTranscriptResponse]:
+        require_transcripts(context.principal, users_may_read=self._users_may_read_transcripts)
+        session = await self._store.get_session(request.session_id, scope=context.scope)
+        if request.after_sequence < 0:
+            raise InvalidFieldError("after_sequence", request.after_sequence, "is less than 0")
+        records = iterate_session(
+            self._store, session, self._clock.now_ms(), context.scope, request.after_sequence
+        )
+        async for lines in write_lines(records):
+            yield pb.ExportTranscriptResponse(lines=lines)
 
     async def _live_session(self, session_id: str, scope: Scope) -> Session:
         session = await self._store.get_session(session_id, scope=scope)

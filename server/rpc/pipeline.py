@@ -24,7 +24,7 @@ from server.domain.errors import (
     UnavailableError,
 )
 from server.rpc.audit import StreamAudit, UnaryAudit, log_audited
-from server.rpc.call import Call, Caller
+from server.rpc.call import Call, Caller, RequestId
 from server.rpc.credential_ends import CredentialEnds
 from server.rpc.failures import CallFailed, Fault, fault_of
 from server.rpc.gate import UNKNOWN_SHARE, Gate, OpenGate, host_of
@@ -229,6 +229,7 @@ class CallPipeline:
         anything.
         """
         request = call = None
+        request_id = RequestId(caller)
         begun_s, size_bytes = time.monotonic(), _counted_bytes(raw)
         stream: ExitStack | None = None
         try:
@@ -245,15 +246,15 @@ class CallPipeline:
                         stream = ExitStack()
                         stream.enter_context(self.admitted_stream(method, caller))
                         stream.enter_context(self._shared_stream(call.account, call.share))
-                    with UnaryAudit(method, call.principal, request):
+                    with UnaryAudit(method, call.principal, request, request_id):
                         answer = await behaviour(request, call)
                 finally:
                     self._calls -= 1
                     if call and is_shared:
                         self._end_shared_call(call, size_bytes)
-                log_audited(method, call.principal, request, answer)
+                log_audited(method, call.principal, request, answer, request_id)
                 if (taken_s := time.monotonic() - begun_s) >= self._slow_call_s:
-                    _warn_of_slow(method, request, taken_s)
+                    _warn_of_slow(method, request, taken_s, request_id)
                 if isinstance(answer, Waiting):
                     answer = await answer.rest()
             finally:
@@ -261,7 +262,8 @@ class CallPipeline:
                 if stream:
                     stream.close()
         except Exception as error:  # noqa: BLE001 - this is where everything ends up
-            fault = self.fault(method, request, error, call.principal if call else None)
+            principal = call.principal if call else None
+            fault = self.fault(method, request, error, principal, request_id)
             self._telemetry.end_call(method, fault.code.name, begun_s)
             return None, fault
         except asyncio.CancelledError:
@@ -292,13 +294,14 @@ class CallPipeline:
         request = fault = call = None
         # A stream that is closed was cancelled.
         begun_s, status = self._telemetry.begin(), _CANCELLED
+        request_id = RequestId(caller)
         try:
             try:
                 with self.admitted_stream(method, caller), self._held(raw):
                     call = await self._gate.enter(method, caller)
                     with self._shared_stream(call.account, call.share):
                         request = read(raw)
-                        with StreamAudit(method, call.principal, request) as audit:
+                        with StreamAudit(method, call.principal, request, request_id) as audit:
                             async with aclosing(behaviour(request, call)) as answers:
                                 with self.credential_ends.watched(call, answers) as watched:
                                     async for answer in watched:
@@ -308,16 +311,19 @@ class CallPipeline:
                                         yield told.pop()
                 status = _OK
             except Exception as error:  # noqa: BLE001 - this is where everything ends up
-                fault = self.fault(method, request, error, call.principal if call else None)
+                principal = call.principal if call else None
+                fault = self.fault(method, request, error, principal, request_id)
                 status = fault.code.name
             if fault:
                 raise CallFailed(fault)
         finally:
             self._telemetry.end_call(method, status, begun_s)
             # The error keeps this frame, which must not hold the call.
-            del raw, caller, request, call
+            del raw, caller, request, call, request_id
 
-    def fault(self, method: str, request: Any, error: Exception, principal: Principal | None = None) -> Fault:
+    def fault(
+        self, method: str, request: Any, error: Exception, principal: Principal | None, request_id: RequestId
+    ) -> Fault:
         """What to abort a call with that failed. Logs it.
 
         A caller who was not let in has not come to the store: what cannot be had then is somebody else's.
@@ -326,7 +332,7 @@ class CallPipeline:
         if is_inside and isinstance(error, (UnavailableError, ResourceExhaustedError)):
             self._on_trouble()
         self._telemetry.count_refusal(error.reason if isinstance(error, DomainError) else _INTERNAL)
-        return fault_of(method, request, error, principal)
+        return fault_of(method, request, error, principal, str(request_id))
 
 
 async def read_gauges(pipeline: CallPipeline) -> list[Reading]:
@@ -340,10 +346,13 @@ async def read_gauges(pipeline: CallPipeline) -> list[Reading]:
     ]
 
 
-def _warn_of_slow(method: str, request: Any, taken_s: float) -> None:
-    session_id = truncate(getattr(request, "session_id", ""))
+def _warn_of_slow(method: str, request: Any, taken_s: float, request_id: RequestId) -> None:
     log.warning(
-        "slow call", method=method.removeprefix("/"), seconds=round(taken_s, 3), session_id=session_id
+        "slow call",
+        method=method.removeprefix("/"),
+        seconds=round(taken_s, 3),
+        session_id=truncate(getattr(request, "session_id", "")),
+        request_id=str(request_id),
     )
 
 

@@ -118,6 +118,7 @@ def build_services(
         settings.reply_deadline_seconds,
         settings.max_open_deliveries,
         settings.quotas,
+        users_may_read_transcripts=settings.users_may_read_transcripts,
     )
     agents = AgentService(store, clock, connectors, dispatcher, heartbeat_s, settings.max_tenant_agents)
     session_service_pb2_grpc.add_SessionServiceServicer_to_server(sessions, target)

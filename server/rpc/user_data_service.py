@@ -2,34 +2,26 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any, Final
-
-import orjson
-from google.protobuf.json_format import MessageToDict
 
 from eliza.sessions import values
 from eliza.sessions.limits import DEFAULT_SESSIONS, MAX_SESSIONS
-from eliza.sessions.v1 import log_pb2
 from eliza.sessions.v1 import user_data_service_pb2 as pb
 from eliza.sessions.v1.user_data_service_pb2_grpc import UserDataServiceServicer
 from server.clock import Clock
 from server.domain.access import Principal, Scope, require_own_user
-from server.domain.errors import MissingFieldsError
+from server.domain.errors import MissingFieldsError, SessionNotFoundError
 from server.domain.ids import uuid_field
-from server.domain.log import Entry
-from server.domain.sessions import Session
 from server.rpc import from_proto, to_proto
 from server.rpc.encoding import in_slices
 from server.rpc.paging import make_token, page_size, read_token
+from server.rpc.records import Record, iterate_session, write_lines
 from server.store.contract import Store
 from server.store.values import Erased, Position
 
 EXPORTED_SESSIONS: Final = 20
-EXPORTED_ENTRIES: Final = 100
-"""How many of each are read at a time."""
-
-PART_BYTES: Final = 256 * 1024
-"""How large a part of an export is, about."""
+"""How many are read at a time."""
 
 ERASED_ROWS: Final = 500
 """How many rows a step of an erasure removes at most."""
@@ -70,16 +62,11 @@ class UserDataService(UserDataServiceServicer):
     async def ExportUserData(
         self, request: pb.ExportUserDataRequest, context: Any
     ) -> AsyncIterator[pb.ExportUserDataResponse]:
-        user_id, lines = _user_id(request.user_id, context.principal), bytearray()
-        async for record in self._records(user_id, context.scope):
-            lines += orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
-            if len(lines) >= PART_BYTES:
-                yield pb.ExportUserDataResponse(lines=bytes(lines))
-                lines.clear()
-        if lines:
-            yield pb.ExportUserDataResponse(lines=bytes(lines))
+        user_id = _user_id(request.user_id, context.principal)
+        async for lines in write_lines(self._records(user_id, context.scope)):
+            yield pb.ExportUserDataResponse(lines=lines)
 
-    async def _records(self, user_id: str, scope: Scope) -> AsyncIterator[dict[str, Any]]:
+    async def _records(self, user_id: str, scope: Scope) -> AsyncIterator[Record]:
         """All that there is about a user: each session, the newest first, and behind it its log."""
         now_ms, before = self._clock.now_ms(), None
         while True:
@@ -87,23 +74,13 @@ class UserDataService(UserDataServiceServicer):
                 user_id, scope=scope, limit=EXPORTED_SESSIONS, before=before
             )
             for session in page.sessions:
-                told = to_proto.session(session, now_ms, True)
-                yield {"record": "session", "session": MessageToDict(told)}
-                async for entry in self._entries(session.id, scope):
-                    yield {"record": "entry", "entry": MessageToDict(_whole_entry(session, entry))}
+                # One that is removed meanwhile has no more log.
+                with suppress(SessionNotFoundError):
+                    async for record in iterate_session(self._store, session, now_ms, scope):
+                        yield record
             if not page.next:
                 return
             before = page.next
-
-    async def _entries(self, session_id: str, scope: Scope) -> AsyncIterator[Entry]:
-        """The whole log of a session."""
-        sequence = 0
-        while entries := await self._store.list_entries(
-            session_id, scope=scope, after_sequence=sequence, limit=EXPORTED_ENTRIES
-        ):
-            async for entry in in_slices(entries):
-                yield entry
-            sequence = entries[-1].sequence
 
     async def DeleteUserData(
         self, request: pb.DeleteUserDataRequest, context: Any
@@ -133,14 +110,6 @@ class UserDataService(UserDataServiceServicer):
             not_covered=[BACKUPS, *not_done],
         )
         yield pb.DeleteUserDataResponse(receipt=receipt)
-
-
-def _whole_entry(session: Session, entry: Entry) -> log_pb2.LogEntry:
-    """An entry with its message, whose metadata and attachments are as text."""
-    whole = to_proto.entry_head(entry)
-    if entry.message:
-        whole.message.CopyFrom(to_proto.message(session, entry, entry.message, True))
-    return whole
 
 
 def _user_id(text: str, principal: Principal) -> str:

@@ -358,6 +358,13 @@ class Maintenance(ABC):
         """
 
     @abstractmethod
+    async def shrink(self) -> bool:
+        """Takes one small step of giving back what removed rows have taken up, beyond some room for new ones.
+
+        It ends after a few milliseconds, and returns whether there is more to give back.
+        """
+
+    @abstractmethod
     async def erase_user(self, user_id: str, *, scope: Scope, limit: int) -> Erased:
         """Takes one small step of removing all that the scope has of a user: its sessions, live or expired,
         as `delete_session` does it, then their requests, deliveries, entries.
@@ -441,6 +448,14 @@ class StoreTools(ABC):
 
         A store of an older schema is checked as if it were migrated. Raises StoreOpenError where the store
         cannot be read.
+        """
+
+    @abstractmethod
+    def compact(self, progress: Progress) -> tuple[int, int]:
+        """Makes the store as small as it can be; nobody may be serving it. Returns its size in bytes before
+        and afterwards.
+
+        Raises StoreOpenError, also where there is no room for it.
         """
 
     @abstractmethod

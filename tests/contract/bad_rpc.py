@@ -37,6 +37,7 @@ _EMPTY = {
     "SendMessage": "SESSION_NOT_FOUND",
     "Converse": "SESSION_NOT_FOUND",
     "ListMessages": "SESSION_NOT_FOUND",
+    "ExportTranscript": "SESSION_NOT_FOUND",
     "CreateAgent": "MISSING_FIELDS",
     "GetAgent": "AGENT_NOT_FOUND",
     "ListAgents": FINE,
@@ -242,6 +243,13 @@ def numbers() -> Iterator[BadRpc]:
         messages.ListMessagesRequest(session_id=SID, page_size=2**31 - 1),
         FINE,
     )
+    for after in (-1, -(2**63)):
+        yield bad_rpc(
+            f"a sequence of {after}",
+            "ExportTranscript",
+            messages.ExportTranscriptRequest(session_id=SID, after_sequence=after),
+            "INVALID_FIELD",
+        )
     for by in (-1, -(2**63), 2**63 - 1, 2**62):
         yield bad_rpc(
             f"an advance by {by}", "AdvanceClock", clock.AdvanceClockRequest(advance_ms=by), "INVALID_FIELD"

@@ -198,6 +198,14 @@ def _messages(server: FakeServer) -> Any:
                 await abort(context, *fault)
             yield message_service_pb2.ConverseResponse(reply=SENT.reply)
 
+        async def ExportTranscript(
+            self, _request: object, context: grpc.aio.ServicerContext
+        ) -> AsyncIterator[message_service_pb2.ExportTranscriptResponse]:
+            await server.enter("ExportTranscript", context)
+            yield message_service_pb2.ExportTranscriptResponse(lines=b'{"record":"session"}\n')
+            if fault := server.faults.get("rest"):
+                await abort(context, *fault)
+
     return Messages()
 
 

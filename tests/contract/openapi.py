@@ -99,6 +99,9 @@ def _problems(
         yield f"{method} {url}: {status} has the content type {kind!r}"
     elif kind == "text/event-stream":
         yield from _event_problems((content or b"").decode()) if method == "POST" else ()
+    elif kind == "application/jsonl":
+        for line in (content or b"").splitlines():
+            json.loads(line)
     elif method != "HEAD":
         body = json.loads(content or b"")
         yield from _schema_problems(response["content"][kind]["schema"], body, f"{method} {url}: {status}")

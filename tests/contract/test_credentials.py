@@ -46,6 +46,7 @@ ROUTES: dict[str, tuple[str, str, object, str]] = {
     "timeout": ("PATCH", f"{SESSION}/timeout", {"timeoutMinutes": 20}, "UpdateTimeout"),
     "heartbeat": ("POST", f"{SESSION}/heartbeat", None, "SendHeartbeat"),
     "token": ("POST", f"{SESSION}/tokens", {}, "CreateAccessToken"),
+    "transcript": ("GET", f"{SESSION}/transcript", None, "ExportTranscript"),
     "agents": ("GET", "/api/agents", None, "ListAgents"),
     "clock": ("GET", "/test/clock", None, "GetClock"),
     "set the clock": ("POST", "/test/clock", {"now": "2026-01-31T09:05:00.000Z"}, "SetClock"),

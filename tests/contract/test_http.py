@@ -62,10 +62,11 @@ def on_one_connection(service: Serve, content: bytes) -> bytes:
 
 
 def head_of(answer: bytes) -> dict[str, str]:
-    """The headers of an answer, in lower case, without the date."""
+    """The headers of an answer, in lower case, without the date and the request's id."""
     lines = answer.partition(b"\r\n\r\n")[0].decode().split("\r\n")[1:]
     named = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
     assert named.pop("date")
+    assert named.pop("x-request-id")
     return named
 
 

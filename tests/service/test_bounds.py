@@ -130,6 +130,9 @@ class _Context:
     def time_remaining(self) -> None:
         return None
 
+    def invocation_metadata(self) -> None:
+        return None
+
 
 async def test_one_address_leaves_half_of_the_streams_to_others() -> None:
     edge = CallPipeline(lambda: None, max_calls=10, max_streams=STREAMS, slow_call_s=60)

@@ -376,6 +376,7 @@ OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
     "check_writable": lambda w: w.store.check_writable(),
     "forget_requests": lambda w: w.store.forget_requests(NOW_MS, 500),
     "purge": lambda w: w.store.purge(NOW_MS, 500),
+    "shrink": lambda w: w.store.shrink(),
     "apply, an expiry": lambda w: w.store.apply(w.one.id, expire, scope=EVERYTHING),
     "delete_session": lambda w: w.store.delete_session(w.one.id, scope=EVERYTHING),
     "rpc DeleteSession": lambda w: _sessions_rpc(w).DeleteSession(

@@ -386,6 +386,10 @@ class MemoryStore(Store):
         self._left -= taken
         return taken
 
+    async def shrink(self) -> bool:
+        self._require_open()
+        return False
+
     async def erase_user(self, user_id: str, *, scope: Scope, limit: int) -> Erased:
         self._require_open()
         if self._left:

@@ -62,8 +62,9 @@ def make_old_store(path: Path, version: int, written: Mapping[int, str] = WRITTE
     for number in range(1, version + 1):
         with (
             mock.patch.object(sqlite_file, "_migrations", return_value=migrations[:number]),
-            # Services of that time did not.
+            # Services of that time did neither.
             mock.patch.object(sqlite_file, "rewrite"),
+            mock.patch.object(sqlite_file, "AUTO_VACUUM", "PRAGMA auto_vacuum = NONE"),
         ):
             sqlite_file.prepare(path).release()
         with closing(sqlite3.connect(path)) as connection:

@@ -1,5 +1,7 @@
 """The metadata of gRPC calls that the server and its clients agree on."""
 
+import secrets
+from collections.abc import Iterable
 from typing import Final
 
 MESSAGE_ID_KEY: Final = "eliza-message-id"
@@ -20,3 +22,18 @@ FACADE_KEY_KEY: Final = "eliza-facade-key"
 CLIENT_ADDRESS_KEY: Final = "eliza-client-address"
 """From which address the client of a facade comes. Believed of the facade in the process, and of one with a
 key."""
+
+REQUEST_ID_KEY: Final = "x-request-id"
+"""By which name the logs have a request, be it one of REST or a call. It goes back with the answer."""
+
+MAX_REQUEST_ID: Final = 128
+
+
+def take_request_id(given: Iterable[str]) -> str:
+    """Returns the id that a request came with, or a fresh one where it has none, several, or one that is too
+    long or not printable ASCII.
+    """
+    ids = list(given)
+    if len(ids) == 1 and 0 < len(ids[0]) <= MAX_REQUEST_ID and ids[0].isascii() and ids[0].isprintable():
+        return ids[0]
+    return secrets.token_hex(16)

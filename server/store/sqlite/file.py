@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from server.domain.errors import ResourceExhaustedError, UnavailableError
-from server.store.sqlite.rewrite import BUSY_TIMEOUT_S, rewrite
+from server.store.sqlite.rewrite import AUTO_VACUUM, BUSY_TIMEOUT_S, rewrite
 from server.store.values import Sizes, StoreOpenError
 
 APPLICATION_ID: Final = 0x656C7A61
@@ -114,35 +114,38 @@ def prepare(path: Path) -> FileLock:
     Raises StoreOpenError, saying why; the file is then as it was.
     """
     path = real_path(path)
-    try:
+    with explaining(path):
         make_directory(path)
         lock = FileLock(path)
-    except OSError as error:
-        raise StoreOpenError(f"{path} cannot be opened: {error.strerror}") from error
+        try:
+            _make_file(path)
+            check_header(path)
+            with closing(connect(path)) as connection:
+                check_sound(connection)
+                migrate(path, connection)
+                rewrite(path, connection)
+                # Waits for the last write of a process that has lost its lock: in each write it looks whether
+                # it has it.
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("ROLLBACK")
+            _warn_of_others(path)
+        except BaseException:
+            lock.release()
+            raise
+    return lock
+
+
+@contextmanager
+def explaining(path: Path) -> Iterator[None]:
+    """Raises StoreOpenError, saying why, where the file cannot be used."""
     try:
-        _make_file(path)
-        check_header(path)
-        with closing(connect(path)) as connection:
-            check_sound(connection)
-            migrate(path, connection)
-            rewrite(path, connection)
-            # Waits for the last write of a process that has lost its lock: in each write it looks whether it
-            # has it.
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("ROLLBACK")
-        _warn_of_others(path)
+        yield
     except OSError as error:
-        lock.release()
         raise StoreOpenError(f"{path} cannot be opened: {error.strerror}") from error
     except sqlite3.Error as error:
-        lock.release()
         if _primary_code(error) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
             raise _damaged(path, str(error)) from error
         raise StoreOpenError(f"{path} cannot be used: {error}{_room(path)}") from error
-    except BaseException:
-        lock.release()
-        raise
-    return lock
 
 
 def _make_file(path: Path) -> None:
@@ -317,6 +320,8 @@ def migrate(path: Path, connection: sqlite3.Connection) -> None:
     version = check_version(path, connection)
     migrations = _migrations()
     if version == 0:
+        # Before anything is written; later it takes a rewrite.
+        connection.execute(AUTO_VACUUM)
         # Before WAL is on, so that it stands in the file itself, where check_header looks.
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":

@@ -9,6 +9,10 @@ from typing import Final
 
 import structlog
 
+AUTO_VACUUM: Final = "PRAGMA auto_vacuum = INCREMENTAL"
+"""Has a file give pages back that it no longer needs, once `shrink` asks: in a new file at once, in another
+from its next rewrite on.
+"""
 BUSY_TIMEOUT_S: Final = 5.0
 """How long a connection waits for another one's lock."""
 REWRITE_BYTES: Final = 256 * 1024 * 1024
@@ -35,12 +39,18 @@ def rewrite(path: Path, connection: sqlite3.Connection) -> None:
         return
     log.info("rewriting the store once, so that nothing removed is left in it", file=str(path), size=size)
     try:
-        connection.execute("VACUUM")
+        vacuum(connection)
     except sqlite3.OperationalError as error:
         log.warning("the store is not rewritten", file=str(path), cause=str(error))
         return
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     connection.execute("DELETE FROM pending_rewrite")
+
+
+def vacuum(connection: sqlite3.Connection) -> None:
+    """Rewrites the file as a whole, and has it give pages back from then on. Raises sqlite3.Error."""
+    connection.execute(AUTO_VACUUM)
+    connection.execute("VACUUM")
 
 
 def finish_erasure(path: Path, connection: sqlite3.Connection) -> list[str]:

@@ -27,6 +27,7 @@ from server.store.pages import (
 )
 from server.store.sqlite import rows
 from server.store.sqlite.agents import SqliteAgents
+from server.store.sqlite.compact import shrink
 from server.store.sqlite.deliveries import SqliteDeliveries
 from server.store.sqlite.due import apply_due
 from server.store.sqlite.file import FileLock, connect, measure, prepare, real_path, schema_version
@@ -58,7 +59,7 @@ class SqliteStore(SqliteLists, SqliteAgents, SqliteDeliveries, Store):
     ) -> None:
         super().__init__(path)
         self._lock = lock
-        self._purged, self._forgotten, self._erased = Pieces(), Pieces(), Pieces()
+        self._purged, self._forgotten, self._erased, self._shrunk = Pieces(), Pieces(), Pieces(), Pieces()
         # Last, because it starts a thread.
         self._writer = SqliteWriter(path, lock, clock, max_writes, telemetry)
 
@@ -241,6 +242,9 @@ class SqliteStore(SqliteLists, SqliteAgents, SqliteDeliveries, Store):
             )
 
         return await self._writer.run(work)
+
+    async def shrink(self) -> bool:
+        return await self._writer.run(lambda connection, now_ms: shrink(connection, self._shrunk))
 
     async def erase_user(self, user_id: str, *, scope: Scope, limit: int) -> Erased:
         if scope.user_id not in (None, user_id):

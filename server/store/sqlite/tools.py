@@ -6,6 +6,7 @@ from pathlib import Path
 
 from server.store.contract import Progress, StoreTools
 from server.store.sqlite.check import problems, summary
+from server.store.sqlite.compact import compact
 from server.store.sqlite.copy import copy_store, reading_current, restore_store, stored_schema
 from server.store.sqlite.file import prepare, schema_version
 from server.store.values import StoreOpenError
@@ -33,6 +34,9 @@ class SqliteTools(StoreTools):
                 return summary(connection)
         except (OSError, sqlite3.Error) as error:
             raise StoreOpenError(f"{self._path} cannot be checked: {error}") from error
+
+    def compact(self, progress: Progress) -> tuple[int, int]:
+        return compact(self._path, progress)
 
     def back_up(self, target: Path, progress: Progress) -> None:
         copy_store(self._path, target, progress)

@@ -187,6 +187,11 @@ _METHODS: Final[dict[str, Callable[[World, dict[str, Any]], Any]]] = {
     "MessageService/ListMessages": _of_session(
         "messages", "ListMessages", lambda id_: _messages.ListMessagesRequest(session_id=id_)
     ),
+    "MessageService/ExportTranscript": lambda world, options: _first(
+        world.service.messages.ExportTranscript(
+            _messages.ExportTranscriptRequest(session_id=world.session_id), **options
+        )
+    ),
     "AgentService/CreateAgent": _create_agent,
     "AgentService/GetAgent": _of_session(
         "agents", "GetAgent", lambda _: agent_service_pb2.GetAgentRequest(agent_id=AGENT)

@@ -34,6 +34,7 @@ SessionService/GetServiceStatus  ok   401  exp  ok   ok   ok   ok   ok   ok   ok
 MessageService/SendMessage       401  401  exp  ok   404  404  403  403  ok   ok   404  ok   ok   404
 MessageService/Converse          401  401  exp  ok   404  404  403  403  ok   ok   404  ok   ok   404
 MessageService/ListMessages      401  401  exp  ok   404  404  ok   404  ok   ok   404  ok   ok   404
+MessageService/ExportTranscript  401  401  exp  403  403  404  403  403  ok   ok   404  ok   403  403
 AgentService/CreateAgent         401  401  exp  403  403  403  403  403  403  403  403  ok   403  403
 AgentService/GetAgent            401  401  exp  403  403  40a  403  403  ok   ok   ok   ok   403  403
 AgentService/ListAgents          401  401  exp  403  403  ok   403  403  ok   ok   ok   ok   403  403
@@ -69,6 +70,7 @@ ROUTES: Final = {
     "DELETE /sessions/{id}": "SessionService/DeleteSession",
     "POST /sessions/{id}/messages": "MessageService/SendMessage",
     "GET /sessions/{id}/messages": "MessageService/ListMessages",
+    "GET /sessions/{id}/transcript": "MessageService/ExportTranscript",
     "GET /sessions/{id}/events": "SessionService/WatchSessions",
     "POST /sessions/{id}/renew": "SessionService/RenewSession",
     "PATCH /sessions/{id}/timeout": "SessionService/UpdateTimeout",

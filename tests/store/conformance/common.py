@@ -162,6 +162,7 @@ CALLS: dict[str, Callable[[Store, Session], Awaitable[object]]] = {
     "apply_due": lambda store, one: store.apply_due(fall_due, T0, 1),
     "next_due_ms": lambda store, one: store.next_due_ms(),
     "purge": lambda store, one: store.purge(T0, 1),
+    "shrink": lambda store, one: store.shrink(),
     "erase_user": lambda store, one: store.erase_user(one.user_id, scope=EVERYTHING, limit=1),
     "finish_erasure": lambda store, one: store.finish_erasure(),
     "clear_sessions": lambda store, one: store.clear_sessions(),

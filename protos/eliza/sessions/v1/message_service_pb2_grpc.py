@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class MessageServiceStub:
-    """The messages of sessions. Every call may end with SESSION_NOT_FOUND or SESSION_EXPIRED.
+    """The messages of sessions. Every call may end with SESSION_NOT_FOUND, and all but ExportTranscript with
+    SESSION_EXPIRED.
     """
 
     def __init__(self, channel):
@@ -50,10 +51,16 @@ class MessageServiceStub:
                 request_serializer=eliza_dot_sessions_dot_v1_dot_message__service__pb2.ListMessagesRequest.SerializeToString,
                 response_deserializer=eliza_dot_sessions_dot_v1_dot_message__service__pb2.ListMessagesResponse.FromString,
                 _registered_method=True)
+        self.ExportTranscript = channel.unary_stream(
+                '/eliza.sessions.v1.MessageService/ExportTranscript',
+                request_serializer=eliza_dot_sessions_dot_v1_dot_message__service__pb2.ExportTranscriptRequest.SerializeToString,
+                response_deserializer=eliza_dot_sessions_dot_v1_dot_message__service__pb2.ExportTranscriptResponse.FromString,
+                _registered_method=True)
 
 
 class MessageServiceServicer:
-    """The messages of sessions. Every call may end with SESSION_NOT_FOUND or SESSION_EXPIRED.
+    """The messages of sessions. Every call may end with SESSION_NOT_FOUND, and all but ExportTranscript with
+    SESSION_EXPIRED.
     """
 
     def SendMessage(self, request, context):
@@ -83,6 +90,14 @@ class MessageServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExportTranscript(self, request, context):
+        """Streams all that the service has of a session, live or expired, as JSON Lines. Whether a session's own
+        user may ask is a setting. Errors: INVALID_FIELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MessageServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -101,6 +116,11 @@ def add_MessageServiceServicer_to_server(servicer, server):
                     request_deserializer=eliza_dot_sessions_dot_v1_dot_message__service__pb2.ListMessagesRequest.FromString,
                     response_serializer=eliza_dot_sessions_dot_v1_dot_message__service__pb2.ListMessagesResponse.SerializeToString,
             ),
+            'ExportTranscript': grpc.unary_stream_rpc_method_handler(
+                    servicer.ExportTranscript,
+                    request_deserializer=eliza_dot_sessions_dot_v1_dot_message__service__pb2.ExportTranscriptRequest.FromString,
+                    response_serializer=eliza_dot_sessions_dot_v1_dot_message__service__pb2.ExportTranscriptResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'eliza.sessions.v1.MessageService', rpc_method_handlers)
@@ -110,7 +130,8 @@ def add_MessageServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MessageService:
-    """The messages of sessions. Every call may end with SESSION_NOT_FOUND or SESSION_EXPIRED.
+    """The messages of sessions. Every call may end with SESSION_NOT_FOUND, and all but ExportTranscript with
+    SESSION_EXPIRED.
     """
 
     @staticmethod
@@ -184,6 +205,33 @@ class MessageService:
             '/eliza.sessions.v1.MessageService/ListMessages',
             eliza_dot_sessions_dot_v1_dot_message__service__pb2.ListMessagesRequest.SerializeToString,
             eliza_dot_sessions_dot_v1_dot_message__service__pb2.ListMessagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportTranscript(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/eliza.sessions.v1.MessageService/ExportTranscript',
+            eliza_dot_sessions_dot_v1_dot_message__service__pb2.ExportTranscriptRequest.SerializeToString,
+            eliza_dot_sessions_dot_v1_dot_message__service__pb2.ExportTranscriptResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class MessageServiceStub:
-    """The messages of sessions. Every call may end with SESSION_NOT_FOUND or SESSION_EXPIRED."""
+    """The messages of sessions. Every call may end with SESSION_NOT_FOUND, and all but ExportTranscript with
+    SESSION_EXPIRED.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -47,10 +49,16 @@ class MessageServiceStub:
     """
     ListMessages: _grpc.UnaryUnaryMultiCallable[_message_service_pb2.ListMessagesRequest, _message_service_pb2.ListMessagesResponse]
     """Pages through the history, newest first. Errors: INVALID_PAGINATION."""
+    ExportTranscript: _grpc.UnaryStreamMultiCallable[_message_service_pb2.ExportTranscriptRequest, _message_service_pb2.ExportTranscriptResponse]
+    """Streams all that the service has of a session, live or expired, as JSON Lines. Whether a session's own
+    user may ask is a setting. Errors: INVALID_FIELD.
+    """
 
 @_typing.type_check_only
 class MessageServiceAsyncStub(MessageServiceStub):
-    """The messages of sessions. Every call may end with SESSION_NOT_FOUND or SESSION_EXPIRED."""
+    """The messages of sessions. Every call may end with SESSION_NOT_FOUND, and all but ExportTranscript with
+    SESSION_EXPIRED.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SendMessage: _aio.UnaryUnaryMultiCallable[_message_service_pb2.SendMessageRequest, _message_service_pb2.SendMessageResponse]  # type: ignore[assignment]
@@ -67,9 +75,15 @@ class MessageServiceAsyncStub(MessageServiceStub):
     """
     ListMessages: _aio.UnaryUnaryMultiCallable[_message_service_pb2.ListMessagesRequest, _message_service_pb2.ListMessagesResponse]  # type: ignore[assignment]
     """Pages through the history, newest first. Errors: INVALID_PAGINATION."""
+    ExportTranscript: _aio.UnaryStreamMultiCallable[_message_service_pb2.ExportTranscriptRequest, _message_service_pb2.ExportTranscriptResponse]  # type: ignore[assignment]
+    """Streams all that the service has of a session, live or expired, as JSON Lines. Whether a session's own
+    user may ask is a setting. Errors: INVALID_FIELD.
+    """
 
 class MessageServiceServicer(metaclass=_abc_1.ABCMeta):
-    """The messages of sessions. Every call may end with SESSION_NOT_FOUND or SESSION_EXPIRED."""
+    """The messages of sessions. Every call may end with SESSION_NOT_FOUND, and all but ExportTranscript with
+    SESSION_EXPIRED.
+    """
 
     @_abc_1.abstractmethod
     def SendMessage(
@@ -102,5 +116,15 @@ class MessageServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_message_service_pb2.ListMessagesResponse, _abc.Awaitable[_message_service_pb2.ListMessagesResponse]]:
         """Pages through the history, newest first. Errors: INVALID_PAGINATION."""
+
+    @_abc_1.abstractmethod
+    def ExportTranscript(
+        self,
+        request: _message_service_pb2.ExportTranscriptRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_message_service_pb2.ExportTranscriptResponse], _abc.AsyncIterator[_message_service_pb2.ExportTranscriptResponse]]:
+        """Streams all that the service has of a session, live or expired, as JSON Lines. Whether a session's own
+        user may ask is a setting. Errors: INVALID_FIELD.
+        """
 
 def add_MessageServiceServicer_to_server(servicer: MessageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
