@@ -16,12 +16,8 @@ import pytest
 
 from rest_facade.routes import app as app_module
 from rest_facade.routes.app import App, create_app
-<<<<<<< HEAD
 from rest_facade.shapes import json_body
 from rest_facade.shapes.credentials import METADATA
-=======
-from rest_facade.shapes import fields, json_body
->>>>>>> t-eyes
 from rest_facade.shapes.errors import ApiError
 from rest_facade.shapes.response import Response
 from rest_facade.upstream.backend import Backend, dial
@@ -58,10 +54,10 @@ REQUESTS: list[tuple[str, str, dict[str, str], bytes]] = [
     ("OPTIONS", SESSION, {}, b""),
     ("OPTIONS", "/nothing", {}, b""),
     ("DELETE", f"{SESSION}/messages", {}, b""),
-    ("POST", "/takes", {"CONTENT_TYPE": "text/plain"}, b"x"),
+    ("POST", "/api/messaging/sessions", {"CONTENT_TYPE": "text/plain"}, b"x"),
     (
         "POST",
-        "/takes",
+        "/api/messaging/sessions",
         {"CONTENT_TYPE": "application/json", "HTTP_PREFER": "handling=strict"},
         b'{"a": 1}',
     ),
@@ -100,12 +96,6 @@ def make(monkeypatch: pytest.MonkeyPatch, *stock: str) -> flask.Flask:
         # A key that is not there is a 400 in Flask.
         return json_body.respond(flask.request.args["x"])
 
-    def takes() -> Response:
-        given = json_body.read_object(fields.NOTHING)
-        json_body.refuse_unknown()
-        return json_body.respond(given)
-
-    made.add_url_rule("/takes", view_func=takes, methods=["POST"])
     made.add_url_rule("/constant/<part>", view_func=constant, methods=["GET"])
     for view in (fails, breaks, reads):
         made.add_url_rule(f"/{view.__name__}", view_func=view, methods=["GET"])
