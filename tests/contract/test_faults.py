@@ -79,8 +79,8 @@ async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterat
     )
     stores: list[FragileStore] = []
 
-    async def open_fragile(url: str, clock: Clock, max_writes: int) -> FragileStore:
-        stores.append(FragileStore(await open_store(url, clock, max_writes)))
+    async def open_fragile(url: str, clock: Clock, *rest: Any) -> FragileStore:
+        stores.append(FragileStore(await open_store(url, clock, *rest)))
         return stores[0]
 
     monkeypatch.setattr("server.service.open_store", open_fragile)
