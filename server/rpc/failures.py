@@ -9,6 +9,7 @@ import structlog
 
 from eliza.sessions.call_metadata import REQUEST_ID_KEY
 from eliza.sessions.errors import TABLE, Row, error_trailers, forget_frames, truncate
+from server.access.limits import WRONG_POLICY
 from server.domain.access import Principal
 from server.domain.errors import DomainError
 
@@ -48,7 +49,8 @@ def fault_of(
         log.error("internal error", error_id=error_id, method=method, request_id=request_id, exc_info=error)
         reason, message, details = _internal(method, request, error_id)
     row, details = TABLE[reason], {name: truncate(value) for name, value in details.items()}
-    if isinstance(error, DomainError):
+    # Who goes on guessing has a line for each of the first wrong credentials already.
+    if isinstance(error, DomainError) and details.get("policy") != WRONG_POLICY:
         _log_failure(method, row, message, details, principal, request_id)
     forget_frames(error)
     trailers = (*error_trailers(row, message, details), (REQUEST_ID_KEY, request_id.encode()))
