@@ -20,3 +20,6 @@ FACADE_KEY_KEY: Final = "eliza-facade-key"
 CLIENT_ADDRESS_KEY: Final = "eliza-client-address"
 """From which address the client of a facade comes. Believed of the facade in the process, and of one with a
 key."""
+
+SESSION_TOKEN_PREFIX: Final = "est_"
+"""How session access tokens begin."""
