@@ -12,6 +12,7 @@ from eliza.sessions.call_metadata import (
     AUTHORIZATION_KEY,
     CLIENT_ADDRESS_KEY,
     ON_BEHALF_OF_KEY,
+    SESSION_TOKEN_PREFIX,
 )
 
 Metadata: TypeAlias = tuple[tuple[str, str], ...]
@@ -66,8 +67,12 @@ def read_auth(auth: object) -> Metadata:
 
 
 def add_tokens(metadata: Metadata, tokens: Iterable[str]) -> Metadata:
-    """Adds tokens from a query to the metadata of a request."""
-    return (*_bound([_pair(AUTHORIZATION_KEY, f"Bearer {token}") for token in tokens]), *metadata)
+    """Adds tokens from a query to the metadata of a request.
+
+    Addresses get into logs of others, so a key or a JWT there is a wrong credential: it is to be noticed.
+    """
+    told = (token if token.startswith(SESSION_TOKEN_PREFIX) else UNSENDABLE for token in tokens)
+    return (*_bound([_pair(AUTHORIZATION_KEY, f"Bearer {token}") for token in told]), *metadata)
 
 
 def of_address(address: str) -> Metadata:

@@ -4,13 +4,14 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from eliza.sessions.call_metadata import SESSION_TOKEN_PREFIX
 from server.access.access_settings import AccessSettings
 from server.access.credentials import ON_BEHALF_OF_FIELD, Credentials
 from server.access.errors import AccessError
 from server.access.files import WatchedFile
 from server.access.keys import NO_KEYS, KeyTable, digest_of, open_keys
 from server.access.limits import WrongCredentials
-from server.access.session_tokens import PREFIX, SessionTokens
+from server.access.session_tokens import SessionTokens
 from server.access.static_token import VARIABLE as STATIC_VARIABLE
 from server.access.static_token import read_static_token
 from server.domain.access import (
@@ -159,7 +160,7 @@ class Authentication:
 
     def _find(self, secret: str) -> Principal | None:
         """The caller of a secret that is known already. Raises what `identify` does."""
-        if secret.startswith(PREFIX):
+        if secret.startswith(SESSION_TOKEN_PREFIX):
             return self.tokens.read(secret)
         if self.is_open:
             # Clients of this ecosystem send a key whether one is wanted or not.

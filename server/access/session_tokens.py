@@ -17,13 +17,13 @@ from typing import Final, NamedTuple
 
 import orjson
 
+from eliza.sessions.call_metadata import SESSION_TOKEN_PREFIX
 from server.access.files import WatchedFile
 from server.access.keys import decode
 from server.domain.access import Principal, Role, Verb, require_current
 from server.domain.errors import UnauthenticatedError
 
 VARIABLE: Final = "ACCESS_TOKEN_KEYS_FILE"
-PREFIX: Final = "est_"
 MAX_LENGTH: Final = 2048
 LEAST_KEY_BYTES: Final = 32
 MAX_KEYS: Final = 2
@@ -92,7 +92,7 @@ class SessionTokens:
         token_id = f"token:{principal_id}:{secrets.token_urlsafe(6)}"
         fields = [_VERSION, token_id, tenant, user_id, session_id, bits, not_after_ms]
         payload = urlsafe_b64encode(orjson.dumps(fields)).rstrip(b"=")
-        return f"{PREFIX}{payload.decode()}.{_sign(self.keys[0], payload)}"
+        return f"{SESSION_TOKEN_PREFIX}{payload.decode()}.{_sign(self.keys[0], payload)}"
 
     def read(self, text: str) -> Principal:
         """The caller of a token.
@@ -114,8 +114,8 @@ class SessionTokens:
 
     def _verify(self, text: str) -> Principal:
         """The caller of a token, expired or not. Raises UnauthenticatedError."""
-        payload_text, _, mac = text[len(PREFIX) :].partition(".")
-        if len(text) > MAX_LENGTH or not text.isascii() or not text.startswith(PREFIX):
+        payload_text, _, mac = text[len(SESSION_TOKEN_PREFIX) :].partition(".")
+        if len(text) > MAX_LENGTH or not text.isascii() or not text.startswith(SESSION_TOKEN_PREFIX):
             raise UnauthenticatedError("The access token is malformed")
         payload = payload_text.encode()
         for key in self.keys:

@@ -2,15 +2,15 @@
 
 from typing import Final
 
+from eliza.sessions.call_metadata import SESSION_TOKEN_PREFIX
 from server.access.keys import PROOF_DIGITS, digest_of
-from server.access.session_tokens import PREFIX
 from server.domain.access import Principal, Role
 
 VARIABLE: Final = "ELIZA_SERVER_AUTH_TOKEN"
 LEAST_LENGTH: Final = 16
 FORM: Final = (
-    f"at least {LEAST_LENGTH} characters without spaces at the ends, which do not begin with {PREFIX}; unset "
-    "it for none"
+    f"at least {LEAST_LENGTH} characters without spaces at the ends, which do not begin with "
+    f"{SESSION_TOKEN_PREFIX}; unset it for none"
 )
 
 
@@ -18,7 +18,7 @@ def check_token(token: str) -> str:
     """Returns the token. Raises ValueError where it is too short to be a secret, or cannot be sent."""
     if len(token) < LEAST_LENGTH or not token.isprintable() or token != token.strip():
         raise ValueError(FORM)
-    if token.startswith(PREFIX):
+    if token.startswith(SESSION_TOKEN_PREFIX):
         raise ValueError(FORM)
     return token
 

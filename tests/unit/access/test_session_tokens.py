@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eliza.sessions.call_metadata import SESSION_TOKEN_PREFIX
 from server.access.errors import AccessError
-from server.access.session_tokens import PREFIX, SessionTokens, read_signing_keys
+from server.access.session_tokens import SessionTokens, read_signing_keys
 from server.domain.access import ALL_VERBS, Principal, Role, Verb
 from server.domain.errors import CredentialExpiredError, UnauthenticatedError
 from tests.unit.access.support import NOW_MS, SESSION, USER, Clock, write
@@ -72,14 +73,19 @@ def test_a_changed_token_is_refused(data: st.DataObject) -> None:
 
 @given(st.text() | st.binary().map(lambda raw: base64.urlsafe_b64encode(raw).decode()))
 def test_any_other_text_is_refused(text: str) -> None:
-    for one in (text, PREFIX + text, f"{PREFIX}{text}.{text}", f"{PREFIX}.{text}"):
+    for one in (
+        text,
+        SESSION_TOKEN_PREFIX + text,
+        f"{SESSION_TOKEN_PREFIX}{text}.{text}",
+        f"{SESSION_TOKEN_PREFIX}.{text}",
+    ):
         with pytest.raises(UnauthenticatedError):
             TOKENS.read(one)
 
 
 def test_a_long_text_is_refused() -> None:
     with pytest.raises(UnauthenticatedError, match="malformed"):
-        TOKENS.read(PREFIX + "A" * 10_000)
+        TOKENS.read(SESSION_TOKEN_PREFIX + "A" * 10_000)
 
 
 @given(
