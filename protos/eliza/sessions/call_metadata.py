@@ -23,7 +23,9 @@ CLIENT_ADDRESS_KEY: Final = "eliza-client-address"
 """From which address the client of a facade comes. Believed of the facade in the process, and of one with a
 key."""
 
-<<<<<<< HEAD
+SESSION_TOKEN_PREFIX: Final = "est_"
+"""How session access tokens begin."""
+
 REQUEST_ID_KEY: Final = "x-request-id"
 """By which name the logs have a request, be it one of REST or a call. It goes back with the answer."""
 
@@ -38,7 +40,3 @@ def take_request_id(given: Iterable[str]) -> str:
     if len(ids) == 1 and 0 < len(ids[0]) <= MAX_REQUEST_ID and ids[0].isascii() and ids[0].isprintable():
         return ids[0]
     return secrets.token_hex(16)
-=======
-SESSION_TOKEN_PREFIX: Final = "est_"
-"""How session access tokens begin."""
->>>>>>> main
