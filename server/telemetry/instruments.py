@@ -1,7 +1,7 @@
 """Counters and histograms that cost a look-up and an addition, and the samples that a scrape makes of them.
 
-They are changed and read on the event loop alone, so they need no locks. Their samples are made one by one,
-so that a scrape can let the loop go on between them.
+They are read on the event loop, and each is changed by one thread alone, so they need no locks. Their samples
+are made one by one, so that a scrape can let the loop go on between them.
 """
 
 from bisect import bisect_left

@@ -36,7 +36,7 @@ log = structlog.get_logger()
 
 
 class Metrics(Telemetry):
-    """Takes note of what it is told, for the scrapes of Prometheus. On the event loop alone."""
+    """Takes note of what it is told, for the scrapes of Prometheus."""
 
     is_on = True
 

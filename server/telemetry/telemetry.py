@@ -36,7 +36,10 @@ class Telemetry:
         """Notes the end of an HTTP request, on which route: empty where it came to none."""
 
     def end_group(self, size: int, taken_s: float) -> None:
-        """Notes that so many writes went together, in how long: from the first statement to the commit."""
+        """Notes that so many writes went together, in how long: from the first statement to the commit.
+
+        The store's one writer calls it, on its own thread; all else is called on the event loop.
+        """
 
     def end_attempt(self, agent_kind: str, agent_id: str, outcome: str) -> None:
         """Notes what came of an attempt at a reply."""

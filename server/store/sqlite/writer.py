@@ -156,8 +156,8 @@ class SqliteWriter:
             if live:
                 begun_s = self._telemetry.begin()
                 self._carry_out(live)
-                taken_s = self._telemetry.begin() - begun_s
-                self._loop.call_soon_threadsafe(self._answer, live, taken_s)
+                self._telemetry.end_group(len(live), self._telemetry.begin() - begun_s)
+                self._loop.call_soon_threadsafe(self._answer, live)
 
     def _groups(self) -> Iterator[list[_Call]]:
         """What queues, in order, until close; work on anything but sessions is a group of its own."""
@@ -303,8 +303,7 @@ class SqliteWriter:
         while len(self.recent) > MAX_RECENT:
             self.recent.popitem(last=False)
 
-    def _answer(self, group: list[_Call], taken_s: float) -> None:
-        self._telemetry.end_group(len(group), taken_s)
+    def _answer(self, group: list[_Call]) -> None:
         commit = commit_of(call.result for call in group if call.error is None)
         for listener in self.listeners:
             listener(commit)
