@@ -61,7 +61,11 @@ class App(flask.Flask):
             response = self.dispatch_request()
         except Exception as error:  # noqa: BLE001 - Flask finds its handler
             response = self.handle_user_exception(error)
-        return json_body.name_unknown(response)  # type: ignore[arg-type] # all views and handlers answer with ours
+        answer = json_body.name_unknown(response)  # type: ignore[arg-type] # all views and handlers answer with ours
+        if sent_credential(flask.request):
+            # A cache that others share would give it to whoever asks for the same path.
+            answer.headers["Cache-Control"] = "no-store"
+        return answer
 
     def do_teardown_request(self, exc: BaseException | None = None) -> None:
         pass

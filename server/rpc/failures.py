@@ -8,6 +8,7 @@ import grpc
 import structlog
 
 from eliza.sessions.errors import TABLE, Row, error_trailers, forget_frames, truncate
+from server.access.limits import WRONG_POLICY
 from server.domain.access import Principal
 from server.domain.errors import DomainError
 
@@ -45,7 +46,8 @@ def fault_of(method: str, request: Any, error: Exception, principal: Principal |
         log.error("internal error", error_id=error_id, method=method, exc_info=error)
         reason, message, details = _internal(method, request, error_id)
     row, details = TABLE[reason], {name: truncate(value) for name, value in details.items()}
-    if isinstance(error, DomainError):
+    # Who goes on guessing has a line for each of the first wrong credentials already.
+    if isinstance(error, DomainError) and details.get("policy") != WRONG_POLICY:
         _log_failure(method, row, message, details, principal)
     forget_frames(error)
     return Fault(row.grpc_status, message, error_trailers(row, message, details))

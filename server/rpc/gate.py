@@ -107,7 +107,9 @@ class AccessGate:
         principal = await self._authentication.identify(credentials, host, is_facade=is_facade)
         authorize(principal, rule)
         scope, account, share = _terms(principal)
-        self._rates.take(account or "address:", rule.kind)
+        if not rule.is_public:
+            # Health is asked for by who watches over the service, from the address of others, too.
+            self._rates.take(account or "address:", rule.kind)
         return Call(caller, principal, scope, account, share)
 
     def require_current(self, principal: Principal) -> None:

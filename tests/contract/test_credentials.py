@@ -91,9 +91,12 @@ async def test_every_call_for_a_request_carries_its_credentials(
     assert called in {name for name, _ in server.calls}
     # A client on this machine has no address of its own.
     assert {pairs for _, pairs in server.calls} == {PAIRS}
+    # No cache on the way gives it to somebody else.
+    assert answer.headers["cache-control"] == "no-store"
     server.calls.clear()
-    await ask(facade, method, path, body)
+    answer = await ask(facade, method, path, body)
     assert {pairs for _, pairs in server.calls} == {()}
+    assert (answer.headers.get("cache-control") == "no-store") == (called == "CreateAccessToken")
 
 
 async def test_a_stream_of_events_carries_its_credentials(server: FakeServer, facade: Facade) -> None:
