@@ -22,7 +22,13 @@ from server.domain.access import (
     require_current,
     scope_of,
 )
-from server.domain.errors import PermissionDeniedError
+from server.domain.errors import (
+    CredentialExpiredError,
+    PermissionDeniedError,
+    RateLimitedError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 from server.rpc.call import IN_PROCESS, Call, Caller
 from server.rpc.paths import PREFIX
 
@@ -99,7 +105,7 @@ class AccessGate:
         is_open, host, is_facade = self._authentication.is_open, host_of(peer), is_inside
         credentials = read_credentials(metadata, names, is_open=is_open)
         if credentials.facade_key and not is_inside and not is_open:
-            facade = self._authentication.identify_facade(credentials.facade_key, host)
+            facade = self._identify_facade(credentials.facade_key, host)
             if not credentials.secret and rule.is_public:
                 # It asks for itself.
                 return Call(caller, facade, scope_of(facade))
@@ -111,6 +117,13 @@ class AccessGate:
             # Health is asked for by who watches over the service, from the address of others, too.
             self._rates.take(account or "address:", rule.kind)
         return Call(caller, principal, scope, account, share)
+
+    def _identify_facade(self, facade_key: str, host: str) -> Principal:
+        """The facade of a key. Raises UnavailableError: its clients' credentials are not at fault."""
+        try:
+            return self._authentication.identify_facade(facade_key, host)
+        except (UnauthenticatedError, CredentialExpiredError, RateLimitedError) as error:
+            raise UnavailableError("The key of the REST facade is not good") from error
 
     def require_current(self, principal: Principal) -> None:
         require_current(principal, self._now_ms())

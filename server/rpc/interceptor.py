@@ -27,7 +27,12 @@ _READERS: Final[dict[str, Read]] = {
 
 _LISTS: Final = frozenset(
     f"{PREFIX}{name}"
-    for name in ("SessionService/ListSessions", "MessageService/ListMessages", "AgentService/ListAgents")
+    for name in (
+        "SessionService/ListSessions",
+        "MessageService/ListMessages",
+        "AgentService/ListAgents",
+        "UserDataService/ListUserSessions",
+    )
 )
 """The methods that change nothing and may have large answers."""
 
