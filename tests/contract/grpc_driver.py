@@ -1,6 +1,7 @@
 """Carries out a step through gRPC; what comes back has REST's words, so that one expectation fits both."""
 
 import itertools
+import json
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -31,6 +32,11 @@ from tests.support.service import Serve
 from tests.support.waiting import until
 
 _HEALTH = {1: "healthy", 2: "degraded", 3: "unhealthy"}
+
+
+def read_records(lines: bytes) -> dict[str, Any]:
+    """What the lines of a transcript are records of."""
+    return {"records": [json.loads(line)["record"] for line in lines.splitlines()]}
 
 
 class GrpcDriver:
@@ -82,6 +88,11 @@ class GrpcDriver:
         body = {"accessToken": answer.access_token, "expiresAt": _time(answer.expires_at)}
         # REST repeats the id that it was given, in lower case.
         return Success({**body, "verbs": list(answer.verbs), "sessionId": session.lower()}, {})
+
+    def _transcript(self, session: str, _: Any) -> Success:
+        request = message_service_pb2.ExportTranscriptRequest(session_id=session)
+        parts = self._service.messages.ExportTranscript(request, timeout=PATIENCE_SECONDS)
+        return Success(read_records(b"".join(part.lines for part in parts)), {})
 
     def _update_timeout(self, session: str, given: Any) -> Success:
         request = session_service.UpdateTimeoutRequest(

@@ -9,7 +9,7 @@ from tests.contract import openapi
 from tests.contract.answers import Failure, Success, check_headers, read_error
 from tests.contract.contract import ENDPOINTS, PREFIX
 from tests.contract.drivers import PATIENCE_SECONDS
-from tests.contract.grpc_driver import GrpcDriver
+from tests.contract.grpc_driver import GrpcDriver, read_records
 from tests.contract.steps import Text
 from tests.support.service import Serve
 
@@ -55,6 +55,11 @@ class RestDriver:
             )
         if call == "token":
             return self._request("POST", f"{PREFIX}/sessions/{session}/tokens", given, 201)
+        if call == "transcript":
+            answer = self._http("GET", f"{PREFIX}/sessions/{session}/transcript")
+            if answer.status_code >= 400:
+                return read_error(answer.status_code, answer.headers, answer.content)
+            return Success(read_records(answer.content), {})
         if call in _CLOCK_ROUTES:
             return self._request(_CLOCK_ROUTES[call], "/test/clock", given, 200)
         return self._grpc.perform(call, session, given)

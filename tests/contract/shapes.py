@@ -235,6 +235,7 @@ SHAPES: Final[Mapping[str, Any]] = {
     "renew": _SESSION,
     "update_timeout": _SESSION,
     "heartbeat": _SESSION,
+    "transcript": {"records": Each(TEXT)},
     "token": {
         "accessToken": Is("a token", lambda value: isinstance(value, str) and value.startswith("est_")),
         "expiresAt": TIME,

@@ -202,6 +202,10 @@ def access_token(
     return Step("token", session, given, gives or {}, fails)
 
 
+def transcript(session: Any = "$sid", *, fails: Fails | None = None, **gives: Any) -> Step:
+    return Step("transcript", session, gives=gives, fails=fails)
+
+
 def patch(
     session: Any = "$sid", *, gives: Mapping[str, Any] | None = None, fails: Fails | None = None, **given: Any
 ) -> Step:

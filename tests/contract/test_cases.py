@@ -26,6 +26,7 @@ RPCS = {
     "UpdateTimeout": "update_timeout",
     "SendHeartbeat": "heartbeat",
     "CreateAccessToken": "token",
+    "ExportTranscript": "transcript",
     "GetServiceStatus": "health",
     "WatchSession": "watch",
     "WatchSessions": "watch_many",

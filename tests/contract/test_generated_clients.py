@@ -34,7 +34,11 @@ def converse(service: Serve, directory: Path, *command: str | Path) -> list[str]
 
 
 def test_a_client_of_openapi_python_client_converses(service: Serve, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"post_hooks": []}))
+    (tmp_path / "config.json").write_text(
+        json.dumps(
+            {"post_hooks": [], "content_type_overrides": {"application/jsonl": "application/octet-stream"}}
+        )
+    )
     generate = [
         sys.executable,
         "-m",

@@ -21,5 +21,5 @@ from server.rpc.paths import PREFIX
 )
 def test_a_failed_call_is_a_line_and_further_guesses_are_none(error: DomainError, count: int) -> None:
     with capture_logs() as lines:
-        fault_of(f"{PREFIX}SessionService/GetSession", None, error, None)
+        fault_of(f"{PREFIX}SessionService/GetSession", None, error, None, "r1")
     assert len(lines) == count

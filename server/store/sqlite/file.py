@@ -320,10 +320,13 @@ def migrate(path: Path, connection: sqlite3.Connection) -> None:
     version = check_version(path, connection)
     migrations = _migrations()
     if version == 0:
+        # Both in one commit: a file with the one alone is nobody's.
+        connection.execute("BEGIN")
         # Before anything is written; later it takes a rewrite.
         connection.execute(AUTO_VACUUM)
         # Before WAL is on, so that it stands in the file itself, where check_header looks.
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute("COMMIT")
     if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
         raise StoreOpenError(f"{path} does not support SQLite's WAL mode: put it on a local file system")
     for number, script in enumerate(migrations[version:], start=version + 1):

@@ -15,6 +15,7 @@ from tests.contract.cases import (
     send,
     timeouts,
     tokens,
+    transcripts,
 )
 from tests.contract.steps import Case
 
@@ -25,6 +26,7 @@ CASES: Final[tuple[Case, ...]] = (
     *history.CASES,
     *timeouts.CASES,
     *tokens.CASES,
+    *transcripts.CASES,
     *lists.CASES,
     *agents.CASES,
     *agent_settings.CASES,

@@ -49,7 +49,7 @@ def test_each_version_of_reflection_describes_itself(service: Serve, name: str) 
                 ),
             ],
         ),
-        (SERVICES[1], ["Converse", "ListMessages", "SendMessage"]),
+        (SERVICES[1], ["Converse", "ExportTranscript", "ListMessages", "SendMessage"]),
         (
             SERVICES[2],
             ["Connect", "CreateAgent", "DeleteAgent", "GetAgent", "ListAgents", "Reply", "UpdateAgent"],

@@ -4,7 +4,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from eliza_sessions_client import Worker
@@ -52,7 +52,9 @@ class Running:
     def stop(self) -> None:
         """Ends the worker, unless it has ended."""
         if self._thread.is_alive():
-            self.tell_to_stop()
+            # Its loop may end in this very moment.
+            with suppress(RuntimeError):
+                self.tell_to_stop()
         self.wait()
 
 

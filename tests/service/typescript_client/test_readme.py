@@ -162,7 +162,8 @@ def test_the_page_converses_in_chromium(service: Serve, examples: Path, files: F
     session_id = service.create()["sessionId"]
     aim(examples, "page.js", service=service.rest, tokens=files.url.removeprefix("http://"))
     # What the page's back end answers at `/`.
-    (examples / "index.html").write_text("est_of_a_test")
+    made = service.http.post(f"{service.url}/{session_id}/tokens", timeout=20).json()
+    (examples / "index.html").write_text(made["accessToken"])
     page = files.page(PAGE, SESSION=session_id)
     with browser(page, tmp_path / "profile") as recorder:
 

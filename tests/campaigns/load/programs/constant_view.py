@@ -24,7 +24,7 @@ def constant() -> dict[str, str]:
 
 def serve() -> None:
     # The host is what is measured: all of the facade but its own app.
-    main.create_app = lambda *_: stock
+    main.create_app = lambda *_, **__: stock
     listener = socket.create_server(("127.0.0.1", 0))
     address = f"127.0.0.1:{listener.getsockname()[1]}"
     nowhere = "127.0.0.1:1"
