@@ -55,7 +55,8 @@ class Sender(NamedTuple):
                     await stub.SendMessage(request, metadata=metadata, timeout=30)
                 except grpc.aio.AioRpcError as error:
                     info = error_info(error)
-                    if not info or info.reason != "RATE_LIMITED":
+                    # gRPC's core itself refuses a caller that has too many calls waiting.
+                    if info.reason != "RATE_LIMITED" if info else error.code() != grpc.StatusCode.UNAVAILABLE:
                         raise
                     refused += 1
                 else:

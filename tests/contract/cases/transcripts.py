@@ -11,7 +11,7 @@ CASES = [
         renew(),
         transcript(Upper("$sid"), records=["session", "entry"]),
         advance(30),
-        transcript(records=["session", "entry", "entry", "entry"]),
+        transcript(records=["session", "entry", "entry"]),
     ),
     case("nobody's session has no transcript", transcript(UNKNOWN, fails=Fails("SESSION_NOT_FOUND"))),
 ]
