@@ -62,8 +62,10 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{'':18} {'call':14} {'CPU µs':>8} {'share':>6}  of an open call")
         for name, measure in (("REST get", rest_get), ("gRPC SendMessage", grpc_send)):
             found: dict[str, list[float]] = {subject: [] for subject in subjects}
-            for _ in range(options.rounds):
-                for subject, caller in subjects.items():
+            for number in range(options.rounds):
+                turns = list(subjects.items())
+                # There and back, so that what grows on the way hits all alike.
+                for subject, caller in turns if number % 2 else turns[::-1]:
                     found[subject].append(measure(caller, options.seconds))
             for subject, values in found.items():
                 # Of the same round each, so that a busy moment of the machine hits both.

@@ -103,16 +103,21 @@ def _callers(
     token = jwt.encode(claims, private, algorithm="ES256", headers={"kid": "one"})
     silent = _silent_agent(protected, {"x-api-key": admin})
     key = {"x-api-key": backend}
-    own = _create(protected, key, ALICE, silent, sessions)
-    asked = session_service_pb2.CreateAccessTokenRequest(session_id=own[0])
+
+    def own() -> list[str]:
+        # Each has sessions of its own, since those that others write to grow.
+        return _create(protected, key, ALICE, silent, sessions)
+
+    of_token = own()[:1]
+    asked = session_service_pb2.CreateAccessTokenRequest(session_id=of_token[0])
     made = protected.sessions.CreateAccessToken(asked, metadata=tuple(key.items()), timeout=30)
     return {
-        "open": open_caller(opened, sessions),
-        "a key": Caller(protected, key, own),
-        "on behalf": Caller(protected, {**key, "x-on-behalf-of": ALICE}, own),
-        "the static token": Caller(protected, {"x-api-key": STATIC_TOKEN}, own),
-        "a JWT": Caller(protected, {"authorization": f"Bearer {token}"}, own),
-        "a session token": Caller(protected, {"authorization": f"Bearer {made.access_token}"}, own[:1]),
+        "open": Caller(opened, {}, _create(opened, {}, ALICE, _silent_agent(opened, {}), sessions)),
+        "a key": Caller(protected, key, own()),
+        "on behalf": Caller(protected, {**key, "x-on-behalf-of": ALICE}, own()),
+        "the static token": Caller(protected, {"x-api-key": STATIC_TOKEN}, own()),
+        "a JWT": Caller(protected, {"authorization": f"Bearer {token}"}, own()),
+        "a session token": Caller(protected, {"authorization": f"Bearer {made.access_token}"}, of_token),
     }
 
 
