@@ -8,7 +8,7 @@ import click
 
 from server.cli.common import progress_bar, settings_or_exit
 from server.store import maintenance
-from server.store.contract import Progress, StoreTools
+from server.store.tools import Progress, StoreTools
 from server.store.values import CopyError, StoreOpenError
 
 _FILE = click.Path(path_type=Path, dir_okay=False)

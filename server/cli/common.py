@@ -20,7 +20,8 @@ import uvloop
 from server import logs
 from server.addresses import join_address, split_address, unix_path
 from server.cli.memory import collect_rarely, return_freed_memory, trim_memory
-from server.settings import Settings, SettingsError, changed_settings, load_settings, unknown_variables
+from server.environment import SettingsError, changed_settings, load_settings, unknown_variables
+from server.settings import Settings
 from server.version import VERSION
 
 log = structlog.get_logger()

@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 from server.clock import Clock
-from server.store.contract import MAX_WRITES, Store, StoreTools
+from server.store.contract import MAX_WRITES, Store
 from server.store.sqlite.store import SqliteStore
 from server.store.sqlite.tools import SqliteTools
+from server.store.tools import StoreTools
 from server.store.values import StoreOpenError
 from server.telemetry.telemetry import OFF, Telemetry
 

@@ -5,7 +5,7 @@ from ipaddress import ip_network
 import pytest
 
 from rest_facade.front_door.clients import find_client
-from server.settings import SettingsError, load_settings
+from server.environment import SettingsError, load_settings
 
 TRUSTED = (ip_network("10.0.0.0/8"), ip_network("192.0.2.7"), ip_network("2001:db8:1::/48"))
 PROXY = "10.0.0.1"

@@ -19,7 +19,7 @@ from server.agents.secrets import (
     SecretNotAllowedError,
     Secrets,
 )
-from server.settings import SettingsError, load_settings
+from server.environment import SettingsError, load_settings
 from tests.support.waiting import PATIENCE_SECONDS
 
 HERE = Endpoint("agent.example", 443)

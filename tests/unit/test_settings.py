@@ -12,7 +12,8 @@ from server.access.limits import Rate
 from server.addresses import split_address
 from server.domain.access import RateKind
 from server.domain.timeouts import TimeoutConfig, TimeoutPolicy
-from server.settings import Settings, SettingsError, changed_settings, load_settings
+from server.environment import SettingsError, changed_settings, load_settings
+from server.settings import Settings
 
 VARIABLES = [
     ("SESSION_DEFAULT_TIMEOUT_MINUTES", 30, 1, 10080),

@@ -9,7 +9,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
-from server.store.contract import Progress
 from server.store.sqlite.file import (
     FileLock,
     check_header,
@@ -22,6 +21,7 @@ from server.store.sqlite.file import (
 )
 from server.store.sqlite.removal import Pieces
 from server.store.sqlite.rewrite import vacuum
+from server.store.tools import Progress
 from server.store.values import StoreOpenError
 
 KEPT_PAGES: Final = 256

@@ -9,7 +9,6 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from server.store.contract import Progress
 from server.store.sqlite.check import problems
 from server.store.sqlite.file import (
     FileLock,
@@ -22,6 +21,7 @@ from server.store.sqlite.file import (
     real_path,
     schema_version,
 )
+from server.store.tools import Progress
 from server.store.values import CopyError, StoreOpenError
 
 STEP_PAGES: Final = 256

@@ -4,11 +4,11 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-from server.store.contract import Progress, StoreTools
 from server.store.sqlite.check import problems, summary
 from server.store.sqlite.compact import compact
 from server.store.sqlite.copy import copy_store, reading_current, restore_store, stored_schema
 from server.store.sqlite.file import prepare, schema_version
+from server.store.tools import Progress, StoreTools
 from server.store.values import StoreOpenError
 
 

@@ -7,8 +7,8 @@ from typing import Any, Final
 import pytest
 import yaml
 
+from server.environment import load_settings
 from server.rpc.health import ALIVE
-from server.settings import load_settings
 from tests.service.deploy.programs import DEPLOY, run
 from tests.service.docs.pages import example
 

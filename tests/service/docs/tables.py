@@ -12,7 +12,8 @@ from typing import Final
 from eliza.sessions.errors import TABLE
 from rest_facade.routes.app import create_app
 from rest_facade.upstream.backend import Backend, dial
-from server.settings import Settings, bounds
+from server.environment import bounds
+from server.settings import Settings
 from tests.service.docs.pages import DOCS
 
 

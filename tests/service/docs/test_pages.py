@@ -22,8 +22,8 @@ from server.agents.agents_file import read_agents_file
 from server.agents.connectors import build_connectors
 from server.agents.webhook import signed_headers, signing_key
 from server.domain.agents import OpenAiSettings
+from server.environment import load_settings
 from server.setting_types import split_list
-from server.settings import load_settings
 from tests.service.agents.webhook_server import Server, reply
 from tests.service.docs import tables
 from tests.service.docs.pages import DOCS, PAGES, README, ROOT, blocks, example
