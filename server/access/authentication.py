@@ -115,6 +115,13 @@ class Authentication:
         # As `_replace`, which takes four times as long.
         return Principal._make((*principal[:-1], address))
 
+    def may_know(self, secret: str) -> bool:
+        """Whether a secret may be somebody's, as far as that is known at once, whatever the time is."""
+        if secret.startswith(SESSION_TOKEN_PREFIX) or (self._jwt is not None and _looks_like_jwt(secret)):
+            return True
+        digest = digest_of(secret)
+        return digest in self._table.by_digest or digest in self._static
+
     def identify_facade(self, facade_key: str, address: str = "") -> Principal:
         """The facade of a key, which is at an address.
 

@@ -4,7 +4,7 @@ the request is parsed.
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
 from server.access.authentication import Authentication
@@ -24,6 +24,7 @@ from server.domain.access import (
 )
 from server.domain.errors import (
     CredentialExpiredError,
+    DomainError,
     PermissionDeniedError,
     RateLimitedError,
     UnauthenticatedError,
@@ -50,6 +51,9 @@ class Gate(Protocol):
     async def enter(self, method: str, caller: Caller) -> Call:
         """The call as its servicer sees it. Raises DomainError where the caller may not make it."""
 
+    def may_let_in(self, method: str, metadata: Any) -> bool:
+        """Whether a call is worth reading: not where its caller will be refused for its credential."""
+
     def require_current(self, principal: Principal) -> None:
         """Raises CredentialExpiredError where a credential that was let in has expired."""
 
@@ -62,6 +66,9 @@ class OpenGate:
 
     async def enter(self, method: str, caller: Caller) -> Call:
         return open_call(caller)
+
+    def may_let_in(self, method: str, metadata: Any) -> bool:
+        return True
 
     def require_current(self, principal: Principal) -> None:
         """Nobody has a credential."""
@@ -117,6 +124,18 @@ class AccessGate:
             # Health is asked for by who watches over the service, from the address of others, too.
             self._rates.take(account or "address:", rule.kind)
         return Call(caller, principal, scope, account, share)
+
+    def may_let_in(self, method: str, metadata: Any) -> bool:
+        if self._authentication.is_open or self._certificate_names:
+            return True
+        rule = RULES_BY_PATH.get(method)
+        if rule is None or rule.is_public:
+            return True
+        try:
+            secret = read_credentials(metadata).secret
+        except DomainError:
+            return False
+        return bool(secret) and self._authentication.may_know(secret)
 
     def _identify_facade(self, facade_key: str, host: str) -> Principal:
         """The facade of a key. Raises UnavailableError: its clients' credentials are not at fault."""

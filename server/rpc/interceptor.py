@@ -1,13 +1,13 @@
 """The call pipeline on grpc.aio: reads the bytes of requests, and aborts the calls that fail."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from functools import partial
 from typing import Any, Final
 
 import grpc
 
-from server.domain.errors import DomainError, InvalidRequestError
+from server.domain.errors import DomainError, InvalidRequestError, UnauthenticatedError
 from server.lifecycle.watch import SMALL_BYTES
 from server.patches.grpcio import note_request
 from server.rpc.call import RequestId
@@ -46,10 +46,13 @@ class Interceptor(grpc.aio.ServerInterceptor):
         self._pipeline = pipeline
         self._sending = sending
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._unread_handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         """Wraps each handler once."""
         method = handler_call_details.method
+        if not self._pipeline.gate.may_let_in(method, handler_call_details.invocation_metadata):
+            return self._unread(method)
         if method in self._wrapped:
             return self._wrapped[method]
         handler = await continuation(handler_call_details)
@@ -72,6 +75,18 @@ class Interceptor(grpc.aio.ServerInterceptor):
             wrapped = grpc.stream_stream_rpc_method_handler(stream, response_serializer=serialize)
         self._wrapped[method] = wrapped
         return wrapped
+
+    def _unread(self, method: str) -> Any:
+        """Refuses a call whose caller will not be let in, before the core has read its message as a whole."""
+
+        async def never(requests: Any, call: Any) -> AsyncGenerator[Any, None]:
+            raise UnauthenticatedError("The credential is wrong")
+            yield
+
+        if method not in self._unread_handlers:
+            stream = self._stream(method, never, partial(self._pipeline.read_many, bytes))
+            self._unread_handlers[method] = grpc.stream_stream_rpc_method_handler(stream)
+        return self._unread_handlers[method]
 
     def _unary(self, method: str, behaviour: Behaviour, read: Read) -> Behaviour:
         async def call(raw: bytes, context: Any) -> Any:

@@ -94,7 +94,7 @@ class CallPipeline:
         """
         self._on_trouble = on_trouble
         self._telemetry = telemetry
-        self._gate = gate or OpenGate()
+        self.gate = self._gate = gate or OpenGate()
         self.credential_ends = CredentialEnds(self._gate)
         self._shares = Shares()
         self._max_calls = max_calls
