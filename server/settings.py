@@ -118,7 +118,7 @@ class Settings(BaseSettings):
     )
     allow_open: bool = Field(
         False,
-        description="Lets the service listen where others can reach it, although it has no authentication.",
+        description="Lets the service listen where others can reach it, although it is open.",
     )
     facade_key_file: str = Field(
         "",
