@@ -59,7 +59,8 @@ def test_an_example_says_what_it_should(service: Serve, tmp_path: Path, number: 
     block = PROGRAMS[number]
     same = [one for one in PROGRAMS if one.section == block.section]
     expected = SAID[block.section][same.index(block)]
-    said = run(block.code, service, tmp_path)
+    # The reply to the last message may be there already.
+    said = run(block.code, service, tmp_path).replace("history: agent Bye!\n", "")
     # The agent cuts its reply where it likes.
     assert without_pieces(said).startswith(without_pieces(expected))
     assert ("piece " in said) == ("piece " in expected)
