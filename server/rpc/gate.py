@@ -153,8 +153,12 @@ class AccessGate:
 
 def open_call(caller: Caller) -> Call:
     """A call that everybody may make."""
-    host = host_of(caller.peer())
-    return Call(caller, OPEN, EVERYTHING, f"address:{address_key(host)}" if host else "", UNKNOWN_SHARE)
+    return Call(caller, OPEN, EVERYTHING, account_of(host_of(caller.peer())), UNKNOWN_SHARE)
+
+
+def account_of(host: str) -> str:
+    """By what name the calls of an unknown caller are counted: its address; empty for this machine's own."""
+    return f"address:{address_key(host)}" if host else ""
 
 
 @lru_cache(REMEMBERED)
@@ -165,7 +169,7 @@ def _terms(principal: Principal) -> tuple[Scope, str, float]:
     """
     scope = scope_of(principal)
     if principal.role in (Role.OPEN, Role.NOBODY):
-        return scope, f"address:{address_key(principal.address)}" if principal.address else "", UNKNOWN_SHARE
+        return scope, account_of(principal.address), UNKNOWN_SHARE
     if principal.user_id:
         # Whatever number of tokens a user has.
         return scope, f"user:{principal.tenant}/{principal.user_id}", principal.share

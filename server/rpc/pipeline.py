@@ -27,7 +27,7 @@ from server.rpc.audit import StreamAudit, UnaryAudit, log_audited
 from server.rpc.call import Call, Caller, RequestId
 from server.rpc.credential_ends import CredentialEnds
 from server.rpc.failures import CallFailed, Fault, fault_of
-from server.rpc.gate import UNKNOWN_SHARE, Gate, OpenGate, host_of
+from server.rpc.gate import UNKNOWN_SHARE, Gate, OpenGate, account_of, host_of
 from server.rpc.parsing import MAX_REQUEST_BYTES
 from server.rpc.paths import PREFIX
 from server.telemetry.telemetry import OFF, Reading, Telemetry
@@ -94,8 +94,8 @@ class CallPipeline:
         """
         self._on_trouble = on_trouble
         self._telemetry = telemetry
-        self.gate = self._gate = gate or OpenGate()
-        self.credential_ends = CredentialEnds(self._gate)
+        self.gate = gate or OpenGate()
+        self.credential_ends = CredentialEnds(self.gate)
         self._shares = Shares()
         self._max_calls = max_calls
         self._max_streams = max_streams
@@ -206,8 +206,7 @@ class CallPipeline:
     @contextmanager
     def admitted_foreign_stream(self, method: str, caller: Caller) -> Iterator[None]:
         """Counts a stream of another API, to which everybody is let in."""
-        host = host_of(caller.peer())
-        account = f"address:{host}" if host else ""
+        account = account_of(host_of(caller.peer()))
         with self.admitted_stream(method, caller), self._shared_stream(account, UNKNOWN_SHARE):
             yield
 
@@ -237,7 +236,7 @@ class CallPipeline:
             try:
                 is_shared = False
                 try:
-                    call = await self._gate.enter(method, caller)
+                    call = await self.gate.enter(method, caller)
                     if call.account and call.share < 1 and method != _HEALTH:
                         self._begin_shared_call(call, size_bytes)
                         is_shared = True
@@ -298,7 +297,7 @@ class CallPipeline:
         try:
             try:
                 with self.admitted_stream(method, caller), self._held(raw):
-                    call = await self._gate.enter(method, caller)
+                    call = await self.gate.enter(method, caller)
                     with self._shared_stream(call.account, call.share):
                         request = read(raw)
                         with StreamAudit(method, call.principal, request, request_id) as audit:

@@ -16,7 +16,7 @@ from eliza.sessions.v1 import agent_pb2
 from eliza.sessions.v1 import agent_service_pb2 as pb
 from eliza.sessions.v1.message_service_pb2 import SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import WatchSessionRequest
-from server.domain.errors import MissingFieldsError
+from server.domain.errors import MissingFieldsError, OverloadedError
 from server.rpc import agent_service, pipeline
 from server.rpc.agent_service import AgentService
 from server.rpc.call import Call
@@ -161,6 +161,29 @@ async def test_one_address_leaves_half_of_the_streams_to_others() -> None:
     async with contextlib.AsyncExitStack() as stack:
         for port in range(HALF):
             await open_stream(f"ipv4:192.0.2.1:{port}")
+
+
+async def test_addresses_of_one_network_share_all_their_streams() -> None:
+    edge = CallPipeline(lambda: None, max_calls=10, max_streams=STREAMS, slow_call_s=60)
+
+    async def watch(request: bytes, call: Any) -> AsyncIterator[str]:
+        yield "open"
+        await asyncio.Event().wait()
+
+    async with contextlib.AsyncExitStack() as stack:
+        for number in range(HALF):
+            peer = f"ipv6:%5B2001:db8::{number:x}%5D:1"
+            answers = edge.stream(
+                "/eliza.sessions.v1.SessionService/WatchSessions", watch, bytes, b"", _Context(peer)
+            )
+            await stack.enter_async_context(contextlib.aclosing(answers))
+            assert await anext(answers) == "open"
+        another = _Context("ipv6:%5B2001:db8::ffff%5D:1")
+        with (
+            pytest.raises(OverloadedError, match="its share of streams"),
+            edge.admitted_foreign_stream("/grpc.health.v1.Health/Watch", another),
+        ):
+            pytest.fail("it was let in")
 
 
 async def test_large_requests_under_way_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
