@@ -50,6 +50,8 @@ def print_agent(agent: agent_pb2.Agent) -> None:
     for field, value in getattr(agent, settings).ListFields() if settings else ():
         click.echo(f"{settings}.{field.name}: {_short(value)}")
     click.echo(f"timeout:  {_timeout(agent.timeout_config) or 'default'}")
+    if agent.HasField("retention_minutes"):
+        click.echo(f"kept:     {agent.retention_minutes:g} minutes after the end of a session")
     click.echo(f"created:  {iso(agent.created_at)}")
     click.echo(f"updated:  {iso(agent.updated_at)}")
     if agent.HasField("status"):
@@ -88,6 +90,7 @@ def to_json(agent: agent_pb2.Agent) -> dict[str, Any]:
         "kind": kind_name(agent),
         "settings": MessageToDict(getattr(agent, settings)) if settings else {},
         "timeoutConfig": MessageToDict(agent.timeout_config),
+        "retentionMinutes": agent.retention_minutes if agent.HasField("retention_minutes") else None,
         "createdAt": iso(agent.created_at),
         "updatedAt": iso(agent.updated_at),
         "status": {

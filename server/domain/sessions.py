@@ -51,6 +51,7 @@ class Session(NamedTuple):
     the log's latest entry; of an empty log, 0 and one ms before the creation. `open_deliveries` counts the
     messages of the user that have neither a reply nor failed for good. `tenant`: that of who made it.
     `stored_bytes`: how much content, metadata and attachments its messages have, in bytes of UTF-8.
+    `retention_ms`: how long it is kept once it has expired; None: as long as the service's setting says.
     """
 
     id: str
@@ -71,6 +72,7 @@ class Session(NamedTuple):
     open_deliveries: int = 0
     tenant: str = ""
     stored_bytes: int = 0
+    retention_ms: int | None = None
 
     @property
     def end_ms(self) -> int:
@@ -149,6 +151,7 @@ def create(
         last_sequence=0,
         last_entry_ms=now_ms - 1,
         tenant=tenant,
+        retention_ms=None if agent.retention_minutes is None else minutes_ms(agent.retention_minutes),
     )
 
 

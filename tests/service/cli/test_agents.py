@@ -55,9 +55,12 @@ def test_an_agent_is_made_shown_changed_and_removed_on_the_command_line(service:
             "--timeout-minutes",
             "7.5",
             "--no-auto-renew",
+            "--retention-minutes",
+            "90",
         )
     )
-    assert list(added) == ["id", "name", "kind", "timeout", "created", "updated"]
+    assert list(added) == ["id", "name", "kind", "timeout", "kept", "created", "updated"]
+    assert added["kept"] == "90 minutes after the end of a session"
     agent_id = added["id"]
     assert (added["name"], added["kind"], added["timeout"]) == (
         "A name",
@@ -76,7 +79,11 @@ def test_an_agent_is_made_shown_changed_and_removed_on_the_command_line(service:
     )
     assert (updated["id"], updated["name"], updated["created"]) == (agent_id, "A name", added["created"])
     assert updated["updated"] > added["updated"]
+    assert updated["kept"] == added["kept"]
     assert fields(agents(service, "update", agent_id, "--name", "Renamed"))["name"] == "Renamed"
+    kept = fields(agents(service, "update", agent_id, "--retention-minutes", "0"))["kept"]
+    assert kept == "0 minutes after the end of a session"
+    assert json.loads(agents(service, "show", agent_id, "--json"))["retentionMinutes"] == 0
 
     table = agents(service, "list").splitlines()
     assert re.split(r"\s{2,}", table[0]) == HEADINGS
@@ -405,8 +412,10 @@ ONE = f'[[agents]]\nid = "{MINE}"\nname = "x"\nkind = "echo"\n'
             ["timeout_minutes", "between 5 and 1440"],
         ),
         ((ONE + "[agents.timeout]\nauto_renew = 1\n").encode(), ["agents.0.timeout.auto_renew"]),
+        ((ONE + "retention_minutes = -1\n").encode(), ["retention_minutes", "between 0 and 525600"]),
+        ((ONE + 'retention_minutes = "1"\n').encode(), ["agents.0.retention_minutes"]),
     ],
-    ids=["absent", "malformed", "missing", "kind", "id", "extra", "range", "type"],
+    ids=["absent", "malformed", "missing", "kind", "id", "extra", "range", "type", "kept", "kept type"],
 )
 def test_a_wrong_file_of_agents_stops_the_start(
     tmp_path: Path, content: bytes | None, words: list[str]
