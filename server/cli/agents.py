@@ -8,8 +8,16 @@ import click
 from google.protobuf import field_mask_pb2
 
 from eliza.sessions.v1 import agent_pb2, agent_service_pb2, session_service_pb2
-from server.cli.agent_calls import call, find_namesakes, get_agent, iterate_agents
-from server.cli.agent_display import kind_name, print_agent, print_json, print_table, to_json
+from server.cli.agent_calls import call, find_activity, find_namesakes, get_agent, iterate_agents
+from server.cli.agent_display import (
+    activity_json,
+    kind_name,
+    print_activity,
+    print_agent,
+    print_json,
+    print_table,
+    to_json,
+)
 from server.cli.agent_options import KIND, fill_in, session_options, setting_options
 from server.cli.chat import Stubs, printable, talk
 from server.cli.server_commands import ServerGroup, server_options
@@ -41,12 +49,15 @@ def list_agents(stubs: Stubs, as_json: bool) -> None:
 @_json_option
 @click.pass_obj
 def show(stubs: Stubs, agent_id: str, as_json: bool) -> None:
-    """Show one agent, and how it fares."""
+    """Show one agent, how it fares, what waits for it, and its workers."""
     agent = get_agent(stubs, agent_id)
+    activity = find_activity(stubs, agent_id)
     if as_json:
-        print_json(to_json(agent))
-    else:
-        print_agent(agent)
+        print_json(to_json(agent) | {"activity": activity and activity_json(activity)})
+        return
+    print_agent(agent)
+    if activity:
+        print_activity(activity)
 
 
 @agents.command()
