@@ -1,5 +1,5 @@
-"""Commands that call a gRPC server: `status`, and those of `agents`, `sessions` and `users`, where the options
-of the server stand before or behind the name of a command.
+"""Commands that call a gRPC server: `status`, and those of `agents`, `sessions` and `users`, where the
+options of the server stand before or behind the name of a command.
 """
 
 import os

@@ -183,7 +183,8 @@ def _about_outcome(entry: log_pb2.LogEntry, outcome: Outcome) -> Iterator[str]:
         case "ended":
             yield "no reply: the session ended before"
         case "in hand" if delivery:
-            yield f"the agent has it{_worker(delivery)}: attempt {delivery.attempts} of {delivery.max_attempts}"
+            attempt = f"attempt {delivery.attempts} of {delivery.max_attempts}"
+            yield f"the agent has it{_worker(delivery)}: {attempt}"
         case _:
             yield f"waits for its reply{_next_attempt(delivery)}"
     if delivery and delivery.HasField("last_failure"):

@@ -38,7 +38,16 @@ def _columns_of(kind: type, **parts: type) -> dict[str, str]:
 
 _SESSION: Final = _columns_of(Session, timeout=TimeoutConfig)
 SESSION: Final = tuple(_SESSION)
-_FIXED: Final = {"id", "channel_id", "agent_id", "user_id", "metadata", "created_at_ms", "tenant", "retention_ms"}
+_FIXED: Final = {
+    "id",
+    "channel_id",
+    "agent_id",
+    "user_id",
+    "metadata",
+    "created_at_ms",
+    "tenant",
+    "retention_ms",
+}
 SESSION_CHANGING: Final = tuple(column for column in SESSION if column not in _FIXED)
 """What a rule may change."""
 _TIMEOUT_AT: Final = slice(

@@ -117,7 +117,7 @@ def test_its_agent_may_have_a_retention_of_its_own(own: World) -> None:
         return sorted(found)
 
     advance(own, 9)
-    assert kept() == sorted(sessions + [plain])
+    assert kept() == sorted([*sessions, plain])
     advance(own, 6)
     until(lambda: kept() == sorted([longer, plain]), "the purge of the shorter one")
     advance(own, 60)

@@ -34,13 +34,15 @@ def registered(service: Serve, agent_id: str) -> dict[str, str]:
     return {
         name: value
         for name, value in shown.items()
-        if name not in ("workers", "waiting", "failure", "of", "detail")
+        if name not in ("workers", "waiting", "failure", "of", "detail", "oldest", "failed", "piece", "reply")
     }
 
 
 def fields(shown: str) -> dict[str, str]:
     """What is shown of an agent, by the names on the left."""
-    return dict(re.split(r":\s+", line, maxsplit=1) for line in shown.splitlines())
+    # A table of its workers may follow.
+    about = shown.partition("\n\n")[0]
+    return dict(re.split(r":\s+", line, maxsplit=1) for line in about.splitlines())
 
 
 def test_an_agent_is_made_shown_changed_and_removed_on_the_command_line(service: Serve) -> None:
@@ -150,6 +152,7 @@ def test_how_an_agent_fares_is_shown(start: Start) -> None:
         assert told[:7] == [agent_id, "worked", "stream", "1", "1", "-", "default"]
         assert re.fullmatch(r"\S+Z not in the \[31m mood", told[7])
         in_json = json.loads(agents(service, "show", agent_id, "--json"))
+        assert len(in_json.pop("activity")["workers"]) == 1
         assert json.loads(agents(service, "list", "--json"))[1] == in_json
     assert {name: in_json[name] for name in ("id", "name", "kind", "settings", "timeoutConfig")} == {
         "id": agent_id,

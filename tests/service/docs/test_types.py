@@ -1,5 +1,7 @@
-"""The README's and the pages' examples of the Python client have right types. Those of the clients' own READMEs
-are checked beside the clients: tests/service/python_client, tests/service/typescript_client.
+"""The README's and the pages' examples of the Python client have right types.
+
+Those of the clients' own READMEs are checked beside the clients: tests/service/python_client,
+tests/service/typescript_client.
 """
 
 import subprocess
