@@ -110,7 +110,7 @@ def test_a_reader_gets_through_them(tmp_path: Path) -> None:
     """
     said = walk(tmp_path)
     check_the_conversation_with_curl(*said["A conversation with curl"])
-    check_the_conversation(*said["The same from Python"])
+    check_the_conversation(said["The same from Python"][1])
     check_the_conversation(said["gRPC from other languages"][1])
     first, again = map(json.loads, said["Repeating a call safely"][0].splitlines())
     assert first == again
