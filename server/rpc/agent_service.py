@@ -55,7 +55,7 @@ _BAD_ANSWER: Final = (MissingFieldsError, InvalidContentError, InvalidMetadataEr
 
 _SCOPE = ("agents",)
 _TIMEOUT = "timeout_config"
-_RETENTION = "retention_minutes"
+_RETENTION: Final = "retention_minutes"
 _TIMEOUT_FIELDS = tuple(timeout_pb2.TimeoutConfig.DESCRIPTOR.fields_by_name)
 _SETTINGS = {str(kind): settings for kind, settings in SETTINGS.items()}
 
