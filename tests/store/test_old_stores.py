@@ -47,7 +47,7 @@ async def test_its_sessions_are_listed_and_counted(tmp_path: Path) -> None:
 
 
 async def test_its_expired_sessions_are_purged_by_the_setting(tmp_path: Path) -> None:
-    store = await reopened(tmp_path / "old.db", schema=11)
+    store = await reopened(tmp_path / "old.db", schema=12)
     expired = await store.get_session(EXPIRED, scope=EVERYTHING)
     assert (expired.retention_ms, expired.expiry_logged) == (None, True)
     assert (await store.get_agent(AGENT, scope=EVERYTHING)).retention_minutes is None
