@@ -11,6 +11,8 @@ from server.domain.agents import SETTINGS, AgentKind
 
 KIND = click.Choice([str(kind) for kind in AgentKind])
 _RETENTION: Final = "retention_minutes"
+_NAMED_OTHERWISE: Final = {"agent_id": "--id", "user_id": "--user", "session_id_prefix": "--id-prefix"}
+"""Options that are not named as their fields are."""
 _TIMEOUT: Final = tuple(timeout_pb2.TimeoutConfig.DESCRIPTOR.fields_by_name)
 _SETTINGS: Final[dict[str, tuple[type, str]]] = {
     "url": (str, "Where each message is posted to."),
@@ -96,4 +98,4 @@ def option_name(field: str) -> str:
         needed = [one.name for one in fields(SETTINGS[AgentKind(field)]) if one.default is MISSING]
         return ", ".join(map(option_name, needed))
     name = field.rpartition(".")[2]
-    return {"agent_id": "--id", "user_id": "--user"}.get(name, f"--{name.replace('_', '-')}")
+    return _NAMED_OTHERWISE.get(name, f"--{name.replace('_', '-')}")

@@ -3,7 +3,7 @@
 import sys
 from collections import deque
 from datetime import datetime
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final
 
 import click
@@ -105,9 +105,11 @@ def list_sessions(
     if created_before:
         request.created_before.FromDatetime(created_before)
     found = search(stubs, request)
+    # The first page is read before anything is printed: it may be refused.
+    first = list(islice(found, 1))
     if not as_json:
         click.echo(HEADING)
-    for one in islice(found, limit or None):
+    for one in chain(first, islice(found, limit - 1 if limit else None)):
         click.echo(orjson.dumps(found_json(one)) if as_json else row(one))
     if limit and next(found, None) is not None:
         click.echo(f"[there are more than {limit}: --limit 0 shows all]", err=True)

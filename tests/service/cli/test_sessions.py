@@ -141,7 +141,7 @@ def test_a_filter_that_cannot_be_is_told_before_anybody_is_asked(
 
 def test_a_prefix_that_no_id_has_is_an_error_of_the_server(service: Serve) -> None:
     refused = sessions(service, "list", "--id-prefix", "xyz")
-    assert clean_failure(refused).startswith("Error: INVALID_ARGUMENT: ")
+    assert clean_failure(refused).startswith("Error: INVALID_ARGUMENT: --id-prefix ")
 
 
 # show
