@@ -10,7 +10,7 @@ from server.access.limits import Rate, read_rate
 from server.domain.access import RateKind
 from server.domain.deliveries import MAX_OPEN_DELIVERIES, RetryPolicy
 from server.domain.quotas import Quotas
-from server.domain.timeouts import TimeoutConfig, TimeoutPolicy
+from server.domain.timeouts import MAX_RETENTION_MINUTES, TimeoutConfig, TimeoutPolicy
 from server.setting_types import (
     Address,
     AgentHosts,
@@ -57,9 +57,9 @@ class Settings(BaseSettings):
     session_retention_minutes: Minutes = Field(
         1440,
         ge=0,
-        le=525600,
+        le=MAX_RETENTION_MINUTES,
         description="How long the service keeps an expired session and answers 410, before it purges the "
-        "record.",
+        "record. An agent may have a retention of its own.",
     )
     request_id_retention_minutes: Minutes = Field(
         1440,

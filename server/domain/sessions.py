@@ -53,6 +53,7 @@ class Session(NamedTuple):
     `stored_bytes`: how much content, metadata and attachments its messages have, in bytes of UTF-8.
     `failed_deliveries` counts the messages of the user that have failed for good and can be delivered anew: 0
     once the expiry is in the log.
+    `retention_ms`: how long it is kept once it has expired; None: as long as the service's setting says.
     """
 
     id: str
@@ -74,6 +75,7 @@ class Session(NamedTuple):
     tenant: str = ""
     stored_bytes: int = 0
     failed_deliveries: int = 0
+    retention_ms: int | None = None
 
     @property
     def end_ms(self) -> int:
@@ -152,6 +154,7 @@ def create(
         last_sequence=0,
         last_entry_ms=now_ms - 1,
         tenant=tenant,
+        retention_ms=None if agent.retention_minutes is None else minutes_ms(agent.retention_minutes),
     )
 
 

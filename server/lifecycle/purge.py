@@ -35,6 +35,7 @@ class Purge:
         request_retention_minutes: float,
         interval_minutes: float,
     ) -> None:
+        """`retention_minutes` are those of sessions whose agent has no retention of its own."""
         self._store = store
         self._clock = clock
         self._retention_ms = minutes_ms(retention_minutes)
@@ -52,9 +53,8 @@ class Purge:
         """Removes the rest of deleted sessions, and all that is past its retention now. Raises the store's
         errors.
         """
-        expired_by_ms = self._clock.now_ms() - self._retention_ms
-        removed = 0
-        while step := await self._store.purge(expired_by_ms, STEP_ROWS):
+        now_ms, removed = self._clock.now_ms(), 0
+        while step := await self._store.purge(now_ms, STEP_ROWS, retention_ms=self._retention_ms):
             removed += step
         if removed:
             log.info("purged old sessions", rows=removed)

@@ -56,6 +56,7 @@ _BAD_ANSWER: Final = (MissingFieldsError, InvalidContentError, InvalidMetadataEr
 
 _SCOPE = ("agents",)
 _TIMEOUT = "timeout_config"
+_RETENTION: Final = "retention_minutes"
 _TIMEOUT_FIELDS = tuple(timeout_pb2.TimeoutConfig.DESCRIPTOR.fields_by_name)
 _SETTINGS = {str(kind): settings for kind, settings in SETTINGS.items()}
 
@@ -88,9 +89,8 @@ class AgentService(AgentServiceServicer):
         agent_id = uuid_field("agent_id", wanted.agent_id) if wanted.agent_id else new_id()
         kind, settings = from_proto.agent_kind(wanted.kind), from_proto.agent_settings(wanted)
         timeout = from_proto.timeout_config(wanted.timeout_config)
-        agent = Agent(
-            agent_id, wanted.name, kind, now_ms, now_ms, timeout, settings, context.scope.new_tenant
-        )
+        tenant, retention = context.scope.new_tenant, from_proto.retention_minutes(wanted)
+        agent = Agent(agent_id, wanted.name, kind, now_ms, now_ms, timeout, settings, tenant, retention)
         self._connectors.check(agent)
         await self._connectors.check_secret(agent)
         await self._store.create_agent(agent, most=self._max_agents)
@@ -310,6 +310,7 @@ def _check_range(field: str, value: int, most: int) -> None:
 def _set_paths(wanted: agent_pb2.Agent) -> list[str]:
     """The changeable fields that are set, as AIP-134 reads an absent mask."""
     paths = [field for field in ("name", "kind") if getattr(wanted, field)]
+    paths += [_RETENTION] if wanted.HasField(_RETENTION) else []
     for head in (_TIMEOUT, *_SETTINGS):
         paths += [f"{head}.{field.name}" for field, _ in getattr(wanted, head).ListFields()]
     return paths
@@ -321,7 +322,7 @@ def _patch(agent: Agent, wanted: agent_pb2.Agent, paths: list[str]) -> Agent:
     Raises InvalidFieldError for a path that cannot be changed.
     """
     if "*" in paths:
-        paths = ["kind", "name", _TIMEOUT, *(head for head in _SETTINGS if wanted.HasField(head))]  # type: ignore[arg-type]
+        paths = ["kind", "name", _RETENTION, _TIMEOUT, *(head for head in _SETTINGS if wanted.HasField(head))]  # type: ignore[arg-type]
         agent = replace(agent, settings=None)
     if "kind" in paths and from_proto.agent_kind(wanted.kind) != agent.kind:
         # The settings of the old kind go.
@@ -331,6 +332,8 @@ def _patch(agent: Agent, wanted: agent_pb2.Agent, paths: list[str]) -> Agent:
         head, _, field = path.partition(".")
         if path == "name":
             agent = replace(agent, name=wanted.name)
+        elif path == _RETENTION:
+            agent = replace(agent, retention_minutes=from_proto.retention_minutes(wanted))
         elif path == _TIMEOUT:
             agent = replace(agent, timeout=timeout)
         elif head == _TIMEOUT and field in _TIMEOUT_FIELDS:

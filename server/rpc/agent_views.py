@@ -25,7 +25,7 @@ class AgentViews:
             return agent_pb2.Agent(agent_id=agent.id, name=agent.name, kind=whole.kind)
         message = to_proto.agent(agent)
         if view in (agent_pb2.AGENT_VIEW_BASIC, agent_pb2.AGENT_VIEW_SUMMARY):
-            for field in ("timeout_config", "settings"):
+            for field in ("timeout_config", "retention_minutes", "settings"):
                 message.ClearField(field)
         if view in (agent_pb2.AGENT_VIEW_STATUS, agent_pb2.AGENT_VIEW_SUMMARY):
             workers = self._workers.count(agent.id)

@@ -212,6 +212,7 @@ def agent(stored: Agent) -> agent_pb2.Agent:
         timeout_config=timeout_config(stored.timeout),
         created_at=values.timestamp(stored.created_at_ms),
         updated_at=values.timestamp(stored.updated_at_ms),
+        retention_minutes=stored.retention_minutes,
     )
 
 

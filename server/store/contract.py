@@ -339,12 +339,13 @@ class Maintenance(ABC):
         """
 
     @abstractmethod
-    async def purge(self, expired_by_ms: int, limit: int) -> int:
-        """Takes one small step of removing what deleted sessions have left, then the sessions that expired at
-        `expired_by_ms` or before.
+    async def purge(self, now_ms: int, limit: int, *, retention_ms: int = 0) -> int:
+        """Takes one small step of removing what deleted sessions have left, then the sessions whose retention
+        is over at `now_ms`: their own, or else `retention_ms`, after their expiry.
 
-        A session whose expiry has not been written stays until it is: nobody has been told of it. The
-        sessions that expired first go first, as `delete_session` does it, then what they have left: requests,
+        A session whose expiry has not been written stays until it is: nobody has been told of it. Among
+        sessions with a retention of their own, and among the others, those go first whose retention ended
+        first, as `delete_session` does it, then what they have left: requests,
         deliveries, entries. A step removes at most `limit` rows, and ends after a few milliseconds. It
         returns how many rows it removed: 0 when nothing is left to remove.
         """

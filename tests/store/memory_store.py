@@ -476,12 +476,14 @@ class MemoryStore(Store):
     async def check_writable(self) -> None:
         self._require_open()
 
-    async def purge(self, expired_by_ms: int, limit: int) -> int:
+    async def purge(self, now_ms: int, limit: int, *, retention_ms: int = 0) -> int:
         self._require_open()
-        old = (
-            one for one in self._sessions.values() if one.expiry_logged and one.expires_at_ms <= expired_by_ms
-        )
-        if not self._left and (first := min(old, key=lambda one: one.expires_at_ms, default=None)):
+
+        def purge_at_ms(one: Session) -> int:
+            return one.expires_at_ms + (retention_ms if one.retention_ms is None else one.retention_ms)
+
+        old = (one for one in self._sessions.values() if one.expiry_logged and purge_at_ms(one) <= now_ms)
+        if not self._left and (first := min(old, key=purge_at_ms, default=None)):
             self._left = self._remove([first.id])
             self._counts.subtract(counts_of(first))
         taken = min(limit, self._left)

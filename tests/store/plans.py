@@ -96,6 +96,8 @@ IN_ORDER: Final = {
     "SEARCH requests USING COVERING INDEX requests_by_age (created_at_ms<?)": "a step of forgetting requests",
     "SEARCH sessions USING INDEX "
     "sessions_expired (expires_at_ms<?)": "a step of the purge: those that expired first",
+    "SEARCH sessions USING INDEX "
+    "sessions_kept (<expr><?)": "a step of the purge: those whose own retention ended first",
     "SCAN removed_sessions": "a step of the purge: the first ones, up to a limit, in the order of the table",
     "SEARCH requests USING COVERING INDEX requests_by_session (session_id=?)": "a step of the purge",
     "SEARCH deliveries USING PRIMARY KEY (session_id=?)": "a step of the purge",

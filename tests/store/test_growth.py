@@ -108,7 +108,7 @@ async def test_a_message_leaves_the_indexes_of_lists_and_deadlines_alone(tmp_pat
             for name, page in connection.execute("SELECT name, rootpage FROM sqlite_master")
             if page in written
         }
-    assert names == {"sessions", "sessions_expired"}
+    assert names == {"sessions", "sessions_expired", "sessions_kept"}
 
 
 async def test_to_write_a_batch_goes_through_no_table(tmp_path: Path) -> None:

@@ -227,9 +227,9 @@ class SqliteStore(SqliteInspection, SqliteAgents, SqliteDeliveries, Store):
         statement = "SELECT min(due_at_ms) FROM sessions WHERE due_at_ms IS NOT NULL"
         return self._read(lambda connection: cast(int | None, connection.execute(statement).fetchone()[0]))
 
-    async def purge(self, expired_by_ms: int, limit: int) -> int:
-        def work(connection: sqlite3.Connection, now_ms: int) -> int:
-            return self._purged.take(limit, lambda rows: take_expired(connection, expired_by_ms, rows))
+    async def purge(self, now_ms: int, limit: int, *, retention_ms: int = 0) -> int:
+        def work(connection: sqlite3.Connection, _now_ms: int) -> int:
+            return self._purged.take(limit, lambda rows: take_expired(connection, now_ms, retention_ms, rows))
 
         return await self._writer.run(work)
 

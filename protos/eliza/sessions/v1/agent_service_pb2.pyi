@@ -198,8 +198,8 @@ class UpdateAgentRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """What to change: `name`, `kind`, `webhook`, `openai`, `timeout_config`, or a field of one of the last
-        three (`timeout_config.auto_renew`). `*` means all of these; without a mask every field that is set
+        """What to change: `name`, `kind`, `retention_minutes`, `webhook`, `openai`, `timeout_config`, or a field of
+        one of the last three (`timeout_config.auto_renew`). `*` means all of these; without a mask every field that is set
         changes. A field that the mask names and that is not set is cleared. Another path is INVALID_FIELD. A new
         `kind` clears the settings of the old one.
         """
