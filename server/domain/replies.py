@@ -180,5 +180,7 @@ def _close(session: Session, delivery: Delivery, now_ms: int, event: Event, stat
     """Appends what closes a delivery, which may have failed before."""
     left = session.open_deliveries - (delivery.state in OPEN_STATES)
     outcome = append(session, now_ms, event, open_deliveries=left)
-    closed = delivery._replace(state=state, due_at_ms=None)
+    # Of an answered one nothing more is traced.
+    trace = "" if state is DeliveryState.ANSWERED else delivery.trace
+    closed = delivery._replace(state=state, due_at_ms=None, trace=trace)
     return Outcome(outcome.session, outcome.entry, closed, opened=outcome.opened)
