@@ -57,13 +57,19 @@ class TraceExport:
         loop = asyncio.get_running_loop()
         ended = loop.create_future()
 
+        def tell() -> None:
+            if not ended.done():
+                ended.set_result(None)
+
         def shut_down() -> None:
             try:
+                # First, because the shutdown waits for an export in steps of seconds.
+                self._provider.force_flush()
                 self._provider.shutdown()
             finally:
                 # The loop may have ended meanwhile.
                 with suppress(RuntimeError):
-                    loop.call_soon_threadsafe(lambda: ended.done() or ended.set_result(None))
+                    loop.call_soon_threadsafe(tell)
 
         # Not one of the loop's threads, which would be waited for at its end.
         threading.Thread(target=shut_down, name="traces-end", daemon=True).start()

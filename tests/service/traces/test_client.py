@@ -1,4 +1,4 @@
-"""The Python client in a trace: its calls are a part of the caller's, its worker goes on with the message's."""
+"""The Python client in a trace: its calls are a part of it, and its worker goes on with that of a message."""
 
 import asyncio
 import os
@@ -7,19 +7,17 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from opentelemetry import trace
 
 from eliza.sessions.v1 import agent_pb2
-from eliza_sessions_client import AsyncClient, Client, Message, Turn, agent, converse_with
+from eliza_sessions_client import AsyncClient, Client, Turn, agent, converse_with
 from eliza_sessions_client.traces import continued, present_trace
 from tests.service.docs.pages import example
 from tests.service.python_client.working import working
 from tests.service.traces.world import ATTEMPT, GET, SAMPLED, SEND, SPAN_ID, TRACE_ID, Memory, Traced, traced
 from tests.support.service import Start
-from tests.support.waiting import PATIENCE_SECONDS, until
 
 CONVERSE = "eliza.sessions.v1.MessageService/Converse"
 
@@ -78,7 +76,8 @@ async def test_the_spans_of_a_worker_go_on_with_the_trace(world: Traced) -> None
     attempt, thought = await world.memory.only(ATTEMPT), await own.only("think")
     assert thought.parent.span_id == attempt.context.span_id
     assert f"{thought.context.trace_id:032x}" == TRACE_ID
-    traceparent = f"00-{TRACE_ID}-{attempt.context.span_id:016x}-01"
+    place = f"00-{TRACE_ID}-{attempt.context.span_id:016x}"
+    traceparent = f"{place}-{attempt.context.trace_flags:02x}"
     assert seen.get() == {"traceparent": traceparent, "tracestate": "shop=cart"}
 
 
@@ -161,11 +160,3 @@ async def test_the_worker_of_the_page_goes_on_with_the_trace(world: Traced, tmp_
     assert '"name": "think"' in printed
     assert f'"trace_id": "0x{TRACE_ID}"' in printed
     assert f'"parent_id": "0x{attempt.context.span_id:016x}"' in printed
-
-
-async def test_a_reply_of_the_client_is_what_it_was(world: Traced) -> None:
-    session_id = await world.session()
-    async with AsyncClient(address(world), timeout=PATIENCE_SECONDS) as client:
-        parts: list[Any] = [part async for part in client.converse(session_id, "Hello!")]
-    assert isinstance(parts[-1], Message)
-    assert until(lambda: world.memory.named(CONVERSE), "the call")

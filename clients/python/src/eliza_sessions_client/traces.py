@@ -10,7 +10,7 @@ from eliza_sessions_client.credentials import Metadata
 
 _propagator: Any = None
 try:
-    from opentelemetry.context import attach, detach
+    from opentelemetry.context import attach, detach, get_current
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     _propagator = TraceContextTextMapPropagator()
@@ -36,7 +36,7 @@ def continued(headers: Mapping[str, str]) -> Iterator[None]:
     if not IS_ON or not headers:
         yield
         return
-    token = attach(_propagator.extract(headers))
+    token = attach(_propagator.extract(headers, get_current()))
     try:
         yield
     finally:
