@@ -85,8 +85,9 @@ def test_a_collector_that_does_not_answer_costs_no_call_and_no_more_than_the_gra
         assert time.monotonic() - begun_s < PATIENCE_SECONDS
         begun_s = time.monotonic()
         assert service.stop() == 0, service.log()
-        # The process needs a moment of its own to end.
-        assert time.monotonic() - begun_s < 2 + 2
+        # Without a bound it would be as long as an export may take, 10 s, or the SDK waits for one, 30 s. The
+        # process needs a moment of its own to end.
+        assert time.monotonic() - begun_s < 2 + 6
     assert "internal error" not in service.log()
 
 
@@ -125,10 +126,10 @@ def test_nothing_of_it_is_imported_where_it_is_off(tmp_path: Path, start: Start)
     """The package is there, and would say so."""
     trap = tmp_path / "trap" / "opentelemetry"
     trap.mkdir(parents=True)
-    (trap / "__init__.py").write_text('import sys\nprint("imported", file=sys.stderr)\n')
+    (trap / "__init__.py").write_text('import sys\nprint("the trap has shut", file=sys.stderr)\n')
     service = start(PYTHONPATH=f"{trap.parent}:{HIDDEN_PACKAGES}")
     say(service)
-    assert "imported" not in service.log()
+    assert "the trap has shut" not in service.log()
 
 
 def test_a_request_id_is_in_the_span_and_in_the_log(start: Start, tmp_path: Path) -> None:
