@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from server.rpc.sending import Sending
 from server.rpc.server import build_server
 from server.rpc.services import build_services, service_names
 from server.rpc.tls import certificate_names, open_port
+from server.rpc.traced_pipeline import TracedPipeline
 from server.setting_types import split_list
 from server.settings import Settings
 from server.store import open_store
@@ -40,6 +41,7 @@ from server.store.contract import Store
 from server.store.gauges import read_store_gauges
 from server.telemetry.recorder import Recorder
 from server.telemetry.telemetry import OFF, Telemetry
+from server.telemetry.traces import NO_TRACES, Traces
 
 AGENTS_SHARE: Final = 0.9
 """Which part of the time for a stop agents have to finish the replies that are under way."""
@@ -63,6 +65,7 @@ class Service:
         authentication: Authentication,
         telemetry: Telemetry = OFF,
         recorder: Recorder | None = None,
+        traces: Traces = NO_TRACES,
     ) -> None:
         """`recorder`, where there is one, is the telemetry."""
         self.port = 0
@@ -87,6 +90,7 @@ class Service:
             lease_seconds=settings.delivery_lease_seconds,
             concurrency=settings.agent_concurrency,
             telemetry=telemetry,
+            traces=traces,
         )
         connectors.workers.on_change = self._dispatcher.wake
         self._expiry = ExpiryScheduler(store, clock)
@@ -101,7 +105,10 @@ class Service:
             store.add_listener(part.on_commit)
         names = service_names(clock)
         self._health = HealthMonitor(store, names)
-        self._pipeline = CallPipeline(
+        make_pipeline: Callable[..., CallPipeline] = CallPipeline
+        if traces.is_on:
+            make_pipeline = partial(TracedPipeline, traces=traces)
+        self._pipeline = make_pipeline(
             self._health.doubt,
             max_calls=settings.max_calls,
             max_streams=settings.max_streams,
@@ -145,6 +152,7 @@ class Service:
             parts=self._parts,
             recorder=recorder,
             started_at_ms=started_at_ms,
+            traces=traces,
         )
         self._server = build_server(
             self._services,
@@ -163,8 +171,10 @@ class Service:
         return InProcessChannel(self._services, self._pipeline)
 
     @classmethod
-    async def start(cls, settings: Settings, telemetry: Telemetry = OFF) -> "Service":
-        """Opens the store and serves. `telemetry` is told of the work.
+    async def start(
+        cls, settings: Settings, telemetry: Telemetry = OFF, traces: Traces = NO_TRACES
+    ) -> "Service":
+        """Opens the store and serves. `telemetry` and `traces` are told of the work.
 
         Raises AccessError, StoreOpenError, AgentsFileError or AddressError, saying why.
         """
@@ -172,16 +182,17 @@ class Service:
         recorder = Recorder(telemetry) if keeps_figures(settings) else None
         telemetry = recorder or telemetry
         authentication = Authentication.open(settings.access, clock.now_ms)
-        store = await open_store(settings.database_url, clock, settings.max_writes, telemetry)
+        store = await open_store(settings.database_url, clock, settings.max_writes, telemetry, traces)
         connectors = build_connectors(
             settings.timeout_policy,
             allowed_hosts=split_list(settings.agent_allowed_hosts),
             allowed_secrets=split_list(settings.agent_secrets),
+            traces=traces,
         )
         try:
             agents_file = Path(settings.agents_file) if settings.agents_file else None
             await register_at_start(store, clock, connectors, agents_file)
-            service = cls(settings, store, clock, connectors, authentication, telemetry, recorder)
+            service = cls(settings, store, clock, connectors, authentication, telemetry, recorder, traces)
             await service._serve()
         except BaseException:
             await connectors.client.aclose()

@@ -92,6 +92,11 @@ class Settings(BaseSettings):
         description="`on` or `off`: the operator's console at `/console`, and the figures of the last hour "
         "that it shows. An open service that others can reach has none.",
     )
+    traces: bool = Field(
+        False,
+        description="Whether this process traces requests, calls and attempts by OpenTelemetry, whose "
+        "`OTEL_` variables say where spans go. It needs the extra `otel`.",
+    )
     grpc_tls_certificate: str | None = Field(
         None,
         description="PEM file of the certificate that gRPC shows, with its chain. The port then takes TLS "
@@ -369,8 +374,13 @@ class Settings(BaseSettings):
 
     @property
     def drain_seconds(self) -> float:
-        """How long a shutdown waits for calls in flight: its grace less a tenth, at most 1 s, for closing."""
-        return self.shutdown_grace_seconds - min(1.0, self.shutdown_grace_seconds / 10)
+        """How long a shutdown waits for calls in flight: its grace less what closing may take."""
+        return self.shutdown_grace_seconds - self.closing_seconds
+
+    @property
+    def closing_seconds(self) -> float:
+        """How long closing may take after that: a tenth of the grace, at most 1 s."""
+        return min(1.0, self.shutdown_grace_seconds / 10)
 
     @property
     def retry_policy(self) -> RetryPolicy:

@@ -53,6 +53,8 @@ INHERITED: Final = (
     *("PATH", "HOME", "TMPDIR", "TZ", "TERM", "NO_COLOR", "FORCE_COLOR", "VIRTUAL_ENV"),
     *("LANG", "LANGUAGE", "LC_*", "PYTHON[A-Z]*", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_*", "MALLOC_*"),
     *("GRPC_VERBOSITY", "GRPC_TRACE", "GRPC_POLL_STRATEGY", "GRPC_DNS_RESOLVER", "GRPC_ENABLE_FORK_SUPPORT"),
+    # Where its spans go, and the collector's own key.
+    "OTEL_*",
     *(variable for _, variable, *_ in TLS_OPTIONS),
     *(name.upper() for name in Settings.model_fields if name not in _SERVER_ONLY),
 )
@@ -171,12 +173,13 @@ async def _serve(settings: Settings, server: str, tls: Tls | None) -> None:
         await asyncio.wait([stopped, asking], return_when=asyncio.FIRST_COMPLETED)
         if not asking.cancel() and asking.result():
             await facade.stop(0)
-            await monitoring.stop()
+            await monitoring.stop(asyncio.get_running_loop().time())
             raise refusal
         facade.is_held = False
     await stopped
+    stop_by_s = asyncio.get_running_loop().time() + settings.shutdown_grace_seconds
     await facade.stop(settings.drain_seconds)
-    await monitoring.stop()
+    await monitoring.stop(stop_by_s)
 
 
 def _refusal(settings: Settings) -> click.ClickException | None:

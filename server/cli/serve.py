@@ -76,8 +76,8 @@ async def _serve(settings: Settings, *, with_rest: bool) -> None:
     stop_by_s = loop.time()
     async with contextlib.AsyncExitStack() as stack:
         monitoring = await Monitoring.open(settings)
-        stack.push_async_callback(monitoring.stop)
-        service = await Service.start(settings, monitoring.telemetry)
+        stack.push_async_callback(lambda: monitoring.stop(stop_by_s + settings.closing_seconds))
+        service = await Service.start(settings, monitoring.telemetry, monitoring.traces)
         stack.push_async_callback(lambda: service.stop(stop_by_s))
         grpc_address = with_port(settings.grpc_address, service.port)
         ready = f"ready grpc={grpc_address}"

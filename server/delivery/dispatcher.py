@@ -25,6 +25,7 @@ from server.domain.sessions import Outcome
 from server.store.contract import Store
 from server.store.values import Commit
 from server.telemetry.telemetry import OFF, Telemetry
+from server.telemetry.traces import NO_TRACES, Traces
 
 
 class Dispatcher:
@@ -44,13 +45,16 @@ class Dispatcher:
         lease_seconds: float,
         concurrency: int,
         telemetry: Telemetry = OFF,
+        traces: Traces = NO_TRACES,
     ) -> None:
         """`on_piece` is told every piece of every reply, and where pieces are void.
 
         `concurrency` bounds the deliveries of one agent that are in hand.
         """
         self._store = store
-        self._means = Means(store, clock, connectors, on_piece, policy, lease_seconds, concurrency, telemetry)
+        self._means = Means(
+            store, clock, connectors, on_piece, policy, lease_seconds, concurrency, telemetry, traces
+        )
         self.statuses = self._means.statuses
         self._pumps: dict[str, Pump] = {}
 

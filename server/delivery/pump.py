@@ -8,6 +8,7 @@ import random
 import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from contextvars import Context
 from functools import partial
 
 import structlog
@@ -146,7 +147,8 @@ class Pump:
 
     def _start(self) -> None:
         if self._task is None and not self._means.is_stopping:
-            self._task = asyncio.create_task(self._run())
+            # Not in the context of whoever woke it: what it does is no part of that call, nor of its trace.
+            self._task = asyncio.create_task(self._run(), context=Context())
 
     async def _run(self) -> None:
         """Gives out what it can, until there is no news."""

@@ -215,5 +215,7 @@ def _close(session: Session, delivery: Delivery, now_ms: int, event: Event, stat
     if delivery.state is DeliveryState.FAILED:
         failed = max(0, failed - 1)
     outcome = append(session, now_ms, event, open_deliveries=left, failed_deliveries=failed)
-    closed = delivery._replace(state=state, due_at_ms=None)
+    # Of an answered one nothing more is traced.
+    trace = "" if state is DeliveryState.ANSWERED else delivery.trace
+    closed = delivery._replace(state=state, due_at_ms=None, trace=trace)
     return Outcome(outcome.session, outcome.entry, closed, opened=outcome.opened)

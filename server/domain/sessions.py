@@ -222,10 +222,12 @@ def send_message(
     draft: Draft | DomainError,
     max_open: int = MAX_OPEN_DELIVERIES,
     quotas: Quotas = NO_QUOTAS,
+    trace: str = "",
 ) -> Outcome:
     """Stores the user's message, which is activity, and makes its delivery to the agent.
 
     `draft` is an error where the message cannot be read. At most `max_open` deliveries of a session are open.
+    `trace` is that of the delivery.
     Raises SessionExpiredError, that error, InvalidContentError, InvalidMetadataError, QuotaExceededError,
     OverloadedError.
     """
@@ -243,7 +245,8 @@ def send_message(
     outcome = append(
         _touch(session, now_ms), now_ms, message, renewed=session.timeout.auto_renew, open_deliveries=opened
     )
-    delivery = Delivery(session.id, outcome.session.last_sequence, DeliveryState.PENDING, 0, now_ms)
+    sequence = outcome.session.last_sequence
+    delivery = Delivery(session.id, sequence, DeliveryState.PENDING, 0, now_ms, trace=trace)
     return Outcome(outcome.session, outcome.entry, delivery, opened=outcome.opened)
 
 

@@ -40,6 +40,7 @@ from server.rpc.watch_streams import WatchStreams
 from server.settings import Settings
 from server.store.contract import Store
 from server.telemetry.recorder import Recorder
+from server.telemetry.traces import NO_TRACES, Traces
 
 SERVICE_NAMES: Final = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
@@ -103,6 +104,7 @@ def build_services(
     parts: Parts,
     recorder: Recorder | None,
     started_at_ms: int,
+    traces: Traces = NO_TRACES,
 ) -> Services:
     """All servicers of the API."""
     services, entries, heartbeat_s = Services(), Entries(), settings.stream_heartbeat_seconds
@@ -128,6 +130,7 @@ def build_services(
         settings.max_open_deliveries,
         settings.quotas,
         users_may_read_transcripts=settings.users_may_read_transcripts,
+        traces=traces,
     )
     agents = AgentService(store, clock, connectors, dispatcher, heartbeat_s, settings.max_tenant_agents)
     session_service_pb2_grpc.add_SessionServiceServicer_to_server(sessions, target)

@@ -198,6 +198,8 @@ def delivery_head(work: Work, now_ms: int, as_text: bool) -> agent_service_pb2.D
         message=delivered_message(work.session, work.entry, work.message, as_text),
         reply_message_id=work.reply_id,
         lease_expires_at=values.timestamp(work.delivery.due_at_ms or now_ms),
+        traceparent=work.trace.traceparent,
+        tracestate=work.trace.tracestate,
     )
 
 

@@ -12,19 +12,24 @@ from server.store.sqlite.tools import SqliteTools
 from server.store.tools import StoreTools
 from server.store.values import StoreOpenError
 from server.telemetry.telemetry import OFF, Telemetry
+from server.telemetry.traces import NO_TRACES, Traces
 
 SQLITE_SCHEME = "sqlite:///"
 
 
 async def open_store(
-    database_url: str, clock: Clock, max_writes: int = MAX_WRITES, telemetry: Telemetry = OFF
+    database_url: str,
+    clock: Clock,
+    max_writes: int = MAX_WRITES,
+    telemetry: Telemetry = OFF,
+    traces: Traces = NO_TRACES,
 ) -> Store:
     """Opens the store that a DATABASE_URL names, making or migrating it first. Raises StoreOpenError, saying
     why.
 
     At most `max_writes` may wait for the disk at a time.
     """
-    return await SqliteStore.open(_sqlite_path(database_url), clock, max_writes, telemetry)
+    return await SqliteStore.open(_sqlite_path(database_url), clock, max_writes, telemetry, traces)
 
 
 def maintenance(database_url: str) -> StoreTools:

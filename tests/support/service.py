@@ -41,6 +41,8 @@ SETTINGS = (
         "ELIZA_",
         "SERVER_",
         "METRICS_",
+        "TRACES",
+        "OTEL_",
     ),
     *("ALLOW_OPEN", "TRUSTED_PROXIES"),
     *("KEYS_FILE", "ACCESS_TOKEN_", "JWT_", "USERS_MAY_CHANGE", "RATE_"),

@@ -237,14 +237,15 @@ _SETTINGS_AT: Final = AGENT.index("settings")
 
 def delivery_row(delivery: Delivery) -> Row:
     """The values of DELIVERY."""
-    return *delivery[:-1], _json(delivery.last_failure)
+    return *delivery[:-2], _json(delivery.last_failure), delivery.trace or None
 
 
 def delivery_of(row: Row) -> Delivery:
     """The delivery in a row of DELIVERY."""
-    session_id, sequence, state, attempts, due, lost_connections, failure = row
+    session_id, sequence, state, attempts, due, lost_connections, failure, trace = row
     last_failure = None if failure is None else AttemptFailure(**orjson.loads(failure))
-    return Delivery(session_id, sequence, DeliveryState(state), attempts, due, lost_connections, last_failure)
+    state = DeliveryState(state)
+    return Delivery(session_id, sequence, state, attempts, due, lost_connections, last_failure, trace or "")
 
 
 def request_row(made: tuple[RequestKey, Remembered]) -> Row:

@@ -39,6 +39,7 @@ from server.store.sqlite.scopes import in_scope, is_narrow, named, one_in_scope
 from server.store.sqlite.writer import SqliteWriter
 from server.store.values import Description, Erased, MessagePage, Sizes, StoreOpenError
 from server.telemetry.telemetry import OFF, Telemetry
+from server.telemetry.traces import NO_TRACES, Traces
 
 _SESSION: Final = ", ".join(rows.SESSION)
 _ENTRY: Final = ", ".join(rows.ENTRY)
@@ -56,17 +57,28 @@ class SqliteStore(SqliteInspection, SqliteAgents, SqliteDeliveries, Store):
     """See Store. Made by `open`."""
 
     def __init__(
-        self, path: Path, lock: FileLock, clock: Clock, max_writes: int, telemetry: Telemetry = OFF
+        self,
+        path: Path,
+        lock: FileLock,
+        clock: Clock,
+        max_writes: int,
+        telemetry: Telemetry = OFF,
+        traces: Traces = NO_TRACES,
     ) -> None:
         super().__init__(path)
         self._lock = lock
         self._purged, self._forgotten, self._erased, self._shrunk = Pieces(), Pieces(), Pieces(), Pieces()
         # Last, because it starts a thread.
-        self._writer = SqliteWriter(path, lock, clock, max_writes, telemetry)
+        self._writer = SqliteWriter(path, lock, clock, max_writes, telemetry, traces)
 
     @classmethod
     async def open(
-        cls, path: Path, clock: Clock, max_writes: int = MAX_WRITES, telemetry: Telemetry = OFF
+        cls,
+        path: Path,
+        clock: Clock,
+        max_writes: int = MAX_WRITES,
+        telemetry: Telemetry = OFF,
+        traces: Traces = NO_TRACES,
     ) -> "SqliteStore":
         """Opens the file, making or migrating it first; `max_writes` may wait for the disk.
 
@@ -75,7 +87,7 @@ class SqliteStore(SqliteInspection, SqliteAgents, SqliteDeliveries, Store):
         path = real_path(path)
         lock = await asyncio.to_thread(prepare, path)
         try:
-            return cls(path, lock, clock, max_writes, telemetry)
+            return cls(path, lock, clock, max_writes, telemetry, traces)
         except sqlite3.Error as error:
             lock.release()
             raise StoreOpenError(f"{path} cannot be used: {error}") from error

@@ -69,6 +69,18 @@ class Deliveries(OnStore):
             await delivery(store, one, 2)
         assert caught.value.details == {"deliveryId": f"{one.id}-2"}
 
+    @pytest.mark.parametrize(("end", "left"), [(respond(), ""), (give_up, "of a call")])
+    async def test_a_delivery_keeps_its_trace_until_it_is_answered(
+        self, store: Store, one: Session, end: DeliveryRule, left: str
+    ) -> None:
+        await store.apply(one.id, partial(say(), trace="of a call"), scope=EVERYTHING)
+        for rule in (take, stumble, take):
+            changed = await store.apply_delivery(one.id, 1, rule, scope=EVERYTHING)
+            assert changed.delivery.trace == (await delivery(store, one, 1)).trace == "of a call"
+        assert (await first_open(store, one)).delivery.trace == "of a call"
+        ended = await store.apply_delivery(one.id, 1, end, scope=EVERYTHING)
+        assert ended.delivery.trace == (await delivery(store, one, 1)).trace == left
+
     async def test_deliveries_that_are_not_there(self, store: Store, one: Session) -> None:
         other = await self.added(store)
         await store.apply(one.id, say(), scope=EVERYTHING)

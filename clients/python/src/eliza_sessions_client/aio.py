@@ -8,9 +8,11 @@ import grpc
 
 from eliza_sessions_client import calls, connection, streams
 from eliza_sessions_client._api import message_pb2, user_data_service_pb2
+from eliza_sessions_client.credentials import Metadata
 from eliza_sessions_client.failures import error_from
 from eliza_sessions_client.retries import CALL_SECONDS, Attempts
 from eliza_sessions_client.signatures import described_by
+from eliza_sessions_client.traces import present_trace
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -122,12 +124,15 @@ class AsyncClient:
     export_user = _streamed(streams.export_user)
     erase_user = _awaited(streams.erase_user, user_data_service_pb2.DeleteUserDataResponse.Receipt)
 
+    async def _metadata(self) -> Metadata:
+        return (*await self._credentials.metadata_async(), *present_trace())
+
     async def _call(self, call: calls.Call[T]) -> T:
         method = getattr(self._stubs[call.service], call.method)
         attempts = Attempts(call, self._timeout_s)
         while True:
             try:
-                metadata = await self._credentials.metadata_async()
+                metadata = await self._metadata()
                 return call.unpack(await method(call.request, timeout=attempts.left(), metadata=metadata))
             except grpc.RpcError as failed:
                 if self._is_closed:
@@ -147,7 +152,7 @@ class AsyncClient:
     async def _stream(self, stream: streams.Stream[T]) -> AsyncIterator[T]:
         method = getattr(self._stubs[stream.service], stream.method)
         while not stream.is_over:
-            metadata, failed = await self._credentials.metadata_async(), None
+            metadata, failed = await self._metadata(), None
             responses = method(stream.request(), timeout=stream.timeout(), metadata=metadata)
             try:
                 async for response in responses:

@@ -8,9 +8,11 @@ import grpc
 
 from eliza_sessions_client import calls, connection, streams
 from eliza_sessions_client._api import message_pb2, user_data_service_pb2
+from eliza_sessions_client.credentials import Metadata
 from eliza_sessions_client.failures import error_from
 from eliza_sessions_client.retries import CALL_SECONDS, Attempts
 from eliza_sessions_client.signatures import described_by
+from eliza_sessions_client.traces import present_trace
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -119,12 +121,15 @@ class Client:
     export_user = _streamed(streams.export_user)
     erase_user = _awaited(streams.erase_user, user_data_service_pb2.DeleteUserDataResponse.Receipt)
 
+    def _metadata(self) -> Metadata:
+        return (*self._credentials.metadata(), *present_trace())
+
     def _call(self, call: calls.Call[T]) -> T:
         method = getattr(self._stubs[call.service], call.method)
         attempts = Attempts(call, self._timeout_s)
         while True:
             try:
-                metadata = self._credentials.metadata()
+                metadata = self._metadata()
                 return call.unpack(method(call.request, timeout=attempts.left(), metadata=metadata))
             except grpc.RpcError as failed:
                 if self._is_closed:
@@ -143,7 +148,7 @@ class Client:
     def _stream(self, stream: streams.Stream[T]) -> Iterator[T]:
         method = getattr(self._stubs[stream.service], stream.method)
         while not stream.is_over:
-            metadata, failed = self._credentials.metadata(), None
+            metadata, failed = self._metadata(), None
             responses = method(stream.request(), timeout=stream.timeout(), metadata=metadata)
             try:
                 for response in responses:
