@@ -17,7 +17,7 @@ from tests.service.deploy.programs import DEPLOY, program, run, running
 from tests.support.realtime.programs import free_address
 from tests.support.service import ECHO, USER, Serve
 
-pytestmark = pytest.mark.deploy
+pytestmark = pytest.mark.deploy("envoy")
 
 PATH: Final = DEPLOY / "envoy/envoy.yaml"
 PAGE: Final = "https://app.example.com"

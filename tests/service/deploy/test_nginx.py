@@ -13,7 +13,7 @@ from tests.service.deploy.programs import DEPLOY, program, running
 from tests.support.realtime.programs import free_address
 from tests.support.service import ECHO, USER, Serve
 
-pytestmark = pytest.mark.deploy
+pytestmark = pytest.mark.deploy("nginx")
 
 SAMPLE: Final = (DEPLOY / "nginx/eliza-sessions.conf").read_text()
 TLS: Final = Path(__file__).parents[1] / "tls"
