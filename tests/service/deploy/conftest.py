@@ -1,4 +1,4 @@
-"""The image, which several tests run. Kinds of tests that this machine cannot run. What the tests measured."""
+"""The image, which several tests run; kinds of tests that this machine cannot run; the figures of a run."""
 
 import os
 import shutil

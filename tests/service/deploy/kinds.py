@@ -1,4 +1,4 @@
-"""The kinds of tests of deploy/: what each needs of the machine. A test names its own: `mark.deploy("nginx")`."""
+"""The kinds of tests of deploy/: what each needs. A test names its own: `mark.deploy("nginx")`."""
 
 import json
 import os

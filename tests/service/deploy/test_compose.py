@@ -1,4 +1,4 @@
-"""deploy/compose.yaml: compose takes it, each container may do little, and the files that they read are there."""
+"""deploy/compose.yaml: compose takes it, each container may do little, and the files they read are there."""
 
 import json
 import re

@@ -13,12 +13,13 @@ import requests
 from tests.service.deploy.image import Image, container
 from tests.service.deploy.programs import DEPLOY, run
 from tests.service.docs.pages import ROOT, example
+from tests.support.metrics import scrape
 from tests.support.service import ECHO, USER
 
 pytestmark = pytest.mark.deploy("image")
 
 OWNER = 10001
-LOOPBACK = {"GRPC_ADDRESS": "127.0.0.1:0", "REST_ADDRESS": "127.0.0.1:0"}
+LOOPBACK = dict.fromkeys(("GRPC_ADDRESS", "REST_ADDRESS", "METRICS_ADDRESS"), "127.0.0.1:0")
 MEGABYTE = 1_000_000
 MOST_MEGABYTES = 120
 """What the image may add to its base."""
@@ -105,6 +106,8 @@ def test_it_serves_on_a_read_only_root_and_stops_within_its_grace(
         body = {"content": "Hello!", "transport": "http"}
         sent = requests.post(f"{url}/{session}/messages", json=body, timeout=60).json()
         assert sent["agentResponse"]["text"] == "Hello!"
+
+        assert scrape(running.addresses["metrics"]).sum("eliza_live_sessions") == 1
 
         healthy = image.run(data, *probe, GRPC_ADDRESS=running.addresses["grpc"])
         assert (healthy.returncode, healthy.stdout) == (0, "status: SERVING\n")

@@ -72,9 +72,9 @@ def front(stage: Behind, plain_address: str, tmp_path_factory: pytest.TempPathFa
     ):
         http.trust_env = False
         http.verify = str(CERTIFICATE)
-        reached = Front(f"https://localhost:{port}", http, channel)
-        wait_until_it_answers(reached)
-        yield reached
+        url = f"https://localhost:{port}"
+        wait_until_it_answers(url, http)
+        yield Front(url, http, channel)
         # The sample is one that nginx takes without a word.
         assert [line for line in (directory / "error.log").read_text().splitlines() if "[warn]" in line] == []
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from tests.service.deploy.downloads import (
 )
 from tests.service.deploy.kinds import CANNOT_RUN, DEADLINE, KINDS
 from tests.service.deploy.prepare import PACKAGES, find_reasons, install_packages, install_wheels
+from tests.service.deploy.programs import complete, program
 from tests.service.docs.pages import ROOT, example
 
 RUN = ROOT / example("tests/run_deploy").strip()
@@ -197,8 +199,25 @@ def test_what_a_kind_lacks_is_its_reason() -> None:
 
 def test_each_program_has_a_source() -> None:
     wheels = prepare.REQUIREMENTS.read_text()
-    for name in {program for kind in KINDS.values() for program in kind.programs} - PACKAGES.keys():
+    for name in {one for kind in KINDS.values() for one in kind.programs} - PACKAGES.keys():
         assert name in wheels, name
+
+
+def test_only_root_makes_containers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare.os, "geteuid", lambda: 1000)
+    assert prepare.why_no_roots.__wrapped__() == "no root"
+
+
+@pytest.mark.deploy("image")
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [(["--bounding-set=-sys_admin"], "unshare, mount or chroot is refused: .*"), ([], "None")],
+    ids=["without a right", "as it is"],
+)
+def test_a_machine_that_refuses_containers_is_known(options: list[str], reason: str) -> None:
+    code = "from tests.service.deploy import prepare; print(prepare.why_no_roots())"
+    done = complete([program("setpriv"), *options, sys.executable, "-c", code], 120, cwd=ROOT)
+    assert re.fullmatch(reason, done.stdout.strip()), done.stdout + done.stderr
 
 
 def test_a_kind_that_cannot_run_is_skipped_and_its_reason_is_printed(tmp_path: Path) -> None:
