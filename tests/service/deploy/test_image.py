@@ -179,7 +179,7 @@ def test_the_build_sees_only_what_it_copies() -> None:
 def test_the_commands_of_the_docs() -> None:
     """The build is that of the tests, and the run asks for what the compose file asks for."""
     build, run_line = example("image").replace("\\\n", "").splitlines()
-    (name,) = re.findall(r"image: (\S+)", (DEPLOY / "compose.yaml").read_text())
+    (name,) = re.findall(r"image: (eliza-sessions:\S+)", (DEPLOY / "compose.yaml").read_text())
     assert shlex.split(build) == ["docker", "build", "-f", "deploy/Dockerfile", "-t", name, "."]
     options = shlex.split(run_line)
     assert options[:3] == ["docker", "run", "--rm"]

@@ -8,8 +8,9 @@ import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import pytest
 import requests
@@ -28,6 +29,8 @@ CONFIGURATION: Final = "etc/prometheus/prometheus.yml"
 SCRAPES: Final = 8
 """How many scrapes the tests wait for; they come once a second."""
 WINDOW: Final = "10s"
+START_SECONDS: Final = 60
+"""How long Prometheus may take until it has them."""
 CLIENTS: Final = 2
 QUIET: Final = {"Failed attempts by agent"}
 """Panels that stay empty while all is well."""
@@ -43,13 +46,19 @@ class Prometheus:
     """A running Prometheus, asked over its API."""
 
     def __init__(self, address: str) -> None:
-        self._url = f"http://{address}/api/v1"
+        self._base = f"http://{address}"
         self.http = requests.Session()
         self.http.trust_env = False
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.close()
+
     def get(self, path: str, **parameters: str) -> Any:
         """What it answers; raises where it refuses the question."""
-        answer = self.http.get(f"{self._url}/{path}", params=parameters, timeout=PATIENCE_SECONDS)
+        answer = self.http.get(f"{self._base}/api/v1/{path}", params=parameters, timeout=PATIENCE_SECONDS)
         assert answer.status_code == 200, answer.text
         return answer.json()["data"]
 
@@ -58,11 +67,12 @@ class Prometheus:
         return [float(one["value"][1]) for one in self.get("query", query=expression)["result"]]
 
     def scrapes(self) -> float:
-        """How many scrapes it has of the service."""
+        """How many scrapes it has of the service; 0 while it starts."""
         try:
-            return sum(self.ask("count_over_time(up[1m])"))
+            ready = self.http.get(f"{self._base}/-/ready", timeout=PATIENCE_SECONDS)
         except requests.ConnectionError:
             return 0
+        return sum(self.ask("count_over_time(up[1m])")) if ready.status_code == 200 else 0
 
 
 def lay_out(directory: Path, metrics: str) -> list[str]:
@@ -106,21 +116,21 @@ def load(service: Serve, stopped: threading.Event) -> int:
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """Prometheus with some scrapes of a service that is under load as long as the tests last."""
     directory = tmp_path_factory.mktemp("prometheus")
-    service = Serve(directory / "service", METRICS_ADDRESS="127.0.0.1:0")
-    stopped = threading.Event()
-    address = free_address()
-    line = [*lay_out(directory, service.metrics), f"--web.listen-address={address}"]
-    with ThreadPoolExecutor(CLIENTS) as pool, running(line, directory, "prometheus.log"):
+    with ExitStack() as stack:
+        service = Serve(directory / "service", METRICS_ADDRESS="127.0.0.1:0")
+        stack.callback(service.kill)
+        address = free_address()
+        line = [*lay_out(directory, service.metrics), f"--web.listen-address={address}"]
+        stack.enter_context(running(line, directory, "prometheus.log"))
+        pool = stack.enter_context(ThreadPoolExecutor(CLIENTS))
+        stopped = threading.Event()
+        stack.callback(stopped.set)
         clients = [pool.submit(load, service, stopped) for _ in range(CLIENTS)]
-        try:
-            found = Prometheus(address)
-            until(lambda: found.scrapes() >= SCRAPES, f"{SCRAPES} scrapes")
-            yield found
-            assert all(client.running() for client in clients)
-        finally:
-            stopped.set()
+        found = stack.enter_context(Prometheus(address))
+        until(lambda: found.scrapes() >= SCRAPES, f"{SCRAPES} scrapes", START_SECONDS)
+        yield found
+        stopped.set()
         assert all(client.result() > 0 for client in clients)
-    assert service.stop() == 0, service.log()
 
 
 def test_each_scrape_under_load_comes_in_time(prometheus: Prometheus, figures: list[str]) -> None:
