@@ -57,7 +57,8 @@ def envoy(settings: str, address: str, directory: Path) -> Iterator[None]:
 def front(stage: Behind, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     """Envoy with the sample, on an address of its own."""
     address = free_address()
-    settings = placed(PATH.read_text(), stage, address.rpartition(":")[2])
+    behind_it = (*(facade.address for facade in stage.facades), stage.service.grpc)
+    settings = placed(PATH.read_text(), address, *behind_it)
     with (
         envoy(settings, address, tmp_path_factory.mktemp("envoy")),
         requests.Session() as http,
@@ -67,10 +68,9 @@ def front(stage: Behind, tmp_path_factory: pytest.TempPathFactory) -> Iterator[F
         yield Front(f"http://{address}", http, channel)
 
 
-def placed(sample: str, stage: Behind, port: str) -> str:
-    """The sample with this port for its own, and with the ports of the stage."""
-    behind_it = (*(facade.address for facade in stage.facades), stage.service.grpc)
-    new = (port, *(address.rpartition(":")[2] for address in behind_it))
+def placed(sample: str, *addresses: str) -> str:
+    """The sample with the ports of these addresses: its own, those of two facades, and the server's."""
+    new = [address.rpartition(":")[2] for address in addresses]
     for old, wanted in zip((8080, 3001, 3002, 50051), new, strict=True):
         assert sample.count(f"port_value: {old}") == 1
         sample = sample.replace(f"port_value: {old}", f"port_value: {wanted}")

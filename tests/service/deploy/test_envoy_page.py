@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +11,6 @@ from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorSet
 
 from eliza.sessions.v1 import message_service_pb2, session_service_pb2
-from tests.service.deploy.front import Behind, behind
 from tests.service.deploy.test_envoy import PAGE, PATH, envoy, placed
 from tests.service.typescript_client.files import Files
 from tests.support import node
@@ -76,16 +75,9 @@ def name_fields(messages: Iterable[DescriptorProto]) -> None:
         name_fields(message.nested_type)
 
 
-@pytest.fixture
-def stage(plain: Serve, tmp_path: Path) -> Iterator[Behind]:
-    """The server and the facades."""
-    with behind(plain, tmp_path / "facades") as placed_behind:
-        yield placed_behind
-
-
-def test_a_page_calls_by_connect_and_by_grpc_web(stage: Behind, tmp_path: Path) -> None:
+def test_a_page_calls_by_connect_and_by_grpc_web(plain: Serve, tmp_path: Path) -> None:
     address = free_address()
-    sample = placed(PATH.read_text(), stage, address.rpartition(":")[2])
+    sample = placed(PATH.read_text(), address, plain.rest, plain.rest, plain.grpc)
     allowed = f"- exact: {PAGE}"
     assert sample.count(allowed) == 1
     # The port of the page is not known before it is there.
