@@ -109,4 +109,4 @@ def test_a_page_calls_by_connect_and_by_grpc_web(plain: Serve, tmp_path: Path) -
         assert replies == ["one"]
         assert one["watched"] == ["one", "one", "two", "two", "three", "three"]
         assert one["code"] == "NotFound"
-        assert "google.rpc.ErrorInfo" in one["details"]
+        assert any(detail.endswith("google.rpc.ErrorInfo") for detail in one["details"])
