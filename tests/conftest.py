@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support.service import Serve, Start
+from tests.support import service as services
+from tests.support.forks import ForkServer
+from tests.support.service import Serve, Start, environment
 
 # Without regard to the speed of the machine; and the store's conformance runs its properties on each store.
 settings.register_profile(
@@ -28,6 +30,14 @@ SHARED = {
 """The settings of a service that many tests share."""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def fork_server() -> Iterator[None]:
+    """Has services start as forks of one process."""
+    with ForkServer(environment()) as services.fork_server:
+        yield
+    services.fork_server = None
+
+
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     """One service with a test clock for all tests of a pytest process: move its clock forward only; other
@@ -43,11 +53,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Starts services of the test's own: `start("--no-rest", TEST_CLOCK="1")`.
 
     Those in one directory share a store, so the earlier one must have ended; `directory=` names another.
+    `fresh=True` starts a Python of its own (see `start_command`).
     """
     running: list[Serve] = []
 
-    def starter(*arguments: str, directory: Path = tmp_path, **environment: str) -> Serve:
-        running.append(Serve(directory, *arguments, **environment))
+    def starter(
+        *arguments: str, directory: Path = tmp_path, fresh: bool = False, **environment: str
+    ) -> Serve:
+        running.append(Serve(directory, *arguments, fresh=fresh, **environment))
         return running[-1]
 
     yield starter
