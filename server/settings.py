@@ -87,6 +87,11 @@ class Settings(BaseSettings):
         description="Where this process answers `GET /metrics` of Prometheus, without a credential: choose "
         "an address that only Prometheus reaches. Without one nothing is measured.",
     )
+    console: bool = Field(
+        True,
+        description="`on` or `off`: the operator's console at `/console`, and the figures of the last hour "
+        "that it shows. An open service that others can reach has none.",
+    )
     grpc_tls_certificate: str | None = Field(
         None,
         description="PEM file of the certificate that gRPC shows, with its chain. The port then takes TLS "
