@@ -4,20 +4,20 @@ A page is the same for everyone. Its data come from `/console/parts/…` (HTML) 
 each from a call with the caller's own credential: the console may no more than the caller.
 """
 
-from collections.abc import Callable
 from functools import partial, wraps
 from importlib import metadata
 from typing import Any, Final
 
 import flask
 import grpc.aio
-from werkzeug.exceptions import NotFound
+from werkzeug.exceptions import HTTPException, NotFound
 
-from rest_facade.console import assets, overview, system
+from rest_facade.console import assets, status
 from rest_facade.console.pages import NAVIGATION, PAGES, Page
+from rest_facade.console.parts import DATA, View
 from rest_facade.console.render import DOCS_HEADERS, HEADERS, respond_page, respond_part
 from rest_facade.routes import openapi
-from rest_facade.routes.app import log_failure, make_handler
+from rest_facade.routes.app import from_http, log_failure, make_handler
 from rest_facade.routes.caller import sent_credential
 from rest_facade.routes.sessions import HEALTH
 from rest_facade.shapes import errors, json_body
@@ -25,10 +25,8 @@ from rest_facade.shapes.errors import ApiError
 from rest_facade.shapes.response import Response
 from rest_facade.upstream.backend import Backend
 
-DATA: Final = "/console/data/"
-"""Below it are answers in JSON, errors too."""
-
-View = Callable[..., Response]
+_PARTS: Final = (status,)
+"""The modules of parts: each has `add_parts`."""
 
 
 class Console:
@@ -44,6 +42,7 @@ class Console:
         blueprint = flask.Blueprint("console", __name__)
         blueprint.register_error_handler(ApiError, make_handler(log_failure, _tell))
         blueprint.register_error_handler(grpc.aio.AioRpcError, make_handler(errors.from_rpc, _tell))
+        blueprint.register_error_handler(HTTPException, make_handler(from_http))
         blueprint.register_error_handler(Exception, make_handler(errors.unforeseen, _tell))
 
         def add(rule: str, view: View, *methods: str) -> None:
@@ -55,7 +54,7 @@ class Console:
         add("/console/<path:path>", _miss)
         add("/console/static/<state>/<path:path>", _serve_asset)
         add("/docs", _show_docs)
-        for parts in (overview, system):
+        for parts in _PARTS:
             parts.add_parts(add, self._backend)
         blueprint.add_url_rule("/", "root", self._show_root, methods=["GET"])
         blueprint.add_url_rule("/readme", "readme", _show_readme, methods=["GET"])
@@ -110,7 +109,7 @@ def _show_readme() -> Response:
 def _tell(error: ApiError) -> Response:
     """An error as JSON or as a part of a page."""
     headers = error.headers_for(has_credential=error.http_status == 401 and sent_credential(flask.request))
-    if flask.request.path.startswith(DATA):
+    if flask.request.path.startswith(f"{DATA}/"):
         return json_body.respond(error.body, error.http_status, {**headers, **HEADERS})
     details: dict[str, Any] = error.details
     return respond_part(

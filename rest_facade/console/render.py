@@ -58,7 +58,6 @@ HTMX: Final = json.dumps(
         "responseHandling": [
             {"code": "204", "swap": False},
             {"code": "[23]..", "swap": True},
-            {"code": "401", "swap": False, "error": True},
             {"code": "[45]..", "swap": True, "error": True},
         ],
     }

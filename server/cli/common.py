@@ -52,13 +52,22 @@ def refuse_open_address(settings: Settings, *names: str) -> None:
     if settings.is_protected:
         return
     for name in names:
-        address = getattr(settings, name.lower())
-        if not settings.allow_open and not unix_path(address) and not is_loopback(split_address(address)[0]):
+        if not settings.allow_open and is_reachable(getattr(settings, name.lower())):
             raise click.ClickException(
-                f"{name} is {address}, which others can reach, and the service is open: protect it with "
+                f"{name} is {getattr(settings, name.lower())}, which others can reach, and the service is open: protect it with "
                 "KEYS_FILE (`eliza-sessions keys add --role admin`), set ALLOW_OPEN=true if everyone who can "
                 "reach it may read and change every session, or listen on 127.0.0.1"
             )
+
+
+def is_reachable(address: str) -> bool:
+    """Whether others than this machine can reach an address that is listened on."""
+    return not unix_path(address) and not is_loopback(split_address(address)[0])
+
+
+def log_without_console() -> None:
+    """Logs that an open service which others can reach has no console."""
+    log.warning("the console is off: the service is open, and others can reach it", setting="CONSOLE")
 
 
 def is_loopback(host: str) -> bool:

@@ -22,9 +22,11 @@ from rest_facade.upstream.backend import Backend, Tls, dial, dial_for_streams
 from server.certificates import CertificateError, make_reloading_context, open_certificate
 from server.cli.common import (
     StartError,
+    is_reachable,
     listen,
     log,
     log_start,
+    log_without_console,
     refuse_open_address,
     run_service,
     settings_or_exit,
@@ -104,8 +106,12 @@ def build_facade(
     open_stream_channel: Callable[[], grpc.aio.Channel] | None = None,
     facade_key: str = "",
     observer: Observer = NOBODY,
+    *,
+    has_console: bool = False,
 ) -> Facade:
-    """The facade on a socket that listens; `Backend` says which channels and which key are meant."""
+    """The facade on a socket that listens; `Backend` says which channels and which key are meant, `Facade` what
+    the others are.
+    """
     return Facade(
         Backend(
             open_channel,
@@ -122,6 +128,7 @@ def build_facade(
         trusted_proxies=read_networks(settings.trusted_proxies),
         tls=make_tls(settings),
         observer=observer,
+        has_console=has_console,
     )
 
 
@@ -155,6 +162,7 @@ async def _serve(settings: Settings, server: str, tls: Tls | None) -> None:
         partial(dial_for_streams, server, tls),
         facade_key,
         monitoring.observer,
+        has_console=settings.console and not is_reachable(settings.rest_address),
     )
     monitoring.watch_facade(facade)
     # Until it is known whether the server is protected, requests are answered as if it were away.
@@ -166,13 +174,17 @@ async def _serve(settings: Settings, server: str, tls: Tls | None) -> None:
         raise StartError(error.strerror or str(error)) from error
     log_start(settings, server=server)
     print(f"ready rest={address}{monitoring.ready}", flush=True)
-    if refusal:
+    if refusal or (settings.console and not facade.has_console):
         asking = asyncio.create_task(_is_open(server, tls))
         await asyncio.wait([stopped, asking], return_when=asyncio.FIRST_COMPLETED)
-        if not asking.cancel() and asking.result():
-            await facade.stop(0)
-            await monitoring.stop()
-            raise refusal
+        if not asking.cancel():
+            if asking.result() and refusal:
+                await facade.stop(0)
+                await monitoring.stop()
+                raise refusal
+            if asking.result() and settings.console:
+                log_without_console()
+            facade.has_console = settings.console and not asking.result()
         facade.is_held = False
     await stopped
     await facade.stop(settings.drain_seconds)

@@ -13,7 +13,7 @@ document.addEventListener("htmx:beforeSwap", (event) => {
   const { xhr, target } = event.detail;
   if (xhr.status === 401) askForKey(key() !== "");
   // What is there stays until the service is back; a notice tells that it is from before.
-  if (AWAY.has(xhr.status) && target.dataset.isFilled) event.detail.shouldSwap = false;
+  if ((AWAY.has(xhr.status) || xhr.status === 401) && target.dataset.isFilled) event.detail.shouldSwap = false;
 });
 
 document.addEventListener("htmx:afterSwap", (event) => {
@@ -39,17 +39,15 @@ document.addEventListener("console:key", () => {
 /** Asks for a part again and again; not while the focus is in it where it would be lost. */
 function refresh(part) {
   part.dataset.isRefreshed = "yes";
-  let isFirst = true;
   const end = poll(async () => {
     if (!part.isConnected) {
       end();
       return;
     }
-    // htmx asks by itself when the page opens.
-    if (isFirst) isFirst = false;
-    else if (holdsFocus(part)) return;
-    else htmx.trigger(part, "refresh");
-    await answerOf(part);
+    if (holdsFocus(part)) return;
+    const answered = answerOf(part);
+    htmx.trigger(part, "refresh");
+    await answered;
   }, Number(part.dataset.refreshSeconds));
 }
 
