@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import time
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
@@ -65,7 +66,7 @@ HTMX: Final = json.dumps(
 """The settings of htmx."""
 
 _HTML: Final = "text/html; charset=utf-8"
-_UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "PiB")
+_UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def respond_page(
@@ -106,7 +107,7 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(size=show_size, duration=show_duration, instant=show_instant, iso=iso)
+    made.filters.update(size=show_size, duration=show_duration, instant=show_instant, ago=show_ago, iso=iso)
     made.globals.update(asset=assets.asset_url, htmx_settings=HTMX)
     return made
 
@@ -119,14 +120,10 @@ def _root() -> str:
 
 def show_size(size_bytes: float) -> str:
     """A number of bytes in words: `1.5 GiB`."""
-    if size_bytes < 1024:
-        return f"{size_bytes:.0f} B"
-    size, unit = size_bytes, ""
-    for unit in _UNITS:
-        size /= 1024
-        if size < 1000:
-            break
-    return f"{size:.0f} {unit}" if size >= 100 else f"{size:.1f} {unit}"
+    size, steps = size_bytes, 0
+    while size >= 1000 and steps < len(_UNITS) - 1:
+        size, steps = size / 1024, steps + 1
+    return f"{size:.1f} {_UNITS[steps]}" if steps and size < 100 else f"{size:.0f} {_UNITS[steps]}"
 
 
 def show_duration(seconds: float) -> str:
@@ -148,6 +145,12 @@ def show_instant(when: Timestamp) -> str:
     """An instant in UTC, to the second."""
     at = dt.datetime.fromtimestamp(values.ms_floor(when) // 1000, dt.UTC)
     return at.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def show_ago(when: Timestamp) -> str:
+    """How long ago an instant was, by this process's clock."""
+    seconds = time.time() - values.ms_floor(when) / 1000
+    return f"{show_duration(seconds)} ago" if seconds >= 1 else "now"
 
 
 def iso(when: Timestamp) -> str:

@@ -52,9 +52,10 @@ def refuse_open_address(settings: Settings, *names: str) -> None:
     if settings.is_protected:
         return
     for name in names:
-        if not settings.allow_open and is_reachable(getattr(settings, name.lower())):
+        address = getattr(settings, name.lower())
+        if not settings.allow_open and is_reachable(address):
             raise click.ClickException(
-                f"{name} is {getattr(settings, name.lower())}, which others can reach, and the service is open: protect it with "
+                f"{name} is {address}, which others can reach, and the service is open: protect it with "
                 "KEYS_FILE (`eliza-sessions keys add --role admin`), set ALLOW_OPEN=true if everyone who can "
                 "reach it may read and change every session, or listen on 127.0.0.1"
             )

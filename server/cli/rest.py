@@ -109,9 +109,7 @@ def build_facade(
     *,
     has_console: bool = False,
 ) -> Facade:
-    """The facade on a socket that listens; `Backend` says which channels and which key are meant, `Facade` what
-    the others are.
-    """
+    """The facade on a socket that listens; `Backend` says which channels and which key are meant."""
     return Facade(
         Backend(
             open_channel,
