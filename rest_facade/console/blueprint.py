@@ -12,7 +12,7 @@ import flask
 import grpc.aio
 from werkzeug.exceptions import HTTPException, NotFound
 
-from rest_facade.console import assets, overview, status, system
+from rest_facade.console import agents, assets, overview, search, session, status, system
 from rest_facade.console.pages import NAVIGATION, PAGES, Page
 from rest_facade.console.parts import DATA, View
 from rest_facade.console.render import DOCS_HEADERS, HEADERS, respond_page, respond_part
@@ -25,7 +25,7 @@ from rest_facade.shapes.errors import ApiError
 from rest_facade.shapes.response import Response
 from rest_facade.upstream.backend import Backend
 
-_PARTS: Final = (status, overview, system)
+_PARTS: Final = (status, overview, system, search, session, agents)
 """The modules of parts: each has `add_parts`."""
 
 

@@ -16,11 +16,17 @@ class Page(NamedTuple):
 
 PAGES: Final = (
     Page("/console", "pages/overview.html", "Overview", "Overview"),
+    Page("/console/sessions", "pages/sessions.html", "Sessions", "Sessions"),
+    Page("/console/sessions/<session_id>", "pages/session.html", "Session", "Sessions"),
+    Page("/console/agents", "pages/agents.html", "Agents", "Agents"),
+    Page("/console/agents/<agent_id>", "pages/agent.html", "Agent", "Agents"),
     Page("/console/system", "pages/system.html", "System", "System"),
 )
 
 NAVIGATION: Final = (
     ("Overview", "console"),
+    ("Sessions", "console/sessions"),
+    ("Agents", "console/agents"),
     ("System", "console/system"),
     ("API docs", "docs"),
 )
