@@ -35,7 +35,8 @@ def make_point(at_ms: int) -> OverviewPoint:
         reply_p50_ms=900 + 5 * busy,
         reply_p95_ms=2400 + 30 * busy,
         open_deliveries=int(busy * 1.4),
-        live_sessions=int(12_000 + 40 * busy),
+        # No two points have the same.
+        live_sessions=12_000 + at_ms // POINT_MS % 1000,
         expiring_sessions=int(300 + busy),
         open_streams=int(800 + 5 * busy),
         refusals_per_second=max(0.0, 2 * math.sin(3 * turn)),
