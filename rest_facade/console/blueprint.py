@@ -6,7 +6,7 @@ each from a call with the caller's own credential: the console may no more than 
 
 from functools import partial, wraps
 from importlib import metadata
-from typing import Any, Final
+from typing import Final
 
 import flask
 import grpc.aio
@@ -15,12 +15,12 @@ from werkzeug.exceptions import HTTPException, NotFound
 from rest_facade.console import agents, assets, overview, search, session, status, system
 from rest_facade.console.pages import NAVIGATION, PAGES, Page
 from rest_facade.console.parts import DATA, View
-from rest_facade.console.render import DOCS_HEADERS, HEADERS, respond_page, respond_part
+from rest_facade.console.render import DOCS_HEADERS, HEADERS, respond_data, respond_page, respond_part
 from rest_facade.routes import openapi
 from rest_facade.routes.app import from_http, log_failure, make_handler
 from rest_facade.routes.caller import sent_credential
 from rest_facade.routes.sessions import HEALTH
-from rest_facade.shapes import errors, json_body
+from rest_facade.shapes import errors
 from rest_facade.shapes.errors import ApiError
 from rest_facade.shapes.response import Response
 from rest_facade.upstream.backend import Backend
@@ -110,8 +110,7 @@ def _tell(error: ApiError) -> Response:
     """An error as JSON or as a part of a page."""
     headers = error.headers_for(has_credential=error.http_status == 401 and sent_credential(flask.request))
     if flask.request.path.startswith(f"{DATA}/"):
-        return json_body.respond(error.body, error.http_status, {**headers, **HEADERS})
-    details: dict[str, Any] = error.details
+        return respond_data(error.body, status=error.http_status, headers=headers)
     return respond_part(
         "parts/error.html",
         status=error.http_status,
@@ -119,5 +118,5 @@ def _tell(error: ApiError) -> Response:
         status_code=error.http_status,
         message=error.message,
         code=error.row.reason,
-        details=details,
+        details=error.details,
     )

@@ -8,8 +8,8 @@ from eliza.sessions import times, values
 from eliza.sessions.errors import truncate
 from eliza.sessions.v1.admin_service_pb2 import GetOverviewRequest, GetOverviewResponse, OverviewPoint
 from rest_facade.console.parts import DATA, Add
+from rest_facade.console.render import respond_data
 from rest_facade.routes.caller import request_metadata
-from rest_facade.shapes import json_body
 from rest_facade.shapes.errors import ApiError
 from rest_facade.shapes.response import Response
 from rest_facade.upstream.backend import Backend
@@ -47,7 +47,7 @@ def add_parts(add: Add, backend: Backend) -> None:
         if text := flask.request.args.get(_AFTER):
             request.after.CopyFrom(values.timestamp(_instant(text)))
         answer = backend.call(backend.admin.GetOverview, request, request_metadata())
-        return json_body.respond(_body(answer), headers={"Cache-Control": "no-store"})
+        return respond_data(_body(answer))
 
     add(f"{DATA}/overview", get_overview)
 

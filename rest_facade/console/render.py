@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from eliza.sessions import times, values
 from rest_facade.console import assets
 from rest_facade.routes.app import ASKED_PATH
+from rest_facade.shapes import json_body
 from rest_facade.shapes.response import Response
 
 _POLICY: Final = {
@@ -89,6 +90,11 @@ def respond_part(
     content = render(template, **facts).encode()
     told = {"Content-Type": _HTML, "Cache-Control": "no-store", **HEADERS, **(headers or {})}
     return Response(content, status, told)
+
+
+def respond_data(body: object, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Answers with JSON, which nobody keeps."""
+    return json_body.respond(body, status, {"Cache-Control": "no-store", **HEADERS, **(headers or {})})
 
 
 def render(template: str, **facts: Any) -> str:

@@ -4,9 +4,8 @@ from typing import Final
 
 from eliza.sessions.v1.session_service_pb2 import GetServiceStatusRequest, GetServiceStatusResponse
 from rest_facade.console.parts import DATA, PARTS, Add
-from rest_facade.console.render import respond_part
+from rest_facade.console.render import respond_data, respond_part
 from rest_facade.routes.caller import request_metadata
-from rest_facade.shapes import json_body
 from rest_facade.shapes.response import Response
 from rest_facade.upstream.backend import Backend
 
@@ -33,7 +32,7 @@ def add_parts(add: Add, backend: Backend) -> None:
     def check_key() -> Response:
         """Whether the service takes the caller's credential: 401 where not."""
         read()
-        return json_body.respond({"isGood": True}, headers={"Cache-Control": "no-store"})
+        return respond_data({"isGood": True})
 
     add(f"{PARTS}/status", show_status)
     add(f"{DATA}/key", check_key)

@@ -53,7 +53,7 @@ export function poll(ask, seconds) {
       isAsking = false;
     }
     if (!failures) tell(null);
-    const pause = Math.max(seconds, Math.min(30, seconds * 2 ** failures) * (0.75 + Math.random() / 2));
+    const pause = Math.max(seconds, Math.min(30, seconds * 2 ** failures) * (0.5 + Math.random() / 2));
     if (!isOver) timer = setTimeout(turn, (failures ? pause : seconds) * 1000);
   }
 

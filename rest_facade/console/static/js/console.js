@@ -62,7 +62,10 @@ function answerOf(part) {
   return new Promise((resolve, reject) => {
     part.addEventListener(
       "htmx:afterRequest",
-      ({ detail: { successful, xhr } }) => (successful ? resolve() : reject(xhr.status ? new Refusal(xhr.status, {}) : new TypeError("no answer"))),
+      ({ detail: { successful, xhr } }) => {
+        if (successful) resolve();
+        else reject(xhr.status ? new Refusal(xhr.status, {}) : new TypeError("no answer"));
+      },
       { once: true },
     );
   });

@@ -1,0 +1,95 @@
+"""Each page as people see it: nothing sticks out, nothing is refused or foreign, nobody is shut out."""
+
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.service.console.conftest import Open
+from tests.service.console.pages import PAGES, THEMES, WIDTHS, Looked
+
+
+@pytest.mark.parametrize("looked", PAGES, ids=lambda looked: looked.name)
+def test_a_page_is_whole_in_light_and_dark_on_a_desk_and_a_phone(
+    looked: Looked, root: str, watch: Open
+) -> None:
+    watched = watch(root)
+    watched.go(looked.path)
+    watched.page.wait_for_selector(looked.shows)
+    grounds = set()
+    for theme in THEMES:
+        for width in WIDTHS:
+            watched.look(width, theme)
+            watched.page.wait_for_load_state("networkidle" if looked.name == "root" else "load")
+            watched.shoot(f"{looked.name}-{theme}-{width}")
+            assert watched.sticks_out() == [], (theme, width)
+            assert watched.barriers(exclude=looked.foreign) == [], (theme, width)
+        grounds.add(watched.page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert len(grounds) == len(THEMES), "light and dark look the same"
+    expected = ["Failed to load resource"] if looked.name == "missing" else []
+    unexpected = [one for one in watched.problems if not any(words in one for words in expected)]
+    assert unexpected == []
+    assert watched.hosts == {urlsplit(root).netloc}
+
+
+@pytest.mark.parametrize(
+    "looked", [one for one in PAGES if one.name != "root"], ids=lambda looked: looked.name
+)
+def test_the_keyboard_reaches_all_and_skips_the_navigation(looked: Looked, root: str, watch: Open) -> None:
+    page = watch(root).go(looked.path)
+    page.wait_for_selector(looked.shows)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    assert page.evaluate("document.activeElement.getBoundingClientRect().left") >= 0
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    assert page.url == f"{root}{looked.path}"
+    page.keyboard.press("Shift+Tab")
+    for _ in range(12):
+        focused = page.evaluate(
+            """() => {
+              const style = getComputedStyle(document.activeElement);
+              return [document.activeElement.tagName, style.outlineStyle !== "none"];
+            }"""
+        )
+        assert focused[0] == "BODY" or focused[1], f"the focus is not seen on {focused[0]}"
+        page.keyboard.press("Shift+Tab")
+
+
+def test_the_theme_is_chosen_and_kept(root: str, watch: Open) -> None:
+    watched = watch(root)
+    page = watched.go("/console/system")
+    button = page.locator("#theme")
+    seen = []
+    for _ in range(3):
+        seen.append((button.text_content(), page.evaluate("getComputedStyle(document.body).backgroundColor")))
+        button.click()
+    (system, light), (named, same), (dark, other) = seen
+    assert (system, named, dark) == ("Theme: system", "Theme: light", "Theme: dark")
+    assert light == same != other
+    button.click()
+    button.click()
+    page.reload()
+    assert button.text_content() == "Theme: dark"
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == other
+
+
+def test_pages_work_below_a_path_of_a_proxy(root: str, watch: Open) -> None:
+    """And with a slash behind them."""
+    watched = watch("http://proxy.example")
+
+    def forward(route: object) -> None:
+        url = route.request.url.replace("http://proxy.example/below", root)  # type: ignore[attr-defined]
+        route.fulfill(response=route.fetch(url=url))  # type: ignore[attr-defined]
+
+    watched.context.route("http://proxy.example/below/**", forward)
+    for path in ("/below/console/", "/below/console"):
+        page = watched.go(path)
+        page.wait_for_selector("#refusals >> text=RATE_LIMITED")
+    page.click("text=System")
+    page.wait_for_selector("text=Health of each part")
+    assert page.url == "http://proxy.example/below/console/system"
+    page.click("text=API docs")
+    page.wait_for_selector(".opblock >> nth=5")
+    assert watched.hosts == {"proxy.example"}
+    assert all(urlsplit(url).path.startswith("/below/") for url in watched.requests)
+    assert watched.problems == []
