@@ -32,18 +32,25 @@ class Told(Backend):
 class Asker:
     """Asks the console as an HTTP client does whose requests carry this metadata."""
 
-    def __init__(self, answer: Answer, *, is_on: bool = True, metadata: tuple[Any, ...] = ()) -> None:
-        backend = Told(answer)
+    def __init__(
+        self,
+        answer: Answer,
+        *,
+        is_on: bool = True,
+        metadata: tuple[Any, ...] = (),
+        make_backend: Callable[[Answer], Told] = Told,
+    ) -> None:
+        backend = make_backend(answer)
         app = create_app(backend)
         self.console = Console(backend, is_on=is_on)
         self.console.add_routes(app)
         self._client: FlaskClient = app.test_client()
         self._metadata = metadata
 
-    def __call__(self, path: str, method: str = "GET", **headers: str) -> Any:
+    def __call__(self, path: str, method: str = "GET", *, json: Any = None, **headers: str) -> Any:
         told = {name.replace("_", "-"): value for name, value in headers.items()}
         return self._client.open(
-            path, method=method, headers=told, environ_overrides={METADATA: self._metadata}
+            path, method=method, json=json, headers=told, environ_overrides={METADATA: self._metadata}
         )
 
 

@@ -58,7 +58,7 @@ export class Conversation {
   set names(names) {
     const isNew = names.agent !== this.#names.agent;
     this.#names = names;
-    if (isNew) this.#draw();
+    if (isNew && this.#isBegun) this.#draw();
   }
 
   /** Shows the newest page, once; and follows what comes while the session is live. */

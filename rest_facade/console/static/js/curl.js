@@ -33,7 +33,7 @@ export function showCommands(place, commands) {
         button.textContent = (await copy(code.textContent)) ? "Copied" : "Select it";
         setTimeout(() => (button.textContent = "Copy"), 1500);
       });
-      return make("li", {}, make("span", { className: "command" }, name), button, make("pre", { tabIndex: 0, ariaLabel: name, role: "region" }, code));
+      return make("li", {}, make("span", { className: "command" }, name), button, make("pre", {}, code));
     }),
   );
 }

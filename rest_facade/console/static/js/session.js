@@ -213,5 +213,10 @@ const end = poll(async () => {
     end();
     return;
   }
-  await conversation.begin(isLive);
+  try {
+    await conversation.begin(isLive);
+  } catch (reason) {
+    if (reason instanceof Refusal) fail(reason);
+    throw reason;
+  }
 }, FACTS_SECONDS);
