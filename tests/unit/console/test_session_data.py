@@ -84,16 +84,17 @@ class Logged(Told):
     read = 0
     contents: dict[int, str] = {}
     requests: list[ExportTranscriptRequest] = []
+    loop: asyncio.Runner
 
     def export_transcript(self, request: ExportTranscriptRequest, _metadata: Any) -> Any:
         Logged.requests.append(request)
         return _Call(request.after_sequence)
 
     def wait(self, answer: Any) -> Any:
-        return asyncio.run(_await(answer))
+        return self.loop.run(_await(answer))
 
     def iterate(self, items: AsyncIterator[bytes]) -> Iterator[bytes]:
-        while (item := asyncio.run(_next(items))) is not None:
+        while (item := self.loop.run(_next(items))) is not None:
             yield item
 
 
@@ -134,12 +135,14 @@ def pb_lines(records: list[Any]) -> Any:
 
 
 @pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> Asker:
+def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Asker]:
     monkeypatch.setattr(Logged, "contents", {n: f"text {n}" for n in range(1, 1001)})
     monkeypatch.setattr(Logged, "read", 0)
     monkeypatch.setattr(Logged, "requests", [])
     monkeypatch.setattr("rest_facade.upstream.transcript.read", lambda call: call.read())
-    return Asker(Server(make_found(1000)), make_backend=Logged)
+    with asyncio.Runner() as loop:
+        monkeypatch.setattr(Logged, "loop", loop, raising=False)
+        yield Asker(Server(make_found(1000)), make_backend=Logged)
 
 
 def sequences(answer: Any) -> list[int]:

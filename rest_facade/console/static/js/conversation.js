@@ -15,7 +15,12 @@ const SOON_MS = 250;
 const OPEN_MS = 2000;
 const MOST_ROUNDS = 5;
 
-const STATES = { live: ["live", "good"], away: ["reconnecting", "warn"], paused: ["paused", "off"], over: ["over", "off"], "": ["", ""] };
+const STATES = {
+  live: ["live", "good"],
+  away: ["reconnecting", "warn"],
+  paused: ["paused", "off"],
+  over: ["over", "off"],
+};
 const VIEWS = ["conversation", "log", "json"];
 
 const place = (name) => document.getElementById(name);
@@ -113,7 +118,8 @@ export class Conversation {
     this.#showEnds();
     if (isNear) this.#scrollToEnd();
     if (entry.message) place("heard").textContent = `${nameKind(entry)}: ${entry.message.text.slice(0, 200)}`;
-    this.#hooks.onStatus({ type: type === "sessionExpired" ? "expired" : type, expiresAt: event.expiresAt ?? event.sessionStatus?.expiresAt });
+    if (type === "sessionExpired") this.#hooks.onStatus({ type: "expired" });
+    else this.#hooks.onStatus({ type, expiresAt: event.expiresAt ?? event.sessionStatus?.expiresAt });
     this.#later("deliveries", () => this.#readDeliveries(), SOON_MS);
     if (this.#timeless.size) this.#later("times", () => this.#readTimes(), SOON_MS);
   }
@@ -124,7 +130,8 @@ export class Conversation {
     if (!draft) {
       // Who comes late has missed the beginning; the finished reply will have it.
       const text = make("div", { className: "text", dir: "auto" }, index > 0 ? "…" : "");
-      const head = make("p", { className: "who" }, make("bdi", {}, this.#names.agent), make("span", { className: "note" }, attempt > 1 ? ` is writing, attempt ${attempt}` : " is writing"));
+      const doing = attempt > 1 ? `is writing, attempt ${attempt}` : "is writing";
+      const head = make("p", { className: "who" }, make("bdi", {}, this.#names.agent), make("span", {}, doing));
       draft = { text, item: make("li", { className: "said agent draft" }, head, text) };
       this.#drafts.set(messageId, draft);
       place("drafts").append(draft.item);

@@ -41,7 +41,8 @@ export function fold(tag, properties, text, most) {
   // Not between the halves of a character.
   const cut = /[\ud800-\udbff]/.test(text[most - 1]) ? most - 1 : most;
   const shown = make(tag, properties, `${text.slice(0, cut)}…`);
-  const button = make("button", { type: "button", className: "quiet" }, `Show all ${text.length.toLocaleString("en")} characters`);
+  const count = text.length.toLocaleString("en");
+  const button = make("button", { type: "button", className: "quiet" }, `Show all ${count} characters`);
   button.addEventListener("click", () => {
     shown.textContent = text;
     button.remove();

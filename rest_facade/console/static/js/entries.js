@@ -84,7 +84,8 @@ function tell(kind, facts) {
     case "timeoutChange": {
       const { timeoutMinutes, autoRenew, maxDurationMinutes, warningThresholdMinutes } = facts.timeoutConfig;
       const renewal = autoRenew ? "renews by itself" : "does not renew by itself";
-      return `${timeoutMinutes} min, at most ${maxDurationMinutes} min, warning ${warningThresholdMinutes} min before, ${renewal}`;
+      const warning = `warning ${warningThresholdMinutes} min before`;
+      return `${timeoutMinutes} min, at most ${maxDurationMinutes} min, ${warning}, ${renewal}`;
     }
     case "expirationWarning":
       return `${Math.round(facts.minutesRemaining * 10) / 10} min are left`;

@@ -35,16 +35,19 @@ function showSpoken(entry, names) {
   return make(
     "li",
     { className: isAgent ? "said agent" : "said user" },
-    make("p", { className: "who" }, make("bdi", {}, isAgent ? names.agent : "User"), " ", ...at(entry), make("span", { className: "place" }, `#${entry.sequence}`)),
+    headOf(entry, make("bdi", {}, isAgent ? names.agent : "User")),
     fold("div", { className: "text", dir: "auto" }, text, TEXT_CHARACTERS),
     thought ? aside("Thought", fold("div", { className: "text", dir: "auto" }, thought, TEXT_CHARACTERS)) : null,
     actions.length ? make("p", { className: "note" }, "Actions: ", make("bdi", {}, reveal(actions.join(", ")))) : null,
-    attachments.length ? asideJson(`${attachments.length} ${attachments.length === 1 ? "attachment" : "attachments"}`, attachments) : null,
+    attachments.length ? asideJson(count(attachments.length, "attachment"), attachments) : null,
     isAgent ? null : make("div", { className: "delivery" }),
   );
 }
 
 const at = ({ at }) => (at ? [clock(at), " "] : []);
+const placeOf = ({ sequence }) => make("span", { className: "place" }, `#${sequence}`);
+const headOf = (entry, who) => make("p", { className: "who" }, who, " ", ...at(entry), placeOf(entry));
+const count = (number, name) => `${number} ${name}${number === 1 ? "" : "s"}`;
 
 const aside = (name, content) => make("details", {}, make("summary", {}, name), content);
 
@@ -79,8 +82,7 @@ function oneLine(text) {
 }
 
 function showRaw(entry) {
-  const head = make("p", { className: "who" }, make("span", { className: "place" }, `#${entry.sequence}`), " ", nameKind(entry), " ", ...at(entry));
-  return make("li", { className: "raw" }, head, fold("pre", {}, showJson(entry.raw), JSON_CHARACTERS));
+  return make("li", { className: "raw" }, headOf(entry, make("bdi", {}, nameKind(entry))), fold("pre", {}, showJson(entry.raw), JSON_CHARACTERS));
 }
 
 const STATE_BADGES = { waiting: "warn", "in hand": "warn", answered: "good", failed: "bad" };
@@ -90,16 +92,17 @@ export function showDelivery(place, delivery, redeliver) {
   const told = JSON.stringify(delivery);
   if (place.dataset.told === told) return;
   place.dataset.told = told;
-  const { state, attempts, maxAttempts, lostConnections, workerId, workerAddress, lastFailure, nextAttemptAt, leaseExpiresAt } = delivery;
+  const { state, attempts, maxAttempts, lostConnections, lastFailure, nextAttemptAt, leaseExpiresAt } = delivery;
   const line = make("p", {}, badge(state, STATE_BADGES[state] ?? "off"), ` attempt ${attempts} of ${maxAttempts}`);
   if (lostConnections) line.append(`, ${lostConnections} lost with their worker`);
-  if (workerId) line.append(", worker ", make("span", { className: "mono", title: workerId }, `${workerId.slice(0, 8)}…`), workerAddress ? ` at ${workerAddress}` : "");
+  if (delivery.workerId) line.append(...nameWorker(delivery));
   if (nextAttemptAt) line.append(", next try ", until(nextAttemptAt));
   if (leaseExpiresAt) line.append(", its time ends ", until(leaseExpiresAt));
   const parts = [line];
   if (lastFailure && state !== "answered") {
     const detail = lastFailure.detail ? [make("br"), make("bdi", {}, reveal(lastFailure.detail))] : [];
-    parts.push(make("p", { className: "error" }, "Last error, ", instant(lastFailure.at), ": ", make("bdi", {}, reveal(lastFailure.reason)), ...detail));
+    const reason = make("bdi", {}, reveal(lastFailure.reason));
+    parts.push(make("p", { className: "error" }, "Last error, ", instant(lastFailure.at), ": ", reason, ...detail));
   }
   if (delivery.canRedeliver) {
     const button = make("button", { type: "button" }, "Redeliver");
@@ -107,6 +110,11 @@ export function showDelivery(place, delivery, redeliver) {
     parts.push(button);
   }
   place.replaceChildren(...parts);
+}
+
+function nameWorker({ workerId, workerAddress }) {
+  const id = make("span", { className: "mono", title: workerId }, `${workerId.slice(0, 8)}…`);
+  return [", worker ", id, workerAddress ? ` at ${workerAddress}` : ""];
 }
 
 /** How long it is until an instant: the page counts it down. */

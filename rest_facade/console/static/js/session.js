@@ -53,8 +53,9 @@ function showFacts() {
   place("state").replaceChildren(
     isExpired ? badge("expired", "off") : session.isNearExpiration ? badge("expiring", "warn") : badge("live", "good"),
   );
-  const agent = make("a", { href: `console/agents/${session.agentId}`, id: "fact-agent" }, make("bdi", {}, agentName ?? "removed"));
-  const user = make("a", { href: `console/sessions?user=${session.userId}`, id: "fact-user", className: "mono" }, session.userId);
+  const name = make("bdi", {}, agentName ?? "removed");
+  const agent = make("a", { href: `console/agents/${session.agentId}` }, name);
+  const user = make("a", { href: `console/sessions?user=${session.userId}`, className: "mono" }, session.userId);
   const { timeoutMinutes, autoRenew } = session.timeoutConfig;
   showList(place("facts"), [
     ["Agent", agent],
