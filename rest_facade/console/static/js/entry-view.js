@@ -82,7 +82,8 @@ function oneLine(text) {
 }
 
 function showRaw(entry) {
-  return make("li", { className: "raw" }, headOf(entry, make("bdi", {}, nameKind(entry))), fold("pre", {}, showJson(entry.raw), JSON_CHARACTERS));
+  const head = headOf(entry, make("bdi", {}, nameKind(entry)));
+  return make("li", { className: "raw" }, head, fold("pre", {}, showJson(entry.raw), JSON_CHARACTERS));
 }
 
 const STATE_BADGES = { waiting: "warn", "in hand": "warn", answered: "good", failed: "bad" };
