@@ -6,11 +6,16 @@ from typing import Any
 from playwright.sync_api import Page, expect
 
 from eliza.sessions.v1 import message_service_pb2
-from tests.support.chromium import Watched
+from tests.support.chromium import PATIENCE_MS, Watched
 from tests.support.service import Serve
 from tests.support.waiting import until
 
-AWAY = ("ERR_CONNECTION_REFUSED", "ERR_EMPTY_RESPONSE", "ERR_CONNECTION_RESET", "ERR_INCOMPLETE_CHUNKED")
+expect.set_options(timeout=PATIENCE_MS)
+
+AWAY = (
+    *("ERR_CONNECTION_REFUSED", "ERR_EMPTY_RESPONSE", "ERR_CONNECTION_RESET", "ERR_INCOMPLETE_CHUNKED"),
+    *("status of 503", "htmx:"),
+)
 """How Chromium tells in its console that a service is away."""
 
 HOSTILE = (

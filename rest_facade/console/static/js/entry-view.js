@@ -94,7 +94,9 @@ export function showDelivery(place, delivery, redeliver) {
   if (place.dataset.told === told) return;
   place.dataset.told = told;
   const { state, attempts, maxAttempts, lostConnections, lastFailure, nextAttemptAt, leaseExpiresAt } = delivery;
-  const line = make("p", {}, badge(state, STATE_BADGES[state] ?? "off"), ` attempt ${attempts} of ${maxAttempts}`);
+  const line = make("p", {}, badge(state, STATE_BADGES[state] ?? "off"));
+  // What is built in answers without an attempt.
+  if (attempts || state !== "answered") line.append(` attempt ${attempts} of ${maxAttempts}`);
   if (lostConnections) line.append(`, ${lostConnections} lost with their worker`);
   if (delivery.workerId) line.append(...nameWorker(delivery));
   if (nextAttemptAt) line.append(", next try ", until(nextAttemptAt));
