@@ -3,6 +3,7 @@
 from urllib.parse import urlsplit
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.service.console.conftest import Open
 from tests.service.console.pages import PAGES, THEMES, WIDTHS, Looked
@@ -61,7 +62,7 @@ def test_the_theme_is_chosen_and_kept(root: str, watch: Open) -> None:
     button = page.locator("#theme")
     seen = []
     for _ in range(3):
-        seen.append((button.text_content(), page.evaluate("getComputedStyle(document.body).backgroundColor")))
+        seen.append((button.get_attribute("aria-label"), page.evaluate("getComputedStyle(document.body).backgroundColor")))
         button.click()
     (system, light), (named, same), (dark, other) = seen
     assert (system, named, dark) == ("Theme: system", "Theme: light", "Theme: dark")
@@ -69,7 +70,7 @@ def test_the_theme_is_chosen_and_kept(root: str, watch: Open) -> None:
     button.click()
     button.click()
     page.reload()
-    assert button.text_content() == "Theme: dark"
+    expect(button).to_have_attribute("aria-label", "Theme: dark")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == other
 
 
