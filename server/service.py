@@ -13,7 +13,7 @@ import structlog
 
 from server.access.authentication import Authentication
 from server.access.limits import Rates
-from server.addresses import split_address
+from server.addresses import is_reachable, split_address
 from server.agents.agents_file import register_at_start, warn_of_unusable
 from server.agents.connectors import Connectors, build_connectors
 from server.certificates import CertificateError, open_certificate
@@ -27,6 +27,7 @@ from server.rpc.credential_ends import CHECK_SECONDS
 from server.rpc.gate import AccessGate
 from server.rpc.health import HealthMonitor
 from server.rpc.in_process_channel import InProcessChannel
+from server.rpc.parts import Parts, looks_at
 from server.rpc.pipeline import QUIET_SECONDS, CallPipeline, read_gauges
 from server.rpc.sending import Sending
 from server.rpc.server import build_server
@@ -37,6 +38,7 @@ from server.settings import Settings
 from server.store import open_store
 from server.store.contract import Store
 from server.store.gauges import read_store_gauges
+from server.telemetry.recorder import Recorder
 from server.telemetry.telemetry import OFF, Telemetry
 
 AGENTS_SHARE: Final = 0.9
@@ -60,8 +62,14 @@ class Service:
         connectors: Connectors,
         authentication: Authentication,
         telemetry: Telemetry = OFF,
+        recorder: Recorder | None = None,
     ) -> None:
+        """`recorder`, where there is one, is the telemetry."""
         self.port = 0
+        started_at_ms = _machine_ms()
+        self._recorder = recorder
+        # Background work that has ended, and why.
+        self._crashed: dict[str, str] = {}
         self._authentication = authentication
         self._settings = settings
         self._store = store
@@ -111,6 +119,16 @@ class Service:
         telemetry.add_probe(partial(read_store_gauges, store))
         if self._measures:
             telemetry.add_probe(partial(self._measures.read_gauges, self._dispatcher.statuses))
+        looks = looks_at(
+            store,
+            self._health,
+            self._expiry,
+            self._purge,
+            authentication,
+            self._dispatcher.statuses,
+            self._crashed,
+        )
+        self._parts = Parts(looks, _machine_ms)
         sending = Sending()
         self._services = build_services(
             store,
@@ -124,6 +142,9 @@ class Service:
             health=self._health,
             backpressure=sending,
             tokens=authentication.tokens,
+            parts=self._parts,
+            recorder=recorder,
+            started_at_ms=started_at_ms,
         )
         self._server = build_server(
             self._services,
@@ -148,6 +169,8 @@ class Service:
         Raises AccessError, StoreOpenError, AgentsFileError or AddressError, saying why.
         """
         clock: Clock = TestClock() if settings.test_clock else SystemClock()
+        recorder = Recorder(telemetry) if keeps_figures(settings) else None
+        telemetry = recorder or telemetry
         authentication = Authentication.open(settings.access, clock.now_ms)
         store = await open_store(settings.database_url, clock, settings.max_writes, telemetry)
         connectors = build_connectors(
@@ -158,7 +181,7 @@ class Service:
         try:
             agents_file = Path(settings.agents_file) if settings.agents_file else None
             await register_at_start(store, clock, connectors, agents_file)
-            service = cls(settings, store, clock, connectors, authentication, telemetry)
+            service = cls(settings, store, clock, connectors, authentication, telemetry, recorder)
             await service._serve()
         except BaseException:
             await connectors.client.aclose()
@@ -262,20 +285,36 @@ class Service:
         warnings = warn_of_unusable(self._store, self._connectors)
         # What fell due while nobody served happens behind the first calls: the rules go by the time, not by
         # what is written.
-        for work in (
-            self._expiry.run(),
-            self._purge.run(),
-            self._health.run(),
-            self._watch_credentials(),
-            warnings,
-        ):
-            self._tasks.append(asyncio.create_task(_log_crash(work)))
+        works = {
+            "expiry": self._expiry.run(),
+            "purge": self._purge.run(),
+            "health": self._health.run(),
+            "credentials": self._watch_credentials(),
+            "warnings": warnings,
+        }
+        if self._recorder:
+            works["figures"] = self._recorder.run(self._parts.look)
+        for name, work in works.items():
+            self._tasks.append(asyncio.create_task(self._note_crash(name, work)))
+
+    async def _note_crash(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Runs background work; its failure is logged here, and nowhere else."""
+        try:
+            await work
+        except Exception as error:
+            self._crashed[name] = f"{type(error).__name__}: {error}"
+            log.exception("background work failed", work=name)
+            raise
 
 
-async def _log_crash(work: Coroutine[Any, Any, None]) -> None:
-    """Runs background work; its failure is logged here, and nowhere else."""
-    try:
-        await work
-    except Exception:
-        log.exception("background work failed")
-        raise
+def keeps_figures(settings: Settings) -> bool:
+    """Whether the figures of the last hour are kept for the console. An open service that others can reach
+    has none.
+    """
+    reachable = is_reachable(settings.grpc_address) or is_reachable(settings.rest_address)
+    return settings.console and (settings.is_protected or not reachable)
+
+
+def _machine_ms() -> int:
+    """The machine's time: what an operator looks at goes by it, whatever the sessions' clock says."""
+    return round(time.time() * 1000)

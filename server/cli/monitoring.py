@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from rest_facade.front_door.observer import NOBODY, Observer
 from rest_facade.main import Facade
-from server.addresses import split_address
-from server.cli.common import is_loopback, listen, log, with_port
+from server.addresses import is_reachable
+from server.cli.common import listen, log, with_port
 from server.settings import Settings
 from server.telemetry.telemetry import OFF, Reading, Telemetry
 
@@ -56,7 +56,7 @@ class Monitoring:
         metrics = Metrics()
         self.telemetry, self.observer = metrics, _Requests(metrics)
         self._endpoint = MetricsEndpoint(metrics, self._listener)
-        if not is_loopback(split_address(address)[0]):
+        if is_reachable(address):
             log.warning("others can reach the metrics, which need no credential", address=address)
 
     def watch_facade(self, facade: Facade) -> None:

@@ -19,10 +19,10 @@ from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
 from rest_facade.front_door.observer import NOBODY, Observer
 from rest_facade.main import Facade
 from rest_facade.upstream.backend import Backend, Tls, dial, dial_for_streams
+from server.addresses import is_reachable
 from server.certificates import CertificateError, make_reloading_context, open_certificate
 from server.cli.common import (
     StartError,
-    is_reachable,
     listen,
     log,
     log_start,

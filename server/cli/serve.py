@@ -8,10 +8,10 @@ from typing import Final
 import click
 
 from server.access.errors import AccessError
+from server.addresses import is_reachable
 from server.agents.agents_file import AgentsFileError
 from server.cli.common import (
     StartError,
-    is_reachable,
     listen,
     log_start,
     log_without_console,

@@ -11,6 +11,7 @@ from functools import partial
 
 from server.agents.connector import Connector
 from server.clock import Clock
+from server.delivery.attempt import Attempt
 from server.delivery.pump import Pump
 from server.delivery.turn import Means
 from server.domain.access import Scope
@@ -91,9 +92,13 @@ class Dispatcher:
         """
         for outcome in commit.outcomes:
             entry, session = outcome.entry, outcome.session
-            if entry is None:
+            if entry is None and not outcome.opened:
                 continue
             self.statuses.count_open(session.agent_id, outcome.opened)
+            if entry is None:
+                # A message that is delivered anew.
+                self._pump(session.agent_id).add_again(session.id)
+                continue
             # Told by the message: a delivery is also pending, and without attempts, after one that was not
             # charged to it.
             if isinstance(entry.event, UserMessage):
@@ -128,6 +133,11 @@ class Dispatcher:
         session_id, sequence = parse_delivery_id(delivery_id)
         rule = partial(answer, reply_id=reply_id or new_id(), reply=reply, agent_id=agent_id)
         return await self._store.apply_delivery(session_id, sequence, rule, scope=scope)
+
+    def in_hand(self, agent_id: str) -> dict[str, Attempt]:
+        """What an agent has in hand, by its session: as many as it may have at a time, at most."""
+        pump = self._pumps.get(agent_id)
+        return pump.attempts if pump else {}
 
     def is_idle(self) -> bool:
         """Whether nothing is open."""

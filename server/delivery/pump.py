@@ -15,6 +15,7 @@ import structlog
 from server.agents.connector import AgentUnavailableError, Connector
 from server.delivery import turn as turns
 from server.delivery.alarm import Alarm
+from server.delivery.attempt import Attempt
 from server.delivery.turn import Means, Turn
 from server.domain.access import EVERYTHING
 from server.domain.agents import Agent
@@ -71,6 +72,11 @@ class Pump:
         running = [turn.task for turn in self._turns.values() if turn.task]
         return [*running, *([self._task] if self._task else [])]
 
+    @property
+    def attempts(self) -> dict[str, Attempt]:
+        """What the agent has in hand, by its session."""
+        return {session_id: turn.attempt for session_id, turn in self._turns.items() if turn.attempt}
+
     def wake(self) -> None:
         """Has the store asked what is due, and an agent that could not be asked tried again."""
         self._rest_end_s = 0.0
@@ -92,6 +98,12 @@ class Pump:
             self._start()
         else:
             self._look()
+
+    def add_again(self, session_id: str) -> None:
+        """Takes note of a message of a session that is delivered anew, maybe before one that is in hand."""
+        if turn := self._turns.get(session_id):
+            turn.has_next = True
+        self.wake()
 
     def close(self, outcome: Outcome, entry: Entry, sequence: int) -> None:
         """Takes note of a reply, or of a failure for good."""

@@ -1,6 +1,7 @@
 """How agents fare: their deliveries that are open and in hand, and what their last failures were."""
 
 from collections import Counter, OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -54,6 +55,11 @@ class AgentStatuses:
     def count_all(self) -> tuple[int, int]:
         """How many deliveries of all agents are open, and how many of them are in hand."""
         return self._open.total(), self._in_hand.total()
+
+    @property
+    def unavailable(self) -> Mapping[str, str]:
+        """The agents that cannot be asked, and why."""
+        return self._unavailable
 
     def forget(self, agent_id: str) -> None:
         """Forgets what was noted of an agent that has been removed."""

@@ -51,6 +51,8 @@ class Session(NamedTuple):
     the log's latest entry; of an empty log, 0 and one ms before the creation. `open_deliveries` counts the
     messages of the user that have neither a reply nor failed for good. `tenant`: that of who made it.
     `stored_bytes`: how much content, metadata and attachments its messages have, in bytes of UTF-8.
+    `failed_deliveries` counts the messages of the user that have failed for good and can be delivered anew: 0
+    once the expiry is in the log.
     """
 
     id: str
@@ -71,6 +73,7 @@ class Session(NamedTuple):
     open_deliveries: int = 0
     tenant: str = ""
     stored_bytes: int = 0
+    failed_deliveries: int = 0
 
     @property
     def end_ms(self) -> int:
@@ -294,7 +297,7 @@ def fall_due(session: Session, now_ms: int) -> Outcome:
     if session.expiry_logged:
         return Outcome(session)
     if now_ms >= session.expires_at_ms:
-        return append(session, now_ms, Expiry(), expiry_logged=True, open_deliveries=0)
+        return append(session, now_ms, Expiry(), expiry_logged=True, open_deliveries=0, failed_deliveries=0)
     if not session.warning_logged and now_ms >= session.warn_at_ms:
         return append(session, now_ms, ExpirationWarning(), warning_logged=True)
     return Outcome(session)

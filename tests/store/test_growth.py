@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from eliza.sessions.v1 import (
+    admin_service_pb2,
     agent_service_pb2,
     message_service_pb2,
     session_service_pb2,
@@ -49,7 +50,13 @@ def test_every_public_operation_is_called() -> None:
 def test_every_call_of_the_api_is_made() -> None:
     calls = {
         method.name
-        for module in (session_service_pb2, message_service_pb2, agent_service_pb2, user_data_service_pb2)
+        for module in (
+            session_service_pb2,
+            message_service_pb2,
+            agent_service_pb2,
+            user_data_service_pb2,
+            admin_service_pb2,
+        )
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
         if not (method.client_streaming or method.server_streaming)

@@ -27,11 +27,12 @@ from server.store.pages import (
 )
 from server.store.sqlite import rows
 from server.store.sqlite.agents import SqliteAgents
-from server.store.sqlite.compact import shrink
+from server.store.sqlite.compact import read_pragma, shrink
 from server.store.sqlite.deliveries import SqliteDeliveries
 from server.store.sqlite.due import apply_due
 from server.store.sqlite.file import FileLock, connect, measure, prepare, real_path, schema_version
-from server.store.sqlite.lists import READABLE, SqliteLists, count
+from server.store.sqlite.inspection import SqliteInspection
+from server.store.sqlite.lists import READABLE, count
 from server.store.sqlite.removal import IS_THERE, Pieces, clear, erase, take_expired
 from server.store.sqlite.rewrite import finish_erasure
 from server.store.sqlite.scopes import in_scope, is_narrow, named, one_in_scope
@@ -51,7 +52,7 @@ _LIST_ENTRIES: Final = in_scope(
 )
 
 
-class SqliteStore(SqliteLists, SqliteAgents, SqliteDeliveries, Store):
+class SqliteStore(SqliteInspection, SqliteAgents, SqliteDeliveries, Store):
     """See Store. Made by `open`."""
 
     def __init__(
@@ -210,6 +211,8 @@ class SqliteStore(SqliteLists, SqliteAgents, SqliteDeliveries, Store):
                 str(self._path),
                 schema_version(),
                 sum(sum(count(connection, state, EVERYTHING).values()) for state in (LIVE, EXPIRED)),
+                read_pragma(connection, "freelist_count") * read_pragma(connection, "page_size"),
+                gives_back=bool(read_pragma(connection, "auto_vacuum")),
             )
 
         return self._read(read)

@@ -33,6 +33,7 @@ from tests.store.conformance.common import (
     UNKNOWN,
     Misbehaved,
     OnStore,
+    again,
     break_a_constraint,
     contents,
     delivery,
@@ -414,7 +415,9 @@ class Deliveries(OnStore):
                 st.tuples(
                     st.integers(0, 1),
                     st.integers(1, 5),
-                    st.sampled_from(["say", "lease", "answer", "fail", "give up", "expire", "delete"]),
+                    st.sampled_from(
+                        ["say", "lease", "answer", "fail", "give up", "again", "expire", "delete"]
+                    ),
                 ),
                 min_size=1,
                 max_size=12,
@@ -431,6 +434,7 @@ class Deliveries(OnStore):
         sessions: dict[str, Session] = {one.id: one for one in targets}
         made: dict[tuple[str, int], Delivery] = {}
         rules = {"lease": take, "answer": respond("r", "r"), "fail": stumble, "give up": give_up}
+        rules["again"] = again
 
         def expected(session_id: str, sequence: int, name: str) -> Outcome | type[Exception] | None:
             if session_id not in sessions:
@@ -486,9 +490,15 @@ class Deliveries(OnStore):
                 ]
                 first = await first_open(store, one)
                 assert (first and first.delivery) == min(left, key=lambda found: found.sequence, default=None)
-                assert one.id not in sessions or (
-                    await store.get_session(one.id, scope=EVERYTHING)
-                ).open_deliveries == len(left)
+                failed = [
+                    found
+                    for (session_id, _), found in still.items()
+                    if session_id == one.id and found.state is DeliveryState.FAILED
+                ]
+                if one.id in sessions:
+                    now = await store.get_session(one.id, scope=EVERYTHING)
+                    assert now.open_deliveries == len(left)
+                    assert now.failed_deliveries == (0 if now.expiry_logged else len(failed))
         for one in targets:
             if one.id in sessions:
                 await store.delete_session(one.id, scope=EVERYTHING)

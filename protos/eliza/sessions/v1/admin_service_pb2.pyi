@@ -106,7 +106,7 @@ Global___GetOverviewRequest: _TypeAlias = GetOverviewRequest  # noqa: Y015
 
 @_typing.final
 class OverviewPoint(_message.Message):
-    """How busy the service was in 10 seconds, or since it started where that is less."""
+    """How busy the service was in 10 seconds. Instants are those of the machine's clock."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -239,7 +239,7 @@ class GetOverviewResponse(_message.Message):
 
     @_builtins.property
     def now(self) -> Global___OverviewPoint:
-        """The counts of now, and the rates and times of the last point. `at` is now."""
+        """The counts of now, and the rates and times of the last 10 to 20 seconds. `at` is now."""
 
     @_builtins.property
     def refusals(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
@@ -785,7 +785,7 @@ class RedeliverMessageRequest(_message.Message):
     """UUID of the user's message."""
     message_sequence: _builtins.int
     """Its place in the session's log, as ListDeliveries tells it. Without it the message must be among the
-    latest 10,000 entries of the log, or it is DELIVERY_NOT_FOUND.
+    latest 1000 entries of the log, or it is DELIVERY_NOT_FOUND.
     """
     def __init__(
         self,
