@@ -25,7 +25,7 @@ from server.cli.monitoring import Monitoring
 from server.cli.rest import build_facade
 from server.cli.server_option import reachable
 from server.domain.agents import ECHO_ID
-from server.service import AddressError, Service
+from server.service import AddressError, Service, keeps_figures
 from server.settings import Settings
 from server.store.values import StoreOpenError
 
@@ -90,9 +90,7 @@ async def _serve(settings: Settings, *, with_rest: bool) -> None:
             service.close_port_to_agents(rest_port)
             rest_address = with_port(settings.rest_address, rest_port)
             ready += f" rest={rest_address}"
-            has_console = settings.console and (
-                settings.is_protected or not is_reachable(settings.rest_address)
-            )
+            has_console = keeps_figures(settings)
             facade = build_facade(
                 settings,
                 listener,

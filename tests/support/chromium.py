@@ -101,22 +101,20 @@ class Watched:
         found: list[str] = self.page.evaluate(
             """() => {
               const width = document.documentElement.clientWidth;
-              if (document.documentElement.scrollWidth <= width) return [];
-              return [...document.querySelectorAll("body *")]
+              const wide = Math.max(document.documentElement.scrollWidth, document.body.scrollWidth);
+              if (wide <= width) return [];
+              const found = [...document.querySelectorAll("body *")]
                 .filter((element) => element.getBoundingClientRect().right > width + 0.5)
                 .map((element) => element.outerHTML.slice(0, 120));
+              return [`the page is ${wide} wide`, ...found];
             }"""
         )
         return found
 
-    def barriers(self, *, exclude: str = "") -> list[str]:
-        """What axe-core finds serious: the rule, and where; not below the selector `exclude`."""
+    def barriers(self) -> list[str]:
+        """What axe-core finds serious: the rule, and where."""
         self.page.evaluate((node.install() / "axe-core" / "axe.min.js").read_text())
-        scope = {"exclude": [[exclude]]} if exclude else {"include": [["html"]]}
-        found = self.page.evaluate(
-            "(scope) => axe.run(scope, { resultTypes: ['violations'] })",
-            scope,
-        )
+        found = self.page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
         return [
             f"{one['id']}: {', '.join(str(node_['target']) for node_ in one['nodes'][:5])}"
             for one in found["violations"]

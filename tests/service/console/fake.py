@@ -40,7 +40,7 @@ def make_point(at_ms: int) -> OverviewPoint:
         expiring_sessions=int(300 + busy),
         open_streams=int(800 + 5 * busy),
         refusals_per_second=max(0.0, 2 * math.sin(3 * turn)),
-        store_bytes=(7 << 30) + int((at_ms % 3_600_000) * 40_000),
+        store_bytes=(7 << 30) + int((at_ms % 3_600_000) * 400),
         event_loop_lag_ms=1 + abs(3 * math.sin(5 * turn)),
     )
 

@@ -51,7 +51,7 @@ def test_it_shows_the_figures_and_draws_an_hour(server: FakeServer, root: str, w
     assert shown(page, "openDeliveries") == str(now.open_deliveries)
     assert page.text_content("[data-note=openDeliveries]") == "the oldest 12.4 s"
     assert re.fullmatch(r"\d+(\.\d)? (ms|s)", shown(page, "firstChunk"))
-    assert page.text_content("[data-note=refusals]") == "1,244 since the start"
+    assert page.text_content("[data-note=refusals]") == "1,244 in all"
     assert page.locator("#refusals td").all_text_contents()[:2] == ["RATE_LIMITED", "1,204"]
     drawn = page.evaluate(
         """() => [...document.querySelectorAll(".plot canvas")].map((canvas) => {

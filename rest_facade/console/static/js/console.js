@@ -84,7 +84,7 @@ const theme = document.getElementById("theme");
 const root = document.documentElement;
 
 function showTheme() {
-  theme.textContent = `Theme: ${root.dataset.theme}`;
+  theme.ariaLabel = theme.title = `Theme: ${root.dataset.theme}`;
   document.dispatchEvent(new CustomEvent("console:theme"));
 }
 

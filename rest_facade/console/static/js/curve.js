@@ -16,12 +16,13 @@ function colour(name) {
 }
 
 export class Curve {
-  /** `figure` has a place for the plot and a legend; `show` turns a value into words. */
-  constructor(figure, show) {
+  /** `figure` has a place for the plot and a legend; `show` turns a value into words, `steps` are its axis's. */
+  constructor(figure, { show, steps }) {
     this.place = figure.querySelector(".plot");
     this.values = [...figure.querySelectorAll("[data-value]")];
     this.title = this.place.getAttribute("aria-label");
     this.show = show;
+    this.steps = steps;
     this.data = [[], ...this.values.map(() => [])];
     this.#draw();
     new ResizeObserver(() => this.plot.setSize({ width: this.place.clientWidth, height: HEIGHT })).observe(this.place);
@@ -46,9 +47,11 @@ export class Curve {
     const muted = colour("colour-muted");
     const line = colour("colour-line");
     const axis = { stroke: muted, font: "11px system-ui", grid: { stroke: line, width: 1 }, ticks: { show: false } };
+    const steps = this.steps ? { incrs: this.steps } : {};
     const options = {
       width: this.place.clientWidth,
       height: HEIGHT,
+      padding: [8, 10, 0, 0],
       legend: { show: false },
       cursor: { sync: { key: "overview" }, drag: { x: false, y: false }, y: false },
       hooks: { setCursor: [(plot) => this.#tell(plot.cursor.idx)] },
@@ -58,7 +61,7 @@ export class Curve {
       },
       axes: [
         { ...axis, size: 24, space: 60, values: (_, splits) => splits.map(clock) },
-        { ...axis, size: 58, space: 32, values: (_, splits) => splits.map((value) => this.show(value)) },
+        { ...axis, size: 56, space: 32, ...steps, values: (_, splits) => splits.map((value) => this.show(value)) },
       ],
       series: [{}, ...this.values.map((_, index) => this.#series(index + 1))],
     };

@@ -8,6 +8,9 @@ const SECONDS = 5;
 const HOUR_MS = 3_600_000;
 const GAP_MS = 25_000; // A point is of ten seconds: more between two is a time without figures.
 
+/** The steps of an axis of bytes. */
+const POWERS = Array.from({ length: 55 }, (_, power) => 2 ** power);
+
 const SERIES = {
   messages: { names: ["messages", "replies"], show: rate },
   firstChunk: { names: ["firstChunkP50", "firstChunkP95"], show: ms },
@@ -16,7 +19,7 @@ const SERIES = {
   liveSessions: { names: ["liveSessions", "expiringSessions"], show: count },
   openStreams: { names: ["openStreams"], show: count },
   refusals: { names: ["refusals"], show: rate },
-  storeBytes: { names: ["storeBytes"], show: size },
+  storeBytes: { names: ["storeBytes"], show: size, steps: POWERS },
   loopLag: { names: ["loopLag"], show: ms },
 };
 
@@ -30,10 +33,10 @@ const FIGURES = {
     now.openDeliveries ? `the oldest ${ms(oldestDeliverySeconds * 1000)}` : "none waits",
   ],
   liveSessions: ({ now }) => [count(now.liveSessions), `${count(now.expiringSessions)} expire soon`],
-  openStreams: ({ now }) => [count(now.openStreams), "watches, workers, replies"],
-  refusals: ({ now, refusalsByReason }) => [`${rate(now.refusals)} /s`, `${count(sum(refusalsByReason))} since the start`],
+  openStreams: ({ now }) => [count(now.openStreams), "of all kinds"],
+  refusals: ({ now, refusalsByReason }) => [`${rate(now.refusals)} /s`, `${count(sum(refusalsByReason))} in all`],
   storeBytes: ({ now }) => [size(now.storeBytes), "data and its log"],
-  loopLag: ({ now, expiryLagSeconds }) => [ms(now.loopLag), `expiry late by ${ms(expiryLagSeconds * 1000)}`],
+  loopLag: ({ now, expiryLagSeconds }) => [ms(now.loopLag), `expiry by ${ms(expiryLagSeconds * 1000)}`],
 };
 
 const percentiles = (p50, p95) => [orNone(p50, ms), p50 === null ? "no reply just now" : `p95 ${orNone(p95, ms)}`];
@@ -43,7 +46,7 @@ const failure = document.getElementById("failure");
 const curves = new Map(
   [...document.querySelectorAll("[data-curve]")].map((figure) => {
     const name = figure.dataset.curve;
-    return [name, new Curve(figure, SERIES[name].show)];
+    return [name, new Curve(figure, SERIES[name])];
   }),
 );
 
