@@ -42,7 +42,7 @@ DELIVERIES: Final = 25
 MAX_CALLS: Final = 4
 """How many pages of the server are read for a table: those that match may be few."""
 
-KINDS: Final[dict[AgentKind, str]] = {
+KINDS: Final[dict[AgentKind.ValueType, str]] = {
     AGENT_KIND_UNSPECIFIED: "unknown",
     AGENT_KIND_ECHO: "echo",
     AGENT_KIND_STREAM: "stream",

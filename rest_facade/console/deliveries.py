@@ -6,7 +6,7 @@ from eliza.sessions.v1 import admin_service_pb2 as pb
 from eliza.sessions.v1.admin_service_pb2 import DeliveryState, MessageDelivery
 from rest_facade.shapes import responses
 
-STATES: Final[dict[DeliveryState, tuple[str, str]]] = {
+STATES: Final[dict[DeliveryState.ValueType, tuple[str, str]]] = {
     pb.DELIVERY_STATE_UNSPECIFIED: ("unknown", "off"),
     pb.DELIVERY_STATE_WAITING: ("waiting", "warn"),
     pb.DELIVERY_STATE_IN_HAND: ("in hand", "warn"),

@@ -1,7 +1,8 @@
 """Tells the console's own pages from others, where a request changes something.
 
 The console has no cookie, so that a foreign page cannot use a caller's key. An open service on loopback wants
-no key: there the front door refuses foreign origins, and this refuses what is left, other pages of this machine.
+no key. There the front door refuses foreign origins, and this refuses what is left: other pages of this
+machine.
 """
 
 from typing import Final

@@ -33,7 +33,7 @@ MAX_CALLS: Final = 4
 FILTERS: Final = ("user", "agent", "state", "from", "to", "id")
 """The parameters of the page's address that say which sessions are wanted."""
 
-STATES: Final[dict[str, SessionState]] = {
+STATES: Final[dict[str, SessionState.ValueType]] = {
     "": SESSION_STATE_UNSPECIFIED,
     "live": SESSION_STATE_LIVE,
     "expired": SESSION_STATE_EXPIRED,

@@ -90,9 +90,7 @@ class _Views:
             before = self._find(session_id).session.last_sequence + 1
         entries = self._read_entries(session_id, max(0, before - 1 - limit), before)
         first = entries[0][0] if entries else 0
-        return _respond(
-            {"entries": [orjson.Fragment(entry) for _, entry in entries], "hasOlder": first > 1}
-        )
+        return _respond({"entries": [orjson.Fragment(entry) for _, entry in entries], "hasOlder": first > 1})
 
     def list_deliveries(self, session_id: str) -> Response:
         """A page of the deliveries of its messages, those of the newest first."""

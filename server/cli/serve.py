@@ -9,7 +9,6 @@ import click
 
 from server.access.errors import AccessError
 from server.agents.agents_file import AgentsFileError
-from server.addresses import is_reachable
 from server.cli.common import (
     StartError,
     listen,

@@ -1,8 +1,9 @@
-"""How long each page of the console takes with 200,000 sessions, and with 200: `python -m tests.campaigns.console`.
+"""How long each page of the console takes with 200,000 sessions and with 200:
+`python -m tests.campaigns.console`.
 
-A page is there when its data are. The stores are those of the campaign `hostile`: beside the sessions they hold
-one of 100,000 messages and its replies, or of 100. The exit status is 1 where a page takes more than
-ALLOWED_MS longer.
+A page is there when its data are. The stores are those of the campaign `hostile`. Beside the sessions they
+hold one with a log of 150,000 entries, or of 150. The exit status is 1 where a page takes more than ALLOWED_MS
+longer.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A conversation that is watched live: over restarts of the service, ends of tokens, and tabs out of sight."""
+"""Conversations watched live: over restarts of the service, ends of tokens, and tabs out of sight."""
 
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,7 +16,9 @@ KEY_NAME = "eliza-sessions.key"
 
 
 @pytest.mark.parametrize("end", [Serve.kill, Serve.stop])
-def test_nothing_is_missed_or_doubled_over_restarts(start: Start, watch: Open, end: object, tmp_path: Path) -> None:
+def test_nothing_is_missed_or_doubled_over_restarts(
+    start: Start, watch: Open, end: object, tmp_path: Path
+) -> None:
     service = start()
     addresses = {"GRPC_ADDRESS": service.grpc, "REST_ADDRESS": service.rest}
     session_id = service.create()["sessionId"]

@@ -3,15 +3,11 @@
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from tests.service.console.conftest import Open
-from tests.service.console.pages import PAGES, THEMES, WIDTHS, Looked
-
-
-def ground(page: Page) -> str:
-    """The colour behind a page."""
-    return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+from tests.service.console.looking import check_keyboard, check_whole, ground
+from tests.service.console.pages import PAGES, Looked
 
 
 @pytest.mark.parametrize("looked", PAGES, ids=lambda looked: looked.name)
@@ -21,20 +17,7 @@ def test_a_page_is_whole_in_light_and_dark_on_a_desk_and_a_phone(
     watched = watch(root)
     watched.go(looked.path)
     watched.page.wait_for_selector(looked.shows)
-    grounds = set()
-    for theme in THEMES:
-        for width in WIDTHS:
-            watched.look(width, theme)
-            watched.page.wait_for_load_state("networkidle" if looked.name == "root" else "load")
-            watched.shoot(f"{looked.name}-{theme}-{width}")
-            assert watched.sticks_out() == [], (theme, width)
-            assert watched.barriers() == [], (theme, width)
-        grounds.add(ground(watched.page))
-    assert len(grounds) == len(THEMES), "light and dark look the same"
-    expected = ["Failed to load resource"] if looked.name == "missing" else []
-    unexpected = [one for one in watched.problems if not any(words in one for words in expected)]
-    assert unexpected == []
-    assert watched.hosts == {urlsplit(root).netloc}
+    check_whole(watched, looked)
 
 
 @pytest.mark.parametrize(
@@ -43,22 +26,7 @@ def test_a_page_is_whole_in_light_and_dark_on_a_desk_and_a_phone(
 def test_the_keyboard_reaches_all_and_skips_the_navigation(looked: Looked, root: str, watch: Open) -> None:
     page = watch(root).go(looked.path)
     page.wait_for_selector(looked.shows)
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.className") == "skip"
-    assert page.evaluate("document.activeElement.getBoundingClientRect().left") >= 0
-    page.keyboard.press("Enter")
-    assert page.evaluate("document.activeElement.id") == "main"
-    assert page.url == f"{root}{looked.path}"
-    page.keyboard.press("Shift+Tab")
-    for _ in range(12):
-        focused = page.evaluate(
-            """() => {
-              const style = getComputedStyle(document.activeElement);
-              return [document.activeElement.tagName, style.outlineStyle !== "none"];
-            }"""
-        )
-        assert focused[0] == "BODY" or focused[1], f"the focus is not seen on {focused[0]}"
-        page.keyboard.press("Shift+Tab")
+    check_keyboard(page, f"{root}{looked.path}")
 
 
 def test_the_theme_is_chosen_and_kept(root: str, watch: Open) -> None:

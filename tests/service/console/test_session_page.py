@@ -263,7 +263,7 @@ def test_the_commands_do_what_the_page_does(start: Start, watch: Open) -> None:
     watched.context.add_init_script(f"sessionStorage['eliza-sessions.key'] = {json.dumps(key)}")
     watched.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page = open_session(watched, session_id)
-    content = "it's \"quoted\" $HOME `id` \\ \u202e !\nand a line"
+    content = 'it\'s "quoted" $HOME `id` \\ \u202e !\nand a line'
     page.fill("#text", content)
     page.click("text=Copy as curl")
     commands = dict(
@@ -279,7 +279,9 @@ def test_the_commands_do_what_the_page_does(start: Start, watch: Open) -> None:
     assert json.loads(run_curl(commands["Read it"]))["code"] == "UNAUTHENTICATED"
     assert json.loads(run_curl(commands["Send a message"], **variable))["content"] == content
     assert json.loads(run_curl(commands["Renew it"], **variable))["renewalCount"] >= 1
-    texts = [one["content"] for one in json.loads(run_curl(commands["Read its messages"], **variable))["messages"]]
+    texts = [
+        one["content"] for one in json.loads(run_curl(commands["Read its messages"], **variable))["messages"]
+    ]
     assert content in texts
     assert '"record":"session"' in run_curl(commands["Read its transcript"], **variable)
     page.click("[aria-label='Copy: Read it']")

@@ -56,7 +56,8 @@ def page(*sessions: pb.FoundSession, token: str = "") -> pb.SearchSessionsRespon
 
 def test_the_filters_of_the_address_are_those_of_the_call() -> None:
     server = Server(page(found(1)))
-    query = f"user={USER}&agent={AGENT}&state=expired&from=2027-01-15T08:00&to=2027-01-15T10:00%2B01:00&id=3333&page=t"
+    created = "from=2027-01-15T08:00&to=2027-01-15T10:00%2B01:00"
+    query = f"user={USER}&agent={AGENT}&state=expired&{created}&id=3333&page=t"
     assert Asker(server)(f"{PART}?{query}").status_code == 200
     assert server.searches == [
         pb.SearchSessionsRequest(

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -82,9 +82,9 @@ class Logged(Told):
     """The way to a server that has a log: `read` counts the lines that were read of it."""
 
     read = 0
-    contents: dict[int, str] = {}
-    requests: list[ExportTranscriptRequest] = []
-    loop: asyncio.Runner
+    contents: ClassVar[dict[int, str]] = {}
+    requests: ClassVar[list[ExportTranscriptRequest]] = []
+    loop: ClassVar[asyncio.Runner]
 
     def export_transcript(self, request: ExportTranscriptRequest, _metadata: Any) -> Any:
         Logged.requests.append(request)
@@ -234,7 +234,12 @@ def test_deliveries_are_told_with_what_is_known_of_them() -> None:
     one, two, three = body["deliveries"]
     assert body["nextPage"] == "t"
     assert [one["state"], two["state"], three["state"]] == ["waiting", "in hand", "failed"]
-    assert one["lastFailure"] == {"at": "2027-01-15T08:00:00.000Z", "attempt": 2, "reason": EVIL, "detail": "d"}
+    assert one["lastFailure"] == {
+        "at": "2027-01-15T08:00:00.000Z",
+        "attempt": 2,
+        "reason": EVIL,
+        "detail": "d",
+    }
     assert one["nextAttemptAt"] == "2027-01-15T08:00:00.001Z"
     assert (two["workerId"], two["workerAddress"]) == ("w", "10.0.0.1:5")
     assert (two["lastFailure"], two["nextAttemptAt"], one["workerId"]) == (None, None, None)
