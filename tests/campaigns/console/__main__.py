@@ -2,8 +2,8 @@
 `python -m tests.campaigns.console`.
 
 A page is there when its data are. The stores are those of the campaign `hostile`. Beside the sessions they
-hold one with a log of 150,000 entries, or of 150. The exit status is 1 where a page takes more than ALLOWED_MS
-longer.
+hold one with a log of 150,000 entries, or of 150. The exit status is 1 where a page takes more than
+ALLOWED_MS longer.
 """
 
 import argparse

@@ -24,8 +24,8 @@ class Filled(NamedTuple):
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
-    """A service with an agent and its worker, and a session: of its messages one was answered, one failed, and
-    one is in hand.
+    """A service with an agent and its worker, and a session: of its messages one was answered, one failed,
+    and one is in hand.
     """
     service = Serve(tmp_path_factory.mktemp("filled"))
     agent_id = stream_agent(service, "An agent with quite a long name: Order clerk of the night")

@@ -63,17 +63,19 @@ test("what is known of an entry later takes its place", () => {
 
 test("a message is the same whichever way it came", () => {
   const event = {
-    id: "m", isAgent: true, text: "hi", thought: null, actions: [], metadata: { a: null }, attachments: [], createdAt: 1800000000000, sequence: 7,
+    id: "m", isAgent: true, text: "hi", thought: null, actions: [], metadata: { a: null }, attachments: [[null]], createdAt: 1800000000000, sequence: 7,
     sessionStatus: { wasRenewed: false },
   };
   const record = {
     sequence: "7", at: "2027-01-15T08:00:00Z", sessionStatus: {},
-    message: { messageId: "m", isAgent: true, content: "hi", metadata: { a: null } },
+    message: { messageId: "m", isAgent: true, content: "hi", metadataJson: '{"a":null}', attachmentsJson: '[[null]]' },
   };
   const [live, stored] = [fromEvent("messageBroadcast", event), fromRecord(record)];
   assert.deepEqual(live.message, stored.message);
   assert.deepEqual([live.sequence, live.kind, nameKind(live)], [stored.sequence, stored.kind, nameKind(stored)]);
   assert.equal(Date.parse(live.at), Date.parse(stored.at));
+  assert.deepEqual(stored.raw.message.attachments, [[null]]);
+  assert.ok(!("metadataJson" in stored.raw.message));
 });
 
 test("each kind of entry says the same whichever way it came", () => {

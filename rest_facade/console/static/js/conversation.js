@@ -262,7 +262,7 @@ export class Conversation {
   // What is seen.
 
   #draw() {
-    place("entries").className = `entries ${this.#view}`;
+    place("entries").className = `entries view-${this.#view}`;
     place("entries").replaceChildren(...this.#window.entries.map((entry) => this.#show(entry)));
     place("drafts").hidden = this.#view === "json";
     this.#showEnds();

@@ -25,8 +25,9 @@ export const EVENT_KINDS = {
   agentReplyFailed: "replyFailure",
 };
 
-/** Makes an entry of gRPC's JSON, which leaves out what is empty. */
-export function fromRecord(raw) {
+/** Makes an entry of gRPC's JSON, which leaves out what is empty, and has JSON as text. */
+export function fromRecord(record) {
+  const raw = record.message ? { ...record, message: readJson(record.message) } : record;
   const kind = Object.keys(KINDS).find((one) => one in raw) ?? "other";
   const { message, sessionStatus = {} } = raw;
   return {
@@ -46,6 +47,12 @@ export function fromRecord(raw) {
     facts: tell(kind, { ...raw[kind], expiresAt: sessionStatus.expiresAt, renewalCount: sessionStatus.renewalCount ?? 0 }),
     raw,
   };
+}
+
+function readJson({ metadataJson, attachmentsJson, ...message }) {
+  if (metadataJson) message.metadata = JSON.parse(metadataJson);
+  if (attachmentsJson) message.attachments = JSON.parse(attachmentsJson);
+  return message;
 }
 
 /** Makes an entry of an event of the stream. */
