@@ -138,6 +138,7 @@ def test_the_docs_authorize_with_the_key_of_the_console(
     page = watched.go("/console/system")
     enter(page, KEY)
     page.wait_for_selector("text=Health of each part")
+    watched.problems.clear()
     page.click("nav >> text=API docs")
     page.click("text=Tells how the service is.")
     calls = protected.calls
