@@ -31,6 +31,7 @@ def test_the_docs_are_of_every_operation_and_take_a_key(plain: Serve, watch: Ope
     operations = [one for item in document["paths"].values() for one in item.values() if "operationId" in one]
     assert page.locator(".opblock").count() == len(operations)
     page.click("button.authorize")
-    expect(page.locator(".auth-container")).to_have_count(2)
+    schemes = document["components"]["securitySchemes"]
+    expect(page.locator(".auth-container")).to_have_count(len(schemes))
     # Its badge would tell a validator elsewhere where this service is.
     assert page.locator("img[src*=validator], a[href*=validator]").count() == 0

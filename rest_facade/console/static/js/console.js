@@ -102,5 +102,7 @@ showTheme();
 
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();
+  // Swagger UI would put the anchor into the address.
+  event.stopPropagation();
   document.getElementById("main").focus();
 });
