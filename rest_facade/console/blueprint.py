@@ -100,9 +100,9 @@ def _show_docs() -> Response:
 
 def _show_readme() -> Response:
     """The README of the version that is installed, as text."""
-    text = metadata.metadata("eliza-sessions").get_payload()
+    text = metadata.metadata("eliza-sessions").json["description"]
     headers = {"Content-Type": "text/plain; charset=utf-8", "Cache-Control": "no-cache", **HEADERS}
-    content = text.encode()
+    content = str(text).encode()
     return assets.respond(content, headers, assets.etag_of(content))
 
 

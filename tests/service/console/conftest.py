@@ -1,18 +1,20 @@
 """A browser, a server that says what the tests want, and the facade with the console in front of it."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from tests.service.console.fake import FakeServer
-from tests.support.chromium import Watched, open_chromium
+from tests.support.chromium import PATIENCE_MS, Watched, open_chromium
 from tests.support.realtime.programs import Facade
 
 Open = Callable[..., Watched]
 """The fixture `watch`, which opens pages: `watch(root, width=390, theme="dark")`."""
+
+
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +36,31 @@ def watch(chromium: Browser) -> Iterator[Open]:
         one.close()
 
 
-@pytest.fixture
-def server() -> Iterator[FakeServer]:
-    with FakeServer() as running:
-        yield running
+class Running(NamedTuple):
+    """A server, and the facade in front of it."""
+
+    server: FakeServer
+    facade: Facade
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """Both, for all tests of a file."""
+    with (
+        FakeServer() as server,
+        Facade(server.address, "127.0.0.1:0", tmp_path_factory.mktemp("facade")) as facade,
+    ):
+        yield Running(server, facade)
 
 
 @pytest.fixture
-def root(server: FakeServer, tmp_path: Path) -> Iterator[str]:
+def server(running: Running) -> FakeServer:
+    """The server as it is at first: open, and there."""
+    running.server.reset()
+    return running.server
+
+
+@pytest.fixture
+def root(server: FakeServer, running: Running) -> str:
     """The address of the facade in front of the server."""
-    with Facade(server.address, "127.0.0.1:0", tmp_path / "facade") as facade:
-        yield f"http://{facade.address}"
+    return f"http://{running.facade.address}"

@@ -101,15 +101,23 @@ class FakeServer:
     `keys` are good, each with its role; None: it is open. `overviews` are the requests for figures.
     """
 
+    keys: dict[str, str] | None
+    overviews: list[GetOverviewRequest]
+
     def __init__(self) -> None:
-        self.keys: dict[str, str] | None = None
+        self._server: grpc.Server | None = None
+        self._port = 0
+
+    def reset(self) -> None:
+        """Is as it is at first."""
+        self.keys = None
         self.system = make_system()
-        self.overviews: list[GetOverviewRequest] = []
+        self.overviews = []
         self.newest_ms = int(time.time() * 1000)
         self.started_ms = self.newest_ms - 93_784_000
         self.calls = 0
-        self._server: grpc.Server | None = None
-        self._port = 0
+        if self._server is None:
+            self.start()
 
     @property
     def address(self) -> str:
@@ -130,7 +138,7 @@ class FakeServer:
         self._server = None
 
     def __enter__(self) -> Self:
-        self.start()
+        self.reset()
         return self
 
     def __exit__(self, *_: object) -> None:

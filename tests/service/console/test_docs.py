@@ -17,10 +17,8 @@ def test_a_session_is_created_from_the_docs(plain: Serve, watch: Open) -> None:
     operation.locator("textarea").fill(json.dumps({"agentId": ECHO, "userId": USER}))
     operation.locator("button:text-is('Execute')").click()
     answer = operation.locator(".live-responses-table")
-    expect(answer.locator(".response-col_status").first).to_contain_text("201")
-    session_id = json.loads(answer.locator(".response-col_description code").first.text_content() or "")[
-        "sessionId"
-    ]
+    expect(answer.locator(".response .response-col_status")).to_contain_text("201")
+    session_id = json.loads(answer.locator(".response code").first.text_content() or "")["sessionId"]
     assert plain.http.get(f"{plain.url}/{session_id}", timeout=10).status_code == 200
     assert watched.problems == []
     assert watched.hosts == {urlsplit(watched.root).netloc}
@@ -33,6 +31,7 @@ def test_the_docs_are_of_every_operation_and_take_a_key(plain: Serve, watch: Ope
     operations = [one for item in document["paths"].values() for one in item.values() if "operationId" in one]
     assert page.locator(".opblock").count() == len(operations)
     page.click("button.authorize")
-    expect(page.locator(".auth-container")).to_have_count(2)
+    schemes = document["components"]["securitySchemes"]
+    expect(page.locator(".auth-container")).to_have_count(len(schemes))
     # Its badge would tell a validator elsewhere where this service is.
     assert page.locator("img[src*=validator], a[href*=validator]").count() == 0

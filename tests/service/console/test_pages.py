@@ -49,21 +49,21 @@ def test_the_theme_is_chosen_and_kept(root: str, watch: Open) -> None:
 
 def test_pages_work_below_a_path_of_a_proxy(root: str, watch: Open) -> None:
     """And with a slash behind them."""
-    watched = watch("http://proxy.example")
+    watched = watch("http://proxy.localhost")
 
     def forward(route: object) -> None:
-        url = route.request.url.replace("http://proxy.example/below", root)  # type: ignore[attr-defined]
+        url = route.request.url.replace("http://proxy.localhost/below", root)  # type: ignore[attr-defined]
         route.fulfill(response=route.fetch(url=url))  # type: ignore[attr-defined]
 
-    watched.context.route("http://proxy.example/below/**", forward)
+    watched.context.route("http://proxy.localhost/below/**", forward)
     for path in ("/below/console/", "/below/console"):
         page = watched.go(path)
         page.wait_for_selector("#refusals >> text=RATE_LIMITED")
     page.click("text=System")
     page.wait_for_selector("text=Health of each part")
-    assert page.url == "http://proxy.example/below/console/system"
+    assert page.url == "http://proxy.localhost/below/console/system"
     page.click("text=API docs")
     page.wait_for_selector(".opblock >> nth=5")
-    assert watched.hosts == {"proxy.example"}
+    assert watched.hosts == {"proxy.localhost"}
     assert all(urlsplit(url).path.startswith("/below/") for url in watched.requests)
     assert watched.problems == []

@@ -20,6 +20,7 @@ document.addEventListener("htmx:afterSwap", (event) => {
   const { target, xhr } = event.detail;
   target.removeAttribute("aria-busy");
   if (xhr.status < 400) target.dataset.isFilled = "yes";
+  else delete target.dataset.isFilled;
   nameLocalTimes(target);
 });
 
@@ -51,10 +52,10 @@ function refresh(part) {
   }, Number(part.dataset.refreshSeconds));
 }
 
-/** Whether the focus is on something that a new part would not have: htmx finds it again by its id. */
+/** Whether the focus is on data that a new part would not have: htmx finds it again by its id. */
 function holdsFocus(part) {
   const { activeElement } = document;
-  return part !== activeElement && part.contains(activeElement) && !activeElement.id;
+  return part.dataset.isFilled && part !== activeElement && part.contains(activeElement) && !activeElement.id;
 }
 
 /** Waits for the answer to a part's request. Throws where it is no success. */
@@ -101,5 +102,7 @@ showTheme();
 
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();
+  // Swagger UI would put the anchor into the address.
+  event.stopPropagation();
   document.getElementById("main").focus();
 });
