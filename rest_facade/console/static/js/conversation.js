@@ -2,7 +2,7 @@
 
 import { Refusal, request } from "./api.js";
 import { Deliveries } from "./deliveries.js";
-import { make } from "./dom.js";
+import { Drafts } from "./drafts.js";
 import { fromEvent, fromRecord, nameKind } from "./entries.js";
 import { showDelivery, showEntry } from "./entry-view.js";
 import { Follower } from "./follow.js";
@@ -30,7 +30,7 @@ export class Conversation {
   #hooks;
   #window = new LogWindow(MOST_ENTRIES);
   #follower;
-  #drafts = new Map();
+  #drafts = new Drafts(place("drafts"));
   #timeless = new Set();
   #timers = { deliveries: 0, times: 0 };
   #view = "conversation";
@@ -82,7 +82,7 @@ export class Conversation {
   stop() {
     this.#isOver = true;
     this.#follower.stop();
-    this.#dropDrafts();
+    this.#drafts.dropAll();
     this.#showState("over");
   }
 
@@ -101,14 +101,14 @@ export class Conversation {
 
   #onEvent(type, event) {
     if (type === "messageStreamChunk") this.#addChunk(event);
-    else if (type === "messageStreamAborted") this.#dropDraft(event.messageId);
+    else if (type === "messageStreamAborted") this.#drafts.drop(event.messageId);
     else if (type === "sessionDeleted") this.#hooks.onStatus({ type: "deleted" });
     else this.#addEntry(fromEvent(type, event), type, event);
   }
 
   #addEntry(entry, type, event) {
     const isNear = this.#isNearEnd();
-    this.#dropDraft(entry.message?.id ?? event.replyMessageId);
+    this.#drafts.drop(entry.message?.id ?? event.replyMessageId);
     const over = this.#window.append(entry);
     if (over >= 0) {
       for (let gone = 0; gone < over; gone += 1) place("entries").firstElementChild?.remove();
@@ -124,34 +124,15 @@ export class Conversation {
     if (this.#timeless.size) this.#later("times", () => this.#readTimes(), SOON_MS);
   }
 
-  #addChunk({ messageId, chunk, index, attempt }) {
+  #addChunk(event) {
     const isNear = this.#isNearEnd();
-    let draft = this.#drafts.get(messageId);
-    if (!draft) {
-      // Who comes late has missed the beginning; the finished reply will have it.
-      const text = make("div", { className: "text", dir: "auto" }, index > 0 ? "…" : "");
-      const doing = attempt > 1 ? `is writing, attempt ${attempt}` : "is writing";
-      const head = make("p", { className: "who" }, make("bdi", {}, this.#names.agent), make("span", {}, doing));
-      draft = { text, item: make("li", { className: "said agent draft" }, head, text) };
-      this.#drafts.set(messageId, draft);
-      place("drafts").append(draft.item);
-    }
-    draft.text.append(chunk);
+    this.#drafts.add(event, this.#names.agent);
     if (isNear) this.#scrollToEnd();
-  }
-
-  #dropDraft(messageId) {
-    this.#drafts.get(messageId)?.item.remove();
-    this.#drafts.delete(messageId);
-  }
-
-  #dropDrafts() {
-    for (const messageId of [...this.#drafts.keys()]) this.#dropDraft(messageId);
   }
 
   /** A connection was lost: pieces may have been missed. Returns whether to come back. */
   async #onLost() {
-    this.#dropDrafts();
+    this.#drafts.dropAll();
     try {
       const isLive = await this.#hooks.readFacts();
       if (!isLive) await this.#finish();
@@ -243,7 +224,8 @@ export class Conversation {
     clearTimeout(this.#timers.deliveries);
     await this.deliveries.read(this.#window.first);
     for (const item of place("entries").children) this.#showDelivery(item);
-    if (this.deliveries.isAnyOpen && !document.hidden) this.#later("deliveries", () => this.#readDeliveries(), OPEN_MS);
+    const isWatched = !document.hidden && !this.#isOver;
+    if (isWatched && this.deliveries.isAnyOpen) this.#later("deliveries", () => this.#readDeliveries(), OPEN_MS);
   }
 
   #later(name, work, pauseMs) {
@@ -304,6 +286,10 @@ export class Conversation {
   }
 
   #addControls() {
+    document.addEventListener("visibilitychange", () => {
+      const isSeen = !document.hidden && this.#isBegun && !this.#isOver;
+      if (isSeen) this.#later("deliveries", () => this.#readDeliveries(), SOON_MS);
+    });
     place("older").addEventListener("click", () => this.attempt(this.#loadOlder()));
     place("newer").addEventListener("click", () => this.attempt(this.#loadNewest()));
     const asked = new URLSearchParams(location.search).get("view");
