@@ -319,8 +319,9 @@ class Service:
 
 
 def keeps_figures(settings: Settings) -> bool:
-    """Whether the figures of the last hour are kept for the console. An open service that others can reach
-    has none.
+    """Whether there is a console, for which the figures of the last hour are kept.
+
+    An open service that others can reach has none.
     """
     reachable = is_reachable(settings.grpc_address) or is_reachable(settings.rest_address)
     return settings.console and (settings.is_protected or not reachable)

@@ -23,7 +23,7 @@ from rest_facade.front_door.writable_connection import WritableConnection
 from rest_facade.front_door.wsgi_environ import make_environ
 from rest_facade.shapes import errors, event_stream
 from rest_facade.shapes.credentials import Metadata, add_trace, read_headers
-from rest_facade.shapes.response import CutShortError
+from rest_facade.shapes.response import WITHOUT_BODY, CutShortError
 
 _Write: TypeAlias = Callable[[bytes], object]
 
@@ -254,7 +254,7 @@ class Exchange:
             self._write_stream(self._status, _lines(fields), chunks)
             return
         body = b"".join(chunks)
-        if length is None and self._status != HTTPStatus.NO_CONTENT:
+        if length is None and self._status not in WITHOUT_BODY:
             length = len(body)
             fields.append(("content-length", str(length)))
         if self.method != "HEAD" and len(body) != (length or 0):

@@ -60,6 +60,11 @@ def refuse_open_address(settings: Settings, *names: str) -> None:
             )
 
 
+def log_without_console() -> None:
+    """Logs that an open service which others can reach has no console."""
+    log.warning("the console is off: the service is open, and others can reach it", setting="CONSOLE")
+
+
 def log_start(settings: Settings, **facts: object) -> None:
     """Logs the version and the settings that are not at their defaults; warns of unknown variables.
 
