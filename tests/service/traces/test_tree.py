@@ -28,7 +28,7 @@ from tests.service.traces.world import (
     links,
     traced,
 )
-from tests.support.service import ECHO, UNKNOWN
+from tests.support.service import UNKNOWN
 from tests.support.waiting import PATIENCE_SECONDS, eventually
 
 SECRET = base64.b64encode(b"of a test, and long enough").decode()
@@ -330,6 +330,7 @@ async def test_a_conversation_keeps_its_trace_with_the_message(world: Traced) ->
     attempt = await world.memory.only(ATTEMPT)
     assert attempt.parent.span_id == call.context.span_id
     assert attempt.attributes["eliza.message_id"] == call.attributes["eliza.message_id"]
+    assert attempt.attributes["eliza.agent_kind"] == "echo"
 
 
 async def test_an_event_stream_that_its_client_leaves_ends_its_span(world: Traced) -> None:
@@ -396,9 +397,3 @@ async def test_it_all_goes_on_where_nothing_is_traced(tmp_path: Path) -> None:
             await world.say(made.session.session_id, {"traceparent": SAMPLED})
         assert world.memory.spans == []
         assert {"traceparent", "tracestate"} & server.requests[0].headers.keys() == set()
-
-
-async def test_a_message_of_the_echo_agent_has_an_attempt(world: Traced) -> None:
-    await world.say(await world.session(ECHO))
-    attempt = await world.memory.only(ATTEMPT)
-    assert attempt.attributes["eliza.agent_kind"] == "echo"
