@@ -1,11 +1,15 @@
 """How a page is looked at: whether it is whole, and whether a keyboard is enough."""
 
+from typing import Final
 from urllib.parse import urlsplit
 
 from playwright.sync_api import Page
 
 from tests.service.console.pages import THEMES, WIDTHS, Looked
 from tests.support.chromium import Watched
+
+REFUSED: Final = ("Failed to load resource", "htmx:", "Response Status Error")
+"""What Chromium and htmx write into the console where an answer is an error."""
 
 
 def ground(page: Page) -> str:
@@ -27,7 +31,7 @@ def check_whole(watched: Watched, looked: Looked) -> None:
             assert watched.barriers() == [], (theme, width)
         grounds.add(ground(watched.page))
     assert len(grounds) == len(THEMES), "light and dark look the same"
-    expected = ["Failed to load resource", "htmx:"] if looked.name.endswith(("missing", "wrong")) else []
+    expected = REFUSED if looked.name.endswith(("missing", "wrong")) else ()
     unexpected = [one for one in watched.problems if not any(words in one for words in expected)]
     assert unexpected == []
     assert watched.hosts == {urlsplit(watched.root).netloc}

@@ -64,7 +64,7 @@ def test_tokens_are_fetched_anew_and_the_key_is_in_no_address(start: Start, watc
     assert all("access_token=" in url for url in tokens())
     assert [url for url in watched.requests if key in url] == []
     # Before there was a key.
-    assert unexpected(watched, "status of 401", "htmx:") == []
+    assert unexpected(watched, "401", "htmx:") == []
 
 
 def test_a_tab_out_of_sight_lets_its_connection_go_and_catches_up(plain: Serve, watch: Open) -> None:

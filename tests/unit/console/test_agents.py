@@ -44,7 +44,7 @@ def test_agents_are_listed_with_their_status() -> None:
     text = Asker(answer)("/console/parts/agents?page=t").text
     assert requests == [ListAgentsRequest(page_size=100, page_token="t", view=agent_pb2.AGENT_VIEW_STATUS)]
     assert EVIL not in text
-    for told in ('<td data-name="Waits" class="number">4</td>', ">none</span>", "untold", "?page=next"):
+    for told in ('<td data-name="Waiting" class="number">4</td>', ">none</span>", "untold", "?page=next"):
         assert told in text, told
 
 
