@@ -278,7 +278,7 @@ def _admin_rpc(world: World) -> AdminService:
     return AdminService(
         world.store,
         world.clock,
-        Settings(),
+        Settings(max_open_deliveries=10**6),
         dispatcher=dispatcher,
         workers=StreamWorkers(),
         parts=Parts(looks, world.clock.now_ms),
@@ -448,8 +448,8 @@ OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
     "search_sessions of a user": lambda w: _search(w, user_id=USER),
     "search_sessions of both": lambda w: _search(w, agent_id=AGENT, user_id=USER),
     "search_sessions created long ago": lambda w: _search(w, created_before_ms=T0 - 10**9),
-    "search_sessions by an id": lambda w: _search(w, id_prefix=w.one.id),
-    "search_sessions by the beginning of many ids": lambda w: _search(w, id_prefix="0"),
+    "search_sessions by an id": lambda w: _search(w, id_prefix=f"{1:08x}-0000-4000-8000-00000000000a"),
+    "search_sessions by the beginning of many ids": lambda w: _search(w, id_prefix="0000"),
     "list_deliveries": lambda w: w.store.list_deliveries(w.one, limit=50, state=frozenset(DeliveryState)),
     "list_deliveries that are open": lambda w: w.store.list_deliveries(
         w.one, limit=50, state=frozenset(OPEN_STATES)

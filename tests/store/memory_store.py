@@ -421,8 +421,8 @@ class MemoryStore(Store):
 
     async def find_message(self, session: Session, message_id: str) -> int | None:
         self._require_open()
-        first = session.last_sequence - MAX_LOOKED_AT + 1
-        latest = (entry for entry in self._log.get(session.id, {}).values() if entry.sequence >= first)
+        log = self._log.get(session.id, {})
+        latest = (entry for entry in log.values() if entry.sequence > max(log) - MAX_LOOKED_AT)
         found = (entry.sequence for entry in latest if entry.message and entry.message.id == message_id)
         return next(found, None)
 

@@ -80,8 +80,9 @@ _COUNT_FAILED: Final = {
     for is_of_tenant, condition in ((True, "AND tenant = :tenant"), (False, ""))
 }
 _FIND_MESSAGE: Final = (
-    "SELECT sequence FROM log INDEXED BY log_by_sequence WHERE session_id = ?1 AND sequence > ?2 "
-    f"AND message_id = ?3 AND {IS_THERE.format('?1')}"
+    "SELECT sequence FROM log INDEXED BY log_by_sequence WHERE session_id = ?1 "
+    f"AND sequence > (SELECT max(sequence) FROM log WHERE session_id = ?1) - {MAX_LOOKED_AT} "
+    f"AND message_id = ?2 AND {IS_THERE.format('?1')}"
 )
 _LAST_TENANT: Final = "\U0010ffff"
 """Behind the name of every tenant, as SQLite orders texts."""
@@ -156,7 +157,7 @@ class SqliteInspection(SqliteSearch, Inspection):
         return await self._read_long(read)
 
     async def find_message(self, session: Session, message_id: str) -> int | None:
-        values = session.id, session.last_sequence - MAX_LOOKED_AT, message_id
+        values = session.id, message_id
 
         def read(connection: sqlite3.Connection) -> int | None:
             found = connection.execute(_FIND_MESSAGE, values).fetchone()

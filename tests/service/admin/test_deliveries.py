@@ -180,27 +180,24 @@ def test_what_an_agent_has_and_has_failed_at(service: Serve, agent_id: str, work
     assert of_agent(DELIVERY_STATE_FAILED) == []
 
 
-def test_an_agent_that_fails_is_worked_through_by_what_its_list_says(
-    service: Serve, agent_id: str, worker: Worker
-) -> None:
+def test_an_agent_that_fails_is_worked_through_by_what_its_list_says(service: Serve, agent_id: str) -> None:
     sessions = [create(service, agent_id).session_id for _ in range(3)]
     for session_id in sessions:
         send(service, session_id, "hello")
-    for _ in sessions:
-        worker.fail(worker.next(), "no", final=True)
-    failed = until(
-        lambda: (
-            found
-            if len(found := deliveries(service, agent_id=agent_id, state=DELIVERY_STATE_FAILED)) == 3
-            else None
-        ),
-        "the failures",
-    )
-    for one in failed:
-        redeliver(service, one.session_id, one.message_id, one.message_sequence)
-    for _ in sessions:
-        worker.answer(worker.next(), "yes")
-    assert deliveries(service, agent_id=agent_id, state=DELIVERY_STATE_FAILED) == []
+
+    def failed() -> list[MessageDelivery]:
+        return deliveries(service, agent_id=agent_id, state=DELIVERY_STATE_FAILED)
+
+    # One at a time, so that what comes next is known.
+    with Worker(service.channel, agent_id) as worker:
+        for _ in sessions:
+            worker.fail(worker.next(), "no", final=True)
+        until(lambda: len(failed()) == 3, "the failures")
+        for one in failed():
+            redeliver(service, one.session_id, one.message_id, one.message_sequence)
+        for _ in sessions:
+            worker.answer(worker.next(), "yes")
+    assert failed() == []
     assert [len(replies(service, session_id, 1)) for session_id in sessions] == [1, 1, 1]
 
 

@@ -9,7 +9,7 @@ from eliza.sessions.v1.session_service_pb2 import GetServiceStatusResponse
 from server.store.sqlite.file import schema_version
 from server.version import VERSION
 from tests.service.admin.asking import SECONDS, admin
-from tests.service.agents.test_status import webhook
+from tests.service.agents.test_status import KEY, webhook
 from tests.support.clients import create, run, send
 from tests.support.service import Serve, Start
 from tests.support.waiting import until
@@ -114,7 +114,7 @@ def test_a_store_that_cannot_write_is_told_with_its_reason(start: Start, tmp_pat
 
 def test_an_agent_that_cannot_be_asked_is_told(start: Start) -> None:
     # Without the variable of its secret.
-    service = start("--no-rest", AGENT_SECRET_HOOK="whsec_" + "a2s=" * 8, AGENT_ALLOWED_HOSTS="127.0.0.1")
+    service = start("--no-rest", AGENT_SECRET_HOOK=KEY, AGENT_ALLOWED_HOSTS="127.0.0.1")
     agent = webhook(service, "http://127.0.0.1:1/")
     assert service.stop() == 0
     again = start("--no-rest", AGENT_ALLOWED_HOSTS="127.0.0.1")

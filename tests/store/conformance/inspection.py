@@ -254,7 +254,7 @@ class Inspection(OnStore):
                 (targets[n].id, sequence) for n, sequence in order if scope.has(targets[n])
             ]
         assert await store.describe_queue(AGENT, scope=EVERYTHING) == AgentQueue(11, T0, 0)
-        assert await store.describe_queue(AGENT, scope=Scope("a")) == AgentQueue(2, T0 + 10, 0)
+        assert await store.describe_queue(AGENT, scope=Scope("a")) == AgentQueue(2, T0 + 11, 0)
         assert await store.describe_queue(UNKNOWN, scope=EVERYTHING) == AgentQueue(0, None, 0)
 
     async def test_what_has_failed_of_an_agent(self, store: Store) -> None:
