@@ -44,8 +44,10 @@ PAGES: Final = (
     Timed("sessions of an agent", f"/console/sessions?agent={ECHO}", "tbody tr >> nth=20"),
     Timed("sessions by id", "/console/sessions?id=0000006", "tbody tr"),
     Timed("sessions by id (none)", "/console/sessions?id=ffffffff", "#sessions > .empty"),
-    Timed("one session", f"/console/sessions/{stores.LONG}", ".delivery .badge >> nth=5"),
-    Timed("one session, older", f"/console/sessions/{stores.LONG}", "#entries > li >> nth=60", "#older"),
+    Timed("one session", f"/console/sessions/{stores.LONG}?view=log", "#entries > li >> nth=40"),
+    Timed(
+        "one session, older", f"/console/sessions/{stores.LONG}?view=log", "#entries > li >> nth=60", "#older"
+    ),
     Timed("agents", "/console/agents", "tbody tr"),
     Timed("one agent", f"/console/agents/{ECHO}", "#agent-facts"),
     Timed("one agent, its failures", f"/console/agents/{stores.NOBODYS}", "#failed .empty"),

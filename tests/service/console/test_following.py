@@ -46,7 +46,7 @@ def test_tokens_are_fetched_anew_and_the_key_is_in_no_address(start: Start, watc
     service.http.headers["X-API-KEY"] = key
     session_id = service.create()["sessionId"]
     watched = watch(f"http://{service.rest}")
-    watched.go("/console/system").wait_for_selector("#key-dialog[open]")
+    watched.go("/console/sessions").wait_for_selector("#key-dialog[open]")
     watched.page.fill("#key-text", key)
     watched.page.keyboard.press("Enter")
     expect(watched.page.locator("#key-dialog")).to_be_hidden()

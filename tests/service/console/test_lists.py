@@ -64,14 +64,15 @@ def test_an_agents_page_shows_its_workers_and_what_waits(plain: Serve, watched: 
         worker.fail(delivery, "cannot", final=True)
         expect(page.locator("#failed")).to_contain_text("cannot")
         expect(page.locator("#redeliver-all")).to_have_count(0)
-        page.click("text=Redeliver")
+        page.click("[data-redeliver]")
         worker.fail(worker.next(), "cannot either", final=True)
         say(plain, plain.create(agentId=agent_id)["sessionId"], "And I?")
         worker.fail(worker.next(), "nor this", final=True)
         expect(page.locator("#failed")).to_contain_text("nor this")
         page.click("text=Redeliver these 2")
-        for _ in range(2):
-            worker.answer(worker.next(), "can")
+        both = [worker.next(), worker.next()]
+        for one in both:
+            worker.answer(one, "can")
         expect(page.locator("#failed")).to_contain_text("Nothing that could be redelivered")
     assert page.locator("b").count() == 0
     assert unexpected(watched) == []
