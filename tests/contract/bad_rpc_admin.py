@@ -84,4 +84,5 @@ def bad_deliveries() -> Iterator[BadRpc]:
         yield bad_rpc(f"the sequence {sequence}", "RedeliverMessage", anew, "DELIVERY_NOT_FOUND")
     anew = admin.RedeliverMessageRequest(session_id=SID, message_id=USER, message_sequence=-1)
     yield bad_rpc("a sequence below 0", "RedeliverMessage", anew, "INVALID_FIELD")
-    yield bad_rpc("nothing", "RedeliverMessage", admin.RedeliverMessageRequest(), "MISSING_FIELDS")
+    anew = admin.RedeliverMessageRequest(session_id=SID)
+    yield bad_rpc("no message", "RedeliverMessage", anew, "MISSING_FIELDS")
