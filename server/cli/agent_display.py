@@ -9,6 +9,7 @@ from google.protobuf.json_format import MessageToDict
 
 from eliza.sessions import times, values
 from eliza.sessions.v1 import admin_service_pb2, agent_pb2, timeout_pb2
+from server.cli.amounts import amount
 from server.cli.chat import printable
 
 FAILURE_WIDTH: Final = 100
@@ -78,12 +79,12 @@ def _print_status(agent: agent_pb2.Agent) -> None:
 def print_activity(activity: admin_service_pb2.GetAgentActivityResponse) -> None:
     """Prints what waits for an agent, how long it takes, and a line for each of its workers."""
     if activity.oldest_seconds:
-        click.echo(f"oldest:   {activity.oldest_seconds:.3g} s")
+        click.echo(f"oldest:   {amount(activity.oldest_seconds)} s")
     if activity.failed:
         click.echo(f"failed:   {activity.failed} messages got no reply, and can be delivered anew")
     for name, field in (("piece:   ", "first_chunk_p95_ms"), ("reply:   ", "reply_p95_ms")):
         if activity.HasField(field):  # type: ignore[arg-type]
-            click.echo(f"{name} p95 {getattr(activity, field):.3g} ms after the message")
+            click.echo(f"{name} p95 {amount(getattr(activity, field))} ms after the message")
     if not activity.workers:
         return
     click.echo()
