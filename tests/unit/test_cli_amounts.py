@@ -15,8 +15,16 @@ from server.cli.status import _print
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (0.00002, "0"), (0.0514, "0.051"), (12.84, "12.8"), (99.96, "100"), (999.9, "1000")]
-    + [(12_800, "12800"), (2.5e9, "2500000000")],
+    [
+        (0, "0"),
+        (0.00002, "0"),
+        (0.0514, "0.051"),
+        (12.84, "12.8"),
+        (99.96, "100"),
+        (999.9, "1000"),
+        (12_800, "12800"),
+        (2.5e9, "2500000000"),
+    ],
 )
 def test_numbers_are_never_powers_of_ten(value: float, text: str) -> None:
     assert amount(value) == text
