@@ -42,7 +42,7 @@ def test_nothing_is_missed_or_doubled_over_restarts(
 
 def test_tokens_are_fetched_anew_and_the_key_is_in_no_address(start: Start, watch: Open) -> None:
     key = make_key("admin")
-    service = start(ELIZA_SERVER_AUTH_TOKEN=key, ACCESS_TOKEN_SECONDS="2")
+    service = start(ELIZA_SERVER_AUTH_TOKEN=key, ACCESS_TOKEN_SECONDS="4")
     service.http.headers["X-API-KEY"] = key
     session_id = service.create()["sessionId"]
     watched = watch(f"http://{service.rest}")
@@ -56,7 +56,7 @@ def test_tokens_are_fetched_anew_and_the_key_is_in_no_address(start: Start, watc
         return {url for url in watched.requests if "/events?" in url}
 
     number = 0
-    while len(tokens()) < 4:
+    while len(tokens()) < 3:
         number += 1
         say(service, session_id, f"message {number}", transport="http")
         await_shown(page, lambda there, n=2 * number: len(there) >= n, "the message and its reply")

@@ -51,7 +51,7 @@ export class Curve {
     const options = {
       width: this.place.clientWidth,
       height: HEIGHT,
-      padding: [8, 10, 0, 0],
+      padding: [8, 18, 0, 0],
       legend: { show: false },
       cursor: { sync: { key: "overview" }, drag: { x: false, y: false }, y: false },
       hooks: { setCursor: [(plot) => this.#tell(plot.cursor.idx)] },

@@ -8,6 +8,9 @@ const PASSING = ["messageStreamChunk", "messageStreamAborted", "sessionDeleted"]
 const FIRST_PAUSE_MS = 250;
 const LAST_PAUSE_MS = 10_000;
 
+/** A connection that lasted so long was a good one. An overloaded service ends it at once. */
+const GOOD_MS = 1000;
+
 /** A token is fetched anew when no more than this is left of it. */
 const MARGIN_MS = 5000;
 
@@ -18,6 +21,7 @@ export class Follower {
   #source = null;
   #timer = 0;
   #failures = 0;
+  #openedAt = Infinity;
   #isOver = true;
   #token = null;
   #turn = 0;
@@ -80,7 +84,10 @@ export class Follower {
     if (turn !== this.#turn) return;
     const source = new EventSource(`${this.#path}/events?${query}`);
     this.#source = source;
-    source.addEventListener("open", () => this.#listener.onState("live"));
+    source.addEventListener("open", () => {
+      this.#openedAt = performance.now();
+      this.#listener.onState("live");
+    });
     source.addEventListener("error", () => this.#lose(turn));
     source.addEventListener("credentialExpired", () => {
       this.#token = null;
@@ -116,7 +123,8 @@ export class Follower {
     this.#close();
     const next = this.#turn;
     this.#token = null;
-    this.#failures += 1;
+    this.#failures = performance.now() - this.#openedAt > GOOD_MS ? 1 : this.#failures + 1;
+    this.#openedAt = Infinity;
     this.#listener.onState("away");
     const goesOn = await this.#listener.onLost();
     if (next !== this.#turn || this.#isOver) return;

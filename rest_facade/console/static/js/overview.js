@@ -11,13 +11,16 @@ const GAP_MS = 25_000; // A point is of ten seconds: more between two is a time 
 /** The steps of an axis of bytes. */
 const POWERS = Array.from({ length: 55 }, (_, power) => 2 ** power);
 
+/** The steps of an axis of counts: whole numbers. */
+const WHOLE = Array.from({ length: 9 }, (_, power) => [1, 2, 5].map((one) => one * 10 ** power)).flat();
+
 const SERIES = {
   messages: { names: ["messages", "replies"], show: rate },
   firstChunk: { names: ["firstChunkP50", "firstChunkP95"], show: ms },
   reply: { names: ["replyP50", "replyP95"], show: ms },
-  openDeliveries: { names: ["openDeliveries"], show: count },
-  liveSessions: { names: ["liveSessions", "expiringSessions"], show: count },
-  openStreams: { names: ["openStreams"], show: count },
+  openDeliveries: { names: ["openDeliveries"], show: count, steps: WHOLE },
+  liveSessions: { names: ["liveSessions", "expiringSessions"], show: count, steps: WHOLE },
+  openStreams: { names: ["openStreams"], show: count, steps: WHOLE },
   refusals: { names: ["refusals"], show: rate },
   storeBytes: { names: ["storeBytes"], show: size, steps: POWERS },
   loopLag: { names: ["loopLag"], show: ms },
@@ -123,7 +126,17 @@ function row(...cells) {
 function showFailure(error) {
   const isTold = error instanceof Refusal && error.status < 500 && error.status !== 429;
   failure.hidden = !isTold;
-  if (isTold) failure.textContent = error.status === 401 ? "This needs a key." : `Your key may not see this. ${error.message}`;
+  if (isTold && error.status === 401) failure.replaceChildren("This needs a key. ", keyButton());
+  else if (isTold) failure.textContent = `Your key may not see this. ${error.message}`;
+}
+
+function keyButton() {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "quiet";
+  button.dataset.enterKey = "";
+  button.textContent = "Enter a key";
+  return button;
 }
 
 document.addEventListener("console:theme", () => curves.forEach((curve) => curve.redraw()));
