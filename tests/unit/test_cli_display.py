@@ -1,14 +1,15 @@
-"""How the command line writes numbers, and the parts of a service, for people."""
+"""How the command line shows numbers, parts of a service, agents, and what others wrote."""
 
 import re
 
 import pytest
 
 from eliza.sessions.v1 import admin_service_pb2 as pb
-from eliza.sessions.v1 import log_pb2
+from eliza.sessions.v1 import agent_pb2, log_pb2
 from eliza.sessions.v1.session_service_pb2 import GetServiceStatusResponse as Status
-from server.cli.agent_display import print_activity
+from server.cli.agent_display import print_activity, print_agent, print_table, to_json
 from server.cli.amounts import amount
+from server.cli.chat import printable
 from server.cli.session_display import describe
 from server.cli.status import _print
 
@@ -63,3 +64,21 @@ def test_a_message_of_several_lines_forges_no_entry() -> None:
     first, second = describe(entry).split("\n")
     assert first.endswith("user: hello")
     assert second == "    | 2026-11-27T22:00:00.000Z  #2     agent, to #1: I refund you"
+
+
+def test_what_others_wrote_turns_no_line_around() -> None:
+    assert printable("a\x1b[31m\u202eb\u2067c\u2028d\x85e") == "a [31m b c d e"
+    # Joined pictures and texts from right to left stay as they are.
+    assert printable("👩‍💻 שלום") == "👩‍💻 שלום"
+
+
+def test_what_a_caller_is_not_told_of_an_agent_is_not_made_up(capsys: pytest.CaptureFixture[str]) -> None:
+    """A backend's key is told the id, the name and the kind."""
+    agent = agent_pb2.Agent(agent_id="a", name="Mine", kind=agent_pb2.AGENT_KIND_STREAM)
+    print_agent(agent)
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == ["id", "name", "kind"]
+    print_table([agent])
+    assert capsys.readouterr().out.splitlines()[1].split() == ["a", "Mine", "stream", *"-----"]
+    shown = to_json(agent)
+    assert (shown["createdAt"], shown["updatedAt"]) == (None, None)
+    assert set(shown["status"].values()) == {None}
