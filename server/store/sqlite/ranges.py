@@ -1,13 +1,13 @@
 """Ranges of indexes, each in order, read as one list.
 
-There may be as many as tenants. A cursor for each would be a statement that is compiled for each, and Python
-looks through all that are open whenever it opens one: for thousands of tenants that took seconds.
+There may be as many as tenants. A few have a cursor each. For thousands that took seconds: each would have a
+statement of its own that is compiled, and Python looks through all open ones whenever it opens another.
 """
 
 import heapq
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import Final, TypeAlias
 
 from server.store.sqlite import rows
@@ -15,9 +15,12 @@ from server.store.sqlite import rows
 Range: TypeAlias = tuple[str, Mapping[str, object]]
 """A statement and its values. It has no LIMIT, and begins beside the place `:created_at_ms`, `:id`."""
 
+_FEW: Final = 8
+"""How many ranges have a cursor each."""
+
 _GROWTH: Final = 4
 _MAX_ROWS: Final = 64
-"""Of each range one row is read, and more the more of it is wanted: so many at a time."""
+"""Of each of many one row is read, and more the more of it is wanted: so many at a time."""
 
 
 @contextmanager
@@ -29,9 +32,10 @@ def in_order(
     newest_first: bool = False,
 ) -> Iterator[Iterator[rows.Row]]:
     """The rows of all ranges in order, as they are at one moment. `place` tells that of a row."""
-    if len(ranges) == 1:
-        with closing(connection.execute(*ranges[0])) as found:
-            yield found
+    if len(ranges) <= _FEW:
+        with ExitStack() as stack:
+            found = [stack.enter_context(closing(connection.execute(*one))) for one in ranges]
+            yield found[0] if len(found) == 1 else heapq.merge(*found, key=place, reverse=newest_first)
         return
     connection.execute("BEGIN")
     try:
