@@ -1,13 +1,11 @@
 """Lists of sessions in the SQLite file, and how many there are of what they list.
 
 An index has the sessions of each tenant in order. Those of several tenants, which only the service itself and
-an administrator see, are merged: a cursor for each tenant.
+an administrator see, are merged.
 """
 
-import heapq
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator
 from operator import itemgetter
 from pathlib import Path
 from typing import Final
@@ -20,6 +18,7 @@ from server.store.contract import Sessions
 from server.store.counts import EXPIRED, LIVE, WARNED
 from server.store.pages import FIRST, LAST, fill_active, fill_page, narrow
 from server.store.sqlite import rows
+from server.store.sqlite.ranges import in_order
 from server.store.sqlite.reading import Reading
 from server.store.values import Counts, Position, SessionPage
 
@@ -88,9 +87,9 @@ class SqliteLists(Reading, Sessions):
 
         def read(connection: sqlite3.Connection) -> SessionPage:
             tenants = count(connection, LIVE, narrowed)
-            ranges = [values | {"tenant": tenant} for tenant in tenants]
-            with _in_order(connection, statement, ranges) as found:
-                page, behind = fill_active(found, now_ms, limit, self._note_unreadable)
+            ranges = [(statement, values | {"tenant": tenant}) for tenant in tenants]
+            with in_order(connection, ranges, _PLACE) as found:
+                page, behind = fill_active(_each(found), now_ms, limit, self._note_unreadable)
             return SessionPage(page, behind, sum(tenants.values()))
 
         return await self._read_long(read)
@@ -109,11 +108,12 @@ class SqliteLists(Reading, Sessions):
             for state in (LIVE, EXPIRED):
                 total += sum(count(connection, state, narrowed).values())
                 ranges += [
-                    values | {"tenant": tenant, "expired": int(state == EXPIRED)}
+                    (_OF_USER, values | {"tenant": tenant, "expired": int(state == EXPIRED)})
                     for tenant in count(connection, state, narrowed)
                 ]
-            with _in_order(connection, _OF_USER, ranges, newest_first=True) as found:
-                mine = (session for session, is_readable in found if is_readable and scope.has(session))
+            with in_order(connection, ranges, _PLACE, newest_first=True) as found:
+                read_back = (session for session, is_readable in _each(found) if is_readable)
+                mine = (session for session in read_back if scope.has(session))
                 page, has_more = fill_page(mine, limit, lambda session: len(session.metadata))
             last = Position(page[-1].created_at_ms, page[-1].id) if page and has_more else None
             return SessionPage(page, last, total)
@@ -158,16 +158,6 @@ def count(connection: sqlite3.Connection, state: str, scope: Scope) -> dict[str,
     return dict(connection.execute(_COUNT, (*key, scope.tenant)).fetchall())
 
 
-@contextmanager
-def _in_order(
-    connection: sqlite3.Connection,
-    statement: str,
-    ranges: Sequence[Mapping[str, object]],
-    *,
-    newest_first: bool = False,
-) -> Iterator[Iterator[tuple[Session, bool]]]:
-    """The sessions that a statement finds in ranges that are in order each, with whether each can be read."""
-    with ExitStack() as stack:
-        found = [stack.enter_context(closing(connection.execute(statement, values))) for values in ranges]
-        merged = found[0] if len(found) == 1 else heapq.merge(*found, key=_PLACE, reverse=newest_first)
-        yield ((rows.session_of(row[:-1]), row[-1]) for row in merged)
+def _each(found: Iterator[rows.Row]) -> Iterator[tuple[Session, bool]]:
+    """The sessions in rows, each with whether it can be read back."""
+    return ((rows.session_of(row[:-1]), row[-1]) for row in found)

@@ -4,10 +4,8 @@ Indexes have the sessions of each tenant in order, live and expired ones apart. 
 several of them at a time, the newest first.
 """
 
-import heapq
 import sqlite3
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from operator import itemgetter
 from typing import Final
 
 from server.domain.access import Scope
@@ -17,6 +15,7 @@ from server.store.inspection import MAX_LOOKED_AT
 from server.store.pages import fill_search, narrow, search_start
 from server.store.sqlite import rows
 from server.store.sqlite.lists import READABLE, SqliteLists, count
+from server.store.sqlite.ranges import Range, in_order
 from server.store.values import Position, SearchPage, SessionFilter
 
 _GET: Final = f"SELECT {', '.join(rows.SESSION)}, {READABLE} FROM sessions WHERE id = ?"
@@ -25,6 +24,7 @@ _FROM_ID: Final = (
     "SELECT created_at_ms, id, tenant, user_id, agent_id FROM sessions WHERE id >= ? ORDER BY id LIMIT "
     f"{MAX_LOOKED_AT + 1}"
 )
+_PLACE: Final = itemgetter(0, 1)
 _INDEXES: Final = {
     (LIVE, ()): ("sessions_live", "NOT expired"),
     (LIVE, ("agent_id",)): ("sessions_of_agent", "NOT expired"),
@@ -66,7 +66,8 @@ class SqliteSearch(SqliteLists):
             if few is not None:
                 behind = (key for key in few if key < (start.created_at_ms, start.id))
                 return fill_search(behind, get, wanted, narrowed, now_ms, limit)
-            with _newest_first(connection, wanted, narrowed, start) as found:
+            ranges = _ranges(connection, wanted, narrowed, start)
+            with in_order(connection, ranges, _PLACE, newest_first=True) as found:
                 return fill_search(found, get, wanted, narrowed, now_ms, limit)
 
         return await self._read_long(read)
@@ -104,26 +105,23 @@ def is_inside(scope: Scope, session_id: str, tenant: str, user_id: str, agent_id
     )
 
 
-@contextmanager
-def _newest_first(
+def _ranges(
     connection: sqlite3.Connection, wanted: SessionFilter, scope: Scope, start: Position
-) -> Iterator[Iterator[tuple[int, str]]]:
+) -> list[Range]:
     """The times and ids of the sessions of a scope that are in a wanted state, as far as that is written."""
     filters = {"agent_id": scope.agent_id, "user_id": scope.user_id}
     named = {column: value for column, value in filters.items() if value is not None}
     states = {None: (LIVE, EXPIRED), True: (EXPIRED,), False: (LIVE,)}[wanted.is_expired]
-    with ExitStack() as stack:
-        found = []
-        for state in states:
-            index, condition = _INDEXES[state, tuple(named)]
-            used = [column for column in named if index != "sessions_of_user" or column == "user_id"]
-            statement = (
-                f"SELECT created_at_ms, id FROM sessions INDEXED BY {index} WHERE "
-                f"{' AND '.join([condition, *(f'{column} = :{column}' for column in used)])} "
-                "AND tenant = :tenant AND (created_at_ms, id) < (:created_at_ms, :id) "
-                "ORDER BY created_at_ms DESC, id DESC"
-            )
-            for tenant in count(connection, state, scope):
-                values = {"created_at_ms": start.created_at_ms, "id": start.id, "tenant": tenant, **named}
-                found.append(stack.enter_context(closing(connection.execute(statement, values))))
-        yield found[0] if len(found) == 1 else heapq.merge(*found, reverse=True)
+    found: list[Range] = []
+    for state in states:
+        index, condition = _INDEXES[state, tuple(named)]
+        used = [column for column in named if index != "sessions_of_user" or column == "user_id"]
+        statement = (
+            f"SELECT created_at_ms, id FROM sessions INDEXED BY {index} WHERE "
+            f"{' AND '.join([condition, *(f'{column} = :{column}' for column in used)])} "
+            "AND tenant = :tenant AND (created_at_ms, id) < (:created_at_ms, :id) "
+            "ORDER BY created_at_ms DESC, id DESC"
+        )
+        values = {"created_at_ms": start.created_at_ms, "id": start.id, **named}
+        found += [(statement, values | {"tenant": tenant}) for tenant in count(connection, state, scope)]
+    return found
