@@ -172,7 +172,7 @@ def test_a_session_is_shown_with_what_became_of_its_messages(service: Serve) -> 
         *lines, last = shown.splitlines()
         assert lines == [
             "AT  #1     user: one",
-            "two (renewed the session)",
+            "    | two (renewed the session)",
             "    answered by #2 after N s",
             "AT  #2     agent, to #1: Hi",
             "AT  #3     user: fails (renewed the session)",
