@@ -194,7 +194,8 @@ def _about_outcome(entry: log_pb2.LogEntry, outcome: Outcome) -> Iterator[str]:
         said = printable("; ".join(filter(None, (failure.reason, failure.detail))))
         yield f"attempt {failure.attempt} failed at {iso(failure.at)}: {said}"
     if delivery and delivery.can_redeliver:
-        yield f"to try again: eliza-sessions sessions redeliver {delivery.session_id} {delivery.message_id}"
+        named = f"{delivery.session_id} {delivery.message_id} --sequence {delivery.message_sequence}"
+        yield f"to try again: eliza-sessions sessions redeliver {named}"
 
 
 def _worker(delivery: admin_service_pb2.MessageDelivery) -> str:
