@@ -1,6 +1,7 @@
 """How agents fare: their deliveries that are open and in hand, and what their last failures were."""
 
 from collections import Counter, OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -63,6 +64,10 @@ class AgentStatuses:
     def count_open(self, agent_id: str, more: int) -> None:
         """Counts more open deliveries of an agent, or fewer."""
         _add(self._open, agent_id, more)
+
+    def set_open(self, counts: Mapping[str, int]) -> None:
+        """Takes note of how many deliveries are open, of each agent that has any: other servers change it."""
+        self._open = Counter(counts)
 
     def count_in_hand(self, agent_id: str, more: int) -> None:
         """Counts more deliveries that an agent has in hand, or fewer."""

@@ -126,5 +126,7 @@ def build_services(
     agent_service_pb2_grpc.add_AgentServiceServicer_to_server(agents, target)
     user_data_service_pb2_grpc.add_UserDataServiceServicer_to_server(UserDataService(store, clock), target)
     if isinstance(clock, TestClock):
-        clock_service_pb2_grpc.add_ClockServiceServicer_to_server(ClockService(clock, expiry, purge), target)
+        clock_service_pb2_grpc.add_ClockServiceServicer_to_server(
+            ClockService(store, clock, expiry, purge), target
+        )
     return services

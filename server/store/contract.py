@@ -13,6 +13,7 @@ from server.domain.log import Entry
 from server.domain.quotas import UserQuota
 from server.domain.replies import DeliveryRule
 from server.domain.sessions import Creation, Outcome, Rule, Session
+from server.store.sharing import Sharing
 from server.store.values import (
     Commit,
     Counts,
@@ -386,7 +387,7 @@ class Maintenance(ABC):
         """Removes every session as `delete_session` does. Agents stay."""
 
 
-class Store(Sessions, Deliveries, Agents, Maintenance):
+class Store(Sessions, Deliveries, Agents, Maintenance, Sharing):
     """Keeps agents, sessions and their logs.
 
     A writing method returns once its effect is durable, and then any reading method sees it. Writes on one

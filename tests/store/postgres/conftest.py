@@ -1,0 +1,28 @@
+from collections.abc import Iterator
+
+import pytest
+
+from server.store.postgres.place import Place
+from server.store.postgres.schema import prepare
+from tests.store.postgres.opened import Cluster
+from tests.support.postgres import FAST, PostgresServer
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """One server for all tests of a pytest process, with an empty store to be copied."""
+    server = PostgresServer(**FAST)
+    try:
+        template = server.make_database()
+        prepare(Place(server.url(template)))
+        yield Cluster(server, template)
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def database(cluster: Cluster) -> Iterator[str]:
+    """The URL of an empty store of the test's own."""
+    name = cluster.server.make_database(cluster.template)
+    yield cluster.server.url(name)
+    cluster.server.remove_database(name)
