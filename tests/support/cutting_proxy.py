@@ -33,7 +33,7 @@ class CuttingProxy:
         self._target_port = target_port
         self._flows = asyncio.Event()
         self._flows.set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self.rule: Rule = let_pass
         self.cuts = 0
         self.port = 0
@@ -46,9 +46,9 @@ class CuttingProxy:
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
         self.release()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in list(self._writers):
+            writer.close()
+        await self.until_idle()
 
     def hold(self) -> None:
         """Lets nothing through from now on, without a word."""
@@ -60,19 +60,17 @@ class CuttingProxy:
 
     async def until_idle(self) -> None:
         """Waits until no connection is open."""
-        await eventually(lambda: not self._tasks)
+        await eventually(lambda: not self._writers)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+        self._writers.add(writer)
         try:
             with suppress(OSError):
                 onward = await asyncio.open_connection("127.0.0.1", self._target_port)
                 await self._join((reader, writer), onward)
         finally:
             writer.close()
-            self._tasks.discard(task)
+            self._writers.discard(writer)
 
     async def _join(
         self,

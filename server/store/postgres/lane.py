@@ -259,6 +259,9 @@ class Lane:
         locked = await lock_and_load(link, batch.wanted())
         self._on_time(locked.now_ms)
         results = batch.apply(locked.loaded, lambda: locked.now_ms)
+        # Before the commit, whose answer may be found out without us.
+        for call, result in zip(calls, results, strict=True):
+            call.result, call.error = (None, result) if isinstance(result, DomainError) else (result, None)
         written = batch.written()
         if is_empty(written):
             await link.execute("ROLLBACK")
@@ -269,8 +272,6 @@ class Lane:
                 await put_token(link, token)
                 await link.execute("COMMIT")
             self._require_certain()
-        for call, result in zip(calls, results, strict=True):
-            call.result, call.error = (None, result) if isinstance(result, DomainError) else (result, None)
 
     async def _work(self, link: Link, call: _Call, work: Work, token: str) -> None:
         async with link.pipeline():
@@ -278,13 +279,12 @@ class Lane:
             found = await link.execute(NOW)
         ((now_ms,),) = await found.fetchall()
         self._on_time(now_ms)
-        result = await work(link, now_ms)
+        call.result, call.error = await work(link, now_ms), None
         self._is_sent = True
         async with link.pipeline():
             await put_token(link, token)
             await link.execute("COMMIT")
         self._require_certain()
-        call.result, call.error = result, None
 
     def _require_certain(self) -> None:
         """Raises _InDoubt where the server has committed and does not promise that it lasts."""

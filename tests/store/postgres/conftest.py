@@ -6,6 +6,7 @@ from server.store.postgres.place import Place
 from server.store.postgres.schema import prepare
 from tests.store.postgres.opened import Cluster
 from tests.support.postgres import FAST, PostgresServer
+from tests.unit.samples import T0
 
 
 @pytest.fixture(scope="session")
@@ -15,6 +16,8 @@ def cluster() -> Iterator[Cluster]:
     try:
         template = server.make_database()
         prepare(Place(server.url(template)))
+        # The samples are of a time that is over.
+        server.execute(f"INSERT INTO test_clock VALUES (true, {T0}, 0)", template)
         yield Cluster(server, template)
     finally:
         server.close()
