@@ -19,8 +19,8 @@ KEPT_MS: Final = 3_600_000
 _TAKE: Final = "INSERT INTO commits (token, done) VALUES (%s::uuid, false) ON CONFLICT (token) DO NOTHING"
 _IS_DONE: Final = "SELECT done FROM commits WHERE token = %s::uuid"
 _FORGET: Final = (
-    "DELETE FROM commits WHERE token IN (SELECT token FROM commits WHERE token < %s::uuid ORDER BY token LIMIT "
-    "%s FOR UPDATE SKIP LOCKED)"
+    "DELETE FROM commits WHERE token = ANY(ARRAY(SELECT token FROM commits WHERE token < %s::uuid "
+    "ORDER BY token LIMIT %s FOR UPDATE SKIP LOCKED))"
 )
 # Of no session: only the age of tokens goes by it.
 _CLOCK: Final = SystemClock()
