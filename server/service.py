@@ -161,7 +161,7 @@ class Service:
         """
         if is_shared(settings.database_url) and settings.clear_sessions_on_shutdown:
             raise StoreOpenError(
-                "CLEAR_SESSIONS_ON_SHUTDOWN is set, and DATABASE_URL names a store that other servers may serve"
+                "CLEAR_SESSIONS_ON_SHUTDOWN is set, and other servers may serve the store of DATABASE_URL"
             )
         clock = build_clock(settings.database_url, is_test=settings.test_clock)
         authentication = Authentication.open(settings.access, clock.now_ms)

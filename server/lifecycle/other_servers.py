@@ -1,5 +1,5 @@
-"""Looks for what other servers have written that share the store: at once where they announce it, and every few
-seconds all the same.
+"""Looks for what other servers have written that share the store: at once where they announce it, and every
+few seconds all the same.
 """
 
 import asyncio

@@ -4,8 +4,7 @@
 
 import re
 from pathlib import Path
-from types import ModuleType
-from typing import Final
+from typing import Final, Protocol
 
 from server.clock import Clock, SystemClock, TestClock
 from server.store.contract import MAX_WRITES, Store
@@ -62,7 +61,19 @@ def maintenance(database_url: str) -> StoreTools:
     return SqliteTools(_sqlite_path(database_url))
 
 
-def _postgres() -> ModuleType:
+class _Door(Protocol):
+    """How the PostgreSQL store is come to; see `server.store.postgres.door`."""
+
+    def build_clock(self, *, is_test: bool) -> Clock: ...
+
+    async def open_store(
+        self, database_url: str, clock: Clock, max_writes: int, telemetry: Telemetry, options: SharedOptions
+    ) -> Store: ...
+
+    def tools(self, database_url: str) -> StoreTools: ...
+
+
+def _postgres() -> _Door:
     """The door of the PostgreSQL store. Raises StoreOpenError where its driver is not installed."""
     try:
         from server.store.postgres import door
@@ -78,7 +89,9 @@ def _sqlite_path(database_url: str) -> Path:
     path = database_url.removeprefix(SQLITE_SCHEME)
     if path in (database_url, ""):
         shown = re.sub(r"(://[^:@/]*):.*@", r"\1:…@", database_url)
-        raise StoreOpenError(f"DATABASE_URL is {shown!r}: this version opens sqlite:///PATH and postgresql://… only")
+        raise StoreOpenError(
+            f"DATABASE_URL is {shown!r}: this version opens sqlite:///PATH and postgresql://… only"
+        )
     if "?" in path or "#" in path:
         # Other programs take options there; here they would be a part of the file's name.
         raise StoreOpenError(

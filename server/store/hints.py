@@ -1,5 +1,6 @@
-"""What servers that share a store tell each other of it. Hints only: all that matters is in the store, and who
-misses one finds it there a little later.
+"""What servers that share a store tell each other of it.
+
+Hints only: all that matters is in the store, and who misses one finds it there a little later.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -13,7 +14,7 @@ from server.domain.log import Piece
 class Hint:
     """What another server has done.
 
-    `grown`: the sessions whose logs have grown, with their last sequences; `deleted`: the sessions that it has
+    `grown`: the sessions whose logs have grown, with their last sequences; `deleted`: those that it has
     deleted. `due`: agents that may have something to answer; `agents`: those that were changed or removed.
     `pieces`: those of replies under way. `all`: anything may have happened, because hints were lost.
     """

@@ -1,4 +1,4 @@
-"""A proxy between a client and a server that cuts connections, or holds what is sent, where a test says so."""
+"""A proxy between a client and a server that cuts connections, or holds what is sent, where a test says."""
 
 import asyncio
 from collections.abc import Callable

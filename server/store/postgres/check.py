@@ -25,9 +25,7 @@ is about to take.
 _IS_BEHIND: Final = f"NOT EXISTS (SELECT 1 FROM {_KNOWN} AS known WHERE known.id = session_id)"
 
 QUESTIONS: Final = {
-    "session {0}: it is there, but was removed": (
-        "SELECT id FROM sessions JOIN removed_sessions USING (id)"
-    ),
+    "session {0}: it is there, but was removed": ("SELECT id FROM sessions JOIN removed_sessions USING (id)"),
     "session {0}: its log should have the sequences up to {1}, but has {2} from {3} to {4}": (
         "SELECT sessions.id, last_sequence, count(sequence), min(sequence), max(sequence) FROM sessions "
         "LEFT JOIN log ON session_id = id GROUP BY id HAVING count(sequence) <> last_sequence "

@@ -1,4 +1,4 @@
-"""The database's time, by which all servers go: a server's clock is its own steps from when it was last told."""
+"""The database's time, by which all servers go: each counts its own steps from when it was last told."""
 
 import time
 

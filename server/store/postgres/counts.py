@@ -30,8 +30,7 @@ _CHANGE: Final = (
 )
 # Their locks are held by whoever has changed them.
 _REMOVE_EMPTY: Final = (
-    "DELETE FROM session_counts USING jsonb_array_elements(%s::jsonb) AS item "
-    f"WHERE {_SAME} AND sessions = 0"
+    f"DELETE FROM session_counts USING jsonb_array_elements(%s::jsonb) AS item WHERE {_SAME} AND sessions = 0"
 )
 _LOCK: Final = (
     f"SELECT {rows.of('session_counts', rows.COUNT)} FROM jsonb_array_elements(%s::jsonb) AS item "

@@ -56,7 +56,8 @@ _READ_DUE: Final = (
     "sum(log.size) OVER (ORDER BY due.head_due_ms, sequence, session_id ROWS UNBOUNDED PRECEDING) "
     f"- log.size AS before FROM (SELECT * FROM ({_DUE}) AS either ORDER BY head_due_ms, sequence "
     "LIMIT %(rows)s) AS due JOIN log USING (session_id, sequence)) "
-    f"SELECT {_ROW} FROM due {_JOINED} WHERE before <= %(most_bytes)s ORDER BY since_ms, due.sequence, due.session_id"
+    f"SELECT {_ROW} FROM due {_JOINED} WHERE before <= %(most_bytes)s "
+    "ORDER BY since_ms, due.sequence, due.session_id"
 )
 _CLAIM: Final = (
     "SELECT sessions.id, sequence FROM deliveries JOIN sessions ON sessions.id = session_id "
@@ -75,23 +76,23 @@ _READ_CLAIMED: Final = (
     "- log.size AS before FROM unnest(%(ids)s::uuid[], %(sequences)s::bigint[]) AS claimed (session_id, "
     "sequence) JOIN deliveries USING (session_id, sequence) JOIN log USING (session_id, sequence) "
     "WHERE deliveries.head_due_ms <= %(due)s OR deliveries.holder = %(me)s::uuid) "
-    f"SELECT {_ROW} FROM due {_JOINED} WHERE before <= %(most_bytes)s ORDER BY since_ms, due.sequence, due.session_id"
+    f"SELECT {_ROW} FROM due {_JOINED} WHERE before <= %(most_bytes)s "
+    "ORDER BY since_ms, due.sequence, due.session_id"
 )
 _NEXT: Final = (
     f"SELECT head_due_ms FROM deliveries WHERE {_IS_FREE} AND head_due_ms IS NOT NULL "
     "ORDER BY head_due_ms LIMIT 1"
 )
 _HAS_LOST: Final = f"SELECT 1 FROM deliveries WHERE holder = %(me)s::uuid AND {_IS_FREE} LIMIT 1"
-_COUNT_OPEN: Final = (
-    f"SELECT agent_id, count(*) FROM deliveries WHERE state IN {rows.OPEN} GROUP BY agent_id"
-)
+_COUNT_OPEN: Final = f"SELECT agent_id, count(*) FROM deliveries WHERE state IN {rows.OPEN} GROUP BY agent_id"
 _OLDEST_OPEN: Final = (
     f"SELECT min(at_ms) FROM deliveries JOIN log USING (session_id, sequence) WHERE state IN {rows.OPEN}"
 )
 # Passes over what a group has locked, and so waits for nobody.
 _GIVE_BACK: Final = (
     "UPDATE deliveries SET holder = NULL, head_due_ms = 0 WHERE (session_id, sequence) IN ("
-    f"SELECT session_id, sequence FROM deliveries WHERE holder IS NOT NULL AND state = '{DeliveryState.LEASED}' "
+    "SELECT session_id, sequence FROM deliveries WHERE holder IS NOT NULL "
+    f"AND state = '{DeliveryState.LEASED}' "
     "AND NOT EXISTS (SELECT 1 FROM replicas WHERE replicas.id = holder) FOR UPDATE SKIP LOCKED)"
 )
 STATEMENTS: Final = {
@@ -181,7 +182,7 @@ class PostgresDeliveries(Reading, Deliveries):
         return int(found[0][0]) if found else None
 
     async def count_open(self) -> Mapping[str, int]:
-        return {agent_id: count for agent_id, count in await self._read(_COUNT_OPEN)}
+        return dict(await self._read(_COUNT_OPEN))
 
     async def oldest_open_ms(self) -> int | None:
         ((oldest_ms,),) = await self._read(_OLDEST_OPEN)
@@ -194,7 +195,7 @@ class PostgresDeliveries(Reading, Deliveries):
 async def lease(
     link: Link, now_ms: int, values: Mapping[str, Any], rule: LeaseRule, holder: str, lane: int
 ) -> _Leased:
-    """Claims what is due in a transaction that has begun, and applies the rule to it. Raises psycopg.Error."""
+    """Claims what is due in a transaction that has begun, applies the rule to it. Raises psycopg.Error."""
     async with link.pipeline():
         due = await link.execute(_CLAIM, values)
         lost = await link.execute(_CLAIM_LOST, values)
@@ -211,8 +212,12 @@ async def lease(
     )
     batch = Batch(
         [
-            _Lease(one.session.id, one.delivery.sequence, partial(rule, message_id=message_of(one.entry).id),
-                   EVERYTHING)
+            _Lease(
+                one.session.id,
+                one.delivery.sequence,
+                partial(rule, message_id=message_of(one.entry).id),
+                EVERYTHING,
+            )
             for one in found
         ]
     )

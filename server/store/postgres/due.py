@@ -71,9 +71,7 @@ async def apply_due(lane: Lane, rule: Rule, due_ms: int, limit: int) -> int:
     return taken
 
 
-def _work(
-    lane: Lane, rule: Rule, due_ms: int, limit: int
-) -> Callable[[Link, int], Awaitable[Claimed]]:
+def _work(lane: Lane, rule: Rule, due_ms: int, limit: int) -> Callable[[Link, int], Awaitable[Claimed]]:
     async def work(link: Link, now_ms: int) -> Claimed:
         now_ms = max(now_ms, due_ms)
         found = await (await link.execute(_CLAIM, [due_ms, limit])).fetchall()
@@ -84,7 +82,8 @@ def _work(
         loaded = Loaded({one.id: one for one in sessions})
         results = [one for one in batch.apply(loaded, lambda: now_ms) if isinstance(one, Outcome)]
         deadlines = [
-            (one.session.id, now_ms + PUT_OFF_MS if one.replayed else due_at_ms(one.session)) for one in results
+            (one.session.id, now_ms + PUT_OFF_MS if one.replayed else due_at_ms(one.session))
+            for one in results
         ]
         async with link.pipeline():
             await write(

@@ -119,7 +119,7 @@ STATEMENTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Locked:
-    """What was loaded, at which time of the service, and the requests that are there without their session."""
+    """What was loaded, at which time of the service, and the names of the requests that are in the table."""
 
     loaded: Loaded
     now_ms: int
@@ -134,7 +134,7 @@ async def begin(link: Link) -> None:
 
 
 async def lock_and_load(link: Link, wanted: Wanted) -> Locked:
-    """Begins the transaction of a batch, locks its sessions and loads what it wants. Raises psycopg.Error."""
+    """Begins the transaction of a batch, locks its sessions, loads what it wants. Raises psycopg.Error."""
     sessions = sorted(filter(rows.is_uuid, wanted.sessions))
     agents = [*filter(rows.is_uuid, wanted.agents)]
     deliveries = [key for key in wanted.deliveries if rows.is_uuid(key[0]) and 0 < key[1] < 2**63]
@@ -188,8 +188,10 @@ async def write(
     holders: Mapping[DeliveryKey, str],
     deadlines: Iterable[tuple[str, int | None]] = (),
 ) -> None:
-    """Writes what a batch leaves, within a pipeline. `holders`: who has the deliveries that are leased by now.
-    `deadlines` are to be stored whatever the batch says of them. Raises psycopg.Error.
+    """Writes what a batch leaves, within a pipeline.
+
+    `holders`: who has the deliveries that are leased by now. `deadlines` are to be stored whatever the batch
+    says of them. Raises psycopg.Error.
     """
     sessions = {one.id: one for one in (*written.created, *written.changed)}
     nearer = {one.id for one in written.nearer}
@@ -246,9 +248,7 @@ def _known_heads(written: Written, known: Mapping[str, Session]) -> dict[str, tu
     return {
         session_id: (mine[0].sequence, written.heads.get(session_id, 0))
         for session_id, mine in open_ones.items()
-        if len(mine) == 1
-        and known[session_id].open_deliveries == 1
-        and session_id in written.heads
+        if len(mine) == 1 and known[session_id].open_deliveries == 1 and session_id in written.heads
     }
 
 
@@ -266,9 +266,7 @@ def _head_due_ms(
 
 def is_empty(written: Written) -> bool:
     """Whether a batch leaves nothing to write."""
-    return not any(
-        (written.removed, written.created, written.changed, written.deliveries, written.requests)
-    )
+    return not any((written.removed, written.created, written.changed, written.deliveries, written.requests))
 
 
 async def put_token(link: Link, token: str) -> None:

@@ -241,7 +241,7 @@ class Lane:
             except (psycopg.Error, _InDoubt) as error:
                 await self._link.drop()
                 if loop.time() >= end_s:
-                    log.error("nobody knows whether a group of writes is stored", token=token)
+                    log.exception("nobody knows whether a group of writes is stored", token=token)
                     raise OutcomeUnknownError from error
                 await self._link.pause()
             else:
@@ -303,9 +303,7 @@ class Lane:
 
 def _has_met_another(error: psycopg.Error) -> bool:
     """Whether another server has written the same request at the same time."""
-    return (
-        isinstance(error, psycopg.errors.UniqueViolation) and error.diag.constraint_name == "requests_pkey"
-    )
+    return isinstance(error, psycopg.errors.UniqueViolation) and error.diag.constraint_name == "requests_pkey"
 
 
 def _is_nobodys_fault(error: Exception) -> bool:

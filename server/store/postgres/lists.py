@@ -1,7 +1,7 @@
 """Lists of sessions in PostgreSQL, and how many there are of what they list.
 
-An index has the sessions of each tenant in order; those of several tenants are merged. A list reads a page and
-one row more, and goes on from there only where it has passed over some.
+An index has the sessions of each tenant in order; those of several tenants are merged. A list reads a page
+and one row more, and goes on from there only where it has passed over some.
 """
 
 from collections.abc import Mapping
@@ -34,7 +34,8 @@ def _live(*filters: str) -> str:
     named = "".join(f" AND {column} = %({column})s::uuid" for column in filters)
     return _merged(
         f"SELECT {_SESSION} FROM sessions WHERE NOT expired AND tenant = wanted{named} "
-        "AND (created_at_ms, id) > (%(created_at_ms)s, %(id)s::uuid) ORDER BY created_at_ms, id LIMIT %(rows)s",
+        "AND (created_at_ms, id) > (%(created_at_ms)s, %(id)s::uuid) "
+        "ORDER BY created_at_ms, id LIMIT %(rows)s",
         "created_at_ms, id",
     )
 
@@ -90,7 +91,7 @@ class PostgresLists(Reading, Sessions):
             values = {**named, "tenants": list(tenants), "rows": wanted, **_place(start)}
             read = [rows.session_of(row) for row in await self._read(_LISTS[tuple(named)], values)]
             found += read
-            page, behind = fill_active(((one, True) for one in found), now_ms, limit, str)
+            page, behind = fill_active(((one, True) for one in found), now_ms, limit, _ignore)
             if behind is not None or len(read) < wanted or len(found) > limit + MAX_PASSED:
                 return SessionPage(page, behind, sum(tenants.values()))
             # It has passed over some.
@@ -139,7 +140,11 @@ class PostgresLists(Reading, Sessions):
 
     async def _count(self, state: str, scope: Scope) -> Mapping[str, int]:
         """How many sessions of a scope are in a state, by tenant."""
-        return {tenant: count for tenant, count in await self._read(*sum_of(state, scope))}
+        return dict(await self._read(*sum_of(state, scope)))
+
+
+def _ignore(session_id: str) -> None:
+    """No session is unreadable."""
 
 
 def _place(position: Position) -> dict[str, Any]:

@@ -46,8 +46,10 @@ _LIST_MESSAGES: Final = {
     for forward in (False, True)
 }
 _LIST_ENTRIES: Final = in_scope(
-    filled(f"SELECT * FROM log WHERE session_id = %(id)s::uuid AND sequence > %(after)s AND {_IS_THERE}",
-           "sequence"),
+    filled(
+        f"SELECT * FROM log WHERE session_id = %(id)s::uuid AND sequence > %(after)s AND {_IS_THERE}",
+        "sequence",
+    ),
     "sessions",
 )
 _LIST_HISTORY: Final = filled(
@@ -124,9 +126,7 @@ class PostgresMessages(Reading, Sessions):
         most_bytes: int | None = None,
     ) -> list[Entry]:
         left_bytes = most_bytes or PAGE_BYTES
-        values = named(
-            scope, id=session_id, after=after_sequence, rows=limit, each=0, most_bytes=left_bytes
-        )
+        values = named(scope, id=session_id, after=after_sequence, rows=limit, each=0, most_bytes=left_bytes)
         page: list[Entry] = []
         for entry in map(rows.entry_of, await self._read(_LIST_ENTRIES[scope != Scope()], values)):
             left_bytes -= text_size(entry)

@@ -1,5 +1,5 @@
-"""How sessions leave the PostgreSQL tables: each goes at once with its own row, what it leaves in other tables
-goes in small pieces.
+"""How sessions leave the PostgreSQL tables: each goes at once with its own row, what it leaves in other
+tables goes in small pieces.
 """
 
 from collections import Counter
@@ -37,8 +37,8 @@ def _take(ids: str) -> str:
             f"WHERE session_id IN ({ids}) LIMIT {left}) RETURNING 1)"
         )
         gone.append(_COUNT.format(f"gone_{name}"))
-    # Where one of them has removed all that it may, the next have nothing left to do: an id goes when all of its
-    # rows have gone.
+    # Where one of them has removed all that it may, the next have nothing left to do: an id goes when all of
+    # its rows have gone.
     parts.append(
         f"gone_ids AS (DELETE FROM removed_sessions WHERE id IN ({ids} LIMIT "
         f"{_LEFT.format(' - '.join(gone))}) RETURNING 1)"

@@ -47,7 +47,10 @@ _WHO_LAGS: Final = (
 
 
 async def start_clock(link: Link, *, is_test: bool) -> int:
-    """Has the service go by a test clock, or by the database's; returns its time in ms. Raises psycopg.Error."""
+    """Has the service go by a test clock, or by the database's; returns its time in ms.
+
+    Raises psycopg.Error.
+    """
     await link.execute(_START_CLOCK if is_test else _NO_CLOCK)
     ((now_ms,),) = await (await link.execute(_SERVICE_NOW)).fetchall()
     return int(now_ms)

@@ -1,4 +1,4 @@
-"""The columns of the PostgreSQL tables, and how the rows of a set are handed over: as one JSON array of arrays.
+"""The columns of the PostgreSQL tables, and how the rows of a set are handed over: as a JSON array of arrays.
 
 JSON carries them and nothing more: what is text in the table stays the text it was.
 """
@@ -88,7 +88,7 @@ MOST_JSON_BYTES: Final = 16 * 1024 * 1024
 
 
 def item_values(columns: Sequence[str], texts: Iterable[str] = ()) -> str:
-    """Columns of a set whose rows are the arrays of a JSON array, as `item`. Those in `texts` are text here."""
+    """Columns of a set whose rows are the arrays of a JSON array, as `item`. Those in `texts` are text."""
     as_text = set(texts)
     return ", ".join(item_value(columns, column, column in as_text) for column in columns)
 
@@ -139,9 +139,7 @@ def new_entry_row(entry: Entry) -> Row:
     return *entry_row(entry), text_size(entry), failed
 
 
-def set_delivery_row(
-    delivery: Delivery, agent_id: str, head_due_ms: int | None, holder: str | None
-) -> Row:
+def set_delivery_row(delivery: Delivery, agent_id: str, head_due_ms: int | None, holder: str | None) -> Row:
     """The values of SET_DELIVERY."""
     return *delivery_row(delivery), agent_id, head_due_ms, holder
 

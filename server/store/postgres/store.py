@@ -126,7 +126,7 @@ class PostgresStore(PostgresLists, PostgresMessages, PostgresAgents, PostgresDel
 
     async def find_grown(self, sequences: Mapping[str, int]) -> Mapping[str, int | None]:
         found = await self._read(_FIND_GROWN, [list(sequences), list(sequences.values())])
-        return {session_id: sequence for session_id, sequence in found}
+        return dict(found)
 
     async def set_clock(self, now_ms: int) -> None:
         async def work(link: Link, _: int) -> int:
@@ -136,7 +136,7 @@ class PostgresStore(PostgresLists, PostgresMessages, PostgresAgents, PostgresDel
         self._time.learn(now_ms)
         if self._announcer:
             self._announcer.tell_all()
-        while (await self._read(*who_lags(change, self.replica_id)))[0][0]:
+        while (await self._read(*who_lags(change, self.replica_id)))[0][0]:  # noqa: ASYNC110 - the database is asked
             await asyncio.sleep(CLOCK_SECONDS)
 
     async def update_agent(self, agent_id: str, change: AgentChange, *, scope: Scope) -> Agent:
@@ -228,7 +228,7 @@ class PostgresStore(PostgresLists, PostgresMessages, PostgresAgents, PostgresDel
         return (await lane.run(work)).erased
 
     async def finish_erasure(self) -> list[str]:
-        # What the tables' files, the log of writes and backups still hold is the database's: docs/postgresql.md.
+        # What the tables' files, the log of writes and backups still hold is the database's.
         self._require_open()
         return []
 

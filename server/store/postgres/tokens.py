@@ -1,10 +1,10 @@
 """The tokens of transactions, by which one is settled whose COMMIT was never answered.
 
-Each transaction that writes leaves a row with its token. Who was not answered tries to leave the same row, as
-one that is not done. If the first is under way, the database has the second wait for it. If it is committed, its
-row is there. If it is not, the second takes its place, and the first cannot commit any more, even where its
-bytes arrive later. The second is committed like any other, so that a standby which it has to wait for has the
-first one, too.
+Each transaction that writes leaves a row with its token. Who was not answered tries to leave the same row,
+as one that is not done. If the first is under way, the database has the second wait for it. If it is
+committed, its row is there. If it is not, the second takes its place, and the first cannot commit any more,
+even where its bytes arrive later. The second is committed like any other, so that a standby which it has to
+wait for has the first one, too.
 """
 
 from typing import Final

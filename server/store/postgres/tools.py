@@ -12,7 +12,9 @@ from server.store.postgres.schema import prepare, require_known, schema_version,
 from server.store.tools import Progress, StoreTools
 from server.store.values import CopyError, StoreOpenError
 
-_COPIES: Final = "PostgreSQL is backed up by its own tools: pg_dump, or pg_basebackup with an archive of its log"
+_COPIES: Final = (
+    "PostgreSQL is backed up by its own tools: pg_dump, or pg_basebackup with an archive of its log"
+)
 
 
 class PostgresTools(StoreTools):

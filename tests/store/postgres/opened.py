@@ -33,7 +33,8 @@ class RowClock(TestClock):
     def set_ms(self, now_ms: int) -> None:
         super().set_ms(now_ms)
         self._link.execute(
-            "INSERT INTO test_clock VALUES (true, %(now)s, 1) ON CONFLICT (one) DO UPDATE SET now_ms = %(now)s",
+            "INSERT INTO test_clock VALUES (true, %(now)s, 1) ON CONFLICT (one) "
+            "DO UPDATE SET now_ms = %(now)s",
             {"now": now_ms},
         )
 
@@ -67,7 +68,7 @@ async def writer_held(store: PostgresStore, url: str) -> AsyncIterator[None]:
     try:
         await outsider.execute("SELECT 1 FROM sessions WHERE id = %s FOR UPDATE", [blocker.id])
         holding = asyncio.ensure_future(store.apply(blocker.id, _look, scope=EVERYTHING))
-        await _until_waiting(url)
+        await until_waiting(url)
         deleting = asyncio.ensure_future(store.delete_session(blocker.id, scope=EVERYTHING))
         await asyncio.sleep(0)
         yield
@@ -77,7 +78,7 @@ async def writer_held(store: PostgresStore, url: str) -> AsyncIterator[None]:
     await asyncio.gather(holding, deleting)
 
 
-async def _until_waiting(url: str) -> None:
+async def until_waiting(url: str) -> None:
     """Waits until a transaction waits for another one's lock."""
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as watcher:
         while True:
@@ -88,5 +89,3 @@ async def _until_waiting(url: str) -> None:
             if await found.fetchall():
                 return
             await asyncio.sleep(0.002)
-
-

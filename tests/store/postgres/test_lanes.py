@@ -13,7 +13,7 @@ from server.domain.idempotency import RequestKey
 from server.domain.sessions import Outcome, Session
 from server.store.postgres.store import PostgresStore
 from tests.store.conformance.common import contents, history, say
-from tests.store.postgres.opened import Cluster, open_store
+from tests.store.postgres.opened import Cluster, open_store, until_waiting
 from tests.support.cutting_proxy import CuttingProxy, Verdict, let_pass
 from tests.support.waiting import eventually
 from tests.unit.samples import put, session
@@ -129,14 +129,7 @@ async def test_who_settles_waits_for_a_transaction_that_is_under_way(database: s
             await first.execute("BEGIN")
             await first.execute("INSERT INTO commits VALUES (%s, true)", [token])
             task = asyncio.create_task(settle(settling, token))
-            async with await place.connect("watching") as watching:
-                while not await (
-                    await watching.execute(
-                        "SELECT 1 FROM pg_stat_activity WHERE cardinality(pg_blocking_pids(pid)) > 0 "
-                        "AND datname = current_database()"
-                    )
-                ).fetchall():
-                    await asyncio.sleep(0.002)
+            await until_waiting(database)
             assert not task.done()
             await first.execute("COMMIT" if is_committed else "ROLLBACK")
             assert await task is is_committed
@@ -173,7 +166,7 @@ class TestPacketsAreHeld:
 
 
 class TestStandbyIsAway:
-    """The standby that each commit waits for does not answer: commits are stored, and nobody may be told so."""
+    """The standby that each commit waits for is away: commits are stored, and nobody may be told so."""
 
     @pytest.fixture
     async def store(self, database: str, cluster: Cluster) -> AsyncIterator[PostgresStore]:

@@ -69,7 +69,9 @@ async def test_groups_of_the_same_sessions_wait_for_each_other_and_end(stores: l
     many = [session() for _ in range(10)]
     await asyncio.gather(*(put(stores[0], one) for one in many))
     calls = [
-        store.apply(choose.choice(many).id, say(f"{n}"), scope=EVERYTHING) for n in range(200) for store in stores
+        store.apply(choose.choice(many).id, say(f"{n}"), scope=EVERYTHING)
+        for n in range(200)
+        for store in stores
     ]
     results = await asyncio.gather(*calls)
     assert all(isinstance(result, Outcome) for result in results)
@@ -129,9 +131,7 @@ class TestLeases:
         many = [session() for _ in range(count)]
         await asyncio.gather(*(put(stores[0], one) for one in many))
         for n in range(messages):
-            await asyncio.gather(
-                *(stores[0].apply(one.id, say(f"{n}"), scope=EVERYTHING) for one in many)
-            )
+            await asyncio.gather(*(stores[0].apply(one.id, say(f"{n}"), scope=EVERYTHING) for one in many))
         return many
 
     async def test_each_delivery_is_leased_by_one_server_and_in_order(
@@ -271,8 +271,8 @@ class TestHints:
         told = heard(stores[1])
         with psycopg.connect(database, autocommit=True) as link:
             link.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE '%listens' "
-                "AND datname = current_database()"
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE application_name LIKE '%listens' AND datname = current_database()"
             )
         await self.until(told, lambda hint: hint.all)
         one = session()
@@ -320,7 +320,9 @@ class TestTime:
                 one = session(now_ms)
                 await put(stores[1], one)
                 await stores[1].apply(
-                    one.id, lambda start, at_ms, seen=seen: seen.append(at_ms) or Outcome(start), scope=EVERYTHING
+                    one.id,
+                    lambda start, at_ms, seen=seen: seen.append(at_ms) or Outcome(start),
+                    scope=EVERYTHING,
                 )
                 assert seen == [now_ms]
         finally:

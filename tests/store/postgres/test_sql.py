@@ -12,7 +12,7 @@ from server.store import postgres
 DIRECTORY = Path(postgres.__file__).parent
 
 FORBIDDEN = {
-    "a sequence": r"\b(nextval|setval|currval|CREATE SEQUENCE|\w*serial\b|GENERATED (ALWAYS|BY DEFAULT) AS IDENTITY)",
+    "a sequence": r"\b(nextval|setval|currval|CREATE SEQUENCE|\w*serial\b|GENERATED [A-Z ]+ AS IDENTITY)",
     "a trigger or a rule": r"\b(CREATE (OR REPLACE )?(CONSTRAINT )?TRIGGER|CREATE (OR REPLACE )?RULE)\b",
     "a stored function": r"\bCREATE (OR REPLACE )?(FUNCTION|PROCEDURE)\b",
     "an advisory lock": r"\bpg_\w*advisory\w*",
