@@ -99,11 +99,14 @@ class Commit:
 
 
 class Sizes(NamedTuple):
-    """How large the store is, in bytes: its data, what is written ahead of them, and the space left."""
+    """How large the store is, in bytes: its data, what is written ahead of them, and the space left.
+
+    None where only the database's own tools can tell.
+    """
 
     data_bytes: int
-    wal_bytes: int
-    free_bytes: int
+    wal_bytes: int | None
+    free_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,7 +188,7 @@ class PostgresStore(PostgresLists, PostgresMessages, PostgresAgents, PostgresDel
     async def measure(self) -> Sizes:
         # What lies ahead of the tables and what space is left only the database's own tools can tell.
         ((size,),) = await self._read(_SIZE)
-        return Sizes(int(size), 0, 0)
+        return Sizes(int(size), None, None)
 
     async def check_writable(self) -> None:
         async def work(link: Link, now_ms: int) -> None:

@@ -12,7 +12,17 @@ from tests.unit.samples import T0
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """One server for all tests of a pytest process, with an empty store to be copied."""
-    server = PostgresServer(**FAST)
+    yield from _cluster(18)
+
+
+@pytest.fixture(scope="module")
+def older_cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """One of the version that the module's test class names, for the tests of that class."""
+    yield from _cluster(request.param)
+
+
+def _cluster(version: int) -> Iterator[Cluster]:
+    server = PostgresServer(version=version, **FAST)
     try:
         template = server.make_database()
         prepare(Place(server.url(template)))

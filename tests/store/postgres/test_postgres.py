@@ -13,7 +13,7 @@ from tests.store.postgres.opened import RowClock, open_store, writer_held
 from tests.unit.samples import T0
 
 
-class TestPostgresStore(StoreConformance):
+class OnPostgres(StoreConformance):
     @pytest.fixture
     def clock(self, database: str) -> Iterator[TestClock]:
         self.url = database
@@ -29,3 +29,7 @@ class TestPostgresStore(StoreConformance):
     async def held(self, store: Store) -> AsyncIterator[None]:
         async with writer_held(store, self.url):
             yield
+
+
+class TestPostgresStore(OnPostgres):
+    pass
