@@ -26,7 +26,6 @@ MOST_PIECES: Final = 2_000
 PIECES_SECONDS: Final = 0.05
 """How long pieces of replies gather."""
 _IDS: Final = 150
-_CLOCK_STEP_S: Final = 0.002
 _NOTIFY: Final = f"SELECT pg_notify('{CHANNEL}', told) FROM unnest(%s::text[]) AS told"
 _LIGHT: Final = "SET synchronous_commit = off"
 
@@ -45,6 +44,7 @@ class Announcer:
         self._is_all = False
         self._woken = asyncio.Event()
         self._pieces_timer: asyncio.TimerHandle | None = None
+        self._are_ripe = False
         self._is_closed = False
         self._task = asyncio.create_task(self._run())
 
@@ -80,7 +80,12 @@ class Announcer:
         if len(self._pieces) > MOST_PIECES:
             del self._pieces[: MOST_PIECES // 2]
         if self._pieces_timer is None and not self._is_closed:
-            self._pieces_timer = asyncio.get_running_loop().call_later(PIECES_SECONDS, self._woken.set)
+            self._pieces_timer = asyncio.get_running_loop().call_later(PIECES_SECONDS, self._ripen)
+
+    def _ripen(self) -> None:
+        """Has the pieces told that have gathered."""
+        self._are_ripe = True
+        self._woken.set()
 
     def tell_all(self) -> None:
         """Has the others look at everything."""
@@ -128,28 +133,21 @@ class Announcer:
         due, self._due = self._due, set()
         agents, self._agents = self._agents, set()
         pieces: list[Piece] = []
-        if self._pieces and (
-            self._pieces_timer is None or self._pieces_timer.when() <= _now_s() + _CLOCK_STEP_S
-        ):
-            pieces, self._pieces, self._pieces_timer = self._pieces, [], None
+        if self._are_ripe or any(piece.session_id in grown for piece in self._pieces):
+            pieces, self._pieces, self._are_ripe = self._pieces, [], False
+            if self._pieces_timer:
+                self._pieces_timer.cancel()
+            self._pieces_timer = None
         is_all, self._is_all = self._is_all, False
-        parts: list[dict[str, Any]] = [{"*": 1}] if is_all else []
+        # Before the replies that they are of.
+        parts: list[dict[str, Any]] = [{"p": [list(astuple(piece)) for piece in pieces]}] if pieces else []
+        parts += [{"*": 1}] if is_all else []
         parts += [{"g": dict(some)} for some in _some(grown.items())]
         for key, ids in (("d", deleted), ("a", due), ("c", agents)):
             parts += [{key: some} for some in _some(ids)]
-        if pieces:
-            parts.append({"p": [_piece_values(piece) for piece in pieces]})
         return [frame for part in parts for frame in write_frames(self._replica_id, part)]
-
-
-def _piece_values(piece: Piece) -> list[Any]:
-    return list(astuple(piece))
 
 
 def _some(items: Iterable[Any]) -> Iterator[list[Any]]:
     listed = list(items)
     return (listed[start : start + _IDS] for start in range(0, len(listed), _IDS))
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()

@@ -6,6 +6,7 @@ Rules are pure and nobody is answered before the end: whatever fails for a while
 
 import asyncio
 import random
+import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from itertools import count
@@ -294,7 +295,11 @@ class Lane:
     def _answer(self, group: list[_Call]) -> None:
         commit = commit_of(call.result for call in group if call.error is None)
         for listener in self._listeners:
-            listener(commit)
+            try:
+                listener(commit)
+            except Exception:
+                # The lane goes on: others wait for it.
+                log.exception("a listener failed", error_id=uuid.uuid4().hex)
         for call in group:
             if not call.future.cancelled():
                 # A future would hand its error to a frame that has the future.

@@ -4,7 +4,7 @@ import pytest
 
 from server.store.postgres.place import Place
 from server.store.postgres.schema import prepare
-from tests.store.postgres.opened import Cluster
+from tests.store.postgres.opened import Cluster, make_store
 from tests.support.postgres import FAST, PostgresServer
 from tests.unit.samples import T0
 
@@ -15,10 +15,16 @@ def cluster() -> Iterator[Cluster]:
     yield from _cluster(18)
 
 
-@pytest.fixture(scope="module")
-def older_cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """One of the version that the module's test class names, for the tests of that class."""
-    yield from _cluster(request.param)
+@pytest.fixture(scope="session")
+def cluster_16() -> Iterator[Cluster]:
+    """The same of PostgreSQL 16."""
+    yield from _cluster(16)
+
+
+@pytest.fixture(scope="session")
+def cluster_15() -> Iterator[Cluster]:
+    """The same of PostgreSQL 15, the oldest that is supported."""
+    yield from _cluster(15)
 
 
 def _cluster(version: int) -> Iterator[Cluster]:
@@ -36,6 +42,4 @@ def _cluster(version: int) -> Iterator[Cluster]:
 @pytest.fixture
 def database(cluster: Cluster) -> Iterator[str]:
     """The URL of an empty store of the test's own."""
-    name = cluster.server.make_database(cluster.template)
-    yield cluster.server.url(name)
-    cluster.server.remove_database(name)
+    yield from make_store(cluster)

@@ -32,8 +32,8 @@ STORES = 3
 class Tally:
     """What came of it.
 
-    `lost`: acknowledged and not there; `twice`: there more than once; `ghosts`: refused and there; `gaps`: sessions whose
-    log has not every sequence. `unknown`: of which nobody was told how they ended.
+    `lost`: acknowledged and not there; `twice`: there more than once; `ghosts`: refused and there; `gaps`:
+    sessions whose log has not every sequence. `unknown`: of which nobody was told how they ended.
     """
 
     cuts: int = 0

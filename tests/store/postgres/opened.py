@@ -1,7 +1,7 @@
 """Stores on PostgreSQL for tests: opened, held, and with a clock that is a row."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -21,6 +21,13 @@ class Cluster(NamedTuple):
 
     server: PostgresServer
     template: str
+
+
+def make_store(cluster: Cluster) -> Iterator[str]:
+    """The URL of an empty store, which is removed afterwards."""
+    name = cluster.server.make_database(cluster.template)
+    yield cluster.server.url(name)
+    cluster.server.remove_database(name)
 
 
 class RowClock(TestClock):

@@ -4,24 +4,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.store.postgres.opened import Cluster
+from tests.store.postgres.opened import Cluster, make_store
 from tests.store.postgres.test_postgres import OnPostgres
 
 
-class OnOlder(OnPostgres):
+class TestPostgres16Store(OnPostgres):
     @pytest.fixture
-    def database(self, older_cluster: Cluster) -> Iterator[str]:
+    def database(self, cluster_16: Cluster) -> Iterator[str]:
         """The URL of an empty store of the test's own."""
-        name = older_cluster.server.make_database(older_cluster.template)
-        yield older_cluster.server.url(name)
-        older_cluster.server.remove_database(name)
+        yield from make_store(cluster_16)
 
 
-@pytest.mark.parametrize("older_cluster", [16], indirect=True)
-class TestPostgres16Store(OnOlder):
-    pass
-
-
-@pytest.mark.parametrize("older_cluster", [15], indirect=True)
-class TestPostgres15Store(OnOlder):
-    pass
+class TestPostgres15Store(OnPostgres):
+    @pytest.fixture
+    def database(self, cluster_15: Cluster) -> Iterator[str]:
+        """The URL of an empty store of the test's own."""
+        yield from make_store(cluster_15)
