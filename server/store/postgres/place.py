@@ -65,10 +65,8 @@ class Place:
         found = conninfo_to_dict(self.url)
         hosts = str(found.get("host") or "localhost").split(",")
         ports = str(found.get("port") or "").split(",")
-        pairs = [
-            f"{host}:{ports[min(number, len(ports) - 1)]}" if ports[0] else host
-            for number, host in enumerate(hosts)
-        ]
+        named = (ports[min(number, len(ports) - 1)] for number in range(len(hosts)))
+        pairs = [f"{host}:{port}" if port else host for host, port in zip(hosts, named, strict=True)]
         return f"postgresql://{','.join(pairs)}/{found.get('dbname') or found.get('user') or ''}"
 
     async def connect(self, purpose: str, *, listens: bool = False) -> Link:

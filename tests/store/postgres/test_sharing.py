@@ -265,6 +265,19 @@ class TestHints:
         (joined,) = [piece for hint in told for piece in hint.pieces]
         assert joined == Chunk("s", "a", "m", "".join(f"{n}," for n in range(50)), 0, 1, 1, 1)
 
+    async def test_pieces_are_told_before_the_reply_that_they_are_of(
+        self, stores: list[PostgresStore]
+    ) -> None:
+        told, one = heard(stores[1]), session()
+        await put(stores[0], one)
+        await stores[0].apply(one.id, say(), scope=EVERYTHING)
+        await self.until(told, lambda hint: hint.grown.get(one.id) == 1)
+        stores[0].announce_piece(Chunk(one.id, AGENT, "m", "text", 0, 1, 1, 1))
+        await stores[0].apply_delivery(one.id, 1, respond(), scope=EVERYTHING)
+        await self.until(told, lambda hint: hint.grown.get(one.id) == 2)
+        order = ["pieces" if hint.pieces else "grown" for hint in told if hint.pieces or one.id in hint.grown]
+        assert order == ["grown", "pieces", "grown"]
+
     async def test_who_was_cut_off_is_told_to_look_at_everything(
         self, stores: list[PostgresStore], database: str
     ) -> None:
