@@ -33,6 +33,12 @@ _OLDER_RUNS: Final = (
     "AND alive_until_ms > extract(epoch FROM clock_timestamp()) * 1000)"
 )
 _TRIES: Final = 5
+_MADE_MEANWHILE: Final = (
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.DuplicateTable,
+    psycopg.errors.DuplicateObject,
+)
+"""What two that make the same table at the same time meet: IF NOT EXISTS does not keep them from it."""
 
 log = structlog.get_logger()
 
@@ -103,9 +109,10 @@ def _make(place: Place, link: Connection) -> None:
         )
     for tries in range(1, _TRIES + 1):
         try:
-            for statement in _MAKE:
-                link.execute(statement)
-        except psycopg.errors.UniqueViolation:
+            with link.transaction():
+                for statement in _MAKE:
+                    link.execute(statement)
+        except _MADE_MEANWHILE:
             # Another server makes the same table at the same time.
             if tries == _TRIES:
                 raise
