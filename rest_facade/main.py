@@ -8,6 +8,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 from eliza.sessions.limits import MAX_BODY_BYTES
+from rest_facade.console.blueprint import Console
 from rest_facade.front_door.admission import Admission
 from rest_facade.front_door.clients import Networks
 from rest_facade.front_door.connections import Connections
@@ -53,12 +54,14 @@ class Facade:
         trusted_proxies: Networks = (),
         tls: ssl.SSLContext | None = None,
         observer: Observer = NOBODY,
+        has_console: bool = False,
     ) -> None:
         """At most `max_requests` may wait for their answers at a time. An idle connection stays for
         `keep_alive_seconds`.
 
         `Origins` says what `allowed_origins` and `allowed_hosts` mean. `trusted_proxies` name their clients
         in X-Forwarded-For. With `tls` it speaks https and wss alone. `observer` is told of all requests.
+        `has_console`: whether /console and /docs exist.
         """
         self._backend = backend
         self._tls = tls
@@ -66,8 +69,11 @@ class Facade:
         self._listeners = [listener]
         self._sockets = Sockets(backend, max_body_bytes)
         self._connections = Connections(trusted_proxies, None, backend.answers)
+        app = create_app(backend, tells_routes=observer is not NOBODY)
+        self._console = Console(backend, is_on=has_console)
+        self._console.add_routes(app)
         self._door = Door(
-            app=create_app(backend, tells_routes=observer is not NOBODY),
+            app=app,
             asgi=self._sockets.app,
             asgi_path=PATH,
             exempt_paths=frozenset([HEALTH]),
@@ -92,6 +98,15 @@ class Facade:
     @is_held.setter
     def is_held(self, is_held: bool) -> None:
         self._backend.is_held = is_held
+
+    @property
+    def has_console(self) -> bool:
+        """Whether /console and /docs exist now."""
+        return self._console.is_on
+
+    @has_console.setter
+    def has_console(self, has_console: bool) -> None:
+        self._console.is_on = has_console
 
     def usage(self) -> Usage:
         """How much is open now."""

@@ -1,5 +1,7 @@
 """Addresses to listen on, as settings write them."""
 
+import ipaddress
+import socket
 from typing import Final
 
 MAX_PATH_BYTES: Final = 107
@@ -25,6 +27,20 @@ def unix_path(text: str) -> str:
     """Returns the path of `unix:/PATH`; empty for another address."""
     path = text.removeprefix("unix:")
     return "" if path == text else path.removeprefix("//")
+
+
+def is_reachable(address: str) -> bool:
+    """Whether others than this machine can reach an address that is listened on."""
+    return not unix_path(address) and not _is_loopback(split_address(address)[0])
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether all addresses of a host are loopback. True for none: listening there then reports the fault."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return True
+    return all(ipaddress.ip_address(address[0]).is_loopback for *_, address in found)
 
 
 def check_grpc_address(text: str) -> None:

@@ -16,6 +16,10 @@ _AUTH_TOKEN: Final = "eliza_server_auth_token"
 _PASSWORD: Final = re.compile(r"(://[^/@:]*:)[^/@]*@")
 
 
+MASK: Final = "***"
+"""What stands for a secret."""
+
+
 class SettingsError(Exception):
     """Some variables are wrong. The text has a line for each."""
 
@@ -26,7 +30,7 @@ def changed_settings(settings: Settings) -> dict[str, Any]:
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
         if value != field.default:
-            changed[name.upper()] = "***" if name == _AUTH_TOKEN else _mask_password(value)
+            changed[name.upper()] = MASK if name == _AUTH_TOKEN else _mask_password(value)
     return changed
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ import structlog
 
 from server.access.authentication import Authentication
 from server.access.limits import Rates
-from server.addresses import split_address
+from server.addresses import is_reachable, split_address
 from server.agents.agents_file import register_at_start, warn_of_unusable
 from server.agents.connectors import Connectors, build_connectors
 from server.certificates import CertificateError, open_certificate
@@ -32,11 +32,13 @@ from server.rpc.credential_ends import CHECK_SECONDS
 from server.rpc.gate import AccessGate
 from server.rpc.health import HealthMonitor
 from server.rpc.in_process_channel import InProcessChannel
+from server.rpc.parts import Parts, looks_at
 from server.rpc.pipeline import QUIET_SECONDS, CallPipeline, read_gauges
 from server.rpc.sending import Sending
 from server.rpc.server import build_server
 from server.rpc.services import build_services, service_names
 from server.rpc.tls import certificate_names, open_port
+from server.rpc.traced_pipeline import TracedPipeline
 from server.setting_types import split_list
 from server.settings import Settings
 from server.store import build_clock, is_shared, open_store
@@ -44,7 +46,9 @@ from server.store.contract import Store
 from server.store.gauges import read_store_gauges
 from server.store.hints import Hint
 from server.store.values import StoreOpenError
+from server.telemetry.recorder import Recorder
 from server.telemetry.telemetry import OFF, Telemetry
+from server.telemetry.traces import NO_TRACES, Traces
 
 AGENTS_SHARE: Final = 0.9
 """Which part of the time for a stop agents have to finish the replies that are under way."""
@@ -67,8 +71,15 @@ class Service:
         connectors: Connectors,
         authentication: Authentication,
         telemetry: Telemetry = OFF,
+        recorder: Recorder | None = None,
+        traces: Traces = NO_TRACES,
     ) -> None:
+        """`recorder`, where there is one, is the telemetry."""
         self.port = 0
+        started_at_ms = _machine_ms()
+        self._recorder = recorder
+        # Background work that has ended, and why.
+        self._crashed: dict[str, str] = {}
         self._authentication = authentication
         self._settings = settings
         self._store = store
@@ -86,6 +97,7 @@ class Service:
             lease_seconds=settings.delivery_lease_seconds,
             concurrency=settings.agent_concurrency,
             telemetry=telemetry,
+            traces=traces,
         )
         connectors.workers.on_change = self._dispatcher.wake
         self._expiry = ExpiryScheduler(store, clock)
@@ -104,7 +116,10 @@ class Service:
                 store.add_hint_listener(hear)
         names = service_names(clock)
         self._health = HealthMonitor(store, names)
-        self._pipeline = CallPipeline(
+        make_pipeline: Callable[..., CallPipeline] = CallPipeline
+        if traces.is_on:
+            make_pipeline = partial(TracedPipeline, traces=traces)
+        self._pipeline = make_pipeline(
             self._health.doubt,
             max_calls=settings.max_calls,
             max_streams=settings.max_streams,
@@ -122,6 +137,16 @@ class Service:
         telemetry.add_probe(partial(read_store_gauges, store))
         if self._measures:
             telemetry.add_probe(partial(self._measures.read_gauges, self._dispatcher.statuses))
+        looks = looks_at(
+            store,
+            self._health,
+            self._expiry,
+            self._purge,
+            authentication,
+            self._dispatcher.statuses,
+            self._crashed,
+        )
+        self._parts = Parts(looks, _machine_ms)
         sending = Sending()
         self._services = build_services(
             store,
@@ -135,6 +160,10 @@ class Service:
             health=self._health,
             backpressure=sending,
             tokens=authentication.tokens,
+            parts=self._parts,
+            recorder=recorder,
+            started_at_ms=started_at_ms,
+            traces=traces,
         )
         self._server = build_server(
             self._services,
@@ -154,8 +183,10 @@ class Service:
         return InProcessChannel(self._services, self._pipeline)
 
     @classmethod
-    async def start(cls, settings: Settings, telemetry: Telemetry = OFF) -> "Service":
-        """Opens the store and serves. `telemetry` is told of the work.
+    async def start(
+        cls, settings: Settings, telemetry: Telemetry = OFF, traces: Traces = NO_TRACES
+    ) -> "Service":
+        """Opens the store and serves. `telemetry` and `traces` are told of the work.
 
         Raises AccessError, StoreOpenError, AgentsFileError or AddressError, saying why.
         """
@@ -164,19 +195,22 @@ class Service:
                 "CLEAR_SESSIONS_ON_SHUTDOWN is set, and other servers may serve the store of DATABASE_URL"
             )
         clock = build_clock(settings.database_url, is_test=settings.test_clock)
+        recorder = Recorder(telemetry) if keeps_figures(settings) else None
+        telemetry = recorder or telemetry
         authentication = Authentication.open(settings.access, clock.now_ms)
         store = await open_store(
-            settings.database_url, clock, settings.max_writes, telemetry, settings.shared_options
+            settings.database_url, clock, settings.max_writes, telemetry, traces, settings.shared_options
         )
         connectors = build_connectors(
             settings.timeout_policy,
             allowed_hosts=split_list(settings.agent_allowed_hosts),
             allowed_secrets=split_list(settings.agent_secrets),
+            traces=traces,
         )
         try:
             agents_file = Path(settings.agents_file) if settings.agents_file else None
             await register_at_start(store, clock, connectors, agents_file)
-            service = cls(settings, store, clock, connectors, authentication, telemetry)
+            service = cls(settings, store, clock, connectors, authentication, telemetry, recorder, traces)
             await service._serve()
         except BaseException:
             await connectors.client.aclose()
@@ -227,7 +261,7 @@ class Service:
     def _on_hint(self, hint: Hint) -> None:
         """Has workers of agents looked at that another server has changed or removed."""
         for agent_id in hint.agents:
-            task = asyncio.create_task(_log_crash(self._note_agent(agent_id)))
+            task = asyncio.create_task(self._note_crash("agents", self._note_agent(agent_id)))
             self._noted.add(task)
             task.add_done_callback(self._noted.discard)
 
@@ -299,22 +333,39 @@ class Service:
         warnings = warn_of_unusable(self._store, self._connectors)
         # What fell due while nobody served happens behind the first calls: the rules go by the time, not by
         # what is written.
-        others = [self._others.run(), self._dispatcher.watch_others()] if self._others else []
-        for work in (
-            *others,
-            self._expiry.run(),
-            self._purge.run(),
-            self._health.run(),
-            self._watch_credentials(),
-            warnings,
-        ):
-            self._tasks.append(asyncio.create_task(_log_crash(work)))
+        works = {
+            "expiry": self._expiry.run(),
+            "purge": self._purge.run(),
+            "health": self._health.run(),
+            "credentials": self._watch_credentials(),
+            "warnings": warnings,
+        }
+        if self._others:
+            works |= {"other servers": self._others.run(), "deliveries": self._dispatcher.watch_others()}
+        if self._recorder:
+            works["figures"] = self._recorder.run(self._parts.look)
+        for name, work in works.items():
+            self._tasks.append(asyncio.create_task(self._note_crash(name, work)))
+
+    async def _note_crash(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Runs background work; its failure is logged here, and nowhere else."""
+        try:
+            await work
+        except Exception as error:
+            self._crashed[name] = f"{type(error).__name__}: {error}"
+            log.exception("background work failed", work=name)
+            raise
 
 
-async def _log_crash(work: Coroutine[Any, Any, None]) -> None:
-    """Runs background work; its failure is logged here, and nowhere else."""
-    try:
-        await work
-    except Exception:
-        log.exception("background work failed")
-        raise
+def keeps_figures(settings: Settings) -> bool:
+    """Whether there is a console, for which the figures of the last hour are kept.
+
+    An open service that others can reach has none.
+    """
+    reachable = is_reachable(settings.grpc_address) or is_reachable(settings.rest_address)
+    return settings.console and (settings.is_protected or not reachable)
+
+
+def _machine_ms() -> int:
+    """The machine's time: what an operator looks at goes by it, whatever the sessions' clock says."""
+    return round(time.time() * 1000)

@@ -10,7 +10,7 @@ from server.access.limits import Rate, read_rate
 from server.domain.access import RateKind
 from server.domain.deliveries import MAX_OPEN_DELIVERIES, RetryPolicy
 from server.domain.quotas import Quotas
-from server.domain.timeouts import TimeoutConfig, TimeoutPolicy
+from server.domain.timeouts import MAX_RETENTION_MINUTES, TimeoutConfig, TimeoutPolicy
 from server.setting_types import (
     Address,
     AgentHosts,
@@ -58,9 +58,9 @@ class Settings(SharedStoreSettings):
     session_retention_minutes: Minutes = Field(
         1440,
         ge=0,
-        le=525600,
+        le=MAX_RETENTION_MINUTES,
         description="How long the service keeps an expired session and answers 410, before it purges the "
-        "record.",
+        "record. An agent may have a retention of its own.",
     )
     request_id_retention_minutes: Minutes = Field(
         1440,
@@ -88,6 +88,16 @@ class Settings(SharedStoreSettings):
         None,
         description="Where this process answers `GET /metrics` of Prometheus, without a credential: choose "
         "an address that only Prometheus reaches. Without one nothing is measured.",
+    )
+    console: bool = Field(
+        True,
+        description="`on` or `off`: the operator's console at `/console`, and the figures of the last hour "
+        "that it shows. An open service that others can reach has none.",
+    )
+    traces: bool = Field(
+        False,
+        description="Whether this process traces requests, calls and attempts by OpenTelemetry, whose "
+        "`OTEL_` variables say where spans go. It needs the extra `otel`.",
     )
     grpc_tls_certificate: str | None = Field(
         None,
@@ -366,8 +376,13 @@ class Settings(SharedStoreSettings):
 
     @property
     def drain_seconds(self) -> float:
-        """How long a shutdown waits for calls in flight: its grace less a tenth, at most 1 s, for closing."""
-        return self.shutdown_grace_seconds - min(1.0, self.shutdown_grace_seconds / 10)
+        """How long a shutdown waits for calls in flight: its grace less what closing may take."""
+        return self.shutdown_grace_seconds - self.closing_seconds
+
+    @property
+    def closing_seconds(self) -> float:
+        """How long closing may take after that: a tenth of the grace, at most 1 s."""
+        return min(1.0, self.shutdown_grace_seconds / 10)
 
     @property
     def retry_policy(self) -> RetryPolicy:

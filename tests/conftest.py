@@ -1,19 +1,27 @@
 """Fixtures that more than one folder uses."""
 
 import base64
+import contextlib
+import gc
+import importlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support.service import Serve, Start
+from tests.support import service as services
+from tests.support.forks import ForkServer
+from tests.support.service import Serve, Start, environment
 
 # Without regard to the speed of the machine; and the store's conformance runs its properties on each store.
 settings.register_profile(
     "any-speed", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors]
 )
 settings.load_profile("any-speed")
+
+ROOT = Path(__file__).parents[1]
 
 SECRET = "whsec_" + base64.b64encode(b"hunter2, hunter2, hunter2").decode()
 """What `env:AGENT_SECRET_TEST` leads to."""
@@ -26,6 +34,37 @@ SHARED = {
     "AGENT_ALLOWED_HOSTS": "",
 }
 """The settings of a service that many tests share."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Has each worker of xdist import a share of the modules first, and so compile them for the others.
+
+    In a fresh clone pytest rewrites every assert of every module, which takes 15 s of CPU.
+    """
+    worker, count = os.environ.get("PYTEST_XDIST_WORKER"), os.environ.get("PYTEST_XDIST_WORKER_COUNT")
+    if not worker or not count:
+        return
+    folders = [path for path in map(Path, session.config.args) if path.is_dir()]
+    modules = sorted({module.resolve() for folder in folders for module in folder.rglob("test_*.py")})
+    for module in modules[int(worker.removeprefix("gw")) :: int(count)]:
+        # Whatever is wrong with it, pytest tells when it collects it.
+        with contextlib.suppress(Exception, pytest.skip.Exception):
+            importlib.import_module(".".join(module.relative_to(ROOT).with_suffix("").parts))
+
+
+def pytest_collection_finish() -> None:
+    """Has the garbage collector leave out the ten thousand tests, which stay to the end."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fork_server() -> Iterator[None]:
+    """Has services start as forks of one process."""
+    with ForkServer(environment()) as services.fork_server:
+        yield
+    services.fork_server = None
 
 
 @pytest.fixture(scope="session")
@@ -43,11 +82,14 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Starts services of the test's own: `start("--no-rest", TEST_CLOCK="1")`.
 
     Those in one directory share a store, so the earlier one must have ended; `directory=` names another.
+    `fresh=True` starts a Python of its own (see `start_command`).
     """
     running: list[Serve] = []
 
-    def starter(*arguments: str, directory: Path = tmp_path, **environment: str) -> Serve:
-        running.append(Serve(directory, *arguments, **environment))
+    def starter(
+        *arguments: str, directory: Path = tmp_path, fresh: bool = False, **environment: str
+    ) -> Serve:
+        running.append(Serve(directory, *arguments, fresh=fresh, **environment))
         return running[-1]
 
     yield starter

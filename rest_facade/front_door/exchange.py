@@ -18,12 +18,12 @@ from rest_facade.front_door.asgi import serve_asgi
 from rest_facade.front_door.canned import CannedResponse
 from rest_facade.front_door.door import Door
 from rest_facade.front_door.greenlets import await_
-from rest_facade.front_door.observer import CLIENT_GONE, ROUTE
+from rest_facade.front_door.observer import CLIENT_GONE, ROUTE, RequestSpan
 from rest_facade.front_door.writable_connection import WritableConnection
 from rest_facade.front_door.wsgi_environ import make_environ
 from rest_facade.shapes import errors, event_stream
-from rest_facade.shapes.credentials import Metadata, read_headers
-from rest_facade.shapes.response import CutShortError
+from rest_facade.shapes.credentials import Metadata, add_trace, read_headers
+from rest_facade.shapes.response import WITHOUT_BODY, CutShortError
 
 _Write: TypeAlias = Callable[[bytes], object]
 
@@ -68,6 +68,9 @@ class Exchange:
     route = ""
     """The route that it came to, where the app tells."""
 
+    span: RequestSpan | None = None
+    """Its span, where it is traced."""
+
     is_begun = is_read = is_handed_over = is_gone = False
     is_started = is_answered = False
     """Whether the answer has begun, and is complete."""
@@ -103,11 +106,17 @@ class Exchange:
         self.is_old = parser.get_http_version() < "1.1"
         self.closes = self.is_old or not parser.should_keep_alive()
         self.expects_leave = self.expects_leave and not self.is_old
+        if self.door.observer.is_tracing and not self.is_asgi:
+            scheme, path = self.connection.environ["wsgi.url_scheme"], self.raw_path.decode("latin-1")
+            self.span = self.door.observer.start_span(
+                self.method, scheme, path, self.headers, self.request_id
+            )
 
     @property
     def metadata(self) -> Metadata:
-        """Its credentials and the address of its client, as metadata of calls."""
-        return read_headers(self.headers, self.address)
+        """Its credentials, the address of its client, and its trace, as metadata of calls."""
+        metadata = read_headers(self.headers, self.address)
+        return metadata if self.span is None else add_trace(metadata, self.span.metadata)
 
     @cached_property
     def request_id(self) -> str:
@@ -245,7 +254,7 @@ class Exchange:
             self._write_stream(self._status, _lines(fields), chunks)
             return
         body = b"".join(chunks)
-        if length is None and self._status != HTTPStatus.NO_CONTENT:
+        if length is None and self._status not in WITHOUT_BODY:
             length = len(body)
             fields.append(("content-length", str(length)))
         if self.method != "HEAD" and len(body) != (length or 0):
@@ -307,6 +316,8 @@ def _note_end(exchange: Exchange, status: int) -> None:
     door = exchange.door
     route = door.asgi_path if exchange.is_asgi else exchange.route
     door.observer.end_request(exchange.method, route, status, exchange.begun_s)
+    if exchange.span:
+        exchange.span.end(route, status)
 
 
 def _lines(headers: list[tuple[str, str]]) -> bytes:

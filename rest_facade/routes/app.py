@@ -24,6 +24,9 @@ from rest_facade.upstream.backend import Backend
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
+ASKED_PATH: Final = "rest_facade.asked_path"
+"""The key of an environ under which is the path as it was asked for, with its trailing slashes."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -47,6 +50,7 @@ class App(flask.Flask):
 
     def wsgi_app(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         # A trailing slash changes nothing, and neither do several; Flask's own tolerance ends at one.
+        environ[ASKED_PATH] = environ["PATH_INFO"]
         environ["PATH_INFO"] = environ["PATH_INFO"].rstrip("/") or "/"
         return super().wsgi_app(environ, start_response)
 
@@ -102,21 +106,23 @@ def create_app(backend: Backend, *, tells_routes: bool = False) -> flask.Flask:
     agents.add_routes(app, backend)
     clock.add_routes(app, backend)
     openapi.add_routes(app)
-    app.register_error_handler(ApiError, _make_handler(_log_failure))
-    app.register_error_handler(grpc.aio.AioRpcError, _make_handler(errors.from_rpc))
-    app.register_error_handler(HTTPException, _make_handler(lambda error: _log_failure(_from_http(error))))
-    app.register_error_handler(Exception, _make_handler(errors.unforeseen))
+    app.register_error_handler(ApiError, make_handler(log_failure))
+    app.register_error_handler(grpc.aio.AioRpcError, make_handler(errors.from_rpc))
+    app.register_error_handler(HTTPException, make_handler(from_http))
+    app.register_error_handler(Exception, make_handler(errors.unforeseen))
     return app
 
 
-def _make_handler(judge: Callable[[Any], ApiError]) -> Callable[[Exception], Response]:
-    """The handler that answers an error as it is judged; afterwards nothing of the request is left in the
-    error.
+def make_handler(
+    judge: Callable[[Any], ApiError], tell: Callable[[ApiError], Response] | None = None
+) -> Callable[[Exception], Response]:
+    """The handler that answers an error as it is judged, in JSON or as `tell` says; afterwards nothing of the
+    request is left in the error.
     """
 
     def answer(error: Exception) -> Response:
         try:
-            return _tell(judge(error))
+            return (tell or _tell)(judge(error))
         finally:
             forget_frames(error)
 
@@ -134,7 +140,7 @@ def _tell(error: ApiError) -> Response:
     return json_body.respond(error.body, error.http_status, headers)
 
 
-def _log_failure(error: ApiError) -> ApiError:
+def log_failure(error: ApiError) -> ApiError:
     """The error, with a line in the log: the server logs the calls that it refuses, and has not seen this
     request.
     """
@@ -145,8 +151,12 @@ def _log_failure(error: ApiError) -> ApiError:
     return error
 
 
+def from_http(error: HTTPException) -> ApiError:
+    """Flask's own refusals in the words of the table, with a line in the log."""
+    return log_failure(_from_http(error))
+
+
 def _from_http(error: HTTPException) -> ApiError:
-    """Flask's own refusals in the words of the table."""
     if isinstance(error, MethodNotAllowed):
         allowed = sorted(error.valid_methods or ())
         return ApiError(

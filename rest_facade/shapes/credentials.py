@@ -75,6 +75,12 @@ def add_tokens(metadata: Metadata, tokens: Iterable[str]) -> Metadata:
     return (*_bound([_pair(AUTHORIZATION_KEY, f"Bearer {token}") for token in told]), *metadata)
 
 
+def add_trace(metadata: Metadata, trace: Metadata) -> Metadata:
+    """Adds traceparent, and tracestate where there is room for it, to the metadata of a request."""
+    fits = _size([*metadata, *trace]) <= MAX_BYTES
+    return (*metadata, *(trace if fits else trace[:1]))
+
+
 def of_address(address: str) -> Metadata:
     """Makes metadata of a client's address."""
     return ((CLIENT_ADDRESS_KEY, address),)
@@ -111,5 +117,8 @@ def _text(value: str) -> str:
 
 def _bound(pairs: list[tuple[str, str]]) -> Metadata:
     """The pairs; where they are too large, a credential that the server refuses."""
-    size = sum(len(key) + len(value) + _OVERHEAD_BYTES for key, value in pairs)
-    return tuple(pairs) if size <= MAX_BYTES else ((API_KEY_KEY, UNSENDABLE),)
+    return tuple(pairs) if _size(pairs) <= MAX_BYTES else ((API_KEY_KEY, UNSENDABLE),)
+
+
+def _size(pairs: Iterable[tuple[str, str]]) -> int:
+    return sum(len(key) + len(value) + _OVERHEAD_BYTES for key, value in pairs)

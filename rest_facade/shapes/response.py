@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
+WITHOUT_BODY: Final = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
+"""The statuses of answers that have no body, and say no length."""
+
 _STATUSES: Final = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 
 
@@ -40,7 +43,7 @@ class Response:
         if not isinstance(self.body, bytes):
             start_response(_STATUSES[self.status], headers)
             return _Stream(self.body, self.on_close)
-        if self.status != HTTPStatus.NO_CONTENT:
+        if self.status not in WITHOUT_BODY:
             headers.append(("Content-Length", str(len(self.body))))
         start_response(_STATUSES[self.status], headers)
         return [self.body]

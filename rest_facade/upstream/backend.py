@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from eliza.sessions.call_metadata import FACADE_KEY_KEY
 from eliza.sessions.errors import forget_frames
+from eliza.sessions.v1.admin_service_pb2_grpc import AdminServiceStub
 from eliza.sessions.v1.agent_service_pb2_grpc import AgentServiceStub
 from eliza.sessions.v1.clock_service_pb2_grpc import ClockServiceStub
 from eliza.sessions.v1.message_service_pb2 import (
@@ -150,6 +151,7 @@ class Backend:
         self.sessions = SessionServiceStub(self._channel)
         self.messages = MessageServiceStub(self._channel)
         self.clock = ClockServiceStub(self._channel)
+        self.admin = AdminServiceStub(self._channel)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -16,9 +16,13 @@ class Transcript:
     Both steps may raise grpc.aio.AioRpcError.
     """
 
-    def __init__(self, backend: Backend, session_id: str, metadata: Metadata) -> None:
+    def __init__(
+        self, backend: Backend, session_id: str, metadata: Metadata, after_sequence: int = 0
+    ) -> None:
+        """It has the session, then the entries of its log behind `after_sequence`."""
         self._deadline_seconds = backend.deadline_seconds
-        self._call = backend.export_transcript(ExportTranscriptRequest(session_id=session_id), metadata)
+        request = ExportTranscriptRequest(session_id=session_id, after_sequence=after_sequence)
+        self._call = backend.export_transcript(request, metadata)
         self.is_whole = False
         """Whether the last part has been read."""
 

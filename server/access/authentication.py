@@ -156,6 +156,15 @@ class Authentication:
         if self._jwt is not None:
             self._jwt.source.reload_if_changed()
 
+    def list_troubles(self) -> list[str]:
+        """Why sources of credentials cannot be read again, so that their last content stays."""
+        found = [self.tokens.trouble]
+        if self._keys is not None:
+            found.append(self._keys.trouble)
+        if self._jwt is not None:
+            found.append(self._jwt.source.trouble)
+        return [trouble for trouble in found if trouble]
+
     async def close(self) -> None:
         """Lets go of connections."""
         if self._jwt is not None:

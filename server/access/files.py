@@ -118,6 +118,11 @@ class WatchedFile(Generic[T]):
         self._is_exposed = bool(others)
 
     @property
+    def trouble(self) -> str:
+        """Why the file cannot be used as it is now; empty where it can."""
+        return self._trouble
+
+    @property
     def _name(self) -> str:
         return f"{self._variable} {self._path}"
 

@@ -33,6 +33,10 @@ class KeySource(Protocol):
     def keys(self) -> KeySet:
         """The keys as they are known now."""
 
+    @property
+    def trouble(self) -> str:
+        """Why they could not be had again when they were asked for last; empty where they could."""
+
     async def find(self, kid: str | None) -> JwtKey | None:
         """The key of a token. May ask for it, but waits only where it is not known.
 
@@ -71,6 +75,10 @@ class JwksFile:
     def keys(self) -> KeySet:
         return self._file.value
 
+    @property
+    def trouble(self) -> str:
+        return self._file.trouble
+
     async def find(self, kid: str | None) -> JwtKey | None:
         return self.keys.find(kid)
 
@@ -92,6 +100,7 @@ class JwksUrl:
     ) -> None:
         """`monotonic` tells monotonic seconds; `make_client` is called in a thread."""
         self.keys: KeySet = NO_KEYS
+        self.trouble = ""
         self._url = url
         self._monotonic = monotonic
         self._make_client = make_client or _make_client
@@ -137,13 +146,16 @@ class JwksUrl:
                 keys = read_key_set(await self._fetch(), is_file=False)
         except (httpx2.HTTPError, OSError, ValueError) as error:
             # TimeoutError is an OSError. The text of none has the URL's query.
+            host = urlsplit(self._url).hostname
+            self.trouble = f"JWT_KEYS cannot be fetched from {host}: {type(error).__name__}: {error}"
             log.warning(
                 "the keys of JWT_KEYS cannot be fetched, those known stay",
-                host=urlsplit(self._url).hostname,
+                host=host,
                 cause=f"{type(error).__name__}: {error}",
                 known=len(self.keys.by_kid),
             )
         else:
+            self.trouble = ""
             if keys.proofs != self.keys.proofs or keys.by_kid.keys() != self.keys.by_kid.keys():
                 self.keys = keys
         finally:

@@ -74,6 +74,11 @@ class SessionTokens:
         """The keys, the one that signs first."""
         return self._own if self._file is None else self._file.value
 
+    @property
+    def trouble(self) -> str:
+        """Why the keys' file cannot be used as it is now; empty where it can."""
+        return "" if self._file is None else self._file.trouble
+
     def has_key(self, proof: str) -> bool:
         """Whether the key of a principal's `proof` is still there."""
         return any(key.proof == proof for key in self.keys)

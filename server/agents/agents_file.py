@@ -56,6 +56,7 @@ class _Agent(BaseModel):
     name: str
     kind: AgentKind
     tenant: str = ""
+    retention_minutes: Annotated[float, Field(strict=True)] | None = None
     timeout: _Timeout = _Timeout()
     webhook: _table(WebhookSettings) | None = None  # type: ignore[valid-type]
     openai: _table(OpenAiSettings) | None = None  # type: ignore[valid-type]
@@ -70,8 +71,8 @@ class _File(BaseModel):
 async def read_agents_file(path: Path, now_ms: int, connectors: Connectors) -> list[Agent]:
     """Reads the agents of a TOML file. Raises AgentsFileError.
 
-    Tables `[[agents]]` have `id`, `name`, `kind`, the table of the kind, and optionally `tenant` and
-    `[agents.timeout]`.
+    Tables `[[agents]]` have `id`, `name`, `kind`, the table of the kind, and optionally `tenant`,
+    `retention_minutes` and `[agents.timeout]`.
     """
     try:
         with path.open("rb") as file:
@@ -151,4 +152,5 @@ def _agent(entry: _Agent, now_ms: int) -> Agent:
         PartialTimeoutConfig(**timeout),
         settings,
         entry.tenant,
+        entry.retention_minutes,
     )

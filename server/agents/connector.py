@@ -13,6 +13,7 @@ from server.domain.deliveries import Delivery
 from server.domain.log import Entry, message_of
 from server.domain.messages import Message, Reply
 from server.domain.sessions import Session
+from server.telemetry.traces import NOWHERE, TraceContext
 
 MAX_DELIVERY_BYTES: Final = 4 * 1024 * 1024 - 64 * 1024
 """The largest delivery, as protobuf or JSON. gRPC clients receive 4 MiB by default, with what wraps it.
@@ -89,7 +90,7 @@ class History:
 class Work:
     """A message for an agent to answer: that of the user in `entry`.
 
-    The reply will have the id `reply_id`.
+    The reply will have the id `reply_id`. `trace`: where this attempt is in the message's trace.
     """
 
     agent: Agent
@@ -98,6 +99,7 @@ class Work:
     delivery: Delivery
     reply_id: str
     history: History
+    trace: TraceContext = NOWHERE
 
     @property
     def message(self) -> Message:

@@ -16,6 +16,7 @@ from server.agents.webhook import Webhook
 from server.clock import SystemClock
 from server.domain.agents import Agent, AgentKind, check_agent
 from server.domain.timeouts import TimeoutPolicy
+from server.telemetry.traces import NO_TRACES, Traces
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +43,15 @@ class Connectors:
 
 
 def build_connectors(
-    policy: TimeoutPolicy, *, allowed_hosts: Sequence[str], allowed_secrets: Sequence[str]
+    policy: TimeoutPolicy,
+    *,
+    allowed_hosts: Sequence[str],
+    allowed_secrets: Sequence[str],
+    traces: Traces = NO_TRACES,
 ) -> Connectors:
     """One connector for each kind. Raises ValueError for an entry of the settings that is none."""
     hosts, secrets, workers = Hosts(allowed_hosts), Secrets(allowed_secrets), StreamWorkers()
-    http = client(hosts)
+    http = client(hosts, traces)
     # The machine's clock, because the receiver of a webhook compares its time with its own.
     clock = SystemClock()
     by_kind: dict[AgentKind, Connector] = {

@@ -10,6 +10,8 @@ import httpx2
 
 from server.agents.allowed import PORTS, Endpoint, canonical_host
 from server.agents.hosts import CONNECT_SECONDS, Hosts
+from server.agents.traced_http import TracedTransport
+from server.telemetry.traces import NO_TRACES, Traces
 
 MAX_RESPONSE_BYTES: Final = 4 * 1024 * 1024
 """Room for the largest reply (2 MiB of attachments, 100,000 code points twice) and its wrapping."""
@@ -26,10 +28,11 @@ class ResponseRefusedError(httpx2.TransportError):
     """The response is larger than it may be, or packed."""
 
 
-def client(hosts: Hosts) -> httpx2.AsyncClient:
+def client(hosts: Hosts, traces: Traces = NO_TRACES) -> httpx2.AsyncClient:
     """A client for agents. It has no timeout for an answer: the lease of the delivery has."""
+    transport = _Transport(hosts)
     return httpx2.AsyncClient(
-        transport=_Transport(hosts),
+        transport=TracedTransport(transport, traces) if traces.is_on else transport,
         # No proxy of the environment: it would resolve names on its own.
         trust_env=False,
         timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),

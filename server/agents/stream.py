@@ -16,6 +16,7 @@ from server.domain.errors import (
     InvalidFieldError,
     UnavailableError,
 )
+from server.domain.ids import new_id
 from server.domain.messages import Reply
 
 
@@ -68,6 +69,17 @@ class _Held:
     begun: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a worker comes from, for the operator: the name of its credential, its address, and when it
+    connected, in ms.
+    """
+
+    principal: str = ""
+    address: str = ""
+    connected_at_ms: int = 0
+
+
 @dataclass(eq=False, slots=True)
 class StreamWorker:
     """A connected worker. `busy` counts its deliveries, also those on their way to it.
@@ -79,6 +91,8 @@ class StreamWorker:
     agent_id: str
     capacity: int
     history_messages: int
+    origin: Origin = field(default_factory=Origin)
+    id: str = field(default_factory=new_id)
     told: asyncio.Queue[Told | None] = field(default_factory=asyncio.Queue)
     held: dict[str, _Held] = field(default_factory=dict)
     busy: int = 0
@@ -248,7 +262,9 @@ class StreamWorkers:
             worker.end_if_retired()
 
     @contextmanager
-    def connect(self, agent: Agent, *, capacity: int, history_messages: int) -> Iterator[StreamWorker]:
+    def connect(
+        self, agent: Agent, *, capacity: int, history_messages: int, origin: Origin | None = None
+    ) -> Iterator[StreamWorker]:
         """A worker of an agent, as long as its stream lasts.
 
         Raises InvalidFieldError (the agent is of another kind), UnavailableError.
@@ -256,7 +272,7 @@ class StreamWorkers:
         if self._closed:
             raise UnavailableError("The service is stopping")
         _require_stream(agent)
-        worker = StreamWorker(agent.id, capacity, history_messages)
+        worker = StreamWorker(agent.id, capacity, history_messages, origin or Origin())
         self._workers.setdefault(agent.id, []).append(worker)
         self.on_change(agent.id)
         try:
@@ -271,6 +287,10 @@ class StreamWorkers:
     def count(self, agent_id: str) -> int:
         """How many workers of an agent are connected."""
         return len(self._workers.get(agent_id, ()))
+
+    def list_connected(self, agent_id: str) -> list[StreamWorker]:
+        """The connected workers of an agent."""
+        return list(self._workers.get(agent_id, ()))
 
     def apply_change(self, agent_id: str, agent: Agent | None) -> None:
         """Applies a change of an agent, or its removal (None). Ends workers' streams where it takes none."""

@@ -28,6 +28,7 @@ _MODULES: Final = {
             "rest",
             "serve",
             "sessions",
+            "status",
             "users",
         )
     },

@@ -9,7 +9,7 @@ import grpc
 
 from eliza.sessions.errors import TABLE, error_info
 from eliza.sessions.limits import MAX_SESSIONS
-from eliza.sessions.v1 import agent_pb2, agent_service_pb2, errors_pb2
+from eliza.sessions.v1 import admin_service_pb2, agent_pb2, agent_service_pb2, errors_pb2
 from server.cli.agent_options import option_name
 from server.cli.chat import Stubs
 
@@ -42,6 +42,23 @@ def get_agent(stubs: Stubs, agent_id: str) -> agent_pb2.Agent:
     request = agent_service_pb2.GetAgentRequest(agent_id=agent_id, view=agent_pb2.AGENT_VIEW_STATUS)
     agent: agent_pb2.Agent = call(stubs.agents.GetAgent, request).agent
     return agent
+
+
+def find_activity(stubs: Stubs, agent_id: str) -> admin_service_pb2.GetAgentActivityResponse | None:
+    """Who works for an agent, and what waits; None where the caller may not know, or the server is older.
+
+    Raises ClickException for another failure.
+    """
+    request = admin_service_pb2.GetAgentActivityRequest(agent_id=agent_id)
+    try:
+        found: admin_service_pb2.GetAgentActivityResponse = stubs.admin.GetAgentActivity(
+            request, timeout=DEADLINE_SECONDS
+        )
+    except grpc.RpcError as error:
+        if error.code() in (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNIMPLEMENTED):
+            return None
+        raise click.ClickException(f"{error.code().name}: {error.details()}") from error
+    return found
 
 
 def find_namesakes(stubs: Stubs, name: str) -> list[str]:

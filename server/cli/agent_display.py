@@ -8,7 +8,7 @@ import click
 from google.protobuf.json_format import MessageToDict
 
 from eliza.sessions import times, values
-from eliza.sessions.v1 import agent_pb2, timeout_pb2
+from eliza.sessions.v1 import admin_service_pb2, agent_pb2, timeout_pb2
 from server.cli.chat import printable
 
 FAILURE_WIDTH: Final = 100
@@ -50,6 +50,8 @@ def print_agent(agent: agent_pb2.Agent) -> None:
     for field, value in getattr(agent, settings).ListFields() if settings else ():
         click.echo(f"{settings}.{field.name}: {_short(value)}")
     click.echo(f"timeout:  {_timeout(agent.timeout_config) or 'default'}")
+    if agent.HasField("retention_minutes"):
+        click.echo(f"kept:     {agent.retention_minutes:g} minutes after the end of a session")
     click.echo(f"created:  {iso(agent.created_at)}")
     click.echo(f"updated:  {iso(agent.updated_at)}")
     if agent.HasField("status"):
@@ -73,6 +75,62 @@ def _print_status(agent: agent_pb2.Agent) -> None:
         click.echo(f"detail:   {printable(failure.detail)}")
 
 
+def print_activity(activity: admin_service_pb2.GetAgentActivityResponse) -> None:
+    """Prints what waits for an agent, how long it takes, and a line for each of its workers."""
+    if activity.oldest_seconds:
+        click.echo(f"oldest:   {activity.oldest_seconds:.3g} s")
+    if activity.failed:
+        click.echo(f"failed:   {activity.failed} messages got no reply, and can be delivered anew")
+    for name, field in (("piece:   ", "first_chunk_p95_ms"), ("reply:   ", "reply_p95_ms")):
+        if activity.HasField(field):  # type: ignore[arg-type]
+            click.echo(f"{name} p95 {getattr(activity, field):.3g} ms after the message")
+    if not activity.workers:
+        return
+    click.echo()
+    print_rows(
+        [
+            ("WORKER", "ADDRESS", "CREDENTIAL", "CONNECTED", "IN HAND", "STATE"),
+            *(
+                (
+                    worker.worker_id,
+                    printable(worker.address) or "-",
+                    printable(worker.principal) or "-",
+                    iso(worker.connected_at),
+                    f"{worker.in_hand} of {worker.max_deliveries}",
+                    "retired" if worker.is_retired else "works",
+                )
+                for worker in activity.workers
+            ),
+        ]
+    )
+
+
+def activity_json(activity: admin_service_pb2.GetAgentActivityResponse) -> dict[str, Any]:
+    """The same as JSON. Programs rely on these names: add more, change none."""
+    times = {
+        name: getattr(activity, field) if activity.HasField(field) else None  # type: ignore[arg-type]
+        for name, field in (("firstChunkP95Ms", "first_chunk_p95_ms"), ("replyP95Ms", "reply_p95_ms"))
+    }
+    return {
+        "waiting": activity.waiting,
+        "oldestSeconds": activity.oldest_seconds,
+        "failed": activity.failed,
+        **times,
+        "workers": [
+            {
+                "id": worker.worker_id,
+                "address": worker.address,
+                "credential": worker.principal,
+                "connectedAt": iso(worker.connected_at),
+                "maxDeliveries": worker.max_deliveries,
+                "inHand": worker.in_hand,
+                "isRetired": worker.is_retired,
+            }
+            for worker in activity.workers
+        ],
+    }
+
+
 def print_json(value: Any) -> None:
     """Prints a value as indented JSON."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
@@ -88,6 +146,7 @@ def to_json(agent: agent_pb2.Agent) -> dict[str, Any]:
         "kind": kind_name(agent),
         "settings": MessageToDict(getattr(agent, settings)) if settings else {},
         "timeoutConfig": MessageToDict(agent.timeout_config),
+        "retentionMinutes": agent.retention_minutes if agent.HasField("retention_minutes") else None,
         "createdAt": iso(agent.created_at),
         "updatedAt": iso(agent.updated_at),
         "status": {

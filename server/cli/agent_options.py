@@ -10,6 +10,9 @@ from eliza.sessions.v1 import agent_pb2, timeout_pb2
 from server.domain.agents import SETTINGS, AgentKind
 
 KIND = click.Choice([str(kind) for kind in AgentKind])
+_RETENTION: Final = "retention_minutes"
+_NAMED_OTHERWISE: Final = {"agent_id": "--id", "user_id": "--user", "session_id_prefix": "--id-prefix"}
+"""Options that are not named as their fields are."""
 _TIMEOUT: Final = tuple(timeout_pb2.TimeoutConfig.DESCRIPTOR.fields_by_name)
 _SETTINGS: Final[dict[str, tuple[type, str]]] = {
     "url": (str, "Where each message is posted to."),
@@ -33,14 +36,19 @@ _SETTINGS: Final[dict[str, tuple[type, str]]] = {
 """The options for the settings of a kind: their types and meanings."""
 
 
-def timeout_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds the options of an agent's timeout settings, named as in the API."""
+def session_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options of what holds for an agent's sessions, named as in the API."""
     for option in reversed(
         (
             click.option("--timeout-minutes", type=float, help="Inactivity timeout of the agent's sessions."),
             click.option("--auto-renew/--no-auto-renew", default=None, help="Whether activity renews them."),
             click.option("--max-duration-minutes", type=float, help="Their total life."),
             click.option("--warning-threshold-minutes", type=float, help="When to warn before they expire."),
+            click.option(
+                "--retention-minutes",
+                type=float,
+                help="How long they are kept once they have expired.  [SESSION_RETENTION_MINUTES]",
+            ),
         )
     ):
         command = option(command)
@@ -69,6 +77,10 @@ def fill_in(agent: agent_pb2.Agent, kind: str, options: dict[str, Any]) -> list[
     for name, value in options.items():
         if value is None:
             continue
+        if name == _RETENTION:
+            agent.retention_minutes = value
+            paths.append(name)
+            continue
         if name not in (*_TIMEOUT, *known):
             raise click.UsageError(f"--{name.replace('_', '-')} does not belong to the kind {kind}")
         head = "timeout_config" if name in _TIMEOUT else kind
@@ -86,4 +98,4 @@ def option_name(field: str) -> str:
         needed = [one.name for one in fields(SETTINGS[AgentKind(field)]) if one.default is MISSING]
         return ", ".join(map(option_name, needed))
     name = field.rpartition(".")[2]
-    return {"agent_id": "--id", "user_id": "--user"}.get(name, f"--{name.replace('_', '-')}")
+    return _NAMED_OTHERWISE.get(name, f"--{name.replace('_', '-')}")

@@ -8,9 +8,17 @@ import click
 from google.protobuf import field_mask_pb2
 
 from eliza.sessions.v1 import agent_pb2, agent_service_pb2, session_service_pb2
-from server.cli.agent_calls import call, find_namesakes, get_agent, iterate_agents
-from server.cli.agent_display import kind_name, print_agent, print_json, print_table, to_json
-from server.cli.agent_options import KIND, fill_in, setting_options, timeout_options
+from server.cli.agent_calls import call, find_activity, find_namesakes, get_agent, iterate_agents
+from server.cli.agent_display import (
+    activity_json,
+    kind_name,
+    print_activity,
+    print_agent,
+    print_json,
+    print_table,
+    to_json,
+)
+from server.cli.agent_options import KIND, fill_in, session_options, setting_options
 from server.cli.chat import Stubs, printable, talk
 from server.cli.server_commands import ServerGroup, server_options
 
@@ -41,12 +49,15 @@ def list_agents(stubs: Stubs, as_json: bool) -> None:
 @_json_option
 @click.pass_obj
 def show(stubs: Stubs, agent_id: str, as_json: bool) -> None:
-    """Show one agent, and how it fares."""
+    """Show one agent, how it fares, what waits for it, and its workers."""
     agent = get_agent(stubs, agent_id)
+    activity = find_activity(stubs, agent_id)
     if as_json:
-        print_json(to_json(agent))
-    else:
-        print_agent(agent)
+        print_json(to_json(agent) | {"activity": activity and activity_json(activity)})
+        return
+    print_agent(agent)
+    if activity:
+        print_activity(activity)
 
 
 @agents.command()
@@ -54,7 +65,7 @@ def show(stubs: Stubs, agent_id: str, as_json: bool) -> None:
 @click.option("--name", required=True, help="What people call it.")
 @click.option("--kind", required=True, type=KIND, help="How it is reached.")
 @setting_options
-@timeout_options
+@session_options
 @click.pass_obj
 def add(stubs: Stubs, /, agent_id: str, name: str, kind: str, **options: Any) -> None:
     """Register an agent."""
@@ -71,7 +82,7 @@ def add(stubs: Stubs, /, agent_id: str, name: str, kind: str, **options: Any) ->
 @click.option("--name", help="What people call it.")
 @click.option("--kind", type=KIND, help="How it is reached; the settings of another kind go.")
 @setting_options
-@timeout_options
+@session_options
 @click.pass_obj
 def update(stubs: Stubs, /, agent_id: str, name: str | None, kind: str | None, **options: Any) -> None:
     """Change an agent; what is not named stays."""

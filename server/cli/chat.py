@@ -11,6 +11,7 @@ import grpc
 from eliza.sessions.errors import error_info
 from eliza.sessions.texts import is_text
 from eliza.sessions.v1 import agent_pb2, agent_service_pb2, message_pb2, message_service_pb2
+from eliza.sessions.v1.admin_service_pb2_grpc import AdminServiceStub
 from eliza.sessions.v1.agent_service_pb2_grpc import AgentServiceStub
 from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceStub
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
@@ -34,6 +35,7 @@ class Stubs:
         self.sessions = SessionServiceStub(channel)
         self.messages = MessageServiceStub(channel)
         self.user_data = UserDataServiceStub(channel)
+        self.admin = AdminServiceStub(channel)
 
 
 def printable(text: str, keep: str = "") -> str:

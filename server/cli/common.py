@@ -2,7 +2,6 @@
 
 import asyncio
 import errno
-import ipaddress
 import os
 import resource
 import signal
@@ -18,7 +17,7 @@ import structlog
 import uvloop
 
 from server import logs
-from server.addresses import join_address, split_address, unix_path
+from server.addresses import is_reachable, join_address, split_address, unix_path
 from server.cli.memory import collect_rarely, return_freed_memory, trim_memory
 from server.environment import SettingsError, changed_settings, load_settings, unknown_variables
 from server.settings import Settings
@@ -53,7 +52,7 @@ def refuse_open_address(settings: Settings, *names: str) -> None:
         return
     for name in names:
         address = getattr(settings, name.lower())
-        if not settings.allow_open and not unix_path(address) and not is_loopback(split_address(address)[0]):
+        if not settings.allow_open and is_reachable(address):
             raise click.ClickException(
                 f"{name} is {address}, which others can reach, and the service is open: protect it with "
                 "KEYS_FILE (`eliza-sessions keys add --role admin`), set ALLOW_OPEN=true if everyone who can "
@@ -61,13 +60,9 @@ def refuse_open_address(settings: Settings, *names: str) -> None:
             )
 
 
-def is_loopback(host: str) -> bool:
-    """Whether all addresses of a host are loopback. True for none: listening there then reports the fault."""
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError:
-        return True
-    return all(ipaddress.ip_address(address[0]).is_loopback for *_, address in found)
+def log_without_console() -> None:
+    """Logs that an open service which others can reach has no console."""
+    log.warning("the console is off: the service is open, and others can reach it", setting="CONSOLE")
 
 
 def log_start(settings: Settings, **facts: object) -> None:

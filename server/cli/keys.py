@@ -2,8 +2,6 @@
 
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -15,6 +13,8 @@ from server.access.keys_text import add_key, lock_directory, remove_keys, write_
 from server.cli.agent_display import print_rows
 from server.cli.chat import printable
 from server.cli.common import settings_or_exit
+from server.cli.files import explain_file
+from server.cli.parameters import read_instant
 from server.clock import SystemClock
 from server.domain.access import Role
 
@@ -45,7 +45,12 @@ _file_option = click.option(
 @click.option("--tenant", default="", help="Whose sessions it has; `*` all, for an admin.  [the empty one]")
 @click.option("--user", default="", metavar="UUID", help="The user of a key with the role user.")
 @click.option("--agent", default="", metavar="UUID", help="The agent of a key with the role agent.")
-@click.option("--not-after", metavar="TIME", help="When it expires: 2027-01-31T12:00:00Z.  [never]")
+@click.option(
+    "--not-after",
+    metavar="TIME",
+    callback=read_instant,
+    help="When it expires: 2027-01-31T12:00:00Z.  [never]",
+)
 @click.option(
     "--share",
     type=float,
@@ -61,7 +66,7 @@ def add(
     tenant: str,
     user: str,
     agent: str,
-    not_after: str | None,
+    not_after: datetime | None,
     share: float | None,
     certificate: str,
     file: Path | None,
@@ -80,11 +85,11 @@ def add(
         tenant,
         user,
         agent,
-        _read_instant(not_after),
+        None if not_after is None else round(not_after.timestamp() * 1000),
         SHARES.get(Role(role), 1.0) if share is None else share,
         certificate,
     )
-    with _explain(path), lock_directory(path):
+    with explain_file(path, ValueError), lock_directory(path):
         text = _read_text(path) if path.exists() else ""
         # First as it is, so that an earlier fault is not taken for one of the new key.
         read_keys(text, _now_ms())
@@ -100,7 +105,7 @@ def add(
 def list_keys(file: Path | None) -> None:
     """Show the keys of the file as a table, without their digests."""
     path = _path(file)
-    with _explain(path):
+    with explain_file(path, ValueError):
         found = read_keys(_read_text(path), _now_ms())
     rows = [("ID", "ROLE", "TENANT", "ONLY FOR", "EXPIRES", "SHA256")]
     rows += [
@@ -124,7 +129,7 @@ def list_keys(file: Path | None) -> None:
 def revoke(key_id: str, older: bool, file: Path | None) -> None:
     """Remove the keys of an id. Streams that were opened with them end."""
     path = _path(file)
-    with _explain(path), lock_directory(path):
+    with explain_file(path, ValueError), lock_directory(path):
         text = _read_text(path)
         found = [place for place, key in enumerate(read_keys(text, _now_ms())) if key.id == key_id]
         if not found:
@@ -144,31 +149,8 @@ def _path(file: Path | None) -> Path:
     return Path(os.path.realpath(name))
 
 
-@contextmanager
-def _explain(path: Path) -> Iterator[None]:
-    """Ends the command with a line where the file cannot be read, changed or written."""
-    try:
-        yield
-    except OSError as error:
-        raise click.ClickException(f"{path}: {error.strerror}") from error
-    except ValueError as error:
-        raise click.ClickException(f"{path}: {error}") from error
-
-
 def _read_text(path: Path) -> str:
     return decode(path.read_bytes())
-
-
-def _read_instant(text: str | None) -> int | None:
-    if text is None:
-        return None
-    try:
-        instant = datetime.fromisoformat(text)
-    except ValueError:
-        instant = None
-    if instant is None or instant.tzinfo is None:
-        raise click.BadParameter(f"{text!r} is no time with an offset, as 2027-01-31T12:00:00Z is")
-    return round(instant.timestamp() * 1000)
 
 
 def _narrowed(key: Key) -> str:

@@ -19,12 +19,14 @@ from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
 from rest_facade.front_door.observer import NOBODY, Observer
 from rest_facade.main import Facade
 from rest_facade.upstream.backend import Backend, Tls, dial, dial_for_streams
+from server.addresses import is_reachable
 from server.certificates import CertificateError, make_reloading_context, open_certificate
 from server.cli.common import (
     StartError,
     listen,
     log,
     log_start,
+    log_without_console,
     refuse_open_address,
     run_service,
     settings_or_exit,
@@ -53,6 +55,8 @@ INHERITED: Final = (
     *("PATH", "HOME", "TMPDIR", "TZ", "TERM", "NO_COLOR", "FORCE_COLOR", "VIRTUAL_ENV"),
     *("LANG", "LANGUAGE", "LC_*", "PYTHON[A-Z]*", "LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_*", "MALLOC_*"),
     *("GRPC_VERBOSITY", "GRPC_TRACE", "GRPC_POLL_STRATEGY", "GRPC_DNS_RESOLVER", "GRPC_ENABLE_FORK_SUPPORT"),
+    # Where its spans go, and the collector's own key.
+    "OTEL_*",
     *(variable for _, variable, *_ in TLS_OPTIONS),
     *(name.upper() for name in Settings.model_fields if name not in _SERVER_ONLY),
 )
@@ -104,6 +108,8 @@ def build_facade(
     open_stream_channel: Callable[[], grpc.aio.Channel] | None = None,
     facade_key: str = "",
     observer: Observer = NOBODY,
+    *,
+    has_console: bool = False,
 ) -> Facade:
     """The facade on a socket that listens; `Backend` says which channels and which key are meant."""
     return Facade(
@@ -122,6 +128,7 @@ def build_facade(
         trusted_proxies=read_networks(settings.trusted_proxies),
         tls=make_tls(settings),
         observer=observer,
+        has_console=has_console,
     )
 
 
@@ -155,6 +162,7 @@ async def _serve(settings: Settings, server: str, tls: Tls | None) -> None:
         partial(dial_for_streams, server, tls),
         facade_key,
         monitoring.observer,
+        has_console=settings.console and not is_reachable(settings.rest_address),
     )
     monitoring.watch_facade(facade)
     # Until it is known whether the server is protected, requests are answered as if it were away.
@@ -166,17 +174,22 @@ async def _serve(settings: Settings, server: str, tls: Tls | None) -> None:
         raise StartError(error.strerror or str(error)) from error
     log_start(settings, server=server)
     print(f"ready rest={address}{monitoring.ready}", flush=True)
-    if refusal:
+    if refusal or (settings.console and not facade.has_console):
         asking = asyncio.create_task(_is_open(server, tls))
         await asyncio.wait([stopped, asking], return_when=asyncio.FIRST_COMPLETED)
-        if not asking.cancel() and asking.result():
-            await facade.stop(0)
-            await monitoring.stop()
-            raise refusal
+        if not asking.cancel():
+            if asking.result() and refusal:
+                await facade.stop(0)
+                await monitoring.stop(asyncio.get_running_loop().time())
+                raise refusal
+            if asking.result() and settings.console:
+                log_without_console()
+            facade.has_console = settings.console and not asking.result()
         facade.is_held = False
     await stopped
+    stop_by_s = asyncio.get_running_loop().time() + settings.shutdown_grace_seconds
     await facade.stop(settings.drain_seconds)
-    await monitoring.stop()
+    await monitoring.stop(stop_by_s)
 
 
 def _refusal(settings: Settings) -> click.ClickException | None:

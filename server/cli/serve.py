@@ -13,6 +13,7 @@ from server.cli.common import (
     StartError,
     listen,
     log_start,
+    log_without_console,
     refuse_open_address,
     run_service,
     settings_or_exit,
@@ -23,7 +24,7 @@ from server.cli.monitoring import Monitoring
 from server.cli.rest import build_facade
 from server.cli.server_option import reachable
 from server.domain.agents import ECHO_ID
-from server.service import AddressError, Service
+from server.service import AddressError, Service, keeps_figures
 from server.settings import Settings
 from server.store.values import StoreOpenError
 
@@ -76,19 +77,26 @@ async def _serve(settings: Settings, *, with_rest: bool) -> None:
     stop_by_s = loop.time()
     async with contextlib.AsyncExitStack() as stack:
         monitoring = await Monitoring.open(settings)
-        stack.push_async_callback(monitoring.stop)
-        service = await Service.start(settings, monitoring.telemetry)
+        stack.push_async_callback(lambda: monitoring.stop(stop_by_s + settings.closing_seconds))
+        service = await Service.start(settings, monitoring.telemetry, monitoring.traces)
         stack.push_async_callback(lambda: service.stop(stop_by_s))
         grpc_address = with_port(settings.grpc_address, service.port)
         ready = f"ready grpc={grpc_address}"
-        rest_address = ""
+        rest_address, has_console = "", False
         if with_rest:
             listener = await listen("REST_ADDRESS", settings.rest_address)
             rest_port = listener.getsockname()[1]
             service.close_port_to_agents(rest_port)
             rest_address = with_port(settings.rest_address, rest_port)
             ready += f" rest={rest_address}"
-            facade = build_facade(settings, listener, service.open_channel, observer=monitoring.observer)
+            has_console = keeps_figures(settings)
+            facade = build_facade(
+                settings,
+                listener,
+                service.open_channel,
+                observer=monitoring.observer,
+                has_console=has_console,
+            )
             monitoring.watch_facade(facade)
             # It ends first, because it needs the server. Half of the time is its own; the server gets the
             # rest.
@@ -99,9 +107,14 @@ async def _serve(settings: Settings, *, with_rest: bool) -> None:
         await monitoring.start()
         ready += monitoring.ready
         log_start(settings)
+        if rest_address and settings.console and not has_console:
+            log_without_console()
         await service.log_store()
         print(ready, flush=True)
         if rest_address and sys.stdout.isatty():
             print(_TRY.format(rest=reachable(rest_address), agent=ECHO_ID), flush=True)
+            if has_console:
+                scheme = "https" if settings.rest_tls_certificate else "http"
+                print(f"Look at it: {scheme}://{reachable(rest_address)}/console", flush=True)
         await stopped
         stop_by_s = loop.time() + settings.drain_seconds

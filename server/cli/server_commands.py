@@ -1,5 +1,5 @@
-"""Groups of commands that call a gRPC server: `agents`, `sessions` and `users`. The options of the server
-stand before or behind the name of a command.
+"""Commands that call a gRPC server: `status`, and those of `agents`, `sessions` and `users`, where the
+options of the server stand before or behind the name of a command.
 """
 
 import os
@@ -52,14 +52,8 @@ def _keep(context: click.Context, option: click.Parameter, value: Any) -> None:
         kept[option.name] = value
 
 
-class _ServerCommand(click.Command):
-    """Takes the options of the server also behind the command's name, and calls it."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        meaning = "The gRPC server.  [as before the command's name]"
-        again = server_options(meaning, default=None, envvar=None)(lambda: None)
-        self.params += reversed(again.__click_params__)  # type: ignore[attr-defined] # where click keeps them
+class ServerCommand(click.Command):
+    """A command with the options of the server, which is given its `Stubs` as its object."""
 
     def invoke(self, ctx: click.Context) -> Any:
         given = ctx.meta[_OPTIONS]
@@ -70,6 +64,16 @@ class _ServerCommand(click.Command):
         )
         ctx.obj = Stubs(ctx.with_resource(target.open_channel()))
         return super().invoke(ctx)
+
+
+class _CommandOfGroup(ServerCommand):
+    """Takes the options of the server also behind the command's name."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        meaning = "The gRPC server.  [as before the command's name]"
+        again = server_options(meaning, default=None, envvar=None)(lambda: None)
+        self.params += reversed(again.__click_params__)  # type: ignore[attr-defined] # where click keeps them
 
 
 @contextmanager
@@ -84,4 +88,4 @@ def explain_failure() -> Iterator[None]:
 class ServerGroup(click.Group):
     """A group of commands, each of which is given the `Stubs` of the server as its object."""
 
-    command_class = _ServerCommand
+    command_class = _CommandOfGroup

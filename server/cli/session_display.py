@@ -1,6 +1,6 @@
 """How `eliza-sessions sessions` shows sessions, their messages and their logs to people."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
@@ -8,20 +8,21 @@ import click
 from google.protobuf.json_format import MessageToDict
 
 from eliza.sessions import values
-from eliza.sessions.v1 import agent_pb2, log_pb2, message_pb2, session_pb2, timeout_pb2
+from eliza.sessions.v1 import admin_service_pb2, agent_pb2, log_pb2, message_pb2, session_pb2, timeout_pb2
 from server.cli.agent_display import iso, kind_name
 from server.cli.chat import printable
 
-ROW: Final = "{:36}  {:36}  {:36}  {:24}  {:24}  {}"
-HEADING: Final = ROW.format("ID", "USER", "AGENT", "CREATED", "EXPIRES", "STATE")
+ROW: Final = "{:36}  {:36}  {:36}  {:24}  {:24}  {:12}  {:>7}  {:>6}"
+HEADING: Final = ROW.format("ID", "USER", "AGENT", "CREATED", "EXPIRES", "STATE", "WAITING", "FAILED")
 
 _INDENT: Final = " " * 4
 
 
-class Delivery(NamedTuple):
-    """What became of a user's message, as far as the log tells.
+class Outcome(NamedTuple):
+    """What became of a user's message: by the log, and by its delivery, where that is known.
 
-    `state` is `answered`, `failed`, `waiting`, or `ended` where the session ended before an answer.
+    `state` is `answered`, `failed`, `waiting`, `in hand`, or `ended` where the session ended before an
+    answer.
     """
 
     state: str
@@ -30,34 +31,56 @@ class Delivery(NamedTuple):
     at_ms: int = 0
     reason: str = ""
     attempts: int = 0
+    delivery: admin_service_pb2.MessageDelivery | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As JSON. Programs rely on these names: add more, change none."""
-        return {key: value for key, value in self._asdict().items() if value and key != "at_ms"}
+        told = {"state": self.state, "sequence": self.sequence, "reason": self.reason}
+        told["attempts"] = self.delivery.attempts if self.delivery else self.attempts
+        known = MessageToDict(self.delivery) if self.delivery else {}
+        for name in ("state", "attempts", "sessionId", "messageId", "messageSequence", "createdAt"):
+            known.pop(name, None)
+        return {key: value for key, value in told.items() if value} | known
 
 
-def find_deliveries(entries: Iterable[log_pb2.LogEntry]) -> dict[int, Delivery]:
-    """Finds what became of the users' messages in a part of a log that goes to its end, by sequence."""
-    found: dict[int, Delivery] = {}
+def outcomes(
+    entries: Iterable[log_pb2.LogEntry], deliveries: Mapping[int, admin_service_pb2.MessageDelivery]
+) -> dict[int, Outcome]:
+    """Finds what became of the users' messages in a part of a log that goes to its end, by sequence.
+
+    A delivery knows better than the log where the message was delivered anew.
+    """
+    found: dict[int, Outcome] = {}
     for entry in entries:
         at_ms = values.ms_floor(entry.at)
         match entry.WhichOneof("event"):
             case "message" if not entry.message.is_agent:
-                found[entry.sequence] = Delivery("waiting")
+                found[entry.sequence] = Outcome("waiting")
             case "message":
-                found[entry.message.reply_to_sequence] = Delivery("answered", entry.sequence, at_ms)
+                found[entry.message.reply_to_sequence] = Outcome("answered", entry.sequence, at_ms)
             case "reply_failure":
                 failure = entry.reply_failure
-                found[failure.message_sequence] = Delivery(
+                found[failure.message_sequence] = Outcome(
                     "failed", entry.sequence, at_ms, failure.reason, failure.attempts
                 )
             case "expiry":
                 found.update(
-                    (sequence, Delivery("ended", entry.sequence, at_ms))
-                    for sequence, delivery in found.items()
-                    if delivery.state == "waiting"
+                    (sequence, Outcome("ended", entry.sequence, at_ms))
+                    for sequence, outcome in found.items()
+                    if outcome.state == "waiting"
                 )
+    for sequence, delivery in deliveries.items():
+        outcome = found.get(sequence, Outcome("waiting"))
+        if state := _OPEN.get(delivery.state):
+            outcome = Outcome(state)
+        found[sequence] = outcome._replace(delivery=delivery)
     return found
+
+
+_OPEN: Final = {
+    admin_service_pb2.DELIVERY_STATE_WAITING: "waiting",
+    admin_service_pb2.DELIVERY_STATE_IN_HAND: "in hand",
+}
 
 
 def state_name(session: session_pb2.Session) -> str:
@@ -67,16 +90,29 @@ def state_name(session: session_pb2.Session) -> str:
     return "near its end" if session.is_near_expiration else "live"
 
 
-def row(session: session_pb2.Session) -> str:
+def row(found: admin_service_pb2.FoundSession) -> str:
     """A session as a line of a table."""
+    session = found.session
     return ROW.format(
         session.session_id,
         session.user_id,
         session.agent_id,
         iso(session.created_at),
-        iso(session.expires_at),
-        state_name(session),
+        iso(found.ended_at if found.is_expired else session.expires_at),
+        "expired" if found.is_expired else state_name(session),
+        found.open_deliveries,
+        found.failed_deliveries,
     )
+
+
+def found_json(found: admin_service_pb2.FoundSession) -> dict[str, Any]:
+    """A session as JSON. Programs rely on these names: add more, change none."""
+    return MessageToDict(found.session) | {
+        "isExpired": found.is_expired,
+        "endedAt": iso(found.ended_at) if found.is_expired else None,
+        "openDeliveries": found.open_deliveries,
+        "failedDeliveries": found.failed_deliveries,
+    }
 
 
 def print_session(session: session_pb2.Session, agent: agent_pb2.Agent | None) -> None:
@@ -96,27 +132,17 @@ def print_session(session: session_pb2.Session, agent: agent_pb2.Agent | None) -
         click.echo(f"metadata:  {printable(session.metadata_json)}")
 
 
-def print_message(entry: log_pb2.LogEntry, delivery: Delivery | None, failure: str) -> None:
-    """Prints a message, and under it what became of it. `failure`: why the last attempt at it failed."""
+def print_message(entry: log_pb2.LogEntry, outcome: Outcome | None) -> None:
+    """Prints a message, and under it what became of it."""
     click.echo(describe(entry))
-    if delivery:
-        click.echo(f"{_INDENT}{_about_delivery(entry, delivery)}")
-    if failure:
-        click.echo(f"{_INDENT}{printable(failure)}")
+    if outcome:
+        for line in _about_outcome(entry, outcome):
+            click.echo(f"{_INDENT}{line}")
 
 
 def describe(entry: log_pb2.LogEntry) -> str:
     """An entry of a log as a line; the lines of a message follow each other."""
     return f"{iso(entry.at)}  #{entry.sequence:<5} {_what(entry)}"
-
-
-def failure_of(agent: agent_pb2.Agent | None, message_id: str) -> str:
-    """Why the last attempt at a message failed, where it is the agent's last failure; else empty."""
-    failure = agent.status.last_failure if agent else None
-    if failure is None or not message_id or failure.message_id != message_id:
-        return ""
-    said = "; ".join(filter(None, (failure.reason, failure.detail)))
-    return f"attempt {failure.attempt} failed at {iso(failure.at)}: {said}"
 
 
 def _what(entry: log_pb2.LogEntry) -> str:
@@ -145,17 +171,45 @@ def _about_message(message: message_pb2.Message, *, was_renewed: bool) -> str:
     return f"{who}: {printable(message.content, keep=chr(10) + chr(9))}{renewed}"
 
 
-def _about_delivery(entry: log_pb2.LogEntry, delivery: Delivery) -> str:
-    match delivery.state:
+def _about_outcome(entry: log_pb2.LogEntry, outcome: Outcome) -> Iterator[str]:
+    delivery = outcome.delivery
+    match outcome.state:
         case "answered":
-            took = (delivery.at_ms - values.ms_floor(entry.at)) / 1000
-            return f"answered by #{delivery.sequence} after {took:g} s"
+            took = (outcome.at_ms - values.ms_floor(entry.at)) / 1000
+            yield f"answered by #{outcome.sequence} after {took:g} s"
+            return
         case "failed":
-            return f"no reply after {delivery.attempts} attempts: {printable(delivery.reason)}"
+            yield f"no reply after {outcome.attempts} attempts: {printable(outcome.reason)}"
         case "ended":
-            return "no reply: the session ended before"
+            yield "no reply: the session ended before"
+        case "in hand" if delivery:
+            attempt = f"attempt {delivery.attempts} of {delivery.max_attempts}"
+            yield f"the agent has it{_worker(delivery)}: {attempt}"
         case _:
-            return "waits for its reply"
+            yield f"waits for its reply{_next_attempt(delivery)}"
+    if delivery and delivery.HasField("last_failure"):
+        failure = delivery.last_failure
+        said = printable("; ".join(filter(None, (failure.reason, failure.detail))))
+        yield f"attempt {failure.attempt} failed at {iso(failure.at)}: {said}"
+    if delivery and delivery.can_redeliver:
+        yield f"to try again: eliza-sessions sessions redeliver {delivery.session_id} {delivery.message_id}"
+
+
+def _worker(delivery: admin_service_pb2.MessageDelivery) -> str:
+    if not delivery.worker_id:
+        return ""
+    address = f" at {printable(delivery.worker_address)}" if delivery.worker_address else ""
+    return f", worker {delivery.worker_id}{address}"
+
+
+def _next_attempt(delivery: admin_service_pb2.MessageDelivery | None) -> str:
+    """How many attempts were made, and when the next one may be."""
+    if delivery is None:
+        return ""
+    told = f": {delivery.attempts} of {delivery.max_attempts} attempts made"
+    if delivery.HasField("next_attempt_at") and delivery.attempts:
+        told += f", the next from {iso(delivery.next_attempt_at)} on"
+    return told
 
 
 def _about_agent(agent: agent_pb2.Agent | None) -> str:

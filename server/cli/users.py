@@ -17,6 +17,7 @@ from eliza.sessions.v1 import session_pb2
 from eliza.sessions.v1 import user_data_service_pb2 as pb
 from server.cli.agent_display import iso, print_json
 from server.cli.chat import Stubs, printable
+from server.cli.files import explain_file
 from server.cli.server_commands import ServerGroup, explain_failure, server_options
 from server.domain.errors import InvalidUuidError
 from server.domain.ids import uuid_field
@@ -80,7 +81,7 @@ def export(stubs: Stubs, user: str, output: Path | None, force: bool) -> None:
     if output is None:
         _write_export(stubs, user, sys.stdout.buffer)
         return
-    with _explain(output), _whole_file(output, overwrite=force) as file:
+    with explain_file(output), _whole_file(output, overwrite=force) as file:
         _write_export(stubs, user, file)
     click.echo(f"{output}: {output.stat().st_size} bytes", err=True)
 
@@ -224,12 +225,3 @@ def _whole_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     finally:
         with suppress(FileNotFoundError):
             os.unlink(name)
-
-
-@contextmanager
-def _explain(path: Path) -> Iterator[None]:
-    """Ends the command with a line where a file cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise click.ClickException(f"{path}: {error.strerror}") from error

@@ -29,6 +29,11 @@ class Attempt:
         self._code_points = 0
         self._is_over = False
 
+    @property
+    def lease_left_s(self) -> float:
+        """How long the agent still has for the reply, or for its next piece, in seconds."""
+        return max(0.0, self._lease_end_s - asyncio.get_running_loop().time())
+
     async def ask(self, slot: Slot) -> Reply | None:
         """Asks the agent for its reply, until the lease ends. None: the delivery was closed meanwhile.
 

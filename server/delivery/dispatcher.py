@@ -16,6 +16,7 @@ import structlog
 
 from server.agents.connector import Connector
 from server.clock import Clock
+from server.delivery.attempt import Attempt
 from server.delivery.pump import Pump
 from server.delivery.turn import Means
 from server.domain.access import Scope
@@ -31,6 +32,7 @@ from server.store.contract import Store
 from server.store.hints import Hint
 from server.store.values import Commit
 from server.telemetry.telemetry import OFF, Telemetry
+from server.telemetry.traces import NO_TRACES, Traces
 
 LOOK_SECONDS: Final = 5.0
 """How long a delivery waits at most that another server has stored and not announced."""
@@ -55,13 +57,16 @@ class Dispatcher:
         lease_seconds: float,
         concurrency: int,
         telemetry: Telemetry = OFF,
+        traces: Traces = NO_TRACES,
     ) -> None:
         """`on_piece` is told every piece of every reply, and where pieces are void.
 
         `concurrency` bounds the deliveries of one agent that are in hand.
         """
         self._store = store
-        self._means = Means(store, clock, connectors, on_piece, policy, lease_seconds, concurrency, telemetry)
+        self._means = Means(
+            store, clock, connectors, on_piece, policy, lease_seconds, concurrency, telemetry, traces
+        )
         self.statuses = self._means.statuses
         self._pumps: dict[str, Pump] = {}
         self._must_look = asyncio.Event()
@@ -138,9 +143,13 @@ class Dispatcher:
         """
         for outcome in commit.outcomes:
             entry, session = outcome.entry, outcome.session
-            if entry is None:
+            if entry is None and not outcome.opened:
                 continue
             self.statuses.count_open(session.agent_id, outcome.opened)
+            if entry is None:
+                # A message that is delivered anew.
+                self._pump(session.agent_id).add_again(session.id)
+                continue
             # Told by the message: a delivery is also pending, and without attempts, after one that was not
             # charged to it.
             if isinstance(entry.event, UserMessage):
@@ -175,6 +184,11 @@ class Dispatcher:
         session_id, sequence = parse_delivery_id(delivery_id)
         rule = partial(answer, reply_id=reply_id or new_id(), reply=reply, agent_id=agent_id)
         return await self._store.apply_delivery(session_id, sequence, rule, scope=scope)
+
+    def in_hand(self, agent_id: str) -> dict[str, Attempt]:
+        """What an agent has in hand, by its session: as many as it may have at a time, at most."""
+        pump = self._pumps.get(agent_id)
+        return pump.attempts if pump else {}
 
     def is_idle(self) -> bool:
         """Whether nothing is open."""

@@ -59,6 +59,9 @@ class DeliveryMeasures:
         for outcome in commit.outcomes:
             if outcome.entry and outcome.opened:
                 self._note(outcome, outcome.entry)
+            elif outcome.delivery and outcome.opened:
+                # A message that is delivered anew: its reply is waited for from now on.
+                self._open(outcome.session.id, outcome.delivery.sequence, self._clock.now_ms())
         for session in commit.deleted:
             self._end_all(session.id, session.open_deliveries)
 
@@ -89,7 +92,8 @@ class DeliveryMeasures:
     def _note(self, outcome: Outcome, entry: Entry) -> None:
         session = outcome.session
         if isinstance(entry.event, UserMessage):
-            self._open(session.id, entry)
+            self._telemetry.note_message()
+            self._open(session.id, entry.sequence, entry.at_ms)
         elif entry.answers is not None:
             since_ms = self._close(session.id, entry.answers)
             is_reply = isinstance(entry.event, AgentMessage)
@@ -100,13 +104,13 @@ class DeliveryMeasures:
         else:
             self._end_all(session.id, -outcome.opened)
 
-    def _open(self, session_id: str, entry: Entry) -> None:
+    def _open(self, session_id: str, sequence: int, at_ms: int) -> None:
         if len(self._followed) < self._most:
-            self._followed[session_id, entry.sequence] = entry.at_ms
-            self._sequences[session_id].add(entry.sequence)
+            self._followed[session_id, sequence] = at_ms
+            self._sequences[session_id].add(sequence)
             return
         if not self._others:
-            self._others_since_ms = entry.at_ms
+            self._others_since_ms = at_ms
         self._others += 1
 
     def _close(self, session_id: str, sequence: int) -> int | None:

@@ -8,6 +8,7 @@ import random
 import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from contextvars import Context
 from functools import partial
 
 import structlog
@@ -15,6 +16,7 @@ import structlog
 from server.agents.connector import AgentUnavailableError, Connector
 from server.delivery import turn as turns
 from server.delivery.alarm import Alarm
+from server.delivery.attempt import Attempt
 from server.delivery.turn import Means, Turn
 from server.domain.access import EVERYTHING
 from server.domain.agents import Agent
@@ -71,6 +73,11 @@ class Pump:
         running = [turn.task for turn in self._turns.values() if turn.task]
         return [*running, *([self._task] if self._task else [])]
 
+    @property
+    def attempts(self) -> dict[str, Attempt]:
+        """What the agent has in hand, by its session."""
+        return {session_id: turn.attempt for session_id, turn in self._turns.items() if turn.attempt}
+
     def wake(self) -> None:
         """Has the store asked what is due, and an agent that could not be asked tried again."""
         self._rest_end_s = 0.0
@@ -101,6 +108,12 @@ class Pump:
             self._start()
         else:
             self._look()
+
+    def add_again(self, session_id: str) -> None:
+        """Takes note of a message of a session that is delivered anew, maybe before one that is in hand."""
+        if turn := self._turns.get(session_id):
+            turn.has_next = True
+        self.wake()
 
     def close(self, outcome: Outcome, entry: Entry, sequence: int) -> None:
         """Takes note of a reply, or of a failure for good."""
@@ -143,7 +156,8 @@ class Pump:
 
     def _start(self) -> None:
         if self._task is None and not self._means.is_stopping:
-            self._task = asyncio.create_task(self._run())
+            # Not in the context of whoever woke it: what it does is no part of that call, nor of its trace.
+            self._task = asyncio.create_task(self._run(), context=Context())
 
     async def _run(self) -> None:
         """Gives out what it can, until there is no news."""

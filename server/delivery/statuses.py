@@ -56,6 +56,11 @@ class AgentStatuses:
         """How many deliveries of all agents are open, and how many of them are in hand."""
         return self._open.total(), self._in_hand.total()
 
+    @property
+    def unavailable(self) -> Mapping[str, str]:
+        """The agents that cannot be asked, and why."""
+        return self._unavailable
+
     def forget(self, agent_id: str) -> None:
         """Forgets what was noted of an agent that has been removed."""
         self._last_failures.pop(agent_id, None)

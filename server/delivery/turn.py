@@ -35,6 +35,7 @@ from server.domain.sessions import is_answered_by
 from server.store.contract import PUT_OFF_MS, Store
 from server.store.values import OpenDelivery
 from server.telemetry.telemetry import OFF, Telemetry
+from server.telemetry.traces import NO_SPAN, NO_TRACES, Span, Traces
 
 STORE_TROUBLE_SECONDS: Final = 1.0
 """How long a delivery rests when the store could not be read or written."""
@@ -67,6 +68,7 @@ class Means:
     lease_s: float
     concurrency: int
     telemetry: Telemetry = OFF
+    traces: Traces = NO_TRACES
     statuses: AgentStatuses = field(default_factory=AgentStatuses)
     is_stopping: bool = False
     is_troubled: bool = False
@@ -190,23 +192,40 @@ class Turn:
         if is_claimed:
             delivery = delivery._replace(attempts=delivery.attempts + 1)
         history = await read_history(means.store, session, delivery.sequence, slot.history_messages(agent))
-        work = Work(agent, session, self.head.entry, delivery, new_id(), history)
+        span = self._start_span(agent, delivery.attempts)
+        work = Work(agent, session, self.head.entry, delivery, new_id(), history, span.context)
         lease_s = means.lease_seconds(agent)
         self.attempt = attempt = Attempt(work, lease_s, means.on_piece)
         means.statuses.count_in_hand(agent.id, 1)
-        outcome = "cancelled"
+        outcome, reason = "cancelled", ""
         try:
-            reply = await attempt.ask(slot)
-            if reply:
-                await self._store_reply(reply, work.reply_id, asyncio.get_running_loop().time() + lease_s)
+            with span:
+                reply = await attempt.ask(slot)
+                if reply:
+                    await self._store_reply(reply, work.reply_id, asyncio.get_running_loop().time() + lease_s)
             outcome = "answered" if reply else "closed"
         except (NoReplyError, DomainError) as error:
             outcome = "closed" if isinstance(error, (*_CLOSED, SessionExpiredError)) else "failed"
+            reason = str(error)
             raise
         finally:
             means.telemetry.end_attempt(agent.kind.value, agent.id, outcome)
+            span.end(outcome, reason)
             # Before anything is written down of the failure; there is none where the reply is stored.
             attempt.take_back()
+
+    def _start_span(self, agent: Agent, number: int) -> Span:
+        """Begins the span of an attempt."""
+        if not self._means.traces.is_on:
+            return NO_SPAN
+        facts: dict[str, str | int] = {
+            "eliza.session_id": self.head.session.id,
+            "eliza.message_id": message_of(self.head.entry).id,
+            "eliza.agent_id": agent.id,
+            "eliza.agent_kind": agent.kind.value,
+            "eliza.attempt": number,
+        }
+        return self._means.traces.start_attempt(facts, self.head.delivery.trace)
 
     def end_attempt(self) -> None:
         """Notes that the agent no longer has the delivery."""

@@ -136,7 +136,8 @@ class AccessRule(NamedTuple):
     """Who may call a method.
 
     `in_session`: a credential for one session may, too. `is_audited`: each success is a line of the audit
-    log. `is_public`: it needs no credential.
+    log. `is_public`: it needs no credential. `of_all_tenants`: it tells of the whole service, and is for
+    whoever sees all of it.
     """
 
     roles: frozenset[Role]
@@ -145,6 +146,7 @@ class AccessRule(NamedTuple):
     in_session: bool = False
     is_audited: bool = False
     is_public: bool = False
+    of_all_tenants: bool = False
 
 
 _CALLERS: Final = frozenset((Role.OPEN, Role.USER, Role.SERVICE, Role.ADMIN))
@@ -163,6 +165,7 @@ _WORK: Final = AccessRule(_WORKERS, Verb.SEND, RateKind.SEND)
 _LOOK: Final = AccessRule(_BACKENDS, Verb.READ, RateKind.READ)
 _ADMINISTER: Final = AccessRule(_ADMINS, Verb.CHANGE, RateKind.ADMIN, is_audited=True)
 _INSPECT: Final = AccessRule(_ADMINS, Verb.READ, RateKind.ADMIN)
+_OVERSEE: Final = _INSPECT._replace(of_all_tenants=True)
 
 RULES: Final[Mapping[str, AccessRule]] = {
     "SessionService/CreateSession": _CREATE,
@@ -190,6 +193,12 @@ RULES: Final[Mapping[str, AccessRule]] = {
     "UserDataService/ListUserSessions": _LOOK,
     "UserDataService/ExportUserData": _INSPECT._replace(is_audited=True),
     "UserDataService/DeleteUserData": _ADMINISTER,
+    "AdminService/GetOverview": _OVERSEE,
+    "AdminService/GetSystem": _OVERSEE,
+    "AdminService/SearchSessions": _LOOK,
+    "AdminService/ListDeliveries": _LOOK,
+    "AdminService/RedeliverMessage": _ADMINISTER,
+    "AdminService/GetAgentActivity": _INSPECT,
     "ClockService/GetClock": _INSPECT,
     "ClockService/SetClock": _ADMINISTER,
     "ClockService/AdvanceClock": _ADMINISTER,
@@ -211,6 +220,8 @@ def authorize(principal: Principal, rule: AccessRule) -> None:
         raise PermissionDeniedError(f"The role {principal.role} may not do this")
     if rule.verb not in principal.verbs:
         raise PermissionDeniedError(f"The credential does not allow to {rule.verb}")
+    if rule.of_all_tenants and scope_of(principal) != EVERYTHING:
+        raise PermissionDeniedError("Only an administrator of all tenants may do this")
 
 
 def scope_of(principal: Principal) -> Scope:

@@ -13,6 +13,7 @@ from server.domain.errors import (
     PermissionDeniedError,
 )
 from server.domain.timeouts import (
+    MAX_RETENTION_MINUTES,
     MAX_WARNING_THRESHOLD_MINUTES,
     MIN_WARNING_THRESHOLD_MINUTES,
     NOTHING_NAMED,
@@ -93,7 +94,8 @@ class Agent:
     """A registered agent.
 
     `id` is a UUID in lower case, times are ms since the epoch, `settings` are those of its kind. An agent
-    without a tenant belongs to all of them.
+    without a tenant belongs to all of them. `retention_minutes`: how long its sessions are kept once they
+    have expired; None: as long as the service's setting says.
     """
 
     id: str
@@ -104,6 +106,7 @@ class Agent:
     timeout: PartialTimeoutConfig = NOTHING_NAMED
     settings: AgentSettings = None
     tenant: str = ""
+    retention_minutes: float | None = None
 
 
 def require_owned(scope: Scope, agent: Agent) -> None:
@@ -124,6 +127,7 @@ def check_agent(agent: Agent, policy: TimeoutPolicy) -> None:
     if len(agent.name) > MAX_NAME_CODE_POINTS or not agent.name.isprintable():
         raise InvalidFieldError("name", agent.name, _NAME)
     _check_timeout(agent.timeout, policy)
+    _check_range("retention_minutes", agent.retention_minutes, 0, MAX_RETENTION_MINUTES)
     wanted = SETTINGS.get(agent.kind)
     if wanted and not isinstance(agent.settings, wanted):
         raise MissingFieldsError([str(agent.kind)])

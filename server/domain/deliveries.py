@@ -53,7 +53,8 @@ class Delivery(NamedTuple):
 
     `attempts` counts the leases, without those that `lost_connections` counts: the worker lost its connection
     before it had sent anything. `due_at_ms` is, while pending, the earliest time of the next lease; while
-    leased, the end of the lease; else None. `last_failure` is that of the last failed attempt.
+    leased, the end of the lease; else None. `last_failure` is that of the last failed attempt. `trace`: where
+    the call that brought the message is in its trace, as text; empty: nowhere, or the message is answered.
     """
 
     session_id: str
@@ -63,6 +64,7 @@ class Delivery(NamedTuple):
     due_at_ms: int | None
     lost_connections: int = 0
     last_failure: AttemptFailure | None = None
+    trace: str = ""
 
     @property
     def id(self) -> str:

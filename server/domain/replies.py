@@ -5,11 +5,13 @@ message, ever.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from server.domain.agent_text import clean
 from server.domain.deliveries import (
     MAX_DETAIL_CODE_POINTS,
     MAX_LOST_CONNECTIONS,
+    MAX_OPEN_DELIVERIES,
     OPEN_STATES,
     AttemptFailure,
     Delivery,
@@ -20,6 +22,7 @@ from server.domain.errors import (
     DeliveryAnsweredError,
     DeliveryNotFoundError,
     DeliveryNotLeasedError,
+    OverloadedError,
     SessionExpiredError,
 )
 from server.domain.log import Event, ReplyFailure
@@ -153,6 +156,35 @@ def put_off(session: Session, delivery: Delivery, now_ms: int, *, rest_ms: int) 
     return Outcome(session, delivery=rests)
 
 
+def redeliver(
+    session: Session, delivery: Delivery, now_ms: int, *, max_open: int = MAX_OPEN_DELIVERIES
+) -> Outcome:
+    """Has a delivery that has failed for good wait for its agent again, as if it were new. One that is open
+    stays as it is.
+
+    Its last failure stays known, until the next one. The log keeps that it has failed. At most `max_open`
+    deliveries of a session are open.
+    Raises SessionExpiredError, DeliveryAnsweredError, OverloadedError.
+    """
+    require_live(session, now_ms)
+    if delivery.state is DeliveryState.ANSWERED:
+        raise DeliveryAnsweredError(delivery.id)
+    if delivery.state in OPEN_STATES:
+        return Outcome(session)
+    if session.open_deliveries >= max_open:
+        raise OverloadedError("too many messages of this session wait for its agent")
+    # The id of that attempt's reply is no longer that of the last attempt.
+    failure = delivery.last_failure and replace(delivery.last_failure, reply_id="")
+    again = delivery._replace(
+        state=DeliveryState.PENDING, attempts=0, due_at_ms=now_ms, lost_connections=0, last_failure=failure
+    )
+    counted = session._replace(
+        open_deliveries=session.open_deliveries + 1,
+        failed_deliveries=max(0, session.failed_deliveries - 1),
+    )
+    return Outcome(counted, delivery=again, opened=1)
+
+
 def _last_reply_id(delivery: Delivery) -> str:
     """The id that the reply of the last attempt would have had, where that attempt has failed."""
     failure = delivery.last_failure
@@ -179,6 +211,11 @@ def _give_up(
 def _close(session: Session, delivery: Delivery, now_ms: int, event: Event, state: DeliveryState) -> Outcome:
     """Appends what closes a delivery, which may have failed before."""
     left = session.open_deliveries - (delivery.state in OPEN_STATES)
-    outcome = append(session, now_ms, event, open_deliveries=left)
-    closed = delivery._replace(state=state, due_at_ms=None)
+    failed = session.failed_deliveries + (state is DeliveryState.FAILED)
+    if delivery.state is DeliveryState.FAILED:
+        failed = max(0, failed - 1)
+    outcome = append(session, now_ms, event, open_deliveries=left, failed_deliveries=failed)
+    # Of an answered one nothing more is traced.
+    trace = "" if state is DeliveryState.ANSWERED else delivery.trace
+    closed = delivery._replace(state=state, due_at_ms=None, trace=trace)
     return Outcome(outcome.session, outcome.entry, closed, opened=outcome.opened)

@@ -51,6 +51,9 @@ class Session(NamedTuple):
     the log's latest entry; of an empty log, 0 and one ms before the creation. `open_deliveries` counts the
     messages of the user that have neither a reply nor failed for good. `tenant`: that of who made it.
     `stored_bytes`: how much content, metadata and attachments its messages have, in bytes of UTF-8.
+    `failed_deliveries` counts the messages of the user that have failed for good and can be delivered anew: 0
+    once the expiry is in the log.
+    `retention_ms`: how long it is kept once it has expired; None: as long as the service's setting says.
     """
 
     id: str
@@ -71,6 +74,8 @@ class Session(NamedTuple):
     open_deliveries: int = 0
     tenant: str = ""
     stored_bytes: int = 0
+    failed_deliveries: int = 0
+    retention_ms: int | None = None
 
     @property
     def end_ms(self) -> int:
@@ -149,6 +154,7 @@ def create(
         last_sequence=0,
         last_entry_ms=now_ms - 1,
         tenant=tenant,
+        retention_ms=None if agent.retention_minutes is None else minutes_ms(agent.retention_minutes),
     )
 
 
@@ -216,10 +222,12 @@ def send_message(
     draft: Draft | DomainError,
     max_open: int = MAX_OPEN_DELIVERIES,
     quotas: Quotas = NO_QUOTAS,
+    trace: str = "",
 ) -> Outcome:
     """Stores the user's message, which is activity, and makes its delivery to the agent.
 
     `draft` is an error where the message cannot be read. At most `max_open` deliveries of a session are open.
+    `trace` is that of the delivery.
     Raises SessionExpiredError, that error, InvalidContentError, InvalidMetadataError, QuotaExceededError,
     OverloadedError.
     """
@@ -237,7 +245,8 @@ def send_message(
     outcome = append(
         _touch(session, now_ms), now_ms, message, renewed=session.timeout.auto_renew, open_deliveries=opened
     )
-    delivery = Delivery(session.id, outcome.session.last_sequence, DeliveryState.PENDING, 0, now_ms)
+    sequence = outcome.session.last_sequence
+    delivery = Delivery(session.id, sequence, DeliveryState.PENDING, 0, now_ms, trace=trace)
     return Outcome(outcome.session, outcome.entry, delivery, opened=outcome.opened)
 
 
@@ -294,7 +303,7 @@ def fall_due(session: Session, now_ms: int) -> Outcome:
     if session.expiry_logged:
         return Outcome(session)
     if now_ms >= session.expires_at_ms:
-        return append(session, now_ms, Expiry(), expiry_logged=True, open_deliveries=0)
+        return append(session, now_ms, Expiry(), expiry_logged=True, open_deliveries=0, failed_deliveries=0)
     if not session.warning_logged and now_ms >= session.warn_at_ms:
         return append(session, now_ms, ExpirationWarning(), warning_logged=True)
     return Outcome(session)

@@ -13,6 +13,9 @@ MIN_WARNING_THRESHOLD_MINUTES = 1.0
 MAX_WARNING_THRESHOLD_MINUTES = 1_000_000.0
 """Longer than any life. The API names no upper bound, and JSON cannot write infinity."""
 
+MAX_RETENTION_MINUTES = 525_600.0
+"""How long an expired session may be kept: a year."""
+
 
 class TimeoutConfig(NamedTuple):
     """The settings of a session. Minutes may be fractions."""

@@ -23,13 +23,17 @@ log = structlog.get_logger()
 
 
 class ExpiryScheduler:
-    """Sleeps until the earliest deadline, and applies the rule to due sessions in batches."""
+    """Sleeps until the earliest deadline, and applies the rule to due sessions in batches.
+
+    `trouble` says for people why that was held up last; empty where it was not.
+    """
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
         self._nearer = asyncio.Event()
         self._next_ms: int | None = None
+        self.trouble = ""
 
     def on_commit(self, commit: Commit) -> None:
         """Wakes the sleeper when a commit has made a deadline that is nearer than the one it sleeps until."""
@@ -39,8 +43,11 @@ class ExpiryScheduler:
 
     async def read_gauges(self) -> Iterable[Reading]:
         """How long the earliest deadline has been overdue, as far as this has seen."""
-        late_ms = 0 if self._next_ms is None else max(0, self._clock.now_ms() - self._next_ms)
-        return [Reading("eliza_expiry_lag_seconds", late_ms / 1000)]
+        return [Reading("eliza_expiry_lag_seconds", self.lag_ms() / 1000)]
+
+    def lag_ms(self) -> int:
+        """How long the earliest deadline has been overdue, as far as this has seen."""
+        return 0 if self._next_ms is None else max(0, self._clock.now_ms() - self._next_ms)
 
     async def run_due(self) -> None:
         """Applies the rule to all sessions that are due now. Raises the store's errors."""
@@ -62,10 +69,14 @@ class ExpiryScheduler:
                 self._next_ms = await self._store.next_due_ms()
                 if self._next_ms is not None:
                     wait_s = (self._next_ms - self._clock.now_ms()) / 1000
+                self.trouble = ""
             except DomainError as error:
+                self.trouble = str(error)
                 log.warning("deadlines are held up", cause=str(error))
             except Exception:
-                log.exception("deadlines are held up", error_id=uuid.uuid4().hex)
+                error_id = uuid.uuid4().hex
+                self.trouble = f"internal error {error_id}, see the log"
+                log.exception("deadlines are held up", error_id=error_id)
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(max(wait_s, 0), LONGEST_SLEEP_S)):
                     await self._nearer.wait()

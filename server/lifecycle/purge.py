@@ -23,6 +23,7 @@ class Purge:
     """Removes old records in small steps, between which writers have their turn.
 
     Contract: "it … goes on answering 410 until its record is purged (the retention is a setting)".
+    `trouble` says for people why the last run was held up; empty where it was not.
     """
 
     def __init__(
@@ -34,12 +35,14 @@ class Purge:
         request_retention_minutes: float,
         interval_minutes: float,
     ) -> None:
+        """`retention_minutes` are those of sessions whose agent has no retention of its own."""
         self._store = store
         self._clock = clock
         self._retention_ms = minutes_ms(retention_minutes)
         self._request_retention_ms = minutes_ms(request_retention_minutes)
         self._interval_s = interval_minutes * 60
         self._deleted = asyncio.Event()
+        self.trouble = ""
 
     def on_commit(self, commit: Commit) -> None:
         """Wakes the purge where a commit has deleted sessions, whose rest does not wait for the interval."""
@@ -50,9 +53,8 @@ class Purge:
         """Removes the rest of deleted sessions, and all that is past its retention now. Raises the store's
         errors.
         """
-        expired_by_ms = self._clock.now_ms() - self._retention_ms
-        removed = 0
-        while step := await self._store.purge(expired_by_ms, STEP_ROWS):
+        now_ms, removed = self._clock.now_ms(), 0
+        while step := await self._store.purge(now_ms, STEP_ROWS, retention_ms=self._retention_ms):
             removed += step
         if removed:
             log.info("purged old sessions", rows=removed)
@@ -70,10 +72,14 @@ class Purge:
             self._deleted.clear()
             try:
                 await self.run_due()
+                self.trouble = ""
             except DomainError as error:
+                self.trouble = str(error)
                 log.warning("the purge is held up", cause=str(error))
             except Exception:
-                log.exception("the purge is held up", error_id=uuid.uuid4().hex)
+                error_id = uuid.uuid4().hex
+                self.trouble = f"internal error {error_id}, see the log"
+                log.exception("the purge is held up", error_id=error_id)
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._interval_s):
                     await self._deleted.wait()

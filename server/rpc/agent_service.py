@@ -12,10 +12,10 @@ from eliza.sessions.v1 import agent_pb2, timeout_pb2
 from eliza.sessions.v1 import agent_service_pb2 as pb
 from eliza.sessions.v1.agent_service_pb2_grpc import AgentServiceServicer
 from server.agents.connectors import Connectors
-from server.agents.stream import Accepted, Given, Refused, Revoked, StreamWorker, Told
+from server.agents.stream import Accepted, Given, Origin, Refused, Revoked, StreamWorker, Told
 from server.clock import Clock
 from server.delivery.dispatcher import Dispatcher
-from server.domain.access import Scope, sees_whole_agents
+from server.domain.access import Role, Scope
 from server.domain.agents import MAX_HISTORY_MESSAGES, SETTINGS, Agent, require_owned
 from server.domain.errors import (
     AgentNotFoundError,
@@ -30,6 +30,7 @@ from server.domain.errors import (
 from server.domain.ids import new_id, uuid_field
 from server.domain.log import message_of
 from server.rpc import from_proto, to_proto
+from server.rpc.agent_views import AgentViews, check_view
 from server.rpc.encoding import encode_delivery, join
 from server.rpc.paging import make_token, page_size, read_token
 from server.rpc.parsing import ConnectSaid, HalvedChunk, UnreadableAnswer
@@ -55,6 +56,7 @@ _BAD_ANSWER: Final = (MissingFieldsError, InvalidContentError, InvalidMetadataEr
 
 _SCOPE = ("agents",)
 _TIMEOUT = "timeout_config"
+_RETENTION: Final = "retention_minutes"
 _TIMEOUT_FIELDS = tuple(timeout_pb2.TimeoutConfig.DESCRIPTOR.fields_by_name)
 _SETTINGS = {str(kind): settings for kind, settings in SETTINGS.items()}
 
@@ -78,6 +80,7 @@ class AgentService(AgentServiceServicer):
         self._connectors = connectors
         self._dispatcher = dispatcher
         self._heartbeat_s = heartbeat_s
+        self._views = AgentViews(connectors.workers, dispatcher.statuses)
 
     async def CreateAgent(self, request: pb.CreateAgentRequest, context: Any) -> pb.CreateAgentResponse:
         wanted, now_ms = request.agent, self._clock.now_ms()
@@ -86,21 +89,20 @@ class AgentService(AgentServiceServicer):
         agent_id = uuid_field("agent_id", wanted.agent_id) if wanted.agent_id else new_id()
         kind, settings = from_proto.agent_kind(wanted.kind), from_proto.agent_settings(wanted)
         timeout = from_proto.timeout_config(wanted.timeout_config)
-        agent = Agent(
-            agent_id, wanted.name, kind, now_ms, now_ms, timeout, settings, context.scope.new_tenant
-        )
+        tenant, retention = context.scope.new_tenant, from_proto.retention_minutes(wanted)
+        agent = Agent(agent_id, wanted.name, kind, now_ms, now_ms, timeout, settings, tenant, retention)
         self._connectors.check(agent)
         await self._connectors.check_secret(agent)
         await self._store.create_agent(agent, most=self._max_agents)
         return pb.CreateAgentResponse(agent=to_proto.agent(agent))
 
     async def GetAgent(self, request: pb.GetAgentRequest, context: Any) -> pb.GetAgentResponse:
-        _check_view(request.view)
+        check_view(request.view)
         agent = await self._store.get_agent(request.agent_id, scope=context.scope)
-        return pb.GetAgentResponse(agent=self._view(agent, request.view, context))
+        return pb.GetAgentResponse(agent=self._views.of(agent, request.view, context))
 
     async def ListAgents(self, request: pb.ListAgentsRequest, context: Any) -> pb.ListAgentsResponse:
-        _check_view(request.view)
+        check_view(request.view)
         size, after = page_size(request.page_size, DEFAULT_SESSIONS, MAX_SESSIONS), None
         if request.page_token:
             after = Position(*read_token(request.page_token, _SCOPE, (int, str)))  # type: ignore[arg-type]
@@ -109,7 +111,7 @@ class AgentService(AgentServiceServicer):
             scope=context.scope, limit=min(READ_AGENTS, size + 1 - len(response.agents)), after=after
         ):
             for agent in found:
-                message = self._view(agent, request.view, context)
+                message = self._views.of(agent, request.view, context)
                 total += message.ByteSize()
                 if after and (len(response.agents) == size or (response.agents and total > PAGE_BYTES)):
                     response.next_page_token = make_token(_SCOPE, (after.created_at_ms, after.id))
@@ -117,26 +119,6 @@ class AgentService(AgentServiceServicer):
                 response.agents.append(message)
                 after = Position(agent.created_at_ms, agent.id)
         return response
-
-    def _view(self, agent: Agent, view: agent_pb2.AgentView.ValueType, context: Any) -> agent_pb2.Agent:
-        """Makes an agent's message with the fields of the view that the caller may see."""
-        if not sees_whole_agents(context.principal):
-            whole = to_proto.agent(agent)
-            return agent_pb2.Agent(agent_id=agent.id, name=agent.name, kind=whole.kind)
-        message = to_proto.agent(agent)
-        if view in (agent_pb2.AGENT_VIEW_BASIC, agent_pb2.AGENT_VIEW_SUMMARY):
-            for field in (_TIMEOUT, "settings"):
-                message.ClearField(field)  # type: ignore[arg-type]
-        if view in (agent_pb2.AGENT_VIEW_STATUS, agent_pb2.AGENT_VIEW_SUMMARY):
-            workers = self._connectors.workers.count(agent.id)
-            status = self._dispatcher.statuses.status(agent.id)
-            message.status.CopyFrom(to_proto.agent_status(status, workers))
-            if not context.scope.owns_agent(agent):
-                # The rest tells of the sessions of other tenants.
-                message.status.CopyFrom(agent_pb2.AgentStatus(connected_workers=workers))
-        if view == agent_pb2.AGENT_VIEW_SUMMARY:
-            message.status.ClearField("last_failure")
-        return message
 
     async def UpdateAgent(self, request: pb.UpdateAgentRequest, context: Any) -> pb.UpdateAgentResponse:
         agent_id = request.agent.agent_id
@@ -197,8 +179,10 @@ class AgentService(AgentServiceServicer):
         require_owned(context.scope, agent)
         scope = await self._worker_scope(context.scope)
         capacity = hello.max_deliveries or 1
+        principal = "" if context.principal.role is Role.OPEN else context.principal.id
+        origin = Origin(principal, context.address, self._clock.now_ms())
         with self._connectors.workers.connect(
-            agent, capacity=capacity, history_messages=hello.history_messages
+            agent, capacity=capacity, history_messages=hello.history_messages, origin=origin
         ) as worker:
             context.on_credential_end = lambda removed: worker.revoke() if removed else worker.retire()
             yield pb.ConnectResponse(welcome=pb.ConnectResponse.Welcome(agent=to_proto.agent(agent)))
@@ -318,11 +302,6 @@ def _is_set(request: pb.ReplyRequest, field: str) -> bool:
     return any(found.name == field for found, _ in request.ListFields())
 
 
-def _check_view(view: int) -> None:
-    if view not in agent_pb2.AgentView.values():
-        raise InvalidFieldError("view", view, "is not a view of an agent that this version knows")
-
-
 def _check_range(field: str, value: int, most: int) -> None:
     if not 0 <= value <= most:
         raise InvalidFieldError(field, value, f"must be between 0 and {most}")
@@ -331,6 +310,7 @@ def _check_range(field: str, value: int, most: int) -> None:
 def _set_paths(wanted: agent_pb2.Agent) -> list[str]:
     """The changeable fields that are set, as AIP-134 reads an absent mask."""
     paths = [field for field in ("name", "kind") if getattr(wanted, field)]
+    paths += [_RETENTION] if wanted.HasField(_RETENTION) else []
     for head in (_TIMEOUT, *_SETTINGS):
         paths += [f"{head}.{field.name}" for field, _ in getattr(wanted, head).ListFields()]
     return paths
@@ -342,7 +322,7 @@ def _patch(agent: Agent, wanted: agent_pb2.Agent, paths: list[str]) -> Agent:
     Raises InvalidFieldError for a path that cannot be changed.
     """
     if "*" in paths:
-        paths = ["kind", "name", _TIMEOUT, *(head for head in _SETTINGS if wanted.HasField(head))]  # type: ignore[arg-type]
+        paths = ["kind", "name", _RETENTION, _TIMEOUT, *(head for head in _SETTINGS if wanted.HasField(head))]  # type: ignore[arg-type]
         agent = replace(agent, settings=None)
     if "kind" in paths and from_proto.agent_kind(wanted.kind) != agent.kind:
         # The settings of the old kind go.
@@ -352,6 +332,8 @@ def _patch(agent: Agent, wanted: agent_pb2.Agent, paths: list[str]) -> Agent:
         head, _, field = path.partition(".")
         if path == "name":
             agent = replace(agent, name=wanted.name)
+        elif path == _RETENTION:
+            agent = replace(agent, retention_minutes=from_proto.retention_minutes(wanted))
         elif path == _TIMEOUT:
             agent = replace(agent, timeout=timeout)
         elif head == _TIMEOUT and field in _TIMEOUT_FIELDS:

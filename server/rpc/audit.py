@@ -1,13 +1,16 @@
 """The audit log: one line for each admin action, with who has done what, and to what."""
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
 from server.domain.access import Principal
 from server.rpc.call import RequestId
 from server.rpc.gate import RULES_BY_PATH
+
+_TARGETS: Final = ("agent_id", "user_id", "session_id")
+"""The fields that name what an action is about."""
 
 log = structlog.get_logger()
 
@@ -81,4 +84,4 @@ def _has_left(error: BaseException | None) -> bool:
 def _target(message: Any) -> str:
     """The id of what a request or an answer is about; empty where it has none."""
     about = getattr(message, "agent", message)
-    return str(getattr(about, "agent_id", "") or getattr(about, "user_id", ""))
+    return str(next(filter(None, (getattr(about, name, "") for name in _TARGETS)), ""))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from typing import Any, Final, Protocol
+from urllib.parse import unquote
 
 from eliza.sessions.call_metadata import REQUEST_ID_KEY, take_request_id
 from server.domain.access import EVERYTHING, OPEN, Principal, Scope
@@ -69,6 +70,13 @@ class Call:
         self.account = account
         self.share = share
         self.on_credential_end: Callable[[bool], None] | None = None
+
+    @property
+    def address(self) -> str:
+        """Where the call comes from, for people: its client's address as far as it is known, else that of the
+        connection.
+        """
+        return self.principal.address or unquote(self._caller.peer().partition(":")[2])
 
     def time_remaining(self) -> float | None:
         """How many seconds are left of the call's deadline; None: it has none."""

@@ -39,6 +39,11 @@ def timeout_config(message: timeout_pb2.TimeoutConfig) -> PartialTimeoutConfig:
     return PartialTimeoutConfig(**{field.name: value for field, value in message.ListFields()})
 
 
+def retention_minutes(message: agent_pb2.Agent) -> float | None:
+    """The retention that a request names."""
+    return message.retention_minutes if message.HasField("retention_minutes") else None
+
+
 def metadata_text(request: session_service_pb2.CreateSessionRequest | _Said) -> str:
     """The stored text of a request's metadata, which is the same whatever form it came in.
 

@@ -84,7 +84,10 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
 
 
 class HealthMonitor:
-    """Tries every few seconds whether the store can write, and sets the status of the services by it."""
+    """Tries every few seconds whether the store can write, and sets the status of the services by it.
+
+    `trouble` says for people why it cannot; empty where it can.
+    """
 
     def __init__(self, store: Store, services: Sequence[str]) -> None:
         self.servicer = HealthServicer()
@@ -92,6 +95,7 @@ class HealthMonitor:
         self._services = ("", *services)
         self._doubt = asyncio.Event()
         self._serving: bool | None = None
+        self.trouble = ""
 
     @property
     def is_serving(self) -> bool:
@@ -103,19 +107,20 @@ class HealthMonitor:
 
         Against a lock the next try takes as long as the failed call.
         """
-        self._set(False)
+        self._set(False, self.trouble or "a call could not use it")
         self._doubt.set()
 
     async def check(self) -> bool:
         """Tries the store, sets the status by it, and returns whether it could write."""
         try:
             await self._store.check_writable()
-        except DomainError:
-            self._set(False)
+        except DomainError as error:
+            self._set(False, str(error))
             return False
         except Exception:
-            log.exception("the store cannot be tried", error_id=uuid.uuid4().hex)
-            self._set(False)
+            error_id = uuid.uuid4().hex
+            log.exception("the store cannot be tried", error_id=error_id)
+            self._set(False, f"internal error {error_id}, see the log")
             return False
         self._set(True)
         return True
@@ -133,7 +138,8 @@ class HealthMonitor:
             if not well:
                 await asyncio.sleep(RECHECK_SECONDS)
 
-    def _set(self, serving: bool) -> None:
+    def _set(self, serving: bool, trouble: str = "") -> None:
+        self.trouble = trouble
         if serving is self._serving:
             return
         if self._serving is not None:

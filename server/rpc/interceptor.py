@@ -32,6 +32,7 @@ _LISTS: Final = frozenset(
         "MessageService/ListMessages",
         "AgentService/ListAgents",
         "UserDataService/ListUserSessions",
+        "AdminService/SearchSessions",
     )
 )
 """The methods that change nothing and may have large answers."""

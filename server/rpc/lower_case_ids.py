@@ -10,6 +10,7 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from eliza.sessions.v1 import (
+    admin_service_pb2,
     agent_service_pb2,
     clock_service_pb2,
     message_service_pb2,
@@ -18,7 +19,7 @@ from eliza.sessions.v1 import (
 )
 from server.rpc.pipeline import Read
 
-IDS: Final = frozenset(("session_id", "channel_id", "agent_id", "user_id", "delivery_id"))
+IDS: Final = frozenset(("session_id", "channel_id", "agent_id", "user_id", "delivery_id", "message_id"))
 """The names of the fields that hold ids."""
 
 EXEMPT: Final = frozenset(
@@ -29,12 +30,16 @@ EXEMPT: Final = frozenset(
         "ListSessionsRequest.agent_id",
         "ListSessionsRequest.user_id",
         "CreateAgentRequest.agent.agent_id",
+        "SearchSessionsRequest.agent_id",
+        "SearchSessionsRequest.user_id",
         "ListUserSessionsRequest.user_id",
         "ExportUserDataRequest.user_id",
         "DeleteUserDataRequest.user_id",
         # Nobody reads this: a status is not for clients to set.
         "CreateAgentRequest.agent.status.last_failure.session_id",
+        "CreateAgentRequest.agent.status.last_failure.message_id",
         "UpdateAgentRequest.agent.status.last_failure.session_id",
+        "UpdateAgentRequest.agent.status.last_failure.message_id",
     )
 )
 """The ids in requests that keep their case."""
@@ -90,6 +95,7 @@ _PATHS: Final[dict[str, tuple[_Path, ...]]] = {
         message_service_pb2,
         agent_service_pb2,
         user_data_service_pb2,
+        admin_service_pb2,
         clock_service_pb2,
     )
     for service in module.DESCRIPTOR.services_by_name.values()

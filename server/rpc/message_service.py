@@ -41,6 +41,7 @@ from server.rpc.paging import make_token, page_size, read_token
 from server.rpc.pipeline import Waiting
 from server.rpc.records import iterate_session, write_lines
 from server.store.contract import Store
+from server.telemetry.traces import NO_TRACES, Traces
 
 ANSWER_SECONDS: Final = 0.5
 """How long before a call's deadline its wait for the reply ends, so that the answer gets out."""
@@ -60,8 +61,10 @@ class MessageService(MessageServiceServicer):
         quotas: Quotas = NO_QUOTAS,
         *,
         users_may_read_transcripts: bool = False,
+        traces: Traces = NO_TRACES,
     ) -> None:
         """`max_open` bounds the deliveries of one session that are open."""
+        self._traces = traces
         self._users_may_read_transcripts = users_may_read_transcripts
         self._max_open = max_open
         self._quotas = quotas
@@ -178,12 +181,20 @@ class MessageService(MessageServiceServicer):
         if isinstance(draft, Draft):
             content = draft.content, draft.metadata, draft.attachments or "null"
             repeatable = request_key(f"session:{session_id}", request.request_id, *content)
+        trace = self._traces.stored()
         rule = partial(
-            send_message, message_id=message_id, draft=draft, max_open=self._max_open, quotas=self._quotas
+            send_message,
+            message_id=message_id,
+            draft=draft,
+            max_open=self._max_open,
+            quotas=self._quotas,
+            trace=trace,
         )
         outcome = await self._store.apply(session_id, rule, repeatable, scope=scope)
         entry = outcome.entry
         assert entry is not None
+        if trace:
+            self._traces.note({"eliza.session_id": session_id, "eliza.message_id": message_of(entry).id})
         return pb.SendMessageResponse(
             message=to_proto.message(
                 outcome.session, entry, message_of(entry), from_proto.is_text_form(request.json_form)

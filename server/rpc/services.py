@@ -6,6 +6,8 @@ from typing import Any, Final, cast
 import grpc
 
 from eliza.sessions.v1 import (
+    admin_service_pb2,
+    admin_service_pb2_grpc,
     agent_service_pb2,
     agent_service_pb2_grpc,
     clock_service_pb2,
@@ -25,16 +27,20 @@ from server.lifecycle.backpressure import Backpressure
 from server.lifecycle.expiry import ExpiryScheduler
 from server.lifecycle.purge import Purge
 from server.lifecycle.watches import Watches
+from server.rpc.admin_service import AdminService
 from server.rpc.agent_service import AgentService
 from server.rpc.clock_service import ClockService
 from server.rpc.encoding import Entries
 from server.rpc.health import HealthMonitor
 from server.rpc.message_service import MessageService
+from server.rpc.parts import Parts
 from server.rpc.session_service import SessionService
 from server.rpc.user_data_service import UserDataService
 from server.rpc.watch_streams import WatchStreams
 from server.settings import Settings
 from server.store.contract import Store
+from server.telemetry.recorder import Recorder
+from server.telemetry.traces import NO_TRACES, Traces
 
 SERVICE_NAMES: Final = tuple(
     module.DESCRIPTOR.services_by_name[name].full_name
@@ -43,6 +49,7 @@ SERVICE_NAMES: Final = tuple(
         (message_service_pb2, "MessageService"),
         (agent_service_pb2, "AgentService"),
         (user_data_service_pb2, "UserDataService"),
+        (admin_service_pb2, "AdminService"),
     )
 )
 CLOCK_SERVICE_NAME: Final = clock_service_pb2.DESCRIPTOR.services_by_name["ClockService"].full_name
@@ -94,6 +101,10 @@ def build_services(
     health: HealthMonitor,
     backpressure: Backpressure,
     tokens: SessionTokens,
+    parts: Parts,
+    recorder: Recorder | None,
+    started_at_ms: int,
+    traces: Traces = NO_TRACES,
 ) -> Services:
     """All servicers of the API."""
     services, entries, heartbeat_s = Services(), Entries(), settings.stream_heartbeat_seconds
@@ -119,12 +130,24 @@ def build_services(
         settings.max_open_deliveries,
         settings.quotas,
         users_may_read_transcripts=settings.users_may_read_transcripts,
+        traces=traces,
     )
     agents = AgentService(store, clock, connectors, dispatcher, heartbeat_s, settings.max_tenant_agents)
     session_service_pb2_grpc.add_SessionServiceServicer_to_server(sessions, target)
     message_service_pb2_grpc.add_MessageServiceServicer_to_server(messages, target)
     agent_service_pb2_grpc.add_AgentServiceServicer_to_server(agents, target)
     user_data_service_pb2_grpc.add_UserDataServiceServicer_to_server(UserDataService(store, clock), target)
+    admin = AdminService(
+        store,
+        clock,
+        settings,
+        dispatcher=dispatcher,
+        workers=connectors.workers,
+        parts=parts,
+        recorder=recorder,
+        started_at_ms=started_at_ms,
+    )
+    admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, target)
     if isinstance(clock, TestClock):
         clock_service_pb2_grpc.add_ClockServiceServicer_to_server(
             ClockService(store, clock, expiry, purge), target

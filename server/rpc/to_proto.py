@@ -198,6 +198,8 @@ def delivery_head(work: Work, now_ms: int, as_text: bool) -> agent_service_pb2.D
         message=delivered_message(work.session, work.entry, work.message, as_text),
         reply_message_id=work.reply_id,
         lease_expires_at=values.timestamp(work.delivery.due_at_ms or now_ms),
+        traceparent=work.trace.traceparent,
+        tracestate=work.trace.tracestate,
     )
 
 
@@ -212,6 +214,7 @@ def agent(stored: Agent) -> agent_pb2.Agent:
         timeout_config=timeout_config(stored.timeout),
         created_at=values.timestamp(stored.created_at_ms),
         updated_at=values.timestamp(stored.updated_at_ms),
+        retention_minutes=stored.retention_minutes,
     )
 
 

@@ -14,6 +14,7 @@ from server.store.sqlite.tools import SqliteTools
 from server.store.tools import StoreTools
 from server.store.values import StoreOpenError
 from server.telemetry.telemetry import OFF, Telemetry
+from server.telemetry.traces import NO_TRACES, Traces
 
 SQLITE_SCHEME = "sqlite:///"
 POSTGRES_SCHEMES: Final = ("postgresql://", "postgres://")
@@ -39,6 +40,7 @@ async def open_store(
     clock: Clock,
     max_writes: int = MAX_WRITES,
     telemetry: Telemetry = OFF,
+    traces: Traces = NO_TRACES,
     options: SharedOptions = DEFAULT_OPTIONS,
 ) -> Store:
     """Opens the store that a DATABASE_URL names, making or migrating it first. Raises StoreOpenError, saying
@@ -48,7 +50,7 @@ async def open_store(
     """
     if is_shared(database_url):
         return await _postgres().open_store(database_url, clock, max_writes, telemetry, options)
-    return await SqliteStore.open(_sqlite_path(database_url), clock, max_writes, telemetry)
+    return await SqliteStore.open(_sqlite_path(database_url), clock, max_writes, telemetry, traces)
 
 
 def maintenance(database_url: str) -> StoreTools:

@@ -79,15 +79,17 @@ class Written:
 
     `removed` are the ids of sessions that are to go, first, because they free the ids of requests. `nearer`:
     the changed sessions whose deadline comes sooner than it did, or never; for all others the deadline that
-    is stored may stay, a lower bound. `counts`: by how much each count of sessions changes. `heads`: the ids
-    of sessions whose first open delivery may be another one or due at another time, and since when, in ms.
-    `expired`: the ids of sessions of which all deliveries that are open by then have failed.
+    is stored may stay, a lower bound. `failures`: those of which another number of deliveries has failed.
+    `counts`: by how much each count of sessions changes. `heads`: the ids of sessions whose first open
+    delivery may be another one or due at another time, and since when, in ms. `expired`: the ids of sessions
+    of which all deliveries that are open by then have failed.
     """
 
     removed: set[str]
     created: list[Session]
     changed: list[Session]
     nearer: list[Session]
+    failures: list[Session]
     counts: Counter[CountKey]
     entries: list[Entry]
     deliveries: list[Delivery]
@@ -170,6 +172,11 @@ class Batch:
                 session
                 for session in changed
                 if _is_nearer(due_at_ms(session), due_at_ms(self._stored[session.id]))
+            ],
+            [
+                session
+                for session in changed
+                if session.failed_deliveries != self._stored[session.id].failed_deliveries
             ],
             changed_counts((self._stored.get(session_id), there.get(session_id)) for session_id in touched),
             [entry for entry in self._entries if entry.session_id not in gone],
@@ -256,8 +263,10 @@ class Batch:
             key = delivery.session_id, delivery.sequence
             self._deliveries[key] = delivery
             self._delivered.add(key)
-            # A message behind an open delivery leaves that one the first.
-            if outcome.opened <= 0 or session.open_deliveries == 1:
+            # A message behind an open delivery leaves that one the first; an older one, delivered anew, may
+            # come before it.
+            is_behind = outcome.opened > 0 and session.open_deliveries > 1
+            if not is_behind or delivery.sequence < session.last_sequence:
                 self._heads[session.id] = now_ms
 
 

@@ -13,6 +13,7 @@ from server.domain.log import Entry
 from server.domain.quotas import UserQuota
 from server.domain.replies import DeliveryRule
 from server.domain.sessions import Creation, Outcome, Rule, Session
+from server.store.inspection import Inspection
 from server.store.sharing import Sharing
 from server.store.values import (
     Commit,
@@ -339,12 +340,13 @@ class Maintenance(ABC):
         """
 
     @abstractmethod
-    async def purge(self, expired_by_ms: int, limit: int) -> int:
-        """Takes one small step of removing what deleted sessions have left, then the sessions that expired at
-        `expired_by_ms` or before.
+    async def purge(self, now_ms: int, limit: int, *, retention_ms: int = 0) -> int:
+        """Takes one small step of removing what deleted sessions have left, then the sessions whose retention
+        is over at `now_ms`: their own, or else `retention_ms`, after their expiry.
 
-        A session whose expiry has not been written stays until it is: nobody has been told of it. The
-        sessions that expired first go first, as `delete_session` does it, then what they have left: requests,
+        A session whose expiry has not been written stays until it is: nobody has been told of it. Among
+        sessions with a retention of their own, and among the others, those go first whose retention ended
+        first, as `delete_session` does it, then what they have left: requests,
         deliveries, entries. A step removes at most `limit` rows, and ends after a few milliseconds. It
         returns how many rows it removed: 0 when nothing is left to remove.
         """
@@ -387,7 +389,7 @@ class Maintenance(ABC):
         """Removes every session as `delete_session` does. Agents stay."""
 
 
-class Store(Sessions, Deliveries, Agents, Maintenance, Sharing):
+class Store(Sessions, Deliveries, Inspection, Agents, Maintenance, Sharing):
     """Keeps agents, sessions and their logs.
 
     A writing method returns once its effect is durable, and then any reading method sees it. Writes on one

@@ -11,7 +11,8 @@ from server.domain.log import Entry
 from server.domain.messages import AgentMessage
 from server.domain.sessions import Session, is_expired
 from server.store.contract import MAX_PASSED, PAGE_BYTES
-from server.store.values import MessagePage, Position
+from server.store.inspection import MAX_LOOKED_AT
+from server.store.values import MessagePage, Position, SearchPage, SessionFilter
 
 T = TypeVar("T")
 
@@ -84,6 +85,57 @@ def fill_history(found: Iterable[Entry], limit: int) -> list[Entry]:
 def conversation_place(entry: Entry) -> tuple[int, int]:
     """The place of a message in the conversation: a reply stands behind the message that it answers."""
     return (entry.sequence if entry.answers is None else entry.answers), entry.sequence
+
+
+_ROW: Final = 20
+"""How many ids of an index are looked at in the time of one row."""
+
+
+def fill_search(
+    found: Iterable[tuple[int, str]],
+    read: Callable[[str], Session | None],
+    wanted: SessionFilter,
+    scope: Scope,
+    now_ms: int,
+    limit: int,
+) -> SearchPage:
+    """The sessions of a page, from the times and ids of those that may be wanted, the newest first.
+
+    `read` gives a session, None for one that is unreadable. Whoever gives this many ids asks an index.
+    """
+    page: list[Session] = []
+    size, left = 0, MAX_LOOKED_AT * _ROW
+    last: Position | None = None
+    for created_at_ms, session_id in found:
+        if created_at_ms < wanted.created_from_ms:
+            break
+        session = None
+        left -= 1
+        if session_id.startswith(wanted.id_prefix):
+            left -= _ROW
+            session = read(session_id)
+        if session is not None and scope.has(session) and _is_wanted(session, wanted, now_ms):
+            size += len(session.metadata)
+            if len(page) == limit or (page and size > PAGE_BYTES):
+                return SearchPage(page, last)
+            page.append(session)
+        last = Position(created_at_ms, session_id)
+        if left <= 0:
+            return SearchPage(page, last)
+    return SearchPage(page, None)
+
+
+def search_start(wanted: SessionFilter, before: Position | None) -> Position:
+    """The place before which a page of a search begins."""
+    start, end = before or LAST, Position(wanted.created_before_ms, "")
+    return min(start, end, key=lambda place: (place.created_at_ms, place.id))
+
+
+def _is_wanted(session: Session, wanted: SessionFilter, now_ms: int) -> bool:
+    """Whether a session is in the state that is wanted."""
+    if wanted.is_expired is None:
+        return True
+    return session.expiry_logged if wanted.is_expired else not is_expired(session, now_ms)
 
 
 def fill_active(

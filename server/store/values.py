@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from server.domain.deliveries import Delivery
 from server.domain.log import Entry
@@ -60,6 +60,76 @@ class OpenDelivery(NamedTuple):
     delivery: Delivery
 
 
+class SessionFilter(NamedTuple):
+    """Which sessions are searched for: of a user, of an agent (None: of any), live or expired (None: both),
+    created from one instant on and before another, in ms, and with an id that begins so.
+    """
+
+    user_id: str | None = None
+    agent_id: str | None = None
+    is_expired: bool | None = None
+    created_from_ms: int = -(2**62)
+    created_before_ms: int = 2**62
+    id_prefix: str = ""
+
+
+class SearchPage(NamedTuple):
+    """Sessions that were found, the newest first. `next`: the next page begins before it; None on the last
+    one.
+    """
+
+    sessions: list[Session]
+    next: Position | None
+
+
+class FoundDelivery(NamedTuple):
+    """A delivery with the id and the time of its message, in ms.
+
+    `session_end_ms`: when its session expires, 0 where that is in the log.
+    """
+
+    delivery: Delivery
+    message_id: str
+    created_at_ms: int
+    session_end_ms: int
+
+
+Place: TypeAlias = tuple[int | str, ...]
+"""A place in a list of deliveries, of which only the back end knows the meaning."""
+
+
+class DeliveryPage(NamedTuple):
+    """Deliveries that were found. `next`: the next page begins behind it; None on the last one."""
+
+    deliveries: list[FoundDelivery]
+    next: Place | None
+
+
+class AgentQueue(NamedTuple):
+    """What waits for an agent: how many messages, when the oldest was sent (in ms; None: there is none), and
+    how many have failed for good.
+    """
+
+    open: int
+    oldest_ms: int | None
+    failed: int
+
+
+class Run(NamedTuple):
+    """How a command on the store ended, and when, in ms. `detail` is for people."""
+
+    at_ms: int
+    is_good: bool
+    detail: str
+
+
+class Runs(NamedTuple):
+    """How the last commands on the store ended; None: nobody knows of one."""
+
+    backup: Run | None = None
+    check: Run | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
     """How many sessions the store holds. A session counts as active until its expiry is in its log.
@@ -99,7 +169,8 @@ class Commit:
 
 
 class Sizes(NamedTuple):
-    """How large the store is, in bytes: its data, what is written ahead of them, and the space left.
+    """How large the store is, in bytes: its data, what is written ahead of them, the space left where it is,
+    and the whole space there.
 
     None where only the database's own tools can tell.
     """
@@ -107,12 +178,18 @@ class Sizes(NamedTuple):
     data_bytes: int
     wal_bytes: int | None
     free_bytes: int | None
+    disk_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """Which store it is: where it is kept, its schema, and how many sessions it holds, live or expired."""
+    """Which store it is: where it is kept, its schema, and how many sessions it holds, live or expired.
+
+    `unused_bytes` of its size are free for what comes next; `gives_back`: it lets go of more than it needs.
+    """
 
     place: str
     schema: int
     sessions: int
+    unused_bytes: int = 0
+    gives_back: bool = True

@@ -175,4 +175,6 @@ def _make_gauges() -> list[Gauge]:
         Gauge("eliza_expiry_lag_seconds", "How long the earliest deadline is overdue.", ()),
         Gauge("eliza_store_bytes", "The size of the store's files.", ["part"]),
         Gauge("eliza_store_free_bytes", "The space left where the store is.", ()),
+        Gauge("eliza_last_run_timestamp_seconds", "When the last one ended; 0: none did.", ["command"]),
+        Gauge("eliza_last_run_good", "Whether that ended well; 1 where there was none.", ["command"]),
     ]

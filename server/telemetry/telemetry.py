@@ -47,6 +47,9 @@ class Telemetry:
     def close_deliveries(self, state: str, count: int = 1) -> None:
         """Notes that deliveries are open no longer, and how they ended."""
 
+    def note_message(self) -> None:
+        """Notes that a message of a user is stored."""
+
     def note_first_chunk(self, agent_id: str, since_s: float) -> None:
         """Notes how long after its message the first piece of a reply came."""
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +22,6 @@ from typing import Final
 
 from tests.campaigns.http_frames import Frames
 from tests.campaigns.process_usage import ProcessUsage
-from tests.campaigns.rest_examples import RestExamples, figures
 from tests.campaigns.rpc_bytes import RpcBytes
 from tests.campaigns.slow_clients import SlowClients
 from tests.campaigns.well_behaved_client import well_behaved_client
@@ -101,8 +101,16 @@ def _watched(report: Report, service: Serve) -> Iterator[tuple[ProcessUsage, Cal
     report.lines.append(others.line())
 
 
+def figures(counts: Counter[str]) -> Iterator[str]:
+    """Counts in order."""
+    return (f"{name}: {count}" for name, count in sorted(counts.items()))
+
+
 def rest(seed: int, examples: int) -> Report:
     """Requests that schemathesis makes of the OpenAPI document."""
+    # Its import takes a second, in each process that collects tests.
+    from tests.campaigns.rest_examples import RestExamples
+
     report = Report()
     with _service(report, TEST_CLOCK="1") as service:
         run = RestExamples(service, seed, examples)

@@ -119,7 +119,8 @@ class Fleet:
     def start(self) -> None:
         """Starts what is not running."""
         if self.server is None:
-            self.server = _Patient(self.directory, *(["--no-rest"] if self.apart else []), **self._settings())
+            arguments = ["--no-rest"] if self.apart else []
+            self.server = _Patient(self.directory, *arguments, fresh=True, **self._settings())
         if self.apart and self.facade is None:
             self.facade = Facade(self.directory, self.grpc, self.rest)
 
@@ -127,7 +128,8 @@ class Fleet:
         """Starts a server and kills it after so long, ready or not."""
         interrupted = type("Interrupted", (_Interrupted,), {"seconds": seconds})
         with suppress(RuntimeError):
-            interrupted(self.directory, *(["--no-rest"] if self.apart else []), **self._settings())
+            arguments = ["--no-rest"] if self.apart else []
+            interrupted(self.directory, *arguments, fresh=True, **self._settings())
 
     def kill(self, what: str) -> None:
         """Kills `server`, `facade` or `both`."""

@@ -4,7 +4,6 @@ and none is a 5xx.
 
 import uuid
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Final
 
@@ -186,8 +185,3 @@ def _shown(sent: Any) -> str:
             if sent.get(key)
         }
     )[:1000]
-
-
-def figures(counts: Counter[str]) -> Iterator[str]:
-    """Counts in order."""
-    return (f"{name}: {count}" for name, count in sorted(counts.items()))

@@ -15,6 +15,7 @@ from eliza.sessions.v1 import message_service_pb2 as messages
 from eliza.sessions.v1 import session_service_pb2 as sessions
 from tests.contract.bad_pieces import FINE, SID, USER
 from tests.contract.bad_rpc_access import bad_tokens_and_users
+from tests.contract.bad_rpc_admin import bad_deliveries, bad_searches
 from tests.contract.bad_rpc_agents import bad_agents, bad_replies, bad_settings, bad_workers
 from tests.contract.rpc_pieces import INFINITY, NAN, NUMBERS, REFUSED, BadRpc, bad_rpc, struct_bytes, varint
 from tests.support.service import ECHO
@@ -45,6 +46,12 @@ _EMPTY = {
     "DeleteAgent": "AGENT_NOT_FOUND",
     "Connect": "MISSING_FIELDS",
     "Reply": "MISSING_FIELDS",
+    "GetOverview": FINE,
+    "GetSystem": FINE,
+    "SearchSessions": FINE,
+    "ListDeliveries": "MISSING_FIELDS",
+    "RedeliverMessage": "MISSING_FIELDS",
+    "GetAgentActivity": "AGENT_NOT_FOUND",
     "GetClock": FINE,
     "SetClock": "MISSING_FIELDS",
     "AdvanceClock": FINE,
@@ -380,6 +387,8 @@ BAD: Final = tuple(
         bad_workers,
         bad_replies,
         bad_tokens_and_users,
+        bad_searches,
+        bad_deliveries,
         beyond,
     )
     for piece in maker()

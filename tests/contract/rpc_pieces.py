@@ -5,6 +5,7 @@ from typing import Final
 
 from google.protobuf.message import Message
 
+from eliza.sessions.v1 import admin_service_pb2 as admin
 from eliza.sessions.v1 import agent_service_pb2 as agents
 from eliza.sessions.v1 import clock_service_pb2 as clock
 from eliza.sessions.v1 import message_service_pb2 as messages
@@ -37,6 +38,7 @@ SERVICES = {
     "AgentService": agents,
     "ClockService": clock,
     "UserDataService": user_data,
+    "AdminService": admin,
 }
 
 

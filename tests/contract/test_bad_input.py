@@ -42,10 +42,12 @@ def _nothing_unforeseen(service: Serve, two_processes: Serve) -> Iterator[None]:
 )
 def test_bad_input_is_refused_and_changes_nothing(rest_service: Serve, piece: Bad) -> None:
     service, user = rest_service, str(uuid.uuid4())
-    session = service.sessions.CreateSession(
+    made = service.sessions.CreateSession(
         session_service_pb2.CreateSessionRequest(agent_id=ECHO, user_id=user), timeout=PATIENCE_SECONDS
-    ).session.session_id
-    before = standing(service, session, user)
+    ).session
+    session = made.session_id
+    # What `standing` would say: the clock stands at the session's creation.
+    before = [made], [], made.created_at.ToMilliseconds()
     names = ((SID, session), (SID.upper(), session.upper()), (SID[1:], session[1:]), (USER, user))
     pieces = list(piece.pieces)
     for placeholder, name in names:

@@ -3,7 +3,7 @@ done.
 """
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
@@ -16,14 +16,24 @@ from eliza.sessions.v1 import (
     message_service_pb2,
     session_service_pb2,
 )
+from tests.conftest import SHARED
 from tests.contract.bad_pieces import ANY, FINE, SID, USER
 from tests.contract.bad_rpc import BAD, token
 from tests.contract.drivers import PATIENCE_SECONDS
 from tests.contract.grpc_driver import read_rpc_error
 from tests.contract.rpc_pieces import REFUSED, STREAM, BadRpc, paths
-from tests.support.service import Serve
+from tests.support.service import ECHO, Serve
 
 BY_GRPC = {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNIMPLEMENTED}
+
+
+# Of the session: xdist may come back to this module.
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """A service whose agents are few: each piece compares all of them."""
+    running = Serve(tmp_path_factory.mktemp("bad_rpc"), **SHARED)
+    yield running
+    assert running.stop() == 0, running.log()
 
 
 def standing(service: Serve, session: str, user: str) -> Any:
@@ -41,7 +51,6 @@ def standing(service: Serve, session: str, user: str) -> Any:
     return list(sessions), list(history), list(agents), now
 
 
-# Of the session, as the service is: xdist may come back to this module.
 @pytest.fixture(scope="session")
 def stream_agent(service: Serve) -> str:
     """The agent that workers may serve."""
@@ -56,7 +65,10 @@ def stream_agent(service: Serve) -> str:
 def test_bad_rpc_is_refused_and_changes_nothing(service: Serve, piece: BadRpc, stream_agent: str) -> None:
     user = str(uuid.uuid4())
     of_agents = piece.method in (paths()["Connect"], paths()["Reply"])
-    session = service.create(userId=user, **({"agentId": stream_agent} if of_agents else {}))["sessionId"]
+    wanted = session_service_pb2.CreateSessionRequest(
+        user_id=user, agent_id=stream_agent if of_agents else ECHO
+    )
+    session = service.sessions.CreateSession(wanted, timeout=PATIENCE_SECONDS).session.session_id
     if of_agents:
         sent = message_service_pb2.SendMessageRequest(session_id=session, content="x")
         service.messages.SendMessage(sent, timeout=PATIENCE_SECONDS)

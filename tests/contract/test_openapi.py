@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import urljoin
 
 import pytest
-import schemathesis
 from jsonschema_rs import Draft202012Validator, meta
 
 from eliza.sessions import limits, times
@@ -126,6 +125,9 @@ LEAVES = {".".join(path): value for path, value in _leaves(DOCUMENT)}
 
 
 def test_it_is_valid() -> None:
+    # Its import takes a second, in each process that collects tests.
+    import schemathesis
+
     schemathesis.openapi.from_dict(DOCUMENT).validate()
     for name, schema in DOCUMENT["components"]["schemas"].items():
         assert meta.is_valid(schema), name

@@ -13,7 +13,7 @@ DASHBOARD: Final = ROOT / "deploy" / "grafana" / "eliza-sessions.json"
 CONFIGURATION: Final = ROOT / "deploy" / "prometheus" / "prometheus.yml"
 RULES: Final = ROOT / "deploy" / "prometheus" / "rules.yml"
 
-_WORDS: Final = frozenset(["sum", "min", "max", "rate", "increase", "histogram_quantile"])
+_WORDS: Final = frozenset(["sum", "min", "max", "rate", "increase", "histogram_quantile", "time"])
 _OF_PROMETHEUS: Final = frozenset(["up"])
 """Made by Prometheus itself."""
 

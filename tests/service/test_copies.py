@@ -99,12 +99,21 @@ def test_a_backup_shows_its_progress_on_a_terminal(backup: Path) -> None:
     assert b"100%" in shown
 
 
+def contents(directory: Path) -> dict[Path, bytes]:
+    """What is in the files of a directory, but for the notes of how commands have ended."""
+    return {
+        path: path.read_bytes()
+        for path in directory.iterdir()
+        if path.is_file() and path.suffix not in (".last-backup", ".last-check")
+    }
+
+
 @pytest.mark.parametrize("target", ["backup.db", "there", "backup.db/x.db", "nowhere/x.db", ""])
 def test_a_backup_that_cannot_be_made_says_why_and_changes_nothing(backup: Path, target: str) -> None:
     (backup.parent / "there").write_text("not mine")
-    before = {path: path.read_bytes() for path in backup.parent.iterdir() if path.is_file()}
+    before = contents(backup.parent)
     clean_failure(run("backup", target, cwd=backup.parent, DATABASE_URL=url(backup)))
-    assert {path: path.read_bytes() for path in backup.parent.iterdir() if path.is_file()} == before
+    assert contents(backup.parent) == before
 
 
 def _changed(path: Path, statement: str) -> None:
@@ -229,7 +238,7 @@ def test_a_store_of_every_schema_is_checked_and_left_as_it_is(tmp_path: Path, ve
     assert f"{path} is sound: 2 sessions" in done.out
     assert (f"schema {version}" in done.out) == (version < schema_version())
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
-    assert [file.name for file in path.parent.iterdir()] == ["old.db"]
+    assert sorted(file.name for file in path.parent.iterdir()) == ["old.db", "old.db.last-check"]
     assert list(temporary.iterdir()) == []
 
 

@@ -43,6 +43,7 @@ VALUES = {
     "state": {state.value for state in DeliveryState} | {"ended", "waiting", "in_hand"},
     "outcome": {"answered", "failed", "closed", "cancelled"},
     "part": {"data", "wal"},
+    "command": {"backup", "check"},
     "kind": {"client", "worker"},
 }
 """The values that labels may have."""

@@ -35,6 +35,7 @@ def test_it_keeps_no_secret_of_its_environment(start: Start, tmp_path: Path) -> 
         server.grpc,
         FREE,
         tmp_path / "facade",
+        fresh=True,
         DATABASE_URL=f"sqlite:///x?{secret}",
         **dict.fromkeys(names, secret),
         **needed,

@@ -18,6 +18,7 @@ from typing import Any, Final
 from unittest.mock import AsyncMock, Mock
 
 from eliza.sessions.v1 import (
+    admin_service_pb2,
     agent_pb2,
     agent_service_pb2,
     message_service_pb2,
@@ -26,8 +27,11 @@ from eliza.sessions.v1 import (
     user_data_service_pb2,
 )
 from server.access.session_tokens import SessionTokens
+from server.agents.stream import StreamWorkers
 from server.clock import TestClock
+from server.delivery.statuses import AgentStatuses
 from server.domain.access import EVERYTHING, Scope
+from server.domain.deliveries import OPEN_STATES, DeliveryState
 from server.domain.errors import SessionNotFoundError
 from server.domain.idempotency import RequestKey
 from server.domain.messages import Draft, Reply
@@ -35,16 +39,32 @@ from server.domain.quotas import UserQuota
 from server.domain.replies import lease
 from server.domain.sessions import Outcome, Session, heartbeat
 from server.lifecycle.watches import Watches
+from server.rpc.admin_service import AdminService
 from server.rpc.agent_service import AgentService
 from server.rpc.call import Call
 from server.rpc.encoding import Entries
 from server.rpc.message_service import MessageService
+from server.rpc.parts import Parts, looks_at
 from server.rpc.session_service import SessionService
 from server.rpc.user_data_service import UserDataService
 from server.rpc.watch_streams import WatchStreams
+from server.settings import Settings
+from server.store.gauges import read_store_gauges
 from server.store.sqlite.check import COUNTED
 from server.store.sqlite.store import SqliteStore
-from tests.store.conformance.common import RETRIES, agent, answer, expire, give_up, respond, say, take
+from server.store.values import SessionFilter
+from server.telemetry.recorder import Recorder
+from tests.store.conformance.common import (
+    RETRIES,
+    again,
+    agent,
+    answer,
+    expire,
+    give_up,
+    respond,
+    say,
+    take,
+)
 from tests.support.inside_sqlite import read_connections, write_connection
 from tests.unit.samples import AGENT, MINUTE, POLICY, T0, USER, put, session
 
@@ -122,7 +142,8 @@ async def _add_entries(world: World, count: int) -> None:
     total = last * (count + 1)
     connection.execute(
         f"UPDATE sessions SET last_sequence = {total}, last_entry_ms = last_entry_ms + {total - last}, "
-        f"open_deliveries = open_deliveries * {count + 1} WHERE id = '{world.one.id}'"
+        f"open_deliveries = open_deliveries * {count + 1}, "
+        f"failed_deliveries = failed_deliveries * {count + 1} WHERE id = '{world.one.id}'"
     )
 
 
@@ -219,6 +240,10 @@ async def _fail(world: World) -> None:
     await world.store.apply_delivery(world.one.id, world.sent, give_up, scope=EVERYTHING)
 
 
+async def _search(world: World, **wanted: Any) -> None:
+    await world.store.search_sessions(NOW_MS, SessionFilter(**wanted), scope=EVERYTHING, limit=50)
+
+
 def _sessions_rpc(world: World) -> SessionService:
     class Health:
         is_serving = True
@@ -239,6 +264,39 @@ def _sessions_rpc(world: World) -> SessionService:
 def _agents_rpc(world: World) -> AgentService:
     # What checks agents and delivers to them asks the store nothing here.
     return AgentService(world.store, world.clock, AsyncMock(check=Mock(), workers=Mock()), Mock(), 1)
+
+
+def _admin_rpc(world: World) -> AdminService:
+    statuses = AgentStatuses()
+    dispatcher: Any = Mock(statuses=statuses, in_hand=Mock(return_value={}))
+    health: Any = Mock(is_serving=True)
+    watched: Any = Mock(trouble="", lag_ms=Mock(return_value=0))
+    authentication: Any = Mock(list_troubles=Mock(return_value=[]))
+    looks = looks_at(world.store, health, watched, watched, authentication, statuses, {})
+    recorder = Recorder()
+    recorder.add_probe(partial(read_store_gauges, world.store))
+    return AdminService(
+        world.store,
+        world.clock,
+        Settings(max_open_deliveries=10**6),
+        dispatcher=dispatcher,
+        workers=StreamWorkers(),
+        parts=Parts(looks, world.clock.now_ms),
+        recorder=recorder,
+        started_at_ms=NOW_MS,
+    )
+
+
+async def _redeliver(world: World) -> None:
+    """Has a message delivered anew that has failed, and is looked for."""
+    await _fail(world)
+    failed = await world.store.list_deliveries(world.one, limit=1, state=frozenset([DeliveryState.FAILED]))
+    await _admin_rpc(world).RedeliverMessage(
+        admin_service_pb2.RedeliverMessageRequest(
+            session_id=world.one.id, message_id=failed.deliveries[0].message_id
+        ),
+        Call(None),
+    )
 
 
 def _messages_rpc(world: World) -> MessageService:
@@ -354,6 +412,20 @@ OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
         agent_service_pb2.DeleteAgentRequest(agent_id=agent(6).id), Call(None)
     ),
     "rpc ListAgents": lambda w: _agents_rpc(w).ListAgents(agent_service_pb2.ListAgentsRequest(), Call(None)),
+    "rpc GetOverview": lambda w: _admin_rpc(w).GetOverview(
+        admin_service_pb2.GetOverviewRequest(), Call(None)
+    ),
+    "rpc GetSystem": lambda w: _admin_rpc(w).GetSystem(admin_service_pb2.GetSystemRequest(), Call(None)),
+    "rpc SearchSessions": lambda w: _admin_rpc(w).SearchSessions(
+        admin_service_pb2.SearchSessionsRequest(), Call(None)
+    ),
+    "rpc ListDeliveries": lambda w: _admin_rpc(w).ListDeliveries(
+        admin_service_pb2.ListDeliveriesRequest(session_id=w.one.id), Call(None)
+    ),
+    "rpc GetAgentActivity": lambda w: _admin_rpc(w).GetAgentActivity(
+        admin_service_pb2.GetAgentActivityRequest(agent_id=AGENT), Call(None)
+    ),
+    "rpc RedeliverMessage": _redeliver,
     "create_session": lambda w: put(w.store, session(NOW_MS), RequestKey("growth", "create", "content")),
     "create_session with a quota": lambda w: w.store.create_session(
         AGENT, lambda of, now_ms: session(NOW_MS), scope=EVERYTHING, of=UserQuota(USER, "", 10**9)
@@ -368,6 +440,39 @@ OPERATIONS: Final[dict[str, Callable[[World], Awaitable[Any]]]] = {
         w.one.id, w.sent, respond(), scope=EVERYTHING
     ),
     "apply_delivery, a failure": _fail,
+    "apply_delivery, anew": lambda w: w.store.apply_delivery(w.one.id, w.sent, again, scope=EVERYTHING),
+    "search_sessions": lambda w: _search(w),
+    "search_sessions, live": lambda w: _search(w, is_expired=False),
+    "search_sessions, expired": lambda w: _search(w, is_expired=True),
+    "search_sessions of an agent": lambda w: _search(w, agent_id=AGENT),
+    "search_sessions of a user": lambda w: _search(w, user_id=USER),
+    "search_sessions of both": lambda w: _search(w, agent_id=AGENT, user_id=USER),
+    "search_sessions created long ago": lambda w: _search(w, created_before_ms=T0 - 10**9),
+    "search_sessions by an id": lambda w: _search(w, id_prefix=f"{1:08x}-0000-4000-8000-00000000000a"),
+    "search_sessions by the beginning of many ids": lambda w: _search(w, id_prefix="0000"),
+    "list_deliveries": lambda w: w.store.list_deliveries(w.one, limit=50, state=frozenset(DeliveryState)),
+    "list_deliveries that are open": lambda w: w.store.list_deliveries(
+        w.one, limit=50, state=frozenset(OPEN_STATES)
+    ),
+    "list_deliveries that have failed": lambda w: w.store.list_deliveries(
+        w.one, limit=50, state=frozenset([DeliveryState.FAILED])
+    ),
+    "list_deliveries that are answered": lambda w: w.store.list_deliveries(
+        w.one, limit=50, state=frozenset([DeliveryState.ANSWERED])
+    ),
+    "list_agent_deliveries": lambda w: w.store.list_agent_deliveries(
+        AGENT, scope=EVERYTHING, limit=50, failed=False
+    ),
+    "list_agent_deliveries that have failed": lambda w: w.store.list_agent_deliveries(
+        AGENT, scope=EVERYTHING, limit=50, failed=True
+    ),
+    "list_agent_deliveries that have failed, of a tenant": lambda w: w.store.list_agent_deliveries(
+        AGENT, scope=Scope(""), limit=50, failed=True
+    ),
+    "find_message": lambda w: w.store.find_message(w.one, "nobody's"),
+    "describe_queue": lambda w: w.store.describe_queue(AGENT, scope=EVERYTHING),
+    "describe_queue of a tenant": lambda w: w.store.describe_queue(AGENT, scope=Scope("")),
+    "last_runs": lambda w: w.store.last_runs(),
     "seed_agent": lambda w: w.store.seed_agent(agent(3)),
     "create_agent": lambda w: w.store.create_agent(agent(4)),
     "create_agent with a quota": lambda w: w.store.create_agent(agent(7, tenant="own"), most=3),

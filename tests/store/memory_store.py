@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any
 
 from server.clock import Clock
@@ -18,7 +19,7 @@ from server.domain.errors import (
     UnavailableError,
 )
 from server.domain.idempotency import RequestKey
-from server.domain.log import Entry
+from server.domain.log import Entry, message_of
 from server.domain.quotas import TENANT_AGENTS, UserQuota, require_room
 from server.domain.sessions import Creation, Outcome, Rule, Session, due_at_ms
 from server.store import pages
@@ -36,18 +37,31 @@ from server.store.batch import (
 )
 from server.store.contract import PUT_OFF_MS, AgentChange, CommitListener, LeaseRule, Store
 from server.store.counts import EXPIRED, LIVE, WARNED, CountKey, counts_of
+from server.store.inspection import MAX_LOOKED_AT, MAX_QUEUED
 from server.store.leases import lease_each
 from server.store.values import (
+    AgentQueue,
     Commit,
     Counts,
+    DeliveryPage,
     Description,
     Erased,
+    FoundDelivery,
     MessagePage,
     OpenDelivery,
+    Place,
     Position,
+    Runs,
+    SearchPage,
+    SessionFilter,
     SessionPage,
     Sizes,
 )
+
+
+def _descending(text: str) -> tuple[int, ...]:
+    """A key that puts texts in descending order. A longer one comes before one that it begins with."""
+    return (*(-ord(letter) for letter in text), 1)
 
 
 class MemoryStore(Store):
@@ -338,6 +352,94 @@ class MemoryStore(Store):
         heads = (self._log[session_id][sequence] for session_id, (_, sequence) in self._heads.items())
         return min((entry.at_ms for entry in heads), default=None)
 
+    async def search_sessions(
+        self,
+        now_ms: int,
+        wanted: SessionFilter,
+        *,
+        scope: Scope,
+        limit: int,
+        before: Position | None = None,
+    ) -> SearchPage:
+        self._require_open()
+        narrowed = pages.narrow(scope, wanted.agent_id, wanted.user_id)
+        if narrowed is None:
+            return SearchPage([], None)
+        start = pages.search_start(wanted, before)
+        keys = sorted(((one.created_at_ms, one.id) for one in self._sessions.values()), reverse=True)
+        found = (key for key in keys if key < (start.created_at_ms, start.id))
+        return pages.fill_search(found, self._sessions.get, wanted, narrowed, now_ms, limit)
+
+    def _found(self, one: Delivery) -> FoundDelivery:
+        session, entry = self._sessions[one.session_id], self._log[one.session_id][one.sequence]
+        end_ms = 0 if session.expiry_logged else session.expires_at_ms
+        return FoundDelivery(one, message_of(entry).id, entry.at_ms, end_ms)
+
+    async def list_deliveries(
+        self,
+        session: Session,
+        *,
+        limit: int,
+        state: frozenset[DeliveryState],
+        after: Place | None = None,
+    ) -> DeliveryPage:
+        self._require_open()
+        there = self._deliveries.values() if session.id in self._sessions else ()
+        found = [
+            ((one.sequence,), one)
+            for one in there
+            if one.session_id == session.id and one.state in state and (not after or one.sequence < after[0])
+        ]
+        return self._delivery_page(sorted(found, reverse=True), limit)
+
+    async def list_agent_deliveries(
+        self, agent_id: str, *, scope: Scope, limit: int, failed: bool, after: Place | None = None
+    ) -> DeliveryPage:
+        self._require_open()
+        found = []
+        for one in self._deliveries.values():
+            session = self._sessions[one.session_id]
+            if session.agent_id != agent_id or session.expiry_logged or not scope.has(session):
+                continue
+            if failed and one.state is DeliveryState.FAILED:
+                # In descending order of sessions, and ascending order within each.
+                key = (
+                    _descending(session.tenant),
+                    -session.created_at_ms,
+                    _descending(session.id),
+                    one.sequence,
+                )
+                found.append((key, one))
+            elif not failed and one.state in OPEN_STATES:
+                found.append(((*self._heads[session.id], session.id, one.sequence), one))
+        behind = [(key, one) for key, one in sorted(found, key=itemgetter(0)) if not after or key > after]
+        return self._delivery_page(behind, limit)
+
+    def _delivery_page(self, found: list[tuple[Any, Delivery]], limit: int) -> DeliveryPage:
+        page = [self._found(one) for _, one in found[:limit]]
+        return DeliveryPage(page, found[limit - 1][0] if len(found) > limit else None)
+
+    async def find_message(self, session: Session, message_id: str) -> int | None:
+        self._require_open()
+        log = self._log.get(session.id, {})
+        latest = (entry for entry in log.values() if entry.sequence > max(log) - MAX_LOOKED_AT)
+        found = (entry.sequence for entry in latest if entry.message and entry.message.id == message_id)
+        return next(found, None)
+
+    async def describe_queue(self, agent_id: str, *, scope: Scope) -> AgentQueue:
+        self._require_open()
+        mine = [one for one in self._sessions.values() if one.agent_id == agent_id and scope.has(one)]
+        heads = (self._log[one.id][self._heads[one.id][1]] for one in mine if one.id in self._heads)
+        return AgentQueue(
+            sum(one.open_deliveries for one in mine),
+            min((entry.at_ms for entry in heads), default=None),
+            min(sum(one.failed_deliveries for one in mine), MAX_QUEUED),
+        )
+
+    async def last_runs(self) -> Runs:
+        self._require_open()
+        return Runs()
+
     async def counts(self, *, scope: Scope) -> Counts:
         self._require_open()
         if scope.session_id is not None:
@@ -374,12 +476,14 @@ class MemoryStore(Store):
     async def check_writable(self) -> None:
         self._require_open()
 
-    async def purge(self, expired_by_ms: int, limit: int) -> int:
+    async def purge(self, now_ms: int, limit: int, *, retention_ms: int = 0) -> int:
         self._require_open()
-        old = (
-            one for one in self._sessions.values() if one.expiry_logged and one.expires_at_ms <= expired_by_ms
-        )
-        if not self._left and (first := min(old, key=lambda one: one.expires_at_ms, default=None)):
+
+        def purge_at_ms(one: Session) -> int:
+            return one.expires_at_ms + (retention_ms if one.retention_ms is None else one.retention_ms)
+
+        old = (one for one in self._sessions.values() if one.expiry_logged and purge_at_ms(one) <= now_ms)
+        if not self._left and (first := min(old, key=purge_at_ms, default=None)):
             self._left = self._remove([first.id])
             self._counts.subtract(counts_of(first))
         taken = min(limit, self._left)

@@ -48,7 +48,30 @@ IN_ORDER: Final = {
     "(user_id=? AND tenant=? AND expired=? AND (created_at_ms,id)<(?,?))": "a page of a user's sessions",
     "SEARCH sessions USING INDEX sessions_of_agent_and_user (agent_id=? AND user_id=? AND tenant=? AND "
     "(created_at_ms,id)>(?,?))": ("a page of sessions"),
-    "SEARCH sessions USING INDEX sqlite_autoindex_sessions_1 (id>?)": "the next session, one row",
+    "SEARCH sessions USING INDEX sqlite_autoindex_sessions_1 (id>?)": "the next session, one row; "
+    "or a search by the beginning of an id, MAX_LOOKED_AT rows",
+    "SEARCH sessions USING INDEX sessions_live (tenant=? AND (created_at_ms,id)<(?,?))": "a search",
+    "SEARCH sessions USING INDEX sessions_ended (tenant=? AND (created_at_ms,id)<(?,?))": "a search",
+    "SEARCH sessions USING INDEX sessions_of_agent "
+    "(agent_id=? AND tenant=? AND (created_at_ms,id)<(?,?))": "a search",
+    "SEARCH sessions USING INDEX sessions_ended_of_agent "
+    "(agent_id=? AND tenant=? AND (created_at_ms,id)<(?,?))": "a search",
+    "SEARCH sessions USING INDEX sessions_of_agent_and_user (agent_id=? AND user_id=? AND tenant=? AND "
+    "(created_at_ms,id)<(?,?))": "a search",
+    "SEARCH sessions USING COVERING INDEX sessions_of_user "
+    "(user_id=? AND tenant=? AND expired=? AND (created_at_ms,id)<(?,?))": "a search",
+    "SEARCH deliveries USING INDEX deliveries_failed (session_id=? AND sequence<?)": "a page of a session's",
+    "SEARCH deliveries USING INDEX deliveries_open (session_id=? AND sequence<?)": "a page of a session's",
+    "SEARCH deliveries USING INDEX deliveries_failed (session_id=? AND sequence>?)": "a page of an agent's",
+    "SEARCH deliveries USING INDEX deliveries_open (session_id=? AND sequence>?)": "a page of an agent's",
+    "SEARCH sessions USING INDEX sessions_by_head (agent_id=? AND (head_due_ms,head_sequence)>(?,?))": "as "
+    "above, MAX_LOOKED_AT sessions",
+    "SEARCH sessions USING INDEX sessions_failed "
+    "(agent_id=? AND tenant=? AND (created_at_ms,id)<(?,?))": "as above",
+    "SEARCH sessions USING INDEX sessions_failed (agent_id=? AND (tenant,created_at_ms,id)<(?,?,?))": "as "
+    "above",
+    "SEARCH sessions USING INDEX sessions_failed (agent_id=?)": "how many have failed, up to MAX_QUEUED",
+    "SEARCH sessions USING INDEX sessions_failed (agent_id=? AND tenant=?)": "as above",
     "SEARCH sessions USING COVERING INDEX "
     "sqlite_autoindex_sessions_2 (channel_id>?)": "the next session, one row",
     "SEARCH deliveries USING PRIMARY KEY (session_id=? AND sequence<?)": "how many messages, up to a limit",
@@ -73,6 +96,8 @@ IN_ORDER: Final = {
     "SEARCH requests USING COVERING INDEX requests_by_age (created_at_ms<?)": "a step of forgetting requests",
     "SEARCH sessions USING INDEX "
     "sessions_expired (expires_at_ms<?)": "a step of the purge: those that expired first",
+    "SEARCH sessions USING INDEX "
+    "sessions_kept (<expr><?)": "a step of the purge: those whose own retention ended first",
     "SCAN removed_sessions": "a step of the purge: the first ones, up to a limit, in the order of the table",
     "SEARCH requests USING COVERING INDEX requests_by_session (session_id=?)": "a step of the purge",
     "SEARCH deliveries USING PRIMARY KEY (session_id=?)": "a step of the purge",

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from eliza.sessions.v1 import (
+    admin_service_pb2,
     agent_service_pb2,
     message_service_pb2,
     session_service_pb2,
@@ -49,7 +50,13 @@ def test_every_public_operation_is_called() -> None:
 def test_every_call_of_the_api_is_made() -> None:
     calls = {
         method.name
-        for module in (session_service_pb2, message_service_pb2, agent_service_pb2, user_data_service_pb2)
+        for module in (
+            session_service_pb2,
+            message_service_pb2,
+            agent_service_pb2,
+            user_data_service_pb2,
+            admin_service_pb2,
+        )
         for service in module.DESCRIPTOR.services_by_name.values()
         for method in service.methods
         if not (method.client_streaming or method.server_streaming)
@@ -101,7 +108,7 @@ async def test_a_message_leaves_the_indexes_of_lists_and_deadlines_alone(tmp_pat
             for name, page in connection.execute("SELECT name, rootpage FROM sqlite_master")
             if page in written
         }
-    assert names == {"sessions", "sessions_expired"}
+    assert names == {"sessions", "sessions_expired", "sessions_kept"}
 
 
 async def test_to_write_a_batch_goes_through_no_table(tmp_path: Path) -> None:

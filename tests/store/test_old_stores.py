@@ -17,7 +17,7 @@ from server.store.sqlite.check import problems
 from server.store.sqlite.store import SqliteStore
 from server.store.values import Counts
 from tests.store.conformance.common import contents, respond
-from tests.store.old_schemas import LIVE, make_old_store
+from tests.store.old_schemas import EXPIRED, LIVE, make_old_store
 from tests.support.inside_sqlite import read_connections
 from tests.unit.samples import AGENT, T0, USER, put, session
 
@@ -42,6 +42,19 @@ async def test_its_sessions_are_listed_and_counted(tmp_path: Path) -> None:
     for filters in ({}, {"agent_id": AGENT}, {"user_id": USER}, {"agent_id": AGENT, "user_id": USER}):
         page = await store.list_sessions(T0, limit=5, **filters, scope=EVERYTHING)
         assert ([one.id for one in page.sessions], page.total) == ([LIVE], 1)
+    assert list(problems(read_connections(store)[0])) == []
+    await store.close()
+
+
+async def test_its_expired_sessions_are_purged_by_the_setting(tmp_path: Path) -> None:
+    store = await reopened(tmp_path / "old.db", schema=12)
+    expired = await store.get_session(EXPIRED, scope=EVERYTHING)
+    assert (expired.retention_ms, expired.expiry_logged) == (None, True)
+    assert (await store.get_agent(AGENT, scope=EVERYTHING)).retention_minutes is None
+    assert await store.purge(expired.expires_at_ms + 9, 100, retention_ms=10) == 0
+    # The session and the entry of its expiry.
+    assert await store.purge(expired.expires_at_ms + 10, 100, retention_ms=10) == 2
+    assert await store.counts(scope=EVERYTHING) == Counts(1, 0, 0, 0)
     assert list(problems(read_connections(store)[0])) == []
     await store.close()
 

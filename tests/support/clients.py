@@ -1,8 +1,8 @@
 """What the live tests share: waiting on conditions, the command line, and errors as a client sees them."""
 
 import os
-import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -21,7 +21,7 @@ from eliza.sessions.v1 import (
     timeout_pb2,
 )
 from server.cli import main
-from tests.support.service import ECHO, SETTINGS, USER, Serve, environment
+from tests.support.service import ECHO, SETTINGS, USER, Serve, start_command
 from tests.support.waiting import until
 
 T = TypeVar("T")
@@ -40,18 +40,17 @@ class Ended(NamedTuple):
     errors: str
 
 
-def run(*arguments: str, cwd: Path, **settings: str) -> Ended:
-    """Runs `eliza-sessions …` in a process of its own until it ends."""
-    done = subprocess.run(
-        command(*arguments),
-        env=environment(**settings),
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    return Ended(done.returncode, done.stdout, done.stderr)
+def run(*arguments: str, cwd: Path, fresh: bool = False, **settings: str) -> Ended:
+    """Runs `eliza-sessions …` in a process of its own until it ends. `fresh` see `start_command`."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
+        process = start_command(arguments, cwd, stdout=out, stderr=errors, fresh=fresh, **settings)
+        try:
+            status = process.wait(30)
+        finally:
+            process.kill()
+        out.seek(0)
+        errors.seek(0)
+        return Ended(status, out.read().decode(), errors.read().decode())
 
 
 def invoke(*arguments: str, **settings: str) -> Ended:

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import grpc
 import requests
@@ -20,9 +21,10 @@ from eliza.sessions.v1 import (
     message_service_pb2_grpc,
     session_service_pb2_grpc,
 )
+from tests.support.forks import Forked, ForkServer
 
 COMMAND = (sys.executable, "-m", "server.cli")
-START_SECONDS = 30
+START_SECONDS = 90
 HIDDEN_PACKAGES = str(Path(__file__).parent / "hidden_packages")
 """On a service's PYTHONPATH it hides what only the tests have installed: the service starts as it does for
 its users, a fifth faster.
@@ -42,8 +44,10 @@ SETTINGS = (
         "ELIZA_",
         "SERVER_",
         "METRICS_",
+        "TRACES",
+        "OTEL_",
     ),
-    *("ALLOW_OPEN", "TRUSTED_PROXIES"),
+    *("ALLOW_OPEN", "TRUSTED_PROXIES", "CONSOLE"),
     *("KEYS_FILE", "ACCESS_TOKEN_", "JWT_", "USERS_MAY_CHANGE", "RATE_"),
 )
 ECHO = "00000000-0000-4000-8000-0000000000ec"
@@ -70,6 +74,36 @@ def store_url(directory: Path) -> str:
     return f"sqlite:///{directory / 'store.db'}"
 
 
+fork_server: ForkServer | None = None
+"""What starts processes, while tests run; campaigns that are run as commands start each anew."""
+
+
+def start_command(
+    arguments: Sequence[str],
+    directory: Path,
+    *,
+    stderr: BinaryIO,
+    stdout: BinaryIO | None = None,
+    fresh: bool = False,
+    **settings: str,
+) -> "subprocess.Popen[bytes] | Forked":
+    """Starts `eliza-sessions …` in a directory. Without `stdout`, that of the process is a pipe.
+
+    `fresh`: in a Python of its own, as users start it; else a fork will do.
+    """
+    wanted = environment(**settings)
+    if fork_server and not fresh and fork_server.can_start(wanted):
+        if arguments[0] == "rest":
+            from server.cli.rest import select_inherited
+
+            # It would start itself anew to get rid of the others.
+            wanted = select_inherited(wanted)
+        return fork_server.start(arguments, directory, wanted, stderr, stdout)
+    return subprocess.Popen(
+        [*COMMAND, *arguments], env=wanted, stdout=stdout or subprocess.PIPE, stderr=stderr, cwd=directory
+    )
+
+
 class Serve:
     """A running service.
 
@@ -78,11 +112,17 @@ class Serve:
     """
 
     def __init__(
-        self, directory: Path, *arguments: str, command: Sequence[str] = COMMAND, **settings: str
+        self,
+        directory: Path,
+        *arguments: str,
+        command: Sequence[str] | None = None,
+        fresh: bool = False,
+        **settings: str,
     ) -> None:
         """Starts the service and waits until it is ready.
 
-        `directory` holds its store; a later service there goes on with it.
+        `directory` holds its store; a later service there goes on with it. `command` starts another
+        installation; `fresh` see `start_command`.
         """
         directory.mkdir(parents=True, exist_ok=True)
         self.log_path = directory / "serve.log"
@@ -93,12 +133,18 @@ class Serve:
             "SHUTDOWN_GRACE_SECONDS": "5",
         }
         with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*command, "serve", *arguments],
-                env=environment(**{**defaults, **settings}),
-                stdout=subprocess.PIPE,
-                stderr=log,
-                cwd=directory,
+            self.process = (
+                subprocess.Popen(
+                    [*command, "serve", *arguments],
+                    env=environment(**{**defaults, **settings}),
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    cwd=directory,
+                )
+                if command
+                else start_command(
+                    ["serve", *arguments], directory, stderr=log, fresh=fresh, **{**defaults, **settings}
+                )
             )
         ready = self._ready_line()
         if not ready.startswith("ready "):

@@ -23,11 +23,12 @@ from server.domain.errors import (
     DomainError,
     InvalidContentError,
     InvalidMetadataError,
+    OverloadedError,
     SessionExpiredError,
 )
 from server.domain.log import Entry, ReplyFailure
 from server.domain.messages import AgentMessage, Draft, Reply, check_reply
-from server.domain.replies import DeliveryRule, answer, fail, lease, put_off
+from server.domain.replies import DeliveryRule, answer, fail, lease, put_off, redeliver
 from server.domain.sessions import Session, fall_due, send_message
 from tests.unit.samples import AGENT, MINUTE, T0, USER, logged, session
 
@@ -321,6 +322,35 @@ class TestRules:
         second = take(start, rests, T0).delivery
         assert failed(start, second, T0, final=True).entry.event.reply_message_id == ""
 
+    def test_what_has_failed_is_delivered_anew_as_if_it_were_new(self) -> None:
+        start, made = asked()
+        first = take(start, made, T0).delivery
+        lost = lose(start, first, T0).delivery
+        failed = give_up(start, take(start, lost, T0).delivery, T0 + 1, last_reply_id="r1")
+        assert (failed.session.open_deliveries, failed.session.failed_deliveries) == (0, 1)
+        outcome = redeliver(failed.session, failed.delivery, T0 + 9)
+        known = AttemptFailure(T0 + 1, 1, "broken")
+        assert outcome.delivery == Delivery(start.id, 1, DeliveryState.PENDING, 0, T0 + 9, 0, known)
+        assert (outcome.entry, outcome.opened) == (None, 1)
+        assert outcome.session == failed.session._replace(open_deliveries=1, failed_deliveries=0)
+        # The reply of an attempt that was never heard of is not that of the first round.
+        again = outcome.delivery._replace(state=DeliveryState.LEASED, attempts=1)
+        gone = partial(fail, message_id="m", reason="gone", final=True, backoff_ms=0, policy=POLICY)
+        assert gone(outcome.session, again, T0).entry.event.reply_message_id == ""
+
+    @pytest.mark.parametrize("state", OPEN_STATES)
+    def test_what_is_open_is_not_delivered_anew(self, state: DeliveryState) -> None:
+        start, delivery = asked(state, 1, T0 + 5000)
+        outcome = redeliver(start, delivery, T0 + 9)
+        assert (outcome.session, outcome.delivery, outcome.entry, outcome.opened) == (start, None, None, 0)
+
+    def test_what_may_not_be_delivered_anew(self) -> None:
+        start, delivery = asked(DeliveryState.FAILED, 3)
+        with pytest.raises(OverloadedError):
+            redeliver(start, delivery, T0, max_open=1)
+        with pytest.raises(DeliveryAnsweredError):
+            redeliver(start, delivery._replace(state=DeliveryState.ANSWERED), T0)
+
     def test_what_never_was_leased_may_fail_for_good(self) -> None:
         """An agent that has been removed."""
         assert give_up(*asked(), T0).delivery.state is DeliveryState.FAILED
@@ -381,7 +411,9 @@ class TestRules:
 
     @pytest.mark.parametrize("state", DeliveryState)
     @pytest.mark.parametrize(
-        "rule", [take, stumble, give_up, respond()], ids=["lease", "fail", "fail for good", "answer"]
+        "rule",
+        [take, stumble, give_up, respond(), redeliver],
+        ids=["lease", "fail", "fail for good", "answer", "again"],
     )
     def test_an_expired_session_gets_nothing_any_more(self, state: DeliveryState, rule: DeliveryRule) -> None:
         start, delivery = asked(state, 1)
@@ -414,6 +446,7 @@ RULES = {
     "fail for good": give_up,
     "lose": lose,
     "spare": spare,
+    "again": redeliver,
 }
 
 
@@ -424,7 +457,7 @@ def test_any_sequence_of_steps_does_what_the_model_says(steps: list[str], most: 
     """
     policy = replace(POLICY, max_attempts=most)
     start, delivery = asked(due_at_ms=T0)
-    state, attempts, lost, live = "pending", 0, 0, True
+    state, attempts, lost, live, anew = "pending", 0, 0, True, 0
     now, log, closed_by = start, [], []
     for at_ms, step in enumerate(steps, T0 + 1):
         if step == "expire":
@@ -432,12 +465,17 @@ def test_any_sequence_of_steps_does_what_the_model_says(steps: list[str], most: 
             continue
         before = state
         is_open = state in ("pending", "leased")
-        rule = RULES[step] if "answer" in step else partial(RULES[step], policy=policy)
+        knows_policy = "answer" not in step and step != "again"
+        rule = partial(RULES[step], policy=policy) if knows_policy else RULES[step]
         match step:
             case _ if not live:
                 error: type[DomainError] | None = SessionExpiredError
-            case "answer" | "bad answer" if state == "answered":
+            case "answer" | "bad answer" | "again" if state == "answered":
                 error = DeliveryAnsweredError
+            case "again" if is_open:
+                error = None
+            case "again":
+                error, state, attempts, lost, anew = None, "pending", 0, 0, anew + 1
             case "bad answer":
                 error = InvalidContentError
             case "answer":
@@ -459,14 +497,18 @@ def test_any_sequence_of_steps_does_what_the_model_says(steps: list[str], most: 
                 rule(now, delivery, at_ms)
             continue
         outcome = rule(now, delivery, at_ms)
-        delivery = outcome.delivery
+        delivery = outcome.delivery or delivery
         now, log = outcome.session, [*log, *logged(outcome)]
         closed_by += [type(entry.event) for entry in logged(outcome)]
         assert (delivery.state, delivery.attempts, delivery.lost_connections) == (state, attempts, lost)
         assert (delivery.due_at_ms is None) == (delivery.state not in OPEN_STATES)
         assert bool(outcome.entry) == (state in ("answered", "failed") and state != before)
-    # One failure at most, one reply at most, and nothing behind the reply.
-    assert closed_by in ([], [ReplyFailure], [AgentMessage], [ReplyFailure, AgentMessage])
+        counted = (now.open_deliveries, now.failed_deliveries)
+        assert counted == (int(state in ("pending", "leased")), int(state == "failed"))
+    # One failure at most, and one more each time that it is delivered anew; one reply at most, and nothing
+    # behind it.
+    assert AgentMessage not in closed_by[:-1]
+    assert closed_by.count(ReplyFailure) <= anew + 1
     assert attempts <= most
     assert all(replied(entry) == 1 for entry in log)
     assert (now.renewal_count, now.expires_at_ms, now.last_activity_ms) == (

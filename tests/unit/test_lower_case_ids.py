@@ -6,6 +6,7 @@ import pytest
 from google.protobuf.descriptor import Descriptor
 
 from eliza.sessions.v1 import (
+    admin_service_pb2,
     agent_service_pb2,
     clock_service_pb2,
     message_service_pb2,
@@ -25,6 +26,7 @@ from server.rpc.parsing import HalvedChunk
 SERVICES = [
     service
     for module in (
+        admin_service_pb2,
         agent_service_pb2,
         clock_service_pb2,
         message_service_pb2,
@@ -33,7 +35,7 @@ SERVICES = [
     )
     for service in module.DESCRIPTOR.services_by_name.values()
 ]
-OTHERS = {"request_id", "message_id"}
+OTHERS = {"request_id"}
 """Fields of requests that end in `_id`, are text, and hold no id that the store looks up by."""
 
 

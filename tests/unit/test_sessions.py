@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eliza.sessions.times import iso
+from server.domain.agents import Agent, AgentKind
 from server.domain.errors import (
     InvalidContentError,
     InvalidMetadataError,
@@ -23,6 +24,7 @@ from server.domain.sessions import (
     Outcome,
     Rule,
     Session,
+    create,
     due_at_ms,
     fall_due,
     heartbeat,
@@ -57,6 +59,16 @@ def after(start: Session, *steps: tuple[int, Rule]) -> Session:
 
 
 class TestCreate:
+    @pytest.mark.parametrize(("minutes", "kept_ms"), [(None, None), (0.0, 0), (1.5, 90_000)])
+    def test_a_session_is_kept_as_long_as_its_agent_says_at_that_time(
+        self, minutes: float | None, kept_ms: int | None
+    ) -> None:
+        agent = Agent("a", "sample", AgentKind.ECHO, T0, T0, retention_minutes=minutes)
+        ids = {"session_id": "s", "channel_id": "c", "agent_id": "a", "user_id": "u"}
+        made = create(agent, T0, **ids, metadata="{}", policy=POLICY)
+        assert made.retention_ms == kept_ms
+        assert fall_due(made, made.expires_at_ms).session.retention_ms == kept_ms
+
     def test_a_new_session_has_the_default_timeout(self) -> None:
         new = session()
         assert (new.created_at_ms, new.last_activity_ms, new.renewed_at_ms) == (T0, T0, T0)

@@ -204,7 +204,9 @@ def test_the_metrics_take_note_of_all_that_telemetry_tells(metrics: Metrics) -> 
     assert {name for name in methods() if getattr(metrics, name) != getattr(Telemetry, name)} == set(
         methods()
     )
-    missing = [name for name in methods() if name != "begin" and name not in vars(Metrics)]
+    # A message is counted as a call, and once it is closed.
+    not_noted = {"begin", "note_message"}
+    missing = [name for name in methods() if name not in not_noted and name not in vars(Metrics)]
     assert not missing, "they do nothing"
 
 

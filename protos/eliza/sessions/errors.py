@@ -21,6 +21,9 @@ VALUE_LIMIT: Final = 100
 RETRY_AFTER: Final = "retryAfterSeconds"
 """The detail that says how many seconds to wait before another attempt."""
 
+PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
+"""The trailer by which a server tells gRPC's retry policies how many ms to wait before another attempt."""
+
 _PREFIX = "ERROR_REASON_"
 _STATUS_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -75,17 +78,20 @@ def truncate(value: object) -> str:
 def error_trailers(row: Row, message: str, details: Mapping[str, str]) -> tuple[tuple[str, bytes], ...]:
     """The trailing metadata of a failed call: a google.rpc.Status with the ErrorInfo, as grpc-status has it.
 
-    It has a RetryInfo too where the details say when to try again.
+    Where the details say when to try again, it has a RetryInfo too, and the pushback for gRPC itself.
     """
     info = error_details_pb2.ErrorInfo(reason=row.reason, domain=DOMAIN, metadata=details)
     packed = [any_pb2.Any()]
     packed[0].Pack(info)
+    pushback: tuple[tuple[str, bytes], ...] = ()
     if RETRY_AFTER in details:
-        delay = duration_pb2.Duration(seconds=math.ceil(float(details[RETRY_AFTER])))
+        retry_after_s = float(details[RETRY_AFTER])
+        delay = duration_pb2.Duration(seconds=math.ceil(retry_after_s))
         packed.append(any_pb2.Any())
         packed[1].Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+        pushback = ((PUSHBACK_KEY, b"%d" % math.ceil(1000 * retry_after_s)),)
     status = status_pb2.Status(code=row.grpc_status.value[0], message=message, details=packed)
-    return rpc_status.to_status(status).trailing_metadata  # type: ignore[no-any-return]
+    return (*rpc_status.to_status(status).trailing_metadata, *pushback)
 
 
 def error_info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:

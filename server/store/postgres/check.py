@@ -108,7 +108,12 @@ QUESTIONS: Final = {
     ),
     "session {0}: it has expired, and is due at {1}, or the purge waits for {2}": (
         "SELECT id, due_at_ms, expired_at_ms FROM sessions WHERE (expired AND due_at_ms IS NOT NULL) "
-        "OR expired_at_ms IS DISTINCT FROM CASE WHEN expired THEN expires_at_ms END"
+        "OR expired_at_ms IS DISTINCT FROM CASE WHEN expired AND retention_ms IS NULL THEN expires_at_ms END"
+    ),
+    "session {0}: {2} of its deliveries have failed, but {1} are counted": (
+        "SELECT sessions.id, failed_deliveries, count(session_id) FROM sessions LEFT JOIN deliveries "
+        "ON session_id = sessions.id AND state = 'failed' AND NOT expired "
+        "GROUP BY sessions.id HAVING failed_deliveries <> count(session_id)"
     ),
     "request {1} of {0}: its session is gone": f"SELECT scope, id FROM requests WHERE {_IS_BEHIND}",
     "request {1} of {0}: it is kept with another session, {2}": (

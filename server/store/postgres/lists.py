@@ -88,7 +88,7 @@ class PostgresLists(Reading, Sessions):
         start = after or FIRST
         wanted = limit + 1
         while True:
-            values = {**named, "tenants": list(tenants), "rows": wanted, **_place(start)}
+            values = {**named, "tenants": list(tenants), "rows": wanted, **place_values(start)}
             read = [rows.session_of(row) for row in await self._read(_LISTS[tuple(named)], values)]
             found += read
             page, behind = fill_active(((one, True) for one in found), now_ms, limit, _ignore)
@@ -115,7 +115,7 @@ class PostgresLists(Reading, Sessions):
                 "tenants": [tenant for tenant, _ in ranges],
                 "states": [state for _, state in ranges],
                 "rows": wanted,
-                **_place(start),
+                **place_values(start),
             }
             read = [rows.session_of(row) for row in await self._read(_OF_USER, values)]
             mine += filter(scope.has, read)
@@ -147,7 +147,8 @@ def _ignore(session_id: str) -> None:
     """No session is unreadable."""
 
 
-def _place(position: Position) -> dict[str, Any]:
+def place_values(position: Position) -> dict[str, Any]:
+    """The parameters of a place in an order of creation."""
     nearest = rows.LAST_ID if position.created_at_ms >= LAST.created_at_ms else rows.NO_ID
     # A place comes from a client's token.
     return {

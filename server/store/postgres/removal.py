@@ -55,10 +55,11 @@ _TAKE_LEFT: Final = (
 )
 _TAKE_OF: Final = f"WITH {_take('SELECT unnest(%(ids)s::uuid[])')}"
 # Of the sessions that expired first.
-_OLDEST: Final = (
-    "SELECT id, agent_id, user_id, tenant FROM sessions WHERE expired_at_ms <= %s "
-    "ORDER BY expired_at_ms, id LIMIT %s FOR UPDATE SKIP LOCKED"
-)
+_OLDEST: Final = {
+    column: f"SELECT id, agent_id, user_id, tenant FROM sessions WHERE {column} <= %s "
+    f"ORDER BY {column}, id LIMIT %s FOR UPDATE SKIP LOCKED"
+    for column in ("expired_at_ms", "kept_until_ms")
+}
 _OF_USER: Final = in_scope(
     f"SELECT {', '.join(rows.SESSION)} FROM sessions WHERE user_id = %(of)s::uuid{{}} "
     "ORDER BY id LIMIT %(rows)s FOR UPDATE"
@@ -81,7 +82,8 @@ STATEMENTS: Final = {
     "remove": _REMOVE,
     "take_left": _TAKE_LEFT,
     "take_of": _TAKE_OF,
-    "oldest": _OLDEST,
+    "oldest": _OLDEST["expired_at_ms"],
+    "oldest_kept": _OLDEST["kept_until_ms"],
     "of_user": _OF_USER[True],
     "count_rows": _COUNT_ROWS,
     "forget": _FORGET,
@@ -106,13 +108,16 @@ async def take_left(link: Link, most: int) -> int:
     return int(found[0]) if found else 0
 
 
-async def take_expired(link: Link, expired_by_ms: int, most: int, lane: int) -> int:
-    """Does as `take_left`; where nothing is left, it first removes sessions that expired by an instant, and
-    whose expiry is written. Raises psycopg.Error.
+async def take_expired(link: Link, now_ms: int, retention_ms: int, most: int, lane: int) -> int:
+    """Does as `take_left`; where nothing is left, it first removes sessions whose retention is over: their
+    own, or else `retention_ms`. Raises psycopg.Error.
     """
     if taken := await take_left(link, most):
         return taken
-    oldest = await (await link.execute(_OLDEST, [expired_by_ms, min(most, MOST_ROWS)])).fetchall()
+    oldest: list[Any] = []
+    for column, by_ms in (("expired_at_ms", now_ms - retention_ms), ("kept_until_ms", now_ms)):
+        left = min(most, MOST_ROWS) - len(oldest)
+        oldest += await (await link.execute(_OLDEST[column], [by_ms, left])).fetchall()
     if not oldest:
         return 0
     counts: Counter[CountKey] = Counter()

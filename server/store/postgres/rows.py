@@ -56,18 +56,31 @@ __all__ = [
 
 _TYPES: Final = {
     **dict.fromkeys(("id", "channel_id", "agent_id", "user_id", "session_id", "holder"), "uuid"),
-    **dict.fromkeys(("timeout_minutes", "max_duration_minutes", "warning_threshold_minutes"), "float8"),
+    **dict.fromkeys(
+        ("timeout_minutes", "max_duration_minutes", "warning_threshold_minutes", "retention_minutes"),
+        "float8",
+    ),
     **dict.fromkeys(
         ("auto_renew", "warned", "expired", "was_renewed", "is_near_expiration", "is_agent", "is_nearer"),
         "boolean",
     ),
     **dict.fromkeys(
-        ("renewal_count", "open_deliveries", "size", "attempts", "lost_connections", "lane"), "integer"
+        (
+            "renewal_count",
+            "open_deliveries",
+            "failed_deliveries",
+            "size",
+            "attempts",
+            "lost_connections",
+            "lane",
+        ),
+        "integer",
     ),
     **dict.fromkeys(
         (
             *("created_at_ms", "updated_at_ms", "last_activity_ms", "renewed_at_ms", "expires_at_ms"),
             *("last_sequence", "last_entry_ms", "stored_bytes", "due_at_ms", "expired_at_ms"),
+            *("retention_ms", "kept_until_ms"),
             *("sequence", "at_ms", "answers", "failed_sequence", "head_due_ms", "sessions"),
         ),
         "bigint",
@@ -77,8 +90,8 @@ _TYPES: Final = {
 
 OPEN: Final = tuple(map(str, OPEN_STATES))
 """The states of an open delivery, as SQL lists them."""
-NEW_SESSION: Final = (*SESSION, "due_at_ms", "expired_at_ms")
-CHANGED_SESSION: Final = (*SESSION_CHANGING, "expired_at_ms", "id", "is_nearer", "due_at_ms")
+NEW_SESSION: Final = (*SESSION, "due_at_ms", "expired_at_ms", "kept_until_ms")
+CHANGED_SESSION: Final = (*SESSION_CHANGING, "expired_at_ms", "kept_until_ms", "id", "is_nearer", "due_at_ms")
 NEW_ENTRY: Final = (*ENTRY, "size", "failed_sequence")
 SET_DELIVERY: Final = (*DELIVERY, "agent_id", "head_due_ms", "holder")
 SET_COUNT: Final = (*COUNT[:-1], "lane", COUNT[-1])
@@ -118,18 +131,22 @@ def packed(items: Iterable[Sequence[Any]]) -> Iterator[str]:
 
 def new_session_row(session: Session) -> Row:
     """The values of NEW_SESSION."""
-    return *session_row(session), expired_at_ms(session)
+    return *session_row(session), *_purge_times(session)
 
 
 def changed_session_row(session: Session, *, is_nearer: bool) -> Row:
     """The values of CHANGED_SESSION. Where the deadline is not nearer, the stored one may stay."""
     *changing, session_id = session_changing_row(session)
-    return *changing, expired_at_ms(session), session_id, is_nearer, due_at_ms(session)
+    return *changing, *_purge_times(session), session_id, is_nearer, due_at_ms(session)
 
 
-def expired_at_ms(session: Session) -> int | None:
-    """The expiry, once it is in the log."""
-    return session.expires_at_ms if session.expiry_logged else None
+def _purge_times(session: Session) -> tuple[int | None, int | None]:
+    """The expiry, once it is in the log; or the end of the session's own retention, where it has one."""
+    if not session.expiry_logged:
+        return None, None
+    if session.retention_ms is None:
+        return session.expires_at_ms, None
+    return None, session.expires_at_ms + session.retention_ms
 
 
 def new_entry_row(entry: Entry) -> Row:

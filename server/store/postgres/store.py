@@ -26,9 +26,9 @@ from server.store.postgres.agents import PostgresAgents
 from server.store.postgres.announcer import Announcer
 from server.store.postgres.clock import DatabaseTestTime, DatabaseTime
 from server.store.postgres.deliveries import PostgresDeliveries
+from server.store.postgres.inspection import PostgresInspection
 from server.store.postgres.lanes import Lanes
 from server.store.postgres.listener import Listener
-from server.store.postgres.lists import PostgresLists
 from server.store.postgres.messages import PostgresMessages
 from server.store.postgres.place import Link, Place
 from server.store.postgres.replicas import join, leave, renew, set_clock, start_clock, who_lags
@@ -51,7 +51,7 @@ STATEMENTS: Final = {"find_grown": _FIND_GROWN}
 """By name, for the tests of their plans."""
 
 
-class PostgresStore(PostgresLists, PostgresMessages, PostgresAgents, PostgresDeliveries, Store):
+class PostgresStore(PostgresInspection, PostgresMessages, PostgresAgents, PostgresDeliveries, Store):
     """See Store. Made by `open`."""
 
     is_shared = True
@@ -196,11 +196,11 @@ class PostgresStore(PostgresLists, PostgresMessages, PostgresAgents, PostgresDel
 
         await self._lanes.first.run(work)
 
-    async def purge(self, expired_by_ms: int, limit: int) -> int:
+    async def purge(self, now_ms: int, limit: int, *, retention_ms: int = 0) -> int:
         lane = self._lanes.first
 
-        async def work(link: Link, now_ms: int) -> int:
-            return await removal.take_expired(link, expired_by_ms, limit, lane.number)
+        async def work(link: Link, _: int) -> int:
+            return await removal.take_expired(link, now_ms, retention_ms, limit, lane.number)
 
         return await lane.run(work)
 

@@ -86,6 +86,11 @@ _QUESTIONS: Final = {
         f"LEFT JOIN deliveries ON session_id = sessions.id AND state IN {rows.OPEN} "
         "GROUP BY sessions.id HAVING open_deliveries != count(session_id)"
     ),
+    "session {0}: {2} of its deliveries have failed, but {1} are counted": (
+        "SELECT sessions.id, failed_deliveries, count(session_id) FROM sessions "
+        "LEFT JOIN deliveries ON session_id = sessions.id AND state = 'failed' AND NOT expired "
+        "GROUP BY sessions.id HAVING failed_deliveries != count(session_id)"
+    ),
     "session {0}: by its row {1} is its first open delivery, but that is {2}": (
         "SELECT id, head_sequence, first FROM sessions LEFT JOIN (SELECT session_id, min(sequence) AS first "
         f"FROM deliveries WHERE state IN {rows.OPEN} GROUP BY session_id) ON session_id = id "

@@ -43,17 +43,17 @@ def shrink(connection: sqlite3.Connection, pieces: Pieces) -> bool:
 
     A file that was made without `auto_vacuum` gives none. The file itself gets smaller at a checkpoint.
     """
-    if not _pragma(connection, "auto_vacuum"):
+    if not read_pragma(connection, "auto_vacuum"):
         return False
-    kept = max(KEPT_PAGES, _pragma(connection, "page_count") // KEPT_PART)
-    surplus = _pragma(connection, "freelist_count") - kept
+    kept = max(KEPT_PAGES, read_pragma(connection, "page_count") // KEPT_PART)
+    surplus = read_pragma(connection, "freelist_count") - kept
 
     def take_piece(pages: int) -> int:
-        before = _pragma(connection, "freelist_count")
+        before = read_pragma(connection, "freelist_count")
         for _ in range(pages):
             # Python takes one step only of a statement without columns, which is one page.
             connection.execute("PRAGMA incremental_vacuum(1)")
-        return before - _pragma(connection, "freelist_count")
+        return before - read_pragma(connection, "freelist_count")
 
     return surplus > 0 and 0 < pieces.take(min(surplus, STEP_PAGES), take_piece) < surplus
 
@@ -168,10 +168,11 @@ def _count_rows(connection: sqlite3.Connection) -> int:
 
 def _live_bytes(connection: sqlite3.Connection) -> int:
     """How large the file is without its free pages."""
-    pages = _pragma(connection, "page_count") - _pragma(connection, "freelist_count")
-    return pages * _pragma(connection, "page_size")
+    pages = read_pragma(connection, "page_count") - read_pragma(connection, "freelist_count")
+    return pages * read_pragma(connection, "page_size")
 
 
-def _pragma(connection: sqlite3.Connection, name: str) -> int:
+def read_pragma(connection: sqlite3.Connection, name: str) -> int:
+    """The number that a pragma says."""
     value: int = connection.execute(f"PRAGMA {name}").fetchone()[0]
     return value

@@ -104,7 +104,8 @@ def measure(path: Path) -> Sizes:
         wal_bytes = Path(f"{path}-wal").stat().st_size
     except FileNotFoundError:
         wal_bytes = 0
-    return Sizes(path.stat().st_size, wal_bytes, shutil.disk_usage(path.parent).free)
+    disk = shutil.disk_usage(path.parent)
+    return Sizes(path.stat().st_size, wal_bytes, disk.free, disk.total)
 
 
 def prepare(path: Path) -> FileLock:

@@ -27,8 +27,9 @@ _INSERT_SESSIONS = (
     f"INSERT INTO sessions ({', '.join(rows.SESSION)}, due_at_ms) "
     f"SELECT {rows.item_values(len(rows.SESSION) + 1)} FROM json_each(?) AS item"
 )
-# Leaves out `expired`, or SQLite would write each session anew into the four indexes of live sessions.
-_UPDATED = {column: index for index, column in enumerate(rows.SESSION_CHANGING) if column != "expired"}
+# What few batches change, and indexes have: with these SQLite would write each session anew into them.
+_SELDOM = {"expired", "failed_deliveries"}
+_UPDATED = {column: index for index, column in enumerate(rows.SESSION_CHANGING) if column not in _SELDOM}
 _UPDATE_SESSIONS = (
     f"UPDATE sessions SET ({', '.join(_UPDATED)}) = "
     f"({', '.join(f'item.value ->> {index}' for index in _UPDATED.values())}) "
@@ -36,6 +37,10 @@ _UPDATE_SESSIONS = (
 )
 _SET_DUE = (
     "UPDATE sessions SET due_at_ms = item.value ->> 1 FROM json_each(?) AS item WHERE sessions.id = "
+    "item.value ->> 0"
+)
+_SET_FAILED = (
+    "UPDATE sessions SET failed_deliveries = item.value ->> 1 FROM json_each(?) AS item WHERE sessions.id = "
     "item.value ->> 0"
 )
 _EXPIRE_SESSIONS = (
@@ -94,6 +99,7 @@ STATEMENTS: Final = (
     ("created", _INSERT_SESSIONS),
     ("changed", _UPDATE_SESSIONS),
     ("nearer", _SET_DUE),
+    ("failures", _SET_FAILED),
     ("counts", CHANGE_COUNTS),
     ("lowered", REMOVE_EMPTY_COUNTS),
     ("entries", _INSERT_ENTRIES),
@@ -165,6 +171,7 @@ def write(connection: sqlite3.Connection, written: Written) -> None:
             _json(map(rows.session_row, written.created)),
             _json(map(rows.session_changing_row, written.changed)),
             _json((one.id, due_at_ms(one)) for one in written.nearer),
+            _json((one.id, one.failed_deliveries) for one in written.failures),
             _json(counts),
             _json(item for item in counts if item[-1] < 0),
             _json(map(rows.entry_row, written.entries)),

@@ -35,13 +35,17 @@ _REMOVE: Final = (
     "json_each(:ids))",
     "DELETE FROM sessions WHERE id IN (SELECT value FROM json_each(:ids))",
 )
-# Of the sessions that expired first. The indexes make the cost of this independent of how many there are.
-_OLDEST: Final = (
-    "SELECT id FROM sessions WHERE expired AND expires_at_ms <= :expired_by_ms ORDER BY "
-    "expires_at_ms, rowid LIMIT :rows"
+# Each takes those whose retention ended first. The indexes make the cost of this independent of how many
+# sessions there are, and how many are still kept.
+_MARK_EXPIRED: Final = tuple(
+    f"INSERT INTO removed_sessions (id) SELECT id FROM sessions WHERE {ended} LIMIT :rows"
+    for ended in (
+        "expired AND retention_ms IS NULL AND expires_at_ms <= :expired_by_ms ORDER BY expires_at_ms, rowid",
+        "expired AND retention_ms IS NOT NULL AND expires_at_ms + retention_ms <= :now_ms "
+        "ORDER BY expires_at_ms + retention_ms, rowid",
+    )
 )
-_REMOVE_EXPIRED: Final = (
-    f"INSERT INTO removed_sessions (id) {_OLDEST}",
+_REMOVE_MARKED: Final = (
     "SELECT agent_id, user_id, tenant FROM sessions WHERE id IN (SELECT id FROM removed_sessions)",
     "DELETE FROM sessions WHERE id IN (SELECT id FROM removed_sessions)",
 )
@@ -92,18 +96,20 @@ def take_left(connection: sqlite3.Connection, max_rows: int) -> int:
     return taken
 
 
-def take_expired(connection: sqlite3.Connection, expired_by_ms: int, max_rows: int) -> int:
-    """Does as `take_left`; where nothing is left, it first removes at most `max_rows` sessions that expired
-    by an instant.
+def take_expired(connection: sqlite3.Connection, now_ms: int, retention_ms: int, max_rows: int) -> int:
+    """Does as `take_left`; where nothing is left, it first removes at most `max_rows` sessions whose
+    retention is over: their own, or else `retention_ms`.
 
     Only those whose expiry has been written.
     """
     taken = take_left(connection, max_rows)
     if taken:
         return taken
-    values = {"expired_by_ms": expired_by_ms, "rows": max_rows}
-    mark, count, remove_marked = _REMOVE_EXPIRED
-    connection.execute(mark, values)
+    rows_left, expired_by_ms = max_rows, now_ms - retention_ms
+    for mark in _MARK_EXPIRED:
+        values = {"expired_by_ms": expired_by_ms, "now_ms": now_ms, "rows": rows_left}
+        rows_left -= connection.execute(mark, values).rowcount
+    count, remove_marked = _REMOVE_MARKED
     counts: Counter[CountKey] = Counter()
     for of in connection.execute(count).fetchall():
         counts.subtract(counts_of_state(EXPIRED, *of))

@@ -38,7 +38,16 @@ def _columns_of(kind: type, **parts: type) -> dict[str, str]:
 
 _SESSION: Final = _columns_of(Session, timeout=TimeoutConfig)
 SESSION: Final = tuple(_SESSION)
-_FIXED: Final = {"id", "channel_id", "agent_id", "user_id", "metadata", "created_at_ms", "tenant"}
+_FIXED: Final = {
+    "id",
+    "channel_id",
+    "agent_id",
+    "user_id",
+    "metadata",
+    "created_at_ms",
+    "tenant",
+    "retention_ms",
+}
 SESSION_CHANGING: Final = tuple(column for column in SESSION if column not in _FIXED)
 """What a rule may change."""
 _TIMEOUT_AT: Final = slice(
@@ -228,14 +237,15 @@ _SETTINGS_AT: Final = AGENT.index("settings")
 
 def delivery_row(delivery: Delivery) -> Row:
     """The values of DELIVERY."""
-    return *delivery[:-1], _json(delivery.last_failure)
+    return *delivery[:-2], _json(delivery.last_failure), delivery.trace or None
 
 
 def delivery_of(row: Row) -> Delivery:
     """The delivery in a row of DELIVERY."""
-    session_id, sequence, state, attempts, due, lost_connections, failure = row
+    session_id, sequence, state, attempts, due, lost_connections, failure, trace = row
     last_failure = None if failure is None else AttemptFailure(**orjson.loads(failure))
-    return Delivery(session_id, sequence, DeliveryState(state), attempts, due, lost_connections, last_failure)
+    state = DeliveryState(state)
+    return Delivery(session_id, sequence, state, attempts, due, lost_connections, last_failure, trace or "")
 
 
 def request_row(made: tuple[RequestKey, Remembered]) -> Row:
@@ -268,14 +278,15 @@ def agent_row(agent: Agent) -> Row:
 
 def agent_of(row: Row) -> Agent:
     """The agent in a row of AGENT."""
-    *own, timeout_minutes, auto_renew, max_duration_minutes, warning_threshold_minutes, settings, tenant = row
-    agent_id, name, kind, created_at_ms, updated_at_ms = own
+    agent_id, name, kind, created_at_ms, updated_at_ms, *timeouts, settings, tenant, retention = row
+    timeout_minutes, auto_renew, max_duration_minutes, warning_threshold_minutes = timeouts
     auto_renew = None if auto_renew is None else bool(auto_renew)
     timeout = PartialTimeoutConfig(
         timeout_minutes, auto_renew, max_duration_minutes, warning_threshold_minutes
     )
     own_settings = None if settings is None else SETTINGS[AgentKind(kind)](**orjson.loads(settings))
-    return Agent(agent_id, name, AgentKind(kind), created_at_ms, updated_at_ms, timeout, own_settings, tenant)
+    times = created_at_ms, updated_at_ms
+    return Agent(agent_id, name, AgentKind(kind), *times, timeout, own_settings, tenant, retention)
 
 
 def _json(value: object) -> str | None:

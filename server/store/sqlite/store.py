@@ -27,17 +27,19 @@ from server.store.pages import (
 )
 from server.store.sqlite import rows
 from server.store.sqlite.agents import SqliteAgents
-from server.store.sqlite.compact import shrink
+from server.store.sqlite.compact import read_pragma, shrink
 from server.store.sqlite.deliveries import SqliteDeliveries
 from server.store.sqlite.due import apply_due
 from server.store.sqlite.file import FileLock, connect, measure, prepare, real_path, schema_version
-from server.store.sqlite.lists import READABLE, SqliteLists, count
+from server.store.sqlite.inspection import SqliteInspection
+from server.store.sqlite.lists import READABLE, count
 from server.store.sqlite.removal import IS_THERE, Pieces, clear, erase, take_expired
 from server.store.sqlite.rewrite import finish_erasure
 from server.store.sqlite.scopes import in_scope, is_narrow, named, one_in_scope
 from server.store.sqlite.writer import SqliteWriter
 from server.store.values import Description, Erased, MessagePage, Sizes, StoreOpenError
 from server.telemetry.telemetry import OFF, Telemetry
+from server.telemetry.traces import NO_TRACES, Traces
 
 _SESSION: Final = ", ".join(rows.SESSION)
 _ENTRY: Final = ", ".join(rows.ENTRY)
@@ -51,21 +53,32 @@ _LIST_ENTRIES: Final = in_scope(
 )
 
 
-class SqliteStore(SqliteLists, SqliteAgents, SqliteDeliveries, Store):
+class SqliteStore(SqliteInspection, SqliteAgents, SqliteDeliveries, Store):
     """See Store. Made by `open`."""
 
     def __init__(
-        self, path: Path, lock: FileLock, clock: Clock, max_writes: int, telemetry: Telemetry = OFF
+        self,
+        path: Path,
+        lock: FileLock,
+        clock: Clock,
+        max_writes: int,
+        telemetry: Telemetry = OFF,
+        traces: Traces = NO_TRACES,
     ) -> None:
         super().__init__(path)
         self._lock = lock
         self._purged, self._forgotten, self._erased, self._shrunk = Pieces(), Pieces(), Pieces(), Pieces()
         # Last, because it starts a thread.
-        self._writer = SqliteWriter(path, lock, clock, max_writes, telemetry)
+        self._writer = SqliteWriter(path, lock, clock, max_writes, telemetry, traces)
 
     @classmethod
     async def open(
-        cls, path: Path, clock: Clock, max_writes: int = MAX_WRITES, telemetry: Telemetry = OFF
+        cls,
+        path: Path,
+        clock: Clock,
+        max_writes: int = MAX_WRITES,
+        telemetry: Telemetry = OFF,
+        traces: Traces = NO_TRACES,
     ) -> "SqliteStore":
         """Opens the file, making or migrating it first; `max_writes` may wait for the disk.
 
@@ -74,7 +87,7 @@ class SqliteStore(SqliteLists, SqliteAgents, SqliteDeliveries, Store):
         path = real_path(path)
         lock = await asyncio.to_thread(prepare, path)
         try:
-            return cls(path, lock, clock, max_writes, telemetry)
+            return cls(path, lock, clock, max_writes, telemetry, traces)
         except sqlite3.Error as error:
             lock.release()
             raise StoreOpenError(f"{path} cannot be used: {error}") from error
@@ -210,6 +223,8 @@ class SqliteStore(SqliteLists, SqliteAgents, SqliteDeliveries, Store):
                 str(self._path),
                 schema_version(),
                 sum(sum(count(connection, state, EVERYTHING).values()) for state in (LIVE, EXPIRED)),
+                read_pragma(connection, "freelist_count") * read_pragma(connection, "page_size"),
+                gives_back=bool(read_pragma(connection, "auto_vacuum")),
             )
 
         return self._read(read)
@@ -224,9 +239,9 @@ class SqliteStore(SqliteLists, SqliteAgents, SqliteDeliveries, Store):
         statement = "SELECT min(due_at_ms) FROM sessions WHERE due_at_ms IS NOT NULL"
         return self._read(lambda connection: cast(int | None, connection.execute(statement).fetchone()[0]))
 
-    async def purge(self, expired_by_ms: int, limit: int) -> int:
-        def work(connection: sqlite3.Connection, now_ms: int) -> int:
-            return self._purged.take(limit, lambda rows: take_expired(connection, expired_by_ms, rows))
+    async def purge(self, now_ms: int, limit: int, *, retention_ms: int = 0) -> int:
+        def work(connection: sqlite3.Connection, _now_ms: int) -> int:
+            return self._purged.take(limit, lambda rows: take_expired(connection, now_ms, retention_ms, rows))
 
         return await self._writer.run(work)
 

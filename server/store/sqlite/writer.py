@@ -6,6 +6,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import structlog
 
 from server.clock import Clock
 from server.domain.errors import (
+    STORE_TROUBLE,
     DomainError,
     OverloadedError,
     UnavailableError,
@@ -35,6 +37,7 @@ from server.store.sqlite.file import (
 from server.store.sqlite.group import load, prepare_writing, write
 from server.store.sqlite.removal import Pieces, remove, take_left
 from server.telemetry.telemetry import OFF, Telemetry
+from server.telemetry.traces import NO_TRACES, Parent, Traces
 
 T = TypeVar("T")
 
@@ -53,10 +56,11 @@ Work: TypeAlias = Callable[[sqlite3.Connection, int], Any]
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """Something to write, who waits for it, and what came of it."""
+    """Something to write, who waits for it, and what came of it. `parent`: of which span it is a part."""
 
     task: Operation | Work
     future: asyncio.Future[None]
+    parent: Parent | None = None
     result: Any = None
     error: BaseException | None = None
     in_transaction: bool = True
@@ -89,7 +93,13 @@ class SqliteWriter:
     """
 
     def __init__(
-        self, path: Path, lock: FileLock, clock: Clock, max_queued: int, telemetry: Telemetry = OFF
+        self,
+        path: Path,
+        lock: FileLock,
+        clock: Clock,
+        max_queued: int,
+        telemetry: Telemetry = OFF,
+        traces: Traces = NO_TRACES,
     ) -> None:
         self._path = path
         self._lock = lock
@@ -103,6 +113,7 @@ class SqliteWriter:
         self._clock = clock
         self._max_queued = max_queued
         self._telemetry = telemetry
+        self._traces = traces
         self._pieces = Pieces()
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
@@ -136,7 +147,7 @@ class SqliteWriter:
     async def _submit(self, task: Operation | Work, *, in_transaction: bool = True) -> Any:
         if self._closed:
             raise UnavailableError("The service is stopping")
-        call = _Call(task, self._loop.create_future(), in_transaction=in_transaction)
+        call = _Call(task, self._loop.create_future(), self._traces.current(), in_transaction=in_transaction)
         # Work on anything but sessions is the service's own, and rare.
         if not call.is_alone and self._queue.qsize() >= self._max_queued:
             raise OverloadedError("too many writes are waiting")
@@ -154,10 +165,22 @@ class SqliteWriter:
         for group in self._groups():
             live = [call for call in group if not call.future.cancelled()]
             if live:
-                begun_s = self._telemetry.begin()
+                begun_s, begun_ns = self._telemetry.begin(), time.time_ns() if self._traces.is_on else 0
                 self._carry_out(live)
                 self._telemetry.end_group(len(live), self._telemetry.begin() - begun_s)
                 self._loop.call_soon_threadsafe(self._answer, live)
+                if begun_ns:
+                    self._trace(live, begun_ns)
+
+    def _trace(self, group: list[_Call], begun_ns: int) -> None:
+        """Tells of a group that has just been carried out."""
+        parents = [call.parent for call in group if call.parent]
+        has_failed = any(isinstance(call.error, STORE_TROUBLE) for call in group)
+        try:
+            self._traces.end_group(parents, len(group), begun_ns, time.time_ns(), has_failed=has_failed)
+        except Exception:
+            # Without this thread nothing would be written any more.
+            log.exception("a group of writes cannot be traced")
 
     def _groups(self) -> Iterator[list[_Call]]:
         """What queues, in order, until close; work on anything but sessions is a group of its own."""

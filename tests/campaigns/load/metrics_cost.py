@@ -51,6 +51,29 @@ def _scrape(address: str, stopped: threading.Event) -> None:
         requests.get(f"http://{address}/metrics", timeout=30).raise_for_status()
 
 
+def compare(callers: dict[str, Caller], rounds: int, seconds: int) -> dict[str, float]:
+    """Measures and prints; returns of each kind of call the share of what it costs the first caller's service
+    in what it costs the second's.
+    """
+    without, changed = callers
+    print(f"{'':18} {without:>13} {changed:>13}  CPU µs of a call; share")
+    shares: dict[str, float] = {}
+    for name, measure in (("REST get", rest_get), ("gRPC SendMessage", grpc_send)):
+        found: dict[str, list[float]] = {subject: [] for subject in callers}
+        for turn in range(rounds + 1):
+            # Now one first, now the other, so that neither has always the warmer machine.
+            for subject in sorted(callers, reverse=turn % 2 == 1):
+                taken = measure(callers[subject], seconds)
+                # The first round warms up.
+                if turn:
+                    found[subject].append(taken)
+        each = [before / after for before, after in zip(found[without], found[changed], strict=True)]
+        shares[name] = median(each)
+        row = f"{median(found[without]):13.0f} {median(found[changed]):13.0f}  {shares[name]:.3f}"
+        print(f"{name:18} {row}  ({min(each):.3f} to {max(each):.3f})", flush=True)
+    return shares
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Measures and prints. Ends with status 1 where the goal is missed."""
     parser = argparse.ArgumentParser(
@@ -59,24 +82,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=int, default=1)
     options = parser.parse_args(arguments)
-    missed = []
     with subjects() as callers:
-        print(f"{'':18} {'without':>8} {'with':>8}  CPU µs of a call; share")
-        for name, measure in (("REST get", rest_get), ("gRPC SendMessage", grpc_send)):
-            found: dict[str, list[float]] = {subject: [] for subject in callers}
-            for turn in range(options.rounds + 1):
-                # Now one first, now the other, so that neither has always the warmer machine.
-                for subject in sorted(callers, reverse=turn % 2 == 1):
-                    taken = measure(callers[subject], options.seconds)
-                    # The first round warms up.
-                    if turn:
-                        found[subject].append(taken)
-            shares = [before / after for before, after in zip(found[WITHOUT], found[WITH], strict=True)]
-            share = median(shares)
-            row = f"{median(found[WITHOUT]):8.0f} {median(found[WITH]):8.0f}  {share:.3f}"
-            print(f"{name:18} {row}  ({min(shares):.3f} to {max(shares):.3f})", flush=True)
-            if share < GOAL:
-                missed.append(f"{name}: {share:.3f}")
+        shares = compare(callers, options.rounds, options.seconds)
+    missed = [f"{name}: {share:.3f}" for name, share in shares.items() if share < GOAL]
     if missed:
         sys.exit("missed: " + "; ".join(missed))
 

@@ -32,6 +32,13 @@ POOR = {"answer": 10, "fail": 60, "empty": 5, "hang": 10, "late": 10, "twice": 5
 """How often workers do what with a delivery, in most worlds and in some."""
 
 
+class Here:
+    """A caller in this process."""
+
+    def peer(self) -> str:
+        return "inproc"
+
+
 class Worker:
     """A worker of an agent: it answers, fails, answers nothing, hangs, answers late, answers
     twice, or goes.
@@ -65,7 +72,7 @@ class Worker:
         )
         self._stream.send(agents_pb.ConnectRequest(hello=hello))
         try:
-            async for told in self._world.agent_service.Connect(self._stream.requests(), Context(None)):
+            async for told in self._world.agent_service.Connect(self._stream.requests(), Context(Here())):
                 response = received(agents_pb.ConnectResponse, told)
                 if life != self._world.life:
                     return

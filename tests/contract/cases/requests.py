@@ -15,7 +15,7 @@ CASES = [
             rest_only=PATHS,
         )
         for path, shown in (
-            ("/", "/"),
+            ("/nothing", "/nothing"),
             ("/api", "/api"),
             ("/api/messaging", "/api/messaging"),
             ("/sessions", "/sessions"),

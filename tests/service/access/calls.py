@@ -9,6 +9,8 @@ import requests
 
 from eliza.sessions.errors import error_info
 from eliza.sessions.v1 import (
+    admin_service_pb2,
+    admin_service_pb2_grpc,
     agent_pb2,
     agent_service_pb2,
     clock_service_pb2,
@@ -124,6 +126,29 @@ def _user_data(world: World) -> Any:
     return user_data_service_pb2_grpc.UserDataServiceStub(world.service.channel)
 
 
+def _admin(method: str, request: Any) -> Callable[[World, dict[str, Any]], None]:
+    """A call of AdminService."""
+
+    def call(world: World, options: dict[str, Any]) -> None:
+        stub = admin_service_pb2_grpc.AdminServiceStub(world.service.channel)
+        getattr(stub, method)(request(world), **options)
+
+    return call
+
+
+def _redelivery(world: World) -> admin_service_pb2.RedeliverMessageRequest:
+    """Asks for a message anew that waits: which is answered, and changes nothing."""
+    session_id = world.new_session()
+    sent = world.service.messages.SendMessage(
+        message_service_pb2.SendMessageRequest(session_id=session_id, content="Hello"),
+        metadata=world.metadata("service"),
+        timeout=SECONDS,
+    )
+    return admin_service_pb2.RedeliverMessageRequest(
+        session_id=session_id, message_id=sent.message.message_id
+    )
+
+
 def _of_session(stub: str, method: str, request: Callable[[str], Any], *, fresh: bool = False) -> Any:
     """A call of one answer for the session, or for a new one of its kind."""
 
@@ -217,6 +242,19 @@ _METHODS: Final[dict[str, Callable[[World, dict[str, Any]], Any]]] = {
         _user_data(world).DeleteUserData(
             user_data_service_pb2.DeleteUserDataRequest(user_id=str(uuid.uuid4())), **options
         )
+    ),
+    "AdminService/GetOverview": _admin("GetOverview", lambda _: admin_service_pb2.GetOverviewRequest()),
+    "AdminService/GetSystem": _admin("GetSystem", lambda _: admin_service_pb2.GetSystemRequest()),
+    "AdminService/SearchSessions": _admin(
+        "SearchSessions", lambda _: admin_service_pb2.SearchSessionsRequest()
+    ),
+    "AdminService/ListDeliveries": _admin(
+        "ListDeliveries",
+        lambda world: admin_service_pb2.ListDeliveriesRequest(session_id=world.session_id),
+    ),
+    "AdminService/RedeliverMessage": _admin("RedeliverMessage", _redelivery),
+    "AdminService/GetAgentActivity": _admin(
+        "GetAgentActivity", lambda _: admin_service_pb2.GetAgentActivityRequest(agent_id=AGENT)
     ),
     "ClockService/GetClock": _of_session("clock", "GetClock", lambda _: _clock.GetClockRequest()),
     "ClockService/SetClock": lambda world, options: world.service.clock.SetClock(

@@ -4,9 +4,11 @@ from typing import Final
 
 CALLERS: Final = (
     *("none", "wrong", "expired", "user", "other_user", "other_tenant", "agent", "other_agent"),
-    *("service", "behalf", "behalf_other", "admin", "token", "other_token"),
+    *("service", "behalf", "behalf_other", "admin", "token", "other_token", "operator"),
 )
-"""`token`: one for the session that the methods are called for, `other_token`: one for another session."""
+"""`token`: one for the session that the methods are called for, `other_token`: one for another session;
+`operator`: an administrator of all tenants.
+"""
 
 OUTCOMES: Final = {
     "ok": "",
@@ -19,35 +21,41 @@ OUTCOMES: Final = {
 """What stands for which reason."""
 
 _METHODS: Final = """
-                                none wrong exp. user o.u. o.t. agnt o.ag serv beh. b.o. admn tokn o.tk
-SessionService/CreateSession     401  401  exp  ok   403  40a  403  403  ok   ok   403  ok   403  403
-SessionService/GetSession        401  401  exp  ok   404  404  ok   404  ok   ok   404  ok   ok   404
-SessionService/ListSessions      401  401  exp  ok   ok   ok   ok   ok   ok   ok   ok   ok   403  403
-SessionService/DeleteSession     401  401  exp  403  403  404  403  403  ok   ok   404  ok   403  403
-SessionService/RenewSession      401  401  exp  ok   404  404  403  403  ok   ok   404  ok   ok   404
-SessionService/UpdateTimeout     401  401  exp  403  403  404  403  403  ok   ok   404  ok   403  403
-SessionService/SendHeartbeat     401  401  exp  ok   404  404  403  403  ok   ok   404  ok   ok   404
-SessionService/WatchSession      401  401  exp  ok   404  404  ok   404  ok   ok   404  ok   ok   404
-SessionService/WatchSessions     401  401  exp  ok   404  404  ok   404  ok   ok   404  ok   ok   404
-SessionService/CreateAccessToken 401  401  exp  ok   404  404  403  403  ok   ok   404  ok   403  403
-SessionService/GetServiceStatus  ok   401  exp  ok   ok   ok   ok   ok   ok   ok   ok   ok   ok   ok
-MessageService/SendMessage       401  401  exp  ok   404  404  403  403  ok   ok   404  ok   ok   404
-MessageService/Converse          401  401  exp  ok   404  404  403  403  ok   ok   404  ok   ok   404
-MessageService/ListMessages      401  401  exp  ok   404  404  ok   404  ok   ok   404  ok   ok   404
-MessageService/ExportTranscript  401  401  exp  403  403  404  403  403  ok   ok   404  ok   403  403
-AgentService/CreateAgent         401  401  exp  403  403  403  403  403  403  403  403  ok   403  403
-AgentService/GetAgent            401  401  exp  403  403  40a  403  403  ok   ok   ok   ok   403  403
-AgentService/ListAgents          401  401  exp  403  403  ok   403  403  ok   ok   ok   ok   403  403
-AgentService/UpdateAgent         401  401  exp  403  403  403  403  403  403  403  403  ok   403  403
-AgentService/DeleteAgent         401  401  exp  403  403  403  403  403  403  403  403  ok   403  403
-AgentService/Connect             401  401  exp  403  403  403  ok   40a  403  403  403  403  403  403
-AgentService/Reply               401  401  exp  403  403  403  ok   404  403  403  403  403  403  403
-UserDataService/ListUserSessions 401  401  exp  403  403  ok   403  403  ok   ok   403  ok   403  403
-UserDataService/ExportUserData   401  401  exp  403  403  403  403  403  403  403  403  ok   403  403
-UserDataService/DeleteUserData   401  401  exp  403  403  403  403  403  403  403  403  ok   403  403
-ClockService/GetClock            401  401  exp  403  403  403  403  403  403  403  403  ok   403  403
-ClockService/SetClock            401  401  exp  403  403  403  403  403  403  403  403  ok   403  403
-ClockService/AdvanceClock        401  401  exp  403  403  403  403  403  403  403  403  ok   403  403
+                                none wrong exp. user o.u. o.t. agnt o.ag serv beh. b.o. admn tokn o.tk oper
+SessionService/CreateSession     401  401  exp  ok   403  40a  403  403  ok   ok   403  ok   403  403  ok
+SessionService/GetSession        401  401  exp  ok   404  404  ok   404  ok   ok   404  ok   ok   404  ok
+SessionService/ListSessions      401  401  exp  ok   ok   ok   ok   ok   ok   ok   ok   ok   403  403  ok
+SessionService/DeleteSession     401  401  exp  403  403  404  403  403  ok   ok   404  ok   403  403  ok
+SessionService/RenewSession      401  401  exp  ok   404  404  403  403  ok   ok   404  ok   ok   404  ok
+SessionService/UpdateTimeout     401  401  exp  403  403  404  403  403  ok   ok   404  ok   403  403  ok
+SessionService/SendHeartbeat     401  401  exp  ok   404  404  403  403  ok   ok   404  ok   ok   404  ok
+SessionService/WatchSession      401  401  exp  ok   404  404  ok   404  ok   ok   404  ok   ok   404  ok
+SessionService/WatchSessions     401  401  exp  ok   404  404  ok   404  ok   ok   404  ok   ok   404  ok
+SessionService/CreateAccessToken 401  401  exp  ok   404  404  403  403  ok   ok   404  ok   403  403  ok
+SessionService/GetServiceStatus  ok   401  exp  ok   ok   ok   ok   ok   ok   ok   ok   ok   ok   ok   ok
+MessageService/SendMessage       401  401  exp  ok   404  404  403  403  ok   ok   404  ok   ok   404  ok
+MessageService/Converse          401  401  exp  ok   404  404  403  403  ok   ok   404  ok   ok   404  ok
+MessageService/ListMessages      401  401  exp  ok   404  404  ok   404  ok   ok   404  ok   ok   404  ok
+MessageService/ExportTranscript  401  401  exp  403  403  404  403  403  ok   ok   404  ok   403  403  ok
+AgentService/CreateAgent         401  401  exp  403  403  403  403  403  403  403  403  ok   403  403  ok
+AgentService/GetAgent            401  401  exp  403  403  40a  403  403  ok   ok   ok   ok   403  403  ok
+AgentService/ListAgents          401  401  exp  403  403  ok   403  403  ok   ok   ok   ok   403  403  ok
+AgentService/UpdateAgent         401  401  exp  403  403  403  403  403  403  403  403  ok   403  403  ok
+AgentService/DeleteAgent         401  401  exp  403  403  403  403  403  403  403  403  ok   403  403  ok
+AgentService/Connect             401  401  exp  403  403  403  ok   40a  403  403  403  403  403  403  403
+AgentService/Reply               401  401  exp  403  403  403  ok   404  403  403  403  403  403  403  403
+UserDataService/ListUserSessions 401  401  exp  403  403  ok   403  403  ok   ok   403  ok   403  403  ok
+UserDataService/ExportUserData   401  401  exp  403  403  403  403  403  403  403  403  ok   403  403  ok
+UserDataService/DeleteUserData   401  401  exp  403  403  403  403  403  403  403  403  ok   403  403  ok
+AdminService/GetOverview         401  401  exp  403  403  403  403  403  403  403  403  403  403  403  ok
+AdminService/GetSystem           401  401  exp  403  403  403  403  403  403  403  403  403  403  403  ok
+AdminService/SearchSessions      401  401  exp  403  403  ok   403  403  ok   ok   ok   ok   403  403  ok
+AdminService/ListDeliveries      401  401  exp  403  403  404  403  403  ok   ok   404  ok   403  403  ok
+AdminService/RedeliverMessage    401  401  exp  403  403  403  403  403  403  403  403  ok   403  403  ok
+AdminService/GetAgentActivity    401  401  exp  403  403  403  403  403  403  403  403  ok   403  403  ok
+ClockService/GetClock            401  401  exp  403  403  403  403  403  403  403  403  ok   403  403  ok
+ClockService/SetClock            401  401  exp  403  403  403  403  403  403  403  403  ok   403  403  ok
+ClockService/AdvanceClock        401  401  exp  403  403  403  403  403  403  403  403  ok   403  403  ok
 """
 
 

@@ -1,7 +1,9 @@
 """Rates of callers, over gRPC and REST, by the real service."""
 
+import json
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import grpc
@@ -9,6 +11,7 @@ import pytest
 import requests
 
 from eliza.sessions.v1 import session_service_pb2
+from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
 from tests.service.access.world import World, make_world, outcome_of
 from tests.support.service import Serve
 
@@ -45,6 +48,38 @@ def test_a_user_has_one_rate_whatever_its_credentials_are(limited: World) -> Non
     for caller in ("service", "other_user"):
         assert get(limited, "", caller).status_code == 200
     assert get(limited, path, "wrong").status_code == 401
+
+
+RETRIES: Final = {
+    "name": [{"service": "eliza.sessions.v1.SessionService"}],
+    "retryPolicy": {
+        "maxAttempts": 3,
+        "initialBackoff": "0.001s",
+        "maxBackoff": "0.001s",
+        "backoffMultiplier": 1,
+        "retryableStatusCodes": ["RESOURCE_EXHAUSTED"],
+    },
+}
+"""A policy whose attempts are over long before the service has anything to give."""
+
+
+def test_a_retry_policy_of_grpc_waits_as_it_is_told(tmp_path: Path) -> None:
+    world = make_world(partial(Serve, tmp_path), tmp_path, RATE_READ="1/second")
+    asked = session_service_pb2.GetSessionRequest(session_id=world.session_id)
+
+    def get_twice(config: str) -> None:
+        with grpc.insecure_channel(world.service.grpc, (("grpc.service_config", config),)) as channel:
+            stub = SessionServiceStub(channel)
+            for _ in range(2):
+                stub.GetSession(asked, metadata=world.metadata("user"), timeout=20)
+
+    try:
+        with pytest.raises(grpc.RpcError) as error:
+            get_twice("{}")
+        assert outcome_of(error.value) == "RATE_LIMITED"
+        get_twice(json.dumps({"methodConfig": [RETRIES]}))
+    finally:
+        assert world.service.stop() == 0, world.service.log()
 
 
 @pytest.mark.parametrize("caller", ["none", "other_tenant"])

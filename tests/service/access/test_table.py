@@ -8,6 +8,7 @@ import socketio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from eliza.sessions.v1 import (
+    admin_service_pb2,
     agent_service_pb2,
     clock_service_pb2,
     message_service_pb2,
@@ -24,6 +25,7 @@ PROTOS = (
     message_service_pb2,
     agent_service_pb2,
     user_data_service_pb2,
+    admin_service_pb2,
     clock_service_pb2,
 )
 

@@ -11,10 +11,11 @@ import pytest
 import requests
 
 from eliza.sessions.errors import error_info
-from eliza.sessions.v1 import message_service_pb2, session_service_pb2
-from tests.service.access.user_data import SECONDS, add_session, advance, new_user, say
+from eliza.sessions.v1 import agent_pb2, agent_service_pb2, message_service_pb2, session_service_pb2
+from tests.service.access.user_data import SECONDS, add_session, advance, listed, new_user, say
 from tests.service.access.world import ALICE, World, make_world
 from tests.support.service import Serve
+from tests.support.waiting import until
 
 MANY = 3000
 PART_BYTES = 256 * 1024
@@ -89,6 +90,43 @@ def test_it_is_there_until_the_purge(own: World) -> None:
     assert (answer.status_code, answer.json()["code"]) == (404, "SESSION_NOT_FOUND")
 
 
+def test_its_agent_may_have_a_retention_of_its_own(own: World) -> None:
+    """A change of the agent counts for later sessions, and its removal for none."""
+    user, sessions = new_user(), []
+    agent_id = own.new_agent()
+
+    def change(retention: float) -> None:
+        agent = agent_pb2.Agent(agent_id=agent_id, retention_minutes=retention)
+        request = agent_service_pb2.UpdateAgentRequest(agent=agent)
+        own.service.agents.UpdateAgent(request, metadata=own.metadata("admin"), timeout=SECONDS)
+
+    for retention in (120, 5):
+        change(retention)
+        sessions.append(add_session(own, user, agent=agent_id, minutes=5))
+    change(0)
+    removal = agent_service_pb2.DeleteAgentRequest(agent_id=agent_id)
+    own.service.agents.DeleteAgent(removal, metadata=own.metadata("admin"), timeout=SECONDS)
+    longer, shorter = sessions
+    plain = add_session(own, user, minutes=5)
+
+    def kept() -> list[str]:
+        found = listed(own, user)
+        assert [one for one in (longer, shorter, plain) if get(own, one).status_code == 200] == [
+            one for one in (longer, shorter, plain) if one in found
+        ]
+        return sorted(found)
+
+    advance(own, 9)
+    assert kept() == sorted([*sessions, plain])
+    advance(own, 6)
+    until(lambda: kept() == sorted([longer, plain]), "the purge of the shorter one")
+    advance(own, 60)
+    until(lambda: kept() == [longer], "the purge by the setting")
+    assert transcript(own, longer)[-1]["entry"]["expiry"] is not None
+    advance(own, 60)
+    until(lambda: kept() == [], "the purge of the longer one")
+
+
 def test_it_may_begin_behind_an_entry(own: World) -> None:
     session_id = add_session(own, new_user())
     say(own, session_id, "one", "two", "three")
@@ -120,7 +158,8 @@ def test_users_read_their_own_where_a_setting_lets_them(
     assert reason_of(own, own.session_id, "user") == "PERMISSION_DENIED"
     assert get(own, own.session_id, "user").status_code == 403
     directory = tmp_path_factory.mktemp("allowed")
-    allowed = make_world(partial(Serve, directory), directory, USERS_MAY_READ_TRANSCRIPTS="1")
+    settings = {"TEST_CLOCK": "1", "SESSION_RETENTION_MINUTES": "60", "USERS_MAY_READ_TRANSCRIPTS": "1"}
+    allowed = make_world(partial(Serve, directory), directory, **settings)
     try:
         assert transcript(allowed, allowed.session_id, "user")[0]["session"]["userId"] == ALICE
         assert get(allowed, allowed.session_id, "user").status_code == 200
@@ -128,6 +167,18 @@ def test_users_read_their_own_where_a_setting_lets_them(
         assert get(allowed, allowed.session_id, "other_user").status_code == 404
         # A token for a session is for a browser.
         assert reason_of(allowed, allowed.session_id, "token") == "PERMISSION_DENIED"
+        advance(allowed, 31)
+        assert get(allowed, allowed.session_id, "user", path="").status_code == 410
+        for caller in ("user", "behalf", "service", "admin"):
+            assert "expiry" in transcript(allowed, allowed.session_id, caller)[-1]["entry"]
+            lines = get(allowed, allowed.session_id, caller).content.splitlines()
+            assert "expiry" in json.loads(lines[-1])["entry"]
+        assert reason_of(allowed, allowed.session_id, "other_user") == "SESSION_NOT_FOUND"
+        assert get(allowed, allowed.session_id, "other_user").status_code == 404
+        advance(allowed, 60)
+        for caller in ("user", "admin"):
+            assert reason_of(allowed, allowed.session_id, caller) == "SESSION_NOT_FOUND"
+            assert get(allowed, allowed.session_id, caller).status_code == 404
     finally:
         assert allowed.service.stop() == 0, allowed.service.log()
 

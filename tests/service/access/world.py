@@ -47,6 +47,7 @@ KEYS: dict[str, dict[str, str]] = {
     "other_agent": {"role": "agent", "tenant": TENANT, "agent": OTHER_AGENT},
     "service": {"role": "service", "tenant": TENANT},
     "admin": {"role": "admin", "tenant": TENANT},
+    "operator": {"role": "admin", "tenant": "*"},
     "expired": {"role": "service", "tenant": TENANT, "not_after": "2020-01-01T00:00:00Z"},
 }
 

@@ -11,6 +11,7 @@ from eliza.sessions.v1.agent_pb2 import (
     AGENT_KIND_ECHO,
     AGENT_KIND_OPENAI,
     AGENT_KIND_WEBHOOK,
+    AGENT_VIEW_BASIC,
     Agent,
     OpenAiSettings,
     WebhookSettings,
@@ -111,7 +112,14 @@ def test_a_create_without_an_agent_lacks_everything_required(service: Serve) -> 
 
 @pytest.mark.parametrize(
     ("fields", "field"),
-    [({"name": "x" * 101}, "name"), ({"name": "two\nlines"}, "name"), ({"kind": 99}, "kind")],
+    [
+        ({"name": "x" * 101}, "name"),
+        ({"name": "two\nlines"}, "name"),
+        ({"kind": 99}, "kind"),
+        ({"retention_minutes": -1}, "retention_minutes"),
+        ({"retention_minutes": 525_600.1}, "retention_minutes"),
+        ({"retention_minutes": math.nan}, "retention_minutes"),
+    ],
 )
 def test_a_field_that_cannot_be_is_named(service: Serve, fields: dict, field: str) -> None:
     before = agent_ids(service)
@@ -276,6 +284,33 @@ def test_without_a_mask_what_is_set_is_changed(service: Serve) -> None:
     assert changed.created_at == made.created_at
     assert changed.updated_at.ToMilliseconds() >= made.updated_at.ToMilliseconds() + 5
     assert read(service, made.agent_id) == changed
+
+
+def test_a_retention_is_stored_changed_and_cleared(service: Serve) -> None:
+    wanted = Agent(name="kept", kind=AGENT_KIND_ECHO, retention_minutes=0)
+    made = service.agents.CreateAgent(CreateAgentRequest(agent=wanted), timeout=10).agent
+    assert (made.HasField("retention_minutes"), made.retention_minutes) == (True, 0)
+    assert read(service, made.agent_id) == made
+    for changed, paths, retention in (
+        (Agent(retention_minutes=525_600), (), 525_600),
+        (Agent(name="still kept"), (), 525_600),
+        (Agent(retention_minutes=7.5), ("retention_minutes",), 7.5),
+        # What the mask does not name stays.
+        (Agent(name="named", retention_minutes=9), ("name",), 7.5),
+        (Agent(), ("retention_minutes",), None),
+        (Agent(name="of all", kind=AGENT_KIND_ECHO, retention_minutes=3), ("*",), 3),
+        (Agent(name="of all", kind=AGENT_KIND_ECHO), ("*",), None),
+    ):
+        changed.agent_id = made.agent_id
+        updated = update(service, changed, *paths)
+        told = updated.retention_minutes if updated.HasField("retention_minutes") else None
+        assert (told, read(service, made.agent_id)) == (retention, updated), paths
+    wrong = Agent(agent_id=made.agent_id, retention_minutes=-0.5)
+    details = fails(lambda: update(service, wrong), "INVALID_FIELD")
+    assert details["field"] == "retention_minutes"
+    update(service, Agent(agent_id=made.agent_id, retention_minutes=1))
+    basic = GetAgentRequest(agent_id=made.agent_id, view=AGENT_VIEW_BASIC)
+    assert not service.agents.GetAgent(basic, timeout=10).agent.HasField("retention_minutes")
 
 
 def test_a_false_auto_renew_counts_as_set(service: Serve) -> None:

@@ -34,13 +34,15 @@ def registered(service: Serve, agent_id: str) -> dict[str, str]:
     return {
         name: value
         for name, value in shown.items()
-        if name not in ("workers", "waiting", "failure", "of", "detail")
+        if name not in ("workers", "waiting", "failure", "of", "detail", "oldest", "failed", "piece", "reply")
     }
 
 
 def fields(shown: str) -> dict[str, str]:
     """What is shown of an agent, by the names on the left."""
-    return dict(re.split(r":\s+", line, maxsplit=1) for line in shown.splitlines())
+    # A table of its workers may follow.
+    about = shown.partition("\n\n")[0]
+    return dict(re.split(r":\s+", line, maxsplit=1) for line in about.splitlines())
 
 
 def test_an_agent_is_made_shown_changed_and_removed_on_the_command_line(service: Serve) -> None:
@@ -55,9 +57,12 @@ def test_an_agent_is_made_shown_changed_and_removed_on_the_command_line(service:
             "--timeout-minutes",
             "7.5",
             "--no-auto-renew",
+            "--retention-minutes",
+            "90",
         )
     )
-    assert list(added) == ["id", "name", "kind", "timeout", "created", "updated"]
+    assert list(added) == ["id", "name", "kind", "timeout", "kept", "created", "updated"]
+    assert added["kept"] == "90 minutes after the end of a session"
     agent_id = added["id"]
     assert (added["name"], added["kind"], added["timeout"]) == (
         "A name",
@@ -76,7 +81,11 @@ def test_an_agent_is_made_shown_changed_and_removed_on_the_command_line(service:
     )
     assert (updated["id"], updated["name"], updated["created"]) == (agent_id, "A name", added["created"])
     assert updated["updated"] > added["updated"]
+    assert updated["kept"] == added["kept"]
     assert fields(agents(service, "update", agent_id, "--name", "Renamed"))["name"] == "Renamed"
+    kept = fields(agents(service, "update", agent_id, "--retention-minutes", "0"))["kept"]
+    assert kept == "0 minutes after the end of a session"
+    assert json.loads(agents(service, "show", agent_id, "--json"))["retentionMinutes"] == 0
 
     table = agents(service, "list").splitlines()
     assert re.split(r"\s{2,}", table[0]) == HEADINGS
@@ -143,6 +152,7 @@ def test_how_an_agent_fares_is_shown(start: Start) -> None:
         assert told[:7] == [agent_id, "worked", "stream", "1", "1", "-", "default"]
         assert re.fullmatch(r"\S+Z not in the \[31m mood", told[7])
         in_json = json.loads(agents(service, "show", agent_id, "--json"))
+        assert len(in_json.pop("activity")["workers"]) == 1
         assert json.loads(agents(service, "list", "--json"))[1] == in_json
     assert {name: in_json[name] for name in ("id", "name", "kind", "settings", "timeoutConfig")} == {
         "id": agent_id,
@@ -405,8 +415,10 @@ ONE = f'[[agents]]\nid = "{MINE}"\nname = "x"\nkind = "echo"\n'
             ["timeout_minutes", "between 5 and 1440"],
         ),
         ((ONE + "[agents.timeout]\nauto_renew = 1\n").encode(), ["agents.0.timeout.auto_renew"]),
+        ((ONE + "retention_minutes = -1\n").encode(), ["retention_minutes", "between 0 and 525600"]),
+        ((ONE + 'retention_minutes = "1"\n').encode(), ["agents.0.retention_minutes"]),
     ],
-    ids=["absent", "malformed", "missing", "kind", "id", "extra", "range", "type"],
+    ids=["absent", "malformed", "missing", "kind", "id", "extra", "range", "type", "kept", "kept type"],
 )
 def test_a_wrong_file_of_agents_stops_the_start(
     tmp_path: Path, content: bytes | None, words: list[str]

@@ -89,6 +89,9 @@ def test_a_probe_does_not_wait_for_what_the_servers_are_made_of(tmp_path: Path) 
         ),
         (("migrate",), ["--database-url"]),
         (("agents",), ["list", "add", "show", "update", "remove", "--server"]),
+        (("status",), ["--server", "--json", "--key-file", "--tls"]),
+        (("sessions",), ["list", "show", "tail", "redeliver", "end"]),
+        (("sessions", "list"), ["--user", "--agent", "--status", "--created-after", "--id-prefix"]),
         (("agents", "list"), ["--server"]),
         (("agents", "show"), ["--server", "AGENT_ID"]),
         (

@@ -76,7 +76,7 @@ def test_without_rest_there_is_none(start: Start, taken: str) -> None:
 def test_a_signal_ends_it_in_order(
     start: Start, tmp_path: Path, number: signal.Signals, rest: tuple[str, ...]
 ) -> None:
-    running = start(*rest)
+    running = start(*rest, fresh=True)
     assert psutil.Process(running.process.pid).children(recursive=True) == []
     running.process.send_signal(number)
     until(lambda: running.process.poll() is not None, "the end")

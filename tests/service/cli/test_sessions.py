@@ -20,6 +20,7 @@ from tests.support.service import ECHO, USER, Serve, Start, environment
 from tests.support.terminal import Terminal
 from tests.support.waiting import until
 
+INSTANT_OF_PROTOBUF = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z"
 INSTANT = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 
@@ -67,41 +68,80 @@ def cells(out: str) -> list[list[str]]:
 # list
 
 
-def test_live_sessions_are_shown_as_a_table_oldest_first(service: Serve) -> None:
-    user = str(uuid.uuid4())
-    made = [add(service, user), add(service, user, minutes=5)]
+def test_sessions_are_shown_as_a_table_newest_first(service: Serve) -> None:
+    user, agent = str(uuid.uuid4()), stream_agent(service)
+    made = [add(service, user), add(service, user, agent, minutes=5)]
+    send(service, made[1], "waits")
     heading, *rows = cells(done(service, "list", "--user", user.upper()))
-    assert heading == ["ID", "USER", "AGENT", "CREATED", "EXPIRES", "STATE"]
-    assert [row[:3] for row in rows] == [[one, user, ECHO] for one in made]
-    assert [row[5] for row in rows] == ["live", "near its end"]
+    assert heading == ["ID", "USER", "AGENT", "CREATED", "EXPIRES", "STATE", "WAITING", "FAILED"]
+    assert [row[:3] for row in rows] == [[made[1], user, agent], [made[0], user, ECHO]]
+    assert [row[5:] for row in rows] == [["near its end", "1", "0"], ["live", "0", "0"]]
     assert all(re.fullmatch(INSTANT, cell) for row in rows for cell in row[3:5])
+
+
+def ids(service: Serve, *arguments: str) -> list[str]:
+    return [one["sessionId"] for one in records(service, "list", *arguments)]
 
 
 def test_filters_and_limits(service: Serve) -> None:
     user, agent = str(uuid.uuid4()), stream_agent(service)
-    made = [add(service, user), add(service, user, agent), add(service, user)]
-    assert [one["sessionId"] for one in records(service, "list", "--user", user)] == made
-    assert [one["sessionId"] for one in records(service, "list", "--agent", agent)] == made[1:2]
+    made = [add(service, user), add(service, user, agent), add(service, user)][::-1]
+    assert ids(service, "--user", user) == made
+    assert ids(service, "--agent", agent) == made[1:2]
+    assert ids(service, "--user", user, "--id-prefix", made[0][:13].upper()) == made[:1]
+    created = [one["createdAt"] for one in records(service, "list", "--user", user)]
+    assert ids(service, "--user", user, "--created-after", created[1]) == made[:2]
+    assert ids(service, "--user", user, "--created-before", created[1]) == made[2:]
+    between = ("--created-after", created[1], "--created-before", created[0])
+    assert ids(service, "--user", user, *between) == made[1:2]
     ended = sessions(service, "list", "--user", user, "--limit", "2", "--json")
     assert [json.loads(line)["sessionId"] for line in ended.out.splitlines()] == made[:2]
     assert ended.errors == "[there are more than 2: --limit 0 shows all]\n"
-    assert len(records(service, "list", "--user", user, "--limit", "3")) == 3
-    assert len(records(service, "list", "--user", user, "--limit", "0")) == 3
+    assert len(ids(service, "--user", user, "--limit", "3")) == 3
+    assert len(ids(service, "--user", user, "--limit", "0")) == 3
 
 
-def test_expired_sessions_are_those_of_a_user_newest_first(service: Serve) -> None:
+def test_a_list_goes_over_pages(service: Serve) -> None:
+    user = str(uuid.uuid4())
+    made = [add(service, user) for _ in range(103)]
+    assert ids(service, "--user", user, "--limit", "0") == made[::-1]
+
+
+def test_expired_sessions_are_listed_where_they_are_asked_for(service: Serve) -> None:
     user, agent = str(uuid.uuid4()), stream_agent(service)
-    made = [add(service, user, minutes=5), add(service, user, agent, minutes=5)]
+    made = [add(service, user, minutes=5), add(service, user, agent, minutes=5)][::-1]
     service.advance(minutes=6)
     live = add(service, user)
     _, *rows = cells(done(service, "list", "--user", user, "--status", "expired"))
-    assert [(row[0], row[5]) for row in rows] == [(one, "expired") for one in made[::-1]]
-    of_agent = records(service, "list", "--user", user, "--status", "expired", "--agent", agent)
-    assert [one["sessionId"] for one in of_agent] == made[1:]
-    assert [one["sessionId"] for one in records(service, "list", "--user", user)] == [live]
-    refused = sessions(service, "list", "--status", "expired")
+    assert [(row[0], row[5]) for row in rows] == [(one, "expired") for one in made]
+    assert ids(service, "--status", "expired", "--agent", agent) == made[:1]
+    assert ids(service, "--user", user) == [live]
+    assert ids(service, "--user", user, "--status", "any") == [live, *made]
+    told = records(service, "list", "--user", user, "--status", "any")
+    assert [one["isExpired"] for one in told] == [False, True, True]
+    assert [one["endedAt"] for one in told] == [None, *(one["expiresAt"] for one in told[1:])]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("--created-after", "yesterday"), "is no time with an offset"),
+        (("--created-before", "2026-01-31T12:00:00"), "is no time with an offset"),
+        (("--user", "bob"), "is no UUID"),
+        (("--status", "dead"), "'dead' is not one of"),
+    ],
+)
+def test_a_filter_that_cannot_be_is_told_before_anybody_is_asked(
+    arguments: tuple[str, ...], complaint: str
+) -> None:
+    refused = invoke("sessions", "--server", "127.0.0.1:1", "list", *arguments)
     assert (refused.status, refused.out) == (2, "")
-    assert "needs --user" in refused.errors
+    assert complaint in " ".join(refused.errors.split())
+
+
+def test_a_prefix_that_no_id_has_is_an_error_of_the_server(service: Serve) -> None:
+    refused = sessions(service, "list", "--id-prefix", "xyz")
+    assert clean_failure(refused).startswith("Error: INVALID_ARGUMENT: --id-prefix ")
 
 
 # show
@@ -126,23 +166,30 @@ def test_a_session_is_shown_with_what_became_of_its_messages(service: Serve) -> 
         assert re.fullmatch(rf"{INSTANT}, in 0:(29|30):\d\d", fields["expires"])
         assert "timeout_minutes=30, auto_renew=true" in fields["timeout"]
         shown = re.sub(INSTANT, "AT", said)
-        assert re.sub(r"after [\d.]+ s", "after N s", shown).splitlines() == [
+        shown = re.sub(r"after [\d.]+ s", "after N s", shown)
+        failed_id = ids_of(service, session_id)["fails"]
+        worker_line = r"    the agent has it, worker [0-9a-f-]{36}( at \S+)?: attempt 1 of 1"
+        *lines, last = shown.splitlines()
+        assert lines == [
             "AT  #1     user: one",
             "two (renewed the session)",
             "    answered by #2 after N s",
             "AT  #2     agent, to #1: Hi",
             "AT  #3     user: fails (renewed the session)",
             "    no reply after 1 attempts: the model is away",
+            "    attempt 1 failed at AT: the model is away",
+            f"    to try again: eliza-sessions sessions redeliver {session_id} {failed_id}",
             "AT  #5     user: waits (renewed the session)",
-            "    waits for its reply",
         ]
+        assert re.fullmatch(worker_line, last), last
         first, *rest = records(service, "show", session_id, "--messages", "3")
     assert first["session"]["sessionId"] == session_id
-    assert [one.get("delivery") for one in rest] == [
-        None,
-        {"state": "failed", "sequence": 4, "reason": "the model is away", "attempts": 1},
-        {"state": "waiting"},
-    ]
+    reply, failed, waiting = [one.get("delivery") for one in rest]
+    assert reply is None
+    told = {"state": "failed", "sequence": 4, "reason": "the model is away", "attempts": 1}
+    assert failed.items() >= {**told, "maxAttempts": 1, "canRedeliver": True}.items()
+    assert failed["lastFailure"]["reason"] == "the model is away"
+    assert waiting.items() >= {"state": "in hand", "attempts": 1, "maxAttempts": 1}.items()
     log = done(service, "show", session_id, "--log").partition("\n\n")[2]
     assert "no reply to #3 after 1 attempts: the model is away" in log
     assert [one["record"] for one in records(service, "show", session_id, "--log")] == [
@@ -160,8 +207,19 @@ def test_why_a_message_still_waits_is_told(start: Start) -> None:
         worker.fail(worker.next(), "the model is away")
         out = until(partial(shown_failure, service, session_id, "attempt 1 failed"), "the failure")
     assert re.search(
-        rf"    waits for its reply\n    attempt 1 failed at {INSTANT}: .*the model is away\n$", out
+        rf"    waits for its reply: 1 of 5 attempts made, the next from {INSTANT} on\n"
+        rf"    attempt 1 failed at {INSTANT}: .*the model is away\n$",
+        out,
     )
+    (message,) = records(service, "show", session_id)[1:]
+    assert message["delivery"].items() >= {"state": "waiting", "attempts": 1, "maxAttempts": 5}.items()
+    assert re.fullmatch(INSTANT_OF_PROTOBUF, message["delivery"]["nextAttemptAt"])
+
+
+def ids_of(service: Serve, session_id: str) -> dict[str, str]:
+    """The ids of a session's messages, by their texts."""
+    entries = [one["entry"] for one in records(service, "show", session_id)[1:]]
+    return {entry["message"]["content"]: entry["message"]["messageId"] for entry in entries}
 
 
 def test_an_expired_session_is_shown(service: Serve) -> None:
@@ -260,6 +318,40 @@ def test_ctrl_c_ends_a_tail(service: Serve) -> None:
         assert terminal.end() == 0
 
 
+# redeliver
+
+
+def test_a_message_that_failed_is_delivered_anew(service: Serve) -> None:
+    agent = stream_agent(service)
+    session_id = add(service, agent=agent)
+    with Worker(service.channel, agent) as worker:
+        message = send(service, session_id, "Hello?")
+        worker.fail(worker.next(), "the model is away", final=True)
+        until(partial(shown_failure, service, session_id), "the failure")
+        (listed,) = records(service, "list", "--agent", agent)
+        assert (listed["openDeliveries"], listed["failedDeliveries"]) == (0, 1)
+        said = done(service, "redeliver", session_id.upper(), message.message_id)
+        assert said == "delivers #1 anew: up to 1 attempts\n"
+        delivery = worker.next()
+        # To repeat it does no harm.
+        again = json.loads(done(service, "redeliver", session_id, message.message_id, "--json"))
+        assert (again["deliveryId"], again["sessionId"]) == (delivery.delivery_id, session_id)
+        assert "    the agent has it, " in done(service, "show", session_id)
+        worker.answer(delivery, "Here I am")
+        replies(service, session_id, 1)
+    assert "    answered by #3 after " in done(service, "show", session_id)
+
+
+def test_a_message_that_cannot_be_delivered_anew_is_told_why(service: Serve) -> None:
+    session_id = add(service)
+    message = send(service, session_id, "Hello")
+    replies(service, session_id, 1)
+    answered = clean_failure(sessions(service, "redeliver", session_id, message.message_id))
+    assert answered.startswith("Error: ALREADY_EXISTS: ")
+    for wrong in ((session_id, str(uuid.uuid4())), (str(uuid.uuid4()), message.message_id)):
+        assert clean_failure(sessions(service, "redeliver", *wrong)).startswith("Error: NOT_FOUND: ")
+
+
 # end
 
 
@@ -294,7 +386,10 @@ def test_what_is_no_uuid_is_told_so(name: str) -> None:
     assert "'bob' is no UUID" in " ".join(ended.errors.split())
 
 
-@pytest.mark.parametrize("arguments", [("list",), ("show", USER), ("tail", USER), ("end", USER, "--yes")])
+@pytest.mark.parametrize(
+    "arguments",
+    [("list",), ("show", USER), ("tail", USER), ("redeliver", USER, USER), ("end", USER, "--yes")],
+)
 def test_a_server_that_is_away_is_told_in_a_line(arguments: tuple[str, ...]) -> None:
     away = invoke("sessions", "--server", "127.0.0.1:1", *arguments)
     assert away.errors.splitlines()[-1].startswith("Error: UNAVAILABLE: ")

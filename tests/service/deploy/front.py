@@ -163,12 +163,12 @@ CHECKS = (rest_works, events_come_at_once, websocket_works, grpc_works)
 """What each proxy is tried with."""
 
 
-def wait_until_it_answers(front: Front) -> None:
-    """Waits until the service is healthy through the proxy."""
+def wait_until_it_answers(url: str, http: requests.Session) -> None:
+    """Waits until the service is healthy through the proxy with this URL."""
 
     def answers() -> bool:
         try:
-            return front.http.get(f"{front.sessions}/health", timeout=10).status_code == 200
+            return http.get(f"{url}/api/messaging/sessions/health", timeout=10).status_code == 200
         except requests.ConnectionError:
             return False
 

@@ -5,11 +5,13 @@ import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from tests.service.deploy.downloads import run_online
 from tests.service.deploy.programs import program, run
 from tests.service.docs.pages import ROOT
 from tests.support.waiting import until
@@ -18,7 +20,8 @@ RELEASE: Final = "bookworm"
 """The release of Debian whose Python is 3.11, as that of the Dockerfile's base."""
 MIRROR: Final = "http://deb.debian.org/debian"
 PACKAGES: Final = "python3,python3-venv,ca-certificates"
-SECONDS: Final = 420
+BASE_SECONDS: Final = 360
+BUILD_SECONDS: Final = 360
 """How long making the base may take, and building the image."""
 CERTIFICATES: Final = Path("/etc/ssl/certs")
 PIP_SETTINGS: Final = Path("/etc/pip.conf")
@@ -49,9 +52,13 @@ class Image:
         self._directory = directory
         self.base = ""
 
-    def buildah(self, *arguments: str | Path, seconds: float = 120) -> str:
+    def buildah(self, *arguments: str | Path) -> str:
         """Runs buildah on this storage."""
-        return run("buildah", *self._storage, *arguments, seconds=seconds).strip()
+        return run("buildah", *self._storage, *arguments, seconds=120).strip()
+
+    def buildah_online(self, kind: str, *arguments: str | Path) -> None:
+        """Runs buildah with commands in a container that download."""
+        run_online(kind, "buildah", *self._storage, *arguments, seconds=BUILD_SECONDS)
 
     def make_base(self) -> None:
         """Makes the base that the registry of images would have: Debian with Python, by debootstrap.
@@ -61,9 +68,13 @@ class Image:
         root = Path(os.environ.get("DEPLOY_TEST_BASE", self._directory / "base"))
         if not root.exists():
             include = f"--include={PACKAGES}"
-            run("debootstrap", "--variant=minbase", include, RELEASE, root, MIRROR, seconds=SECONDS)
-            for path in (root / "var/cache/apt/archives", root / "var/lib/apt/lists"):
+            part = root.with_name(f"{root.name}.part")
+            line = (program("debootstrap"), "--variant=minbase", include, RELEASE, part, MIRROR)
+            # It mounts /proc there: with a namespace of its own that is gone also where it is killed.
+            run_online("image", "unshare", "--mount", *line, seconds=BASE_SECONDS)
+            for path in (part / "var/cache/apt/archives", part / "var/lib/apt/lists"):
                 shutil.rmtree(path)
+            part.rename(root)
         recipe = self._directory / "Base"
         recipe.write_text(f"FROM scratch\nCOPY {root.name} /\n")
         self.base = "localhost/eliza-sessions-base"
@@ -74,11 +85,11 @@ class Image:
         mounts = [f"{path}:{path}:ro" for path in (CERTIFICATES, PIP_SETTINGS) if path.exists()]
         volumes = [word for mount in mounts for word in ("-v", mount)]
         self.name = "localhost/eliza-sessions"
-        self.buildah(
+        self.buildah_online(
+            "image",
             *("bud", "--isolation", "chroot", "--format", "docker", "--pull-never", *volumes),
             *("--build-arg", f"BASE={self.base}", "-t", self.name),
             *("-f", ROOT / "deploy" / "Dockerfile", ROOT),
-            seconds=SECONDS,
         )
         inspected = json.loads(self.buildah("inspect", "--type", "image", self.name))
         self.settings: dict[str, Any] = inspected["Docker"]["config"]
@@ -124,12 +135,16 @@ class Image:
 
 
 class Container(NamedTuple):
-    """A running image: the process that contains it, its first process, and what it said."""
+    """A running image: the process that contains it, its first process, and what it said.
+
+    `start_s`: the seconds from its start until it was ready.
+    """
 
     outer: subprocess.Popen[bytes]
     pid: int
     addresses: dict[str, str]
     log: Path
+    start_s: float
 
     def signal(self, name: str) -> int:
         """Sends a signal to the first process, as a container engine does; returns its exit status."""
@@ -148,6 +163,7 @@ def container(image: Image, data: Path, log: Path, *arguments: str, **settings: 
     line, environment = image.command(
         data, *image.settings["Entrypoint"], *(arguments or image.settings["Cmd"]), **settings
     )
+    began = time.monotonic()
     with log.open("wb") as out, log.with_suffix(".ready").open("wb") as ready:
         outer = subprocess.Popen(line, env=environment, stdout=ready, stderr=out)
 
@@ -156,10 +172,11 @@ def container(image: Image, data: Path, log: Path, *arguments: str, **settings: 
 
     try:
         until(lambda: outer.poll() is not None or "\n" in said(), "a container that is ready")
+        start_s = time.monotonic() - began
         assert said().startswith("ready "), log.read_text()
         (pid,) = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()
         addresses = dict(part.split("=", 1) for part in said().split()[1:])
-        yield Container(outer, int(pid), addresses, log)
+        yield Container(outer, int(pid), addresses, log, start_s)
     finally:
         outer.kill()
         outer.wait()

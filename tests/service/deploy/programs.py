@@ -2,12 +2,13 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -28,16 +29,34 @@ def program(name: str) -> str:
     return path
 
 
-def run(name: str, *arguments: str | Path, seconds: float = 60, **options: object) -> str:
-    """Runs a program until it ends well; returns what it printed. Raises AssertionError where it fails."""
-    done = subprocess.run(
-        [program(name), *map(str, arguments)],
-        capture_output=True,
+def complete(line: Sequence[str], seconds: float, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Runs a program until it ends. Raises subprocess.TimeoutExpired where it takes longer.
+
+    Its children end with it: a download that hangs keeps neither the pipes nor the test.
+    """
+    with subprocess.Popen(
+        line,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=seconds,
-        check=False,
+        process_group=0,
         **options,
-    )
+    ) as process:
+        try:
+            out, errors = process.communicate(timeout=seconds)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(line, process.returncode, out, errors)
+
+
+def run(name: str, *arguments: str | Path, seconds: float = 60, **options: Any) -> str:
+    """Runs a program until it ends well; returns what it printed.
+
+    Raises AssertionError where it fails, subprocess.TimeoutExpired where it takes longer.
+    """
+    done = complete([program(name), *map(str, arguments)], seconds, **options)
     assert done.returncode == 0, f"{name} {arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 

@@ -4,6 +4,8 @@ import base64
 import json
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import grpc
@@ -17,7 +19,7 @@ from tests.service.deploy.programs import DEPLOY, program, run, running
 from tests.support.realtime.programs import free_address
 from tests.support.service import ECHO, USER, Serve
 
-pytestmark = pytest.mark.deploy
+pytestmark = pytest.mark.deploy("envoy")
 
 PATH: Final = DEPLOY / "envoy/envoy.yaml"
 PAGE: Final = "https://app.example.com"
@@ -39,29 +41,36 @@ def stage(plain: Serve, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Be
         yield placed
 
 
+@contextmanager
+def envoy(settings: str, address: str, directory: Path) -> Iterator[None]:
+    """Envoy with these settings, which listens on this address."""
+    (directory / "envoy.yaml").write_text(settings)
+    port = address.rpartition(":")[2]
+    line = [program("envoy"), "-c", "envoy.yaml", "--base-id", port, "--concurrency", "1", "-l", "warning"]
+    with running([*line, "--disable-hot-restart"], directory, "envoy.log"), requests.Session() as http:
+        http.trust_env = False
+        wait_until_it_answers(f"http://{address}", http)
+        yield
+
+
 @pytest.fixture(scope="module")
 def front(stage: Behind, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
     """Envoy with the sample, on an address of its own."""
-    directory = tmp_path_factory.mktemp("envoy")
     address = free_address()
-    port = address.rpartition(":")[2]
-    (directory / "envoy.yaml").write_text(placed(PATH.read_text(), stage, port))
-    line = [program("envoy"), "-c", "envoy.yaml", "--base-id", port, "--concurrency", "1", "-l", "warning"]
+    behind_it = (*(facade.address for facade in stage.facades), stage.service.grpc)
+    settings = placed(PATH.read_text(), address, *behind_it)
     with (
-        running([*line, "--disable-hot-restart"], directory, "envoy.log"),
+        envoy(settings, address, tmp_path_factory.mktemp("envoy")),
         requests.Session() as http,
         grpc.insecure_channel(address) as channel,
     ):
         http.trust_env = False
-        reached = Front(f"http://{address}", http, channel)
-        wait_until_it_answers(reached)
-        yield reached
+        yield Front(f"http://{address}", http, channel)
 
 
-def placed(sample: str, stage: Behind, port: str) -> str:
-    """The sample with this port for its own, and with the ports of the stage."""
-    behind_it = (*(facade.address for facade in stage.facades), stage.service.grpc)
-    new = (port, *(address.rpartition(":")[2] for address in behind_it))
+def placed(sample: str, *addresses: str) -> str:
+    """The sample with the ports of these addresses: its own, those of two facades, and the server's."""
+    new = [address.rpartition(":")[2] for address in addresses]
     for old, wanted in zip((8080, 3001, 3002, 50051), new, strict=True):
         assert sample.count(f"port_value: {old}") == 1
         sample = sample.replace(f"port_value: {old}", f"port_value: {wanted}")

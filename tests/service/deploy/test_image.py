@@ -1,6 +1,5 @@
 """The image: built without a daemon, it runs read-only as an unprivileged user, and stops in time."""
 
-import json
 import re
 import shlex
 import shutil
@@ -14,21 +13,24 @@ import requests
 from tests.service.deploy.image import Image, container
 from tests.service.deploy.programs import DEPLOY, run
 from tests.service.docs.pages import ROOT, example
+from tests.support.metrics import scrape
 from tests.support.service import ECHO, USER
 
-pytestmark = pytest.mark.deploy
+pytestmark = pytest.mark.deploy("image")
 
 OWNER = 10001
-LOOPBACK = {"GRPC_ADDRESS": "127.0.0.1:0", "REST_ADDRESS": "127.0.0.1:0"}
+LOOPBACK = dict.fromkeys(("GRPC_ADDRESS", "REST_ADDRESS", "METRICS_ADDRESS"), "127.0.0.1:0")
 MEGABYTE = 1_000_000
 MOST_MEGABYTES = 120
 """What the image may add to its base."""
 
 
+@pytest.mark.deploy("hadolint")
 def test_hadolint_has_nothing_to_say() -> None:
     assert run("hadolint", "--no-color", DEPLOY / "Dockerfile") == ""
 
 
+@pytest.mark.deploy
 def test_the_version_is_that_of_the_package() -> None:
     (version,) = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     named = re.findall(r"eliza-sessions:(\d[\w.]*)", (DEPLOY / "Dockerfile").read_text())
@@ -72,9 +74,9 @@ def test_it_holds_no_compiler_and_no_source(image: Image) -> None:
     assert changeable == []
 
 
-def test_its_size(image: Image) -> None:
+def test_its_size(image: Image, figures: list[str]) -> None:
     whole, base = image.size(image.name), image.size(image.base)
-    print(f"\nimage {whole / MEGABYTE:.0f} MB, of them base {base / MEGABYTE:.0f} MB")
+    figures.append(f"image: {whole / MEGABYTE:.0f} MB, of them base {base / MEGABYTE:.0f} MB")
     assert whole - base < MOST_MEGABYTES * MEGABYTE
 
 
@@ -86,7 +88,7 @@ def test_it_refuses_to_stand_open(image: Image, data: Path) -> None:
 
 
 def test_it_serves_on_a_read_only_root_and_stops_within_its_grace(
-    image: Image, data: Path, tmp_path: Path
+    image: Image, data: Path, tmp_path: Path, figures: list[str]
 ) -> None:
     probe = image.settings["Healthcheck"]["Test"][1:]
     with container(image, data, tmp_path / "log", **LOOPBACK) as running:
@@ -105,6 +107,8 @@ def test_it_serves_on_a_read_only_root_and_stops_within_its_grace(
         sent = requests.post(f"{url}/{session}/messages", json=body, timeout=60).json()
         assert sent["agentResponse"]["text"] == "Hello!"
 
+        assert scrape(running.addresses["metrics"]).sum("eliza_live_sessions") == 1
+
         healthy = image.run(data, *probe, GRPC_ADDRESS=running.addresses["grpc"])
         assert (healthy.returncode, healthy.stdout) == (0, "status: SERVING\n")
         alive = image.run(data, *probe, "-service=alive", GRPC_ADDRESS=running.addresses["grpc"])
@@ -112,9 +116,14 @@ def test_it_serves_on_a_read_only_root_and_stops_within_its_grace(
 
         began = time.monotonic()
         assert running.signal(image.settings["StopSignal"]) == 0
-        assert time.monotonic() - began < stop_seconds()
+        stop_s = time.monotonic() - began
+        assert stop_s < stop_seconds()
         gone = image.run(data, *probe, GRPC_ADDRESS=running.addresses["grpc"])
         assert gone.returncode == 2
+    figures.append(
+        f"image: ready {running.start_s:.1f} s after its start,"
+        f" ended {stop_s:.1f} s after {image.settings['StopSignal']} of {stop_seconds():g} s"
+    )
     assert all(path.stat().st_uid == OWNER for path in data.iterdir())
     with container(image, data, tmp_path / "again", **LOOPBACK) as running:
         url = f"http://{running.addresses['rest']}/api/messaging/sessions/{session}/messages"
@@ -152,6 +161,7 @@ def test_other_commands_and_the_facade_run_in_it(image: Image, data: Path, tmp_p
         assert checked.returncode == 0, checked.stderr
 
 
+@pytest.mark.deploy
 def test_the_build_sees_only_what_it_copies() -> None:
     """.dockerignore lets in what the Dockerfile copies: no database, key or environment of a developer."""
     rules = (ROOT / ".dockerignore").read_text().splitlines()
@@ -165,10 +175,11 @@ def test_the_build_sees_only_what_it_copies() -> None:
     assert copied == allowed
 
 
+@pytest.mark.deploy
 def test_the_commands_of_the_docs() -> None:
     """The build is that of the tests, and the run asks for what the compose file asks for."""
     build, run_line = example("image").replace("\\\n", "").splitlines()
-    (name,) = re.findall(r"image: (\S+)", (DEPLOY / "compose.yaml").read_text())
+    (name,) = re.findall(r"image: (eliza-sessions:\S+)", (DEPLOY / "compose.yaml").read_text())
     assert shlex.split(build) == ["docker", "build", "-f", "deploy/Dockerfile", "-t", name, "."]
     options = shlex.split(run_line)
     assert options[:3] == ["docker", "run", "--rm"]
@@ -184,29 +195,3 @@ def test_the_commands_of_the_docs() -> None:
         ("-v", "eliza-sessions:/data"),
     } <= asked
     assert "--read-only" in options
-
-
-def test_compose_takes_the_command_of_the_docs() -> None:
-    words = shlex.split(example("compose"))
-    assert words[:3] == ["docker", "compose", "-f"]
-    assert words[-3:] == ["up", "-d", "--build"]
-    run("docker-compose", "-f", ROOT / words[3], "config", "-q")
-
-
-def test_compose_takes_the_file() -> None:
-    printed = run("docker-compose", "-f", DEPLOY / "compose.yaml", "config", "--format", "json")
-    (service,) = json.loads(printed)["services"].values()
-    assert service["read_only"]
-    assert service["cap_drop"] == ["ALL"]
-    assert service["security_opt"] == ["no-new-privileges:true"]
-    # Until there is authentication, no other machine reaches it.
-    assert {port["host_ip"] for port in service["ports"]} == {"127.0.0.1"}
-    assert {port["target"] for port in service["ports"]} == {50051, 3000}
-    assert service["stop_grace_period"] == "20s"
-
-
-def test_compose_refuses_a_mistake(tmp_path: Path) -> None:
-    text = (DEPLOY / "compose.yaml").read_text()
-    (tmp_path / "compose.yaml").write_text(text.replace("read_only:", "readonly:"))
-    with pytest.raises(AssertionError, match="readonly"):
-        run("docker-compose", "-f", tmp_path / "compose.yaml", "config", "-q")

@@ -12,7 +12,7 @@ from server.rpc.health import ALIVE
 from tests.service.deploy.programs import DEPLOY, run
 from tests.service.docs.pages import example
 
-pytestmark = pytest.mark.deploy
+pytestmark = pytest.mark.deploy("kustomize")
 
 BASE: Final = DEPLOY / "kustomize/base"
 VERSIONS: Final = ("1.32.0", "1.37.0")

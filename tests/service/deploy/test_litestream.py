@@ -15,7 +15,7 @@ from tests.support.clients import run as run_command
 from tests.support.service import Serve, Start, environment
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.deploy
+pytestmark = pytest.mark.deploy("litestream")
 
 NAME = "eliza-sessions.db"
 SAMPLE = DEPLOY / "litestream/litestream.yml"

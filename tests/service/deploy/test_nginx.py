@@ -13,7 +13,7 @@ from tests.service.deploy.programs import DEPLOY, program, running
 from tests.support.realtime.programs import free_address
 from tests.support.service import ECHO, USER, Serve
 
-pytestmark = pytest.mark.deploy
+pytestmark = pytest.mark.deploy("nginx")
 
 SAMPLE: Final = (DEPLOY / "nginx/eliza-sessions.conf").read_text()
 TLS: Final = Path(__file__).parents[1] / "tls"
@@ -72,9 +72,9 @@ def front(stage: Behind, plain_address: str, tmp_path_factory: pytest.TempPathFa
     ):
         http.trust_env = False
         http.verify = str(CERTIFICATE)
-        reached = Front(f"https://localhost:{port}", http, channel)
-        wait_until_it_answers(reached)
-        yield reached
+        url = f"https://localhost:{port}"
+        wait_until_it_answers(url, http)
+        yield Front(url, http, channel)
         # The sample is one that nginx takes without a word.
         assert [line for line in (directory / "error.log").read_text().splitlines() if "[warn]" in line] == []
 

@@ -12,25 +12,40 @@ from typing import Final
 import pytest
 import yaml
 
+from tests.service.deploy.programs import complete, program
 from tests.service.docs.pages import DOCS, ROOT
 from tests.service.metric_names import DASHBOARD, RULES
 
-pytestmark = pytest.mark.deploy
+pytestmark = pytest.mark.deploy("prometheus")
 
 PROMETHEUS: Final = ROOT / "deploy" / "prometheus"
 RULES_TEST: Final = "rules_test.yml"
 ALERTS: Final = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
 
 
+CONFIGURATIONS: Final = ("prometheus.yml", "prometheus.compose.yml")
+
+
 def promtool(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Runs promtool. tests/run_deploy installs it, with Debian's package `prometheus`."""
-    return subprocess.run(["promtool", *arguments], cwd=directory, capture_output=True, text=True, timeout=60)
+    return complete([program("promtool"), *arguments], 60, cwd=directory)
 
 
-def test_promtool_takes_the_configuration_and_its_rules() -> None:
-    checked = promtool(PROMETHEUS, "check", "config", "prometheus.yml")
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_promtool_takes_the_configuration_and_its_rules(name: str) -> None:
+    checked = promtool(PROMETHEUS, "check", "config", name)
     assert checked.returncode == 0, checked.stderr
     assert f"{len(ALERTS)} rules found" in checked.stdout
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_promtool_names_a_mistake(name: str, tmp_path: Path) -> None:
+    shutil.copytree(PROMETHEUS, tmp_path, dirs_exist_ok=True)
+    wrong = (PROMETHEUS / name).read_text().replace("static_configs", "static_config")
+    (tmp_path / name).write_text(wrong)
+    checked = promtool(tmp_path, "check", "config", name)
+    assert checked.returncode != 0
+    assert "static_config" in checked.stdout + checked.stderr
 
 
 def test_each_alert_fires_in_trouble_and_is_silent_otherwise() -> None:
@@ -58,12 +73,14 @@ def test_the_tests_of_the_rules_notice_a_wrong_bound(rule: dict, always: bool, t
     assert f"alertname: {rule['alert']}," in tried.stdout + tried.stderr
 
 
+@pytest.mark.deploy
 def test_the_docs_say_what_to_do_for_each_alert() -> None:
     page = (DOCS / "metrics.md").read_text()
     said = re.findall(r"^\| `(Eliza\w+)` \|", page, re.MULTILINE)
     assert said == [rule["alert"] for rule in ALERTS]
 
 
+@pytest.mark.deploy
 def test_the_dashboard_has_a_place_for_each_panel() -> None:
     dashboard = json.loads(DASHBOARD.read_text())
     ids, places = set(), set()

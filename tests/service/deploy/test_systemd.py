@@ -9,7 +9,7 @@ import pytest
 
 from tests.service.deploy.programs import DEPLOY, run
 
-pytestmark = pytest.mark.deploy
+pytestmark = pytest.mark.deploy("systemd")
 
 UNITS: Final = DEPLOY / "systemd"
 SERVER: Final = "eliza-sessions.service"
@@ -58,12 +58,12 @@ def test_systemd_names_a_mistake(units: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [SERVER, REST])
-def test_the_exposure(units: Path, name: str) -> None:
+def test_the_exposure(units: Path, name: str, figures: list[str]) -> None:
     said = run(
         "systemd-analyze", "security", "--offline=true", f"--threshold={MOST_EXPOSURE[name]}", units / name
     )
     (level,) = re.findall(r"Overall exposure level for .*: (\S+)", said)
-    print(f"\n{name}: exposure {level}")
+    figures.append(f"systemd: exposure of {name} {level} of 10, at most {MOST_EXPOSURE[name] / 10}")
     assert float(level) <= MOST_EXPOSURE[name] / 10
 
 
@@ -76,6 +76,7 @@ def test_the_user_of_the_store_is_made(tmp_path: Path) -> None:
     assert (name, home, shell) == (user, "/var/lib/eliza-sessions", "/usr/sbin/nologin")
 
 
+@pytest.mark.deploy
 def test_the_stop_has_the_time_to_drain() -> None:
     for name in (SERVER, REST):
         (seconds,) = re.findall(r"^TimeoutStopSec=(\d+)$", (UNITS / name).read_text(), re.MULTILINE)

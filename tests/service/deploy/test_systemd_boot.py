@@ -9,14 +9,17 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.service.deploy.image import SECONDS, Image
-from tests.service.deploy.programs import DEPLOY, program, run
+from tests.service.deploy.image import Image
+from tests.service.deploy.kinds import cannot_run
+from tests.service.deploy.programs import DEPLOY, complete, program, run
 from tests.service.docs.pages import example
 from tests.support.realtime.programs import free_address
 from tests.support.service import ECHO, USER
 from tests.support.waiting import until
 
-pytestmark = pytest.mark.deploy
+KIND = "systemd boot"
+
+pytestmark = pytest.mark.deploy(KIND)
 
 SERVER = "eliza-sessions.service"
 PACKAGES = "systemd systemd-sysv dbus"
@@ -72,20 +75,29 @@ class Machine:
             self._outer.wait()
 
 
+def refuse_without_containers(root: Path) -> None:
+    """Skips where this machine does not let systemd-nspawn start even `true`."""
+    line = (program("systemd-nspawn"), "--register=no", "--keep-unit", "--console=pipe", "-D", str(root))
+    done = complete((*line, "/bin/true"), 60)
+    if done.returncode != 0:
+        cannot_run(KIND, f"systemd-nspawn is refused: {done.stderr}")
+
+
 @pytest.fixture
 def machine(image: Image, tmp_path: Path) -> Iterator[Machine]:
     """Debian with systemd, and the program; neither a unit nor a user."""
     container = image.buildah("from", "--pull-never", image.base)
     install = f"apt-get update -qq && apt-get install -y -qq --no-install-recommends {PACKAGES}"
-    image.buildah(
+    image.buildah_online(
+        KIND,
         *("run", "--isolation", "chroot", "--env", "DEBIAN_FRONTEND=noninteractive", container),
         *("--", "sh", "-c", install),
-        seconds=SECONDS,
     )
     root = Path(image.buildah("mount", container))
     # What the docs' first lines install.
     run("cp", "-a", image.root / "opt/eliza-sessions", root / "opt")
     shutil.copytree(DEPLOY, root / "root/deploy")
+    refuse_without_containers(root)
     started = Machine(root, tmp_path / "machine.log")
     try:
         until(started.is_up, "the end of the boot", BOOT_SECONDS)

@@ -110,7 +110,7 @@ def test_a_reader_gets_through_them(tmp_path: Path) -> None:
     """
     said = walk(tmp_path)
     check_the_conversation_with_curl(*said["A conversation with curl"])
-    check_the_conversation(*said["The same from Python"])
+    check_the_conversation(said["The same from Python"][1])
     check_the_conversation(said["gRPC from other languages"][1])
     first, again = map(json.loads, said["Repeating a call safely"][0].splitlines())
     assert first == again
@@ -205,19 +205,21 @@ def check_worker(service: Serve, command: list[str], directory: Path, said: str,
     assert answer["agentResponse"]["text"] == f"{said}Hello!", answer
 
 
-def test_the_worker_in_python_replies(service: Serve, tmp_path: Path) -> None:
-    line = "    yield delivery.message.content\n"
-    failing = line + '    if delivery.message.content == "Fail!":\n        raise ValueError("no")\n'
-    code = example("worker.py")
+@pytest.mark.parametrize(
+    ("name", "code", "said"),
+    [
+        ("worker.py", example("worker.py"), "After 0 messages you say: "),
+        ("reply.py", example("reply.py"), "You say: "),
+    ],
+)
+def test_the_worker_in_python_replies(
+    service: Serve, tmp_path: Path, name: str, code: str, said: str
+) -> None:
+    line = "-> AsyncIterator[str]:\n"
+    failing = line + '    if turn.text == "Fail!":\n        raise ValueError("no")\n'
     assert line in code
-    (tmp_path / "worker.py").write_text(against(service, code.replace(line, failing)))
-    check_worker(
-        service,
-        [sys.executable, "worker.py"],
-        tmp_path,
-        "After 0 messages you say: ",
-        "the agent raised ValueError",
-    )
+    (tmp_path / name).write_text(against(service, code.replace(line, failing)))
+    check_worker(service, [sys.executable, name], tmp_path, said, "the agent could not answer")
 
 
 def test_the_worker_in_javascript_replies(service: Serve, node_directory: Path) -> None:

@@ -13,7 +13,7 @@ from tests.support.service import Serve
 SERVING, NOT_SERVING = HealthCheckResponse.SERVING, HealthCheckResponse.NOT_SERVING
 SERVICES = [
     f"eliza.sessions.v1.{name}"
-    for name in ("SessionService", "MessageService", "AgentService", "UserDataService")
+    for name in ("SessionService", "MessageService", "AgentService", "UserDataService", "AdminService")
 ]
 REFLECTION = [f"grpc.reflection.{version}.ServerReflection" for version in ("v1", "v1alpha")]
 CLOCK = "eliza.sessions.v1.ClockService"

@@ -55,6 +55,13 @@ def test_each_version_of_reflection_describes_itself(service: Serve, name: str) 
             ["Connect", "CreateAgent", "DeleteAgent", "GetAgent", "ListAgents", "Reply", "UpdateAgent"],
         ),
         (SERVICES[3], ["DeleteUserData", "ExportUserData", "ListUserSessions"]),
+        (
+            SERVICES[4],
+            [
+                *("GetAgentActivity", "GetOverview", "GetSystem", "ListDeliveries"),
+                *("RedeliverMessage", "SearchSessions"),
+            ],
+        ),
         (CLOCK, ["AdvanceClock", "GetClock", "SetClock"]),
     ],
 )

@@ -13,6 +13,7 @@ from eliza.sessions.v1 import (
     agent_service_pb2_grpc,
     message_service_pb2_grpc,
     session_service_pb2_grpc,
+    user_data_service_pb2_grpc,
 )
 
 
@@ -62,6 +63,7 @@ def fake(answer: Answer, credentials: grpc.ServerCredentials | None = None) -> I
         (session_service_pb2_grpc, "SessionService"),
         (message_service_pb2_grpc, "MessageService"),
         (agent_service_pb2_grpc, "AgentService"),
+        (user_data_service_pb2_grpc, "UserDataService"),
     ):
         getattr(grpc_module, f"add_{service}Servicer_to_server")(_Any(), server)
     if credentials:

@@ -89,6 +89,39 @@ def test_agents_and_the_service_tell_how_they_are(service: Serve, connect: Conne
     assert client.status().version
 
 
+def test_a_token_is_for_one_session(service: Serve, connect: Connect) -> None:
+    client = connect(service.grpc)
+    one, other = (client.create(ECHO, USER).session_id for _ in range(2))
+    made = client.create_access_token(one, verbs=["read"], lifetime=dt.timedelta(seconds=60))
+    left_s = made.expires_at.ToDatetime(dt.UTC) - client.get(one).last_activity.ToDatetime(dt.UTC)
+    assert (list(made.verbs), left_s <= dt.timedelta(minutes=10)) == (["read"], True)
+    narrow = connect(service.grpc, token=made.access_token)
+    assert narrow.get(one).session_id == one
+    with pytest.raises(errors.PermissionDeniedError):
+        narrow.send(one, "Hello!")
+    with pytest.raises(errors.SessionNotFoundError):
+        narrow.get(other)
+    assert set(client.create_access_token(one).verbs) == {"read", "send"}
+
+
+def test_all_there_is_of_a_session_and_a_user(service: Serve, connect: Connect) -> None:
+    client, user = connect(service.grpc), str(uuid.uuid4())
+    made = [client.create(ECHO, user, metadata={"n": number}).session_id for number in range(3)]
+    client.send_and_wait(made[0], "Hello!")
+    first, *entries = client.transcript(made[0])
+    assert (first["record"], first["session"]["sessionId"]) == ("session", made[0])
+    assert [one["entry"]["message"]["content"] for one in entries] == ["Hello!", "Hello!"]
+    assert list(client.transcript(made[0], after=1))[1:] == entries[1:]
+    assert sorted(one.session_id for one in client.user_sessions(user, page_size=2)) == sorted(made)
+    told = [one["session"]["sessionId"] for one in client.export_user(user) if one["record"] == "session"]
+    assert sorted(told) == sorted(made)
+    receipt = client.erase_user(user)
+    assert (receipt.user_id, receipt.sessions, receipt.entries) == (user, 3, 2)
+    assert list(client.user_sessions(user)) == list(client.export_user(user)) == []
+    with pytest.raises(errors.SessionNotFoundError):
+        next(client.transcript(made[0]))
+
+
 def test_errors_have_their_class_and_details(service: Serve, connect: Connect) -> None:
     client = connect(service.grpc)
     with pytest.raises(errors.InvalidUuidError) as bad:

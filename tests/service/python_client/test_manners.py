@@ -10,7 +10,9 @@ import pytest
 
 from eliza.sessions.errors import Row, error_trailers
 from eliza.sessions.v1 import message_service_pb2, session_pb2, session_service_pb2
+from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
 from eliza_sessions_client import AsyncClient, Client, SessionsError, Timeouts, errors
+from eliza_sessions_client.connection import open_channel
 from tests.service.python_client.conftest import Connect
 from tests.service.python_client.fake import Seen, fake, refuse
 from tests.support.service import ECHO, UNKNOWN, USER
@@ -90,18 +92,19 @@ def test_a_refused_call_waits_as_long_as_the_service_says_and_is_the_same(connec
     assert ids != {""}
 
 
-def test_grpc_waits_as_long_as_the_pushback_says(connect: Connect) -> None:
+def test_grpc_itself_waits_as_long_as_the_service_says() -> None:
+    """The channel that the client uses, without the client's own repetition."""
     times: list[float] = []
 
     def pushing(seen: Seen, context: grpc.ServicerContext) -> Any:
         times.append(time.monotonic())
         if len(times) == 1:
-            context.set_trailing_metadata((("grpc-retry-pushback-ms", "700"),))
-            context.abort(grpc.StatusCode.UNAVAILABLE, "soon")
-        return found(seen, context)
+            refuse(context, "UNAVAILABLE", retryAfterSeconds="0.7")
+        return session_service_pb2.GetSessionResponse(session=SESSION)
 
-    with fake(pushing) as service:
-        connect(service.address).get(UNKNOWN)
+    with fake(pushing) as service, open_channel(service.address, {}) as channel:
+        request = session_service_pb2.GetSessionRequest(session_id=UNKNOWN)
+        assert SessionServiceStub(channel).GetSession(request, timeout=20).session == SESSION
     assert len(times) == 2
     assert times[1] - times[0] >= 0.7
 

@@ -73,6 +73,15 @@ def test_no_file_belongs_to_both(wheels: dict[str, Path]) -> None:
     assert not files(wheels["eliza_sessions_client"]).keys() & files(wheels["eliza_sessions"]).keys()
 
 
+def test_the_console_is_in_the_servers_wheel_whole(wheels: dict[str, Path]) -> None:
+    found, console = files(wheels["eliza_sessions"]), ROOT / "rest_facade" / "console"
+    wanted = [path for folder in ("templates", "static") for path in (console / folder).rglob("*")]
+    assert len(wanted) > 20
+    for path in wanted:
+        if path.is_file():
+            assert found[str(path.relative_to(ROOT))] == path.read_bytes()
+
+
 def test_the_client_has_its_types_its_licence_and_two_dependencies(wheels: dict[str, Path]) -> None:
     found = files(wheels["eliza_sessions_client"])
     (metadata,) = [text.decode() for name, text in found.items() if name.endswith("/METADATA")]

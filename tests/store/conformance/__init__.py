@@ -7,6 +7,7 @@ from tests.store.conformance.agents import Agents
 from tests.store.conformance.closing import Closing
 from tests.store.conformance.deliveries import Deliveries
 from tests.store.conformance.groups import Groups
+from tests.store.conformance.inspection import Inspection
 from tests.store.conformance.lists import Lists
 from tests.store.conformance.messages import Messages
 from tests.store.conformance.purge import Purge
@@ -18,6 +19,18 @@ from tests.store.conformance.user_data import UserData
 
 
 class StoreConformance(
-    Sessions, Scopes, UserData, Groups, Messages, Lists, Purge, Deliveries, Agents, Texts, Requests, Closing
+    Sessions,
+    Scopes,
+    UserData,
+    Groups,
+    Messages,
+    Lists,
+    Purge,
+    Deliveries,
+    Inspection,
+    Agents,
+    Texts,
+    Requests,
+    Closing,
 ):
     """The suite."""

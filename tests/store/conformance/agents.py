@@ -29,6 +29,18 @@ class Agents(OnStore):
             await store.create_agent(new)
             assert await store.get_agent(new.id, scope=EVERYTHING) == new
 
+    async def test_the_retention_of_its_sessions_is_kept_changed_and_cleared(self, store: Store) -> None:
+        for n, retention in enumerate((None, 0.0, 1 / 3, 525_600.0), start=1):
+            new = agent(n, T0 + n, retention_minutes=retention)
+            await store.create_agent(new)
+            assert await store.get_agent(new.id, scope=EVERYTHING) == new
+        for retention in (7.5, None):
+            changed = await store.update_agent(
+                new.id, lambda found, _, to=retention: replace(found, retention_minutes=to), scope=EVERYTHING
+            )
+            assert changed == await store.get_agent(new.id, scope=EVERYTHING)
+            assert changed == replace(new, retention_minutes=retention)
+
     async def test_what_belongs_to_the_kind_of_an_agent_is_kept(self, store: Store) -> None:
         hook = WebhookSettings("https://a.example/Zoë?x=1", "env:X", 0.1, 7)
         model = OpenAiSettings(

@@ -13,17 +13,17 @@ from hypothesis import HealthCheck, settings
 from server.clock import TestClock
 from server.domain.access import EVERYTHING
 from server.domain.agents import Agent, AgentKind
-from server.domain.deliveries import Delivery, RetryPolicy
+from server.domain.deliveries import Delivery, DeliveryState, RetryPolicy
 from server.domain.errors import InvalidFieldError, RequestIdReusedError
 from server.domain.idempotency import RequestKey
 from server.domain.log import Entry
 from server.domain.messages import Draft, Reply
-from server.domain.replies import DeliveryRule, fail, lease
+from server.domain.replies import DeliveryRule, fail, lease, redeliver
 from server.domain.replies import answer as answer_delivery
 from server.domain.sessions import Outcome, Rule, Session, fall_due, send_message, update_timeout
 from server.domain.timeouts import PartialTimeoutConfig
 from server.store.contract import Store
-from server.store.values import OpenDelivery
+from server.store.values import OpenDelivery, SessionFilter
 from tests.unit.samples import POLICY, T0, answering, put, session
 
 UNKNOWN = "99999999-9999-4999-8999-999999999999"
@@ -71,6 +71,7 @@ RETRIES = RetryPolicy(3, 1000, 60_000)
 take = partial(lease, lease_ms=5000, message_id="m", policy=RETRIES)
 stumble = partial(fail, message_id="m", reason="broken", final=False, backoff_ms=700, policy=RETRIES)
 give_up = partial(stumble, final=True)
+again = partial(redeliver, max_open=10**6)
 
 
 def respond(content: str = "r", reply_id: str | None = None) -> DeliveryRule:
@@ -189,6 +190,16 @@ CALLS: dict[str, Callable[[Store, Session], Awaitable[object]]] = {
     "count_history": lambda store, one: store.count_history(one, before_sequence=1, limit=1),
     "find_answer": lambda store, one: store.find_answer(one.id, 1, scope=EVERYTHING),
     "forget_requests": lambda store, one: store.forget_requests(T0, 1),
+    "search_sessions": lambda store, one: store.search_sessions(
+        T0, SessionFilter(), scope=EVERYTHING, limit=1
+    ),
+    "list_deliveries": lambda store, one: store.list_deliveries(one, limit=1, state=frozenset(DeliveryState)),
+    "list_agent_deliveries": lambda store, one: store.list_agent_deliveries(
+        one.agent_id, scope=EVERYTHING, limit=1, failed=False
+    ),
+    "find_message": lambda store, one: store.find_message(one, UNKNOWN),
+    "describe_queue": lambda store, one: store.describe_queue(one.agent_id, scope=EVERYTHING),
+    "last_runs": lambda store, one: store.last_runs(),
 }
 """A call of every method but `add_listener` and `close`."""
 

@@ -33,6 +33,7 @@ from tests.store.conformance.common import (
     UNKNOWN,
     Misbehaved,
     OnStore,
+    again,
     break_a_constraint,
     contents,
     delivery,
@@ -67,6 +68,18 @@ class Deliveries(OnStore):
         with pytest.raises(DeliveryNotFoundError) as caught:
             await delivery(store, one, 2)
         assert caught.value.details == {"deliveryId": f"{one.id}-2"}
+
+    @pytest.mark.parametrize(("end", "left"), [(respond(), ""), (give_up, "of a call")])
+    async def test_a_delivery_keeps_its_trace_until_it_is_answered(
+        self, store: Store, one: Session, end: DeliveryRule, left: str
+    ) -> None:
+        await store.apply(one.id, partial(say(), trace="of a call"), scope=EVERYTHING)
+        for rule in (take, stumble, take):
+            changed = await store.apply_delivery(one.id, 1, rule, scope=EVERYTHING)
+            assert changed.delivery.trace == (await delivery(store, one, 1)).trace == "of a call"
+        assert (await first_open(store, one)).delivery.trace == "of a call"
+        ended = await store.apply_delivery(one.id, 1, end, scope=EVERYTHING)
+        assert ended.delivery.trace == (await delivery(store, one, 1)).trace == left
 
     async def test_deliveries_that_are_not_there(self, store: Store, one: Session) -> None:
         other = await self.added(store)
@@ -414,7 +427,9 @@ class Deliveries(OnStore):
                 st.tuples(
                     st.integers(0, 1),
                     st.integers(1, 5),
-                    st.sampled_from(["say", "lease", "answer", "fail", "give up", "expire", "delete"]),
+                    st.sampled_from(
+                        ["say", "lease", "answer", "fail", "give up", "again", "expire", "delete"]
+                    ),
                 ),
                 min_size=1,
                 max_size=12,
@@ -431,6 +446,7 @@ class Deliveries(OnStore):
         sessions: dict[str, Session] = {one.id: one for one in targets}
         made: dict[tuple[str, int], Delivery] = {}
         rules = {"lease": take, "answer": respond("r", "r"), "fail": stumble, "give up": give_up}
+        rules["again"] = again
 
         def expected(session_id: str, sequence: int, name: str) -> Outcome | type[Exception] | None:
             if session_id not in sessions:
@@ -486,9 +502,15 @@ class Deliveries(OnStore):
                 ]
                 first = await first_open(store, one)
                 assert (first and first.delivery) == min(left, key=lambda found: found.sequence, default=None)
-                assert one.id not in sessions or (
-                    await store.get_session(one.id, scope=EVERYTHING)
-                ).open_deliveries == len(left)
+                failed = [
+                    found
+                    for (session_id, _), found in still.items()
+                    if session_id == one.id and found.state is DeliveryState.FAILED
+                ]
+                if one.id in sessions:
+                    now = await store.get_session(one.id, scope=EVERYTHING)
+                    assert now.open_deliveries == len(left)
+                    assert now.failed_deliveries == (0 if now.expiry_logged else len(failed))
         for one in targets:
             if one.id in sessions:
                 await store.delete_session(one.id, scope=EVERYTHING)

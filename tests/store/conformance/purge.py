@@ -1,5 +1,7 @@
 """Expiry and the purge."""
 
+from contextlib import suppress
+
 import pytest
 
 from server.clock import TestClock
@@ -195,6 +197,57 @@ class Purge(OnStore):
         assert await store.purge(clock.now_ms(), 100) > 0
         with pytest.raises(SessionNotFoundError):
             await store.get_session(one.id, scope=EVERYTHING)
+
+    async def test_a_retention_of_its_own_goes_before_that_of_the_service(
+        self, store: Store, clock: TestClock
+    ) -> None:
+        own = {"none": None, "at once": 0, "shorter": 5 * MINUTE, "longer": 60 * MINUTE}
+        made = {name: session()._replace(retention_ms=retention_ms) for name, retention_ms in own.items()}
+        for one in made.values():
+            await put(store, one)
+            assert await store.get_session(one.id, scope=EVERYTHING) == one
+            await store.apply(one.id, say(), scope=EVERYTHING)
+        end_ms = (await store.get_session(made["none"].id, scope=EVERYTHING)).expires_at_ms
+        clock.set_ms(end_ms)
+        for one in made.values():
+            expired = await store.apply(one.id, fall_due, scope=EVERYTHING)
+            assert expired.session.retention_ms == one.retention_ms
+
+        async def left(after_ms: int) -> list[str]:
+            while await store.purge(end_ms + after_ms, 3, retention_ms=10 * MINUTE):
+                continue
+            found = []
+            for name, one in made.items():
+                with suppress(SessionNotFoundError):
+                    await store.get_session(one.id, scope=EVERYTHING)
+                    found.append(name)
+            return found
+
+        assert await left(-1) == ["none", "at once", "shorter", "longer"]
+        assert await left(0) == ["none", "shorter", "longer"]
+        assert await left(5 * MINUTE - 1) == ["none", "shorter", "longer"]
+        assert await left(5 * MINUTE) == ["none", "longer"]
+        assert await left(10 * MINUTE - 1) == ["none", "longer"]
+        assert await left(10 * MINUTE) == ["longer"]
+        assert await store.counts(scope=EVERYTHING) == Counts(0, 1, 0, 0)
+        assert await left(60 * MINUTE - 1) == ["longer"]
+        assert await left(60 * MINUTE) == []
+        assert await store.counts(scope=EVERYTHING) == Counts(0, 0, 0, 0)
+
+    @pytest.mark.parametrize("limit", [1, 3, 100])
+    async def test_a_step_with_both_kinds_keeps_to_its_limit(
+        self, store: Store, clock: TestClock, limit: int
+    ) -> None:
+        for retention_ms in (None, 0, None, MINUTE):
+            await put(store, session()._replace(retention_ms=retention_ms))
+        clock.set_ms(T0 + 30 * MINUTE)
+        assert await store.apply_due(fall_due, clock.now_ms(), 10) == 4
+        removed = 0
+        while step := await store.purge(clock.now_ms() + MINUTE, limit):
+            assert 1 <= step <= limit
+            removed += step
+        # Each session, and the entry of its expiry.
+        assert removed == 8
 
     async def test_clearing_sessions_keeps_agents(self, store: Store, one: Session) -> None:
         await store.create_agent(agent())

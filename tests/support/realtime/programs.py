@@ -6,12 +6,12 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 import requests
 
-from tests.support.clients import command
-from tests.support.service import environment
+from tests.support.forks import Forked
+from tests.support.service import environment, start_command
 from tests.support.waiting import PATIENCE_SECONDS
 
 SLOW_AGENT = Path(__file__).parent / "slow_agent.py"
@@ -31,9 +31,7 @@ class Program:
         directory.mkdir(parents=True, exist_ok=True)
         self.log_path = directory / "program.log"
         with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                line, cwd=directory, env=environment(**settings), stdout=subprocess.PIPE, stderr=log
-            )
+            self.process = self._start(line, directory, log, settings)
         timer = threading.Timer(30, self.process.kill)
         timer.start()
         ready = self.process.stdout.readline().decode()
@@ -46,6 +44,13 @@ class Program:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+
+    def _start(
+        self, line: list[str], directory: Path, log: BinaryIO, settings: dict[str, str]
+    ) -> "subprocess.Popen[bytes] | Forked":
+        return subprocess.Popen(
+            line, cwd=directory, env=environment(**settings), stdout=subprocess.PIPE, stderr=log
+        )
 
     def stop(self) -> int:
         """Ends it with SIGTERM; returns its exit status."""
@@ -65,12 +70,20 @@ class Program:
 class Facade(Program):
     """A running `eliza-sessions rest`: `address` is where it listens, `url` leads to its sessions."""
 
-    def __init__(self, server: str, rest_address: str, directory: Path, **settings: str) -> None:
-        super().__init__(
-            command("rest", "--server", server, "--rest-address", rest_address), directory, **settings
-        )
+    def __init__(
+        self, server: str, rest_address: str, directory: Path, *, fresh: bool = False, **settings: str
+    ) -> None:
+        """`fresh` see `start_command`."""
+        self._fresh = fresh
+        line = ["rest", "--server", server, "--rest-address", rest_address]
+        super().__init__(line, directory, **settings)
         self.address = self.addresses["rest"]
         self.url = f"http://{self.address}/api/messaging/sessions"
+
+    def _start(
+        self, line: list[str], directory: Path, log: BinaryIO, settings: dict[str, str]
+    ) -> "subprocess.Popen[bytes] | Forked":
+        return start_command(line, directory, stderr=log, fresh=self._fresh, **settings)
 
     def health(self) -> requests.Response:
         """GET /sessions/health."""

@@ -4,7 +4,12 @@ import json
 from uuid import NAMESPACE_URL, uuid5
 
 from eliza.sessions import values
-from eliza.sessions.v1 import agent_service_pb2, message_service_pb2, session_service_pb2
+from eliza.sessions.v1 import (
+    agent_service_pb2,
+    message_service_pb2,
+    session_service_pb2,
+    user_data_service_pb2,
+)
 from eliza_sessions_client import to_dict, to_list, user_id_for
 from eliza_sessions_client.connection import SERVICE_CONFIG
 from eliza_sessions_client.retries import Backoff
@@ -29,7 +34,7 @@ def test_values_are_plain() -> None:
 def test_grpc_repeats_only_calls_that_exist_and_answer_once() -> None:
     services = {
         service.full_name: service
-        for module in (session_service_pb2, message_service_pb2, agent_service_pb2)
+        for module in (session_service_pb2, message_service_pb2, agent_service_pb2, user_data_service_pb2)
         for service in module.DESCRIPTOR.services_by_name.values()
     }
     (config,) = json.loads(SERVICE_CONFIG)["methodConfig"]

@@ -5,7 +5,15 @@ answers for an agent, `converse_with` and `TestWorker` test it.
 """
 
 from eliza_sessions_client import error_classes as errors
-from eliza_sessions_client._api import agent_pb2, log_pb2, message_pb2, message_service_pb2, session_pb2
+from eliza_sessions_client._api import (
+    agent_pb2,
+    log_pb2,
+    message_pb2,
+    message_service_pb2,
+    session_pb2,
+    session_service_pb2,
+    user_data_service_pb2,
+)
 from eliza_sessions_client.agent import Agent, AgentError, Reply, Turn, agent
 from eliza_sessions_client.aio import AsyncClient
 from eliza_sessions_client.calls import Timeouts
@@ -26,8 +34,11 @@ ReplyChunk = log_pb2.ReplyChunk
 ReplyAborted = log_pb2.ReplyAborted
 SessionDeleted = log_pb2.SessionDeleted
 AgentRecord = agent_pb2.Agent
+AccessToken = session_service_pb2.CreateAccessTokenResponse
+ErasureReceipt = user_data_service_pb2.DeleteUserDataResponse.Receipt
 
 __all__ = [
+    "AccessToken",
     "Agent",
     "AgentError",
     "AgentRecord",
@@ -36,6 +47,7 @@ __all__ = [
     "Client",
     "ConnectionOptions",
     "ConversePart",
+    "ErasureReceipt",
     "LogEntry",
     "Message",
     "Reply",

@@ -15,6 +15,8 @@ from eliza.sessions.v1 import (
     session_service_pb2,
     session_service_pb2_grpc,
     timeout_pb2,
+    user_data_service_pb2,
+    user_data_service_pb2_grpc,
 )
 
 __all__ = [
@@ -30,4 +32,6 @@ __all__ = [
     "session_service_pb2",
     "session_service_pb2_grpc",
     "timeout_pb2",
+    "user_data_service_pb2",
+    "user_data_service_pb2_grpc",
 ]

@@ -91,6 +91,16 @@ class Turn:
         """Which attempt at the reply this is, from 1. An earlier one may have done something already."""
         return self.delivery.attempt
 
+    @property
+    def trace(self) -> dict[str, str]:
+        """Where this attempt is in the trace of the message, as W3C's headers `traceparent` and `tracestate`.
+        Empty where the service traces nothing.
+
+        With opentelemetry-api installed it is the parent of the agent's spans already.
+        """
+        found = {"traceparent": self.delivery.traceparent, "tracestate": self.delivery.tracestate}
+        return {name: value for name, value in found.items() if value}
+
 
 Answering: TypeAlias = AsyncIterator[str | Reply] | Awaitable[str | Reply]
 """What an agent's function gives: pieces and perhaps a Reply at the end, or its whole reply at once."""

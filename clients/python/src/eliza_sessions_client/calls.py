@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from eliza_sessions_client._api import (
@@ -19,6 +20,7 @@ from eliza_sessions_client._api import (
     session_pb2,
     session_service_pb2,
     timeout_pb2,
+    user_data_service_pb2,
 )
 
 T = TypeVar("T")
@@ -84,6 +86,14 @@ def _timestamp(when: dt.datetime | None) -> Timestamp | None:
         raise ValueError("a time needs a time zone")
     made = Timestamp()
     made.FromDatetime(when)
+    return made
+
+
+def _duration(time: dt.timedelta | None) -> Duration | None:
+    if time is None:
+        return None
+    made = Duration()
+    made.FromTimedelta(time)
     return made
 
 
@@ -177,6 +187,26 @@ def delete(session_id: str, *, etag: str = "") -> Call[None]:
     """Ends a session and removes it with its messages. With `etag`: only in the state that has it."""
     request = session_service_pb2.DeleteSessionRequest(session_id=session_id, etag=etag)
     return Call("SessionService", "DeleteSession", request, _nothing, not etag, removes=True)
+
+
+def create_access_token(
+    session_id: str, *, verbs: Iterable[str] = (), lifetime: dt.timedelta | None = None
+) -> Call[session_service_pb2.CreateAccessTokenResponse]:
+    """Makes a token for one session, which a browser may have: `access_token`, `expires_at`, `verbs`.
+
+    `verbs` are of `read`, `send` and `change`; none: `read` and `send`. It is good for `lifetime`, at least a
+    second; None: as long as the service allows.
+    """
+    request = session_service_pb2.CreateAccessTokenRequest(
+        session_id=session_id, verbs=verbs, lifetime=_duration(lifetime)
+    )
+    return Call("SessionService", "CreateAccessToken", request, _whole)
+
+
+def user_sessions(user_id: str, *, page_size: int = 0) -> Pages[session_pb2.Session]:
+    """Iterates over the sessions of a user, live and expired, the newest first."""
+    request = user_data_service_pb2.ListUserSessionsRequest(user_id=user_id, page_size=page_size)
+    return Pages(Call("UserDataService", "ListUserSessions", request, _whole), lambda page: page.sessions)
 
 
 def status() -> Call[session_service_pb2.GetServiceStatusResponse]:

@@ -7,13 +7,16 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 import grpc
 
 from eliza_sessions_client import calls, connection, streams
-from eliza_sessions_client._api import message_pb2
+from eliza_sessions_client._api import message_pb2, user_data_service_pb2
+from eliza_sessions_client.credentials import Metadata
 from eliza_sessions_client.failures import error_from
 from eliza_sessions_client.retries import CALL_SECONDS, Attempts
 from eliza_sessions_client.signatures import described_by
+from eliza_sessions_client.traces import present_trace
 
 P = ParamSpec("P")
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 def _called(build: Callable[P, calls.Call[T]]) -> Callable[Concatenate["Client", P], T]:
@@ -42,6 +45,19 @@ def _streamed(build: Callable[P, streams.Stream[T]]) -> Callable[Concatenate["Cl
     @described_by(build)
     def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
         return self._stream(build(*args, **kwargs))
+
+    return method
+
+
+def _awaited(
+    build: Callable[P, streams.Stream[Any]], kind: type[R], name: str = "", text: str = ""
+) -> Callable[Concatenate["Client", P], R]:
+    """A method that reads a stream to its end, and returns the part of it that is of a kind."""
+
+    @described_by(build, name, text)
+    def method(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> R:
+        found = [part for part in self._stream(build(*args, **kwargs)) if isinstance(part, kind)]
+        return found[0]
 
     return method
 
@@ -90,38 +106,30 @@ class Client:
     send = _called(calls.send)
     messages = _paged(calls.messages)
     agents = _paged(calls.agents)
+    create_access_token = _called(calls.create_access_token)
+    user_sessions = _paged(calls.user_sessions)
     status = _called(calls.status)
     watch = _streamed(streams.watch)
     converse = _streamed(streams.converse)
+    send_and_wait = _awaited(
+        streams.converse,
+        message_pb2.Message,
+        "send_and_wait",
+        "Sends a message and returns the reply. Its arguments and errors are those of `converse`.",
+    )
+    transcript = _streamed(streams.transcript)
+    export_user = _streamed(streams.export_user)
+    erase_user = _awaited(streams.erase_user, user_data_service_pb2.DeleteUserDataResponse.Receipt)
 
-    def send_and_wait(
-        self,
-        session_id: str,
-        content: str,
-        *,
-        metadata: calls.Metadata | None = None,
-        attachments: calls.Attachments | None = None,
-        request_id: str | None = None,
-        timeout: float = streams.REPLY_SECONDS,
-    ) -> message_pb2.Message:
-        """Sends a message and returns the reply. Its errors are those of `converse`."""
-        parts = self.converse(
-            session_id,
-            content,
-            metadata=metadata,
-            attachments=attachments,
-            request_id=request_id,
-            timeout=timeout,
-        )
-        reply = [part for part in parts if isinstance(part, message_pb2.Message)]
-        return reply[0]
+    def _metadata(self) -> Metadata:
+        return (*self._credentials.metadata(), *present_trace())
 
     def _call(self, call: calls.Call[T]) -> T:
         method = getattr(self._stubs[call.service], call.method)
         attempts = Attempts(call, self._timeout_s)
         while True:
             try:
-                metadata = self._credentials.metadata()
+                metadata = self._metadata()
                 return call.unpack(method(call.request, timeout=attempts.left(), metadata=metadata))
             except grpc.RpcError as failed:
                 if self._is_closed:
@@ -140,7 +148,7 @@ class Client:
     def _stream(self, stream: streams.Stream[T]) -> Iterator[T]:
         method = getattr(self._stubs[stream.service], stream.method)
         while not stream.is_over:
-            metadata, failed = self._credentials.metadata(), None
+            metadata, failed = self._metadata(), None
             responses = method(stream.request(), timeout=stream.timeout(), metadata=metadata)
             try:
                 for response in responses:

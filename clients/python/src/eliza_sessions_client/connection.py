@@ -11,6 +11,7 @@ from eliza_sessions_client._api import (
     agent_service_pb2_grpc,
     message_service_pb2_grpc,
     session_service_pb2_grpc,
+    user_data_service_pb2_grpc,
 )
 from eliza_sessions_client.credentials import Credentials, Token
 
@@ -20,9 +21,11 @@ ADDRESS: Final = "127.0.0.1:50051"
 _REPEATABLE: Final = {
     "SessionService": (
         *("CreateSession", "GetSession", "ListSessions", "SendHeartbeat", "GetServiceStatus"),
+        "CreateAccessToken",
     ),
     "MessageService": ("SendMessage", "ListMessages"),
     "AgentService": ("ListAgents",),
+    "UserDataService": ("ListUserSessions",),
 }
 """The calls that gRPC may repeat by itself, because twice is the same as once: those that read, and those
 that have a request id. The others depend on an etag, or find another state the second time: see `retries`.
@@ -130,4 +133,5 @@ def stubs(channel: Any) -> dict[str, Any]:
         "SessionService": session_service_pb2_grpc.SessionServiceStub(channel),
         "MessageService": message_service_pb2_grpc.MessageServiceStub(channel),
         "AgentService": agent_service_pb2_grpc.AgentServiceStub(channel),
+        "UserDataService": user_data_service_pb2_grpc.UserDataServiceStub(channel),
     }

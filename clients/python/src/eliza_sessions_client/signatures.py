@@ -7,11 +7,14 @@ from typing import Any, TypeVar
 M = TypeVar("M", bound=Callable[..., Any])
 
 
-def described_by(build: Callable[..., Any]) -> Callable[[M], M]:
-    """Gives a method the name, the text and the arguments of the function that describes its call."""
+def described_by(build: Callable[..., Any], name: str = "", text: str = "") -> Callable[[M], M]:
+    """Gives a method the name, the text and the arguments of the function that describes its call; another
+    name and text, where these are given.
+    """
 
     def describe(method: M) -> M:
-        method.__name__, method.__qualname__, method.__doc__ = build.__name__, build.__name__, build.__doc__
+        method.__name__ = method.__qualname__ = name or build.__name__
+        method.__doc__ = text or build.__doc__
         this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
         told = inspect.signature(build)
         shown: Any = method

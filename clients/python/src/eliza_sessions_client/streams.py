@@ -3,13 +3,21 @@
 A stream goes on over lost connections. Nothing here talks to the service.
 """
 
+import json
 import time
+from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 import grpc
 
 from eliza_sessions_client import calls
-from eliza_sessions_client._api import log_pb2, message_pb2, message_service_pb2, session_service_pb2
+from eliza_sessions_client._api import (
+    log_pb2,
+    message_pb2,
+    message_service_pb2,
+    session_service_pb2,
+    user_data_service_pb2,
+)
 from eliza_sessions_client.error_classes import (
     AgentReplyTimeoutError,
     DeadlineExceededError,
@@ -21,6 +29,9 @@ from eliza_sessions_client.failures import error_from
 from eliza_sessions_client.retries import Backoff, may_repeat, wait_of
 
 T = TypeVar("T")
+
+Record: TypeAlias = dict[str, Any]
+"""A line of a transcript or an export: `record` says what it is, a `session` or an `entry` of its log."""
 
 CREDENTIAL_EXPIRED: Final = "CREDENTIAL_EXPIRED"
 PATIENCE_SECONDS: Final = 300.0
@@ -249,6 +260,76 @@ class Conversation(_Resuming):
         details = {"sessionId": self._sent.session_id, "messageId": self._message_id}
         text = "The agent has not replied in time; the message is kept"
         return AgentReplyTimeoutError(text, grpc.StatusCode.DEADLINE_EXCEEDED, details)
+
+
+class OneCall:
+    """A stream that cannot be taken up where it broke off: its error is raised."""
+
+    def __init__(self, service: str, method: str, request: Any, read: Callable[[Any], list[Any]]) -> None:
+        """`read` says what a response means."""
+        self.service, self.method = service, method
+        self.is_over = False
+        self._request = request
+        self._read = read
+
+    def request(self) -> Any:
+        """See Stream."""
+        return self._request
+
+    def timeout(self) -> None:
+        """See Stream."""
+
+    def take(self, response: Any) -> list[Any]:
+        """See Stream."""
+        return self._read(response)
+
+    def lose(self, failed: grpc.RpcError | None, *, is_renewable: bool) -> list[Any]:
+        """See Stream."""
+        if failed is not None:
+            raise error_from(failed) from None
+        self.is_over = True
+        return []
+
+    def pause(self) -> float:
+        """See Stream."""
+        return 0.0
+
+
+def _records(response: Any) -> list[Record]:
+    return [json.loads(line) for line in response.lines.splitlines()]
+
+
+def transcript(session_id: str, *, after: int = 0) -> Stream[Record]:
+    """Iterates over all that the service has of a session, live or expired: the `session`, then each `entry`
+    of its log behind the sequence `after`, as dicts of JSON.
+
+    A transcript that breaks off raises the error: ask again, with `after`.
+    """
+    request = message_service_pb2.ExportTranscriptRequest(session_id=session_id, after_sequence=after)
+    return OneCall("MessageService", "ExportTranscript", request, _records)
+
+
+def export_user(user_id: str) -> Stream[Record]:
+    """Iterates over all that the service has about a user, as dicts of JSON: each `session`, followed by each
+    `entry` of its log.
+
+    An export that breaks off raises the error, and is to be made anew.
+    """
+    request = user_data_service_pb2.ExportUserDataRequest(user_id=user_id)
+    return OneCall("UserDataService", "ExportUserData", request, _records)
+
+
+def erase_user(user_id: str) -> Stream[user_data_service_pb2.DeleteUserDataResponse.Receipt]:
+    """Erases all that the service has about a user, and returns the receipt.
+
+    An erase that breaks off raises the error, and may be made again. The receipt then tells of the rest.
+    """
+    request = user_data_service_pb2.DeleteUserDataRequest(user_id=user_id)
+    return OneCall("UserDataService", "DeleteUserData", request, _receipts)
+
+
+def _receipts(response: Any) -> list[user_data_service_pb2.DeleteUserDataResponse.Receipt]:
+    return [response.receipt] if response.HasField("receipt") else []
 
 
 def watch(session_id: str, *, after: int = 0, patience: float = PATIENCE_SECONDS) -> Stream[WatchEvent]:

@@ -19,6 +19,7 @@ from eliza_sessions_client.errors import SessionsError, reason_name
 from eliza_sessions_client.failures import error_from
 from eliza_sessions_client.retries import Backoff, wait_of
 from eliza_sessions_client.streams import CREDENTIAL_EXPIRED
+from eliza_sessions_client.traces import continued
 
 DRAIN_SECONDS: Final = 30.0
 """How long a worker that is told to stop may take for what it has in hand."""
@@ -218,7 +219,8 @@ class Worker:
         self._end(delivery_id)
         held = self._held[delivery_id] = _Held(turn)
         self._is_idle.clear()
-        held.task = asyncio.create_task(self._answer(held))
+        with continued(turn.trace):
+            held.task = asyncio.create_task(self._answer(held))
 
     async def _answer(self, held: _Held) -> None:
         """Asks the agent, and says what it says."""

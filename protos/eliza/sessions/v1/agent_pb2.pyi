@@ -205,12 +205,18 @@ class Agent(_message.Message):
     WEBHOOK_FIELD_NUMBER: _builtins.int
     OPENAI_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    RETENTION_MINUTES_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """UUID of the agent, in lower case."""
     name: _builtins.str
     """What people call it: 1 to 100 code points."""
     kind: Global___AgentKind.ValueType
     """How the service reaches it."""
+    retention_minutes: _builtins.float
+    """How long its sessions are kept once they have expired, in minutes: 0 to 525,600. Absent: as the service's
+    SESSION_RETENTION_MINUTES says. A change applies to sessions created from now on. Sessions of an agent
+    that was removed keep theirs.
+    """
     @_builtins.property
     def timeout_config(self) -> _timeout_pb2.TimeoutConfig:
         """Timeout settings for its sessions; they come after the session's own and before the service's defaults,
@@ -251,13 +257,19 @@ class Agent(_message.Message):
         webhook: Global___WebhookSettings | None = ...,
         openai: Global___OpenAiSettings | None = ...,
         status: Global___AgentStatus | None = ...,
+        retention_minutes: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "openai", b"openai", "settings", b"settings", "status", b"status", "timeout_config", b"timeout_config", "updated_at", b"updated_at", "webhook", b"webhook"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_retention_minutes", b"_retention_minutes", "created_at", b"created_at", "openai", b"openai", "retention_minutes", b"retention_minutes", "settings", b"settings", "status", b"status", "timeout_config", b"timeout_config", "updated_at", b"updated_at", "webhook", b"webhook"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "created_at", b"created_at", "kind", b"kind", "name", b"name", "openai", b"openai", "settings", b"settings", "status", b"status", "timeout_config", b"timeout_config", "updated_at", b"updated_at", "webhook", b"webhook"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retention_minutes", b"_retention_minutes", "agent_id", b"agent_id", "created_at", b"created_at", "kind", b"kind", "name", b"name", "openai", b"openai", "retention_minutes", b"retention_minutes", "settings", b"settings", "status", b"status", "timeout_config", b"timeout_config", "updated_at", b"updated_at", "webhook", b"webhook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__retention_minutes: _TypeAlias = _typing.Literal["retention_minutes"]  # noqa: Y015
+    _WhichOneofArgType__retention_minutes: _TypeAlias = _typing.Literal["_retention_minutes", b"_retention_minutes"]  # noqa: Y015
     _WhichOneofReturnType_settings: _TypeAlias = _typing.Literal["webhook", "openai"]  # noqa: Y015
     _WhichOneofArgType_settings: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retention_minutes) -> _WhichOneofReturnType__retention_minutes | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_settings) -> _WhichOneofReturnType_settings | None: ...
 
 Global___Agent: _TypeAlias = Agent  # noqa: Y015

@@ -198,8 +198,8 @@ class UpdateAgentRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """What to change: `name`, `kind`, `webhook`, `openai`, `timeout_config`, or a field of one of the last
-        three (`timeout_config.auto_renew`). `*` means all of these; without a mask every field that is set
+        """What to change: `name`, `kind`, `retention_minutes`, `webhook`, `openai`, `timeout_config`, or a field of
+        one of the last three (`timeout_config.auto_renew`). `*` means all of these; without a mask every field that is set
         changes. A field that the mask names and that is not set is cleared. Another path is INVALID_FIELD. A new
         `kind` clears the settings of the old one.
         """
@@ -297,6 +297,8 @@ class Delivery(_message.Message):
     REPLY_MESSAGE_ID_FIELD_NUMBER: _builtins.int
     LEASE_EXPIRES_AT_FIELD_NUMBER: _builtins.int
     HISTORY_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
+    TRACESTATE_FIELD_NUMBER: _builtins.int
     delivery_id: _builtins.str
     """By this id a reply names the delivery. All attempts have the same."""
     attempt: _builtins.int
@@ -307,6 +309,12 @@ class Delivery(_message.Message):
     """How many messages the history lacks because they do not fit: whole messages, the oldest. ListMessages has
     them.
     """
+    traceparent: _builtins.str
+    """Where this attempt is in the trace of the message, as the header of W3C Trace Context says it: 55
+    characters. Empty where the service traces nothing.
+    """
+    tracestate: _builtins.str
+    """The header `tracestate` that goes with it, in at most 512 characters."""
     @_builtins.property
     def session(self) -> _session_pb2.Session:
         """The session with its metadata, as it is now. Trust `session.metadata` alone: the author of a message may
@@ -338,10 +346,12 @@ class Delivery(_message.Message):
         reply_message_id: _builtins.str = ...,
         lease_expires_at: _timestamp_pb2.Timestamp | None = ...,
         history_left_out: _builtins.int = ...,
+        traceparent: _builtins.str = ...,
+        tracestate: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease_expires_at", b"lease_expires_at", "message", b"message", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "delivery_id", b"delivery_id", "history", b"history", "history_left_out", b"history_left_out", "lease_expires_at", b"lease_expires_at", "message", b"message", "reply_message_id", b"reply_message_id", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "delivery_id", b"delivery_id", "history", b"history", "history_left_out", b"history_left_out", "lease_expires_at", b"lease_expires_at", "message", b"message", "reply_message_id", b"reply_message_id", "session", b"session", "traceparent", b"traceparent", "tracestate", b"tracestate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,6 +14,8 @@ CREATE TABLE agents (
     warning_threshold_minutes float8,
     -- What belongs to the agent's kind, as JSON; NULL for a kind that has nothing of its own.
     settings text,
+    -- How long its sessions are kept once they have expired; NULL: as long as the setting says.
+    retention_minutes float8,
     -- Whose it is. An agent without a tenant belongs to all of them.
     tenant text COLLATE "C" NOT NULL
 );
@@ -47,11 +49,17 @@ CREATE TABLE sessions (
     open_deliveries integer NOT NULL,
     -- How many bytes of content, metadata and attachments its messages have.
     stored_bytes bigint NOT NULL,
+    -- How many messages have failed for good and can be delivered anew; 0 once the session has expired.
+    failed_deliveries integer NOT NULL,
+    -- The retention of its agent when it was created.
+    retention_ms bigint,
     -- Not later than the instant at which something happens by itself; NULL once the expiry is in the log.
     due_at_ms bigint,
     -- The expiry, once it is in the log: what the purge looks for. `expires_at_ms` must not be indexed: each
     -- message changes it.
-    expired_at_ms bigint
+    expired_at_ms bigint,
+    -- The same of a session with a retention of its own: when that ends.
+    kept_until_ms bigint
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02);
 
 -- Not unique: our channels are random, and no shard could check it.
@@ -63,6 +71,10 @@ CREATE INDEX sessions_of_agent ON sessions (agent_id, tenant, created_at_ms, id)
 CREATE INDEX sessions_of_user ON sessions (user_id, tenant, expired, created_at_ms, id);
 CREATE INDEX sessions_of_agent_and_user ON sessions (agent_id, user_id, tenant, created_at_ms, id) WHERE NOT expired;
 CREATE INDEX sessions_expired ON sessions (expired_at_ms, id) WHERE expired_at_ms IS NOT NULL;
+CREATE INDEX sessions_kept ON sessions (kept_until_ms, id) WHERE kept_until_ms IS NOT NULL;
+CREATE INDEX sessions_ended ON sessions (tenant, created_at_ms, id) WHERE expired;
+CREATE INDEX sessions_ended_of_agent ON sessions (agent_id, tenant, created_at_ms, id) WHERE expired;
+CREATE INDEX sessions_failed ON sessions (agent_id, tenant, created_at_ms, id) WHERE failed_deliveries > 0;
 
 -- Sessions that are gone, of which log, deliveries and requests may still have rows: the purge takes these in small steps.
 CREATE TABLE removed_sessions (id uuid PRIMARY KEY);
@@ -118,6 +130,8 @@ CREATE TABLE deliveries (
     lost_connections integer NOT NULL,
     -- The last attempt that came to nothing, as JSON, for the operator.
     last_failure text,
+    -- Where the call that brought the message is in its trace; NULL: nowhere.
+    trace text,
     -- From when on the delivery may be given. NULL: an earlier one of the session is open, or a server has it.
     head_due_ms bigint,
     -- The server that has it, see `replicas`.
@@ -125,7 +139,9 @@ CREATE TABLE deliveries (
     PRIMARY KEY (session_id, sequence)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02);
 CREATE INDEX deliveries_open ON deliveries (session_id, sequence) WHERE state IN ('pending', 'leased');
-CREATE INDEX deliveries_due ON deliveries (agent_id, head_due_ms, sequence) WHERE head_due_ms IS NOT NULL;
+CREATE INDEX deliveries_due ON deliveries (agent_id, head_due_ms, sequence, session_id) WHERE head_due_ms IS NOT NULL;
+CREATE INDEX deliveries_failed ON deliveries (session_id, sequence) WHERE state = 'failed';
+CREATE INDEX deliveries_in_hand ON deliveries (agent_id, sequence, session_id) WHERE holder IS NOT NULL;
 CREATE INDEX deliveries_held ON deliveries (holder, agent_id) WHERE holder IS NOT NULL;
 
 -- Calls with a request id, each written in the transaction of its effect, so that a retry finds its first answer.
