@@ -19,19 +19,20 @@ LARGE = ("sessions", "log", "deliveries", "requests", "commits", "agents")
 SESSIONS = 60_000
 FILL = f"""
 INSERT INTO sessions SELECT md5('s' || n)::uuid, md5('c' || n)::uuid, md5('a' || n % 20)::uuid, md5('u' || n % 5000)::uuid,
-    't' || n % 3, '{{}}', 30, true, 720, 5, n, n, n, n + 1800000, 0, false, n % 10 > 0, 4, n, (n % 50 = 0)::int, 0,
-    CASE WHEN n % 10 = 0 THEN n + 1800000 END, CASE WHEN n % 10 > 0 THEN n + 1800000 END
+    't' || n % 3, '{{}}', 30, true, 720, 5, n, n, n, n + 1800000, 0, false, n % 10 > 0, 4, n, (n % 50 = 0)::int, 0, (n % 500 = 0)::int,
+    CASE WHEN n % 100 = 0 THEN 60000 END, CASE WHEN n % 10 = 0 THEN n + 1800000 END,
+    CASE WHEN n % 10 > 0 THEN n + 1800000 END, NULL
     FROM generate_series(1, {SESSIONS}) AS n;
 INSERT INTO log (session_id, sequence, at_ms, kind, expires_at_ms, renewal_count, was_renewed, is_near_expiration, size,
     message_id, is_agent, content, metadata, answers)
     SELECT md5('s' || n)::uuid, m, n + m, 'message', 1, 0, true, false, 10, 'm', m % 2 = 0, 'content', '{{}}',
     CASE WHEN m % 2 = 0 THEN m - 1 END FROM generate_series(1, {SESSIONS}) AS n, generate_series(1, 4) AS m;
 INSERT INTO deliveries SELECT md5('s' || n)::uuid, m, md5('a' || n % 20)::uuid,
-    CASE WHEN n % 50 = 0 AND m = 3 THEN 'pending' ELSE 'answered' END, 0, CASE WHEN n % 50 = 0 AND m = 3 THEN n END, 0, NULL,
+    CASE WHEN n % 50 = 0 AND m = 3 THEN 'pending' ELSE 'answered' END, 0, CASE WHEN n % 50 = 0 AND m = 3 THEN n END, 0, NULL, NULL,
     CASE WHEN n % 50 = 0 AND m = 3 THEN n END, NULL FROM generate_series(1, {SESSIONS}) AS n, generate_series(1, 3, 2) AS m;
 INSERT INTO requests SELECT 'session:' || n, 'r', 'f', '1', n, md5('s' || n)::uuid FROM generate_series(1, {SESSIONS}) AS n;
 INSERT INTO commits SELECT md5('t' || n)::uuid, true FROM generate_series(1, {SESSIONS}) AS n;
-INSERT INTO agents SELECT md5('a' || n)::uuid, 'a', 'echo', n, n, NULL, NULL, NULL, NULL, NULL, 't' || n % 100
+INSERT INTO agents SELECT md5('a' || n)::uuid, 'a', 'echo', n, n, NULL, NULL, NULL, NULL, NULL, NULL, 't' || n % 100
     FROM generate_series(1, 5000) AS n;
 INSERT INTO session_counts SELECT 'live', '', md5('u' || n), 't', 0, 1 FROM generate_series(1, 20000) AS n;
 """  # noqa: E501
