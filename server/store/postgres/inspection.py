@@ -44,7 +44,7 @@ def _newest(state: str, *filters: str) -> str:
     )
 
 
-_NEWEST: Final = {
+_NEWEST: Final[dict[tuple[str, tuple[str, ...]], str]] = {
     (state, filters): _newest(state, *filters)
     for state in (LIVE, EXPIRED)
     for filters in ((), ("agent_id",), ("user_id",), ("agent_id", "user_id"))
