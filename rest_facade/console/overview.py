@@ -55,6 +55,7 @@ def add_parts(add: Add, backend: Backend) -> None:
 def _body(answer: GetOverviewResponse) -> dict[str, Any]:
     return {
         "startedAt": values.ms_floor(answer.started_at),
+        "nowAt": values.ms_floor(answer.now.at),
         "now": {name: _figure(answer.now, field) for name, field in _FIGURES.items()},
         "oldestDeliverySeconds": answer.oldest_delivery_seconds,
         "expiryLagSeconds": answer.expiry_lag_seconds,

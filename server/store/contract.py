@@ -221,8 +221,8 @@ class Deliveries(ABC):
 
     @abstractmethod
     async def find_answer(self, session_id: str, sequence: int, *, scope: Scope) -> Entry | None:
-        """Finds the reply to the message with this sequence, or else its final failure; None while there is
-        neither.
+        """Finds the reply to the message with this sequence, or else its last final failure; None while there
+        is neither, and while it is delivered anew.
         """
 
     @abstractmethod

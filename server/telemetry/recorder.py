@@ -202,8 +202,11 @@ class Recorder(Telemetry):
         self._interval = _Interval(now_s)
         self._last = ended
         figures = _figures_of([ended], now_s)
-        gauges = await self.read_gauges()
-        self.points.append(Point(round(self._now_s() * 1000), figures, gauges))
+        gauges, at_ms = await self.read_gauges(), round(self._now_s() * 1000)
+        # The clock was set back: points are told by their instants, in order, and new ones must be.
+        while self.points and self.points[-1].at_ms >= at_ms:
+            self.points.pop()
+        self.points.append(Point(at_ms, figures, gauges))
 
     async def read_now(self) -> Point:
         """How things stand now, and what happened since the point before the last one."""

@@ -308,7 +308,9 @@ class MemoryStore(Store):
     async def find_answer(self, session_id: str, sequence: int, *, scope: Scope) -> Entry | None:
         log = self._log.get(session_id, {}) if self._has(session_id, scope) else {}
         found = [entry for entry in log.values() if entry.answers == sequence]
-        return next((entry for entry in found if entry.message), found[0] if found else None)
+        if found and self._deliveries[session_id, sequence].state in OPEN_STATES:
+            return None
+        return next((entry for entry in found if entry.message), found[-1] if found else None)
 
     def _due(self, agent_id: str, held: Collection[str]) -> list[tuple[int, int, str]]:
         """Of the agent's sessions: when the first open delivery is due, which that is, and the session."""

@@ -12,14 +12,15 @@ from server.clock import TestClock
 from server.domain.access import EVERYTHING
 from server.domain.idempotency import RequestKey
 from server.domain.log import ReplyFailure
+from server.domain.replies import redeliver
 from server.domain.sessions import Outcome
 from server.store.sqlite.check import problems
 from server.store.sqlite.store import SqliteStore
-from server.store.values import Counts
+from server.store.values import Counts, SessionFilter
 from tests.store.conformance.common import contents, respond
 from tests.store.old_schemas import EXPIRED, LIVE, make_old_store
 from tests.support.inside_sqlite import read_connections
-from tests.unit.samples import AGENT, T0, USER, put, session
+from tests.unit.samples import AGENT, MINUTE, T0, USER, put, session
 
 SCHEMA = 5
 """The last without them."""
@@ -141,5 +142,37 @@ async def test_its_open_deliveries_are_counted_and_the_first_is_due(
     assert list(problems(read_connections(store)[0])) == []
     answered = await store.apply_delivery(LIVE, 7, respond(), scope=EVERYTHING)
     assert answered.session.open_deliveries == 1
+    assert list(problems(read_connections(store)[0])) == []
+    await store.close()
+
+
+async def test_its_failed_messages_can_be_delivered_anew(tmp_path: Path) -> None:
+    def message(session_id: str, sequence: int) -> list[str]:
+        at_ms = T0 + sequence if session_id == LIVE else T0 + sequence * MINUTE * 60
+        return [
+            "INSERT INTO log (session_id, sequence, at_ms, kind, expires_at_ms, renewal_count, was_renewed, "
+            "is_near_expiration, message_id, is_agent, content, metadata) "
+            f"VALUES ('{session_id}', {sequence}, {at_ms}, 'message', {T0}, 2, 0, 0, 'm{sequence}', 0, "
+            "'lost', '{}')",
+            "INSERT INTO deliveries (session_id, sequence, state, attempts) "
+            f"VALUES ('{session_id}', {sequence}, 'failed', 3)",
+            f"UPDATE sessions SET last_sequence = {sequence}, last_entry_ms = {at_ms} "
+            f"WHERE id = '{session_id}'",
+        ]
+
+    statements = [*message(LIVE, 8), *message(LIVE, 9), *message(EXPIRED, 2)]
+    store = await reopened(tmp_path / "old.db", *statements, schema=11)
+    live, expired = [await store.get_session(one, scope=EVERYTHING) for one in (LIVE, EXPIRED)]
+    assert (live.failed_deliveries, expired.failed_deliveries) == (2, 0)
+    page = await store.list_agent_deliveries(AGENT, scope=EVERYTHING, limit=5, failed=True)
+    assert [(one.delivery.session_id, one.delivery.sequence) for one in page.deliveries] == [
+        (LIVE, 8),
+        (LIVE, 9),
+    ]
+    found = await store.search_sessions(T0, SessionFilter(is_expired=True), scope=EVERYTHING, limit=5)
+    assert [one.id for one in found.sessions] == [EXPIRED]
+    for rule in (redeliver, respond("found again")):
+        await store.apply_delivery(LIVE, 8, rule, scope=EVERYTHING)
+    assert (await store.get_session(LIVE, scope=EVERYTHING)).failed_deliveries == 1
     assert list(problems(read_connections(store)[0])) == []
     await store.close()

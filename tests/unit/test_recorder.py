@@ -90,6 +90,16 @@ async def test_an_hour_is_kept(recorder: Recorder, clock: Clock) -> None:
     assert recorder.points[0].at_ms == round((1_001_000 + 6 * POINT_SECONDS) * 1000)
 
 
+async def test_points_stay_in_order_where_the_clock_is_set_back() -> None:
+    machine_s, clock = [5000.0], Clock()
+    recorder = Recorder(OFF, clock, lambda: machine_s[0])
+    for at_s in (5000, 5010, 5020, 5012, 5022):
+        machine_s[0] = at_s
+        clock.now += POINT_SECONDS
+        await recorder.make_point()
+    assert [point.at_ms for point in recorder.points] == [5_000_000, 5_010_000, 5_012_000, 5_022_000]
+
+
 async def test_gauges_are_read_of_all_series_and_kept_for_a_moment(recorder: Recorder, clock: Clock) -> None:
     reads = 0
 

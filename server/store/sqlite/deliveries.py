@@ -9,6 +9,7 @@ import orjson
 import structlog
 
 from server.domain.access import Scope
+from server.domain.deliveries import DeliveryState
 from server.domain.log import Entry
 from server.domain.replies import DeliveryRule
 from server.domain.sessions import Outcome
@@ -24,10 +25,13 @@ from server.store.values import OpenDelivery
 
 _ENTRY: Final = ", ".join(rows.ENTRY)
 _IS_THERE: Final = "EXISTS (SELECT 1 FROM sessions WHERE sessions.id = :id{})"
+# A message that is delivered anew has failures in its log, and its answer is yet to come.
 _FIND_ANSWER: Final = in_scope(
     f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND answers = :sequence AND {_IS_THERE} UNION ALL "
-    f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND failed_sequence = :sequence AND {_IS_THERE} "
-    "LIMIT 1",
+    f"SELECT {_ENTRY} FROM log WHERE session_id = :id AND sequence = (SELECT max(sequence) FROM log "
+    "INDEXED BY log_of_failures WHERE session_id = :id AND failed_sequence = :sequence) "
+    "AND EXISTS (SELECT 1 FROM deliveries WHERE session_id = :id AND sequence = :sequence "
+    f"AND state = '{DeliveryState.FAILED}') AND {_IS_THERE} LIMIT 1",
     "sessions",
 )
 _DUE: Final = (

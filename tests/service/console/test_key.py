@@ -82,6 +82,26 @@ def test_the_key_stays_in_the_tab_until_it_is_forgotten(running: Running, root: 
 
 
 @pytest.mark.usefixtures("protected")
+def test_a_page_from_before_the_key_was_forgotten_does_not_come_back(root: str, watch: Open) -> None:
+    page = watch(root).go("/console/system")
+    enter(page, KEY)
+    page.wait_for_selector("text=Health of each part")
+    # What a browser does that keeps pages for its button "back"; the one of the tests does not.
+    back = """(key) => {
+      dispatchEvent(new PageTransitionEvent("pagehide", { persisted: true }));
+      if (key) sessionStorage.removeItem(key);
+      dispatchEvent(new PageTransitionEvent("pageshow", { persisted: true }));
+    }"""
+    page.evaluate("isSame = true")
+    page.evaluate(back, "")
+    assert page.evaluate("isSame")
+    expect(page.locator("text=Health of each part")).to_be_visible()
+    page.evaluate(back, "eliza-sessions.key")
+    expect(page.locator("#key-dialog")).to_be_visible()
+    assert "Health of each part" not in page.content()
+
+
+@pytest.mark.usefixtures("protected")
 def test_whoever_gives_no_key_may_do_so_later(root: str, watch: Open) -> None:
     page = watch(root).go("/console/system")
     expect(page.locator("#key-dialog")).to_be_visible()
@@ -146,4 +166,7 @@ def test_the_docs_authorize_with_the_key_of_the_console(
     expect(page.locator(".live-responses-table .response .response-col_status")).to_contain_text("200")
     assert protected.calls > calls
     assert KEY in str(watched.headers[-1])
+    # What is shown may be photographed, and the command is there to be copied.
+    expect(page.locator(".curl-command")).to_contain_text("Authorization: Bearer YOUR_KEY")
+    assert KEY not in page.content()
     assert watched.problems == []

@@ -77,6 +77,21 @@ def test_it_asks_for_what_is_new_alone(server: FakeServer, root: str, watch: Ope
     assert asked_after(server) == [0, *instants]
 
 
+def test_a_clock_that_is_set_back_does_not_stop_the_curves(
+    server: FakeServer, root: str, watch: Open
+) -> None:
+    watched = watch(root, has_clock=True)
+    page = watched.go("/console")
+    page.wait_for_selector("#refusals >> text=RATE_LIMITED")
+    before = server.newest_ms
+    server.newest_ms -= 100 * POINT_MS
+    answers = answers_to(page)
+    until(lambda: watched.pass_time(seconds=6) or len(answers) > 2, "more figures")
+    assert asked_after(server)[:4] == [0, before, 0, server.newest_ms]
+    assert [len(one["at"]) for one in answers[:3]] == [0, HOUR_POINTS, 0]
+    assert watched.problems == []
+
+
 def test_it_rests_while_nobody_looks(server: FakeServer, root: str, watch: Open) -> None:
     watched = watch(root, has_clock=True)
     page = watched.go("/console")

@@ -17,6 +17,7 @@ from server.store.values import Commit
 from tests.store.conformance.common import (
     MANY,
     OnStore,
+    again,
     contents,
     give_up,
     history,
@@ -201,3 +202,15 @@ class Requests(OnStore):
         ]
         late = await store.apply_delivery(one.id, 1, respond("late"), scope=EVERYTHING)
         assert await store.find_answer(one.id, 1, scope=EVERYTHING) == late.entry
+
+    async def test_a_message_that_is_delivered_anew_has_no_answer_until_the_next_one(
+        self, store: Store, one: Session
+    ) -> None:
+        await store.apply(one.id, say("a"), scope=EVERYTHING)
+        for _ in range(2):
+            failed = await store.apply_delivery(one.id, 1, give_up, scope=EVERYTHING)
+            assert await store.find_answer(one.id, 1, scope=EVERYTHING) == failed.entry
+            await store.apply_delivery(one.id, 1, again, scope=EVERYTHING)
+            assert await store.find_answer(one.id, 1, scope=EVERYTHING) is None
+        answered = await store.apply_delivery(one.id, 1, respond("at last"), scope=EVERYTHING)
+        assert await store.find_answer(one.id, 1, scope=EVERYTHING) == answered.entry

@@ -121,3 +121,44 @@ test("events are read however a body is cut, and one that breaks off is an error
     for await (const event of readEvents(broken)) assert.fail(event);
   }, TypeError);
 });
+
+/** Deliveries over a service of a hundred messages a page, whose states a test sets; and what was asked for. */
+async function makeDeliveries(states) {
+  const inert = { addEventListener: () => undefined };
+  Object.assign(globalThis, {
+    document: { ...inert, getElementById: () => inert },
+    window: inert,
+    sessionStorage: { getItem: () => null },
+  });
+  const asked = [];
+  globalThis.fetch = async (path) => {
+    const page = new URLSearchParams(path.split("?")[1]).get("page") ?? "";
+    asked.push(page);
+    const before = Number(page || states.size + 1);
+    const sequences = range(Math.max(1, before - 100), before - 1).reverse();
+    const body = {
+      deliveries: sequences.map(({ sequence }) => ({ messageSequence: sequence, state: states.get(sequence) })),
+      nextPage: before > 101 ? `${before - 100}` : null,
+    };
+    return { ok: true, status: 200, json: async () => body };
+  };
+  const { Deliveries } = await import(new URL("deliveries.js", modules));
+  return { deliveries: new Deliveries("here"), asked };
+}
+
+test("an old message that is delivered anew is looked at until it is over", async () => {
+  const states = new Map(range(1, 350).map(({ sequence }) => [sequence, "answered"]));
+  states.set(120, "failed");
+  const { deliveries, asked } = await makeDeliveries(states);
+  await deliveries.read(100);
+  assert.deepEqual(asked.splice(0), ["", "251", "151"]);
+  deliveries.set({ messageSequence: 120, state: "waiting" });
+  await deliveries.read(100);
+  assert.deepEqual([asked.splice(0), deliveries.of(120).state], [["", "151"], "failed"]);
+  deliveries.set({ messageSequence: 120, state: "waiting" });
+  states.set(120, "answered");
+  await deliveries.read(100);
+  assert.deepEqual([asked.splice(0), deliveries.of(120).state, deliveries.isAnyOpen], [["", "151"], "answered", false]);
+  await deliveries.read(100);
+  assert.deepEqual(asked, [""]);
+});

@@ -119,7 +119,7 @@ def test_the_overview_is_columns_with_nothing_where_there_is_no_figure() -> None
     assert body["points"]["firstChunkP50"] == [0, None]
     assert body["points"]["replyP95"] == [None, 12]
     assert {len(column) for column in body["points"].values()} == {2}
-    assert body["now"]["openDeliveries"] == 3
+    assert (body["nowAt"], body["now"]["openDeliveries"]) == (NOW, 3)
     assert body["now"]["replyP95"] is None
     assert (body["startedAt"], body["oldestDeliverySeconds"]) == (NOW - 5000, 4.5)
     assert list(body["refusalsByReason"].items()) == [("OVERLOADED", 1), ("RATE_LIMITED", 2)]

@@ -4,10 +4,26 @@ import { key } from "./key.js";
 
 const place = document.getElementById("docs");
 
+const SECRETS = new Set(["authorization", "x-api-key"]);
+
+/** Has the commands of curl without keys: they are shown, and copied to who knows where. */
+const hideKeys = () => ({
+  wrapComponents: {
+    curl:
+      (Curl, { React }) =>
+      ({ request, ...others }) =>
+        React.createElement(Curl, { ...others, request: request?.update("headers", hideIn) }),
+  },
+});
+
+const hideIn = (headers) => headers?.map((value, name) => (SECRETS.has(name.toLowerCase()) ? hide(value) : value));
+const hide = (value) => `${/^bearer /i.test(value) ? "Bearer " : ""}YOUR_KEY`;
+
 const ui = SwaggerUIBundle({
   domNode: place,
   url: new URL(place.dataset.document, document.baseURI).href,
   presets: [SwaggerUIBundle.presets.apis],
+  plugins: [hideKeys],
   layout: "BaseLayout",
   deepLinking: false,
   docExpansion: "list",

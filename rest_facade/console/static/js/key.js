@@ -9,6 +9,7 @@ const why = document.getElementById("key-why");
 const button = document.getElementById("key");
 
 let isRefused = false;
+let hiddenKey = "";
 
 /** The key, or an empty text. */
 export const key = () => sessionStorage.getItem(NAME) ?? "";
@@ -91,6 +92,12 @@ button.addEventListener("click", () => {
 
 document.addEventListener("click", (event) => {
   if (event.target.closest?.("[data-enter-key]")) open();
+});
+
+// A page that the browser had put aside comes back as it was, with what was seen with a key that is forgotten now.
+window.addEventListener("pagehide", () => (hiddenKey = key()));
+window.addEventListener("pageshow", (event) => {
+  if (event.persisted && key() !== hiddenKey) location.reload();
 });
 
 show();

@@ -72,6 +72,12 @@ async function ask() {
 
 /** Adds new points and drops what is older than an hour. */
 function add(answer) {
+  if (answer.nowAt < at.at(-1)) {
+    // The service's clock was set back: behind our last point nothing would come for as long as that.
+    at = [];
+    points = {};
+    return;
+  }
   for (const [index, when] of answer.at.entries()) {
     // Two tabs of time: an answer that comes late may have points that are there already.
     if (at.length && when <= at.at(-1)) continue;
