@@ -17,10 +17,15 @@ from server.addresses import is_reachable, split_address
 from server.agents.agents_file import register_at_start, warn_of_unusable
 from server.agents.connectors import Connectors, build_connectors
 from server.certificates import CertificateError, open_certificate
-from server.clock import Clock, SystemClock, TestClock
+from server.clock import Clock
 from server.delivery.dispatcher import Dispatcher
 from server.delivery.measures import DeliveryMeasures
+from server.domain.access import EVERYTHING
+from server.domain.agents import Agent
+from server.domain.errors import AgentNotFoundError
+from server.domain.log import Piece
 from server.lifecycle.expiry import ExpiryScheduler
+from server.lifecycle.other_servers import OtherServers
 from server.lifecycle.purge import Purge
 from server.lifecycle.watches import Watches
 from server.rpc.credential_ends import CHECK_SECONDS
@@ -36,9 +41,11 @@ from server.rpc.tls import certificate_names, open_port
 from server.rpc.traced_pipeline import TracedPipeline
 from server.setting_types import split_list
 from server.settings import Settings
-from server.store import open_store
+from server.store import build_clock, is_shared, open_store
 from server.store.contract import Store
 from server.store.gauges import read_store_gauges
+from server.store.hints import Hint
+from server.store.values import StoreOpenError
 from server.telemetry.recorder import Recorder
 from server.telemetry.telemetry import OFF, Telemetry
 from server.telemetry.traces import NO_TRACES, Traces
@@ -78,14 +85,14 @@ class Service:
         self._store = store
         self._connectors = connectors
         self._watches = Watches()
-        self._measures = DeliveryMeasures(telemetry, clock, self._watches.piece) if telemetry.is_on else None
+        self._measures = DeliveryMeasures(telemetry, clock, self._tell_piece) if telemetry.is_on else None
         if self._measures:
             store.add_listener(self._measures.on_commit)
         self._dispatcher = Dispatcher(
             store,
             clock,
             connectors.by_kind,
-            self._watches.piece if self._measures is None else self._measures.note_piece,
+            self._tell_piece if self._measures is None else self._measures.note_piece,
             policy=settings.retry_policy,
             lease_seconds=settings.delivery_lease_seconds,
             concurrency=settings.agent_concurrency,
@@ -103,6 +110,10 @@ class Service:
         )
         for part in (self._watches, self._dispatcher, self._expiry, self._purge):
             store.add_listener(part.on_commit)
+        self._others = OtherServers(store, self._watches) if store.is_shared else None
+        if self._others:
+            for hear in (self._others.on_hint, self._dispatcher.on_hint, self._on_hint):
+                store.add_hint_listener(hear)
         names = service_names(clock)
         self._health = HealthMonitor(store, names)
         make_pipeline: Callable[..., CallPipeline] = CallPipeline
@@ -165,6 +176,7 @@ class Service:
             with_reflection=authentication.is_open,
         )
         self._tasks: list[asyncio.Task[None]] = []
+        self._noted: set[asyncio.Task[None]] = set()
 
     def open_channel(self) -> InProcessChannel:
         """A channel to this service from within its process."""
@@ -178,11 +190,17 @@ class Service:
 
         Raises AccessError, StoreOpenError, AgentsFileError or AddressError, saying why.
         """
-        clock: Clock = TestClock() if settings.test_clock else SystemClock()
+        if is_shared(settings.database_url) and settings.clear_sessions_on_shutdown:
+            raise StoreOpenError(
+                "CLEAR_SESSIONS_ON_SHUTDOWN is set, and other servers may serve the store of DATABASE_URL"
+            )
+        clock = build_clock(settings.database_url, is_test=settings.test_clock)
         recorder = Recorder(telemetry) if keeps_figures(settings) else None
         telemetry = recorder or telemetry
         authentication = Authentication.open(settings.access, clock.now_ms)
-        store = await open_store(settings.database_url, clock, settings.max_writes, telemetry, traces)
+        store = await open_store(
+            settings.database_url, clock, settings.max_writes, telemetry, traces, settings.shared_options
+        )
         connectors = build_connectors(
             settings.timeout_policy,
             allowed_hosts=split_list(settings.agent_allowed_hosts),
@@ -225,14 +243,33 @@ class Service:
         await self._dispatcher.abandon()
         await self._connectors.client.aclose()
         await self._authentication.close()
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._noted]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         try:
             if self._settings.clear_sessions_on_shutdown:
                 await self._store.clear_sessions()
         finally:
             await self._store.close()
+
+    def _tell_piece(self, piece: Piece) -> None:
+        """Tells a piece of a reply to those who watch, here and at other servers."""
+        self._watches.piece(piece)
+        self._store.announce_piece(piece)
+
+    def _on_hint(self, hint: Hint) -> None:
+        """Has workers of agents looked at that another server has changed or removed."""
+        for agent_id in hint.agents:
+            task = asyncio.create_task(self._note_crash("agents", self._note_agent(agent_id)))
+            self._noted.add(task)
+            task.add_done_callback(self._noted.discard)
+
+    async def _note_agent(self, agent_id: str) -> None:
+        agent: Agent | None = None
+        with suppress(AgentNotFoundError):
+            agent = await self._store.get_agent(agent_id, scope=EVERYTHING)
+        self._connectors.workers.apply_change(agent_id, agent)
 
     async def _watch_credentials(self) -> None:
         """Reads credentials again that have changed, and ends the streams of those that are over."""
@@ -303,6 +340,8 @@ class Service:
             "credentials": self._watch_credentials(),
             "warnings": warnings,
         }
+        if self._others:
+            works |= {"other servers": self._others.run(), "deliveries": self._dispatcher.watch_others()}
         if self._recorder:
             works["figures"] = self._recorder.run(self._parts.look)
         for name, work in works.items():

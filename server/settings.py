@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from server.access.access_settings import AccessSettings
 from server.access.limits import Rate, read_rate
@@ -28,9 +28,10 @@ from server.setting_types import (
     RateText,
     Seconds,
 )
+from server.shared_settings import SharedStoreSettings
 
 
-class Settings(BaseSettings):
+class Settings(SharedStoreSettings):
     """The environment of the service.
 
     A variable is a field's name in capitals; an empty one counts as unset.
@@ -72,7 +73,8 @@ class Settings(BaseSettings):
     )
     database_url: str = Field(
         "sqlite:///eliza-sessions.db",
-        description="Where the store is: `sqlite:///PATH` (`sqlite:////PATH` from the root).",
+        description="Where the store is: `sqlite:///PATH` (`sqlite:////PATH` from the root), or "
+        "`postgresql://USER:PASSWORD@HOST/DATABASE`, which several servers may share.",
     )
     grpc_address: GrpcAddress = Field(
         "127.0.0.1:50051",

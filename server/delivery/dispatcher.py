@@ -6,8 +6,13 @@ all others.
 """
 
 import asyncio
+import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
+from typing import Final
+
+import structlog
 
 from server.agents.connector import Connector
 from server.clock import Clock
@@ -17,15 +22,22 @@ from server.delivery.turn import Means
 from server.domain.access import Scope
 from server.domain.agents import AgentKind
 from server.domain.deliveries import RetryPolicy, parse_delivery_id
+from server.domain.errors import STORE_TROUBLE
 from server.domain.ids import new_id
 from server.domain.log import Piece
 from server.domain.messages import Reply, UserMessage
 from server.domain.replies import answer
 from server.domain.sessions import Outcome
 from server.store.contract import Store
+from server.store.hints import Hint
 from server.store.values import Commit
 from server.telemetry.telemetry import OFF, Telemetry
 from server.telemetry.traces import NO_TRACES, Traces
+
+LOOK_SECONDS: Final = 5.0
+"""How long a delivery waits at most that another server has stored and not announced."""
+
+log = structlog.get_logger()
 
 
 class Dispatcher:
@@ -57,6 +69,7 @@ class Dispatcher:
         )
         self.statuses = self._means.statuses
         self._pumps: dict[str, Pump] = {}
+        self._must_look = asyncio.Event()
 
     async def start(self) -> None:
         """Takes up what an earlier run has left open. Its leases are void: nobody is connected yet."""
@@ -87,8 +100,42 @@ class Dispatcher:
 
     def wake(self, agent_id: str) -> None:
         """Says that an agent has more room, or was changed."""
-        if pump := self._pumps.get(agent_id):
+        if self._store.is_shared:
+            # Another server may have stored what it has to answer.
+            self._pump(agent_id).wake()
+        elif pump := self._pumps.get(agent_id):
             pump.wake()
+
+    def on_hint(self, hint: Hint) -> None:
+        """Takes up what another server says it has stored."""
+        if not self._means.is_stopping:
+            for agent_id in hint.due:
+                self._pump(agent_id).hint()
+        if hint.all:
+            self._must_look.set()
+
+    async def look(self) -> None:
+        """Takes up whatever other servers have stored, or left when they ended. Raises the store's errors."""
+        counts = await self._store.count_open()
+        self.statuses.set_open(counts)
+        for agent_id in counts:
+            self._pump(agent_id).look()
+        for pump in list(self._pumps.values()):
+            pump.settle()
+
+    async def watch_others(self) -> None:
+        """Looks every few seconds, and where hints were lost, until cancelled."""
+        while not self._means.is_stopping:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._must_look.wait()
+            self._must_look.clear()
+            try:
+                await self.look()
+            except STORE_TROUBLE as error:
+                self._means.note_trouble(error)
+            except Exception:
+                log.exception("deliveries are held up", error_id=uuid.uuid4().hex)
 
     def on_commit(self, commit: Commit) -> None:
         """Takes up the messages of users that a commit has stored, and ends the attempts that it has made

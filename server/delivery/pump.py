@@ -49,7 +49,7 @@ class Pump:
         self._offered: dict[str, OpenDelivery] = {}
         self._task: asyncio.Task[None] | None = None
         # Whether the store is to be asked what is due, and whether more may be due than there was room for.
-        self._must_look = False
+        self._must_look = self._is_hinted = False
         self._is_behind = False
         # What commits have closed or ended while a lease was under way; a sequence of 0 stands for all.
         self._ended: set[tuple[str, int]] | None = None
@@ -82,6 +82,15 @@ class Pump:
         """Has the store asked what is due, and an agent that could not be asked tried again."""
         self._rest_end_s = 0.0
         self._look()
+
+    def look(self) -> None:
+        """Has the store asked what is due."""
+        self._look()
+
+    def hint(self) -> None:
+        """Says that another server has stored something that may be given to the agent."""
+        self._is_hinted = True
+        self._start()
 
     def add(self, outcome: Outcome, entry: Entry) -> None:
         """Takes note of a message."""
@@ -153,7 +162,7 @@ class Pump:
     async def _run(self) -> None:
         """Gives out what it can, until there is no news."""
         try:
-            while (self._must_look or self._offered) and not self._means.is_stopping:
+            while (self._must_look or self._is_hinted or self._offered) and not self._means.is_stopping:
                 try:
                     await self._give_out()
                 except STORE_TROUBLE as error:
@@ -169,6 +178,7 @@ class Pump:
     async def _give_out(self) -> None:
         """Fills the free places of the agent."""
         must_look, self._must_look = self._must_look, False
+        is_hinted, self._is_hinted = self._is_hinted, False
         offered, self._offered = list(self._offered.values()), {}
         if (left_s := self._rest_end_s - asyncio.get_running_loop().time()) > 0:
             self._alarm.set(left_s)
@@ -186,7 +196,8 @@ class Pump:
                 self._begin(head, agent)
             free -= len(offered)
         else:
-            must_look = must_look or bool(offered)
+            # Who has stored it gives it to an agent that is part of each server.
+            must_look = must_look or bool(offered) or is_hinted
         self._is_behind = free <= 0
         if must_look and free > 0:
             await self._take_due(agent, connector, free)

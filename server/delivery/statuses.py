@@ -70,6 +70,10 @@ class AgentStatuses:
         """Counts more open deliveries of an agent, or fewer."""
         _add(self._open, agent_id, more)
 
+    def set_open(self, counts: Mapping[str, int]) -> None:
+        """Takes note of how many deliveries are open, of each agent that has any: other servers change it."""
+        self._open = Counter(counts)
+
     def count_in_hand(self, agent_id: str, more: int) -> None:
         """Counts more deliveries that an agent has in hand, or fewer."""
         _add(self._in_hand, agent_id, more)

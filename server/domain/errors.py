@@ -245,6 +245,16 @@ class UnavailableError(DomainError):
         super().__init__(message, retryAfterSeconds=1)
 
 
+class OutcomeUnknownError(UnavailableError):
+    """The store went away while it was writing, and has not come back: nobody knows yet whether it did.
+
+    The same request id finds out, once the store is there again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("The store went away while it was writing; repeat the request with the same id")
+
+
 class ResourceExhaustedError(DomainError):
     """The disk is full, or another resource is used up. The service did nothing; try again later."""
 

@@ -61,6 +61,14 @@ class ReplyWaits:
         for session in commit.deleted:
             self._end_all(self._sessions.get(session.id, {}), SessionNotFoundError(session.id))
 
+    def awaited(self, session_id: str) -> list[int]:
+        """The sequences of a session's messages whose replies somebody waits for."""
+        return [key for key in self._sessions.get(session_id, {}) if isinstance(key, int)]
+
+    def settle(self, session_id: str, sequence: int, answer: Answer) -> None:
+        """Ends the waits for the reply to a message: another server has stored what ends them."""
+        self._end(self._sessions.get(session_id, {}).get(sequence, set()), answer)
+
     def close(self) -> None:
         """Ends all waits, once they have been told of the replies that are there: the service stops."""
         self._is_closed = True

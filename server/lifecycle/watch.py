@@ -275,6 +275,9 @@ class Watch:
             # them.
             with suppress(DomainError):
                 await self._store.apply(session_id, _look, scope=self._scope)
+        if self._store.is_shared and not place.session.expiry_logged and not place.has_ended:
+            # Another server may have deleted it. The purge takes no session before its expiry was told.
+            self._deleted.add(session_id)
         deleted: list[Item] = [Deleted(session_id)] if session_id in self._deleted else []
         self.leave(session_id)
         return [*deleted, End(session_id, SessionNotFoundError(session_id))]

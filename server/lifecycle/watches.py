@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -91,6 +91,23 @@ class Watches:
         """
         for session_id in session_ids:
             self._wake(session_id)
+
+    def known_sequences(self) -> Mapping[str, int]:
+        """The sessions that are watched, each with the last sequence that is known of it."""
+        return {session_id: watched.announced for session_id, watched in self._watched.items()}
+
+    def note_grown(self, session_id: str, sequence: int) -> None:
+        """Takes note of how far another server has grown a log."""
+        if (watched := self._watched.get(session_id)) and watched.announced < sequence:
+            watched.announced = sequence
+            self.changed((session_id,))
+
+    def note_deleted(self, session_id: str) -> None:
+        """Takes note of a session that another server has deleted."""
+        if watched := self._watched.get(session_id):
+            for watch in watched.watches:
+                watch.mark_deleted(session_id)
+            self.changed((session_id,))
 
     def piece(self, piece: Piece) -> None:
         """Keeps a piece of a reply under way for the watches of its session."""

@@ -135,12 +135,12 @@ def part(seen: Part) -> pb.GetSystemResponse.Part:
 
 
 def store_file(described: Description, sizes: Sizes) -> pb.GetSystemResponse.StoreFile:
-    """The file that holds everything."""
+    """The file that holds everything. 0 stands for what only the database's own tools can tell."""
     return pb.GetSystemResponse.StoreFile(
         path=described.place,
         data_bytes=sizes.data_bytes,
-        wal_bytes=sizes.wal_bytes,
-        disk_free_bytes=sizes.free_bytes,
+        wal_bytes=sizes.wal_bytes or 0,
+        disk_free_bytes=sizes.free_bytes or 0,
         disk_total_bytes=sizes.disk_bytes,
         gives_back_space=described.gives_back,
         free_pages_bytes=described.unused_bytes,

@@ -10,12 +10,14 @@ from server.clock import TestClock
 from server.domain.errors import InvalidFieldError, MissingFieldsError
 from server.lifecycle.expiry import ExpiryScheduler
 from server.lifecycle.purge import Purge
+from server.store.contract import Store
 
 
 class ClockService(ClockServiceServicer):
     """See clock_service.proto."""
 
-    def __init__(self, clock: TestClock, expiry: ExpiryScheduler, purge: Purge) -> None:
+    def __init__(self, store: Store, clock: TestClock, expiry: ExpiryScheduler, purge: Purge) -> None:
+        self._store = store
         self._clock = clock
         self._expiry = expiry
         self._purge = purge
@@ -38,6 +40,8 @@ class ClockService(ClockServiceServicer):
     async def _set(self, field: str, now_ms: int) -> None:
         if not 0 <= now_ms <= LATEST_MS:
             raise InvalidFieldError(field, now_ms, "leads out of the years 1970 to 9000")
+        # Where servers share a store, its time is theirs.
+        await self._store.set_clock(now_ms)
         self._clock.set_ms(now_ms)
         await self._expiry.run_due()
         await self._purge.run_due()

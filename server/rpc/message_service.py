@@ -27,7 +27,7 @@ from server.domain.errors import (
     UnavailableError,
 )
 from server.domain.idempotency import request_key
-from server.domain.ids import new_id
+from server.domain.ids import id_at
 from server.domain.log import Abort, Chunk, Entry, Expiry, Piece, ReplyFailure, message_of
 from server.domain.messages import Draft
 from server.domain.quotas import NO_QUOTAS, Quotas
@@ -77,8 +77,8 @@ class MessageService(MessageServiceServicer):
     async def SendMessage(self, request: pb.SendMessageRequest, context: Any) -> pb.SendMessageResponse:
         wait_s = values.seconds(request.reply_wait)
         if wait_s <= 0:
-            return await self._send(request, new_id(), context.scope)
-        message_id = new_id()
+            return await self._send(request, self._new_id(), context.scope)
+        message_id = self._new_id()
         wait = self._watches.reply_waits.join(request.session_id, message_id)
         try:
             sent = await self._send(request, message_id, context.scope)
@@ -89,6 +89,10 @@ class MessageService(MessageServiceServicer):
         waiting: Any = Waiting(partial(self._await_reply, wait, wait_s, sent, as_text, context))
         answer: pb.SendMessageResponse = waiting
         return answer
+
+    def _new_id(self) -> str:
+        """An id for a message that is made now."""
+        return id_at(self._clock.now_ms())
 
     async def _await_reply(
         self, wait: ReplyWait, wait_s: float, sent: pb.SendMessageResponse, as_text: bool, context: Any
@@ -124,7 +128,7 @@ class MessageService(MessageServiceServicer):
             with suppress(SessionNotFoundError, SessionExpiredError):
                 # A message that is repeated does not mind.
                 await watch.join(request.message.session_id, None)
-            sent = await self._send(request.message, new_id(), context.scope)
+            sent = await self._send(request.message, self._new_id(), context.scope)
             message = sent.message
             yield pb.ConverseResponse(user_message=sent)
             if not sent.replayed:

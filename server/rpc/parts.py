@@ -103,7 +103,7 @@ def looks_at(
         if "health" in crashed:
             return Finding(Health.DEGRADED, f"nobody tries it any more: {crashed['health']}; restart")
         free_bytes = (await store.measure()).free_bytes
-        if free_bytes < LITTLE_ROOM_BYTES:
+        if free_bytes is not None and free_bytes < LITTLE_ROOM_BYTES:
             mib = free_bytes // 1024**2
             return Finding(Health.DEGRADED, f"{mib} MiB are free on its file system: make room")
         return WELL

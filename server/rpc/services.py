@@ -149,5 +149,7 @@ def build_services(
     )
     admin_service_pb2_grpc.add_AdminServiceServicer_to_server(admin, target)
     if isinstance(clock, TestClock):
-        clock_service_pb2_grpc.add_ClockServiceServicer_to_server(ClockService(clock, expiry, purge), target)
+        clock_service_pb2_grpc.add_ClockServiceServicer_to_server(
+            ClockService(store, clock, expiry, purge), target
+        )
     return services

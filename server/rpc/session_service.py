@@ -15,7 +15,7 @@ from server.clock import Clock
 from server.domain.access import EVERYTHING, Principal, Verb, require_own_user, sees_counts
 from server.domain.errors import InvalidFieldError, MissingFieldsError, PermissionDeniedError
 from server.domain.idempotency import creation_scope, request_key
-from server.domain.ids import new_id, uuid_field
+from server.domain.ids import id_at, uuid_field
 from server.domain.quotas import NO_QUOTAS, Quotas, UserQuota
 from server.domain.sessions import create, heartbeat, if_match, renew, require_live, update_timeout
 from server.domain.timeouts import TimeoutPolicy, check_numbers
@@ -75,10 +75,11 @@ class SessionService(SessionServiceServicer):
             metadata,
             orjson.dumps(timeout).decode(),
         )
+        now_ms = self._clock.now_ms()
         rule = partial(
             create,
-            session_id=new_id(),
-            channel_id=new_id(),
+            session_id=id_at(now_ms),
+            channel_id=id_at(now_ms),
             agent_id=agent_id,
             user_id=user_id,
             metadata=metadata,

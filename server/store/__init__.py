@@ -1,12 +1,14 @@
-"""Where sessions are kept: the Store interface (`contract`), what all back ends share (`batch`, `pages`), and
-`sqlite`.
+"""Where sessions are kept: the Store interface (`contract`), what all back ends share (`batch`, `pages`),
+`sqlite`, and `postgres`, which is loaded only where it is asked for.
 """
 
 import re
 from pathlib import Path
+from typing import Final, Protocol
 
-from server.clock import Clock
+from server.clock import Clock, SystemClock, TestClock
 from server.store.contract import MAX_WRITES, Store
+from server.store.options import DEFAULT_OPTIONS, SharedOptions
 from server.store.sqlite.store import SqliteStore
 from server.store.sqlite.tools import SqliteTools
 from server.store.tools import StoreTools
@@ -15,6 +17,22 @@ from server.telemetry.telemetry import OFF, Telemetry
 from server.telemetry.traces import NO_TRACES, Traces
 
 SQLITE_SCHEME = "sqlite:///"
+POSTGRES_SCHEMES: Final = ("postgresql://", "postgres://")
+
+
+def is_shared(database_url: str) -> bool:
+    """Whether several servers may serve the store that a DATABASE_URL names."""
+    return database_url.startswith(POSTGRES_SCHEMES)
+
+
+def build_clock(database_url: str, *, is_test: bool) -> Clock:
+    """The clock of a service with this store: where several share it, the database has the time.
+
+    Raises StoreOpenError.
+    """
+    if is_shared(database_url):
+        return _postgres().build_clock(is_test=is_test)
+    return TestClock() if is_test else SystemClock()
 
 
 async def open_store(
@@ -23,12 +41,15 @@ async def open_store(
     max_writes: int = MAX_WRITES,
     telemetry: Telemetry = OFF,
     traces: Traces = NO_TRACES,
+    options: SharedOptions = DEFAULT_OPTIONS,
 ) -> Store:
     """Opens the store that a DATABASE_URL names, making or migrating it first. Raises StoreOpenError, saying
     why.
 
-    At most `max_writes` may wait for the disk at a time.
+    At most `max_writes` may wait for the disk at a time. The clock is one of `build_clock`.
     """
+    if is_shared(database_url):
+        return await _postgres().open_store(database_url, clock, max_writes, telemetry, options)
     return await SqliteStore.open(_sqlite_path(database_url), clock, max_writes, telemetry, traces)
 
 
@@ -37,7 +58,32 @@ def maintenance(database_url: str) -> StoreTools:
 
     Raises StoreOpenError for a URL that this version cannot open.
     """
+    if is_shared(database_url):
+        return _postgres().tools(database_url)
     return SqliteTools(_sqlite_path(database_url))
+
+
+class _Door(Protocol):
+    """How the PostgreSQL store is come to; see `server.store.postgres.door`."""
+
+    def build_clock(self, *, is_test: bool) -> Clock: ...
+
+    async def open_store(
+        self, database_url: str, clock: Clock, max_writes: int, telemetry: Telemetry, options: SharedOptions
+    ) -> Store: ...
+
+    def tools(self, database_url: str) -> StoreTools: ...
+
+
+def _postgres() -> _Door:
+    """The door of the PostgreSQL store. Raises StoreOpenError where its driver is not installed."""
+    try:
+        from server.store.postgres import door
+    except ImportError as error:
+        raise StoreOpenError(
+            f"a PostgreSQL store needs its driver, pip install 'eliza-sessions[postgres]': {error}"
+        ) from error
+    return door
 
 
 def _sqlite_path(database_url: str) -> Path:
@@ -45,7 +91,9 @@ def _sqlite_path(database_url: str) -> Path:
     path = database_url.removeprefix(SQLITE_SCHEME)
     if path in (database_url, ""):
         shown = re.sub(r"(://[^:@/]*):.*@", r"\1:…@", database_url)
-        raise StoreOpenError(f"DATABASE_URL is {shown!r}: this version opens sqlite:///PATH only")
+        raise StoreOpenError(
+            f"DATABASE_URL is {shown!r}: this version opens sqlite:///PATH and postgresql://… only"
+        )
     if "?" in path or "#" in path:
         # Other programs take options there; here they would be a part of the file's name.
         raise StoreOpenError(

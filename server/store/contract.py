@@ -14,6 +14,7 @@ from server.domain.quotas import UserQuota
 from server.domain.replies import DeliveryRule
 from server.domain.sessions import Creation, Outcome, Rule, Session
 from server.store.inspection import Inspection
+from server.store.sharing import Sharing
 from server.store.values import (
     Commit,
     Counts,
@@ -388,7 +389,7 @@ class Maintenance(ABC):
         """Removes every session as `delete_session` does. Agents stay."""
 
 
-class Store(Sessions, Deliveries, Inspection, Agents, Maintenance):
+class Store(Sessions, Deliveries, Inspection, Agents, Maintenance, Sharing):
     """Keeps agents, sessions and their logs.
 
     A writing method returns once its effect is durable, and then any reading method sees it. Writes on one

@@ -13,13 +13,15 @@ async def read_store_gauges(store: Store) -> Iterable[Reading]:
     Raises the store's errors.
     """
     counts, sizes = await store.counts(scope=EVERYTHING), await store.measure()
+    ahead, free = sizes.wal_bytes, sizes.free_bytes
+    known = [] if ahead is None else [Reading("eliza_store_bytes", ahead, ("wal",))]
+    known += [] if free is None else [Reading("eliza_store_free_bytes", free)]
     runs = (await store.last_runs())._asdict()
     return [
         Reading("eliza_live_sessions", counts.active),
         Reading("eliza_expiring_sessions", counts.expiring_soon),
         Reading("eliza_store_bytes", sizes.data_bytes, ("data",)),
-        Reading("eliza_store_bytes", sizes.wal_bytes, ("wal",)),
-        Reading("eliza_store_free_bytes", sizes.free_bytes),
+        *known,
         *(
             Reading("eliza_last_run_timestamp_seconds", run.at_ms / 1000 if run else 0, (command,))
             for command, run in runs.items()

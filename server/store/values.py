@@ -175,11 +175,13 @@ class Commit:
 class Sizes(NamedTuple):
     """How large the store is, in bytes: its data, what is written ahead of them, the space left where it is,
     and the whole space there.
+
+    None where only the database's own tools can tell.
     """
 
     data_bytes: int
-    wal_bytes: int
-    free_bytes: int
+    wal_bytes: int | None
+    free_bytes: int | None
     disk_bytes: int = 0
 
 

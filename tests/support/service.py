@@ -34,7 +34,8 @@ SETTINGS = (
         "SESSION_",
         "GRPC_",
         "REST_",
-        "DATABASE_URL",
+        "DATABASE_",
+        "POSTGRES_",
         "AGENTS_FILE",
         "TEST_CLOCK",
         "CLEAR_SESSIONS",
@@ -62,6 +63,15 @@ def environment(**settings: str) -> dict[str, str]:
         "PYTHONPATH": HIDDEN_PACKAGES,
         **settings,
     }
+
+
+def store_url(directory: Path) -> str:
+    """Where the store of a service in a directory is: the tests are run on each back end."""
+    if os.environ.get("TEST_STORE") == "postgres":
+        from tests.support.postgres import database_of
+
+        return database_of(directory)
+    return f"sqlite:///{directory / 'store.db'}"
 
 
 fork_server: ForkServer | None = None
@@ -117,7 +127,7 @@ class Serve:
         directory.mkdir(parents=True, exist_ok=True)
         self.log_path = directory / "serve.log"
         defaults = {
-            "DATABASE_URL": f"sqlite:///{directory / 'store.db'}",
+            "DATABASE_URL": store_url(directory),
             "GRPC_ADDRESS": "127.0.0.1:0",
             "REST_ADDRESS": "127.0.0.1:0",
             "SHUTDOWN_GRACE_SECONDS": "5",

@@ -1,13 +1,14 @@
 """UUIDs: any version, either letter case, and nothing else."""
 
 import re
+import uuid
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from server.domain.errors import InvalidUuidError
-from server.domain.ids import new_id, uuid_field
+from server.domain.ids import id_at, new_id, uuid_field
 
 HEX = st.text("0123456789abcdefABCDEF")
 
@@ -64,3 +65,23 @@ def test_new_ids_are_uuids_and_differ() -> None:
     ids = {new_id() for _ in range(1000)}
     assert len(ids) == 1000
     assert all(uuid_field("f", one) == one for one in ids)
+
+
+@given(st.integers(0, 2**48 - 1), st.integers(0, 2**48 - 1))
+def test_ids_of_an_instant_are_of_version_7_and_in_its_order(first_ms: int, second_ms: int) -> None:
+    first, second = id_at(first_ms), id_at(second_ms)
+    for made, ms in ((first, first_ms), (second, second_ms)):
+        assert uuid_field("f", made) == made
+        assert uuid.UUID(made).version == 7
+        assert uuid.UUID(made).variant == uuid.RFC_4122
+        assert uuid.UUID(made).int >> 80 == ms
+    assert first_ms == second_ms or (first < second) == (first_ms < second_ms)
+
+
+@pytest.mark.parametrize(("ms", "told"), [(-1, 0), (2**48, 2**48 - 1)])
+def test_an_instant_that_no_id_can_tell_is_the_nearest_one(ms: int, told: int) -> None:
+    assert uuid.UUID(id_at(ms)).int >> 80 == told
+
+
+def test_ids_of_the_same_instant_differ() -> None:
+    assert len({id_at(5) for _ in range(1000)}) == 1000

@@ -1,0 +1,102 @@
+"""Looks for what other servers have written that share the store: at once where they announce it, and every
+few seconds all the same.
+"""
+
+import asyncio
+import uuid
+from contextlib import suppress
+from itertools import islice
+from typing import Final
+
+import structlog
+
+from server.domain.access import EVERYTHING
+from server.domain.errors import STORE_TROUBLE, SessionExpiredError, SessionNotFoundError
+from server.lifecycle.watches import Watches
+from server.store.contract import Store
+from server.store.hints import Hint
+
+LOOK_SECONDS: Final = 5.0
+"""How long a watch waits at most for what nobody has announced."""
+SESSIONS_PER_READ: Final = 500
+
+log = structlog.get_logger()
+
+
+class OtherServers:
+    """See the module. Announcements are hints: with none of them everything comes by the look."""
+
+    def __init__(self, store: Store, watches: Watches, look_s: float = LOOK_SECONDS) -> None:
+        self._store = store
+        self._watches = watches
+        self._look_s = look_s
+        self._woken = asyncio.Event()
+        self._is_all = True
+        # Sessions in which somebody waits for a reply, and which have grown elsewhere.
+        self._answered: set[str] = set()
+
+    def on_hint(self, hint: Hint) -> None:
+        """Takes note of what another server has done."""
+        waiting = self._watches.reply_waits.session_ids
+        for session_id, sequence in hint.grown.items():
+            self._watches.note_grown(session_id, sequence)
+            if session_id in waiting:
+                self._answered.add(session_id)
+        for session_id in hint.deleted:
+            self._watches.note_deleted(session_id)
+            if session_id in waiting:
+                self._answered.add(session_id)
+        for piece in hint.pieces:
+            self._watches.piece(piece)
+        self._is_all = self._is_all or hint.all
+        if hint.all or self._answered:
+            self._woken.set()
+
+    async def look(self) -> None:
+        """Looks at everything that somebody waits for. Raises the store's errors."""
+        watched = iter(self._watches.known_sequences().items())
+        while some := dict(islice(watched, SESSIONS_PER_READ)):
+            for session_id, sequence in (await self._store.find_grown(some)).items():
+                if sequence is None:
+                    self._watches.note_deleted(session_id)
+                else:
+                    self._watches.note_grown(session_id, sequence)
+        await self._find_answers(set(self._watches.reply_waits.session_ids))
+
+    async def run(self) -> None:
+        """Looks until cancelled."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._look_s):
+                    await self._woken.wait()
+            is_all = self._is_all or not self._woken.is_set()
+            self._is_all = False
+            self._woken.clear()
+            answered, self._answered = self._answered, set()
+            try:
+                if is_all:
+                    await self.look()
+                else:
+                    await self._find_answers(answered)
+            except STORE_TROUBLE as error:
+                self._is_all = True
+                log.info("what other servers have written is looked for later", cause=str(error))
+            except Exception:
+                self._is_all = True
+                log.exception("what other servers have written cannot be read", error_id=uuid.uuid4().hex)
+
+    async def _find_answers(self, session_ids: set[str]) -> None:
+        """Ends the waits whose replies other servers have stored, or whose session has ended."""
+        waits = self._watches.reply_waits
+        for session_id in session_ids:
+            for sequence in waits.awaited(session_id):
+                entry = await self._store.find_answer(session_id, sequence, scope=EVERYTHING)
+                try:
+                    session = await self._store.get_session(session_id, scope=EVERYTHING)
+                except SessionNotFoundError as error:
+                    waits.settle(session_id, sequence, error)
+                    continue
+                if entry:
+                    waits.settle(session_id, sequence, (session, entry))
+                elif session.expiry_logged:
+                    waits.settle(session_id, sequence, SessionExpiredError(session_id, session.expires_at_ms))

@@ -1,0 +1,87 @@
+"""The counts of sessions in their table: each lane adds to rows of its own, and their sum counts.
+
+A user's counts have one row for all lanes, whose lock holds the user's quota.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import orjson
+from psycopg import AsyncCursor
+
+from server.domain.access import Scope
+from server.store.counts import CountKey
+from server.store.postgres import rows
+from server.store.postgres.place import Link
+
+SHARED_LANE: Final = 0
+"""The lane of the rows that all lanes change."""
+
+_KEY: Final = ", ".join(rows.COUNT[:-1])
+_SAME: Final = (
+    "state = item ->> 0 AND agent_id = item ->> 1 AND user_id = item ->> 2 AND tenant = item ->> 3 "
+    f"AND lane = {SHARED_LANE}"
+)
+_VALUES: Final = rows.item_values(rows.SET_COUNT, ["agent_id", "user_id"])
+_CHANGE: Final = (
+    f"INSERT INTO session_counts ({', '.join(rows.SET_COUNT)}) SELECT {_VALUES} "
+    f"FROM jsonb_array_elements(%s::jsonb) AS item ON CONFLICT ({_KEY}, lane) DO UPDATE SET "
+    "sessions = session_counts.sessions + excluded.sessions"
+)
+# Their locks are held by whoever has changed them.
+_REMOVE_EMPTY: Final = (
+    f"DELETE FROM session_counts USING jsonb_array_elements(%s::jsonb) AS item WHERE {_SAME} AND sessions = 0"
+)
+_LOCK: Final = (
+    f"SELECT {rows.of('session_counts', rows.COUNT)} FROM jsonb_array_elements(%s::jsonb) AS item "
+    f"JOIN session_counts ON {_SAME} ORDER BY {rows.of('session_counts', rows.COUNT[:-1])} "
+    "FOR UPDATE OF session_counts"
+)
+_SUM: Final = (
+    "SELECT tenant, sum(sessions)::bigint FROM session_counts "
+    "WHERE state = %s AND agent_id = %s AND user_id = %s{} GROUP BY tenant HAVING sum(sessions) <> 0"
+)
+_SUM_OF_TENANT: Final = _SUM.format(" AND tenant = %s")
+_SUM_OF_ALL: Final = _SUM.format("")
+
+STATEMENTS: Final = {
+    "change_counts": _CHANGE,
+    "remove_empty_counts": _REMOVE_EMPTY,
+    "lock_counts": _LOCK,
+    "sum_counts": _SUM_OF_TENANT,
+    "sum_all_counts": _SUM_OF_ALL,
+}
+"""All of them by name, for the tests of their plans."""
+
+
+async def lock_counts(link: Link, wanted: Iterable[CountKey]) -> AsyncCursor[tuple[Any, ...]] | None:
+    """Locks the counts of users, within a pipeline, and reads them as rows of COUNT. Raises psycopg.Error."""
+    keys = sorted(wanted)
+    if not keys:
+        return None
+    # One that is not there is made, because only a row can be locked.
+    await link.execute(_CHANGE, [orjson.dumps([(*key, SHARED_LANE, 0) for key in keys]).decode()])
+    return await link.execute(_LOCK, [orjson.dumps(keys).decode()])
+
+
+async def change_counts(
+    link: Link, changes: Mapping[CountKey, int], lane: int, wanted: Iterable[CountKey] = ()
+) -> None:
+    """Adds to the counts of sessions, within a pipeline, in the order of their keys. `wanted` were locked.
+
+    Raises psycopg.Error.
+    """
+    items = sorted(
+        (*key, SHARED_LANE if key[2] else lane, change) for key, change in changes.items() if change
+    )
+    if items:
+        await link.execute(_CHANGE, [orjson.dumps(items).decode()])
+    emptied = {item[:4] for item in items if item[-1] < 0 and item[-2] == SHARED_LANE} | set(wanted)
+    if emptied:
+        await link.execute(_REMOVE_EMPTY, [orjson.dumps(sorted(emptied)).decode()])
+
+
+def sum_of(state: str, scope: Scope) -> tuple[str, tuple[Any, ...]]:
+    """The statement that tells how many sessions of a scope are in a state, by tenant; and its parameters."""
+    key = state, scope.agent_id or "", scope.user_id or ""
+    return (_SUM_OF_ALL, key) if scope.tenant is None else (_SUM_OF_TENANT, (*key, scope.tenant))

@@ -1,0 +1,327 @@
+"""A lane: one coroutine with one connection, which writes in groups what has queued.
+
+A group is one transaction in two round trips: lock and load; then write, leave the group's token, and commit.
+Rules are pure and nobody is answered before the end: whatever fails for a while, the group is done again.
+"""
+
+import asyncio
+import random
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Final, TypeAlias, TypeVar, cast
+
+import psycopg
+import structlog
+
+from server.domain.errors import DomainError, OutcomeUnknownError, OverloadedError, UnavailableError
+from server.domain.sessions import Outcome
+from server.store.batch import Batch, Operation, commit_of, strip
+from server.store.contract import CommitListener
+from server.store.postgres.group import (
+    NOW,
+    begin,
+    is_empty,
+    lock_and_load,
+    put_token,
+    write,
+)
+from server.store.postgres.link import AGAIN, KeptLink, is_passing, public_error
+from server.store.postgres.place import Link, Place
+from server.store.postgres.tokens import new_token, settle
+from server.telemetry.telemetry import OFF, Telemetry
+
+T = TypeVar("T")
+
+GROUP_SIZE: Final = 256
+MOST_TRIES: Final = 5
+"""How often a group is done that others get in the way of."""
+LONGEST_JITTER_S: Final = 0.05
+
+Work: TypeAlias = Callable[[Link, int], Awaitable[Any]]
+"""Work in a transaction of its own, at the service's time in ms. It may be done more than once."""
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """Something to write, who waits for it, and what came of it."""
+
+    task: Operation | Work
+    future: asyncio.Future[None]
+    result: Any = None
+    error: BaseException | None = None
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether it takes a transaction of its own."""
+        return not isinstance(self.task, Operation)
+
+
+class _InDoubt(Exception):  # noqa: N818
+    """The end of a transaction that was to commit is not known."""
+
+
+class Lane:
+    """See the module. `number`: its rows among the counts."""
+
+    def __init__(
+        self,
+        place: Place,
+        number: int,
+        listeners: list[CommitListener],
+        on_time: Callable[[int], None],
+        most_queued: int,
+        telemetry: Telemetry = OFF,
+    ) -> None:
+        """`on_time` is told the service's time, in ms, whenever the database says it."""
+        self.number = number
+        self._link = KeptLink(place, "writes")
+        self._listeners = listeners
+        self._on_time = on_time
+        self._most_queued = most_queued
+        self._telemetry = telemetry
+        self._queue: list[_Call] = []
+        self._woken = asyncio.Event()
+        self._is_closed = False
+        # Whether the present try has sent what ends with COMMIT.
+        self._is_sent = False
+        self._task = asyncio.create_task(self._run())
+
+    async def apply(self, operation: Operation) -> Outcome:
+        """Carries out an operation that leaves an outcome. Raises what it raises."""
+        return cast(Outcome, await self._submit(operation))
+
+    async def delete(self, operation: Operation) -> None:
+        """Removes a session. Raises SessionNotFoundError, EtagMismatchError."""
+        await self._submit(operation)
+
+    async def run(self, work: Callable[[Link, int], Awaitable[T]]) -> T:
+        """Does work in a transaction of its own, at the service's time in ms. Raises what it raises."""
+        return cast(T, await self._submit(work))
+
+    async def close(self) -> None:
+        """Carries out what was queued, then lets go of the connection."""
+        self._is_closed = True
+        self._woken.set()
+        await self._task
+
+    async def _submit(self, task: Operation | Work) -> Any:
+        if self._is_closed:
+            raise UnavailableError("The service is stopping")
+        call = _Call(task, asyncio.get_running_loop().create_future())
+        # Other work is the service's own, and rare.
+        if not call.is_alone and len(self._queue) >= self._most_queued:
+            raise OverloadedError("too many writes are waiting")
+        self._queue.append(call)
+        self._woken.set()
+        await call.future
+        if call.error is None:
+            return call.result
+        try:
+            raise call.error
+        finally:
+            # The error has this frame, which must not have the error.
+            del call, task
+
+    async def _run(self) -> None:
+        while self._queue or not self._is_closed:
+            if not self._queue:
+                self._woken.clear()
+                await self._woken.wait()
+                continue
+            live = [call for call in self._take() if not call.future.cancelled()]
+            if live:
+                begun_s = self._telemetry.begin()
+                await self._carry_out(live)
+                self._telemetry.end_group(len(live), self._telemetry.begin() - begun_s)
+                self._answer(live)
+        await self._link.drop()
+
+    def _take(self) -> list[_Call]:
+        """The next group; work on anything but sessions is a group of its own."""
+        size = 0
+        for call in self._queue[:GROUP_SIZE]:
+            if call.is_alone:
+                break
+            size += 1
+        group = self._queue[: size or 1]
+        del self._queue[: size or 1]
+        return group
+
+    async def _carry_out(self, group: list[_Call]) -> None:
+        try:
+            await self._transaction(group)
+        except Exception as error:  # noqa: BLE001 - whatever a rule raises goes to its caller
+            if len(group) == 1 or _is_nobodys_fault(error):
+                # To try each alone would take as long for each.
+                for member in group:
+                    member.error = _refusal(error)
+                return
+        else:
+            return
+        # Only the culprit is to fail, so each gets a transaction of its own. Not while the first error is
+        # handled, which the culprit's would lead to.
+        for member in group:
+            await self._carry_out([member])
+
+    async def _transaction(self, group: list[_Call]) -> None:
+        """Does a group until it is done. Raises what it fails with; nothing is written then.
+
+        :raises OutcomeUnknownError: nobody can say now whether it is written
+        """
+        loop, end_s = asyncio.get_running_loop(), 0.0
+        for tries in count(1):
+            token = new_token()
+            self._is_sent = self._link.has_warned = False
+            try:
+                link = await self._link.open()
+                with self._link.bounded():
+                    await self._try(link, group, token)
+            except Exception as error:
+                if await self._is_in_doubt(error):
+                    if await self._settle(token):
+                        return
+                    continue
+                if not isinstance(error, psycopg.Error) or not self._goes_on(error, tries):
+                    raise
+                end_s = end_s or loop.time() + self._link.place.wait_s
+                if error.sqlstate in AGAIN or _has_met_another(error):
+                    await asyncio.sleep(random.random() * LONGEST_JITTER_S)
+                elif loop.time() >= end_s:
+                    raise
+                else:
+                    await self._link.pause()
+            else:
+                return
+
+    def _goes_on(self, error: psycopg.Error, tries: int) -> bool:
+        """Whether a group is done again that has failed so, and has written nothing."""
+        if error.sqlstate in AGAIN or _has_met_another(error):
+            return tries < MOST_TRIES
+        # A lock that was waited for is not waited for again: its holder may be at it for long.
+        return is_passing(error) and error.sqlstate not in ("55P03", "57014", "25P03")
+
+    async def _is_in_doubt(self, error: Exception) -> bool:
+        """Ends the transaction that has failed; tells whether it may be committed all the same."""
+        if isinstance(error, _InDoubt):
+            await self._link.drop()
+            return True
+        is_lost = self._link.is_lost or (
+            isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(("08", "57P"))
+        )
+        if not is_lost:
+            try:
+                link = await self._link.open()
+                with self._link.bounded():
+                    await link.execute("ROLLBACK")
+            except psycopg.Error:
+                is_lost = True
+        if is_lost:
+            await self._link.drop()
+        return is_lost and self._is_sent
+
+    async def _settle(self, token: str) -> bool:
+        """Finds out whether a transaction with this token has been committed; if not, it never will be.
+
+        Raises OutcomeUnknownError where the database is away for too long.
+        """
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + self._link.place.wait_s
+        while True:
+            self._link.has_warned = False
+            try:
+                link = await self._link.open()
+                with self._link.bounded():
+                    is_done = await settle(link, token)
+                if self._link.has_warned:
+                    # It is no more certain than what it was to settle.
+                    raise _InDoubt
+            except (psycopg.Error, _InDoubt) as error:
+                await self._link.drop()
+                if loop.time() >= end_s:
+                    log.exception("nobody knows whether a group of writes is stored", token=token)
+                    raise OutcomeUnknownError from error
+                await self._link.pause()
+            else:
+                log.warning("the end of a group of writes was found out", token=token, is_stored=is_done)
+                return is_done
+
+    async def _try(self, link: Link, group: list[_Call], token: str) -> None:
+        if isinstance(group[0].task, Operation):
+            await self._apply(link, group, token)
+        else:
+            await self._work(link, group[0], group[0].task, token)
+
+    async def _apply(self, link: Link, calls: list[_Call], token: str) -> None:
+        batch = Batch([call.task for call in calls if isinstance(call.task, Operation)])
+        locked = await lock_and_load(link, batch.wanted())
+        self._on_time(locked.now_ms)
+        results = batch.apply(locked.loaded, lambda: locked.now_ms)
+        # Before the commit, whose answer may be found out without us.
+        for call, result in zip(calls, results, strict=True):
+            call.result, call.error = (None, result) if isinstance(result, DomainError) else (result, None)
+        written = batch.written()
+        if is_empty(written):
+            await link.execute("ROLLBACK")
+        else:
+            self._is_sent = True
+            async with link.pipeline():
+                await write(link, written, locked, lane=self.number, holders={})
+                await put_token(link, token)
+                await link.execute("COMMIT")
+            self._require_certain()
+
+    async def _work(self, link: Link, call: _Call, work: Work, token: str) -> None:
+        async with link.pipeline():
+            await begin(link)
+            found = await link.execute(NOW)
+        ((now_ms,),) = await found.fetchall()
+        self._on_time(now_ms)
+        call.result, call.error = await work(link, now_ms), None
+        self._is_sent = True
+        async with link.pipeline():
+            await put_token(link, token)
+            await link.execute("COMMIT")
+        self._require_certain()
+
+    def _require_certain(self) -> None:
+        """Raises _InDoubt where the server has committed and does not promise that it lasts."""
+        if self._link.has_warned:
+            raise _InDoubt
+
+    def _answer(self, group: list[_Call]) -> None:
+        commit = commit_of(call.result for call in group if call.error is None)
+        for listener in self._listeners:
+            try:
+                listener(commit)
+            except Exception:
+                # The lane goes on: others wait for it.
+                log.exception("a listener failed", error_id=uuid.uuid4().hex)
+        for call in group:
+            if not call.future.cancelled():
+                # A future would hand its error to a frame that has the future.
+                call.future.set_result(None)
+
+
+def _has_met_another(error: psycopg.Error) -> bool:
+    """Whether another server has written the same request at the same time."""
+    return isinstance(error, psycopg.errors.UniqueViolation) and error.diag.constraint_name == "requests_pkey"
+
+
+def _is_nobodys_fault(error: Exception) -> bool:
+    """Whether a whole group failed for what none of it has done."""
+    return isinstance(error, UnavailableError) or (isinstance(error, psycopg.Error) and is_passing(error))
+
+
+def _refusal(error: Exception) -> Exception:
+    """The error for one member of a group: of its own, where it is typed, because each caller adds its frames
+    to it.
+    """
+    if isinstance(error, OutcomeUnknownError):
+        return OutcomeUnknownError()
+    if isinstance(error, UnavailableError):
+        return UnavailableError(str(error))
+    return strip(public_error(error))

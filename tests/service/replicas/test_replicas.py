@@ -1,0 +1,148 @@
+"""Clients of different servers on one store have one service: what one stores, all others see."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from eliza.sessions.v1 import (
+    agent_service_pb2,
+    log_pb2,
+    message_service_pb2,
+    session_service_pb2,
+)
+from tests.service.agents.worker import Worker, stream_agent
+from tests.service.replicas.running import Replicas
+from tests.support.clients import create, fails, history, replies, run, send
+from tests.support.realtime.streams import Watching
+from tests.support.waiting import PATIENCE_SECONDS
+
+LEASES_BACK_SECONDS = 15
+"""How long a delivery is held at most by a server that is dead."""
+
+
+def waited(
+    replicas: Replicas, server: int, session_id: str, content: str
+) -> message_service_pb2.SendMessageResponse:
+    request = message_service_pb2.SendMessageRequest(session_id=session_id, content=content)
+    request.reply_wait.FromSeconds(30)
+    return replicas.servers[server].messages.SendMessage(request, timeout=PATIENCE_SECONDS)
+
+
+def test_who_watches_at_one_sees_what_is_sent_at_the_other(replicas: Replicas) -> None:
+    here, there = replicas.servers
+    session = create(here)
+    watching = Watching(there, session.session_id)
+    sent = [send(here, session.session_id, "a"), send(there, session.session_id, "b")]
+    met = watching.entries(4)
+    assert [entry.sequence for entry in met] == [1, 2, 3, 4]
+    assert {entry.message.message_id for entry in met if not entry.message.is_agent} == {
+        message.message_id for message in sent
+    }
+    assert history(here, session.session_id) == history(there, session.session_id)
+    watching.close()
+
+
+def test_who_watches_at_one_is_told_that_it_was_deleted_at_the_other(replicas: Replicas) -> None:
+    here, there = replicas.servers
+    session = create(here)
+    watching = Watching(there, session.session_id)
+    send(here, session.session_id, "a")
+    watching.entry()
+    here.sessions.DeleteSession(
+        session_service_pb2.DeleteSessionRequest(session_id=session.session_id), timeout=10
+    )
+    fails(lambda: list(watching.call), "SESSION_NOT_FOUND")
+
+
+def test_a_worker_at_one_answers_what_is_sent_at_the_other(replicas: Replicas) -> None:
+    here, there = replicas.servers
+    agent_id = stream_agent(here)
+    session = create(here, agent_id)
+    with Worker(there.channel, agent_id) as worker:
+        for content in ("a", "b"):
+            send(here, session.session_id, content)
+            delivery = worker.next()
+            assert delivery.message.content == content
+            worker.answer(delivery, content.upper())
+        assert [reply.content for reply in replies(here, session.session_id, 2)] == ["A", "B"]
+
+
+def test_who_waits_for_a_reply_gets_that_of_a_worker_at_the_other(replicas: Replicas) -> None:
+    here, there = replicas.servers
+    agent_id = stream_agent(here)
+    session = create(here, agent_id)
+    with Worker(there.channel, agent_id) as worker, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(waited, replicas, 0, session.session_id, "hi")
+        worker.answer(worker.next(), "hello")
+        assert waiting.result().reply.content == "hello"
+
+
+def test_an_agent_that_is_removed_at_one_ends_its_workers_at_the_other(announcing: Replicas) -> None:
+    here, there = announcing.servers
+    agent_id = stream_agent(here)
+    with Worker(there.channel, agent_id) as worker:
+        here.agents.DeleteAgent(agent_service_pb2.DeleteAgentRequest(agent_id=agent_id), timeout=10)
+        fails(worker.told, "AGENT_NOT_FOUND")
+
+
+def test_pieces_of_a_reply_are_seen_at_the_other(announcing: Replicas) -> None:
+    here, there = announcing.servers
+    agent_id = stream_agent(here)
+    session = create(here, agent_id)
+    watching = Watching(there, session.session_id)
+    with Worker(here.channel, agent_id) as worker:
+        send(here, session.session_id, "hi")
+        assert watching.entry().sequence == 1
+        delivery = worker.next()
+        worker.chunk(delivery, "hel")
+        worker.chunk(delivery, "lo")
+        text = ""
+        while text != "hello":
+            event = watching.event()
+            assert isinstance(event, log_pb2.ReplyChunk)
+            text += event.chunk
+        worker.answer(delivery, "hello")
+        assert watching.entry().message.content == "hello"
+    watching.close()
+
+
+def test_what_a_killed_server_had_in_hand_is_given_again(replicas: Replicas) -> None:
+    here, there = replicas.servers
+    agent_id = stream_agent(here)
+    session = create(here, agent_id)
+    with Worker(there.channel, agent_id) as doomed:
+        send(here, session.session_id, "a")
+        assert doomed.next().message.content == "a"
+        there.kill()
+        begun_s = time.monotonic()
+        with Worker(here.channel, agent_id) as worker:
+            delivery = worker.next()
+            took_s = time.monotonic() - begun_s
+            worker.answer(delivery, "A")
+    assert took_s < LEASES_BACK_SECONDS
+    assert [reply.content for reply in replies(here, session.session_id, 1)] == ["A"]
+
+
+def test_what_a_server_had_in_hand_that_stops_is_given_again_at_once(replicas: Replicas) -> None:
+    here, there = replicas.servers
+    agent_id = stream_agent(here)
+    session = create(here, agent_id)
+    with Worker(there.channel, agent_id) as leaving:
+        send(here, session.session_id, "a")
+        leaving.next()
+        assert there.stop() == 0
+    with Worker(here.channel, agent_id) as worker:
+        worker.answer(worker.next(), "A")
+    assert len(replies(here, session.session_id, 1)) == 1
+
+
+def test_the_store_is_sound_while_it_is_served(replicas: Replicas) -> None:
+    here, there = replicas.servers
+    for server in (here, there):
+        session = create(server)
+        send(server, session.session_id, "a")
+        replies(server, session.session_id, 1)
+    url = replicas.url
+    done = run("check", cwd=replicas.directory, DATABASE_URL=url)
+    assert (done.status, done.errors) == (0, "")
+    assert "is sound: 2 sessions, 4 entries, 2 deliveries" in done.out
+    assert run("migrate", cwd=replicas.directory, DATABASE_URL=url).out.endswith("is at schema 1\n")

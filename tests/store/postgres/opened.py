@@ -1,0 +1,98 @@
+"""Stores on PostgreSQL for tests: opened, held, and with a clock that is a row."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import psycopg
+
+from server.clock import TestClock
+from server.domain.access import EVERYTHING
+from server.domain.sessions import Outcome, Session
+from server.store.postgres.place import Place
+from server.store.postgres.store import PostgresStore
+from tests.support.postgres import PostgresServer
+from tests.unit.samples import put, session
+
+
+class Cluster(NamedTuple):
+    """A running server, and the name of a database with an empty store."""
+
+    server: PostgresServer
+    template: str
+
+
+def make_store(cluster: Cluster) -> Iterator[str]:
+    """The URL of an empty store, which is removed afterwards."""
+    name = cluster.server.make_database(cluster.template)
+    yield cluster.server.url(name)
+    cluster.server.remove_database(name)
+
+
+class RowClock(TestClock):
+    """The service's time as a row of the database, where a server would have it."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._link = psycopg.connect(url, autocommit=True)
+
+    def set_ms(self, now_ms: int) -> None:
+        super().set_ms(now_ms)
+        self._link.execute(
+            "INSERT INTO test_clock VALUES (true, %(now)s, 1) ON CONFLICT (one) "
+            "DO UPDATE SET now_ms = %(now)s",
+            {"now": now_ms},
+        )
+
+    def close(self) -> None:
+        self._link.close()
+
+
+async def open_store(url: str, **settings: Any) -> PostgresStore:
+    return await PostgresStore.open(Place(url, **settings))
+
+
+async def until_listening(store: PostgresStore) -> None:
+    """Waits until a store hears of others."""
+    listener = store._listener
+    assert listener is not None
+    await listener.is_listening.wait()
+
+
+def _look(start: Session, now_ms: int) -> Outcome:
+    return Outcome(start)
+
+
+@asynccontextmanager
+async def writer_held(store: PostgresStore, url: str) -> AsyncIterator[None]:
+    """The lane waits for a session that somebody else has locked, so that what is called for in the block
+    queues and makes one group.
+    """
+    blocker = session()
+    await put(store, blocker)
+    outsider = await psycopg.AsyncConnection.connect(url)
+    try:
+        await outsider.execute("SELECT 1 FROM sessions WHERE id = %s FOR UPDATE", [blocker.id])
+        holding = asyncio.ensure_future(store.apply(blocker.id, _look, scope=EVERYTHING))
+        await until_waiting(url)
+        deleting = asyncio.ensure_future(store.delete_session(blocker.id, scope=EVERYTHING))
+        await asyncio.sleep(0)
+        yield
+    finally:
+        await outsider.rollback()
+        await outsider.close()
+    await asyncio.gather(holding, deleting)
+
+
+async def until_waiting(url: str) -> None:
+    """Waits until a transaction waits for another one's lock."""
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as watcher:
+        while True:
+            found = await watcher.execute(
+                "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() "
+                "AND cardinality(pg_blocking_pids(pid)) > 0"
+            )
+            if await found.fetchall():
+                return
+            await asyncio.sleep(0.002)
