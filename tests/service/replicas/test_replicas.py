@@ -3,6 +3,8 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from eliza.sessions.v1 import (
     agent_service_pb2,
     log_pb2,
@@ -14,6 +16,8 @@ from tests.service.replicas.running import Replicas
 from tests.support.clients import create, fails, history, replies, run, send
 from tests.support.realtime.streams import Watching
 from tests.support.waiting import PATIENCE_SECONDS
+
+pytestmark = pytest.mark.postgres
 
 LEASES_BACK_SECONDS = 15
 """How long a delivery is held at most by a server that is dead."""

@@ -18,6 +18,8 @@ from tests.support.cutting_proxy import CuttingProxy, Verdict, let_pass
 from tests.support.waiting import eventually
 from tests.unit.samples import put, session
 
+pytestmark = pytest.mark.postgres
+
 FOLLOWS = {
     "before anything": (b"BEGIN", Verdict.CUT),
     "once it has begun": (b"BEGIN", Verdict.PASS_AND_CUT),

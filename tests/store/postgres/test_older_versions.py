@@ -7,6 +7,8 @@ import pytest
 from tests.store.postgres.opened import Cluster, make_store
 from tests.store.postgres.test_postgres import OnPostgres
 
+pytestmark = pytest.mark.postgres
+
 
 class TestPostgres16Store(OnPostgres):
     @pytest.fixture

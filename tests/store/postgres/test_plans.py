@@ -15,6 +15,8 @@ import pytest
 from server.store import postgres
 from tests.store.postgres.opened import Cluster
 
+pytestmark = pytest.mark.postgres
+
 LARGE = ("sessions", "log", "deliveries", "requests", "commits", "agents")
 SESSIONS = 60_000
 FILL = f"""

@@ -12,6 +12,8 @@ from tests.store.conformance import StoreConformance
 from tests.store.postgres.opened import RowClock, open_store, writer_held
 from tests.unit.samples import T0
 
+pytestmark = pytest.mark.postgres
+
 
 class OnPostgres(StoreConformance):
     @pytest.fixture

@@ -17,6 +17,8 @@ from server.store.values import CopyError, StoreOpenError
 from tests.store.postgres.opened import Cluster
 from tests.store.postgres.opened import open_store as open_postgres
 
+pytestmark = pytest.mark.postgres
+
 NEXT = {
     2: ("ALTER TABLE agents ADD COLUMN more text", "ALTER TABLE agents DROP COLUMN name"),
     3: ("ALTER TABLE agents ADD COLUMN most text", ""),

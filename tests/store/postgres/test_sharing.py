@@ -26,6 +26,8 @@ from tests.store.postgres.opened import open_store, until_listening
 from tests.support.waiting import eventually
 from tests.unit.samples import AGENT, T0, USER, put, session
 
+pytestmark = pytest.mark.postgres
+
 claim = partial(lease, lease_ms=60_000, policy=RETRIES)
 FAR_MS = 2**62
 

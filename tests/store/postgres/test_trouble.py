@@ -10,6 +10,8 @@ from tests.store.postgres.trouble import cut_at_random, hold_for, restart_at_ran
 from tests.support.postgres import PostgresServer
 from tests.unit.samples import T0
 
+pytestmark = pytest.mark.postgres
+
 
 async def test_nothing_is_lost_or_done_twice_where_connections_are_cut(
     database: str, cluster: Cluster
