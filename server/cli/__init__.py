@@ -1,5 +1,6 @@
 """The command `eliza-sessions`: one module for each of its commands."""
 
+import errno
 import gc
 import os
 from importlib import import_module
@@ -40,6 +41,8 @@ _MODULES: Final = {
 _SERVICES: Final = ("rest", "serve")
 """The commands that write a log to standard error."""
 
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
 
 class _Commands(click.Group):
     """Loads only the command that runs: a probe should not wait for the imports of the servers."""
@@ -65,6 +68,11 @@ class _Commands(click.Group):
                 logs.log_failed_start(error.format_message())
                 ctx.exit(error.exit_code)
             raise
+        except OSError as error:
+            # A file has a name; the standard output, on a disk that is full, has none.
+            if error.errno not in _NO_ROOM or error.filename or ctx.invoked_subcommand in _SERVICES:
+                raise
+            raise click.ClickException(f"the output cannot be written: {error.strerror}") from error
 
 
 @click.group(

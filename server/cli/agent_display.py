@@ -9,6 +9,7 @@ from google.protobuf.json_format import MessageToDict
 
 from eliza.sessions import times, values
 from eliza.sessions.v1 import admin_service_pb2, agent_pb2, timeout_pb2
+from server.cli.amounts import amount
 from server.cli.chat import printable
 
 FAILURE_WIDTH: Final = 100
@@ -24,9 +25,9 @@ def print_table(agents: Sequence[agent_pb2.Agent]) -> None:
             printable(agent.name),
             kind_name(agent),
             _workers(agent),
-            str(agent.status.open_deliveries),
+            str(agent.status.open_deliveries) if agent.HasField("status") else "-",
             printable(_where(agent)),
-            _timeout(agent.timeout_config) or "default",
+            (_timeout(agent.timeout_config) or "default") if _is_told(agent) else "-",
             _last_failure(agent),
         )
         for agent in agents
@@ -49,11 +50,13 @@ def print_agent(agent: agent_pb2.Agent) -> None:
     settings = agent.WhichOneof("settings")
     for field, value in getattr(agent, settings).ListFields() if settings else ():
         click.echo(f"{settings}.{field.name}: {_short(value)}")
-    click.echo(f"timeout:  {_timeout(agent.timeout_config) or 'default'}")
+    if _is_told(agent):
+        click.echo(f"timeout:  {_timeout(agent.timeout_config) or 'default'}")
     if agent.HasField("retention_minutes"):
         click.echo(f"kept:     {agent.retention_minutes:g} minutes after the end of a session")
-    click.echo(f"created:  {iso(agent.created_at)}")
-    click.echo(f"updated:  {iso(agent.updated_at)}")
+    if _is_told(agent):
+        click.echo(f"created:  {iso(agent.created_at)}")
+        click.echo(f"updated:  {iso(agent.updated_at)}")
     if agent.HasField("status"):
         _print_status(agent)
 
@@ -78,12 +81,12 @@ def _print_status(agent: agent_pb2.Agent) -> None:
 def print_activity(activity: admin_service_pb2.GetAgentActivityResponse) -> None:
     """Prints what waits for an agent, how long it takes, and a line for each of its workers."""
     if activity.oldest_seconds:
-        click.echo(f"oldest:   {activity.oldest_seconds:.3g} s")
+        click.echo(f"oldest:   {amount(activity.oldest_seconds)} s")
     if activity.failed:
         click.echo(f"failed:   {activity.failed} messages got no reply, and can be delivered anew")
     for name, field in (("piece:   ", "first_chunk_p95_ms"), ("reply:   ", "reply_p95_ms")):
         if activity.HasField(field):  # type: ignore[arg-type]
-            click.echo(f"{name} p95 {getattr(activity, field):.3g} ms after the message")
+            click.echo(f"{name} p95 {amount(getattr(activity, field))} ms after the message")
     if not activity.workers:
         return
     click.echo()
@@ -136,10 +139,15 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def _is_told(agent: agent_pb2.Agent) -> bool:
+    """Whether the caller may know more of an agent than its id, name and kind."""
+    return agent.HasField("created_at")
+
+
 def to_json(agent: agent_pb2.Agent) -> dict[str, Any]:
     """An agent as JSON. Programs rely on these names: add more, change none."""
     settings, status = agent.WhichOneof("settings"), agent.status
-    failure = status.last_failure
+    failure, has_status = status.last_failure, agent.HasField("status")
     return {
         "id": agent.agent_id,
         "name": agent.name,
@@ -147,12 +155,12 @@ def to_json(agent: agent_pb2.Agent) -> dict[str, Any]:
         "settings": MessageToDict(getattr(agent, settings)) if settings else {},
         "timeoutConfig": MessageToDict(agent.timeout_config),
         "retentionMinutes": agent.retention_minutes if agent.HasField("retention_minutes") else None,
-        "createdAt": iso(agent.created_at),
-        "updatedAt": iso(agent.updated_at),
+        "createdAt": iso(agent.created_at) if _is_told(agent) else None,
+        "updatedAt": iso(agent.updated_at) if _is_told(agent) else None,
         "status": {
-            "connectedWorkers": status.connected_workers,
-            "openDeliveries": status.open_deliveries,
-            "deliveriesInHand": status.deliveries_in_hand,
+            "connectedWorkers": status.connected_workers if has_status else None,
+            "openDeliveries": status.open_deliveries if has_status else None,
+            "deliveriesInHand": status.deliveries_in_hand if has_status else None,
             "lastFailure": {
                 "sessionId": failure.session_id,
                 "messageId": failure.message_id,
@@ -192,8 +200,9 @@ def _short(value: Any) -> str:
 
 
 def _workers(agent: agent_pb2.Agent) -> str:
-    """The number of connected workers; a dash for kinds that have none."""
-    return str(agent.status.connected_workers) if agent.kind == agent_pb2.AGENT_KIND_STREAM else "-"
+    """The number of connected workers; a dash for kinds that have none, and where it is not told."""
+    is_known = agent.kind == agent_pb2.AGENT_KIND_STREAM and agent.HasField("status")
+    return str(agent.status.connected_workers) if is_known else "-"
 
 
 def _last_failure(agent: agent_pb2.Agent) -> str:

@@ -26,6 +26,12 @@ NO_REPLY: Final = ("AGENT_REPLY_FAILED", "AGENT_REPLY_TIMEOUT")
 SURVIVED: Final = (*NO_REPLY, "INVALID_CONTENT")
 """The errors after which the conversation goes on."""
 
+_STEERING: Final = ("Cc", "Zl", "Zp")
+"""The categories of control characters and of separators that end a line."""
+
+_TURNING: Final = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+"""The bidirectional classes of characters that turn the direction of the text around them."""
+
 
 class Stubs:
     """The services of a server."""
@@ -39,8 +45,12 @@ class Stubs:
 
 
 def printable(text: str, keep: str = "") -> str:
-    """Replaces control characters but `keep` by spaces: the text of others must not steer the terminal."""
-    return "".join(" " if unicodedata.category(one) == "Cc" and one not in keep else one for one in text)
+    """Replaces by spaces, but for `keep`, what would steer the terminal or turn the direction of a line."""
+    return "".join(" " if _steers(one) and one not in keep else one for one in text)
+
+
+def _steers(one: str) -> bool:
+    return unicodedata.category(one) in _STEERING or unicodedata.bidirectional(one) in _TURNING
 
 
 def talk(stubs: Stubs, agent: agent_pb2.Agent, session_id: str) -> bool:

@@ -27,8 +27,9 @@ def check(database_url: str | None) -> None:
 
     try:
         store = maintenance(settings_or_exit(database_url=database_url).database_url)
-        version = store.stored_schema()
+        # It notes how it ends, also where not even the schema can be read.
         summary = store.check(tell)
+        version = store.stored_schema()
     except StoreOpenError as error:
         raise click.ClickException(str(error)) from error
     if found:

@@ -168,7 +168,9 @@ def _what(entry: log_pb2.LogEntry) -> str:
 def _about_message(message: message_pb2.Message, *, was_renewed: bool) -> str:
     who = f"agent, to #{message.reply_to_sequence}" if message.is_agent else "user"
     renewed = " (renewed the session)" if was_renewed else ""
-    return f"{who}: {printable(message.content, keep=chr(10) + chr(9))}{renewed}"
+    # Lines behind the first stand in: what somebody wrote must not look like an entry of the log.
+    said = printable(message.content, keep=chr(10) + chr(9)).replace("\n", f"\n{_INDENT}| ")
+    return f"{who}: {said}{renewed}"
 
 
 def _about_outcome(entry: log_pb2.LogEntry, outcome: Outcome) -> Iterator[str]:
@@ -176,7 +178,7 @@ def _about_outcome(entry: log_pb2.LogEntry, outcome: Outcome) -> Iterator[str]:
     match outcome.state:
         case "answered":
             took = (outcome.at_ms - values.ms_floor(entry.at)) / 1000
-            yield f"answered by #{outcome.sequence} after {took:g} s"
+            yield f"answered by #{outcome.sequence} after {took:.12g} s"
             return
         case "failed":
             yield f"no reply after {outcome.attempts} attempts: {printable(outcome.reason)}"
@@ -192,7 +194,8 @@ def _about_outcome(entry: log_pb2.LogEntry, outcome: Outcome) -> Iterator[str]:
         said = printable("; ".join(filter(None, (failure.reason, failure.detail))))
         yield f"attempt {failure.attempt} failed at {iso(failure.at)}: {said}"
     if delivery and delivery.can_redeliver:
-        yield f"to try again: eliza-sessions sessions redeliver {delivery.session_id} {delivery.message_id}"
+        named = f"{delivery.session_id} {delivery.message_id} --sequence {delivery.message_sequence}"
+        yield f"to try again: eliza-sessions sessions redeliver {named}"
 
 
 def _worker(delivery: admin_service_pb2.MessageDelivery) -> str:

@@ -187,14 +187,21 @@ def tail(stubs: Stubs, session_id: str, most: int, chunks: bool, as_json: bool) 
 @sessions.command()
 @_session_argument
 @click.argument("message_id", metavar="MESSAGE", callback=read_id)
+@click.option(
+    "--sequence",
+    type=click.IntRange(min=1),
+    help="Its place in the log; needed where 1000 entries or more came behind it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the delivery as JSON, for programs.")
 @click.pass_obj
-def redeliver(stubs: Stubs, session_id: str, message_id: str, as_json: bool) -> None:
+def redeliver(stubs: Stubs, session_id: str, message_id: str, sequence: int | None, as_json: bool) -> None:
     """Deliver the message MESSAGE of the session ID anew, for which there was no reply. `show` has its id.
 
     The session must be live. The attempts begin anew.
     """
-    request = admin_pb.RedeliverMessageRequest(session_id=session_id, message_id=message_id)
+    request = admin_pb.RedeliverMessageRequest(
+        session_id=session_id, message_id=message_id, message_sequence=sequence or 0 or 0
+    )
     delivery = call(stubs.admin.RedeliverMessage, request).delivery
     if as_json:
         click.echo(orjson.dumps(MessageToDict(delivery)))

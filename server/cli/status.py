@@ -8,6 +8,7 @@ from eliza.sessions.v1 import admin_service_pb2 as pb
 from eliza.sessions.v1 import session_service_pb2
 from server.cli.agent_calls import call
 from server.cli.agent_display import iso, print_json
+from server.cli.amounts import amount
 from server.cli.chat import Stubs, printable
 from server.cli.server_commands import ServerCommand, server_options
 
@@ -85,22 +86,26 @@ def _print(overview: pb.GetOverviewResponse, system: pb.GetSystemResponse) -> No
     _line("started", iso(system.started_at))
     for part in system.parts:
         since = f" since {iso(part.since)}" if part.reason else ""
-        _line(part.name, ": ".join(filter(None, (f"{_health(part.health)}{since}", printable(part.reason)))))
+        # Under a name of their own: `store` and `sessions` have figures, too.
+        health = f"{part.name}, {_health(part.health)}{since}"
+        _line("part", ": ".join(filter(None, (health, printable(part.reason)))))
     _line(
         "traffic",
-        f"{now.messages_per_second:.3g} messages, {now.replies_per_second:.3g} replies and "
-        f"{now.refusals_per_second:.3g} refusals a second",
+        f"{amount(now.messages_per_second)} messages, {amount(now.replies_per_second)} replies and "
+        f"{amount(now.refusals_per_second)} refusals a second",
     )
     _line("first piece", _times(now, "first_chunk"))
     _line("reply", _times(now, "reply"))
-    oldest = f", the oldest for {overview.oldest_delivery_seconds:.3g} s" if now.open_deliveries else ""
+    oldest = f", the oldest for {amount(overview.oldest_delivery_seconds)} s" if now.open_deliveries else ""
     _line("waiting", f"{now.open_deliveries} messages{oldest}")
     _line(
         "sessions",
         f"{now.live_sessions} live, {now.expiring_sessions} of them near their end; "
-        f"deadlines late by {overview.expiry_lag_seconds:.3g} s",
+        f"deadlines late by {amount(overview.expiry_lag_seconds)} s",
     )
-    _line("streams", f"{now.open_streams} open; event loop late by {now.event_loop_lag_ms:.3g} ms at most")
+    _line(
+        "streams", f"{now.open_streams} open; event loop late by {amount(now.event_loop_lag_ms)} ms at most"
+    )
     refusals = sorted(overview.refusals.items(), key=lambda one: (-one[1], one[0]))
     _line("refusals", ", ".join(f"{reason} {count}" for reason, count in refusals) or "none since the start")
     _line("store", f"{printable(store.path)}: {_size(store.data_bytes)}, and {_size(store.wal_bytes)} ahead")
@@ -131,7 +136,7 @@ def _times(point: pb.OverviewPoint, what: str) -> str:
     half, most = (_maybe(point, f"{what}_p{part}_ms") for part in (50, 95))
     if half is None or most is None:
         return "none in the last 10 s"
-    return f"p50 {half:.3g} ms, p95 {most:.3g} ms"
+    return f"p50 {amount(half)} ms, p95 {amount(most)} ms"
 
 
 def _run(system: pb.GetSystemResponse, field: str) -> str:
@@ -150,9 +155,9 @@ def _run_json(system: pb.GetSystemResponse, field: str) -> dict[str, Any] | None
 
 def _size(count: int) -> str:
     """Returns a size for people: `3.4 MiB`."""
-    amount = float(count)
+    left = float(count)
     for unit in _UNITS:
-        if amount < 1024 or unit == _UNITS[-1]:
+        if left < 1024 or unit == _UNITS[-1]:
             break
-        amount /= 1024
-    return f"{amount:.3g} {unit}" if amount < 1000 else f"{amount:.0f} {unit}"
+        left /= 1024
+    return f"{amount(left)} {unit}"

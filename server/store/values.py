@@ -15,6 +15,10 @@ class StoreOpenError(Exception):
     """
 
 
+class StoreDamagedError(StoreOpenError):
+    """The store is no database, or not one that can be read."""
+
+
 class CopyError(Exception):
     """The copy cannot be made; the text says why. Nothing was changed."""
 

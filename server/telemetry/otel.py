@@ -2,6 +2,7 @@
 ours begins with `eliza.`.
 """
 
+import logging
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from types import TracebackType
@@ -48,6 +49,10 @@ SERVER_FAULTS: Final = frozenset(
 
 _W3C: Final = TraceContextTextMapPropagator()
 _NOTHING: Final = Context()
+
+# They would write what strangers send into the log, as warnings that nobody can do anything about.
+for _reader in ("opentelemetry.trace.span", "opentelemetry.trace.propagation.tracecontext"):
+    logging.getLogger(_reader).setLevel(logging.ERROR)
 
 
 class OtelTraces(Traces):

@@ -9,6 +9,8 @@ import argparse
 import asyncio
 import os
 import random
+import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,6 +38,7 @@ from eliza_sessions_client import (
 from tests.service.agents.worker import stream_agent
 from tests.support.realtime.programs import free_address
 from tests.support.service import Serve
+from tests.support.waiting import until
 
 ROOT: Final = Path(__file__).parents[2]
 SETTINGS: Final = {
@@ -164,8 +167,15 @@ class Workers:
     def stop(self) -> list[int]:
         """Ends them as an orchestrator does; returns their exit statuses."""
         for process in self._processes:
+            until(lambda one=process: one.poll() is not None or heeds(one.pid, signal.SIGTERM), "a worker")
             process.terminate()
         return [process.wait(60) for process in self._processes]
+
+
+def heeds(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for a signal; one that still starts has none."""
+    caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(caught and int(caught[1], 16) >> (number - 1) & 1)
 
 
 def work(address: str, agent_id: str) -> None:

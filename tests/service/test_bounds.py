@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -111,7 +112,7 @@ async def test_a_worker_that_does_not_say_hello_is_let_go(monkeypatch: pytest.Mo
         await asyncio.Event().wait()
         yield None
 
-    unused: Any = None
+    unused: Any = SimpleNamespace(workers=None, statuses=None)
     service = AgentService(unused, unused, unused, unused, 15)
     async with asyncio.timeout(30):
         with pytest.raises(MissingFieldsError, match="hello"):

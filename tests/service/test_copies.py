@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from server.store.sqlite.copy import reading_current
 from server.store.sqlite.file import schema_version
+from server.store.sqlite.runs import read_runs
 from tests.store.old_schemas import LIVE, make_old_store
 from tests.support.clients import clean_failure, command, create, fails, history, invoke, replies, run, send
 from tests.support.service import Serve, Start, environment
@@ -133,8 +134,21 @@ def _damaged(path: Path) -> None:
         file.write(b"\xff" * 4096)
 
 
+def _cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def _scrambled_schema(path: Path) -> None:
+    """Damage that SQLite quotes in its message, which is no UTF-8 then."""
+    text = path.read_bytes()
+    assert text.count(b"CREATE TABLE deliveries") == 1
+    path.write_bytes(text.replace(b"CREATE TABLE deliveries", b"CR\xdfATE TABLE deliveri\xff\xfe"))
+
+
 BAD: dict[str, Callable[[Path], object]] = {
     "damaged": _damaged,
+    "cut": _cut,
+    "schema": _scrambled_schema,
     "newer": _newer,
     "not sound": lambda path: _changed(path, "DELETE FROM deliveries"),
     "text": lambda path: path.write_text("hello"),
@@ -157,6 +171,11 @@ def test_check_refuses_what_it_cannot_read_and_names_it(backup: Path, harm: str)
     assert done.status == 1
     assert "Traceback" not in done.errors
     assert "backup.db" in done.errors
+    if harm in ("damaged", "cut", "schema", "not sound", "text"):
+        # The service tells it, too.
+        noted = read_runs(backup).check
+        assert noted
+        assert not noted.is_good
 
 
 def test_a_restore_overwrites_nothing_and_puts_nothing_under_a_running_service(

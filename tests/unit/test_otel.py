@@ -111,3 +111,16 @@ def test_a_tracestate_is_left_out_where_the_credentials_leave_no_room() -> None:
     assert add_trace(small, trace) == (*small, *trace)
     assert add_trace(large, trace) == (*large, trace[0])
     assert add_trace(small, ()) == small
+
+
+def test_what_strangers_send_malformed_is_ignored_without_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    memory = Memory()
+    for pairs in (
+        [("traceparent", SAMPLED), ("tracestate", "not a member, of a list")],
+        [("traceparent", SAMPLED), ("tracestate", "a=1,a=2")],
+        [("traceparent", SAMPLED), ("tracestate", ",".join(f"k{i}=v" for i in range(40)))],
+        [("traceparent", SAMPLED + " " * 1000)],
+    ):
+        memory.traces.start_call(f"/{SEND}", pairs, "r").end("OK")
+    assert len(memory.spans) == 4
+    assert caplog.records == []

@@ -39,7 +39,8 @@ export async function* converse(transport, call) {
       error = thrown;
     }
     const isRenewed = hasCode(error, "CREDENTIAL_EXPIRED") && (await transport.renewToken(token));
-    if (failures >= transport.retries || !(isRenewed || isTemporary(error, true))) {
+    const isTooLong = error.retryAfterMs > transport.maxWaitMs;
+    if (failures >= transport.retries || isTooLong || !(isRenewed || isTemporary(error, true))) {
       throw Object.assign(error, { idempotencyKey, attempts: failures + 1 });
     }
     if (last) yield { type: "aborted", data: { messageId: last.messageId, attempt: last.attempt } };

@@ -15,8 +15,9 @@ from typing import Final
 import structlog
 
 from server.domain.errors import ResourceExhaustedError, UnavailableError
+from server.store.sqlite.damage import corrupt, reading_schema
 from server.store.sqlite.rewrite import AUTO_VACUUM, BUSY_TIMEOUT_S, rewrite
-from server.store.values import Sizes, StoreOpenError
+from server.store.values import Sizes, StoreDamagedError, StoreOpenError
 
 APPLICATION_ID: Final = 0x656C7A61
 """Marks a file as ours: "elza" in ASCII."""
@@ -202,7 +203,8 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     connection = sqlite3.connect(
         path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
     )
-    connection.execute(f"PRAGMA cache_size = -{_READ_CACHE_KIB if read_only else _CACHE_KIB}")
+    with reading_schema():
+        connection.execute(f"PRAGMA cache_size = -{_READ_CACHE_KIB if read_only else _CACHE_KIB}")
     if read_only:
         connection.execute("PRAGMA query_only = ON")
     else:
@@ -228,7 +230,8 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
         raise StoreOpenError(f"{path} is not there, or empty")
     check_header(path)
     with closing(_connect_reading(path)) as connection:
-        check_version(path, connection)
+        with reading_schema():
+            check_version(path, connection)
         yield connection
 
 
@@ -248,9 +251,7 @@ def check_sound(connection: sqlite3.Connection) -> None:
     """Raises sqlite3.DatabaseError, as SQLite itself would on meeting it, for a database that is damaged."""
     problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if problem != "ok":
-        error = sqlite3.DatabaseError(problem.replace("\n", " "))
-        error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_CORRUPT, "SQLITE_CORRUPT"
-        raise error
+        raise corrupt(problem.replace("\n", " "))
 
 
 def leaves_doubt(error: sqlite3.Error) -> bool:
@@ -295,8 +296,8 @@ def check_header(path: Path) -> None:
         )
 
 
-def _damaged(path: Path, problem: str) -> StoreOpenError:
-    return StoreOpenError(
+def _damaged(path: Path, problem: str) -> StoreDamagedError:
+    return StoreDamagedError(
         f"{path} is damaged or is no SQLite database ({problem}): restore it from a backup, or name another "
         "file"
     )

@@ -10,10 +10,10 @@ import structlog
 from server.store.sqlite.check import problems, summary
 from server.store.sqlite.compact import compact
 from server.store.sqlite.copy import copy_store, reading_current, restore_store, stored_schema
-from server.store.sqlite.file import prepare, schema_version
+from server.store.sqlite.file import explaining, prepare, schema_version
 from server.store.sqlite.runs import Kind, write_run
 from server.store.tools import Progress, StoreTools
-from server.store.values import CopyError, Run, StoreOpenError
+from server.store.values import CopyError, Run, StoreDamagedError, StoreOpenError
 
 log = structlog.get_logger()
 
@@ -27,7 +27,8 @@ class SqliteTools(StoreTools):
         self.schema = schema_version()
 
     def stored_schema(self) -> int:
-        return stored_schema(self._path)
+        with explaining(self._path):
+            return stored_schema(self._path)
 
     def migrate(self) -> None:
         prepare(self._path).release()
@@ -42,6 +43,10 @@ class SqliteTools(StoreTools):
                         first = problem
                     on_problem(problem)
                 held = summary(connection)
+        except StoreDamagedError as error:
+            # Others say nothing about the store: the file is not there, or of another version.
+            self._note("check", is_good=False, detail=str(error))
+            raise
         except (OSError, sqlite3.Error) as error:
             self._note("check", is_good=False, detail=f"it cannot be checked: {error}")
             raise StoreOpenError(f"{self._path} cannot be checked: {error}") from error

@@ -46,6 +46,26 @@ def test_the_installed_command_knows_its_version(tmp_path: Path) -> None:
     )
 
 
+def test_an_output_that_is_full_is_told_in_a_line(start: Start) -> None:
+    service = start("--no-rest")
+    session_id = create(service).session_id
+    for arguments in (["agents", "list"], ["sessions", "show", session_id, "--json"], ["status"]):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                command(*arguments, "--server", service.grpc),
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=60,
+                check=False,
+                env=environment(),
+            )
+        assert (done.returncode, done.stderr) == (
+            1,
+            "Error: the output cannot be written: No space left on device\n",
+        )
+
+
 def test_a_probe_does_not_wait_for_what_the_servers_are_made_of(tmp_path: Path) -> None:
     loaded = (
         "import sys; from server.cli import main; main(['probe', '--help'], standalone_mode=False); "

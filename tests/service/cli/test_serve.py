@@ -141,7 +141,8 @@ def test_on_a_terminal_it_shows_a_command_that_works(tmp_path: Path) -> None:
             shown += os.read(leader, 4096).decode().replace("\r\n", "\n")
         ready, _, rest = shown.partition("\n")
         assert re.fullmatch(f"ready grpc={LOOPBACK} rest={LOOPBACK}", ready)
-        curl = shlex.split(rest[rest.index("curl") :].replace("\\\n", " "))
+        typed = rest[rest.index("curl") : rest.index("}'") + 2]
+        curl = shlex.split(typed.replace("\\\n", " "))
         assert curl[:3] == ["curl", "-X", "POST"]
         options = dict(zip(curl[4::2], curl[5::2], strict=True))
         assert options.keys() == {"-H", "-d"}

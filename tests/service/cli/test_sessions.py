@@ -172,13 +172,13 @@ def test_a_session_is_shown_with_what_became_of_its_messages(service: Serve) -> 
         *lines, last = shown.splitlines()
         assert lines == [
             "AT  #1     user: one",
-            "two (renewed the session)",
+            "    | two (renewed the session)",
             "    answered by #2 after N s",
             "AT  #2     agent, to #1: Hi",
             "AT  #3     user: fails (renewed the session)",
             "    no reply after 1 attempts: the model is away",
             "    attempt 1 failed at AT: the model is away",
-            f"    to try again: eliza-sessions sessions redeliver {session_id} {failed_id}",
+            f"    to try again: eliza-sessions sessions redeliver {session_id} {failed_id} --sequence 3",
             "AT  #5     user: waits (renewed the session)",
         ]
         assert re.fullmatch(worker_line, last), last
@@ -330,7 +330,9 @@ def test_a_message_that_failed_is_delivered_anew(service: Serve) -> None:
         until(partial(shown_failure, service, session_id), "the failure")
         (listed,) = records(service, "list", "--agent", agent)
         assert (listed["openDeliveries"], listed["failedDeliveries"]) == (0, 1)
-        said = done(service, "redeliver", session_id.upper(), message.message_id)
+        named = f"sessions redeliver {session_id} {message.message_id} --sequence {message.sequence}\n"
+        assert named in done(service, "show", session_id)
+        said = done(service, "redeliver", session_id.upper(), *named.split()[3:])
         assert said == "delivers #1 anew: up to 1 attempts\n"
         delivery = worker.next()
         # To repeat it does no harm.

@@ -152,16 +152,11 @@ def test_a_worker_with_a_key_of_its_agent_replies(protected: Protected, tmp_path
     agent = agent_pb2.Agent(agent_id=AGENT, name="keyed", kind=agent_pb2.AGENT_KIND_STREAM)
     request = agent_service_pb2.CreateAgentRequest(agent=agent)
     service.agents.CreateAgent(request, metadata=operator, timeout=SECONDS)
-    plain, keyed = (
-        "stub.Connect(iter(says.get, None))",
-        re.search(
-            r"`(stub\.Connect\(iter\(says\.get, None\), metadata=.*?\))`", (DOCS / "agents.md").read_text()
-        ),
-    )
-    code = example("worker.py")
+    code, plain = example("worker.py"), 'run(reply, address="127.0.0.1:50051")'
+    keyed = re.search(r"`(run\(reply, key=)…\)`", (DOCS / "agents.md").read_text())
     assert keyed
     assert plain in code
-    code = code.replace(plain, keyed[1]).replace("127.0.0.1:50051", service.grpc)
+    code = code.replace(plain, f"{keyed[1]}key, address={service.grpc!r})")
     (tmp_path / "worker.py").write_text(f"key = {protected.key('worker')!r}\n{code}")
     shop = {"X-API-KEY": protected.key("shop")}
     body = {"agentId": AGENT, "userId": USER}

@@ -233,3 +233,18 @@ def test_tls_with_an_authority_and_a_certificate_of_the_client(connect: Connect)
             with pytest.raises((errors.UnavailableError, errors.DeadlineExceededError)):
                 connect(service.address, timeout=1, **wrong).get(UNKNOWN)
         assert len(service.seen) == 1
+
+
+def test_a_stream_waits_no_longer_than_it_may(connect: Connect) -> None:
+    def full(_seen: Seen, context: grpc.ServicerContext) -> Any:
+        return refuse(context, "QUOTA_EXCEEDED", quota="open messages", limit="1", retryAfterSeconds="60")
+        yield
+
+    begun_s = time.monotonic()
+    with fake(full) as service:
+        client = connect(service.address)
+        for stream in (client.converse(UNKNOWN, "Hi", timeout=5), client.watch(UNKNOWN, patience=5)):
+            with pytest.raises(errors.QuotaExceededError):
+                next(stream)
+        assert [seen.method for seen in service.seen] == ["Converse", "WatchSession"]
+    assert time.monotonic() - begun_s < 30

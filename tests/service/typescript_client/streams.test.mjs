@@ -178,6 +178,14 @@ test("a stream of a reply throws its error, and has a bound", async (t) => {
   assert.deepEqual([ended.error.code, breaking.requests.length, ended.found.length], ["CONNECTION_FAILED", 4, 1]);
 });
 
+test("a stream of a reply waits no longer than a call", async (t) => {
+  const sent = ["user_message", { id: "m" }];
+  const limited = ["error", { error: "slow down", code: "RATE_LIMITED", details: { retryAfterSeconds: 3600 } }];
+  const server = await serve(t, stream([sent, limited]));
+  const { found, error } = await collect(new SessionsClient(server.url, FAST).stream("s", "Hi"));
+  assert.deepEqual([found.length, error.code, error.retryAfterMs], [1, "RATE_LIMITED", 3_600_000]);
+});
+
 test("events are the same however the text is cut", () => {
   const text =
     "retry: 10\r\n\r\n: alive\n\nid: 1\nevent: a\ndata: {\"x\":\r\ndata:  1}\n\ndata\n\nevent: b\rid: 2\rdata: é😀\r\revent: none\n\nid: 3\ndata: cut";

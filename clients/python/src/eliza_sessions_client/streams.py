@@ -132,10 +132,16 @@ class _Resuming:
         self._lost_at_s = now_s if self._lost_at_s is None else self._lost_at_s
         # With a new token, but only where the last one was good for something.
         has_new_token = error.code == CREDENTIAL_EXPIRED and is_renewable and is_first
-        is_late = now_s - self._lost_at_s > self._patience_s
+        wait_s, ends_s = wait_of(error), self._lost_at_s + self._patience_s
+        # Nobody waits for what comes when it is too late.
+        is_late = now_s > ends_s or (wait_s > 0 and now_s + wait_s > self.bound(ends_s))
         if is_late or not (has_new_token or may_repeat(error, is_repeatable=True)):
             raise error from None
-        self._wait_s = wait_of(error)
+        self._wait_s = wait_s
+
+    def bound(self, ends_s: float) -> float:
+        """Until when another connection makes sense, where the patience ends at `ends_s`."""
+        return ends_s
 
     def pause(self) -> float:
         """See Stream."""
@@ -254,6 +260,10 @@ class Conversation(_Resuming):
             self.judge(error, is_renewable=is_renewable)
         return list(self.pieces.void())
 
+    def bound(self, ends_s: float) -> float:
+        """See _Resuming."""
+        return min(ends_s, self._deadline_s)
+
     def _no_reply(self, error: SessionsError) -> SessionsError:
         if not self._message_id:
             return error
@@ -336,7 +346,8 @@ def watch(session_id: str, *, after: int = 0, patience: float = PATIENCE_SECONDS
     """Iterates over what happens in a session: first the log behind the sequence `after`, then live.
 
     It goes on over lost connections, with no gap and no repeat, and ends with the session's expiry or
-    removal. It raises UnavailableError once the service has been away for `patience` seconds.
+    removal. It raises UnavailableError once the service has been away for `patience` seconds, and the error
+    of a service that asks for a longer wait at once.
 
     Pieces of a reply (`ReplyChunk`) come from its first one on, or not at all. After a lost connection they
     are void, which a `ReplyAborted` says.
@@ -357,7 +368,8 @@ def converse(
     of the reply (`ReplyChunk`), that they are void (`ReplyAborted`), and at last the reply (`Message`).
 
     It goes on over lost connections; the message is stored once. It raises AgentReplyError where there will
-    be no reply, and AgentReplyTimeoutError after `timeout` seconds: the message is stored all the same.
+    be no reply, and AgentReplyTimeoutError after `timeout` seconds: the message is stored all the same. Where
+    the service asks for a wait beyond that, it raises the service's error at once.
     """
     sent = calls.send(session_id, content, metadata=metadata, attachments=attachments, request_id=request_id)
     return Conversation(sent.request, timeout)
