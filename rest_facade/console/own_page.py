@@ -9,6 +9,8 @@ from typing import Final
 
 import flask
 
+from rest_facade.front_door.origins import is_same
+from rest_facade.routes.caller import sent_credential
 from rest_facade.shapes.errors import ApiError
 
 HEADER: Final = "HX-Request"
@@ -18,11 +20,19 @@ HEADER: Final = "HX-Request"
 def require_own_page() -> None:
     """Raises ORIGIN_NOT_ALLOWED where a request may come from a page that is none of the console's."""
     headers = flask.request.headers
-    # A browser always says whose page it is; what is no browser has no page.
-    is_own = headers.get("Sec-Fetch-Site", "same-origin").strip().lower() == "same-origin"
-    if headers.get(HEADER) != "true" or not is_own:
+    if headers.get(HEADER) != "true" or not _is_own():
         raise ApiError(
             "ORIGIN_NOT_ALLOWED",
             f"Only the console's own pages may do this: {HEADER}: true is wanted",
             origin=headers.get("Origin", ""),
         )
+
+
+def _is_own() -> bool:
+    """Whether the request comes from a page of this origin, or from what is no browser and has no page."""
+    headers = flask.request.headers
+    if (site := headers.get("Sec-Fetch-Site")) is not None:
+        return site.strip().lower() == "same-origin"
+    origin = headers.get("Origin")
+    # An old browser, or one without TLS. Who has a key need not trick anybody into using it.
+    return origin is None or is_same(origin, [headers.get("Host", "")]) or sent_credential(flask.request)

@@ -164,10 +164,10 @@ def _is_foreign(headers: Headers, hosts: Sequence[str]) -> bool:
         return True
     if any(site in _OWN_SITES for site in sites):
         return False
-    return any(not _is_same(origin, hosts) for origin in _values(headers, b"origin"))
+    return any(not is_same(origin, hosts) for origin in _values(headers, b"origin"))
 
 
-def _is_same(origin: str, hosts: Sequence[str]) -> bool:
+def is_same(origin: str, hosts: Sequence[str]) -> bool:
     """Whether an origin has the host and the port of the header Host.
 
     Its scheme it cannot have: TLS may end before us.

@@ -3,8 +3,10 @@
 import time
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from eliza.sessions.v1 import admin_service_pb2 as pb
 from eliza.sessions.v1.admin_service_pb2 import (
@@ -14,6 +16,7 @@ from eliza.sessions.v1.admin_service_pb2 import (
     DELIVERY_STATE_WAITING,
     MessageDelivery,
 )
+from eliza.sessions.v1.message_service_pb2 import SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import DeleteSessionRequest
 from tests.service.admin.asking import SECONDS, activity, admin, deliveries, redeliver, search
 from tests.service.agents.worker import Worker, stream_agent
@@ -128,6 +131,28 @@ def test_a_message_is_delivered_anew_while_a_later_one_is_in_hand(
         worker.answer(given, "OK")
     texts = [one.content for one in history(service, session_id)]
     assert texts == ["first", "second", "third", "FIRST", "OK", "OK"]
+
+
+def test_who_asks_again_waits_for_the_reply_of_a_message_that_is_delivered_anew(
+    service: Serve, agent_id: str, worker: Worker
+) -> None:
+    session_id = create(service, agent_id).session_id
+
+    def ask() -> Any:
+        request = SendMessageRequest(
+            session_id=session_id, content="one", request_id="once", reply_wait=Duration(seconds=SECONDS)
+        )
+        return service.messages.SendMessage.future(request, timeout=2 * SECONDS)
+
+    first = ask()
+    worker.fail(worker.next(), "no", final=True)
+    message_id = first.result().message.message_id
+    for answer in (first, ask()):
+        assert answer.result().WhichOneof("answer") == "failure"
+    redeliver(service, session_id, message_id)
+    again, given = ask(), worker.next()
+    worker.answer(given, "yes")
+    assert (again.result().message.message_id, again.result().reply.content) == (message_id, "yes")
 
 
 def test_what_cannot_be_delivered_anew(service: Serve, agent_id: str, worker: Worker) -> None:

@@ -263,7 +263,14 @@ def redelivering(requests: list[Any]) -> Answer:
     return answer
 
 
-@pytest.mark.parametrize("headers", [OWN, {**OWN, "Sec_Fetch_Site": "same-origin"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        OWN,
+        {**OWN, "Sec_Fetch_Site": "same-origin", "Origin": "https://outside.example"},
+        {**OWN, "Origin": "http://localhost"},
+    ],
+)
 def test_a_message_is_delivered_anew(headers: dict[str, str]) -> None:
     requests: list[Any] = []
     answer = Asker(redelivering(requests))(f"{DATA}/redeliver", "POST", json=BODY, **headers)
@@ -278,6 +285,8 @@ def test_a_message_is_delivered_anew(headers: dict[str, str]) -> None:
         {"HX_Request": "false"},
         {"Sec_Fetch_Site": "same-origin"},
         *({**OWN, "Sec_Fetch_Site": site} for site in ("cross-site", "same-site", "none", "")),
+        # Of an old browser, which says no more.
+        *({**OWN, "Origin": origin} for origin in ("http://localhost:5000", "null", "")),
     ],
 )
 def test_no_other_page_can_deliver_anew(headers: dict[str, str]) -> None:
