@@ -6,6 +6,7 @@ A page is filled by the sizes of its entries: what does not fit is not read.
 from typing import Final
 
 from server.domain.access import Scope
+from server.domain.deliveries import DeliveryState
 from server.domain.errors import SessionNotFoundError
 from server.domain.log import Entry
 from server.domain.sessions import Session
@@ -66,7 +67,8 @@ _COUNT_HISTORY: Final = (
 _FIND_ANSWER: Final = in_scope(
     f"(SELECT {_ENTRY} FROM log WHERE session_id = %(id)s::uuid AND answers = %(sequence)s AND {_IS_THERE}) "
     f"UNION ALL (SELECT {_ENTRY} FROM log WHERE session_id = %(id)s::uuid AND failed_sequence = %(sequence)s "
-    f"AND {_IS_THERE} ORDER BY sequence LIMIT 1) LIMIT 1",
+    "AND EXISTS (SELECT 1 FROM deliveries WHERE session_id = %(id)s::uuid AND sequence = %(sequence)s "
+    f"AND state = '{DeliveryState.FAILED}') AND {_IS_THERE} ORDER BY sequence DESC LIMIT 1) LIMIT 1",
     "sessions",
 )
 STATEMENTS: Final = {
