@@ -10,7 +10,7 @@ import grpc
 import orjson
 from google.protobuf.json_format import ParseDict
 
-from eliza.sessions.errors import error_info
+from eliza.sessions.errors import RETRY_AFTER, error_info
 from eliza.sessions.v1 import (
     admin_service_pb2,
     agent_pb2,
@@ -28,6 +28,9 @@ STREAM_SECONDS: Final = 24 * 3600
 
 RETRY_SECONDS: Final = 0.5
 """How long `tail` waits before it asks again where the server went away."""
+
+MAX_WAIT_SECONDS: Final = 60
+"""The longest wait that a refusal may ask of `tail`; beyond it the refusal is an error."""
 
 ENTRIES_PER_MESSAGE: Final = 4
 """How many entries of a log `show` reads for each message, at first."""
@@ -128,6 +131,12 @@ def last_sequence(stubs: Stubs, session_id: str) -> int:
         raise click.ClickException(f"{error.code().name}: {error.details()}") from error
 
 
+def _asked_wait(error: grpc.RpcError) -> float:
+    """How many seconds the server asks to wait; 0 where it does not."""
+    info = error_info(error)
+    return float(info.metadata.get(RETRY_AFTER) or 0) if info else 0.0
+
+
 def follow(stubs: Stubs, session_id: str, after: int) -> Iterator[session_service_pb2.WatchSessionResponse]:
     """The events of a session behind a sequence until it ends, over restarts of the server."""
     is_away = False
@@ -144,12 +153,14 @@ def follow(stubs: Stubs, session_id: str, after: int) -> Iterator[session_servic
         except grpc.RpcError as error:
             if _reason(error) in ("SESSION_NOT_FOUND", "SESSION_EXPIRED"):
                 return
-            if error.code() not in _AGAIN:
+            wait_s = _asked_wait(error)
+            if error.code() not in _AGAIN or wait_s > MAX_WAIT_SECONDS:
                 raise click.ClickException(f"{error.code().name}: {error.details()}") from error
             if not is_away:
-                click.echo(f"[the server is away: {error.details()}; waiting for it]", err=True)
+                how = "has no room" if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED else "is away"
+                click.echo(f"[the server {how}: {error.details()}; waiting for it]", err=True)
             is_away = True
-        time.sleep(RETRY_SECONDS)
+        time.sleep(max(RETRY_SECONDS, wait_s))
 
 
 class _Cancelled:

@@ -200,7 +200,7 @@ def redeliver(stubs: Stubs, session_id: str, message_id: str, sequence: int | No
     The session must be live. The attempts begin anew.
     """
     request = admin_pb.RedeliverMessageRequest(
-        session_id=session_id, message_id=message_id, message_sequence=sequence or 0 or 0
+        session_id=session_id, message_id=message_id, message_sequence=sequence or 0
     )
     delivery = call(stubs.admin.RedeliverMessage, request).delivery
     if as_json:

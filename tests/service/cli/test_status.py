@@ -6,6 +6,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+from eliza.sessions.v1.session_service_pb2 import WatchSessionRequest
 from tests.service.access.world import make_world
 from tests.service.agents.worker import Worker, stream_agent
 from tests.support.clients import clean_failure, create, invoke, replies, send
@@ -110,3 +111,14 @@ def test_the_workers_of_an_agent_are_shown(start: Start) -> None:
         ]
         assert (activity["waiting"], activity["failed"], len(activity["workers"])) == (1, 1, 1)
         assert activity["workers"][0]["inHand"] == 1
+
+
+def test_a_tail_that_is_refused_for_long_ends_with_the_refusal(start: Start) -> None:
+    service = start("--no-rest", RATE_WATCH="1/hour")
+    session_id = create(service).session_id
+    send(service, session_id, "Hello")
+    stream = service.sessions.WatchSession(WatchSessionRequest(session_id=session_id), timeout=30)
+    next(iter(stream))
+    stream.cancel()
+    refused = clean_failure(invoke("sessions", "--server", service.grpc, "tail", session_id))
+    assert refused.startswith("Error: RESOURCE_EXHAUSTED: Too many requests")
