@@ -35,6 +35,8 @@ class Forked:
         self._told = told
         os.set_blocking(told, False)
         weakref.finalize(self, os.close, told)
+        if stdout:
+            weakref.finalize(self, stdout.close)
 
     def poll(self) -> int | None:
         """The exit status; None while it runs."""

@@ -85,7 +85,7 @@ def require_known(place: Place, link: Connection) -> int:
 def unusable(place: Place, error: psycopg.Error) -> StoreOpenError:
     """What an operator is told where the database cannot be used."""
     why = " ".join(str(error).split()) or type(error).__name__
-    return StoreOpenError(f"{place} cannot be used: {why}")
+    return StoreOpenError(f"DATABASE_URL names {place}, which cannot be used: {why}")
 
 
 def _check_server(place: Place, link: Connection) -> None:

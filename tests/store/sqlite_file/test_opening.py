@@ -88,7 +88,7 @@ class TestAFreshFile:
         assert (tmp_path / "x.db").exists()
         assert maintenance("sqlite:///relative.db").place == "relative.db"
         for url in (
-            "postgresql://host/db",
+            "mysql://host/db",
             "sqlite:///",
             "sqlite://x.db",
             "",
