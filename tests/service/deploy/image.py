@@ -7,9 +7,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+
+import psutil
 
 from tests.service.deploy.downloads import run_online
 from tests.service.deploy.programs import program, run
@@ -178,5 +180,9 @@ def container(image: Image, data: Path, log: Path, *arguments: str, **settings: 
         addresses = dict(part.split("=", 1) for part in said().split()[1:])
         yield Container(outer, int(pid), addresses, log, start_s)
     finally:
+        # What --kill-child asked for is lost when the first process becomes another user.
+        with suppress(psutil.NoSuchProcess):
+            for first in psutil.Process(outer.pid).children():
+                first.kill()
         outer.kill()
         outer.wait()
