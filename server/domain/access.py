@@ -95,11 +95,15 @@ class Scope(NamedTuple):
 
     def has(self, session: "Session") -> bool:
         """Whether a session is one of these."""
+        return self.includes(session.id, session.tenant, session.user_id, session.agent_id)
+
+    def includes(self, session_id: str, tenant: str, user_id: str, agent_id: str) -> bool:
+        """Whether a session of which only this is known is one of these."""
         return (
-            (self.tenant is None or self.tenant == session.tenant)
-            and (self.user_id is None or self.user_id == session.user_id)
-            and (self.agent_id is None or self.agent_id == session.agent_id)
-            and (self.session_id is None or self.session_id == session.id)
+            self.tenant in (None, tenant)
+            and self.user_id in (None, user_id)
+            and self.agent_id in (None, agent_id)
+            and self.session_id in (None, session_id)
         )
 
     def has_agent(self, agent: "Agent") -> bool:

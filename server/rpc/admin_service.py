@@ -123,15 +123,9 @@ class AdminService(AdminServiceServicer):
     async def SearchSessions(
         self, request: pb.SearchSessionsRequest, context: Any
     ) -> pb.SearchSessionsResponse:
-        wanted, as_text = (
-            _filter(request),
-            from_proto.is_text_form(request.json_form),
-        )
-        size, list_name, before = (
-            page_size(request.page_size, DEFAULT_PAGE, MAX_PAGE),
-            ("search", *wanted),
-            None,
-        )
+        wanted, as_text = _filter(request), from_proto.is_text_form(request.json_form)
+        size = page_size(request.page_size, DEFAULT_PAGE, MAX_PAGE)
+        list_name, before = ("search", *wanted), None
         if request.page_token:
             before = Position(*read_token(request.page_token, list_name, (int, str)))  # type: ignore[arg-type]
         now_ms = self._clock.now_ms()

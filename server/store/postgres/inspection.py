@@ -219,7 +219,7 @@ class PostgresInspection(PostgresLists, Inspection):
             sessions = await self._read(*_from(agent_id, scope, failed, place, min(_READ_TOGETHER, left)))
             # The session that the page before ended in comes again, from where that stopped.
             starts = [first if row[:3] == place else 0 for row in sessions]
-            inside = [_is_inside(scope, row[3], row[4], row[5], agent_id) for row in sessions]
+            inside = [scope.includes(row[3], row[4], row[5], agent_id) for row in sessions]
             found = await asyncio.gather(
                 *(
                     self._read(_NEXT_OF_SESSION[failed], [row[3], start, min(limit + 1, MAX_LOOKED_AT)])
@@ -251,9 +251,9 @@ class PostgresInspection(PostgresLists, Inspection):
             self._lane()
             return AgentQueue(0, None, 0)
         values = {"agent": agent_id, "due": -ALWAYS_MS, "sequence": 0, "id": rows.NO_ID, "rows": MAX_QUEUED}
-        waiting = [row for row in await self._read(_QUEUE, values) if _is_inside(scope, *row[:4])]
+        waiting = [row for row in await self._read(_QUEUE, values) if scope.includes(*row[:4])]
         failed = await self._read(_COUNT_FAILED, [agent_id, scope.tenant, scope.tenant])
-        count = sum(row[4] for row in failed if _is_inside(scope, *row[:4]))
+        count = sum(row[4] for row in failed if scope.includes(*row[:4]))
         oldest_ms = min((row[5] for row in waiting), default=None)
         return AgentQueue(sum(row[4] for row in waiting), oldest_ms, min(count, MAX_QUEUED))
 
@@ -289,16 +289,6 @@ def _fill(
 
 def _place_of(session: Session) -> tuple[int, str]:
     return session.created_at_ms, session.id
-
-
-def _is_inside(scope: Scope, session_id: str, tenant: str, user_id: str, agent_id: str) -> bool:
-    """Whether a session of which this is known is in a scope."""
-    return (
-        scope.tenant in (None, tenant)
-        and scope.user_id in (None, user_id)
-        and scope.agent_id in (None, agent_id)
-        and scope.session_id in (None, session_id)
-    )
 
 
 def _found(read: Iterable[rows.Row], session_end_ms: int) -> list[FoundDelivery]:

@@ -17,7 +17,7 @@ from server.store.pages import ALWAYS_MS
 from server.store.sqlite import rows
 from server.store.sqlite.removal import IS_THERE
 from server.store.sqlite.runs import read_runs
-from server.store.sqlite.search import SqliteSearch, is_inside
+from server.store.sqlite.search import SqliteSearch
 from server.store.values import AgentQueue, DeliveryPage, FoundDelivery, Place, Runs
 
 _FAILED: Final = frozenset([DeliveryState.FAILED])
@@ -140,7 +140,7 @@ class SqliteInspection(SqliteSearch, Inspection):
                 for *key, session_id, tenant, user_id, end_ms in sessions:
                     # The rest of the session that the page before ended in, else of the session as a whole.
                     first = after_sequence if tuple(key) == place else 0
-                    if is_inside(scope, session_id, tenant, user_id, agent_id):
+                    if scope.includes(session_id, tenant, user_id, agent_id):
                         values = session_id, first
                         with closing(connection.execute(_NEXT_OF_SESSION[failed], values)) as found:
                             for sequence, one in islice(_read_each(found, end_ms), MAX_LOOKED_AT):
@@ -172,7 +172,7 @@ class SqliteInspection(SqliteSearch, Inspection):
             waiting = [
                 (count, at_ms)
                 for session_id, tenant, user_id, count, at_ms in connection.execute(_QUEUE, (agent_id,))
-                if is_inside(scope, session_id, tenant, user_id, agent_id)
+                if scope.includes(session_id, tenant, user_id, agent_id)
             ]
             values = {"agent_id": agent_id} | ({"tenant": scope.tenant} if is_of_tenant else {})
             failed = sum(
@@ -180,7 +180,7 @@ class SqliteInspection(SqliteSearch, Inspection):
                 for session_id, tenant, user_id, count in connection.execute(
                     _COUNT_FAILED[is_of_tenant], values
                 )
-                if is_inside(scope, session_id, tenant, user_id, agent_id)
+                if scope.includes(session_id, tenant, user_id, agent_id)
             )
             oldest_ms = min((at_ms for _, at_ms in waiting), default=None)
             return AgentQueue(sum(count for count, _ in waiting), oldest_ms, min(failed, MAX_QUEUED))

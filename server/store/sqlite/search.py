@@ -90,19 +90,9 @@ def _find_few(connection: sqlite3.Connection, prefix: str, scope: Scope) -> list
     keys = [
         (created_at_ms, session_id)
         for created_at_ms, session_id, tenant, user_id, agent_id in found
-        if session_id.startswith(prefix) and is_inside(scope, session_id, tenant, user_id, agent_id)
+        if session_id.startswith(prefix) and scope.includes(session_id, tenant, user_id, agent_id)
     ]
     return sorted(keys, reverse=True)
-
-
-def is_inside(scope: Scope, session_id: str, tenant: str, user_id: str, agent_id: str) -> bool:
-    """Whether a session of which this is known is in a scope."""
-    return (
-        scope.tenant in (None, tenant)
-        and scope.user_id in (None, user_id)
-        and scope.agent_id in (None, agent_id)
-        and scope.session_id in (None, session_id)
-    )
 
 
 def _ranges(
