@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from tests.service.deploy.kinds import CANNOT_RUN, DEADLINE, KINDS
 from tests.service.deploy.prepare import PACKAGES, find_reasons, install_packages, install_wheels
 from tests.service.deploy.programs import complete, program
 from tests.service.docs.pages import ROOT, example
+from tests.support.waiting import until
 
 RUN = ROOT / example("tests/run_deploy").strip()
 
@@ -59,12 +61,21 @@ def test_a_failure_of_the_network_is_seen(said: str) -> None:
     assert find_network_failure("error: package directory 'server' does not exist\nexit status 1") is None
 
 
+def _command_lines() -> list[bytes]:
+    """The command line of each process of this machine."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            lines.append(path.read_bytes())
+    return lines
+
+
 def test_a_download_that_hangs_is_ended_with_its_children(programs: Path) -> None:
     write_program(programs, "hang", "sleep 77.5 & sleep 77.5")
     with pytest.raises(DownloadError, match="hang took longer than 1 s"):
         download("hang", seconds=1)
-    listed = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
-    assert b"sleep\x0077.5\x00" not in listed
+    # A killed process is in the list until the kernel has taken it down.
+    until(lambda: b"sleep\x0077.5\x00" not in _command_lines(), "the end of the children")
 
 
 def test_a_download_that_fails_says_why(programs: Path) -> None:

@@ -1,6 +1,7 @@
 """A real browser: Chromium, which opens a page that records what it hears."""
 
 import contextlib
+import itertools
 import json
 import subprocess
 import threading
@@ -38,8 +39,10 @@ class Recorder(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
 
     def records(self) -> list[Body]:
-        """What the page reported, in its order."""
-        return [self.heard[number] for number in sorted(self.heard)]
+        """What the page reported, in its order, up to the first report that is still on its way."""
+        return [
+            self.heard[number] for number in itertools.takewhile(self.heard.__contains__, itertools.count())
+        ]
 
     def ids(self) -> list[int]:
         return [
