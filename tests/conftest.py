@@ -53,6 +53,11 @@ def pytest_collection(session: pytest.Session) -> None:
             importlib.import_module(".".join(module.relative_to(ROOT).with_suffix("").parts))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the long tests first: at the end one worker would run them while the others have nothing to do."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 def pytest_collection_finish() -> None:
     """Has the garbage collector leave out the ten thousand tests, which stay to the end."""
     gc.collect()

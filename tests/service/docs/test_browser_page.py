@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
 
 from tests.service.docs.pages import example
@@ -79,6 +80,7 @@ def backend(directory: Path, service: Serve, address: str) -> Iterator[None]:
         process.wait(timeout=30)
 
 
+@pytest.mark.long
 def test_a_page_hears_all_once_over_the_expiries_of_its_token(start: Start, tmp_path: Path) -> None:
     keys, address = tmp_path / "keys.toml", free_address()
     made = invoke("keys", "add", "--role", "service", "--id", "shop", "--file", str(keys))

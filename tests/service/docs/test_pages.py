@@ -104,6 +104,7 @@ def test_every_example_is_run() -> None:
                 assert block.language == "text" or (page in WALKED and block.language in COMMANDS), block
 
 
+@pytest.mark.long
 def test_a_reader_gets_through_them(tmp_path: Path) -> None:
     """From the README to the agents in one shell, with an installation of the reader's own; no command fails,
     and no answer is an error.

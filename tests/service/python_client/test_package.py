@@ -58,6 +58,7 @@ def files(wheel: Path) -> dict[str, bytes]:
         return {name: opened.read(name) for name in opened.namelist()}
 
 
+@pytest.mark.long
 def test_the_stubs_are_the_same_but_for_the_name_in_their_imports(wheels: dict[str, Path]) -> None:
     ours, theirs = files(wheels["eliza_sessions_client"]), files(wheels["eliza_sessions"])
     stubs = {path.name: path.read_bytes() for path in STUBS.glob("*.py*")}
@@ -110,6 +111,7 @@ def test_both_have_the_same_version() -> None:
     assert len(versions) == 1
 
 
+@pytest.mark.long
 def test_they_work_side_by_side_and_each_alone(wheels: dict[str, Path], plain: Serve, tmp_path: Path) -> None:
     environment = tmp_path / "environment"
     run(sys.executable, "-m", "venv", "--without-pip", environment, cwd=tmp_path)
