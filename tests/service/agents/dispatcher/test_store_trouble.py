@@ -102,7 +102,7 @@ class TestStoreTrouble:
             raise NoReplyError("not now", final=False)
 
         agent.script = fail
-        await world.open(policy=RetryPolicy(5, 2000, 2000))
+        await world.open(policy=RetryPolicy(5, 30_000, 30_000))
         sessions = [await world.session() for _ in range(40)]
         for one in sessions:
             await world.send(one, "hello")
@@ -111,7 +111,7 @@ class TestStoreTrouble:
         await eventually(lambda: world.dispatcher.statuses.status(AGENT).in_hand == 0)
         world.clock.set_ms(T0 - 3_600_000)
         agent.script = echo
-        # One after the other they would take 40 times 2 s.
+        # One after the other they would take 40 times 30 s.
         await delivered(world.store)
         assert len(agent.asked) == 2 * len(sessions)
 
