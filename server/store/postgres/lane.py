@@ -9,7 +9,6 @@ import random
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from itertools import count
 from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import psycopg
@@ -19,6 +18,7 @@ from server.domain.errors import DomainError, OutcomeUnknownError, OverloadedErr
 from server.domain.sessions import Outcome
 from server.store.batch import Batch, Operation, commit_of, strip
 from server.store.contract import CommitListener
+from server.store.postgres.errors import AGAIN, READ_ONLY, is_away, is_passing, public_error
 from server.store.postgres.group import (
     NOW,
     begin,
@@ -27,7 +27,7 @@ from server.store.postgres.group import (
     put_token,
     write,
 )
-from server.store.postgres.link import AGAIN, KeptLink, is_passing, public_error
+from server.store.postgres.link import KeptLink
 from server.store.postgres.place import Link, Place
 from server.store.postgres.tokens import new_token, settle
 from server.telemetry.telemetry import OFF, Telemetry
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 GROUP_SIZE: Final = 256
 MOST_TRIES: Final = 5
-"""How often a group is done that others get in the way of."""
+"""How often a group is done that others get in the way of, or whose end is not heard of."""
 LONGEST_JITTER_S: Final = 0.05
 
 Work: TypeAlias = Callable[[Link, int], Awaitable[Any]]
@@ -47,10 +47,11 @@ log = structlog.get_logger()
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """Something to write, who waits for it, and what came of it."""
+    """Something to write, who waits for it, since when in the loop's time, and what came of it."""
 
     task: Operation | Work
     future: asyncio.Future[None]
+    since_s: float
     result: Any = None
     error: BaseException | None = None
 
@@ -111,7 +112,8 @@ class Lane:
     async def _submit(self, task: Operation | Work) -> Any:
         if self._is_closed:
             raise UnavailableError("The service is stopping")
-        call = _Call(task, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        call = _Call(task, loop.create_future(), loop.time())
         # Other work is the service's own, and rare.
         if not call.is_alone and len(self._queue) >= self._most_queued:
             raise OverloadedError("too many writes are waiting")
@@ -157,8 +159,9 @@ class Lane:
         except Exception as error:  # noqa: BLE001 - whatever a rule raises goes to its caller
             if len(group) == 1 or _is_nobodys_fault(error):
                 # To try each alone would take as long for each.
+                public = public_error(error)
                 for member in group:
-                    member.error = _refusal(error)
+                    member.error = _own(public)
                 return
         else:
             return
@@ -172,8 +175,12 @@ class Lane:
 
         :raises OutcomeUnknownError: nobody can say now whether it is written
         """
-        loop, end_s = asyncio.get_running_loop(), 0.0
-        for tries in count(1):
+        # By whoever came last: who came before has waited a little longer.
+        end_s = group[-1].since_s + self._link.place.wait_s
+        tries_left = MOST_TRIES
+        while True:
+            # A connection that was there may have been cut, which says nothing of the next.
+            was_open, loop = not self._link.is_lost, asyncio.get_running_loop()
             token = new_token()
             self._is_sent = self._link.has_warned = False
             try:
@@ -184,34 +191,29 @@ class Lane:
                 if await self._is_in_doubt(error):
                     if await self._settle(token):
                         return
-                    continue
-                if not isinstance(error, psycopg.Error) or not self._goes_on(error, tries):
-                    raise
-                end_s = end_s or loop.time() + self._link.place.wait_s
-                if error.sqlstate in AGAIN or _has_met_another(error):
+                    tries_left -= 1
+                    if not tries_left:
+                        raise UnavailableError("The store cannot be used now") from error
+                elif _is_to_be_done_again(error) and tries_left > 1:
+                    tries_left -= 1
                     await asyncio.sleep(random.random() * LONGEST_JITTER_S)
-                elif loop.time() >= end_s:
-                    raise
-                else:
+                elif is_away(error) and (was_open or loop.time() < end_s):
                     await self._link.pause()
+                else:
+                    raise
             else:
                 return
-
-    def _goes_on(self, error: psycopg.Error, tries: int) -> bool:
-        """Whether a group is done again that has failed so, and has written nothing."""
-        if error.sqlstate in AGAIN or _has_met_another(error):
-            return tries < MOST_TRIES
-        # A lock that was waited for is not waited for again: its holder may be at it for long.
-        return is_passing(error) and error.sqlstate not in ("55P03", "57014", "25P03")
 
     async def _is_in_doubt(self, error: Exception) -> bool:
         """Ends the transaction that has failed; tells whether it may be committed all the same."""
         if isinstance(error, _InDoubt):
             await self._link.drop()
             return True
-        is_lost = self._link.is_lost or (
-            isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(("08", "57P"))
-        )
+        if getattr(error, "sqlstate", None) == READ_ONLY:
+            # Another server takes writes by now, or will.
+            await self._link.drop()
+            return False
+        is_lost = self._link.is_lost or is_away(error)
         if not is_lost:
             try:
                 link = await self._link.open()
@@ -306,17 +308,19 @@ class Lane:
                 call.future.set_result(None)
 
 
-def _has_met_another(error: psycopg.Error) -> bool:
-    """Whether another server has written the same request at the same time."""
-    return isinstance(error, psycopg.errors.UniqueViolation) and error.diag.constraint_name == "requests_pkey"
+def _is_to_be_done_again(error: Exception) -> bool:
+    """Whether others were in the way: they have changed the same rows, or written the same request."""
+    if isinstance(error, psycopg.errors.UniqueViolation):
+        return error.diag.constraint_name == "requests_pkey"
+    return isinstance(error, psycopg.Error) and error.sqlstate in AGAIN
 
 
 def _is_nobodys_fault(error: Exception) -> bool:
     """Whether a whole group failed for what none of it has done."""
-    return isinstance(error, UnavailableError) or (isinstance(error, psycopg.Error) and is_passing(error))
+    return isinstance(error, UnavailableError) or is_passing(error)
 
 
-def _refusal(error: Exception) -> Exception:
+def _own(error: Exception) -> Exception:
     """The error for one member of a group: of its own, where it is typed, because each caller adds its frames
     to it.
     """
@@ -324,4 +328,4 @@ def _refusal(error: Exception) -> Exception:
         return OutcomeUnknownError()
     if isinstance(error, UnavailableError):
         return UnavailableError(str(error))
-    return strip(public_error(error))
+    return strip(error)

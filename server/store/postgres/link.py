@@ -7,24 +7,16 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import Final
 
 import psycopg
 import structlog
 
-from server.domain.errors import ResourceExhaustedError, UnavailableError
 from server.store.postgres.place import Link, Place
 
 FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 1.0
 """How long to wait between two tries to connect."""
-
-_PASSING: Final = frozenset(
-    # Serialization failure, deadlock; what waits for a lock too long; a standby; shutdowns; too many clients.
-    ("40001", "40P01", "55P03", "25006", "57014", "57P01", "57P02", "57P03", "57P05", "25P03", "53300")
-)
-AGAIN: Final = frozenset(("40001", "40P01"))
-"""What means: the same once more, at once."""
 
 log = structlog.get_logger()
 
@@ -49,13 +41,19 @@ class KeptLink:
             await self.drop()
             self._link = await self.place.connect(self._purpose, listens=self._listens)
             self._link.add_notice_handler(self._note)
-            self.pause_s = FIRST_PAUSE_S
         return self._link
 
     @property
     def is_lost(self) -> bool:
         """Whether the connection has ended, or cannot be used any more."""
         return self._link is None or self._link.closed
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the connection can be used, and is in no transaction."""
+        return (
+            self._link is not None and self._link.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+        )
 
     async def drop(self) -> None:
         """Lets go of the connection."""
@@ -65,7 +63,7 @@ class KeptLink:
                 await link.close()
 
     async def pause(self) -> None:
-        """Waits before the next try to connect, a little longer each time."""
+        """Waits before the next try, a little longer each time until something was answered."""
         await asyncio.sleep(self.pause_s)
         self.pause_s = min(self.pause_s * 2, LONGEST_PAUSE_S)
 
@@ -81,6 +79,7 @@ class KeptLink:
             yield
         finally:
             timer.cancel()
+        self.pause_s = FIRST_PAUSE_S
 
     def sever(self, *, is_expected: bool = False) -> None:
         """Ends the connection as the network would: who waits for an answer on it is told at once."""
@@ -95,34 +94,3 @@ class KeptLink:
         if notice.severity_nonlocalized == "WARNING" or notice.sqlstate in ("01000", "57P01"):
             self.has_warned = True
             log.warning("the database warns", cause=notice.message_primary, code=notice.sqlstate)
-
-
-def is_passing(error: psycopg.Error) -> bool:
-    """Whether an error may be over soon, and is nobody's fault: the connection, a lock, a server that is
-    starting or stopping.
-    """
-    state = error.sqlstate
-    return isinstance(error, psycopg.OperationalError) and (
-        state is None or state in _PASSING or state.startswith("08")
-    )
-
-
-def public_error(error: Exception) -> Exception:
-    """What a caller gets for an error of the database: a typed one where the database cannot be used now,
-    otherwise the error itself.
-    """
-    if not isinstance(error, psycopg.Error):
-        return error
-    state: str = error.sqlstate or ""
-    if state in ("53100", "53200", "53400"):
-        log.error("the store has no room left", cause=str(error))
-        return ResourceExhaustedError("The store has no room left")
-    if is_passing(error):
-        log.error("the store cannot be used", cause=str(error), code=state)
-        return UnavailableError("The store cannot be used now")
-    return error
-
-
-async def fetch(link: Link, statement: str, values: Any = ()) -> list[tuple[Any, ...]]:
-    """The rows of a statement. Raises psycopg.Error."""
-    return await (await link.execute(statement, values)).fetchall()
