@@ -6,17 +6,17 @@ Rules are pure and nobody is answered before the end: whatever fails for a while
 
 import asyncio
 import random
-import uuid
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import psycopg
 import structlog
 
 from server.domain.errors import DomainError, OutcomeUnknownError, OverloadedError, UnavailableError
 from server.domain.sessions import Outcome
-from server.store.batch import Batch, Operation, commit_of, strip
+from server.store.batch import Batch, Operation, strip
+from server.store.calls import Call, Work, answer, trace_group
 from server.store.contract import CommitListener
 from server.store.postgres.errors import AGAIN, READ_ONLY, is_away, is_passing, public_error
 from server.store.postgres.group import (
@@ -31,6 +31,7 @@ from server.store.postgres.link import KeptLink
 from server.store.postgres.place import Link, Place
 from server.store.postgres.tokens import new_token, settle
 from server.telemetry.telemetry import OFF, Telemetry
+from server.telemetry.traces import NO_TRACES, Traces
 
 T = TypeVar("T")
 
@@ -39,26 +40,7 @@ MOST_TRIES: Final = 5
 """How often a group is done that others get in the way of, or whose end is not heard of."""
 LONGEST_JITTER_S: Final = 0.05
 
-Work: TypeAlias = Callable[[Link, int], Awaitable[Any]]
-"""Work in a transaction of its own, at the service's time in ms. It may be done more than once."""
-
 log = structlog.get_logger()
-
-
-@dataclass(slots=True, eq=False)
-class _Call:
-    """Something to write, who waits for it, since when in the loop's time, and what came of it."""
-
-    task: Operation | Work
-    future: asyncio.Future[None]
-    since_s: float
-    result: Any = None
-    error: BaseException | None = None
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether it takes a transaction of its own."""
-        return not isinstance(self.task, Operation)
 
 
 class _InDoubt(Exception):  # noqa: N818
@@ -76,6 +58,7 @@ class Lane:
         on_time: Callable[[int], None],
         most_queued: int,
         telemetry: Telemetry = OFF,
+        traces: Traces = NO_TRACES,
     ) -> None:
         """`on_time` is told the service's time, in ms, whenever the database says it."""
         self.number = number
@@ -84,7 +67,8 @@ class Lane:
         self._on_time = on_time
         self._most_queued = most_queued
         self._telemetry = telemetry
-        self._queue: list[_Call] = []
+        self._traces = traces
+        self._queue: list[Call] = []
         self._woken = asyncio.Event()
         self._is_closed = False
         # Whether the present try has sent what ends with COMMIT.
@@ -113,7 +97,7 @@ class Lane:
         if self._is_closed:
             raise UnavailableError("The service is stopping")
         loop = asyncio.get_running_loop()
-        call = _Call(task, loop.create_future(), loop.time())
+        call = Call(task, loop.create_future(), loop.time(), self._traces.current())
         # Other work is the service's own, and rare.
         if not call.is_alone and len(self._queue) >= self._most_queued:
             raise OverloadedError("too many writes are waiting")
@@ -136,13 +120,15 @@ class Lane:
                 continue
             live = [call for call in self._take() if not call.future.cancelled()]
             if live:
-                begun_s = self._telemetry.begin()
+                begun_s, begun_ns = self._telemetry.begin(), time.time_ns() if self._traces.is_on else 0
                 await self._carry_out(live)
                 self._telemetry.end_group(len(live), self._telemetry.begin() - begun_s)
-                self._answer(live)
+                answer(live, self._listeners)
+                if begun_ns:
+                    trace_group(self._traces, live, begun_ns)
         await self._link.drop()
 
-    def _take(self) -> list[_Call]:
+    def _take(self) -> list[Call]:
         """The next group; work on anything but sessions is a group of its own."""
         size = 0
         for call in self._queue[:GROUP_SIZE]:
@@ -153,7 +139,7 @@ class Lane:
         del self._queue[: size or 1]
         return group
 
-    async def _carry_out(self, group: list[_Call]) -> None:
+    async def _carry_out(self, group: list[Call]) -> None:
         try:
             await self._transaction(group)
         except Exception as error:  # noqa: BLE001 - whatever a rule raises goes to its caller
@@ -170,7 +156,7 @@ class Lane:
         for member in group:
             await self._carry_out([member])
 
-    async def _transaction(self, group: list[_Call]) -> None:
+    async def _transaction(self, group: list[Call]) -> None:
         """Does a group until it is done. Raises what it fails with; nothing is written then.
 
         :raises OutcomeUnknownError: nobody can say now whether it is written
@@ -251,13 +237,13 @@ class Lane:
                 log.warning("the end of a group of writes was found out", token=token, is_stored=is_done)
                 return is_done
 
-    async def _try(self, link: Link, group: list[_Call], token: str) -> None:
+    async def _try(self, link: Link, group: list[Call], token: str) -> None:
         if isinstance(group[0].task, Operation):
             await self._apply(link, group, token)
         else:
             await self._work(link, group[0], group[0].task, token)
 
-    async def _apply(self, link: Link, calls: list[_Call], token: str) -> None:
+    async def _apply(self, link: Link, calls: list[Call], token: str) -> None:
         batch = Batch([call.task for call in calls if isinstance(call.task, Operation)])
         locked = await lock_and_load(link, batch.wanted())
         self._on_time(locked.now_ms)
@@ -276,7 +262,7 @@ class Lane:
                 await link.execute("COMMIT")
             self._require_certain()
 
-    async def _work(self, link: Link, call: _Call, work: Work, token: str) -> None:
+    async def _work(self, link: Link, call: Call, work: Work, token: str) -> None:
         async with link.pipeline():
             await begin(link)
             found = await link.execute(NOW)
@@ -293,19 +279,6 @@ class Lane:
         """Raises _InDoubt where the server has committed and does not promise that it lasts."""
         if self._link.has_warned:
             raise _InDoubt
-
-    def _answer(self, group: list[_Call]) -> None:
-        commit = commit_of(call.result for call in group if call.error is None)
-        for listener in self._listeners:
-            try:
-                listener(commit)
-            except Exception:
-                # The lane goes on: others wait for it.
-                log.exception("a listener failed", error_id=uuid.uuid4().hex)
-        for call in group:
-            if not call.future.cancelled():
-                # A future would hand its error to a frame that has the future.
-                call.future.set_result(None)
 
 
 def _is_to_be_done_again(error: Exception) -> bool:

@@ -7,6 +7,7 @@ from server.store.contract import CommitListener
 from server.store.postgres.lane import Lane
 from server.store.postgres.place import Place
 from server.telemetry.telemetry import OFF, Telemetry
+from server.telemetry.traces import NO_TRACES, Traces
 
 MOST_LANES = 16
 
@@ -21,11 +22,14 @@ class Lanes:
         on_time: Callable[[int], None],
         most_queued: int,
         telemetry: Telemetry = OFF,
+        traces: Traces = NO_TRACES,
     ) -> None:
         self.listeners: list[CommitListener] = []
         self._lanes = [
             # Lane 0 is that of the counts which all share.
-            Lane(place, 1 + slot * MOST_LANES + number, self.listeners, on_time, most_queued, telemetry)
+            Lane(
+                place, 1 + slot * MOST_LANES + number, self.listeners, on_time, most_queued, telemetry, traces
+            )
             for number in range(place.lanes)
         ]
         self.first = self._lanes[0]

@@ -5,6 +5,7 @@ silent.
 import asyncio
 import os
 import socket
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -34,6 +35,8 @@ class KeptLink:
         # Whether the server has said something of a commit that makes it less than certain.
         self.has_warned = False
         self.pause_s = FIRST_PAUSE_S
+        # The number of a trouble that was logged and goes on.
+        self._trouble = ""
 
     async def open(self) -> Link:
         """The connection, made if there is none. Raises psycopg.Error."""
@@ -67,6 +70,14 @@ class KeptLink:
         await asyncio.sleep(self.pause_s)
         self.pause_s = min(self.pause_s * 2, LONGEST_PAUSE_S)
 
+    def note_trouble(self, error: Exception) -> None:
+        """Logs an error, and no other until something was answered again."""
+        if not self._trouble:
+            self._trouble = uuid.uuid4().hex
+            told = {"purpose": self._purpose, "place": self.place.named(listens=self._listens)}
+            cause = " ".join(str(error).split()) or type(error).__name__
+            log.warning("a connection cannot be used", error_id=self._trouble, cause=cause, **told)
+
     @contextmanager
     def bounded(self) -> Iterator[None]:
         """Severs the connection where the block takes longer than an answer may.
@@ -80,6 +91,9 @@ class KeptLink:
         finally:
             timer.cancel()
         self.pause_s = FIRST_PAUSE_S
+        if self._trouble:
+            log.info("a connection can be used again", error_id=self._trouble, purpose=self._purpose)
+            self._trouble = ""
 
     def sever(self, *, is_expected: bool = False) -> None:
         """Ends the connection as the network would: who waits for an answer on it is told at once."""

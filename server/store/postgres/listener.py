@@ -1,8 +1,8 @@
 """Hears what other servers announce, on a connection of its own."""
 
 import asyncio
+import uuid
 
-import psycopg
 import structlog
 
 from server.store.hints import Hint, HintListener
@@ -35,11 +35,11 @@ class Listener:
         while not self._is_closed:
             try:
                 await self._listen()
-            except (psycopg.Error, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - without this task nothing would be heard any more
                 self.is_listening.clear()
                 await self._link.drop()
                 if not self._is_closed:
-                    log.info("announcements are not heard for now", cause=str(error))
+                    self._link.note_trouble(error)
                     await self._link.pause()
         await self._link.drop()
 
@@ -59,4 +59,8 @@ class Listener:
 
     def _tell(self, hint: Hint) -> None:
         for listener in self._listeners:
-            listener(hint)
+            try:
+                listener(hint)
+            except Exception:
+                # The others hear of it, and of the next.
+                log.exception("a listener failed", error_id=uuid.uuid4().hex)

@@ -61,8 +61,11 @@ class Place:
     answer_s: float = ANSWER_SECONDS
 
     def __str__(self) -> str:
-        """Names it for people, without a password."""
-        found = conninfo_to_dict(self.url)
+        return self.named()
+
+    def named(self, *, listens: bool = False) -> str:
+        """Names it for people, without a password; or where servers hear of each other."""
+        found = conninfo_to_dict(self._url(listens=listens))
         hosts = str(found.get("host") or "localhost").split(",")
         ports = str(found.get("port") or "").split(",")
         named = (ports[min(number, len(ports) - 1)] for number in range(len(hosts)))
@@ -90,8 +93,7 @@ class Place:
         return link
 
     def _conninfo(self, purpose: str, *, listens: bool = False) -> str:
-        url = (self.listen_url or self.url) if listens else self.url
-        asked = conninfo_to_dict(url)
+        asked = conninfo_to_dict(self._url(listens=listens))
         settings: dict[str, Any] = {
             "target_session_attrs": "read-write",
             "connect_timeout": CONNECT_SECONDS,
@@ -106,10 +108,13 @@ class Place:
             settings["options"] = f"{LIMITS} {settings.get('options', '')}".strip()
         return make_conninfo("", **settings)
 
+    def _url(self, *, listens: bool) -> str:
+        return (self.listen_url or self.url) if listens else self.url
 
-def check_url(url: str) -> None:
+
+def check_url(url: str, setting: str = "DATABASE_URL") -> None:
     """Raises StoreOpenError for a URL that libpq cannot read. The text does not repeat a password."""
     try:
         conninfo_to_dict(url)
     except psycopg.Error as error:
-        raise StoreOpenError(f"DATABASE_URL cannot be read: {str(error).splitlines()[0]}") from None
+        raise StoreOpenError(f"{setting} cannot be read: {str(error).splitlines()[0]}") from None
