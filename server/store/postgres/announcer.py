@@ -12,7 +12,7 @@ from typing import Any, Final
 from server.domain.deliveries import DeliveryState
 from server.domain.log import Chunk, Piece
 from server.store.postgres.frames import write_frames
-from server.store.postgres.link import KeptLink
+from server.store.postgres.link import KeptLink, end_of
 from server.store.postgres.place import Place
 from server.store.values import Commit
 
@@ -104,7 +104,7 @@ class Announcer:
         self._woken.set()
         if self._pieces_timer:
             self._pieces_timer.cancel()
-        await self._task
+        await end_of(self._task)
 
     async def _run(self) -> None:
         while True:

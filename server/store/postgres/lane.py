@@ -27,7 +27,7 @@ from server.store.postgres.group import (
     put_token,
     write,
 )
-from server.store.postgres.link import KeptLink
+from server.store.postgres.link import KeptLink, end_of
 from server.store.postgres.place import Link, Place
 from server.store.postgres.tokens import new_token, settle
 from server.telemetry.telemetry import OFF, Telemetry
@@ -91,7 +91,7 @@ class Lane:
         """Carries out what was queued, then lets go of the connection."""
         self._is_closed = True
         self._woken.set()
-        await self._task
+        await end_of(self._task)
 
     async def _submit(self, task: Operation | Work) -> Any:
         if self._is_closed:
@@ -227,7 +227,8 @@ class Lane:
                 if self._link.has_warned:
                     # It is no more certain than what it was to settle.
                     raise _InDoubt
-            except (psycopg.Error, _InDoubt) as error:
+            except Exception as error:
+                # Whatever it is: to do the group again now might do it twice.
                 await self._link.drop()
                 if loop.time() >= end_s:
                     log.exception("nobody knows whether a group of writes is stored", token=token)
@@ -252,7 +253,9 @@ class Lane:
         for call, result in zip(calls, results, strict=True):
             call.result, call.error = (None, result) if isinstance(result, DomainError) else (result, None)
         written = batch.written()
-        if is_empty(written):
+        # What is found done is certain once a later transaction is: a standby then has both.
+        is_found_done = any(isinstance(result, Outcome) and result.replayed for result in results)
+        if is_empty(written) and not is_found_done:
             await link.execute("ROLLBACK")
         else:
             self._is_sent = True

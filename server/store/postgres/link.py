@@ -108,3 +108,12 @@ class KeptLink:
         if notice.severity_nonlocalized == "WARNING" or notice.sqlstate in ("01000", "57P01"):
             self.has_warned = True
             log.warning("the database warns", cause=notice.message_primary, code=notice.sqlstate)
+
+
+async def end_of(task: "asyncio.Task[None]") -> None:
+    """Waits for a task that uses a connection.
+
+    Who is cancelled meanwhile does not cancel the task, and with it a COMMIT.
+    """
+    await asyncio.wait([task])
+    task.result()

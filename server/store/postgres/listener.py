@@ -8,7 +8,7 @@ import structlog
 from server.store.hints import Hint, HintListener
 from server.store.postgres.announcer import CHANNEL
 from server.store.postgres.frames import FrameReader
-from server.store.postgres.link import KeptLink
+from server.store.postgres.link import KeptLink, end_of
 from server.store.postgres.place import Place
 
 log = structlog.get_logger()
@@ -29,7 +29,7 @@ class Listener:
         """Hears no more."""
         self._is_closed = True
         self._link.sever(is_expected=True)
-        await self._task
+        await end_of(self._task)
 
     async def _run(self) -> None:
         while not self._is_closed:

@@ -8,6 +8,7 @@ from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.string import TextLoader
 
+from server.store.options import DEFAULT_OPTIONS
 from server.store.values import StoreOpenError
 
 Link: TypeAlias = AsyncConnection[tuple[Any, ...]]
@@ -27,8 +28,6 @@ ANSWER_SECONDS: Final = 12.0
 """How long a lane waits for what it has sent. No timeout of the server ends a COMMIT that waits for a
 standby.
 """
-WAIT_SECONDS: Final = 10.0
-"""How long a write or a read waits for a database that is away, where nobody says."""
 
 LIMITS: Final = (
     f"-c statement_timeout={STATEMENT_MS} -c lock_timeout={LOCK_MS} "
@@ -53,11 +52,11 @@ class Place:
     """
 
     url: str
-    listen_url: str = ""
-    prepares: bool = True
-    lanes: int = 1
-    announces: bool = True
-    wait_s: float = WAIT_SECONDS
+    listen_url: str = DEFAULT_OPTIONS.listen_url
+    prepares: bool = DEFAULT_OPTIONS.prepares
+    lanes: int = DEFAULT_OPTIONS.lanes
+    announces: bool = DEFAULT_OPTIONS.announces
+    wait_s: float = DEFAULT_OPTIONS.wait_s
     answer_s: float = ANSWER_SECONDS
 
     def __str__(self) -> str:
@@ -88,7 +87,7 @@ class Place:
 
     def connect_now(self, purpose: str) -> "psycopg.Connection[tuple[Any, ...]]":
         """Connects as `connect` does, outside an event loop. Raises psycopg.Error."""
-        link = psycopg.Connection.connect(self._conninfo(purpose), autocommit=True)
+        link = psycopg.Connection.connect(self._conninfo(purpose), autocommit=True, prepare_threshold=None)
         link.adapters.register_loader("uuid", TextLoader)
         return link
 

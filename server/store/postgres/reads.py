@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 from server.domain.errors import OverloadedError, UnavailableError
 from server.store.batch import strip
 from server.store.postgres.errors import is_away, is_passing, public_error
-from server.store.postgres.link import KeptLink
+from server.store.postgres.link import KeptLink, end_of
 from server.store.postgres.place import LOCAL_LIMITS, Link, Place
 
 MOST_TOGETHER: Final = 64
@@ -63,7 +63,7 @@ class ReadLane:
         """Ends the reads that wait, and lets go of the connection."""
         self._is_closed = True
         self._woken.set()
-        await self._task
+        await end_of(self._task)
 
     async def _submit(self, statement: str, values: Any, key: str | None = None) -> Rows:
         if self._is_closed:
