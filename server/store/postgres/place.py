@@ -1,5 +1,6 @@
 """Where a PostgreSQL store is, and how it is connected to."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -113,7 +114,22 @@ class Place:
 
 def check_url(url: str, setting: str = "DATABASE_URL") -> None:
     """Raises StoreOpenError for a URL that libpq cannot read. The text does not repeat a password."""
+    authority, _, behind = url.partition("://")[2].partition("/")
+    if authority.count("@") > 1 or "@" in behind.partition("?")[0]:
+        # libpq would take a part of the password for a host or a database, which are shown.
+        raise StoreOpenError(
+            f"{setting} cannot be read: write @, / and the like in a password as %40, %2F and so on"
+        )
     try:
         conninfo_to_dict(url)
     except psycopg.Error as error:
-        raise StoreOpenError(f"{setting} cannot be read: {str(error).splitlines()[0]}") from None
+        why = _without_values(str(error).splitlines()[0], url)
+        raise StoreOpenError(f"{setting} cannot be read: {why}") from None
+
+
+def _without_values(text: str, url: str) -> str:
+    """A text of libpq without what it quotes, but for the names of options: it may be a password."""
+    if '"' in url:
+        return text.partition('"')[0].rstrip(": ")
+    shown = {"=", "]", *re.findall(r"[?&]([^=&]*)", url)}
+    return re.sub(r'"([^"]*)"', lambda quoted: quoted[0] if quoted[1] in shown else '"…"', text)

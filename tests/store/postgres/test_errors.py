@@ -1,6 +1,7 @@
 """What callers and operators are told where the database cannot be used: a typed error, or a plain text."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
@@ -11,7 +12,7 @@ from structlog.testing import capture_logs
 from server.domain.access import EVERYTHING
 from server.domain.errors import ResourceExhaustedError, UnavailableError
 from server.store.postgres.errors import is_away, is_passing, public_error
-from server.store.postgres.place import Place
+from server.store.postgres.place import Place, check_url
 from server.store.postgres.schema import prepare
 from server.store.postgres.store import PostgresStore
 from server.store.values import StoreOpenError
@@ -105,6 +106,36 @@ class TestAtTheStart:
     def test_the_server_takes_no_writes(self, cluster: Cluster, database: str) -> None:
         cluster.server.execute(f"ALTER DATABASE {name_of(database)} SET default_transaction_read_only = on")
         assert "read-only" in refusal(database)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("postgresql://u:se%cret@h/x", "invalid percent-encoded token"),
+        ("postgresql://h/x?password=se%cret", "invalid percent-encoded token"),
+        ("postgresql://u:sec ret@h/x", "unexpected spaces"),
+        ("postgresql://u:secret@[::1/x", "IPv6"),
+        ('postgresql://u:"%secret@h/x', "invalid percent-encoded token"),
+        ("postgresql://u:se/cret@h/x", "%2F"),
+        ("postgresql://u:12/cret@h/x", "%2F"),
+        ("postgresql://u:se@cret@h/x", "%40"),
+        ("postgresql://u:secret@h/x?nonsense=1", '"nonsense"'),
+        ("postgresql://u:secret@h/x?password", '"password"'),
+    ],
+)
+def test_a_url_that_cannot_be_read_is_refused_without_its_password(url: str, says: str) -> None:
+    with pytest.raises(StoreOpenError) as caught:
+        check_url(url)
+    assert says in str(caught.value)
+    assert not re.search(r"cret|sec\b", str(caught.value))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://u:p%40%2F@one:1,two:2/x?application_name=a@b", "postgresql://u@h", "", "host=h user=u"],
+)
+def test_a_url_that_can_be_read_is_not(url: str) -> None:
+    check_url(url)
 
 
 class TestInCalls:
