@@ -13,7 +13,8 @@ from server.addresses import unix_path
 from server.settings import Settings
 
 _AUTH_TOKEN: Final = "eliza_server_auth_token"
-_PASSWORD: Final = re.compile(r"(://[^/@:]*:)[^/@]*@")
+_PASSWORD: Final = re.compile(r"(?<=://)([^/@:]*:)[^/@]*(?=@)|([?&](?:ssl)?password=)[^&]*")
+"""A password in an address; PostgreSQL's may also have one behind the question mark."""
 
 
 MASK: Final = "***"
@@ -87,7 +88,7 @@ def _find_access_problems(settings: Settings) -> list[str]:
 
 
 def _mask_password(value: Any) -> Any:
-    return _PASSWORD.sub(r"\1***@", value) if isinstance(value, str) else value
+    return _PASSWORD.sub(rf"\1\2{MASK}", value) if isinstance(value, str) else value
 
 
 def _find_tls_problems(settings: Settings) -> list[str]:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from server.delivery.dispatcher import Dispatcher
 from server.delivery.measures import DeliveryMeasures
 from server.domain.access import EVERYTHING
 from server.domain.agents import Agent
-from server.domain.errors import AgentNotFoundError
+from server.domain.errors import STORE_TROUBLE, AgentNotFoundError
 from server.domain.log import Piece
 from server.lifecycle.expiry import ExpiryScheduler
 from server.lifecycle.other_servers import OtherServers
@@ -259,17 +259,25 @@ class Service:
         self._store.announce_piece(piece)
 
     def _on_hint(self, hint: Hint) -> None:
-        """Has workers of agents looked at that another server has changed or removed."""
-        for agent_id in hint.agents:
-            task = asyncio.create_task(self._note_crash("agents", self._note_agent(agent_id)))
+        """Has workers of agents looked at that another server has changed or removed, or may have."""
+        workers = self._connectors.workers
+        if agent_ids := {*hint.agents, *(workers.agent_ids if hint.all else ())}:
+            task = asyncio.create_task(self._note_crash("agents", self._note_agents(agent_ids)))
             self._noted.add(task)
             task.add_done_callback(self._noted.discard)
 
-    async def _note_agent(self, agent_id: str) -> None:
-        agent: Agent | None = None
-        with suppress(AgentNotFoundError):
-            agent = await self._store.get_agent(agent_id, scope=EVERYTHING)
-        self._connectors.workers.apply_change(agent_id, agent)
+    async def _note_agents(self, agent_ids: Iterable[str]) -> None:
+        for agent_id in agent_ids:
+            agent: Agent | None = None
+            try:
+                agent = await self._store.get_agent(agent_id, scope=EVERYTHING)
+            except AgentNotFoundError:
+                log.info("an agent was removed by another server", agent_id=agent_id)
+            except STORE_TROUBLE as error:
+                # Once the store is there again, all are looked at.
+                log.info("changed agents cannot be read", cause=str(error))
+                return
+            self._connectors.workers.apply_change(agent_id, agent)
 
     async def _watch_credentials(self) -> None:
         """Reads credentials again that have changed, and ends the streams of those that are over."""

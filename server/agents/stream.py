@@ -292,6 +292,11 @@ class StreamWorkers:
         """The connected workers of an agent."""
         return list(self._workers.get(agent_id, ()))
 
+    @property
+    def agent_ids(self) -> list[str]:
+        """The agents that have workers here."""
+        return list(self._workers)
+
     def apply_change(self, agent_id: str, agent: Agent | None) -> None:
         """Applies a change of an agent, or its removal (None). Ends workers' streams where it takes none."""
         self.on_change(agent_id)

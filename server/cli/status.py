@@ -108,10 +108,15 @@ def _print(overview: pb.GetOverviewResponse, system: pb.GetSystemResponse) -> No
     )
     refusals = sorted(overview.refusals.items(), key=lambda one: (-one[1], one[0]))
     _line("refusals", ", ".join(f"{reason} {count}" for reason, count in refusals) or "none since the start")
-    _line("store", f"{printable(store.path)}: {_size(store.data_bytes)}, and {_size(store.wal_bytes)} ahead")
-    kept = "which it gives back" if store.gives_back_space else "which `eliza-sessions compact` gives back"
-    _line("free in it", f"{_size(store.free_pages_bytes)}, {kept}")
-    _line("disk", f"{_size(store.disk_free_bytes)} free of {_size(store.disk_total_bytes)}")
+    ahead = f", and {_size(store.wal_bytes)} ahead" if store.disk_total_bytes else ""
+    _line("store", f"{printable(store.path)}: {_size(store.data_bytes)}{ahead}")
+    # Of a PostgreSQL store only the database's own tools can tell.
+    if store.disk_total_bytes:
+        kept = (
+            "which it gives back" if store.gives_back_space else "which `eliza-sessions compact` gives back"
+        )
+        _line("free in it", f"{_size(store.free_pages_bytes)}, {kept}")
+        _line("disk", f"{_size(store.disk_free_bytes)} free of {_size(store.disk_total_bytes)}")
     _line("backup", _run(system, "last_backup"))
     _line("check", _run(system, "last_check"))
     for setting in system.changed_settings:

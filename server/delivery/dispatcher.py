@@ -37,6 +37,9 @@ from server.telemetry.traces import NO_TRACES, Traces
 LOOK_SECONDS: Final = 5.0
 """How long a delivery waits at most that another server has stored and not announced."""
 
+MOST_LOOKING: Final = 20
+"""How many times as long as a look took it is until the next one."""
+
 log = structlog.get_logger()
 
 
@@ -124,18 +127,24 @@ class Dispatcher:
             pump.settle()
 
     async def watch_others(self) -> None:
-        """Looks every few seconds, and where hints were lost, until cancelled."""
+        """Looks every few seconds, and where hints were lost, until cancelled.
+
+        A look that takes long, because very many deliveries are open, is made more seldom.
+        """
+        loop, wait_s = asyncio.get_running_loop(), LOOK_SECONDS
         while not self._means.is_stopping:
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS):
+                async with asyncio.timeout(wait_s):
                     await self._must_look.wait()
             self._must_look.clear()
+            begun_s = loop.time()
             try:
                 await self.look()
             except STORE_TROUBLE as error:
                 self._means.note_trouble(error)
             except Exception:
                 log.exception("deliveries are held up", error_id=uuid.uuid4().hex)
+            wait_s = max(LOOK_SECONDS, MOST_LOOKING * (loop.time() - begun_s))
 
     def on_commit(self, commit: Commit) -> None:
         """Takes up the messages of users that a commit has stored, and ends the attempts that it has made

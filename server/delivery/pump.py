@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
+from typing import Final
 
 import structlog
 
@@ -28,6 +29,9 @@ from server.domain.sessions import Outcome
 from server.store.contract import PUT_OFF_MS
 from server.store.pages import ALWAYS_MS
 from server.store.values import OpenDelivery
+
+FIRST_WAIT: Final = 0.05
+"""Which part of STORE_TROUBLE_SECONDS to wait first where nothing due is given; then twice as long."""
 
 log = structlog.get_logger()
 
@@ -55,6 +59,8 @@ class Pump:
         self._ended: set[tuple[str, int]] | None = None
         # Ends when the earliest delivery has rested.
         self._alarm = Alarm(self._look)
+        # How often in a row nothing was given of what was due.
+        self._passed_over = 0
         # How often in a row the agent could not be asked, and until when, in the loop's time, it is left
         # alone.
         self._unavailable = 0
@@ -215,6 +221,7 @@ class Pump:
             return
         finally:
             self._ended = None
+        self._passed_over = 0 if found else self._passed_over
         begun = 0
         for head in found:
             session_id, sequence = head.session.id, head.delivery.sequence
@@ -242,7 +249,9 @@ class Pump:
         elif next_ms is not None and found:
             self._must_look = True
         elif next_ms is not None:
-            self._alarm.set(turns.STORE_TROUBLE_SECONDS)
+            # Another server has its session locked, as long as a write takes; or it cannot be leased.
+            self._alarm.set(turns.STORE_TROUBLE_SECONDS * min(1.0, FIRST_WAIT * 2**self._passed_over))
+            self._passed_over = min(self._passed_over + 1, 10)
 
     async def _lease(
         self, agent: Agent | None, connector: Connector | None, due_ms: int, limit: int

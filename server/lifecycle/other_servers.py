@@ -19,6 +19,8 @@ from server.store.hints import Hint
 LOOK_SECONDS: Final = 5.0
 """How long a watch waits at most for what nobody has announced."""
 SESSIONS_PER_READ: Final = 500
+WAITS_PER_READ: Final = 64
+"""Of how many sessions and messages it is read together what has become of them."""
 
 log = structlog.get_logger()
 
@@ -65,11 +67,16 @@ class OtherServers:
 
     async def run(self) -> None:
         """Looks until cancelled."""
+        loop = asyncio.get_running_loop()
+        next_s = loop.time() + self._look_s
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._look_s):
+                async with asyncio.timeout_at(next_s):
                     await self._woken.wait()
-            is_all = self._is_all or not self._woken.is_set()
+            # However often it is woken: a hint that was lost is nobody's who wakes it.
+            is_all = self._is_all or loop.time() >= next_s
+            if is_all:
+                next_s = loop.time() + self._look_s
             self._is_all = False
             self._woken.clear()
             answered, self._answered = self._answered, set()
@@ -87,16 +94,19 @@ class OtherServers:
 
     async def _find_answers(self, session_ids: set[str]) -> None:
         """Ends the waits whose replies other servers have stored, or whose session has ended."""
+        awaited = ((one, number) for one in session_ids for number in self._watches.reply_waits.awaited(one))
+        while some := list(islice(awaited, WAITS_PER_READ)):
+            await asyncio.gather(*(self._find_answer(*one) for one in some))
+
+    async def _find_answer(self, session_id: str, sequence: int) -> None:
         waits = self._watches.reply_waits
-        for session_id in session_ids:
-            for sequence in waits.awaited(session_id):
-                entry = await self._store.find_answer(session_id, sequence, scope=EVERYTHING)
-                try:
-                    session = await self._store.get_session(session_id, scope=EVERYTHING)
-                except SessionNotFoundError as error:
-                    waits.settle(session_id, sequence, error)
-                    continue
-                if entry:
-                    waits.settle(session_id, sequence, (session, entry))
-                elif session.expiry_logged:
-                    waits.settle(session_id, sequence, SessionExpiredError(session_id, session.expires_at_ms))
+        entry = await self._store.find_answer(session_id, sequence, scope=EVERYTHING)
+        try:
+            session = await self._store.get_session(session_id, scope=EVERYTHING)
+        except SessionNotFoundError as error:
+            waits.settle(session_id, sequence, error)
+            return
+        if entry:
+            waits.settle(session_id, sequence, (session, entry))
+        elif session.expiry_logged:
+            waits.settle(session_id, sequence, SessionExpiredError(session_id, session.expires_at_ms))

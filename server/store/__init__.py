@@ -49,7 +49,7 @@ async def open_store(
     At most `max_writes` may wait for the disk at a time. The clock is one of `build_clock`.
     """
     if is_shared(database_url):
-        return await _postgres().open_store(database_url, clock, max_writes, telemetry, options)
+        return await _postgres().open_store(database_url, clock, max_writes, telemetry, traces, options)
     return await SqliteStore.open(_sqlite_path(database_url), clock, max_writes, telemetry, traces)
 
 
@@ -69,7 +69,13 @@ class _Door(Protocol):
     def build_clock(self, *, is_test: bool) -> Clock: ...
 
     async def open_store(
-        self, database_url: str, clock: Clock, max_writes: int, telemetry: Telemetry, options: SharedOptions
+        self,
+        database_url: str,
+        clock: Clock,
+        max_writes: int,
+        telemetry: Telemetry,
+        traces: Traces,
+        options: SharedOptions,
     ) -> Store: ...
 
     def tools(self, database_url: str) -> StoreTools: ...

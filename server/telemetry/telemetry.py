@@ -38,7 +38,7 @@ class Telemetry:
     def end_group(self, size: int, taken_s: float) -> None:
         """Notes that so many writes went together, in how long: from the first statement to the commit.
 
-        The store's one writer calls it, on its own thread; all else is called on the event loop.
+        SQLite's writer calls it on its own thread; all else is called on the event loop.
         """
 
     def end_attempt(self, agent_kind: str, agent_id: str, outcome: str) -> None:

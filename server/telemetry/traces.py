@@ -135,7 +135,7 @@ class Traces:
         self, parents: Sequence[Parent], size: int, begun_ns: int, ended_ns: int, *, has_failed: bool
     ) -> None:
         """Tells of a group of writes: of which spans, how many there were, and from when until when, in ns
-        since the epoch. The store's one writer calls it, on its own thread.
+        since the epoch. The store's writers call it, SQLite's on a thread of its own.
         """
 
 

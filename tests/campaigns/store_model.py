@@ -13,8 +13,8 @@ from server.domain.agents import Agent
 from server.domain.deliveries import Delivery, DeliveryState
 from server.domain.log import Entry, Event, Expiry
 from server.domain.sessions import Outcome, Session
+from server.store import rows
 from server.store.contract import Store
-from server.store.sqlite import rows
 from tests.unit.samples import logged
 
 

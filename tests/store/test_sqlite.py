@@ -22,9 +22,10 @@ from server.domain.errors import (
 )
 from server.domain.idempotency import RequestKey
 from server.domain.sessions import Outcome, Session, fall_due
+from server.store import rows
 from server.store.contract import Store
 from server.store.sqlite import file as sqlite_file
-from server.store.sqlite import rows, writer
+from server.store.sqlite import writer
 from server.store.sqlite.store import SqliteStore
 from server.store.sqlite.writer import GROUP_SIZE
 from server.store.values import Counts

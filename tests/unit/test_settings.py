@@ -133,6 +133,20 @@ class TestAuthToken:
         assert changed_settings(settings) == {"ELIZA_SERVER_AUTH_TOKEN": "***"}
 
     @pytest.mark.parametrize(
+        ("url", "shown"),
+        [
+            ("postgresql://u:secret@one,two/x", "postgresql://u:***@one,two/x"),
+            ("postgresql://u@h/x?password=secret&a=b", "postgresql://u@h/x?password=***&a=b"),
+            ("postgresql://u@h/x?a=b&sslpassword=secret", "postgresql://u@h/x?a=b&sslpassword=***"),
+            ("postgresql://u:secret@h/x?password=secret", "postgresql://u:***@h/x?password=***"),
+            ("postgresql://u@h/x?sslmode=verify-full", "postgresql://u@h/x?sslmode=verify-full"),
+        ],
+    )
+    def test_a_password_in_an_address_is_not_logged(self, url: str, shown: str) -> None:
+        settings = Settings(database_url=url, database_listen_url=url)
+        assert changed_settings(settings) == {"DATABASE_URL": shown, "DATABASE_LISTEN_URL": shown}
+
+    @pytest.mark.parametrize(
         "value", ["s3cret", "fifteen letters", " a token with a space", "est_" + "a" * 20]
     )
     def test_a_bad_one_stops_the_start_and_is_not_repeated(self, load: Load, value: str) -> None:

@@ -9,12 +9,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import astuple, replace
 from typing import Any, Final
 
-import psycopg
-
 from server.domain.deliveries import DeliveryState
 from server.domain.log import Chunk, Piece
 from server.store.postgres.frames import write_frames
-from server.store.postgres.link import KeptLink
+from server.store.postgres.link import KeptLink, end_of
 from server.store.postgres.place import Place
 from server.store.values import Commit
 
@@ -23,6 +21,8 @@ CHANNEL: Final = "eliza_sessions_1"
 MOST_PENDING: Final = 20_000
 """How many sessions wait to be told of; beyond that the others are told to look at everything."""
 MOST_PIECES: Final = 2_000
+MOST_PIECE_CHARACTERS: Final = 1_000_000
+"""How many pieces of replies wait, and how much text they have."""
 PIECES_SECONDS: Final = 0.05
 """How long pieces of replies gather."""
 _IDS: Final = 150
@@ -31,7 +31,7 @@ _LIGHT: Final = "SET synchronous_commit = off"
 
 
 class Announcer:
-    """See the module. What cannot be told is dropped: the others look by themselves."""
+    """See the module. What cannot be told is dropped: the others look by themselves, or are told to."""
 
     def __init__(self, place: Place, replica_id: str) -> None:
         self._replica_id = replica_id
@@ -41,6 +41,7 @@ class Announcer:
         self._due: set[str] = set()
         self._agents: set[str] = set()
         self._pieces: list[Piece] = []
+        self._piece_characters = 0
         self._is_all = False
         self._woken = asyncio.Event()
         self._pieces_timer: asyncio.TimerHandle | None = None
@@ -73,12 +74,15 @@ class Announcer:
     def note_piece(self, piece: Piece) -> None:
         """Takes note of a piece of a reply. The oldest go first where too many wait."""
         last = self._pieces[-1] if self._pieces else None
+        if isinstance(piece, Chunk):
+            self._piece_characters += len(piece.text)
         if isinstance(piece, Chunk) and isinstance(last, Chunk) and last.message_id == piece.message_id:
             self._pieces[-1] = replace(last, text=last.text + piece.text)
         else:
             self._pieces.append(piece)
-        if len(self._pieces) > MOST_PIECES:
-            del self._pieces[: MOST_PIECES // 2]
+        if len(self._pieces) > MOST_PIECES or self._piece_characters > MOST_PIECE_CHARACTERS:
+            del self._pieces[: (len(self._pieces) + 1) // 2]
+            self._piece_characters = sum(len(one.text) for one in self._pieces if isinstance(one, Chunk))
         if self._pieces_timer is None and not self._is_closed:
             self._pieces_timer = asyncio.get_running_loop().call_later(PIECES_SECONDS, self._ripen)
 
@@ -100,7 +104,7 @@ class Announcer:
         self._woken.set()
         if self._pieces_timer:
             self._pieces_timer.cancel()
-        await self._task
+        await end_of(self._task)
 
     async def _run(self) -> None:
         while True:
@@ -110,10 +114,14 @@ class Announcer:
             if messages:
                 try:
                     await self._send(messages)
-                except (psycopg.Error, OSError):
+                except Exception as error:  # noqa: BLE001 - without this task nothing would be told any more
                     await self._link.drop()
-                    if not self._is_closed:
-                        await self._link.pause()
+                    if self._is_closed:
+                        break
+                    self._link.note_trouble(error)
+                    await self._link.pause()
+                    # Of what was lost.
+                    self.tell_all()
             if self._is_closed and not self._woken.is_set():
                 break
         await self._link.drop()
@@ -135,6 +143,7 @@ class Announcer:
         pieces: list[Piece] = []
         if self._are_ripe or any(piece.session_id in grown for piece in self._pieces):
             pieces, self._pieces, self._are_ripe = self._pieces, [], False
+            self._piece_characters = 0
             if self._pieces_timer:
                 self._pieces_timer.cancel()
             self._pieces_timer = None

@@ -1,6 +1,7 @@
 """Whether everything in a PostgreSQL store fits together: what `eliza-sessions check` looks for."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from server.store.postgres import rows
@@ -137,9 +138,7 @@ def problems(link: Connection) -> Iterator[str]:
 
     Raises psycopg.Error.
     """
-    with link.transaction():
-        link.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        link.execute("SET LOCAL statement_timeout = 0")
+    with _one_moment(link):
         for text, question in QUESTIONS.items():
             for row in link.execute(question.encode()):
                 yield text.format(*row)
@@ -148,8 +147,20 @@ def problems(link: Connection) -> Iterator[str]:
 def summary(link: Connection) -> str:
     """What the store holds, for people. Raises psycopg.Error."""
     there = "WHERE session_id NOT IN (SELECT id FROM removed_sessions)"
-    counts = [
-        link.execute(f"SELECT count(*) FROM {table}".encode()).fetchall()[0][0]
-        for table in ("sessions", *(f"{table} {there}" for table in _TABLES))
-    ]
+    with _one_moment(link):
+        counts = [
+            link.execute(f"SELECT count(*) FROM {table}".encode()).fetchall()[0][0]
+            for table in ("sessions", *(f"{table} {there}" for table in _TABLES))
+        ]
     return "{} sessions, {} entries, {} deliveries, {} requests".format(*counts)
+
+
+@contextmanager
+def _one_moment(link: Connection) -> Iterator[None]:
+    """What the block reads is as of one moment, however long it takes. Raises psycopg.Error."""
+    with link.transaction():
+        link.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        link.execute("SET LOCAL statement_timeout = 0")
+        # Whoever is told of a problem may take their time.
+        link.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        yield

@@ -8,7 +8,7 @@ from server.clock import SystemClock, TestClock
 class DatabaseTime:
     """Tells the service's time as the database last said it, and as much more as has passed since.
 
-    Right to a round trip. Before the first time it is the machine's.
+    It is late by as long as the last answer took to be read. Before the first time it is the machine's.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,7 @@
 """The counts of sessions in their table: each lane adds to rows of its own, and their sum counts.
 
-A user's counts have one row for all lanes, whose lock holds the user's quota.
+A user's counts have one row for all lanes. Locks are taken in one order: sessions, the quotas of users,
+counts. Each of these goes by its key.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,8 @@ from server.store.postgres.place import Link
 
 SHARED_LANE: Final = 0
 """The lane of the rows that all lanes change."""
+QUOTA: Final = "quota"
+"""The state of the row whose lock holds a user's quota. It is there for only as long as it is locked."""
 
 _KEY: Final = ", ".join(rows.COUNT[:-1])
 _SAME: Final = (
@@ -32,10 +35,9 @@ _CHANGE: Final = (
 _REMOVE_EMPTY: Final = (
     f"DELETE FROM session_counts USING jsonb_array_elements(%s::jsonb) AS item WHERE {_SAME} AND sessions = 0"
 )
-_LOCK: Final = (
+_READ: Final = (
     f"SELECT {rows.of('session_counts', rows.COUNT)} FROM jsonb_array_elements(%s::jsonb) AS item "
-    f"JOIN session_counts ON {_SAME} ORDER BY {rows.of('session_counts', rows.COUNT[:-1])} "
-    "FOR UPDATE OF session_counts"
+    f"JOIN session_counts ON {_SAME}"
 )
 _SUM: Final = (
     "SELECT tenant, sum(sessions)::bigint FROM session_counts "
@@ -47,27 +49,30 @@ _SUM_OF_ALL: Final = _SUM.format("")
 STATEMENTS: Final = {
     "change_counts": _CHANGE,
     "remove_empty_counts": _REMOVE_EMPTY,
-    "lock_counts": _LOCK,
+    "read_counts": _READ,
     "sum_counts": _SUM_OF_TENANT,
     "sum_all_counts": _SUM_OF_ALL,
 }
 """All of them by name, for the tests of their plans."""
 
 
-async def lock_counts(link: Link, wanted: Iterable[CountKey]) -> AsyncCursor[tuple[Any, ...]] | None:
-    """Locks the counts of users, within a pipeline, and reads them as rows of COUNT. Raises psycopg.Error."""
+async def lock_quotas(link: Link, wanted: Iterable[CountKey]) -> AsyncCursor[tuple[Any, ...]] | None:
+    """Locks the quotas of users, within a pipeline and before any count is changed, and reads their counts as
+    rows of COUNT. Raises psycopg.Error.
+    """
     keys = sorted(wanted)
     if not keys:
         return None
-    # One that is not there is made, because only a row can be locked.
-    await link.execute(_CHANGE, [orjson.dumps([(*key, SHARED_LANE, 0) for key in keys]).decode()])
-    return await link.execute(_LOCK, [orjson.dumps(keys).decode()])
+    # A row that nobody else changes: whoever has it may wait for any count.
+    await link.execute(_CHANGE, [orjson.dumps([(*_quota(key), SHARED_LANE, 0) for key in keys]).decode()])
+    # By a statement behind the lock, which sees what whoever had it has written.
+    return await link.execute(_READ, [orjson.dumps(keys).decode()])
 
 
 async def change_counts(
-    link: Link, changes: Mapping[CountKey, int], lane: int, wanted: Iterable[CountKey] = ()
+    link: Link, changes: Mapping[CountKey, int], lane: int, quotas: Iterable[CountKey] = ()
 ) -> None:
-    """Adds to the counts of sessions, within a pipeline, in the order of their keys. `wanted` were locked.
+    """Adds to the counts of sessions, within a pipeline, in the order of their keys; `quotas` were locked.
 
     Raises psycopg.Error.
     """
@@ -76,9 +81,14 @@ async def change_counts(
     )
     if items:
         await link.execute(_CHANGE, [orjson.dumps(items).decode()])
-    emptied = {item[:4] for item in items if item[-1] < 0 and item[-2] == SHARED_LANE} | set(wanted)
-    if emptied:
+    emptied = {item[:4] for item in items if item[-1] < 0 and item[-2] == SHARED_LANE}
+    if emptied := emptied | set(map(_quota, quotas)):
         await link.execute(_REMOVE_EMPTY, [orjson.dumps(sorted(emptied)).decode()])
+
+
+def _quota(key: CountKey) -> CountKey:
+    """The row whose lock holds the quota of a count."""
+    return QUOTA, *key[1:]
 
 
 def sum_of(state: str, scope: Scope) -> tuple[str, tuple[Any, ...]]:

@@ -232,7 +232,7 @@ async def lease(
         if isinstance(result, Outcome) and result.delivery and result.delivery.state is DeliveryState.LEASED
     }
     async with link.pipeline():
-        await write(link, batch.written(), Locked(loaded, now_ms, frozenset()), lane=lane, holders=holders)
+        await write(link, batch.written(), Locked(loaded, now_ms), lane=lane, holders=holders)
     outcomes = [result for result in results if isinstance(result, Outcome)]
     taken = [
         OpenDelivery(result.session, one.entry, result.delivery or one.delivery)

@@ -10,6 +10,7 @@ from server.store.postgres.tools import PostgresTools
 from server.store.tools import StoreTools
 from server.store.values import StoreOpenError
 from server.telemetry.telemetry import Telemetry
+from server.telemetry.traces import Traces
 
 
 def build_clock(*, is_test: bool) -> Clock:
@@ -18,14 +19,20 @@ def build_clock(*, is_test: bool) -> Clock:
 
 
 async def open_store(
-    database_url: str, clock: Clock, max_writes: int, telemetry: Telemetry, options: SharedOptions
+    database_url: str,
+    clock: Clock,
+    max_writes: int,
+    telemetry: Telemetry,
+    traces: Traces,
+    options: SharedOptions,
 ) -> Store:
     """Opens the store. Raises StoreOpenError, saying why."""
     if not isinstance(clock, DatabaseTime):
         raise StoreOpenError("a store that several servers share goes by the database's time")
     check_url(database_url)
+    check_url(options.listen_url, "DATABASE_LISTEN_URL")
     place = Place(database_url, *options)
-    return await PostgresStore.open(place, clock, max_writes, telemetry)
+    return await PostgresStore.open(place, clock, max_writes, telemetry, traces)
 
 
 def tools(database_url: str) -> StoreTools:

@@ -89,7 +89,7 @@ def _work(lane: Lane, rule: Rule, due_ms: int, limit: int) -> Callable[[Link, in
             await write(
                 link,
                 batch.written(),
-                Locked(loaded, now_ms, frozenset()),
+                Locked(loaded, now_ms),
                 lane=lane.number,
                 holders={},
                 deadlines=deadlines,

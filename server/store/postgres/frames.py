@@ -12,6 +12,8 @@ from server.store.hints import Hint
 FRAME_CHARACTERS: Final = 7_800
 """How much of the text a frame has: PostgreSQL takes less than 8,000 bytes, the frame's head among them."""
 MOST_FRAMES: Final = 200
+MOST_SENDERS: Final = 64
+"""Of how many servers the beginnings of messages are kept: those of one that has died are never ended."""
 
 
 def write_frames(replica_id: str, told: dict[str, Any]) -> Iterator[str]:
@@ -50,6 +52,8 @@ class FrameReader:
         if not is_last:
             if len(parts) < MOST_FRAMES:
                 self._parts[sender] = parts
+            if len(self._parts) > MOST_SENDERS:
+                self._parts.pop(next(iter(self._parts)))
             return None
         return _hint_of("".join(parts))
 

@@ -1,9 +1,9 @@
 """A batch of operations in PostgreSQL, in two round trips: what it wants is locked and loaded in one, what it
 leaves is written and committed in the other, set by set.
 
-Sessions are locked in the order of their ids, and counts in that of their keys, always behind the sessions:
-groups of different servers wait for each other, and never in a circle. What is loaded besides is read by
-statements behind the lock: a statement sees what was there when it began.
+Sessions are locked in the order of their ids, then the quotas of users, then counts, each in the order of
+their keys: groups of different servers wait for each other, and never in a circle. What is loaded besides is
+read by statements behind the lock: a statement sees what was there when it began.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,8 +16,9 @@ from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState
 from server.domain.log import Entry
 from server.domain.sessions import Session
 from server.store.batch import DeliveryKey, Loaded, Remembered, RequestName, Wanted, Written
+from server.store.counts import CountKey
 from server.store.postgres import rows
-from server.store.postgres.counts import change_counts, lock_counts
+from server.store.postgres.counts import change_counts, lock_quotas
 from server.store.postgres.place import LOCAL_LIMITS, Link
 from server.store.postgres.removal import remove_in_group
 
@@ -119,11 +120,14 @@ STATEMENTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Locked:
-    """What was loaded, at which time of the service, and the names of the requests that are in the table."""
+    """What was loaded, at which time of the service, the names of the requests that are in the table, and the
+    quotas that are locked.
+    """
 
     loaded: Loaded
     now_ms: int
-    known_requests: frozenset[RequestName]
+    known_requests: frozenset[RequestName] = frozenset()
+    quotas: frozenset[CountKey] = frozenset()
 
 
 async def begin(link: Link) -> None:
@@ -141,7 +145,7 @@ async def lock_and_load(link: Link, wanted: Wanted) -> Locked:
     async with link.pipeline():
         await begin(link)
         found_sessions = await link.execute(_LOCK_SESSIONS, [sessions]) if sessions else None
-        found_counts = await lock_counts(link, wanted.counts)
+        found_counts = await lock_quotas(link, wanted.counts)
         found_now = await link.execute(NOW)
         found_deliveries = await link.execute(_LOAD_DELIVERIES, [_json(deliveries)]) if deliveries else None
         found_requests = (
@@ -169,7 +173,7 @@ async def lock_and_load(link: Link, wanted: Wanted) -> Locked:
             made = _answer_of(answer, entry)
             loaded.requests[scope, request_id] = Remembered(fingerprint, made, session_id)
     ((now_ms,),) = await found_now.fetchall()
-    return Locked(loaded, now_ms, frozenset(known))
+    return Locked(loaded, now_ms, frozenset(known), frozenset(wanted.counts))
 
 
 def _answer_of(answer: str, entry: list[Any]) -> Session | Entry | None:
@@ -204,7 +208,7 @@ async def write(
         (rows.changed_session_row(one, is_nearer=one.id in nearer) for one in written.changed),
     )
     await _each(link, _SET_DUE, deadlines)
-    await change_counts(link, written.counts, lane, locked.loaded.counts)
+    await change_counts(link, written.counts, lane, locked.quotas)
     await _each(link, _INSERT_ENTRIES, map(rows.new_entry_row, written.entries))
     known = locked.loaded.sessions | sessions
     heads = _known_heads(written, known)

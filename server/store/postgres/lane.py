@@ -6,19 +6,19 @@ Rules are pure and nobody is answered before the end: whatever fails for a while
 
 import asyncio
 import random
-import uuid
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from itertools import count
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import psycopg
 import structlog
 
 from server.domain.errors import DomainError, OutcomeUnknownError, OverloadedError, UnavailableError
 from server.domain.sessions import Outcome
-from server.store.batch import Batch, Operation, commit_of, strip
+from server.store.batch import Batch, Operation, strip
+from server.store.calls import Call, Work, answer, trace_group
 from server.store.contract import CommitListener
+from server.store.postgres.errors import AGAIN, READ_ONLY, is_away, is_passing, public_error
 from server.store.postgres.group import (
     NOW,
     begin,
@@ -27,37 +27,20 @@ from server.store.postgres.group import (
     put_token,
     write,
 )
-from server.store.postgres.link import AGAIN, KeptLink, is_passing, public_error
+from server.store.postgres.link import KeptLink, end_of
 from server.store.postgres.place import Link, Place
 from server.store.postgres.tokens import new_token, settle
 from server.telemetry.telemetry import OFF, Telemetry
+from server.telemetry.traces import NO_TRACES, Traces
 
 T = TypeVar("T")
 
 GROUP_SIZE: Final = 256
 MOST_TRIES: Final = 5
-"""How often a group is done that others get in the way of."""
+"""How often a group is done that others get in the way of, or whose end is not heard of."""
 LONGEST_JITTER_S: Final = 0.05
 
-Work: TypeAlias = Callable[[Link, int], Awaitable[Any]]
-"""Work in a transaction of its own, at the service's time in ms. It may be done more than once."""
-
 log = structlog.get_logger()
-
-
-@dataclass(slots=True, eq=False)
-class _Call:
-    """Something to write, who waits for it, and what came of it."""
-
-    task: Operation | Work
-    future: asyncio.Future[None]
-    result: Any = None
-    error: BaseException | None = None
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether it takes a transaction of its own."""
-        return not isinstance(self.task, Operation)
 
 
 class _InDoubt(Exception):  # noqa: N818
@@ -75,6 +58,7 @@ class Lane:
         on_time: Callable[[int], None],
         most_queued: int,
         telemetry: Telemetry = OFF,
+        traces: Traces = NO_TRACES,
     ) -> None:
         """`on_time` is told the service's time, in ms, whenever the database says it."""
         self.number = number
@@ -83,7 +67,8 @@ class Lane:
         self._on_time = on_time
         self._most_queued = most_queued
         self._telemetry = telemetry
-        self._queue: list[_Call] = []
+        self._traces = traces
+        self._queue: list[Call] = []
         self._woken = asyncio.Event()
         self._is_closed = False
         # Whether the present try has sent what ends with COMMIT.
@@ -106,12 +91,13 @@ class Lane:
         """Carries out what was queued, then lets go of the connection."""
         self._is_closed = True
         self._woken.set()
-        await self._task
+        await end_of(self._task)
 
     async def _submit(self, task: Operation | Work) -> Any:
         if self._is_closed:
             raise UnavailableError("The service is stopping")
-        call = _Call(task, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        call = Call(task, loop.create_future(), loop.time(), self._traces.current())
         # Other work is the service's own, and rare.
         if not call.is_alone and len(self._queue) >= self._most_queued:
             raise OverloadedError("too many writes are waiting")
@@ -134,13 +120,15 @@ class Lane:
                 continue
             live = [call for call in self._take() if not call.future.cancelled()]
             if live:
-                begun_s = self._telemetry.begin()
+                begun_s, begun_ns = self._telemetry.begin(), time.time_ns() if self._traces.is_on else 0
                 await self._carry_out(live)
                 self._telemetry.end_group(len(live), self._telemetry.begin() - begun_s)
-                self._answer(live)
+                answer(live, self._listeners)
+                if begun_ns:
+                    trace_group(self._traces, live, begun_ns)
         await self._link.drop()
 
-    def _take(self) -> list[_Call]:
+    def _take(self) -> list[Call]:
         """The next group; work on anything but sessions is a group of its own."""
         size = 0
         for call in self._queue[:GROUP_SIZE]:
@@ -151,14 +139,15 @@ class Lane:
         del self._queue[: size or 1]
         return group
 
-    async def _carry_out(self, group: list[_Call]) -> None:
+    async def _carry_out(self, group: list[Call]) -> None:
         try:
             await self._transaction(group)
         except Exception as error:  # noqa: BLE001 - whatever a rule raises goes to its caller
             if len(group) == 1 or _is_nobodys_fault(error):
                 # To try each alone would take as long for each.
+                public = public_error(error)
                 for member in group:
-                    member.error = _refusal(error)
+                    member.error = _own(public)
                 return
         else:
             return
@@ -167,13 +156,17 @@ class Lane:
         for member in group:
             await self._carry_out([member])
 
-    async def _transaction(self, group: list[_Call]) -> None:
+    async def _transaction(self, group: list[Call]) -> None:
         """Does a group until it is done. Raises what it fails with; nothing is written then.
 
         :raises OutcomeUnknownError: nobody can say now whether it is written
         """
-        loop, end_s = asyncio.get_running_loop(), 0.0
-        for tries in count(1):
+        # By whoever came last: who came before has waited a little longer.
+        end_s = group[-1].since_s + self._link.place.wait_s
+        tries_left = MOST_TRIES
+        while True:
+            # A connection that was there may have been cut, which says nothing of the next.
+            was_open, loop = not self._link.is_lost, asyncio.get_running_loop()
             token = new_token()
             self._is_sent = self._link.has_warned = False
             try:
@@ -184,34 +177,29 @@ class Lane:
                 if await self._is_in_doubt(error):
                     if await self._settle(token):
                         return
-                    continue
-                if not isinstance(error, psycopg.Error) or not self._goes_on(error, tries):
-                    raise
-                end_s = end_s or loop.time() + self._link.place.wait_s
-                if error.sqlstate in AGAIN or _has_met_another(error):
+                    tries_left -= 1
+                    if not tries_left:
+                        raise UnavailableError("The store cannot be used now") from error
+                elif _is_to_be_done_again(error) and tries_left > 1:
+                    tries_left -= 1
                     await asyncio.sleep(random.random() * LONGEST_JITTER_S)
-                elif loop.time() >= end_s:
-                    raise
-                else:
+                elif is_away(error) and (was_open or loop.time() < end_s):
                     await self._link.pause()
+                else:
+                    raise
             else:
                 return
-
-    def _goes_on(self, error: psycopg.Error, tries: int) -> bool:
-        """Whether a group is done again that has failed so, and has written nothing."""
-        if error.sqlstate in AGAIN or _has_met_another(error):
-            return tries < MOST_TRIES
-        # A lock that was waited for is not waited for again: its holder may be at it for long.
-        return is_passing(error) and error.sqlstate not in ("55P03", "57014", "25P03")
 
     async def _is_in_doubt(self, error: Exception) -> bool:
         """Ends the transaction that has failed; tells whether it may be committed all the same."""
         if isinstance(error, _InDoubt):
             await self._link.drop()
             return True
-        is_lost = self._link.is_lost or (
-            isinstance(error, psycopg.Error) and (error.sqlstate or "").startswith(("08", "57P"))
-        )
+        if getattr(error, "sqlstate", None) == READ_ONLY:
+            # Another server takes writes by now, or will.
+            await self._link.drop()
+            return False
+        is_lost = self._link.is_lost or is_away(error)
         if not is_lost:
             try:
                 link = await self._link.open()
@@ -239,7 +227,8 @@ class Lane:
                 if self._link.has_warned:
                     # It is no more certain than what it was to settle.
                     raise _InDoubt
-            except (psycopg.Error, _InDoubt) as error:
+            except Exception as error:
+                # Whatever it is: to do the group again now might do it twice.
                 await self._link.drop()
                 if loop.time() >= end_s:
                     log.exception("nobody knows whether a group of writes is stored", token=token)
@@ -249,13 +238,13 @@ class Lane:
                 log.warning("the end of a group of writes was found out", token=token, is_stored=is_done)
                 return is_done
 
-    async def _try(self, link: Link, group: list[_Call], token: str) -> None:
+    async def _try(self, link: Link, group: list[Call], token: str) -> None:
         if isinstance(group[0].task, Operation):
             await self._apply(link, group, token)
         else:
             await self._work(link, group[0], group[0].task, token)
 
-    async def _apply(self, link: Link, calls: list[_Call], token: str) -> None:
+    async def _apply(self, link: Link, calls: list[Call], token: str) -> None:
         batch = Batch([call.task for call in calls if isinstance(call.task, Operation)])
         locked = await lock_and_load(link, batch.wanted())
         self._on_time(locked.now_ms)
@@ -264,7 +253,9 @@ class Lane:
         for call, result in zip(calls, results, strict=True):
             call.result, call.error = (None, result) if isinstance(result, DomainError) else (result, None)
         written = batch.written()
-        if is_empty(written):
+        # What is found done is certain once a later transaction is: a standby then has both.
+        is_found_done = any(isinstance(result, Outcome) and result.replayed for result in results)
+        if is_empty(written) and not is_found_done:
             await link.execute("ROLLBACK")
         else:
             self._is_sent = True
@@ -274,7 +265,7 @@ class Lane:
                 await link.execute("COMMIT")
             self._require_certain()
 
-    async def _work(self, link: Link, call: _Call, work: Work, token: str) -> None:
+    async def _work(self, link: Link, call: Call, work: Work, token: str) -> None:
         async with link.pipeline():
             await begin(link)
             found = await link.execute(NOW)
@@ -292,31 +283,20 @@ class Lane:
         if self._link.has_warned:
             raise _InDoubt
 
-    def _answer(self, group: list[_Call]) -> None:
-        commit = commit_of(call.result for call in group if call.error is None)
-        for listener in self._listeners:
-            try:
-                listener(commit)
-            except Exception:
-                # The lane goes on: others wait for it.
-                log.exception("a listener failed", error_id=uuid.uuid4().hex)
-        for call in group:
-            if not call.future.cancelled():
-                # A future would hand its error to a frame that has the future.
-                call.future.set_result(None)
 
-
-def _has_met_another(error: psycopg.Error) -> bool:
-    """Whether another server has written the same request at the same time."""
-    return isinstance(error, psycopg.errors.UniqueViolation) and error.diag.constraint_name == "requests_pkey"
+def _is_to_be_done_again(error: Exception) -> bool:
+    """Whether others were in the way: they have changed the same rows, or written the same request."""
+    if isinstance(error, psycopg.errors.UniqueViolation):
+        return error.diag.constraint_name == "requests_pkey"
+    return isinstance(error, psycopg.Error) and error.sqlstate in AGAIN
 
 
 def _is_nobodys_fault(error: Exception) -> bool:
     """Whether a whole group failed for what none of it has done."""
-    return isinstance(error, UnavailableError) or (isinstance(error, psycopg.Error) and is_passing(error))
+    return isinstance(error, UnavailableError) or is_passing(error)
 
 
-def _refusal(error: Exception) -> Exception:
+def _own(error: Exception) -> Exception:
     """The error for one member of a group: of its own, where it is typed, because each caller adds its frames
     to it.
     """
@@ -324,4 +304,4 @@ def _refusal(error: Exception) -> Exception:
         return OutcomeUnknownError()
     if isinstance(error, UnavailableError):
         return UnavailableError(str(error))
-    return strip(public_error(error))
+    return strip(error)

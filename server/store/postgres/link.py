@@ -5,26 +5,19 @@ silent.
 import asyncio
 import os
 import socket
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import Final
 
 import psycopg
 import structlog
 
-from server.domain.errors import ResourceExhaustedError, UnavailableError
 from server.store.postgres.place import Link, Place
 
 FIRST_PAUSE_S: Final = 0.05
 LONGEST_PAUSE_S: Final = 1.0
 """How long to wait between two tries to connect."""
-
-_PASSING: Final = frozenset(
-    # Serialization failure, deadlock; what waits for a lock too long; a standby; shutdowns; too many clients.
-    ("40001", "40P01", "55P03", "25006", "57014", "57P01", "57P02", "57P03", "57P05", "25P03", "53300")
-)
-AGAIN: Final = frozenset(("40001", "40P01"))
-"""What means: the same once more, at once."""
 
 log = structlog.get_logger()
 
@@ -42,6 +35,8 @@ class KeptLink:
         # Whether the server has said something of a commit that makes it less than certain.
         self.has_warned = False
         self.pause_s = FIRST_PAUSE_S
+        # The number of a trouble that was logged and goes on.
+        self._trouble = ""
 
     async def open(self) -> Link:
         """The connection, made if there is none. Raises psycopg.Error."""
@@ -49,13 +44,19 @@ class KeptLink:
             await self.drop()
             self._link = await self.place.connect(self._purpose, listens=self._listens)
             self._link.add_notice_handler(self._note)
-            self.pause_s = FIRST_PAUSE_S
         return self._link
 
     @property
     def is_lost(self) -> bool:
         """Whether the connection has ended, or cannot be used any more."""
         return self._link is None or self._link.closed
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the connection can be used, and is in no transaction."""
+        return (
+            self._link is not None and self._link.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+        )
 
     async def drop(self) -> None:
         """Lets go of the connection."""
@@ -65,9 +66,17 @@ class KeptLink:
                 await link.close()
 
     async def pause(self) -> None:
-        """Waits before the next try to connect, a little longer each time."""
+        """Waits before the next try, a little longer each time until something was answered."""
         await asyncio.sleep(self.pause_s)
         self.pause_s = min(self.pause_s * 2, LONGEST_PAUSE_S)
+
+    def note_trouble(self, error: Exception) -> None:
+        """Logs an error, and no other until something was answered again."""
+        if not self._trouble:
+            self._trouble = uuid.uuid4().hex
+            told = {"purpose": self._purpose, "place": self.place.named(listens=self._listens)}
+            cause = " ".join(str(error).split()) or type(error).__name__
+            log.warning("a connection cannot be used", error_id=self._trouble, cause=cause, **told)
 
     @contextmanager
     def bounded(self) -> Iterator[None]:
@@ -81,6 +90,10 @@ class KeptLink:
             yield
         finally:
             timer.cancel()
+        self.pause_s = FIRST_PAUSE_S
+        if self._trouble:
+            log.info("a connection can be used again", error_id=self._trouble, purpose=self._purpose)
+            self._trouble = ""
 
     def sever(self, *, is_expected: bool = False) -> None:
         """Ends the connection as the network would: who waits for an answer on it is told at once."""
@@ -97,32 +110,10 @@ class KeptLink:
             log.warning("the database warns", cause=notice.message_primary, code=notice.sqlstate)
 
 
-def is_passing(error: psycopg.Error) -> bool:
-    """Whether an error may be over soon, and is nobody's fault: the connection, a lock, a server that is
-    starting or stopping.
+async def end_of(task: "asyncio.Task[None]") -> None:
+    """Waits for a task that uses a connection.
+
+    Who is cancelled meanwhile does not cancel the task, and with it a COMMIT.
     """
-    state = error.sqlstate
-    return isinstance(error, psycopg.OperationalError) and (
-        state is None or state in _PASSING or state.startswith("08")
-    )
-
-
-def public_error(error: Exception) -> Exception:
-    """What a caller gets for an error of the database: a typed one where the database cannot be used now,
-    otherwise the error itself.
-    """
-    if not isinstance(error, psycopg.Error):
-        return error
-    state: str = error.sqlstate or ""
-    if state in ("53100", "53200", "53400"):
-        log.error("the store has no room left", cause=str(error))
-        return ResourceExhaustedError("The store has no room left")
-    if is_passing(error):
-        log.error("the store cannot be used", cause=str(error), code=state)
-        return UnavailableError("The store cannot be used now")
-    return error
-
-
-async def fetch(link: Link, statement: str, values: Any = ()) -> list[tuple[Any, ...]]:
-    """The rows of a statement. Raises psycopg.Error."""
-    return await (await link.execute(statement, values)).fetchall()
+    await asyncio.wait([task])
+    task.result()

@@ -1,14 +1,14 @@
 """Hears what other servers announce, on a connection of its own."""
 
 import asyncio
+import uuid
 
-import psycopg
 import structlog
 
 from server.store.hints import Hint, HintListener
 from server.store.postgres.announcer import CHANNEL
 from server.store.postgres.frames import FrameReader
-from server.store.postgres.link import KeptLink
+from server.store.postgres.link import KeptLink, end_of
 from server.store.postgres.place import Place
 
 log = structlog.get_logger()
@@ -29,17 +29,17 @@ class Listener:
         """Hears no more."""
         self._is_closed = True
         self._link.sever(is_expected=True)
-        await self._task
+        await end_of(self._task)
 
     async def _run(self) -> None:
         while not self._is_closed:
             try:
                 await self._listen()
-            except (psycopg.Error, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - without this task nothing would be heard any more
                 self.is_listening.clear()
                 await self._link.drop()
                 if not self._is_closed:
-                    log.info("announcements are not heard for now", cause=str(error))
+                    self._link.note_trouble(error)
                     await self._link.pause()
         await self._link.drop()
 
@@ -59,4 +59,8 @@ class Listener:
 
     def _tell(self, hint: Hint) -> None:
         for listener in self._listeners:
-            listener(hint)
+            try:
+                listener(hint)
+            except Exception:
+                # The others hear of it, and of the next.
+                log.exception("a listener failed", error_id=uuid.uuid4().hex)

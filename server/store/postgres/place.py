@@ -1,5 +1,6 @@
 """Where a PostgreSQL store is, and how it is connected to."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -8,6 +9,7 @@ from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.string import TextLoader
 
+from server.store.options import DEFAULT_OPTIONS
 from server.store.values import StoreOpenError
 
 Link: TypeAlias = AsyncConnection[tuple[Any, ...]]
@@ -27,8 +29,6 @@ ANSWER_SECONDS: Final = 12.0
 """How long a lane waits for what it has sent. No timeout of the server ends a COMMIT that waits for a
 standby.
 """
-WAIT_SECONDS: Final = 10.0
-"""How long a write or a read waits for a database that is away, where nobody says."""
 
 LIMITS: Final = (
     f"-c statement_timeout={STATEMENT_MS} -c lock_timeout={LOCK_MS} "
@@ -53,16 +53,19 @@ class Place:
     """
 
     url: str
-    listen_url: str = ""
-    prepares: bool = True
-    lanes: int = 1
-    announces: bool = True
-    wait_s: float = WAIT_SECONDS
+    listen_url: str = DEFAULT_OPTIONS.listen_url
+    prepares: bool = DEFAULT_OPTIONS.prepares
+    lanes: int = DEFAULT_OPTIONS.lanes
+    announces: bool = DEFAULT_OPTIONS.announces
+    wait_s: float = DEFAULT_OPTIONS.wait_s
     answer_s: float = ANSWER_SECONDS
 
     def __str__(self) -> str:
-        """Names it for people, without a password."""
-        found = conninfo_to_dict(self.url)
+        return self.named()
+
+    def named(self, *, listens: bool = False) -> str:
+        """Names it for people, without a password; or where servers hear of each other."""
+        found = conninfo_to_dict(self._url(listens=listens))
         hosts = str(found.get("host") or "localhost").split(",")
         ports = str(found.get("port") or "").split(",")
         named = (ports[min(number, len(ports) - 1)] for number in range(len(hosts)))
@@ -85,13 +88,12 @@ class Place:
 
     def connect_now(self, purpose: str) -> "psycopg.Connection[tuple[Any, ...]]":
         """Connects as `connect` does, outside an event loop. Raises psycopg.Error."""
-        link = psycopg.Connection.connect(self._conninfo(purpose), autocommit=True)
+        link = psycopg.Connection.connect(self._conninfo(purpose), autocommit=True, prepare_threshold=None)
         link.adapters.register_loader("uuid", TextLoader)
         return link
 
     def _conninfo(self, purpose: str, *, listens: bool = False) -> str:
-        url = (self.listen_url or self.url) if listens else self.url
-        asked = conninfo_to_dict(url)
+        asked = conninfo_to_dict(self._url(listens=listens))
         settings: dict[str, Any] = {
             "target_session_attrs": "read-write",
             "connect_timeout": CONNECT_SECONDS,
@@ -106,10 +108,28 @@ class Place:
             settings["options"] = f"{LIMITS} {settings.get('options', '')}".strip()
         return make_conninfo("", **settings)
 
+    def _url(self, *, listens: bool) -> str:
+        return (self.listen_url or self.url) if listens else self.url
 
-def check_url(url: str) -> None:
+
+def check_url(url: str, setting: str = "DATABASE_URL") -> None:
     """Raises StoreOpenError for a URL that libpq cannot read. The text does not repeat a password."""
+    authority, _, behind = url.partition("://")[2].partition("/")
+    if authority.count("@") > 1 or "@" in behind.partition("?")[0]:
+        # libpq would take a part of the password for a host or a database, which are shown.
+        raise StoreOpenError(
+            f"{setting} cannot be read: write @, / and the like in a password as %40, %2F and so on"
+        )
     try:
         conninfo_to_dict(url)
     except psycopg.Error as error:
-        raise StoreOpenError(f"DATABASE_URL cannot be read: {str(error).splitlines()[0]}") from None
+        why = _without_values(str(error).splitlines()[0], url)
+        raise StoreOpenError(f"{setting} cannot be read: {why}") from None
+
+
+def _without_values(text: str, url: str) -> str:
+    """A text of libpq without what it quotes, but for the names of options: it may be a password."""
+    if '"' in url:
+        return text.partition('"')[0].rstrip(": ")
+    shown = {"=", "]", *re.findall(r"[?&]([^=&]*)", url)}
+    return re.sub(r'"([^"]*)"', lambda quoted: quoted[0] if quoted[1] in shown else '"…"', text)

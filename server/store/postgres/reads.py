@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-import psycopg
-
 from server.domain.errors import OverloadedError, UnavailableError
 from server.store.batch import strip
-from server.store.postgres.link import KeptLink, is_passing, public_error
+from server.store.postgres.errors import is_away, is_passing, public_error
+from server.store.postgres.link import KeptLink, end_of
 from server.store.postgres.place import LOCAL_LIMITS, Link, Place
 
 MOST_TOGETHER: Final = 64
@@ -23,11 +22,15 @@ Rows: TypeAlias = list[tuple[Any, ...]]
 
 @dataclass(slots=True, eq=False)
 class _Read:
-    """A statement and who waits for its rows. `key`: it stands for one row of a statement that takes many."""
+    """A statement, who waits for its rows, and since when in the loop's time.
+
+    `key`: it stands for one row of a statement that takes many.
+    """
 
     statement: str
     values: Any
     future: asyncio.Future[Rows]
+    since_s: float
     key: str | None = None
 
 
@@ -60,14 +63,15 @@ class ReadLane:
         """Ends the reads that wait, and lets go of the connection."""
         self._is_closed = True
         self._woken.set()
-        await self._task
+        await end_of(self._task)
 
     async def _submit(self, statement: str, values: Any, key: str | None = None) -> Rows:
         if self._is_closed:
             raise UnavailableError("The service is stopping")
         if len(self._queue) >= MOST_QUEUED:
             raise OverloadedError("too many reads are waiting")
-        one = _Read(statement, values, asyncio.get_running_loop().create_future(), key)
+        loop = asyncio.get_running_loop()
+        one = _Read(statement, values, loop.create_future(), loop.time(), key)
         self._queue.append(one)
         self._woken.set()
         return await one.future
@@ -100,28 +104,31 @@ class ReadLane:
         return [one for one in taken if not one.future.cancelled()]
 
     async def _carry_out(self, group: list[_Read]) -> None:
-        end_s = asyncio.get_running_loop().time() + self._link.place.wait_s
+        loop, wait_s = asyncio.get_running_loop(), self._link.place.wait_s
         while group:
+            was_open = not self._link.is_lost
             try:
                 link = await self._link.open()
                 with self._link.bounded():
                     await self._read(link, group)
             except Exception as error:  # noqa: BLE001 - it goes to who has asked
-                is_away = isinstance(error, psycopg.Error) and is_passing(error)
-                if self._link.is_lost:
-                    await self._link.drop()
-                if is_away and not self._is_closed and asyncio.get_running_loop().time() < end_s:
-                    await self._link.pause()
-                elif len(group) > 1 and not is_away:
-                    # Only the culprit is to fail.
-                    for one in group:
-                        await self._carry_out([one])
-                    return
-                else:
-                    for one in group:
-                        _refuse(one, strip(public_error(error)))
-                    return
+                failure = strip(error)
             else:
+                return
+            if is_away(failure) or not self._link.is_idle:
+                await self._link.drop()
+            is_late = loop.time() >= group[-1].since_s + wait_s
+            if is_away(failure) and not self._is_closed and (was_open or not is_late):
+                await self._link.pause()
+            elif len(group) > 1 and not is_away(failure) and not (is_passing(failure) and is_late):
+                # Only the culprit is to fail, unless each would take too long.
+                for one in group:
+                    await self._carry_out([one])
+                return
+            else:
+                public = public_error(failure)
+                for one in group:
+                    _refuse(one, public)
                 return
 
     async def _read(self, link: Link, group: Sequence[_Read]) -> None:

@@ -7,6 +7,7 @@ from typing import Final
 
 from server.store.postgres.deliveries import give_back
 from server.store.postgres.place import Link
+from server.store.values import StoreOpenError
 
 ALIVE_MS: Final = 8_000
 """For how long a row stands for a server that runs. It is renewed with each check of the store."""
@@ -40,6 +41,9 @@ _SET_CLOCK: Final = (
     "INSERT INTO test_clock (one, now_ms, changes) VALUES (true, %s, 1) ON CONFLICT (one) DO UPDATE SET "
     "now_ms = excluded.now_ms, changes = test_clock.changes + 1 RETURNING changes"
 )
+_OTHERS: Final = (
+    f"SELECT EXISTS (SELECT 1 FROM replicas WHERE alive_until_ms > {_NOW}), EXISTS (SELECT 1 FROM test_clock)"
+)
 _WHO_LAGS: Final = (
     f"SELECT EXISTS (SELECT 1 FROM replicas WHERE seen_clock < %s AND alive_until_ms > {_NOW} "
     "AND id <> %s::uuid)"
@@ -47,10 +51,18 @@ _WHO_LAGS: Final = (
 
 
 async def start_clock(link: Link, *, is_test: bool) -> int:
-    """Has the service go by a test clock, or by the database's; returns its time in ms.
+    """Has the service go by a test clock, or by the database's; returns its time in ms. To be called before
+    `join`.
 
-    Raises psycopg.Error.
+    Raises StoreOpenError where other servers go by another one, and psycopg.Error.
     """
+    ((others_run, they_test),) = await (await link.execute(_OTHERS)).fetchall()
+    if others_run and they_test is not is_test:
+        theirs = "a test clock" if they_test else "the database's time"
+        raise StoreOpenError(
+            f"other servers of the store go by {theirs}: set TEST_CLOCK at all of them or at none "
+            "(one that was killed counts for 8 seconds)"
+        )
     await link.execute(_START_CLOCK if is_test else _NO_CLOCK)
     ((now_ms,),) = await (await link.execute(_SERVICE_NOW)).fetchall()
     return int(now_ms)

@@ -8,15 +8,16 @@ from typing import Any, Final
 
 import orjson
 
-from server.domain.deliveries import OPEN_STATES, Delivery
+from server.domain.deliveries import Delivery
 from server.domain.log import Entry, ReplyFailure
 from server.domain.sessions import Session, due_at_ms
 from server.store.pages import text_size
-from server.store.sqlite.rows import (
+from server.store.rows import (
     AGENT,
     COUNT,
     DELIVERY,
     ENTRY,
+    OPEN,
     REQUEST,
     SESSION,
     SESSION_CHANGING,
@@ -40,6 +41,7 @@ __all__ = [
     "COUNT",
     "DELIVERY",
     "ENTRY",
+    "OPEN",
     "REQUEST",
     "SESSION",
     "Row",
@@ -88,8 +90,6 @@ _TYPES: Final = {
 }
 """The types of columns that are not text."""
 
-OPEN: Final = tuple(map(str, OPEN_STATES))
-"""The states of an open delivery, as SQL lists them."""
 NEW_SESSION: Final = (*SESSION, "due_at_ms", "expired_at_ms", "kept_until_ms")
 CHANGED_SESSION: Final = (*SESSION_CHANGING, "expired_at_ms", "kept_until_ms", "id", "is_nearer", "due_at_ms")
 NEW_ENTRY: Final = (*ENTRY, "size", "failed_sequence")

@@ -36,6 +36,7 @@ from server.store.postgres.schema import prepare, schema_version, unusable
 from server.store.postgres.tokens import forget_tokens
 from server.store.values import Description, Erased, Sizes
 from server.telemetry.telemetry import OFF, Telemetry
+from server.telemetry.traces import NO_TRACES, Traces
 
 FORGOTTEN_TOKENS: Final = 1000
 """How many tokens are removed at a time."""
@@ -64,6 +65,7 @@ class PostgresStore(PostgresInspection, PostgresMessages, PostgresAgents, Postgr
         time: DatabaseTime,
         max_writes: int,
         telemetry: Telemetry = OFF,
+        traces: Traces = NO_TRACES,
     ) -> None:
         super().__init__(place)
         self.replica_id = replica_id
@@ -72,7 +74,7 @@ class PostgresStore(PostgresInspection, PostgresMessages, PostgresAgents, Postgr
         self._time = time
         self._hint_listeners: list[HintListener] = [self._on_hint]
         self._looking: asyncio.Task[None] | None = None
-        self._lanes = Lanes(place, slot, time.learn, max_writes, telemetry)
+        self._lanes = Lanes(place, slot, time.learn, max_writes, telemetry, traces)
         self._announcer = Announcer(place, replica_id) if place.announces else None
         self._listener = Listener(place, replica_id, self._hint_listeners) if place.announces else None
         if self._announcer:
@@ -85,6 +87,7 @@ class PostgresStore(PostgresInspection, PostgresMessages, PostgresAgents, Postgr
         time: DatabaseTime | None = None,
         max_writes: int = MAX_WRITES,
         telemetry: Telemetry = OFF,
+        traces: Traces = NO_TRACES,
     ) -> "PostgresStore":
         """Opens the store, making or migrating its tables first; `max_writes` may wait for the database.
 
@@ -95,14 +98,14 @@ class PostgresStore(PostgresInspection, PostgresMessages, PostgresAgents, Postgr
         try:
             link = await place.connect("start")
             try:
-                slot = await join(link, replica_id, schema_version())
                 if time:
                     time.learn(await start_clock(link, is_test=isinstance(time, DatabaseTestTime)))
+                slot = await join(link, replica_id, schema_version())
             finally:
                 await link.close()
         except psycopg.Error as error:
             raise unusable(place, error) from error
-        return cls(place, replica_id, slot, time or DatabaseTime(), max_writes, telemetry)
+        return cls(place, replica_id, slot, time or DatabaseTime(), max_writes, telemetry, traces)
 
     def add_listener(self, listener: CommitListener) -> None:
         self._lanes.listeners.append(listener)
@@ -206,15 +209,16 @@ class PostgresStore(PostgresInspection, PostgresMessages, PostgresAgents, Postgr
 
     async def forget_requests(self, made_by_ms: int, limit: int) -> int:
         async def work(link: Link, now_ms: int) -> int:
-            await forget_tokens(link, FORGOTTEN_TOKENS)
             return await removal.forget_requests(link, made_by_ms, limit)
 
         return await self._lanes.first.run(work)
 
     async def shrink(self) -> bool:
-        # Autovacuum does it.
-        self._require_open()
-        return False
+        async def work(link: Link, now_ms: int) -> int:
+            return await forget_tokens(link, FORGOTTEN_TOKENS)
+
+        # Autovacuum does the rest.
+        return await self._lanes.first.run(work) == FORGOTTEN_TOKENS
 
     async def erase_user(self, user_id: str, *, scope: Scope, limit: int) -> Erased:
         lane = self._lanes.first

@@ -7,9 +7,9 @@ from server.domain.access import Scope
 from server.domain.agents import Agent, require_owned
 from server.domain.errors import AgentAlreadyExistsError, AgentNotFoundError
 from server.domain.quotas import TENANT_AGENTS, require_room
+from server.store import rows
 from server.store.contract import AgentChange, Agents
 from server.store.pages import FIRST
-from server.store.sqlite import rows
 from server.store.sqlite.reading import Reading
 from server.store.sqlite.writer import SqliteWriter
 from server.store.values import Position

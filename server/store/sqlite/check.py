@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Final
 
-from server.store.sqlite import rows
+from server.store import rows
 
 COUNTED: Final = (
     "SELECT iif(expired, 'expired', 'live') AS state, '' AS agent_id, '' AS user_id, tenant FROM sessions "

@@ -5,17 +5,18 @@ from collections.abc import Mapping
 
 import orjson
 
+from server.store import rows
 from server.store.counts import CountKey
-from server.store.sqlite import rows
+from server.store.sqlite.items import item_values
 
 CHANGE_COUNTS = (
-    f"INSERT INTO session_counts ({', '.join(rows.COUNT)}) SELECT {rows.item_values(len(rows.COUNT))} FROM "
+    f"INSERT INTO session_counts ({', '.join(rows.COUNT)}) SELECT {item_values(len(rows.COUNT))} FROM "
     "json_each(?) AS item WHERE true "
     "ON CONFLICT DO UPDATE SET sessions = sessions + excluded.sessions"
 )
 REMOVE_EMPTY_COUNTS = (
     "DELETE FROM session_counts WHERE sessions = 0 AND (state, agent_id, user_id, tenant) "
-    f"IN (SELECT {rows.item_values(4)} FROM json_each(?) AS item)"
+    f"IN (SELECT {item_values(4)} FROM json_each(?) AS item)"
 )
 
 

@@ -15,9 +15,10 @@ import orjson
 from server.domain.deliveries import DeliveryState
 from server.domain.log import Entry
 from server.domain.sessions import Session, due_at_ms
+from server.store import rows
 from server.store.batch import Loaded, Remembered, Wanted, Written
-from server.store.sqlite import rows
 from server.store.sqlite.counts import CHANGE_COUNTS, REMOVE_EMPTY_COUNTS, count_items
+from server.store.sqlite.items import item_values
 from server.store.sqlite.removal import IS_THERE
 
 _LOAD_SESSIONS = (
@@ -25,7 +26,7 @@ _LOAD_SESSIONS = (
 )
 _INSERT_SESSIONS = (
     f"INSERT INTO sessions ({', '.join(rows.SESSION)}, due_at_ms) "
-    f"SELECT {rows.item_values(len(rows.SESSION) + 1)} FROM json_each(?) AS item"
+    f"SELECT {item_values(len(rows.SESSION) + 1)} FROM json_each(?) AS item"
 )
 # What few batches change, and indexes have: with these SQLite would write each session anew into them.
 _SELDOM = {"expired", "failed_deliveries"}
@@ -55,7 +56,7 @@ _SET_HEADS = (
     "ORDER BY sequence LIMIT 1) FROM json_each(?) AS item WHERE sessions.id = item.value ->> 0"
 )
 _INSERT_ENTRIES = (
-    f"INSERT INTO log ({', '.join(rows.ENTRY)}) SELECT {rows.item_values(len(rows.ENTRY))} "
+    f"INSERT INTO log ({', '.join(rows.ENTRY)}) SELECT {item_values(len(rows.ENTRY))} "
     "FROM json_each(?) AS item"
 )
 _LOAD_DELIVERIES = (
@@ -65,7 +66,7 @@ _LOAD_DELIVERIES = (
 _CHANGING_DELIVERY = rows.DELIVERY[2:]
 _PUT_DELIVERIES = (
     f"INSERT INTO deliveries ({', '.join(rows.DELIVERY)}) "
-    f"SELECT {rows.item_values(len(rows.DELIVERY))} FROM json_each(?) AS item WHERE true "
+    f"SELECT {item_values(len(rows.DELIVERY))} FROM json_each(?) AS item WHERE true "
     f"ON CONFLICT DO UPDATE SET ({', '.join(_CHANGING_DELIVERY)}) = "
     f"({', '.join(f'excluded.{column}' for column in _CHANGING_DELIVERY)})"
 )
@@ -93,7 +94,7 @@ _LOAD_COUNTS = (
 # One that is there under the same name was left by a session that is gone.
 _PUT_REQUESTS = (
     f"INSERT OR REPLACE INTO requests ({', '.join(rows.REQUEST)}) SELECT "
-    f"{rows.item_values(len(rows.REQUEST))} FROM json_each(?) AS item"
+    f"{item_values(len(rows.REQUEST))} FROM json_each(?) AS item"
 )
 STATEMENTS: Final = (
     ("created", _INSERT_SESSIONS),

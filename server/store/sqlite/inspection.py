@@ -12,9 +12,9 @@ import structlog
 from server.domain.access import Scope
 from server.domain.deliveries import OPEN_STATES, DeliveryState
 from server.domain.sessions import Session
+from server.store import rows
 from server.store.inspection import MAX_LOOKED_AT, MAX_QUEUED, Inspection
 from server.store.pages import ALWAYS_MS
-from server.store.sqlite import rows
 from server.store.sqlite.removal import IS_THERE
 from server.store.sqlite.runs import read_runs
 from server.store.sqlite.search import SqliteSearch

@@ -14,10 +14,10 @@ import orjson
 
 from server.domain.access import EVERYTHING, Scope
 from server.domain.sessions import Session
+from server.store import rows
 from server.store.contract import Sessions
 from server.store.counts import EXPIRED, LIVE, WARNED
 from server.store.pages import FIRST, LAST, fill_active, fill_page, narrow
-from server.store.sqlite import rows
 from server.store.sqlite.ranges import in_order
 from server.store.sqlite.reading import Reading
 from server.store.values import Counts, Position, SessionPage

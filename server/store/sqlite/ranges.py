@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from typing import Final, TypeAlias
 
-from server.store.sqlite import rows
+from server.store import rows
 
 Range: TypeAlias = tuple[str, Mapping[str, object]]
 """A statement and its values. It has no LIMIT, and begins beside the place `:created_at_ms`, `:id`."""

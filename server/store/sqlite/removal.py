@@ -12,9 +12,9 @@ import orjson
 
 from server.domain.access import Scope
 from server.domain.sessions import Session
+from server.store import rows
 from server.store.batch import Deleted, EraseStep
 from server.store.counts import EXPIRED, CountKey, changed_counts, counts_of_state
-from server.store.sqlite import rows
 from server.store.sqlite.counts import change_counts
 from server.store.sqlite.scopes import in_scope, is_narrow, named
 from server.store.values import Erased

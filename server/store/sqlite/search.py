@@ -10,10 +10,10 @@ from typing import Final
 
 from server.domain.access import Scope
 from server.domain.sessions import Session
+from server.store import rows
 from server.store.counts import EXPIRED, LIVE
 from server.store.inspection import MAX_LOOKED_AT
 from server.store.pages import fill_search, narrow, search_start
-from server.store.sqlite import rows
 from server.store.sqlite.lists import READABLE, SqliteLists, count
 from server.store.sqlite.ranges import Range, in_order
 from server.store.values import Position, SearchPage, SessionFilter

@@ -15,6 +15,7 @@ from server.domain.idempotency import RequestKey
 from server.domain.log import Entry
 from server.domain.quotas import UserQuota
 from server.domain.sessions import Creation, Outcome, Rule, Session
+from server.store import rows
 from server.store.batch import Apply, Claimed, Create, Delete, EraseStep
 from server.store.contract import MAX_WRITES, PAGE_BYTES, CommitListener, Store
 from server.store.counts import EXPIRED, LIVE
@@ -25,7 +26,6 @@ from server.store.pages import (
     text_size,
     travels_forward,
 )
-from server.store.sqlite import rows
 from server.store.sqlite.agents import SqliteAgents
 from server.store.sqlite.compact import read_pragma, shrink
 from server.store.sqlite.deliveries import SqliteDeliveries

@@ -9,21 +9,20 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import structlog
 
 from server.clock import Clock
 from server.domain.errors import (
-    STORE_TROUBLE,
     DomainError,
     OverloadedError,
     UnavailableError,
 )
 from server.domain.sessions import Outcome, Session
-from server.store.batch import Batch, Delete, Operation, commit_of, strip
+from server.store.batch import Batch, Delete, Operation, strip
+from server.store.calls import Call, Work, answer, trace_group
 from server.store.contract import CommitListener
 from server.store.sqlite.file import (
     FileLock,
@@ -37,7 +36,7 @@ from server.store.sqlite.file import (
 from server.store.sqlite.group import load, prepare_writing, write
 from server.store.sqlite.removal import Pieces, remove, take_left
 from server.telemetry.telemetry import OFF, Telemetry
-from server.telemetry.traces import NO_TRACES, Parent, Traces
+from server.telemetry.traces import NO_TRACES, Traces
 
 T = TypeVar("T")
 
@@ -48,27 +47,6 @@ MAX_RECENT: Final = 1000
 """How many sessions are kept in memory, so that the next group need not load them."""
 
 log = structlog.get_logger()
-
-
-Work: TypeAlias = Callable[[sqlite3.Connection, int], Any]
-"""Work on anything but sessions, on the connection, at the present instant in ms."""
-
-
-@dataclass(slots=True, eq=False)
-class _Call:
-    """Something to write, who waits for it, and what came of it. `parent`: of which span it is a part."""
-
-    task: Operation | Work
-    future: asyncio.Future[None]
-    parent: Parent | None = None
-    result: Any = None
-    error: BaseException | None = None
-    in_transaction: bool = True
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether it takes a transaction of its own."""
-        return not isinstance(self.task, Operation)
 
 
 def _is_nobodys_fault(error: Exception) -> bool:
@@ -116,7 +94,7 @@ class SqliteWriter:
         self._traces = traces
         self._pieces = Pieces()
         self._loop = asyncio.get_running_loop()
-        self._queue: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
         self._closed = False
         self.listeners: list[CommitListener] = []
         self._thread = threading.Thread(target=self._run, name="sqlite-writer", daemon=True)
@@ -147,7 +125,8 @@ class SqliteWriter:
     async def _submit(self, task: Operation | Work, *, in_transaction: bool = True) -> Any:
         if self._closed:
             raise UnavailableError("The service is stopping")
-        call = _Call(task, self._loop.create_future(), self._traces.current(), in_transaction=in_transaction)
+        parent, now_s = self._traces.current(), self._loop.time()
+        call = Call(task, self._loop.create_future(), now_s, parent, in_transaction)
         # Work on anything but sessions is the service's own, and rare.
         if not call.is_alone and self._queue.qsize() >= self._max_queued:
             raise OverloadedError("too many writes are waiting")
@@ -168,23 +147,13 @@ class SqliteWriter:
                 begun_s, begun_ns = self._telemetry.begin(), time.time_ns() if self._traces.is_on else 0
                 self._carry_out(live)
                 self._telemetry.end_group(len(live), self._telemetry.begin() - begun_s)
-                self._loop.call_soon_threadsafe(self._answer, live)
+                self._loop.call_soon_threadsafe(answer, live, self.listeners)
                 if begun_ns:
-                    self._trace(live, begun_ns)
+                    trace_group(self._traces, live, begun_ns)
 
-    def _trace(self, group: list[_Call], begun_ns: int) -> None:
-        """Tells of a group that has just been carried out."""
-        parents = [call.parent for call in group if call.parent]
-        has_failed = any(isinstance(call.error, STORE_TROUBLE) for call in group)
-        try:
-            self._traces.end_group(parents, len(group), begun_ns, time.time_ns(), has_failed=has_failed)
-        except Exception:
-            # Without this thread nothing would be written any more.
-            log.exception("a group of writes cannot be traced")
-
-    def _groups(self) -> Iterator[list[_Call]]:
+    def _groups(self) -> Iterator[list[Call]]:
         """What queues, in order, until close; work on anything but sessions is a group of its own."""
-        group: list[_Call] = []
+        group: list[Call] = []
         while True:
             try:
                 call = self._queue.get(block=not group)
@@ -203,7 +172,7 @@ class SqliteWriter:
                 yield group
                 group = []
 
-    def _carry_out(self, group: list[_Call]) -> None:
+    def _carry_out(self, group: list[Call]) -> None:
         try:
             self._transaction(group)
         except Exception as error:  # noqa: BLE001 - whatever a rule raises goes to its caller, not to this thread
@@ -219,7 +188,7 @@ class SqliteWriter:
         for member in group:
             self._carry_out([member])
 
-    def _transaction(self, group: list[_Call]) -> None:
+    def _transaction(self, group: list[Call]) -> None:
         try:
             self._try(group)
         except sqlite3.Error as error:
@@ -228,7 +197,7 @@ class SqliteWriter:
             # It may be over by now, which the file is asked first.
             self._try(group)
 
-    def _try(self, group: list[_Call]) -> None:
+    def _try(self, group: list[Call]) -> None:
         self._require_file()
         try:
             if not self._sound:
@@ -280,7 +249,7 @@ class SqliteWriter:
         self._sound = True
         log.warning("the store was opened and checked anew after an I/O error")
 
-    def _commit(self, group: list[_Call]) -> None:
+    def _commit(self, group: list[Call]) -> None:
         try:
             if isinstance(group[0].task, Operation):
                 self._apply(group)
@@ -292,7 +261,7 @@ class SqliteWriter:
                 self._connection.execute("ROLLBACK")
             raise
 
-    def _work(self, call: _Call, work: Work) -> None:
+    def _work(self, call: Call, work: Work) -> None:
         # It may change any session.
         self.recent.clear()
         if not call.in_transaction:
@@ -304,7 +273,7 @@ class SqliteWriter:
         call.result = work(self._connection, self._clock.now_ms())
         self._connection.execute("COMMIT")
 
-    def _apply(self, calls: list[_Call]) -> None:
+    def _apply(self, calls: list[Call]) -> None:
         batch = Batch([call.task for call in calls if isinstance(call.task, Operation)])
         results = batch.apply(load(self._connection, batch.wanted(), self.recent), self._clock.now_ms)
         for call, result in zip(calls, results, strict=True):
@@ -325,12 +294,3 @@ class SqliteWriter:
             self.recent[session.id] = session
         while len(self.recent) > MAX_RECENT:
             self.recent.popitem(last=False)
-
-    def _answer(self, group: list[_Call]) -> None:
-        commit = commit_of(call.result for call in group if call.error is None)
-        for listener in self.listeners:
-            listener(commit)
-        for call in group:
-            if not call.future.cancelled():
-                # A future would hand its error to a frame that has the future.
-                call.future.set_result(None)

@@ -3,6 +3,7 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 
 from eliza.sessions.v1 import (
@@ -85,6 +86,23 @@ def test_an_agent_that_is_removed_at_one_ends_its_workers_at_the_other(announcin
     agent_id = stream_agent(here)
     with Worker(there.channel, agent_id) as worker:
         here.agents.DeleteAgent(agent_service_pb2.DeleteAgentRequest(agent_id=agent_id), timeout=10)
+        fails(worker.told, "AGENT_NOT_FOUND")
+
+
+def test_an_agent_whose_removal_was_not_heard_of_ends_its_workers_once_all_is_looked_at(
+    announcing: Replicas,
+) -> None:
+    agent_id = stream_agent(announcing.servers[0])
+    with (
+        Worker(announcing.servers[1].channel, agent_id) as worker,
+        psycopg.connect(announcing.url, autocommit=True) as link,
+    ):
+        link.execute("DELETE FROM agents WHERE id = %s", [agent_id])
+        # Whoever hears again after a break looks at everything.
+        link.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND application_name LIKE '%listens'"
+        )
         fails(worker.told, "AGENT_NOT_FOUND")
 
 

@@ -16,11 +16,13 @@ from server.domain.log import Abort, Chunk
 from server.domain.quotas import UserQuota
 from server.domain.replies import lease
 from server.domain.sessions import Outcome, Session, fall_due
+from server.lifecycle.purge import Purge
 from server.store.hints import Hint
 from server.store.postgres.check import problems
 from server.store.postgres.clock import DatabaseTestTime, DatabaseTime
 from server.store.postgres.place import Place
 from server.store.postgres.store import PostgresStore
+from server.store.values import StoreOpenError
 from tests.store.conformance.common import RETRIES, agent, contents, expire, history, respond, say
 from tests.store.postgres.opened import open_store, until_listening
 from tests.support.waiting import eventually
@@ -344,6 +346,16 @@ class TestTime:
             for store in stores:
                 await store.close()
 
+    async def test_servers_of_one_store_go_by_one_kind_of_clock(self, database: str) -> None:
+        """One that has a test clock would stop the time of all others, and one without would end it."""
+        for mine, others in ((DatabaseTestTime, DatabaseTime), (DatabaseTime, DatabaseTestTime)):
+            store = await PostgresStore.open(Place(database), mine())
+            with pytest.raises(StoreOpenError, match="TEST_CLOCK"):
+                await PostgresStore.open(Place(database), others())
+            second = await PostgresStore.open(Place(database), mine())
+            await second.close()
+            await store.close()
+
     async def test_servers_go_by_the_databases_time(self, database: str) -> None:
         time = DatabaseTime()
         time.learn(5)
@@ -360,3 +372,20 @@ async def test_replies_of_all_are_in_one_history(stores: list[PostgresStore]) ->
     await stores[0].apply(one.id, say("q"), scope=EVERYTHING)
     await stores[1].apply_delivery(one.id, 1, respond("a"), scope=EVERYTHING)
     assert contents(await history(stores[2], one)) == ["q", "a"]
+
+
+async def test_the_tokens_of_transactions_do_not_pile_up(stores: list[PostgresStore], database: str) -> None:
+    """Also where no client has sent a request id for them to go with."""
+    with psycopg.connect(database, autocommit=True) as link:
+        old = "('00000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid"
+        link.execute(f"INSERT INTO commits SELECT {old}, true FROM generate_series(1, 5000) AS n".encode())
+        purge = Purge(
+            stores[0],
+            DatabaseTime(),
+            retention_minutes=60,
+            request_retention_minutes=60,
+            interval_minutes=60,
+        )
+        await purge.run_due()
+        first = "token < '0000ffff-0000-7000-8000-000000000000'"
+        assert link.execute(f"SELECT count(*) FROM commits WHERE {first}".encode()).fetchall() == [(0,)]

@@ -160,13 +160,14 @@ CREATE INDEX requests_by_age ON requests (created_at_ms);
 CREATE INDEX requests_by_session ON requests (session_id);
 
 -- How many sessions there are, by their state: live, of these warned, and expired; the sum over the lanes counts.
+-- A row of the state 'quota' or 'agents' is there for its lock, which holds the quota of a user, or of a tenant.
 CREATE TABLE session_counts (
     state text COLLATE "C" NOT NULL,
     -- Empty: of any agent, of any user.
     agent_id text COLLATE "C" NOT NULL,
     user_id text COLLATE "C" NOT NULL,
     tenant text COLLATE "C" NOT NULL,
-    -- Each lane changes rows of its own, but for a user's, which all share: its quota is held by their lock.
+    -- Each lane changes rows of its own, but for a user's, which all share.
     lane integer NOT NULL,
     sessions bigint NOT NULL,
     PRIMARY KEY (state, agent_id, user_id, tenant, lane)

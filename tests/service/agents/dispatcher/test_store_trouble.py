@@ -9,6 +9,7 @@ import pytest
 
 from server.agents.connector import Emit, NoReplyError, Work
 from server.delivery import turn
+from server.delivery.alarm import Alarm
 from server.domain.deliveries import RetryPolicy
 from server.domain.messages import Reply
 from server.store.values import OpenDelivery
@@ -141,6 +142,28 @@ class TestStoreTrouble:
         for _ in range(20):
             await asyncio.sleep(0)
         assert asked == 2
+
+    async def test_what_another_server_has_locked_is_asked_for_soon_and_then_more_seldom(
+        self, world: World, agent: Scripted, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await world.open()
+        waits: list[float] = []
+        given, wait = world.store.lease_due, Alarm.set
+
+        async def pass_over(*args: Any) -> list[OpenDelivery]:
+            return [] if len(waits) < 8 else await given(*args)
+
+        def note(alarm: Alarm, seconds: float, due_ms: int = 0) -> None:
+            waits.append(seconds)
+            wait(alarm, seconds, due_ms)
+
+        monkeypatch.setattr(world.store, "lease_due", pass_over)
+        monkeypatch.setattr(Alarm, "set", note)
+        one = await world.session()
+        await world.send(one, "hello")
+        assert await world.exchanged(one) == [("hello", "hello")]
+        unit = turn.STORE_TROUBLE_SECONDS
+        assert waits == pytest.approx([unit * min(1, 0.05 * 2**n) for n in range(8)])
 
     async def test_no_more_is_in_memory_however_many_rest(self, world: World, agent: Scripted) -> None:
         async def fail(work: Work, emit: Emit) -> Reply:

@@ -1,4 +1,6 @@
-"""Rows of the SQLite tables and the domain's values: the columns of a table are the fields of its class."""
+"""Rows of the tables and the domain's values, for every back end that has SQL: the columns of a table are the
+fields of its class.
+"""
 
 from collections.abc import Iterable, Sequence
 from inspect import get_annotations
@@ -83,11 +85,6 @@ REQUEST: Final = ("scope", "id", "fingerprint", "answer", "created_at_ms", "sess
 COUNT: Final = ("state", "agent_id", "user_id", "tenant", "sessions")
 _AGENT: Final = _columns_of(Agent, timeout=PartialTimeoutConfig)
 AGENT: Final = tuple(_AGENT)
-
-
-def item_values(count: int) -> str:
-    """The columns of an INSERT whose rows are the arrays of a JSON array, as `item`."""
-    return ", ".join(f"item.value ->> {index}" for index in range(count))
 
 
 def of(table: str, columns: Iterable[str]) -> str:
