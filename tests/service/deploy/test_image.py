@@ -35,8 +35,11 @@ def test_the_version_is_that_of_the_package() -> None:
     (version,) = re.findall(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     named = re.findall(r"eliza-sessions:(\d[\w.]*)", (DEPLOY / "Dockerfile").read_text())
     named += re.findall(r"image: eliza-sessions:(\S+)", (DEPLOY / "compose.yaml").read_text())
-    named += re.findall(r"newTag: (\S+)", (DEPLOY / "kustomize/base/kustomization.yaml").read_text())
-    assert named == [version] * 3
+    named += re.findall(r"image: eliza-sessions:(\S+)", (DEPLOY / "compose.postgres.yaml").read_text())
+    for directory in ("base", "postgres"):
+        file = DEPLOY / "kustomize" / directory / "kustomization.yaml"
+        named += re.findall(r"newTag: (\S+)", file.read_text())
+    assert named == [version] * 6
 
 
 @pytest.fixture
