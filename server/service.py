@@ -198,6 +198,8 @@ class Service:
         recorder = Recorder(telemetry) if keeps_figures(settings) else None
         telemetry = recorder or telemetry
         authentication = Authentication.open(settings.access, clock.now_ms)
+        if is_shared(settings.database_url) and not authentication.is_open:
+            authentication.tokens.warn_if_alone()
         store = await open_store(
             settings.database_url, clock, settings.max_writes, telemetry, traces, settings.shared_options
         )

@@ -161,3 +161,26 @@ def test_a_token_of_a_session_that_is_deleted_elsewhere_leads_nowhere(protected:
     for server in protected.servers:
         assert outcome(server, session_id, token) == "SESSION_NOT_FOUND"
     fails(lambda: list(following), "SESSION_NOT_FOUND")
+
+
+ALONE = "session access tokens are good at the server that made them alone"
+
+
+def test_servers_without_a_common_key_of_tokens_say_so(tmp_path: Path) -> None:
+    """Each signs with a key of its own, which no other one knows."""
+    files = Files(tmp_path / "keys.toml", tmp_path / "token-keys")
+    files.write_keys(first=FIRST)
+    running = Replicas(tmp_path, 2, KEYS_FILE=str(files.keys))
+    try:
+        here, there = running.servers
+        session_id = create(here, carried(FIRST))
+        token = make_token(here, session_id)
+        assert [outcome(server, session_id, token) for server in (here, there)] == ["OK", "UNAUTHENTICATED"]
+        assert [server.log().count(ALONE) for server in (here, there)] == [1, 1]
+        assert "ACCESS_TOKEN_KEYS_FILE" in here.log()
+    finally:
+        running.close()
+
+
+def test_servers_with_one_say_nothing(protected: Replicas) -> None:
+    assert [ALONE in server.log() for server in protected.servers] == [False] * SERVERS
