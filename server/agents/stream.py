@@ -292,6 +292,10 @@ class StreamWorkers:
         """The connected workers of an agent."""
         return list(self._workers.get(agent_id, ()))
 
+    def connected_agents(self) -> list[str]:
+        """The ids of the agents that have workers."""
+        return list(self._workers)
+
     def apply_change(self, agent_id: str, agent: Agent | None) -> None:
         """Applies a change of an agent, or its removal (None). Ends workers' streams where it takes none."""
         self.on_change(agent_id)

@@ -29,7 +29,7 @@ def play(directory: Path, old: Version, new: Version) -> list[str]:
     print(f"UPGRADE_SEED={seed}")
     upgrade = campaign(directory / "play", seed, database_of(directory), old, new, sessions=SESSIONS)
     print(upgrade.line())
-    assert upgrade.replaced == 3
+    assert upgrade.replaced == 3 or upgrade.problems
     return upgrade.problems
 
 

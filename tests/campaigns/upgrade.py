@@ -8,7 +8,7 @@ older servers write to with every transaction.
 No call may fail: none that a client makes raises an error, with the repeats that the Python client documents
 (a lost connection, UNAVAILABLE and its wait, the same request id) within its time of 30 s, or 180 s where it
 waits for a reply. No watch may end, miss or repeat an entry. In the end each acknowledged message is stored
-once and has one reply.
+once and has one reply. The first failed call ends the upgrade.
 """
 
 import argparse
@@ -214,7 +214,10 @@ def _replace_all(
     talks: list[Talk],
     sending: "list[Future[None]]",
 ) -> None:
-    """Replaces one server after the other, under load, and looks at the schema after each."""
+    """Replaces one server after the other, under load, and looks at the schema after each.
+
+    The first failed call ends it.
+    """
     old, new = versions
     _wait_for_load(talks, sending)
     upgrade.schemas.append(servers.schema())
@@ -228,6 +231,9 @@ def _replace_all(
         if upgrade.schemas[-1] != expected:
             upgrade.problems.append(f"schema: {upgrade.schemas[-1]} after {number + 1}, not {expected}")
         _wait_for_load(talks, sending)
+        if any(talk.in_doubt for talk in talks):
+            # It has shown what it is for.
+            return
 
 
 def _wait_for_load(talks: list[Talk], sending: "list[Future[None]]") -> None:

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import grpc
 import pytest
 
-from eliza.sessions.v1 import session_service_pb2
+from eliza.sessions.v1 import agent_service_pb2, session_service_pb2
 from tests.service.access.world import ALICE, Metadata, key_lines, make_key, outcome_of, write_keys
+from tests.service.agents.worker import Worker, stream_agent
 from tests.service.replicas.running import Replicas
 from tests.support.clients import fails
 from tests.support.service import ECHO, Serve
@@ -184,3 +185,12 @@ def test_servers_without_a_common_key_of_tokens_say_so(tmp_path: Path) -> None:
 
 def test_servers_with_one_say_nothing(protected: Replicas) -> None:
     assert [ALONE in server.log() for server in protected.servers] == [False] * SERVERS
+
+
+def test_workers_end_with_their_agent_wherever_it_is_removed(replicas: Replicas) -> None:
+    """Also where nobody announces it: within a few seconds then."""
+    here, there = replicas.servers
+    agent_id = stream_agent(here)
+    with Worker(there.channel, agent_id) as worker:
+        here.agents.DeleteAgent(agent_service_pb2.DeleteAgentRequest(agent_id=agent_id), timeout=10)
+        fails(worker.told, "AGENT_NOT_FOUND")
