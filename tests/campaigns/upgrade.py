@@ -144,9 +144,6 @@ def campaign(directory: Path, seed: int, url: str, old: Version, new: Version, *
             try:
                 _play(upgrade, servers, callers, agent_id, (old, new), seed)
             finally:
-                # Ends the watches, too, whatever happened.
-                for client in callers:
-                    client.close()
                 statuses = workers.stop()
         if any(statuses):
             upgrade.problems.append(f"worker: exit statuses {statuses}")
@@ -189,22 +186,41 @@ def _play(
             watching = [pool.submit(talk.watch, client) for talk, client in zip(talks, callers, strict=True)]
             sending = [pool.submit(sender.run, end) for sender in senders]
             _replace_all(upgrade, servers, versions, talks, sending)
-        finally:
             end.set()
-        for one in sending:
-            one.result()
-        upgrade.longest_s = max(sender.longest_s for sender in senders)
-        if not any(talk.in_doubt for talk in talks):
-            wait_for_replies(callers[0], talks)
-        for talk in talks:
-            talk.check(callers[0], upgrade.findings)
-        for talk in talks:
-            callers[0].delete(talk.session_id)
-        for one in watching:
-            one.result(PATIENCE_SECONDS)
-    upgrade.problems.extend(
-        f"failed: {content} of {talk.session_id}" for talk in talks for content in talk.in_doubt
-    )
+            if not _list_failed(talks):
+                _check(upgrade, callers[0], talks, sending, watching)
+        finally:
+            # Ends the watches, and what still waits for a reply, whatever happened.
+            end.set()
+            for client in callers:
+                client.close()
+    upgrade.longest_s = max(sender.longest_s for sender in senders)
+    failed = _list_failed(talks)
+    upgrade.findings.in_doubt = len(failed)
+    upgrade.problems.extend(failed)
+
+
+def _check(
+    upgrade: Upgrade,
+    client: Client,
+    talks: list[Talk],
+    sending: "list[Future[None]]",
+    watching: "list[Future[None]]",
+) -> None:
+    """Compares what was acknowledged with what is stored, and what was seen."""
+    for one in sending:
+        one.result()
+    wait_for_replies(client, talks)
+    for talk in talks:
+        talk.check(client, upgrade.findings)
+    for talk in talks:
+        client.delete(talk.session_id)
+    for one in watching:
+        one.result(PATIENCE_SECONDS)
+
+
+def _list_failed(talks: list[Talk]) -> list[str]:
+    return [f"failed: {content} of {talk.session_id}" for talk in talks for content in talk.in_doubt]
 
 
 def _replace_all(
@@ -231,25 +247,20 @@ def _replace_all(
         if upgrade.schemas[-1] != expected:
             upgrade.problems.append(f"schema: {upgrade.schemas[-1]} after {number + 1}, not {expected}")
         _wait_for_load(talks, sending)
-        if any(talk.in_doubt for talk in talks):
-            # It has shown what it is for.
+        if _list_failed(talks):
             return
 
 
 def _wait_for_load(talks: list[Talk], sending: "list[Future[None]]") -> None:
-    """Waits until each session has some more messages, or somebody has given up."""
-    wanted = [_sent(talk) + SENT_BETWEEN for talk in talks]
+    """Waits until each session has some more messages, or a call has failed."""
+    wanted = [len(talk.acknowledged) + SENT_BETWEEN for talk in talks]
 
     def have_more() -> bool:
-        return any(one.done() for one in sending) or all(
-            _sent(talk) >= count for talk, count in zip(talks, wanted, strict=True)
-        )
+        if _list_failed(talks) or any(one.done() for one in sending):
+            return True
+        return all(len(talk.acknowledged) >= count for talk, count in zip(talks, wanted, strict=True))
 
     until(have_more, "messages between two steps", PATIENCE_SECONDS)
-
-
-def _sent(talk: Talk) -> int:
-    return len(talk.acknowledged) + len(talk.in_doubt)
 
 
 def main() -> int:
