@@ -18,11 +18,9 @@ from server.agents.agents_file import register_at_start, warn_of_unusable
 from server.agents.connectors import Connectors, build_connectors
 from server.certificates import CertificateError, open_certificate
 from server.clock import Clock
+from server.delivery.changed_agents import ChangedAgents
 from server.delivery.dispatcher import Dispatcher
 from server.delivery.measures import DeliveryMeasures
-from server.domain.access import EVERYTHING
-from server.domain.agents import Agent
-from server.domain.errors import STORE_TROUBLE, AgentNotFoundError
 from server.domain.log import Piece
 from server.lifecycle.expiry import ExpiryScheduler
 from server.lifecycle.other_servers import OtherServers
@@ -44,7 +42,6 @@ from server.settings import Settings
 from server.store import build_clock, is_shared, open_store
 from server.store.contract import Store
 from server.store.gauges import read_store_gauges
-from server.store.hints import Hint
 from server.store.values import StoreOpenError
 from server.telemetry.recorder import Recorder
 from server.telemetry.telemetry import OFF, Telemetry
@@ -110,10 +107,11 @@ class Service:
         )
         for part in (self._watches, self._dispatcher, self._expiry, self._purge):
             store.add_listener(part.on_commit)
-        self._others = OtherServers(store, self._watches) if store.is_shared else None
-        if self._others:
-            for hear in (self._others.on_hint, self._dispatcher.on_hint, self._on_hint):
-                store.add_hint_listener(hear)
+        self._others = OtherServers(store, self._watches)
+        self._changed_agents = ChangedAgents(store, connectors.workers)
+        if store.is_shared:
+            for listener in (self._others, self._dispatcher, self._changed_agents):
+                store.add_hint_listener(listener.on_hint)
         names = service_names(clock)
         self._health = HealthMonitor(store, names)
         make_pipeline: Callable[..., CallPipeline] = CallPipeline
@@ -176,7 +174,6 @@ class Service:
             with_reflection=authentication.is_open,
         )
         self._tasks: list[asyncio.Task[None]] = []
-        self._noted: set[asyncio.Task[None]] = set()
 
     def open_channel(self) -> InProcessChannel:
         """A channel to this service from within its process."""
@@ -198,6 +195,8 @@ class Service:
         recorder = Recorder(telemetry) if keeps_figures(settings) else None
         telemetry = recorder or telemetry
         authentication = Authentication.open(settings.access, clock.now_ms)
+        if is_shared(settings.database_url) and not authentication.is_open:
+            authentication.tokens.warn_if_alone()
         store = await open_store(
             settings.database_url, clock, settings.max_writes, telemetry, traces, settings.shared_options
         )
@@ -243,10 +242,9 @@ class Service:
         await self._dispatcher.abandon()
         await self._connectors.client.aclose()
         await self._authentication.close()
-        tasks = [*self._tasks, *self._noted]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             if self._settings.clear_sessions_on_shutdown:
                 await self._store.clear_sessions()
@@ -257,27 +255,6 @@ class Service:
         """Tells a piece of a reply to those who watch, here and at other servers."""
         self._watches.piece(piece)
         self._store.announce_piece(piece)
-
-    def _on_hint(self, hint: Hint) -> None:
-        """Has workers of agents looked at that another server has changed or removed, or may have."""
-        workers = self._connectors.workers
-        if agent_ids := {*hint.agents, *(workers.agent_ids if hint.all else ())}:
-            task = asyncio.create_task(self._note_crash("agents", self._note_agents(agent_ids)))
-            self._noted.add(task)
-            task.add_done_callback(self._noted.discard)
-
-    async def _note_agents(self, agent_ids: Iterable[str]) -> None:
-        for agent_id in agent_ids:
-            agent: Agent | None = None
-            try:
-                agent = await self._store.get_agent(agent_id, scope=EVERYTHING)
-            except AgentNotFoundError:
-                log.info("an agent was removed by another server", agent_id=agent_id)
-            except STORE_TROUBLE as error:
-                # Once the store is there again, all are looked at.
-                log.info("changed agents cannot be read", cause=str(error))
-                return
-            self._connectors.workers.apply_change(agent_id, agent)
 
     async def _watch_credentials(self) -> None:
         """Reads credentials again that have changed, and ends the streams of those that are over."""
@@ -348,8 +325,12 @@ class Service:
             "credentials": self._watch_credentials(),
             "warnings": warnings,
         }
-        if self._others:
-            works |= {"other servers": self._others.run(), "deliveries": self._dispatcher.watch_others()}
+        if self._store.is_shared:
+            works |= {
+                "other servers": self._others.run(),
+                "deliveries": self._dispatcher.watch_others(),
+                "agents": self._changed_agents.run(),
+            }
         if self._recorder:
             works["figures"] = self._recorder.run(self._parts.look)
         for name, work in works.items():

@@ -155,7 +155,8 @@ class Settings(SharedStoreSettings):
         1000,
         ge=1,
         le=1_000_000,
-        description="gRPC calls under way at a time; the service refuses one more at once.",
+        description="gRPC calls under way at a time; the service refuses one more at once. As all bounds "
+        "of calls, streams and rates it is that of each server, where several share a store.",
     )
     max_streams: int = Field(
         10_000,
@@ -250,7 +251,7 @@ class Settings(SharedStoreSettings):
         60, ge=0.01, le=3600, description="How long a delivery rests at most, unless the agent asks for more."
     )
     agent_concurrency: int = Field(
-        100, ge=1, le=10000, description="Deliveries of one agent under way at a time."
+        100, ge=1, le=10000, description="Deliveries of one agent under way at a time, at each server."
     )
     agent_allowed_hosts: AgentHosts = Field(
         "",
@@ -319,7 +320,7 @@ class Settings(SharedStoreSettings):
     rate_create: RateText = Field(
         "",
         description="How many sessions and access tokens a caller may create: `10/minute`, in `second`, "
-        "`minute` or `hour`.",
+        "`minute` or `hour`. Each server counts by itself.",
     )
     rate_send: RateText = Field("", description="How many messages and renewals a caller may send.")
     rate_read: RateText = Field("", description="How many reads a caller may make.")

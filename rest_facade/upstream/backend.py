@@ -63,6 +63,8 @@ _OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     # The server is addressed directly, whatever proxy the environment names for the web.
     ("grpc.enable_http_proxy", 0),
+    # Where the name leads to several servers, all of them get calls, and one that ends is left at once.
+    ("grpc.lb_policy_name", "round_robin"),
     # Channels to one address would share a connection otherwise, and with it the bound on its streams.
     ("grpc.use_local_subchannel_pool", 1),
 ]

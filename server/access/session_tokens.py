@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import orjson
+import structlog
 
 from eliza.sessions.call_metadata import SESSION_TOKEN_PREFIX
 from server.access.files import WatchedFile
@@ -39,6 +40,8 @@ _VERB_SETS: Final = [
 ]
 _KEY_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,63}", re.ASCII)
 _HEX: Final = re.compile(r"([0-9a-fA-F]{2})+", re.ASCII)
+
+log = structlog.get_logger()
 
 
 class SigningKey(NamedTuple):
@@ -78,6 +81,11 @@ class SessionTokens:
     def trouble(self) -> str:
         """Why the keys' file cannot be used as it is now; empty where it can."""
         return "" if self._file is None else self._file.trouble
+
+    def warn_if_alone(self) -> None:
+        """Logs that no other server takes the tokens made here, where others share the store."""
+        if self._file is None:
+            log.warning("session access tokens are good at the server that made them alone", missing=VARIABLE)
 
     def has_key(self, proof: str) -> bool:
         """Whether the key of a principal's `proof` is still there."""

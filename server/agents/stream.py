@@ -292,9 +292,8 @@ class StreamWorkers:
         """The connected workers of an agent."""
         return list(self._workers.get(agent_id, ()))
 
-    @property
-    def agent_ids(self) -> list[str]:
-        """The agents that have workers here."""
+    def connected_agents(self) -> list[str]:
+        """The ids of the agents that have workers."""
         return list(self._workers)
 
     def apply_change(self, agent_id: str, agent: Agent | None) -> None:

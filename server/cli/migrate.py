@@ -14,8 +14,9 @@ from server.store.values import StoreOpenError
 def migrate(database_url: str | None) -> None:
     """Make the store, or bring its schema up to date.
 
-    `serve` does the same when it starts; this is for doing it, and seeing it fail, on its own. The service
-    must not be running.
+    `serve` does the same when it starts; this is for doing it, and seeing it fail, on its own. A service must
+    not be running on a SQLite file. Servers may be on PostgreSQL: what older ones need stays until none of
+    them runs any more.
     """
     try:
         store = maintenance(settings_or_exit(database_url=database_url).database_url)

@@ -26,6 +26,9 @@ class DeliveryMeasures:
 
     Of the deliveries beyond MAX_FOLLOWED, and of those of an earlier run, it knows how many there are and how
     old the oldest of them was. So the oldest age may be too great until they are closed, and never too small.
+
+    Other servers that share the store close what was opened here, and this one is not told. There the store
+    says how old the oldest is, and the time of a reply is known where one server took message and reply.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class DeliveryMeasures:
         self._clock = clock
         self._on_piece = on_piece
         self._most = most
+        self._shared_store: Store | None = None
         # The time of each message, the oldest first, and the sequences of each session.
         self._followed: OrderedDict[tuple[str, int], int] = OrderedDict()
         self._sequences: defaultdict[str, set[int]] = defaultdict(set)
@@ -51,6 +55,9 @@ class DeliveryMeasures:
         # From 0 on, so that Prometheus sees the first one.
         for state in (DeliveryState.ANSWERED.value, DeliveryState.FAILED.value, ENDED):
             self._telemetry.close_deliveries(state, 0)
+        if store.is_shared:
+            self._shared_store = store
+            return
         self._others = sum((await store.count_open()).values())
         self._others_since_ms = await store.oldest_open_ms() or self._clock.now_ms()
 
@@ -74,12 +81,14 @@ class DeliveryMeasures:
         self._on_piece(piece)
 
     async def read_gauges(self, statuses: AgentStatuses) -> Iterable[Reading]:
-        """How many deliveries are open, and how old the oldest one is."""
+        """How many deliveries are open, and how old the oldest one is. Raises the store's errors."""
+        age_ms = self.oldest_age_ms() if self._shared_store is None else await self._ask(self._shared_store)
         opened, in_hand = statuses.count_all()
         return [
-            Reading("eliza_deliveries_open", opened - in_hand, ("waiting",)),
+            # What is open is a few seconds old where other servers change it.
+            Reading("eliza_deliveries_open", max(0, opened - in_hand), ("waiting",)),
             Reading("eliza_deliveries_open", in_hand, ("in_hand",)),
-            Reading("eliza_delivery_oldest_age_seconds", self.oldest_age_ms() / 1000),
+            Reading("eliza_delivery_oldest_age_seconds", age_ms / 1000),
         ]
 
     def oldest_age_ms(self) -> int:
@@ -88,6 +97,11 @@ class DeliveryMeasures:
         if self._others:
             since_ms.append(self._others_since_ms)
         return max(0, self._clock.now_ms() - min(since_ms)) if since_ms else 0
+
+    async def _ask(self, store: Store) -> int:
+        """How old the oldest open delivery of all servers is, in ms; 0 where none is open."""
+        since_ms = await store.oldest_open_ms()
+        return 0 if since_ms is None else max(0, self._clock.now_ms() - since_ms)
 
     def _note(self, outcome: Outcome, entry: Entry) -> None:
         session = outcome.session
@@ -105,6 +119,9 @@ class DeliveryMeasures:
             self._end_all(session.id, -outcome.opened)
 
     def _open(self, session_id: str, sequence: int, at_ms: int) -> None:
+        if self._shared_store and len(self._followed) >= self._most:
+            # Most likely another server has closed it.
+            self._close(*next(iter(self._followed)))
         if len(self._followed) < self._most:
             self._followed[session_id, sequence] = at_ms
             self._sequences[session_id].add(sequence)

@@ -89,18 +89,22 @@ class Talk:
     def send(self, client: Client, count: int, on_sent: Callable[[], None]) -> None:
         """Sends so many messages, and waits for the reply of every other one."""
         for number in range(count):
-            content = f"message {number}"
-            try:
-                if number % 2:
-                    client.send(self.session_id, content)
-                else:
-                    self._converse(client, content)
-            except SessionsError as error:
-                print(f"in doubt: {error!r}", flush=True)
-                self.in_doubt.append(content)
-            else:
-                self.acknowledged.append(content)
+            self.send_one(client, number)
             on_sent()
+
+    def send_one(self, client: Client, number: int) -> None:
+        """Sends a message, and waits for its reply where its number is even. Notes what became of it."""
+        content = f"message {number}"
+        try:
+            if number % 2:
+                client.send(self.session_id, content)
+            else:
+                self._converse(client, content)
+        except SessionsError as error:
+            print(f"in doubt: {error!r}", flush=True)
+            self.in_doubt.append(content)
+        else:
+            self.acknowledged.append(content)
 
     def _converse(self, client: Client, content: str) -> None:
         shown: dict[str, str] = {}
@@ -226,7 +230,7 @@ def campaign(directory: Path, seed: int, *, kills: int, sessions: int, each: int
                 service = Serve(directory, "--no-rest", GRPC_ADDRESS=address, **SETTINGS)
             for one in sending:
                 one.result()
-            _wait_for_replies(client, talks)
+            wait_for_replies(client, talks)
             for talk in talks:
                 talk.check(client, findings)
             for talk in talks:
@@ -244,7 +248,7 @@ def campaign(directory: Path, seed: int, *, kills: int, sessions: int, each: int
     return findings
 
 
-def _wait_for_replies(client: Client, talks: list[Talk]) -> None:
+def wait_for_replies(client: Client, talks: list[Talk]) -> None:
     """Waits until each message has its reply, and each watcher has seen the last entry."""
     deadline_s = time.monotonic() + PATIENCE_SECONDS
     for talk in talks:

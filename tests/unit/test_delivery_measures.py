@@ -174,3 +174,31 @@ async def test_open_deliveries_wait_or_are_in_hand(world: World) -> None:
         Reading("eliza_deliveries_open", 1, ("in_hand",)),
         Reading("eliza_delivery_oldest_age_seconds", 0.0),
     ]
+
+
+async def test_what_another_server_has_answered_is_open_no_longer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MemoryStore, "is_shared", True)
+    here, there = world.measures, DeliveryMeasures(Recorder(), world.clock, world.pieces.append)
+    for measures in (here, there):
+        await measures.start(world.store)
+    one = await world.add()
+    sequences = [await world.send(one, at_s) for at_s in (1, 2)]
+
+    async def ages(at_s: float) -> list[float]:
+        world.clock.set_ms(T0 + round(at_s * 1000))
+        return [list(await told.read_gauges(AgentStatuses()))[-1].value for told in (here, there)]
+
+    assert await ages(11) == [10, 10]
+    # Each server is told of its own commits.
+    world.measures = there
+    await world.reply(one, sequences[0], 12)
+    assert await ages(12) == [10, 10]
+    await world.reply(one, sequences[1], 13)
+    assert await ages(13) == [0, 0]
+    # What it still takes for open makes room for what is.
+    world.measures = here
+    for at_s in (20, 21, 22):
+        await world.reply(one, await world.send(one, at_s), at_s + 0.5)
+    assert world.told.replies == [(one.agent_id, 0.5)] * 3
