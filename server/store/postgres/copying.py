@@ -88,19 +88,11 @@ class PostgresCopySource(CopySource):
             return int(self._one(f"SELECT {counts}"))
 
     def read_rows(self, table: str, after: Key | None = None) -> Iterator[Row]:
-        columns, source, key = _READ[table]
-        behind = ""
-        if after is not None:
-            word = "AND" if " WHERE " in source else "WHERE"
-            behind = f"{word} ({', '.join(key)}) > ({', '.join(['%s'] * len(key))})"
-        chosen = [f"{one}::integer" if rows.TYPES.get(one) == "boolean" else one for one in columns]
-        source = source.format(behind) if "{}" in source else f"{source} {behind}"
-        statement = f"COPY (SELECT {', '.join(chosen)} {source} ORDER BY {', '.join(key)}) TO STDOUT"
-        types = [_loaded_as(one) for one in columns]
+        statement, types = select_rows(table, after)
         with (
             self._transaction(),
             self._link.cursor() as cursor,
-            cursor.copy(statement.encode(), after) as found,
+            cursor.copy(f"COPY ({statement}) TO STDOUT".encode(), after) as found,
         ):
             found.set_types(types)
             yield from found.rows()
@@ -165,6 +157,19 @@ class PostgresCopyTarget(PostgresCopySource, CopyTarget):
             self._link.execute(f"DROP TABLE {COPY_TABLE}".encode())
             # Else the first queries would be planned for empty tables.
             self._link.execute(f"ANALYZE {', '.join(TABLES)}".encode())
+
+
+def select_rows(table: str, after: Key | None) -> tuple[str, list[str]]:
+    """The statement that reads a table in order, from behind a key on, and the types of its columns."""
+    columns, source, key = _READ[table]
+    behind = ""
+    if after is not None:
+        word = "AND" if " WHERE " in source else "WHERE"
+        behind = f"{word} ({', '.join(key)}) > ({', '.join(['%s'] * len(key))})"
+    source = source.format(behind) if "{}" in source else f"{source} {behind}"
+    chosen = [f"{one}::integer" if rows.TYPES.get(one) == "boolean" else one for one in columns]
+    statement = f"SELECT {', '.join(chosen)} {source} ORDER BY {', '.join(key)}"
+    return statement, [_loaded_as(one) for one in columns]
 
 
 def _loaded_as(column: str) -> str:
