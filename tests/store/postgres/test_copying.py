@@ -240,6 +240,19 @@ def test_what_a_store_has_kept_of_old_versions_is_sound(schema: int, empty: str,
     assert check(url(tmp_path / "back.db")) == check(url(old))
 
 
+async def test_a_huge_entry_goes_there_and_back(full: str, empty: str, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(full.removeprefix("sqlite:///"))) as connection, connection:
+        connection.execute(
+            "UPDATE log SET content = replace(hex(zeroblob(?)), '00', 'é') WHERE rowid = "
+            "(SELECT log.rowid FROM log JOIN sessions ON id = session_id "
+            "WHERE message_id IS NOT NULL LIMIT 1)",
+            [16 * 1024 * 1024],
+        )
+    there = copied(full, empty)
+    assert copied(empty, url(tmp_path / "back.db")) == there
+    assert count_rows(empty, f"log WHERE size >= {16 * 1024 * 1024}") == 1
+
+
 async def test_a_copy_is_planned_by_its_indexes(full: str, empty: str) -> None:
     copied(full, empty)
     with psycopg.connect(empty) as link:
