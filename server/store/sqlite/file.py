@@ -28,7 +28,7 @@ COPY_TABLE: Final = "store_copy"
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 100
-_HAS_NOTE = "SELECT 1 FROM sqlite_schema WHERE name = ?"
+_NOTE_COLUMNS = f"PRAGMA table_info({COPY_TABLE})"
 _APPLICATION_ID = slice(68, 72)
 
 _CACHE_KIB = 32_768
@@ -320,7 +320,7 @@ def check_version(path: Path, connection: sqlite3.Connection, *, is_copying: boo
             f"{path} was written by a newer version (schema {version}, this one knows {schema_version()}): "
             "upgrade"
         )
-    is_whole = is_copying or not connection.execute(_HAS_NOTE, [COPY_TABLE]).fetchone()
+    is_whole = is_copying or not connection.execute(_NOTE_COLUMNS).fetchall()
     if not is_whole:
         raise StoreOpenError(UNFINISHED.format(path))
     return version
