@@ -33,6 +33,7 @@ _MODULES: Final = {
             "users",
         )
     },
+    "copy-store": "copy_store",
     "restore": "backup",
 }
 """The module of each command."""
@@ -53,7 +54,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _MODULES:
             return None
-        command: click.Command = getattr(import_module(f"server.cli.{_MODULES[cmd_name]}"), cmd_name)
+        module = import_module(f"server.cli.{_MODULES[cmd_name]}")
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

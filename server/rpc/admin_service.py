@@ -183,7 +183,7 @@ class AdminService(AdminServiceServicer):
             return pb.ListDeliveriesResponse(deliveries=told, next_page_token=token)
         failed = state == pb.DELIVERY_STATE_FAILED
         if request.page_token:
-            kinds = (str, int, str, int) if failed else (int, int, int, int)
+            kinds = (str, int, str, int) if failed else (int, int, str, int)
             after = _place(request.page_token, list_name, kinds)
         page = await self._store.list_agent_deliveries(
             agent_id, scope=scope, limit=size, failed=failed, after=after

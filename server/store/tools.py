@@ -2,7 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+
+from server.store.copying import CopySource, CopyTarget
 
 Progress = Callable[[int, int], None]
 """Is told how much is copied, and how much there is."""
@@ -57,4 +60,18 @@ class StoreTools(ABC):
         """Puts a sound backup in place, where no store may be yet. Raises CopyError.
 
         A backup of an older schema is copied as it is: whoever opens the store migrates it.
+        """
+
+    @abstractmethod
+    def copy_source(self) -> AbstractContextManager[CopySource]:
+        """Opens the store to be copied; nobody may be serving it, and nobody can meanwhile.
+
+        Raises StoreOpenError.
+        """
+
+    @abstractmethod
+    def copy_target(self) -> AbstractContextManager[CopyTarget]:
+        """Opens the place that a store is copied to, which is made where it is missing.
+
+        Raises StoreOpenError.
         """

@@ -12,7 +12,7 @@ from unittest import mock
 from server.store.sqlite import store as sqlite
 
 _STATEMENT = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\b")
-_NOT_OF_THE_STORE: Final = {"check.py", "compact.py", "copy.py"}
+_NOT_OF_THE_STORE: Final = {"check.py", "compact.py", "copy.py", "copying.py"}
 """Modules of commands that are meant to read everything."""
 
 ONE_ROW: Final = {

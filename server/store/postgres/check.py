@@ -28,9 +28,12 @@ _IS_BEHIND: Final = f"NOT EXISTS (SELECT 1 FROM {_KNOWN} AS known WHERE known.id
 QUESTIONS: Final = {
     "session {0}: it is there, but was removed": ("SELECT id FROM sessions JOIN removed_sessions USING (id)"),
     "session {0}: its log should have the sequences up to {1}, but has {2} from {3} to {4}": (
+        # A copy of a SQLite store may have sessions whose purge an older version has begun: with their log.
         "SELECT sessions.id, last_sequence, count(sequence), min(sequence), max(sequence) FROM sessions "
-        "LEFT JOIN log ON session_id = id GROUP BY id HAVING count(sequence) <> last_sequence "
-        "OR coalesce(min(sequence), 1) <> 1 OR coalesce(max(sequence), 0) <> last_sequence"
+        "LEFT JOIN log ON session_id = id GROUP BY id "
+        "HAVING count(sequence) <> coalesce(max(sequence) - min(sequence) + 1, 0) "
+        "OR coalesce(max(sequence), CASE WHEN expired THEN last_sequence ELSE 0 END) <> last_sequence "
+        "OR (coalesce(min(sequence), 1) <> 1 AND NOT expired)"
     ),
     "session {0}: the times of its log do not increase at sequence {1}": (
         "SELECT session_id, sequence FROM (SELECT session_id, sequence, at_ms, lag(at_ms) OVER (PARTITION BY "
@@ -54,7 +57,7 @@ QUESTIONS: Final = {
         "SELECT session_id, sequence FROM log WHERE message_id IS NOT NULL AND NOT is_agent "
         "AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.session_id = log.session_id "
         "AND deliveries.sequence = log.sequence) "
-        "AND EXISTS (SELECT 1 FROM sessions WHERE sessions.id = log.session_id)"
+        "AND EXISTS (SELECT 1 FROM sessions WHERE sessions.id = log.session_id AND NOT expired)"
     ),
     "delivery {0}-{1}: it has no message": (
         "SELECT session_id, sequence FROM deliveries WHERE NOT EXISTS (SELECT 1 FROM log WHERE "
@@ -63,8 +66,9 @@ QUESTIONS: Final = {
         "AND EXISTS (SELECT 1 FROM sessions WHERE sessions.id = deliveries.session_id)"
     ),
     "delivery {0}-{1}: it is answered, but there is no reply": (
-        "SELECT session_id, sequence FROM deliveries WHERE state = 'answered' AND NOT EXISTS (SELECT 1 FROM "
-        "log WHERE log.session_id = deliveries.session_id AND answers = deliveries.sequence) "
+        "SELECT session_id, sequence FROM deliveries WHERE state = 'answered' AND attempts > 0 "
+        "AND NOT EXISTS (SELECT 1 FROM log WHERE log.session_id = deliveries.session_id "
+        "AND answers = deliveries.sequence) "
         "AND EXISTS (SELECT 1 FROM sessions WHERE sessions.id = deliveries.session_id)"
     ),
     "delivery {0}-{1}: there is a reply, but it is {2}": (
@@ -123,7 +127,7 @@ QUESTIONS: Final = {
     ),
     "request {1} of {0}: its answer is not there": (
         "SELECT scope, requests.id FROM requests JOIN sessions ON sessions.id = session_id "
-        "WHERE answer ~ '^[0-9]{1,18}$' AND NOT EXISTS (SELECT 1 FROM log WHERE "
+        "WHERE answer ~ '^[0-9]{1,18}$' AND NOT expired AND NOT EXISTS (SELECT 1 FROM log WHERE "
         "log.session_id = requests.session_id "
         "AND sequence = CASE WHEN answer ~ '^[0-9]{1,18}$' THEN answer::bigint END)"
     ),

@@ -269,15 +269,22 @@ def _from(
     """The statement that finds an agent's sessions from a place on, and its parameters."""
     values: dict[str, Any] = {"agent": agent_id, "rows": count}
     if failed:
-        tenant, created, session_id = place or (_LAST_TENANT, ALWAYS_MS, rows.LAST_ID)
+        tenant, created, session_id = _readable(place) or (_LAST_TENANT, ALWAYS_MS, rows.LAST_ID)
         return _WITH_FAILED, values | {
             "only": scope.tenant,
             "tenant": tenant,
             "created": created,
             "id": session_id,
         }
-    due, sequence, session_id = place or (-ALWAYS_MS, 0, rows.NO_ID)
+    due, sequence, session_id = _readable(place) or (-ALWAYS_MS, 0, rows.NO_ID)
     return _WAITING, values | {"due": due, "sequence": sequence, "id": session_id}
+
+
+def _readable(place: Place | None) -> Place | None:
+    """A place, whose id may be any text: it comes from a client's token."""
+    if place is None or rows.is_uuid(str(place[2])):
+        return place
+    return *place[:2], rows.NO_ID
 
 
 def _fill(

@@ -56,7 +56,7 @@ __all__ = [
     "session_of",
 ]
 
-_TYPES: Final = {
+TYPES: Final = {
     **dict.fromkeys(("id", "channel_id", "agent_id", "user_id", "session_id", "holder"), "uuid"),
     **dict.fromkeys(
         ("timeout_minutes", "max_duration_minutes", "warning_threshold_minutes", "retention_minutes"),
@@ -109,7 +109,7 @@ def item_values(columns: Sequence[str], texts: Iterable[str] = ()) -> str:
 def item_value(columns: Sequence[str], column: str, is_text: bool = False) -> str:
     """One of them."""
     value = f"(item ->> {columns.index(column)})"
-    return value if is_text or column not in _TYPES else f"{value}::{_TYPES[column]}"
+    return value if is_text or column not in TYPES else f"{value}::{TYPES[column]}"
 
 
 def packed(items: Iterable[Sequence[Any]]) -> Iterator[str]:
@@ -131,22 +131,26 @@ def packed(items: Iterable[Sequence[Any]]) -> Iterator[str]:
 
 def new_session_row(session: Session) -> Row:
     """The values of NEW_SESSION."""
-    return *session_row(session), *_purge_times(session)
+    return *session_row(session), *_purge_times_of(session)
 
 
 def changed_session_row(session: Session, *, is_nearer: bool) -> Row:
     """The values of CHANGED_SESSION. Where the deadline is not nearer, the stored one may stay."""
     *changing, session_id = session_changing_row(session)
-    return *changing, *_purge_times(session), session_id, is_nearer, due_at_ms(session)
+    return *changing, *_purge_times_of(session), session_id, is_nearer, due_at_ms(session)
 
 
-def _purge_times(session: Session) -> tuple[int | None, int | None]:
+def _purge_times_of(session: Session) -> tuple[int | None, int | None]:
+    return purge_times(session.expiry_logged, session.expires_at_ms, session.retention_ms)
+
+
+def purge_times(
+    expiry_logged: bool, expires_at_ms: int, retention_ms: int | None
+) -> tuple[int | None, int | None]:
     """The expiry, once it is in the log; or the end of the session's own retention, where it has one."""
-    if not session.expiry_logged:
+    if not expiry_logged:
         return None, None
-    if session.retention_ms is None:
-        return session.expires_at_ms, None
-    return None, session.expires_at_ms + session.retention_ms
+    return (expires_at_ms, None) if retention_ms is None else (None, expires_at_ms + retention_ms)
 
 
 def new_entry_row(entry: Entry) -> Row:

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 import psycopg
 import structlog
 
+from server.store.copying import UNFINISHED
 from server.store.postgres.place import OLDEST_SERVER, Place
 from server.store.values import StoreOpenError
 
@@ -26,7 +27,11 @@ _IS_OURS: Final = (
     "WHERE schemaname = current_schema())"
 )
 _LOCK: Final = "SELECT version, cleared FROM schema_version FOR UPDATE"
+_IS_LOCKED: Final = "SELECT NOT EXISTS (SELECT 1 FROM schema_version FOR UPDATE SKIP LOCKED)"
 _READ: Final = "SELECT version FROM schema_version"
+COPY_TABLE: Final = "store_copy"
+"""The table that a copy has until it is finished."""
+_HAS_NOTE: Final = f"SELECT to_regclass('{COPY_TABLE}') IS NOT NULL"
 # By the server's own time, as `replicas` says it.
 _OLDER_RUNS: Final = (
     "SELECT EXISTS (SELECT 1 FROM replicas WHERE schema_version < %s "
@@ -48,8 +53,9 @@ def schema_version() -> int:
     return max(_migrations())
 
 
-def prepare(place: Place) -> None:
-    """Makes the store's tables where they are missing, and migrates them.
+def prepare(place: Place, *, is_copying: bool = False) -> None:
+    """Makes the store's tables where they are missing, and migrates them. Only whoever is copying may open a
+    copy that is not finished.
 
     Raises StoreOpenError, saying why.
     """
@@ -57,7 +63,7 @@ def prepare(place: Place) -> None:
         with place.connect_now("migrations") as link:
             _check_server(place, link)
             _make(place, link)
-            _migrate(place, link)
+            _migrate(place, link, is_copying=is_copying)
     except psycopg.Error as error:
         raise unusable(place, error) from error
 
@@ -72,13 +78,23 @@ def stored_schema(place: Place) -> int:
         raise unusable(place, error) from error
 
 
-def require_known(place: Place, link: Connection) -> int:
-    """The schema of the store. Raises StoreOpenError where there is no store, or a newer one."""
-    ((is_ours, _),) = link.execute(_IS_OURS).fetchall()
-    if not is_ours:
+def has_store(link: Connection) -> bool:
+    """Whether the tables of a store are there. Raises psycopg.Error."""
+    return bool(link.execute(_IS_OURS).fetchall()[0][0])
+
+
+def require_known(place: Place, link: Connection, *, is_copying: bool = False) -> int:
+    """The schema of the store.
+
+    Raises StoreOpenError where there is no store, a newer one, or a copy that is not finished, unless it is
+    opened to copy.
+    """
+    if not has_store(link):
         raise StoreOpenError(f"{place} holds no store")
     ((version,),) = link.execute(_READ).fetchall()
     _check_version(place, version)
+    if not is_copying:
+        _require_whole(place, link)
     return int(version)
 
 
@@ -120,7 +136,13 @@ def _make(place: Place, link: Connection) -> None:
             return
 
 
-def _migrate(place: Place, link: Connection) -> None:
+def _require_whole(place: Place, link: Connection) -> None:
+    """Raises StoreOpenError for a copy that is not finished."""
+    if link.execute(_HAS_NOTE).fetchall()[0][0]:
+        raise StoreOpenError(UNFINISHED.format(place))
+
+
+def _migrate(place: Place, link: Connection, *, is_copying: bool) -> None:
     """Each step in a transaction of its own, under the lock of the version; another server waits for it."""
     migrations = _migrations()
     while True:
@@ -128,8 +150,12 @@ def _migrate(place: Place, link: Connection) -> None:
             # A migration may take longer than a statement of the service.
             link.execute("SET LOCAL statement_timeout = 0")
             link.execute("SET LOCAL lock_timeout = 0")
+            if link.execute(_IS_LOCKED).fetchall()[0][0]:
+                log.info("waits for whoever migrates or copies the store")
             ((version, cleared),) = link.execute(_LOCK).fetchall()
             _check_version(place, version)
+            if not is_copying:
+                _require_whole(place, link)
             if version < max(migrations):
                 link.execute(migrations[version + 1][0].encode())
                 link.execute("UPDATE schema_version SET version = version + 1")

@@ -1,12 +1,15 @@
 """What the commands do with a PostgreSQL store."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
 import psycopg
 
+from server.store.copying import CopySource, CopyTarget
 from server.store.postgres.check import problems, summary
+from server.store.postgres.copying import open_source, open_target
 from server.store.postgres.place import Place
 from server.store.postgres.schema import prepare, require_known, schema_version, stored_schema, unusable
 from server.store.tools import Progress, StoreTools
@@ -54,3 +57,9 @@ class PostgresTools(StoreTools):
 
     def restore(self, source: Path, progress: Progress) -> None:
         raise CopyError(_COPIES)
+
+    def copy_source(self) -> AbstractContextManager[CopySource]:
+        return open_source(self._place)
+
+    def copy_target(self) -> AbstractContextManager[CopyTarget]:
+        return open_target(self._place)

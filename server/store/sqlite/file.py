@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 
 from server.domain.errors import ResourceExhaustedError, UnavailableError
+from server.store.copying import UNFINISHED
 from server.store.sqlite.damage import corrupt, reading_schema
 from server.store.sqlite.rewrite import AUTO_VACUUM, BUSY_TIMEOUT_S, rewrite
 from server.store.values import Sizes, StoreDamagedError, StoreOpenError
@@ -22,8 +23,12 @@ from server.store.values import Sizes, StoreDamagedError, StoreOpenError
 APPLICATION_ID: Final = 0x656C7A61
 """Marks a file as ours: "elza" in ASCII."""
 
+COPY_TABLE: Final = "store_copy"
+"""The table that a copy has until it is finished."""
+
 _MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 100
+_NOTE_COLUMNS = f"PRAGMA table_info({COPY_TABLE})"
 _APPLICATION_ID = slice(68, 72)
 
 _CACHE_KIB = 32_768
@@ -109,9 +114,9 @@ def measure(path: Path) -> Sizes:
     return Sizes(path.stat().st_size, wal_bytes, disk.free, disk.total)
 
 
-def prepare(path: Path) -> FileLock:
+def prepare(path: Path, *, is_copying: bool = False) -> FileLock:
     """Makes the file and its last directory where they are missing, locks it, checks that it is sound and
-    ours, and migrates it.
+    ours, and migrates it. Only whoever is copying may open a copy that is not finished.
 
     Raises StoreOpenError, saying why; the file is then as it was.
     """
@@ -124,7 +129,7 @@ def prepare(path: Path) -> FileLock:
             check_header(path)
             with closing(connect(path)) as connection:
                 check_sound(connection)
-                migrate(path, connection)
+                migrate(path, connection, is_copying=is_copying)
                 rewrite(path, connection)
                 # Waits for the last write of a process that has lost its lock: in each write it looks whether
                 # it has it.
@@ -220,7 +225,7 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[sqlite3.Connection]:
+def reading(path: Path, *, is_copying: bool = False) -> Iterator[sqlite3.Connection]:
     """A connection that reads a store as it is, also while it is served.
 
     Raises StoreOpenError, OSError or sqlite3.Error.
@@ -231,7 +236,7 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
     check_header(path)
     with closing(_connect_reading(path)) as connection:
         with reading_schema():
-            check_version(path, connection)
+            check_version(path, connection, is_copying=is_copying)
         yield connection
 
 
@@ -303,23 +308,30 @@ def _damaged(path: Path, problem: str) -> StoreDamagedError:
     )
 
 
-def check_version(path: Path, connection: sqlite3.Connection) -> int:
-    """The schema of the file. Raises StoreOpenError for one that is newer than this version knows."""
+def check_version(path: Path, connection: sqlite3.Connection, *, is_copying: bool = False) -> int:
+    """The schema of the file.
+
+    Raises StoreOpenError for one that is newer than this version knows, and for a copy that is not finished,
+    unless it is opened to copy.
+    """
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > schema_version():
         raise StoreOpenError(
             f"{path} was written by a newer version (schema {version}, this one knows {schema_version()}): "
             "upgrade"
         )
+    is_whole = is_copying or not connection.execute(_NOTE_COLUMNS).fetchall()
+    if not is_whole:
+        raise StoreOpenError(UNFINISHED.format(path))
     return version
 
 
-def migrate(path: Path, connection: sqlite3.Connection) -> None:
+def migrate(path: Path, connection: sqlite3.Connection, *, is_copying: bool = False) -> None:
     """Brings the file to the schema of this version.
 
     Raises StoreOpenError, sqlite3.Error; a migration that fails changes nothing.
     """
-    version = check_version(path, connection)
+    version = check_version(path, connection, is_copying=is_copying)
     migrations = _migrations()
     if version == 0:
         # Both in one commit: a file with the one alone is nobody's.

@@ -50,9 +50,11 @@ _NEXT_OF_SESSION: Final = {
     )
 }
 _SESSION: Final = "id, tenant, user_id, expires_at_ms"
+# A place has the session's id, because PostgreSQL goes by that, and a copy may go on there.
 _WAITING: Final = (
-    f"SELECT head_due_ms, head_sequence, rowid, {_SESSION} FROM sessions INDEXED BY sessions_by_head WHERE "
-    "agent_id = ? AND head_due_ms IS NOT NULL AND (head_due_ms, head_sequence, rowid) >= (?, ?, ?) "
+    f"SELECT head_due_ms, head_sequence, id, {_SESSION} FROM sessions INDEXED BY sessions_by_head WHERE "
+    "agent_id = ? AND head_due_ms IS NOT NULL AND (head_due_ms, head_sequence, rowid) >= "
+    "(?, ?, coalesce((SELECT rowid FROM sessions WHERE id = ?), 0)) "
     "ORDER BY head_due_ms, head_sequence, rowid"
 )
 _WITH_FAILED: Final = {
@@ -196,7 +198,7 @@ def _select_waiting(
     connection: sqlite3.Connection, agent_id: str, scope: Scope, place: Place | None
 ) -> sqlite3.Cursor:
     """The sessions of an agent with open deliveries, from a place on."""
-    return connection.execute(_WAITING, (agent_id, *(place or (-ALWAYS_MS, 0, 0))))
+    return connection.execute(_WAITING, (agent_id, *(place or (-ALWAYS_MS, 0, ""))))
 
 
 def _select_failed(

@@ -3,13 +3,16 @@
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import structlog
 
+from server.store.copying import CopySource, CopyTarget
 from server.store.sqlite.check import problems, summary
 from server.store.sqlite.compact import compact
 from server.store.sqlite.copy import copy_store, reading_current, restore_store, stored_schema
+from server.store.sqlite.copying import open_source, open_target
 from server.store.sqlite.file import explaining, prepare, schema_version
 from server.store.sqlite.runs import Kind, write_run
 from server.store.tools import Progress, StoreTools
@@ -66,6 +69,12 @@ class SqliteTools(StoreTools):
 
     def restore(self, source: Path, progress: Progress) -> None:
         restore_store(source, self._path, progress)
+
+    def copy_source(self) -> AbstractContextManager[CopySource]:
+        return open_source(self._path)
+
+    def copy_target(self) -> AbstractContextManager[CopyTarget]:
+        return open_target(self._path)
 
     def _note(self, kind: Kind, *, is_good: bool, detail: str) -> None:
         """Notes how a command has ended, for the service to tell. What it has done is done without a note."""
