@@ -17,6 +17,7 @@ import structlog
 
 from tests.campaigns.failover.cuts import cut_in_every_phase
 from tests.campaigns.failover.failovers import fail_over_at_random
+from tests.campaigns.failover.queue import QueueReport, hold_vacuum_up
 from tests.campaigns.failover.service_load import Report
 from tests.campaigns.failover.standby import send_standby_away
 from tests.campaigns.failover.store_load import hold_for, new_server, restart_at_random
@@ -53,12 +54,21 @@ def standby(asked: argparse.Namespace) -> Tally:
     return asyncio.run(send_standby_away(asked.count, asked.seed, is_synchronous=not asked.asynchronous))
 
 
-CAMPAIGNS: dict[Callable[[argparse.Namespace], Tally | Report], dict[str, tuple[type, float, str]]] = {
+def queue(asked: argparse.Namespace) -> QueueReport:
+    """Deliveries are claimed while dead rows cannot be removed."""
+    with new_server() as (server, target):
+        return asyncio.run(hold_vacuum_up(server, target, asked.minutes))
+
+
+CAMPAIGNS: dict[
+    Callable[[argparse.Namespace], Tally | Report | QueueReport], dict[str, tuple[type, float, str]]
+] = {
     cuts: {"count": (int, 1000, "how many connections")},
     restarts: {"count": (int, 20, "how often")},
     held: {"seconds": (float, 30.0, "for how long")},
     failovers: {"failovers": (int, 10, "how often")},
     standby: {"count": (int, 10, "how often")},
+    queue: {"minutes": (float, 10.0, "for how long")},
 }
 """Each with its numbers: their kind, what they are unless given, and what they mean."""
 
