@@ -17,6 +17,7 @@ import structlog
 
 from tests.campaigns.failover.cuts import cut_in_every_phase
 from tests.campaigns.failover.failovers import fail_over_at_random
+from tests.campaigns.failover.patroni import kill_primaries
 from tests.campaigns.failover.queue import QueueReport, hold_vacuum_up
 from tests.campaigns.failover.service_load import Report
 from tests.campaigns.failover.standby import send_standby_away
@@ -49,6 +50,11 @@ def failovers(asked: argparse.Namespace) -> Report:
     )
 
 
+def patroni(asked: argparse.Namespace) -> Report:
+    """Patroni and etcd decide who is the primary; its node is killed."""
+    return asyncio.run(kill_primaries(asked.kills, asked.seed))
+
+
 def standby(asked: argparse.Namespace) -> Tally:
     """The standby goes; commits that wait for it are cancelled; it comes back, or is promoted."""
     return asyncio.run(send_standby_away(asked.count, asked.seed, is_synchronous=not asked.asynchronous))
@@ -67,6 +73,7 @@ CAMPAIGNS: dict[
     restarts: {"count": (int, 20, "how often")},
     held: {"seconds": (float, 30.0, "for how long")},
     failovers: {"failovers": (int, 10, "how often")},
+    patroni: {"kills": (int, 2, "how often")},
     standby: {"count": (int, 10, "how often")},
     queue: {"minutes": (float, 10.0, "for how long")},
 }

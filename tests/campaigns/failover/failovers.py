@@ -14,11 +14,14 @@ LONGEST_LAG_SECONDS = 0.5
 
 
 async def fail_over_at_random(
-    times: int, seed: int, *, is_synchronous: bool = True, senders: int = 6
+    times: int, seed: int, *, is_synchronous: bool = True, senders: int = 6, **settings: str
 ) -> Report:
-    """Kills the primary so often. Where commits do not wait for the standby, that loses something."""
+    """Kills the primary so often. Where commits do not wait for the standby, that loses something.
+
+    `settings`: of both servers of the database.
+    """
     choose = random.Random(seed)
-    pair = await asyncio.to_thread(lambda: Pair(is_synchronous=is_synchronous))
+    pair = await asyncio.to_thread(lambda: Pair(is_synchronous=is_synchronous, **settings))
 
     async def trouble(load: ServiceLoad) -> None:
         for _ in range(times):

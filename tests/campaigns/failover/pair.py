@@ -88,21 +88,21 @@ def make_copy(primary: PostgresServer, directory: Path, name: str) -> None:
 class Pair:
     """Both nodes. `primary` and `standby` change places with each failover.
 
-    `is_synchronous`: whether commits wait for the standby.
+    `is_synchronous`: whether commits wait for the standby. `settings`: of both servers, besides.
     """
 
-    def __init__(self, *, is_synchronous: bool = True) -> None:
+    def __init__(self, *, is_synchronous: bool = True, **settings: str) -> None:
         self._root = Path(tempfile.mkdtemp(prefix="eliza-pair-"))
         names = ("one", "two")
         waits_for = names[::-1] if is_synchronous else ("", "")
-        settings = [{"synchronous_standby_names": name} for name in waits_for]
+        own = [{"synchronous_standby_names": name} for name in waits_for]
         # Nobody waits for the second node before it is there.
-        self.primary = Node(names[0], self._root / names[0])
+        self.primary = Node(names[0], self._root / names[0], **settings)
         make_copy(self.primary, self._root / names[1], names[1])
-        self.standby = Node(names[1], self._root / names[1], **settings[1])
+        self.standby = Node(names[1], self._root / names[1], **settings, **own[1])
         self.ports = self.primary.port, self.standby.port
         self.primary.stop()
-        self.primary.require(settings[0])
+        self.primary.require(own[0])
         self.primary.start()
         self._is_synchronous = is_synchronous
         self.until_together()

@@ -26,27 +26,30 @@ _WAITING = "FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 
 
 async def send_standby_away(
-    times: int, seed: int, *, is_synchronous: bool = True, longest_seconds: float = LONGEST_SECONDS
+    times: int,
+    seed: int,
+    *,
+    is_synchronous: bool = True,
+    longest_seconds: float = LONGEST_SECONDS,
+    **settings: str,
 ) -> Tally:
     """Has the standby go so often. Every second time it is promoted when it comes back.
 
-    Where commits do not wait for it, that loses something.
+    Where commits do not wait for it, that loses something. `settings`: of both servers of the database.
     """
     choose = random.Random(seed)
-    pair = await asyncio.to_thread(lambda: Pair(is_synchronous=is_synchronous))
+    pair = await asyncio.to_thread(lambda: Pair(is_synchronous=is_synchronous, **settings))
 
     async def away(load: Load) -> None:
-        """What happens while the standby is away."""
-        end_s = time.monotonic() + choose.uniform(0.5, longest_seconds)
+        """What happens while the standby is away: at first some commits are cancelled."""
+        end_s, how = time.monotonic() + choose.uniform(0.5, longest_seconds), "pg_cancel_backend"
         if is_synchronous:
             await eventually(lambda: pair.primary.execute(f"SELECT 1 {_WAITING}"))
         while time.monotonic() < end_s:
-            how = choose.choice(["pg_cancel_backend", "pg_terminate_backend"])
-            ended = await asyncio.to_thread(
-                pair.primary.execute, f"SELECT {how}(pid) {_WAITING} ORDER BY random() LIMIT 1"
-            )
+            ended = await asyncio.to_thread(pair.primary.execute, f"SELECT {how}(pid) {_WAITING}")
             load.tally.troubles[f"{how} of a COMMIT"] += len(ended)
-            await asyncio.sleep(choose.random() * 0.5)
+            await asyncio.sleep(choose.uniform(0.2, 0.5))
+            how = choose.choice(["pg_cancel_backend", "pg_terminate_backend"])
 
     async def trouble(load: Load, _: list[CuttingProxy]) -> None:
         for number in range(times):
