@@ -146,6 +146,8 @@ class Pair:
         finally:
             killed_s = time.monotonic()
             with suppress(psutil.NoSuchProcess):
+                # It ends before it reads what the network has for it still.
+                receiver.terminate()
                 receiver.resume()
         self.change_places()
         return killed_s
