@@ -16,6 +16,8 @@ class Verdict(Enum):
     """The connection ends, and they do not arrive."""
     PASS_AND_CUT = "pass and cut"
     """They arrive, and then the connection ends."""
+    PASS_HALF_AND_CUT = "pass half and cut"
+    """The first half arrives, and then the connection ends."""
 
 
 Rule = Callable[[bytes, bool], Verdict]
@@ -35,6 +37,8 @@ class CuttingProxy:
         self._flows.set()
         self._writers: set[asyncio.StreamWriter] = set()
         self.rule: Rule = let_pass
+        # Makes a rule of its own for each connection, which may then know what has passed on it.
+        self.make_rule: Callable[[], Rule] | None = None
         self.cuts = 0
         self.port = 0
 
@@ -46,8 +50,7 @@ class CuttingProxy:
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
         self.release()
-        for writer in list(self._writers):
-            writer.close()
+        self.cut_all()
         await self.until_idle()
 
     def hold(self) -> None:
@@ -57,6 +60,11 @@ class CuttingProxy:
     def release(self) -> None:
         """Lets through what was held, and what comes."""
         self._flows.set()
+
+    def cut_all(self) -> None:
+        """Ends the connections that are open."""
+        for writer in list(self._writers):
+            writer.close()
 
     async def until_idle(self) -> None:
         """Waits until no connection is open."""
@@ -77,9 +85,10 @@ class CuttingProxy:
         client: tuple[asyncio.StreamReader, asyncio.StreamWriter],
         server: tuple[asyncio.StreamReader, asyncio.StreamWriter],
     ) -> None:
+        rule = self.make_rule() if self.make_rule else lambda *told: self.rule(*told)
         ways = [
-            asyncio.create_task(self._carry(client[0], server[1], is_clients=True)),
-            asyncio.create_task(self._carry(server[0], client[1], is_clients=False)),
+            asyncio.create_task(self._carry(client[0], server[1], rule, is_clients=True)),
+            asyncio.create_task(self._carry(server[0], client[1], rule, is_clients=False)),
         ]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -90,14 +99,15 @@ class CuttingProxy:
             server[1].close()
 
     async def _carry(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_clients: bool
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, rule: Rule, *, is_clients: bool
     ) -> None:
         with suppress(OSError):
             while data := await reader.read(65536):
                 await self._flows.wait()
-                verdict = self.rule(data, is_clients)
+                verdict = rule(data, is_clients)
                 if verdict is not Verdict.CUT:
-                    writer.write(data)
+                    is_half = verdict is Verdict.PASS_HALF_AND_CUT
+                    writer.write(data[: len(data) // 2] if is_half else data)
                     await writer.drain()
                 if verdict is not Verdict.PASS:
                     self.cuts += 1

@@ -5,6 +5,7 @@ session, passing over those that somebody else has locked; then the delivery is 
 changes nothing in the session's row.
 """
 
+import asyncio
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from server.store.batch import ApplyToDelivery, Batch, Claimed, Loaded
 from server.store.contract import PAGE_BYTES, PUT_OFF_MS, Deliveries, LeaseRule
 from server.store.pages import text_size
 from server.store.postgres import rows
+from server.store.postgres.front import Front, oldest
 from server.store.postgres.group import Locked, write
 from server.store.postgres.lanes import Lanes
 from server.store.postgres.place import Link
@@ -38,7 +40,9 @@ from server.store.values import OpenDelivery
 _IS_FREE: Final = "agent_id = %(agent)s::uuid AND session_id <> ALL(%(held)s::uuid[])"
 # What this server had and has not any more is due at once.
 _DUE: Final = (
-    f"(SELECT session_id, sequence, head_due_ms FROM deliveries WHERE {_IS_FREE} AND head_due_ms <= %(due)s "
+    f"(SELECT session_id, sequence, head_due_ms FROM deliveries WHERE {_IS_FREE} "
+    "AND head_due_ms BETWEEN %(from)s AND %(due)s ORDER BY head_due_ms, sequence LIMIT %(rows)s) UNION ALL "
+    f"(SELECT session_id, sequence, 0 FROM deliveries WHERE {_IS_FREE} AND head_due_ms <= 0 "
     "ORDER BY head_due_ms, sequence LIMIT %(rows)s) UNION ALL "
     f"(SELECT session_id, sequence, 0 FROM deliveries WHERE holder = %(me)s::uuid AND {_IS_FREE} "
     "LIMIT %(rows)s)"
@@ -62,9 +66,11 @@ _READ_DUE: Final = (
 _CLAIM: Final = (
     "SELECT sessions.id, sequence FROM deliveries JOIN sessions ON sessions.id = session_id "
     "WHERE deliveries.agent_id = %(agent)s::uuid AND session_id <> ALL(%(held)s::uuid[]) "
-    "AND head_due_ms <= %(due)s ORDER BY head_due_ms, sequence LIMIT %(rows)s "
+    "AND head_due_ms BETWEEN %(from)s AND %(due)s ORDER BY head_due_ms, sequence LIMIT %(rows)s "
     "FOR UPDATE OF sessions SKIP LOCKED"
 )
+_AT_ONCE: Final = {"from": 0, "due": 0}
+"""What a claim of those asks for that are due whatever the time."""
 _CLAIM_LOST: Final = (
     "SELECT sessions.id, sequence FROM deliveries JOIN sessions ON sessions.id = session_id "
     "WHERE holder = %(me)s::uuid AND deliveries.agent_id = %(agent)s::uuid "
@@ -80,8 +86,9 @@ _READ_CLAIMED: Final = (
     "ORDER BY since_ms, due.sequence, due.session_id"
 )
 _NEXT: Final = (
-    f"SELECT head_due_ms FROM deliveries WHERE {_IS_FREE} AND head_due_ms IS NOT NULL "
-    "ORDER BY head_due_ms LIMIT 1"
+    f"(SELECT head_due_ms FROM deliveries WHERE {_IS_FREE} AND head_due_ms <= 0 LIMIT 1) UNION ALL "
+    f"(SELECT head_due_ms FROM deliveries WHERE {_IS_FREE} AND head_due_ms >= %(from)s "
+    "ORDER BY head_due_ms LIMIT 1) ORDER BY head_due_ms LIMIT 1"
 )
 _HAS_LOST: Final = f"SELECT 1 FROM deliveries WHERE holder = %(me)s::uuid AND {_IS_FREE} LIMIT 1"
 _COUNT_OPEN: Final = f"SELECT agent_id, count(*) FROM deliveries WHERE state IN {rows.OPEN} GROUP BY agent_id"
@@ -114,9 +121,10 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class _Leased(Claimed):
-    """What was leased, or has failed because its attempts are used up."""
+    """What was leased, or has failed because its attempts are used up. `first`: the row of the first one."""
 
     found: Sequence[OpenDelivery]
+    first: list[rows.Row]
 
 
 @dataclass(frozen=True)
@@ -144,6 +152,7 @@ class PostgresDeliveries(Reading, Deliveries):
 
     replica_id: str
     _lanes: Lanes
+    _fronts: dict[str, Front]
 
     async def apply_delivery(
         self, session_id: str, sequence: int, rule: DeliveryRule, *, scope: Scope
@@ -160,22 +169,33 @@ class PostgresDeliveries(Reading, Deliveries):
     ) -> list[OpenDelivery]:
         if not rows.is_uuid(agent_id):
             return []
-        values = {**self._claim(agent_id, held), "due": due_ms, "rows": limit, "most_bytes": PAGE_BYTES}
+        front = self._fronts.setdefault(agent_id, Front())
+        values = {
+            **self._claim(agent_id, held),
+            "from": front.begin("lease"),
+            "due": due_ms,
+            "rows": limit,
+            "most_bytes": PAGE_BYTES,
+        }
         if rule is None:
-            found = await self._read(_READ_DUE, values)
+            found, first = await asyncio.gather(self._read(_READ_DUE, values), self._read(*oldest(values)))
+            front.note(first)
             return _within_page([_open_delivery_of(row) for row in found])
 
         async def work(link: Link, now_ms: int) -> _Leased:
             return await lease(link, now_ms, values, rule, self.replica_id, self._lanes.first.number)
 
-        return list((await self._lanes.first.run(work)).found)
+        leased = await self._lanes.first.run(work)
+        front.note(leased.first)
+        return list(leased.found)
 
     async def next_delivery_ms(self, agent_id: str, held: Collection[str] = ()) -> int | None:
         if not rows.is_uuid(agent_id):
             # Nothing is asked, but a store that is closed says so.
             self._lane()
             return None
-        values = self._claim(agent_id, held)
+        front = self._fronts.setdefault(agent_id, Front())
+        values = {**self._claim(agent_id, held), "from": front.begin("next")}
         if await self._read(_HAS_LOST, values):
             return 0
         found = await self._read(_NEXT, values)
@@ -198,10 +218,12 @@ async def lease(
     """Claims what is due in a transaction that has begun, applies the rule to it. Raises psycopg.Error."""
     async with link.pipeline():
         due = await link.execute(_CLAIM, values)
+        at_once = await link.execute(_CLAIM, {**values, **_AT_ONCE})
         lost = await link.execute(_CLAIM_LOST, values)
-    claimed = [*await lost.fetchall(), *await due.fetchall()][: values["rows"]]
+        first = await (await link.execute(*oldest(values))).fetchall()
+    claimed = [*await lost.fetchall(), *await at_once.fetchall(), *await due.fetchall()][: values["rows"]]
     if not claimed:
-        return _Leased(0, [], [])
+        return _Leased(0, [], [], first)
     again = {
         **values,
         "ids": [row[0] for row in claimed],
@@ -241,7 +263,7 @@ async def lease(
         and result.delivery
         and result.delivery.state is not DeliveryState.PENDING
     ]
-    return _Leased(len(claimed), outcomes, taken)
+    return _Leased(len(claimed), outcomes, taken, first)
 
 
 async def give_back(link: Link) -> int:

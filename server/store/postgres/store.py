@@ -70,6 +70,7 @@ class PostgresStore(PostgresInspection, PostgresMessages, PostgresAgents, Postgr
         super().__init__(place)
         self.replica_id = replica_id
         self._slot = slot
+        self._fronts = {}
         self._schema = schema_version()
         self._time = time
         self._hint_listeners: list[HintListener] = [self._on_hint]

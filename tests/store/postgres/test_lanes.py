@@ -176,6 +176,8 @@ class TestStandbyIsAway:
         self.database = database.rsplit("/", 1)[1]
         self.server.execute(f"ALTER DATABASE {self.database} SET synchronous_commit = 'on'")
         store = await open_store(database, answer_s=1.0, wait_s=0.5)
+        # It looks once it hears of others: a commit that no test means.
+        await eventually(lambda: store._looking and store._looking.done())
         yield store
         self.let_go()
         await store.close()
@@ -199,21 +201,39 @@ class TestStandbyIsAway:
         request = RequestKey(f"session:{one.id}", "r", "c")
         return asyncio.create_task(store.apply(one.id, say("hi"), request, scope=EVERYTHING))
 
-    async def test_a_commit_that_was_cancelled_is_not_taken_for_one_that_lasts(
-        self, store: PostgresStore
+    @pytest.mark.parametrize("ends", ["pg_cancel_backend", "pg_terminate_backend"])
+    async def test_a_commit_that_an_operator_ends_is_not_taken_for_one_that_lasts(
+        self, store: PostgresStore, ends: str
     ) -> None:
         one = session()
         await put(store, one)
         self.go_away()
         task = await self.sent(store, one)
         first = (await eventually(self.waiting))[0]
-        self.server.execute(f"SELECT pg_cancel_backend({first})")
+        self.server.execute(f"SELECT {ends}({first})")
         # It is found out by a transaction of its own, which waits for the standby like any other.
         await eventually(lambda: [pid for pid in self.waiting() if pid != first] or task.done())
         assert not task.done()
         self.let_go()
         outcome = await task
         assert outcome.entry.sequence == 1
+        assert contents(await history(store, one)) == ["hi"]
+
+    async def test_a_caller_who_gives_up_has_no_commit_cancelled(self, store: PostgresStore) -> None:
+        """The driver would have the server cancel what its task waits for."""
+        one = session()
+        await put(store, one)
+        self.go_away()
+        task = await self.sent(store, one)
+        waiting = await eventually(self.waiting)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        # Nothing else is under way on this database that the server could be asked to cancel.
+        assert self.waiting() == waiting
+        self.let_go()
+        outcome = await (await self.sent(store, one))
+        assert outcome.replayed
         assert contents(await history(store, one)) == ["hi"]
 
     async def test_a_commit_that_waits_is_in_doubt_and_the_same_request_finds_out(
