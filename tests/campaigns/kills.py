@@ -39,7 +39,7 @@ others use the machine, too.
 """
 
 
-class _Patient(Serve):
+class Patient(Serve):
     """A service that is waited for, however busy the machine is."""
 
     def _ready_line(self) -> str:
@@ -120,7 +120,7 @@ class Fleet:
         """Starts what is not running."""
         if self.server is None:
             arguments = ["--no-rest"] if self.apart else []
-            self.server = _Patient(self.directory, *arguments, fresh=True, **self._settings())
+            self.server = Patient(self.directory, *arguments, fresh=True, **self._settings())
         if self.apart and self.facade is None:
             self.facade = Facade(self.directory, self.grpc, self.rest)
 
@@ -208,7 +208,7 @@ async def campaign(
     rounds = ["kill"] * kills + ["term"] * terms
     choose.shuffle(rounds)
     await asyncio.to_thread(fleet.start)
-    traffic = Traffic(fleet.grpc, fleet.rest, seed, senders=senders)
+    traffic = Traffic([fleet.grpc], [fleet.rest], seed, senders=senders)
     ended_ms: dict[str, int] = {}
     try:
         await traffic.begin()
@@ -246,9 +246,7 @@ async def campaign(
                 )
         await traffic.all_kinds(BACK_SECONDS)
         await traffic.stop(BACK_SECONDS)
-        found = await traffic.check(ended_ms)
-        for name, lines in vars(found).items():
-            getattr(report.findings, name).extend(lines)
+        report.findings.add(await traffic.check(ended_ms))
         report.acknowledged, report.attempts = traffic.model.acknowledged, traffic.attempts
         report.resumed = sum(watcher.resumed for watcher in traffic.watchers)
         status, _ = await asyncio.to_thread(fleet.stop)
