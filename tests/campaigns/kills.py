@@ -28,7 +28,8 @@ from pathlib import Path
 import uvloop
 
 from server.store.sqlite.check import problems, summary
-from tests.campaigns.traffic.callers import Traffic, now_ms
+from tests.campaigns.traffic.callers import Traffic
+from tests.campaigns.traffic.calling import now_ms
 from tests.campaigns.traffic.model import Findings
 from tests.support.service import Serve, environment
 

@@ -4,8 +4,11 @@ and a webhook. Now and then they are slow, so that at each kill something is und
 
 import asyncio
 import base64
+import itertools
 import random
-from collections.abc import Sequence
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import grpc
@@ -16,6 +19,8 @@ from eliza.sessions.v1 import agent_pb2, agent_service_pb2, agent_service_pb2_gr
 PAUSES_SECONDS: Final = (*[0.0] * 20, *[0.02] * 20, *[0.1] * 8, 0.5, 1.0, 2.0)
 """Before an answer."""
 RETRY_SECONDS: Final = 0.05
+AT_A_TIME_SECONDS: Final = 2.0
+"""Sooner no lease lapses, whatever becomes of its server."""
 SECRET: Final = "whsec_" + base64.b64encode(bytes(32)).decode()
 
 
@@ -115,10 +120,10 @@ def reply(said: "asyncio.Queue[agent_service_pb2.ConnectRequest]", delivery_id: 
 
 
 class Webhook:
-    """A webhook that repeats the message, plain. `given`: how often it was asked."""
+    """A webhook that repeats the message, plain. `asked`: when, by the delivery, on the monotonic clock."""
 
     def __init__(self, choose: random.Random) -> None:
-        self.given = 0
+        self.asked: dict[str, list[float]] = defaultdict(list)
         self._choose = choose
         self._server: asyncio.Server | None = None
 
@@ -141,7 +146,7 @@ class Webhook:
                     if line.lower().startswith(b"content-length:")
                 )
                 body = orjson.loads(await reader.readexactly(length))
-                self.given += 1
+                self.asked[body["data"]["deliveryId"]].append(time.monotonic())
                 await asyncio.sleep(self._choose.choice(PAUSES_SECONDS))
                 answer = orjson.dumps({"content": body["data"]["message"]["content"]})
                 writer.write(
@@ -153,3 +158,16 @@ class Webhook:
             return
         finally:
             writer.close()
+
+
+def asked_twice(asked: Mapping[str, Sequence[float]], disturbed_s: Sequence[float]) -> list[str]:
+    """The deliveries that a webhook was asked for by two servers at a time: again within AT_A_TIME_SECONDS,
+    while none was killed, ended, frozen or thawed.
+    """
+    return [
+        f"{delivery_id}: the webhook was asked again after {second_s - first_s:.3f} s"
+        for delivery_id, times in asked.items()
+        for first_s, second_s in itertools.pairwise(times)
+        if second_s - first_s < AT_A_TIME_SECONDS
+        and not any(first_s - AT_A_TIME_SECONDS < one <= second_s for one in disturbed_s)
+    ]

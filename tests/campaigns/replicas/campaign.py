@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.campaigns.kills import BACK_SECONDS, GRACE_SECONDS
-from tests.campaigns.replicas.agents import SECRET, Webhook, Worker, register
+from tests.campaigns.replicas.agents import SECRET, Webhook, Worker, asked_twice, register
 from tests.campaigns.replicas.fleet import LEASES_BACK_SECONDS, Fleet, Member
 from tests.campaigns.replicas.leases import Leases
 from tests.campaigns.replicas.mortals import Mortals
-from tests.campaigns.traffic.callers import Traffic, now_ms
+from tests.campaigns.traffic.callers import Traffic
+from tests.campaigns.traffic.calling import now_ms
 from tests.campaigns.traffic.model import Findings
 from tests.support.postgres import PostgresServer
 from tests.support.service import COMMAND, ECHO, environment
@@ -145,6 +146,8 @@ class Breaker:
         choose: random.Random,
     ) -> None:
         self.ended_ms: dict[str, int] = {}
+        # When a server was killed, ended, frozen or thawed, on the monotonic clock.
+        self.disturbed_s: list[float] = []
         self._fleet = fleet
         self._traffic = traffic
         self._leases = leases
@@ -167,6 +170,7 @@ class Breaker:
             self._traffic.phase = f"{how}-{number}"
             self._report.done[f"{'frozen' if how == 'freeze' else how}s".replace("frozens", "frozen")] += 1
             member.is_out = True
+            self.disturbed_s.append(time.monotonic())
             await getattr(self, f"_{how}")(member, self._traffic.phase)
             if show and number % 10 == 9:
                 print(
@@ -227,6 +231,7 @@ class Breaker:
 
     async def _thaw(self, member: Member, seconds: float) -> None:
         await asyncio.sleep(seconds)
+        self.disturbed_s.append(time.monotonic())
         self._fleet.thaw(member)
         member.is_out = False
 
@@ -282,9 +287,10 @@ async def _run(directory: Path, server: PostgresServer, seed: int, plan: Plan, *
         report.findings.add(await traffic.check(breaker.ended_ms))
         report.note_traffic(traffic)
         report.findings.other += leases.late(plan.leases_back_s)
+        report.findings.doubled += asked_twice(webhook.asked, breaker.disturbed_s)
         report.lines += [
             f"workers were given {sum(worker.given for worker in workers)} deliveries, "
-            f"the webhook {webhook.given}",
+            f"the webhook was asked {sum(map(len, webhook.asked.values()))} times for {len(webhook.asked)}",
             f"{len(mortals.all)} sessions ended by themselves: {mortals.lateness}",
             f"leases: {leases}",
         ]

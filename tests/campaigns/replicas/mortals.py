@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import psycopg
 
-from tests.campaigns.traffic.callers import Traffic, now_ms
+from tests.campaigns.traffic.callers import Traffic
+from tests.campaigns.traffic.calling import now_ms
 from tests.campaigns.traffic.clients import PAUSE_SECONDS, AgainError
 from tests.campaigns.traffic.model import Findings
 

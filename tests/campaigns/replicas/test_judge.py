@@ -9,6 +9,7 @@ import pytest
 
 from eliza.sessions import values
 from eliza.sessions.v1 import log_pb2, session_service_pb2
+from tests.campaigns.replicas.agents import asked_twice
 from tests.campaigns.replicas.campaign import Outage, Plan, Report
 from tests.campaigns.replicas.leases import Death, Leases
 from tests.campaigns.replicas.mortals import EXPIRED, WARNED, Mortal, judge
@@ -210,6 +211,16 @@ class TestLeases:
         (late,) = leases.late(15)
         assert "late were back after 15.5 s" in late
         assert str(leases) == "3 leases at 2 of 3 dead servers, back after 15.5 s at most"
+
+
+class TestTheWebhook:
+    def test_a_delivery_that_two_servers_have_at_a_time_is_found(self) -> None:
+        asked = {"once": [5.0], "at a time": [10.0, 10.1], "a lapsed lease": [20.0, 29.0]}
+        (twice,) = asked_twice(asked, [])
+        assert twice.startswith("at a time: the webhook was asked again after 0.1")
+        # Its server was killed just then.
+        assert asked_twice(asked, [9.5]) == []
+        assert len(asked_twice(asked, [12.0])) == 1
 
 
 class TestFigures:
