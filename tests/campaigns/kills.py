@@ -31,7 +31,7 @@ from server.store.sqlite.check import problems, summary
 from tests.campaigns.traffic.callers import Traffic
 from tests.campaigns.traffic.calling import now_ms
 from tests.campaigns.traffic.model import Findings
-from tests.support.service import Serve, environment
+from tests.support.service import Serve, start_command
 
 GRACE_SECONDS = 10
 BACK_SECONDS = 180
@@ -67,14 +67,15 @@ class _Interrupted(Serve):
 class Facade:
     """`eliza-sessions rest` beside its server."""
 
-    def __init__(self, directory: Path, server: str, address: str) -> None:
+    def __init__(self, directory: Path, server: str, address: str, *, fresh: bool = True) -> None:
+        """`fresh` see `start_command`."""
         with (directory / "serve.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "server.cli", "rest", "--server", server, "--rest-address", address],
-                stdout=subprocess.PIPE,
+            self.process = start_command(
+                ["rest", "--server", server, "--rest-address", address],
+                directory,
                 stderr=log,
-                cwd=directory,
-                env=environment(SHUTDOWN_GRACE_SECONDS=str(GRACE_SECONDS)),
+                fresh=fresh,
+                SHUTDOWN_GRACE_SECONDS=str(GRACE_SECONDS),
             )
         assert self.process.stdout is not None
         timer = threading.Timer(BACK_SECONDS, self.process.kill)

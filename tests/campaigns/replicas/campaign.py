@@ -33,6 +33,7 @@ SETTINGS: Final = {
     "AGENT_SECRET_HOOK": SECRET,
 }
 """Leases have their default, two minutes: nothing but the death of a server brings them back sooner."""
+_DONE: Final = {"kill": "kills", "end": "ends", "freeze": "freezes", "facade": "kills of a facade"}
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ class Breaker:
             await asyncio.sleep(self._choose.uniform(0.1, 1.5))
             member = await self._victim(self._fleet.facades if how == "facade" else self._fleet.servers)
             self._traffic.phase = f"{how}-{number}"
-            self._report.done[f"{'frozen' if how == 'freeze' else how}s".replace("frozens", "frozen")] += 1
+            self._report.done[_DONE[how]] += 1
             member.is_out = True
             self.disturbed_s.append(time.monotonic())
             await getattr(self, f"_{how}")(member, self._traffic.phase)

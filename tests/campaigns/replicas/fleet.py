@@ -15,6 +15,11 @@ from tests.campaigns.kills import GRACE_SECONDS, Patient, free_port
 from tests.campaigns.kills import Facade as FacadeProgram
 from tests.support.service import Serve
 
+_TRACEBACK: Final = re.compile(r"[^\n]*\nTraceback .*?\n(?=\S*\d\d:\d\d:\d\d|\Z)", re.DOTALL)
+"""With the line of the log before it, and up to the next one."""
+LEASES_BACK_SECONDS: Final = 15.0
+"""How long a delivery is held at most by a server that is dead."""
+
 
 @dataclass(eq=False)
 class Member:
@@ -89,7 +94,9 @@ class Fleet:
         directory = self.directory / member.name
         directory.mkdir(exist_ok=True)
         if member.is_facade:
-            member.program = await asyncio.to_thread(FacadeProgram, directory, member.grpc, member.rest)
+            member.program = await asyncio.to_thread(
+                FacadeProgram, directory, member.grpc, member.rest, fresh=False
+            )
             return
         async with self._starting:
             member.program = await asyncio.to_thread(
@@ -161,9 +168,3 @@ class Fleet:
     def _replicas(self) -> list[str]:
         with psycopg.connect(self.url) as link:
             return [str(row[0]) for row in link.execute("SELECT id FROM replicas")]
-
-
-_TRACEBACK: Final = re.compile(r"[^\n]*\nTraceback .*?\n(?=\S*\d\d:\d\d:\d\d|\Z)", re.DOTALL)
-"""With the line of the log before it, and up to the next one."""
-LEASES_BACK_SECONDS: Final = 15.0
-"""How long a delivery is held at most by a server that is dead."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.campaigns.traffic.calling import Calling
 from tests.campaigns.traffic.check import Check
+from tests.campaigns.traffic.clients import PAUSE_SECONDS
 from tests.campaigns.traffic.grpc_client import GrpcClient
 from tests.campaigns.traffic.model import Findings
 from tests.campaigns.traffic.rest_client import RestClient
@@ -81,7 +82,9 @@ class Traffic(Calling):
                 callers.append(self.send_on(client, chats[n % len(chats)], f"{kind}-{n}"))
         for n, session_id in enumerate((*chats, *kept)):
             for client in self._watching(n, grpc_client):
-                self.watchers.append(Watcher(client, session_id))
+                # Those that stay at a server that is away ask for it all the time.
+                pause_s = PAUSE_SECONDS if len(self._grpc) == 1 or isinstance(client, Roaming) else 0.3
+                self.watchers.append(Watcher(client, session_id, pause_s))
         for kind, keeper, beater in zip(("gRPC", "REST"), kept, beaten, strict=True):
             callers += [
                 self.send_on(self.client(kind), chats[0], f"{kind}-wait", wait=True),
