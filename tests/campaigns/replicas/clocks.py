@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from eliza.sessions import values
 from tests.campaigns.kills import BACK_SECONDS
 from tests.campaigns.replicas.campaign import judge_store
 from tests.campaigns.replicas.fleet import Fleet, Member
 from tests.campaigns.replicas.mortals import EXPIRED, WARNED, Mortals
 from tests.campaigns.traffic.callers import Traffic
 from tests.campaigns.traffic.clients import RefusedError
+from tests.campaigns.traffic.grpc_client import GrpcClient
 from tests.campaigns.traffic.model import Findings
 from tests.support.postgres import PostgresServer
 from tests.support.service import ECHO, HIDDEN_PACKAGES
@@ -96,19 +98,12 @@ async def _play(
             watched_at = members[number % len(members)].grpc
             client: Any = traffic.client("gRPC" if number % 2 else "REST")
             mark = f"mortal-{part}-{number}"
-            mortal = await mortals.make(traffic, client, traffic.client("gRPC", watched_at), mark, ECHO)
-            # A server that went by its own clock would refuse it, or say that it has long expired.
+            await mortals.make(traffic, client, traffic.client("gRPC", watched_at), mark, ECHO)
+            # A server that went by its own clock would refuse it, or be wrong about the rest of its life.
             fresh = await traffic.create(f"fresh-{part}-{number}", traffic.client("gRPC"))
             for member in members:
-                reader = traffic.client("gRPC", member.grpc)
-                left_s = (await reader.get(mortal.session_id)).time_remaining_ms / 1000
-                true_s = mortal.expires_ms / 1000 - time.time()
-                if abs(left_s - max(true_s, 0)) > 30 * minutes:
-                    report.findings.other.append(f"{part}: {left_s:.1f} s are left of {true_s:.1f} s")
-                try:
-                    await reader.heartbeat(fresh)
-                except RefusedError as error:
-                    report.findings.other.append(f"{part}: a fresh session is refused: {error}")
+                wrong = await _look_at(traffic.client("gRPC", member.grpc), fresh, 30 * minutes)
+                report.findings.other += [f"{part}: {what}" for what in wrong]
             await asyncio.sleep(choose.uniform(0, 0.3))
         report.findings.add(await mortals.finish(BACK_SECONDS))
         report.findings.add(traffic.model.findings)
@@ -123,3 +118,15 @@ async def _play(
         if len(mortals.lateness.of[kind]) < sessions:
             report.findings.lost.append(f"{part}: {len(mortals.lateness.of[kind])} of {sessions} {kind}")
     report.lines.append(f"wrong by {', '.join(f'{shift_s:g} s' for shift_s in shifts_s)}: {mortals.lateness}")
+
+
+async def _look_at(client: GrpcClient, session_id: str, most_wrong_s: float) -> list[str]:
+    """What a server gets wrong about a session that has just been created."""
+    try:
+        await client.heartbeat(session_id)
+        session = await client.get(session_id)
+    except RefusedError as error:
+        return [f"a fresh session is refused: {error}"]
+    left_s = session.time_remaining_ms / 1000
+    true_s = values.ms_floor(session.expires_at) / 1000 - time.time()
+    return [f"{left_s:.1f} s are left of {true_s:.1f} s"] if abs(left_s - true_s) > most_wrong_s else []
