@@ -59,6 +59,7 @@ class Lateness:
         return ", ".join(
             f"{len(found)} of {kind}, told {min(found)} to {max(found)} ms after their time"
             for kind, found in sorted(self.of.items())
+            if found
         )
 
 
