@@ -293,6 +293,10 @@ class Pump:
             self._means.statuses.note_unavailable(self.agent_id, head.session.id, message_id, now_ms, cause)
 
     def _begin(self, head: OpenDelivery, agent: Agent | None) -> None:
+        if current := self._turns.get(head.session.id):
+            # Another server has answered what is in hand here, and a commit has told of the next one since.
+            current.has_next = True
+            return
         turn = self._turns[head.session.id] = Turn(self._means, head, agent)
         turn.start(self._end_turn)
 

@@ -28,9 +28,10 @@ from pathlib import Path
 import uvloop
 
 from server.store.sqlite.check import problems, summary
-from tests.campaigns.traffic.callers import Traffic, now_ms
+from tests.campaigns.traffic.callers import Traffic
+from tests.campaigns.traffic.calling import now_ms
 from tests.campaigns.traffic.model import Findings
-from tests.support.service import Serve, environment
+from tests.support.service import Serve, start_command
 
 GRACE_SECONDS = 10
 BACK_SECONDS = 180
@@ -39,7 +40,7 @@ others use the machine, too.
 """
 
 
-class _Patient(Serve):
+class Patient(Serve):
     """A service that is waited for, however busy the machine is."""
 
     def _ready_line(self) -> str:
@@ -66,14 +67,15 @@ class _Interrupted(Serve):
 class Facade:
     """`eliza-sessions rest` beside its server."""
 
-    def __init__(self, directory: Path, server: str, address: str) -> None:
+    def __init__(self, directory: Path, server: str, address: str, *, fresh: bool = True) -> None:
+        """`fresh` see `start_command`."""
         with (directory / "serve.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "server.cli", "rest", "--server", server, "--rest-address", address],
-                stdout=subprocess.PIPE,
+            self.process = start_command(
+                ["rest", "--server", server, "--rest-address", address],
+                directory,
                 stderr=log,
-                cwd=directory,
-                env=environment(SHUTDOWN_GRACE_SECONDS=str(GRACE_SECONDS)),
+                fresh=fresh,
+                SHUTDOWN_GRACE_SECONDS=str(GRACE_SECONDS),
             )
         assert self.process.stdout is not None
         timer = threading.Timer(BACK_SECONDS, self.process.kill)
@@ -120,7 +122,7 @@ class Fleet:
         """Starts what is not running."""
         if self.server is None:
             arguments = ["--no-rest"] if self.apart else []
-            self.server = _Patient(self.directory, *arguments, fresh=True, **self._settings())
+            self.server = Patient(self.directory, *arguments, fresh=True, **self._settings())
         if self.apart and self.facade is None:
             self.facade = Facade(self.directory, self.grpc, self.rest)
 
@@ -208,7 +210,7 @@ async def campaign(
     rounds = ["kill"] * kills + ["term"] * terms
     choose.shuffle(rounds)
     await asyncio.to_thread(fleet.start)
-    traffic = Traffic(fleet.grpc, fleet.rest, seed, senders=senders)
+    traffic = Traffic([fleet.grpc], [fleet.rest], seed, senders=senders)
     ended_ms: dict[str, int] = {}
     try:
         await traffic.begin()
@@ -246,9 +248,7 @@ async def campaign(
                 )
         await traffic.all_kinds(BACK_SECONDS)
         await traffic.stop(BACK_SECONDS)
-        found = await traffic.check(ended_ms)
-        for name, lines in vars(found).items():
-            getattr(report.findings, name).extend(lines)
+        report.findings.add(await traffic.check(ended_ms))
         report.acknowledged, report.attempts = traffic.model.acknowledged, traffic.attempts
         report.resumed = sum(watcher.resumed for watcher in traffic.watchers)
         status, _ = await asyncio.to_thread(fleet.stop)

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from eliza.sessions import values
-from eliza.sessions.v1 import log_pb2, session_service_pb2
+from eliza.sessions.v1 import log_pb2, message_pb2
 from tests.campaigns.traffic.grpc_client import GrpcClient
 from tests.campaigns.traffic.model import Dropped, Findings, Model
 from tests.campaigns.traffic.watcher import Watcher, seen_entry
@@ -36,7 +36,8 @@ class Check:
     async def run(self, ended_ms: dict[str, int]) -> Findings:
         """Once the callers have stopped; the service runs. `ended_ms`: when phases ended."""
         model, found = self._model, self._model.findings
-        ids = list({*model.sent, *model.kept, *model.beats})
+        watched = {watcher.session_id for watcher in self._watchers}
+        ids = list({*model.sent, *model.kept, *model.beats, *watched})
         # All at a time, because where something is lost each is waited for to the end of patience.
         logs = dict(
             zip(
@@ -51,20 +52,20 @@ class Check:
             *(self._check_watcher(watcher, logs[watcher.session_id]) for watcher in self._watchers)
         )
         marks: Counter[str] = Counter()
-        request = session_service_pb2.ListSessionsRequest(page_size=1000)
+        page_token = ""
         while True:
-            page = await self._reader.call(self._reader.sessions.ListSessions, request)
+            page = await self._reader.list_page(page_token)
             marks.update(str(session.metadata["mark"]) for session in page.sessions)
             there = {session.session_id: str(session.metadata["mark"]) for session in page.sessions}
             found.lost += [f"session {one} was deleted and is there" for one in there.keys() & model.deleted]
             found.doubled += [
                 f"session {one} of {mark} was never acknowledged"
                 for one, mark in there.items()
-                if model.created[mark] != one
+                if model.created.get(mark) != one
             ]
-            if not page.next_page_token:
+            page_token = page.next_page_token
+            if not page_token:
                 break
-            request.page_token = page.next_page_token
         found.doubled += [f"{mark} has {count} sessions" for mark, count in marks.items() if count > 1]
         found.lost += [
             f"session of {mark}"
@@ -102,6 +103,7 @@ class Check:
                 replies[message.reply_to_sequence].append(message)
             else:
                 asked[message.content].append(message)
+        found.disordered += [f"{session_id}: {what}" for what in misplaced(messages)]
         sent = model.sent[session_id]
         for content, stored in asked.items():
             if len(stored) > 1:
@@ -124,7 +126,9 @@ class Check:
             for phase, drops in self._dropped.items():
                 drop = drops.get((session_id, content))
                 # What was stored before the attempt had begun is an earlier attempt's.
-                if phase in ended_ms and drop and drop.begun_ms <= stored_ms <= ended_ms[phase]:
+                if not drop or phase not in ended_ms:
+                    continue
+                if drop.begun_ms <= stored_ms <= min(ended_ms[phase], drop.dropped_ms):
                     found.dropped.append(
                         f"{content} was stored in {phase}, {ended_ms[phase] - stored_ms} ms before its end, "
                         "and its connection dropped "
@@ -174,6 +178,26 @@ class Check:
             numbers = [number for number, _, _ in watcher.seen]
             what = _breaks(numbers) or f"{len(numbers)} of {len(stored)} entries, or others"
             self._model.findings.gaps.append(f"{watcher.client.kind} watcher of {watcher.session_id}: {what}")
+
+
+def misplaced(messages: list[message_pb2.Message]) -> list[str]:
+    """What of a log does not stand in its order: the messages of each sender, who sends one after the other
+    and numbers them (`name-7`), and the replies, which come in the order of what they answer.
+    """
+    told = []
+    numbers: dict[str, int] = {}
+    answered = 0
+    for message in messages:
+        if message.is_agent:
+            if message.reply_to_sequence < answered:
+                told.append(f"the reply to {message.reply_to_sequence} comes behind that to {answered}")
+            answered = max(answered, message.reply_to_sequence)
+            continue
+        name, _, number = message.content.rpartition("-")
+        if numbers.get(name, -1) > int(number):
+            told.append(f"{message.content} comes behind {name}-{numbers[name]}")
+        numbers[name] = max(numbers.get(name, -1), int(number))
+    return told
 
 
 def _breaks(numbers: list[int]) -> str:

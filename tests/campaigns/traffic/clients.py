@@ -15,12 +15,13 @@ PAUSE_SECONDS = 0.05
 class AgainError(Exception):
     """An attempt has no answer, or one that says to try again.
 
-    `how`: `refused`, `dropped`, `late`, or the reason given.
+    `how`: `refused`, `dropped`, `late`, or the reason given. `address`: who was asked, of several.
     """
 
     def __init__(self, how: str, detail: str = "") -> None:
         super().__init__(f"{how} {detail}")
         self.how = how
+        self.address = ""
 
 
 class RefusedError(Exception):

@@ -68,11 +68,13 @@ class GrpcClient:
         except grpc.aio.AioRpcError as error:
             raise _judged(error) from None
 
-    async def create(self, request_id: str, mark: str, minutes: float | None = None) -> str:
+    async def create(
+        self, request_id: str, mark: str, minutes: float | None = None, agent_id: str = ECHO
+    ) -> str:
         """Creates a session with this mark in its metadata; returns its id."""
         config = timeout_pb2.TimeoutConfig(timeout_minutes=minutes)
         request = session_service_pb2.CreateSessionRequest(
-            agent_id=ECHO, user_id=USER, request_id=request_id, timeout_config=config
+            agent_id=agent_id, user_id=USER, request_id=request_id, timeout_config=config
         )
         request.metadata.CopyFrom(values.struct({"mark": mark}))
         return (await self.call(self.sessions.CreateSession, request)).session.session_id
@@ -106,6 +108,11 @@ class GrpcClient:
                 self.sessions.GetSession, session_service_pb2.GetSessionRequest(session_id=session_id)
             )
         ).session
+
+    async def list_page(self, page_token: str) -> session_service_pb2.ListSessionsResponse:
+        """Reads a page of the live sessions."""
+        request = session_service_pb2.ListSessionsRequest(page_size=1000, page_token=page_token)
+        return await self.call(self.sessions.ListSessions, request)
 
     async def renew(self, session_id: str, etag: str) -> tuple[int, str]:
         """Renews a session in this state; returns the sequence of its entry, and the new state's tag."""

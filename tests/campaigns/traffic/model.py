@@ -13,11 +13,17 @@ class Findings:
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     gaps: list[str] = field(default_factory=list)
+    disordered: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     other: list[str] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return any(vars(self).values())
+
+    def add(self, others: "Findings") -> None:
+        """Adds what does not fit elsewhere."""
+        for name, lines in vars(others).items():
+            getattr(self, name).extend(lines)
 
     def __str__(self) -> str:
         counts = ", ".join(f"{name.capitalize()}: {len(lines)}" for name, lines in vars(self).items())
@@ -34,6 +40,8 @@ class Dropped:
     """When the attempt began, by the machine's clock."""
     ends: list[str]
     """How the last attempts have ended, this one included."""
+    dropped_ms: float
+    """When the connection was dropped: of several servers another may have stored it after that."""
 
 
 @dataclass

@@ -56,10 +56,12 @@ class RestClient:
             raise RefusedError(code, content.decode())
         return Response(status, heads, content)
 
-    async def create(self, request_id: str, mark: str, minutes: float | None = None) -> str:
+    async def create(
+        self, request_id: str, mark: str, minutes: float | None = None, agent_id: str = ECHO
+    ) -> str:
         """Creates a session with this mark in its metadata; returns its id."""
         body = {
-            "agentId": ECHO,
+            "agentId": agent_id,
             "userId": USER,
             "metadata": {"mark": mark},
             "timeoutConfig": {"timeoutMinutes": minutes},

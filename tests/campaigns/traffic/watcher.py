@@ -8,6 +8,7 @@ from eliza.sessions.v1 import log_pb2
 from tests.campaigns.traffic.clients import PAUSE_SECONDS, AgainError
 from tests.campaigns.traffic.grpc_client import GrpcClient
 from tests.campaigns.traffic.rest_client import RestClient
+from tests.campaigns.traffic.roaming import Roaming
 from tests.campaigns.traffic.socket_client import SocketClient
 
 Seen = tuple[int, str, str]
@@ -32,8 +33,15 @@ def seen_event(name: str, event: dict[str, Any]) -> Seen:
 class Watcher:
     """Follows a session over the lives of the service, from the last entry that it was told of."""
 
-    def __init__(self, client: GrpcClient | RestClient | SocketClient, session_id: str) -> None:
+    def __init__(
+        self,
+        client: GrpcClient | RestClient | SocketClient | Roaming,
+        session_id: str,
+        pause_seconds: float = PAUSE_SECONDS,
+    ) -> None:
+        """`pause_seconds`: how long it waits before it connects again."""
         self.client = client
+        self._pause_s = pause_seconds
         self.session_id = session_id
         self.seen: list[Seen] = []
         self.resumed = -1
@@ -60,4 +68,4 @@ class Watcher:
                             "Socket.IO",
                         ) or self.seen[-1][1] != "message":
                             self.seen.append(told)
-            await asyncio.sleep(PAUSE_SECONDS)
+            await asyncio.sleep(self._pause_s)

@@ -1,0 +1,62 @@
+"""What becomes of deliveries that another server of the store answers meanwhile."""
+
+import asyncio
+from functools import partial
+from typing import Any
+
+import pytest
+
+from server.agents.connector import Emit, Work
+from server.delivery.pump import Pump
+from server.delivery.turn import Means
+from server.domain.access import EVERYTHING
+from server.domain.agents import AgentKind
+from server.domain.ids import new_id
+from server.domain.messages import Draft, Reply
+from server.domain.replies import answer
+from tests.service.agents.dispatcher.world import LONG_S, OTHER, RETRIES, Scripted, World, say
+from tests.support.waiting import eventually
+
+
+async def test_a_message_that_follows_one_that_another_server_has_answered_waits_for_its_turn(
+    world: World, agent: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.open()
+    await world.dispatcher.stop()
+    # It gives deliveries as the echo does: claimed in memory alone.
+    agent.is_inside = True
+    may_go_on, may_answer = asyncio.Event(), asyncio.Event()
+    failed: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context))
+
+    async def slowly(work: Work, emit: Emit) -> Reply:
+        await may_answer.wait()
+        return Reply(Draft(work.message.content))
+
+    async def get_agent(*args: Any, **named: Any) -> Any:
+        await may_go_on.wait()
+        return await type(world.store).get_agent(world.store, *args, **named)
+
+    agent.script = slowly
+    monkeypatch.setattr(world.store, "get_agent", get_agent)
+    # Not told by the store of what is committed: the answer is another server's.
+    connectors = {**world.connectors, AgentKind.ECHO: agent}
+    pump = Pump(
+        OTHER, Means(world.store, world.clock, connectors, world.pieces.append, RETRIES, LONG_S, 100), str
+    )
+    one = await world.session(OTHER)
+    first = await world.store.apply(one.id, say("first"), scope=EVERYTHING)
+    assert first.entry
+    pump.add(first, first.entry)
+    rule = partial(answer, reply_id=new_id(), reply=Reply(Draft("elsewhere")))
+    await world.store.apply_delivery(one.id, first.entry.sequence, rule, scope=EVERYTHING)
+    second = await world.store.apply(one.id, say("second"), scope=EVERYTHING)
+    assert second.entry
+    pump.add(second, second.entry)
+    may_go_on.set()
+    await eventually(lambda: agent.contents == ["first"])
+    may_answer.set()
+    assert await world.exchanged(one) == [("first", "elsewhere"), ("second", "second")]
+    await eventually(lambda: not list(pump.tasks))
+    assert agent.contents == ["first", "second"]
+    assert failed == []
