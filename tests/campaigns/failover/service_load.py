@@ -97,7 +97,7 @@ async def endure_served(
     report = Report(seed)
     with tempfile.TemporaryDirectory() as name:
         service = await asyncio.to_thread(lambda: Serve(Path(name), fresh=True, DATABASE_URL=url, **settings))
-        traffic = Traffic(service.grpc, service.rest, seed, senders=senders)
+        traffic = Traffic([service.grpc], [service.rest], seed, senders=senders)
         probe = GrpcClient(service.grpc)
         try:
             await traffic.begin()
