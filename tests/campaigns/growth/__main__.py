@@ -38,6 +38,8 @@ GOAL: Final = 1.2
 LARGE, SMALL = "large", "small"
 SAMPLES: Final = 400
 """Sessions and users that are asked for."""
+PLACES: Final = 50
+"""From which lists go on: behind each of them a small store has enough for a page, too."""
 WARM_UP: Final = 8
 """Calls that do not count: PostgreSQL makes its plans anew for the first five."""
 TABLES: Final = ("sessions", "log", "deliveries", "requests", "commits", "session_counts", "removed_sessions")
@@ -68,21 +70,19 @@ async def open_subject(name: str, url: str, now_ms: int) -> Subject:
     one = Subject(name, await PostgresStore.open(RecordedPlace(url)), now_ms)
     async with await psycopg.AsyncConnection.connect(url) as link:
         of_sessions = await link.execute(
-            "SELECT id::text, user_id::text, created_at_ms FROM sessions WHERE due_at_ms > %s "
+            "SELECT id::text, user_id::text FROM sessions WHERE due_at_ms > %s "
             "ORDER BY md5(id::text) LIMIT %s",
             [now_ms, SAMPLES],
         )
-        for session_id, user_id, created_at_ms in await of_sessions.fetchall():
+        for session_id, user_id in await of_sessions.fetchall():
             one.ids.append(session_id)
             one.users.append(user_id)
-            one.places.append(Position(created_at_ms, session_id))
         oldest = await link.execute(
             "SELECT created_at_ms, id::text FROM sessions WHERE NOT expired "
             "ORDER BY created_at_ms, id LIMIT %s",
-            [SAMPLES],
+            [PLACES],
         )
-        # Behind each place there are enough for a page.
-        one.places = [Position(*row) for row in (await oldest.fetchall())[: len(one.places) // 2]]
+        one.places = [Position(*row) for row in await oldest.fetchall()]
     return one
 
 

@@ -20,9 +20,11 @@ MESSAGES: Final = 10
 SESSIONS_OF_USER: Final = 80
 AGENTS: Final = 20
 TENANTS: Final = 3
-DUE: Final = 200
-OPEN: Final = 80
-"""How many live sessions are overdue; how many have an open delivery, and how many one that failed."""
+DUE: Final = 150
+OPEN: Final = 100
+"""How many live sessions are overdue, the newest; how many have an open delivery, and how many one that
+failed.
+"""
 AGENT: Final = str(uuid.UUID(hashlib.md5(b"agent0").hexdigest()))
 """The agent of all that is open, and of every second live session."""
 HOUR_MS: Final = 3_600_000
@@ -37,7 +39,7 @@ _AGENT: Final = f"md5('agent' || n %% {AGENTS})::uuid"
 _USER: Final = f"md5('user' || n / {SESSIONS_OF_USER})::uuid"
 _IS_LIVE: Final = "n %% 10 = 0"
 # Spread over all of the sessions.
-_IS_DUE: Final = "n %% %(due_each)s = 0"
+_IS_DUE: Final = f"{_IS_LIVE} AND n > %(due_after)s"
 _OPEN: Final = "(n %% %(open_each)s = 0)::integer"
 _FAILED: Final = "(n %% %(open_each)s = 20)::integer"
 # Sessions of an agent with a retention of its own.
@@ -100,8 +102,8 @@ def fill(url: str, sessions: int, now_ms: int) -> None:
         "sessions": sessions,
         "now": now_ms,
         "begin": now_ms - 48 * HOUR_MS - sessions * STEP_MS,
-        # Multiples of twenty: of live sessions of the first agent.
-        "due_each": max(sessions // DUE // 20, 1) * 20,
+        "due_after": sessions - min(DUE, sessions // 25) * 10,
+        # A multiple of twenty: of live sessions of the first agent.
         "open_each": max(sessions // OPEN // 20, 2) * 20,
     }
     with psycopg.connect(url, autocommit=True) as link:

@@ -138,7 +138,7 @@ ROWS: Final = (
     Row("next delivery", lambda one: one.store.next_delivery_ms(AGENT)),
     Row("due deliveries", _due_deliveries),
     Row("renewal of a server's row", lambda one: one.store.check_writable()),
-    Row("due claim", _claim_due, most=15),
+    Row("due claim", _claim_due, most=14),
     Row("purge step", _purge, most=100),
 )
 START: Final = "start of a service"
