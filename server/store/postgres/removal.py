@@ -27,20 +27,23 @@ _COUNT: Final = "(SELECT count(*) FROM {})"
 
 
 def _take(ids: str) -> str:
-    """Removes at most `rows` rows that sessions have left, counting one for each that is then done."""
+    """Removes at most `rows` rows that sessions have left, counting one for each that is then done.
+
+    `ids`: an array, of which the planner expects few, so that it looks up their rows by an index.
+    """
     gone: list[str] = []
     parts = []
     for name, key in (("requests", "scope, id"), ("deliveries", _BY_SEQUENCE), ("log", _BY_SEQUENCE)):
         left = _LEFT.format(" - ".join(["0", *gone]))
         parts.append(
             f"gone_{name} AS (DELETE FROM {name} WHERE ({key}) IN (SELECT {key} FROM {name} "
-            f"WHERE session_id IN ({ids}) LIMIT {left}) RETURNING 1)"
+            f"WHERE session_id = ANY({ids}) LIMIT {left}) RETURNING 1)"
         )
         gone.append(_COUNT.format(f"gone_{name}"))
     # Where one of them has removed all that it may, the next have nothing left to do: an id goes when all of
     # its rows have gone.
     parts.append(
-        f"gone_ids AS (DELETE FROM removed_sessions WHERE id IN ({ids} LIMIT "
+        f"gone_ids AS (DELETE FROM removed_sessions WHERE id IN (SELECT unnest({ids}) LIMIT "
         f"{_LEFT.format(' - '.join(gone))}) RETURNING 1)"
     )
     gone.append(_COUNT.format("gone_ids"))
@@ -48,12 +51,13 @@ def _take(ids: str) -> str:
 
 
 _BY_SEQUENCE: Final = "session_id, sequence"
-# A piece looks at no more sessions than it may remove rows. Another server's piece has others.
+# A piece looks at no more sessions than it may remove rows: a number that the planner sees, too. Another
+# server's piece has others.
 _TAKE_LEFT: Final = (
-    "WITH removed AS MATERIALIZED (SELECT id FROM removed_sessions ORDER BY id LIMIT %(rows)s "
-    f"FOR UPDATE SKIP LOCKED), {_take('SELECT id FROM removed')}"
+    f"WITH removed AS MATERIALIZED (SELECT id FROM removed_sessions ORDER BY id LIMIT {MOST_ROWS} "
+    f"FOR UPDATE SKIP LOCKED), {_take('ARRAY(SELECT id FROM removed)')}"
 )
-_TAKE_OF: Final = f"WITH {_take('SELECT unnest(%(ids)s::uuid[])')}"
+_TAKE_OF: Final = f"WITH {_take('%(ids)s::uuid[]')}"
 # Of the sessions that expired first.
 _OLDEST: Final = {
     column: f"SELECT id, agent_id, user_id, tenant FROM sessions WHERE {column} <= %s "
