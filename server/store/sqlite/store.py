@@ -256,7 +256,7 @@ class SqliteStore(SqliteInspection, SqliteAgents, SqliteDeliveries, Store):
                 limit, lambda rows: connection.execute(statement, (made_by_ms, rows)).rowcount
             )
 
-        return await self._writer.run(work)
+        return await self._writer.run(work, leaves_sessions=True)
 
     async def shrink(self) -> bool:
         return await self._writer.run(lambda connection, now_ms: shrink(connection, self._shrunk))
@@ -300,7 +300,7 @@ class SqliteStore(SqliteInspection, SqliteAgents, SqliteDeliveries, Store):
         if self._unreadable:
             await self._read_long(self._check_readable)
             self._unreadable = False
-        await self._writer.run(work)
+        await self._writer.run(work, leaves_sessions=True)
 
     async def close(self) -> None:
         if self._closed:

@@ -56,7 +56,10 @@ Work: TypeAlias = Callable[[sqlite3.Connection, int], Any]
 
 @dataclass(slots=True, eq=False)
 class _Call:
-    """Something to write, who waits for it, and what came of it. `parent`: of which span it is a part."""
+    """Something to write, who waits for it, and what came of it. `parent`: of which span it is a part.
+
+    `leaves_sessions`: it is work that changes no session.
+    """
 
     task: Operation | Work
     future: asyncio.Future[None]
@@ -64,6 +67,7 @@ class _Call:
     result: Any = None
     error: BaseException | None = None
     in_transaction: bool = True
+    leaves_sessions: bool = False
 
     @property
     def is_alone(self) -> bool:
@@ -130,12 +134,21 @@ class SqliteWriter:
         """Removes a session. Raises SessionNotFoundError, EtagMismatchError."""
         await self._submit(operation)
 
-    async def run(self, work: Callable[[sqlite3.Connection, int], T], *, in_transaction: bool = True) -> T:
+    async def run(
+        self,
+        work: Callable[[sqlite3.Connection, int], T],
+        *,
+        in_transaction: bool = True,
+        leaves_sessions: bool = False,
+    ) -> T:
         """Runs work on the connection at the present instant in ms, in a transaction of its own, or in none.
 
-        Raises what the work raises.
+        `leaves_sessions`: it changes no session, so that those in memory stay good. Raises what the work
+        raises.
         """
-        return cast(T, await self._submit(work, in_transaction=in_transaction))
+        return cast(
+            T, await self._submit(work, in_transaction=in_transaction, leaves_sessions=leaves_sessions)
+        )
 
     async def close(self) -> None:
         """Carries out what was queued, then ends the thread and lets go of the file."""
@@ -144,10 +157,18 @@ class SqliteWriter:
         await asyncio.to_thread(self._thread.join)
         self._connection.close()
 
-    async def _submit(self, task: Operation | Work, *, in_transaction: bool = True) -> Any:
+    async def _submit(
+        self, task: Operation | Work, *, in_transaction: bool = True, leaves_sessions: bool = False
+    ) -> Any:
         if self._closed:
             raise UnavailableError("The service is stopping")
-        call = _Call(task, self._loop.create_future(), self._traces.current(), in_transaction=in_transaction)
+        call = _Call(
+            task,
+            self._loop.create_future(),
+            self._traces.current(),
+            in_transaction=in_transaction,
+            leaves_sessions=leaves_sessions,
+        )
         # Work on anything but sessions is the service's own, and rare.
         if not call.is_alone and self._queue.qsize() >= self._max_queued:
             raise OverloadedError("too many writes are waiting")
@@ -293,8 +314,8 @@ class SqliteWriter:
             raise
 
     def _work(self, call: _Call, work: Work) -> None:
-        # It may change any session.
-        self.recent.clear()
+        if not call.leaves_sessions:
+            self.recent.clear()
         if not call.in_transaction:
             self._require_lock()
             call.result = work(self._connection, self._clock.now_ms())
