@@ -292,9 +292,13 @@ class TestSqliteStore(StoreConformance):
             lambda: store.update_agent(new.id, lambda found, now_ms: found, scope=EVERYTHING),
             lambda: store.delete_agent(new.id, scope=EVERYTHING),
         ]
+        due = await self.added(store)
         for work in works:
             await work()
-            assert cached_sessions(store) == {one.id: one}
+            assert cached_sessions(store) == {one.id: one, due.id: due}
+        # Both are due, and the rule changes neither.
+        assert await store.apply_due(lambda found, now_ms: Outcome(found), one.expires_at_ms, 1) == 1
+        assert len(cached_sessions(store)) == 1
         await store.purge(T0, 10)
         assert cached_sessions(store) == {}
 

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar, cast
@@ -53,12 +53,20 @@ log = structlog.get_logger()
 Work: TypeAlias = Callable[[sqlite3.Connection, int], Any]
 """Work on anything but sessions, on the connection, at the present instant in ms."""
 
+Changed: TypeAlias = Callable[[Any], Iterable[str]]
+"""The ids of the sessions that work has changed, by its result."""
+
+
+def no_sessions(_result: object) -> Iterable[str]:
+    """Says that work has changed no session."""
+    return ()
+
 
 @dataclass(slots=True, eq=False)
 class _Call:
     """Something to write, who waits for it, and what came of it. `parent`: of which span it is a part.
 
-    `leaves_sessions`: it is work that changes no session.
+    `changed`: which sessions work has changed, by its result; None: it may be any.
     """
 
     task: Operation | Work
@@ -67,7 +75,7 @@ class _Call:
     result: Any = None
     error: BaseException | None = None
     in_transaction: bool = True
-    leaves_sessions: bool = False
+    changed: Changed | None = None
 
     @property
     def is_alone(self) -> bool:
@@ -139,16 +147,14 @@ class SqliteWriter:
         work: Callable[[sqlite3.Connection, int], T],
         *,
         in_transaction: bool = True,
-        leaves_sessions: bool = False,
+        changed: Callable[[T], Iterable[str]] | None = None,
     ) -> T:
         """Runs work on the connection at the present instant in ms, in a transaction of its own, or in none.
 
-        `leaves_sessions`: it changes no session, so that those in memory stay good. Raises what the work
-        raises.
+        `changed` tells by the result of a transaction the ids of the sessions that it changes, and all others
+        stay in memory; without it none does. Raises what the work raises.
         """
-        return cast(
-            T, await self._submit(work, in_transaction=in_transaction, leaves_sessions=leaves_sessions)
-        )
+        return cast(T, await self._submit(work, in_transaction=in_transaction, changed=changed))
 
     async def close(self) -> None:
         """Carries out what was queued, then ends the thread and lets go of the file."""
@@ -158,7 +164,7 @@ class SqliteWriter:
         self._connection.close()
 
     async def _submit(
-        self, task: Operation | Work, *, in_transaction: bool = True, leaves_sessions: bool = False
+        self, task: Operation | Work, *, in_transaction: bool = True, changed: Changed | None = None
     ) -> Any:
         if self._closed:
             raise UnavailableError("The service is stopping")
@@ -167,7 +173,7 @@ class SqliteWriter:
             self._loop.create_future(),
             self._traces.current(),
             in_transaction=in_transaction,
-            leaves_sessions=leaves_sessions,
+            changed=changed,
         )
         # Work on anything but sessions is the service's own, and rare.
         if not call.is_alone and self._queue.qsize() >= self._max_queued:
@@ -314,15 +320,20 @@ class SqliteWriter:
             raise
 
     def _work(self, call: _Call, work: Work) -> None:
-        if not call.leaves_sessions:
-            self.recent.clear()
         if not call.in_transaction:
+            self.recent.clear()
             self._require_lock()
             call.result = work(self._connection, self._clock.now_ms())
             return
         self._connection.execute("BEGIN IMMEDIATE")
         self._require_lock()
         call.result = work(self._connection, self._clock.now_ms())
+        # Before anybody can read what is stored from now on.
+        if call.changed is None:
+            self.recent.clear()
+        else:
+            for session_id in call.changed(call.result):
+                self.recent.pop(session_id, None)
         self._connection.execute("COMMIT")
 
     def _apply(self, calls: list[_Call]) -> None:
