@@ -95,6 +95,7 @@ class Service:
             concurrency=settings.agent_concurrency,
             telemetry=telemetry,
             traces=traces,
+            is_heard=self._hears_pieces,
         )
         connectors.workers.on_change = self._dispatcher.wake
         self._expiry = ExpiryScheduler(store, clock)
@@ -255,6 +256,10 @@ class Service:
         """Tells a piece of a reply to those who watch, here and at other servers."""
         self._watches.piece(piece)
         self._store.announce_piece(piece)
+
+    def _hears_pieces(self, session_id: str) -> bool:
+        """Whether somebody watches a session, here or maybe at another server."""
+        return self._store.is_shared or session_id in self._watches.session_ids
 
     async def _watch_credentials(self) -> None:
         """Reads credentials again that have changed, and ends the streams of those that are over."""

@@ -25,5 +25,6 @@ def stream_metadata() -> Metadata:
 def sent_credential(request: flask.Request) -> bool:
     """Whether a request has a credential, be it good or bad."""
     return has_credential(request.environ.get(METADATA, ())) or (
-        ACCESS_TOKEN in request.args and request.path.endswith("/events")
+        # In this order: few requests need their query parsed.
+        request.path.endswith("/events") and ACCESS_TOKEN in request.args
     )

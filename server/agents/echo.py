@@ -1,8 +1,6 @@
 """The kind `echo`, which is built in."""
 
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from server.agents.connector import UNBOUNDED, Emit, Work
 from server.domain.agents import Agent
@@ -27,10 +25,15 @@ class Echo:
     async def check_ready(self, agent: Agent) -> None:
         """It always is."""
 
-    @asynccontextmanager
-    async def slot(self, agent: Agent) -> AsyncIterator["Echo"]:
+    def slot(self, agent: Agent) -> "Echo":
         """Itself."""
-        yield self
+        return self
+
+    async def __aenter__(self) -> "Echo":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """It holds nobody."""
 
     def history_messages(self, agent: Agent) -> int:
         """It looks at the message alone."""

@@ -17,14 +17,19 @@ from server.store.contract import Store
 class Attempt:
     """An attempt at the reply to a leased delivery."""
 
-    def __init__(self, work: Work, lease_s: float, on_piece: Callable[[Piece], None]) -> None:
-        """`on_piece` is told every piece of the reply, and where they are void."""
+    def __init__(
+        self, work: Work, lease_s: float, on_piece: Callable[[Piece], None], is_heard: Callable[[str], bool]
+    ) -> None:
+        """`on_piece` is told the first piece of the reply, further ones while somebody hears of that session
+        by `is_heard`, and where they are void.
+        """
         self.work = work
         self._lease_s = lease_s
         self._on_piece = on_piece
+        self._is_heard = is_heard
         self._lease_end_s = 0.0
         self._asking: asyncio.Task[Reply] | None = None
-        # How many pieces were told, and how long they are together; none is told any more once it is over.
+        # How many pieces came, and how long they are together; none is told any more once it is over.
         self._pieces = 0
         self._code_points = 0
         self._is_over = False
@@ -55,8 +60,9 @@ class Attempt:
             error_id = uuid.uuid4().hex
             raise NoReplyError(f"internal error {error_id}", final=True, error_id=error_id) from error
         finally:
-            asking.cancel()
-            await asyncio.wait([asking])
+            if not asking.done():
+                asking.cancel()
+                await asyncio.wait([asking])
             if not asking.cancelled():
                 # Looked at, lest Python complain that nobody did.
                 asking.exception()
@@ -106,12 +112,14 @@ class Attempt:
         if work.agent.settings is None:
             # An agent with a timeout of its own gets no more than that by talking.
             self._lease_end_s = asyncio.get_running_loop().time() + self._lease_s
-        sequence, number, after = work.entry.sequence, work.delivery.attempts, work.session.last_sequence
-        piece = Chunk(
-            work.session.id, work.agent.id, work.reply_id, text, self._pieces, sequence, number, after
-        )
+        index = self._pieces
         self._pieces += 1
-        self._on_piece(piece)
+        if index and not self._is_heard(work.session.id):
+            return
+        sequence, number, after = work.entry.sequence, work.delivery.attempts, work.session.last_sequence
+        self._on_piece(
+            Chunk(work.session.id, work.agent.id, work.reply_id, text, index, sequence, number, after)
+        )
 
 
 async def read_history(store: Store, session: Session, before_sequence: int, limit: int) -> History:

@@ -61,14 +61,25 @@ class Dispatcher:
         concurrency: int,
         telemetry: Telemetry = OFF,
         traces: Traces = NO_TRACES,
+        is_heard: Callable[[str], bool] = lambda session_id: True,
     ) -> None:
-        """`on_piece` is told every piece of every reply, and where pieces are void.
+        """`on_piece` is told the first piece of every reply, further ones of the sessions of which somebody
+        hears by `is_heard`, and where pieces are void.
 
         `concurrency` bounds the deliveries of one agent that are in hand.
         """
         self._store = store
         self._means = Means(
-            store, clock, connectors, on_piece, policy, lease_seconds, concurrency, telemetry, traces
+            store,
+            clock,
+            connectors,
+            on_piece,
+            is_heard,
+            policy,
+            lease_seconds,
+            concurrency,
+            telemetry,
+            traces,
         )
         self.statuses = self._means.statuses
         self._pumps: dict[str, Pump] = {}

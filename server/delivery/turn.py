@@ -55,15 +55,17 @@ log = structlog.get_logger()
 class Means:
     """What all deliveries are given with.
 
-    `on_piece` is told every piece of every reply, and where pieces are void. `concurrency` bounds the
-    deliveries of one agent that are in hand. `is_stopping`: nothing is given out any more. `is_troubled`: the
-    store could not be used, and that is logged. `longest_rest_ms`: the longest that an attempt led to.
+    `on_piece` is told the first piece of every reply, further ones of the sessions for which `is_heard`, and
+    where pieces are void. `concurrency` bounds the deliveries of one agent that are in hand. `is_stopping`:
+    nothing is given out any more. `is_troubled`: the store could not be used, and that is logged.
+    `longest_rest_ms`: the longest that an attempt led to.
     """
 
     store: Store
     clock: Clock
     connectors: Mapping[AgentKind, Connector]
     on_piece: Callable[[Piece], None]
+    is_heard: Callable[[str], bool]
     policy: RetryPolicy
     lease_s: float
     concurrency: int
@@ -195,7 +197,7 @@ class Turn:
         span = self._start_span(agent, delivery.attempts)
         work = Work(agent, session, self.head.entry, delivery, new_id(), history, span.context)
         lease_s = means.lease_seconds(agent)
-        self.attempt = attempt = Attempt(work, lease_s, means.on_piece)
+        self.attempt = attempt = Attempt(work, lease_s, means.on_piece, means.is_heard)
         means.statuses.count_in_hand(agent.id, 1)
         outcome, reason = "cancelled", ""
         try:

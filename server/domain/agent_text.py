@@ -28,6 +28,8 @@ class TextJoiner:
 
     def add(self, piece: str) -> str:
         """Takes a piece and returns the cleaned text. Holds back a high half at the end, for its low half."""
+        if piece.isascii() and not self._half:
+            return piece.replace("\0", "")
         text = self._half + piece.replace("\0", "")
         self._half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
         return join_halves(text[: len(text) - len(self._half)])

@@ -242,8 +242,9 @@ def send_message(
         raise OverloadedError("too many messages of this session wait for its agent")
     message = UserMessage(message_id, draft.content, draft.metadata, draft.attachments)
     opened = session.open_deliveries + 1
+    touched = _touch(session, now_ms)
     outcome = append(
-        _touch(session, now_ms), now_ms, message, renewed=session.timeout.auto_renew, open_deliveries=opened
+        session, now_ms, message, renewed=session.timeout.auto_renew, open_deliveries=opened, **touched
     )
     sequence = outcome.session.last_sequence
     delivery = Delivery(session.id, sequence, DeliveryState.PENDING, 0, now_ms, trace=trace)
@@ -254,9 +255,9 @@ def heartbeat(session: Session, now_ms: int) -> Outcome:
     """Keeps the session alive. Only a heartbeat that renews makes an entry. Raises SessionExpiredError."""
     require_live(session, now_ms)
     touched = _touch(session, now_ms)
-    return (
-        append(touched, now_ms, Renewal(), renewed=True) if session.timeout.auto_renew else Outcome(touched)
-    )
+    if session.timeout.auto_renew:
+        return append(session, now_ms, Renewal(), renewed=True, **touched)
+    return Outcome(session._replace(**touched))
 
 
 def renew(session: Session, now_ms: int) -> Outcome:
@@ -268,7 +269,7 @@ def renew(session: Session, now_ms: int) -> Outcome:
     require_live(session, now_ms)
     if session.expires_at_ms >= session.end_ms:
         raise SessionRenewalError(session.id, session.timeout.max_duration_minutes, session.created_at_ms)
-    return append(_extend(session, now_ms), now_ms, Renewal(), renewed=True)
+    return append(session, now_ms, Renewal(), renewed=True, **_extend(session, now_ms))
 
 
 def update_timeout(
@@ -316,23 +317,25 @@ def due_at_ms(session: Session) -> int | None:
     return session.expires_at_ms if session.warning_logged else min(session.warn_at_ms, session.expires_at_ms)
 
 
-def _touch(session: Session, now_ms: int) -> Session:
-    """Notes activity, a message or a heartbeat. With auto_renew it also renews."""
+def _touch(session: Session, now_ms: int) -> dict[str, Any]:
+    """What activity changes, a message or a heartbeat. With auto_renew it also renews."""
     if session.timeout.auto_renew:
         return _extend(session, now_ms)
-    return session._replace(last_activity_ms=max(now_ms, session.last_activity_ms))
+    return {"last_activity_ms": max(now_ms, session.last_activity_ms)}
 
 
-def _extend(session: Session, now_ms: int) -> Session:
-    """Renews: a new expiry within the maximum duration, one renewal more, and another warning to come."""
+def _extend(session: Session, now_ms: int) -> dict[str, Any]:
+    """What a renewal changes: a new expiry within the maximum duration, one renewal more, and another warning
+    to come.
+    """
     now_ms = max(now_ms, session.last_activity_ms)
-    return session._replace(
-        last_activity_ms=now_ms,
-        renewed_at_ms=now_ms,
-        expires_at_ms=_expiry(session, now_ms),
-        renewal_count=session.renewal_count + 1,
-        warning_logged=False,
-    )
+    return {
+        "last_activity_ms": now_ms,
+        "renewed_at_ms": now_ms,
+        "expires_at_ms": _expiry(session, now_ms),
+        "renewal_count": session.renewal_count + 1,
+        "warning_logged": False,
+    }
 
 
 def _expiry(session: Session, start_ms: int) -> int:

@@ -226,8 +226,8 @@ class MessageService(MessageServiceServicer):
             if page.has_more:
                 response.next_page_token = make_token(scope, (newest_ms if forward else oldest_ms,))
         async for entry in in_slices(page.messages):
-            if entry.message:
-                to_proto.message(session, entry, entry.message, as_text, response.messages.add)
+            if message := entry.message:
+                to_proto.message(session, entry, message, as_text, response.messages.add)
         return response
 
     async def ExportTranscript(

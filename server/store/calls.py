@@ -17,6 +17,9 @@ from server.telemetry.traces import Parent, Traces
 Work: TypeAlias = Callable[[Any, int], Any]
 """Work on anything but sessions, on the back end's connection, at the present instant in ms."""
 
+Changed: TypeAlias = Callable[[Any], Iterable[str]]
+"""The ids of the sessions that work has changed, by its result."""
+
 log = structlog.get_logger()
 
 
@@ -24,7 +27,8 @@ log = structlog.get_logger()
 class Call:
     """Something to write, who waits for it, since when in the loop's time, and what came of it.
 
-    `parent`: of which span it is a part.
+    `parent`: of which span it is a part. `changed`: which sessions work has changed, by its result; None: it
+    may be any.
     """
 
     task: Operation | Work
@@ -32,6 +36,7 @@ class Call:
     since_s: float
     parent: Parent | None = None
     in_transaction: bool = True
+    changed: Changed | None = None
     result: Any = None
     error: BaseException | None = None
 

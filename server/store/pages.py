@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 
 from server.domain.access import Scope
 from server.domain.log import Entry
-from server.domain.messages import AgentMessage
+from server.domain.messages import AgentMessage, Message
 from server.domain.sessions import Session, is_expired
 from server.store.contract import MAX_PASSED, PAGE_BYTES
 from server.store.inspection import MAX_LOOKED_AT
@@ -38,14 +38,16 @@ def narrow(scope: Scope, agent_id: str | None, user_id: str | None) -> Scope | N
     return scope._replace(agent_id=agent_id or scope.agent_id, user_id=user_id or scope.user_id)
 
 
-def fill_page(found: Iterable[T], limit: int, size: Callable[[T], int]) -> tuple[list[T], bool]:
+def fill_page(
+    found: Iterable[T], limit: int, size: Callable[[T], int], shared: int = 0
+) -> tuple[list[T], bool]:
     """The first `limit` of what was found, or as many as fit PAGE_BYTES, at least one; and whether there is
-    more.
+    more. `shared`: what each holds beside its own size.
     """
     page: list[T] = []
     total = 0
     for item in found:
-        total += size(item)
+        total += shared + size(item)
         if len(page) == limit or (page and total > PAGE_BYTES):
             return page, True
         page.append(item)
@@ -54,8 +56,8 @@ def fill_page(found: Iterable[T], limit: int, size: Callable[[T], int]) -> tuple
 
 def text_size(entry: Entry) -> int:
     """How much text an entry holds."""
-    message = entry.message
-    if message is None:
+    message = entry.event
+    if not isinstance(message, Message):
         return 0
     size = len(message.content) + len(message.metadata) + len(message.attachments or "")
     if isinstance(message, AgentMessage):
@@ -70,7 +72,7 @@ def travels_forward(before_ms: int | None, after_ms: int | None) -> bool:
 
 def fill_messages(found: Iterable[Entry], session: Session, limit: int, *, forward: bool) -> MessagePage:
     """A page of a session's messages, from those found in the direction of travel."""
-    page, has_more = fill_page(found, limit, lambda entry: len(session.metadata) + text_size(entry))
+    page, has_more = fill_page(found, limit, text_size, len(session.metadata))
     return MessagePage(page[::-1] if forward else page, has_more)
 
 

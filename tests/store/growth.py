@@ -533,8 +533,8 @@ async def make_world(directory: Path, name: str, count: int) -> AsyncIterator[Wo
             f"INSERT INTO session_counts SELECT state, agent_id, user_id, tenant, count(*) "
             f"FROM ({COUNTED}) GROUP BY state, agent_id, user_id, tenant"
         )
-        # After work that is none on sessions, the writer reads them anew.
-        await store.check_writable()
+        # After work that may change any session, the writer reads them anew.
+        await store.purge(0, 1)
         yield world
     finally:
         await store.close()

@@ -32,6 +32,7 @@ from server.store.values import Counts
 from tests.store.conformance import StoreConformance
 from tests.store.conformance.common import (
     Misbehaved,
+    agent,
     break_a_constraint,
     contents,
     expire,
@@ -281,6 +282,27 @@ class TestSqliteStore(StoreConformance):
         with pytest.raises(SessionNotFoundError):
             await store.apply(first.id, say(), scope=EVERYTHING)
 
+    async def test_work_that_changes_no_session_leaves_those_that_are_kept(
+        self, store: SqliteStore, one: Session
+    ) -> None:
+        new = agent(9)
+        works: list[Callable[[], Awaitable[object]]] = [
+            store.check_writable,
+            lambda: store.forget_requests(T0, 10),
+            lambda: store.create_agent(new),
+            lambda: store.update_agent(new.id, lambda found, now_ms: found, scope=EVERYTHING),
+            lambda: store.delete_agent(new.id, scope=EVERYTHING),
+        ]
+        due = await self.added(store)
+        for work in works:
+            await work()
+            assert cached_sessions(store) == {one.id: one, due.id: due}
+        # Both are due, and the rule changes neither.
+        assert await store.apply_due(lambda found, now_ms: Outcome(found), one.expires_at_ms, 1) == 1
+        assert len(cached_sessions(store)) == 1
+        await store.purge(T0, 10)
+        assert cached_sessions(store) == {}
+
     async def test_a_session_is_not_loaded_again_for_the_next_group_but_after_an_error(
         self, store: SqliteStore, one: Session
     ) -> None:
@@ -341,7 +363,7 @@ class TestSqliteStore(StoreConformance):
         self, store: SqliteStore, one: Session
     ) -> None:
         other = await self.added(store)
-        await store.check_writable()
+        await store.purge(0, 1)
         for broken in (one, other):
             write_connection(store).execute(
                 "UPDATE sessions SET metadata = '{\"a' WHERE id = ?", (broken.id,)
@@ -362,7 +384,7 @@ class TestSqliteStore(StoreConformance):
         self, store: SqliteStore, one: Session, metadata: str
     ) -> None:
         other = await self.added(store)
-        await store.check_writable()
+        await store.purge(0, 1)
         write_connection(store).execute("UPDATE sessions SET metadata = ? WHERE id = ?", (metadata, one.id))
         assert [
             found.id for found in (await store.list_sessions(T0, limit=10, scope=EVERYTHING)).sessions

@@ -11,7 +11,7 @@ from server.store import rows
 from server.store.contract import AgentChange, Agents
 from server.store.pages import FIRST
 from server.store.sqlite.reading import Reading
-from server.store.sqlite.writer import SqliteWriter
+from server.store.sqlite.writer import SqliteWriter, no_sessions
 from server.store.values import Position
 
 _AGENT: Final = ", ".join(rows.AGENT)
@@ -39,7 +39,7 @@ class SqliteAgents(Reading, Agents):
                 there = connection.execute(_AGENTS_OF_TENANT, (agent.tenant, most + 1)).fetchall()
                 require_room(TENANT_AGENTS, most, len(there))
 
-        await self._writer.run(work)
+        await self._writer.run(work, changed=no_sessions)
 
     async def seed_agent(self, agent: Agent) -> None:
         def work(connection: sqlite3.Connection, now_ms: int) -> None:
@@ -48,7 +48,7 @@ class SqliteAgents(Reading, Agents):
             ).rowcount:
                 _insert_agent(agent, connection)
 
-        await self._writer.run(work)
+        await self._writer.run(work, changed=no_sessions)
 
     async def update_agent(self, agent_id: str, change: AgentChange, *, scope: Scope) -> Agent:
         def work(connection: sqlite3.Connection, now_ms: int) -> Agent:
@@ -61,14 +61,14 @@ class SqliteAgents(Reading, Agents):
             )
             return agent
 
-        return await self._writer.run(work)
+        return await self._writer.run(work, changed=no_sessions)
 
     async def delete_agent(self, agent_id: str, *, scope: Scope) -> None:
         def work(connection: sqlite3.Connection, now_ms: int) -> None:
             require_owned(scope, _agent(agent_id, connection, scope))
             connection.execute("DELETE FROM agents WHERE id = ?", (agent_id,))
 
-        await self._writer.run(work)
+        await self._writer.run(work, changed=no_sessions)
 
     async def get_agent(self, agent_id: str, *, scope: Scope) -> Agent:
         return self._read(lambda connection: _agent(agent_id, connection, scope))

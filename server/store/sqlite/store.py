@@ -36,7 +36,7 @@ from server.store.sqlite.lists import READABLE, count
 from server.store.sqlite.removal import IS_THERE, Pieces, clear, erase, take_expired
 from server.store.sqlite.rewrite import finish_erasure
 from server.store.sqlite.scopes import in_scope, is_narrow, named, one_in_scope
-from server.store.sqlite.writer import SqliteWriter
+from server.store.sqlite.writer import SqliteWriter, no_sessions
 from server.store.values import Description, Erased, MessagePage, Sizes, StoreOpenError
 from server.telemetry.telemetry import OFF, Telemetry
 from server.telemetry.traces import NO_TRACES, Traces
@@ -233,7 +233,10 @@ class SqliteStore(SqliteInspection, SqliteAgents, SqliteDeliveries, Store):
         def work(connection: sqlite3.Connection, now_ms: int) -> Claimed:
             return apply_due(connection, rule, due_ms, limit, now_ms)
 
-        return (await self._writer.run(work)).count
+        def changed(claimed: Claimed) -> list[str]:
+            return [outcome.session.id for outcome in claimed.outcomes]
+
+        return (await self._writer.run(work, changed=changed)).count
 
     async def next_due_ms(self) -> int | None:
         statement = "SELECT min(due_at_ms) FROM sessions WHERE due_at_ms IS NOT NULL"
@@ -256,7 +259,7 @@ class SqliteStore(SqliteInspection, SqliteAgents, SqliteDeliveries, Store):
                 limit, lambda rows: connection.execute(statement, (made_by_ms, rows)).rowcount
             )
 
-        return await self._writer.run(work)
+        return await self._writer.run(work, changed=no_sessions)
 
     async def shrink(self) -> bool:
         return await self._writer.run(lambda connection, now_ms: shrink(connection, self._shrunk))
@@ -300,7 +303,7 @@ class SqliteStore(SqliteInspection, SqliteAgents, SqliteDeliveries, Store):
         if self._unreadable:
             await self._read_long(self._check_readable)
             self._unreadable = False
-        await self._writer.run(work)
+        await self._writer.run(work, changed=no_sessions)
 
     async def close(self) -> None:
         if self._closed:

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -22,7 +22,7 @@ from server.domain.errors import (
 )
 from server.domain.sessions import Outcome, Session
 from server.store.batch import Batch, Delete, Operation, strip
-from server.store.calls import Call, Work, answer, trace_group
+from server.store.calls import Call, Changed, Work, answer, trace_group
 from server.store.contract import CommitListener
 from server.store.sqlite.file import (
     FileLock,
@@ -47,6 +47,11 @@ MAX_RECENT: Final = 1000
 """How many sessions are kept in memory, so that the next group need not load them."""
 
 log = structlog.get_logger()
+
+
+def no_sessions(_result: object) -> Iterable[str]:
+    """Says that work has changed no session."""
+    return ()
 
 
 def _is_nobodys_fault(error: Exception) -> bool:
@@ -108,12 +113,19 @@ class SqliteWriter:
         """Removes a session. Raises SessionNotFoundError, EtagMismatchError."""
         await self._submit(operation)
 
-    async def run(self, work: Callable[[sqlite3.Connection, int], T], *, in_transaction: bool = True) -> T:
+    async def run(
+        self,
+        work: Callable[[sqlite3.Connection, int], T],
+        *,
+        in_transaction: bool = True,
+        changed: Callable[[T], Iterable[str]] | None = None,
+    ) -> T:
         """Runs work on the connection at the present instant in ms, in a transaction of its own, or in none.
 
-        Raises what the work raises.
+        `changed` tells by the result of a transaction the ids of the sessions that it changes, and all others
+        stay in memory; without it none does. Raises what the work raises.
         """
-        return cast(T, await self._submit(work, in_transaction=in_transaction))
+        return cast(T, await self._submit(work, in_transaction=in_transaction, changed=changed))
 
     async def close(self) -> None:
         """Carries out what was queued, then ends the thread and lets go of the file."""
@@ -122,11 +134,13 @@ class SqliteWriter:
         await asyncio.to_thread(self._thread.join)
         self._connection.close()
 
-    async def _submit(self, task: Operation | Work, *, in_transaction: bool = True) -> Any:
+    async def _submit(
+        self, task: Operation | Work, *, in_transaction: bool = True, changed: Changed | None = None
+    ) -> Any:
         if self._closed:
             raise UnavailableError("The service is stopping")
         parent, now_s = self._traces.current(), self._loop.time()
-        call = Call(task, self._loop.create_future(), now_s, parent, in_transaction)
+        call = Call(task, self._loop.create_future(), now_s, parent, in_transaction, changed)
         # Work on anything but sessions is the service's own, and rare.
         if not call.is_alone and self._queue.qsize() >= self._max_queued:
             raise OverloadedError("too many writes are waiting")
@@ -262,15 +276,20 @@ class SqliteWriter:
             raise
 
     def _work(self, call: Call, work: Work) -> None:
-        # It may change any session.
-        self.recent.clear()
         if not call.in_transaction:
+            self.recent.clear()
             self._require_lock()
             call.result = work(self._connection, self._clock.now_ms())
             return
         self._connection.execute("BEGIN IMMEDIATE")
         self._require_lock()
         call.result = work(self._connection, self._clock.now_ms())
+        # Before anybody can read what is stored from now on.
+        if call.changed is None:
+            self.recent.clear()
+        else:
+            for session_id in call.changed(call.result):
+                self.recent.pop(session_id, None)
         self._connection.execute("COMMIT")
 
     def _apply(self, calls: list[Call]) -> None:

@@ -112,7 +112,7 @@ class UserData(OnStore):
         # An agent's reply is stored whatever it has.
         replied = await store.apply(one.id, answer(Reply(Draft("reply"))), scope=EVERYTHING)
         assert replied.session.stored_bytes == 6 + 7
-        await store.check_writable()
+        await store.purge(0, 1)
         assert (await store.get_session(one.id, scope=EVERYTHING)).stored_bytes == 13
         with pytest.raises(QuotaExceededError) as caught:
             await sent("a", Quotas(session_entries=2))

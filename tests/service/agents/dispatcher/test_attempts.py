@@ -9,6 +9,7 @@ from structlog.testing import capture_logs
 from server.agents.connector import AgentUnavailableError, Emit, NoReplyError, Work
 from server.domain.access import EVERYTHING
 from server.domain.deliveries import RetryPolicy
+from server.domain.log import Abort
 from server.domain.messages import Draft, Reply
 from tests.service.agents.dispatcher.world import LONG_S, Scripted, World, echo, hang
 from tests.support.waiting import eventually
@@ -91,6 +92,28 @@ class TestAttempts:
             for early in (True, False)
         ]
         assert pieces == [["a", "🤖"], ["a", "🤖", "\ufffd"]]
+
+    async def test_pieces_that_nobody_hears_are_not_told_but_for_the_first(
+        self, world: World, agent: Scripted
+    ) -> None:
+        heard: set[str] = set()
+
+        async def talk(work: Work, emit: Emit) -> Reply:
+            for piece in ("one ", "two "):
+                emit(piece)
+            heard.add(work.session.id)
+            emit("three ")
+            heard.clear()
+            emit("four")
+            raise NoReplyError("broke off", final=True)
+
+        agent.script = talk
+        await world.open(is_heard=heard.__contains__)
+        one = await world.session()
+        await world.send(one, "hello")
+        assert await world.failures(one) == [(1, "broke off", 1)]
+        assert [(chunk.text, chunk.index) for chunk in world.chunks] == [("one ", 0), ("three ", 2)]
+        assert isinstance(world.pieces[-1], Abort)
 
     @pytest.mark.parametrize(
         ("failing", "reason", "attempts"),
