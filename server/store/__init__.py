@@ -53,13 +53,13 @@ async def open_store(
     return await SqliteStore.open(_sqlite_path(database_url), clock, max_writes, telemetry, traces)
 
 
-def maintenance(database_url: str) -> StoreTools:
+def maintenance(database_url: str, options: SharedOptions = DEFAULT_OPTIONS) -> StoreTools:
     """What the commands do with the store that a DATABASE_URL names.
 
     Raises StoreOpenError for a URL that this version cannot open.
     """
     if is_shared(database_url):
-        return _postgres().tools(database_url)
+        return _postgres().tools(database_url, options)
     return SqliteTools(_sqlite_path(database_url))
 
 
@@ -72,7 +72,7 @@ class _Door(Protocol):
         self, database_url: str, clock: Clock, max_writes: int, telemetry: Telemetry, options: SharedOptions
     ) -> Store: ...
 
-    def tools(self, database_url: str) -> StoreTools: ...
+    def tools(self, database_url: str, options: SharedOptions) -> StoreTools: ...
 
 
 def _postgres() -> _Door:

@@ -85,7 +85,9 @@ class Place:
 
     def connect_now(self, purpose: str) -> "psycopg.Connection[tuple[Any, ...]]":
         """Connects as `connect` does, outside an event loop. Raises psycopg.Error."""
-        link = psycopg.Connection.connect(self._conninfo(purpose), autocommit=True)
+        link = psycopg.Connection.connect(
+            self._conninfo(purpose), autocommit=True, prepare_threshold=5 if self.prepares else None
+        )
         link.adapters.register_loader("uuid", TextLoader)
         return link
 
