@@ -214,6 +214,7 @@ def test_a_store_that_cannot_write_is_told_everywhere_and_recovers(start: Start)
         assert [m.content for m in history(again, session_id) if m.is_agent is one_is_agent] == acknowledged
 
 
+@pytest.mark.sqlite
 def test_a_store_that_somebody_locks_is_told_with_the_first_write_that_fails(
     start: Start, tmp_path: Path
 ) -> None:
