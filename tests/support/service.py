@@ -67,7 +67,7 @@ def environment(**settings: str) -> dict[str, str]:
 
 def back_end() -> str:
     """What the tests are run on: what TEST_STORE names."""
-    return os.environ.get("TEST_STORE", "sqlite")
+    return os.environ.get("TEST_STORE") or "sqlite"
 
 
 def store_settings(directory: Path) -> dict[str, str]:
