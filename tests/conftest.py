@@ -5,6 +5,7 @@ import contextlib
 import gc
 import importlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +63,15 @@ def pytest_collection_finish() -> None:
     """Has the garbage collector leave out the ten thousand tests, which stay to the end."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Removes the databases that stood for the stores in a test's directory, once its services have ended."""
+    directory = getattr(item, "funcargs", {}).get("tmp_path")
+    # Nobody has made one where nobody has imported it.
+    if directory and (databases := sys.modules.get("tests.support.postgres")):
+        databases.remove_databases(directory)
 
 
 @pytest.fixture(scope="session", autouse=True)

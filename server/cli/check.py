@@ -26,7 +26,8 @@ def check(database_url: str | None) -> None:
         found += 1
 
     try:
-        store = maintenance(settings_or_exit(database_url=database_url).database_url)
+        settings = settings_or_exit(database_url=database_url)
+        store = maintenance(settings.database_url, settings.shared_options)
         # It notes how it ends, also where not even the schema can be read.
         summary = store.check(tell)
         version = store.stored_schema()

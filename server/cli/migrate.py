@@ -19,7 +19,8 @@ def migrate(database_url: str | None) -> None:
     them runs any more.
     """
     try:
-        store = maintenance(settings_or_exit(database_url=database_url).database_url)
+        settings = settings_or_exit(database_url=database_url)
+        store = maintenance(settings.database_url, settings.shared_options)
         store.migrate()
     except StoreOpenError as error:
         raise click.ClickException(str(error)) from error

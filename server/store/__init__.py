@@ -53,13 +53,13 @@ async def open_store(
     return await SqliteStore.open(_sqlite_path(database_url), clock, max_writes, telemetry, traces)
 
 
-def maintenance(database_url: str) -> StoreTools:
+def maintenance(database_url: str, options: SharedOptions = DEFAULT_OPTIONS) -> StoreTools:
     """What the commands do with the store that a DATABASE_URL names.
 
     Raises StoreOpenError for a URL that this version cannot open.
     """
     if is_shared(database_url):
-        return _postgres().tools(database_url)
+        return _postgres().tools(database_url, options)
     return SqliteTools(_sqlite_path(database_url))
 
 
@@ -78,7 +78,7 @@ class _Door(Protocol):
         options: SharedOptions,
     ) -> Store: ...
 
-    def tools(self, database_url: str) -> StoreTools: ...
+    def tools(self, database_url: str, options: SharedOptions) -> StoreTools: ...
 
 
 def _postgres() -> _Door:

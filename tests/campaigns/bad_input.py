@@ -25,7 +25,7 @@ from tests.campaigns.process_usage import ProcessUsage
 from tests.campaigns.rpc_bytes import RpcBytes
 from tests.campaigns.slow_clients import SlowClients
 from tests.campaigns.well_behaved_client import well_behaved_client
-from tests.support.service import Serve
+from tests.support.service import Serve, direct_url
 
 EXAMPLES, CALLS, FRAMES, FLOOD, SLOW, SLOW_SECONDS = 20_000, 100_000, 3000, 10_000, 1000, 20.0
 """The full size."""
@@ -75,7 +75,7 @@ def _service(report: Report, **environment: str) -> Iterator[Serve]:
             "server.cli",
             "check",
             "--database-url",
-            f"sqlite:///{directory}/store.db",
+            direct_url(Path(directory)),
         ]
         checked = subprocess.run(command, capture_output=True, text=True, check=False)
         if checked.returncode:

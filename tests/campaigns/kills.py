@@ -14,24 +14,23 @@ import argparse
 import asyncio
 import random
 import socket
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvloop
 
-from server.store.sqlite.check import problems, summary
+from server.store import maintenance
 from tests.campaigns.traffic.callers import Traffic
 from tests.campaigns.traffic.calling import now_ms
 from tests.campaigns.traffic.model import Findings
-from tests.support.service import Serve, start_command
+from tests.support.service import Serve, direct_url, start_command
 
 GRACE_SECONDS = 10
 BACK_SECONDS = 180
@@ -259,9 +258,7 @@ async def campaign(
         raise
     finally:
         await traffic.close()
-    with closing(sqlite3.connect(directory / "store.db")) as connection:
-        report.findings.other += problems(connection)
-        report.left = summary(connection)
+    report.left = maintenance(direct_url(directory)).check(report.findings.other.append)
     log = fleet.log()
     if "Traceback" in log:
         report.findings.other.append(

@@ -4,14 +4,13 @@ nothing is left open.
 
 import os
 import random
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,10 +19,11 @@ import pytest
 
 from eliza.sessions.v1 import message_service_pb2_grpc
 from eliza.sessions.v1.message_service_pb2 import SendMessageRequest
-from tests.campaigns.test_kill import GIVE_UP_SECONDS, check_file
+from tests.campaigns.test_kill import GIVE_UP_SECONDS, check_store
 from tests.service.agents.worker import Worker, stream_agent
 from tests.support.clients import create, history
 from tests.support.service import Serve, Start
+from tests.support.stores import execute
 from tests.support.waiting import until
 
 LEASE_SECONDS = 0.3
@@ -156,10 +156,7 @@ class Crew:
 
 def open_deliveries(directory: Path) -> Counter[str]:
     """How many deliveries there are in each state."""
-    with closing(sqlite3.connect(directory / "store.db")) as connection:
-        return Counter(
-            dict(connection.execute("SELECT state, count(*) FROM deliveries GROUP BY state").fetchall())
-        )
+    return Counter(dict(execute(directory, "SELECT state, count(*) FROM deliveries GROUP BY state")))
 
 
 def check(service: Serve, sent: Sent) -> int:
@@ -190,8 +187,7 @@ def check(service: Serve, sent: Sent) -> int:
 def check_states(directory: Path, stored: int) -> None:
     """Nothing is under way any more, nothing has failed, and no log has an entry that says so."""
     assert open_deliveries(directory) == {"answered": stored}
-    with closing(sqlite3.connect(directory / "store.db")) as connection:
-        assert connection.execute("SELECT count(*) FROM log WHERE kind = 'reply_failure'").fetchone() == (0,)
+    assert execute(directory, "SELECT count(*) FROM log WHERE kind = 'reply_failure'") == [(0,)]
 
 
 @pytest.mark.parametrize(
@@ -234,12 +230,11 @@ def test_each_message_gets_one_reply_whoever_is_killed(
     finally:
         crew.stop()
     stored = check(service, sent)
-    with closing(sqlite3.connect(tmp_path / "store.db")) as connection:
-        (retried,) = connection.execute("SELECT count(*) FROM deliveries WHERE attempts > 1").fetchone()
-        (most,) = connection.execute("SELECT max(attempts) FROM deliveries").fetchone()
+    ((retried,),) = execute(tmp_path, "SELECT count(*) FROM deliveries WHERE attempts > 1")
+    ((most,),) = execute(tmp_path, "SELECT max(attempts) FROM deliveries")
     assert service.stop() == 0
     check_states(tmp_path, stored)
-    check_file(tmp_path)
+    check_store(tmp_path)
     leased, pending = (sum(states[state] for states in answered_at_kills) for state in ("leased", "pending"))
     assert leased, "nothing was under way at any kill"
     print(

@@ -35,7 +35,7 @@ from server.store import open_store
 from tests.contract.answers import Failure, read_error
 from tests.contract.drivers import PATIENCE_SECONDS
 from tests.contract.grpc_driver import read_rpc_error
-from tests.support.service import ECHO, USER
+from tests.support.service import ECHO, USER, store_fields
 
 SECRET = "the password is swordfish"
 
@@ -73,7 +73,7 @@ class Server:
 async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
     settings = Settings(
         test_clock=True,
-        database_url=f"sqlite:///{tmp_path / 'store.db'}",
+        **store_fields(tmp_path),
         grpc_address="127.0.0.1:0",
         reply_deadline_seconds=0.2,
     )

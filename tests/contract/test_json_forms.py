@@ -3,10 +3,8 @@ forms.
 """
 
 import json
-import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ from eliza.sessions.v1.session_service_pb2 import (
 from tests.service.agents.worker import Worker, stream_agent
 from tests.support.clients import fails
 from tests.support.service import ECHO, USER, Serve, Start
+from tests.support.stores import execute
 from tests.support.waiting import until
 
 LINE_ENDS = "\x85\u2028\u2029"
@@ -360,18 +359,14 @@ def test_what_an_older_version_stored_can_be_read_over_every_transport(start: St
     assert requests.post(url, json={"content": "hi", "attachments": [1]}, timeout=30).status_code == 201
     assert service.stop() == 0
     attachments, metadata = [[0] * 19_999], {"z": 1, "a": {"y": [0.5], "b": 2}}
-    with closing(sqlite3.connect(tmp_path / "store.db")) as connection, connection:
-        row = (
-            json.dumps(attachments, separators=(",", ":")),
-            json.dumps(metadata, separators=(",", ":")),
-            session_id,
-        )
-        assert (
-            connection.execute(
-                "UPDATE log SET attachments = ?, metadata = ? WHERE session_id = ? AND sequence = 1", row
-            ).rowcount
-            == 1
-        )
+    row = (
+        json.dumps(attachments, separators=(",", ":")),
+        json.dumps(metadata, separators=(",", ":")),
+        session_id,
+    )
+    execute(
+        tmp_path, "UPDATE log SET attachments = ?, metadata = ? WHERE session_id = ? AND sequence = 1", *row
+    )
     service = start()
     whole = {**metadata, "sessionId": session_id}
     found = requests.get(f"{service.url}/{session_id}/messages", timeout=30).json()["messages"][-1]

@@ -2,9 +2,7 @@
 says: over both transports.
 """
 
-import sqlite3
 import uuid
-from contextlib import closing
 from pathlib import Path
 
 import grpc
@@ -17,6 +15,7 @@ from eliza.sessions import values
 from eliza.sessions.v1 import agent_pb2, agent_service_pb2, message_service_pb2, session_service_pb2
 from tests.support.clients import fails, replies
 from tests.support.service import ECHO, USER, Serve, Start
+from tests.support.stores import execute
 from tests.support.waiting import until
 
 CALLERS = 16
@@ -114,7 +113,7 @@ def test_a_key_is_free_again_once_its_session_is_deleted(service: Serve) -> None
     assert (sent.status_code, sent.json()["code"]) == (404, "SESSION_NOT_FOUND")
 
 
-@pytest.mark.parametrize("end", ["delete", "purge", "shutdown"])
+@pytest.mark.parametrize("end", ["delete", "purge", pytest.param("shutdown", marks=pytest.mark.sqlite)])
 def test_nothing_of_a_session_that_is_gone_stays_in_the_table_of_requests(
     start: Start, tmp_path: Path, end: str
 ) -> None:
@@ -132,12 +131,8 @@ def test_nothing_of_a_session_that_is_gone_stays_in_the_table_of_requests(
     elif end == "purge":
         service.advance(minutes=60)
     assert service.stop() == 0
-    with closing(sqlite3.connect(tmp_path / "store.db")) as connection:
-        counts = {
-            table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
-            for table in ("sessions", "requests")
-        }
-    assert counts == {"sessions": 0, "requests": 0}
+    for table in ("sessions", "requests"):
+        assert execute(tmp_path, f"SELECT count(*) FROM {table}") == [(0,)]
 
 
 @pytest.mark.parametrize("transport", ["websocket", "http", "sse"])

@@ -22,6 +22,8 @@ from tests.support.clients import clean_failure, command, create, fails, history
 from tests.support.service import Serve, Start, environment
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.sqlite
+
 
 def url(path: Path) -> str:
     return f"sqlite:///{path}"

@@ -25,7 +25,7 @@ from tests.service.metric_names import CONFIGURATION, Selector, expressions, gro
 from tests.support.clients import command
 from tests.support.metrics import Scrape, scrape
 from tests.support.realtime.programs import Facade, Program, free_address
-from tests.support.service import ECHO, UNKNOWN, USER, Serve, Start, environment
+from tests.support.service import ECHO, UNKNOWN, USER, Serve, Start, environment, store_settings
 from tests.support.waiting import PATIENCE_SECONDS, until
 
 FREE = "127.0.0.1:0"
@@ -341,7 +341,7 @@ def test_a_taken_address_stops_the_start(measured: Serve, tmp_path: Path) -> Non
     found = subprocess.run(
         command("serve"),
         env=environment(
-            DATABASE_URL=f"sqlite:///{tmp_path / 'store.db'}",
+            **store_settings(tmp_path),
             GRPC_ADDRESS=FREE,
             REST_ADDRESS=FREE,
             METRICS_ADDRESS=measured.metrics,

@@ -17,6 +17,8 @@ from tests.support.clients import history, replies, send
 from tests.support.service import ECHO, USER, Serve, Start
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.sqlite
+
 SCHEMA: Final = 6
 HOUR_MS: Final = 3_600_000
 

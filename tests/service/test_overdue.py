@@ -19,18 +19,20 @@ from server.domain.timeouts import PartialTimeoutConfig
 from server.lifecycle.expiry import BATCH, ExpiryScheduler
 from server.service import Service
 from server.settings import Settings
-from server.store.sqlite.store import SqliteStore
+from server.store.contract import Store
 from tests.store.conformance.common import say
+from tests.support.service import store_fields
+from tests.support.stores import open_here, store_class
 from tests.support.waiting import PATIENCE_SECONDS
 from tests.unit.samples import MINUTE, put, session
 
 
-async def overdue_store(path: Path, count: int) -> list[Session]:
+async def overdue_store(directory: Path, count: int) -> list[Session]:
     """Makes a store whose sessions should have expired an hour ago, each with a message that nobody has
     answered, but one that lives.
     """
     clock = SystemClock()
-    store = await SqliteStore.open(path, clock)
+    store = await open_here(directory, clock)
     start_ms = clock.now_ms() - 90 * MINUTE
     old = [session(start_ms, PartialTimeoutConfig(timeout_minutes=30.0)) for _ in range(count)]
     live = session(clock.now_ms())
@@ -43,9 +45,9 @@ async def overdue_store(path: Path, count: int) -> list[Session]:
 
 
 @asynccontextmanager
-async def served(path: Path) -> AsyncIterator[Service]:
+async def served(directory: Path) -> AsyncIterator[Service]:
     async with asyncio.timeout(PATIENCE_SECONDS):
-        service = await Service.start(Settings(database_url=f"sqlite:///{path}", grpc_address="127.0.0.1:0"))
+        service = await Service.start(Settings(**store_fields(directory), grpc_address="127.0.0.1:0"))
     try:
         yield service
     finally:
@@ -55,10 +57,11 @@ async def served(path: Path) -> AsyncIterator[Service]:
 async def test_it_listens_before_the_overdue_sessions_have_expired(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, live = await overdue_store(tmp_path / "store.db", 1)
-    goes_on, apply_due, leased = asyncio.Event(), SqliteStore.apply_due, []
+    one, live = await overdue_store(tmp_path, 1)
+    back_end = store_class()
+    goes_on, apply_due, leased = asyncio.Event(), back_end.apply_due, []
 
-    async def hold(self: SqliteStore, *arguments: Any) -> int:
+    async def hold(self: Store, *arguments: Any) -> int:
         await goes_on.wait()
         return await apply_due(self, *arguments)
 
@@ -67,8 +70,8 @@ async def test_it_listens_before_the_overdue_sessions_have_expired(
         deliveries = [outcome.delivery for outcome in outcomes if outcome.delivery]
         leased.extend(one for one in deliveries if one.attempts or one.due_at_ms is None)
 
-    monkeypatch.setattr(SqliteStore, "apply_due", hold)
-    async with served(tmp_path / "store.db") as service:
+    monkeypatch.setattr(back_end, "apply_due", hold)
+    async with served(tmp_path) as service:
         store = service._store
         store.add_listener(lambda commit: note(commit.outcomes))
         async with grpc.aio.insecure_channel(f"127.0.0.1:{service.port}") as channel:
@@ -94,9 +97,9 @@ async def test_it_listens_before_the_overdue_sessions_have_expired(
 
 
 async def test_others_write_between_the_batches_of_what_is_overdue(tmp_path: Path) -> None:
-    *old, live = await overdue_store(tmp_path / "store.db", 3 * BATCH)
+    *old, live = await overdue_store(tmp_path, 3 * BATCH)
     clock = SystemClock()
-    store = await SqliteStore.open(tmp_path / "store.db", clock)
+    store = await open_here(tmp_path, clock)
     batches: list[int] = []
     store.add_listener(
         lambda commit: batches.append(sum(outcome.session.expiry_logged for outcome in commit.outcomes))

@@ -5,7 +5,6 @@ As root it runs in a user namespace, where it does not see that: it refuses to r
 """
 
 import atexit
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -22,6 +21,8 @@ from typing import Final
 
 import psycopg
 
+from server.store.postgres.place import Place
+from server.store.postgres.schema import prepare
 from tests.support.waiting import until
 
 USER: Final = "eliza"
@@ -173,15 +174,51 @@ class PostgresServer:
             self.log_path.unlink(missing_ok=True)
 
 
-_servers: list[PostgresServer] = []
+_shared: list["SharedServer"] = []
+
+
+class SharedServer:
+    """The server of all functional tests of a pytest process. `template` is one with an empty store."""
+
+    def __init__(self) -> None:
+        self.server = PostgresServer(**FAST)
+        try:
+            self.template = self.server.make_database()
+            prepare(Place(self.server.url(self.template)))
+        except BaseException:
+            self.server.close()
+            raise
+        self._databases: dict[Path, str] = {}
+
+    def database_of(self, directory: Path) -> str:
+        """The name of the database that stands for a store's file in a directory, made when it is first asked
+        for.
+        """
+        if directory not in self._databases:
+            self._databases[directory] = self.server.make_database(self.template)
+        return self._databases[directory]
+
+    def remove_below(self, directory: Path) -> None:
+        """Removes the databases that stand for stores in a directory and below."""
+        for one in [one for one in self._databases if one.is_relative_to(directory)]:
+            self.server.remove_database(self._databases.pop(one))
+
+
+def shared_server() -> SharedServer:
+    """The server, which is started with the first test that asks for it and ends with the process."""
+    if not _shared:
+        _shared.append(SharedServer())
+        atexit.register(_shared[0].server.close)
+    return _shared[0]
 
 
 def database_of(directory: Path) -> str:
-    """The URL of the store of a service in a directory, on a server that this process starts once."""
-    if not _servers:
-        _servers.append(PostgresServer(**FAST))
-        atexit.register(_servers[0].close)
-    server, name = _servers[0], f"of_{hashlib.sha256(str(directory).encode()).hexdigest()[:32]}"
-    if not server.execute(f"SELECT 1 FROM pg_database WHERE datname = '{name}'"):
-        server.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-    return server.url(name)
+    """The URL of the store of a service in a directory."""
+    shared = shared_server()
+    return shared.server.url(shared.database_of(directory))
+
+
+def remove_databases(directory: Path) -> None:
+    """Removes the stores of services in a directory and below, if there are any."""
+    if _shared:
+        _shared[0].remove_below(directory)

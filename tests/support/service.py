@@ -65,13 +65,43 @@ def environment(**settings: str) -> dict[str, str]:
     }
 
 
-def store_url(directory: Path) -> str:
-    """Where the store of a service in a directory is: the tests are run on each back end."""
-    if os.environ.get("TEST_STORE") == "postgres":
-        from tests.support.postgres import database_of
+def back_end() -> str:
+    """What the tests are run on: what TEST_STORE names."""
+    return os.environ.get("TEST_STORE") or "sqlite"
 
-        return database_of(directory)
-    return f"sqlite:///{directory / 'store.db'}"
+
+def store_settings(directory: Path) -> dict[str, str]:
+    """The settings of the store of a service in a directory, on the back end that TEST_STORE names.
+
+    `sqlite`, where nothing is said. `postgres`; `unannounced`: there, and servers tell each other nothing;
+    `pgbouncer`: there, through a pooler of transactions.
+    """
+    if back_end() == "sqlite":
+        return {"DATABASE_URL": f"sqlite:///{directory / 'store.db'}"}
+    if back_end() == "pgbouncer":
+        from tests.support.pgbouncer import pooled_store
+
+        return pooled_store(directory)
+    from tests.support.postgres import database_of
+
+    announces = {"postgres": "true", "unannounced": "false"}[back_end()]
+    return {"DATABASE_URL": database_of(directory), "POSTGRES_ANNOUNCE": announces}
+
+
+def store_url(directory: Path) -> str:
+    """Where the store of a service in a directory is."""
+    return store_settings(directory)["DATABASE_URL"]
+
+
+def direct_url(directory: Path) -> str:
+    """The same, past any pooler."""
+    settings = store_settings(directory)
+    return settings.get("DATABASE_LISTEN_URL") or settings["DATABASE_URL"]
+
+
+def store_fields(directory: Path) -> dict[str, str]:
+    """The settings of the store as `Settings` takes them, for a service in this process."""
+    return {name.lower(): value for name, value in store_settings(directory).items()}
 
 
 fork_server: ForkServer | None = None
@@ -127,7 +157,7 @@ class Serve:
         directory.mkdir(parents=True, exist_ok=True)
         self.log_path = directory / "serve.log"
         defaults = {
-            "DATABASE_URL": store_url(directory),
+            **({} if "DATABASE_URL" in settings else store_settings(directory)),
             "GRPC_ADDRESS": "127.0.0.1:0",
             "REST_ADDRESS": "127.0.0.1:0",
             "SHUTDOWN_GRACE_SECONDS": "5",

@@ -35,7 +35,7 @@ async def open_store(
     return await PostgresStore.open(place, clock, max_writes, telemetry, traces)
 
 
-def tools(database_url: str) -> StoreTools:
+def tools(database_url: str, options: SharedOptions) -> StoreTools:
     """What the commands do with the store. Raises StoreOpenError."""
     check_url(database_url)
-    return PostgresTools(Place(database_url))
+    return PostgresTools(Place(database_url, *options))

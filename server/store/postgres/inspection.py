@@ -243,6 +243,9 @@ class PostgresInspection(PostgresLists, Inspection):
             place, first = tuple(sessions[-1][:3]), ALWAYS_MS
 
     async def find_message(self, session: Session, message_id: str) -> int | None:
+        if "\0" in message_id:
+            # No text of PostgreSQL has it, and none may be compared with it.
+            return None
         found = await self._read(_FIND_MESSAGE, {"id": session.id, "message": message_id})
         return int(found[0][0]) if found else None
 

@@ -11,6 +11,7 @@ from server.access.authentication import Authentication
 from server.rpc.credential_ends import CredentialEnds
 from server.service import Service
 from server.settings import Settings
+from tests.support.service import store_fields
 from tests.support.waiting import eventually
 
 goes_on = threading.Event()
@@ -36,9 +37,7 @@ async def test_files_that_cannot_be_read_again_keep_no_stream_open(
     monkeypatch.setattr(Authentication, "reload_if_changed", read)
     monkeypatch.setattr(CredentialEnds, "check", check)
     goes_on.clear()
-    service = await Service.start(
-        Settings(database_url=f"sqlite:///{tmp_path / 'store.db'}", grpc_address="127.0.0.1:0")
-    )
+    service = await Service.start(Settings(**store_fields(tmp_path), grpc_address="127.0.0.1:0"))
     try:
         await eventually(lambda: len(checks) >= 2)
     finally:

@@ -168,6 +168,7 @@ def files_with(world: World, *texts: str) -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.sqlite
 def test_an_erase_leaves_nothing_of_the_user(own: World) -> None:
     user, other = new_user(), new_user()
     content, note = f"content-{uuid.uuid4().hex}", f"note-{uuid.uuid4().hex}"

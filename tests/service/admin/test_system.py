@@ -4,6 +4,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from eliza.sessions.v1 import admin_service_pb2 as pb
 from eliza.sessions.v1.session_service_pb2 import GetServiceStatusResponse
 from server.store.sqlite.file import schema_version
@@ -35,6 +37,7 @@ def url(path: Path) -> str:
     return f"sqlite:///{path}"
 
 
+@pytest.mark.sqlite
 def test_what_runs(start: Start, tmp_path: Path) -> None:
     service = start("--no-rest", DELIVERY_ATTEMPTS="3", LOG_FORMAT="json")
     found = system(service)
@@ -71,6 +74,7 @@ def test_no_secret_is_told(start: Start, tmp_path: Path) -> None:
     assert found.is_protected
 
 
+@pytest.mark.sqlite
 def test_the_last_backup_and_the_last_check_are_told(start: Start, tmp_path: Path) -> None:
     service = start("--no-rest")
     send(service, create(service).session_id, "hello")
@@ -97,6 +101,7 @@ def test_the_last_backup_and_the_last_check_are_told(start: Start, tmp_path: Pat
     assert bad.detail.startswith("1 problems; session ")
 
 
+@pytest.mark.sqlite
 def test_a_store_that_cannot_write_is_told_with_its_reason(start: Start, tmp_path: Path) -> None:
     service = start("--no-rest")
     before = part(service, "store")

@@ -24,9 +24,10 @@ from server.domain.messages import Draft, Message
 from server.domain.sessions import send_message
 from server.lifecycle.watch import Watch
 from server.lifecycle.watches import Watches
-from server.store import open_store
+from server.store import build_clock, open_store
 from server.store.contract import Store
 from tests.store.conformance.common import first_open
+from tests.support.service import direct_url
 from tests.support.waiting import PATIENCE_SECONDS
 from tests.unit.samples import POLICY, put, session
 
@@ -170,8 +171,9 @@ async def asking(
     attempts: int = ATTEMPTS,
 ) -> AsyncIterator[Asking]:
     """All of it, running. Secrets may be in the directory."""
-    clock = SystemClock()
-    store = await open_store(f"sqlite:///{directory / 'asking.db'}", clock)
+    url = direct_url(directory)
+    clock = build_clock(url, is_test=False)
+    store = await open_store(url, clock)
     allowed_secrets = [f"{directory}/*", "AGENT_SECRET_*", "AGENT_SECRET_*@127.0.0.1"]
     connectors = build_connectors(POLICY, allowed_hosts=allowed_hosts, allowed_secrets=allowed_secrets)
     policy = RetryPolicy(attempts, first_backoff_ms, first_backoff_ms * 10)

@@ -18,6 +18,8 @@ from server.rpc.message_service import MessageService
 from tests.service.agents.dispatcher.world import OTHER, Scripted, World, hang
 from tests.support.waiting import PATIENCE_SECONDS, eventually
 
+pytestmark = pytest.mark.sqlite
+
 
 class Conversation:
     """A call of Converse: the parts that it was told, and at the end the reason why there is no reply, if

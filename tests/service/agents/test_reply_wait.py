@@ -27,6 +27,8 @@ from tests.service.agents.dispatcher.world import OTHER, Scripted, World, hang
 from tests.support.counts import counted
 from tests.support.waiting import PATIENCE_SECONDS, eventually
 
+pytestmark = pytest.mark.sqlite
+
 STREAMS = 3
 
 

@@ -5,9 +5,13 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from tests.support.clients import clean_failure, create, history, invoke, replies, send
 from tests.support.service import Start
 from tests.support.terminal import Terminal
+
+pytestmark = pytest.mark.sqlite
 
 
 def url(path: Path) -> str:

@@ -21,6 +21,8 @@ from tests.support.clients import (
 )
 from tests.support.service import ECHO, Start
 
+pytestmark = pytest.mark.sqlite
+
 
 def test_migrate_makes_a_store_and_leaves_it_alone_afterwards(start: Start, tmp_path: Path) -> None:
     path = tmp_path / "new" / "store.db"

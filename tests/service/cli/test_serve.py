@@ -248,6 +248,7 @@ def test_an_idle_connection_is_kept_as_long_as_the_setting_says(start: Start) ->
         assert running.stop() == 0
 
 
+@pytest.mark.sqlite
 def test_a_second_service_on_the_same_file_is_refused(start: Start, tmp_path: Path) -> None:
     running = start("--no-rest")
     url = f"sqlite:///{tmp_path / 'store.db'}"
@@ -287,6 +288,7 @@ def test_a_database_that_cannot_be_meant_is_refused_and_nothing_is_made(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.sqlite
 def test_the_start_says_which_file_is_served_and_how_many_sessions_are_in_it(
     start: Start, tmp_path: Path
 ) -> None:
@@ -309,6 +311,7 @@ def test_a_postgresql_that_is_not_there_is_told_without_the_password(tmp_path: P
     assert "pa55word" not in line
 
 
+@pytest.mark.sqlite
 def test_sessions_are_cleared_by_an_orderly_shutdown_alone_and_only_when_wanted(start: Start) -> None:
     first = start("--no-rest", CLEAR_SESSIONS_ON_SHUTDOWN="true")
     kept = create(first)

@@ -6,6 +6,8 @@ import time
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from eliza.sessions.v1.session_service_pb2 import WatchSessionRequest
 from tests.service.access.world import make_world
 from tests.service.agents.worker import Worker, stream_agent
@@ -45,6 +47,7 @@ def test_a_fresh_service_is_well(start: Start) -> None:
     assert 0 < values["store"]["diskFreeBytes"] < values["store"]["diskTotalBytes"]
 
 
+@pytest.mark.sqlite
 def test_what_happened_is_in_its_figures(start: Start, tmp_path: Path) -> None:
     service = start("--no-rest")
     agent_id = stream_agent(service)

@@ -15,6 +15,8 @@ from tests.support.metrics import scrape
 from tests.support.service import UNKNOWN, Serve
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.sqlite
+
 PAGE = (DOCS / "questions.md").read_text()
 ROWS = re.findall(r"^\| ([^|]+\?) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", PAGE, re.MULTILINE)
 COMMANDS = sorted({command for row in ROWS for command in re.findall(r"`([^`]+)`", row[2])})

@@ -157,6 +157,7 @@ def limit_files(running: Serve, size: int) -> Callable[[], None]:
     return lambda: resource.prlimit(running.process.pid, resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.sqlite
 def test_a_store_that_cannot_write_is_told_everywhere_and_recovers(start: Start) -> None:
     running = start()
     session_id = create(running).session_id
@@ -214,6 +215,7 @@ def test_a_store_that_cannot_write_is_told_everywhere_and_recovers(start: Start)
         assert [m.content for m in history(again, session_id) if m.is_agent is one_is_agent] == acknowledged
 
 
+@pytest.mark.sqlite
 def test_a_store_that_somebody_locks_is_told_with_the_first_write_that_fails(
     start: Start, tmp_path: Path
 ) -> None:
@@ -230,6 +232,7 @@ def test_a_store_that_somebody_locks_is_told_with_the_first_write_that_fails(
     assert running.stop() == 0
 
 
+@pytest.mark.sqlite
 def test_a_log_that_cannot_be_written_harms_nothing_else(start: Start) -> None:
     running = start("--no-rest")
     session_id = create(running).session_id

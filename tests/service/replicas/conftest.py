@@ -4,12 +4,20 @@ from pathlib import Path
 import pytest
 
 from tests.service.replicas.running import Replicas
+from tests.support.pgbouncer import pooled_store
 
 
-@pytest.fixture(params=[True, False], ids=["announced", "not announced"])
+@pytest.fixture(params=["announced", "not announced", "through pgbouncer"])
 def replicas(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Replicas]:
-    """Two servers on one store, which tell each other what they do, or do not."""
-    running = Replicas(tmp_path, 2, POSTGRES_ANNOUNCE=str(request.param).lower())
+    """Two servers on one store, which tell each other what they do, or do not, or have a pooler before it."""
+    match request.param:
+        case "announced":
+            settings = {}
+        case "not announced":
+            settings = {"POSTGRES_ANNOUNCE": "false"}
+        case _:
+            settings = pooled_store(tmp_path)
+    running = Replicas(tmp_path, 2, **settings)
     yield running
     running.close()
 

@@ -2,13 +2,12 @@
 needed.
 """
 
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 from eliza.sessions.v1 import agent_pb2, agent_service_pb2, message_service_pb2
 from eliza_sessions_client import Turn
 from tests.service.traces.world import ATTEMPT, SAMPLED, SEND, TRACE_ID, Traced, traced
+from tests.support.stores import execute
 from tests.support.waiting import eventually
 
 
@@ -29,8 +28,7 @@ async def connect(world: Traced, agent_id: str) -> agent_service_pb2.ConnectRequ
 
 def kept(directory: Path) -> list[str | None]:
     """What the store has of traces."""
-    with closing(sqlite3.connect(directory / "store.db")) as connection:
-        return [trace for (trace,) in connection.execute("SELECT trace FROM deliveries ORDER BY sequence")]
+    return [trace for (trace,) in execute(directory, "SELECT trace FROM deliveries ORDER BY sequence")]
 
 
 async def test_it_goes_on_after_a_restart_and_is_forgotten_with_the_reply(tmp_path: Path) -> None:
@@ -66,8 +64,7 @@ async def test_a_damaged_trace_in_the_store_costs_the_message_nothing(tmp_path: 
         session_id = await world.session(agent_id)
         request = message_service_pb2.SendMessageRequest(session_id=session_id, content="Hello!")
         await world.messages.SendMessage(request, timeout=10)
-    with closing(sqlite3.connect(tmp_path / "store.db")) as connection, connection:
-        connection.execute("UPDATE deliveries SET trace = 'damaged in some way'")
+    execute(tmp_path, "UPDATE deliveries SET trace = 'damaged in some way'")
     async with traced(tmp_path) as world:
         worker = await connect(world, agent_id)
         turn = await next_turn(worker)

@@ -31,7 +31,7 @@ from server.settings import Settings
 from server.telemetry.otel import OtelTraces
 from server.telemetry.telemetry import OFF
 from server.telemetry.traces import NO_TRACES, Traces
-from tests.support.service import ECHO, USER
+from tests.support.service import ECHO, USER, store_fields
 from tests.support.waiting import PATIENCE_SECONDS, eventually
 
 REQUEST = "POST /api/messaging/sessions/{sessionId}/messages"
@@ -149,7 +149,7 @@ async def traced(
     traces: Traces = memory.traces if is_on else NO_TRACES
     made = Settings(
         **{
-            "database_url": f"sqlite:///{directory / 'store.db'}",
+            **store_fields(directory),
             "grpc_address": "127.0.0.1:0",
             "agent_allowed_hosts": "127.0.0.1",
             **settings,

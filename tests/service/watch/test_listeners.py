@@ -46,6 +46,8 @@ from tests.store.conformance.common import say
 from tests.support.realtime.echo_dispatcher import ECHO_AGENT
 from tests.unit.samples import MINUTE, POLICY, T0, logged, put, session
 
+pytestmark = pytest.mark.sqlite
+
 
 class TestListeners:
     async def test_they_hear_of_what_is_durable_before_the_caller_does(

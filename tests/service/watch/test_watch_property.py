@@ -29,6 +29,8 @@ from tests.store.conformance.common import patch, say
 from tests.support.realtime.echo_dispatcher import delivered, echo_dispatcher
 from tests.unit.samples import MINUTE, T0, put, session
 
+pytestmark = pytest.mark.sqlite
+
 SESSIONS = 3
 WATCHERS = 3
 

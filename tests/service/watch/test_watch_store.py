@@ -47,6 +47,8 @@ from tests.support.realtime.echo_dispatcher import ECHO_AGENT, delivered, echo_d
 from tests.support.waiting import PATIENCE_SECONDS
 from tests.unit.samples import MINUTE, POLICY, T0, logged, put, session
 
+pytestmark = pytest.mark.sqlite
+
 
 class TestWatch:
     @pytest.fixture

@@ -298,7 +298,8 @@ class Inspection(OnStore):
         message_id = message_of(outcome.entry).id
         other = await self.added(store)
         assert await store.find_message(outcome.session, message_id) == 1
-        assert await store.find_message(outcome.session, UNKNOWN) is None
+        for unknown in (UNKNOWN, "", "\0", f"{message_id}\0"):
+            assert await store.find_message(outcome.session, unknown) is None
         assert await store.find_message(other, message_id) is None
         await asyncio.gather(
             *(store.apply(one.id, say(), scope=EVERYTHING) for _ in range(MAX_LOOKED_AT - 1))

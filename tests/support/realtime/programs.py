@@ -11,7 +11,7 @@ from typing import BinaryIO, Self
 import requests
 
 from tests.support.forks import Forked
-from tests.support.service import environment, start_command
+from tests.support.service import environment, start_command, store_settings
 from tests.support.waiting import PATIENCE_SECONDS
 
 SLOW_AGENT = Path(__file__).parent / "slow_agent.py"
@@ -93,4 +93,5 @@ class Facade(Program):
 def slow_agent(directory: Path, **settings: str) -> Program:
     """`eliza-sessions serve` whose echo agent does what the message says."""
     addresses = ["--grpc-address", "127.0.0.1:0", "--rest-address", "127.0.0.1:0"]
-    return Program([sys.executable, str(SLOW_AGENT), "serve", *addresses], directory, **settings)
+    line = [sys.executable, str(SLOW_AGENT), "serve", *addresses]
+    return Program(line, directory, **store_settings(directory), **settings)

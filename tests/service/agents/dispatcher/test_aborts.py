@@ -15,6 +15,8 @@ from tests.support.realtime.echo_dispatcher import delivered
 from tests.support.waiting import eventually
 from tests.unit.samples import AGENT, logged
 
+pytestmark = pytest.mark.sqlite
+
 
 class TestAborts:
     """Pieces of a reply that will never be are taken back, before anything else is told."""

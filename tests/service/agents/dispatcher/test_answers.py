@@ -19,6 +19,8 @@ from server.domain.sessions import Outcome
 from tests.service.agents.dispatcher.world import OTHER, Scripted, World, echo, hang
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.sqlite
+
 
 class TestAnswers:
     async def test_a_message_gets_one_reply_ever(self, world: World, agent: Scripted) -> None:

@@ -15,6 +15,8 @@ from tests.service.agents.dispatcher.world import LONG_S, Scripted, World, echo,
 from tests.support.waiting import eventually
 from tests.unit.samples import AGENT
 
+pytestmark = pytest.mark.sqlite
+
 
 class TestAttempts:
     async def test_a_lease_that_runs_out_is_given_again(self, world: World, agent: Scripted) -> None:

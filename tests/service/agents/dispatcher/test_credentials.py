@@ -16,6 +16,8 @@ from tests.store.conformance.common import first_open
 from tests.support.waiting import PATIENCE_SECONDS, eventually
 from tests.unit.samples import AGENT, T0
 
+pytestmark = pytest.mark.sqlite
+
 
 class TestWorkersWhoseCredentialEnds:
     @pytest.fixture

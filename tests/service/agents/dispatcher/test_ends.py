@@ -16,6 +16,8 @@ from tests.support.realtime.echo_dispatcher import delivered
 from tests.support.waiting import eventually
 from tests.unit.samples import AGENT
 
+pytestmark = pytest.mark.sqlite
+
 
 class TestEnds:
     @pytest.mark.parametrize("end", [World.delete, World.expire])

@@ -14,6 +14,8 @@ from tests.store.conformance.common import first_open
 from tests.support.realtime.echo_dispatcher import delivered
 from tests.support.waiting import PATIENCE_SECONDS, eventually
 
+pytestmark = pytest.mark.sqlite
+
 
 class TestOrder:
     async def test_a_flood_is_answered_in_order_and_many_sessions_at_once(

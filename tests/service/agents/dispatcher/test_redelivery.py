@@ -20,6 +20,8 @@ from tests.support.inside_sqlite import read_connections
 from tests.support.realtime.echo_dispatcher import delivered
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.sqlite
+
 SESSIONS = 4
 DEEDS = 250
 MOST_OPEN = 6

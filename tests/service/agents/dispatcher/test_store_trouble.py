@@ -19,6 +19,8 @@ from tests.support.realtime.echo_dispatcher import delivered
 from tests.support.waiting import PATIENCE_SECONDS, eventually
 from tests.unit.samples import AGENT, T0
 
+pytestmark = pytest.mark.sqlite
+
 
 class TestStoreTrouble:
     @pytest.mark.parametrize("method", ["lease_due", "get_agent", "lease", "answer", "fail"])

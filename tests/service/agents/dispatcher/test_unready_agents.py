@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from server.agents.connector import AgentUnavailableError
 from server.agents.stream import StreamWorkers
 from server.domain.access import EVERYTHING
@@ -12,6 +14,8 @@ from tests.service.agents.dispatcher.world import Scripted, World
 from tests.store.conformance.common import first_open
 from tests.support.waiting import PATIENCE_SECONDS, eventually
 from tests.unit.samples import AGENT, T0
+
+pytestmark = pytest.mark.sqlite
 
 
 class TestAgentsThatCannotBeAsked:
