@@ -185,6 +185,10 @@ class Breaker:
         while self._repairs:
             await asyncio.gather(*self._repairs)
 
+    async def let_go(self) -> None:
+        """Waits for what is being started, so that it can be killed."""
+        await asyncio.gather(*self._repairs, return_exceptions=True)
+
     async def _victim(self, members: list[Member]) -> Member:
         """One that runs; of the servers one stays."""
         spared = 0 if members is self._fleet.facades else 1
@@ -259,8 +263,9 @@ async def _run(directory: Path, server: PostgresServer, seed: int, plan: Plan, *
     fleet = Fleet.of(directory, url, SERVERS, FACADES, **SETTINGS, AGENT_ALLOWED_HOSTS=webhook_address)
     background: list[asyncio.Task[None]] = []
     traffic: Traffic | None = None
+    breaker: Breaker | None = None
     try:
-        await asyncio.gather(*map(fleet.start, fleet.members))
+        await fleet.start_all()
         stream_id, webhook_id = await register(fleet.servers[0].grpc, webhook_address)
         agents = (ECHO, stream_id, webhook_id)
         traffic = Traffic(
@@ -296,6 +301,8 @@ async def _run(directory: Path, server: PostgresServer, seed: int, plan: Plan, *
             f"leases: {leases}",
         ]
     except BaseException:
+        if breaker:
+            await breaker.let_go()
         await asyncio.to_thread(fleet.kill_all)
         raise
     finally:

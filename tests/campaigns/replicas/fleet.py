@@ -113,6 +113,13 @@ class Fleet:
             member.replica_id = new.pop() if len(new) == 1 else ""
             self._known |= {member.replica_id} | new
 
+    async def start_all(self) -> None:
+        """Starts all members. Where one fails, the others have come up when it raises."""
+        done = await asyncio.gather(*map(self.start, self.members), return_exceptions=True)
+        for error in done:
+            if error:
+                raise error
+
     async def kill(self, member: Member) -> None:
         """Kills a member with SIGKILL."""
         program, member.program = member.program, None

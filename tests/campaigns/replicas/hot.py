@@ -45,7 +45,7 @@ async def campaign(directory: Path, seed: int, *, each: int, hot: Sequence[int] 
         fleet = Fleet.of(directory, url, 2, 0, MAX_OPEN_DELIVERIES="1000000")
         traffic = Traffic(fleet.grpc, fleet.rest, seed)
         try:
-            await asyncio.gather(*map(fleet.start, fleet.servers))
+            await fleet.start_all()
             for sessions in hot:
                 report.lines.append(await _play(fleet, traffic, sessions, each))
             begun_s = time.monotonic()
