@@ -14,6 +14,7 @@ from uvicorn.server import ServerState
 from websockets.frames import Frame
 
 PRIVATE_NAMES: Final = (
+    "close_sent",
     "conn.reader.buffer",
     "conn.data_to_send",
     "frames",
@@ -80,8 +81,9 @@ class WebSocket(WebSocketsSansIOProtocol):
             self.on_idle_frame(len(event.data))
 
     def send_receive_event_to_app(self) -> None:
-        """Takes a message that is complete."""
-        self._queued_bytes += MESSAGE_BYTES + self.partial_bytes()
+        """Takes a message that is complete. After the app's goodbye uvicorn drops it."""
+        if not self.close_sent:
+            self._queued_bytes += MESSAGE_BYTES + self.partial_bytes()
         super().send_receive_event_to_app()
 
     async def receive(self) -> Any:

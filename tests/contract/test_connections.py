@@ -506,6 +506,20 @@ async def test_few_messages_of_a_websocket_wait_for_those_before_them(
         assert facade.shared.held_bytes == 0
 
 
+async def test_nothing_is_held_of_messages_after_the_goodbye_of_the_app(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # It has not said which namespace it wants.
+    monkeypatch.setattr(engine, "CONNECT_SECONDS", 0.01)
+    async with running(monkeypatch) as facade:
+        await facade.connect(WEBSOCKET)
+        connection = await the_only_one(facade, WebSocketProtocol)
+        await eventually(lambda: connection.close_sent)
+        connection.data_received(b"\x81\x81\0\0\0\x003" * 1000)
+        await eventually(lambda: not connection.unparsed_bytes)
+        assert connection.queued_bytes() == 0
+
+
 async def test_nothing_is_noted_of_requests_whose_client_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(monkeypatch) as facade:
         await facade.connect()
