@@ -94,6 +94,7 @@ def test_a_websocket_goes_over_tls(secured: Serve, authority: Authority) -> None
             joined = asyncio.Event()
             client.on("channel_joined", lambda _: joined.set())
             await client.emit("join", {"roomId": session, "channelId": session, "entityId": USER})
+            await asyncio.wait_for(joined.wait(), PATIENCE_SECONDS)
             await asyncio.to_thread(
                 secured.http.post, f"{secured.url}/{session}/messages", json={"content": "hi"}, timeout=30
             )

@@ -40,9 +40,9 @@ from server.lifecycle.pieces import PIECES_APART, WAITING_CHUNKS, WAITING_CODE_P
 from server.lifecycle.watch import PAGE_ENTRIES, SMALL_BYTES, Deleted, End, Watch
 from server.lifecycle.watches import WAKES_PER_TURN, Watches
 from server.rpc.sending import MAX_UNREAD_BYTES, Sending
+from server.store.sqlite import writer
 from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import say
-from tests.support.inside_sqlite import writer_of
 from tests.support.realtime.echo_dispatcher import ECHO_AGENT, delivered, echo_dispatcher
 from tests.support.waiting import PATIENCE_SECONDS
 from tests.unit.samples import MINUTE, POLICY, T0, logged, put, session
@@ -342,8 +342,8 @@ class TestWatch:
         """A reader that is behind may find nothing while the writer, which is a thread, has yet to tell."""
         await store.apply(one.id, say("hello"), scope=EVERYTHING)
         await watch.join(one.id, 0)
-        answer, held = writer_of(store)._answer, []
-        monkeypatch.setattr(writer_of(store), "_answer", held.append)
+        held: list[tuple[Any, ...]] = []
+        monkeypatch.setattr(writer, "answer", lambda *told: held.append(told))
         call = asyncio.create_task(store.delete_session(one.id, scope=EVERYTHING))
         async with asyncio.timeout(PATIENCE_SECONDS):
             while not held:  # noqa: ASYNC110 - nothing tells
@@ -354,8 +354,8 @@ class TestWatch:
             while len(held) < 2:  # noqa: ASYNC110 - nothing tells
                 await asyncio.sleep(0.001)
         assert not reading.done()
-        for group in held:
-            answer(group)
+        for told in held:
+            answer(*told)
         assert list(map(type, await reading)) == [Deleted, End]
         await call
 

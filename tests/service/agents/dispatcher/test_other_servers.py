@@ -42,7 +42,18 @@ async def test_a_message_that_follows_one_that_another_server_has_answered_waits
     # Not told by the store of what is committed: the answer is another server's.
     connectors = {**world.connectors, AgentKind.ECHO: agent}
     pump = Pump(
-        OTHER, Means(world.store, world.clock, connectors, world.pieces.append, RETRIES, LONG_S, 100), str
+        OTHER,
+        Means(
+            world.store,
+            world.clock,
+            connectors,
+            world.pieces.append,
+            lambda _session_id: True,
+            RETRIES,
+            LONG_S,
+            100,
+        ),
+        str,
     )
     one = await world.session(OTHER)
     first = await world.store.apply(one.id, say("first"), scope=EVERYTHING)
