@@ -40,6 +40,7 @@ from server.lifecycle.pieces import PIECES_APART, WAITING_CHUNKS, WAITING_CODE_P
 from server.lifecycle.watch import PAGE_ENTRIES, SMALL_BYTES, Deleted, End, Watch
 from server.lifecycle.watches import WAKES_PER_TURN, Watches
 from server.rpc.sending import MAX_UNREAD_BYTES, Sending
+from server.store.calls import answer
 from server.store.sqlite import writer
 from server.store.sqlite.store import SqliteStore
 from tests.store.conformance.common import say
