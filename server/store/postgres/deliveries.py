@@ -199,7 +199,13 @@ class PostgresDeliveries(Reading, Deliveries):
         if await self._read(_HAS_LOST, values):
             return 0
         found = await self._read(_NEXT, values)
-        return int(found[0][0]) if found else None
+        if not found:
+            return None
+        next_ms = int(found[0][0])
+        if next_ms > 0:
+            # Whoever asks claims next, by a look of the other kind, which need not be a full one.
+            front.note_due(next_ms)
+        return next_ms
 
     async def count_open(self) -> Mapping[str, int]:
         return dict(await self._read(_COUNT_OPEN))

@@ -52,6 +52,10 @@ class Front:
         if oldest:
             self._oldest_ms = int(oldest[0][0])
 
+    def note_due(self, due_ms: int) -> None:
+        """Takes note of a delivery that a look has found: those that follow are to find it, too."""
+        self._oldest_ms = min(self._oldest_ms, max(due_ms, _START_MS))
+
 
 def oldest(values: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
     """The statement that finds the first delivery of a queue, whoever has locked it or has it in hand."""

@@ -139,3 +139,18 @@ async def test_what_is_stored_late_is_found_by_a_full_look(
     monkeypatch.setattr(front, "FULL_LOOK_SECONDS", 0.0)
     assert await store.next_delivery_ms(AGENT) == T0
     assert await leased(store) == [late]
+
+
+async def test_what_a_full_look_has_found_is_claimed_by_one_that_is_not(
+    store: PostgresStore, database: str, clock: RowClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock.set_ms(T0 + LONG_MS)
+    await sent(store)
+    for one in await store.lease_due(AGENT, FAR_MS, 1, rule=claim):
+        await answer(store, one)
+    clock.set_ms(T0)
+    late = await sent(store)
+    with monkeypatch.context() as full:
+        full.setattr(front, "FULL_LOOK_SECONDS", 0.0)
+        assert await store.next_delivery_ms(AGENT) == T0
+    assert await leased(store) == [late]
