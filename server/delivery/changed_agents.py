@@ -47,11 +47,16 @@ class ChangedAgents:
 
     async def run(self) -> None:
         """Looks until cancelled."""
+        loop = asyncio.get_running_loop()
+        next_s = loop.time() + self._look_s
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._look_s):
+                async with asyncio.timeout_at(next_s):
                     await self._woken.wait()
-            is_all = self._is_all or not self._woken.is_set()
+            # However often it is woken: an announcement that was lost is nobody's who wakes it.
+            is_all = self._is_all or loop.time() >= next_s
+            if is_all:
+                next_s = loop.time() + self._look_s
             self._is_all = False
             self._woken.clear()
             changed, self._changed = self._changed, set()
