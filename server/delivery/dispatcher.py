@@ -140,12 +140,13 @@ class Dispatcher:
     async def watch_others(self) -> None:
         """Looks every few seconds, and where hints were lost, until cancelled.
 
-        A look that takes long, because very many deliveries are open, is made more seldom.
+        A look that takes long, because very many deliveries are open, is made more seldom. Not where it took
+        long once alone: the database may have been away.
         """
-        loop, wait_s = asyncio.get_running_loop(), LOOK_SECONDS
+        loop, took_s = asyncio.get_running_loop(), [0.0, 0.0]
         while not self._means.is_stopping:
             with suppress(TimeoutError):
-                async with asyncio.timeout(wait_s):
+                async with asyncio.timeout(max(LOOK_SECONDS, MOST_LOOKING * min(took_s))):
                     await self._must_look.wait()
             self._must_look.clear()
             begun_s = loop.time()
@@ -153,9 +154,12 @@ class Dispatcher:
                 await self.look()
             except STORE_TROUBLE as error:
                 self._means.note_trouble(error)
+                took_s = [0.0, 0.0]
             except Exception:
                 log.exception("deliveries are held up", error_id=uuid.uuid4().hex)
-            wait_s = max(LOOK_SECONDS, MOST_LOOKING * (loop.time() - begun_s))
+                took_s = [0.0, 0.0]
+            else:
+                took_s = [took_s[1], loop.time() - begun_s]
 
     def on_commit(self, commit: Commit) -> None:
         """Takes up the messages of users that a commit has stored, and ends the attempts that it has made

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from server.agents.connector import Emit, Work
+from server.delivery import dispatcher
 from server.delivery.pump import Pump
 from server.delivery.turn import Means
 from server.domain.access import EVERYTHING
 from server.domain.agents import AgentKind
+from server.domain.errors import UnavailableError
 from server.domain.ids import new_id
 from server.domain.messages import Draft, Reply
 from server.domain.replies import answer
@@ -71,3 +73,30 @@ async def test_a_message_that_follows_one_that_another_server_has_answered_waits
     await eventually(lambda: not list(pump.tasks))
     assert agent.contents == ["first", "second"]
     assert failed == []
+
+
+@pytest.mark.parametrize("is_back", [True, False])
+async def test_a_look_that_an_outage_has_held_up_is_followed_by_the_next_as_soon_as_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch, is_back: bool
+) -> None:
+    await world.open()
+    monkeypatch.setattr(dispatcher, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(dispatcher, "MOST_LOOKING", 1_000_000)
+    looks = 0
+
+    async def count_open() -> dict[str, int]:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            await asyncio.sleep(0.01)
+            if not is_back:
+                raise UnavailableError("The store cannot be used now")
+        return {}
+
+    monkeypatch.setattr(world.store, "count_open", count_open)
+    watching = asyncio.create_task(world.dispatcher.watch_others())
+    try:
+        await eventually(lambda: looks >= 2)
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
