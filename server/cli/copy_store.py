@@ -11,6 +11,7 @@ import click
 from server.cli.common import progress_bar, settings_or_exit
 from server.store import maintenance
 from server.store.copying import Copied, CopyStoppedError, copy
+from server.store.options import SharedOptions
 from server.store.tools import StoreTools
 from server.store.values import CopyError, StoreOpenError
 
@@ -29,8 +30,8 @@ def copy_store(source: str, target: str) -> None:
     Not copied are what removed sessions have left for the purge, a test clock, and notes of backups. Messages
     that an agent has in hand are given out anew.
     """
-    settings_or_exit()
-    read, written = _tools("FROM", source), _tools("TO", target)
+    options = settings_or_exit().shared_options
+    read, written = _tools("FROM", source, options), _tools("TO", target, options)
     if read.place == written.place:
         raise click.UsageError("FROM and TO are the same")
     with _stopping() as should_stop:
@@ -41,9 +42,9 @@ def copy_store(source: str, target: str) -> None:
     click.echo(f"{written.place} holds what {read.place} holds: {sum(one.rows for one in copied)} rows")
 
 
-def _tools(name: str, url: str) -> StoreTools:
+def _tools(name: str, url: str, options: SharedOptions) -> StoreTools:
     try:
-        return maintenance(url)
+        return maintenance(url, options)
     except StoreOpenError as error:
         # The text is that of the setting.
         raise click.ClickException(str(error).replace("DATABASE_URL", name, 1)) from error

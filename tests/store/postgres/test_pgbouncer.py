@@ -38,3 +38,5 @@ def test_the_commands_come_to_the_store_through_it(start: Start, tmp_path: Path)
         assert (checked.status, checked.errors) == (0, "")
         assert "is sound: 1 sessions, 40 entries" in checked.out
     assert service.stop() == 0
+    taken = invoke("copy-store", settings["DATABASE_URL"], f"sqlite:///{tmp_path / 'taken.db'}", **settings)
+    assert (taken.status, taken.errors) == (0, "")
