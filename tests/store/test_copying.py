@@ -12,6 +12,7 @@ from server.clock import TestClock
 from server.domain.access import EVERYTHING
 from server.store import copying, maintenance
 from server.store.copying import Copied, CopyStoppedError, copy
+from server.store.sqlite import copying as sqlite_copying
 from server.store.sqlite.file import prepare
 from server.store.sqlite.store import SqliteStore
 from server.store.values import CopyError, StoreOpenError
@@ -220,3 +221,17 @@ def test_huge_entries_are_copied_a_few_at_a_time(
     monkeypatch.setattr(copying, "batches", noting)
     copied(url(full), url(tmp_path / "to.db"))
     assert huge <= max(sizes) < huge + copying.BATCH_BYTES
+
+
+def test_every_column_of_every_table_is_copied_or_said_to_stay(tmp_path: Path) -> None:
+    prepare(tmp_path / "new.db").release()
+    with closing(sqlite3.connect(tmp_path / "new.db")) as connection:
+        tables = {
+            table: {column for _, column, *_ in connection.execute(f"PRAGMA table_info({table})")}
+            for (table,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+        }
+    # Deliveries bring these.
+    tables["sessions"] -= {"head_sequence", "head_due_ms"}
+    for stays in ("removed_sessions", "pending_rewrite"):
+        tables.pop(stays)
+    assert tables == {table: set(columns) for table, columns in sqlite_copying._WRITE.items()}

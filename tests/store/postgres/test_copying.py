@@ -261,3 +261,17 @@ async def test_a_copy_is_planned_by_its_indexes(full: str, empty: str) -> None:
             statement, _ = postgres_copying.select_rows(table, None)
             plan = "\n".join(row[0] for row in link.execute(f"EXPLAIN {statement}".encode()).fetchall())
             assert "Sort" not in plan, plan
+
+
+def test_every_column_of_every_table_is_copied_or_said_to_stay(database: str) -> None:
+    with psycopg.connect(database) as link:
+        found = link.execute(
+            "SELECT table_name, column_name FROM information_schema.columns "
+            "WHERE table_schema = current_schema() AND is_generated = 'NEVER'"
+        ).fetchall()
+    tables: dict[str, set[str]] = {}
+    for table, column in found:
+        tables.setdefault(table, set()).add(column)
+    for stays in ("commits", "removed_sessions", "replicas", "schema_version", "test_clock"):
+        tables.pop(stays)
+    assert tables == {table: set(columns) for table, columns in postgres_copying._WRITE.items()}
