@@ -1,5 +1,6 @@
 """How old open deliveries are, and how long replies take: told by commits and by the pieces of replies."""
 
+import asyncio
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -16,6 +17,12 @@ from server.telemetry.telemetry import Reading, Telemetry
 
 MAX_FOLLOWED: Final = 10_000
 """How many open deliveries are followed one by one: those that were opened first."""
+
+SLOW_SECONDS: Final = 0.1
+"""How long a shared store may take to say how old the oldest open delivery is, to be asked each time."""
+MOST_ASKING: Final = 20
+"""Otherwise: how many times as long its answer is good, because others read by the same connection."""
+LONGEST_GOOD_SECONDS: Final = 60.0
 
 ENDED: Final = "ended"
 """How deliveries end with their session."""
@@ -44,6 +51,9 @@ class DeliveryMeasures:
         self._on_piece = on_piece
         self._most = most
         self._shared_store: Store | None = None
+        # What it has said last, and until when that is good, in the loop's time.
+        self._oldest_ms: int | None = None
+        self._good_until_s = 0.0
         # The time of each message, the oldest first, and the sequences of each session.
         self._followed: OrderedDict[tuple[str, int], int] = OrderedDict()
         self._sequences: defaultdict[str, set[int]] = defaultdict(set)
@@ -100,8 +110,13 @@ class DeliveryMeasures:
 
     async def _ask(self, store: Store) -> int:
         """How old the oldest open delivery of all servers is, in ms; 0 where none is open."""
-        since_ms = await store.oldest_open_ms()
-        return 0 if since_ms is None else max(0, self._clock.now_ms() - since_ms)
+        loop = asyncio.get_running_loop()
+        if (begun_s := loop.time()) >= self._good_until_s:
+            self._oldest_ms = await store.oldest_open_ms()
+            took_s = loop.time() - begun_s
+            good_s = min(LONGEST_GOOD_SECONDS, MOST_ASKING * took_s) if took_s > SLOW_SECONDS else 0.0
+            self._good_until_s = loop.time() + good_s
+        return 0 if self._oldest_ms is None else max(0, self._clock.now_ms() - self._oldest_ms)
 
     def _note(self, outcome: Outcome, entry: Entry) -> None:
         session = outcome.session

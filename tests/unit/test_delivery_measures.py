@@ -1,10 +1,12 @@
 """How old open deliveries are and how long replies take, by a clock of the test."""
 
+import asyncio
 from collections import Counter
 
 import pytest
 
 from server.clock import TestClock
+from server.delivery import measures as delivery_measures
 from server.delivery.measures import DeliveryMeasures
 from server.delivery.statuses import AgentStatuses
 from server.domain.access import EVERYTHING
@@ -202,3 +204,26 @@ async def test_what_another_server_has_answered_is_open_no_longer(
     for at_s in (20, 21, 22):
         await world.reply(one, await world.send(one, at_s), at_s + 0.5)
     assert world.told.replies == [(one.agent_id, 0.5)] * 3
+
+
+@pytest.mark.parametrize(("slow_s", "asked"), [(-1.0, 1), (3600.0, 3)])
+async def test_a_store_that_takes_long_to_say_how_old_the_oldest_is_is_asked_seldom(
+    world: World, monkeypatch: pytest.MonkeyPatch, slow_s: float, asked: int
+) -> None:
+    monkeypatch.setattr(MemoryStore, "is_shared", True)
+    monkeypatch.setattr(delivery_measures, "SLOW_SECONDS", slow_s)
+    monkeypatch.setattr(delivery_measures, "MOST_ASKING", 1_000_000_000)
+    count = 0
+
+    async def oldest_open_ms() -> int:
+        nonlocal count
+        count += 1
+        await asyncio.sleep(0)
+        return T0
+
+    await world.measures.start(world.store)
+    monkeypatch.setattr(world.store, "oldest_open_ms", oldest_open_ms)
+    for age_s in (1, 2, 3):
+        world.clock.set_ms(T0 + age_s * 1000)
+        assert list(await world.measures.read_gauges(AgentStatuses()))[-1].value == age_s
+    assert count == asked

@@ -56,8 +56,8 @@ NOT_SERVING = {
 }
 """Modules whose statements are not looked at."""
 WHOLE = {
-    "deliveries._COUNT_OPEN": "called once, at the start; reads what is open, from an index of that",
-    "deliveries._OLDEST_OPEN": "for metrics; reads what is open, from an index of that",
+    "deliveries._COUNT_OPEN": "every few seconds, more seldom where it takes long; reads an index",
+    "deliveries._OLDEST_OPEN": "for metrics, more seldom where it takes long; reads what is open",
     "deliveries._GIVE_BACK": "reads what servers have in hand, from an index of that",
     "removal._CLEAR": "a setting of those who try the service out",
 }
