@@ -52,6 +52,7 @@ INSERT INTO removed_sessions SELECT md5('r' || n)::uuid FROM generate_series(1, 
 MODULES = {path.stem: path for path in Path(postgres.__file__).parent.glob("*.py") if path.stem != "__init__"}
 NOT_SERVING = {
     "check": "`eliza-sessions check` reads everything",
+    "copying": "`eliza-sessions copy-store` reads and writes all of a store that nobody serves",
     "schema": "makes and migrates the tables before anything is served",
 }
 """Modules whose statements are not looked at."""
