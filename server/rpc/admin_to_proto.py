@@ -71,7 +71,7 @@ def delivery(
     *,
     is_whole: bool,
 ) -> pb.MessageDelivery:
-    """The way of a message; `attempt` is what the agent has of it now, and `worker` who that is.
+    """The way of a message; `attempt` is what the agent has of it now from this server, `worker` who that is.
 
     Not `is_whole`: without what is for the operator of the agent alone.
     """
@@ -81,7 +81,7 @@ def delivery(
         session_id=stored.session_id,
         message_id=found.message_id,
         message_sequence=stored.sequence,
-        state=_STATES[stored.state] if attempt is None else pb.DELIVERY_STATE_IN_HAND,
+        state=pb.DELIVERY_STATE_IN_HAND if attempt or found.is_held else _STATES[stored.state],
         attempts=stored.attempts,
         max_attempts=max_attempts,
         created_at=values.timestamp(found.created_at_ms),
@@ -94,6 +94,8 @@ def delivery(
         )
     if attempt is not None:
         message.lease_expires_at.CopyFrom(values.timestamp(now_ms + round(attempt.lease_left_s * 1000)))
+    elif found.is_held:
+        message.lease_expires_at.CopyFrom(values.timestamp(stored.due_at_ms or now_ms))
     elif message.state == pb.DELIVERY_STATE_WAITING:
         due_ms = stored.due_at_ms if stored.state is DeliveryState.PENDING else now_ms
         message.next_attempt_at.CopyFrom(values.timestamp(now_ms if due_ms is None else due_ms))

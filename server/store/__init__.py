@@ -87,7 +87,7 @@ def _postgres() -> _Door:
         from server.store.postgres import door
     except ImportError as error:
         raise StoreOpenError(
-            f"a PostgreSQL store needs its driver, pip install 'eliza-sessions[postgres]': {error}"
+            f"a PostgreSQL store needs its driver, pip install '.[postgres]' in the repository: {error}"
         ) from error
     return door
 
@@ -97,6 +97,8 @@ def _sqlite_path(database_url: str) -> Path:
     path = database_url.removeprefix(SQLITE_SCHEME)
     if path in (database_url, ""):
         shown = re.sub(r"(://[^:@/]*):.*@", r"\1:…@", database_url)
+        # libpq's own form ends a value at a blank, or quotes it: nothing behind it is shown.
+        shown = re.sub(r"(password\s*=\s*).*", r"\1…", shown, flags=re.DOTALL | re.IGNORECASE)
         raise StoreOpenError(
             f"DATABASE_URL is {shown!r}: this version opens sqlite:///PATH and postgresql://… only"
         )

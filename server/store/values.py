@@ -89,13 +89,15 @@ class SearchPage(NamedTuple):
 class FoundDelivery(NamedTuple):
     """A delivery with the id and the time of its message, in ms.
 
-    `session_end_ms`: when its session expires, 0 where that is in the log.
+    `session_end_ms`: when its session expires, 0 where that is in the log. `is_held`: whether a server that
+    shares the store has it in hand.
     """
 
     delivery: Delivery
     message_id: str
     created_at_ms: int
     session_end_ms: int
+    is_held: bool = False
 
 
 Place: TypeAlias = tuple[int | str, ...]

@@ -49,7 +49,7 @@ _NEWEST: Final[dict[tuple[str, tuple[str, ...]], str]] = {
     for state in (LIVE, EXPIRED)
     for filters in ((), ("agent_id",), ("user_id",), ("agent_id", "user_id"))
 }
-_FOUND: Final = f"{rows.of('deliveries', rows.DELIVERY)}, log.message_id, log.at_ms"
+_FOUND: Final = f"{rows.of('deliveries', rows.DELIVERY)}, log.message_id, log.at_ms, holder IS NOT NULL"
 _FAILED: Final = frozenset([DeliveryState.FAILED])
 _OPEN: Final = frozenset(OPEN_STATES)
 _IS: Final = {_FAILED: f"AND state = '{DeliveryState.FAILED}'", _OPEN: f"AND state IN {rows.OPEN}", None: ""}
@@ -304,6 +304,6 @@ def _place_of(session: Session) -> tuple[int, str]:
 def _found(read: Iterable[rows.Row], session_end_ms: int) -> list[FoundDelivery]:
     """The deliveries in rows."""
     return [
-        FoundDelivery(rows.delivery_of(tuple(row)), message_id, at_ms, session_end_ms)
-        for *row, message_id, at_ms in read
+        FoundDelivery(rows.delivery_of(tuple(row)), message_id, at_ms, session_end_ms, is_held)
+        for *row, message_id, at_ms, is_held in read
     ]

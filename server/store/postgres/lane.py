@@ -161,7 +161,7 @@ class Lane:
 
         :raises OutcomeUnknownError: nobody can say now whether it is written
         """
-        # By whoever came last: who came before has waited a little longer.
+        # By whoever came last: who came before is given up before.
         end_s = group[-1].since_s + self._link.place.wait_s
         tries_left = MOST_TRIES
         while True:
@@ -184,11 +184,26 @@ class Lane:
                     tries_left -= 1
                     await asyncio.sleep(random.random() * LONGEST_JITTER_S)
                 elif is_away(error) and (was_open or loop.time() < end_s):
+                    if not was_open:
+                        self._give_up_late(group, error)
                     await self._link.pause()
                 else:
                     raise
             else:
                 return
+
+    def _give_up_late(self, group: list[Call], error: Exception) -> None:
+        """Answers those that have waited for as long as a call may, and takes them out of a group of which
+        nothing is written. The last one stays.
+        """
+        latest_s = asyncio.get_running_loop().time() - self._link.place.wait_s
+        late = [call for call in group[:-1] if call.since_s <= latest_s]
+        if late:
+            group[:-1] = [call for call in group[:-1] if call.since_s > latest_s]
+            public = public_error(error)
+            for call in late:
+                call.result, call.error = None, _own(public)
+            answer(late, ())
 
     async def _is_in_doubt(self, error: Exception) -> bool:
         """Ends the transaction that has failed; tells whether it may be committed all the same."""

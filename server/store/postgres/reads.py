@@ -119,6 +119,8 @@ class ReadLane:
                 await self._link.drop()
             is_late = loop.time() >= group[-1].since_s + wait_s
             if is_away(failure) and not self._is_closed and (was_open or not is_late):
+                if not was_open:
+                    group = self._give_up_late(group, failure)
                 await self._link.pause()
             elif len(group) > 1 and not is_away(failure) and not (is_passing(failure) and is_late):
                 # Only the culprit is to fail, unless each would take too long.
@@ -130,6 +132,15 @@ class ReadLane:
                 for one in group:
                     _refuse(one, public)
                 return
+
+    def _give_up_late(self, group: list[_Read], failure: Exception) -> list[_Read]:
+        """Refuses those that have waited for as long as a read may, and returns the others."""
+        latest_s = asyncio.get_running_loop().time() - self._link.place.wait_s
+        if late := [one for one in group if one.since_s <= latest_s]:
+            public = public_error(failure)
+            for one in late:
+                _refuse(one, public)
+        return [one for one in group if one.since_s > latest_s]
 
     async def _read(self, link: Link, group: Sequence[_Read]) -> None:
         """Has a group answered in one round trip. Raises psycopg.Error, having answered nobody."""

@@ -113,6 +113,8 @@ def test_what_cannot_be_copied_is_told_in_a_line(source: Path, tmp_path: Path) -
     )
     told = clean_failure(invoke("copy-store", "mysql://me:secret@host/db", none))
     assert "FROM is 'mysql://me:…@host/db': this version opens" in told
+    for place in ("mysql://host/db?user=me&password=secret", "host=h password = 'my secret' user=me"):
+        assert "secret" not in clean_failure(invoke("copy-store", place, none))
     assert "TO is" in clean_failure(invoke("copy-store", url(source), "somewhere"))
     same = invoke("copy-store", url(source), url(source))
     assert (same.status, same.out) == (2, "")

@@ -339,7 +339,9 @@ def test_links_lead_somewhere(page: Path, link: str) -> None:
     assert target.exists()
     if anchor:
         headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
-        assert anchor in [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
+        anchors = [re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings]
+        # Of two that are the same a browser shows the first.
+        assert anchors.count(anchor) == 1
 
 
 @pytest.mark.parametrize(

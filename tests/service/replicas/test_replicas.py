@@ -7,11 +7,13 @@ import psycopg
 import pytest
 
 from eliza.sessions.v1 import (
+    admin_service_pb2,
     agent_service_pb2,
     log_pb2,
     message_service_pb2,
     session_service_pb2,
 )
+from tests.service.admin.asking import deliveries
 from tests.service.agents.worker import Worker, stream_agent
 from tests.service.replicas.running import Replicas
 from tests.support.clients import create, fails, history, replies, run, send
@@ -69,6 +71,20 @@ def test_a_worker_at_one_answers_what_is_sent_at_the_other(replicas: Replicas) -
             assert delivery.message.content == content
             worker.answer(delivery, content.upper())
         assert [reply.content for reply in replies(here, session.session_id, 2)] == ["A", "B"]
+
+
+def test_each_server_tells_what_a_worker_at_another_has_in_hand(announcing: Replicas) -> None:
+    here, there = announcing.servers
+    agent_id = stream_agent(here)
+    session = create(here, agent_id)
+    with Worker(there.channel, agent_id) as worker:
+        send(here, session.session_id, "a")
+        worker.next()
+        told = [deliveries(server, session_id=session.session_id)[0] for server in (here, there)]
+        assert [one.state for one in told] == [admin_service_pb2.DELIVERY_STATE_IN_HAND] * 2
+        for one in told:
+            assert one.HasField("lease_expires_at")
+            assert not one.HasField("next_attempt_at")
 
 
 def test_who_waits_for_a_reply_gets_that_of_a_worker_at_the_other(replicas: Replicas) -> None:

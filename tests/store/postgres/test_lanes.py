@@ -3,7 +3,8 @@ it is done can rely on it.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -11,10 +12,14 @@ from server.domain.access import EVERYTHING
 from server.domain.errors import DomainError, OutcomeUnknownError, UnavailableError
 from server.domain.idempotency import RequestKey
 from server.domain.sessions import Outcome, Session
+from server.store.postgres.link import KeptLink
+from server.store.postgres.place import Place
+from server.store.postgres.reads import ReadLane
 from server.store.postgres.store import PostgresStore
 from tests.store.conformance.common import contents, history, say
 from tests.store.postgres.opened import Cluster, open_store, until_waiting
 from tests.support.cutting_proxy import CuttingProxy, Verdict, let_pass
+from tests.support.postgres import free_port
 from tests.support.waiting import eventually
 from tests.unit.samples import put, session
 
@@ -138,6 +143,61 @@ async def test_who_settles_waits_for_a_transaction_that_is_under_way(database: s
     finally:
         await first.close()
         await settling.close()
+
+
+class TestDatabaseIsAway:
+    """Each call waits by its own time, whoever is in its group."""
+
+    @pytest.fixture
+    async def store(self, database: str) -> AsyncIterator[PostgresStore]:
+        store = await open_store(database)
+        yield store
+        await store.close()
+
+    async def test_a_write_does_not_wait_for_one_that_came_later(self, store: PostgresStore) -> None:
+        one, lane = session(), store._lanes.first
+        await put(store, one)
+        with _away(lane._link) as is_back:
+            calls = [asyncio.ensure_future(store.apply(one.id, say(text), scope=EVERYTHING)) for text in "ab"]
+            await asyncio.sleep(0)
+            first, later = lane._queue
+            first.since_s, later.since_s = first.since_s - 60, later.since_s + 60
+            with pytest.raises(UnavailableError):
+                await calls[0]
+            assert not calls[1].done()
+            is_back()
+            assert (await calls[1]).entry.sequence == 1
+        assert contents(await history(store, one)) == ["b"]
+
+    async def test_a_read_does_not_wait_for_one_that_came_later(self, database: str) -> None:
+        lane = ReadLane(Place(database), 0)
+        with _away(lane._link) as is_back:
+            calls = [asyncio.ensure_future(lane.read(f"SELECT {number}")) for number in range(2)]
+            await asyncio.sleep(0)
+            first, later = lane._queue
+            first.since_s, later.since_s = first.since_s - 60, later.since_s + 60
+            with pytest.raises(UnavailableError):
+                await calls[0]
+            assert not calls[1].done()
+            is_back()
+            assert await calls[1] == [(1,)]
+        await lane.close()
+
+
+@contextmanager
+def _away(link: KeptLink) -> Iterator[Callable[[], None]]:
+    """A connection that is severed, and none leads to its database until the given function was called."""
+    place = link.place
+
+    def come_back() -> None:
+        link.place = place
+
+    link.place = Place(f"postgresql://eliza@127.0.0.1:{free_port()}/x")
+    link.sever(is_expected=True)
+    try:
+        yield come_back
+    finally:
+        come_back()
 
 
 class TestPacketsAreHeld:
