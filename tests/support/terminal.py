@@ -64,7 +64,10 @@ class Terminal:
 
     def end(self) -> int:
         """Waits for the end of the command; returns its exit status. What it still writes is read."""
-        while more := self._read():
+        last_s = time.monotonic() + SECONDS
+        while select.select([self._screen], [], [], max(0, last_s - time.monotonic()))[0]:
+            if not (more := self._read()):
+                break
             self._unread += more
         return self._process.wait(timeout=SECONDS)
 
