@@ -140,6 +140,6 @@ def test_what_only_a_file_has_is_refused(empty: str, tmp_path: Path) -> None:
     assert maintenance("postgresql://a:secret@h,i:5/x").place == "postgresql://h,i:5/x"
     with pytest.raises(StoreOpenError, match="autovacuum"):
         tools.compact(lambda done, total: None)
-    for copy in (tools.back_up, tools.restore):
-        with pytest.raises(CopyError, match="pg_dump"):
+    for copy, tool in ((tools.back_up, "pg_dump"), (tools.restore, "pg_restore")):
+        with pytest.raises(CopyError, match=tool):
             copy(tmp_path / "file", lambda done, total: None)
