@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 import click
 import grpc
@@ -11,9 +11,7 @@ from eliza.sessions.errors import TABLE, error_info
 from eliza.sessions.limits import MAX_SESSIONS
 from eliza.sessions.v1 import admin_service_pb2, agent_pb2, agent_service_pb2, errors_pb2
 from server.cli.agent_options import option_name
-from server.cli.chat import Stubs
-
-DEADLINE_SECONDS: Final = 10
+from server.cli.chat import DEADLINE_SECONDS, Stubs
 
 
 def call(method: Any, request: Any) -> Any:

@@ -20,7 +20,8 @@ from eliza.sessions.v1.user_data_service_pb2_grpc import UserDataServiceStub
 REPLY_SECONDS: Final = 3660
 """How long `chat` waits for a reply: a little longer than the server at its highest setting."""
 
-STATUS_SECONDS: Final = 10
+DEADLINE_SECONDS: Final = 15
+"""How long a call may take: longer than a server waits for its database by default, so that it can answer."""
 
 NO_REPLY: Final = ("AGENT_REPLY_FAILED", "AGENT_REPLY_TIMEOUT")
 SURVIVED: Final = (*NO_REPLY, "INVALID_CONTENT")
@@ -135,7 +136,7 @@ def _tell_detail(stubs: Stubs, agent: agent_pb2.Agent, message_id: str) -> None:
     """Prints the agent's own words about a message without a reply, where the server knows them."""
     request = agent_service_pb2.GetAgentRequest(agent_id=agent.agent_id, view=agent_pb2.AGENT_VIEW_STATUS)
     try:
-        failure = stubs.agents.GetAgent(request, timeout=STATUS_SECONDS).agent.status.last_failure
+        failure = stubs.agents.GetAgent(request, timeout=DEADLINE_SECONDS).agent.status.last_failure
     except grpc.RpcError as error:
         _tell(f"why is not known: {error.code().name}: {error.details()}")
         return

@@ -19,8 +19,8 @@ from eliza.sessions.v1 import (
     session_pb2,
     session_service_pb2,
 )
-from server.cli.agent_calls import DEADLINE_SECONDS, call, get_agent
-from server.cli.chat import Stubs
+from server.cli.agent_calls import call, get_agent
+from server.cli.chat import DEADLINE_SECONDS, Stubs
 from server.cli.server_commands import explain_failure
 
 STREAM_SECONDS: Final = 24 * 3600

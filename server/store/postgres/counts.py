@@ -11,7 +11,7 @@ import orjson
 from psycopg import AsyncCursor
 
 from server.domain.access import Scope
-from server.store.counts import CountKey
+from server.store.counts import EXPIRED, LIVE, CountKey
 from server.store.postgres import rows
 from server.store.postgres.place import Link
 
@@ -39,6 +39,33 @@ _READ: Final = (
     f"SELECT {rows.of('session_counts', rows.COUNT)} FROM jsonb_array_elements(%s::jsonb) AS item "
     f"JOIN session_counts ON {_SAME}"
 )
+AGENTS_LOOKED_AT: Final = 100
+"""Of how many agents a look finds the rows that add up to 0."""
+# From agent to agent by the index, past the rows of their users.
+_NEXT_AGENT: Final = (
+    "SELECT agent_id FROM session_counts WHERE state = %(state)s AND agent_id > {} ORDER BY agent_id LIMIT 1"
+)
+_WALK: Final = (
+    f"WITH RECURSIVE walk AS ((SELECT agent_id, 1 AS number FROM ({_NEXT_AGENT.format('%(after)s')}) "
+    f"AS first) UNION ALL SELECT ({_NEXT_AGENT.format('walk.agent_id')}), number + 1 FROM walk "
+    f"WHERE agent_id IS NOT NULL AND number < {AGENTS_LOOKED_AT}) "
+    "SELECT agent_id FROM walk WHERE agent_id IS NOT NULL ORDER BY agent_id"
+)
+_OF_AGENTS: Final = "state = %(state)s AND agent_id = ANY(%(agents)s::text[]) AND user_id = ''"
+# Rows whose latest values add up to 0 go together, while nobody can change them: the sum stays as it is,
+# whatever others add meanwhile. What others have locked is passed over, so that this waits for nobody.
+_REMOVE_IDLE: Final = (
+    f"WITH idle AS (SELECT agent_id, tenant FROM session_counts WHERE {_OF_AGENTS} "
+    "GROUP BY agent_id, tenant HAVING sum(sessions) = 0), "
+    "held AS MATERIALIZED (SELECT session_counts.agent_id, session_counts.tenant, lane, sessions "
+    "FROM idle JOIN session_counts USING (agent_id, tenant) "
+    "WHERE state = %(state)s AND user_id = '' FOR UPDATE OF session_counts SKIP LOCKED), "
+    "still_idle AS (SELECT agent_id, tenant FROM held GROUP BY agent_id, tenant HAVING sum(sessions) = 0) "
+    "DELETE FROM session_counts USING held JOIN still_idle USING (agent_id, tenant) "
+    "WHERE session_counts.state = %(state)s AND session_counts.agent_id = held.agent_id "
+    "AND session_counts.user_id = '' AND session_counts.tenant = held.tenant "
+    "AND session_counts.lane = held.lane"
+)
 _SUM: Final = (
     "SELECT tenant, sum(sessions)::bigint FROM session_counts "
     "WHERE state = %s AND agent_id = %s AND user_id = %s{} GROUP BY tenant HAVING sum(sessions) <> 0"
@@ -50,6 +77,8 @@ STATEMENTS: Final = {
     "change_counts": _CHANGE,
     "remove_empty_counts": _REMOVE_EMPTY,
     "read_counts": _READ,
+    "walk_counts": _WALK,
+    "remove_idle_counts": _REMOVE_IDLE,
     "sum_counts": _SUM_OF_TENANT,
     "sum_all_counts": _SUM_OF_ALL,
 }
@@ -84,6 +113,29 @@ async def change_counts(
     emptied = {item[:4] for item in items if item[-1] < 0 and item[-2] == SHARED_LANE}
     if emptied := emptied | set(map(_quota, quotas)):
         await link.execute(_REMOVE_EMPTY, [orjson.dumps(sorted(emptied)).decode()])
+
+
+class IdleCounts:
+    """Removes the rows of agents that add up to 0: each lane leaves its own, also those of removed agents."""
+
+    def __init__(self) -> None:
+        # The agent after which the next look begins, by state.
+        self._after: dict[str, str] = {}
+
+    async def remove(self, link: Link) -> None:
+        """Looks at the next agents, in a transaction that has changed nothing else. Raises psycopg.Error."""
+        for state in (LIVE, EXPIRED):
+            agents = await self._next(link, state)
+            if agents:
+                await link.execute(_REMOVE_IDLE, {"state": state, "agents": agents})
+
+    async def _next(self, link: Link, state: str) -> list[str]:
+        after = self._after.get(state, "")
+        found = await (await link.execute(_WALK, {"state": state, "after": after})).fetchall()
+        agents = [str(agent_id) for (agent_id,) in found]
+        # From the first one on again behind the last one.
+        self._after[state] = agents[-1] if len(agents) == AGENTS_LOOKED_AT else ""
+        return agents
 
 
 def _quota(key: CountKey) -> CountKey:

@@ -116,6 +116,9 @@ STATEMENTS: Final = {
 _CLOSED: Final = (DeliveryNotLeasedError, DeliveryNotFoundError, SessionNotFoundError)
 """What the rules raise where a delivery was closed since it was read."""
 
+MOST_FRONTS: Final = 10_000
+"""Of how many agents it is known where their queues begin; a look at another one reads from the start."""
+
 log = structlog.get_logger()
 
 
@@ -169,7 +172,7 @@ class PostgresDeliveries(Reading, Deliveries):
     ) -> list[OpenDelivery]:
         if not rows.is_uuid(agent_id):
             return []
-        front = self._fronts.setdefault(agent_id, Front())
+        front = self._front_of(agent_id)
         values = {
             **self._claim(agent_id, held),
             "from": front.begin("lease"),
@@ -194,7 +197,7 @@ class PostgresDeliveries(Reading, Deliveries):
             # Nothing is asked, but a store that is closed says so.
             self._lane()
             return None
-        front = self._fronts.setdefault(agent_id, Front())
+        front = self._front_of(agent_id)
         values = {**self._claim(agent_id, held), "from": front.begin("next")}
         if await self._read(_HAS_LOST, values):
             return 0
@@ -213,6 +216,14 @@ class PostgresDeliveries(Reading, Deliveries):
     async def oldest_open_ms(self) -> int | None:
         ((oldest_ms,),) = await self._read(_OLDEST_OPEN)
         return None if oldest_ms is None else int(oldest_ms)
+
+    def _front_of(self, agent_id: str) -> Front:
+        """The front of an agent's queue; that of whoever was looked at longest ago makes room for it."""
+        front = self._fronts.pop(agent_id, None) or Front()
+        self._fronts[agent_id] = front
+        if len(self._fronts) > MOST_FRONTS:
+            del self._fronts[next(iter(self._fronts))]
+        return front
 
     def _claim(self, agent_id: str, held: Collection[str]) -> dict[str, Any]:
         return {"agent": agent_id, "held": list(held), "me": self.replica_id}

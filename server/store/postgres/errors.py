@@ -46,7 +46,7 @@ def is_passing(error: Exception) -> bool:
 
 def public_error(error: Exception) -> Exception:
     """What a caller gets for an error: a typed one where the database cannot be used now, otherwise the error
-    itself.
+    itself. Where the database is away its link logs that, once.
     """
     if not isinstance(error, psycopg.Error):
         return error
@@ -55,6 +55,7 @@ def public_error(error: Exception) -> Exception:
         log.error("the store has no room left", cause=str(error), code=state)
         return ResourceExhaustedError("The store has no room left")
     if is_passing(error) or state in _UNUSABLE or state.startswith(_UNUSABLE_CLASSES):
-        log.error("the store cannot be used", cause=str(error), code=state)
+        if not is_away(error):
+            log.error("the store cannot be used", cause=str(error), code=state)
         return UnavailableError("The store cannot be used now")
     return error

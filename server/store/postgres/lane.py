@@ -18,7 +18,7 @@ from server.domain.sessions import Outcome
 from server.store.batch import Batch, Operation, strip
 from server.store.calls import Call, Work, answer, trace_group
 from server.store.contract import CommitListener
-from server.store.postgres.errors import AGAIN, READ_ONLY, is_away, is_passing, public_error
+from server.store.postgres.errors import AGAIN, READ_ONLY, is_away, is_passing
 from server.store.postgres.group import (
     NOW,
     begin,
@@ -145,7 +145,7 @@ class Lane:
         except Exception as error:  # noqa: BLE001 - whatever a rule raises goes to its caller
             if len(group) == 1 or _is_nobodys_fault(error):
                 # To try each alone would take as long for each.
-                public = public_error(error)
+                public = self._link.refuse(error)
                 for member in group:
                     member.error = _own(public)
                 return
@@ -200,7 +200,7 @@ class Lane:
         late = [call for call in group[:-1] if call.since_s <= latest_s]
         if late:
             group[:-1] = [call for call in group[:-1] if call.since_s > latest_s]
-            public = public_error(error)
+            public = self._link.refuse(error)
             for call in late:
                 call.result, call.error = None, _own(public)
             answer(late, ())

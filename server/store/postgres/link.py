@@ -13,6 +13,7 @@ from typing import Final
 import psycopg
 import structlog
 
+from server.store.postgres.errors import is_away, public_error
 from server.store.postgres.place import Link, Place
 
 FIRST_PAUSE_S: Final = 0.05
@@ -77,6 +78,14 @@ class KeptLink:
             told = {"purpose": self._purpose, "place": self.place.named(listens=self._listens)}
             cause = " ".join(str(error).split()) or type(error).__name__
             log.warning("a connection cannot be used", error_id=self._trouble, cause=cause, **told)
+
+    def refuse(self, error: Exception) -> Exception:
+        """What callers get for an error that ends what they asked for. A database that is away is logged
+        once, and once when it is back.
+        """
+        if is_away(error):
+            self.note_trouble(error)
+        return public_error(error)
 
     @contextmanager
     def bounded(self) -> Iterator[None]:

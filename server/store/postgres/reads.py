@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias
 
 from server.domain.errors import OverloadedError, UnavailableError
 from server.store.batch import strip
-from server.store.postgres.errors import is_away, is_passing, public_error
+from server.store.postgres.errors import is_away, is_passing
 from server.store.postgres.link import KeptLink, end_of
 from server.store.postgres.place import LOCAL_LIMITS, Link, Place
 
@@ -128,7 +128,7 @@ class ReadLane:
                     await self._carry_out([one])
                 return
             else:
-                public = public_error(failure)
+                public = self._link.refuse(failure)
                 for one in group:
                     _refuse(one, public)
                 return
@@ -137,7 +137,7 @@ class ReadLane:
         """Refuses those that have waited for as long as a read may, and returns the others."""
         latest_s = asyncio.get_running_loop().time() - self._link.place.wait_s
         if late := [one for one in group if one.since_s <= latest_s]:
-            public = public_error(failure)
+            public = self._link.refuse(failure)
             for one in late:
                 _refuse(one, public)
         return [one for one in group if one.since_s > latest_s]

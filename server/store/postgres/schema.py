@@ -159,7 +159,7 @@ def _migrate(place: Place, link: Connection, *, is_copying: bool) -> None:
             if version < max(migrations):
                 link.execute(migrations[version + 1][0].encode())
                 link.execute("UPDATE schema_version SET version = version + 1")
-                log.info("migrated the store", schema=version + 1)
+                log.info("migrated the store" if version else "made the tables", schema=version + 1)
                 continue
             if cleared >= version:
                 return

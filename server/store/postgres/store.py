@@ -25,6 +25,7 @@ from server.store.postgres import due, removal
 from server.store.postgres.agents import PostgresAgents
 from server.store.postgres.announcer import Announcer
 from server.store.postgres.clock import DatabaseTestTime, DatabaseTime
+from server.store.postgres.counts import IdleCounts
 from server.store.postgres.deliveries import PostgresDeliveries
 from server.store.postgres.inspection import PostgresInspection
 from server.store.postgres.lanes import Lanes
@@ -71,6 +72,7 @@ class PostgresStore(PostgresInspection, PostgresMessages, PostgresAgents, Postgr
         self.replica_id = replica_id
         self._slot = slot
         self._fronts = {}
+        self._idle_counts = IdleCounts()
         self._schema = schema_version()
         self._time = time
         self._hint_listeners: list[HintListener] = [self._on_hint]
@@ -204,7 +206,10 @@ class PostgresStore(PostgresInspection, PostgresMessages, PostgresAgents, Postgr
         lane = self._lanes.first
 
         async def work(link: Link, _: int) -> int:
-            return await removal.take_expired(link, now_ms, retention_ms, limit, lane.number)
+            taken = await removal.take_expired(link, now_ms, retention_ms, limit, lane.number)
+            if not taken:
+                await self._idle_counts.remove(link)
+            return taken
 
         return await lane.run(work)
 

@@ -15,8 +15,11 @@ from server.store.postgres.schema import prepare, require_known, schema_version,
 from server.store.tools import Progress, StoreTools
 from server.store.values import CopyError, StoreOpenError
 
-_COPIES: Final = (
+_BACK_UP: Final = (
     "PostgreSQL is backed up by its own tools: pg_dump, or pg_basebackup with an archive of its log"
+)
+_RESTORE: Final = (
+    "PostgreSQL is restored by its own tools: pg_restore what pg_dump made, or a base backup with its archive"
 )
 
 
@@ -53,10 +56,10 @@ class PostgresTools(StoreTools):
         raise StoreOpenError(f"{self.place}: autovacuum keeps it small; VACUUM FULL rewrites a table")
 
     def back_up(self, target: Path, progress: Progress) -> None:
-        raise CopyError(_COPIES)
+        raise CopyError(_BACK_UP)
 
     def restore(self, source: Path, progress: Progress) -> None:
-        raise CopyError(_COPIES)
+        raise CopyError(_RESTORE)
 
     def copy_source(self) -> AbstractContextManager[CopySource]:
         return open_source(self._place)

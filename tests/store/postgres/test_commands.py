@@ -79,7 +79,7 @@ def test_a_check_takes_as_long_as_it_takes(database: str, monkeypatch: pytest.Mo
     ("command", "says", "arguments"),
     [
         (backup, "pg_dump", ["copy.db"]),
-        (restore, "pg_dump", ["copy.db"]),
+        (restore, "pg_restore", ["copy.db"]),
         (compact, "autovacuum", []),
     ],
 )

@@ -8,8 +8,9 @@ import psycopg
 import pytest
 
 from server.domain.access import EVERYTHING
+from server.domain.ids import new_id
 from server.domain.replies import lease
-from server.store.postgres import front
+from server.store.postgres import deliveries, front
 from server.store.postgres.deliveries import STATEMENTS
 from server.store.postgres.store import PostgresStore
 from server.store.values import OpenDelivery
@@ -154,3 +155,16 @@ async def test_what_a_full_look_has_found_is_claimed_by_one_that_is_not(
         full.setattr(front, "FULL_LOOK_SECONDS", 0.0)
         assert await store.next_delivery_ms(AGENT) == T0
     assert await leased(store) == [late]
+
+
+async def test_agents_that_were_removed_leave_no_front_for_ever(
+    store: PostgresStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliveries, "MOST_FRONTS", 3)
+    for _ in range(5):
+        await store.next_delivery_ms(new_id())
+        # An agent that is in use stays.
+        known = store._fronts[AGENT]
+        await store.lease_due(AGENT, FAR_MS, 1, rule=claim)
+        assert store._fronts[AGENT] is known
+        assert len(store._fronts) <= 3

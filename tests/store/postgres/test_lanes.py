@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+from structlog.testing import capture_logs
 
 from server.domain.access import EVERYTHING
 from server.domain.errors import DomainError, OutcomeUnknownError, UnavailableError
@@ -225,6 +226,39 @@ class TestPacketsAreHeld:
         finally:
             proxy.release()
             await store.close()
+
+
+async def test_a_database_that_is_away_is_logged_once_however_many_calls_fail(
+    database: str, cluster: Cluster, proxy: CuttingProxy
+) -> None:
+    store = await open_store(through(database, cluster, proxy), wait_s=0.05)
+    try:
+        one = session()
+        await put(store, one)
+        await store.get_session(one.id, scope=EVERYTHING)
+        with capture_logs() as logs:
+            proxy.rule = lambda *_: Verdict.CUT
+            for _ in range(4):
+                for call in (
+                    store.apply(one.id, say(), scope=EVERYTHING),
+                    store.get_session(one.id, scope=EVERYTHING),
+                ):
+                    with pytest.raises(UnavailableError):
+                        await call
+            lost = [(line["event"], line.get("purpose")) for line in logs]
+            assert len(lost) == len(set(lost))
+            assert ("a connection cannot be used", "writes") in lost
+            proxy.rule = let_pass
+            await store.apply(one.id, say(), scope=EVERYTHING)
+        told = [line for line in logs if line.get("purpose") == "writes"]
+        assert [line["event"] for line in told] == [
+            "a connection cannot be used",
+            "a connection can be used again",
+        ]
+        assert len({line["error_id"] for line in told}) == 1
+    finally:
+        proxy.rule = let_pass
+        await store.close()
 
 
 class TestStandbyIsAway:

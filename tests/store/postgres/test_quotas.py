@@ -5,6 +5,7 @@ import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+import psycopg
 import pytest
 
 from server.domain.access import EVERYTHING
@@ -117,3 +118,98 @@ async def test_a_tenants_agents_are_counted_at_all_servers_together(stores: list
         return True
 
     assert sum(await asyncio.gather(*map(register, range(40)))) == 7
+
+
+async def purge(store: PostgresStore) -> None:
+    """All that has expired."""
+    while await store.purge(2 * T0, 1000):
+        continue
+
+
+def rows_of_agents(url: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(url) as link:
+        return link.execute("SELECT * FROM session_counts WHERE agent_id <> '' ORDER BY 1, 2, 5").fetchall()
+
+
+async def test_the_purge_leaves_no_counts_of_an_agent_without_sessions(
+    stores: list[PostgresStore], database: str
+) -> None:
+    """What one server has counted another one takes off, in rows of its own."""
+    for number in range(12):
+        gone = await create(stores[0], new_id(), None)
+        assert gone
+        if number % 2:
+            await stores[1].apply(gone, expire, scope=EVERYTHING)
+        else:
+            await stores[1].delete_session(gone, scope=EVERYTHING)
+    kept = session()._replace(agent_id=new_id(), tenant="t")
+    await stores[0].create_session(kept.agent_id, lambda _, __: kept, scope=EVERYTHING)
+    assert {row[1] for row in rows_of_agents(database)} == {AGENT, kept.agent_id}
+    await purge(stores[2])
+    left = rows_of_agents(database)
+    assert {(*row[:4], row[-1]) for row in left} == {
+        ("live", kept.agent_id, "", "t", 1),
+        ("live", kept.agent_id, kept.user_id, "t", 1),
+    }
+    assert await create(stores[1], new_id(), None)
+    assert (await stores[2].counts(scope=EVERYTHING)).active == 2
+
+
+async def test_the_counts_of_many_agents_are_removed_bit_by_bit(
+    stores: list[PostgresStore], database: str
+) -> None:
+    with psycopg.connect(database) as link:
+        link.execute(
+            "INSERT INTO session_counts SELECT 'expired', md5(n::text), '', '', 10 + lane, 1 - 2 * lane "
+            "FROM generate_series(1, 250) AS n, generate_series(0, 1) AS lane"
+        )
+    left = []
+    for _ in range(4):
+        await purge(stores[0])
+        left.append(len(rows_of_agents(database)))
+    assert left == [300, 100, 0, 0]
+
+
+async def test_the_purge_waits_for_no_lane_and_counts_what_comes_meanwhile(
+    stores: list[PostgresStore], database: str
+) -> None:
+    """A lane holds one of the rows: none of those that it is added up with may go."""
+    with psycopg.connect(database) as link:
+        key = "'live', '0a', '', ''"
+        link.execute(f"INSERT INTO session_counts VALUES ({key}, 10, 3), ({key}, 11, -3)".encode())
+        link.commit()
+        link.execute("UPDATE session_counts SET sessions = sessions + 2 WHERE lane = 11")
+        await purge(stores[0])
+        link.rollback()
+        assert [row[-2:] for row in rows_of_agents(database)] == [(10, 3), (11, -3)]
+        # A lane that adds a row of its own stands in nobody's way.
+        link.execute(f"INSERT INTO session_counts VALUES ({key}, 12, 1)".encode())
+        await purge(stores[0])
+        link.commit()
+        assert [row[-2:] for row in rows_of_agents(database)] == [(12, 1)]
+        link.execute("DELETE FROM session_counts WHERE agent_id = '0a'")
+
+
+async def test_counts_are_exact_while_the_purge_removes_rows(
+    stores: list[PostgresStore], database: str
+) -> None:
+    """The count of the only agent is 0 again and again, in the rows of six lanes."""
+    is_over = False
+
+    async def use(number: int) -> None:
+        store = stores[number % len(stores)]
+        for _ in range(40):
+            made = await create(store, new_id(), None)
+            assert made
+            await stores[(number + 1) % len(stores)].delete_session(made, scope=EVERYTHING)
+
+    async def clean(store: PostgresStore) -> None:
+        while not is_over:
+            await purge(store)
+
+    cleaning = [asyncio.create_task(clean(store)) for store in stores]
+    await asyncio.gather(*map(use, range(4)))
+    is_over = True
+    await asyncio.gather(*cleaning)
+    await purge(stores[0])
+    assert rows_of_agents(database) == []

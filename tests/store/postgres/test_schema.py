@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 
 from server.store import build_clock, maintenance, open_store
 from server.store.postgres import schema
@@ -63,7 +64,10 @@ def test_servers_that_start_together_make_the_store_once(empty: str) -> None:
 
 @pytest.mark.usefixtures("later")
 def test_a_store_is_migrated_step_by_step(empty: str) -> None:
-    prepare(Place(empty))
+    with capture_logs() as logs:
+        prepare(Place(empty))
+    told = [(line["event"], line["schema"]) for line in logs]
+    assert told == [("made the tables", 1), ("migrated the store", 2), ("migrated the store", 3)]
     assert versions(empty) == (3, 3)
     assert {"more", "most"} <= columns(empty)
     assert "name" not in columns(empty)
@@ -140,6 +144,6 @@ def test_what_only_a_file_has_is_refused(empty: str, tmp_path: Path) -> None:
     assert maintenance("postgresql://a:secret@h,i:5/x").place == "postgresql://h,i:5/x"
     with pytest.raises(StoreOpenError, match="autovacuum"):
         tools.compact(lambda done, total: None)
-    for copy in (tools.back_up, tools.restore):
-        with pytest.raises(CopyError, match="pg_dump"):
+    for copy, tool in ((tools.back_up, "pg_dump"), (tools.restore, "pg_restore")):
+        with pytest.raises(CopyError, match=tool):
             copy(tmp_path / "file", lambda done, total: None)
