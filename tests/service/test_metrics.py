@@ -36,6 +36,9 @@ REQUESTS = "http_server_request_duration_seconds"
 SEND = "eliza.sessions.v1.MessageService/SendMessage"
 GET = "eliza.sessions.v1.SessionService/GetSession"
 
+# The file's size, its log of writes and notes beside it are metrics of SQLite's.
+pytestmark = pytest.mark.sqlite
+
 VALUES = {
     "reason": set(TABLE),
     "rpc_response_status_code": {code.name for code in grpc.StatusCode},

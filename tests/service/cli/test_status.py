@@ -32,6 +32,7 @@ def told(service: Serve) -> dict:
     return json.loads(ended.out)
 
 
+@pytest.mark.sqlite
 def test_a_fresh_service_is_well(start: Start) -> None:
     service = start("--no-rest", DELIVERY_ATTEMPTS="3")
     facts, values = shown(service), told(service)

@@ -33,6 +33,7 @@ def test_the_figures_are_those_of_the_service(start: Start) -> None:
     assert now["replyP50"] is None or now["replyP50"] > 0
 
 
+@pytest.mark.sqlite
 def test_the_system_page_tells_of_this_service(start: Start) -> None:
     service = start(LOG_LEVEL="debug")
     part = requests.get(f"http://{service.rest}/console/parts/system", timeout=20)

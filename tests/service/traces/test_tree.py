@@ -247,6 +247,7 @@ async def test_a_model_gets_the_trace_as_header(world: Traced) -> None:
     ] == []
 
 
+@pytest.mark.sqlite
 async def test_a_group_of_writes_is_told_once_with_links_to_its_calls(
     world: Traced, monkeypatch: pytest.MonkeyPatch
 ) -> None:
