@@ -49,7 +49,7 @@ class OtherServers:
             if session_id in waiting:
                 self._answered.add(session_id)
         for piece in hint.pieces:
-            self._watches.piece(piece)
+            self._watches.piece(piece, hint.sender)
         self._is_all = self._is_all or hint.all
         if hint.all or self._answered:
             self._woken.set()
@@ -63,6 +63,8 @@ class OtherServers:
                     self._watches.note_deleted(session_id)
                 else:
                     self._watches.note_grown(session_id, sequence)
+        if servers := self._watches.piece_servers():
+            self._watches.void_pieces(await self._store.find_dead(servers))
         await self._find_answers(set(self._watches.reply_waits.session_ids))
 
     async def run(self) -> None:

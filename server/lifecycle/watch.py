@@ -5,7 +5,7 @@ It keeps no entries, so that a slow watch costs no memory and loses nothing.
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from server.domain.access import Scope
@@ -20,6 +20,7 @@ from server.domain.errors import (
 from server.domain.log import Entry, Expiry, Piece
 from server.domain.sessions import Outcome, Session, require_live
 from server.lifecycle.backpressure import Backpressure, Unbounded
+from server.lifecycle.shown import Shown
 from server.lifecycle.watches import Watched, Watches
 from server.store.contract import Store
 
@@ -60,11 +61,12 @@ class _Place:
     piece: int
     has_ended: bool = False
     """Whether the expiry went out, so that only the end follows."""
+    shown: Shown = field(default_factory=Shown)
 
     def take(self, up_to: int) -> list[Piece]:
         """Takes the pieces of attempts that began when the log ended at a sequence or before."""
-        told, self.piece = self.watched.pieces.take(self.piece, up_to)
-        return told
+        taken, self.piece = self.watched.pieces.take(self.piece, up_to)
+        return [told for piece in taken for told in self.shown.take_piece(piece)]
 
 
 class Watch:
@@ -237,7 +239,9 @@ class Watch:
             # A piece comes after all entries that the log had when its attempt began, and before the next
             # entry.
             items.extend((session, piece) for piece in place.take(entry.sequence - 1))
+            items.extend((session, abort) for abort in place.shown.take_entry(entry))
             items.append((session, entry))
+            place.watched.end_reply(entry)
             place.sequence = entry.sequence
         items.extend((session, piece) for piece in place.take(place.sequence))
         if not items:

@@ -2,13 +2,14 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from server.domain.log import Piece
+from server.domain.log import Abort, Chunk, Entry, Piece
 from server.lifecycle.pieces import Pieces
 from server.lifecycle.reply_waits import ReplyWaits
+from server.lifecycle.shown import abort_of
 from server.store.values import Commit
 
 WAKES_PER_TURN: Final = 20
@@ -41,6 +42,17 @@ class Watched:
     announced: int = 0
     large: set[int] = field(default_factory=set)
     """The sequences of the large entries that were met, so that not each watch reads one to find out."""
+    elsewhere: tuple[str, Abort] | None = None
+    """The server that the last piece is of, where it is another one, and what voids its attempt."""
+
+    def end_reply(self, entry: Entry) -> None:
+        """Takes note of an entry: the end of a reply has nothing void any more, whoever dies."""
+        if self.elsewhere is None:
+            return
+        _, abort = self.elsewhere
+        # An end before the attempt began is that of a message which was then delivered anew.
+        if entry.answers == abort.answers and entry.sequence > abort.after:
+            self.elsewhere = None
 
 
 @dataclass(slots=True)
@@ -109,11 +121,28 @@ class Watches:
                 watch.mark_deleted(session_id)
             self.changed((session_id,))
 
-    def piece(self, piece: Piece) -> None:
-        """Keeps a piece of a reply under way for the watches of its session."""
+    def piece(self, piece: Piece, server_id: str = "") -> None:
+        """Keeps a piece of a reply under way for the watches of its session.
+
+        `server_id`: the other server that it is of, if it is of one.
+        """
         if watched := self._watched.get(piece.session_id):
+            if isinstance(piece, Chunk):
+                watched.elsewhere = (server_id, abort_of(piece)) if server_id else None
+            elif watched.elsewhere and watched.elsewhere[1].message_id == piece.message_id:
+                watched.elsewhere = None
             watched.pieces.add(piece)
             self._wake(piece.session_id, has_grown=False)
+
+    def piece_servers(self) -> Set[str]:
+        """The other servers of whose attempts pieces were kept last."""
+        return {watched.elsewhere[0] for watched in self._watched.values() if watched.elsewhere}
+
+    def void_pieces(self, server_ids: Collection[str]) -> None:
+        """Voids the pieces of attempts of other servers, which run no more."""
+        for watched in list(self._watched.values()):
+            if watched.elsewhere and watched.elsewhere[0] in server_ids:
+                self.piece(watched.elsewhere[1])
 
     def close(self) -> None:
         """Ends all watches with UnavailableError, once they have told what is new, and all waits for replies:

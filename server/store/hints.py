@@ -16,7 +16,8 @@ class Hint:
 
     `grown`: the sessions whose logs have grown, with their last sequences; `deleted`: those that it has
     deleted. `due`: agents that may have something to answer; `agents`: those that were changed or removed.
-    `pieces`: those of replies under way. `all`: anything may have happened, because hints were lost.
+    `pieces`: those of replies under way; `sender`: the id of that server. `all`: anything may have happened,
+    because hints were lost.
     """
 
     grown: Mapping[str, int] = field(default_factory=dict)
@@ -24,6 +25,7 @@ class Hint:
     due: Collection[str] = ()
     agents: Collection[str] = ()
     pieces: Sequence[Piece] = ()
+    sender: str = ""
     all: bool = False
 
 

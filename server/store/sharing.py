@@ -1,6 +1,6 @@
 """What a store has that several servers share. On a store of one server alone there is nothing to it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from server.domain.log import Piece
 from server.store.hints import HintListener
@@ -25,6 +25,13 @@ class Sharing:
         :raises UnavailableError: and the like
         """
         return {}
+
+    async def find_dead(self, server_ids: Collection[str]) -> Collection[str]:
+        """Tells which of these other servers run no more.
+
+        :raises UnavailableError: and the like
+        """
+        return ()
 
     async def set_clock(self, now_ms: int) -> None:
         """Sets the test clock of all servers, in ms since the epoch, and waits until they go by it.

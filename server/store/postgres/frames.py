@@ -55,14 +55,14 @@ class FrameReader:
             if len(self._parts) > MOST_SENDERS:
                 self._parts.pop(next(iter(self._parts)))
             return None
-        return _hint_of("".join(parts))
+        return _hint_of(sender, "".join(parts))
 
     def clear(self) -> None:
         """Forgets what was begun: the connection is another one."""
         self._parts.clear()
 
 
-def _hint_of(text: str) -> Hint | None:
+def _hint_of(sender: str, text: str) -> Hint | None:
     """What a text tells; None where it is of another form, as of a later version."""
     try:
         told = json.loads(text)
@@ -72,6 +72,7 @@ def _hint_of(text: str) -> Hint | None:
             due=told.get("a", ()),
             agents=told.get("c", ()),
             pieces=[Chunk(*one) if len(one) == _CHUNK_FIELDS else Abort(*one) for one in told.get("p", ())],
+            sender=sender,
             all="*" in told,
         )
     except (ValueError, TypeError, AttributeError):

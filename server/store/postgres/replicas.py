@@ -3,6 +3,7 @@
 By the database's own time, whatever a test clock says.
 """
 
+from collections.abc import Collection
 from typing import Final
 
 from server.store.postgres.deliveries import give_back
@@ -44,6 +45,10 @@ _SET_CLOCK: Final = (
 _OTHERS: Final = (
     f"SELECT EXISTS (SELECT 1 FROM replicas WHERE alive_until_ms > {_NOW}), EXISTS (SELECT 1 FROM test_clock)"
 )
+_FIND_DEAD: Final = (
+    "SELECT known.id FROM unnest(%s::uuid[]) AS known (id) LEFT JOIN replicas ON replicas.id = known.id "
+    f"WHERE alive_until_ms IS NULL OR alive_until_ms < {_NOW}"
+)
 _WHO_LAGS: Final = (
     f"SELECT EXISTS (SELECT 1 FROM replicas WHERE seen_clock < %s AND alive_until_ms > {_NOW} "
     "AND id <> %s::uuid)"
@@ -72,6 +77,11 @@ async def set_clock(link: Link, now_ms: int) -> int:
     """Sets the test clock; returns the number of this change. Raises psycopg.Error."""
     ((changes,),) = await (await link.execute(_SET_CLOCK, [now_ms])).fetchall()
     return int(changes)
+
+
+def find_dead(replica_ids: Collection[str]) -> tuple[str, list[object]]:
+    """The statement that tells which of these servers have no row that is alive."""
+    return _FIND_DEAD, [list(replica_ids)]
 
 
 def who_lags(change: int, replica_id: str) -> tuple[str, list[object]]:

@@ -4,7 +4,7 @@ Several servers share it. What one of them has written the others read at once, 
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -32,7 +32,7 @@ from server.store.postgres.lanes import Lanes
 from server.store.postgres.listener import Listener
 from server.store.postgres.messages import PostgresMessages
 from server.store.postgres.place import Link, Place
-from server.store.postgres.replicas import join, leave, renew, set_clock, start_clock, who_lags
+from server.store.postgres.replicas import find_dead, join, leave, renew, set_clock, start_clock, who_lags
 from server.store.postgres.schema import prepare, schema_version, unusable
 from server.store.postgres.tokens import forget_tokens
 from server.store.values import Description, Erased, Sizes
@@ -133,6 +133,9 @@ class PostgresStore(PostgresInspection, PostgresMessages, PostgresAgents, Postgr
     async def find_grown(self, sequences: Mapping[str, int]) -> Mapping[str, int | None]:
         found = await self._read(_FIND_GROWN, [list(sequences), list(sequences.values())])
         return dict(found)
+
+    async def find_dead(self, server_ids: Collection[str]) -> Collection[str]:
+        return [server_id for (server_id,) in await self._read(*find_dead(server_ids))]
 
     async def set_clock(self, now_ms: int) -> None:
         async def work(link: Link, _: int) -> int:

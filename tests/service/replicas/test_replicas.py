@@ -160,6 +160,54 @@ def test_what_a_killed_server_had_in_hand_is_given_again(replicas: Replicas) -> 
     assert [reply.content for reply in replies(here, session.session_id, 1)] == ["A"]
 
 
+@pytest.mark.parametrize("sends_pieces", [True, False])
+def test_pieces_of_a_killed_server_are_voided_by_the_next_attempt(
+    announcing: Replicas, sends_pieces: bool
+) -> None:
+    here, there = announcing.servers
+    agent_id = stream_agent(here)
+    session = create(here, agent_id)
+    watching = Watching(here, session.session_id)
+    with Worker(there.channel, agent_id) as doomed:
+        send(here, session.session_id, "hi")
+        assert watching.entry().sequence == 1
+        doomed.chunk(doomed.next(), "half a ")
+        first = watching.event()
+        assert isinstance(first, log_pb2.ReplyChunk)
+        with Worker(here.channel, agent_id) as worker:
+            there.kill()
+            delivery = worker.next()
+            if sends_pieces:
+                worker.chunk(delivery, "all")
+            worker.answer(delivery, "all of it")
+        events = [watching.event() for _ in range(3 if sends_pieces else 2)]
+    kinds = [type(event) for event in events]
+    void, reply = events[0], events[-1]
+    assert kinds == [log_pb2.ReplyAborted, *[log_pb2.ReplyChunk] * sends_pieces, log_pb2.LogEntry]
+    assert void.message_id == first.message_id
+    assert reply.message.content == "all of it"
+    assert reply.message.message_id != first.message_id
+    watching.close()
+
+
+def test_pieces_of_a_killed_server_are_voided_while_nobody_answers_in_its_place(announcing: Replicas) -> None:
+    here, there = announcing.servers
+    agent_id = stream_agent(here)
+    session = create(here, agent_id)
+    watching = Watching(here, session.session_id)
+    with Worker(there.channel, agent_id) as doomed:
+        send(here, session.session_id, "hi")
+        assert watching.entry().sequence == 1
+        doomed.chunk(doomed.next(), "half a ")
+        first = watching.event()
+        assert isinstance(first, log_pb2.ReplyChunk)
+        there.kill()
+        void = watching.event()
+    assert isinstance(void, log_pb2.ReplyAborted)
+    assert (void.message_id, void.attempt) == (first.message_id, first.attempt)
+    watching.close()
+
+
 def test_what_a_server_had_in_hand_that_stops_is_given_again_at_once(replicas: Replicas) -> None:
     here, there = replicas.servers
     agent_id = stream_agent(here)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from server.clock import TestClock
+from server.domain import replies
 from server.domain.access import EVERYTHING
 from server.domain.agents import ECHO_ID
 from server.domain.deliveries import RetryPolicy
@@ -26,7 +27,7 @@ from server.domain.log import (
     Chunk,
     Entry,
 )
-from server.domain.messages import Draft
+from server.domain.messages import Draft, Reply
 from server.domain.replies import fail
 from server.domain.sessions import (
     Session,
@@ -174,11 +175,11 @@ class TestWatch:
         await watch.join(one.id, 0)
         outcome = await store.apply(one.id, say(), scope=EVERYTHING)
         # Of one reply they would be put together.
-        for attempt in range(WAITING_CHUNKS + 5):
-            signals.piece(self.chunk(one, 1, 0, attempt))
+        for answers in range(WAITING_CHUNKS + 5):
+            signals.piece(self.chunk(one, answers, after=1))
         entry, *chunks = await self.all(watch)
         assert entry == outcome.entry
-        assert chunks == [self.chunk(one, 1, 0, attempt) for attempt in range(5, WAITING_CHUNKS + 5)]
+        assert chunks == [self.chunk(one, answers, after=1) for answers in range(5, WAITING_CHUNKS + 5)]
 
     async def test_the_oldest_of_too_much_text_is_let_go(
         self, store: SqliteStore, one: Session, watch: Watch, signals: Watches
@@ -186,8 +187,8 @@ class TestWatch:
         await watch.join(one.id, 0)
         outcome = await store.apply(one.id, say(), scope=EVERYTHING)
         chunks = [
-            replace(self.chunk(one, 1, 0, attempt), text="x" * (WAITING_CODE_POINTS // 4))
-            for attempt in range(6)
+            replace(self.chunk(one, answers, after=1), text="x" * (WAITING_CODE_POINTS // 4))
+            for answers in range(6)
         ]
         for chunk in chunks:
             signals.piece(chunk)
@@ -218,7 +219,23 @@ class TestWatch:
         for index in range(PIECES_APART):
             signals.piece(self.chunk(one, 1, index))
         signals.piece(self.chunk(one, 1, 0, attempt=2))
-        assert (await self.all(watch))[-2:] == [apart[-1], self.chunk(one, 1, 0, attempt=2)]
+        second = self.chunk(one, 1, 0, attempt=2)
+        assert (await self.all(watch))[-3:] == [apart[-1], self.abort(one, 1), second]
+
+    @pytest.mark.parametrize("sends_pieces", [True, False])
+    async def test_told_chunks_are_taken_back_where_their_server_cannot_say_so(
+        self, store: SqliteStore, one: Session, watch: Watch, signals: Watches, sends_pieces: bool
+    ) -> None:
+        await watch.join(one.id, 0)
+        asked = (await store.apply(one.id, say(), scope=EVERYTHING)).entry
+        signals.piece(self.chunk(one, 1))
+        assert await self.all(watch) == [asked, self.chunk(one, 1)]
+        second = [self.chunk(one, 1, attempt=2)] * sends_pieces
+        for chunk in second:
+            signals.piece(chunk)
+        rule = partial(replies.answer, reply_id="reply 1 2", reply=Reply(Draft("text")))
+        replied = (await store.apply_delivery(one.id, 1, rule, scope=EVERYTHING)).entry
+        assert await self.all(watch) == [self.abort(one, 1), *second, replied]
 
     async def test_many_are_woken_some_at_a_time_however_much_there_is_to_tell(
         self, store: SqliteStore, one: Session, signals: Watches

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import uuid
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
@@ -250,6 +251,23 @@ class TestHints:
         await stores[0].create_agent(agent())
         await stores[0].delete_agent(agent().id, scope=EVERYTHING)
         await self.until(told, lambda hint: agent().id in hint.agents)
+
+    async def test_pieces_tell_of_which_server_they_are_and_whether_it_is_dead(
+        self, stores: list[PostgresStore], database: str
+    ) -> None:
+        told = heard(stores[1])
+        stores[0].announce_piece(Chunk("s", "a", "m1", "text", 0, 1, 1, 1))
+        await eventually(lambda: any(hint.pieces for hint in told))
+        (sender,) = {hint.sender for hint in told if hint.pieces}
+        assert sender == stores[0].replica_id
+        lapsed, gone = str(uuid.uuid4()), str(uuid.uuid4())
+        with psycopg.connect(database, autocommit=True) as link:
+            link.execute(
+                "INSERT INTO replicas (id, slot, schema_version, alive_until_ms, seen_clock) "
+                "SELECT %s, 99, schema_version, 0, 0 FROM replicas LIMIT 1",
+                [lapsed],
+            )
+        assert set(await stores[1].find_dead([sender, lapsed, gone])) == {lapsed, gone}
 
     async def test_pieces_arrive_in_their_order_however_long(self, stores: list[PostgresStore]) -> None:
         told = heard(stores[1])
