@@ -111,13 +111,15 @@ def test_what_was_copied_is_sound_where_the_machine_is_lost(settings: Path, star
     with replicating(settings) as litestream:
         before = count_copies(settings)
         contents = ask(service, session_id)
-        until(lambda: count_copies(settings) > before, "a copy of some messages")
+        until(lambda: count_copies(settings) > before, "a copy, of the session at least")
+        send(service, session_id, contents[0])
+        until(lambda: count_copies(settings) > before + 1, "a copy of some messages")
         litestream.kill()
         service.kill()
     again = begin(start, restored(settings).parent)
     got = said(again, session_id)
     # All up to a moment, which is at most the interval before the end.
-    assert got == contents[: len(got)]
+    assert got == [*contents, contents[0]][: len(got)]
     assert got
 
 
