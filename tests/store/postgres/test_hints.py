@@ -85,6 +85,11 @@ async def test_a_listener_that_is_cut_off_says_so_once_and_finds_back(
             await put(other, one)
             await other.apply(one.id, say(), scope=EVERYTHING)
             await until_heard(told, lambda hint: hint.grown.get(one.id) == 1)
+            await eventually(
+                lambda: any(
+                    line["purpose"] == "listens" for line in of(logs, "a connection can be used again")
+                )
+            )
         lost = [line for line in of(logs, "a connection cannot be used") if line["purpose"] == "listens"]
         (line,) = lost
         assert line["log_level"] == "warning"
