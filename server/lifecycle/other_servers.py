@@ -3,26 +3,19 @@ few seconds all the same.
 """
 
 import asyncio
-import uuid
-from contextlib import suppress
 from itertools import islice
 from typing import Final
 
-import structlog
-
 from server.domain.access import EVERYTHING
-from server.domain.errors import STORE_TROUBLE, SessionExpiredError, SessionNotFoundError
+from server.domain.errors import SessionExpiredError, SessionNotFoundError
+from server.lifecycle.looks import LOOK_SECONDS, Looks
 from server.lifecycle.watches import Watches
 from server.store.contract import Store
 from server.store.hints import Hint
 
-LOOK_SECONDS: Final = 5.0
-"""How long a watch waits at most for what nobody has announced."""
 SESSIONS_PER_READ: Final = 500
 WAITS_PER_READ: Final = 64
 """Of how many sessions and messages it is read together what has become of them."""
-
-log = structlog.get_logger()
 
 
 class OtherServers:
@@ -31,9 +24,7 @@ class OtherServers:
     def __init__(self, store: Store, watches: Watches, look_s: float = LOOK_SECONDS) -> None:
         self._store = store
         self._watches = watches
-        self._look_s = look_s
-        self._woken = asyncio.Event()
-        self._is_all = True
+        self._looks = Looks("what other servers have written", self._look, look_s)
         # Sessions in which somebody waits for a reply, and which have grown elsewhere.
         self._answered: set[str] = set()
 
@@ -50,9 +41,8 @@ class OtherServers:
                 self._answered.add(session_id)
         for piece in hint.pieces:
             self._watches.piece(piece, hint.sender)
-        self._is_all = self._is_all or hint.all
         if hint.all or self._answered:
-            self._woken.set()
+            self._looks.wake(is_all=hint.all)
 
     async def look(self) -> None:
         """Looks at everything that somebody waits for. Raises the store's errors."""
@@ -69,30 +59,14 @@ class OtherServers:
 
     async def run(self) -> None:
         """Looks until cancelled."""
-        loop = asyncio.get_running_loop()
-        next_s = loop.time() + self._look_s
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(next_s):
-                    await self._woken.wait()
-            # However often it is woken: a hint that was lost is nobody's who wakes it.
-            is_all = self._is_all or loop.time() >= next_s
-            if is_all:
-                next_s = loop.time() + self._look_s
-            self._is_all = False
-            self._woken.clear()
-            answered, self._answered = self._answered, set()
-            try:
-                if is_all:
-                    await self.look()
-                else:
-                    await self._find_answers(answered)
-            except STORE_TROUBLE as error:
-                self._is_all = True
-                log.info("what other servers have written is looked for later", cause=str(error))
-            except Exception:
-                self._is_all = True
-                log.exception("what other servers have written cannot be read", error_id=uuid.uuid4().hex)
+        await self._looks.run()
+
+    async def _look(self, is_all: bool) -> None:
+        answered, self._answered = self._answered, set()
+        if is_all:
+            await self.look()
+        else:
+            await self._find_answers(answered)
 
     async def _find_answers(self, session_ids: set[str]) -> None:
         """Ends the waits whose replies other servers have stored, or whose session has ended."""

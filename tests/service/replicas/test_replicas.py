@@ -18,6 +18,7 @@ from tests.service.agents.worker import Worker, stream_agent
 from tests.service.replicas.running import Replicas
 from tests.support.clients import create, fails, history, replies, run, send
 from tests.support.realtime.streams import Watching
+from tests.support.service import Serve
 from tests.support.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.postgres
@@ -160,6 +161,16 @@ def test_what_a_killed_server_had_in_hand_is_given_again(replicas: Replicas) -> 
     assert [reply.content for reply in replies(here, session.session_id, 1)] == ["A"]
 
 
+def begin_reply(here: Serve, session_id: str, watching: Watching, worker: Worker) -> log_pb2.ReplyChunk:
+    """Sends a message, of whose reply a worker has made one piece."""
+    send(here, session_id, "hi")
+    assert watching.entry().sequence == 1
+    worker.chunk(worker.next(), "half a ")
+    piece = watching.event()
+    assert isinstance(piece, log_pb2.ReplyChunk)
+    return piece
+
+
 @pytest.mark.parametrize("sends_pieces", [True, False])
 def test_pieces_of_a_killed_server_are_voided_by_the_next_attempt(
     announcing: Replicas, sends_pieces: bool
@@ -169,11 +180,7 @@ def test_pieces_of_a_killed_server_are_voided_by_the_next_attempt(
     session = create(here, agent_id)
     watching = Watching(here, session.session_id)
     with Worker(there.channel, agent_id) as doomed:
-        send(here, session.session_id, "hi")
-        assert watching.entry().sequence == 1
-        doomed.chunk(doomed.next(), "half a ")
-        first = watching.event()
-        assert isinstance(first, log_pb2.ReplyChunk)
+        first = begin_reply(here, session.session_id, watching, doomed)
         with Worker(here.channel, agent_id) as worker:
             there.kill()
             delivery = worker.next()
@@ -196,11 +203,7 @@ def test_pieces_of_a_killed_server_are_voided_while_nobody_answers_in_its_place(
     session = create(here, agent_id)
     watching = Watching(here, session.session_id)
     with Worker(there.channel, agent_id) as doomed:
-        send(here, session.session_id, "hi")
-        assert watching.entry().sequence == 1
-        doomed.chunk(doomed.next(), "half a ")
-        first = watching.event()
-        assert isinstance(first, log_pb2.ReplyChunk)
+        first = begin_reply(here, session.session_id, watching, doomed)
         there.kill()
         void = watching.event()
     assert isinstance(void, log_pb2.ReplyAborted)
