@@ -77,6 +77,7 @@ def wait_for_replies(service: Serve, session: str, count: int) -> None:
     until(
         lambda: service.sessions.GetSession(request, timeout=PATIENCE_SECONDS).session.last_sequence >= count,
         f"{count} entries in the log",
+        PATIENCE_SECONDS,
     )
 
 
@@ -202,7 +203,7 @@ def test_paging_while_others_write_skips_and_repeats_nothing(service: Serve) -> 
             after = cursors["after"] if read else after
             return len(seen) >= 2 * len(contents)
 
-        until(follow, "all messages")
+        until(follow, "all messages", PATIENCE_SECONDS)
         writing.result()
     assert sorted(seen) == sorted([*contents, *contents])
 

@@ -30,6 +30,7 @@ from eliza.sessions.v1.session_service_pb2 import (
     ListSessionsRequest,
     RenewSessionRequest,
     SendHeartbeatRequest,
+    WatchSessionRequest,
 )
 from eliza.sessions.v1.timeout_pb2 import TimeoutConfig
 from tests.conftest import SECRET
@@ -485,8 +486,9 @@ def test_sessions_of_a_removed_agent_go_on_without_replies(service: Serve) -> No
         (service.sessions.RenewSession, RenewSessionRequest(session_id=session_id)),
     ):
         assert call(request, timeout=10).session.agent_id == agent_id
-    # Messages of a session are answered in order: once the last one is, the one before it is never going to
-    # be.
+    watch = service.sessions.WatchSession(WatchSessionRequest(session_id=session_id), timeout=30)
+    assert any(response.entry.HasField("reply_failure") for response in watch)
+    watch.cancel()
     register(service, agent_id=agent_id)
     send(service, session_id, "after")
     assert [message.content for message in replies(service, session_id, 2)] == ["before", "after"]

@@ -134,7 +134,9 @@ def test_errors_have_their_class_and_details(service: Serve, connect: Connect) -
     with pytest.raises(errors.InvalidMetadataError) as large:
         client.create(ECHO, USER, metadata={"x": "x" * 20_000})
     assert large.value.max_bytes == 10_240
-    made = client.create(ECHO, USER, timeouts=Timeouts(timeout_minutes=5, max_duration_minutes=5))
+    # It cannot be renewed, and no warning, which would change its etag, is due.
+    timeouts = Timeouts(timeout_minutes=5, max_duration_minutes=5, warning_threshold_minutes=1)
+    made = client.create(ECHO, USER, timeouts=timeouts)
     with pytest.raises(errors.EtagMismatchError) as changed:
         client.renew(made.session_id, etag='"other"')
     assert changed.value.etag == client.get(made.session_id).etag
