@@ -22,7 +22,10 @@ from rest_facade.shapes.errors import ApiError
 from rest_facade.shapes.response import Response
 from rest_facade.upstream.backend import Backend, dial
 
-OVERRIDES = ("create_url_adapter", "full_dispatch_request", "do_teardown_request", "session_interface")
+OVERRIDES = (
+    *("create_url_adapter", "request_context", "request_class", "session_interface"),
+    *("full_dispatch_request", "ensure_sync", "do_teardown_request", "do_teardown_appcontext"),
+)
 """What is left out of Flask; its other overrides add something."""
 
 
@@ -145,7 +148,7 @@ def test_flask_answers_the_same_with_its_own_way(monkeypatch: pytest.MonkeyPatch
 def test_flask_still_has_what_is_overridden(override: str) -> None:
     own = inspect.getattr_static(flask.Flask, override)
     assert own is not inspect.getattr_static(App, override)
-    if callable(own):
+    if inspect.isfunction(own):
         assert list(inspect.signature(own).parameters) == list(
             inspect.signature(getattr(App, override)).parameters
         )
@@ -167,9 +170,11 @@ def test_nobody_uses_what_does_not_work() -> None:
         flask.request_started,
         flask.request_finished,
         flask.request_tearing_down,
+        flask.appcontext_tearing_down,
         flask.got_request_exception,
     )
     assert not any(signal.receivers for signal in signals)
+    assert not any(inspect.iscoroutinefunction(view) for view in app.view_functions.values())
     assert (app.config["SERVER_NAME"], app.config["TRUSTED_HOSTS"], app.url_map.host_matching) == (
         None,
         None,
