@@ -96,8 +96,9 @@ class App(flask.Flask):
             response = self.dispatch_request()
         except Exception as error:  # noqa: BLE001 - Flask finds its handler
             response = self.handle_user_exception(error)
-        answer = json_body.name_unknown(response)  # type: ignore[arg-type] # all views and handlers answer with ours
-        if sent_credential(flask.globals.request_ctx.request):
+        request = flask.globals.request_ctx.request
+        answer = json_body.name_unknown(request.environ, response)  # type: ignore[arg-type] # all views and handlers answer with ours
+        if sent_credential(request):
             # A cache that others share would give it to whoever asks for the same path.
             answer.headers["Cache-Control"] = "no-store"
         return answer

@@ -1,6 +1,6 @@
 """JSON bodies: reading a request's, writing a response's."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import flask
 import orjson
@@ -12,6 +12,12 @@ from rest_facade.shapes import fields
 from rest_facade.shapes.errors import ApiError
 from rest_facade.shapes.response import Response
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+_UNKNOWN: Final = "rest_facade.unknown_fields"
+"""The key of an environ under which are the unknown fields of the body, where that has been read."""
+
 
 def read_object(known: fields.Fields) -> dict[str, Any]:
     """The JSON object in the present request's body; an empty body counts as `{}` and needs no content type.
@@ -22,8 +28,10 @@ def read_object(known: fields.Fields) -> dict[str, Any]:
     malformed or no object. Strings may hold lone surrogates and numbers may be infinite: what they mean is
     for each field to say.
     """
-    flask.g.unknown_fields = []
-    data = flask.request.get_data(cache=False)
+    environ = flask.request.environ
+    environ[_UNKNOWN] = []
+    # The front door has read it as a whole.
+    data = environ["wsgi.input"].read()
     if not data:
         return {}
     content_type = flask.request.content_type or ""
@@ -36,29 +44,30 @@ def read_object(known: fields.Fields) -> dict[str, Any]:
     body = _parse(data)
     if not isinstance(body, dict):
         raise _invalid("the body is not a JSON object")
-    flask.g.unknown_fields = fields.find_unknown(body, known)
+    environ[_UNKNOWN] = fields.find_unknown(body, known)
     return body
 
 
 def refuse_unknown() -> None:
     """Raises INVALID_REQUEST when the body has unknown fields and the client prefers strict handling."""
-    unknown = flask.g.get("unknown_fields")
-    if unknown and _is_strict():
+    environ = flask.request.environ
+    unknown = environ.get(_UNKNOWN)
+    if unknown and _is_strict(environ):
         raise _invalid(f"unknown fields: {', '.join(fields.show(unknown))}")
 
 
-def name_unknown(response: Response) -> Response:
-    """Names the request's unknown fields in the headers of its answer, and whether they were an error."""
-    unknown = flask.g.get("unknown_fields")
+def name_unknown(environ: "WSGIEnvironment", response: Response) -> Response:
+    """Names a request's unknown fields in the headers of its answer, and whether they were an error."""
+    unknown = environ.get(_UNKNOWN)
     if unknown:
         response.headers[fields.UNKNOWN_HEADER] = fields.encode(unknown)
-    if unknown is not None and _is_strict():
+    if unknown is not None and _is_strict(environ):
         response.headers[fields.APPLIED_HEADER] = "handling=strict"
     return response
 
 
-def _is_strict() -> bool:
-    return fields.is_strict(flask.request.headers.get("Prefer", ""))
+def _is_strict(environ: "WSGIEnvironment") -> bool:
+    return fields.is_strict(environ.get("HTTP_PREFER", ""))
 
 
 def respond(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -79,7 +79,7 @@ def make(monkeypatch: pytest.MonkeyPatch, *stock: str) -> flask.Flask:
     if "full_dispatch_request" in stock:
         # So it worked before.
         Mixed.make_response = lambda _, response: response  # type: ignore[assignment]
-        Mixed.process_response = lambda _, response: json_body.name_unknown(response)  # type: ignore[method-assign]
+        Mixed.process_response = lambda _, response: json_body.name_unknown(flask.request.environ, response)  # type: ignore[method-assign]
     with monkeypatch.context() as patched:
         patched.setattr(app_module, "App", Mixed)
         made = create_app(BACKEND)
