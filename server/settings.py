@@ -1,37 +1,31 @@
-"""Every setting, once: its variable, default, bounds and meaning. docs/settings.md is made from it."""
-
-from pathlib import Path
+"""Every setting, once: its variable, default, bounds and meaning. docs/settings.md is made from it, and from
+the parts that it inherits.
+"""
 
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from server.access.access_settings import AccessSettings
-from server.access.limits import Rate, read_rate
-from server.domain.access import RateKind
-from server.domain.deliveries import MAX_OPEN_DELIVERIES, RetryPolicy
+from server.caller_settings import CallerSettings
+from server.delivery_settings import DeliverySettings
+from server.domain.deliveries import MAX_OPEN_DELIVERIES
 from server.domain.quotas import Quotas
 from server.domain.timeouts import MAX_RETENTION_MINUTES, TimeoutConfig, TimeoutPolicy
 from server.setting_types import (
     Address,
-    AgentHosts,
-    AgentSecrets,
-    AuthToken,
     GrpcAddress,
     Hosts,
-    JwtKeys,
     LogFormat,
     LogLevel,
     Minutes,
     Networks,
     OneProcess,
     Origins,
-    RateText,
     Seconds,
 )
 from server.shared_settings import SharedStoreSettings
 
 
-class Settings(SharedStoreSettings):
+class Settings(DeliverySettings, CallerSettings, SharedStoreSettings):
     """The environment of the service.
 
     A variable is a field's name in capitals; an empty one counts as unset.
@@ -231,126 +225,12 @@ class Settings(SharedStoreSettings):
         description="How long a shutdown may take, with the calls in flight and the closing. REST has the "
         "first half of it.",
     )
-    delivery_lease_seconds: Seconds = Field(
-        120,
-        ge=0.1,
-        le=3600,
-        description="How long a worker may be silent about a delivery before the service delivers it again.",
-    )
-    delivery_attempts: int = Field(
-        5, ge=1, le=100, description="How often the service delivers a message before it fails for good."
-    )
-    delivery_backoff_seconds: Seconds = Field(
-        1,
-        ge=0.01,
-        le=600,
-        description="How long a delivery rests after a failed attempt. The rest doubles after each further "
-        "one.",
-    )
-    delivery_max_backoff_seconds: Seconds = Field(
-        60, ge=0.01, le=3600, description="How long a delivery rests at most, unless the agent asks for more."
-    )
-    agent_concurrency: int = Field(
-        100, ge=1, le=10000, description="Deliveries of one agent under way at a time, at each server."
-    )
-    agent_allowed_hosts: AgentHosts = Field(
-        "",
-        description="Hosts where agents may have private, loopback or link-local addresses, separated by "
-        "commas: `HOST:PORT`, or `HOST` for all its ports but this service's own.",
-    )
-    agent_secrets: AgentSecrets = Field(
-        "AGENT_SECRET_*,/run/secrets/*,OPENAI_API_KEY@api.openai.com",
-        description="Environment variables and files where agents may have their secrets, as patterns "
-        "separated by commas. A secret that is sent, such as an API key, needs the host: `NAME@HOST`, "
-        "`file:/PATH@*.example.com:8443`.",
-    )
-    agents_file: str | None = Field(
-        None, description="A TOML file of agents to register at the start; it wins over what is stored."
-    )
     log_level: LogLevel = Field("info", description="The lowest level that the log has.")
     slow_call_seconds: Seconds = Field(
         1, ge=0, le=600, description="From how long on the log names a gRPC call as slow."
     )
     log_format: LogFormat = Field("console", description="The form of the log's lines.")
     test_clock: bool = Field(False, description="Lets clients set the service's time. For tests only.")
-    eliza_server_auth_token: AuthToken | None = Field(
-        None,
-        description="One key of a backend, of at least 16 characters, with every session of the tenant ''. "
-        "Clients send it as `X-API-KEY` or `Authorization: Bearer`. It is no administrator's. Set but empty, "
-        "it stops the start.",
-    )
-    keys_file: str | None = Field(
-        None,
-        description="A TOML file of keys, made by `eliza-sessions keys add`. The service reads it again when "
-        "it changes.",
-    )
-    access_token_keys_file: str | None = Field(
-        None,
-        description="A file of one or two keys that sign session access tokens, as lines `ID SECRET`, the "
-        "secret at least 32 bytes in hexadecimal or base64. The first signs, both are good. Without it there "
-        "is a fresh one in each process.",
-    )
-    access_token_seconds: int = Field(
-        900, ge=1, le=900, description="How long a session access token is good, at most."
-    )
-    jwt_keys: JwtKeys | None = Field(
-        None,
-        description="The keys of JSON web tokens, a JWKS: a file, or an https URL. With it `JWT_ISSUER` and "
-        "`JWT_AUDIENCE` must be set.",
-    )
-    jwt_issuer: str = Field("", description="The `iss` that JSON web tokens must have.")
-    jwt_audience: str = Field("", description="The `aud` that JSON web tokens must have.")
-    jwt_user_claim: str = Field(
-        "sub",
-        description="The claim that names the user. What is no UUID becomes one: "
-        "`uuid5(uuid5(NAMESPACE_URL, JWT_ISSUER), claim)`.",
-    )
-    jwt_tenant_claim: str = Field(
-        "", description="The claim that names the tenant. Without it all tokens are of the tenant ''."
-    )
-    users_may_change: bool = Field(
-        False,
-        description="Whether users may change the timeout settings of their sessions and delete them.",
-    )
-    users_may_read_transcripts: bool = Field(
-        False,
-        description="Whether users may read the transcripts of their sessions, also of expired ones until "
-        "the purge.",
-    )
-    rate_create: RateText = Field(
-        "",
-        description="How many sessions and access tokens a caller may create: `10/minute`, in `second`, "
-        "`minute` or `hour`. Each server counts by itself.",
-    )
-    rate_send: RateText = Field("", description="How many messages and renewals a caller may send.")
-    rate_read: RateText = Field("", description="How many reads a caller may make.")
-    rate_watch: RateText = Field("", description="How many streams a caller may open.")
-    rate_admin: RateText = Field("", description="How many calls of administration a caller may make.")
-
-    @property
-    def access(self) -> AccessSettings:
-        """Where credentials come from."""
-        return AccessSettings(
-            Path(self.keys_file) if self.keys_file else None,
-            self.eliza_server_auth_token,
-            Path(self.access_token_keys_file) if self.access_token_keys_file else None,
-            self.jwt_keys,
-            self.jwt_issuer,
-            self.jwt_audience,
-            self.jwt_user_claim,
-            self.jwt_tenant_claim,
-            self.users_may_change,
-        )
-
-    @property
-    def is_protected(self) -> bool:
-        """Whether a call needs a credential: there is a source of them."""
-        return any((self.keys_file, self.eliza_server_auth_token is not None, self.jwt_keys))
-
-    @property
-    def rates(self) -> dict[RateKind, Rate | None]:
-        """The rate of each kind of calls; None where it has no limit."""
-        return {kind: read_rate(getattr(self, f"rate_{kind}")) for kind in RateKind}
 
     @property
     def timeout_policy(self) -> TimeoutPolicy:
@@ -384,12 +264,3 @@ class Settings(SharedStoreSettings):
     def closing_seconds(self) -> float:
         """How long closing may take after that: a tenth of the grace, at most 1 s."""
         return min(1.0, self.shutdown_grace_seconds / 10)
-
-    @property
-    def retry_policy(self) -> RetryPolicy:
-        """How often deliveries are attempted, and their backoff."""
-        return RetryPolicy(
-            self.delivery_attempts,
-            first_backoff_ms=round(self.delivery_backoff_seconds * 1000),
-            longest_backoff_ms=round(self.delivery_max_backoff_seconds * 1000),
-        )

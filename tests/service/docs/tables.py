@@ -14,16 +14,14 @@ from rest_facade.routes.app import create_app
 from rest_facade.upstream.backend import Backend, dial
 from server.environment import bounds
 from server.settings import Settings
-from server.shared_settings import SharedStoreSettings
 from tests.service.docs.pages import DOCS
 
 
 def settings() -> str:
-    """Every setting, from server/settings.py."""
+    """Every setting, from server/settings.py and its parts, of which those that fewest need come last."""
     rows = ["| variable | default | bounds | meaning |", "| --- | --- | --- | --- |"]
-    # Those that few need come last.
-    shared = SharedStoreSettings.model_fields
-    for name, field in sorted(Settings.model_fields.items(), key=lambda item: item[0] in shared):
+    places = {name: place for place, part in enumerate(Settings.__bases__) for name in part.model_fields}
+    for name, field in sorted(Settings.model_fields.items(), key=lambda item: places.get(item[0], -1)):
         default = str(field.default).lower() if field.annotation is bool else field.default
         shown = "" if default is None else f"`{default}`"
         rows.append(f"| `{name.upper()}` | {shown} | {bounds(name)} | {field.description} |")
