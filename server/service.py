@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import grpc.aio
 import structlog
 
 from server.access.authentication import Authentication
@@ -26,7 +27,7 @@ from server.lifecycle.expiry import ExpiryScheduler
 from server.lifecycle.other_servers import OtherServers
 from server.lifecycle.purge import Purge
 from server.lifecycle.watches import Watches
-from server.rpc.credential_ends import CHECK_SECONDS
+from server.rpc.credential_ends import watch_credentials
 from server.rpc.gate import AccessGate
 from server.rpc.health import HealthMonitor
 from server.rpc.in_process_channel import InProcessChannel
@@ -261,24 +262,6 @@ class Service:
         """Whether somebody watches a session, here or maybe at another server."""
         return self._store.is_shared or session_id in self._watches.session_ids
 
-    async def _watch_credentials(self) -> None:
-        """Reads credentials again that have changed, and ends the streams of those that are over."""
-        reading: asyncio.Future[None] | None = None
-        while True:
-            await asyncio.sleep(CHECK_SECONDS)
-            if reading is None or reading.done():
-                reading = asyncio.ensure_future(asyncio.to_thread(self._read_credentials))
-            # Files may be on a file system that hangs: what has expired ends all the same.
-            await asyncio.wait([reading], timeout=CHECK_SECONDS)
-            await self._pipeline.credential_ends.check()
-
-    def _read_credentials(self) -> None:
-        """Reads credentials again that have changed. What fails is tried again."""
-        try:
-            self._authentication.reload_if_changed()
-        except Exception:
-            log.exception("credentials could not be read again")
-
     async def _stop_agents(self, by_s: float) -> None:
         """Waits for the replies that are under way, then lets the workers and those who watch go."""
         now_s = asyncio.get_running_loop().time()
@@ -291,29 +274,11 @@ class Service:
 
     async def _serve(self) -> None:
         settings = self._settings
-        try:
-            certificate = open_certificate(
-                settings.grpc_tls_certificate, settings.grpc_tls_key, settings.grpc_tls_client_ca
-            )
-            self.port = open_port(self._server, settings.grpc_address, certificate)
-        except CertificateError as error:
-            raise AddressError(f"gRPC cannot use its certificate: {error}") from error
-        except (OSError, RuntimeError) as error:
-            why = (
-                os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "gRPC refuses it"
-            )
-            raise AddressError(
-                f"GRPC_ADDRESS {settings.grpc_address} cannot be listened on: {why}"
-            ) from error
+        self.port = _listen(self._server, settings)
         # That of the facade, wherever it runs, is known only so far; port 0 is closed once it is known.
         for own_port in (self.port, split_address(settings.rest_address)[1]):
             self.close_port_to_agents(own_port)
-        for open_host in self._connectors.hosts.list_open():
-            log.warning(
-                "AGENT_ALLOWED_HOSTS opens all ports of a host to agents",
-                host=open_host,
-                narrower=f"{open_host}:PORT",
-            )
+        _warn_of_open_hosts(self._connectors)
         await self._health.check()
         if self._measures:
             await self._measures.start(self._store)
@@ -327,7 +292,7 @@ class Service:
             "expiry": self._expiry.run(),
             "purge": self._purge.run(),
             "health": self._health.run(),
-            "credentials": self._watch_credentials(),
+            "credentials": watch_credentials(self._authentication, self._pipeline.credential_ends),
             "warnings": warnings,
         }
         if self._store.is_shared:
@@ -339,16 +304,38 @@ class Service:
         if self._recorder:
             works["figures"] = self._recorder.run(self._parts.look)
         for name, work in works.items():
-            self._tasks.append(asyncio.create_task(self._note_crash(name, work)))
+            self._tasks.append(asyncio.create_task(_note_crash(name, work, self._crashed)))
 
-    async def _note_crash(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        """Runs background work; its failure is logged here, and nowhere else."""
-        try:
-            await work
-        except Exception as error:
-            self._crashed[name] = f"{type(error).__name__}: {error}"
-            log.exception("background work failed", work=name)
-            raise
+
+async def _note_crash(name: str, work: Coroutine[Any, Any, None], crashed: dict[str, str]) -> None:
+    """Runs background work; its failure is logged here, and nowhere else."""
+    try:
+        await work
+    except Exception as error:
+        crashed[name] = f"{type(error).__name__}: {error}"
+        log.exception("background work failed", work=name)
+        raise
+
+
+def _listen(server: grpc.aio.Server, settings: Settings) -> int:
+    """Listens for gRPC. Returns the port; raises AddressError."""
+    try:
+        certificate = open_certificate(
+            settings.grpc_tls_certificate, settings.grpc_tls_key, settings.grpc_tls_client_ca
+        )
+        return open_port(server, settings.grpc_address, certificate)
+    except CertificateError as error:
+        raise AddressError(f"gRPC cannot use its certificate: {error}") from error
+    except (OSError, RuntimeError) as error:
+        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "gRPC refuses it"
+        raise AddressError(f"GRPC_ADDRESS {settings.grpc_address} cannot be listened on: {why}") from error
+
+
+def _warn_of_open_hosts(connectors: Connectors) -> None:
+    for host in connectors.hosts.list_open():
+        log.warning(
+            "AGENT_ALLOWED_HOSTS opens all ports of a host to agents", host=host, narrower=f"{host}:PORT"
+        )
 
 
 def keeps_figures(settings: Settings) -> bool:

@@ -251,7 +251,12 @@ class Exchange:
                     length = int(value)
             fields.append((name, value))
         if length is None and not isinstance(chunks, list):
-            self._write_stream(self._status, _lines(fields), chunks)
+            if not self.is_old:
+                fields.append(("transfer-encoding", "chunked"))
+            # It does not wait for the first piece, so that a client sees its stream open.
+            self.connection.write(self._head(self._status, _lines(fields)))
+            if self.method == "HEAD" or _write_pieces(self, chunks):
+                self._end()
             return
         body = b"".join(chunks)
         if length is None and self._status not in WITHOUT_BODY:
@@ -267,32 +272,30 @@ class Exchange:
             _write_part(self, body)
             self._end()
 
-    def _write_stream(self, status: int, lines: bytes, chunks: Iterable[bytes]) -> None:
-        """Writes an answer piece by piece, each when the client has read most of those before it.
 
-        The head does not wait for the first one, so that a client sees its stream open. HTTP/1.0 knows no
-        chunks: there the end of the connection is the end of the answer.
-        """
-        self.connection.write(
-            self._head(status, lines if self.is_old else lines + b"transfer-encoding: chunked\r\n")
-        )
-        if self.method != "HEAD":
-            for chunk in chunks:
-                if self.is_gone:
-                    return
-                if len(chunk) > SMALL_BYTES:
-                    self.connection.write(b"" if self.is_old else b"%x\r\n" % len(chunk))
-                    _write_part(self, chunk)
-                    self.connection.write(b"" if self.is_old else b"\r\n")
-                elif chunk:
-                    self.connection.write(chunk if self.is_old else b"%x\r\n%b\r\n" % (len(chunk), chunk))
-                    if self.connection.is_write_paused:
-                        await_(self.connection.when_drained())
-                # Not kept while the next one is made, or waited for.
-                del chunk
-            if not self.is_old:
-                self.connection.write(b"0\r\n\r\n")
-        self._end()
+def _write_pieces(exchange: Exchange, pieces: Iterable[bytes]) -> bool:
+    """Writes a body piece by piece, each when the client has read most of those before it. Returns whether
+    the client is still there.
+
+    HTTP/1.0 knows no chunks: there the end of the connection is the end of the answer.
+    """
+    connection, is_old = exchange.connection, exchange.is_old
+    for piece in pieces:
+        if exchange.is_gone:
+            return False
+        if len(piece) > SMALL_BYTES:
+            connection.write(b"" if is_old else b"%x\r\n" % len(piece))
+            _write_part(exchange, piece)
+            connection.write(b"" if is_old else b"\r\n")
+        elif piece:
+            connection.write(piece if is_old else b"%x\r\n%b\r\n" % (len(piece), piece))
+            if connection.is_write_paused:
+                await_(connection.when_drained())
+        # Not kept while the next one is made, or waited for.
+        del piece
+    if not is_old:
+        connection.write(b"0\r\n\r\n")
+    return True
 
 
 def _write_part(exchange: Exchange, part: bytes) -> None:

@@ -95,23 +95,18 @@ class HttpProtocol(SlicedInput, WritableConnection):
         del self._parser
         self.__dict__.pop("_reading", None)
 
-    def data_received(self, data: bytes) -> None:
-        self.take_in(data)
+    data_received = SlicedInput.take_in
 
     # The input calls these.
 
     def may_parse(self) -> bool:
         """Whether no request waits for the answer to another one; otherwise the next bytes stay unparsed."""
-        return not self.waiting_requests
-
-    @property
-    def waiting_requests(self) -> int:
-        """How many requests wait for the answer to another one."""
-        return self._pipeline.waiting_requests
+        return not self._pipeline.waiting_requests
 
     def note_held(self) -> None:
         """Notes how many bytes are held here. The connection ends where that is too much."""
-        held_bytes = self._pipeline.body_bytes + self.unparsed_bytes + PIPELINED_BYTES * self.waiting_requests
+        pipeline = self._pipeline
+        held_bytes = pipeline.body_bytes + self.unparsed_bytes + PIPELINED_BYTES * pipeline.waiting_requests
         if held_bytes == self._held_bytes:
             return
         is_more, self._held_bytes = held_bytes > self._held_bytes, held_bytes
@@ -256,17 +251,15 @@ class HttpProtocol(SlicedInput, WritableConnection):
                 if self._parser.get_method() == b"CONNECT":
                     self._refuse_unreadable("CONNECT is not served")
                     return True
-                if self._may_upgrade() and is_handshake(self._parser, self._reading.headers):
+                # Not while a request before it still waits for its answer.
+                is_first = self._pipeline.is_empty and not self._pipeline.is_last and not self.is_closing()
+                if is_first and is_handshake(self._parser, self._reading.headers):
                     return not self._open_websocket(data)
                 data = head_without_offer(self._parser, self._reading.target, self._reading.headers) + data
                 self._parser = _new_parser(self)
         except httptools.HttpParserError:
             self._refuse_unreadable("Invalid HTTP request received")
             return True
-
-    def _may_upgrade(self) -> bool:
-        """Whether no request before a handshake still waits for an answer."""
-        return self._pipeline.is_empty and not self._pipeline.is_last and not self.transport.is_closing()
 
     def _open_websocket(self, frames: bytes) -> bool:
         """Hands the connection on, if a handshake has the path of WebSockets and an allowed origin.

@@ -5,6 +5,9 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+import structlog
+
+from server.access.authentication import Authentication
 from server.domain.access import Principal
 from server.domain.errors import CredentialExpiredError
 from server.rpc.call import Call
@@ -15,6 +18,8 @@ CHECK_SECONDS: Final = 0.4
 
 PRINCIPALS_PER_TURN: Final = 1000
 """How many credentials are looked at before the event loop goes on with something else."""
+
+log = structlog.get_logger()
 
 
 class _OpenStream:
@@ -103,3 +108,23 @@ class CredentialEnds:
             self._expired.add(principal)
             return True
         return False
+
+
+async def watch_credentials(authentication: Authentication, ends: CredentialEnds) -> None:
+    """Reads credentials again that have changed, and ends the streams of those that are over."""
+    reading: asyncio.Future[None] | None = None
+    while True:
+        await asyncio.sleep(CHECK_SECONDS)
+        if reading is None or reading.done():
+            reading = asyncio.ensure_future(asyncio.to_thread(_read_again, authentication))
+        # Files may be on a file system that hangs: what has expired ends all the same.
+        await asyncio.wait([reading], timeout=CHECK_SECONDS)
+        await ends.check()
+
+
+def _read_again(authentication: Authentication) -> None:
+    """Reads credentials again that have changed. What fails is tried again."""
+    try:
+        authentication.reload_if_changed()
+    except Exception:
+        log.exception("credentials could not be read again")
