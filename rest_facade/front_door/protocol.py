@@ -101,12 +101,16 @@ class HttpProtocol(SlicedInput, WritableConnection):
 
     def may_parse(self) -> bool:
         """Whether no request waits for the answer to another one; otherwise the next bytes stay unparsed."""
-        return not self._pipeline.waiting_requests
+        return not self.waiting_requests
+
+    @property
+    def waiting_requests(self) -> int:
+        """How many requests wait for the answer to another one."""
+        return self._pipeline.waiting_requests
 
     def note_held(self) -> None:
         """Notes how many bytes are held here. The connection ends where that is too much."""
-        pipeline = self._pipeline
-        held_bytes = pipeline.body_bytes + self.unparsed_bytes + PIPELINED_BYTES * pipeline.waiting_requests
+        held_bytes = self._pipeline.body_bytes + self.unparsed_bytes + PIPELINED_BYTES * self.waiting_requests
         if held_bytes == self._held_bytes:
             return
         is_more, self._held_bytes = held_bytes > self._held_bytes, held_bytes
@@ -158,8 +162,7 @@ class HttpProtocol(SlicedInput, WritableConnection):
         self._head_s = None
         self._began_s = self._came_s = self._loop.time()
         forwarded = [value for name, value in self._reading.headers if name == b"x-forwarded-for"]
-        if not self._attribute(forwarded):
-            self._pipeline.is_last = True
+        self._pipeline.is_last |= not self._attribute(forwarded)
         self._reading.address = self._address
         if self._is_of_proxy:
             self._reading.address = self._connections.find_address(self.environ["REMOTE_ADDR"], forwarded)
