@@ -63,8 +63,6 @@ class HttpProtocol(SlicedInput, WritableConnection):
         self._pipeline = Pipeline(door, self)
         self._framing = Framing()
 
-    # asyncio calls these.
-
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # it is one that reads and writes
         """Counts the connection. Beyond the bounds its first request is refused, or it is closed at once."""
         self.transport = transport
