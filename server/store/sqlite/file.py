@@ -18,7 +18,7 @@ from server.domain.errors import ResourceExhaustedError, UnavailableError
 from server.store.copying import UNFINISHED
 from server.store.sqlite.damage import corrupt, reading_schema
 from server.store.sqlite.rewrite import AUTO_VACUUM, BUSY_TIMEOUT_S, rewrite
-from server.store.values import Sizes, StoreDamagedError, StoreOpenError
+from server.store.values import StoreDamagedError, StoreOpenError
 
 APPLICATION_ID: Final = 0x656C7A61
 """Marks a file as ours: "elza" in ASCII."""
@@ -102,16 +102,6 @@ def real_path(path: Path) -> Path:
     meet at one lock.
     """
     return Path(os.path.realpath(path))
-
-
-def measure(path: Path) -> Sizes:
-    """How large the file and its WAL are. Raises OSError."""
-    try:
-        wal_bytes = Path(f"{path}-wal").stat().st_size
-    except FileNotFoundError:
-        wal_bytes = 0
-    disk = shutil.disk_usage(path.parent)
-    return Sizes(path.stat().st_size, wal_bytes, disk.free, disk.total)
 
 
 def prepare(path: Path, *, is_copying: bool = False) -> FileLock:

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Final, cast
 
 from server.clock import Clock
-from server.domain.access import EVERYTHING, Scope
-from server.domain.errors import SessionNotFoundError, UnavailableError
+from server.domain.access import Scope
+from server.domain.errors import SessionNotFoundError
 from server.domain.idempotency import RequestKey
 from server.domain.log import Entry
 from server.domain.quotas import UserQuota
 from server.domain.sessions import Creation, Outcome, Rule, Session
 from server.store import rows
-from server.store.batch import Apply, Claimed, Create, Delete, EraseStep
+from server.store.batch import Apply, Claimed, Create, Delete
 from server.store.contract import MAX_WRITES, PAGE_BYTES, CommitListener, Store
-from server.store.counts import EXPIRED, LIVE
 from server.store.pages import (
     ALWAYS_MS,
     fill_history,
@@ -27,17 +26,16 @@ from server.store.pages import (
     travels_forward,
 )
 from server.store.sqlite.agents import SqliteAgents
-from server.store.sqlite.compact import read_pragma, shrink
 from server.store.sqlite.deliveries import SqliteDeliveries
 from server.store.sqlite.due import apply_due
-from server.store.sqlite.file import FileLock, connect, measure, prepare, real_path, schema_version
+from server.store.sqlite.file import FileLock, prepare, real_path
 from server.store.sqlite.inspection import SqliteInspection
-from server.store.sqlite.lists import READABLE, count
-from server.store.sqlite.removal import IS_THERE, Pieces, clear, erase, take_expired
-from server.store.sqlite.rewrite import finish_erasure
+from server.store.sqlite.lists import READABLE
+from server.store.sqlite.maintenance import SqliteMaintenance
+from server.store.sqlite.removal import IS_THERE
 from server.store.sqlite.scopes import in_scope, is_narrow, named, one_in_scope
-from server.store.sqlite.writer import SqliteWriter, no_sessions
-from server.store.values import Description, Erased, MessagePage, Sizes, StoreOpenError
+from server.store.sqlite.writer import SqliteWriter
+from server.store.values import MessagePage, StoreOpenError
 from server.telemetry.telemetry import OFF, Telemetry
 from server.telemetry.traces import NO_TRACES, Traces
 
@@ -53,7 +51,7 @@ _LIST_ENTRIES: Final = in_scope(
 )
 
 
-class SqliteStore(SqliteInspection, SqliteAgents, SqliteDeliveries, Store):
+class SqliteStore(SqliteInspection, SqliteAgents, SqliteDeliveries, SqliteMaintenance, Store):
     """See Store. Made by `open`."""
 
     def __init__(
@@ -67,7 +65,6 @@ class SqliteStore(SqliteInspection, SqliteAgents, SqliteDeliveries, Store):
     ) -> None:
         super().__init__(path)
         self._lock = lock
-        self._purged, self._forgotten, self._erased, self._shrunk = Pieces(), Pieces(), Pieces(), Pieces()
         # Last, because it starts a thread.
         self._writer = SqliteWriter(path, lock, clock, max_writes, telemetry, traces)
 
@@ -217,18 +214,6 @@ class SqliteStore(SqliteInspection, SqliteAgents, SqliteDeliveries, Store):
 
         return self._read(read)
 
-    async def describe(self) -> Description:
-        def read(connection: sqlite3.Connection) -> Description:
-            return Description(
-                str(self._path),
-                schema_version(),
-                sum(sum(count(connection, state, EVERYTHING).values()) for state in (LIVE, EXPIRED)),
-                read_pragma(connection, "freelist_count") * read_pragma(connection, "page_size"),
-                gives_back=bool(read_pragma(connection, "auto_vacuum")),
-            )
-
-        return self._read(read)
-
     async def apply_due(self, rule: Rule, due_ms: int, limit: int) -> int:
         def work(connection: sqlite3.Connection, now_ms: int) -> Claimed:
             return apply_due(connection, rule, due_ms, limit, now_ms)
@@ -241,69 +226,6 @@ class SqliteStore(SqliteInspection, SqliteAgents, SqliteDeliveries, Store):
     async def next_due_ms(self) -> int | None:
         statement = "SELECT min(due_at_ms) FROM sessions WHERE due_at_ms IS NOT NULL"
         return self._read(lambda connection: cast(int | None, connection.execute(statement).fetchone()[0]))
-
-    async def purge(self, now_ms: int, limit: int, *, retention_ms: int = 0) -> int:
-        def work(connection: sqlite3.Connection, _now_ms: int) -> int:
-            return self._purged.take(limit, lambda rows: take_expired(connection, now_ms, retention_ms, rows))
-
-        return await self._writer.run(work)
-
-    async def forget_requests(self, made_by_ms: int, limit: int) -> int:
-        statement = (
-            "DELETE FROM requests WHERE (scope, id) IN (SELECT scope, id FROM requests WHERE "
-            "created_at_ms <= ? LIMIT ?)"
-        )
-
-        def work(connection: sqlite3.Connection, now_ms: int) -> int:
-            return self._forgotten.take(
-                limit, lambda rows: connection.execute(statement, (made_by_ms, rows)).rowcount
-            )
-
-        return await self._writer.run(work, changed=no_sessions)
-
-    async def shrink(self) -> bool:
-        return await self._writer.run(lambda connection, now_ms: shrink(connection, self._shrunk))
-
-    async def erase_user(self, user_id: str, *, scope: Scope, limit: int) -> Erased:
-        if scope.user_id not in (None, user_id):
-            return Erased()
-
-        def work(connection: sqlite3.Connection, now_ms: int) -> EraseStep:
-            return erase(connection, user_id, scope, limit, self._erased)
-
-        return (await self._writer.run(work)).erased
-
-    async def finish_erasure(self) -> list[str]:
-        def work(connection: sqlite3.Connection, now_ms: int) -> list[str]:
-            # On the writer's own connection the copy would be made in memory.
-            with closing(connect(self._path)) as rewriting:
-                return finish_erasure(self._path, rewriting)
-
-        return await self._writer.run(work, in_transaction=False)
-
-    async def clear_sessions(self) -> None:
-        def work(connection: sqlite3.Connection, now_ms: int) -> None:
-            clear(connection)
-
-        await self._writer.run(work)
-
-    async def measure(self) -> Sizes:
-        if self._closed:
-            raise UnavailableError("The service is stopping")
-        # On a thread, because a file may be on a file system that hangs.
-        return await asyncio.to_thread(measure, self._path)
-
-    async def check_writable(self) -> None:
-        def work(connection: sqlite3.Connection, now_ms: int) -> None:
-            # The same value again: SQLite writes the page all the same, and that is what is wanted.
-            connection.execute(
-                f"PRAGMA user_version = {connection.execute('PRAGMA user_version').fetchone()[0]}"
-            )
-
-        if self._unreadable:
-            await self._read_long(self._check_readable)
-            self._unreadable = False
-        await self._writer.run(work, changed=no_sessions)
 
     async def close(self) -> None:
         if self._closed:
