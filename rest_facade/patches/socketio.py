@@ -5,14 +5,18 @@ No public interface bounds or counts what these replace:
 - An answer to a poll holds all packets that wait, though the library's own client reads 16 of them
   (https://github.com/miguelgrinberg/python-engineio/issues/142).
 - The task of a ping outlives its connection by the time-out.
+- A client whose event is handled counts as gone when a ping has no answer, though none is read meanwhile.
 - Nobody learns how much waits for a client.
 - Each request makes a class, which stays until the garbage collector runs.
 - Nothing can be sent right behind the answer to a client that connects.
 """
 
 import asyncio
+import time
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -51,6 +55,7 @@ PRIVATE_NAMES: Final = (
         )
     ),
     *(f"AsyncSocket.{name}" for name in ("server", "schedule_ping", "_send_ping", "last_ping")),
+    "AsyncSocket.check_ping_timeout",
     *(f"AsyncServer.manager.{name}" for name in ("eio_sid_from_sid", "sid_from_eio_sid", "is_connected")),
     "AsyncServer._handle_connect",
 )
@@ -174,13 +179,15 @@ class Server(socketio.AsyncServer):  # type: ignore[misc] # the library has no t
 
 
 class Pings:
-    """The tasks in which connections are sent their next pings.
+    """The tasks in which connections are sent their next pings, and who need not answer one yet.
 
-    Kept, so that they end with the connections.
+    The tasks are kept, so that they end with the connections.
     """
 
     def __init__(self) -> None:
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        # By connection: how many packets are being handled.
+        self._handled: Counter[str] = Counter()
 
     def end(self, transport_id: str) -> None:
         """Sends a connection that is gone no more pings."""
@@ -194,6 +201,25 @@ class Pings:
             task = self._tasks[transport.sid] = asyncio.ensure_future(transport._send_ping())
             task.add_done_callback(partial(self._forget, transport.sid))
 
+    @contextmanager
+    def hold(self, transport: Any) -> Iterator[None]:
+        """Takes a client for alive while it waits for us: its answer to a ping is read behind that."""
+        self._handled[transport.sid] += 1
+        try:
+            yield
+        finally:
+            self._handled[transport.sid] -= 1
+            if not self._handled[transport.sid]:
+                del self._handled[transport.sid]
+            if transport.last_ping:
+                transport.last_ping = time.time()
+
+    async def check(self, transport: Any) -> bool:
+        """Ends a connection that has not answered a ping in time; returns whether it is alive."""
+        if transport.sid in self._handled and not transport.closed:
+            return True
+        return bool(await AsyncSocket.check_ping_timeout(transport))
+
     def _forget(self, transport_id: str, task: asyncio.Task[None]) -> None:
         if self._tasks.get(transport_id) is task:
             del self._tasks[transport_id]
@@ -206,6 +232,7 @@ def bound(transport: Any, pings: Pings, most_packets: int, most_chars: int) -> N
     seconds = transport.server.ping_interval + transport.server.ping_timeout
     transport.poll = partial(_poll, weak, seconds, most_packets, most_chars)
     transport.schedule_ping = partial(pings.schedule, weak)
+    transport.check_ping_timeout = partial(pings.check, weak)
 
 
 async def _poll(transport: Any, seconds: float, most_packets: int, most_chars: int) -> list[Packet]:

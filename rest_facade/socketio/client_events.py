@@ -44,7 +44,7 @@ class ClientEvents:
     def __init__(self, io: socketio.AsyncServer, backend: Backend, callers: Callers) -> None:
         self.is_stopping = False
         self.busy = 0
-        """How many events are being handled."""
+        """How many events are being handled, without those refused because the facade stops."""
         self._io = io
         self._backend = backend
         self._callers = callers
@@ -84,6 +84,9 @@ class ClientEvents:
         """
 
         async def answered(socket_id: str, data: object = None, *_more: object) -> Payload:
+            if self.is_stopping:
+                # Clients that repeat at once would keep the stop waiting.
+                return await answer(socket_id, data)
             self.busy += 1
             try:
                 return await answer(socket_id, data)

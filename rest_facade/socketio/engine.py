@@ -312,7 +312,8 @@ class Engine:
                 return
             try:
                 _check_text(data)
-                await handler(socket_id, data)
+                with self._pings.hold(transport):
+                    await handler(socket_id, data)
             except _UNREADABLE as error:
                 reason = f"{type(error).__name__}: {error}"[:200]
                 _log.info("a client's packet is not one of Socket.IO", reason=reason)

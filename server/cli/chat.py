@@ -3,6 +3,7 @@
 import sys
 import unicodedata
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 import click
@@ -16,6 +17,7 @@ from eliza.sessions.v1.agent_service_pb2_grpc import AgentServiceStub
 from eliza.sessions.v1.message_service_pb2_grpc import MessageServiceStub
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
 from eliza.sessions.v1.user_data_service_pb2_grpc import UserDataServiceStub
+from server.cli.interrupts import Reading
 
 REPLY_SECONDS: Final = 3660
 """How long `chat` waits for a reply: a little longer than the server at its highest setting."""
@@ -83,22 +85,23 @@ def _say(stubs: Stubs, agent: agent_pb2.Agent, session_id: str, line: str, live:
     """Sends a message and prints its reply; returns whether there is one."""
     message = message_service_pb2.SendMessageRequest(session_id=session_id, content=line)
     request = message_service_pb2.ConverseRequest(message=message)
-    call = stubs.messages.Converse(request, timeout=REPLY_SECONDS)
+    converse = partial(stubs.messages.Converse, request, timeout=REPLY_SECONDS)
     shown, sent_id = "", ""
     try:
-        for part in call:
-            match part.WhichOneof("part"):
-                case "user_message":
-                    sent_id = part.user_message.message.message_id
-                case "chunk" if live:
-                    shown += part.chunk.chunk
-                    _print(part.chunk.chunk)
-                case "aborted" if shown:
-                    shown = ""
-                    _take_back()
-                case "reply":
-                    _print_reply(part.reply, shown)
-                    return True
+        with Reading() as reading:
+            for part in reading.begin(converse):
+                match part.WhichOneof("part"):
+                    case "user_message":
+                        sent_id = part.user_message.message.message_id
+                    case "chunk" if live:
+                        shown += part.chunk.chunk
+                        _print(part.chunk.chunk)
+                    case "aborted" if shown:
+                        shown = ""
+                        _take_back()
+                    case "reply":
+                        _print_reply(part.reply, shown)
+                        return True
     except grpc.RpcError as error:
         if shown:
             _take_back()
@@ -109,8 +112,6 @@ def _say(stubs: Stubs, agent: agent_pb2.Agent, session_id: str, line: str, live:
         if info.reason in NO_REPLY:
             _tell_detail(stubs, agent, sent_id)
         return False
-    finally:
-        call.cancel()
     raise click.ClickException("the server ended the conversation without a reply")
 
 

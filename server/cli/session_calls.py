@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from functools import partial
 from typing import Any, Final
 
 import click
@@ -21,6 +21,7 @@ from eliza.sessions.v1 import (
 )
 from server.cli.agent_calls import call, get_agent
 from server.cli.chat import DEADLINE_SECONDS, Stubs
+from server.cli.interrupts import Reading
 from server.cli.server_commands import explain_failure
 
 STREAM_SECONDS: Final = 24 * 3600
@@ -138,14 +139,17 @@ def _asked_wait(error: grpc.RpcError) -> float:
 
 
 def follow(stubs: Stubs, session_id: str, after: int) -> Iterator[session_service_pb2.WatchSessionResponse]:
-    """The events of a session behind a sequence until it ends, over restarts of the server."""
+    """The events of a session behind a sequence until it ends, over restarts of the server.
+
+    Raises KeyboardInterrupt after Ctrl-C.
+    """
     is_away = False
     while True:
         request = session_service_pb2.WatchSessionRequest(session_id=session_id, after_sequence=after)
-        stream = stubs.sessions.WatchSession(request, wait_for_ready=is_away)
+        watch = partial(stubs.sessions.WatchSession, request, wait_for_ready=is_away)
         try:
-            with closing(_Cancelled(stream)):
-                for event in stream:
+            with Reading() as reading:
+                for event in reading.begin(watch):
                     is_away = False
                     after = event.entry.sequence or after
                     yield event
@@ -161,16 +165,6 @@ def follow(stubs: Stubs, session_id: str, after: int) -> Iterator[session_servic
                 click.echo(f"[the server {how}: {error.details()}; waiting for it]", err=True)
             is_away = True
         time.sleep(max(RETRY_SECONDS, wait_s))
-
-
-class _Cancelled:
-    """Cancels a call when it is closed."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def close(self) -> None:
-        self._stream.cancel()
 
 
 def _reason(error: grpc.RpcError) -> str:

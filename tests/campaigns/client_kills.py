@@ -77,9 +77,10 @@ class Findings:
 
 @dataclass
 class Talk:
-    """One session: its sender and its watcher."""
+    """One session: its sender and its watcher. `reply_seconds`: how long its sender waits for a reply."""
 
     session_id: str
+    reply_seconds: float = PATIENCE_SECONDS
     acknowledged: list[str] = field(default_factory=list)
     in_doubt: list[str] = field(default_factory=list)
     sequences: list[int] = field(default_factory=list)
@@ -108,7 +109,7 @@ class Talk:
 
     def _converse(self, client: Client, content: str) -> None:
         shown: dict[str, str] = {}
-        for part in client.converse(self.session_id, content, timeout=PATIENCE_SECONDS):
+        for part in client.converse(self.session_id, content, timeout=self.reply_seconds):
             match part:
                 case ReplyChunk():
                     shown[part.message_id] = shown.get(part.message_id, "") + part.chunk

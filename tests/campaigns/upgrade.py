@@ -44,6 +44,17 @@ SENT_BETWEEN: Final = 4
 """How many messages each session has acknowledged, at least, between two steps: there is load at each."""
 
 
+@dataclass(frozen=True)
+class Patience:
+    """How many seconds a call may take with all its attempts, and one that waits for a reply."""
+
+    call: float = CALL_SECONDS
+    reply: float = PATIENCE_SECONDS
+
+
+PATIENCE: Final = Patience()
+
+
 @dataclass
 class Upgrade:
     """What became of an upgrade."""
@@ -132,17 +143,27 @@ class Servers:
         return version, cleared
 
 
-def campaign(directory: Path, seed: int, url: str, old: Version, new: Version, *, sessions: int) -> Upgrade:
+def campaign(
+    directory: Path,
+    seed: int,
+    url: str,
+    versions: tuple[Version, Version],
+    *,
+    sessions: int,
+    patience: Patience = PATIENCE,
+) -> Upgrade:
     """Plays one upgrade on an empty database; returns what became of it."""
-    choose, upgrade = random.Random(seed), Upgrade()
+    choose, upgrade, (old, new) = random.Random(seed), Upgrade(), versions
     servers = Servers(directory, url, old)
     try:
         # Each client begins with another server, as if by a name that leads to all.
-        with clients(servers.addresses, choose, sessions) as callers:
+        with clients(servers.addresses, choose, sessions, patience.call) as callers:
             agent_id = stream_agent(servers.running[0])
             workers = Workers(at_all(servers.addresses, choose), agent_id)
             try:
-                _play(upgrade, servers, callers, agent_id, (old, new), seed)
+                user = user_id_for(f"upgrade {seed}")
+                talks = [Talk(client.create(agent_id, user).session_id, patience.reply) for client in callers]
+                _play(upgrade, servers, callers, talks, versions)
             finally:
                 statuses = workers.stop()
         if any(statuses):
@@ -162,25 +183,23 @@ def at_all(addresses: Sequence[str], choose: random.Random) -> str:
 
 
 @contextmanager
-def clients(addresses: Sequence[str], choose: random.Random, count: int) -> Iterator[list[Client]]:
-    """Clients of all servers."""
+def clients(
+    addresses: Sequence[str], choose: random.Random, count: int, seconds: float
+) -> Iterator[list[Client]]:
+    """Clients of all servers, whose calls may take so long."""
     with ExitStack() as stack:
-        yield [
-            stack.enter_context(Client(at_all(addresses, choose), timeout=CALL_SECONDS)) for _ in range(count)
-        ]
+        yield [stack.enter_context(Client(at_all(addresses, choose), timeout=seconds)) for _ in range(count)]
 
 
 def _play(
     upgrade: Upgrade,
     servers: Servers,
     callers: list[Client],
-    agent_id: str,
+    talks: list[Talk],
     versions: tuple[Version, Version],
-    seed: int,
 ) -> None:
-    user, end = user_id_for(f"upgrade {seed}"), threading.Event()
-    senders = [Sender(Talk(client.create(agent_id, user).session_id), client) for client in callers]
-    talks = [sender.talk for sender in senders]
+    end = threading.Event()
+    senders = [Sender(talk, client) for talk, client in zip(talks, callers, strict=True)]
     with ThreadPoolExecutor(2 * len(senders)) as pool:
         try:
             watching = [pool.submit(talk.watch, client) for talk, client in zip(talks, callers, strict=True)]
@@ -237,6 +256,8 @@ def _replace_all(
     old, new = versions
     _wait_for_load(talks, sending)
     upgrade.schemas.append(servers.schema())
+    if _list_failed(talks):
+        return
     for number in range(SERVERS):
         if wrong := servers.replace(number, new):
             upgrade.problems.append(wrong)
@@ -252,7 +273,7 @@ def _replace_all(
 
 
 def _wait_for_load(talks: list[Talk], sending: "list[Future[None]]") -> None:
-    """Waits until each session has some more messages, or a call has failed."""
+    """Waits until each session has some more messages, or a call has failed, which it has within its time."""
     wanted = [len(talk.acknowledged) + SENT_BETWEEN for talk in talks]
 
     def have_more() -> bool:
@@ -287,7 +308,7 @@ def main() -> int:
             try:
                 url = database.url(database.make_database())
                 upgrade = campaign(
-                    directory / f"play{number}", told.seed, url, old, new, sessions=told.sessions
+                    directory / f"play{number}", told.seed, url, (old, new), sessions=told.sessions
                 )
             finally:
                 database.close()

@@ -134,7 +134,8 @@ class Calling:
         def note(again: AgainError) -> None:
             nonlocal told, first_drop
             phase = self._phase_of(again)
-            ends.append(f"{now_ms()} {phase} {again}")
+            where = f" at {again.address}" if again.address else ""
+            ends.append(f"{now_ms()} {phase}{where} {again}")
             # Whoever waits in vain for a reply hears that the message is kept.
             told = told or again.how == "AGENT_REPLY_TIMEOUT"
             if again.how in ("dropped", "cancelled", "late"):
