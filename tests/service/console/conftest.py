@@ -19,7 +19,7 @@ expect.set_options(timeout=PATIENCE_MS)
 
 @pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
-    """One for all tests of this folder that come one after the other. Those of others may have event loops."""
+    """One for the tests of this folder that run one after the other: others may have event loops."""
     with open_chromium() as browser:
         yield browser
 
