@@ -4,8 +4,9 @@ Playwright brings no browser: it drives Debian's, as the other tests do.
 """
 
 import contextlib
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -25,6 +26,17 @@ _TELL_VIOLATIONS: Final = """
 addEventListener("securitypolicyviolation", (event) =>
   console.error(`CSP ${event.violatedDirective} blocks ${event.blockedURI || event.sample}`));
 """
+
+_FIND_VIOLATIONS: Final = """(rules) =>
+  axe.run(document, { resultTypes: ["violations"], ...(rules.length && { runOnly: rules }) })
+    .then((found) => found.violations)
+"""
+
+
+@functools.cache
+def _axe() -> str:
+    """The source of axe-core."""
+    return (node.install() / "axe-core" / "axe.min.js").read_text()
 
 
 @contextlib.contextmanager
@@ -111,13 +123,14 @@ class Watched:
         )
         return found
 
-    def barriers(self) -> list[str]:
-        """What axe-core finds serious: the rule, and where."""
-        self.page.evaluate((node.install() / "axe-core" / "axe.min.js").read_text())
-        found = self.page.evaluate("axe.run(document, { resultTypes: ['violations'] })")
+    def barriers(self, rules: Sequence[str] = ()) -> list[str]:
+        """What axe-core finds serious: the rule, and where. It looks for all, or for these rules alone."""
+        # Reading it costs as much as a run, and a page keeps it.
+        if self.page.evaluate("typeof axe === 'undefined'"):
+            self.page.evaluate(_axe())
         return [
             f"{one['id']}: {', '.join(str(node_['target']) for node_ in one['nodes'][:5])}"
-            for one in found["violations"]
+            for one in self.page.evaluate(_FIND_VIOLATIONS, list(rules))
             if one["impact"] in SERIOUS
         ]
 

@@ -167,7 +167,7 @@ def watch(team: Team) -> Iterator[Callable[[str], Client]]:
     with ExitStack() as stack:
 
         def opener(session_id: str) -> Client:
-            client = connected(f"http://{team.service.rest}", "python-websocket", Path())
+            client = connected(f"http://{team.service.rest}", "python-websocket")
             stack.callback(client.close)
             assert client.call("join", {"roomId": session_id}) == {"success": True}
             return client

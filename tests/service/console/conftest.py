@@ -17,8 +17,9 @@ Open = Callable[..., Watched]
 expect.set_options(timeout=PATIENCE_MS)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
+    """One for the tests of this folder that run one after the other: others may have event loops."""
     with open_chromium() as browser:
         yield browser
 
@@ -43,9 +44,9 @@ class Running(NamedTuple):
     facade: Facade
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Both, for all tests of a file."""
+    """Both, for as many tests as the browser."""
     with (
         FakeServer() as server,
         Facade(server.address, "127.0.0.1:0", tmp_path_factory.mktemp("facade")) as facade,

@@ -56,8 +56,8 @@ def test_tokens_are_fetched_anew_and_the_key_is_in_no_address(start: Start, watc
         return {url for url in watched.requests if "/events?" in url}
 
     for number in (1, 2, 3):
-        # What the page shows is asked for so that the browser's requests are heard of.
-        until(lambda n=number: shown(page) is not None and len(tokens()) >= n, "a further token")
+        # The browser's requests are heard of only while something is asked of it.
+        until(lambda n=number: page.wait_for_timeout(100) or len(tokens()) >= n, "a further token")
         say(service, session_id, f"message {number}", transport="http")
         await_shown(page, lambda there, n=2 * number: len(there) >= n, "the message and its reply")
     assert shown(page) == list(range(1, 7))

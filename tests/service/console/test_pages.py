@@ -11,22 +11,15 @@ from tests.service.console.pages import PAGES, Looked
 
 
 @pytest.mark.parametrize("looked", PAGES, ids=lambda looked: looked.name)
-def test_a_page_is_whole_in_light_and_dark_on_a_desk_and_a_phone(
-    looked: Looked, root: str, watch: Open
-) -> None:
+def test_a_page_is_whole_and_the_keyboard_is_enough(looked: Looked, root: str, watch: Open) -> None:
+    """In light and dark, on a desk and on a phone."""
     watched = watch(root)
-    watched.go(looked.path)
-    watched.page.wait_for_selector(looked.shows)
-    check_whole(watched, looked)
-
-
-@pytest.mark.parametrize(
-    "looked", [one for one in PAGES if one.name != "root"], ids=lambda looked: looked.name
-)
-def test_the_keyboard_reaches_all_and_skips_the_navigation(looked: Looked, root: str, watch: Open) -> None:
-    page = watch(root).go(looked.path)
+    page = watched.go(looked.path)
     page.wait_for_selector(looked.shows)
-    check_keyboard(page, f"{root}{looked.path}")
+    # The first page has no navigation.
+    if looked.name != "root":
+        check_keyboard(page, f"{root}{looked.path}")
+    check_whole(watched, looked)
 
 
 def test_the_theme_is_chosen_and_kept(root: str, watch: Open) -> None:

@@ -20,8 +20,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect as connect_websocket
 
 from tests.service.docs.pages import example
-from tests.support.clients import command
-from tests.support.realtime.programs import Facade, Program, free_address
+from tests.support.realtime.programs import Command, Facade, Program, free_address
 from tests.support.service import Serve
 from tests.support.waiting import until
 
@@ -52,7 +51,7 @@ def facades(service: Serve, tmp_path: Path) -> Iterator[list[Program]]:
             assert line.startswith("eliza-sessions ")
             assert address in line
             words = shlex.split(line.replace(address, "127.0.0.1:0").replace("127.0.0.1:50051", service.grpc))
-            programs.append(Program(command(*words[1:]), tmp_path / f"{number}"))
+            programs.append(Command(words[1:], tmp_path / f"{number}"))
             stack.callback(programs[-1].kill)
         yield programs
 

@@ -24,5 +24,5 @@ def test_it_says_what_to_install_where_it_may_not(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert "sudo apt-get install curl chromium" in done.stderr
+    assert "sudo apt-get install curl chromium-headless-shell" in done.stderr
     assert done.stderr.count("\n") == 1

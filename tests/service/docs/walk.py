@@ -119,4 +119,5 @@ def _environment(directory: Path) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith((*SETTINGS, "PYTHON", "VIRTUAL_ENV"))
     }
-    return {**kept, "PATH": os.pathsep.join(path)}
+    # Most of what pip installs is never imported, and what is, Python compiles then.
+    return {**kept, "PATH": os.pathsep.join(path), "PIP_COMPILE": "0"}

@@ -8,13 +8,21 @@ import pytest
 
 from tests.support.node import install
 from tests.support.realtime.programs import Program
-from tests.support.realtime.sockets import KINDS, Client, connected
+from tests.support.realtime.sockets import KINDS, Client, NodeClients, connected
 
 
 @pytest.fixture(scope="session")
 def modules() -> Path:
     """Where socket.io-client is installed."""
     return install()
+
+
+@pytest.fixture(scope="session")
+def node_clients(modules: Path) -> Iterator[NodeClients]:
+    """The node process of all JavaScript clients of a pytest process."""
+    running = NodeClients(modules)
+    yield running
+    running.close()
 
 
 @pytest.fixture(params=KINDS)
@@ -24,12 +32,12 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def connect(modules: Path) -> Iterator[Callable[..., Client]]:
+def connect(node_clients: NodeClients) -> Iterator[Callable[..., Client]]:
     """Opens clients that are closed after the test."""
     with contextlib.ExitStack() as stack:
 
         def opener(url: str, kind: str = "javascript-websocket") -> Client:
-            client = connected(url, kind, modules)
+            client = connected(url, kind, node_clients)
             stack.callback(client.close)
             return client
 

@@ -13,7 +13,7 @@ from eliza.sessions.v1.agent_service_pb2 import DeleteAgentRequest, ListAgentsRe
 from eliza.sessions.v1.agent_service_pb2_grpc import AgentServiceStub
 from eliza.sessions.v1.session_service_pb2_grpc import SessionServiceStub
 from tests.service.access.world import key_lines, make_key, write_keys
-from tests.service.tls.certificates import Authority, Installed, s_client, shown_serial
+from tests.service.tls.certificates import Authority, Installed, s_client, shown_certificate
 from tests.support.clients import fails, refused, run
 from tests.support.service import ECHO, Serve, Start
 from tests.support.waiting import until
@@ -100,9 +100,9 @@ def test_the_name_in_a_certificate_is_a_key(
 
 def _replace(service: Serve, installed: Installed, authority: Authority) -> None:
     """Replaces a server's certificate and waits until it shows the new one."""
-    before = shown_serial(service.grpc)
+    before = shown_certificate(service.grpc)
     installed.install(authority.sign())
-    until(lambda: shown_serial(service.grpc) not in (0, before), "the new certificate")
+    until(lambda: shown_certificate(service.grpc) not in (b"", before), "the new certificate")
 
 
 def _went_on(calls: list[int], seen: tuple[int, ...]) -> bool:
@@ -153,7 +153,7 @@ def test_a_broken_certificate_leaves_the_one_before(
     start: Start, installed: Installed, authority: Authority, broken: str
 ) -> None:
     service = start("--no-rest", **installed.settings("GRPC"))
-    before = shown_serial(service.grpc)
+    before = shown_certificate(service.grpc)
     match broken:
         case "another key":
             installed.key.write_bytes(authority.sign()[1].read_bytes())
@@ -162,13 +162,13 @@ def test_a_broken_certificate_leaves_the_one_before(
         case "away":
             installed.key.unlink()
     warning = "a changed certificate cannot be used"
-    until(lambda: shown_serial(service.grpc) and warning in service.log(), "the warning")
+    until(lambda: shown_certificate(service.grpc) and warning in service.log(), "the warning")
     for _ in range(3):
-        assert shown_serial(service.grpc) == before
+        assert shown_certificate(service.grpc) == before
     assert service.log().count(warning) == 1
     assert "PRIVATE" not in service.log()
     installed.install(authority.sign())
-    until(lambda: shown_serial(service.grpc) not in (0, before), "the good certificate")
+    until(lambda: shown_certificate(service.grpc) not in (b"", before), "the good certificate")
 
 
 @pytest.mark.parametrize("side", ["GRPC", "REST"])

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from tests.service.watch.event_stream import Body
 
-CHROMIUM = "/usr/bin/chromium"
+CHROMIUM = "/usr/bin/chromium-headless-shell"
+"""Chromium without the parts of a desktop browser: the same engine, for a third of the CPU."""
 FLAGS = [
     *(
         "--headless",

@@ -67,23 +67,31 @@ class Program:
             self.process.stdout.close()
 
 
-class Facade(Program):
+class Command(Program):
+    """A running `eliza-sessions …`, as a fork."""
+
+    def __init__(self, line: list[str], directory: Path, *, fresh: bool = False, **settings: str) -> None:
+        """`line` are its arguments; `fresh` see `start_command`."""
+        self._fresh = fresh
+        super().__init__(line, directory, **settings)
+
+    def _start(
+        self, line: list[str], directory: Path, log: BinaryIO, settings: dict[str, str]
+    ) -> "subprocess.Popen[bytes] | Forked":
+        return start_command(line, directory, stderr=log, fresh=self._fresh, **settings)
+
+
+class Facade(Command):
     """A running `eliza-sessions rest`: `address` is where it listens, `url` leads to its sessions."""
 
     def __init__(
         self, server: str, rest_address: str, directory: Path, *, fresh: bool = False, **settings: str
     ) -> None:
         """`fresh` see `start_command`."""
-        self._fresh = fresh
         line = ["rest", "--server", server, "--rest-address", rest_address]
-        super().__init__(line, directory, **settings)
+        super().__init__(line, directory, fresh=fresh, **settings)
         self.address = self.addresses["rest"]
         self.url = f"http://{self.address}/api/messaging/sessions"
-
-    def _start(
-        self, line: list[str], directory: Path, log: BinaryIO, settings: dict[str, str]
-    ) -> "subprocess.Popen[bytes] | Forked":
-        return start_command(line, directory, stderr=log, fresh=self._fresh, **settings)
 
     def health(self) -> requests.Response:
         """GET /sessions/health."""

@@ -1,4 +1,4 @@
-"""Two Socket.IO clients behind one face: the JavaScript one in a node process, and the Python one in a
+"""Two Socket.IO clients behind one face: the JavaScript ones in one node process, and the Python one in a
 thread.
 """
 
@@ -69,33 +69,38 @@ class Client:
         return entries
 
 
-class JavaScript(Client):
-    """socket.io-client 4.x."""
+class NodeClients:
+    """A node process that has clients of socket.io-client 4.x: each of its own would cost a start of node."""
 
-    def __init__(self, url: str, transport: str, modules: Path) -> None:
-        super().__init__()
-        self._answers: dict[int, Payload] = {}
-        self._numbers = itertools.count()
+    def __init__(self, modules: Path) -> None:
         self._process = subprocess.Popen(
-            [str(NODE), str(SCRIPT), url, transport],
+            [str(NODE), str(SCRIPT)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env={"NODE_PATH": str(modules)},
         )
+        self._clients: dict[int, JavaScript] = {}
+        self._numbers = itertools.count()
+        self._writing = threading.Lock()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def emit(self, name: object, *arguments: object) -> None:
-        self._command(name, arguments, None)
-
-    def call(self, name: object, *arguments: object) -> Payload:
+    def open(self, client: "JavaScript", url: str, transport: str) -> int:
+        """Has a client hear what its socket hears; returns its number."""
         number = next(self._numbers)
-        self._command(name, arguments, number)
-        until(lambda: number in self._answers, f"the acknowledgement of {name}")
-        return self._answers[number]
+        self._clients[number] = client
+        self.command("open", number, url, transport)
+        return number
+
+    def command(self, *words: object) -> None:
+        """Sends a command."""
+        with self._writing:
+            self._process.stdin.write(json.dumps(words) + "\n")
+            self._process.stdin.flush()
 
     def close(self) -> None:
+        """Ends the process, and all its clients."""
         self._process.stdin.close()
         try:
             self._process.wait(timeout=5)
@@ -105,22 +110,45 @@ class JavaScript(Client):
         self._reader.join(timeout=10)
         self._process.stdout.close()
 
-    def _command(self, name: object, arguments: tuple[object, ...], ack: int | None) -> None:
-        self._process.stdin.write(json.dumps({"name": name, "args": arguments, "ack": ack}) + "\n")
-        self._process.stdin.flush()
-
     def _read(self) -> None:
         for line in self._process.stdout:
             said = json.loads(line)
-            if "event" in said:
-                self.events.append((said["event"], said["args"][0] if said["args"] else {}))
-            elif "ack" in said:
-                self._answers[said["ack"]] = said["answer"]
-            elif said["state"] == "connect":
-                self.transport = said["transport"]
-                self.connects.append(said["id"])
-            else:
-                self.disconnects.append(said["reason"])
+            self._clients[said["client"]].hear(said)
+
+
+class JavaScript(Client):
+    """socket.io-client 4.x."""
+
+    def __init__(self, url: str, transport: str, node_clients: NodeClients) -> None:
+        super().__init__()
+        self._answers: dict[int, Payload] = {}
+        self._numbers = itertools.count()
+        self._node = node_clients
+        self._number = node_clients.open(self, url, transport)
+
+    def emit(self, name: object, *arguments: object) -> None:
+        self._node.command("emit", self._number, name, arguments, None)
+
+    def call(self, name: object, *arguments: object) -> Payload:
+        number = next(self._numbers)
+        self._node.command("emit", self._number, name, arguments, number)
+        until(lambda: number in self._answers, f"the acknowledgement of {name}")
+        return self._answers[number]
+
+    def close(self) -> None:
+        self._node.command("close", self._number)
+
+    def hear(self, said: Payload) -> None:
+        """Takes down what the socket has heard."""
+        if "event" in said:
+            self.events.append((said["event"], said["args"][0] if said["args"] else {}))
+        elif "ack" in said:
+            self._answers[said["ack"]] = said["answer"]
+        elif said["state"] == "connect":
+            self.transport = said["transport"]
+            self.connects.append(said["id"])
+        else:
+            self.disconnects.append(said["reason"])
 
 
 class Python(Client):
@@ -164,10 +192,14 @@ class Connect(Protocol):
         """`kind` is one of KINDS; without it, that of the test's parameter."""
 
 
-def connected(url: str, kind: str, modules: Path) -> Client:
+def connected(url: str, kind: str, node_clients: NodeClients | None = None) -> Client:
     """A client of this kind, connected and greeted."""
     language, transport = kind.split("-")
-    client = JavaScript(url, transport, modules) if language == "javascript" else Python(url, transport)
+    if language == "javascript":
+        assert node_clients
+        client: Client = JavaScript(url, transport, node_clients)
+    else:
+        client = Python(url, transport)
     client.wait("connection_established")
     assert client.transport == transport
     return client
