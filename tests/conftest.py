@@ -17,8 +17,12 @@ from tests.support.forks import ForkServer
 from tests.support.service import Serve, Start, environment
 
 # Without regard to the speed of the machine; and the store's conformance runs its properties on each store.
+# Half as many examples as by default: each run has others.
 settings.register_profile(
-    "any-speed", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors]
+    "any-speed",
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
 )
 settings.load_profile("any-speed")
 

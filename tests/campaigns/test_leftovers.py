@@ -154,7 +154,8 @@ class Pair:
             one.process.wait(timeout=30)
 
 
-@pytest.fixture(scope="module")
+# Of the session: xdist may come back to this module.
+@pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     with contextlib.closing(Pair(tmp_path_factory.mktemp("pair"))) as one:
         yield one

@@ -148,7 +148,7 @@ def large(service: Serve) -> Talk:
 
 @pytest.fixture(scope="module")
 def small(service: Serve) -> Talk:
-    return talk(service, 500, rest=True)
+    return talk(service, 4 * CALLERS, rest=True)
 
 
 @pytest.mark.slow
@@ -191,7 +191,7 @@ def test_what_came_over_rest_is_paged_one_by_one_over_grpc(
 
 def test_paging_while_others_write_skips_and_repeats_nothing(service: Serve) -> None:
     """A client that follows `after` while messages come in misses none of them."""
-    session, contents = service.create()["sessionId"], [f"message {number}" for number in range(500)]
+    session, contents = service.create()["sessionId"], [f"message {number}" for number in range(4 * CALLERS)]
     page, seen, after = grpc_page(service, session), [], 0
     with ThreadPoolExecutor(1) as pool:
         writing = pool.submit(lambda: asyncio.run(fill_over_grpc(service, session, contents)))

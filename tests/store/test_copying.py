@@ -1,5 +1,7 @@
 """A SQLite store that is copied to another file: all that it holds, what is refused, what interrupts it."""
 
+import asyncio
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -54,10 +56,17 @@ async def filled(path: Path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with every kind of row, which nobody writes to."""
+    return asyncio.run(filled(tmp_path_factory.mktemp("template") / "full.db"))
+
+
 @pytest.fixture
-async def full(tmp_path: Path) -> Path:
-    """A store with every kind of row."""
-    return await filled(tmp_path / "full.db")
+def full(template: Path, tmp_path: Path) -> Path:
+    """A test's own store with every kind of row."""
+    # Once it is closed, a store is in its one file.
+    return Path(shutil.copy(template, tmp_path))
 
 
 @pytest.fixture

@@ -105,8 +105,11 @@ class ForkServer:
         environment: Mapping[str, str],
         stderr: BinaryIO,
         stdout: BinaryIO | None = None,
+        stdin: BinaryIO | None = None,
     ) -> Forked:
-        """Runs `eliza-sessions …` in a directory. Without `stdout`, that of the process is a pipe."""
+        """Runs `eliza-sessions …` in a directory. Without `stdout`, that of the process is a pipe; without
+        `stdin` there is nothing to read.
+        """
         control = self._connect()
         request = {
             "arguments": [*map(str, arguments)],
@@ -116,9 +119,8 @@ class ForkServer:
         told, teller = os.pipe()
         reader, writer = (None, stdout.fileno()) if stdout else os.pipe()
         with open(os.devnull, "rb") as nothing:
-            socket.send_fds(
-                control, [json.dumps(request).encode()], [nothing.fileno(), writer, stderr.fileno(), teller]
-            )
+            streams = [(stdin or nothing).fileno(), writer, stderr.fileno()]
+            socket.send_fds(control, [json.dumps(request).encode()], [*streams, teller])
         os.close(teller)
         if reader is not None:
             os.close(writer)

@@ -114,10 +114,12 @@ def start_command(
     *,
     stderr: BinaryIO,
     stdout: BinaryIO | None = None,
+    stdin: BinaryIO | None = None,
     fresh: bool = False,
     **settings: str,
 ) -> "subprocess.Popen[bytes] | Forked":
-    """Starts `eliza-sessions …` in a directory. Without `stdout`, that of the process is a pipe.
+    """Starts `eliza-sessions …` in a directory. Without `stdout`, that of the process is a pipe; without
+    `stdin` there is nothing to read.
 
     `fresh`: in a Python of its own, as users start it; else a fork will do.
     """
@@ -128,9 +130,14 @@ def start_command(
 
             # It would start itself anew to get rid of the others.
             wanted = select_inherited(wanted)
-        return fork_server.start(arguments, directory, wanted, stderr, stdout)
+        return fork_server.start(arguments, directory, wanted, stderr, stdout, stdin)
     return subprocess.Popen(
-        [*COMMAND, *arguments], env=wanted, stdout=stdout or subprocess.PIPE, stderr=stderr, cwd=directory
+        [*COMMAND, *arguments],
+        env=wanted,
+        stdin=stdin or subprocess.DEVNULL,
+        stdout=stdout or subprocess.PIPE,
+        stderr=stderr,
+        cwd=directory,
     )
 
 

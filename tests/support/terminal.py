@@ -6,15 +6,14 @@ import pty
 import select
 import signal
 import struct
-import subprocess
 import termios
 import time
+from pathlib import Path
 from types import TracebackType
 
 import pytest
 
-from tests.support.clients import command
-from tests.support.service import environment
+from tests.support.service import start_command
 
 SECONDS = 30
 ROWS, COLUMNS = 24, 200
@@ -26,11 +25,10 @@ class Terminal:
     def __init__(self, *arguments: str) -> None:
         self._screen, inner = pty.openpty()
         fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
-        settings = environment(TERM="dumb")
-        self._process = subprocess.Popen(
-            command(*arguments), stdin=inner, stdout=inner, stderr=inner, env=settings
-        )
-        os.close(inner)
+        with open(inner, "r+b", buffering=0) as streams:
+            self._process = start_command(
+                arguments, Path.cwd(), stdin=streams, stdout=streams, stderr=streams, TERM="dumb"
+            )
         self._unread = ""
 
     def __enter__(self) -> "Terminal":

@@ -1,6 +1,6 @@
 // A program on what openapi-typescript makes of /openapi.json: `node openapi_fetch.mts URL AGENT USER`. Checked by tsc.
 import createClient from "openapi-fetch";
-import type { paths } from "./schema.d.ts";
+import type { paths } from "./schema.ts";
 
 const [url, agentId, userId] = process.argv.slice(2) as [string, string, string];
 const client = createClient<paths>({ baseUrl: url });

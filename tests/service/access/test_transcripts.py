@@ -17,7 +17,7 @@ from tests.service.access.world import ALICE, World, make_world
 from tests.support.service import Serve
 from tests.support.waiting import until
 
-MANY = 3000
+MANY = 2000
 PART_BYTES = 256 * 1024
 
 

@@ -27,7 +27,7 @@ from tests.service.access.world import TENANT, World, make_world
 from tests.support.service import ECHO, Serve
 from tests.support.waiting import until
 
-MANY = 3000
+MANY = 2000
 PART_BYTES = 256 * 1024
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.once import made_once
 from tests.support.service import ECHO, Serve
 
 ROOT = Path(__file__).parents[3]
@@ -45,11 +46,14 @@ def pip(*arguments: str | Path, cwd: Path) -> None:
     run(sys.executable, "-m", "pip", *arguments, cwd=cwd)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Both wheels by their names."""
-    directory = tmp_path_factory.mktemp("wheels")
-    pip("wheel", "-q", "--no-deps", "-w", directory, ROOT, PROJECT, cwd=directory)
+
+    def build(directory: Path) -> None:
+        pip("wheel", "-q", "--no-deps", "-w", directory, ROOT, PROJECT, cwd=directory)
+
+    directory = made_once(tmp_path_factory, "wheels", build)
     return {path.name.partition("-")[0]: path for path in directory.glob("*.whl")}
 
 
