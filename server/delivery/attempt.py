@@ -117,27 +117,31 @@ class Attempt:
         self._emit(joiner.flush())
         return reply
 
-    def _emit(self, text: str) -> None:
-        """Tells a piece. Raises InvalidContentError when the pieces grow longer than a reply may be."""
+    def _emit(self, text: str) -> bool:
+        """Tells a piece; returns whether further ones are told to anybody.
+
+        Raises InvalidContentError when the pieces grow longer than a reply may be.
+        """
+        work = self.work
+        is_heard = not self._is_over and self._is_heard(work.session.id)
         if not text:
-            return
+            return is_heard
         self._code_points += len(text)
         if self._code_points > MAX_REPLY_CODE_POINTS:
             raise InvalidContentError(f"a reply must have at most {MAX_REPLY_CODE_POINTS} characters")
         if self._is_over:
-            return
-        work = self.work
+            return False
         if work.agent.settings is None:
             # An agent with a timeout of its own gets no more than that by talking.
             self._lease_end_s = asyncio.get_running_loop().time() + self._lease_s
         index = self._pieces
         self._pieces += 1
-        if index and not self._is_heard(work.session.id):
-            return
-        sequence, number, after = work.entry.sequence, work.delivery.attempts, work.session.last_sequence
-        self._on_piece(
-            Chunk(work.session.id, work.agent.id, work.reply_id, text, index, sequence, number, after)
-        )
+        if is_heard or not index:
+            sequence, number, after = work.entry.sequence, work.delivery.attempts, work.session.last_sequence
+            self._on_piece(
+                Chunk(work.session.id, work.agent.id, work.reply_id, text, index, sequence, number, after)
+            )
+        return is_heard
 
 
 async def read_history(store: Store, session: Session, before_sequence: int, limit: int) -> History:
