@@ -25,8 +25,8 @@ Struct.
 UNBOUNDED: Final = 2**31
 """The capacity of those whom the dispatcher alone bounds."""
 
-Emit = Callable[[str], None]
-"""Sends a piece of the reply ahead to the watches of the session.
+Emit = Callable[[str], bool]
+"""Sends a piece of the reply ahead to the watches of the session; returns whether anybody hears the next one.
 
 Raises InvalidContentError when the pieces grow longer than a reply may be.
 """

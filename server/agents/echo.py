@@ -1,10 +1,13 @@
 """The kind `echo`, which is built in."""
 
 import re
+from typing import Final
 
 from server.agents.connector import UNBOUNDED, Emit, Work
 from server.domain.agents import Agent
 from server.domain.messages import Draft, Reply
+
+_WORDS: Final = re.compile(r"\S+\s*|\s+")
 
 
 class Echo:
@@ -40,6 +43,8 @@ class Echo:
         return 0
 
     async def reply(self, work: Work, emit: Emit) -> Reply:
-        for word in re.findall(r"\S+\s*|\s+", work.message.content):
-            emit(word)
+        for word in _WORDS.finditer(work.message.content):
+            # Nobody can begin to listen before it is done.
+            if not emit(word[0]):
+                break
         return Reply(Draft(work.message.content))

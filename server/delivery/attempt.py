@@ -28,7 +28,11 @@ class Attempt:
         self._on_piece = on_piece
         self._is_heard = is_heard
         self._lease_end_s = 0.0
-        self._asking: asyncio.Task[Reply] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        # The task of the turn, while it asks; and whether that was cancelled here, because the lease has
+        # ended or the delivery was closed.
+        self._asking: asyncio.Task[object] | None = None
+        self._is_late = self._is_closed = False
         # How many pieces came, and how long they are together; none is told any more once it is over.
         self._pieces = 0
         self._code_points = 0
@@ -47,28 +51,27 @@ class Attempt:
         """
         loop = asyncio.get_running_loop()
         self._lease_end_s = loop.time() + self._lease_s
-        self._asking = asking = asyncio.create_task(self._reply(slot))
+        self._asking = asyncio.current_task()
+        self._timer = loop.call_at(self._lease_end_s, self._end_lease)
         try:
-            while not asking.done() and (left_s := self._lease_end_s - loop.time()) > 0:
-                await asyncio.wait([asking], timeout=left_s)
-            if not asking.done():
-                raise NoReplyError(f"the agent did not reply within {self._lease_s:g} seconds", final=False)
-            return None if asking.cancelled() else asking.result()
+            return await self._reply(slot)
+        except asyncio.CancelledError:
+            # Whoever cancels the turn, too, ends it.
+            if not (self._is_late or self._is_closed) or self._asking is None or self._asking.uncancel():
+                raise
         except (NoReplyError, DomainError):
             raise
         except Exception as error:
             error_id = uuid.uuid4().hex
             raise NoReplyError(f"internal error {error_id}", final=True, error_id=error_id) from error
         finally:
-            if not asking.done():
-                asking.cancel()
-                await asyncio.wait([asking])
-            if not asking.cancelled():
-                # Looked at, lest Python complain that nobody did.
-                asking.exception()
-            # An error that the task raised here has this frame, which must not have the task.
+            if self._timer:
+                self._timer.cancel()
+            # An error that was raised here has this frame, which must not have the task.
             self._asking = None
-            del asking
+        if self._is_closed:
+            return None
+        raise NoReplyError(f"the agent did not reply within {self._lease_s:g} seconds", final=False)
 
     def close(self, reply: Message | None) -> None:
         """Ends the attempt: a commit has closed the delivery, with a reply or without one."""
@@ -77,8 +80,8 @@ class Attempt:
         else:
             # The reply came from elsewhere, under another id than the pieces.
             self.take_back()
-        if self._asking:
-            self._asking.cancel()
+        self._is_closed = True
+        self._stop_asking()
 
     def take_back(self) -> None:
         """Tells that the pieces are void, if there are any, unless the attempt is over."""
@@ -92,6 +95,21 @@ class Attempt:
         """Tells no more pieces: the session has ended, which says that they are void."""
         self._is_over = True
 
+    def _end_lease(self) -> None:
+        """Ends the attempt where its lease has ended, which pieces may have prolonged."""
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        if loop.time() < self._lease_end_s:
+            self._timer = loop.call_at(self._lease_end_s, self._end_lease)
+        else:
+            self._is_late = True
+            self._stop_asking()
+
+    def _stop_asking(self) -> None:
+        # Once, so that one `uncancel` takes it back.
+        if self._asking and not self._asking.cancelling():
+            self._asking.cancel()
+
     async def _reply(self, slot: Slot) -> Reply:
         """Asks for the reply. Cleans its pieces on their way out, and joins surrogate halves across them."""
         joiner = TextJoiner()
@@ -99,27 +117,31 @@ class Attempt:
         self._emit(joiner.flush())
         return reply
 
-    def _emit(self, text: str) -> None:
-        """Tells a piece. Raises InvalidContentError when the pieces grow longer than a reply may be."""
+    def _emit(self, text: str) -> bool:
+        """Tells a piece; returns whether further ones are told to anybody.
+
+        Raises InvalidContentError when the pieces grow longer than a reply may be.
+        """
+        work = self.work
+        is_heard = not self._is_over and self._is_heard(work.session.id)
         if not text:
-            return
+            return is_heard
         self._code_points += len(text)
         if self._code_points > MAX_REPLY_CODE_POINTS:
             raise InvalidContentError(f"a reply must have at most {MAX_REPLY_CODE_POINTS} characters")
         if self._is_over:
-            return
-        work = self.work
+            return False
         if work.agent.settings is None:
             # An agent with a timeout of its own gets no more than that by talking.
             self._lease_end_s = asyncio.get_running_loop().time() + self._lease_s
         index = self._pieces
         self._pieces += 1
-        if index and not self._is_heard(work.session.id):
-            return
-        sequence, number, after = work.entry.sequence, work.delivery.attempts, work.session.last_sequence
-        self._on_piece(
-            Chunk(work.session.id, work.agent.id, work.reply_id, text, index, sequence, number, after)
-        )
+        if is_heard or not index:
+            sequence, number, after = work.entry.sequence, work.delivery.attempts, work.session.last_sequence
+            self._on_piece(
+                Chunk(work.session.id, work.agent.id, work.reply_id, text, index, sequence, number, after)
+            )
+        return is_heard
 
 
 async def read_history(store: Store, session: Session, before_sequence: int, limit: int) -> History:
