@@ -11,8 +11,11 @@ from pathlib import Path
 
 from tests.service.watch.event_stream import Body
 
-CHROMIUM = "/usr/bin/chromium-headless-shell"
-"""Chromium without the parts of a desktop browser: the same engine, for a third of the CPU."""
+CHROMIUM = "/usr/lib/chromium/chromium-headless-shell"
+"""Chromium without the parts of a desktop browser: the same engine, for a third of the CPU.
+
+Of the package chromium-headless-shell, whose command is a script that would not pass on a signal.
+"""
 FLAGS = [
     *(
         "--headless",
