@@ -50,6 +50,8 @@ def pytest_collection(session: pytest.Session) -> None:
     worker, count = os.environ.get("PYTEST_XDIST_WORKER"), os.environ.get("PYTEST_XDIST_WORKER_COUNT")
     if not worker or not count:
         return
+    # Almost nothing that is made until the tests begin is garbage.
+    gc.disable()
     folders = [path for path in map(Path, session.config.args) if path.is_dir()]
     modules = sorted({module.resolve() for folder in folders for module in folder.rglob("test_*.py")})
     for module in modules[int(worker.removeprefix("gw")) :: int(count)]:
@@ -67,6 +69,7 @@ def pytest_collection_finish() -> None:
     """Has the garbage collector leave out the ten thousand tests, which stay to the end."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(trylast=True)
