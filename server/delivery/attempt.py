@@ -29,10 +29,10 @@ class Attempt:
         self._is_heard = is_heard
         self._lease_end_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        # The task of the turn, while it asks; and whether that was cancelled here, because the lease has
-        # ended or the delivery was closed.
+        # The task of the turn, while it asks; and whether it was cancelled here, because the lease has ended
+        # or a commit has closed the delivery.
         self._asking: asyncio.Task[object] | None = None
-        self._is_late = self._is_closed = False
+        self._is_stopped = self._is_closed = False
         # How many pieces came, and how long they are together; none is told any more once it is over.
         self._pieces = 0
         self._code_points = 0
@@ -57,7 +57,7 @@ class Attempt:
             return await self._reply(slot)
         except asyncio.CancelledError:
             # Whoever cancels the turn, too, ends it.
-            if not (self._is_late or self._is_closed) or self._asking is None or self._asking.uncancel():
+            if not self._is_stopped or self._asking is None or self._asking.uncancel():
                 raise
         except (NoReplyError, DomainError):
             raise
@@ -102,12 +102,12 @@ class Attempt:
         if loop.time() < self._lease_end_s:
             self._timer = loop.call_at(self._lease_end_s, self._end_lease)
         else:
-            self._is_late = True
             self._stop_asking()
 
     def _stop_asking(self) -> None:
         # Once, so that one `uncancel` takes it back.
-        if self._asking and not self._asking.cancelling():
+        if self._asking and not self._is_stopped:
+            self._is_stopped = True
             self._asking.cancel()
 
     async def _reply(self, slot: Slot) -> Reply:

@@ -9,14 +9,15 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from server.agents.connector import History, Work
 from server.domain.access import EVERYTHING
 from server.domain.agents import Agent, AgentKind
 from server.domain.deliveries import Delivery, DeliveryState
 from server.domain.idempotency import RequestKey
 from server.domain.log import Entry
-from server.domain.messages import Reply
+from server.domain.messages import Draft, Reply
 from server.domain.replies import answer
-from server.domain.sessions import Outcome, Rule, Session, create
+from server.domain.sessions import Outcome, Rule, Session, create, send_message
 from server.domain.timeouts import NOTHING_NAMED, PartialTimeoutConfig, TimeoutConfig, TimeoutPolicy
 from server.store.contract import Store
 
@@ -90,3 +91,12 @@ def answering(reply: Reply, reply_id: str | None = None) -> Rule:
 def logged(outcome: Outcome) -> list[Entry]:
     """What a rule has appended to the log."""
     return [outcome.entry] if outcome.entry else []
+
+
+def work(content: str) -> Work:
+    """What the echo is asked to answer: the first message of a session."""
+    outcome = send_message(session(), T0, message_id=str(uuid.uuid4()), draft=Draft(content))
+    assert outcome.entry
+    assert outcome.delivery
+    agent = Agent(AGENT, "echo", AgentKind.ECHO, T0, T0)
+    return Work(agent, outcome.session, outcome.entry, outcome.delivery, str(uuid.uuid4()), History([]))
