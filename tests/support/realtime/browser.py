@@ -11,11 +11,13 @@ from pathlib import Path
 
 from tests.service.watch.event_stream import Body
 
-CHROMIUM = "/usr/lib/chromium/chromium-headless-shell"
+_HEADLESS = Path("/usr/lib/chromium/chromium-headless-shell")
 """Chromium without the parts of a desktop browser: the same engine, for a third of the CPU.
 
 Of the package chromium-headless-shell, whose command is a script that would not pass on a signal.
 """
+
+CHROMIUM = str(_HEADLESS if _HEADLESS.exists() else "/usr/bin/chromium")
 FLAGS = [
     *(
         "--headless",
