@@ -299,6 +299,10 @@ class Engine:
                 self._counts[client] -= 1
                 if not self._counts[client]:
                     del self._counts[client]
+            if transport := self._eio.sockets.get(socket_id):
+                # The library leaves the last poll of a client that said goodbye waiting.
+                # What it sends itself at the end of a connection comes first.
+                asyncio.get_running_loop().call_soon(patched.end_poll, transport)
             return await handler(socket_id, *reason)
 
         return forgotten

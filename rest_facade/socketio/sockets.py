@@ -199,6 +199,3 @@ class Sockets:
     async def _disconnect(self, socket_id: str, *_reason: object) -> None:
         self.callers.forget(socket_id)
         self._events.forget(socket_id)
-        if transport := self._transport(socket_id):
-            # The library leaves the last poll of a client that said goodbye waiting.
-            patched.end_poll(transport)

@@ -342,15 +342,19 @@ def test_a_stop_does_not_wait_for_a_client_that_polls_no_more(start: Start) -> N
     assert service.stop() == 0
 
 
-def test_the_last_poll_ends_when_its_client_says_goodbye(start: Start) -> None:
-    """Over polling the last poll is to be answered when its client disconnects by another request."""
+@pytest.mark.parametrize("connected", [True, False])
+def test_the_last_poll_ends_when_its_client_says_goodbye(start: Start, connected: bool) -> None:
+    """Over polling the last poll is to be answered when its client disconnects by another request: also where
+    Socket.IO has refused it, or it never asked.
+    """
     service = start()
     url = f"{origin(service)}/socket.io/?EIO=4&transport=polling"
     url += "&sid=" + requests.get(url, timeout=5).text.split('"sid":"')[1].split('"')[0]
-    assert requests.post(url, data="40", timeout=5).text == "OK"
-    heard = ""
-    while "connection_established" not in heard:
-        heard += requests.get(url, timeout=5).text
+    if connected:
+        assert requests.post(url, data="40", timeout=5).text == "OK"
+        heard = ""
+        while "connection_established" not in heard:
+            heard += requests.get(url, timeout=5).text
     ended = threading.Event()
 
     def poll() -> None:
