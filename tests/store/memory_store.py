@@ -23,22 +23,12 @@ from server.domain.log import Entry, message_of
 from server.domain.quotas import TENANT_AGENTS, UserQuota, require_room
 from server.domain.sessions import Creation, Outcome, Rule, Session, due_at_ms
 from server.store import pages
-from server.store.batch import (
-    Apply,
-    ApplyToDelivery,
-    Batch,
-    Create,
-    Delete,
-    Loaded,
-    Operation,
-    Remembered,
-    Written,
-    commit_of,
-)
+from server.store.batch import Batch, Loaded, Operation, Remembered, Written, commit_of
 from server.store.contract import PUT_OFF_MS, AgentChange, CommitListener, LeaseRule, Store
 from server.store.counts import EXPIRED, LIVE, WARNED, CountKey, counts_of
 from server.store.inspection import MAX_LOOKED_AT, MAX_QUEUED
 from server.store.leases import lease_each
+from server.store.operations import Apply, ApplyToDelivery, Create, Delete
 from server.store.values import (
     AgentQueue,
     Commit,

@@ -26,8 +26,9 @@ from server.domain.errors import (
 from server.domain.log import message_of
 from server.domain.replies import DeliveryRule, put_off
 from server.domain.sessions import Outcome
-from server.store.batch import ApplyToDelivery, Batch, Claimed, Loaded
+from server.store.batch import Batch, Claimed, Loaded
 from server.store.contract import PAGE_BYTES, PUT_OFF_MS, Deliveries, LeaseRule
+from server.store.operations import ApplyToDelivery
 from server.store.pages import text_size
 from server.store.postgres import rows
 from server.store.postgres.front import Front, oldest

@@ -15,8 +15,9 @@ import structlog
 
 from server.domain.access import EVERYTHING
 from server.domain.sessions import Outcome, Rule, due_at_ms
-from server.store.batch import Apply, Batch, Claimed, Loaded
+from server.store.batch import Batch, Claimed, Loaded
 from server.store.contract import PUT_OFF_MS
+from server.store.operations import Apply
 from server.store.postgres import rows
 from server.store.postgres.group import Locked, write
 from server.store.postgres.lane import Lane

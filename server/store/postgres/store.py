@@ -18,9 +18,10 @@ from server.domain.ids import new_id
 from server.domain.log import Piece
 from server.domain.quotas import UserQuota
 from server.domain.sessions import Creation, Outcome, Rule
-from server.store.batch import Apply, Create, Delete, EraseStep
+from server.store.batch import EraseStep
 from server.store.contract import MAX_WRITES, AgentChange, CommitListener, Store
 from server.store.hints import Hint, HintListener
+from server.store.operations import Apply, Create, Delete
 from server.store.postgres import due, removal
 from server.store.postgres.agents import PostgresAgents
 from server.store.postgres.announcer import Announcer

@@ -14,9 +14,9 @@ from server.domain.log import Entry
 from server.domain.replies import DeliveryRule
 from server.domain.sessions import Outcome
 from server.store import rows
-from server.store.batch import ApplyToDelivery
 from server.store.contract import PAGE_BYTES, Deliveries, LeaseRule
 from server.store.leases import lease_each
+from server.store.operations import ApplyToDelivery
 from server.store.pages import text_size
 from server.store.sqlite.reading import Reading
 from server.store.sqlite.scopes import in_scope, is_narrow, named

@@ -13,8 +13,9 @@ import structlog
 from server.domain.access import EVERYTHING
 from server.domain.errors import DomainError
 from server.domain.sessions import Outcome, Rule, due_at_ms
-from server.store.batch import Apply, Batch, Claimed
+from server.store.batch import Batch, Claimed
 from server.store.contract import PUT_OFF_MS
+from server.store.operations import Apply
 from server.store.sqlite.group import load, set_due, write
 
 _DUE: Final = "SELECT id FROM sessions WHERE due_at_ms <= ? ORDER BY due_at_ms LIMIT ?"

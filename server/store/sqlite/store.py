@@ -16,8 +16,9 @@ from server.domain.log import Entry
 from server.domain.quotas import UserQuota
 from server.domain.sessions import Creation, Outcome, Rule, Session
 from server.store import rows
-from server.store.batch import Apply, Claimed, Create, Delete
+from server.store.batch import Claimed
 from server.store.contract import MAX_WRITES, PAGE_BYTES, CommitListener, Store
+from server.store.operations import Apply, Create, Delete
 from server.store.pages import (
     ALWAYS_MS,
     fill_history,

@@ -21,9 +21,10 @@ from server.domain.errors import (
     UnavailableError,
 )
 from server.domain.sessions import Outcome, Session
-from server.store.batch import Batch, Delete, Operation, strip
+from server.store.batch import Batch, Operation, strip
 from server.store.calls import Call, Changed, Work, answer, trace_group
 from server.store.contract import CommitListener
+from server.store.operations import Delete
 from server.store.sqlite.file import (
     FileLock,
     check_sound,
