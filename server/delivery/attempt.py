@@ -28,11 +28,7 @@ class Attempt:
         self._on_piece = on_piece
         self._is_heard = is_heard
         self._lease_end_s = 0.0
-        self._timer: asyncio.TimerHandle | None = None
-        # The task of the turn, while it asks; and whether it was cancelled here, because the lease has ended
-        # or a commit has closed the delivery.
-        self._asking: asyncio.Task[object] | None = None
-        self._is_stopped = self._is_closed = False
+        self._asking: asyncio.Task[Reply] | None = None
         # How many pieces came, and how long they are together; none is told any more once it is over.
         self._pieces = 0
         self._code_points = 0
@@ -51,27 +47,28 @@ class Attempt:
         """
         loop = asyncio.get_running_loop()
         self._lease_end_s = loop.time() + self._lease_s
-        self._asking = asyncio.current_task()
-        self._timer = loop.call_at(self._lease_end_s, self._end_lease)
+        self._asking = asking = asyncio.create_task(self._reply(slot))
         try:
-            return await self._reply(slot)
-        except asyncio.CancelledError:
-            # Whoever cancels the turn, too, ends it.
-            if not self._is_stopped or self._asking is None or self._asking.uncancel():
-                raise
+            while not asking.done() and (left_s := self._lease_end_s - loop.time()) > 0:
+                await asyncio.wait([asking], timeout=left_s)
+            if not asking.done():
+                raise NoReplyError(f"the agent did not reply within {self._lease_s:g} seconds", final=False)
+            return None if asking.cancelled() else asking.result()
         except (NoReplyError, DomainError):
             raise
         except Exception as error:
             error_id = uuid.uuid4().hex
             raise NoReplyError(f"internal error {error_id}", final=True, error_id=error_id) from error
         finally:
-            if self._timer:
-                self._timer.cancel()
-            # An error that was raised here has this frame, which must not have the task.
+            if not asking.done():
+                asking.cancel()
+                await asyncio.wait([asking])
+            if not asking.cancelled():
+                # Looked at, lest Python complain that nobody did.
+                asking.exception()
+            # An error that the task raised here has this frame, which must not have the task.
             self._asking = None
-        if self._is_closed:
-            return None
-        raise NoReplyError(f"the agent did not reply within {self._lease_s:g} seconds", final=False)
+            del asking
 
     def close(self, reply: Message | None) -> None:
         """Ends the attempt: a commit has closed the delivery, with a reply or without one."""
@@ -80,8 +77,8 @@ class Attempt:
         else:
             # The reply came from elsewhere, under another id than the pieces.
             self.take_back()
-        self._is_closed = True
-        self._stop_asking()
+        if self._asking:
+            self._asking.cancel()
 
     def take_back(self) -> None:
         """Tells that the pieces are void, if there are any, unless the attempt is over."""
@@ -94,21 +91,6 @@ class Attempt:
     def end(self) -> None:
         """Tells no more pieces: the session has ended, which says that they are void."""
         self._is_over = True
-
-    def _end_lease(self) -> None:
-        """Ends the attempt where its lease has ended, which pieces may have prolonged."""
-        loop = asyncio.get_running_loop()
-        self._timer = None
-        if loop.time() < self._lease_end_s:
-            self._timer = loop.call_at(self._lease_end_s, self._end_lease)
-        else:
-            self._stop_asking()
-
-    def _stop_asking(self) -> None:
-        # Once, so that one `uncancel` takes it back.
-        if self._asking and not self._is_stopped:
-            self._is_stopped = True
-            self._asking.cancel()
 
     async def _reply(self, slot: Slot) -> Reply:
         """Asks for the reply. Cleans its pieces on their way out, and joins surrogate halves across them."""

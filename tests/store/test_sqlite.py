@@ -3,7 +3,6 @@
 import asyncio
 import sqlite3
 import threading
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, closing, suppress
 from itertools import groupby
@@ -29,7 +28,7 @@ from server.store.sqlite import file as sqlite_file
 from server.store.sqlite import writer
 from server.store.sqlite.store import SqliteStore
 from server.store.sqlite.writer import GROUP_SIZE
-from server.store.values import Commit, Counts
+from server.store.values import Counts
 from tests.store.conformance import StoreConformance
 from tests.store.conformance.common import (
     Misbehaved,
@@ -109,39 +108,6 @@ async def test_a_write_beyond_the_bound_is_refused_and_those_that_waited_are_mad
         assert contents(await history(store, one)) == ["a", "b"]
     finally:
         await store.close()
-
-
-async def test_what_is_submitted_in_one_turn_of_the_loop_goes_together(tmp_path: Path) -> None:
-    clock, one = TestClock(), session()
-    clock.set_ms(T0)
-    store = await SqliteStore.open(tmp_path / "store.db", clock)
-    try:
-        await put(store, one)
-        commits: list[Commit] = []
-        store.add_listener(commits.append)
-
-        async def send(content: str) -> None:
-            time.sleep(0.02)  # noqa: ASYNC251 - the writer has the interpreter meanwhile
-            await store.apply(one.id, say(content), scope=EVERYTHING)
-
-        await asyncio.gather(*(send(f"{n}") for n in range(8)))
-        assert contents(await history(store, one)) == [f"{n}" for n in range(8)]
-        # The machine may hold up whoever passes them on.
-        assert len(commits) <= 2
-    finally:
-        await store.close()
-
-
-async def test_what_was_submitted_before_the_close_is_written(tmp_path: Path) -> None:
-    clock, one = TestClock(), session()
-    clock.set_ms(T0)
-    store = await SqliteStore.open(tmp_path / "store.db", clock)
-    await put(store, one)
-    sending = asyncio.ensure_future(store.apply(one.id, say(), scope=EVERYTHING))
-    await asyncio.sleep(0)
-    await store.close()
-    assert stored(store, [one.id])[one.id].last_sequence == 1
-    await sending
 
 
 class TestSqliteStore(StoreConformance):

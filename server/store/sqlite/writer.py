@@ -101,8 +101,6 @@ class SqliteWriter:
         self._pieces = Pieces()
         self._loop = asyncio.get_running_loop()
         self._queue: queue.SimpleQueue[Call | None] = queue.SimpleQueue()
-        # What the present turn of the loop has submitted: the thread would begin with the first of it alone.
-        self._fresh: list[Call] = []
         self._closed = False
         self.listeners: list[CommitListener] = []
         self._thread = threading.Thread(target=self._run, name="sqlite-writer", daemon=True)
@@ -133,7 +131,6 @@ class SqliteWriter:
     async def close(self) -> None:
         """Carries out what was queued, then ends the thread and lets go of the file."""
         self._closed = True
-        self._pass_on()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
         self._connection.close()
@@ -146,11 +143,9 @@ class SqliteWriter:
         parent, now_s = self._traces.current(), self._loop.time()
         call = Call(task, self._loop.create_future(), now_s, parent, in_transaction, changed)
         # Work on anything but sessions is the service's own, and rare.
-        if not call.is_alone and self._queue.qsize() + len(self._fresh) >= self._max_queued:
+        if not call.is_alone and self._queue.qsize() >= self._max_queued:
             raise OverloadedError("too many writes are waiting")
-        if not self._fresh:
-            self._loop.call_soon(self._pass_on)
-        self._fresh.append(call)
+        self._queue.put(call)
         await call.future
         if call.error is None:
             return call.result
@@ -159,12 +154,6 @@ class SqliteWriter:
         finally:
             # The error has this frame, which must not have the error.
             del call, task
-
-    def _pass_on(self) -> None:
-        """Hands the thread what the turn of the loop has submitted."""
-        for call in self._fresh:
-            self._queue.put(call)
-        self._fresh.clear()
 
     def _run(self) -> None:
         for group in self._groups():
