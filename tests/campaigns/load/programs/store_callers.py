@@ -38,12 +38,7 @@ CONTENT: Final = "How do I reset my password?"
 AT_A_TIME: Final = 2000
 WITHOUT_END: Final = 10**9
 
-# The log of the store goes to the standard error.
 _answers: Final = sys.stdout
-structlog.configure(
-    wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
-    logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-)
 
 Call = Callable[[str], Awaitable[object]]
 
@@ -136,7 +131,13 @@ async def next_line() -> str:
 
 
 async def serve(do: Callable[..., Awaitable[object]]) -> None:
-    """Carries out what the lines of the standard input say, and prints what that returns."""
+    """Carries out what the lines of the standard input say, and prints what that returns. The log of the
+    store goes to the standard error.
+    """
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
     while line := await next_line():
         say(await do(*json.loads(line)))
 
