@@ -4,12 +4,10 @@ The store says what is due. In memory is only what is in hand, however many sess
 """
 
 import asyncio
-import random
 import uuid
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import Context
-from functools import partial
 from typing import Final
 
 import structlog
@@ -18,13 +16,13 @@ from server.agents.connector import AgentUnavailableError, Connector
 from server.delivery import turn as turns
 from server.delivery.alarm import Alarm
 from server.delivery.attempt import Attempt
+from server.delivery.claims import Claims
 from server.delivery.turn import Means, Turn
 from server.domain.access import EVERYTHING
 from server.domain.agents import Agent
 from server.domain.deliveries import DeliveryState
 from server.domain.errors import STORE_TROUBLE, AgentNotFoundError, DomainError
 from server.domain.log import Entry, message_of
-from server.domain.replies import lease
 from server.domain.sessions import Outcome
 from server.store.contract import PUT_OFF_MS
 from server.store.pages import ALWAYS_MS
@@ -61,10 +59,7 @@ class Pump:
         self._alarm = Alarm(self._look)
         # How often in a row nothing was given of what was due.
         self._passed_over = 0
-        # How often in a row the agent could not be asked, and until when, in the loop's time, it is left
-        # alone.
-        self._unavailable = 0
-        self._rest_end_s = 0.0
+        self._claims = Claims(agent_id, means)
         # Whether the clock was set back behind all that rests.
         self._is_all_due = False
 
@@ -86,7 +81,7 @@ class Pump:
 
     def wake(self) -> None:
         """Has the store asked what is due, and an agent that could not be asked tried again."""
-        self._rest_end_s = 0.0
+        self._claims.end_rest()
         self._look()
 
     def look(self) -> None:
@@ -186,7 +181,7 @@ class Pump:
         must_look, self._must_look = self._must_look, False
         is_hinted, self._is_hinted = self._is_hinted, False
         offered, self._offered = list(self._offered.values()), {}
-        if (left_s := self._rest_end_s - asyncio.get_running_loop().time()) > 0:
+        if (left_s := self._claims.rest_left_s) > 0:
             self._alarm.set(left_s)
             return
         try:
@@ -216,8 +211,9 @@ class Pump:
         ended: set[tuple[str, int]] = set()
         self._ended = ended
         try:
-            found = await self._lease(agent, connector, due_ms, free)
+            found = await self._claims.take(agent, connector, due_ms, free, self._turns)
         except AgentUnavailableError:
+            self._alarm.set(max(0.0, self._claims.rest_left_s))
             return
         finally:
             self._ended = None
@@ -252,45 +248,6 @@ class Pump:
             # Another server has its session locked, as long as a write takes; or it cannot be leased.
             self._alarm.set(turns.STORE_TROUBLE_SECONDS * min(1.0, FIRST_WAIT * 2**self._passed_over))
             self._passed_over = min(self._passed_over + 1, 10)
-
-    async def _lease(
-        self, agent: Agent | None, connector: Connector | None, due_ms: int, limit: int
-    ) -> list[OpenDelivery]:
-        """Claims what is due, and writes the leases down where the agent is outside this process.
-
-        Raises AgentUnavailableError, having seen to it that the agent is left alone for a while.
-        """
-        store, rule = self._means.store, None
-        if agent and connector and not connector.is_inside:
-            next_ms = await store.next_delivery_ms(self.agent_id, self._turns)
-            if next_ms is None or next_ms > due_ms:
-                return []
-            try:
-                await connector.check_ready(agent)
-            except AgentUnavailableError as error:
-                await self._leave_alone(due_ms, error)
-                raise
-            rule = partial(
-                lease, lease_ms=round(self._means.lease_seconds(agent) * 1000), policy=self._means.policy
-            )
-        self._unavailable = 0
-        self._means.statuses.note_available(self.agent_id)
-        found = await store.lease_due(self.agent_id, due_ms, limit, self._turns, rule)
-        self._means.is_troubled = False
-        return found
-
-    async def _leave_alone(self, due_ms: int, cause: AgentUnavailableError) -> None:
-        """Gives the agent nothing for a while: it cannot even be asked, which is the operator's to mend.
-
-        Nothing is written down, and no attempt used up. A restart tries again at once.
-        """
-        self._unavailable += 1
-        rest_s = self._means.policy.backoff_ms(self._unavailable, random.random()) / 1000
-        self._rest_end_s = asyncio.get_running_loop().time() + rest_s
-        self._alarm.set(rest_s)
-        for head in await self._means.store.lease_due(self.agent_id, due_ms, 1, self._turns):
-            message_id, now_ms = message_of(head.entry).id, self._means.clock.now_ms()
-            self._means.statuses.note_unavailable(self.agent_id, head.session.id, message_id, now_ms, cause)
 
     def _begin(self, head: OpenDelivery, agent: Agent | None) -> None:
         if current := self._turns.get(head.session.id):

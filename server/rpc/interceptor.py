@@ -12,10 +12,11 @@ from server.lifecycle.watch import SMALL_BYTES
 from server.patches.grpcio import note_request
 from server.rpc.call import RequestId
 from server.rpc.failures import CallFailed
+from server.rpc.large_requests import Read
 from server.rpc.lower_case_ids import lower_ids
 from server.rpc.parsing import make_reader, read_connect_request, read_reply_request
 from server.rpc.paths import PREFIX
-from server.rpc.pipeline import Behaviour, Behaviours, CallPipeline, Read
+from server.rpc.pipeline import Behaviour, Behaviours, CallPipeline
 from server.rpc.sending import Sending, size_bytes
 
 _READERS: Final[dict[str, Read]] = {
@@ -72,7 +73,9 @@ class Interceptor(grpc.aio.ServerInterceptor):
             stream = self._stream(method, handler.unary_stream, read)
             wrapped = grpc.unary_stream_rpc_method_handler(stream, response_serializer=serialize)
         else:
-            stream = self._stream(method, handler.stream_stream, partial(self._pipeline.read_many, read))
+            stream = self._stream(
+                method, handler.stream_stream, partial(self._pipeline.requests.read_many, read)
+            )
             wrapped = grpc.stream_stream_rpc_method_handler(stream, response_serializer=serialize)
         self._wrapped[method] = wrapped
         return wrapped
@@ -85,7 +88,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
             yield
 
         if method not in self._unread_handlers:
-            stream = self._stream(method, never, partial(self._pipeline.read_many, bytes))
+            stream = self._stream(method, never, partial(self._pipeline.requests.read_many, bytes))
             self._unread_handlers[method] = grpc.stream_stream_rpc_method_handler(stream)
         return self._unread_handlers[method]
 
@@ -180,7 +183,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
             return handler._replace(request_deserializer=None, unary_unary=call)
         if handler.unary_stream:
             return handler._replace(request_deserializer=None, unary_stream=write)
-        stream = self._stream(method, handler.stream_stream, partial(pipeline.read_many, read))
+        stream = self._stream(method, handler.stream_stream, partial(pipeline.requests.read_many, read))
         serialize = partial(_serialize, handler.response_serializer)
         return handler._replace(
             request_deserializer=None, response_serializer=serialize, stream_stream=stream

@@ -17,7 +17,7 @@ from eliza.sessions.v1 import (
     session_service_pb2,
     user_data_service_pb2,
 )
-from server.rpc.pipeline import Read
+from server.rpc.large_requests import Read
 
 IDS: Final = frozenset(("session_id", "channel_id", "agent_id", "user_id", "delivery_id", "message_id"))
 """The names of the fields that hold ids."""

@@ -4,7 +4,7 @@ failure to the table.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, aclosing, contextmanager
 from typing import Any, Final, NamedTuple
 
@@ -28,7 +28,7 @@ from server.rpc.call import Call, Caller, RequestId
 from server.rpc.credential_ends import CredentialEnds
 from server.rpc.failures import CallFailed, Fault, fault_of
 from server.rpc.gate import UNKNOWN_SHARE, Gate, OpenGate, account_of, host_of
-from server.rpc.parsing import MAX_REQUEST_BYTES
+from server.rpc.large_requests import MAX_HELD_BYTES, LargeRequests, Read, counted_bytes
 from server.rpc.paths import PREFIX
 from server.telemetry.telemetry import OFF, Reading, Telemetry
 
@@ -38,17 +38,8 @@ QUIET_SECONDS: Final = 0.1
 LONGEST_QUIET_SECONDS: Final = 3.0
 """How long a server that stops waits for that at most."""
 
-MAX_HELD_BYTES: Final = 32 * 1024 * 1024
-"""How many bytes of large requests (more than MAX_REQUEST_BYTES) may be under way. gRPC keeps each until its
-call ends.
-
-The bounds on calls and streams bound small requests.
-"""
-
 Behaviour = Callable[[Any, Any], Awaitable[Any]]
 Behaviours = Callable[[Any, Any], AsyncGenerator[Any, None]]
-Read = Callable[[Any], Any]
-"""Makes the request from the received bytes. Within one process these are the request itself."""
 
 
 class Waiting(NamedTuple):
@@ -107,8 +98,7 @@ class CallPipeline:
         self._foreign_streams = 0
         # Streams of others than the facade.
         self._side_streams = 0
-        self._held_bytes = 0
-        self._room = asyncio.Event()
+        self.requests = LargeRequests()
         self._last_call_s = 0.0
 
     async def drain(self) -> None:
@@ -144,41 +134,8 @@ class CallPipeline:
         self._admit(caller)
         if self._calls >= self._max_calls and method != _HEALTH:
             raise OverloadedError("too many calls are under way")
-        self._hold(size_bytes)
+        self.requests.hold(size_bytes)
         self._calls += 1
-
-    def _hold(self, size_bytes: int) -> None:
-        """Counts the bytes of a large request. Raises OverloadedError."""
-        if size_bytes and self._held_bytes + size_bytes > MAX_HELD_BYTES:
-            raise OverloadedError("too many large requests are under way")
-        self._held_bytes += size_bytes
-
-    def _let_go(self, size_bytes: int) -> None:
-        if size_bytes:
-            self._held_bytes -= size_bytes
-            self._room.set()
-
-    @contextmanager
-    def _held(self, raw: Any) -> Iterator[None]:
-        """Counts the bytes of a large request; one that is a stream has none yet. Raises OverloadedError."""
-        size_bytes = _counted_bytes(raw)
-        self._hold(size_bytes)
-        try:
-            yield
-        finally:
-            self._let_go(size_bytes)
-
-    async def read_many(self, read: Read, raws: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-        """Reads the requests of a stream.
-
-        A large one waits, where others are under way, until there is room for it.
-        """
-        async for raw in raws:
-            while (size := _counted_bytes(raw)) and self._held_bytes + size > MAX_HELD_BYTES:
-                self._room.clear()
-                await self._room.wait()
-            with self._held(raw):
-                yield read(raw)
 
     @contextmanager
     def admitted_stream(self, method: str, caller: Caller) -> Iterator[None]:
@@ -229,7 +186,7 @@ class CallPipeline:
         """
         request = call = None
         request_id = RequestId(caller)
-        begun_s, size_bytes = time.monotonic(), _counted_bytes(raw)
+        begun_s, size_bytes = time.monotonic(), counted_bytes(raw)
         stream: ExitStack | None = None
         try:
             self._begin_call(method, caller, size_bytes)
@@ -257,7 +214,7 @@ class CallPipeline:
                 if isinstance(answer, Waiting):
                     answer = await answer.rest()
             finally:
-                self._let_go(size_bytes)
+                self.requests.let_go(size_bytes)
                 if stream:
                     stream.close()
         except Exception as error:  # noqa: BLE001 - this is where everything ends up
@@ -296,7 +253,7 @@ class CallPipeline:
         request_id = RequestId(caller)
         try:
             try:
-                with self.admitted_stream(method, caller), self._held(raw):
+                with self.admitted_stream(method, caller), self.requests.held(raw):
                     call = await self.gate.enter(method, caller)
                     with self._shared_stream(call.account, call.share):
                         request = read(raw)
@@ -353,7 +310,3 @@ def _warn_of_slow(method: str, request: Any, taken_s: float, request_id: Request
         session_id=truncate(getattr(request, "session_id", "")),
         request_id=str(request_id),
     )
-
-
-def _counted_bytes(raw: Any) -> int:
-    return len(raw) if isinstance(raw, bytes) and len(raw) > MAX_REQUEST_BYTES else 0

@@ -9,7 +9,8 @@ import grpc
 from eliza.sessions.call_metadata import REQUEST_ID_KEY
 from server.rpc.call import Caller, RequestId
 from server.rpc.failures import CallFailed, Fault
-from server.rpc.pipeline import Behaviour, Behaviours, CallPipeline, Read
+from server.rpc.large_requests import Read
+from server.rpc.pipeline import Behaviour, Behaviours, CallPipeline
 from server.telemetry.traces import Traces
 
 _OK = grpc.StatusCode.OK.name

@@ -210,7 +210,7 @@ async def test_large_requests_under_way_are_bounded_in_bytes(monkeypatch: pytest
     _, fault = await begin(large)
     assert "large requests" in fault.message
     # A worker's stream does not end for it: what it says waits for its turn.
-    waiting = asyncio.ensure_future(anext(edge.read_many(len, said())))
+    waiting = asyncio.ensure_future(anext(edge.requests.read_many(len, said())))
     assert not (await asyncio.wait([waiting], timeout=0.05))[0]
     done.set()
     async with asyncio.timeout(30):
