@@ -18,7 +18,7 @@ from eliza.sessions.v1 import agent_service_pb2 as pb
 from eliza.sessions.v1.message_service_pb2 import SendMessageRequest
 from eliza.sessions.v1.session_service_pb2 import WatchSessionRequest
 from server.domain.errors import MissingFieldsError, OverloadedError
-from server.rpc import agent_service, pipeline
+from server.rpc import agent_service, large_requests
 from server.rpc.agent_service import AgentService
 from server.rpc.call import Call
 from server.rpc.failures import CallFailed
@@ -188,7 +188,7 @@ async def test_addresses_of_one_network_share_all_their_streams() -> None:
 
 
 async def test_large_requests_under_way_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "MAX_HELD_BYTES", 2 * MAX_REQUEST_BYTES + 2)
+    monkeypatch.setattr(large_requests, "MAX_HELD_BYTES", 2 * MAX_REQUEST_BYTES + 2)
     edge = CallPipeline(lambda: None, max_calls=10, max_streams=STREAMS, slow_call_s=60)
     large, small = b"x" * (MAX_REQUEST_BYTES + 1), b"x" * MAX_REQUEST_BYTES
     call = _Context("ipv4:127.0.0.1:1")
