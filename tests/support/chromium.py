@@ -27,6 +27,11 @@ addEventListener("securitypolicyviolation", (event) =>
   console.error(`CSP ${event.violatedDirective} blocks ${event.blockedURI || event.sample}`));
 """
 
+_END_TRANSITIONS: Final = """() => document.getAnimations()
+  .filter((one) => one.effect.getComputedTiming().endTime !== Infinity)
+  .forEach((one) => one.finish())
+"""
+
 _FIND_VIOLATIONS: Final = """(rules) =>
   axe.run(document, { resultTypes: ["violations"], ...(rules.length && { runOnly: rules }) })
     .then((found) => found.violations)
@@ -100,9 +105,12 @@ class Watched:
         }
 
     def look(self, width: int, theme: str) -> None:
-        """Sets the width of the window, and light or dark."""
+        """Sets the width of the window, and light or dark. Colours that change by and by are at their ends
+        then.
+        """
         self.page.emulate_media(color_scheme=theme)  # type: ignore[arg-type]
         self.page.set_viewport_size({"width": width, "height": 900})
+        self.page.evaluate(_END_TRANSITIONS)
 
     def pass_time(self, *, seconds: int) -> None:
         """Moves the page's clock on: each timer that falls due runs once."""
