@@ -116,6 +116,8 @@ class Model(ClientRules):
         )
         require(gone, "message", sequence, "is given back, but no worker of its agent went")
         delivery.attempts -= 1
+        # The next attempt has the same number, and no agent has got that one.
+        delivery.given = min(delivery.given, delivery.attempts)
         delivery.lost = times
 
     def given_back(self, session_id: str, sequence: int, *, stopping: bool) -> None:
