@@ -253,7 +253,7 @@ class Exchange:
         if length is None and not isinstance(chunks, list):
             if not self.is_old:
                 fields.append(("transfer-encoding", "chunked"))
-            # It does not wait for the first piece, so that a client sees its stream open.
+            # The head does not wait for the first piece, so that a client sees its stream open.
             self.connection.write(self._head(self._status, _lines(fields)))
             if self.method == "HEAD" or _write_pieces(self, chunks):
                 self._end()

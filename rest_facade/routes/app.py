@@ -45,6 +45,8 @@ class _Request(flask.Request):
 
 
 class _Context(RequestContext):
+    """A request, whose route is looked up in the table of its app."""
+
     app: "App"
 
     def match_request(self) -> None:

@@ -57,6 +57,7 @@ def count_copies(settings: Path) -> int:
 
 
 def count_messages(store: Path) -> int:
+    """How many messages a store has."""
     with closing(sqlite3.connect(store)) as connection:
         return int(connection.execute("SELECT count(message_id) FROM log").fetchone()[0])
 
