@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, TypeAlias, TypeVar
 
+from eliza.sessions.errors import forget_frames
 from server.domain.access import Scope
 from server.domain.agents import Agent
 from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState
@@ -312,10 +313,13 @@ def commit_of(results: Iterable[object]) -> Commit:
 
 
 def strip(error: E) -> E:
-    """The error without what its frames hold; the lines that it came through stay, for the log."""
-    traceback.clear_frames(error.__traceback__)
-    # The first is that of who caught it: it runs, and has the operation that will have the error.
-    return error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
+    """The error without the frames that it and its causes came through: one of them has the operation that
+    will have the error, a cycle. Of an error that nobody foresaw the lines stay for the log, as a note.
+    """
+    if error.__traceback__ and not isinstance(error, DomainError):
+        error.add_note("".join(traceback.format_exception(error)))
+    forget_frames(error)
+    return error
 
 
 def _is_nearer(due_ms: int | None, before_ms: int | None) -> bool:

@@ -23,7 +23,7 @@ from server.domain.log import Entry, message_of
 from server.domain.quotas import TENANT_AGENTS, UserQuota, require_room
 from server.domain.sessions import Creation, Outcome, Rule, Session, due_at_ms
 from server.store import pages
-from server.store.batch import Batch, Loaded, Operation, Remembered, Written, commit_of
+from server.store.batch import Batch, Loaded, Operation, Remembered, Written, commit_of, strip
 from server.store.contract import PUT_OFF_MS, AgentChange, CommitListener, LeaseRule, Store
 from server.store.counts import EXPIRED, LIVE, WARNED, CountKey, counts_of
 from server.store.inspection import MAX_LOOKED_AT, MAX_QUEUED
@@ -115,7 +115,7 @@ class MemoryStore(Store):
                 for one in group:
                     self._carry_out([one])
             else:
-                group[0][1].set_exception(error)
+                group[0][1].set_exception(strip(error))
             return
         for listener in self._listeners:
             listener(commit_of(results))

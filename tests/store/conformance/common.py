@@ -1,9 +1,10 @@
 """What the tests of a store have in common."""
 
 import asyncio
+import gc
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -46,6 +47,16 @@ on_one_store = settings(
 
 class Misbehaved(Exception):  # noqa: N818
     """Something that a rule must not raise, and a test does."""
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Within it what is in a cycle stays."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def say(

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import weakref
 from functools import partial
 
 import pytest
@@ -21,6 +22,7 @@ from tests.store.conformance.common import (
     misbehave,
     refuse,
     say,
+    without_collector,
 )
 from tests.unit.samples import T0, logged, put, session
 
@@ -155,3 +157,26 @@ class Groups(OnStore):
         assert len(set(contents(log))) == len(log)
         assert [entry for entry in log if entry in kept] == kept
         assert (await store.get_session(one.id, scope=EVERYTHING)).last_sequence == len(log)
+
+    @pytest.mark.parametrize("kind", [InvalidContentError, Misbehaved])
+    async def test_an_error_that_nobody_waits_for_is_kept_by_nobody(
+        self, store: Store, one: Session, kind: type[Exception]
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        asked: list[asyncio.Future[Outcome]] = []
+        left: list[weakref.ref[Exception]] = []
+
+        def give_up_and_raise(_session: Session, _now_ms: int) -> Outcome:
+            loop.call_soon_threadsafe(asked[0].cancel)
+            error = kind("nobody hears this")
+            left.append(weakref.ref(error))
+            raise error
+
+        with without_collector():
+            asked.append(asyncio.ensure_future(store.apply(one.id, give_up_and_raise, scope=EVERYTHING)))
+            await asyncio.wait(asked)
+            assert asked[0].cancelled()
+            await store.apply(one.id, heartbeat, scope=EVERYTHING)
+            # Its cancellation has the frames of the call.
+            asked.clear()
+            assert [error() for error in left] == [None] * len(left)
