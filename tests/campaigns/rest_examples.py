@@ -165,16 +165,21 @@ class RestExamples:
         )
         if answer.status_code >= 500:
             found.append(f"{case.operation.label} is answered with {answer.status_code}: {content!r}")
-        if mode is GenerationMode.POSITIVE and answer.status_code in _REFUSED and not _needs_more(answer):
+        if mode is GenerationMode.POSITIVE and answer.status_code in _REFUSED and not _is_right(answer):
             found.append(f"{case.operation.label} refuses what the document allows: {content!r}")
         self.problems += [f"{problem}; sent {_shown(vars(request))}" for problem in found]
 
 
-def _needs_more(answer: requests.Response) -> bool:
-    """Whether a request is bad in a way that a schema cannot say."""
+def _is_right(answer: requests.Response) -> bool:
+    """Whether a refusal is for what a schema cannot say: a state, or a header that asked for it."""
     body = answer.json()
     details = body["details"]
-    return (body["code"], details.get("parameter", details.get("field"))) in _BEYOND_SCHEMAS
+    is_strict = answer.request.headers.get("Prefer") == "handling=strict"
+    has_unknown = str(details.get("reason")).startswith("unknown fields:")
+    return (is_strict and has_unknown) or (
+        body["code"],
+        details.get("parameter", details.get("field")),
+    ) in _BEYOND_SCHEMAS
 
 
 def _shown(sent: Any) -> str:
