@@ -61,6 +61,7 @@ class ClientEvents:
             io.on(str(number), handler)
 
     def forget(self, socket_id: str) -> None:
+        """Keeps nothing of a socket that is gone."""
         self._hints.pop(socket_id, None)
 
     async def _emit(self, socket_id: str, name: str, payload: Payload) -> None:
@@ -83,7 +84,7 @@ class ClientEvents:
         `to_do` is what the error suggests where the payload is no object.
         """
 
-        async def answered(socket_id: str, data: object = None, *_more: object) -> Payload:
+        async def answer_and_count(socket_id: str, data: object = None, *_more: object) -> Payload:
             if self.is_stopping:
                 # Clients that repeat at once would keep the stop waiting.
                 return await answer(socket_id, data)
@@ -114,7 +115,7 @@ class ClientEvents:
             await self._emit(socket_id, "messageError", {"error": fault.message, "code": fault.row.reason})
             return {"success": False, "error": fault.message, "code": fault.row.reason}
 
-        return answered
+        return answer_and_count
 
     async def _message(self, socket_id: str, data: Mapping[str, Any]) -> None:
         """Handles the envelope `{type, payload}` of live clients."""
