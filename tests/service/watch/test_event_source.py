@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import requests
 
+from eliza.sessions.v1.agent_pb2 import AGENT_KIND_STREAM, Agent
+from eliza.sessions.v1.agent_service_pb2 import CreateAgentRequest
 from eliza.sessions.v1.session_service_pb2 import DeleteSessionRequest
 from tests.contract.answers import check_headers
 from tests.contract.raw_http import request
@@ -147,6 +149,18 @@ def test_a_place_beyond_the_end_is_refused_under_the_name_that_the_request_gives
     assert code(response) == (400, "INVALID_FIELD")
     assert response.json()["error"].startswith("after ")
     assert (response.json()["details"]["field"], response.json()["details"]["value"]) == ("after", "1000")
+
+
+def test_a_streamed_reply_that_is_waited_for_says_that_it_is_alive(
+    start: Start, stream: Callable[..., Stream]
+) -> None:
+    service = start(STREAM_HEARTBEAT_SECONDS="0.2")
+    wanted = Agent(name="nobody works for it", kind=AGENT_KIND_STREAM)
+    agent_id = service.agents.CreateAgent(CreateAgentRequest(agent=wanted), timeout=5).agent.agent_id
+    session_id = service.create(agentId=agent_id)["sessionId"]
+    body = {"content": "hi", "transport": "sse"}
+    pieces = stream(f"{service.url}/{session_id}/messages", method="POST", json=body).pieces()
+    assert [next(pieces).name for _ in range(4)] == ["user_message", "comment", "comment", "comment"]
 
 
 def test_an_idle_stream_says_that_it_is_alive(start: Start, stream: Callable[..., Stream]) -> None:
