@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from server.access.static_token import FORM
 from server.addresses import unix_path
+from server.domain.timeouts import NOTHING_NAMED, resolve
 from server.settings import Settings
 
 _AUTH_TOKEN: Final = "eliza_server_auth_token"
@@ -46,6 +47,18 @@ def unknown_variables(environment: Iterable[str]) -> dict[str, str]:
     unknown = [name for name in similar if name.upper() not in known]
     meant = {name: next(iter(get_close_matches(name.upper(), known, 1)), "") for name in unknown}
     return meant | {name: GONE[name.upper()] for name in sorted(environment) if name.upper() in GONE}
+
+
+def overruled_settings(settings: Settings) -> dict[str, float]:
+    """The settings that others overrule, each with the value that holds instead."""
+    made = resolve(settings.timeout_policy, NOTHING_NAMED, NOTHING_NAMED)
+    holding = {
+        "session_default_timeout_minutes": made.timeout_minutes,
+        "delivery_backoff_seconds": min(
+            settings.delivery_backoff_seconds, settings.delivery_max_backoff_seconds
+        ),
+    }
+    return {name.upper(): value for name, value in holding.items() if value != getattr(settings, name)}
 
 
 def load_settings(**overrides: Any) -> Settings:

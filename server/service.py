@@ -24,12 +24,13 @@ from server.delivery.dispatcher import Dispatcher
 from server.delivery.measures import DeliveryMeasures
 from server.domain.log import Piece
 from server.lifecycle.expiry import ExpiryScheduler
+from server.lifecycle.health import HealthMonitor
 from server.lifecycle.other_servers import OtherServers
 from server.lifecycle.purge import Purge
 from server.lifecycle.watches import Watches
 from server.rpc.credential_ends import watch_credentials
 from server.rpc.gate import AccessGate
-from server.rpc.health import HealthMonitor
+from server.rpc.health import HealthServicer
 from server.rpc.in_process_channel import InProcessChannel
 from server.rpc.parts import Parts, looks_at
 from server.rpc.pipeline import QUIET_SECONDS, CallPipeline, read_gauges
@@ -115,7 +116,8 @@ class Service:
             for listener in (self._others, self._dispatcher, self._changed_agents):
                 store.add_hint_listener(listener.on_hint)
         names = service_names(clock)
-        self._health = HealthMonitor(store, names)
+        self._health_servicer = HealthServicer(names)
+        self._health = HealthMonitor(store, self._health_servicer.set_serving)
         make_pipeline: Callable[..., CallPipeline] = CallPipeline
         if traces.is_on:
             make_pipeline = partial(TracedPipeline, traces=traces)
@@ -169,7 +171,7 @@ class Service:
             self._services,
             self._pipeline,
             sending,
-            self._health,
+            self._health_servicer,
             names,
             settings.max_connection_streams,
             # It tells strangers what there is to call.
@@ -235,7 +237,7 @@ class Service:
         """Says NOT_SERVING, finishes what is in flight until the event loop's time `by_s` at most, and closes
         the store.
         """
-        await self._health.servicer.enter_graceful_shutdown()
+        await self._health_servicer.enter_graceful_shutdown()
         with suppress(TimeoutError):
             async with asyncio.timeout_at(by_s):
                 await asyncio.gather(self._pipeline.drain(), self._stop_agents(by_s))

@@ -5,12 +5,12 @@ from typing import Any, Final
 import flask
 
 from eliza.sessions import times, values
-from eliza.sessions.errors import truncate
 from eliza.sessions.v1.admin_service_pb2 import GetOverviewRequest, GetOverviewResponse, OverviewPoint
 from rest_facade.console.parts import DATA, Add
+from rest_facade.console.queries import invalid_field
 from rest_facade.console.render import respond_data
 from rest_facade.routes.caller import request_metadata
-from rest_facade.shapes.errors import ApiError
+from rest_facade.shapes.numbers import whole_number
 from rest_facade.shapes.response import Response
 from rest_facade.upstream.backend import Backend
 
@@ -76,9 +76,7 @@ def _figure(point: OverviewPoint, field: str) -> float | None:
 
 def _instant(text: str) -> int:
     """The instant that `after` names. Raises ApiError."""
-    if text.isascii() and text.isdigit() and int(text[:20]) <= times.LATEST_MS:
-        return int(text)
-    reason = "after must be milliseconds since 1970"
-    raise ApiError(
-        "INVALID_FIELD", f"Invalid after: {reason}", field=_AFTER, value=truncate(text), reason=reason
-    )
+    at_ms = whole_number(text, times.LATEST_MS)
+    if at_ms is None:
+        raise invalid_field(_AFTER, text, "after must be milliseconds since 1970")
+    return at_ms

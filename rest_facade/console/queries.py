@@ -6,8 +6,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from eliza.sessions import times, values
 from eliza.sessions.errors import truncate
 from rest_facade.shapes.errors import ApiError
-
-_MAX_DIGITS = 18
+from rest_facade.shapes.numbers import whole_number
 
 
 def read_text(name: str) -> str:
@@ -32,9 +31,10 @@ def read_number(name: str) -> int | None:
     text = read_text(name)
     if not text:
         return None
-    if not (text.isascii() and text.isdigit()) or len(text) > _MAX_DIGITS:
+    number = whole_number(text)
+    if number is None:
         raise invalid_field(name, text, "must be a whole number")
-    return int(text)
+    return number
 
 
 def invalid_field(name: str, value: str, reason: str) -> ApiError:

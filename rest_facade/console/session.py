@@ -1,6 +1,5 @@
 """One session: what it is, its log page by page, and how its messages are delivered."""
 
-import re
 from collections import deque
 from collections.abc import Iterator
 from typing import Any, Final
@@ -23,9 +22,10 @@ from rest_facade.console.own_page import require_own_page
 from rest_facade.console.parts import DATA, Add
 from rest_facade.console.queries import invalid_field, read_number, read_text
 from rest_facade.routes.caller import request_metadata
-from rest_facade.shapes import json_body, responses
+from rest_facade.shapes import json_body, requests, responses
 from rest_facade.shapes.errors import ApiError
 from rest_facade.shapes.fields import Fields
+from rest_facade.shapes.numbers import MAX_INT64
 from rest_facade.shapes.response import Response
 from rest_facade.upstream.backend import Backend
 from rest_facade.upstream.transcript import Transcript
@@ -44,7 +44,6 @@ DELIVERIES: Final = 100
 MAX_CALLS: Final = 4
 """How often a session is searched for where pages are empty."""
 
-_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 _REDELIVER: Final[Fields] = {"messageId": None, "messageSequence": None}
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
@@ -110,9 +109,9 @@ class _Views:
         require_own_page()
         body = json_body.read_object(_REDELIVER)
         message_id, sequence = body.get("messageId", ""), body.get("messageSequence", 0)
-        if not isinstance(message_id, str) or not _UUID.fullmatch(message_id):
+        if not isinstance(message_id, str) or not requests.is_uuid(message_id):
             raise invalid_field("messageId", str(message_id), "must be a UUID")
-        if not isinstance(sequence, int) or isinstance(sequence, bool) or not 0 <= sequence < 1 << 63:
+        if not isinstance(sequence, int) or isinstance(sequence, bool) or not 0 <= sequence <= MAX_INT64:
             raise invalid_field("messageSequence", str(sequence), "must be a sequence")
         request = RedeliverMessageRequest(
             session_id=session_id, message_id=message_id, message_sequence=sequence
@@ -122,7 +121,7 @@ class _Views:
 
     def _find(self, session_id: str) -> FoundSession:
         """A session, live or expired. Raises ApiError: SESSION_NOT_FOUND."""
-        if _UUID.fullmatch(session_id):
+        if requests.is_uuid(session_id):
             request = SearchSessionsRequest(
                 page_size=1, session_id_prefix=session_id, json_form=JSON_FORM_TEXT
             )

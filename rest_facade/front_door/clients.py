@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TypeAlias
 
+from rest_facade.shapes.numbers import whole_number
+
 Address: TypeAlias = IPv4Address | IPv6Address
 Networks: TypeAlias = tuple[IPv4Network | IPv6Network, ...]
 
@@ -69,4 +71,4 @@ def is_within(address: Address, networks: Networks) -> bool:
 
 
 def _is_port(text: str) -> bool:
-    return text.startswith(":") and text[1:].isdecimal() and text.isascii() and int(text[1:]) < 65536
+    return text.startswith(":") and whole_number(text[1:], 65535) is not None

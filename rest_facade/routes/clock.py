@@ -6,7 +6,6 @@ import flask
 import grpc.aio
 
 from eliza.sessions import times, values
-from eliza.sessions.errors import truncate
 from eliza.sessions.v1.clock_service_pb2 import (
     AdvanceClockRequest,
     GetClockRequest,
@@ -16,11 +15,11 @@ from eliza.sessions.v1.clock_service_pb2 import (
 from rest_facade.routes.caller import request_metadata
 from rest_facade.shapes import fields, json_body, requests, responses
 from rest_facade.shapes.errors import ApiError
+from rest_facade.shapes.numbers import MAX_INT64
 from rest_facade.shapes.response import Response
 from rest_facade.upstream.backend import Backend
 
 _PATH = "/test/clock"
-_MAX_INT64 = 2**63 - 1
 
 
 def add_routes(app: flask.Flask, backend: Backend) -> None:
@@ -83,7 +82,7 @@ def _instant(value: Any) -> int:
 def _whole(value: Any) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not -_MAX_INT64 <= value <= _MAX_INT64:
+    if not isinstance(value, int) or isinstance(value, bool) or not -MAX_INT64 <= value <= MAX_INT64:
         raise _invalid("advanceMs", value, "advanceMs must be a whole number of milliseconds")
     return value
 
@@ -93,6 +92,6 @@ def _invalid(field: str, value: object, reason: str) -> ApiError:
         "INVALID_FIELD",
         f"Invalid {field}: {reason}",
         field=field,
-        value=truncate(requests.display(value)),
+        value=requests.display(value),
         reason=reason,
     )

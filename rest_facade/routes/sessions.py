@@ -3,6 +3,7 @@ writes the answer.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import flask
@@ -44,7 +45,6 @@ HEALTH: Final = f"{BASE}/health"
 UNASKED_BYTES: Final = 65_536
 """How large a body is parsed before the server is asked about its sender."""
 
-_Input = TypeVar("_Input")
 _Request = TypeVar("_Request")
 
 
@@ -107,10 +107,12 @@ class _Views:
             if fault.http_status in (401, 403, 429):
                 raise fault from error
             if fault.http_status != 503:
-                fault = ApiError("UNAVAILABLE", fault.message, retryAfterSeconds=1)
+                fault = ApiError("UNAVAILABLE", fault.message, retryAfterSeconds=errors.RETRY_AFTER_SECONDS)
             return json_body.respond({"status": "unhealthy", **fault.body}, fault.http_status, fault.headers)
         if status.health == GetServiceStatusResponse.HEALTH_UNHEALTHY:
-            fault = ApiError("UNAVAILABLE", "The store cannot write", retryAfterSeconds=1)
+            fault = ApiError(
+                "UNAVAILABLE", "The store cannot write", retryAfterSeconds=errors.RETRY_AFTER_SECONDS
+            )
             return json_body.respond(
                 {**responses.health(status), **fault.body}, fault.http_status, fault.headers
             )
@@ -138,9 +140,8 @@ class _Views:
 
     def send_message(self, session_id: str) -> Response:
         """Sends a message, which renews the session when auto-renewal is on: 201."""
-        request, transport = self._judge(
-            requests.send_message, self._read_object(fields.SEND_MESSAGE), session_id
-        )
+        body = self._read_object(fields.SEND_MESSAGE)
+        request, transport = self._judge(partial(requests.send_message, body, session_id), session_id)
         request.request_id = requests.idempotency_key(flask.request.headers.get("Idempotency-Key"))
         if transport == "websocket":
             answer = self._backend.call(self._backend.messages.SendMessage, request, request_metadata())
@@ -178,7 +179,7 @@ class _Views:
         metadata = stream_metadata()
         last = flask.request.headers.get("Last-Event-ID", "")
         given = last or flask.request.args.get("after", "")
-        after = self._judge(requests.after_sequence, given, session_id, metadata)
+        after = self._judge(partial(requests.after_sequence, given), session_id, metadata)
         follower = Follower(self._backend, session_id, after, metadata)
         try:
             session = self._backend.wait(follower.open())
@@ -190,7 +191,8 @@ class _Views:
 
     def list_messages(self, session_id: str) -> Response:
         """Pages through the history, newest first."""
-        request = self._judge(requests.list_messages, flask.request.args, session_id)
+        query = flask.request.args
+        request = self._judge(partial(requests.list_messages, query, session_id), session_id)
         return pages.respond("messages", pages.list_messages(self._backend, request, request_metadata()))
 
     def export_transcript(self, session_id: str) -> Response:
@@ -206,7 +208,7 @@ class _Views:
 
     def renew_session(self, session_id: str) -> Response:
         """Renews by hand, also when auto-renewal is off: 422 at the maximum duration."""
-        self._judge_empty(session_id)
+        self._judge_unused_body(session_id)
         answer = self._backend.call(
             self._backend.sessions.RenewSession,
             RenewSessionRequest(session_id=session_id, etag=_if_match(), json_form=JSON_FORM_TEXT),
@@ -216,14 +218,15 @@ class _Views:
 
     def update_timeout(self, session_id: str) -> Response:
         """Changes the timeout settings that the body names."""
-        request = self._judge(requests.update_timeout, self._read_object(fields.UPDATE_TIMEOUT), session_id)
+        body = self._read_object(fields.UPDATE_TIMEOUT)
+        request = self._judge(partial(requests.update_timeout, body, session_id), session_id)
         request.etag = _if_match()
         answer = self._backend.call(self._backend.sessions.UpdateTimeout, request, request_metadata())
         return _session(answer.session)
 
     def send_heartbeat(self, session_id: str) -> Response:
         """Keeps alive, and renews when auto-renewal is on."""
-        self._judge_empty(session_id)
+        self._judge_unused_body(session_id)
         answer = self._backend.call(
             self._backend.sessions.SendHeartbeat,
             SendHeartbeatRequest(session_id=session_id, json_form=JSON_FORM_TEXT),
@@ -233,9 +236,8 @@ class _Views:
 
     def create_access_token(self, session_id: str) -> Response:
         """Makes a token for this session, for a short time: what a browser gets. 201."""
-        request = self._judge(
-            requests.create_access_token, self._read_object(fields.CREATE_ACCESS_TOKEN), session_id
-        )
+        body = self._read_object(fields.CREATE_ACCESS_TOKEN)
+        request = self._judge(partial(requests.create_access_token, body, session_id), session_id)
         answer = self._backend.call(self._backend.sessions.CreateAccessToken, request, request_metadata())
         return json_body.respond(
             responses.access_token(answer, session_id), 201, {"Cache-Control": "no-store"}
@@ -276,19 +278,15 @@ class _Views:
             raise ApiError("UNAUTHENTICATED", "The service needs a credential")
 
     def _judge(
-        self,
-        reader: Callable[[_Input, str], _Request],
-        given: _Input,
-        session_id: str,
-        metadata: Metadata | None = None,
+        self, read: Callable[[], _Request], session_id: str, metadata: Metadata | None = None
     ) -> _Request:
-        """What the reader makes of what was given.
+        """What `read` makes of the client's request.
 
-        Before it is called bad (400), the session must exist (404) and be live (410).
+        Before that is called bad (400), the session must exist (404) and be live (410).
         """
         try:
             json_body.refuse_unknown()
-            return reader(given, session_id)
+            return read()
         except ApiError:
             self._backend.call(
                 self._backend.sessions.GetSession,
@@ -297,9 +295,10 @@ class _Views:
             )
             raise
 
-    def _judge_empty(self, session_id: str) -> None:
-        """Judges a body of which nothing is needed."""
-        self._judge(lambda body, _: body, self._read_object(fields.NOTHING), session_id)
+    def _judge_unused_body(self, session_id: str) -> None:
+        """Judges a body of which no field is used."""
+        body = self._read_object(fields.NOTHING)
+        self._judge(lambda: body, session_id)
 
 
 def _session(session: Session) -> Response:

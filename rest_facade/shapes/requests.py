@@ -17,6 +17,7 @@ from eliza.sessions import json_text, times, values
 from eliza.sessions.errors import truncate
 from eliza.sessions.limits import (
     DEFAULT_MESSAGES,
+    MAX_CONTENT_CODE_POINTS,
     MAX_MESSAGES,
     MAX_METADATA_BYTES,
     MAX_REQUEST_ID,
@@ -33,6 +34,7 @@ from eliza.sessions.v1.session_service_pb2 import (
 )
 from eliza.sessions.v1.timeout_pb2 import TimeoutConfig
 from rest_facade.shapes.errors import ApiError
+from rest_facade.shapes.numbers import whole_number
 
 Body: TypeAlias = Mapping[str, Any]
 Query: TypeAlias = Mapping[str, str]
@@ -44,7 +46,6 @@ _DECIMAL = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)\s*", re.ASCII)
 _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?\s*", re.ASCII | re.IGNORECASE)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
-_MAX_INT64 = 2**63 - 1
 _MAX_SECONDS = 10**9
 
 
@@ -70,7 +71,7 @@ def create_session(body: Body, request_id: str = "") -> CreateSessionRequest:
                 "MISSING_FIELDS", f"Missing required fields: {', '.join(missing)}", missingFields=missing
             ) from None
         for name in ("agentId", "userId"):
-            if not _UUID.fullmatch(_id(body, name)):
+            if not is_uuid(_id(body, name)):
                 raise _invalid_uuid(name, body[name]) from None
         raise
 
@@ -82,7 +83,7 @@ def send_message(body: Body, session_id: str) -> tuple[SendMessageRequest, str]:
     """
     content = body.get("content")
     if not isinstance(content, str):
-        raise _invalid_content("content must be a string of 1 to 4000 characters")
+        raise _invalid_content(f"content must be a string of 1 to {MAX_CONTENT_CODE_POINTS} characters")
     if not is_text(content):
         raise _invalid_content("content holds a lone surrogate, which is not text")
     attachments = _attachments(body)
@@ -106,13 +107,8 @@ def idempotency_key(key: str | None) -> str:
         return ""
     bare = key[1:-1] if len(key) > 1 and key.startswith('"') and key.endswith('"') else key
     if not 1 <= len(bare) <= MAX_REQUEST_ID or not bare.isascii() or not bare.isprintable():
-        reason = f"must have 1 to {MAX_REQUEST_ID} printable ASCII characters"
-        raise ApiError(
-            "INVALID_FIELD",
-            f"Idempotency-Key {reason}",
-            field="Idempotency-Key",
-            value=truncate(key),
-            reason=reason,
+        raise invalid_field(
+            "Idempotency-Key", key, f"must have 1 to {MAX_REQUEST_ID} printable ASCII characters"
         )
     return bare
 
@@ -130,11 +126,11 @@ def create_access_token(body: Body, session_id: str) -> CreateAccessTokenRequest
     if verbs is not None and not (
         isinstance(verbs, list) and all(isinstance(verb, str) and is_text(verb) for verb in verbs)
     ):
-        raise _invalid_field("verbs", verbs, "must be an array of strings")
+        raise invalid_field("verbs", verbs, "must be an array of strings")
     request = CreateAccessTokenRequest(session_id=session_id, verbs=verbs)
     if seconds is not None:
         if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 1:
-            raise _invalid_field("seconds", seconds, "must be a number of at least 1")
+            raise invalid_field("seconds", seconds, "must be a number of at least 1")
         # The server has a bound of its own; more than these a Duration cannot hold.
         request.lifetime.FromMilliseconds(int(min(seconds, _MAX_SECONDS) * 1000))
     return request
@@ -154,19 +150,12 @@ def list_messages(query: Query, session_id: str) -> ListMessagesRequest:
     )
 
 
-def after_sequence(text: str, session_id: str) -> int:
+def after_sequence(text: str) -> int:
     """Reads the sequence to go on after; empty means from the first entry. Raises INVALID_FIELD."""
-    if not text:
-        return 0
-    if not (text.isascii() and text.isdigit()) or int(text[:20]) > _MAX_INT64:
-        raise ApiError(
-            "INVALID_FIELD",
-            "after must be a sequence",
-            field="after",
-            value=truncate(text),
-            reason="must be a sequence",
-        )
-    return int(text)
+    sequence = whole_number(text) if text else 0
+    if sequence is None:
+        raise invalid_field("after", text, "must be a sequence")
+    return sequence
 
 
 def list_sessions(query: Query) -> ListSessionsRequest:
@@ -178,6 +167,16 @@ def list_sessions(query: Query) -> ListSessionsRequest:
         user_id=query.get("userId", ""),
         json_form=JSON_FORM_TEXT,
     )
+
+
+def is_uuid(text: str) -> bool:
+    """Whether a text is a UUID, in either letter case."""
+    return _UUID.fullmatch(text) is not None
+
+
+def invalid_field(field: str, value: object, reason: str) -> ApiError:
+    """The error for a field that is not as it must be."""
+    return ApiError("INVALID_FIELD", f"{field} {reason}", field=field, value=display(value), reason=reason)
 
 
 def display(value: object) -> str:
@@ -314,10 +313,6 @@ def _decimal_ms(text: str) -> Decimal:
 
 def _invalid_uuid(field: str, value: object) -> ApiError:
     return ApiError("INVALID_UUID", f"{field} is not a UUID", field=field, value=display(value))
-
-
-def _invalid_field(field: str, value: object, reason: str) -> ApiError:
-    return ApiError("INVALID_FIELD", f"{field} {reason}", field=field, value=display(value), reason=reason)
 
 
 def _invalid_content(reason: str) -> ApiError:

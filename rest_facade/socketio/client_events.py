@@ -61,6 +61,7 @@ class ClientEvents:
             io.on(str(number), handler)
 
     def forget(self, socket_id: str) -> None:
+        """Keeps nothing of a socket that is gone."""
         self._hints.pop(socket_id, None)
 
     async def _emit(self, socket_id: str, name: str, payload: Payload) -> None:
@@ -83,7 +84,7 @@ class ClientEvents:
         `to_do` is what the error suggests where the payload is no object.
         """
 
-        async def answered(socket_id: str, data: object = None, *_more: object) -> Payload:
+        async def answer_and_count(socket_id: str, data: object = None, *_more: object) -> Payload:
             if self.is_stopping:
                 # Clients that repeat at once would keep the stop waiting.
                 return await answer(socket_id, data)
@@ -98,7 +99,7 @@ class ClientEvents:
                 if self.is_stopping:
                     raise errors.stopping()
                 if not isinstance(data, dict):
-                    raise _invalid("payload", data, f"must be an object: {to_do}")
+                    raise requests.invalid_field("payload", data, f"must be an object: {to_do}")
                 await handler(socket_id, data)
             except ApiError as error:
                 fault = error
@@ -114,13 +115,13 @@ class ClientEvents:
             await self._emit(socket_id, "messageError", {"error": fault.message, "code": fault.row.reason})
             return {"success": False, "error": fault.message, "code": fault.row.reason}
 
-        return answered
+        return answer_and_count
 
     async def _message(self, socket_id: str, data: Mapping[str, Any]) -> None:
         """Handles the envelope `{type, payload}` of live clients."""
         payload = data.get("payload")
         if not isinstance(payload, dict):
-            raise _invalid("payload", payload, f"must be an object: {_TO_SEND}")
+            raise requests.invalid_field("payload", payload, f"must be an object: {_TO_SEND}")
         kind = data.get("type")
         if kind == JOIN:
             await self.join(socket_id, payload)
@@ -128,14 +129,14 @@ class ClientEvents:
             await self._send(socket_id, payload)
         else:
             reason = f"must be the number {JOIN} (join) or {SEND} (send): {_TO_SEND}"
-            raise _invalid("type", kind, reason)
+            raise requests.invalid_field("type", kind, reason)
 
     async def join(self, socket_id: str, data: Mapping[str, Any]) -> None:
         """Joins a socket to the session that the payload names. Raises ApiError."""
         room_id = _room_id(data, _TO_JOIN)
         after = data.get("after")
         if after is not None:
-            after = requests.after_sequence(requests.display(after), room_id)
+            after = requests.after_sequence(requests.display(after))
 
         async def welcome(session: Session) -> None:
             payload = {
@@ -173,11 +174,11 @@ class ClientEvents:
         request_id = data.get("requestId")
         if request_id is not None:
             if not isinstance(request_id, str) or not is_text(request_id):
-                raise _invalid("requestId", request_id, "must be a string")
+                raise requests.invalid_field("requestId", request_id, "must be a string")
             request.request_id = request_id
         message_id = data.get("messageId")
         if isinstance(message_id, (dict, list)):
-            raise _invalid("messageId", message_id, "must be a string or a number")
+            raise requests.invalid_field("messageId", message_id, "must be a string or a number")
         answer = await self._backend.ask(self._backend.messages.SendMessage, request, metadata)
         ack = {
             "clientMessageId": message_id,
@@ -217,11 +218,5 @@ def _room_id(data: Mapping[str, Any], to_do: str) -> str:
         reason = f"Missing required fields: roomId; {to_do}"
         raise ApiError("MISSING_FIELDS", reason, missingFields=["roomId"])
     if not isinstance(room_id, str) or not is_text(room_id):
-        raise _invalid("roomId", room_id, f"must be a string: {to_do}")
+        raise requests.invalid_field("roomId", room_id, f"must be a string: {to_do}")
     return room_id
-
-
-def _invalid(field: str, value: object, reason: str) -> ApiError:
-    return ApiError(
-        "INVALID_FIELD", f"{field} {reason}", field=field, value=requests.display(value), reason=reason
-    )

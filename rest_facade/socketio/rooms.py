@@ -20,7 +20,7 @@ from rest_facade.shapes.errors import ApiError
 from rest_facade.socketio.members import FanOut, Member, Outlet
 from rest_facade.socketio.shared_watch import SharedWatch
 from rest_facade.upstream.backend import Backend
-from rest_facade.upstream.following import Follower, agent_name
+from rest_facade.upstream.following import Follower, Happening, agent_name
 
 _log = structlog.get_logger(__name__)
 
@@ -145,6 +145,7 @@ class Rooms:
                 member.catching_up = None
 
     def leave(self, socket_id: str, session_id: str) -> None:
+        """Takes a socket out of a session."""
         self._drop(socket_id, session_id)
         self._end_unused_watch(session_id)
 
@@ -213,17 +214,11 @@ class Rooms:
                     await self._outlet.wait_until_flushed(member.socket_id)
                     await _reopen(follower)
                 async for item in follower:
-                    if isinstance(item, LogEntry):
-                        await self._fan_out.send_entry([member], item)
-                    elif isinstance(item, ReplyChunk):
-                        await self._fan_out.send_chunk([member], item)
-                    elif isinstance(item, ReplyAborted):
-                        member.draft.take_abort(item)
-                        await self._fan_out.send_abort([member], item)
-                    elif isinstance(item, SessionDeleted):
+                    if isinstance(item, SessionDeleted):
                         self._drop_member(session_id, member)
                         await self._fan_out.send_deletion([member], session_id)
                         return
+                    await self._send(member, item)
                     if self._outlet.is_full(member.socket_id):
                         await self._outlet.wait_until_flushed(member.socket_id)
                     if self._is_level(session_id, member):
@@ -236,6 +231,17 @@ class Rooms:
                 if not isinstance(error, ApiError) or error.row.reason != "SESSION_NOT_FOUND":
                     # The member stays: the shared stream will report the deletion to it.
                     self._drop_member(session_id, member)
+
+    async def _send(self, member: Member, item: Happening | None) -> None:
+        """Sends a member what happens in its session; None is nothing."""
+        match item:
+            case LogEntry():
+                await self._fan_out.send_entry([member], item)
+            case ReplyChunk():
+                await self._fan_out.send_chunk([member], item)
+            case ReplyAborted():
+                member.draft.take_abort(item)
+                await self._fan_out.send_abort([member], item)
 
     def _is_level(self, session_id: str, member: Member) -> bool:
         """Whether a member has the last entry of its session."""

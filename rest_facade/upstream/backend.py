@@ -77,6 +77,9 @@ _STREAM_OPTIONS = [
     ("grpc.http2.lookahead_bytes", 16_384),
 ]
 
+HEARTBEAT_SECONDS: Final = 15.0
+"""How long a stream is silent before it shows that it is alive, where nobody says."""
+
 
 class Tls(NamedTuple):
     """TLS of the channels to a server. `server_name` is that of its certificate; empty: its host's."""
@@ -127,6 +130,7 @@ class Backend:
         reply_deadline_seconds: float,
         open_stream_channel: Callable[[], grpc.aio.Channel] | None = None,
         facade_key: str = "",
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
     ) -> None:
         """`open_channel` opens a channel to the server; `open_stream_channel`, where it is another, one for
         streams.
@@ -135,13 +139,15 @@ class Backend:
 
         The server has its own deadline for an agent's reply; `reply_deadline_seconds` should not be less.
 
-        `facade_key` goes with every call, so that the server believes the addresses of clients.
+        `facade_key` goes with every call, so that the server believes the addresses of clients. A message
+        whose reply is streamed gives nothing for `heartbeat_seconds` at most.
         """
         self._own: Metadata = ((FACADE_KEY_KEY, facade_key),) if facade_key else ()
         self._open_channel = open_channel
         self._open_stream_channel = open_stream_channel or open_channel
         self.answers = Answers()
         self.deadline_seconds = deadline_seconds
+        self.heartbeat_seconds = heartbeat_seconds
         self.reply_deadline_seconds = deadline_seconds + reply_deadline_seconds
 
     async def __aenter__(self) -> Self:

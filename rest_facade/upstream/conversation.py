@@ -19,8 +19,6 @@ from rest_facade.shapes.errors import ApiError
 from rest_facade.upstream.backend import Backend, read
 from rest_facade.upstream.following import refusal
 
-HEARTBEAT_SECONDS = 15
-
 _WITHOUT_ANSWER = (
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.UNAVAILABLE,
@@ -94,6 +92,7 @@ class Conversation:
 
     def __init__(self, backend: Backend, message: SendMessageRequest, metadata: Metadata) -> None:
         self._sent: Message | None = None
+        self._heartbeat_s = backend.heartbeat_seconds
         self._call = backend.converse(ConverseRequest(message=message), metadata)
 
     async def open(self) -> SendMessageResponse:
@@ -109,7 +108,7 @@ class Conversation:
         while True:
             reading = asyncio.create_task(self._read())
             try:
-                while not (await asyncio.wait([reading], timeout=HEARTBEAT_SECONDS))[0]:
+                while not (await asyncio.wait([reading], timeout=self._heartbeat_s))[0]:
                     yield None
             finally:
                 reading.cancel()

@@ -44,7 +44,7 @@ def read_rate(text: str) -> Rate | None:
 
 
 class _Instants:
-    """When each caller has worked off its calls, in whole ns; of so many callers, the latest heard of."""
+    """When each caller has worked off its calls, in whole ns: of the `size` callers that called last."""
 
     def __init__(self, clock: Callable[[], float], size: int) -> None:
         self._clock = clock

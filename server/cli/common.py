@@ -19,7 +19,13 @@ import uvloop
 from server import logs
 from server.addresses import is_reachable, join_address, split_address, unix_path
 from server.cli.memory import collect_rarely, return_freed_memory, trim_memory
-from server.environment import SettingsError, changed_settings, load_settings, unknown_variables
+from server.environment import (
+    SettingsError,
+    changed_settings,
+    load_settings,
+    overruled_settings,
+    unknown_variables,
+)
 from server.settings import Settings
 from server.version import VERSION
 
@@ -66,7 +72,8 @@ def log_without_console() -> None:
 
 
 def log_start(settings: Settings, **facts: object) -> None:
-    """Logs the version and the settings that are not at their defaults; warns of unknown variables.
+    """Logs the version and the settings that are not at their defaults; warns of unknown variables, and of
+    settings that others overrule.
 
     Call it once the start has succeeded: a failed start prints one line and nothing else.
     """
@@ -75,6 +82,8 @@ def log_start(settings: Settings, **facts: object) -> None:
         # Only a warning, because `SESSION_MANAGER` and the like belong to the desktop.
         suggestion = {"meant": meant} if meant else {}
         log.warning("the environment has a variable that is no setting", variable=name, **suggestion)
+    for name, value in overruled_settings(settings).items():
+        log.warning("another setting overrules this one", setting=name, holds=value)
 
 
 def raise_descriptor_limit() -> None:

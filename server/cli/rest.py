@@ -119,6 +119,7 @@ def build_facade(
             settings.reply_deadline_seconds,
             open_stream_channel,
             facade_key,
+            settings.stream_heartbeat_seconds,
         ),
         listener,
         max_requests=settings.rest_max_requests,

@@ -6,13 +6,9 @@ checks by the `Scope`.
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from server.domain.errors import CredentialExpiredError, PermissionDeniedError, UnauthenticatedError
-
-if TYPE_CHECKING:
-    from server.domain.agents import Agent
-    from server.domain.sessions import Session
 
 ALL_TENANTS: Final = "*"
 """The tenant of an administrator who sees all of them."""
@@ -85,6 +81,28 @@ class Principal(NamedTuple):
     address: str = ""
 
 
+class _Agent(Protocol):
+    """An agent, as far as a scope goes by it."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def tenant(self) -> str: ...
+
+
+class _Session(Protocol):
+    """A session, as far as a scope goes by it."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def tenant(self) -> str: ...
+    @property
+    def user_id(self) -> str: ...
+    @property
+    def agent_id(self) -> str: ...
+
+
 class Scope(NamedTuple):
     """The sessions and agents that a call may see. None: of any."""
 
@@ -93,7 +111,7 @@ class Scope(NamedTuple):
     agent_id: str | None = None
     session_id: str | None = None
 
-    def has(self, session: "Session") -> bool:
+    def has(self, session: _Session) -> bool:
         """Whether a session is one of these."""
         return self.includes(session.id, session.tenant, session.user_id, session.agent_id)
 
@@ -106,13 +124,13 @@ class Scope(NamedTuple):
             and self.session_id in (None, session_id)
         )
 
-    def has_agent(self, agent: "Agent") -> bool:
+    def has_agent(self, agent: _Agent) -> bool:
         """Whether an agent is one of these: its tenant's own, or one of all tenants."""
         return (self.tenant is None or agent.tenant in ("", self.tenant)) and (
             self.agent_id is None or self.agent_id == agent.id
         )
 
-    def owns_agent(self, agent: "Agent") -> bool:
+    def owns_agent(self, agent: _Agent) -> bool:
         """Whether an agent may be changed: another tenant's may not, nor may one of all tenants by one of
         them.
         """

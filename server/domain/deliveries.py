@@ -69,7 +69,7 @@ class Delivery(NamedTuple):
     @property
     def id(self) -> str:
         """The id by which agents name it."""
-        return f"{self.session_id}-{self.sequence}"
+        return delivery_id(self.session_id, self.sequence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +93,14 @@ class RetryPolicy:
 _ID = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})-([1-9][0-9]{0,17})", re.ASCII)
 
 
-def parse_delivery_id(delivery_id: str) -> tuple[str, int]:
+def delivery_id(session_id: str, sequence: int) -> str:
+    """The id of the delivery of a session's message."""
+    return f"{session_id}-{sequence}"
+
+
+def parse_delivery_id(text: str) -> tuple[str, int]:
     """The session and the sequence of a delivery's id. Raises DeliveryNotFoundError for a malformed id."""
-    found = _ID.fullmatch(delivery_id.lower())
+    found = _ID.fullmatch(text.lower())
     if not found:
-        raise DeliveryNotFoundError(delivery_id)
+        raise DeliveryNotFoundError(text)
     return found[1], int(found[2])

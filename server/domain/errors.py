@@ -11,7 +11,7 @@ DomainError
 ├── UnauthenticatedError, CredentialExpiredError, PermissionDeniedError,
 │   RateLimitedError, QuotaExceededError
 └── InvalidRequestError, DeadlineExceededError,
-    UnavailableError, ResourceExhaustedError, OverloadedError
+    UnavailableError (OutcomeUnknownError), ResourceExhaustedError, OverloadedError
 
 `reason` names a row of the error table (errors.proto), which has the statuses; `details` are that row's
 details, as text. A message is for the client: it never holds metadata or anything of the inside.

@@ -28,6 +28,7 @@ from server.domain.sessions import Session
 from server.environment import changed_settings
 from server.rpc import admin_to_proto, from_proto
 from server.rpc.agent_views import AgentViews
+from server.rpc.call import Call
 from server.rpc.encoding import in_slices
 from server.rpc.paging import make_token, page_size, read_token
 from server.rpc.parts import Parts
@@ -154,7 +155,7 @@ class AdminService(AdminServiceServicer):
         return await self._list_of_agent(request, context, size)
 
     async def _list_of_session(
-        self, request: pb.ListDeliveriesRequest, context: Any, size: int
+        self, request: pb.ListDeliveriesRequest, context: Call, size: int
     ) -> pb.ListDeliveriesResponse:
         session = await self._store.get_session(request.session_id, scope=context.scope)
         list_name, after = ("deliveries of a session", session.id, request.state), None
@@ -169,7 +170,7 @@ class AdminService(AdminServiceServicer):
         return pb.ListDeliveriesResponse(deliveries=_in_state(told, request.state), next_page_token=token)
 
     async def _list_of_agent(
-        self, request: pb.ListDeliveriesRequest, context: Any, size: int
+        self, request: pb.ListDeliveriesRequest, context: Call, size: int
     ) -> pb.ListDeliveriesResponse:
         agent_id, state, scope = request.agent_id, request.state, context.scope
         if state == pb.DELIVERY_STATE_ANSWERED:
@@ -266,7 +267,7 @@ class AdminService(AdminServiceServicer):
             response.last_failure.CopyFrom(admin_to_proto.last_failure(status.last_failure))
         return response
 
-    async def _sees_whole(self, agent_id: str, context: Any) -> bool:
+    async def _sees_whole(self, agent_id: str, context: Call) -> bool:
         """Whether a caller is told what is for the operator of an agent alone: who works for it, and what its
         provider says.
         """

@@ -1,7 +1,5 @@
 """How much of an agent a caller is shown."""
 
-from typing import Any
-
 from eliza.sessions.v1 import agent_pb2
 from server.agents.stream import StreamWorkers
 from server.delivery.statuses import AgentStatuses
@@ -9,6 +7,7 @@ from server.domain.access import sees_whole_agents
 from server.domain.agents import Agent
 from server.domain.errors import InvalidFieldError
 from server.rpc import to_proto
+from server.rpc.call import Call
 
 
 class AgentViews:
@@ -18,7 +17,7 @@ class AgentViews:
         self._workers = workers
         self._statuses = statuses
 
-    def of(self, agent: Agent, view: agent_pb2.AgentView.ValueType, context: Any) -> agent_pb2.Agent:
+    def of(self, agent: Agent, view: agent_pb2.AgentView.ValueType, context: Call) -> agent_pb2.Agent:
         """Makes an agent's message with the fields of the view that the caller may see."""
         if not sees_whole_agents(context.principal):
             whole = to_proto.agent(agent)

@@ -36,6 +36,7 @@ from server.lifecycle.reply_waits import Answer, ReplyWait
 from server.lifecycle.watch import End, Item, Watch
 from server.lifecycle.watches import Watches
 from server.rpc import from_proto, to_proto
+from server.rpc.call import Call
 from server.rpc.encoding import Entries, in_slices
 from server.rpc.paging import make_token, page_size, read_token
 from server.rpc.pipeline import Waiting
@@ -95,7 +96,7 @@ class MessageService(MessageServiceServicer):
         return id_at(self._clock.now_ms())
 
     async def _await_reply(
-        self, wait: ReplyWait, wait_s: float, sent: pb.SendMessageResponse, as_text: bool, context: Any
+        self, wait: ReplyWait, wait_s: float, sent: pb.SendMessageResponse, as_text: bool, context: Call
     ) -> pb.SendMessageResponse:
         """Tells the id of a message that is stored, waits for its reply, and adds what came of it."""
         message, answer = sent.message, None

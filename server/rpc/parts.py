@@ -11,8 +11,8 @@ from server.access.authentication import Authentication
 from server.delivery.statuses import AgentStatuses
 from server.domain.access import EVERYTHING
 from server.lifecycle.expiry import ExpiryScheduler
+from server.lifecycle.health import HealthMonitor
 from server.lifecycle.purge import Purge
-from server.rpc.health import HealthMonitor
 from server.store.contract import Store
 
 LITTLE_ROOM_BYTES: Final = 1024**3

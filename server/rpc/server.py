@@ -8,7 +8,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from eliza.sessions.descriptors import quarter_of_descriptors
 from server.patches import grpcio
-from server.rpc.health import HealthMonitor
+from server.rpc.health import HealthServicer
 from server.rpc.interceptor import Interceptor
 from server.rpc.parsing import MAX_RECEIVED_BYTES
 from server.rpc.pipeline import CallPipeline
@@ -34,7 +34,7 @@ def build_server(
     services: Services,
     pipeline: CallPipeline,
     sending: Sending,
-    monitor: HealthMonitor,
+    health: HealthServicer,
     names: tuple[str, ...],
     max_connection_streams: int,
     *,
@@ -67,7 +67,7 @@ def build_server(
     ]
     server = grpcio.build_server(interceptors=[Interceptor(pipeline, sending)], options=options)
     services.add_to(server)
-    health_pb2_grpc.add_HealthServicer_to_server(monitor.servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
     if with_reflection:
         add_reflection((*names, health_api.SERVICE_NAME), server)
     return server

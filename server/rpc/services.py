@@ -25,13 +25,13 @@ from server.clock import Clock, TestClock
 from server.delivery.dispatcher import Dispatcher
 from server.lifecycle.backpressure import Backpressure
 from server.lifecycle.expiry import ExpiryScheduler
+from server.lifecycle.health import HealthMonitor
 from server.lifecycle.purge import Purge
 from server.lifecycle.watches import Watches
 from server.rpc.admin_service import AdminService
 from server.rpc.agent_service import AgentService
 from server.rpc.clock_service import ClockService
 from server.rpc.encoding import Entries
-from server.rpc.health import HealthMonitor
 from server.rpc.message_service import MessageService
 from server.rpc.parts import Parts
 from server.rpc.session_service import SessionService

@@ -19,9 +19,9 @@ from server.domain.ids import id_at, uuid_field
 from server.domain.quotas import NO_QUOTAS, Quotas, UserQuota
 from server.domain.sessions import create, heartbeat, if_match, renew, require_live, update_timeout
 from server.domain.timeouts import TimeoutPolicy, check_numbers
+from server.lifecycle.health import HealthMonitor
 from server.rpc import from_proto, to_proto
 from server.rpc.encoding import in_slices
-from server.rpc.health import HealthMonitor
 from server.rpc.paging import make_token, page_size, read_token
 from server.rpc.watch_streams import WatchStreams
 from server.store.contract import Store

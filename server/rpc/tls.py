@@ -66,7 +66,7 @@ def make_credentials(files: CertificateFiles) -> grpc.ServerCredentials:
 def certificate_names(context: Any) -> tuple[str, ...]:
     """The alternative names (DNS, URI, address, email) of the certificate that a call's client has shown.
 
-    None where it has shown none. gRPC has verified it. `context` is that of gRPC, or of a call within the
+    No names where it has shown none. gRPC has verified it. `context` is that of gRPC, or of a call within the
     process.
     """
     if not hasattr(context, "auth_context"):

@@ -15,7 +15,7 @@ from typing import ClassVar, NamedTuple, TypeAlias, TypeVar
 from eliza.sessions.errors import forget_frames
 from server.domain.access import Scope
 from server.domain.agents import Agent
-from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState
+from server.domain.deliveries import OPEN_STATES, Delivery, DeliveryState, delivery_id
 from server.domain.errors import (
     DeliveryNotFoundError,
     DomainError,
@@ -198,7 +198,7 @@ class Batch:
         """A delivery. Raises DeliveryNotFoundError."""
         delivery = self._deliveries.get((session_id, sequence))
         if delivery is None:
-            raise DeliveryNotFoundError(f"{session_id}-{sequence}")
+            raise DeliveryNotFoundError(delivery_id(session_id, sequence))
         if session_id in self._expired and delivery.state in OPEN_STATES:
             # It is closed together with the session, once the batch is written.
             return delivery._replace(state=DeliveryState.FAILED, due_at_ms=None)

@@ -36,7 +36,7 @@ class Telemetry:
         """Notes the end of an HTTP request, on which route: empty where it came to none."""
 
     def end_group(self, size: int, taken_s: float) -> None:
-        """Notes that so many writes went together, in how long: from the first statement to the commit.
+        """Notes that `size` writes were committed as one group, `taken_s` after its first statement.
 
         SQLite's writer calls it on its own thread; all else is called on the event loop.
         """

@@ -9,7 +9,7 @@ TRACESTATE: Final = "tracestate"
 """The names of W3C's headers, which gRPC's metadata have, too."""
 
 MAX_TRACESTATE: Final = 512
-"""How many characters of a tracestate are kept, in whole members: so many W3C asks for."""
+"""How many characters of a tracestate are kept, in whole members: W3C asks for at least as many."""
 
 Facts: TypeAlias = Mapping[str, str | int]
 """The attributes of a span, by name."""

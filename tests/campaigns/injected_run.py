@@ -14,7 +14,7 @@ import apsw
 from server.clock import TestClock
 from server.domain.access import EVERYTHING
 from server.domain.errors import STORE_TROUBLE, DomainError, OverloadedError
-from server.rpc.health import HealthMonitor
+from server.lifecycle.health import HealthMonitor
 from server.store.sqlite.check import problems
 from server.store.sqlite.store import SqliteStore
 from server.store.values import Commit
@@ -128,7 +128,7 @@ class Run:
     async def open(self) -> None:
         self.store = await SqliteStore.open(self._path, self.clock)
         self.store.add_listener(self._committed)
-        self.monitor = HealthMonitor(self.store, [])
+        self.monitor = HealthMonitor(self.store, lambda _: None)
 
     async def work(self, part: str, steps: int) -> None:
         """Some writes at a time, and then reads of everything."""

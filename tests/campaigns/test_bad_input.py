@@ -27,7 +27,7 @@ def test_broken_http_meets_no_fault() -> None:
     passes(bad_input.frames(SEED, 0, 200))
 
 
-def test_clients_that_send_a_byte_a_second() -> None:
+def test_clients_that_send_a_byte_a_second_keep_nobody_out() -> None:
     # As many as there are places for requests, and more.
     passes(bad_input.slow(24, 1, REST_MAX_REQUESTS="20"))
 

@@ -13,7 +13,7 @@ import pytest
 from server.clock import TestClock
 from server.domain.access import EVERYTHING
 from server.domain.errors import UnavailableError
-from server.rpc.health import HealthMonitor
+from server.lifecycle.health import HealthMonitor
 from server.store.sqlite import reading as sqlite
 from server.store.sqlite import writer as sqlite_writer
 from server.store.sqlite.store import SqliteStore
@@ -64,7 +64,7 @@ async def test_health_sees_that_the_store_cannot_be_read(tmp_path: Path) -> None
 
     with mounted(disk):
         store = await SqliteStore.open(tmp_path / "store.db", TestClock())
-        monitor = HealthMonitor(store, [])
+        monitor = HealthMonitor(store, lambda _: None)
         seen = []
         for disk.before in (fine, fail, fail, fine):
             with suppress(UnavailableError):

@@ -186,7 +186,7 @@ def queries() -> Iterator[Bad]:
 
 
 def _events() -> Iterator[Bad]:
-    for value in ("x", "-1", "1.5", HUGE, "%00", "%ff", "%D9%A1", str(2**63)):
+    for value in ("x", "-1", "1.5", HUGE, "%00", "%ff", "%D9%A1", str(2**63), "0" * 20 + "9" * 20):
         yield get(f"{SESSIONS}/{SID}/events?after={value}", "INVALID_FIELD")
         if "%" not in value:
             yield get(

@@ -14,8 +14,8 @@ from server.domain.errors import SessionNotFoundError
 from server.domain.sessions import Session
 from server.domain.timeouts import PartialTimeoutConfig
 from server.lifecycle.expiry import BATCH, ExpiryScheduler
+from server.lifecycle.health import HealthMonitor
 from server.lifecycle.purge import STEP_ROWS, Purge
-from server.rpc.health import HealthMonitor
 from server.store.sqlite.store import SqliteStore
 from server.store.values import Counts
 from tests.store.conformance.common import say
@@ -183,7 +183,8 @@ class TestAnErrorThatNobodyForesaw:
         async def wrong() -> None:
             raise RuntimeError("wrong")
 
-        monitor = HealthMonitor(store, ["a"])
+        told: list[bool] = []
+        monitor = HealthMonitor(store, told.append)
         assert await monitor.check()
         with monkeypatch.context() as patch:
             patch.setattr(store, "check_writable", wrong)
@@ -191,3 +192,4 @@ class TestAnErrorThatNobodyForesaw:
             assert not monitor.is_serving
         assert await monitor.check()
         assert monitor.is_serving
+        assert told == [True, False, True]

@@ -17,7 +17,7 @@ from tests.store.small_disk import CALLERS
 
 
 @pytest.mark.parametrize("room", [-1, 0, 1, 4096 * 3 + 100, 300_000])
-def test_files_that_cannot_grow(tmp_path: Path, room: int) -> None:
+def test_files_that_cannot_grow_lose_nothing_acknowledged(tmp_path: Path, room: int) -> None:
     path = tmp_path / "store.db"
     root = Path(__file__).parents[2]
     run = subprocess.run(

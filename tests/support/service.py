@@ -88,13 +88,8 @@ def store_settings(directory: Path) -> dict[str, str]:
     return {"DATABASE_URL": database_of(directory), "POSTGRES_ANNOUNCE": announces}
 
 
-def store_url(directory: Path) -> str:
-    """Where the store of a service in a directory is."""
-    return store_settings(directory)["DATABASE_URL"]
-
-
 def direct_url(directory: Path) -> str:
-    """The same, past any pooler."""
+    """Where the store of a service in a directory is, past any pooler."""
     settings = store_settings(directory)
     return settings.get("DATABASE_LISTEN_URL") or settings["DATABASE_URL"]
 

@@ -54,6 +54,8 @@ class Call:
 class Backend:
     """A way to a server that does so; it follows nothing, as when the facade stops."""
 
+    heartbeat_seconds = 15
+
     def __init__(self, call: Call) -> None:
         self._call = call
 

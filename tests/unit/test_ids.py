@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 from server.domain.errors import InvalidUuidError
 from server.domain.ids import id_at, new_id, uuid_field
 
-HEX = st.text("0123456789abcdefABCDEF")
-
 
 @given(st.uuids())
 def test_any_uuid_is_accepted_in_either_case(value: object) -> None:

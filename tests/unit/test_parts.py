@@ -72,7 +72,7 @@ async def test_since_when_a_part_is_as_it_is(world: World) -> None:
     assert await purge() == (Health.HEALTHY, "", 5000)
 
 
-async def test_a_store_without_room(world: World) -> None:
+async def test_a_store_without_room_is_not_well(world: World) -> None:
     world.store.measure.return_value = Sizes(1, 1, LITTLE_ROOM_BYTES - 1)
     assert await world.ill() == {
         "store": Finding(Health.DEGRADED, "1023 MiB are free on its file system: make room")
@@ -107,7 +107,7 @@ async def test_sessions_that_cannot_be_read_back(world: World) -> None:
         (0, "locked", "warnings and expiries are 0 seconds late: locked"),
     ],
 )
-async def test_deadlines_that_are_late(world: World, lag_ms: int, trouble: str, reason: str) -> None:
+async def test_deadlines_that_are_late_are_told(world: World, lag_ms: int, trouble: str, reason: str) -> None:
     world.expiry.lag_ms.return_value, world.expiry.trouble = lag_ms, trouble
     assert (await world.findings())["expiry"].reason == reason
 

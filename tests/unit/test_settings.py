@@ -12,7 +12,7 @@ from server.access.limits import Rate
 from server.addresses import split_address
 from server.domain.access import RateKind
 from server.domain.timeouts import TimeoutConfig, TimeoutPolicy
-from server.environment import SettingsError, changed_settings, load_settings
+from server.environment import SettingsError, changed_settings, load_settings, overruled_settings
 from server.settings import Settings
 
 VARIABLES = [
@@ -82,6 +82,31 @@ class TestMinutes:
 def test_every_wrong_variable_has_its_line(load: Load) -> None:
     lines = refusal(load, **dict.fromkeys(NAMES, "-7")).splitlines()
     assert [line.split()[0] for line in lines] == NAMES
+
+
+@pytest.mark.parametrize(
+    ("variables", "overruled"),
+    [
+        ({}, {}),
+        (
+            {"SESSION_DEFAULT_TIMEOUT_MINUTES": "10", "SESSION_MIN_TIMEOUT_MINUTES": "20"},
+            {"SESSION_DEFAULT_TIMEOUT_MINUTES": 20},
+        ),
+        (
+            {"SESSION_DEFAULT_TIMEOUT_MINUTES": "90", "SESSION_MAX_TIMEOUT_MINUTES": "60"},
+            {"SESSION_DEFAULT_TIMEOUT_MINUTES": 60},
+        ),
+        (
+            {"DELIVERY_BACKOFF_SECONDS": "30", "DELIVERY_MAX_BACKOFF_SECONDS": "5"},
+            {"DELIVERY_BACKOFF_SECONDS": 5},
+        ),
+        ({"DELIVERY_BACKOFF_SECONDS": "5", "DELIVERY_MAX_BACKOFF_SECONDS": "5"}, {}),
+    ],
+)
+def test_a_setting_that_another_overrules_is_found(
+    load: Load, variables: dict[str, str], overruled: dict[str, float]
+) -> None:
+    assert overruled_settings(load(**variables)) == overruled
 
 
 class TestClearSessions:

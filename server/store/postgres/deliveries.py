@@ -15,7 +15,7 @@ from typing import Any, Final
 import structlog
 
 from server.domain.access import EVERYTHING, Scope
-from server.domain.deliveries import DeliveryState
+from server.domain.deliveries import DeliveryState, delivery_id
 from server.domain.errors import (
     DeliveryNotFoundError,
     DeliveryNotLeasedError,
@@ -148,7 +148,7 @@ class _Lease(ApplyToDelivery):
         except Exception as error:
             # It is of this session alone, and holds up no other.
             log.exception("a delivery is held up", error_id=uuid.uuid4().hex, session_id=self.session_id)
-            raise DeliveryNotLeasedError(f"{self.session_id}-{self.sequence}") from error
+            raise DeliveryNotLeasedError(delivery_id(self.session_id, self.sequence)) from error
 
 
 class PostgresDeliveries(Reading, Deliveries):

@@ -161,7 +161,7 @@ class Lane:
 
         :raises OutcomeUnknownError: nobody can say now whether it is written
         """
-        # By whoever came last: who came before is given up before.
+        # That of the call that came last: `_give_up_late` ends the others in their time.
         end_s = group[-1].since_s + self._link.place.wait_s
         tries_left = MOST_TRIES
         while True:

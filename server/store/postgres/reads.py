@@ -88,7 +88,7 @@ class ReadLane:
         await self._link.drop()
 
     def _take(self) -> list[_Read]:
-        """What goes out together: so many statements, and one for all keys of a kind."""
+        """Takes what goes out together: at most MOST_TOGETHER statements, one for all keys of a kind."""
         taken: list[_Read] = []
         statements = 0
         keyed: dict[str, int] = {}

@@ -24,6 +24,7 @@ from server.store.postgres.place import Place
 from server.store.postgres.store import PostgresStore
 from tests.campaigns.failover.store_load import Target
 from tests.store.conformance.common import RETRIES, history, respond, say
+from tests.support.inside_postgres import fronts_of
 from tests.support.postgres import PostgresServer
 from tests.unit.samples import AGENT, put, session
 
@@ -201,7 +202,7 @@ async def hold_vacuum_up(
 def _measure(queue: _Queue, store: PostgresStore, url: str, begun_s: float) -> Interval:
     claims_s, queue.claims_s = queue.claims_s, []
     with psycopg.connect(url) as link:
-        pages, claim_ms = _explain(link, store._fronts[AGENT].begins_ms)
+        pages, claim_ms = _explain(link, fronts_of(store)[AGENT].begins_ms)
         all_pages, all_ms = _explain(link, 1)
         ((dead_rows,),) = link.execute(
             "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relname = 'deliveries'"

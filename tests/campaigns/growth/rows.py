@@ -19,7 +19,6 @@ LIST: Final = 100
 DUE_BATCH: Final = 10
 PURGE_ROWS: Final = 256
 FAILED: Final = frozenset([DeliveryState.FAILED])
-UNCOMMON: Final = frozenset([DeliveryState.PENDING])
 
 
 @dataclass

@@ -46,10 +46,6 @@ class HalfSent:
             START + b"".join(frame(HEADERS, END_HEADERS, stream, headers(path)) for stream in self._windows)
         )
 
-    @property
-    def sent_bytes(self) -> int:
-        return sum(self._sent.values())
-
     def run(self, seconds: float) -> None:
         """Sends for so long, or until the service closes the connection; counts the calls that it ends."""
         until_s = time.monotonic() + seconds

@@ -251,7 +251,7 @@ def test_a_page_token_is_good_for_its_own_list_only(service: Serve, agent_id: st
         )
 
 
-def test_the_activity_of_an_agent(service: Serve, agent_id: str) -> None:
+def test_the_activity_of_an_agent_is_told(service: Serve, agent_id: str) -> None:
     before_ms = time.time() * 1000 - 60_000
     quiet = activity(service, agent_id)
     assert (quiet.waiting, quiet.oldest_seconds, quiet.failed, list(quiet.workers)) == (0, 0, 0, [])

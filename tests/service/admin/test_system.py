@@ -38,7 +38,7 @@ def url(path: Path) -> str:
 
 
 @pytest.mark.sqlite
-def test_what_runs(start: Start, tmp_path: Path) -> None:
+def test_the_version_the_changed_settings_and_the_parts_are_told(start: Start, tmp_path: Path) -> None:
     service = start("--no-rest", DELIVERY_ATTEMPTS="3", LOG_FORMAT="json")
     found = system(service)
     assert (found.version, found.schema_version, found.is_protected) == (VERSION, schema_version(), False)

@@ -83,7 +83,7 @@ def ids(service: Serve, *arguments: str) -> list[str]:
     return [one["sessionId"] for one in records(service, "list", *arguments)]
 
 
-def test_filters_and_limits(service: Serve) -> None:
+def test_filters_and_limits_choose_what_is_listed(service: Serve) -> None:
     user, agent = str(uuid.uuid4()), stream_agent(service)
     made = [add(service, user), add(service, user, agent), add(service, user)][::-1]
     assert ids(service, "--user", user) == made

@@ -12,8 +12,6 @@ from tests.service.console.live import AWAY, await_shown, open_session, say, sho
 from tests.support.service import ECHO, USER, Serve, Start
 from tests.support.waiting import until
 
-KEY_NAME = "eliza-sessions.key"
-
 
 @pytest.mark.parametrize("end", [Serve.kill, Serve.stop])
 def test_nothing_is_missed_or_doubled_over_restarts(

@@ -149,7 +149,7 @@ def test_it_lets_everything_through(front: Front, check: Callable[[Front], None]
 
 
 @pytest.mark.parametrize("kind", ["application/grpc-web+proto", "application/grpc-web-text+proto"])
-def test_grpc_web(front: Front, kind: str) -> None:
+def test_grpc_web_is_translated(front: Front, kind: str) -> None:
     answer = web(front, CREATE, WANTED, kind)
     (message,) = answer.messages
     created = session_service_pb2.CreateSessionResponse.FromString(message)
@@ -163,7 +163,7 @@ def test_grpc_web(front: Front, kind: str) -> None:
     assert b"grpc-status:0" in streamed.end
 
 
-def test_connect(front: Front) -> None:
+def test_connect_is_translated(front: Front) -> None:
     answer = connect(front, CREATE, WANTED)
     assert (answer.status_code, answer.headers["Content-Type"]) == (200, "application/proto")
     created = session_service_pb2.CreateSessionResponse.FromString(answer.content)

@@ -51,7 +51,7 @@ def data(tmp_path: Path) -> Path:
     return path
 
 
-def test_its_settings(image: Image) -> None:
+def test_its_settings_fit_the_service(image: Image) -> None:
     settings = image.settings
     assert (settings["User"], settings["WorkingDir"]) == ("10001:10001", "/data")
     assert settings["Volumes"] == {"/data": {}}
@@ -77,7 +77,7 @@ def test_it_holds_no_compiler_and_no_source(image: Image) -> None:
     assert changeable == []
 
 
-def test_its_size(image: Image, figures: list[str]) -> None:
+def test_its_size_stays_below_the_bound(image: Image, figures: list[str]) -> None:
     whole, base = image.size(image.name), image.size(image.base)
     figures.append(f"image: {whole / MEGABYTE:.0f} MB, of them base {base / MEGABYTE:.0f} MB")
     assert whole - base < MOST_MEGABYTES * MEGABYTE

@@ -86,7 +86,7 @@ def test_a_pod_may_do_nothing_more_than_it_has_to(pods: dict[str, dict[str, Any]
     assert f"USER {pod['runAsUser']}:{pod['runAsGroup']}" in dockerfile
 
 
-def test_the_probes(pods: dict[str, dict[str, Any]]) -> None:
+def test_the_probes_ask_what_there_is(pods: dict[str, dict[str, Any]]) -> None:
     (server,) = pods["server"]["containers"]
     port = load_settings().grpc_address.rpartition(":")[2]
     for probe in ("startupProbe", "livenessProbe"):

@@ -58,7 +58,7 @@ def test_systemd_names_a_mistake(units: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [SERVER, REST])
-def test_the_exposure(units: Path, name: str, figures: list[str]) -> None:
+def test_the_exposure_stays_below_the_bound(units: Path, name: str, figures: list[str]) -> None:
     said = run(
         "systemd-analyze", "security", "--offline=true", f"--threshold={MOST_EXPOSURE[name]}", units / name
     )

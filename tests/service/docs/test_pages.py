@@ -93,6 +93,12 @@ def test_lines_are_narrow_but_for_tables(page: Path) -> None:
     ] == []
 
 
+@pytest.mark.parametrize("page", [*GUIDES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_tables_are_shown_as_tables(page: Path) -> None:
+    tables = re.findall(r"(?:^\|.*\n?)+", page.read_text(), re.MULTILINE)
+    assert [table for table in tables if not re.match(r"\|.*\n\|[-| ]+\|\n", table)] == []
+
+
 def test_every_example_is_run() -> None:
     tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     for page in PAGES:

@@ -18,7 +18,7 @@ async def status(servicer: HealthServicer, name: str) -> int:
 
 async def test_alive_is_serving_while_the_service_is_not() -> None:
     servicer = HealthServicer()
-    servicer.set_all([""], HealthCheckResponse.NOT_SERVING)
+    servicer.set_serving(False)
     assert await status(servicer, "") == HealthCheckResponse.NOT_SERVING
     assert await status(servicer, ALIVE) == HealthCheckResponse.SERVING
     await servicer.enter_graceful_shutdown()

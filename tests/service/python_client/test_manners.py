@@ -222,7 +222,7 @@ def test_a_conversation_goes_on_with_the_same_request(connect: Connect) -> None:
         assert first.request_id
 
 
-def test_tls_with_an_authority_and_a_certificate_of_the_client(connect: Connect) -> None:
+def test_tls_needs_the_authority_and_the_certificate_of_the_client(connect: Connect) -> None:
     certificate, key = CERTIFICATE.read_bytes(), KEY.read_bytes()
     credentials = grpc.ssl_server_credentials([(key, certificate)], certificate, require_client_auth=True)
     with fake(found, credentials) as service:

@@ -1,8 +1,5 @@
 """What the tests of sockets do and ask in a room."""
 
-from typing import Any
-
-from rest_facade.socketio.rooms import Rooms
 from tests.support.realtime.sockets import Client
 from tests.support.service import Serve
 
@@ -25,9 +22,3 @@ def texts(client: Client, *, agent: bool) -> list[str]:
 
 def contiguous(sequences: list[int]) -> bool:
     return sequences == list(range(sequences[0], sequences[0] + len(sequences)))
-
-
-def watched_in(rooms: Rooms) -> dict[str, Any]:
-    """By session: what the facade watches for its sockets, and which of them are its members."""
-    watched: dict[str, Any] = rooms._watch.sessions
-    return watched

@@ -11,6 +11,7 @@ import pytest
 
 from rest_facade.socketio.sockets import Sockets
 from rest_facade.upstream.backend import Backend
+from tests.service.socketio.inside import events_of, io_of
 from tests.support.waiting import PATIENCE_SECONDS, eventually
 
 MESSAGE = "42" + json.dumps(["2", {"roomId": "a room", "message": "Hello"}])
@@ -56,12 +57,12 @@ class WebSocket:
 
     @property
     def transport(self) -> Any:
-        (transport,) = self.sockets._io.eio.sockets.values()
+        (transport,) = io_of(self.sockets).eio.sockets.values()
         return transport
 
     def wait_long(self) -> None:
         """Has the time pass that it may take to answer the ping."""
-        self.transport.last_ping -= 2 * self.sockets._io.eio.ping_timeout
+        self.transport.last_ping -= 2 * io_of(self.sockets).eio.ping_timeout
 
     async def serve(self) -> None:
         scope = {
@@ -89,7 +90,7 @@ class WebSocket:
 async def pinged(server: Server) -> AsyncIterator[WebSocket]:
     """A client that has not answered its last ping."""
     sockets = Sockets(cast(Backend, server), 1000)
-    sockets._io.eio.ping_interval = 0
+    io_of(sockets).eio.ping_interval = 0
     client = WebSocket(sockets)
     serving = asyncio.create_task(client.serve())
     await client.hear("connection_established")
@@ -97,7 +98,7 @@ async def pinged(server: Server) -> AsyncIterator[WebSocket]:
     yield client
     client.leave()
     await serving
-    await sockets._io.eio.shutdown()
+    await io_of(sockets).eio.shutdown()
 
 
 async def test_who_sends_something_instead_of_an_answer_is_told_what_became_of_it() -> None:
@@ -159,7 +160,7 @@ async def test_a_stop_does_not_wait_for_those_it_refuses(monkeypatch: pytest.Mon
         await stopped.wait()
 
     async with pinged(Server()) as client:
-        events = client.sockets._events
+        events = events_of(client.sockets)
         events.is_stopping = True
         # As if one client after the other were being refused.
         monkeypatch.setattr(events, "_emit", refuse)

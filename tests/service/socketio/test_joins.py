@@ -19,7 +19,7 @@ from rest_facade.shapes.errors import ApiError
 from rest_facade.socketio.rooms import Rooms
 from rest_facade.socketio.sockets import Sockets
 from rest_facade.upstream.backend import Backend
-from tests.service.socketio.rooms import watched_in
+from tests.service.socketio.inside import events_of, io_of, joins_in, replays_in, watched_in
 from tests.support.waiting import eventually
 
 SESSIONS = [f"session-{number}" for number in range(3)]
@@ -133,12 +133,12 @@ async def test_rooms_end_empty(seed: int, caplog: pytest.LogCaptureFixture) -> N
     await asyncio.gather(*tasks, return_exceptions=True)
     # The join that nobody has answered is the server's to answer: its watch ends with that.
     await eventually(lambda: watched_in(rooms).keys() <= {SILENT}, lambda: watched_in(rooms))
-    await eventually(lambda: not rooms._replays, lambda: rooms._replays)
+    await eventually(lambda: not replays_in(rooms), lambda: replays_in(rooms))
     await eventually(
         lambda: not any(stream.watched for stream in server.streams),
         lambda: [one.watched for one in server.streams],
     )
-    assert rooms._joins == {}
+    assert joins_in(rooms) == {}
     assert [watched.members for watched in watched_in(rooms).values() if watched.members] == []
     rooms.close()
     assert caplog.records == []
@@ -178,7 +178,7 @@ async def test_a_socket_that_goes_while_its_session_is_looked_up_does_not_join(
 ) -> None:
     server = Server(random.Random(1))
     sockets = Sockets(cast(Backend, server), 1000)
-    manager, events = sockets._io.manager, sockets._events
+    manager, events = io_of(sockets).manager, events_of(sockets)
     socket_id = await manager.connect("a connection", "/")
     sockets.callers.add(socket_id, ())
     looking, found = asyncio.Event(), asyncio.Event()

@@ -13,7 +13,7 @@ from eliza.sessions.v1.session_pb2 import Session
 from rest_facade.socketio.rooms import Rooms
 from rest_facade.upstream.backend import Backend, dial
 from tests.service.agents.worker import Worker, stream_agent
-from tests.service.socketio.rooms import watched_in
+from tests.service.socketio.inside import watched_in
 from tests.service.watch.changes import delete
 from tests.support.clients import create, send
 from tests.support.service import Serve

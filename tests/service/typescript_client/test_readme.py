@@ -110,7 +110,7 @@ def test_the_conversation_and_the_errors(service: Serve, examples: Path) -> None
     assert said == ["There is no session 00000000-0000-4000-8000-000000000000"]
 
 
-def test_the_watch(service: Serve, examples: Path) -> None:
+def test_the_watch_tells_messages_the_warning_and_the_end(service: Serve, examples: Path) -> None:
     session_id = service.create(timeoutConfig={"timeoutMinutes": 10, "warningThresholdMinutes": 2})[
         "sessionId"
     ]

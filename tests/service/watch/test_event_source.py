@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import requests
 
+from eliza.sessions.v1.agent_pb2 import AGENT_KIND_STREAM, Agent
+from eliza.sessions.v1.agent_service_pb2 import CreateAgentRequest
 from eliza.sessions.v1.session_service_pb2 import DeleteSessionRequest
 from tests.contract.answers import check_headers
 from tests.contract.raw_http import request
@@ -104,6 +106,7 @@ def test_a_stream_from_the_start(service: Serve, stream: Callable[..., Stream]) 
         ("?after=3", {"Last-Event-ID": ""}, 4),
         ("?after=4", {}, 5),
         ("?after=0000002", {}, 3),
+        (f"?after={'0' * 5000}2", {}, 3),
     ],
 )
 def test_where_a_stream_starts(
@@ -117,7 +120,10 @@ def test_where_a_stream_starts(
 
 @pytest.mark.parametrize(
     "garbage",
-    ["x", "-1", "1.5", "+1", "1e3", "0x1", " ", "٣", "9223372036854775808", "9" * 400, "null", "1,2"],
+    [
+        *("x", "-1", "1.5", "+1", "1e3", "0x1", " ", "٣", "9223372036854775808", "9" * 400, "null", "1,2"),
+        "0" * 20 + "9" * 20,
+    ],
 )
 @pytest.mark.parametrize("place", ["query", "header"])
 def test_garbage_is_no_place_to_start(service: Serve, garbage: str, place: str) -> None:
@@ -143,6 +149,18 @@ def test_a_place_beyond_the_end_is_refused_under_the_name_that_the_request_gives
     assert code(response) == (400, "INVALID_FIELD")
     assert response.json()["error"].startswith("after ")
     assert (response.json()["details"]["field"], response.json()["details"]["value"]) == ("after", "1000")
+
+
+def test_a_streamed_reply_that_is_waited_for_says_that_it_is_alive(
+    start: Start, stream: Callable[..., Stream]
+) -> None:
+    service = start(STREAM_HEARTBEAT_SECONDS="0.2")
+    wanted = Agent(name="nobody works for it", kind=AGENT_KIND_STREAM)
+    agent_id = service.agents.CreateAgent(CreateAgentRequest(agent=wanted), timeout=5).agent.agent_id
+    session_id = service.create(agentId=agent_id)["sessionId"]
+    body = {"content": "hi", "transport": "sse"}
+    pieces = stream(f"{service.url}/{session_id}/messages", method="POST", json=body).pieces()
+    assert [next(pieces).name for _ in range(4)] == ["user_message", "comment", "comment", "comment"]
 
 
 def test_an_idle_stream_says_that_it_is_alive(start: Start, stream: Callable[..., Stream]) -> None:

@@ -40,7 +40,7 @@ class Groups(OnStore):
         assert await history(store, one) == [entry for result in results for entry in logged(result)]
         assert await store.get_session(one.id, scope=EVERYTHING) == results[-1].session
 
-    async def test_writes_on_many_sessions(self, store: Store) -> None:
+    async def test_writes_on_many_sessions_keep_the_order_of_each(self, store: Store) -> None:
         many = [await self.added(store) for _ in range(20)]
         order = random.Random(7).choices(many, k=MANY)
         results = await self.together(
@@ -93,7 +93,7 @@ class Groups(OnStore):
         assert contents(await history(store, one)) == ["0", "1"]
         assert [results[n].entry.sequence for n in (0, 2)] == [1, 2]
 
-    async def test_a_delete_among_writes(self, store: Store, one: Session) -> None:
+    async def test_a_delete_among_writes_ends_those_behind_it(self, store: Store, one: Session) -> None:
         other = await self.added(store)
         await store.apply(one.id, say("before"), scope=EVERYTHING)
         results = await self.together(

@@ -100,7 +100,7 @@ class Lists(OnStore):
         await asyncio.gather(*(store.apply(one.id, fall_due, scope=EVERYTHING) for one in over))
         assert await store.list_sessions(now_ms, limit=2, scope=EVERYTHING) == SessionPage(live, None, 2)
 
-    async def test_counts(self, store: Store, clock: TestClock) -> None:
+    async def test_counts_follow_each_session(self, store: Store, clock: TestClock) -> None:
         assert await store.counts(scope=EVERYTHING) == Counts(0, 0, 0, 0)
         first = await self.added(store)
         second = await self.added(store, T0, PartialTimeoutConfig(timeout_minutes=20.0))

@@ -228,7 +228,7 @@ class Scopes(OnStore):
         with pytest.raises(RequestIdReusedError):
             await store.create_session(AGENT, lambda _, __: session(), request, scope=Scope("b"))
 
-    async def test_agents_of_a_scope(self, store: Store) -> None:
+    async def test_a_scope_sees_its_own_agents_and_those_of_all_tenants(self, store: Store) -> None:
         own, shared, others = agent(1, tenant="a"), agent(2), agent(3, T0 - 1, tenant="b")
         for one in (own, shared, others):
             await store.create_agent(one)

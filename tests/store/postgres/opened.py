@@ -12,6 +12,7 @@ from server.domain.access import EVERYTHING
 from server.domain.sessions import Outcome, Session
 from server.store.postgres.place import Place
 from server.store.postgres.store import PostgresStore
+from tests.support.inside_postgres import listener_of
 from tests.support.postgres import PostgresServer
 from tests.unit.samples import put, session
 
@@ -55,9 +56,7 @@ async def open_store(url: str, **settings: Any) -> PostgresStore:
 
 async def until_listening(store: PostgresStore) -> None:
     """Waits until a store hears of others."""
-    listener = store._listener
-    assert listener is not None
-    await listener.is_listening.wait()
+    await listener_of(store).is_listening.wait()
 
 
 def _look(start: Session, now_ms: int) -> Outcome:

@@ -11,6 +11,7 @@ from server.domain.idempotency import RequestKey
 from server.store.postgres.store import PostgresStore
 from tests.store.conformance.common import contents, history, say
 from tests.store.postgres.opened import Cluster, open_store, until_waiting
+from tests.support.inside_postgres import announcer_of, first_lane, listener_of, read_lanes, task_of
 from tests.support.waiting import eventually
 from tests.unit.samples import put, session
 
@@ -33,8 +34,8 @@ async def test_who_gives_up_closing_cancels_no_write(database: str) -> None:
         await outsider.rollback()
     assert (await writing).entry.sequence == 1
     assert contents(await history(reader, one)) == ["kept"]
-    await eventually(lambda: store._lanes.first._task.done())
-    for part in (*store._read_lanes, store._listener, store._announcer):
+    await eventually(lambda: task_of(first_lane(store)).done())
+    for part in (*read_lanes(store), listener_of(store), announcer_of(store)):
         await part.close()
     await reader.close()
 

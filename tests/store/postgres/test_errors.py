@@ -18,6 +18,7 @@ from server.store.postgres.store import PostgresStore
 from server.store.values import StoreOpenError
 from tests.store.conformance.common import say
 from tests.store.postgres.opened import Cluster, open_store
+from tests.support.inside_postgres import read_lanes
 from tests.support.postgres import PostgresServer, free_port
 from tests.unit.samples import T0, put, session
 
@@ -187,7 +188,7 @@ class TestInCalls:
         try:
             one = session()
             await put(store, one)
-            for lane in store._read_lanes:
+            for lane in read_lanes(store):
                 await lane.read("SELECT 1")
             with capture_logs() as logs, system(cluster.server, "default_transaction_read_only", "on"):
                 await until_read_only(database)
@@ -220,7 +221,7 @@ class TestInCalls:
         """Its reads are in transactions of their own, and an error leaves one open."""
         store = await open_store(f"{database}?options=-c%20lock_timeout%3D300", prepares=False)
         try:
-            lane = store._read_lanes[0]
+            lane = read_lanes(store)[0]
             with pytest.raises(psycopg.Error, match="division by zero"):
                 await lane.read("SELECT 1 / 0")
             assert await lane.read("SELECT 1") == [(1,)]

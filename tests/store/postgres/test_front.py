@@ -16,6 +16,7 @@ from server.store.postgres.store import PostgresStore
 from server.store.values import OpenDelivery
 from tests.store.conformance.common import RETRIES, respond, say, stumble
 from tests.store.postgres.opened import RowClock, open_store
+from tests.support.inside_postgres import fronts_of
 from tests.support.waiting import until
 from tests.unit.samples import AGENT, T0, put, session
 
@@ -101,7 +102,7 @@ async def test_what_was_delivered_costs_the_next_claim_nothing_while_vacuum_is_h
         await leased(store)
         await sent(store)
         assert entries_read(link, 1) >= 100
-        assert entries_read(link, store._fronts[AGENT].begins_ms) < 10
+        assert entries_read(link, fronts_of(store)[AGENT].begins_ms) < 10
 
 
 @pytest.mark.parametrize("is_leased", [True, False])
@@ -171,7 +172,7 @@ async def test_agents_that_were_removed_leave_no_front_for_ever(
     for _ in range(5):
         await store.next_delivery_ms(new_id())
         # An agent that is in use stays.
-        known = store._fronts[AGENT]
+        known = fronts_of(store)[AGENT]
         await store.lease_due(AGENT, FAR_MS, 1, rule=claim)
-        assert store._fronts[AGENT] is known
-        assert len(store._fronts) <= 3
+        assert fronts_of(store)[AGENT] is known
+        assert len(fronts_of(store)) <= 3

@@ -21,6 +21,7 @@ from server.telemetry.traces import NO_TRACES
 from tests.store.conformance.common import say
 from tests.store.postgres.opened import Cluster, open_store, until_listening
 from tests.support.cutting_proxy import CuttingProxy, Verdict, let_pass
+from tests.support.inside_postgres import announcer_of, link_of, listener_of
 from tests.support.postgres import free_port
 from tests.support.waiting import eventually
 from tests.unit.samples import put, session
@@ -77,7 +78,7 @@ async def test_a_listener_that_is_cut_off_says_so_once_and_finds_back(
             end_connections(cluster, database)
             tries = proxy.cuts
             await eventually(lambda: proxy.cuts >= tries + 4)
-            assert not store._listener.is_listening.is_set()
+            assert not listener_of(store).is_listening.is_set()
             proxy.rule = let_pass
             # Whatever was announced meanwhile is lost: all is looked at.
             await until_heard(told, lambda hint: hint.all)
@@ -112,7 +113,7 @@ async def test_a_listen_url_that_leads_nowhere_is_said_once_and_the_store_works(
                 assert (await store.apply(one.id, say(), scope=EVERYTHING)).entry.sequence == number
             await eventually(lambda: len(of(logs, "a connection cannot be used")) >= 2)
             # Both go on trying, a little more seldom each time.
-            await eventually(lambda: store._listener._link.pause_s > 0.3)
+            await eventually(lambda: link_of(listener_of(store)).pause_s > 0.3)
         finally:
             await store.close()
     told = of(logs, "a connection cannot be used")
@@ -143,7 +144,7 @@ async def test_what_could_not_be_told_is_told_as_everything(
         end_connections(cluster, database)
         await store.apply(one.id, say(), scope=EVERYTHING)
         # The announcer has tried, and the announcement is lost.
-        await eventually(lambda: store._announcer._link.pause_s > 0.05)
+        await eventually(lambda: link_of(announcer_of(store)).pause_s > 0.05)
         proxy.rule = let_pass
         await until_heard(told, lambda hint: hint.all)
     finally:
@@ -174,9 +175,9 @@ async def test_a_listener_that_fails_keeps_no_other_from_hearing(database: str) 
 
 async def test_pieces_that_cannot_be_told_have_a_bound(database: str) -> None:
     store = await open_store(database, listen_url=f"postgresql://eliza@127.0.0.1:{free_port()}/x")
-    announcer = store._announcer
+    announcer = announcer_of(store)
     try:
-        await eventually(lambda: announcer._link.is_lost)
+        await eventually(lambda: link_of(announcer).is_lost)
         for number in range(3 * MOST_PIECES):
             announcer.note_piece(Chunk("s", "a", f"m{number}", "x", 0, 1, 1, 1))
         assert len(announcer._pieces) <= MOST_PIECES

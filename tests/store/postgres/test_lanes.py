@@ -20,6 +20,7 @@ from server.store.postgres.store import PostgresStore
 from tests.store.conformance.common import contents, history, say
 from tests.store.postgres.opened import Cluster, open_store, until_waiting
 from tests.support.cutting_proxy import CuttingProxy, Verdict, let_pass
+from tests.support.inside_postgres import first_lane, has_looked, link_of, queue_of
 from tests.support.postgres import free_port
 from tests.support.waiting import eventually
 from tests.unit.samples import put, session
@@ -153,17 +154,17 @@ class TestDatabaseIsAway:
     async def store(self, database: str) -> AsyncIterator[PostgresStore]:
         store = await open_store(database)
         # It looks once it hears of others: a commit that no test means.
-        await eventually(lambda: store._looking and store._looking.done())
+        await eventually(lambda: has_looked(store))
         yield store
         await store.close()
 
     async def test_a_write_does_not_wait_for_one_that_came_later(self, store: PostgresStore) -> None:
-        one, lane = session(), store._lanes.first
+        one, lane = session(), first_lane(store)
         await put(store, one)
-        with _away(lane._link) as is_back:
+        with _away(link_of(lane)) as is_back:
             calls = [asyncio.ensure_future(store.apply(one.id, say(text), scope=EVERYTHING)) for text in "ab"]
             await asyncio.sleep(0)
-            first, later = lane._queue
+            first, later = queue_of(lane)
             first.since_s, later.since_s = first.since_s - 60, later.since_s + 60
             with pytest.raises(UnavailableError):
                 await calls[0]
@@ -174,10 +175,10 @@ class TestDatabaseIsAway:
 
     async def test_a_read_does_not_wait_for_one_that_came_later(self, database: str) -> None:
         lane = ReadLane(Place(database), 0)
-        with _away(lane._link) as is_back:
+        with _away(link_of(lane)) as is_back:
             calls = [asyncio.ensure_future(lane.read(f"SELECT {number}")) for number in range(2)]
             await asyncio.sleep(0)
-            first, later = lane._queue
+            first, later = queue_of(lane)
             first.since_s, later.since_s = first.since_s - 60, later.since_s + 60
             with pytest.raises(UnavailableError):
                 await calls[0]
@@ -273,7 +274,7 @@ class TestStandbyIsAway:
         self.server.execute(f"ALTER DATABASE {self.database} SET synchronous_commit = 'on'")
         store = await open_store(database, answer_s=1.0, wait_s=0.5)
         # It looks once it hears of others: a commit that no test means.
-        await eventually(lambda: store._looking and store._looking.done())
+        await eventually(lambda: has_looked(store))
         yield store
         self.let_go()
         await store.close()

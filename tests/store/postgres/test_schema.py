@@ -17,6 +17,7 @@ from server.store.postgres.schema import prepare, schema_version
 from server.store.values import CopyError, StoreOpenError
 from tests.store.postgres.opened import Cluster
 from tests.store.postgres.opened import open_store as open_postgres
+from tests.support.inside_postgres import all_migrations
 
 pytestmark = pytest.mark.postgres
 
@@ -37,7 +38,7 @@ def empty(cluster: Cluster) -> Iterator[str]:
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
     """A version of the service with two more migrations."""
-    known = schema._migrations()
+    known = all_migrations()
     monkeypatch.setattr(schema, "_migrations", lambda: {**known, **NEXT})
 
 
@@ -77,7 +78,7 @@ async def test_what_an_older_server_needs_stays_as_long_as_it_runs(
     empty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     older = await open_postgres(empty)
-    known = schema._migrations()
+    known = all_migrations()
     monkeypatch.setattr(schema, "_migrations", lambda: {**known, **NEXT})
     await asyncio.to_thread(prepare, Place(empty))
     # The new server has what it needs, and the old one goes on.
@@ -91,7 +92,7 @@ async def test_what_an_older_server_needs_stays_as_long_as_it_runs(
 
 
 def test_a_migration_that_fails_changes_nothing(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = schema._migrations()
+    known = all_migrations()
     broken = {**known, 2: ("ALTER TABLE agents ADD COLUMN more text; SELECT nonsense", "")}
     prepare(Place(empty))
     monkeypatch.setattr(schema, "_migrations", lambda: broken)

@@ -12,6 +12,7 @@ from server.store.postgres.store import PostgresStore
 from server.telemetry.traces import Traces
 from tests.store.conformance.common import say
 from tests.store.postgres.opened import writer_held
+from tests.support.inside_postgres import first_lane, link_of
 from tests.support.postgres import free_port
 from tests.unit.samples import put, session
 
@@ -58,7 +59,7 @@ async def test_a_group_is_told_once_with_the_spans_of_its_calls(database: str) -
 async def test_a_group_that_could_not_be_written_is_told_as_failed(database: str) -> None:
     traces = Told()
     store = await PostgresStore.open(Place(database, wait_s=0), traces=traces)
-    store._lanes.first._link.place = Place(f"postgresql://eliza@127.0.0.1:{free_port()}/x", wait_s=0)
+    link_of(first_lane(store)).place = Place(f"postgresql://eliza@127.0.0.1:{free_port()}/x", wait_s=0)
     with pytest.raises(UnavailableError):
         await put(store, session())
     await store.close()

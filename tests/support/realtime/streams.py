@@ -1,7 +1,7 @@
 """What the tests of watches share: streams as a client reads them, one response at a time."""
 
 import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import grpc
 
@@ -96,16 +96,6 @@ class ManyWatched:
     def close(self) -> None:
         self._changes.put(None)
         self.call.cancel()
-
-
-def reads_to_the_end(call: grpc.Call) -> Callable[[], None]:
-    """Reads a stream until it ends or fails."""
-
-    def read() -> None:
-        for _ in call:
-            pass
-
-    return read
 
 
 def ends(stream: Watching | ManyWatched) -> None:

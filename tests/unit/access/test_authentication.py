@@ -112,14 +112,14 @@ def identify(
 
 
 class TestKinds:
-    def test_a_key(self, place: Place) -> None:
+    def test_a_key_names_its_owner_and_is_not_shown(self, place: Place) -> None:
         found = identify(place.open(), secret_of("web"))
         assert found == Principal(
             "web", Role.SERVICE, "acme", source="key", proof=found.proof, address=ADDRESS
         )
         assert secret_of("web") not in str(found)
 
-    def test_keys_of_all_roles(self, place: Place) -> None:
+    def test_a_key_gives_its_owner_what_its_role_may(self, place: Place) -> None:
         authentication = place.open()
         found = {key_id: identify(authentication, secret_of(key_id)) for key_id in KEYS if key_id != "old"}
         assert {key_id: one.role for key_id, one in found.items()} == {
@@ -129,12 +129,12 @@ class TestKinds:
         assert found["ada"].verbs == {Verb.READ, Verb.SEND}
         assert identify(place.open(users_may_change=True), secret_of("ada")).verbs == ALL_VERBS
 
-    def test_the_static_token(self, place: Place) -> None:
+    def test_the_static_token_is_that_of_a_backend(self, place: Place) -> None:
         found = identify(place.open(), STATIC)
         assert (found.id, found.role, found.tenant) == ("ELIZA_SERVER_AUTH_TOKEN", Role.SERVICE, "")
         assert found.source == "static"
 
-    def test_a_jwt(self, place: Place) -> None:
+    def test_a_jwt_names_its_user(self, place: Place) -> None:
         authentication = place.open()
         first = identify(authentication, token(sub=USER))
         assert (first.role, first.user_id, first.source) == (Role.USER, USER, "jwt")
@@ -142,14 +142,14 @@ class TestKinds:
         assert identify(authentication, token(sub=USER)) == first
         assert identify(place.open(users_may_change=True), token()).verbs == ALL_VERBS
 
-    def test_a_session_token(self, place: Place) -> None:
+    def test_a_session_token_is_narrowed_to_its_session(self, place: Place) -> None:
         authentication = place.open()
         text = authentication.tokens.make("web", "acme", USER, SESSION, frozenset([Verb.READ]), NOW_MS + 5)
         found = identify(authentication, text)
         assert (found.source, found.tenant, found.user_id) == ("session_token", "acme", USER)
         assert found.session_id == SESSION
 
-    def test_a_certificate(self, place: Place) -> None:
+    def test_a_certificate_names_its_owner_unless_it_has_expired(self, place: Place) -> None:
         authentication = place.open()
         found = identify(authentication, certificate_names=("x.example", "ops.example"))
         assert (found.id, found.role, found.source) == ("ops", Role.ADMIN, "certificate")
@@ -167,7 +167,7 @@ class TestKinds:
         found = identify(place.open(), is_facade=True, certificate_names=("ops.example",))
         assert found.role is Role.NOBODY
 
-    def test_nothing(self, place: Place) -> None:
+    def test_who_has_no_credential_is_nobody(self, place: Place) -> None:
         assert identify(place.open()) == NOBODY._replace(address=ADDRESS)
         assert identify(place.open(), on_behalf_of=USER).role is Role.NOBODY
 

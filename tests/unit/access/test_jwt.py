@@ -244,7 +244,7 @@ def test_nesting_and_length_are_bounded() -> None:
 
 
 class TestKeySets:
-    def test_a_symmetric_key_only_in_a_file_and_with_its_algorithm(self) -> None:
+    def test_a_symmetric_key_is_taken_only_from_a_file_and_with_its_algorithm(self) -> None:
         secret = {"kty": "oct", "k": part(b"k" * 32), "kid": "one"}
         keys = key_set({**secret, "alg": "HS256"})
         assert keys.has_secrets

@@ -25,7 +25,7 @@ def table(**fields: object) -> str:
     return "[[keys]]\n" + "\n".join(lines) + "\n"
 
 
-def test_defaults() -> None:
+def test_absent_fields_have_the_defaults_of_the_role() -> None:
     assert read_keys("", NOW_MS) == []
     assert read_keys(table(), NOW_MS) == [Key("one", bytes.fromhex(A), Role.SERVICE)]
     (user,) = read_keys(table(role="user", user=USER.upper()), NOW_MS)

@@ -131,7 +131,7 @@ def test_every_figure_of_a_point_is_told() -> None:
     assert len(told) == len(OverviewPoint.DESCRIPTOR.fields) - 1
 
 
-@pytest.mark.parametrize("after", ["x", "-1", "1.5", "٣", "9" * 30, "9" * 5000, "1e3"])
+@pytest.mark.parametrize("after", ["x", "-1", "1.5", "٣", "9" * 30, "9" * 5000, "1e3", "0" * 20 + "9" * 20])
 def test_an_instant_that_is_none_is_refused(after: str) -> None:
     answer = Asker(lambda *_: overview())(f"/console/data/overview?after={after}")
     assert (answer.status_code, answer.json["details"]["field"]) == (400, "after")
@@ -189,7 +189,7 @@ def test_a_system_that_tells_little_is_shown_too() -> None:
         (1 << 60, "1024 PiB"),
     ],
 )
-def test_sizes(size_bytes: int, told: str) -> None:
+def test_a_size_is_shown_in_its_unit(size_bytes: int, told: str) -> None:
     assert show_size(size_bytes) == told
 
 
@@ -200,7 +200,7 @@ def test_sizes(size_bytes: int, told: str) -> None:
         *((86_400 + 7200, "1 d 2 h"), (400 * 86_400, "400 d")),
     ],
 )
-def test_lengths_of_time(seconds: float, told: str) -> None:
+def test_a_length_of_time_is_shown_in_its_units(seconds: float, told: str) -> None:
     assert show_duration(seconds) == told
 
 

@@ -27,4 +27,3 @@ def says(*contents: str) -> list[dict[str, str]]:
 HALF = part({"content": "half a "})
 
 NO_COMPLETION = "the agent's answer is no completion"
-SECOND = b'data: {"choices":[{"index":0,"delta":{}},{"index":1,"delta":{"content":"two"}}]}\n\n'
