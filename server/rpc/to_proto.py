@@ -6,6 +6,7 @@
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
+from typing import Final
 
 import orjson
 
@@ -38,6 +39,9 @@ from server.domain.messages import AgentMessage, Message
 from server.domain.sessions import Session, etag, is_near_expiration, time_remaining_ms
 from server.domain.timeouts import MINUTE_MS, PartialTimeoutConfig, TimeoutConfig
 
+KEPT_METADATA: Final = 1024
+"""Up to how long a session's metadata is for its message to be kept."""
+
 _KINDS = {kind: agent_pb2.AgentKind.Value(f"AGENT_KIND_{kind.name}") for kind in AgentKind}
 
 
@@ -65,6 +69,22 @@ def session(
         last_sequence=stored.last_sequence,
         etag=etag(stored),
     )
+
+
+def read_session(stored: Session, now_ms: int, as_text: bool) -> session_pb2.Session:
+    """The same, of a session that is read time and again in one state: most of its message is kept."""
+    if len(stored.metadata) > KEPT_METADATA:
+        return session(stored, now_ms, as_text)
+    made = session_pb2.Session()
+    made.CopyFrom(_kept_session(stored, as_text))
+    made.time_remaining_ms = time_remaining_ms(stored, now_ms)
+    made.is_near_expiration = is_near_expiration(stored, now_ms)
+    return made
+
+
+@lru_cache(maxsize=1024)
+def _kept_session(stored: Session, as_text: bool) -> session_pb2.Session:
+    return session(stored, stored.created_at_ms, as_text)
 
 
 def message(
