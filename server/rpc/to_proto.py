@@ -52,23 +52,24 @@ def session(
     make: Callable[..., session_pb2.Session] = session_pb2.Session,
 ) -> session_pb2.Session:
     """A session at an instant. `make` makes the message, such as the `add` of a list."""
-    return make(
+    made = make(
         session_id=stored.id,
         channel_id=stored.channel_id,
         agent_id=stored.agent_id,
         user_id=stored.user_id,
-        created_at=values.timestamp(stored.created_at_ms),
         metadata=None if as_text else values.struct(orjson.loads(stored.metadata)),
         metadata_json=json_text.escape_lines(stored.metadata) if as_text else "",
-        expires_at=values.timestamp(stored.expires_at_ms),
         timeout_config=timeout_config(stored.timeout),
-        last_activity=values.timestamp(stored.last_activity_ms),
         renewal_count=stored.renewal_count,
         time_remaining_ms=time_remaining_ms(stored, now_ms),
         is_near_expiration=is_near_expiration(stored, now_ms),
         last_sequence=stored.last_sequence,
         etag=etag(stored),
     )
+    values.set_timestamp(made.created_at, stored.created_at_ms)
+    values.set_timestamp(made.expires_at, stored.expires_at_ms)
+    values.set_timestamp(made.last_activity, stored.last_activity_ms)
+    return made
 
 
 def read_session(stored: Session, now_ms: int, as_text: bool) -> session_pb2.Session:
@@ -107,15 +108,16 @@ def message(
         author_id=session.agent_id if is_agent else session.user_id,
         is_agent=is_agent,
         content=stored.content,
-        created_at=values.timestamp(entry.at_ms),
+        metadata_json=_overlay_metadata(session.id, session.metadata, stored.metadata) if as_text else "",
     )
+    values.set_timestamp(made.created_at, entry.at_ms)
     if isinstance(stored, AgentMessage):
         if stored.thought is not None:
             made.thought = stored.thought
-        made.actions.extend(stored.actions)
+        if stored.actions:
+            made.actions.extend(stored.actions)
         made.reply_to_sequence = stored.answers or 0
     if as_text:
-        made.metadata_json = _overlay_metadata(session.id, session.metadata, stored.metadata)
         if stored.attachments:
             made.attachments_json = json_text.escape_lines(stored.attachments)
         return made
