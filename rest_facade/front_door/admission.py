@@ -3,13 +3,18 @@
 import asyncio
 import time
 from collections import OrderedDict, deque
+from collections.abc import Callable
+from contextvars import copy_context
 from typing import Final, Protocol
 
 ACTIVE_REQUESTS: Final = 128
 """How many requests run at a time: enough for the full rate, few enough that health is answered soon."""
 
 STARTED_PER_TURN: Final = 2
-"""How many requests begin in a turn of the loop. Everything else on the loop waits for their views."""
+"""How many requests begin in a turn of the loop at most. All else on the loop waits for their views."""
+
+STARTED_SECONDS: Final = 0.0004
+"""How long a turn's first request may have taken for another one to begin in that turn."""
 
 QUEUE_SECONDS: Final = 0.5
 """New requests are refused once the oldest queued one has waited this long and ACTIVE_REQUESTS run.
@@ -34,8 +39,11 @@ requests that were served from 434 to 43 a second. So paced, they wait for their
 class Request(Protocol):
     """A request that has been read as a whole."""
 
-    def run(self) -> None:
-        """Runs the request. `Admission.end` is due when it is over, or only waits for somebody else."""
+    async def run(self, on_wait: Callable[[], None]) -> None:
+        """Runs the request. `Admission.end` is due when it is over, or only waits for somebody else.
+
+        Calls `on_wait` before it first waits: from then on the task is its own.
+        """
 
     def refuse(self) -> None:
         """Answers that there is too much to do."""
@@ -51,11 +59,13 @@ class Admission:
         self._exempt: deque[Request] = deque()
         # Since when each waits, in order.
         self._waiting: OrderedDict[Request, float] = OrderedDict()
-        self._is_turn_due = False
+        self._taking: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._to_refuse: OrderedDict[Request, None] = OrderedDict()
         self._refusals_left = REFUSED_PER_TICK
         self._is_ticking = False
+        # That of no request: each begins with a copy of it.
+        self._context = copy_context()
 
     @property
     def taken(self) -> int:
@@ -101,25 +111,44 @@ class Admission:
 
     def _plan(self) -> None:
         has_turn = self._active < ACTIVE_REQUESTS
-        if not self._is_turn_due and (self._exempt or (self._waiting and has_turn)):
-            self._is_turn_due = True
-            asyncio.get_running_loop().call_soon(self._take_turn)
+        if self._taking is None and (self._exempt or (self._waiting and has_turn)):
+            self._taking = asyncio.get_running_loop().create_task(self._take_turns(), context=self._context)
         if self._waiting and not has_turn and self._expiry is None:
             wait_s = max(0.0, self._oldest_s() + TURN_SECONDS - time.monotonic())
             self._expiry = asyncio.get_running_loop().call_later(wait_s, self._refuse_late)
 
-    def _take_turn(self) -> None:
-        self._is_turn_due = False
-        for _ in range(STARTED_PER_TURN):
-            if self._exempt:
-                request = self._exempt.popleft()
-            elif self._waiting and self._active < ACTIVE_REQUESTS:
-                request, _ = self._waiting.popitem(last=False)
-                self._active += 1
-            else:
-                break
-            request.run()
+    async def _take_turns(self) -> None:
+        """Begins requests, in each turn of the loop a few. The first one that waits keeps this task."""
+        this = asyncio.current_task()
+        try:
+            while self._taking is this:
+                stop_by_s = time.monotonic() + STARTED_SECONDS
+                for _ in range(STARTED_PER_TURN):
+                    if (request := self._next()) is None:
+                        return
+                    await request.run(self._leave_turns)
+                    if self._taking is not this:
+                        return
+                    if time.monotonic() >= stop_by_s:
+                        break
+                await asyncio.sleep(0)
+        finally:
+            if self._taking is this:
+                self._leave_turns()
+
+    def _leave_turns(self) -> None:
+        """Leaves the next turns to another task."""
+        self._taking = None
         self._plan()
+
+    def _next(self) -> Request | None:
+        """The request that may begin now."""
+        if self._exempt:
+            return self._exempt.popleft()
+        if self._waiting and self._active < ACTIVE_REQUESTS:
+            self._active += 1
+            return self._waiting.popitem(last=False)[0]
+        return None
 
     def _refuse_late(self) -> None:
         self._expiry = None

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final
@@ -49,10 +49,12 @@ class Door:
             self._lines = b"date: %b\r\n" % formatdate(now_s, usegmt=True).encode() + _ALWAYS
         return self._lines
 
-    def spawn(self, work: Awaitable[Any]) -> asyncio.Task[Any]:
-        """Keeps a task until it is done, or makes one."""
-        task = asyncio.ensure_future(work)
-        assert isinstance(task, asyncio.Task)
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Makes a task, and keeps it until it is done."""
+        return self.keep(asyncio.get_running_loop().create_task(work))
+
+    def keep(self, task: asyncio.Task[Any]) -> asyncio.Task[Any]:
+        """Keeps a task, in which a request is worked on, until it is done."""
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         return task

@@ -141,14 +141,18 @@ class Exchange:
         else:
             self.door.admission.add(self)
 
-    def run(self) -> None:
-        """Runs its view."""
+    async def run(self, on_wait: Callable[[], None]) -> None:
+        """Runs its view. Calls `on_wait` before that first waits."""
+
+        def keep_task() -> None:
+            task = asyncio.current_task()
+            assert task is not None
+            self._task = self.door.keep(task)
+            on_wait()
+
         self._is_counted = not self.is_exempt
-        if self.is_gone:
-            return
-        going_on = self.door.greenlets.begin(self._respond, self.release)
-        if going_on is not None:
-            self._task = self.door.spawn(going_on)
+        if not self.is_gone:
+            await self.door.greenlets.run(self._respond, keep_task, self.release)
 
     def release(self) -> None:
         """Counts no longer as one that is worked on: it has its answer, or only waits for somebody else."""

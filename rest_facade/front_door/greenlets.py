@@ -1,10 +1,9 @@
 """Synchronous code that can await: it runs in a greenlet of the event loop's own thread.
 
-A task awaits for it and hands back the result. Greenlets are used again, because making one costs ten times
-as much as switching to one.
+It runs what it awaits itself, and leaves its greenlet only where that has to wait. Greenlets are used again,
+because making one costs ten times as much as switching to one.
 """
 
-import asyncio
 import types
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import copy_context
@@ -23,13 +22,29 @@ def _nothing() -> None:
 
 
 def await_(awaitable: Awaitable[_Result]) -> _Result:
-    """Waits, in a function that `Greenlets.begin` runs.
+    """Waits, in a function that `Greenlets.run` runs.
 
     Raises what the awaitable raises; CancelledError when the task is cancelled.
     """
     if getcurrent().parent is None:
         raise RuntimeError("await_() is called outside of a function that Greenlets runs")
-    return cast(_Result, _hand_over(awaitable))
+    steps = awaitable.__await__()
+    try:
+        waits_for = steps.send(None)
+        while True:
+            try:
+                value = _hand_over(waits_for)
+            except BaseException as error:  # noqa: BLE001 - the awaitable is told whatever it is
+                waits_for = steps.throw(error)
+            else:
+                waits_for = steps.send(value)
+    except StopIteration as done:
+        result: _Result = done.value
+        return result
+    except BaseException as error:
+        # Its frames may hold it, and would keep the request.
+        error.__traceback__ = None
+        raise
 
 
 def stop_counting() -> None:
@@ -43,42 +58,32 @@ class Greenlets:
     def __init__(self) -> None:
         self._idle: list[greenlet] = []
 
-    def begin(
-        self, function: Callable[[], _Result], on_stop_counting: Callable[[], None] = _nothing
-    ) -> "asyncio.Task[_Result] | _Result":
-        """Runs a function in a copy of the present context until it awaits or is over.
+    @types.coroutine
+    def run(
+        self,
+        function: Callable[[], _Result],
+        on_wait: Callable[[], None] = _nothing,
+        on_stop_counting: Callable[[], None] = _nothing,
+    ) -> Generator[Any, Any, _Result]:
+        """Runs a function in a copy of the present context. Returns its result, or raises its error.
 
-        Returns its result, or the task in which it goes on. Raises its error. The function may call
-        `stop_counting`.
+        Calls `on_wait` before the function first waits. The function may call `stop_counting`.
         """
-        context = copy_context()
         runner = self._idle.pop() if self._idle else _start_greenlet()
-        runner.gr_context = context
+        runner.gr_context = copy_context()
         runner.on_stop_counting = on_stop_counting
         step = runner.switch(function)
-        if isinstance(step, _Outcome):
-            self._keep(runner)
-            return cast(_Result, step.take())
-        going_on = self._go_on(runner, step)
-        # A coroutine that has not begun never hears that its task is cancelled, and neither would the
-        # function.
-        going_on.send(None)
-        return asyncio.get_running_loop().create_task(going_on, context=context)
-
-    async def _go_on(self, runner: greenlet, step: Any) -> Any:
-        try:
-            await _pause()
-        except asyncio.CancelledError as error:
-            if asyncio.iscoroutine(step):
-                step.close()
-            step = runner.throw(error)
+        if not isinstance(step, _Outcome):
+            on_wait()
         while not isinstance(step, _Outcome):
             try:
-                step = runner.switch(await step)
-            except BaseException as error:  # noqa: BLE001 - it is raised by who waits
+                value = yield step
+            except BaseException as error:  # noqa: BLE001 - the function is told whatever it is
                 step = runner.throw(error)
+            else:
+                step = runner.switch(value)
         self._keep(runner)
-        return step.take()
+        return cast(_Result, step.take())
 
     def _keep(self, runner: greenlet) -> None:
         runner.gr_context = None
@@ -117,7 +122,7 @@ def _start_greenlet() -> greenlet:
 def _run() -> None:
     """Runs functions one after the other, each given by a switch.
 
-    Switches back with each awaitable, then with an _Outcome.
+    Switches back with each future that it waits for, then with an _Outcome.
     """
     outcome: _Outcome[Any] | None = None
     while True:
@@ -137,8 +142,3 @@ def _hand_over(step: Any) -> Any:
     """Leaves the present greenlet, until it is handed something."""
     # No greenlet is held by its own frames: it would never be freed.
     return getcurrent().parent.switch(step)
-
-
-@types.coroutine
-def _pause() -> Generator[None, None, None]:
-    yield

@@ -53,8 +53,12 @@ class _Context(RequestContext):
         request = self.request
         if found := self.app.route_table.find(request.method, request.path):
             request.url_rule, request.view_args = found
-        else:
-            super().match_request()
+            return
+        try:
+            rule, variables = self.app.adapter.match(request.path, request.method, return_rule=True)
+            request.url_rule, request.view_args = rule, dict(variables)
+        except HTTPException as error:
+            request.routing_exception = error
 
 
 class App(flask.Flask):
@@ -75,6 +79,11 @@ class App(flask.Flask):
         """Its routes, once it serves: Flask takes no more of them then."""
         return RouteTable(self.url_map)
 
+    @cached_property
+    def adapter(self) -> MapAdapter:
+        """The same for all requests: no path has another host, or a redirect."""
+        return self.url_map.bind("")
+
     def wsgi_app(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         # A trailing slash changes nothing, and neither do several; Flask's own tolerance ends at one.
         environ[ASKED_PATH] = environ["PATH_INFO"]
@@ -82,16 +91,14 @@ class App(flask.Flask):
         return super().wsgi_app(environ, start_response)
 
     def make_default_options_response(self) -> Response:  # type: ignore[override] # it is a WSGI app, too
-        methods = flask.globals.request_ctx.url_adapter.allowed_methods()  # type: ignore[union-attr]
+        methods = self.adapter.allowed_methods(flask.request.path)
         return Response(b"", 204, {"Allow": ", ".join(sorted(methods))})
 
     def request_context(self, environ: "WSGIEnvironment") -> RequestContext:
         return _Context(self, environ)
 
     def create_url_adapter(self, request: flask.Request | None) -> MapAdapter | None:
-        if request is None:
-            return None
-        return self.url_map.bind("", default_method=request.method, path_info=request.path)
+        return self.adapter if request else None
 
     def full_dispatch_request(self) -> Any:
         try:

@@ -137,18 +137,21 @@ def aborted(abort: ReplyAborted) -> Body:
 
 def page_message(message: Message) -> Body:
     """A message of a MessagesPage; `metadata` has the agent's `thought` and `actions` when it gave them."""
-    told: Body = {}
-    if message.HasField("thought"):
-        told["thought"] = message.thought
-    if message.actions:
-        told["actions"] = list(message.actions)
+    metadata, is_agent = message.metadata_json, message.is_agent
+    if is_agent:
+        told: Body = {}
+        if message.HasField("thought"):
+            told["thought"] = message.thought
+        if message.actions:
+            told["actions"] = list(message.actions)
+        metadata = json_text.overlay(metadata, told)
     body: Body = {
         "id": message.message_id,
         "content": message.content,
         "authorId": message.author_id,
-        "isAgent": message.is_agent,
+        "isAgent": is_agent,
         "createdAt": iso(message.created_at),
-        "metadata": orjson.Fragment(json_text.overlay(message.metadata_json, told)),
+        "metadata": orjson.Fragment(metadata),
     }
     if message.attachments_json:
         body["attachments"] = orjson.Fragment(message.attachments_json)
@@ -183,7 +186,7 @@ def health(status: GetServiceStatusResponse) -> Body:
 
 def iso(when: Timestamp) -> str:
     """An instant as the contract writes it: `2026-01-31T09:05:00.000Z`."""
-    return times.iso(values.ms_floor(when))
+    return times.iso_within(when.seconds, when.nanos // 1_000_000)
 
 
 def timeout_config(config: TimeoutConfig) -> Body:

@@ -255,16 +255,16 @@ class Backend:
         :raises ApiError: the facade stops and could wait no longer
         :raises CancelledError: the client has gone
         """
-        response, error = await_(_outcome(answer))
-        if error is None:
-            return cast(_Response, response)
-        if isinstance(error, asyncio.CancelledError) and self._stopping.done():
-            error = stopping()
         try:
-            raise error
+            return await_(answer)
+        except BaseException as error:
+            forget_frames(error)
+            if isinstance(error, asyncio.CancelledError) and self._stopping.done():
+                raise stopping() from None
+            raise
         finally:
-            # The error has this frame, which must not have the error, nor the call.
-            del answer, error
+            # The error has this frame, which must not have the call.
+            del answer
 
     def ask(
         self,
@@ -313,17 +313,6 @@ class Backend:
         if self.is_held:
             raise out_of_reach()
         return metadata + self._own if self._own else metadata
-
-
-async def _outcome(answer: Awaitable[_Response]) -> tuple[_Response | None, BaseException | None]:
-    """What an awaitable returns, or raises: raised through a greenlet, an error would be kept by the frames
-    that it has.
-    """
-    try:
-        return await answer, None
-    except BaseException as error:  # noqa: BLE001 - it is raised by who waits
-        forget_frames(error)
-        return None, error
 
 
 async def read(call: "_Streaming[_Response]") -> _Response | None:

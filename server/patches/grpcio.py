@@ -7,8 +7,7 @@ call (10 % faster).
 import asyncio
 import weakref
 from collections.abc import Coroutine, Mapping
-from contextvars import ContextVar, copy_context
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import grpc
 import structlog
@@ -39,49 +38,47 @@ REQUEST_SECONDS: Final = 60.0
 
 _NO_METHODS: Final[Mapping[str, Any]] = {}
 
-_call_task: ContextVar["weakref.ref[asyncio.Task[None]] | None"] = ContextVar("_call_task", default=None)
-"""The task that gRPC's core keeps for a call, found by the task that serves the call.
+_Keeping: TypeAlias = "list[weakref.ref[asyncio.Task[None]]]"
+"""The task that gRPC's core keeps for a call. Weak, because that task keeps the one that serves the call."""
 
-Weak, because the task itself keeps this.
-"""
-
-_incoming: ContextVar["Incoming | None"] = ContextVar("_incoming", default=None)
-"""Where it is known that the call that is served waits for its request."""
+_served: Final[dict[asyncio.Task[Any], "tuple[Incoming, _Keeping]"]] = {}
+"""By the task that serves it, each call under way."""
 
 log = structlog.get_logger()
 
 
-def call_tasks() -> list[asyncio.Task[Any]]:
-    """Returns the tasks whose cancellation ends the call that is served here, even while the core waits.
+def call_tasks(task: asyncio.Task[Any]) -> list[asyncio.Task[Any]]:
+    """Returns the tasks whose cancellation ends the call that a task serves, even while the core waits.
 
     gRPC has no public way to end a call at once: a status would wait behind the unread answer.
     """
-    task = asyncio.current_task()
-    assert task is not None
-    outer = _call_task.get()
-    keeping = outer() if outer else None
-    return [task, *([keeping] if keeping else [])]
+    _, keeping = _served.get(task, (None, ()))
+    return [task, *filter(None, (one() for one in keeping))]
 
 
 class Incoming:
     """Calls whose requests are not complete. gRPC's core takes up to 4 MiB of each, and waits for ever."""
 
     def __init__(self) -> None:
-        # By the serving task, in the order of their beginnings: the time, and the tasks to cancel.
-        self._waiting: dict[asyncio.Task[Any], tuple[float, list[asyncio.Task[Any]]]] = {}
+        # By the serving task, in the order of their beginnings: the time.
+        self._waiting: dict[asyncio.Task[Any], float] = {}
         self._is_looking = False
 
-    async def receive(self, call: Coroutine[Any, Any, None]) -> None:
+    async def receive(self, call: Coroutine[Any, Any, None], keeping: _Keeping) -> None:
         """Serves a call, whose request is waited for until `note_request`."""
-        tasks, loop = call_tasks(), asyncio.get_running_loop()
-        self._waiting[tasks[0]] = loop.time(), tasks
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        _served[task], self._waiting[task] = (self, keeping), loop.time()
         if not self._is_looking:
             self._is_looking = True
             loop.call_later(SLOW_SECONDS, self._look)
         try:
             await call
         finally:
-            self.end(tasks.pop(0))
+            del _served[task]
+            self.end(task)
+            # The task keeps this frame.
+            del task
 
     def end(self, task: asyncio.Task[Any] | None) -> None:
         """The request of the call that a task serves is waited for no longer."""
@@ -91,11 +88,12 @@ class Incoming:
         """Ends calls that have waited too long, and the oldest where too many have waited for long."""
         loop = asyncio.get_running_loop()
         now_s = loop.time()
-        slow = [task for task, (since_s, _) in self._waiting.items() if now_s - since_s > SLOW_SECONDS]
-        late = [task for task in slow if now_s - self._waiting[task][0] > REQUEST_SECONDS]
+        slow = [task for task, since_s in self._waiting.items() if now_s - since_s > SLOW_SECONDS]
+        late = [task for task in slow if now_s - self._waiting[task] > REQUEST_SECONDS]
         ended = slow[: max(len(late), len(slow) - MAX_SLOW_REQUESTS)]
         for task in ended:
-            for one in self._waiting.pop(task)[1]:
+            self.end(task)
+            for one in call_tasks(task):
                 one.cancel()
         if ended:
             log.info("ended calls whose requests did not come", calls=len(ended))
@@ -106,8 +104,9 @@ class Incoming:
 
 def note_request() -> None:
     """Notes that the request of the call that is served here is complete, or read by its servicer."""
-    if incoming := _incoming.get():
-        incoming.end(asyncio.current_task())
+    task = asyncio.current_task()
+    if served := _served.get(task):  # type: ignore[arg-type] # None is none of them
+        served[0].end(task)
 
 
 def build_server(**arguments: Any) -> grpc.aio.Server:
@@ -182,16 +181,13 @@ def _fixed_server() -> Any:
             while True:
                 state = await requested()
                 call = cygrpc._handle_rpc(name, resolver, interceptors, state, loop, False)
-                context = copy_context()
-                received = self._its_incoming.receive(call)
-                task = loop.create_task(
-                    cygrpc._schedule_rpc_coro(received, state, loop, name), context=context
-                )
-                context.run(_call_task.set, weakref.ref(task))
-                context.run(_incoming.set, self._its_incoming)
+                keeping: _Keeping = []
+                received = self._its_incoming.receive(call, keeping)
+                task = loop.create_task(cygrpc._schedule_rpc_coro(received, state, loop, name))
+                keeping.append(weakref.ref(task))
                 self._its_calls.add(task)
                 task.add_done_callback(self._its_calls.discard)
                 # When the state of a call is freed, the core cancels the rest of it.
-                del state, call, received, context, task
+                del state, call, received, keeping, task
 
     return FixedServer

@@ -15,25 +15,6 @@ _TARGETS: Final = ("agent_id", "user_id", "session_id")
 log = structlog.get_logger()
 
 
-class UnaryAudit:
-    """Logs a call whose caller leaves before the answer, where it is an admin action: what it has begun is
-    done all the same.
-    """
-
-    __slots__ = ("_call", "_request_id")
-
-    def __init__(self, method: str, principal: Principal, request: Any, request_id: RequestId) -> None:
-        self._call = (method, principal, request)
-        self._request_id = request_id
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if _has_left(error):
-            log_audited(*self._call, None, self._request_id, broken_off=True)
-
-
 class StreamAudit:
     """Logs a stream once it ends, where it is an admin action. One that breaks off has done a part of it.
 

@@ -48,6 +48,9 @@ CertificateNames = Callable[[Caller], tuple[str, ...]]
 class Gate(Protocol):
     """Lets callers in."""
 
+    looks_ahead: bool
+    """Whether there are calls that are not worth reading."""
+
     async def enter(self, method: str, caller: Caller) -> Call:
         """The call as its servicer sees it. Raises DomainError where the caller may not make it."""
 
@@ -63,6 +66,8 @@ class Gate(Protocol):
 
 class OpenGate:
     """Lets everybody in."""
+
+    looks_ahead = False
 
     async def enter(self, method: str, caller: Caller) -> Call:
         return open_call(caller)
@@ -92,6 +97,7 @@ class AccessGate:
         self._rates = rates
         self._now_ms = now_ms
         self._certificate_names = certificate_names
+        self.looks_ahead = not (authentication.is_open or certificate_names)
         # The way of most calls where nothing is protected: who calls makes no difference.
         self._lets_everybody_in = authentication.is_open and not rates.has_any
 
@@ -126,10 +132,8 @@ class AccessGate:
         return Call(caller, principal, scope, account, share)
 
     def may_let_in(self, method: str, metadata: Any) -> bool:
-        if self._authentication.is_open or self._certificate_names:
-            return True
         rule = RULES_BY_PATH.get(method)
-        if rule is None or rule.is_public:
+        if not self.looks_ahead or rule is None or rule.is_public:
             return True
         try:
             secret = read_credentials(metadata).secret

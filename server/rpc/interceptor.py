@@ -12,6 +12,7 @@ from server.lifecycle.watch import SMALL_BYTES
 from server.patches.grpcio import note_request
 from server.rpc.call import RequestId
 from server.rpc.failures import CallFailed
+from server.rpc.gate import Gate
 from server.rpc.large_requests import Read
 from server.rpc.lower_case_ids import lower_ids
 from server.rpc.parsing import make_reader, read_connect_request, read_reply_request
@@ -39,48 +40,33 @@ _LISTS: Final = frozenset(
 """The methods that change nothing and may have large answers."""
 
 
-class Interceptor(grpc.aio.ServerInterceptor):
-    """Passes every call of this API to the pipeline. Calls of health and reflection are only read and
-    counted.
+class WireHandlers:
+    """Makes the handlers of gRPC's server, which pass every call of this API to the pipeline. Calls of health
+    and reflection are only read and counted.
     """
 
     def __init__(self, pipeline: CallPipeline, sending: Sending) -> None:
         self._pipeline = pipeline
         self._sending = sending
-        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._unread_handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
-    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
-        """Wraps each handler once."""
-        method = handler_call_details.method
-        if not self._pipeline.gate.may_let_in(method, handler_call_details.invocation_metadata):
-            return self._unread(method)
-        if method in self._wrapped:
-            return self._wrapped[method]
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
+    def wrap(self, method: str, handler: Any) -> "grpc.RpcMethodHandler[Any, Any]":
+        """The handler around that of a servicer."""
         if not method.startswith(PREFIX):
-            self._wrapped[method] = self._wrap_foreign(method, handler)
-            return self._wrapped[method]
+            foreign: grpc.RpcMethodHandler[Any, Any] = self._wrap_foreign(method, handler)
+            return foreign
         serialize = partial(_serialize, handler.response_serializer)
         read = lower_ids(method, _READERS.get(method) or make_reader(method, handler.request_deserializer))
-        wrapped: grpc.RpcMethodHandler[Any, Any]
         if handler.unary_unary:
             call = self._unary(method, handler.unary_unary, read)
-            wrapped = grpc.unary_unary_rpc_method_handler(call, response_serializer=serialize)
-        elif handler.unary_stream:
+            return grpc.unary_unary_rpc_method_handler(call, response_serializer=serialize)
+        if handler.unary_stream:
             stream = self._stream(method, handler.unary_stream, read)
-            wrapped = grpc.unary_stream_rpc_method_handler(stream, response_serializer=serialize)
-        else:
-            stream = self._stream(
-                method, handler.stream_stream, partial(self._pipeline.requests.read_many, read)
-            )
-            wrapped = grpc.stream_stream_rpc_method_handler(stream, response_serializer=serialize)
-        self._wrapped[method] = wrapped
-        return wrapped
+            return grpc.unary_stream_rpc_method_handler(stream, response_serializer=serialize)
+        stream = self._stream(method, handler.stream_stream, partial(self._pipeline.requests.read_many, read))
+        return grpc.stream_stream_rpc_method_handler(stream, response_serializer=serialize)
 
-    def _unread(self, method: str) -> Any:
+    def unread(self, method: str) -> "grpc.RpcMethodHandler[Any, Any]":
         """Refuses a call whose caller will not be let in, before the core has read its message as a whole."""
 
         async def never(requests: Any, call: Any) -> AsyncGenerator[Any, None]:
@@ -188,6 +174,19 @@ class Interceptor(grpc.aio.ServerInterceptor):
         return handler._replace(
             request_deserializer=None, response_serializer=serialize, stream_stream=stream
         )
+
+
+class Interceptor(grpc.aio.ServerInterceptor):
+    """Refuses calls that are not worth reading. Only where the gate knows some: it looks at each call."""
+
+    def __init__(self, gate: Gate, handlers: WireHandlers) -> None:
+        self._gate = gate
+        self._handlers = handlers
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        if self._gate.may_let_in(handler_call_details.method, handler_call_details.invocation_metadata):
+            return await continuation(handler_call_details)
+        return self._handlers.unread(handler_call_details.method)
 
 
 def _serialize(serialize: Any, answer: Any) -> bytes:

@@ -23,7 +23,7 @@ from server.domain.errors import (
     ResourceExhaustedError,
     UnavailableError,
 )
-from server.rpc.audit import StreamAudit, UnaryAudit, log_audited
+from server.rpc.audit import StreamAudit, log_audited
 from server.rpc.call import Call, Caller, RequestId
 from server.rpc.credential_ends import CredentialEnds
 from server.rpc.failures import CallFailed, Fault, fault_of
@@ -202,8 +202,12 @@ class CallPipeline:
                         stream = ExitStack()
                         stream.enter_context(self.admitted_stream(method, caller))
                         stream.enter_context(self._shared_stream(call.account, call.share))
-                    with UnaryAudit(method, call.principal, request, request_id):
-                        answer = await behaviour(request, call)
+                    answer = await behaviour(request, call)
+                except (asyncio.CancelledError, GeneratorExit):
+                    if call:
+                        # What it has begun is done all the same.
+                        log_audited(method, call.principal, request, None, request_id, broken_off=True)
+                    raise
                 finally:
                     self._calls -= 1
                     if call and is_shared:

@@ -7,12 +7,14 @@ import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
+from server.rpc.services import Services
+
 ALPHA_PACKAGE: Final = "grpc.reflection.v1alpha"
 PACKAGE: Final = "grpc.reflection.v1"
 SERVICE_NAMES: Final = (f"{PACKAGE}.ServerReflection", f"{ALPHA_PACKAGE}.ServerReflection")
 
 
-def add_reflection(names: Sequence[str], server: grpc.aio.Server) -> None:
+def add_reflection(names: Sequence[str], server: Services) -> None:
     """Serves reflection for the services of these names, and for itself."""
     _describe_v1()
     servicer = reflection.aio.ReflectionServicer((*names, *SERVICE_NAMES))
@@ -25,9 +27,7 @@ def add_reflection(names: Sequence[str], server: grpc.aio.Server) -> None:
             response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
         )
     }
-    name = SERVICE_NAMES[0]
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
-    server.add_registered_method_handlers(name, handlers)
+    server.add_registered_method_handlers(SERVICE_NAMES[0], handlers)
 
 
 def _describe_v1() -> None:

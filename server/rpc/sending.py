@@ -29,12 +29,11 @@ log = structlog.get_logger()
 
 
 class _Waiting(NamedTuple):
-    """A message that waits to be sent, and the tasks to cancel where its client does not read."""
+    """A message that waits to be sent."""
 
     since_s: float
     size_bytes: int
     method: str
-    tasks: list[asyncio.Task[Any]]
 
 
 class Sending:
@@ -104,9 +103,9 @@ class Sending:
         self._begin(method, message).add_done_callback(self._forget)
 
     def _begin(self, method: str, message: Any) -> asyncio.Task[Any]:
-        tasks, loop = call_tasks(), asyncio.get_running_loop()
-        task = tasks[0]
-        waiting = self._waiting[task] = _Waiting(loop.time(), size_bytes(message), method, tasks)
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        waiting = self._waiting[task] = _Waiting(loop.time(), size_bytes(message), method)
         self._bytes += waiting.size_bytes
         if self.is_full:
             self._look_later()
@@ -167,7 +166,7 @@ class Sending:
         if waiting := self._waiting.get(task):
             self._forget(task)
             log.info("ended a call whose client does not read", method=waiting.method.removeprefix("/"))
-            for one in waiting.tasks:
+            for one in call_tasks(task):
                 one.cancel()
 
 

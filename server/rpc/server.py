@@ -9,7 +9,7 @@ from grpc_health.v1 import health_pb2_grpc
 from eliza.sessions.descriptors import quarter_of_descriptors
 from server.patches import grpcio
 from server.rpc.health import HealthServicer
-from server.rpc.interceptor import Interceptor
+from server.rpc.interceptor import Interceptor, WireHandlers
 from server.rpc.parsing import MAX_RECEIVED_BYTES
 from server.rpc.pipeline import CallPipeline
 from server.rpc.reflection import add_reflection
@@ -65,9 +65,13 @@ def build_server(
         ("grpc.server.max_pending_requests", max_pending),
         ("grpc.server.max_pending_requests_hard_limit", max_pending + 1),
     ]
-    server = grpcio.build_server(interceptors=[Interceptor(pipeline, sending)], options=options)
-    services.add_to(server)
-    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    handlers, gate = WireHandlers(pipeline, sending), pipeline.gate
+    interceptors = [Interceptor(gate, handlers)] if gate.looks_ahead else []
+    server = grpcio.build_server(interceptors=interceptors, options=options)
+    others = Services()
+    health_pb2_grpc.add_HealthServicer_to_server(health, others)
     if with_reflection:
-        add_reflection((*names, health_api.SERVICE_NAME), server)
+        add_reflection((*names, health_api.SERVICE_NAME), others)
+    for one in (services, others):
+        one.add_to(server, handlers.wrap)
     return server

@@ -1,6 +1,6 @@
 """The services of the API: their servicers, and their methods by path."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, cast
 
 import grpc
@@ -63,24 +63,21 @@ class Services:
 
     def __init__(self) -> None:
         self.handlers: dict[str, Any] = {}
-        self._generic: list[Any] = []
         self._registered: list[tuple[str, Any]] = []
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """Keeps the handlers for a server of gRPC. They name the same methods again."""
-        self._generic.append(handlers)
+        """Drops them: they name the same methods again."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Takes the methods of a servicer."""
         self._registered.append((service, handlers))
         self.handlers.update({f"/{service}/{name}": handler for name, handler in handlers.items()})
 
-    def add_to(self, server: grpc.aio.Server) -> None:
-        """Registers the same methods with a server of gRPC."""
-        for generic in self._generic:
-            server.add_generic_rpc_handlers(generic)
+    def add_to(self, server: grpc.aio.Server, wrap: Callable[[str, Any], Any]) -> None:
+        """Registers the same methods with a server of gRPC, each in what `wrap` makes of it."""
         for service, handlers in self._registered:
-            server.add_registered_method_handlers(service, handlers)
+            wrapped = {name: wrap(f"/{service}/{name}", handler) for name, handler in handlers.items()}
+            server.add_registered_method_handlers(service, wrapped)
 
 
 def service_names(clock: Clock) -> tuple[str, ...]:

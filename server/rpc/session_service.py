@@ -108,7 +108,7 @@ class SessionService(SessionServiceServicer):
         session = await self._store.get_session(session_id, scope=context.scope)
         now_ms = self._clock.now_ms()
         require_live(session, now_ms)
-        return pb.GetSessionResponse(session=to_proto.session(session, now_ms, as_text))
+        return pb.GetSessionResponse(session=to_proto.read_session(session, now_ms, as_text))
 
     async def ListSessions(self, request: pb.ListSessionsRequest, context: Any) -> pb.ListSessionsResponse:
         now_ms, as_text = self._clock.now_ms(), from_proto.is_text_form(request.json_form)

@@ -6,6 +6,7 @@
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import lru_cache
+from typing import Final
 
 import orjson
 
@@ -38,6 +39,9 @@ from server.domain.messages import AgentMessage, Message
 from server.domain.sessions import Session, etag, is_near_expiration, time_remaining_ms
 from server.domain.timeouts import MINUTE_MS, PartialTimeoutConfig, TimeoutConfig
 
+KEPT_METADATA: Final = 1024
+"""Up to how long a session's metadata is for its message to be kept."""
+
 _KINDS = {kind: agent_pb2.AgentKind.Value(f"AGENT_KIND_{kind.name}") for kind in AgentKind}
 
 
@@ -48,23 +52,40 @@ def session(
     make: Callable[..., session_pb2.Session] = session_pb2.Session,
 ) -> session_pb2.Session:
     """A session at an instant. `make` makes the message, such as the `add` of a list."""
-    return make(
+    made = make(
         session_id=stored.id,
         channel_id=stored.channel_id,
         agent_id=stored.agent_id,
         user_id=stored.user_id,
-        created_at=values.timestamp(stored.created_at_ms),
         metadata=None if as_text else values.struct(orjson.loads(stored.metadata)),
         metadata_json=json_text.escape_lines(stored.metadata) if as_text else "",
-        expires_at=values.timestamp(stored.expires_at_ms),
         timeout_config=timeout_config(stored.timeout),
-        last_activity=values.timestamp(stored.last_activity_ms),
         renewal_count=stored.renewal_count,
         time_remaining_ms=time_remaining_ms(stored, now_ms),
         is_near_expiration=is_near_expiration(stored, now_ms),
         last_sequence=stored.last_sequence,
         etag=etag(stored),
     )
+    values.set_timestamp(made.created_at, stored.created_at_ms)
+    values.set_timestamp(made.expires_at, stored.expires_at_ms)
+    values.set_timestamp(made.last_activity, stored.last_activity_ms)
+    return made
+
+
+def read_session(stored: Session, now_ms: int, as_text: bool) -> session_pb2.Session:
+    """The same, of a session that is read time and again in one state: most of its message is kept."""
+    if len(stored.metadata) > KEPT_METADATA:
+        return session(stored, now_ms, as_text)
+    made = session_pb2.Session()
+    made.CopyFrom(_kept_session(stored, as_text))
+    made.time_remaining_ms = time_remaining_ms(stored, now_ms)
+    made.is_near_expiration = is_near_expiration(stored, now_ms)
+    return made
+
+
+@lru_cache(maxsize=1024)
+def _kept_session(stored: Session, as_text: bool) -> session_pb2.Session:
+    return session(stored, stored.created_at_ms, as_text)
 
 
 def message(
@@ -87,15 +108,16 @@ def message(
         author_id=session.agent_id if is_agent else session.user_id,
         is_agent=is_agent,
         content=stored.content,
-        created_at=values.timestamp(entry.at_ms),
+        metadata_json=_overlay_metadata(session.id, session.metadata, stored.metadata) if as_text else "",
     )
+    values.set_timestamp(made.created_at, entry.at_ms)
     if isinstance(stored, AgentMessage):
         if stored.thought is not None:
             made.thought = stored.thought
-        made.actions.extend(stored.actions)
+        if stored.actions:
+            made.actions.extend(stored.actions)
         made.reply_to_sequence = stored.answers or 0
     if as_text:
-        made.metadata_json = _overlay_metadata(session.id, session.metadata, stored.metadata)
         if stored.attachments:
             made.attachments_json = json_text.escape_lines(stored.attachments)
         return made

@@ -5,13 +5,20 @@ many connections are accepted in a turn.
 import asyncio
 import os
 import socket
+import time
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
 import uvloop
 
 from rest_facade.front_door import admission
-from rest_facade.front_door.admission import ACTIVE_REQUESTS, STARTED_PER_TURN, Admission
+from rest_facade.front_door.admission import (
+    ACTIVE_REQUESTS,
+    STARTED_PER_TURN,
+    STARTED_SECONDS,
+    Admission,
+)
 from rest_facade.main import ACCEPTED_AT_ONCE, duplicate_listener
 from tests.support.waiting import PATIENCE_SECONDS
 
@@ -19,11 +26,16 @@ from tests.support.waiting import PATIENCE_SECONDS
 class Request:
     """A request that notes what becomes of it."""
 
-    def __init__(self, name: str, told: list[str]) -> None:
-        self._name, self._told = name, told
+    def __init__(self, name: str, told: list[str], over: asyncio.Event | None = None) -> None:
+        """`over`: until when it has to wait."""
+        self._name, self._told, self._over = name, told, over
 
-    def run(self) -> None:
+    async def run(self, on_wait: Callable[[], None]) -> None:
         self._told.append(self._name)
+        if self._over:
+            on_wait()
+            await self._over.wait()
+            self._told.append(f"{self._name} is over")
 
     def refuse(self) -> None:
         self._told.append(f"{self._name} refused")
@@ -57,6 +69,41 @@ async def test_only_so_many_begin_in_a_turn_of_the_loop_in_the_order_in_which_th
             turns.append(len(told) - before)
     assert told == [str(number) for number in range(20)]
     assert max(turns) == STARTED_PER_TURN
+
+
+async def test_a_request_that_takes_long_has_its_turn_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+
+    class Long(Request):
+        async def run(self, on_wait: Callable[[], None]) -> None:
+            nonlocal now_s
+            await super().run(on_wait)
+            now_s += STARTED_SECONDS
+
+    door, told = Admission(1000), []
+    for name in ("one", "two", "three"):
+        door.add(Long(name, told))
+    turns = []
+    for _ in range(5):
+        await asyncio.sleep(0)
+        turns.append(len(told))
+    assert turns == [1, 2, 3, 3, 3]
+
+
+async def test_a_request_that_waits_holds_up_nobody() -> None:
+    door, told, over = Admission(1000), [], asyncio.Event()
+    for name in ("one", "two"):
+        door.add(Request(name, told, over))
+    door.add(Request("three", told))
+    await turn()
+    assert told == ["one", "two", "three"]
+    over.set()
+    await turn()
+    assert told[3:] == ["one is over", "two is over"]
+    door.add(Request("four", told))
+    await turn()
+    assert told[5:] == ["four"]
 
 
 async def test_only_so_many_are_worked_on_and_none_whose_client_has_gone_before_its_turn() -> None:

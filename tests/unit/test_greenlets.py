@@ -5,7 +5,7 @@ is kept of them.
 import asyncio
 import gc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -17,8 +17,8 @@ from rest_facade.front_door.greenlets import Greenlets, await_
 CALLER: ContextVar[str] = ContextVar("CALLER", default="nobody")
 
 
-async def finish(begun: Any) -> Any:
-    return await begun if isinstance(begun, asyncio.Task) else begun
+async def finish(run: Awaitable[Any]) -> Any:
+    return await run
 
 
 async def double(value: int) -> int:
@@ -31,21 +31,29 @@ async def fail(error: BaseException) -> None:
     raise error
 
 
-async def test_a_function_that_does_not_await_is_over_at_once_without_a_task() -> None:
-    assert Greenlets().begin(lambda: 5) == 5
+async def test_a_function_that_does_not_have_to_wait_is_over_at_once() -> None:
+    async def know() -> int:
+        return 5
+
+    told: list[str] = []
+    for view in (lambda: 5, lambda: await_(know())):
+        with pytest.raises(StopIteration) as over:
+            Greenlets().run(view, lambda: told.append("waits")).send(None)
+        assert over.value.value == 5
     with pytest.raises(ZeroDivisionError):
-        Greenlets().begin(lambda: 1 // 0)
+        await Greenlets().run(lambda: 1 // 0)
+    assert told == []
 
 
-async def test_a_function_that_awaits_goes_on_in_a_task_and_gets_what_it_awaits() -> None:
-    pool = Greenlets()
+async def test_a_function_that_waits_says_so_once_and_gets_what_it_awaits() -> None:
+    pool, told = Greenlets(), []
 
     def view() -> int:
         return sum(await_(double(number)) for number in range(4))
 
-    begun = [pool.begin(view) for _ in range(10)]
-    assert all(isinstance(one, asyncio.Task) for one in begun)
-    assert [await finish(one) for one in begun] == [12] * 10
+    begun = [asyncio.create_task(finish(pool.run(view, lambda: told.append(1)))) for _ in range(10)]
+    assert [await one for one in begun] == [12] * 10
+    assert told == [1] * 10
 
 
 @pytest.mark.parametrize(
@@ -61,7 +69,7 @@ async def test_what_an_awaitable_raises_is_raised_in_the_function(error: BaseExc
             caught.append(found)
         return "went on"
 
-    assert await finish(Greenlets().begin(view)) == "went on"
+    assert await finish(Greenlets().run(view)) == "went on"
     (found,) = caught
     # A coroutine may not raise StopIteration: Python makes an error of it.
     assert found is error or isinstance(found, RuntimeError | asyncio.CancelledError)
@@ -73,7 +81,7 @@ async def test_what_the_function_raises_is_raised_by_its_task() -> None:
         raise LookupError("gone")
 
     with pytest.raises(LookupError, match="gone"):
-        await finish(Greenlets().begin(view))
+        await finish(Greenlets().run(view))
 
 
 async def test_each_function_has_a_copy_of_the_context_and_what_it_awaits_has_the_same() -> None:
@@ -91,12 +99,12 @@ async def test_each_function_has_a_copy_of_the_context_and_what_it_awaits_has_th
 
     CALLER.set("test")
     for name in ("one", "two"):
-        await finish(pool.begin(lambda name=name: view(name)))
-    await asyncio.gather(*(finish(pool.begin(lambda name=name: view(name))) for name in ("three", "four")))
+        await finish(pool.run(lambda name=name: view(name)))
+    await asyncio.gather(*(finish(pool.run(lambda name=name: view(name))) for name in ("three", "four")))
     assert seen == [("test", name) for name in ("one", "two", "three", "four")]
     assert CALLER.get() == "test"
     # Nor is there anything left in a greenlet that is used again.
-    assert pool.begin(CALLER.get) == "test"
+    assert await pool.run(CALLER.get) == "test"
 
 
 async def test_a_task_that_is_cancelled_cancels_what_the_function_awaits_and_runs_its_finally() -> None:
@@ -117,16 +125,16 @@ async def test_a_task_that_is_cancelled_cancels_what_the_function_awaits_and_run
             # What cleans up may await, too.
             ended.append(await_(double(1)))
 
-    task = pool.begin(view)
+    task = asyncio.create_task(finish(pool.run(view)))
     await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert ended == ["awaitable", 2]
-    assert await finish(pool.begin(lambda: await_(double(3)))) == 6
+    assert await finish(pool.run(lambda: await_(double(3)))) == 6
 
 
-async def test_a_task_that_is_cancelled_before_it_goes_on_cancels_the_function() -> None:
+async def test_a_task_that_is_cancelled_where_it_waits_cancels_the_function() -> None:
     caught = []
 
     def view() -> None:
@@ -136,7 +144,8 @@ async def test_a_task_that_is_cancelled_before_it_goes_on_cancels_the_function()
             caught.append(type(error))
             raise
 
-    task = Greenlets().begin(view)
+    task = asyncio.create_task(finish(Greenlets().run(view)))
+    await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -150,10 +159,10 @@ async def test_generators_await_wherever_they_are_consumed() -> None:
         for number in range(3):
             yield await_(double(number))
 
-    assert await finish(pool.begin(lambda: list(numbers()))) == [0, 2, 4]
+    assert await finish(pool.run(lambda: list(numbers()))) == [0, 2, 4]
     half = numbers()
-    assert await finish(pool.begin(lambda: next(half))) == 0
-    assert await finish(pool.begin(lambda: next(half))) == 2
+    assert await finish(pool.run(lambda: next(half))) == 0
+    assert await finish(pool.run(lambda: next(half))) == 2
 
 
 async def test_only_so_many_idle_greenlets_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +177,7 @@ async def test_only_so_many_idle_greenlets_are_kept(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(greenlets, "_start_greenlet", noted)
     pool = Greenlets()
     for _ in range(3):
-        await asyncio.gather(*(finish(pool.begin(lambda: await_(double(1)))) for _ in range(5)))
+        await asyncio.gather(*(finish(pool.run(lambda: await_(double(1)))) for _ in range(5)))
         assert sum(one() is not None for one in made) == 2
     assert len(made) == 5 + 3 + 3
 
@@ -197,7 +206,7 @@ async def test_nothing_is_kept_of_a_function_that_is_over(ends: Callable[[object
             except (LookupError, ValueError):
                 return
 
-        return pool.begin(view)
+        return pool.run(view)
 
     gc.disable()
     try:
@@ -224,7 +233,7 @@ async def test_an_error_that_leaves_the_function_is_not_kept() -> None:
         raise error
 
     with pytest.raises(ViewError):
-        await finish(pool.begin(view))
+        await finish(pool.run(view))
     await asyncio.sleep(0)
     gc.collect()
     assert gone[0]() is None
@@ -247,9 +256,8 @@ async def test_a_function_that_is_dropped_while_it_waits_ends() -> None:
             ended.append(True)
 
     pool = Greenlets()
-    runner = greenlets._start_greenlet()
-    waiting = runner.switch(view)
+    waiting = pool.run(view)
+    waiting.send(None)
     waiting.close()
-    del runner, waiting
     assert ended == [True]
-    assert pool.begin(lambda: 1) == 1
+    assert await pool.run(lambda: 1) == 1

@@ -19,8 +19,12 @@ def iso(ms: int) -> str:
     """Writes an instant in ms as ISO 8601 in UTC with exactly three fractional digits:
     `2026-01-31T09:05:00.000Z`.
     """
-    seconds, rest = divmod(ms, 1000)
-    return f"{_iso_second(seconds)}.{rest:03d}Z"
+    return iso_within(*divmod(ms, 1000))
+
+
+def iso_within(seconds: int, ms: int) -> str:
+    """The same, of so many ms within a second."""
+    return f"{_iso_second(seconds)}.{ms:03d}Z"
 
 
 @lru_cache(maxsize=1024)

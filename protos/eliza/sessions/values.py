@@ -16,6 +16,12 @@ def timestamp(ms: int) -> Timestamp:
     return Timestamp(seconds=seconds, nanos=rest * 1_000_000)
 
 
+def set_timestamp(when: Timestamp, ms: int) -> None:
+    """Sets a Timestamp within a message: half as dear as to make one that is copied into it."""
+    when.seconds, rest = divmod(ms, 1000)
+    when.nanos = rest * 1_000_000
+
+
 def ms_floor(when: Timestamp) -> int:
     """The instant of a Timestamp in ms, rounded down."""
     return when.seconds * 1000 + when.nanos // 1_000_000

@@ -22,8 +22,8 @@ async def test_of_requests_that_do_not_come_few_are_waited_for(monkeypatch: pyte
         incoming.end(asyncio.current_task())
         await hang()
 
-    calls = [asyncio.create_task(incoming.receive(hang())) for _ in range(3)]
-    calls.append(asyncio.create_task(incoming.receive(receive())))
+    calls = [asyncio.create_task(incoming.receive(hang(), [])) for _ in range(3)]
+    calls.append(asyncio.create_task(incoming.receive(receive(), [])))
     async with asyncio.timeout(PATIENCE_SECONDS):
         await asyncio.wait(calls[:2])
     # The oldest are ended, the others are not.

@@ -12,7 +12,7 @@ from eliza.sessions.v1 import message_service_pb2 as messages_pb
 from eliza.sessions.v1 import session_service_pb2 as sessions_pb
 from server.patches import grpcio
 from server.rpc import sending
-from server.rpc.interceptor import Interceptor
+from server.rpc.interceptor import WireHandlers
 from server.rpc.pipeline import CallPipeline
 from tests.support.counts import counted
 from tests.support.waiting import PATIENCE_SECONDS, eventually
@@ -34,7 +34,7 @@ class Service:
         self.open = 0
         self.sent = 0
 
-    def add_to(self, server: grpc.aio.Server) -> None:
+    def add_to(self, server: grpc.aio.Server, wire: WireHandlers) -> None:
         watched = sessions_pb.WatchSessionResponse()
         watched.deleted.session_id = BIG
         watched_many = sessions_pb.WatchSessionsResponse()
@@ -74,8 +74,8 @@ class Service:
         }
         for name, handlers in (("SessionService", sessions), ("MessageService", messages)):
             name = f"eliza.sessions.v1.{name}"
-            server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(name, handlers),))
-            server.add_registered_method_handlers(name, handlers)
+            wrapped = {method: wire.wrap(f"/{name}/{method}", one) for method, one in handlers.items()}
+            server.add_registered_method_handlers(name, wrapped)
 
     def _stream(self, response: Any) -> Any:
         async def stream(_request: Any, _context: Any) -> AsyncIterator[Any]:
@@ -103,8 +103,8 @@ class Running:
         self.service = Service()
         self.pipeline = CallPipeline(lambda: None, max_calls=1000, max_streams=1000, slow_call_s=1000)
         self.sending = sending.Sending()
-        self._server = grpcio.build_server(interceptors=[Interceptor(self.pipeline, self.sending)])
-        self.service.add_to(self._server)
+        self._server = grpcio.build_server()
+        self.service.add_to(self._server, WireHandlers(self.pipeline, self.sending))
         port = self._server.add_insecure_port("127.0.0.1:0")
         await self._server.start()
         # A reader that grants no more than it must.
