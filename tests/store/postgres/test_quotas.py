@@ -36,8 +36,7 @@ async def stores(cluster: Cluster, database: str) -> AsyncIterator[list[Postgres
         assert list(problems(link)) == []
         # A lane's own row may be 0 for as long as those of the others are not.
         left = link.execute(
-            "SELECT * FROM session_counts WHERE sessions = 0 AND state <> 'agents' "
-            f"AND lane = {SHARED_LANE}"
+            f"SELECT * FROM session_counts WHERE sessions = 0 AND state <> 'agents' AND lane = {SHARED_LANE}"
         ).fetchall()
         assert left == []
     name = database.rsplit("/", 1)[1]
