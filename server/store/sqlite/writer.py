@@ -34,7 +34,7 @@ from server.store.sqlite.file import (
     leaves_doubt,
     public_error,
 )
-from server.store.sqlite.group import load, prepare_writing, write
+from server.store.sqlite.group import load, write
 from server.store.sqlite.removal import Pieces, remove, take_left
 from server.telemetry.telemetry import OFF, Telemetry
 from server.telemetry.traces import NO_TRACES, Traces
@@ -249,7 +249,6 @@ class SqliteWriter:
         connection = connect(self._path)
         # What a statement may have to take back is kept in memory. SQLite would make a file for it each time.
         connection.execute("PRAGMA temp_store = MEMORY")
-        prepare_writing(connection, self._require_lock)
         return connection
 
     def _open_anew(self) -> None:
@@ -301,15 +300,14 @@ class SqliteWriter:
         written = batch.written()
         for session_id in (*written.removed, *(session.id for session in written.changed)):
             self.recent.pop(session_id, None)
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._require_lock()
         if written.removed:
-            self._connection.execute("BEGIN IMMEDIATE")
             remove(self._connection, written.removed)
             # Most sessions leave no more than this; the purge takes the rest.
             self._pieces.take(DELETED_ROWS, lambda rows: take_left(self._connection, rows))
-            write(self._connection, written)
-            self._connection.execute("COMMIT")
-        else:
-            write(self._connection, written)
+        write(self._connection, written)
+        self._connection.execute("COMMIT")
         for session in (*written.created, *written.changed):
             self.recent[session.id] = session
         while len(self.recent) > MAX_RECENT:
