@@ -24,7 +24,6 @@ from unittest.mock import patch
 import apsw
 
 from server.store.sqlite import writer as sqlite_writer
-from server.store.sqlite.group import WRITE
 from server.store.sqlite.writer import SqliteWriter
 
 SECTOR: Final = 512
@@ -294,8 +293,7 @@ class _Connection:
         return self._connection.in_transaction
 
     def execute(self, statement: str, values: Any = ()) -> _Cursor:
-        commits = statement == "COMMIT" or (statement == WRITE and not self.in_transaction)
-        before = self._disk.commits() if commits else b""
+        before = self._disk.commits() if statement == "COMMIT" else b""
         try:
             with _translated():
                 cursor = self._connection.execute(statement, values)
@@ -308,16 +306,6 @@ class _Connection:
             cursor = self._connection.cursor()
         self._disk.executed(_by_writer(), statement)
         return _Cursor(cursor, self._connection.changes())
-
-    def create_function(self, name: str, count: int, function: Callable[[], None]) -> None:
-        def call() -> None:
-            try:
-                function()
-            except Exception as error:
-                # As from sqlite3, which tells nothing of it; apsw would raise it.
-                raise apsw.exception_for(apsw.SQLITE_ERROR) from error
-
-        self._connection.create_scalar_function(name, call, count)
 
     def executescript(self, script: str) -> None:
         self.execute(script).fetchall()

@@ -118,11 +118,13 @@ SCANS: Final = {
 """Statements that are meant to read whole tables."""
 
 _NO_ACCESS = re.compile(
-    r"(SCAN \w+ VIRTUAL TABLE INDEX 1:|SCAN removed|SCAN CONSTANT ROW|LIST SUBQUERY \d+|CO-ROUTINE removed|"
+    r"(SCAN \w+ VIRTUAL TABLE INDEX 1:|SCAN removed|SCAN CONSTANT ROW|SCAN \d+ CONSTANT ROWS|"
+    r"MATERIALIZE item|CO-ROUTINE item|SCAN item|LIST SUBQUERY \d+|CO-ROUTINE removed|"
     r"(CORRELATED )?SCALAR SUBQUERY \d+|"
     r"COMPOUND QUERY|LEFT-MOST SUBQUERY|UNION ALL|USING INDEX .* FOR IN-OPERATOR)"
 )
-"""Lines of a plan that say nothing of a table: JSON that was handed over, and steps of the purge in memory.
+"""Lines of a plan that say nothing of a table: JSON and rows (`item`) that were handed over, and steps of the
+purge in memory.
 """
 
 

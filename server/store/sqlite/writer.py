@@ -7,8 +7,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -34,7 +33,8 @@ from server.store.sqlite.file import (
     leaves_doubt,
     public_error,
 )
-from server.store.sqlite.group import load, prepare_writing, write
+from server.store.sqlite.group import load, write
+from server.store.sqlite.recent import Recent
 from server.store.sqlite.removal import Pieces, remove, take_left
 from server.telemetry.telemetry import OFF, Telemetry
 from server.telemetry.traces import NO_TRACES, Traces
@@ -44,8 +44,6 @@ T = TypeVar("T")
 GROUP_SIZE: Final = 256
 DELETED_ROWS: Final = 256
 """How many rows that deleted sessions leave go together with them."""
-MAX_RECENT: Final = 1000
-"""How many sessions are kept in memory, so that the next group need not load them."""
 
 log = structlog.get_logger()
 
@@ -91,9 +89,9 @@ class SqliteWriter:
         self._identity = file_identity(path)
         # After an I/O error nobody knows what the file holds, until it has been opened and checked anew.
         self._sound = True
-        # The sessions that groups have written last, as they are stored; none after an error. A session that
-        # is about to be written is none of them.
-        self.recent: OrderedDict[str, Session] = OrderedDict()
+        # Nothing after an error.
+        self._recent = Recent()
+        self.recent: Mapping[str, Session] = self._recent.sessions
         self._clock = clock
         self._max_queued = max_queued
         self._telemetry = telemetry
@@ -249,7 +247,6 @@ class SqliteWriter:
         connection = connect(self._path)
         # What a statement may have to take back is kept in memory. SQLite would make a file for it each time.
         connection.execute("PRAGMA temp_store = MEMORY")
-        prepare_writing(connection, self._require_lock)
         return connection
 
     def _open_anew(self) -> None:
@@ -271,14 +268,14 @@ class SqliteWriter:
             else:
                 self._work(group[0], group[0].task)
         except BaseException:
-            self.recent.clear()
+            self._recent.clear()
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
 
     def _work(self, call: Call, work: Work) -> None:
         if not call.in_transaction:
-            self.recent.clear()
+            self._recent.clear()
             self._require_lock()
             call.result = work(self._connection, self._clock.now_ms())
             return
@@ -287,30 +284,24 @@ class SqliteWriter:
         call.result = work(self._connection, self._clock.now_ms())
         # Before anybody can read what is stored from now on.
         if call.changed is None:
-            self.recent.clear()
+            self._recent.clear()
         else:
-            for session_id in call.changed(call.result):
-                self.recent.pop(session_id, None)
+            self._recent.forget(set(call.changed(call.result)))
         self._connection.execute("COMMIT")
 
     def _apply(self, calls: list[Call]) -> None:
         batch = Batch([call.task for call in calls if isinstance(call.task, Operation)])
-        results = batch.apply(load(self._connection, batch.wanted(), self.recent), self._clock.now_ms)
+        results = batch.apply(load(self._connection, batch.wanted(), self._recent), self._clock.now_ms)
         for call, result in zip(calls, results, strict=True):
             call.result, call.error = (None, result) if isinstance(result, DomainError) else (result, None)
         written = batch.written()
-        for session_id in (*written.removed, *(session.id for session in written.changed)):
-            self.recent.pop(session_id, None)
+        self._recent.hide([*written.removed, *(session.id for session in written.changed)])
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._require_lock()
         if written.removed:
-            self._connection.execute("BEGIN IMMEDIATE")
             remove(self._connection, written.removed)
             # Most sessions leave no more than this; the purge takes the rest.
             self._pieces.take(DELETED_ROWS, lambda rows: take_left(self._connection, rows))
-            write(self._connection, written)
-            self._connection.execute("COMMIT")
-        else:
-            write(self._connection, written)
-        for session in (*written.created, *written.changed):
-            self.recent[session.id] = session
-        while len(self.recent) > MAX_RECENT:
-            self.recent.popitem(last=False)
+        write(self._connection, written)
+        self._connection.execute("COMMIT")
+        self._recent.keep(written)
