@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Final
 
 import orjson
+from google.protobuf.struct_pb2 import Struct
 
 from eliza.sessions import json_text, values
 from eliza.sessions.errors import truncate
@@ -121,8 +122,7 @@ def message(
         if stored.attachments:
             made.attachments_json = json_text.escape_lines(stored.attachments)
         return made
-    own = orjson.loads(stored.metadata)
-    made.metadata.CopyFrom(values.struct({**orjson.loads(session.metadata), **own, "sessionId": session.id}))
+    made.metadata.CopyFrom(_overlay_struct(session.id, session.metadata, stored.metadata))
     if stored.attachments is not None:
         made.attachments.CopyFrom(values.list_value(orjson.loads(stored.attachments)))
     return made
@@ -133,6 +133,12 @@ def _overlay_metadata(session_id: str, shared: str, own: str) -> str:
     """Lays a message's metadata over its session's, as text. Cached, because most messages have none."""
     laid_over = {**orjson.loads(own), "sessionId": session_id}
     return json_text.escape_lines(json_text.overlay(shared, laid_over))
+
+
+@lru_cache(maxsize=64)
+def _overlay_struct(session_id: str, shared: str, own: str) -> Struct:
+    """The same as a Struct, which is copied and never changed."""
+    return values.struct({**orjson.loads(shared), **orjson.loads(own), "sessionId": session_id})
 
 
 def delivered_message(session: Session, entry: Entry, stored: Message, as_text: bool) -> message_pb2.Message:
