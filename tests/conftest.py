@@ -2,10 +2,12 @@
 
 import base64
 import contextlib
+import faulthandler
 import gc
 import importlib
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +41,42 @@ SHARED = {
     "AGENT_ALLOWED_HOSTS": "",
 }
 """The settings of a service that many tests share."""
+
+HANG_SECONDS = 240
+"""After which a test hangs: the longest takes half a minute on two cores."""
+REARM_SECONDS = 20
+
+
+class Watchdog:
+    """Ends a process in which a test hangs, with every thread's stack.
+
+    pytest's own makes a thread for each test, which costs as much as many a test; this one for all those that
+    begin within REARM_SECONDS.
+    """
+
+    def __init__(self) -> None:
+        # Tests run while pytest captures the descriptor 2.
+        self._stderr = os.dup(2)
+        self._armed_s = 0.0
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_protocol(self) -> None:
+        if time.monotonic() - self._armed_s > REARM_SECONDS:
+            self._armed_s = time.monotonic()
+            faulthandler.dump_traceback_later(HANG_SECONDS + REARM_SECONDS, file=self._stderr, exit=True)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_exception_interact(self) -> None:
+        # pytest has just called it off.
+        self._armed_s = 0.0
+
+    def pytest_unconfigure(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
+        os.close(self._stderr)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Watchdog())
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -15,6 +15,7 @@ from werkzeug.routing import MapAdapter
 
 from eliza.sessions.errors import forget_frames, truncate
 from rest_facade.front_door.observer import ROUTE
+from rest_facade.patches.werkzeug import MatchedRule
 from rest_facade.routes import agents, clock, openapi, sessions, sse
 from rest_facade.routes.caller import sent_credential
 from rest_facade.routes.route_table import RouteTable
@@ -67,11 +68,12 @@ class App(flask.Flask):
 
     These silently do not work: signals of requests, `before_request`, `after_request`, `teardown_request`,
     `teardown_appcontext`, `url_value_preprocessor`, sessions, uploaded files, coroutines as views,
-    SERVER_NAME, TRUSTED_HOSTS, matching by host or subdomain. Views and handlers must answer with our
-    `Response`.
+    SERVER_NAME, TRUSTED_HOSTS, matching by host or subdomain. `url_for` raises NotImplementedError. Views and
+    handlers must answer with our `Response`.
     """
 
     request_class = _Request
+    url_rule_class = MatchedRule
     session_interface = _NoSession()
 
     @cached_property

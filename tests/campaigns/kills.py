@@ -121,16 +121,16 @@ class Fleet:
         """Starts what is not running."""
         if self.server is None:
             arguments = ["--no-rest"] if self.apart else []
-            self.server = Patient(self.directory, *arguments, fresh=True, **self._settings())
+            self.server = Patient(self.directory, *arguments, **self._settings())
         if self.apart and self.facade is None:
-            self.facade = Facade(self.directory, self.grpc, self.rest)
+            self.facade = Facade(self.directory, self.grpc, self.rest, fresh=False)
 
     def interrupt(self, seconds: float) -> None:
         """Starts a server and kills it after so long, ready or not."""
         interrupted = type("Interrupted", (_Interrupted,), {"seconds": seconds})
         with suppress(RuntimeError):
             arguments = ["--no-rest"] if self.apart else []
-            interrupted(self.directory, *arguments, fresh=True, **self._settings())
+            interrupted(self.directory, *arguments, **self._settings())
 
     def kill(self, what: str) -> None:
         """Kills `server`, `facade` or `both`."""

@@ -24,7 +24,7 @@ from tests.campaigns.vfs import Disk, mounted
 
 
 def test_injected_faults_lose_nothing_that_was_acknowledged() -> None:
-    campaign = run("tests.campaigns.injected", "--seed", "1", "--size", "0.01")
+    campaign = run("tests.campaigns.injected", "--seed", "1", "--size", "0.005")
     assert campaign.returncode == 0, campaign.stdout + campaign.stderr
 
 

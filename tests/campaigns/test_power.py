@@ -29,15 +29,15 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_power_cuts_lose_nothing_that_was_acknowledged() -> None:
-    campaign = run("tests.campaigns.power", "--seed", "1", "--cuts", "80")
+    campaign = run("tests.campaigns.power", "--seed", "1", "--cuts", "40")
     assert campaign.returncode == 0, campaign.stdout + campaign.stderr
-    assert "\n80 cuts in " in campaign.stdout
+    assert "\n40 cuts in " in campaign.stdout
 
 
 @pytest.mark.parametrize("synchronous", ["OFF", "NORMAL"])
 def test_a_store_that_does_not_sync_each_commit_is_found_out(synchronous: str) -> None:
     campaign = run(
-        "tests.campaigns.power", "--seed", "3", "--cuts", "60", "--pragma", f"synchronous = {synchronous}"
+        "tests.campaigns.power", "--seed", "3", "--cuts", "25", "--pragma", f"synchronous = {synchronous}"
     )
     assert campaign.returncode == 1, campaign.stdout + campaign.stderr
     assert " is lost" in campaign.stdout

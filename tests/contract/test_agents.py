@@ -71,9 +71,18 @@ def test_other_methods_and_paths_are_not_there(rest_service: Serve) -> None:
 
 def test_it_is_bounded(start: Start) -> None:
     service = start()
-    for number in range(MAX_AGENTS):
-        agent = agent_pb2.Agent(name=f"agent {number}", kind=agent_pb2.AGENT_KIND_ECHO)
-        service.agents.CreateAgent(CreateAgentRequest(agent=agent), timeout=10)
+    agents = [
+        agent_pb2.Agent(name=f"agent {number}", kind=agent_pb2.AGENT_KIND_ECHO)
+        for number in range(MAX_AGENTS)
+    ]
+    # As many at a time as a connection may have open.
+    for begin in range(0, MAX_AGENTS, 100):
+        making = [
+            service.agents.CreateAgent.future(CreateAgentRequest(agent=agent), timeout=60)
+            for agent in agents[begin : begin + 100]
+        ]
+        for one in making:
+            one.result()
     found = listed(service)
     assert [agent["id"] for agent in found] == agent_ids(service)
     assert len(found) == MAX_AGENTS

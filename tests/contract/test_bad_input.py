@@ -2,31 +2,22 @@
 done.
 """
 
-import uuid
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from eliza.sessions.v1 import message_service_pb2, session_service_pb2
 from tests.contract.answers import read_error
 from tests.contract.bad_input import BAD
 from tests.contract.bad_pieces import ANY, FINE, NO_ANSWER, SID, USER, Bad
 from tests.contract.drivers import PATIENCE_SECONDS
-from tests.contract.grpc_driver import now_ms
 from tests.contract.raw_http import exchange
-from tests.support.service import ECHO, Serve
+from tests.contract.untouched import Untouched, standing, untouched
+from tests.support.service import Serve
 
 
-def standing(service: Serve, session: str, user: str) -> Any:
-    """What a piece could have changed: the user's sessions, the messages of the one there is, the clock."""
-    sessions = service.sessions.ListSessions(
-        session_service_pb2.ListSessionsRequest(user_id=user), timeout=PATIENCE_SECONDS
-    ).sessions
-    history = service.messages.ListMessages(
-        message_service_pb2.ListMessagesRequest(session_id=session), timeout=PATIENCE_SECONDS
-    ).messages
-    return list(sessions), list(history), now_ms(service)
+@pytest.fixture(scope="module")
+def sessions() -> Untouched:
+    return Untouched()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,14 +31,11 @@ def _nothing_unforeseen(service: Serve, two_processes: Serve) -> Iterator[None]:
 @pytest.mark.parametrize(
     "piece", [pytest.param(piece, id=f"{number}: {piece.name[:60]}") for number, piece in enumerate(BAD)]
 )
-def test_bad_input_is_refused_and_changes_nothing(rest_service: Serve, piece: Bad) -> None:
-    service, user = rest_service, str(uuid.uuid4())
-    made = service.sessions.CreateSession(
-        session_service_pb2.CreateSessionRequest(agent_id=ECHO, user_id=user), timeout=PATIENCE_SECONDS
-    ).session
-    session = made.session_id
-    # What `standing` would say: the clock stands at the session's creation.
-    before = [made], [], made.created_at.ToMilliseconds()
+def test_bad_input_is_refused_and_changes_nothing(
+    rest_service: Serve, piece: Bad, sessions: Untouched
+) -> None:
+    service, made = rest_service, sessions.take(rest_service)
+    session, user = made.session_id, made.user_id
     names = ((SID, session), (SID.upper(), session.upper()), (SID[1:], session[1:]), (USER, user))
     pieces = list(piece.pieces)
     for placeholder, name in names:
@@ -66,7 +54,8 @@ def test_bad_input_is_refused_and_changes_nothing(rest_service: Serve, piece: Ba
         else:
             assert piece.outcome in (FINE, ANY), answer
     if answer is None or answer.status >= 400:
-        assert standing(service, session, user) == before
+        assert standing(service, made) == untouched(made)
+        sessions.keep(service, made)
     else:
         assert (
             service.http.get(f"{service.url}/health", timeout=PATIENCE_SECONDS).json()["status"] == "healthy"

@@ -2,7 +2,6 @@
 done.
 """
 
-import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,8 +18,9 @@ from tests.conftest import SHARED
 from tests.contract.bad_pieces import ANY, FINE, SID, USER
 from tests.contract.bad_rpc import BAD, token
 from tests.contract.drivers import PATIENCE_SECONDS
-from tests.contract.grpc_driver import now_ms, read_rpc_error
+from tests.contract.grpc_driver import read_rpc_error
 from tests.contract.rpc_pieces import PATHS, REFUSED, STREAM, BadRpc
+from tests.contract.untouched import Untouched, standing, untouched
 from tests.support.service import ECHO, Serve
 
 BY_GRPC = {grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNIMPLEMENTED}
@@ -35,15 +35,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     assert running.stop() == 0, running.log()
 
 
-def standing(service: Serve, session: str, user: str) -> Any:
-    """What a piece could have changed, but for the agents."""
-    sessions = service.sessions.ListSessions(
-        session_service_pb2.ListSessionsRequest(user_id=user), timeout=PATIENCE_SECONDS
-    ).sessions
-    history = service.messages.ListMessages(
-        message_service_pb2.ListMessagesRequest(session_id=session), timeout=PATIENCE_SECONDS
-    ).messages
-    return list(sessions), list(history), now_ms(service)
+@pytest.fixture(scope="module")
+def sessions() -> Untouched:
+    return Untouched()
 
 
 def list_agents(service: Serve) -> list[agent_pb2.Agent]:
@@ -69,21 +63,20 @@ def last_agents(service: Serve, stream_agent: str) -> list[agent_pb2.Agent]:
     "piece", [pytest.param(piece, id=f"{number}: {piece.name[:60]}") for number, piece in enumerate(BAD)]
 )
 def test_bad_rpc_is_refused_and_changes_nothing(
-    service: Serve, piece: BadRpc, stream_agent: str, last_agents: list[agent_pb2.Agent]
+    service: Serve,
+    piece: BadRpc,
+    sessions: Untouched,
+    stream_agent: str,
+    last_agents: list[agent_pb2.Agent],
 ) -> None:
-    user = str(uuid.uuid4())
     of_agents = piece.method in (PATHS["Connect"], PATHS["Reply"])
-    wanted = session_service_pb2.CreateSessionRequest(
-        user_id=user, agent_id=stream_agent if of_agents else ECHO
-    )
-    made = service.sessions.CreateSession(wanted, timeout=PATIENCE_SECONDS).session
-    session = made.session_id
-    # What `standing` would say: the clock stands at the session's creation.
-    before: Any = [made], [], made.created_at.ToMilliseconds()
+    made = sessions.take(service, stream_agent if of_agents else ECHO)
+    session, user = made.session_id, made.user_id
+    before: Any = untouched(made)
     if of_agents:
         sent = message_service_pb2.SendMessageRequest(session_id=session, content="x")
         service.messages.SendMessage(sent, timeout=PATIENCE_SECONDS)
-        before = standing(service, session, user)
+        before = standing(service, made)
     requests = [
         each.replace(SID.encode(), session.encode()).replace(USER.encode(), user.encode())
         for each in (piece.request, *piece.more)
@@ -93,8 +86,10 @@ def test_bad_rpc_is_refused_and_changes_nothing(
     try:
         judge(piece, error)
         if error:
-            assert standing(service, session, user) == before
+            assert standing(service, made) == before
             assert last_agents == agents_before
+            if not of_agents:
+                sessions.keep(service, made)
     finally:
         if of_agents:
             # Workers of the pieces to come are to have nothing to do with it.

@@ -211,7 +211,7 @@ def test_a_place_that_was_only_made_is_filled(full: Path, tmp_path: Path) -> Non
 def test_huge_entries_are_copied_a_few_at_a_time(
     full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    huge = 16 * 1024 * 1024
+    huge = 8 * 1024 * 1024
     with closing(sqlite3.connect(full)) as connection, connection:
         connection.execute(
             "UPDATE log SET content = replace(hex(zeroblob(?)), '00', 'é') WHERE (session_id, sequence) IN "

@@ -102,7 +102,7 @@ def empty_values(play: Playing) -> None:
             lambda _, path=path, content=content, compression=compression: play.call(
                 path, content, compression=compression
             ),
-            8,
+            play.scaled(8, 4),
         )
     play.require(not play.answers["OK"], "what must be refused was taken")
 
@@ -145,7 +145,7 @@ def answers_unread(play: Playing) -> None:
     watches = session_service_pb2.WatchSessionsRequest(join=join).SerializeToString()
     rest, rpc = play.service.rest, play.service.grpc
     unread = [
-        *[(rest, page)] * 10,
+        *[(rest, page)] * play.scaled(10, 4),
         *[(rest, events)] * play.scaled(100),
         *[(rpc, ask_streams(f"{SESSION_SERVICE}WatchSession", watch, 10))] * play.scaled(10),
         *[(rpc, ask_streams(f"{SESSION_SERVICE}WatchSessions", watches, 10))] * play.scaled(10),

@@ -17,7 +17,7 @@ from tests.service.access.world import ALICE, World, make_world
 from tests.support.service import Serve
 from tests.support.waiting import until
 
-MANY = 2000
+MANY = 900
 PART_BYTES = 256 * 1024
 
 
@@ -139,9 +139,9 @@ def test_it_may_begin_behind_an_entry(own: World) -> None:
 
 def test_a_long_one_comes_in_parts(own: World) -> None:
     session_id = add_session(own, new_user())
-    texts = [f"message {number} {'x' * 1000}" for number in range(MANY)]
+    texts = [f"message {number} {'x' * 2000}" for number in range(MANY)]
     say(own, session_id, *texts)
-    parts, longest_line = parts_of(own, session_id), 4000
+    parts, longest_line = parts_of(own, session_id), 6000
     assert len(parts) > 8
     assert max(map(len, parts)) < PART_BYTES + longest_line
     assert all(part.endswith(b"\n") for part in parts)

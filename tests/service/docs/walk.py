@@ -110,14 +110,23 @@ def _environment(directory: Path) -> dict[str, str]:
     commands = directory / "bin"
     commands.mkdir()
     (commands / "node").symlink_to(NODE)
-    (commands / "npm").write_text(f'#!/bin/sh\nexec "{NODE}" "{NPM}" "$@"\n')
-    (commands / "npm").chmod(0o755)
     ours = str(Path(sys.prefix) / "bin")
-    path = [str(commands), *(one for one in os.environ["PATH"].split(os.pathsep) if one != ours)]
+    path = [one for one in os.environ["PATH"].split(os.pathsep) if one != ours]
+    python = shutil.which("python3", path=os.pathsep.join(path))
+    scripts = {
+        "npm": f'exec "{NODE}" "{NPM}" "$@"',
+        # A pip in the reader's environment costs as much as all that it installs there: the tests' own pip
+        # installs into it instead.
+        "python3": f'[ "$2" != venv ] || set -- "$@" --without-pip\nexec "{python}" "$@"',
+        "pip": f'exec "{sys.executable}" -m pip --python "$VIRTUAL_ENV/bin/python" "$@"',
+    }
+    for name, script in scripts.items():
+        (commands / name).write_text(f"#!/bin/sh\n{script}\n")
+        (commands / name).chmod(0o755)
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith((*SETTINGS, "PYTHON", "VIRTUAL_ENV"))
     }
     # Most of what pip installs is never imported, and what is, Python compiles then.
-    return {**kept, "PATH": os.pathsep.join(path), "PIP_COMPILE": "0"}
+    return {**kept, "PATH": os.pathsep.join([str(commands), *path]), "PIP_COMPILE": "0"}

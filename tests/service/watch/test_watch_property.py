@@ -266,7 +266,7 @@ async def check(world: World) -> None:
         )
 
 
-@pytest.mark.parametrize("examples", [25, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [12, pytest.param(2000, marks=pytest.mark.slow)])
 def test_a_watcher_that_resumes_sees_the_log_once(examples: int) -> None:
     @settings(deadline=None, max_examples=examples, suppress_health_check=list(HealthCheck))
     @given(st.lists(ACTIONS, min_size=5, max_size=40))
