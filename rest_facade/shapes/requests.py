@@ -129,10 +129,11 @@ def create_access_token(body: Body, session_id: str) -> CreateAccessTokenRequest
         raise invalid_field("verbs", verbs, "must be an array of strings")
     request = CreateAccessTokenRequest(session_id=session_id, verbs=verbs)
     if seconds is not None:
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds >= 1:
-            raise invalid_field("seconds", seconds, "must be a number of at least 1")
-        # The server has a bound of its own; more than these a Duration cannot hold.
-        request.lifetime.FromMilliseconds(int(min(seconds, _MAX_SECONDS) * 1000))
+        is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+        # The server has a bound of its own. A Duration could not hold any number.
+        if not is_number or not 1 <= seconds <= _MAX_SECONDS:
+            raise invalid_field("seconds", seconds, f"must be a number from 1 to {_MAX_SECONDS}")
+        request.lifetime.FromMilliseconds(int(seconds * 1000))
     return request
 
 

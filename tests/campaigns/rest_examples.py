@@ -26,8 +26,9 @@ _BEYOND_SCHEMAS: Final = {
     ("INVALID_FIELD", "after"),
     ("INVALID_FIELD", "advanceMs"),
     ("INVALID_FIELD", "now"),
+    ("INVALID_FIELD", "seconds"),
 }
-"""What depends on what is stored, or on the time."""
+"""What depends on what is stored, on the time, or on a setting."""
 
 _MODES: Final = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 
