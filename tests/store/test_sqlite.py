@@ -7,12 +7,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
-import orjson
 import pytest
 
 from server.clock import TestClock
 from server.domain.access import EVERYTHING
-from server.domain.deliveries import Delivery
 from server.domain.errors import (
     InvalidContentError,
     InvalidFieldError,
@@ -24,10 +22,9 @@ from server.domain.errors import (
 from server.domain.idempotency import RequestKey
 from server.domain.sessions import Outcome, Session, fall_due
 from server.store import rows
-from server.store.batch import DeliveryKey
 from server.store.contract import Store
 from server.store.sqlite import file as sqlite_file
-from server.store.sqlite import recent
+from server.store.sqlite import writer
 from server.store.sqlite.store import SqliteStore
 from server.store.sqlite.writer import GROUP_SIZE
 from server.store.values import Counts
@@ -45,7 +42,7 @@ from tests.store.conformance.common import (
     say,
     take,
 )
-from tests.support.inside_sqlite import cached_deliveries, cached_sessions, path_of, write_connection
+from tests.support.inside_sqlite import cached_sessions, path_of, write_connection
 from tests.unit.samples import MINUTE, T0, logged, put, session
 
 
@@ -80,14 +77,6 @@ def stored(store: SqliteStore, ids: Iterable[str]) -> dict[str, Session]:
     with closing(sqlite_file.connect(path_of(store), read_only=True)) as connection:
         found = [row for one in ids for row in connection.execute(statement, (one,))]
     return {one.id: one for one in map(rows.session_of, found)}
-
-
-def stored_deliveries(store: SqliteStore, keys: Iterable[DeliveryKey]) -> dict[DeliveryKey, Delivery]:
-    """What the file has of deliveries."""
-    statement = f"SELECT {', '.join(rows.DELIVERY)} FROM deliveries WHERE session_id = ? AND sequence = ?"
-    with closing(sqlite_file.connect(path_of(store), read_only=True)) as connection:
-        found = [row for key in keys for row in connection.execute(statement, key)]
-    return {(one.session_id, one.sequence): one for one in map(rows.delivery_of, found)}
 
 
 def batches(statements: list[str]) -> int:
@@ -129,9 +118,6 @@ class TestSqliteStore(StoreConformance):
     async def close(self, store: SqliteStore) -> None:
         await super().close(store)
         assert cached_sessions(store) == stored(store, cached_sessions(store))
-        # A test may have damaged one.
-        with suppress(orjson.JSONDecodeError):
-            assert cached_deliveries(store) == stored_deliveries(store, cached_deliveries(store))
 
     async def test_a_call_that_is_cancelled_before_its_turn_writes_nothing(
         self, store: Store, one: Session
@@ -263,7 +249,7 @@ class TestSqliteStore(StoreConformance):
     async def test_what_the_writer_keeps_of_sessions_is_what_is_stored(
         self, store: SqliteStore, clock: TestClock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(recent, "MAX_SESSIONS", 3)
+        monkeypatch.setattr(writer, "MAX_RECENT", 3)
         many = [await self.added(store) for _ in range(5)]
         kept = cached_sessions(store)
         assert list(kept) == [one.id for one in many[2:]]
@@ -292,8 +278,6 @@ class TestSqliteStore(StoreConformance):
             with suppress(Misbehaved, InvalidFieldError):
                 await step()
             assert kept == stored(store, kept)
-            open_ones = cached_deliveries(store)
-            assert open_ones == stored_deliveries(store, open_ones)
         with pytest.raises(SessionNotFoundError):
             await store.apply(first.id, say(), scope=EVERYTHING)
 

@@ -4,9 +4,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from server.domain.deliveries import Delivery
 from server.domain.sessions import Session
-from server.store.batch import DeliveryKey
 from server.store.sqlite import file as sqlite_file
 from server.store.sqlite.file import FileLock
 from server.store.sqlite.store import SqliteStore
@@ -31,12 +29,6 @@ def read_connections(store: SqliteStore) -> tuple[sqlite3.Connection, sqlite3.Co
 def cached_sessions(store: SqliteStore) -> dict[str, Session]:
     """The sessions that the writer keeps between its batches."""
     cached: dict[str, Session] = writer_of(store).recent
-    return cached
-
-
-def cached_deliveries(store: SqliteStore) -> dict[DeliveryKey, Delivery]:
-    """The open deliveries that the writer keeps between its batches."""
-    cached: dict[DeliveryKey, Delivery] = writer_of(store)._recent.deliveries
     return cached
 
 

@@ -2,7 +2,8 @@
 
 import sqlite3
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, TypeVar
+from types import MappingProxyType
+from typing import Any, Final
 
 import orjson
 
@@ -13,11 +14,7 @@ from server.store import rows
 from server.store.batch import Loaded, Remembered, Wanted, Written
 from server.store.sqlite.counts import change_counts
 from server.store.sqlite.items import columns_of_item, execute_rows
-from server.store.sqlite.recent import Recent
 from server.store.sqlite.removal import IS_THERE
-
-K = TypeVar("K")
-T = TypeVar("T")
 
 _LOAD_SESSIONS = (
     f"SELECT {', '.join(rows.SESSION)} FROM sessions WHERE id IN (SELECT value FROM json_each(?))"
@@ -81,21 +78,21 @@ _LOAD_COUNTS = (
 _PUT_REQUESTS = f"INSERT OR REPLACE INTO requests ({', '.join(rows.REQUEST)}) {{}}"
 
 
-def load(connection: sqlite3.Connection, wanted: Wanted, recent: Recent | None = None) -> Loaded:
-    """Loads what a batch wants, but for what is in `recent`. Raises sqlite3.Error."""
+def load(
+    connection: sqlite3.Connection, wanted: Wanted, recent: Mapping[str, Session] = MappingProxyType({})
+) -> Loaded:
+    """Loads what a batch wants, but for sessions that are in `recent`. Raises sqlite3.Error."""
 
     def select(statement: str, keys: Iterable[Any]) -> list[rows.Row]:
         listed = list(keys)
         return connection.execute(statement, (orjson.dumps(listed).decode(),)).fetchall() if listed else []
 
-    loaded = Loaded()
-    if recent:
-        loaded.sessions.update(_those_of(recent.sessions, wanted.sessions))
-        loaded.deliveries.update(_those_of(recent.deliveries, wanted.deliveries))
+    loaded = Loaded(
+        {session_id: recent[session_id] for session_id in wanted.sessions if session_id in recent}
+    )
     for session in map(rows.session_of, select(_LOAD_SESSIONS, wanted.sessions - loaded.sessions.keys())):
         loaded.sessions[session.id] = session
-    missing = wanted.deliveries - loaded.deliveries.keys()
-    for delivery in map(rows.delivery_of, select(_LOAD_DELIVERIES, missing)):
+    for delivery in map(rows.delivery_of, select(_LOAD_DELIVERIES, wanted.deliveries)):
         loaded.deliveries[delivery.session_id, delivery.sequence] = delivery
     for agent in map(rows.agent_of, select(_LOAD_AGENTS, wanted.agents)):
         loaded.agents[agent.id] = agent
@@ -134,8 +131,3 @@ def write(connection: sqlite3.Connection, written: Written) -> None:
 def set_due(connection: sqlite3.Connection, deadlines: Iterable[tuple[str, int | None]]) -> None:
     """Stores the deadlines of sessions, by their ids. Raises sqlite3.Error."""
     execute_rows(connection, _SET_DUE, deadlines)
-
-
-def _those_of(kept: Mapping[K, T], keys: Iterable[K]) -> Iterable[tuple[K, T]]:
-    """The items with these keys, where they are there."""
-    return ((key, kept[key]) for key in keys if key in kept)

@@ -7,7 +7,8 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -34,7 +35,6 @@ from server.store.sqlite.file import (
     public_error,
 )
 from server.store.sqlite.group import load, write
-from server.store.sqlite.recent import Recent
 from server.store.sqlite.removal import Pieces, remove, take_left
 from server.telemetry.telemetry import OFF, Telemetry
 from server.telemetry.traces import NO_TRACES, Traces
@@ -44,6 +44,8 @@ T = TypeVar("T")
 GROUP_SIZE: Final = 256
 DELETED_ROWS: Final = 256
 """How many rows that deleted sessions leave go together with them."""
+MAX_RECENT: Final = 1000
+"""How many sessions are kept in memory, so that the next group need not load them."""
 
 log = structlog.get_logger()
 
@@ -89,9 +91,9 @@ class SqliteWriter:
         self._identity = file_identity(path)
         # After an I/O error nobody knows what the file holds, until it has been opened and checked anew.
         self._sound = True
-        # Nothing after an error.
-        self._recent = Recent()
-        self.recent: Mapping[str, Session] = self._recent.sessions
+        # The sessions that groups have written last, as they are stored; none after an error. A session that
+        # is about to be written is none of them.
+        self.recent: OrderedDict[str, Session] = OrderedDict()
         self._clock = clock
         self._max_queued = max_queued
         self._telemetry = telemetry
@@ -268,14 +270,14 @@ class SqliteWriter:
             else:
                 self._work(group[0], group[0].task)
         except BaseException:
-            self._recent.clear()
+            self.recent.clear()
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise
 
     def _work(self, call: Call, work: Work) -> None:
         if not call.in_transaction:
-            self._recent.clear()
+            self.recent.clear()
             self._require_lock()
             call.result = work(self._connection, self._clock.now_ms())
             return
@@ -284,18 +286,20 @@ class SqliteWriter:
         call.result = work(self._connection, self._clock.now_ms())
         # Before anybody can read what is stored from now on.
         if call.changed is None:
-            self._recent.clear()
+            self.recent.clear()
         else:
-            self._recent.forget(set(call.changed(call.result)))
+            for session_id in call.changed(call.result):
+                self.recent.pop(session_id, None)
         self._connection.execute("COMMIT")
 
     def _apply(self, calls: list[Call]) -> None:
         batch = Batch([call.task for call in calls if isinstance(call.task, Operation)])
-        results = batch.apply(load(self._connection, batch.wanted(), self._recent), self._clock.now_ms)
+        results = batch.apply(load(self._connection, batch.wanted(), self.recent), self._clock.now_ms)
         for call, result in zip(calls, results, strict=True):
             call.result, call.error = (None, result) if isinstance(result, DomainError) else (result, None)
         written = batch.written()
-        self._recent.hide([*written.removed, *(session.id for session in written.changed)])
+        for session_id in (*written.removed, *(session.id for session in written.changed)):
+            self.recent.pop(session_id, None)
         self._connection.execute("BEGIN IMMEDIATE")
         self._require_lock()
         if written.removed:
@@ -304,4 +308,7 @@ class SqliteWriter:
             self._pieces.take(DELETED_ROWS, lambda rows: take_left(self._connection, rows))
         write(self._connection, written)
         self._connection.execute("COMMIT")
-        self._recent.keep(written)
+        for session in (*written.created, *written.changed):
+            self.recent[session.id] = session
+        while len(self.recent) > MAX_RECENT:
+            self.recent.popitem(last=False)
