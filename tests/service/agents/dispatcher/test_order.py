@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections import defaultdict
-from typing import Any
 
 import pytest
 
@@ -19,11 +18,9 @@ pytestmark = pytest.mark.sqlite
 
 
 class TestOrder:
-    @pytest.mark.parametrize("is_inside", [False, True])
     async def test_a_flood_is_answered_in_order_and_many_sessions_at_once(
-        self, world: World, agent: Scripted, is_inside: bool
+        self, world: World, agent: Scripted
     ) -> None:
-        agent.is_inside = is_inside
         await world.open()
         flooded, *others = [await world.session() for _ in range(51)]
         contents = [f"{n}" for n in range(200)]
@@ -40,30 +37,7 @@ class TestOrder:
         assert all(sequences == sorted(sequences) for sequences in asked.values())
         assert world.dispatcher.is_idle()
 
-    async def test_an_agent_in_this_process_is_given_what_commits_tell_of_without_a_read(
-        self, world: World, agent: Scripted, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        agent.is_inside = True
-        await world.open(concurrency=2)
-        asked: list[object] = []
-        lease_due = world.store.lease_due
-
-        async def ask(*args: Any) -> Any:
-            asked.append(args)
-            return await lease_due(*args)
-
-        monkeypatch.setattr(world.store, "lease_due", ask)
-        sessions = [await world.session() for _ in range(5)]
-        await asyncio.gather(*(world.send(one, "a", "b", "c") for one in sessions))
-        for one in sessions:
-            assert await world.exchanged(one) == [("a", "a"), ("b", "b"), ("c", "c")]
-        assert asked == []
-
-    @pytest.mark.parametrize("is_inside", [False, True])
-    async def test_an_agent_has_no_more_than_its_share_in_hand(
-        self, world: World, agent: Scripted, is_inside: bool
-    ) -> None:
-        agent.is_inside = is_inside
+    async def test_an_agent_has_no_more_than_its_share_in_hand(self, world: World, agent: Scripted) -> None:
         gate = asyncio.Semaphore(0)
 
         async def gated(work: Work, emit: Emit) -> Reply:
