@@ -221,6 +221,8 @@ class Deliveries(ABC):
     async def find_answer(self, session_id: str, sequence: int, *, scope: Scope) -> Entry | None:
         """Finds the reply to the message with this sequence, or else its last final failure; None while there
         is neither, and while it is delivered anew.
+
+        It goes through no log: a message may be repeated when 100,000 entries have come since.
         """
 
     @abstractmethod

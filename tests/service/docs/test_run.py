@@ -13,8 +13,11 @@ RUN = ROOT / example("tests/run").strip()
 
 
 def test_it_says_what_to_install_where_it_may_not(tmp_path: Path) -> None:
-    for command in ("bash", "dirname", "id", "python3"):
+    for command in ("bash", "dirname", "id"):
         (tmp_path / command).symlink_to(shutil.which(command))
+    # As Debian's, which comes without venv.
+    (tmp_path / "python3").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "python3").chmod(0o755)
     done = subprocess.run(
         [RUN, "--version"],
         env={"PATH": str(tmp_path)},
