@@ -3,6 +3,7 @@
 import errno
 import gc
 import os
+import sys
 from importlib import import_module
 from typing import Any, Final
 
@@ -74,6 +75,8 @@ class _Commands(click.Group):
             # A file has a name; the standard output, on a disk that is full, has none.
             if error.errno not in _NO_ROOM or error.filename or ctx.invoked_subcommand in _SERVICES:
                 raise
+            # What is left of it is tried once more at the exit, whose status would be 120.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise click.ClickException(f"the output cannot be written: {error.strerror}") from error
 
 

@@ -46,7 +46,8 @@ def test_the_installed_command_knows_its_version(tmp_path: Path) -> None:
     )
 
 
-def test_an_output_that_is_full_is_told_in_a_line(start: Start) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_is_full_is_told_in_a_line(start: Start, unbuffered: str) -> None:
     service = start("--no-rest")
     session_id = create(service).session_id
     for arguments in (["agents", "list"], ["sessions", "show", session_id, "--json"], ["status"]):
@@ -58,7 +59,7 @@ def test_an_output_that_is_full_is_told_in_a_line(start: Start) -> None:
                 text=True,
                 timeout=60,
                 check=False,
-                env=environment(),
+                env=environment(PYTHONUNBUFFERED=unbuffered),
             )
         assert (done.returncode, done.stderr) == (
             1,

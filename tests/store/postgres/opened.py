@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import psycopg
@@ -14,6 +15,7 @@ from server.store.postgres.place import Place
 from server.store.postgres.store import PostgresStore
 from tests.support.inside_postgres import listener_of
 from tests.support.postgres import PostgresServer
+from tests.support.waiting import eventually
 from tests.unit.samples import put, session
 
 
@@ -95,3 +97,26 @@ async def until_waiting(url: str) -> None:
             if await found.fetchall():
                 return
             await asyncio.sleep(0.002)
+
+
+async def lose_standby(server: PostgresServer, database: str) -> None:
+    """Has commits wait for a standby that there is not. Returns once they do: the server reads its settings
+    anew in its own time.
+    """
+    server.execute("ALTER SYSTEM SET synchronous_standby_names = 'away'")
+    server.execute("SELECT pg_reload_conf()")
+    async with await psycopg.AsyncConnection.connect(server.url(database), autocommit=True) as prober:
+        pid = prober.info.backend_pid
+        is_waiting = False
+        while not is_waiting:
+            probe = asyncio.ensure_future(prober.execute("SELECT pg_logical_emit_message(true, 'away', '')"))
+            is_waiting = await eventually(partial(_waits_or_is_over, server, pid, probe)) == "waits"
+            if is_waiting:
+                server.execute(f"SELECT pg_cancel_backend({pid})")
+            await probe
+
+
+def _waits_or_is_over(server: PostgresServer, pid: int, probe: asyncio.Future[Any]) -> str:
+    if server.execute(f"SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND pid = {pid}"):
+        return "waits"
+    return "is over" if probe.done() else ""

@@ -10,7 +10,7 @@ from server.domain.access import EVERYTHING
 from server.domain.idempotency import RequestKey
 from server.store.postgres.store import PostgresStore
 from tests.store.conformance.common import contents, history, say
-from tests.store.postgres.opened import Cluster, open_store, until_waiting
+from tests.store.postgres.opened import Cluster, lose_standby, open_store, until_waiting
 from tests.support.inside_postgres import announcer_of, first_lane, listener_of, read_lanes, task_of
 from tests.support.waiting import eventually
 from tests.unit.samples import put, session
@@ -69,8 +69,7 @@ class TestStandbyIsAway:
         one = session()
         await put(stores[0], one)
         request = RequestKey(f"session:{one.id}", "r", "c")
-        self.server.execute("ALTER SYSTEM SET synchronous_standby_names = 'away'")
-        self.server.execute("SELECT pg_reload_conf()")
+        await lose_standby(self.server, self.name)
         first = asyncio.create_task(stores[0].apply(one.id, say("hi"), request, scope=EVERYTHING))
         (cancelled,) = await eventually(self.waiting)
         self.server.execute(f"SELECT pg_cancel_backend({cancelled})")

@@ -18,7 +18,7 @@ from server.store.postgres.place import Place
 from server.store.postgres.reads import ReadLane
 from server.store.postgres.store import PostgresStore
 from tests.store.conformance.common import contents, history, say
-from tests.store.postgres.opened import Cluster, open_store, until_waiting
+from tests.store.postgres.opened import Cluster, lose_standby, open_store, until_waiting
 from tests.support.cutting_proxy import CuttingProxy, Verdict, let_pass
 from tests.support.inside_postgres import first_lane, has_looked, link_of, queue_of
 from tests.support.postgres import free_port
@@ -279,10 +279,6 @@ class TestStandbyIsAway:
         self.let_go()
         await store.close()
 
-    def go_away(self) -> None:
-        self.server.execute("ALTER SYSTEM SET synchronous_standby_names = 'away'")
-        self.server.execute("SELECT pg_reload_conf()")
-
     def let_go(self) -> None:
         self.server.execute("ALTER SYSTEM RESET synchronous_standby_names")
         self.server.execute("SELECT pg_reload_conf()")
@@ -304,7 +300,7 @@ class TestStandbyIsAway:
     ) -> None:
         one = session()
         await put(store, one)
-        self.go_away()
+        await lose_standby(self.server, self.database)
         task = await self.sent(store, one)
         first = (await eventually(self.waiting))[0]
         self.server.execute(f"SELECT {ends}({first})")
@@ -320,7 +316,7 @@ class TestStandbyIsAway:
         """The driver would have the server cancel what its task waits for."""
         one = session()
         await put(store, one)
-        self.go_away()
+        await lose_standby(self.server, self.database)
         task = await self.sent(store, one)
         waiting = await eventually(self.waiting)
         task.cancel()
@@ -339,7 +335,7 @@ class TestStandbyIsAway:
         """No timeout of the server ends it."""
         one = session()
         await put(store, one)
-        self.go_away()
+        await lose_standby(self.server, self.database)
         with pytest.raises(OutcomeUnknownError):
             await (await self.sent(store, one))
         self.let_go()
