@@ -40,8 +40,8 @@ from server.domain.messages import AgentMessage, Message
 from server.domain.sessions import Session, etag, is_near_expiration, time_remaining_ms
 from server.domain.timeouts import MINUTE_MS, PartialTimeoutConfig, TimeoutConfig
 
-KEPT_METADATA: Final = 1024
-"""Up to how long a session's metadata is for its message to be kept."""
+KEPT_METADATA: Final = 256
+"""Up to how many characters of metadata what is made of it is kept. A Struct can take 50 bytes for each."""
 
 _KINDS = {kind: agent_pb2.AgentKind.Value(f"AGENT_KIND_{kind.name}") for kind in AgentKind}
 
@@ -122,7 +122,9 @@ def message(
         if stored.attachments:
             made.attachments_json = json_text.escape_lines(stored.attachments)
         return made
-    made.metadata.CopyFrom(_overlay_struct(session.id, session.metadata, stored.metadata))
+    is_short = len(session.metadata) + len(stored.metadata) <= KEPT_METADATA
+    overlay = _kept_overlay if is_short else _overlay_struct
+    made.metadata.CopyFrom(overlay(session.id, session.metadata, stored.metadata))
     if stored.attachments is not None:
         made.attachments.CopyFrom(values.list_value(orjson.loads(stored.attachments)))
     return made
@@ -135,10 +137,12 @@ def _overlay_metadata(session_id: str, shared: str, own: str) -> str:
     return json_text.escape_lines(json_text.overlay(shared, laid_over))
 
 
-@lru_cache(maxsize=64)
 def _overlay_struct(session_id: str, shared: str, own: str) -> Struct:
     """The same as a Struct, which is copied and never changed."""
     return values.struct({**orjson.loads(shared), **orjson.loads(own), "sessionId": session_id})
+
+
+_kept_overlay = lru_cache(maxsize=64)(_overlay_struct)
 
 
 def delivered_message(session: Session, entry: Entry, stored: Message, as_text: bool) -> message_pb2.Message:
