@@ -5,8 +5,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from contextvars import copy_context
-from functools import partial
-from typing import Final, Protocol, cast
+from typing import Final, Protocol
 
 ACTIVE_REQUESTS: Final = 128
 """How many requests run at a time: enough for the full rate, few enough that health is answered soon."""
@@ -60,9 +59,7 @@ class Admission:
         self._exempt: deque[Request] = deque()
         # Since when each waits, in order.
         self._waiting: OrderedDict[Request, float] = OrderedDict()
-        # The tasks that begin requests, each one in a turn of the loop; and which of them took long last.
-        self._beginners: set[asyncio.Task[None]] = set()
-        self._slow: asyncio.Task[None] | None = None
+        self._taking: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._to_refuse: OrderedDict[Request, None] = OrderedDict()
         self._refusals_left = REFUSED_PER_TICK
@@ -113,39 +110,36 @@ class Admission:
         self._plan()
 
     def _plan(self) -> None:
-        turns = max(0, ACTIVE_REQUESTS - self._active)
-        due = len(self._exempt) + min(len(self._waiting), turns)
-        while len(self._beginners) < min(due, STARTED_PER_TURN):
-            loop = asyncio.get_running_loop()
-            self._beginners.add(loop.create_task(self._begin_some(), context=self._context))
-        if self._waiting and not turns and self._expiry is None:
+        has_turn = self._active < ACTIVE_REQUESTS
+        if self._taking is None and (self._exempt or (self._waiting and has_turn)):
+            self._taking = asyncio.get_running_loop().create_task(self._take_turns(), context=self._context)
+        if self._waiting and not has_turn and self._expiry is None:
             wait_s = max(0.0, self._oldest_s() + TURN_SECONDS - time.monotonic())
             self._expiry = asyncio.get_running_loop().call_later(wait_s, self._refuse_late)
 
-    async def _begin_some(self) -> None:
-        """Begins requests, one in each turn of the loop. The first one that waits keeps this task."""
-        this = cast("asyncio.Task[None]", asyncio.current_task())
+    async def _take_turns(self) -> None:
+        """Begins requests, in each turn of the loop a few. The first one that waits keeps this task."""
+        this = asyncio.current_task()
         try:
-            while True:
-                slow, self._slow = self._slow, None
-                if slow in (None, this):
+            while self._taking is this:
+                stop_by_s = time.monotonic() + STARTED_SECONDS
+                for _ in range(STARTED_PER_TURN):
                     if (request := self._next()) is None:
                         return
-                    begun_s = time.monotonic()
-                    await request.run(partial(self._leave, this))
-                    if this not in self._beginners:
+                    await request.run(self._leave_turns)
+                    if self._taking is not this:
                         return
-                    if time.monotonic() - begun_s >= STARTED_SECONDS:
-                        self._slow = this
+                    if time.monotonic() >= stop_by_s:
+                        break
                 await asyncio.sleep(0)
         finally:
-            self._leave(this)
+            if self._taking is this:
+                self._leave_turns()
 
-    def _leave(self, beginner: "asyncio.Task[None]") -> None:
-        """Has another task begin what comes next."""
-        if beginner in self._beginners:
-            self._beginners.remove(beginner)
-            self._plan()
+    def _leave_turns(self) -> None:
+        """Leaves the next turns to another task."""
+        self._taking = None
+        self._plan()
 
     def _next(self) -> Request | None:
         """The request that may begin now."""
