@@ -23,7 +23,7 @@ def iso(ms: int) -> str:
 
 
 def iso_within(seconds: int, ms: int) -> str:
-    """The same, of so many ms within a second."""
+    """The same, of whole seconds and the ms within the next one."""
     return f"{_iso_second(seconds)}.{ms:03d}Z"
 
 

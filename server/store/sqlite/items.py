@@ -11,7 +11,9 @@ from itertools import chain
 from typing import Any, Final
 
 STEPS: Final = (32, 16, 8)
-"""How many rows a step has, where there are so many; the rest go in one. SQLite keeps a program for each."""
+"""How many rows a step has: the greatest that there are rows for; the rest go in one. SQLite keeps a program
+for each.
+"""
 
 
 def execute_rows(connection: sqlite3.Connection, statement: str, items: Iterable[Sequence[Any]]) -> None:
@@ -29,7 +31,7 @@ def execute_rows(connection: sqlite3.Connection, statement: str, items: Iterable
 
 @lru_cache(maxsize=1024)
 def with_rows(statement: str, rows: int, columns: int) -> str:
-    """A statement for so many rows."""
+    """A statement for this number of rows and columns."""
     row = f"({', '.join('?' * columns)})"
     return statement.replace("{}", f"VALUES {', '.join([row] * rows)}")
 
